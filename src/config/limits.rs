@@ -1,0 +1,80 @@
+//! Every fixed bound of the server, with its unit in its name.
+//!
+//! What an operator may change is in [`super::Config`]; what stands here follows from a protocol or
+//! was measured, and changing it is a change of the program. The relations between bounds are
+//! asserted when the crate is compiled.
+
+/// Bytes in a kibibyte.
+pub const KIB: u32 = 1024;
+
+// -- One turn of a worker.
+
+/// How many readiness reports one poll takes from the kernel.
+pub const POLL_READINESS_MAX: u32 = 1024;
+/// Bytes of a worker's one read buffer, hence of one read.
+pub const READ_BUFFER_BYTES: u32 = 64 * KIB;
+/// Bytes read from one conn in one turn before the others have theirs.
+pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
+/// Conns read in one turn.
+pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
+/// Conns accepted in one turn.
+pub const ACCEPTS_PER_TURN_MAX: u32 = 128;
+/// Publications appended to the log in one turn.
+pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
+/// Timers that fire in one turn.
+pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
+/// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
+pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
+/// Visits between two looks at the clock during flush.
+pub const FLUSH_VISITS_PER_CLOCK: u32 = 16;
+/// Slices given to one vectored write. The kernel takes 1024; past 64 the gain is gone.
+pub const GATHER_SLICES_MAX: usize = 64;
+
+// -- Accepting.
+
+/// Connections the kernel may hold for us to accept, per listener. `net.core.somaxconn` cuts it.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// How long accepting pauses when no descriptor is left, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 250;
+
+// -- HTTP on the client side.
+
+/// Header fields of one request head.
+pub const REQUEST_HEADERS_MAX: usize = 64;
+/// The longest request target that is answered, in bytes; the head's own limit binds first by
+/// default.
+pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
+/// How long a conn that has been told goodbye may take to say its own, in milliseconds.
+pub const LINGER_MS: u64 = 2_000;
+
+// -- WebSocket (RFC 6455).
+
+/// The longest payload of a control frame, in bytes (RFC 6455, 5.5).
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+/// The longest header of a frame, in bytes (RFC 6455, 5.2).
+pub const FRAME_HEADER_BYTES_MAX: usize = 14;
+
+// -- The feed.
+
+/// Bytes read from one feeder at a time, hence about the size of a batch.
+pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
+/// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
+pub const INBOX_BATCHES_MAX: usize = 64;
+/// Feeders connected at once.
+pub const FEEDERS_MAX: usize = 1024;
+/// Answers that one feeder may leave unread before it is no longer read, in bytes.
+pub const FEED_ANSWER_BYTES_MAX: usize = 256 * KIB as usize;
+/// Acknowledgements that one feeder may be waiting for before it is no longer read.
+pub const FEED_ACKS_MAX: usize = 65_536;
+/// Idempotency keys remembered.
+pub const DEDUPE_KEYS_MAX: usize = 65_536;
+/// How long an idempotency key is remembered, in milliseconds.
+pub const DEDUPE_WINDOW_MS: u64 = 120_000;
+/// Longest idempotency or conflation key and longest event type, in bytes.
+pub const LABEL_BYTES_MAX: usize = 256;
+/// Channels one publication may name.
+pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
+
+const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
+const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
+const _: () = assert!(GATHER_SLICES_MAX <= 1024);

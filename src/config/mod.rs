@@ -1,0 +1,273 @@
+//! The control plane: what an operator may choose, checked once and then immutable.
+//!
+//! [`Config`] has the shape of the configuration file, key by key, so that the file, the
+//! environment and this struct cannot drift apart. Plain data without I/O: reading files and the
+//! environment is [`file`]'s, the only shell part. Durations end in `_ms`, sizes in `_bytes`; the
+//! accessors hand out [`Duration`]s.
+
+pub mod limits;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Everything an operator may choose. `Config::default()` is a server that works.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// Path of the feed's Unix socket. Empty: chosen from the environment when the server starts.
+    pub feed: PathBuf,
+    /// Access mode of the feed's socket, as an octal text such as `"0660"`.
+    pub feed_mode: String,
+    /// Group that owns the feed's socket, by name. Empty: the process's own.
+    pub feed_group: String,
+    /// Where metrics and health are served. Empty text: nowhere.
+    #[serde(deserialize_with = "optional_address")]
+    pub admin: Option<SocketAddr>,
+    /// Worker threads; 0 is one per core.
+    pub workers: u32,
+    /// Whether `/` shows the live page.
+    pub page: bool,
+    /// Heartbeats.
+    pub heartbeat: Heartbeat,
+    /// Bounds on what a client or feeder may ask for.
+    pub limits: Limits,
+    /// Bounds on what one conn may be owed.
+    pub quota: Quota,
+    /// Bounds on the log of recent publications.
+    pub log: LogBounds,
+    /// How the server stops.
+    pub drain: Drain,
+    /// Diagnostics.
+    pub logging: Logging,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            feed: PathBuf::new(),
+            feed_mode: String::from("0660"),
+            feed_group: String::new(),
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
+            workers: 0,
+            page: true,
+            heartbeat: Heartbeat::default(),
+            limits: Limits::default(),
+            quota: Quota::default(),
+            log: LogBounds::default(),
+            drain: Drain::default(),
+            logging: Logging::default(),
+        }
+    }
+}
+
+/// Heartbeats to idle conns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Heartbeat {
+    /// Milliseconds between two heartbeats to one conn. A conn that is silent for two of them is
+    /// closed.
+    pub interval_ms: u64,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self {
+            interval_ms: 25_000,
+        }
+    }
+}
+
+impl Heartbeat {
+    /// Time between two heartbeats.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::from_millis(self.interval_ms)
+    }
+}
+
+/// Bounds on what a client or feeder may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request head, from the request line to the empty line.
+    pub request_head_bytes: u32,
+    /// Milliseconds from accepting, or from the end of the last request, to the end of a head.
+    pub request_head_ms: u64,
+    /// Bytes of one message or frame from a WebSocket client.
+    pub client_message_bytes: u32,
+    /// Bytes of one line, or of one request body, on the feed.
+    pub feed_line_bytes: u32,
+    /// Channels one conn may subscribe to.
+    pub channels_per_conn: u32,
+    /// Conns of the whole server; 0 is as many as there are descriptors.
+    pub conns: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            request_head_bytes: 8192,
+            request_head_ms: 10_000,
+            client_message_bytes: 65_536,
+            feed_line_bytes: 1_048_576,
+            channels_per_conn: 128,
+            conns: 0,
+        }
+    }
+}
+
+impl Limits {
+    /// Time in which a request head has to be complete.
+    #[must_use]
+    pub fn request_head(&self) -> Duration {
+        Duration::from_millis(self.request_head_ms)
+    }
+}
+
+/// Bounds on what one conn may be owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quota {
+    /// Payload bytes a subscriber may be behind.
+    pub behind_bytes: u64,
+    /// Publications a subscriber may be behind.
+    pub behind_publications: u64,
+    /// What happens to a subscriber that is further behind.
+    pub overflow: Overflow,
+    /// Bytes written to one conn before the others have their turn.
+    pub write_bytes_per_turn: u32,
+    /// Bytes of the kernel's send buffer per conn (`SO_SNDBUF`; the kernel books twice this).
+    pub send_buffer_bytes: u32,
+    /// Bytes not yet sent above which the kernel takes no more (`TCP_NOTSENT_LOWAT`).
+    pub notsent_lowat_bytes: u32,
+}
+
+impl Default for Quota {
+    fn default() -> Self {
+        Self {
+            behind_bytes: 65_536,
+            behind_publications: 256,
+            overflow: Overflow::Skip,
+            write_bytes_per_turn: 65_536,
+            send_buffer_bytes: 65_536,
+            notsent_lowat_bytes: 16_384,
+        }
+    }
+}
+
+/// What happens to a subscriber that is further behind than its quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overflow {
+    /// The conn is closed with code 4100 (slow consumer).
+    Close,
+    /// The oldest publications are skipped and the gap is told.
+    Skip,
+}
+
+/// Bounds on the log of recent publications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogBounds {
+    /// Bytes held for publications and their encoded frames.
+    pub bytes: u64,
+    /// Publications held.
+    pub entries: u64,
+    /// Milliseconds a publication is held.
+    pub age_ms: u64,
+}
+
+impl Default for LogBounds {
+    fn default() -> Self {
+        Self {
+            bytes: 67_108_864,
+            entries: 1_000_000,
+            age_ms: 60_000,
+        }
+    }
+}
+
+impl LogBounds {
+    /// Time for which a publication is held.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.age_ms)
+    }
+}
+
+/// How the server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// Milliseconds over which conns are told goodbye.
+    pub window_ms: u64,
+    /// Upper end of the reconnect delay drawn for each conn, in milliseconds.
+    pub retry_ms: u64,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            window_ms: 10_000,
+            retry_ms: 30_000,
+        }
+    }
+}
+
+impl Drain {
+    /// Time over which conns are told goodbye.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        Duration::from_millis(self.window_ms)
+    }
+}
+
+/// Diagnostics.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Logging {
+    /// `error`, `warn`, `info` or `debug`.
+    pub level: String,
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self {
+            level: String::from("info"),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// How diagnostics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// One line of text.
+    Text,
+}
+
+fn optional_address<'de, D>(deserializer: D) -> Result<Option<SocketAddr>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_not_an_address| {
+        serde::de::Error::custom(format!(
+            "`{text}` is not an address and port such as 127.0.0.1:9180"
+        ))
+    })
+}

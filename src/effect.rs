@@ -1,0 +1,209 @@
+//! What a pure machine is told and what it asks for.
+//!
+//! A machine's inputs are `handle_*` calls with a [`Context`]; bytes for the peer go to the conn's
+//! own outbox, and everything else it wants from the world goes as an [`Effect`] into a scratch
+//! list that the worker owns and drains after each call. Nothing here acts: `worker/apply.rs` is
+//! the only place where an effect becomes real.
+
+use crate::config::Config;
+use crate::id::{ChannelName, ConnId, Cursor, Since};
+use crate::metrics::WorkerMetrics;
+use crate::time::{Deadline, Now};
+
+/// What surrounds one call into a machine.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The time of this turn.
+    pub now: Now,
+    /// Chance for this call: jitter, never secrets.
+    pub draw: Draw,
+    /// Which worker this is; part of the name by which a client knows its conn.
+    pub worker: u32,
+    /// The conn that is called.
+    pub conn: ConnId,
+    /// The newest publication's id in this worker's log.
+    pub head: Cursor,
+    /// The calendar's time as the `Date` field has it (RFC 9110, 5.6.7).
+    pub date: &'a str,
+    /// What the operator chose.
+    pub config: &'a Config,
+    /// This worker's counters.
+    pub metrics: &'a WorkerMetrics,
+    /// Where the machine's wishes go, in order.
+    pub effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    /// Asks for something.
+    pub fn ask(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+/// A random number handed in from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw(pub u64);
+
+impl Draw {
+    /// A number below `bound`; zero when the bound is zero.
+    #[must_use]
+    pub fn below(self, bound: u64) -> u64 {
+        let wide = u128::from(self.0) * u128::from(bound);
+        u64::try_from(wide >> 64).unwrap_or(0)
+    }
+}
+
+/// What a machine asks the worker to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Call `handle_timeout` at this time; replaces what was armed before.
+    Arm(Deadline),
+    /// Free the conn now. What is still unsent is lost, so a polite end comes as
+    /// [`Effect::ShutdownWrite`] first.
+    Close(CloseReason),
+    /// Subscribe, then call `handle_joined` with what came of it.
+    Join(Join),
+    /// Unsubscribe, then call `handle_left`.
+    Leave(Leave),
+    /// Stop serving publications for good; what is in the outbox still goes out.
+    LeaveAll,
+    /// Send FIN. Only asked for when the outbox is empty.
+    ShutdownWrite,
+}
+
+/// A wish to subscribe to channels.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Join {
+    /// The channels, without repetition.
+    pub channels: Vec<ChannelName>,
+    /// From where.
+    pub since: Since,
+    /// What asked for it.
+    pub origin: Origin,
+}
+
+/// What a [`Join`] answers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A command on a WebSocket, with the reference that the client wants to see in the answer.
+    Command(Option<Reference>),
+    /// The request that opened the stream.
+    Request,
+}
+
+/// A wish to unsubscribe from one channel.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Leave {
+    /// The channel.
+    pub channel: ChannelName,
+    /// The reference that the client wants to see in the answer.
+    pub reference: Option<Reference>,
+}
+
+/// A client's own mark on a command, a JSON number or string, given back verbatim in the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference(Box<str>);
+
+impl Reference {
+    /// The longest reference, in bytes of JSON.
+    pub const BYTES_MAX: usize = 64;
+
+    /// Takes a JSON number or string of at most [`Reference::BYTES_MAX`] bytes.
+    #[must_use]
+    pub fn from_json(json: &str) -> Option<Self> {
+        let is_scalar = json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+        (is_scalar && json.len() <= Self::BYTES_MAX).then(|| Self(Box::from(json)))
+    }
+
+    /// The reference as JSON.
+    #[must_use]
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a conn ended, sorted by whose doing it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    // The peer, in order.
+    /// The client ended it as its protocol says.
+    Done,
+    /// The client went away in mid-stream: end of file or reset.
+    PeerGone,
+    // The peer, out of order.
+    /// The request was refused and the conn cannot go on.
+    BadRequest,
+    /// No complete request head in time.
+    HeadTimeout,
+    /// Neither pong nor write progress for two heartbeats.
+    Idle,
+    /// Text that is not UTF-8 (1007).
+    InvalidText,
+    /// A message over the limit (1009).
+    MessageTooBig,
+    /// The WebSocket protocol was broken (1002).
+    ProtocolError,
+    /// Further behind than its quota, and the policy is to close (4100), or too many control bytes
+    /// unread.
+    Overflow,
+    // We.
+    /// No room for another conn.
+    Refused,
+    /// The server stops (1012).
+    Shutdown,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of the metrics.
+    pub const ALL: [Self; 11] = [
+        Self::Done,
+        Self::PeerGone,
+        Self::BadRequest,
+        Self::HeadTimeout,
+        Self::Idle,
+        Self::InvalidText,
+        Self::MessageTooBig,
+        Self::ProtocolError,
+        Self::Overflow,
+        Self::Refused,
+        Self::Shutdown,
+    ];
+
+    /// The reason's name in metrics and logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::PeerGone => "peer_gone",
+            Self::BadRequest => "bad_request",
+            Self::HeadTimeout => "head_timeout",
+            Self::Idle => "idle",
+            Self::InvalidText => "invalid_text",
+            Self::MessageTooBig => "message_too_big",
+            Self::ProtocolError => "protocol_error",
+            Self::Overflow => "overflow",
+            Self::Refused => "refused",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draw_stays_below_its_bound_at_both_ends() {
+        assert_eq!(Draw(u64::MAX).below(10), 9);
+        assert_eq!(Draw(0).below(10), 0);
+        assert_eq!(Draw(u64::MAX).below(0), 0);
+    }
+
+    #[test]
+    fn reference_takes_short_scalars_only() {
+        assert!(Reference::from_json("17").is_some());
+        assert!(Reference::from_json("\"a\"").is_some());
+        assert!(Reference::from_json("{}").is_none());
+        assert!(Reference::from_json(&"1".repeat(65)).is_none());
+    }
+}

@@ -1,0 +1,61 @@
+//! The full envelope: `{"channel":…,"id":…,"event":…,"data":…}`, keys in this order, absent ones
+//! left out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Payload, Publication};
+
+/// Appends the full envelope of a publication as one JSON object.
+pub fn push_full(publication: &Publication, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"channel\":");
+    push_json_string(publication.channel.as_str(), out);
+    out.extend_from_slice(b",\"id\":\"");
+    push_display(&publication.id, out);
+    out.push(b'"');
+    if let Some(event) = &publication.event {
+        out.extend_from_slice(b",\"event\":");
+        push_json_string(event, out);
+    }
+    match &publication.payload {
+        Payload::Bytes(bytes) => {
+            out.extend_from_slice(b",\"base64\":\"");
+            push_base64(bytes, out);
+            out.push(b'"');
+        }
+        Payload::Json(json) => {
+            out.extend_from_slice(b",\"data\":");
+            out.extend_from_slice(json.as_bytes());
+        }
+        Payload::Text(text) => {
+            out.extend_from_slice(b",\"text\":");
+            push_json_string(text, out);
+        }
+    }
+    out.push(b'}');
+}
+
+/// Appends a string in quotes with JSON's escapes (RFC 8259, 7).
+pub fn push_json_string(text: &str, out: &mut Vec<u8>) {
+    // Writing to a vector cannot fail, and neither can serializing a string.
+    let written = serde_json::to_writer(&mut *out, text);
+    debug_assert!(written.is_ok());
+}
+
+/// Appends what `Display` shows.
+pub fn push_display(value: &impl std::fmt::Display, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let written = write!(out, "{value}");
+    debug_assert!(written.is_ok());
+}
+
+/// Appends bytes as base64 with padding (RFC 4648, 4).
+pub fn push_base64(bytes: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    let length = base64::encoded_len(bytes.len(), true).unwrap_or(0);
+    out.resize(start + length, 0);
+    if let Some(room) = out.get_mut(start..) {
+        let written = STANDARD.encode_slice(bytes, room);
+        debug_assert_eq!(written, Ok(length));
+    }
+}

@@ -1,0 +1,114 @@
+//! One payload addressed to a channel, with its id and a cell for each encoding.
+//!
+//! Made by the feed, shared by reference with every worker, dropped when the last log and the last
+//! half-written frame let go of it. Immutable but for the cells, each of which is filled once by
+//! whoever needs it first.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{Frame, FrameKind, Receipt, event_stream, websocket};
+use crate::id::{ChannelName, Cursor};
+use crate::time::{Deadline, Now};
+
+/// What a publication carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Bytes; base64 where only text can go.
+    Bytes(Box<[u8]>),
+    /// A JSON text without insignificant white space, passed on byte for byte.
+    Json(Box<str>),
+    /// A verbatim string.
+    Text(Box<str>),
+}
+
+impl Payload {
+    /// The payload's length in bytes: what quotas count.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Json(text) | Self::Text(text) => text.len(),
+        }
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// One payload addressed to a channel.
+#[derive(Debug)]
+pub struct Publication {
+    /// Its position in the node's one sequence.
+    pub id: Cursor,
+    /// Where it goes.
+    pub channel: ChannelName,
+    /// What it carries.
+    pub payload: Payload,
+    /// Its type, without control characters: the `event:` field of server-sent events.
+    pub event: Option<Box<str>>,
+    /// Conflation key: a later publication of the same channel and key supersedes this one.
+    pub key: Option<Box<str>>,
+    /// When the feed took it in.
+    pub published: Now,
+    /// From when on it is not delivered any more.
+    pub expires: Option<Deadline>,
+    /// Who waits for it to be in every log.
+    pub receipt: Option<Arc<Receipt>>,
+    /// Its encodings, by [`FrameKind::cell`].
+    frames: [OnceLock<Frame>; FrameKind::CELLS],
+}
+
+impl Publication {
+    /// A publication with neither event, key, expiry nor receipt.
+    #[must_use]
+    pub fn new(id: Cursor, channel: ChannelName, payload: Payload, published: Now) -> Self {
+        Self {
+            id,
+            channel,
+            payload,
+            event: None,
+            key: None,
+            published,
+            expires: None,
+            receipt: None,
+            frames: [const { OnceLock::new() }; FrameKind::CELLS],
+        }
+    }
+
+    /// The wire bytes for one kind of conn; encoded at the first call for its transport and
+    /// envelope.
+    #[must_use]
+    pub fn frame(&self, kind: FrameKind) -> Option<&Frame> {
+        let cell = self.frames.get(kind.cell())?;
+        Some(cell.get_or_init(|| match kind {
+            FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
+                event_stream::encode(self, envelope)
+            }
+            FrameKind::WebSocket(envelope) => websocket::encode(self, envelope),
+        }))
+    }
+
+    /// What a quota counts for it: the payload's bytes.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        self.payload.len() as u64
+    }
+
+    /// Bytes of memory held without its encodings.
+    #[must_use]
+    pub fn bytes_held(&self) -> u64 {
+        let labels =
+            self.event.as_ref().map_or(0, |e| e.len()) + self.key.as_ref().map_or(0, |k| k.len());
+        (size_of::<Self>() + self.channel.as_str().len() + labels + self.payload.len()) as u64
+    }
+
+    /// Whether its time to live is over.
+    #[must_use]
+    pub fn has_expired(&self, now: Now) -> bool {
+        self.expires
+            .is_some_and(|deadline| now.has_reached(deadline))
+    }
+}

@@ -1,0 +1,114 @@
+//! WebSocket frames from server to client (RFC 6455, 5.2): unmasked, never fragmented.
+
+use super::{Envelope, Frame, Payload, Publication, envelope};
+
+/// What a frame means (RFC 6455, 5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opcode {
+    /// Goes on with a fragmented message.
+    Continuation = 0,
+    /// UTF-8.
+    Text = 1,
+    /// Bytes.
+    Binary = 2,
+    /// The closing handshake.
+    Close = 8,
+    /// Asks for a pong.
+    Ping = 9,
+    /// Answers a ping, or tells that one is alive.
+    Pong = 10,
+}
+
+impl Opcode {
+    /// Reads the four bits; `None` for the reserved ones.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::Continuation),
+            1 => Some(Self::Text),
+            2 => Some(Self::Binary),
+            8 => Some(Self::Close),
+            9 => Some(Self::Ping),
+            10 => Some(Self::Pong),
+            _ => None,
+        }
+    }
+
+    /// Whether frames of this kind may come between the fragments of a message (RFC 6455, 5.5).
+    #[must_use]
+    pub fn is_control(self) -> bool {
+        matches!(self, Self::Close | Self::Ping | Self::Pong)
+    }
+}
+
+/// Appends a frame with all of its payload.
+pub fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    push_header(opcode, payload.len(), out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends the header of a final, unmasked frame; the length takes 1, 3 or 9 bytes, whichever is
+/// the least.
+pub fn push_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
+    out.push(0x80 | opcode as u8);
+    if payload_bytes < 126 {
+        out.extend(u8::try_from(payload_bytes));
+    } else if let Ok(short) = u16::try_from(payload_bytes) {
+        out.push(126);
+        out.extend_from_slice(&short.to_be_bytes());
+    } else {
+        out.push(127);
+        out.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
+    }
+}
+
+/// Encodes a publication. With the data envelope JSON and text go in a text frame, bytes in a
+/// binary frame.
+#[must_use]
+pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
+    let mut out = Vec::new();
+    match (envelope, &publication.payload) {
+        (Envelope::Data, Payload::Bytes(bytes)) => push_frame(Opcode::Binary, bytes, &mut out),
+        (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
+            push_frame(Opcode::Text, text.as_bytes(), &mut out);
+        }
+        (Envelope::Full, payload) => {
+            let mut body =
+                Vec::with_capacity(payload.len() + publication.channel.as_str().len() + 96);
+            envelope::push_full(publication, &mut body);
+            push_frame(Opcode::Text, &body, &mut out);
+        }
+    }
+    Frame::whole(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_takes_the_shortest_length_at_every_edge() {
+        for (length, expected) in [
+            (0usize, vec![0x81, 0]),
+            (125, vec![0x81, 125]),
+            (126, vec![0x81, 126, 0, 126]),
+            (65_535, vec![0x81, 126, 0xff, 0xff]),
+            (65_536, vec![0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let mut out = Vec::new();
+            push_header(Opcode::Text, length, &mut out);
+            assert_eq!(out, expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn opcode_reads_back_every_value_it_writes() {
+        for bits in 0..16 {
+            if let Some(opcode) = Opcode::from_bits(bits) {
+                assert_eq!(opcode as u8, bits);
+            }
+        }
+        assert_eq!(Opcode::from_bits(3), None);
+        assert_eq!(Opcode::from_bits(11), None);
+    }
+}

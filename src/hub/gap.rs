@@ -1,0 +1,40 @@
+//! What a subscriber is told when something is missing.
+
+use crate::id::Cursor;
+
+/// Publications of one channel that a subscriber was not and will not be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last position before the gap: what the subscriber had. `None` if it named a position
+    /// that was never given out.
+    pub since: Option<Cursor>,
+    /// The last position inside the gap; the subscriber goes on after it.
+    pub until: Cursor,
+    /// How many publications are missing, where that is known.
+    pub missed: Option<u64>,
+    /// Whose doing it was.
+    pub cause: GapCause,
+}
+
+/// Why publications are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapCause {
+    /// The log no longer has them.
+    Expired,
+    /// The position is of another epoch, or of none.
+    Restart,
+    /// The subscriber was further behind than its quota.
+    Slow,
+}
+
+impl GapCause {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Restart => "restart",
+            Self::Slow => "slow",
+        }
+    }
+}

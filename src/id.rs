@@ -1,0 +1,295 @@
+//! Names for things: conns, channels and positions in the node's one sequence.
+//!
+//! All of them are small values that can be copied or shared and compared; none owns what it names.
+//! Parsing what a peer sent ends in one of these types or in an error, so that the rest of the
+//! crate never sees an unchecked name. Every other module may use this one; it uses none.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The longest channel name, in bytes.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
+
+/// The longest id on the wire, in bytes: epoch, a hyphen and a sequence number.
+pub const CURSOR_BYTES_MAX: usize = 40;
+
+/// Names one conn of one worker for as long as it lives.
+///
+/// The slot is reused after the conn has gone; the generation is not, so a late readiness or timer
+/// of the old conn is recognised as stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// Index into the worker's slab.
+    pub slot: u32,
+    /// Which conn of those that have lived in the slot.
+    pub generation: u32,
+}
+
+impl ConnId {
+    /// Packs the id into the 64 bits that the kernel carries for us.
+    #[must_use]
+    pub fn to_bits(self) -> u64 {
+        (u64::from(self.generation) << 32) | u64::from(self.slot)
+    }
+
+    /// Unpacks what [`ConnId::to_bits`] packed.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the halves are taken apart on purpose"
+    )]
+    pub fn from_bits(bits: u64) -> Self {
+        Self {
+            slot: bits as u32,
+            generation: (bits >> 32) as u32,
+        }
+    }
+}
+
+/// A channel's name: 1 to 200 bytes of UTF-8 without control characters or spaces.
+///
+/// Cloning shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelName(Arc<str>);
+
+/// Why a text is not a channel name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelNameError {
+    /// A control character or white space, at this byte.
+    #[error("a channel name has no control characters or spaces (byte {at})")]
+    Character {
+        /// Offset of the character.
+        at: usize,
+    },
+    /// No text at all.
+    #[error("a channel name has at least one byte")]
+    Empty,
+    /// More than [`CHANNEL_NAME_BYTES_MAX`] bytes.
+    #[error("a channel name has at most {CHANNEL_NAME_BYTES_MAX} bytes, not {got}")]
+    TooLong {
+        /// Length in bytes.
+        got: usize,
+    },
+}
+
+impl ChannelName {
+    /// Checks a text.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn new(text: &str) -> Result<Self, ChannelNameError> {
+        if text.is_empty() {
+            return Err(ChannelNameError::Empty);
+        }
+        if text.len() > CHANNEL_NAME_BYTES_MAX {
+            return Err(ChannelNameError::TooLong { got: text.len() });
+        }
+        match text
+            .char_indices()
+            .find(|(_, c)| c.is_control() || c.is_whitespace())
+        {
+            Some((at, _)) => Err(ChannelNameError::Character { at }),
+            None => Ok(Self(Arc::from(text))),
+        }
+    }
+
+    /// The name's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A stretch of time in which the sequence was continuous; drawn at random when continuity is lost.
+///
+/// Holds 48 bits, shown as twelve hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Keeps the lower 48 bits.
+    #[must_use]
+    pub fn new(random: u64) -> Self {
+        Self(random & 0xffff_ffff_ffff)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:012x}", self.0)
+    }
+}
+
+/// A publication's number in the node's one sequence. The first publication of an epoch has number
+/// 1; 0 is the position before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The position before the first publication.
+    pub const ZERO: Self = Self(0);
+
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// A position in all channels at once: the id of the last publication a subscriber was given.
+///
+/// On the wire it is the opaque id `<epoch>-<sequence>`, at most [`CURSOR_BYTES_MAX`] bytes of
+/// ASCII that need no escaping in a URL, a header or JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    /// The epoch that the sequence number belongs to.
+    pub epoch: Epoch,
+    /// The last publication given.
+    pub sequence: Sequence,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.sequence.0)
+    }
+}
+
+/// The text is not an id that this server could have given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an id")]
+pub struct CursorError;
+
+impl FromStr for Cursor {
+    type Err = CursorError;
+
+    fn from_str(text: &str) -> Result<Self, CursorError> {
+        let (epoch, sequence) = text.split_once('-').ok_or(CursorError)?;
+        let is_canonical = epoch.len() == 12
+            && epoch
+                .bytes()
+                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && !sequence.is_empty()
+            && sequence.bytes().all(|b| b.is_ascii_digit())
+            && (sequence == "0" || !sequence.starts_with('0'));
+        if !is_canonical {
+            return Err(CursorError);
+        }
+        let epoch = u64::from_str_radix(epoch, 16).map_err(|_not_hex| CursorError)?;
+        let sequence = sequence.parse().map_err(|_too_large| CursorError)?;
+        Ok(Self {
+            epoch: Epoch::new(epoch),
+            sequence: Sequence(sequence),
+        })
+    }
+}
+
+/// From where a subscriber wants to be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// From the next publication on.
+    Now,
+    /// What was published after this position, as far as the log has it.
+    After(Cursor),
+    /// A position was named that this server never gave out. Served from now on, and told of the
+    /// gap.
+    Unrecognised,
+}
+
+impl Since {
+    /// Reads what a client sent as its last id. An empty text is what `EventSource` has before its
+    /// first id: now.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        if text.is_empty() {
+            return Self::Now;
+        }
+        text.parse().map_or(Self::Unrecognised, Self::After)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conn_id_survives_packing() {
+        let id = ConnId {
+            slot: 7,
+            generation: u32::MAX,
+        };
+        assert_eq!(ConnId::from_bits(id.to_bits()), id);
+    }
+
+    #[test]
+    fn channel_name_refuses_what_the_contract_refuses() {
+        assert_eq!(ChannelName::new(""), Err(ChannelNameError::Empty));
+        assert_eq!(
+            ChannelName::new("a b"),
+            Err(ChannelNameError::Character { at: 1 })
+        );
+        assert_eq!(
+            ChannelName::new("a\u{7}"),
+            Err(ChannelNameError::Character { at: 1 })
+        );
+        assert_eq!(
+            ChannelName::new("ab\u{a0}"),
+            Err(ChannelNameError::Character { at: 2 })
+        );
+        let long = "x".repeat(CHANNEL_NAME_BYTES_MAX);
+        assert!(ChannelName::new(&long).is_ok());
+        assert_eq!(
+            ChannelName::new(&(long + "x")),
+            Err(ChannelNameError::TooLong { got: 201 })
+        );
+        assert!(ChannelName::new("чат:42").is_ok());
+    }
+
+    #[test]
+    fn cursor_text_is_read_back_and_stays_short() {
+        let cursor = Cursor {
+            epoch: Epoch::new(u64::MAX),
+            sequence: Sequence(u64::MAX),
+        };
+        let text = cursor.to_string();
+        assert!(text.len() <= CURSOR_BYTES_MAX);
+        assert_eq!(text.parse(), Ok(cursor));
+    }
+
+    #[test]
+    fn cursor_refuses_every_other_spelling() {
+        for text in [
+            "",
+            "-",
+            "1-2",
+            "00000000000A-1",
+            "000000000001-",
+            "000000000001-01",
+            "000000000001-+1",
+        ] {
+            assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text}");
+        }
+        assert_eq!(
+            "000000000001-99999999999999999999".parse::<Cursor>(),
+            Err(CursorError)
+        );
+    }
+
+    #[test]
+    fn since_of_an_empty_text_is_now_and_of_nonsense_unrecognised() {
+        assert_eq!(Since::parse(""), Since::Now);
+        assert_eq!(Since::parse("earlier"), Since::Unrecognised);
+    }
+}

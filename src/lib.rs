@@ -1,0 +1,22 @@
+//! fanfare: a push server for one Linux machine, tuned for connection count.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        reason = "a test may panic"
+    )
+)]
+
+pub mod config;
+pub mod effect;
+pub mod frame;
+pub mod hub;
+pub mod id;
+pub mod metrics;
+pub mod sys;
+pub mod time;
+pub mod worker;

@@ -1,0 +1,10 @@
+//! SHELL: the only module that may call the system directly.
+//!
+//! Each file wraps one thing the standard library lacks in a safe function: waking a sleeping
+//! thread, a descriptor table of one's own, pinning, limits. Nothing here knows what a conn is.
+#![expect(
+    unsafe_code,
+    reason = "the only module that may call the system directly"
+)]
+
+pub mod wake;

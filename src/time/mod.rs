@@ -1,0 +1,67 @@
+//! Time as data: the pure parts are told what time it is and never ask.
+//!
+//! A [`Now`] is microseconds since the worker's clock started; a [`Deadline`] is a [`Now`] that has
+//! not come yet. The shell reads the clock once a turn; the simulation winds it by hand.
+
+pub mod wheel;
+
+use std::time::Duration;
+
+/// Microseconds since the clock started. Monotonic; says nothing of the calendar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// The moment `wait` from now.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Deadline {
+        Deadline(self.0.saturating_add(micros(wait)))
+    }
+
+    /// How long ago `earlier` was; zero if it has not come yet.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Whether the deadline has come.
+    #[must_use]
+    pub fn has_reached(self, deadline: Deadline) -> bool {
+        self.0 >= deadline.0
+    }
+}
+
+/// A moment at which something is due, on the same clock as [`Now`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline(pub u64);
+
+impl Deadline {
+    /// How long it is until then; zero when it has come.
+    #[must_use]
+    pub fn remaining(self, now: Now) -> Duration {
+        Duration::from_micros(self.0.saturating_sub(now.0))
+    }
+}
+
+fn micros(wait: Duration) -> u64 {
+    u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadline_is_reached_at_its_very_microsecond() {
+        let deadline = Now(10).after(Duration::from_micros(5));
+        assert!(!Now(14).has_reached(deadline));
+        assert!(Now(15).has_reached(deadline));
+        assert_eq!(deadline.remaining(Now(11)), Duration::from_micros(4));
+        assert_eq!(deadline.remaining(Now(99)), Duration::ZERO);
+    }
+
+    #[test]
+    fn elapsed_time_never_goes_negative() {
+        assert_eq!(Now(5).since(Now(9)), Duration::ZERO);
+    }
+}

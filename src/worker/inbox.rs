@@ -1,0 +1,88 @@
+//! The one way into a worker: a bounded mailbox and a wake.
+//!
+//! The only thing handed between threads is a reference to publications that are already sequenced.
+//! A full inbox makes the feed wait: a worker that lags slows the feed, not the memory.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+
+use crate::config::limits::INBOX_BATCHES_MAX;
+use crate::frame::Publication;
+use crate::sys::wake::Wake;
+
+/// Publications in sequence order, without holes.
+pub type Batch = Arc<[Arc<Publication>]>;
+
+/// What a worker is sent.
+#[derive(Debug)]
+pub enum Mail {
+    /// Accept no more, tell everybody goodbye, end when nobody is left.
+    Drain,
+    /// Append these to the log and deliver them.
+    Publish(Batch),
+}
+
+/// The sending end; the feed and the main thread hold one per worker.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    sender: Sender<Mail>,
+    wake: Arc<Wake>,
+}
+
+/// The receiving end, the worker's.
+#[derive(Debug)]
+pub struct Inbox {
+    receiver: Receiver<Mail>,
+}
+
+/// How a mail was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Posted {
+    /// At once.
+    AtOnce,
+    /// After waiting for the worker to make room.
+    AfterWait,
+    /// Not at all: the worker has ended.
+    WorkerGone,
+}
+
+/// Makes both ends. `wake` makes the worker's poll return.
+#[must_use]
+pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
+    let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
+    (Mailbox { sender, wake }, Inbox { receiver })
+}
+
+impl Mailbox {
+    /// Hands over a mail; waits while the inbox is full.
+    pub fn post(&self, mail: Mail) -> Posted {
+        let posted = match self.sender.try_send(mail) {
+            Ok(()) => Posted::AtOnce,
+            Err(TrySendError::Disconnected(_)) => Posted::WorkerGone,
+            Err(TrySendError::Full(mail)) => {
+                self.wake.wake();
+                self.sender
+                    .send(mail)
+                    .map_or(Posted::WorkerGone, |()| Posted::AfterWait)
+            }
+        };
+        self.wake.wake();
+        posted
+    }
+}
+
+impl Inbox {
+    /// The next mail, if there is one.
+    #[must_use]
+    pub fn take(&self) -> Option<Mail> {
+        self.receiver.try_recv().ok()
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.receiver.is_empty()
+    }
+}
