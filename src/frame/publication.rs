@@ -91,6 +91,12 @@ impl Publication {
         }))
     }
 
+    /// Bytes held by the encoding in a cell, if somebody has needed it.
+    #[must_use]
+    pub fn encoded(&self, cell: usize) -> Option<u64> {
+        self.frames.get(cell)?.get().map(Frame::bytes_held)
+    }
+
     /// What a quota counts for it: the payload's bytes.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {

@@ -1,0 +1,226 @@
+//! The subscribers of one channel, and the walk that visits each of them after a publication.
+//!
+//! A walk is a cursor over the list that may rest for a turn at any place. It survives subscribing,
+//! unsubscribing and publishing in mid-walk: nobody is left out, and nobody is visited without
+//! need. Knows slots and places; knows nothing of cursors, quotas or sockets.
+//!
+//! The list is cut in four by three marks, `again <= next <= end <= len`:
+//!
+//! ```text
+//! 0 ......... again ......... next ............ end ............ len
+//! visited, but  visited, and    to be visited     joined since the
+//! not since     nothing new     in this pass      last publication:
+//! the last      for them                          nothing for them
+//! publication
+//! ```
+
+/// Slots of the subscribers of one channel.
+#[derive(Debug, Default)]
+pub struct Subscribers {
+    slots: Vec<u32>,
+    /// The places before this one get another pass.
+    again: u32,
+    /// The next place to visit in this pass.
+    next: u32,
+    /// This pass ends before this place.
+    end: u32,
+}
+
+/// What a step of a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Nobody is left to visit.
+    Done,
+    /// The pass is over and another one begins: publications arrived while it was under way.
+    NextPass,
+    /// Visit this slot.
+    Visit(u32),
+}
+
+impl Subscribers {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether somebody is still to be visited.
+    #[must_use]
+    pub fn is_walking(&self) -> bool {
+        self.next < self.end || self.again > 0
+    }
+
+    /// Whether those already visited are to be visited once more.
+    #[must_use]
+    pub fn has_second_pass(&self) -> bool {
+        self.again > 0
+    }
+
+    /// Adds a slot and returns its place. It is not visited for what was published before.
+    pub fn push(&mut self, slot: u32) -> u32 {
+        let place = self.len();
+        self.slots.push(slot);
+        place
+    }
+
+    /// Takes out the slot at a place. Each slot that moves is reported with its new place.
+    pub fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
+        debug_assert!(place < self.len());
+        // Close the hole section by section, so that no slot changes its section.
+        let mut hole = place;
+        for mark in [&mut self.again, &mut self.next, &mut self.end] {
+            if hole < *mark {
+                *mark -= 1;
+                hole = fill(&mut self.slots, hole, *mark, &mut moved);
+            }
+        }
+        let last = self.len().saturating_sub(1);
+        fill(&mut self.slots, hole, last, &mut moved);
+        self.slots.pop();
+        if self.slots.is_empty() {
+            self.slots = Vec::new();
+        } else if self.slots.len() * 4 < self.slots.capacity() {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
+    }
+
+    /// Marks everybody as behind. True if a walk begins with this; false if one is under way and
+    /// goes on.
+    pub fn mark_behind(&mut self) -> bool {
+        let begins = !self.is_walking();
+        if begins {
+            self.next = 0;
+        }
+        self.again = self.next;
+        self.end = self.len();
+        begins && self.end > 0
+    }
+
+    /// Takes the next step of the walk.
+    pub fn step(&mut self) -> Step {
+        if self.next < self.end {
+            let visit = self.slots.get(self.next as usize).copied();
+            self.next += 1;
+            return visit.map_or(Step::Done, Step::Visit);
+        }
+        if self.again > 0 {
+            self.end = std::mem::take(&mut self.again);
+            self.next = 0;
+            return Step::NextPass;
+        }
+        Step::Done
+    }
+
+    /// Every slot, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.iter().copied()
+    }
+}
+
+/// Moves the slot at `from` into the hole and returns the new hole.
+fn fill(slots: &mut [u32], hole: u32, from: u32, moved: &mut impl FnMut(u32, u32)) -> u32 {
+    if hole != from
+        && let Some(slot) = slots.get(from as usize).copied()
+        && let Some(place) = slots.get_mut(hole as usize)
+    {
+        *place = slot;
+        moved(slot, hole);
+    }
+    from
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn walk(subscribers: &mut Subscribers) -> Vec<u32> {
+        let mut visited = Vec::new();
+        loop {
+            match subscribers.step() {
+                Step::Done => return visited,
+                Step::NextPass => {}
+                Step::Visit(slot) => visited.push(slot),
+            }
+        }
+    }
+
+    #[test]
+    fn publication_in_mid_walk_brings_back_only_those_already_visited() {
+        let mut subscribers = Subscribers::default();
+        for slot in 0..4 {
+            subscribers.push(slot);
+        }
+        assert!(subscribers.mark_behind());
+        assert_eq!(subscribers.step(), Step::Visit(0));
+        assert!(!subscribers.mark_behind());
+        assert_eq!(walk(&mut subscribers), [1, 2, 3, 0]);
+        assert!(!subscribers.is_walking());
+    }
+
+    #[test]
+    fn subscriber_that_joins_in_mid_walk_is_not_visited_for_the_past() {
+        let mut subscribers = Subscribers::default();
+        subscribers.push(1);
+        subscribers.mark_behind();
+        subscribers.push(2);
+        assert_eq!(walk(&mut subscribers), [1]);
+        subscribers.mark_behind();
+        assert_eq!(walk(&mut subscribers), [1, 2]);
+    }
+
+    proptest! {
+        /// The model: a set of slots that are owed a visit since the last publication.
+        #[test]
+        fn everybody_owed_a_visit_gets_exactly_one(
+            acts in proptest::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..400)
+        ) {
+            let mut subscribers = Subscribers::default();
+            let mut places: BTreeMap<u32, u32> = BTreeMap::new();
+            let mut owed: BTreeSet<u32> = BTreeSet::new();
+            let mut fresh = 0u32;
+            for (act, index) in acts {
+                match act {
+                    0..=2 => {
+                        places.insert(fresh, subscribers.push(fresh));
+                        fresh += 1;
+                    }
+                    3..=4 if !places.is_empty() => {
+                        let slot = *index.get(&places.keys().copied().collect::<Vec<_>>());
+                        let place = places.remove(&slot).unwrap();
+                        owed.remove(&slot);
+                        subscribers.remove(place, |moved, to| { places.insert(moved, to); });
+                    }
+                    5 => {
+                        subscribers.mark_behind();
+                        owed = places.keys().copied().collect();
+                    }
+                    _ => match subscribers.step() {
+                        Step::Done => prop_assert!(owed.is_empty()),
+                        Step::NextPass => {}
+                        Step::Visit(slot) => prop_assert!(owed.remove(&slot), "{} visited without need", slot),
+                    },
+                }
+                prop_assert_eq!(subscribers.len() as usize, places.len());
+                for (slot, place) in &places {
+                    prop_assert_eq!(subscribers.slots[*place as usize], *slot);
+                }
+                prop_assert_eq!(subscribers.is_walking(), !owed.is_empty());
+            }
+            for slot in walk(&mut subscribers) {
+                prop_assert!(owed.remove(&slot));
+            }
+            prop_assert!(owed.is_empty());
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Hub, log and quota against a naive model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::frame::{Envelope, FrameKind, Payload};
+
+const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
+
+fn epoch() -> Epoch {
+    Epoch::new(7)
+}
+
+fn name(channel: u8) -> ChannelName {
+    ChannelName::new(&format!("c{channel}")).unwrap()
+}
+
+fn publication(sequence: u64, channel: u8, bytes: usize) -> Arc<Publication> {
+    let id = Cursor {
+        epoch: epoch(),
+        sequence: Sequence(sequence),
+    };
+    let payload = Payload::Text("x".repeat(bytes).into());
+    Arc::new(Publication::new(id, name(channel), payload, Now(sequence)))
+}
+
+fn after(sequence: u64) -> Since {
+    Since::After(Cursor {
+        epoch: epoch(),
+        sequence: Sequence(sequence),
+    })
+}
+
+fn hub(config: impl FnOnce(&mut Config)) -> Hub {
+    let mut settings = Config::default();
+    config(&mut settings);
+    Hub::new(epoch(), Sequence::ZERO, &settings)
+}
+
+/// Gives the conn up to `bytes` as one write that the socket takes whole.
+fn give(hub: &mut Hub, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
+    let mut planned = Vec::new();
+    hub.plan(slot, KIND, now, bytes, &mut planned);
+    let total = planned.iter().map(|step| step.length).sum();
+    hub.advance(slot, &planned, total);
+    planned
+        .iter()
+        .filter(|step| step.length > 0)
+        .map(|step| step.sequence.0)
+        .collect()
+}
+
+fn give_all(hub: &mut Hub, slot: u32) -> Vec<u64> {
+    let mut given = Vec::new();
+    loop {
+        let more = give(hub, slot, 1 << 20, Now(0));
+        if more.is_empty() {
+            return given;
+        }
+        given.extend(more);
+    }
+}
+
+#[test]
+fn subscriber_gets_what_is_published_after_it_joined() {
+    let mut hub = hub(|_| {});
+    hub.publish(publication(1, 0, 5), Now(1));
+    assert!(matches!(
+        hub.subscribe(4, &name(0), Since::Now, Sequence(1)),
+        JoinOutcome::Joined(_)
+    ));
+    assert_eq!(hub.publish(publication(2, 0, 5), Now(2)), 1);
+    hub.publish(publication(3, 1, 5), Now(3));
+    hub.publish(publication(4, 0, 5), Now(4));
+    assert_eq!(
+        hub.behind(4),
+        Amount {
+            bytes: 10,
+            publications: 2
+        }
+    );
+    assert_eq!(give_all(&mut hub, 4), [2, 4]);
+    assert_eq!(hub.behind(4), Amount::default());
+}
+
+#[test]
+fn several_channels_are_merged_in_sequence_order() {
+    let mut hub = hub(|_| {});
+    for (sequence, channel) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0)] {
+        hub.publish(publication(sequence, channel, 1), Now(0));
+    }
+    for channel in [1, 0, 2] {
+        hub.subscribe(0, &name(channel), after(1), Sequence(5));
+    }
+    assert_eq!(give_all(&mut hub, 0), [2, 3, 4, 5]);
+}
+
+#[test]
+fn write_that_stops_inside_a_frame_moves_the_cursor_and_hands_over_the_rest() {
+    let mut hub = hub(|_| {});
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    hub.publish(publication(1, 0, 10), Now(0));
+    hub.publish(publication(2, 0, 10), Now(0));
+    let mut planned = Vec::new();
+    hub.plan(0, KIND, Now(0), 1000, &mut planned);
+    let advanced = hub.advance(0, &planned, planned[0].length + 3);
+    assert_eq!(advanced.delivered, 1);
+    let (begun, offset) = advanced.begun.unwrap();
+    assert_eq!((begun.id.sequence, offset), (Sequence(2), 3));
+    assert!(!hub.is_behind(0));
+}
+
+#[test]
+fn plan_keeps_to_its_budget_but_always_offers_one() {
+    let mut hub = hub(|_| {});
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    for sequence in 1..=3 {
+        hub.publish(publication(sequence, 0, 100), Now(0));
+    }
+    let mut planned = Vec::new();
+    hub.plan(0, KIND, Now(0), 10, &mut planned);
+    assert_eq!(planned.len(), 1);
+    hub.plan(0, KIND, Now(0), 210, &mut planned);
+    assert_eq!(planned.len(), 2);
+}
+
+#[test]
+fn overflow_skips_the_oldest_to_the_byte_and_tells() {
+    let mut hub = hub(|c| c.quota.behind_bytes = 25);
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    for sequence in 1..=4 {
+        hub.publish(publication(sequence, 0, 10), Now(0));
+    }
+    assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
+    assert_eq!(hub.behind(0).bytes, 20);
+    let (channel, gap) = hub.take_gap(0).unwrap();
+    assert_eq!(channel, name(0));
+    assert_eq!(gap.since.unwrap().sequence, Sequence(0));
+    assert_eq!(gap.until.sequence, Sequence(2));
+    assert_eq!((gap.missed, gap.cause), (Some(2), GapCause::Slow));
+    assert_eq!(hub.take_gap(0), None);
+    assert_eq!(give_all(&mut hub, 0), [3, 4]);
+}
+
+#[test]
+fn overflow_is_a_verdict_when_the_policy_is_to_close() {
+    let mut hub = hub(|c| {
+        c.quota.behind_publications = 1;
+        c.quota.overflow = Overflow::Close;
+    });
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    hub.publish(publication(1, 0, 1), Now(0));
+    assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+    hub.publish(publication(2, 0, 1), Now(0));
+    assert_eq!(hub.enforce(0, Now(0)), Verdict::Overflow);
+}
+
+#[test]
+fn resuming_brings_the_log_whole_whatever_the_quota() {
+    let mut hub = hub(|c| c.quota.behind_publications = 3);
+    for sequence in 1..=20 {
+        hub.publish(publication(sequence, 0, 1), Now(0));
+    }
+    hub.subscribe(0, &name(0), after(5), Sequence(20));
+    assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+    hub.publish(publication(21, 0, 1), Now(0));
+    assert_eq!(hub.behind(0).publications, 1);
+    assert_eq!(give_all(&mut hub, 0), (6..=21).collect::<Vec<_>>());
+}
+
+#[test]
+fn cursor_that_fell_off_the_log_is_a_gap_and_goes_on_with_what_is_there() {
+    let mut hub = hub(|c| c.log.entries = 2);
+    for sequence in 1..=4 {
+        hub.publish(publication(sequence, 0, 1), Now(0));
+    }
+    assert_eq!(hub.evict(Now(0), 100), 2);
+    let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(1), Sequence(4)) else {
+        panic!("refused")
+    };
+    assert!(!joined.is_recovered);
+    let gap = joined.gap.unwrap();
+    assert_eq!(
+        (gap.cause, gap.until.sequence),
+        (GapCause::Expired, Sequence(2))
+    );
+    assert_eq!(give_all(&mut hub, 0), [3, 4]);
+}
+
+#[test]
+fn position_of_another_epoch_or_of_the_future_is_a_restart() {
+    let mut hub = hub(|_| {});
+    hub.publish(publication(1, 0, 1), Now(0));
+    let foreign = Since::After(Cursor {
+        epoch: Epoch::new(8),
+        sequence: Sequence(1),
+    });
+    for (slot, since) in [(0, foreign), (1, after(2)), (2, Since::Unrecognised)] {
+        let JoinOutcome::Joined(joined) = hub.subscribe(slot, &name(0), since, Sequence(1)) else {
+            panic!("refused")
+        };
+        assert_eq!(joined.gap.unwrap().cause, GapCause::Restart);
+        assert_eq!(joined.position, hub.head());
+    }
+}
+
+#[test]
+fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing() {
+    let mut hub = hub(|_| {});
+    hub.publish(publication(1, 0, 1), Now(0));
+    let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(3), Sequence(4)) else {
+        panic!("refused")
+    };
+    assert!(joined.is_recovered);
+    for sequence in 2..=4 {
+        hub.publish(publication(sequence, 0, 1), Now(0));
+    }
+    assert_eq!(give_all(&mut hub, 0), [4]);
+}
+
+#[test]
+fn channel_goes_with_its_last_entry_and_subscriber_but_its_past_is_not_forgotten() {
+    let mut hub = hub(|c| c.log.age_ms = 10);
+    hub.publish(publication(1, 0, 1), Now(0));
+    assert_eq!(hub.channel_count(), 1);
+    hub.evict(Now(1_000_000), 100);
+    assert_eq!(hub.channel_count(), 0);
+    let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(0), Sequence(1)) else {
+        panic!("refused")
+    };
+    assert_eq!(joined.gap.unwrap().cause, GapCause::Expired);
+    hub.leave(0);
+    assert_eq!(hub.channel_count(), 0);
+}
+
+#[test]
+fn expired_publication_is_stepped_over_without_a_gap() {
+    let mut hub = hub(|_| {});
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    let id = Cursor {
+        epoch: epoch(),
+        sequence: Sequence(1),
+    };
+    let mut short = Publication::new(id, name(0), Payload::Text("x".into()), Now(0));
+    short.expires = Some(Now(0).after(Duration::from_millis(5)));
+    hub.publish(Arc::new(short), Now(0));
+    hub.publish(publication(2, 0, 1), Now(0));
+    assert_eq!(give(&mut hub, 0, 100, Now(5_000)), [2]);
+    assert_eq!(hub.take_gap(0), None);
+    assert!(!hub.is_behind(0));
+}
+
+#[test]
+fn walk_that_is_a_quota_behind_makes_the_next_publication_wait() {
+    let mut hub = hub(|c| c.quota.behind_publications = 2);
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    assert!(hub.has_room_for(&publication(1, 0, 1)));
+    hub.publish(publication(1, 0, 1), Now(0));
+    hub.publish(publication(2, 0, 1), Now(0));
+    assert!(!hub.has_room_for(&publication(3, 0, 1)));
+    assert!(hub.has_room_for(&publication(3, 1, 1)));
+    assert_eq!(hub.visit(), Visit::Subscriber(0));
+    assert!(hub.has_room_for(&publication(3, 0, 1)));
+}
+
+#[test]
+fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
+    let mut hub = hub(|c| c.log.age_ms = 10);
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    hub.publish(publication(1, 0, 1000), Now(0));
+    let before = hub.log().bytes();
+    give_all(&mut hub, 0);
+    assert!(hub.log().bytes() >= before + 1000);
+    hub.evict(Now(1_000_000), 100);
+    assert_eq!(hub.log().bytes(), 0);
+}
+
+/// What a subscriber has been given or told of one channel.
+#[derive(Debug, Default)]
+struct Record {
+    /// Everything up to here is accounted for.
+    seen: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Evict,
+    Give { slot: u32, bytes: usize },
+    Join { slot: u32, channel: u8, back: u64 },
+    Leave { slot: u32 },
+    Part { slot: u32, channel: u8 },
+    Publish { channel: u8, bytes: usize },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let slot = 0u32..4;
+    prop_oneof![
+        1 => Just(Act::Evict),
+        4 => (slot.clone(), 1usize..200).prop_map(|(slot, bytes)| Act::Give { slot, bytes }),
+        2 => (slot.clone(), 0u8..3, 0u64..30)
+            .prop_map(|(slot, channel, back)| Act::Join { slot, channel, back }),
+        1 => slot.clone().prop_map(|slot| Act::Leave { slot }),
+        1 => (slot, 0u8..3).prop_map(|(slot, channel)| Act::Part { slot, channel }),
+        6 => (0u8..3, 1usize..40).prop_map(|(channel, bytes)| Act::Publish { channel, bytes }),
+    ]
+}
+
+/// Every publication of a channel is given once and in order, or lies in a gap that was told, or is
+/// still owed and within the quota.
+struct Model {
+    hub: Hub,
+    quota: Amount,
+    head: u64,
+    /// Channel of each publication, by sequence number.
+    published: Vec<u8>,
+    records: BTreeMap<(u32, u8), Record>,
+}
+
+impl Model {
+    fn next_owed(&self, slot: u32, channel: u8) -> Option<u64> {
+        let seen = self.records[&(slot, channel)].seen;
+        (seen + 1..=self.head).find(|s| self.published[*s as usize] == channel)
+    }
+
+    fn tell_gaps(&mut self, slot: u32) {
+        while let Some((channel, gap)) = self.hub.take_gap(slot) {
+            let channel: u8 = channel.as_str()[1..].parse().unwrap();
+            let record = self.records.get_mut(&(slot, channel)).unwrap();
+            assert!(gap.since.unwrap().sequence.0 >= record.seen);
+            let until = gap.until.sequence.0;
+            let in_gap = (gap.since.unwrap().sequence.0 + 1..=until)
+                .filter(|s| self.published[*s as usize] == channel)
+                .count() as u64;
+            assert!(gap.missed.is_none_or(|missed| missed == in_gap));
+            record.seen = until;
+        }
+    }
+
+    fn give(&mut self, slot: u32, bytes: usize) {
+        self.tell_gaps(slot);
+        for sequence in give(&mut self.hub, slot, bytes, Now(0)) {
+            let channel = self.published[sequence as usize];
+            assert_eq!(self.next_owed(slot, channel), Some(sequence), "slot {slot}");
+            self.records.get_mut(&(slot, channel)).unwrap().seen = sequence;
+        }
+        let verdict = self.hub.enforce(slot, Now(0));
+        assert_ne!(verdict, Verdict::Overflow);
+        assert!(!self.hub.behind(slot).exceeds(self.quota));
+    }
+
+    fn perform(&mut self, act: Act) {
+        match act {
+            Act::Evict => {
+                self.hub.evict(Now(0), 1000);
+            }
+            Act::Give { slot, bytes } => self.give(slot, bytes),
+            Act::Join {
+                slot,
+                channel,
+                back,
+            } => {
+                let since = after(self.head.saturating_sub(back));
+                let outcome = self
+                    .hub
+                    .subscribe(slot, &name(channel), since, Sequence(self.head));
+                match outcome {
+                    JoinOutcome::Joined(joined) => {
+                        let seen = joined.position.sequence.0;
+                        assert!(
+                            self.records
+                                .insert((slot, channel), Record { seen })
+                                .is_none()
+                        );
+                    }
+                    JoinOutcome::AlreadyJoined => {
+                        assert!(self.records.contains_key(&(slot, channel)))
+                    }
+                    JoinOutcome::TooManyChannels => panic!("three channels are allowed"),
+                }
+            }
+            Act::Leave { slot } => {
+                self.hub.leave(slot);
+                self.records.retain(|(s, _), _| *s != slot);
+            }
+            Act::Part { slot, channel } => {
+                let was = self.records.remove(&(slot, channel)).is_some();
+                assert_eq!(self.hub.unsubscribe(slot, &name(channel)), was);
+            }
+            Act::Publish { channel, bytes } => {
+                self.head += 1;
+                self.published.push(channel);
+                let expected = self.records.keys().filter(|(_, c)| *c == channel).count();
+                let got = self
+                    .hub
+                    .publish(publication(self.head, channel, bytes), Now(0));
+                assert_eq!(got as usize, expected);
+            }
+        }
+        self.hub.check_invariants();
+    }
+}
+
+proptest! {
+    #[test]
+    fn hub_agrees_with_the_model(acts in proptest::collection::vec(act(), 1..300)) {
+        let hub = hub(|c| {
+            c.quota.behind_bytes = 120;
+            c.quota.behind_publications = 8;
+            c.log.entries = 16;
+        });
+        let quota = Amount { bytes: 120, publications: 8 };
+        let mut model = Model { hub, quota, head: 0, published: vec![9], records: BTreeMap::new() };
+        for act in acts {
+            model.perform(act);
+        }
+        for slot in 0..4 {
+            while model.hub.is_behind(slot) {
+                model.give(slot, 1000);
+            }
+        }
+        for (slot, channel) in model.records.keys().copied().collect::<Vec<_>>() {
+            prop_assert_eq!(model.next_owed(slot, channel), None);
+        }
+    }
+}
