@@ -75,6 +75,16 @@ pub const LABEL_BYTES_MAX: usize = 256;
 /// Channels one publication may name.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 
+// -- The admin listener.
+
+/// Conns to the admin listener that are served at once; more are told to come back.
+pub const ADMIN_CONNS_MAX: usize = 8;
+/// Bytes of a request head on the admin listener.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
+/// Time for a whole head to arrive on the admin listener, and again for its answer to leave, in
+/// milliseconds.
+pub const ADMIN_STEP_MS: u64 = 2_000;
+
 const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
 const _: () = assert!(GATHER_SLICES_MAX <= 1024);
