@@ -14,6 +14,7 @@
 pub mod config;
 pub mod effect;
 pub mod frame;
+pub mod http;
 pub mod hub;
 pub mod id;
 pub mod metrics;

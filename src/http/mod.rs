@@ -1,0 +1,719 @@
+//! PURE: the HTTP/1.1 request side of the client listener (RFC 9110, RFC 9112).
+//!
+//! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
+//! events, or a WebSocket. One request at a time is read from the front of what the conn holds, so
+//! keep-alive and pipelining are a loop in the caller. `head` reads and checks the head, `route`
+//! decides, `target` and `upgrade` check what was asked for, `refusal` names every way to be refused,
+//! `response` writes. Requests have no content here: whatever carries some is refused and the conn
+//! closed, so that nobody can hide a second request in the first one's content.
+//! Called by `conn`; the transports call `response` for the heads they send later.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod head;
+pub mod refusal;
+pub mod response;
+
+mod route;
+mod target;
+mod upgrade;
+
+use crate::config::Config;
+use crate::frame::Envelope;
+use crate::id::{ChannelName, Since};
+use crate::metrics::WorkerMetrics;
+
+use head::{HeadRead, Method};
+pub use refusal::Refusal;
+pub use response::{Response, StreamBody};
+
+/// What came of looking for a request.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Read {
+    /// No complete head yet, and it may still become a good one.
+    Incomplete,
+    /// A request was read.
+    Request {
+        /// How many bytes were the request. After [`After::Close`] the rest is nobody's.
+        length: usize,
+        /// What it gets.
+        answer: Answer,
+    },
+}
+
+/// What a request gets.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Answer {
+    /// A stream of server-sent events.
+    EventStream(EventStreamRequest),
+    /// These bytes, and nothing that lasts.
+    Respond(Response),
+    /// A WebSocket.
+    WebSocket(WebSocketRequest),
+}
+
+/// What becomes of a conn after a response (RFC 9112, 9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// No request follows.
+    Close,
+    /// The next request may follow.
+    KeepAlive,
+}
+
+/// A checked request for server-sent events.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EventStreamRequest {
+    /// At least one channel, without repetition, in the order of the query.
+    pub channels: Vec<ChannelName>,
+    /// From where the client wants to be served.
+    pub since: Since,
+    /// What it wants of each publication.
+    pub envelope: Envelope,
+    /// How the stream's end is marked.
+    pub body: StreamBody,
+}
+
+/// A checked request for a WebSocket (RFC 6455, 4.2.1).
+#[derive(Debug, PartialEq, Eq)]
+pub struct WebSocketRequest {
+    /// The channels to start with, without repetition; none where commands can name some later.
+    pub channels: Vec<ChannelName>,
+    /// From where the client wants to be served.
+    pub since: Since,
+    /// What it wants of each publication.
+    pub envelope: Envelope,
+    /// The value of `Sec-WebSocket-Accept`.
+    pub accept: String,
+    /// Whether the subprotocol `fanfare.v1` was offered and so is spoken.
+    pub has_subprotocol: bool,
+}
+
+/// Reads one request from the front of `bytes`: the one entry of this module.
+///
+/// Looks at no more than `config.limits.request_head_bytes` bytes; when so many are there and hold
+/// no complete head, the request is refused. `date` is the time as the `Date` field has it.
+pub fn read_request(bytes: &[u8], config: &Config, date: &str, metrics: &WorkerMetrics) -> Read {
+    let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
+    let (length, answer) = match head::read_head(bytes, head_bytes_max) {
+        HeadRead::Incomplete => return Read::Incomplete,
+        HeadRead::Complete { length, head } => (
+            length,
+            route::answer(&head, config, date).unwrap_or_else(|refusal| {
+                metrics.requests_refused.increment();
+                Answer::Respond(response::refuse(&refusal, head.method, head.after, date))
+            }),
+        ),
+        HeadRead::Refused(refusal) => {
+            metrics.requests_refused.increment();
+            let response = response::refuse(&refusal, Method::Get, After::Close, date);
+            (bytes.len(), Answer::Respond(response))
+        }
+    };
+    metrics.requests.increment();
+    Read::Request { length, answer }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13";
+
+    fn read(bytes: &[u8]) -> Read {
+        read_request(bytes, &Config::default(), DATE, &WorkerMetrics::default())
+    }
+
+    /// A request for a target with the field lines given.
+    fn get(target: &str, fields: &str) -> String {
+        let line_end = if fields.is_empty() { "" } else { "\r\n" };
+        format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}{line_end}\r\n")
+    }
+
+    fn answer_to(request: &str) -> Answer {
+        match read(request.as_bytes()) {
+            Read::Request { answer, .. } => answer,
+            Read::Incomplete => panic!("incomplete: {request:?}"),
+        }
+    }
+
+    fn response_to(request: &str) -> (String, After) {
+        match answer_to(request) {
+            Answer::Respond(response) => {
+                (String::from_utf8(response.bytes).unwrap(), response.then)
+            }
+            other => panic!("{request:?} got {other:?}"),
+        }
+    }
+
+    fn status_of(answer: &Answer) -> &str {
+        match answer {
+            Answer::EventStream(_) => "sse",
+            Answer::Respond(response) => str::from_utf8(&response.bytes[9..12]).unwrap(),
+            Answer::WebSocket(_) => "ws",
+        }
+    }
+
+    fn websocket_to(target: &str, fields: &str) -> WebSocketRequest {
+        match answer_to(&get(target, &format!("{UPGRADE}\r\n{KEY}{fields}"))) {
+            Answer::WebSocket(request) => request,
+            other => panic!("{target} {fields:?} got {other:?}"),
+        }
+    }
+
+    fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
+        match answer_to(&get(target, fields)) {
+            Answer::EventStream(request) => request,
+            other => panic!("{target} {fields:?} got {other:?}"),
+        }
+    }
+
+    /// Heads with their status and what becomes of the conn.
+    fn table() -> Vec<(Vec<u8>, &'static str, After)> {
+        let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
+        let long_field = get("/", &format!("X: {}", "y".repeat(8192)));
+        let many_fields = get("/", "A: b\r\n".repeat(64).trim_end());
+        let texts: Vec<(&str, &str, After)> = vec![
+            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "200", After::KeepAlive),
+            ("GET / HTTP/1.1\nHost: h\n\n", "200", After::KeepAlive),
+            (
+                "\r\n\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+                "200",
+                After::KeepAlive,
+            ),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "200", After::KeepAlive),
+            (
+                "GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: x , Close\r\n\r\n",
+                "200",
+                After::Close,
+            ),
+            ("GET / HTTP/1.0\r\n\r\n", "200", After::Close),
+            (
+                "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+                "200",
+                After::KeepAlive,
+            ),
+            (
+                "GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+                "200",
+                After::Close,
+            ),
+            (
+                "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+                "200",
+                After::KeepAlive,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+                "200",
+                After::KeepAlive,
+            ),
+            (
+                "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+                "204",
+                After::KeepAlive,
+            ),
+            (
+                "OPTIONS /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+                "204",
+                After::KeepAlive,
+            ),
+            (
+                "OPTIONS /none HTTP/1.1\r\nHost: h\r\n\r\n",
+                "404",
+                After::KeepAlive,
+            ),
+            (
+                "GET /none HTTP/1.1\r\nHost: h\r\n\r\n",
+                "404",
+                After::KeepAlive,
+            ),
+            ("GET * HTTP/1.1\r\nHost: h\r\n\r\n", "400", After::KeepAlive),
+            (
+                "POST /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+                "405",
+                After::KeepAlive,
+            ),
+            (
+                "POST /sse HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+                "405",
+                After::Close,
+            ),
+            (
+                "CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+                "405",
+                After::KeepAlive,
+            ),
+            ("get / HTTP/1.1\r\nHost: h\r\n\r\n", "405", After::KeepAlive),
+            ("GET / HTTP/1.1\r\n\r\n", "400", After::Close),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "400", After::Close),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "400", After::Close),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
+                "413",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                "413",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 0\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "501",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
+                "501",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "405",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            ("GET / HTTP/1.1\r\n Host: h\r\n\r\n", "400", After::Close),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\rc\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\nA\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            ("GET /\r\n\r\n", "400", After::Close),
+            ("GET / SPDY/1\r\n\r\n", "400", After::Close),
+            ("GET / HTTP/1.1 x\r\n\r\n", "400", After::Close),
+            ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", "400", After::Close),
+            ("GET / HTTP/1.2\r\n\r\n", "505", After::Close),
+            ("GET / HTTP/3\r\n\r\n", "505", After::Close),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505", After::Close),
+            ("\u{16}\u{3}\u{1}", "400", After::Close),
+            ("\rGET / HTTP/1.1\r\n\r\n", "400", After::Close),
+            (" GET / HTTP/1.1\r\n\r\n", "400", After::Close),
+            ("{\"channel\":\"a\"}\n", "400", After::Close),
+            (
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n\r\n",
+                "400",
+                After::Close,
+            ),
+            (&long_target, "414", After::Close),
+            (&long_field, "431", After::Close),
+            (&many_fields, "431", After::Close),
+            (
+                "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+                "sse",
+                After::KeepAlive,
+            ),
+            (
+                "HEAD /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+                "200",
+                After::KeepAlive,
+            ),
+            (
+                "HEAD /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+                "400",
+                After::KeepAlive,
+            ),
+            (
+                "HEAD /ws HTTP/1.1\r\nHost: h\r\n\r\n",
+                "426",
+                After::KeepAlive,
+            ),
+        ];
+        let mut table: Vec<_> = texts
+            .into_iter()
+            .map(|(text, status, then)| (text.as_bytes().to_vec(), status, then))
+            .collect();
+        table.push((b"\r\n".repeat(4096), "400", After::Close));
+        table.push((
+            b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+            "400",
+            After::Close,
+        ));
+        table
+    }
+
+    #[test]
+    fn head_gets_its_status_and_closes_only_where_it_must() {
+        for (request, status, then) in table() {
+            let shown = String::from_utf8_lossy(&request[..request.len().min(120)]).into_owned();
+            let Read::Request { answer, .. } = read(&request) else {
+                panic!("incomplete: {shown:?}");
+            };
+            assert_eq!(status_of(&answer), status, "{shown:?}");
+            if let Answer::Respond(response) = answer {
+                assert_eq!(response.then, then, "{shown:?}");
+                let text = String::from_utf8(response.bytes).unwrap();
+                let connection = match then {
+                    After::Close => "Connection: close\r\n",
+                    After::KeepAlive => "Connection: keep-alive\r\n",
+                };
+                assert!(text.contains(connection), "{text}");
+                assert!(text.contains(&format!("\r\nDate: {DATE}\r\n")), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn request_reads_the_same_at_every_cut() {
+        for (request, ..) in table() {
+            let whole = read(&request);
+            for cut in 0..request.len() {
+                match (read(&request[..cut]), &whole) {
+                    (Read::Incomplete, _) => {}
+                    (
+                        Read::Request { length, answer },
+                        Read::Request {
+                            answer: expected, ..
+                        },
+                    ) => {
+                        assert!(length <= cut);
+                        assert_eq!(answer, *expected, "cut at {cut}");
+                    }
+                    (Read::Request { .. }, Read::Incomplete) => panic!("cut at {cut}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn request_ends_where_the_next_one_begins() {
+        let first = get("/sse?channel=a", "Last-Event-ID: 000000000001-7");
+        let both = format!("{first}{}", get("/", ""));
+        let Read::Request { length, answer } = read(both.as_bytes()) else {
+            panic!("incomplete");
+        };
+        assert_eq!(length, first.len());
+        assert_eq!(answer, answer_to(&first));
+        assert_eq!(status_of(&answer_to(&both[length..])), "200");
+    }
+
+    #[test]
+    fn head_may_have_exactly_its_limit() {
+        let mut config = Config::default();
+        let request = get("/", "");
+        config.limits.request_head_bytes = u32::try_from(request.len()).unwrap();
+        let status = |config: &Config| {
+            let read = read_request(request.as_bytes(), config, DATE, &WorkerMetrics::default());
+            match read {
+                Read::Request { answer, .. } => status_of(&answer).to_owned(),
+                Read::Incomplete => panic!("incomplete"),
+            }
+        };
+        assert_eq!(status(&config), "200");
+        config.limits.request_head_bytes -= 1;
+        assert_eq!(status(&config), "431");
+    }
+
+    #[test]
+    fn over_long_target_is_refused_even_where_the_head_may_be_longer() {
+        let mut config = Config::default();
+        config.limits.request_head_bytes = 1 << 20;
+        let request = get(&format!("/{}", "x".repeat(65_536)), "");
+        let metrics = WorkerMetrics::default();
+        let Read::Request { answer, .. } =
+            read_request(request.as_bytes(), &config, DATE, &metrics)
+        else {
+            panic!("incomplete");
+        };
+        assert_eq!(status_of(&answer), "414");
+        assert_eq!(metrics.requests.value(), 1);
+        assert_eq!(metrics.requests_refused.value(), 1);
+    }
+
+    #[test]
+    fn upgrade_is_answered_as_the_standard_asks_or_refused() {
+        let version = "Sec-WebSocket-Version: 13";
+        let connection = "Connection: keep-alive, Upgrade";
+        for (fields, status) in [
+            (
+                format!("Upgrade: WebSocket\r\n{connection}\r\n{version}\r\n{KEY}"),
+                "ws",
+            ),
+            (
+                format!("Upgrade: h2c, websocket\r\n{connection}\r\n{version}\r\n{KEY}"),
+                "ws",
+            ),
+            (
+                format!("{UPGRADE}\r\nsec-websocket-key: AQIDBAUGBwgJCgsMDQ4PEC=="),
+                "ws",
+            ),
+            (String::new(), "426"),
+            (format!("{connection}\r\n{version}\r\n{KEY}"), "426"),
+            (
+                format!("Upgrade: h2c\r\n{connection}\r\n{version}\r\n{KEY}"),
+                "426",
+            ),
+            (
+                format!("Upgrade: websocketx\r\n{connection}\r\n{version}\r\n{KEY}"),
+                "426",
+            ),
+            (format!("Upgrade: websocket\r\n{version}\r\n{KEY}"), "400"),
+            (
+                format!("Upgrade: websocket\r\nConnection: close\r\n{version}\r\n{KEY}"),
+                "400",
+            ),
+            (
+                format!("Upgrade: websocket\r\n{connection}\r\n{KEY}"),
+                "426",
+            ),
+            (
+                format!("Upgrade: websocket\r\n{connection}\r\nSec-WebSocket-Version: 8\r\n{KEY}"),
+                "426",
+            ),
+            (format!("{UPGRADE}\r\n{version}\r\n{KEY}"), "426"),
+            (UPGRADE.to_owned(), "400"),
+            (format!("{UPGRADE}\r\n{KEY}\r\n{KEY}"), "400"),
+            (format!("{UPGRADE}\r\nSec-WebSocket-Key: short=="), "400"),
+        ] {
+            let answer = answer_to(&get("/ws?channel=a", &fields));
+            assert_eq!(status_of(&answer), status, "{fields}");
+        }
+        let old = format!("GET /ws?channel=a HTTP/1.0\r\n{UPGRADE}\r\n{KEY}\r\n\r\n");
+        assert_eq!(status_of(&answer_to(&old)), "426");
+        let (refused, _) = response_to(&get("/ws", ""));
+        assert!(refused.contains("\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"));
+        assert!(refused.contains("\r\nSec-WebSocket-Version: 13\r\n"));
+    }
+
+    #[test]
+    fn handshake_is_accepted_in_these_bytes() {
+        let offer = "\r\nSec-WebSocket-Protocol: x, fanfare.v1";
+        let mut out = Vec::new();
+        response::push_switching_protocols(&websocket_to("/ws", offer), DATE, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 101 Switching Protocols\r\n\
+             Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             Upgrade: websocket\r\n\
+             Connection: Upgrade\r\n\
+             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\
+             Sec-WebSocket-Protocol: fanfare.v1\r\n\r\n"
+        );
+        for other in ["", "\r\nSec-WebSocket-Protocol: x, Fanfare.v1"] {
+            assert!(!websocket_to("/ws", other).has_subprotocol);
+        }
+    }
+
+    #[test]
+    fn websocket_needs_a_channel_only_where_it_cannot_name_one_later() {
+        let request = websocket_to("/ws", "");
+        assert_eq!(request.channels, []);
+        assert_eq!(request.envelope, Envelope::Full);
+        assert_eq!(request.since, Since::Now);
+        let request = websocket_to("/ws?envelope=data&channel=a&since=x", "");
+        assert_eq!(request.envelope, Envelope::Data);
+        assert_eq!(request.since, Since::Unrecognised);
+        let fields = format!("{UPGRADE}\r\n{KEY}");
+        let (refused, then) = response_to(&get("/ws?envelope=data", &fields));
+        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        assert_eq!(then, After::KeepAlive);
+    }
+
+    #[test]
+    fn event_stream_takes_its_position_from_the_field_first() {
+        let query = "/sse?channel=a&since=000000000001-1";
+        let at = |text| Since::parse(text);
+        assert_eq!(event_stream_to(query, "").since, at("000000000001-1"));
+        let field = "Last-Event-ID: 000000000001-2";
+        assert_eq!(event_stream_to(query, field).since, at("000000000001-2"));
+        let request = event_stream_to(query, "Last-Event-ID:");
+        assert_eq!(request.since, at("000000000001-1"));
+        assert_eq!(event_stream_to("/sse?channel=a", "").since, Since::Now);
+        let request = event_stream_to(query, "Last-Event-ID: \u{fc}");
+        assert_eq!(request.since, Since::Unrecognised);
+    }
+
+    #[test]
+    fn event_stream_has_chunks_and_payloads_unless_asked_otherwise() {
+        let request = event_stream_to("/sse?channel=a", "");
+        assert_eq!(request.envelope, Envelope::Data);
+        assert_eq!(request.body, StreamBody::Chunked);
+        let request = event_stream_to("/sse?channel=a&envelope=full", "");
+        assert_eq!(request.envelope, Envelope::Full);
+        let Answer::EventStream(request) = answer_to("GET /sse?channel=a HTTP/1.0\r\n\r\n") else {
+            panic!("no stream");
+        };
+        assert_eq!(request.body, StreamBody::UntilClose);
+    }
+
+    #[test]
+    fn event_stream_head_has_these_bytes() {
+        let head = |body, has_gap| {
+            let mut out = Vec::new();
+            response::push_event_stream_head(body, has_gap, DATE, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let common = "HTTP/1.1 200 OK\r\n\
+             Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+             Content-Type: text/event-stream\r\n\
+             Cache-Control: no-cache, no-transform\r\n\
+             X-Accel-Buffering: no\r\n\
+             Access-Control-Allow-Origin: *\r\n\
+             Access-Control-Expose-Headers: Fanfare-Gap\r\n";
+        assert_eq!(
+            head(StreamBody::Chunked, true),
+            format!("{common}Fanfare-Gap: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        );
+        assert_eq!(
+            head(StreamBody::UntilClose, false),
+            format!("{common}Connection: close\r\n\r\n")
+        );
+    }
+
+    #[test]
+    fn refusal_is_a_problem_document_without_a_byte_of_the_peer() {
+        let (text, _) = response_to(&get("/sse?channel=a%0d&token=secret", ""));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("Content-Type: application/problem+json"));
+        assert!(head.contains("Access-Control-Allow-Origin: *"));
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())));
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(problem["type"], "about:blank");
+        assert_eq!(problem["title"], "Bad Request");
+        assert_eq!(problem["status"], 400);
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.starts_with("channel: "), "{detail}");
+        assert!(!text.contains("secret"));
+    }
+
+    #[test]
+    fn method_that_nothing_has_is_told_which_there_are() {
+        let (text, _) = response_to("DELETE / HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert!(text.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"), "{text}");
+    }
+
+    #[test]
+    fn head_method_gets_the_same_head_and_no_content() {
+        for target in ["/", "/none", "/sse"] {
+            let (full, _) = response_to(&get(target, ""));
+            let (head, _) = response_to(&get(target, "").replace("GET", "HEAD"));
+            let end = full.find("\r\n\r\n").unwrap() + 4;
+            assert_eq!(head, full[..end], "{target}");
+            assert!(full.len() > end);
+        }
+    }
+
+    #[test]
+    fn page_can_be_switched_off() {
+        let mut config = Config::default();
+        config.page = false;
+        let request = get("/", "");
+        let read = read_request(request.as_bytes(), &config, DATE, &WorkerMetrics::default());
+        let Read::Request { answer, .. } = read else {
+            panic!("incomplete");
+        };
+        assert_eq!(status_of(&answer), "404");
+    }
+
+    #[test]
+    fn channels_are_held_against_the_limit() {
+        let channels = |count: u32| {
+            let pairs: Vec<_> = (0..count).map(|n| format!("channel={n}")).collect();
+            answer_to(&get(&format!("/sse?{}", pairs.join("&")), ""))
+        };
+        assert_eq!(status_of(&channels(128)), "sse");
+        assert_eq!(status_of(&channels(129)), "400");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_within_themselves(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            if let Read::Request { length, .. } = read(&bytes) {
+                prop_assert!(length <= bytes.len());
+            }
+        }
+
+        #[test]
+        fn anything_like_a_request_is_read_the_same_at_any_cut(
+            method in "(GET|HEAD|OPTIONS|POST|[ -~]{0,4})",
+            target in "(/sse|/ws|/)?[?][ -~]{0,40}",
+            fields in proptest::collection::vec(
+                "(Host: h|Connection: [a-z, ]{0,12}|Upgrade: websocket|Content-Length: [0-9,]{0,3}|[ -~\r]{0,30})",
+                0..6,
+            ),
+            cut in 0usize..400,
+        ) {
+            let text = format!("{method} {target} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n"));
+            let bytes = text.as_bytes();
+            let whole = read(bytes);
+            if let Read::Request { length, .. } = whole {
+                prop_assert!(length <= bytes.len());
+            }
+            let part = read(&bytes[..cut.min(bytes.len())]);
+            if let (Read::Request { answer, .. }, Read::Request { answer: expected, .. }) = (part, whole) {
+                prop_assert_eq!(answer, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Every way in which a request is refused, with its status and the words for it.
+//!
+//! The words become the `detail` of a problem document (RFC 9457) and may end up in logs on the
+//! way, so they hold numbers and names of ours alone: never a byte that the peer sent.
+
+use crate::id::ChannelNameError;
+
+use super::response::Status;
+
+/// Why a request is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A `channel` of the query is no channel name.
+    #[error("channel: {0}")]
+    ChannelName(#[from] ChannelNameError),
+    /// No channel where one is needed.
+    #[error("name at least one channel: ?channel=NAME")]
+    ChannelMissing,
+    /// More channels than a conn may have.
+    #[error("at most {limit} channels per connection, not {got}")]
+    ChannelsTooMany {
+        /// How many it may have.
+        limit: usize,
+        /// How many were asked for.
+        got: usize,
+    },
+    /// `Content-Length` and `Transfer-Encoding` together, or the latter in HTTP/1.0.
+    #[error("the length of the content is given in two ways, or in one that HTTP/1.0 lacks")]
+    ContentFraming,
+    /// `Content-Length` is repeated or no number.
+    #[error("Content-Length has to be one number")]
+    ContentLength,
+    /// The request has content.
+    #[error("requests have no content here; publications go to the feed")]
+    ContentUnwanted,
+    /// A percent sign without two hexadecimal digits, or a value that is not UTF-8.
+    #[error("the query is not percent-encoded UTF-8")]
+    Encoding,
+    /// `envelope` is neither of the two.
+    #[error("envelope is either full or data")]
+    Envelope,
+    /// A field line is malformed (RFC 9112, 5).
+    #[error("a header field is malformed")]
+    Field,
+    /// More field lines than are read.
+    #[error("at most {limit} header fields")]
+    FieldsTooMany {
+        /// How many are read.
+        limit: usize,
+    },
+    /// The head is not complete within its limit.
+    #[error("a request head has at most {limit} bytes")]
+    HeadTooLarge {
+        /// How many bytes it may have.
+        limit: usize,
+    },
+    /// `Host` is missing in HTTP/1.1, repeated or malformed (RFC 9112, 3.2).
+    #[error("exactly one well-formed Host header field is needed")]
+    Host,
+    /// A method that nothing here has.
+    #[error("only GET, HEAD and OPTIONS are answered here")]
+    Method,
+    /// Not a request of HTTP/1.
+    #[error("this is not an HTTP/1.1 request")]
+    NotHttp,
+    /// No such path.
+    #[error("there is nothing here; see /sse and /ws")]
+    Path,
+    /// The request target is in none of the forms of RFC 9112, 3.2.
+    #[error("the request target is malformed")]
+    Target,
+    /// The request target does not fit.
+    #[error("the request target is too long: at most {limit} bytes with all of the head")]
+    TargetTooLong {
+        /// How many bytes fit.
+        limit: usize,
+    },
+    /// The content has a transfer coding.
+    #[error("transfer codings are not implemented, since requests have no content here")]
+    TransferCoding,
+    /// `Upgrade` without the connection option of its name.
+    #[error("Connection does not name Upgrade")]
+    UpgradeConnection,
+    /// `Sec-WebSocket-Key` is missing, repeated or not 16 bytes in base64.
+    #[error("Sec-WebSocket-Key has to be 16 bytes in base64, once")]
+    UpgradeKey,
+    /// No wish for a WebSocket where nothing else is served.
+    #[error("only WebSocket is served here; a proxy on the way may have removed Upgrade")]
+    UpgradeMissing,
+    /// Another version of the WebSocket protocol than 13, or none.
+    #[error("only version 13 of the WebSocket protocol is spoken here")]
+    UpgradeVersion,
+    /// Another version of HTTP than 1.0 and 1.1.
+    #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
+    Version,
+}
+
+impl Refusal {
+    /// The status of the response.
+    #[must_use]
+    pub fn status(self) -> Status {
+        match self {
+            Self::ChannelMissing
+            | Self::ChannelName(_)
+            | Self::ChannelsTooMany { .. }
+            | Self::ContentFraming
+            | Self::ContentLength
+            | Self::Encoding
+            | Self::Envelope
+            | Self::Field
+            | Self::Host
+            | Self::NotHttp
+            | Self::Target
+            | Self::UpgradeConnection
+            | Self::UpgradeKey => Status::BadRequest,
+            Self::ContentUnwanted => Status::ContentTooLarge,
+            Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
+            Self::Method => Status::MethodNotAllowed,
+            Self::Path => Status::NotFound,
+            Self::TargetTooLong { .. } => Status::UriTooLong,
+            Self::TransferCoding => Status::NotImplemented,
+            Self::UpgradeMissing | Self::UpgradeVersion => Status::UpgradeRequired,
+            Self::Version => Status::VersionNotSupported,
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Writes response heads and the short responses (RFC 9110, RFC 9112).
+//!
+//! Refusals are problem documents (RFC 9457). Everything on the client listener may be read by
+//! pages of any origin, because channels are not guarded by where a page comes from. The heads of
+//! streams are separate functions: their transport sends them when it knows whether there is a gap.
+
+use crate::frame::envelope::{push_display, push_json_string};
+
+use super::head::{Method, SUBPROTOCOL};
+use super::{After, Refusal, WebSocketRequest};
+
+/// The live page, one file without outside assets.
+const PAGE: &[u8] = include_bytes!("page.html");
+
+/// Lets the page's own inline script and style work, and streams from where it came; nothing else.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
+    style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+
+/// The methods of every path.
+const METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// How long a browser may remember what a preflight said, in seconds.
+const PREFLIGHT_AGE_S: &str = "86400";
+
+/// A response that is complete.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Head and content.
+    pub bytes: Vec<u8>,
+    /// What becomes of the conn.
+    pub then: After,
+}
+
+/// How the end of a stream of events is marked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamBody {
+    /// By a last chunk (RFC 9112, 7.1).
+    Chunked,
+    /// By the end of the conn: HTTP/1.0 has no chunks.
+    UntilClose,
+}
+
+/// The statuses that are sent (RFC 9110, 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// 101
+    SwitchingProtocols,
+    /// 200
+    Ok,
+    /// 204
+    NoContent,
+    /// 400
+    BadRequest,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 408
+    RequestTimeout,
+    /// 413
+    ContentTooLarge,
+    /// 414
+    UriTooLong,
+    /// 426
+    UpgradeRequired,
+    /// 431
+    FieldsTooLarge,
+    /// 501
+    NotImplemented,
+    /// 503
+    ServiceUnavailable,
+    /// 505
+    VersionNotSupported,
+}
+
+impl Status {
+    /// The three digits.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::SwitchingProtocols => 101,
+            Self::Ok => 200,
+            Self::NoContent => 204,
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::ContentTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::UpgradeRequired => 426,
+            Self::FieldsTooLarge => 431,
+            Self::NotImplemented => 501,
+            Self::ServiceUnavailable => 503,
+            Self::VersionNotSupported => 505,
+        }
+    }
+
+    /// The words for it.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::SwitchingProtocols => "Switching Protocols",
+            Self::Ok => "OK",
+            Self::NoContent => "No Content",
+            Self::BadRequest => "Bad Request",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::RequestTimeout => "Request Timeout",
+            Self::ContentTooLarge => "Content Too Large",
+            Self::UriTooLong => "URI Too Long",
+            Self::UpgradeRequired => "Upgrade Required",
+            Self::FieldsTooLarge => "Request Header Fields Too Large",
+            Self::NotImplemented => "Not Implemented",
+            Self::ServiceUnavailable => "Service Unavailable",
+            Self::VersionNotSupported => "HTTP Version Not Supported",
+        }
+    }
+}
+
+/// Appends the head of a stream of events. Its transport goes on with the body.
+pub fn push_event_stream_head(body: StreamBody, has_gap: bool, date: &str, out: &mut Vec<u8>) {
+    push_event_stream_fields(date, out);
+    if has_gap {
+        push_field("Fanfare-Gap", "1", out);
+    }
+    match body {
+        StreamBody::Chunked => push_field("Transfer-Encoding", "chunked", out),
+        StreamBody::UntilClose => push_field("Connection", "close", out),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the answer to a good WebSocket handshake (RFC 6455, 4.2.2).
+pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mut Vec<u8>) {
+    push_status_line(Status::SwitchingProtocols, date, out);
+    push_field("Upgrade", "websocket", out);
+    push_field("Connection", "Upgrade", out);
+    push_field("Sec-WebSocket-Accept", &request.accept, out);
+    if request.has_subprotocol {
+        push_field("Sec-WebSocket-Protocol", SUBPROTOCOL, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// The response to a conn whose head did not come in time. The conn closes after it.
+#[must_use]
+pub fn head_timeout(date: &str) -> Response {
+    problem(
+        Status::RequestTimeout,
+        "no complete request head in time",
+        date,
+    )
+}
+
+/// The response to a conn for which there is no room, or that comes while the server stops.
+/// `retry_after_s` is when to come back, in seconds. The conn closes after it.
+#[must_use]
+pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(512);
+    push_status_line(Status::ServiceUnavailable, date, &mut bytes);
+    push_cors(&mut bytes);
+    push_number("Retry-After", retry_after_s, &mut bytes);
+    push_problem(
+        Status::ServiceUnavailable,
+        detail,
+        Method::Get,
+        After::Close,
+        bytes,
+    )
+}
+
+/// The response that says why a request is refused.
+#[must_use]
+pub fn refuse(refusal: &Refusal, method: Method, then: After, date: &str) -> Response {
+    let status = refusal.status();
+    let mut bytes = Vec::with_capacity(512);
+    push_status_line(status, date, &mut bytes);
+    push_cors(&mut bytes);
+    if status == Status::MethodNotAllowed {
+        push_field("Allow", METHODS, &mut bytes);
+    }
+    if status == Status::UpgradeRequired {
+        // The sender of Upgrade has to name it as a connection option too (RFC 9110, 7.8).
+        push_field("Upgrade", "websocket", &mut bytes);
+        push_field("Connection", "Upgrade", &mut bytes);
+        push_field("Sec-WebSocket-Version", "13", &mut bytes);
+    }
+    push_problem(status, &refusal.to_string(), method, then, bytes)
+}
+
+/// What may be asked, also as the answer to a browser's preflight (Fetch, 3.3.5).
+pub(super) fn options(then: After, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(512);
+    push_status_line(Status::NoContent, date, &mut bytes);
+    push_cors(&mut bytes);
+    push_field("Allow", METHODS, &mut bytes);
+    push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
+    push_field(
+        "Access-Control-Allow-Headers",
+        "Last-Event-ID, Authorization, Cache-Control",
+        &mut bytes,
+    );
+    push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
+    push_connection(then, &mut bytes);
+    bytes.extend_from_slice(b"\r\n");
+    Response { bytes, then }
+}
+
+/// The live page.
+pub(super) fn page(method: Method, then: After, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(PAGE.len() + 768);
+    push_status_line(Status::Ok, date, &mut bytes);
+    push_field("Cache-Control", "no-cache", &mut bytes);
+    push_field("Content-Security-Policy", PAGE_POLICY, &mut bytes);
+    push_field("Referrer-Policy", "no-referrer", &mut bytes);
+    push_field("X-Content-Type-Options", "nosniff", &mut bytes);
+    push_content("text/html; charset=utf-8", PAGE, method, then, &mut bytes);
+    Response { bytes, then }
+}
+
+/// What HEAD gets of a stream of events: the fields, and no stream.
+pub(super) fn event_stream_without_stream(then: After, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(512);
+    push_event_stream_fields(date, &mut bytes);
+    push_connection(then, &mut bytes);
+    bytes.extend_from_slice(b"\r\n");
+    Response { bytes, then }
+}
+
+fn push_event_stream_fields(date: &str, out: &mut Vec<u8>) {
+    push_status_line(Status::Ok, date, out);
+    push_field("Content-Type", "text/event-stream", out);
+    push_field("Cache-Control", "no-cache, no-transform", out);
+    // Asks nginx not to gather the stream.
+    push_field("X-Accel-Buffering", "no", out);
+    push_cors(out);
+}
+
+fn problem(status: Status, detail: &str, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(512);
+    push_status_line(status, date, &mut bytes);
+    push_cors(&mut bytes);
+    push_problem(status, detail, Method::Get, After::Close, bytes)
+}
+
+fn push_problem(
+    status: Status,
+    detail: &str,
+    method: Method,
+    then: After,
+    mut bytes: Vec<u8>,
+) -> Response {
+    let mut document = Vec::with_capacity(192);
+    document.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":");
+    push_json_string(status.reason(), &mut document);
+    document.extend_from_slice(b",\"status\":");
+    push_display(&status.code(), &mut document);
+    document.extend_from_slice(b",\"detail\":");
+    push_json_string(detail, &mut document);
+    document.extend_from_slice(b"}\n");
+    push_field("Cache-Control", "no-store", &mut bytes);
+    push_content(
+        "application/problem+json",
+        &document,
+        method,
+        then,
+        &mut bytes,
+    );
+    Response { bytes, then }
+}
+
+/// Appends the status line and `Date`.
+pub fn push_status_line(status: Status, date: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_display(&status.code(), out);
+    out.push(b' ');
+    out.extend_from_slice(status.reason().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    push_field("Date", date, out);
+}
+
+/// Appends a field line.
+pub fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
+    debug_assert!(!value.contains(['\r', '\n']));
+    for part in [name, ": ", value, "\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Appends the last fields of a head, the empty line, and the content unless the method is HEAD.
+pub fn push_content(
+    content_type: &str,
+    content: &[u8],
+    method: Method,
+    then: After,
+    out: &mut Vec<u8>,
+) {
+    push_field("Content-Type", content_type, out);
+    push_number("Content-Length", content.len() as u64, out);
+    push_connection(then, out);
+    out.extend_from_slice(b"\r\n");
+    if method != Method::Head {
+        out.extend_from_slice(content);
+    }
+}
+
+/// Appends what becomes of the conn. Said in both cases: an HTTP/1.0 client needs to hear of the
+/// one, an HTTP/1.1 client of the other.
+fn push_connection(then: After, out: &mut Vec<u8>) {
+    let option = match then {
+        After::Close => "close",
+        After::KeepAlive => "keep-alive",
+    };
+    push_field("Connection", option, out);
+}
+
+fn push_cors(out: &mut Vec<u8>) {
+    push_field("Access-Control-Allow-Origin", "*", out);
+    push_field("Access-Control-Expose-Headers", "Fanfare-Gap", out);
+}
+
+fn push_number(name: &str, value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    push_display(&value, out);
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,114 @@
+//! Decides what a request gets: which path, which method, which transport.
+//!
+//! Everything a later step relies on is checked here, so that an [`Answer`] is a promise that can
+//! be kept: its channels are names, its key is answered, its limits are held.
+
+use crate::config::Config;
+use crate::frame::Envelope;
+use crate::id::Since;
+
+use super::head::{Head, Method, Version};
+use super::target::{Query, Target};
+use super::{Answer, EventStreamRequest, Refusal, StreamBody, WebSocketRequest, response, upgrade};
+
+/// The paths that exist.
+#[derive(Clone, Copy)]
+enum Path {
+    EventStream,
+    Page,
+    WebSocket,
+}
+
+impl Path {
+    fn find(path: &str, config: &Config) -> Result<Self, Refusal> {
+        match path {
+            "/" if config.page => Ok(Self::Page),
+            "/sse" => Ok(Self::EventStream),
+            "/ws" => Ok(Self::WebSocket),
+            _ => Err(Refusal::Path),
+        }
+    }
+}
+
+/// Answers a head or says why not.
+pub(super) fn answer(head: &Head<'_>, config: &Config, date: &str) -> Result<Answer, Refusal> {
+    if let Some(fault) = head.fault {
+        return Err(fault);
+    }
+    // The one target that means the server as a whole (RFC 9112, 3.2.4).
+    if head.method == Method::Options && head.target == "*" {
+        return Ok(Answer::Respond(response::options(head.after, date)));
+    }
+    let target = Target::parse(head.target)?;
+    let path = Path::find(target.path, config)?;
+    if head.method == Method::Options {
+        return Ok(Answer::Respond(response::options(head.after, date)));
+    }
+    match path {
+        Path::EventStream => event_stream(head, target, config, date),
+        Path::Page => Ok(Answer::Respond(response::page(
+            head.method,
+            head.after,
+            date,
+        ))),
+        Path::WebSocket => websocket(head, target, config),
+    }
+}
+
+fn event_stream(
+    head: &Head<'_>,
+    target: Target<'_>,
+    config: &Config,
+    date: &str,
+) -> Result<Answer, Refusal> {
+    let query = parse_query(target, config)?;
+    if query.channels.is_empty() {
+        return Err(Refusal::ChannelMissing);
+    }
+    if head.method == Method::Head {
+        let response = response::event_stream_without_stream(head.after, date);
+        return Ok(Answer::Respond(response));
+    }
+    Ok(Answer::EventStream(EventStreamRequest {
+        since: since(head, &query),
+        channels: query.channels,
+        envelope: query.envelope.unwrap_or(Envelope::Data),
+        body: match head.version {
+            Version::Http10 => StreamBody::UntilClose,
+            Version::Http11 => StreamBody::Chunked,
+        },
+    }))
+}
+
+fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Answer, Refusal> {
+    let accept = upgrade::accept(head)?;
+    let query = parse_query(target, config)?;
+    let envelope = query.envelope.unwrap_or(Envelope::Full);
+    // With the data envelope no command is heard, so that a channel could never be named later.
+    if envelope == Envelope::Data && query.channels.is_empty() {
+        return Err(Refusal::ChannelMissing);
+    }
+    Ok(Answer::WebSocket(WebSocketRequest {
+        since: since(head, &query),
+        channels: query.channels,
+        envelope,
+        accept,
+        has_subprotocol: head.fields.offers_subprotocol,
+    }))
+}
+
+fn parse_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
+    let channels_max = usize::try_from(config.limits.channels_per_conn).unwrap_or(usize::MAX);
+    Query::parse(target.query, channels_max)
+}
+
+/// The field goes before the query: `EventSource` repeats the query of its first request when it
+/// comes back, and says in the field how far it has got since.
+fn since(head: &Head<'_>, query: &Query) -> Since {
+    match head.fields.last_event_id {
+        Some(value) if !value.is_empty() => {
+            str::from_utf8(value).map_or(Since::Unrecognised, Since::parse)
+        }
+        Some(_) | None => query.since.unwrap_or(Since::Now),
+    }
+}

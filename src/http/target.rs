@@ -1,0 +1,229 @@
+//! The request target: its path, and what the query asks for.
+//!
+//! Percent-encoding is undone strictly, `+` is a space as in forms. Parameters that are not ours
+//! are ignored, so that a cache-breaker or a tracking mark does no harm.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+use percent_encoding::percent_decode_str;
+
+use crate::frame::Envelope;
+use crate::id::{ChannelName, Since};
+
+use super::Refusal;
+
+/// The parameters that may hold a resume position; the first of them that does is taken.
+const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
+
+/// The two parts of a request target that we look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Target<'b> {
+    pub(super) path: &'b str,
+    pub(super) query: &'b str,
+}
+
+impl<'b> Target<'b> {
+    /// Takes apart a target in origin form or in absolute form, which a server has to accept too
+    /// (RFC 9112, 3.2.2).
+    pub(super) fn parse(target: &'b str) -> Result<Self, Refusal> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        if path.starts_with('/') {
+            return Ok(Self { path, query });
+        }
+        let (scheme, rest) = path.split_once("://").ok_or(Refusal::Target)?;
+        let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+        if !is_http || rest.is_empty() {
+            return Err(Refusal::Target);
+        }
+        let path = match rest.find('/').and_then(|at| rest.get(at..)) {
+            Some(path) => path,
+            None => "/",
+        };
+        Ok(Self { path, query })
+    }
+}
+
+/// What a query asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    /// Without repetition, in order.
+    pub(super) channels: Vec<ChannelName>,
+    pub(super) envelope: Option<Envelope>,
+    pub(super) since: Option<Since>,
+}
+
+impl Query {
+    /// Reads all parameters.
+    pub(super) fn parse(query: &str, channels_max: usize) -> Result<Self, Refusal> {
+        let mut channels = Vec::new();
+        let mut envelope = None;
+        let mut positions = [None; POSITION_PARAMETERS.len()];
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name)?;
+            // Looked at even if the name is not ours: a broken query is refused as a whole.
+            let value = decode(value)?;
+            if name == "channel" {
+                channels.push(ChannelName::new(&value)?);
+            } else if name == "envelope" {
+                envelope = envelope.or(Some(envelope_named(&value)?));
+            } else if !value.is_empty() {
+                note_position(&name, &value, &mut positions);
+            }
+        }
+        Ok(Self {
+            channels: distinct(channels, channels_max)?,
+            envelope,
+            since: positions.into_iter().flatten().next(),
+        })
+    }
+}
+
+fn note_position(
+    name: &str,
+    value: &str,
+    positions: &mut [Option<Since>; POSITION_PARAMETERS.len()],
+) {
+    for (parameter, position) in POSITION_PARAMETERS.iter().zip(positions) {
+        if name == *parameter {
+            *position = position.or_else(|| Some(Since::parse(value)));
+        }
+    }
+}
+
+fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
+    match name {
+        "data" => Ok(Envelope::Data),
+        "full" => Ok(Envelope::Full),
+        _ => Err(Refusal::Envelope),
+    }
+}
+
+/// Drops repetitions, keeps the order, and holds what is left against the limit.
+fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelName>, Refusal> {
+    if channels.len() > 1 {
+        // A tree, because a long head of one-letter names would make comparing all pairs dear.
+        let mut seen = BTreeSet::new();
+        channels.retain(|channel| seen.insert(channel.clone()));
+    }
+    let got = channels.len();
+    if got > limit {
+        return Err(Refusal::ChannelsTooMany { limit, got });
+    }
+    Ok(channels)
+}
+
+/// Undoes percent-encoding and `+`.
+fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
+    if !text.contains(['%', '+']) {
+        return Ok(Cow::Borrowed(text));
+    }
+    // The decoder lets a stray percent sign pass, so the escapes are checked first.
+    let mut after_percent = text.split('%').skip(1);
+    if !after_percent.all(starts_with_two_hex_digits) {
+        return Err(Refusal::Encoding);
+    }
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map_err(|_not_utf8| Refusal::Encoding)?;
+    Ok(Cow::Owned(decoded.into_owned()))
+}
+
+fn starts_with_two_hex_digits(text: &str) -> bool {
+    match text.as_bytes() {
+        [high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(query: &str) -> Result<Vec<String>, Refusal> {
+        Query::parse(query, 3).map(|query| query.channels.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn target_is_taken_apart_in_origin_and_absolute_form() {
+        for (text, path, query) in [
+            ("/", "/", ""),
+            ("/sse?a=b?c", "/sse", "a=b?c"),
+            ("http://h:1/sse?a", "/sse", "a"),
+            ("HTTPS://h?a=/b", "/", "a=/b"),
+            ("//x", "//x", ""),
+        ] {
+            assert_eq!(Target::parse(text), Ok(Target { path, query }), "{text}");
+        }
+        for text in ["*", "sse", "ftp://h/", "http://", "?a", "h:80"] {
+            assert_eq!(Target::parse(text), Err(Refusal::Target), "{text}");
+        }
+    }
+
+    #[test]
+    fn query_keeps_the_order_of_channels_and_drops_repetitions() {
+        assert_eq!(
+            names("channel=b&x=1&channel=a&&channel=b&channel").unwrap_err(),
+            Refusal::ChannelName(crate::id::ChannelNameError::Empty)
+        );
+        assert_eq!(
+            names("channel=b&x&channel=a&&channel=b").unwrap(),
+            ["b", "a"]
+        );
+        assert_eq!(
+            names("channel=1&channel=2&channel=3&channel=4"),
+            Err(Refusal::ChannelsTooMany { limit: 3, got: 4 })
+        );
+        assert_eq!(names("").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn query_undoes_percent_encoding_and_refuses_what_is_broken() {
+        assert_eq!(names("channel=chat%3A42").unwrap(), ["chat:42"]);
+        assert_eq!(names("channel=%D1%87%d0%b0%D1%82").unwrap(), ["чат"]);
+        assert_eq!(names("ch%61nnel=%2B%26").unwrap(), ["+&"]);
+        assert_eq!(
+            names("channel=a+b"),
+            Err(Refusal::ChannelName(
+                crate::id::ChannelNameError::Character { at: 1 }
+            ))
+        );
+        for broken in [
+            "channel=%",
+            "channel=a%4",
+            "channel=%4g",
+            "x=%zz&channel=a",
+            "%=",
+            "channel=%ff",
+            "channel=%+1",
+        ] {
+            assert_eq!(names(broken), Err(Refusal::Encoding), "{broken}");
+        }
+    }
+
+    #[test]
+    fn query_takes_the_first_position_by_rank_and_skips_empty_ones() {
+        let since = |query| Query::parse(query, 3).unwrap().since;
+        let first = Some(Since::parse("000000000001-1"));
+        assert_eq!(since("lastEventId=x&since=000000000001-1"), first);
+        assert_eq!(since("since=&last_event_id=000000000001-1"), first);
+        assert_eq!(since("lastEventId=000000000001-1"), first);
+        assert_eq!(since("since=x"), Some(Since::Unrecognised));
+        assert_eq!(since("since=&Since=1"), None);
+    }
+
+    #[test]
+    fn query_knows_two_envelopes() {
+        let envelope = |query| Query::parse(query, 3).map(|query| query.envelope);
+        assert_eq!(envelope(""), Ok(None));
+        assert_eq!(envelope("envelope=full"), Ok(Some(Envelope::Full)));
+        assert_eq!(
+            envelope("envelope=data&envelope=full"),
+            Ok(Some(Envelope::Data))
+        );
+        assert_eq!(envelope("envelope=Full"), Err(Refusal::Envelope));
+        assert_eq!(envelope("envelope=data&envelope="), Err(Refusal::Envelope));
+    }
+}
