@@ -53,6 +53,9 @@ pub const LINGER_MS: u64 = 2_000;
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// The longest header of a frame, in bytes (RFC 6455, 5.2).
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
+/// Bytes of answers a client may leave unread while it sends more, whatever its quota. Room for the
+/// answer to a request of 128 channels with a gap in each, twice over.
+pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
 // -- The feed.
 
