@@ -20,4 +20,5 @@ pub mod id;
 pub mod metrics;
 pub mod sys;
 pub mod time;
+pub mod transport;
 pub mod worker;

@@ -1,0 +1,402 @@
+//! Server-sent events (WHATWG HTML, 9.2) as a response body that does not end.
+//!
+//! Writes the response head, the reconnection time, the position, gaps, heartbeats and the end, as
+//! chunks where the client speaks HTTP/1.1 (RFC 9112, 7.1). Publications are encoded by `frame` and
+//! never pass here. Nothing the client sends after its request means anything. Called by the enum
+//! over the transports.
+
+use crate::effect::{CloseReason, Context, Join};
+use crate::frame::envelope::push_display;
+use crate::frame::event_stream::push_chunk;
+use crate::frame::{Envelope, FrameKind};
+use crate::http::response::{StreamBody, push_event_stream_head};
+use crate::hub::{Gap, JoinOutcome, Joined};
+use crate::id::{ChannelName, Cursor};
+use crate::transport::{Flow, Goodbye, push_gap_fields};
+
+/// The least reconnection time a client is told, in milliseconds: below it, a server that has just
+/// fallen over would be met by all its clients at once.
+const RETRY_MS_MIN: u64 = 1_000;
+/// The greatest, in milliseconds: a person should not notice that the stream was cut.
+const RETRY_MS_MAX: u64 = 5_000;
+
+/// The chunk that ends a chunked body (RFC 9112, 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// One event stream.
+#[derive(Debug)]
+pub struct EventStream {
+    envelope: Envelope,
+    body: StreamBody,
+    phase: Phase,
+}
+
+/// How far the response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The head is not written: it tells whether there is a gap, which is known on joining.
+    Opening,
+    /// Events go out.
+    Streaming,
+    /// The body's end is written.
+    Ended(CloseReason),
+}
+
+impl EventStream {
+    /// An event stream whose request has been accepted.
+    #[must_use]
+    pub fn new(envelope: Envelope, body: StreamBody) -> Self {
+        Self {
+            envelope,
+            body,
+            phase: Phase::Opening,
+        }
+    }
+
+    pub(super) fn frame_kind(&self) -> FrameKind {
+        match self.body {
+            StreamBody::Chunked => FrameKind::EventStream(self.envelope),
+            StreamBody::UntilClose => FrameKind::EventStreamUntilClose(self.envelope),
+        }
+    }
+
+    pub(super) fn handle_bytes(&self) -> Flow {
+        self.flow()
+    }
+
+    /// Writes everything that comes before the first publication.
+    pub(super) fn handle_joined(
+        &mut self,
+        join: &Join,
+        outcomes: &[JoinOutcome],
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Flow {
+        if self.phase != Phase::Opening {
+            return self.flow();
+        }
+        let joined = || outcomes.iter().filter_map(joined);
+        let has_gap = joined().any(|joined| joined.gap.is_some());
+        push_event_stream_head(self.body, has_gap, context.date, out);
+        self.phase = Phase::Streaming;
+        // The client has one position for all its channels, so it is that of the one furthest back.
+        let position = joined()
+            .map(|joined| joined.position)
+            .min_by_key(|position| position.sequence)
+            .unwrap_or(context.head);
+        let retry_ms = RETRY_MS_MIN + context.draw.below(RETRY_MS_MAX - RETRY_MS_MIN + 1);
+        let opening = format_args!("retry: {retry_ms}\nid: {position}\n\n");
+        let mut events = Vec::with_capacity(64);
+        push_display(&opening, &mut events);
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if let Some(gap) = self::joined(outcome).and_then(|joined| joined.gap) {
+                push_gap_event(channel, &gap, position, &mut events);
+                context.metrics.gaps.increment();
+            }
+        }
+        self.push_body(&events, out);
+        self.flow()
+    }
+
+    /// Tells a gap. Its end becomes the client's position, since everything before it has been
+    /// given or is told to be missing.
+    pub(super) fn handle_gap(
+        &self,
+        channel: &ChannelName,
+        gap: &Gap,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) {
+        if self.phase == Phase::Streaming {
+            let mut event = Vec::with_capacity(256);
+            push_gap_event(channel, gap, gap.until, &mut event);
+            self.push_body(&event, out);
+            context.metrics.gaps.increment();
+        }
+    }
+
+    /// Writes a comment; and for a client that has everything, how far that is, so that it does not
+    /// resume from an old position after a long silence on its channels.
+    pub(super) fn handle_heartbeat(
+        &self,
+        is_caught_up: bool,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) {
+        if self.phase != Phase::Streaming {
+            return;
+        }
+        let mut block = Vec::with_capacity(64);
+        block.extend_from_slice(b":\n");
+        if is_caught_up {
+            push_display(&format_args!("id: {}\n", context.head), &mut block);
+        }
+        block.push(b'\n');
+        self.push_body(&block, out);
+        context.metrics.heartbeats.increment();
+    }
+
+    /// Ends the body. The client reconnects by itself; on shutdown it is told when.
+    pub(super) fn handle_goodbye(
+        &mut self,
+        goodbye: Goodbye,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Flow {
+        match self.phase {
+            Phase::Opening => push_event_stream_head(self.body, false, context.date, out),
+            Phase::Streaming => {}
+            Phase::Ended(_) => return self.flow(),
+        }
+        match goodbye {
+            Goodbye::Idle | Goodbye::Overflow => {}
+            Goodbye::Shutdown => {
+                let retry_ms = context.draw.below(context.config.drain.retry_ms);
+                let mut block = Vec::with_capacity(32);
+                push_display(&format_args!("retry: {retry_ms}\n\n"), &mut block);
+                self.push_body(&block, out);
+            }
+        }
+        match self.body {
+            StreamBody::Chunked => out.extend_from_slice(LAST_CHUNK),
+            StreamBody::UntilClose => {}
+        }
+        self.phase = Phase::Ended(goodbye.close_reason());
+        self.flow()
+    }
+
+    fn flow(&self) -> Flow {
+        match self.phase {
+            Phase::Opening | Phase::Streaming => Flow::Open,
+            Phase::Ended(reason) => Flow::Ended(reason),
+        }
+    }
+
+    fn push_body(&self, content: &[u8], out: &mut Vec<u8>) {
+        match self.body {
+            StreamBody::Chunked => {
+                push_chunk(content, out);
+            }
+            StreamBody::UntilClose => out.extend_from_slice(content),
+        }
+    }
+}
+
+fn joined(outcome: &JoinOutcome) -> Option<&Joined> {
+    match outcome {
+        JoinOutcome::Joined(joined) => Some(joined),
+        JoinOutcome::AlreadyJoined | JoinOutcome::TooManyChannels => None,
+    }
+}
+
+/// Appends the event that tells a gap, with the position from which the client would resume.
+fn push_gap_event(channel: &ChannelName, gap: &Gap, position: Cursor, out: &mut Vec<u8>) {
+    push_display(
+        &format_args!("id: {position}\nevent: fanfare.gap\ndata: {{"),
+        out,
+    );
+    // JSON without insignificant white space is one line, and so one data field.
+    push_gap_fields(channel, gap, out);
+    out.extend_from_slice(b"}\n\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::Origin;
+    use crate::hub::GapCause;
+    use crate::id::Since;
+    use crate::transport::test_context::{World, cursor};
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::new(name).unwrap()
+    }
+
+    fn gap(until: u64) -> Gap {
+        Gap {
+            since: Some(cursor(1)),
+            until: cursor(until),
+            missed: Some(4),
+            cause: GapCause::Expired,
+        }
+    }
+
+    fn joined_at(sequence: u64, gap: Option<Gap>) -> JoinOutcome {
+        JoinOutcome::Joined(Joined {
+            position: cursor(sequence),
+            is_recovered: gap.is_none(),
+            gap,
+        })
+    }
+
+    fn open(
+        body: StreamBody,
+        outcomes: &[JoinOutcome],
+        world: &mut World,
+    ) -> (EventStream, String) {
+        let mut stream = EventStream::new(Envelope::Data, body);
+        let names = ["a", "b", "c"];
+        let join = Join {
+            channels: names
+                .iter()
+                .take(outcomes.len())
+                .map(|n| channel(n))
+                .collect(),
+            since: Since::Now,
+            origin: Origin::Request,
+        };
+        let mut out = Vec::new();
+        let flow = stream.handle_joined(&join, outcomes, &mut out, &world.context());
+        assert_eq!(flow, Flow::Open);
+        (stream, String::from_utf8(out).unwrap())
+    }
+
+    /// The body behind a head, taken out of its chunks.
+    fn unchunk(mut body: &str) -> String {
+        let mut content = String::new();
+        while let Some((size, rest)) = body.split_once("\r\n") {
+            let size = usize::from_str_radix(size, 16).unwrap();
+            content.push_str(&rest[..size]);
+            body = rest[size..].strip_prefix("\r\n").unwrap();
+        }
+        assert_eq!(body, "");
+        content
+    }
+
+    fn body(response: &str) -> &str {
+        response.split_once("\r\n\r\n").unwrap().1
+    }
+
+    #[test]
+    fn stream_begins_with_retry_and_the_position() {
+        let (stream, response) = open(
+            StreamBody::UntilClose,
+            &[joined_at(17, None)],
+            &mut World::default(),
+        );
+        assert!(!response.contains("Fanfare-Gap: "));
+        assert_eq!(body(&response), "retry: 1000\nid: 000000000abc-17\n\n");
+        assert_eq!(
+            stream.frame_kind(),
+            FrameKind::EventStreamUntilClose(Envelope::Data)
+        );
+    }
+
+    #[test]
+    fn stream_draws_its_retry_within_its_bounds() {
+        for (draw, expected) in [(0, "retry: 1000\n"), (u64::MAX, "retry: 5000\n")] {
+            let mut world = World {
+                draw,
+                ..World::default()
+            };
+            let (_, response) = open(StreamBody::UntilClose, &[joined_at(1, None)], &mut world);
+            assert!(body(&response).starts_with(expected), "{response}");
+        }
+    }
+
+    #[test]
+    fn stream_with_a_gap_tells_it_in_head_and_body_and_keeps_the_furthest_position() {
+        let outcomes = [joined_at(60, Some(gap(60))), joined_at(20, None)];
+        let mut world = World::default();
+        let (_, response) = open(StreamBody::Chunked, &outcomes, &mut world);
+        assert!(response.contains("Fanfare-Gap: 1\r\n"));
+        let expected = concat!(
+            "retry: 1000\nid: 000000000abc-20\n\n",
+            "id: 000000000abc-20\nevent: fanfare.gap\n",
+            "data: {\"channel\":\"a\",\"since\":\"000000000abc-1\",\"until\":\"000000000abc-60\",",
+            "\"missed\":4,\"cause\":\"expired\"}\n\n"
+        );
+        assert_eq!(unchunk(body(&response)), expected);
+        assert_eq!(world.metrics.gaps.value(), 1);
+    }
+
+    #[test]
+    fn stream_without_any_channel_stands_at_the_head() {
+        let outcomes = [JoinOutcome::TooManyChannels];
+        let (_, response) = open(StreamBody::UntilClose, &outcomes, &mut World::default());
+        assert!(body(&response).contains("id: 000000000abc-900\n"));
+    }
+
+    #[test]
+    fn gap_found_later_moves_the_position_to_its_end() {
+        let mut world = World::default();
+        let (stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
+        let unknown = Gap {
+            since: None,
+            missed: None,
+            cause: GapCause::Slow,
+            ..gap(70)
+        };
+        let mut out = Vec::new();
+        stream.handle_gap(&channel("a\"b"), &unknown, &mut out, &world.context());
+        let expected = concat!(
+            "id: 000000000abc-70\nevent: fanfare.gap\n",
+            "data: {\"channel\":\"a\\\"b\",\"since\":null,\"until\":\"000000000abc-70\",",
+            "\"missed\":null,\"cause\":\"slow\"}\n\n"
+        );
+        assert_eq!(unchunk(std::str::from_utf8(&out).unwrap()), expected);
+    }
+
+    #[test]
+    fn heartbeat_is_a_comment_and_a_position_only_when_caught_up() {
+        let mut world = World::default();
+        for (is_caught_up, expected) in [(false, ":\n\n"), (true, ":\nid: 000000000abc-900\n\n")] {
+            let (stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
+            let mut out = Vec::new();
+            stream.handle_heartbeat(is_caught_up, &mut out, &world.context());
+            assert_eq!(unchunk(std::str::from_utf8(&out).unwrap()), expected);
+        }
+        assert_eq!(world.metrics.heartbeats.value(), 2);
+    }
+
+    #[test]
+    fn shutdown_tells_a_drawn_retry_and_ends_the_body() {
+        let mut world = World {
+            draw: u64::MAX,
+            ..World::default()
+        };
+        for (stream_body, expected) in [
+            (StreamBody::Chunked, "e\r\nretry: 29999\n\n\r\n0\r\n\r\n"),
+            (StreamBody::UntilClose, "retry: 29999\n\n"),
+        ] {
+            let (mut stream, _) = open(stream_body, &[joined_at(1, None)], &mut world);
+            let mut out = Vec::new();
+            let flow = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+            assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn stream_that_has_ended_says_nothing_more() {
+        for (goodbye, reason) in [
+            (Goodbye::Idle, CloseReason::Idle),
+            (Goodbye::Overflow, CloseReason::Overflow),
+        ] {
+            let mut world = World::default();
+            let (mut stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
+            let mut out = Vec::new();
+            let flow = stream.handle_goodbye(goodbye, &mut out, &world.context());
+            assert_eq!(flow, Flow::Ended(reason));
+            assert_eq!(out, LAST_CHUNK);
+            out.clear();
+            stream.handle_heartbeat(true, &mut out, &world.context());
+            stream.handle_gap(&channel("a"), &gap(9), &mut out, &world.context());
+            let again = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+            assert_eq!(again, flow);
+            assert_eq!(stream.handle_bytes(), flow);
+            assert_eq!(out, b"");
+        }
+    }
+
+    #[test]
+    fn goodbye_before_joining_still_answers_the_request() {
+        let mut world = World::default();
+        let mut stream = EventStream::new(Envelope::Full, StreamBody::Chunked);
+        let mut out = Vec::new();
+        let flow = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+        assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));
+        assert!(out.starts_with(b"HTTP/1.1 200 "));
+        assert!(out.ends_with(LAST_CHUNK));
+    }
+}

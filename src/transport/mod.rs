@@ -1,0 +1,252 @@
+//! How a subscriber is served: one file per way of delivery and one enum over them.
+//!
+//! A transport turns what happens to a conn (bytes from the client, the outcome of a subscription,
+//! a gap, a heartbeat, the end) into bytes in the conn's control queue and effects for the worker.
+//! It owns the protocol's state and nothing else: publications are encoded by `frame` and sent from
+//! the log without passing here, and sockets, timers and the hub are unknown. No transport knows
+//! another; deleting a file deletes a way of delivery. The conn's machine is the only caller.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod event_stream;
+pub mod websocket;
+
+pub use event_stream::EventStream;
+pub use websocket::WebSocket;
+
+use crate::effect::{CloseReason, Context, Join, Leave};
+use crate::frame::FrameKind;
+use crate::frame::envelope::{push_display, push_json_string};
+use crate::hub::{Gap, JoinOutcome};
+use crate::id::ChannelName;
+
+/// One subscriber's way of delivery.
+///
+/// `out` is always the conn's control queue: bytes are appended in order and nothing in it is ever
+/// changed. After an end nothing is appended any more, whatever is called.
+#[derive(Debug)]
+pub enum Transport {
+    /// Server-sent events.
+    EventStream(EventStream),
+    /// WebSocket.
+    WebSocket(WebSocket),
+}
+
+// Hundreds of thousands of these are held; what is bigger is boxed while there is any of it.
+const _: () = assert!(size_of::<Transport>() <= 16);
+
+/// What the conn should do after a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// Go on.
+    Open,
+    /// Our goodbye is in `out`; the peer's answer is awaited, with a deadline. Bytes that come are
+    /// still to be handed in.
+    Closing(CloseReason),
+    /// Nothing more will come from or go to the peer beyond what is in `out`: send it, then FIN.
+    Ended(CloseReason),
+}
+
+/// Why the server ends a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// The peer has been silent for too long.
+    Idle,
+    /// The peer is further behind than its quota.
+    Overflow,
+    /// The server stops.
+    Shutdown,
+}
+
+impl Goodbye {
+    /// How the conn's end is counted.
+    #[must_use]
+    pub fn close_reason(self) -> CloseReason {
+        match self {
+            Self::Idle => CloseReason::Idle,
+            Self::Overflow => CloseReason::Overflow,
+            Self::Shutdown => CloseReason::Shutdown,
+        }
+    }
+}
+
+impl Transport {
+    /// Which encoding of a publication the conn is sent.
+    #[must_use]
+    pub fn frame_kind(&self) -> FrameKind {
+        match self {
+            Self::EventStream(stream) => stream.frame_kind(),
+            Self::WebSocket(socket) => socket.frame_kind(),
+        }
+    }
+
+    /// Takes bytes from the client. Payloads are unmasked in place.
+    pub fn handle_bytes(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Flow {
+        match self {
+            Self::EventStream(stream) => stream.handle_bytes(),
+            Self::WebSocket(socket) => socket.handle_bytes(bytes, out, context),
+        }
+    }
+
+    /// Takes what came of subscribing; `outcomes` has one for each channel of `join`, in its order.
+    pub fn handle_joined(
+        &mut self,
+        join: &Join,
+        outcomes: &[JoinOutcome],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Flow {
+        debug_assert_eq!(join.channels.len(), outcomes.len());
+        match self {
+            Self::EventStream(stream) => stream.handle_joined(join, outcomes, out, context),
+            Self::WebSocket(socket) => socket.handle_joined(join, outcomes, out, context),
+        }
+    }
+
+    /// Takes that the conn has been unsubscribed.
+    pub fn handle_left(
+        &mut self,
+        leave: &Leave,
+        was_subscribed: bool,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        match self {
+            // A client of an event stream cannot ask for anything, so nothing answers.
+            Self::EventStream(_) => {}
+            Self::WebSocket(socket) => socket.handle_left(leave, was_subscribed, out, context),
+        }
+    }
+
+    /// Tells a gap found while serving, before anything later of the channel.
+    pub fn handle_gap(
+        &mut self,
+        channel: &ChannelName,
+        gap: &Gap,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        match self {
+            Self::EventStream(stream) => stream.handle_gap(channel, gap, out, context),
+            Self::WebSocket(socket) => socket.handle_gap(channel, gap, out, context),
+        }
+    }
+
+    /// Nothing was sent for a heartbeat's interval. `is_caught_up` says that the conn has been
+    /// given everything up to `context.head`.
+    pub fn handle_heartbeat(
+        &mut self,
+        is_caught_up: bool,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        match self {
+            Self::EventStream(stream) => stream.handle_heartbeat(is_caught_up, out, context),
+            Self::WebSocket(socket) => socket.handle_heartbeat(out, context),
+        }
+    }
+
+    /// Everything in `out` has been sent: what was put off to keep it short is said now.
+    pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::EventStream(_) => {}
+            Self::WebSocket(socket) => socket.handle_drained(out),
+        }
+    }
+
+    /// Ends the stream from our side.
+    pub fn handle_goodbye(
+        &mut self,
+        goodbye: Goodbye,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Flow {
+        match self {
+            Self::EventStream(stream) => stream.handle_goodbye(goodbye, out, context),
+            Self::WebSocket(socket) => socket.handle_goodbye(goodbye, out, context),
+        }
+    }
+
+    /// Whether silence from the peer means that it is gone. A WebSocket answers pings; an event
+    /// stream's client cannot.
+    #[must_use]
+    pub fn expects_pong(&self) -> bool {
+        match self {
+            Self::EventStream(_) => false,
+            Self::WebSocket(_) => true,
+        }
+    }
+}
+
+/// Appends the fields by which every transport tells a gap, without braces around them.
+fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"channel\":");
+    push_json_string(channel.as_str(), out);
+    out.extend_from_slice(b",\"since\":");
+    match gap.since {
+        Some(since) => push_display(&format_args!("\"{since}\""), out),
+        None => out.extend_from_slice(b"null"),
+    }
+    push_display(
+        &format_args!(",\"until\":\"{}\",\"missed\":", gap.until),
+        out,
+    );
+    match gap.missed {
+        Some(missed) => push_display(&missed, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    push_display(&format_args!(",\"cause\":\"{}\"", gap.cause.as_str()), out);
+}
+
+#[cfg(test)]
+pub(crate) mod test_context {
+    //! A context for tests of the transports.
+
+    use super::*;
+    use crate::config::Config;
+    use crate::effect::{Draw, Effect};
+    use crate::id::{ConnId, Cursor, Epoch, Sequence};
+    use crate::metrics::WorkerMetrics;
+    use crate::time::Now;
+
+    /// What a [`Context`] borrows.
+    #[derive(Debug, Default)]
+    pub(crate) struct World {
+        pub(crate) config: Config,
+        pub(crate) metrics: WorkerMetrics,
+        pub(crate) effects: Vec<Effect>,
+        pub(crate) draw: u64,
+    }
+
+    impl World {
+        pub(crate) fn context(&mut self) -> Context<'_> {
+            Context {
+                now: Now(0),
+                draw: Draw(self.draw),
+                worker: 3,
+                conn: ConnId {
+                    slot: 5,
+                    generation: 7,
+                },
+                head: cursor(900),
+                date: "Sun, 06 Nov 1994 08:49:37 GMT",
+                config: &self.config,
+                metrics: &self.metrics,
+                effects: &mut self.effects,
+            }
+        }
+    }
+
+    pub(crate) fn cursor(sequence: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new(0xabc),
+            sequence: Sequence(sequence),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Close frames: the codes, reading a client's and writing ours (RFC 6455, 5.5.1 and 7.4).
+//!
+//! Knows bytes and codes; what a close does to the conn is the machine's.
+
+use std::fmt::Display;
+
+use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
+use crate::frame::envelope::push_display;
+use crate::frame::websocket::{Opcode, push_frame};
+
+/// The client breaks the protocol.
+pub(super) const PROTOCOL_ERROR: u16 = 1002;
+/// A text message is not UTF-8.
+pub(super) const INVALID_TEXT: u16 = 1007;
+/// A message is over the limit.
+pub(super) const MESSAGE_TOO_BIG: u16 = 1009;
+/// The server goes away from this conn.
+pub(super) const GOING_AWAY: u16 = 1001;
+/// The server restarts; come back later.
+pub(super) const RESTART: u16 = 1012;
+/// The client takes less than it is owed; back off.
+pub(super) const SLOW_CONSUMER: u16 = 4100;
+
+/// What is wrong with a client's close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CloseError {
+    /// One byte is no code.
+    #[error("a close frame has a code of two bytes or nothing")]
+    BodyOfOneByte,
+    /// A code that may not be sent.
+    #[error("close code {got} is not for sending")]
+    Code {
+        /// The code that came.
+        got: u16,
+    },
+    /// The reason is not UTF-8.
+    #[error("the reason is not UTF-8")]
+    ReasonNotUtf8,
+}
+
+/// Reads the body of a close frame; `None` if it names no code.
+pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    let Some((&code, reason)) = body.split_first_chunk::<2>() else {
+        return Err(CloseError::BodyOfOneByte);
+    };
+    let code = u16::from_be_bytes(code);
+    if !is_sendable(code) {
+        return Err(CloseError::Code { got: code });
+    }
+    if simdutf8::basic::from_utf8(reason).is_err() {
+        return Err(CloseError::ReasonNotUtf8);
+    }
+    Ok(Some(code))
+}
+
+/// Whether a code may stand in a frame: those of RFC 6455, 7.4.1, the ones registered since, and
+/// the ranges for frameworks and applications.
+fn is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+/// Appends the answer to a client's close: the same code, or none.
+pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
+    match code {
+        Some(code) => push_frame(Opcode::Close, &code.to_be_bytes(), out),
+        None => push_frame(Opcode::Close, &[], out),
+    }
+}
+
+/// Appends a close frame. The reason is cut where it would not fit; ours are short ASCII.
+pub(super) fn push_close(code: u16, reason: impl Display, out: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(CONTROL_PAYLOAD_BYTES_MAX);
+    body.extend_from_slice(&code.to_be_bytes());
+    push_display(&reason, &mut body);
+    body.truncate(CONTROL_PAYLOAD_BYTES_MAX);
+    push_frame(Opcode::Close, &body, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use tungstenite::protocol::frame::coding::CloseCode;
+
+    use super::*;
+
+    #[test]
+    fn close_codes_are_those_another_implementation_allows() {
+        for code in 0..=u16::MAX {
+            // Registered later than that list: bad gateway.
+            let is_newer = code == 1014;
+            let expected = CloseCode::from(code).is_allowed() || is_newer;
+            assert_eq!(is_sendable(code), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn close_body_is_nothing_or_a_code_and_a_text() {
+        assert_eq!(parse(b""), Ok(None));
+        assert_eq!(parse(b"\x03"), Err(CloseError::BodyOfOneByte));
+        assert_eq!(parse(b"\x03\xe8"), Ok(Some(1000)));
+        assert_eq!(parse(b"\x03\xe8bye"), Ok(Some(1000)));
+        assert_eq!(parse(b"\x03\xe8\xff"), Err(CloseError::ReasonNotUtf8));
+        assert_eq!(parse(b"\x03\xed"), Err(CloseError::Code { got: 1005 }));
+    }
+}

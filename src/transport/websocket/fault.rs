@@ -1,0 +1,57 @@
+//! What a client can do that ends its conn, with the close code and the reason counted for each.
+//!
+//! Words and two tables; who finds a fault is the decoder or the machine, who acts on it the
+//! machine alone. The text of a fault is the reason in our close frame, for whoever writes the
+//! client.
+
+use super::close::{self, CloseError};
+use super::decode::HeaderError;
+use super::utf8::InvalidUtf8;
+use crate::effect::CloseReason;
+
+/// What a client did that ends the conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Close(#[from] CloseError),
+    #[error("a continuation without a message to go on with")]
+    ContinuationWithoutStart,
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    InvalidText(#[from] InvalidUtf8),
+    #[error("a new message inside a fragmented one")]
+    MessageInsideMessage,
+    #[error("a message has at most {limit} bytes")]
+    MessageTooBig { limit: u32 },
+    #[error("too many answers unread")]
+    TooManyAnswers,
+}
+
+impl Fault {
+    pub(super) fn close_code(self) -> u16 {
+        match self {
+            Self::Close(CloseError::ReasonNotUtf8) | Self::InvalidText(_) => close::INVALID_TEXT,
+            Self::MessageTooBig { .. } => close::MESSAGE_TOO_BIG,
+            Self::TooManyAnswers => close::SLOW_CONSUMER,
+            Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })
+            | Self::ContinuationWithoutStart
+            | Self::Header(_)
+            | Self::MessageInsideMessage => close::PROTOCOL_ERROR,
+        }
+    }
+
+    pub(super) fn close_reason(self) -> CloseReason {
+        match self {
+            Self::Close(CloseError::ReasonNotUtf8) | Self::InvalidText(_) => {
+                CloseReason::InvalidText
+            }
+            Self::MessageTooBig { .. } => CloseReason::MessageTooBig,
+            Self::TooManyAnswers => CloseReason::Overflow,
+            Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })
+            | Self::ContinuationWithoutStart
+            | Self::Header(_)
+            | Self::MessageInsideMessage => CloseReason::ProtocolError,
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The messages of subprotocol `fanfare.v1`: reading a client's commands, writing our answers.
+//!
+//! A command is a JSON object in a text message with a `type`; what it may further hold depends on
+//! that, and unknown fields are passed over. An answer is a JSON object in a text frame. A command
+//! that cannot be carried out is refused with an `error` message and never ends the conn. Knows
+//! JSON and words; the machine decides when anything is said.
+
+use std::fmt::Display;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::effect::{Context, Reference};
+use crate::frame::envelope::{push_display, push_json_string};
+use crate::frame::websocket::{Opcode, push_header};
+use crate::hub::{Gap, Joined};
+use crate::id::{ChannelName, ChannelNameError, Since};
+use crate::transport::push_gap_fields;
+
+/// A command with the client's own mark on it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    pub(super) action: Action,
+    pub(super) reference: Option<Reference>,
+}
+
+/// What a client may ask for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// An answer, for clients whose API hides the protocol's own ping.
+    Ping,
+    /// To be served a channel.
+    Subscribe { channel: ChannelName, since: Since },
+    /// To be served a channel no more.
+    Unsubscribe { channel: ChannelName },
+}
+
+/// A command that is not carried out, with the client's mark on it if that could be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) refusal: Refusal,
+    pub(super) reference: Option<Reference>,
+}
+
+/// Why a command is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the conn is subscribed to the channel already")]
+    AlreadySubscribed,
+    #[error("{0}")]
+    BadChannel(ChannelNameError),
+    #[error("a command is one JSON object without repeated fields")]
+    BadJson,
+    #[error(
+        "ref is a number or string of at most {} bytes of JSON",
+        Reference::BYTES_MAX
+    )]
+    BadReference,
+    #[error("a command is a text message")]
+    BinaryMessage,
+    #[error("channel is missing or not a string")]
+    ChannelMissing,
+    #[error("not allowed on this server")]
+    NotAllowed,
+    #[error("the conn is not subscribed to the channel")]
+    NotSubscribed,
+    #[error("the conn has as many channels as it may have")]
+    TooManyChannels,
+    #[error("type is not one of auth, ping, publish, subscribe, unsubscribe")]
+    UnknownType,
+}
+
+impl Refusal {
+    /// The word on the wire.
+    fn code(self) -> &'static str {
+        match self {
+            Self::AlreadySubscribed => "already_subscribed",
+            Self::BadChannel(_) | Self::ChannelMissing => "bad_channel",
+            Self::BadJson => "bad_json",
+            Self::BadReference => "bad_ref",
+            Self::BinaryMessage => "binary_message",
+            Self::NotAllowed => "not_allowed",
+            Self::NotSubscribed => "not_subscribed",
+            Self::TooManyChannels => "too_many_channels",
+            Self::UnknownType => "unknown_type",
+        }
+    }
+}
+
+/// A command's fields as JSON, so that one of the wrong type does not hide the others. `null`
+/// counts as absent.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow)]
+    since: Option<&'a RawValue>,
+    #[serde(borrow, rename = "ref")]
+    reference: Option<&'a RawValue>,
+}
+
+/// Reads a command.
+pub(super) fn parse(text: &str) -> Result<Command, Refused> {
+    let refuse = |refusal, reference| Refused { refusal, reference };
+    // Serde would take an array for an object's values in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(refuse(Refusal::BadJson, None));
+    }
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(text) else {
+        return Err(refuse(Refusal::BadJson, None));
+    };
+    let reference = match fields.reference {
+        None => None,
+        Some(json) => match Reference::from_json(json.get()) {
+            None => return Err(refuse(Refusal::BadReference, None)),
+            some => some,
+        },
+    };
+    match parse_action(&fields) {
+        Ok(action) => Ok(Command { action, reference }),
+        Err(refusal) => Err(refuse(refusal, reference)),
+    }
+}
+
+fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
+    let kind = fields.kind.and_then(parse_string);
+    match kind.as_deref() {
+        Some("auth" | "publish") => Err(Refusal::NotAllowed),
+        Some("ping") => Ok(Action::Ping),
+        Some("subscribe") => Ok(Action::Subscribe {
+            channel: parse_channel(fields)?,
+            since: parse_since(fields),
+        }),
+        Some("unsubscribe") => Ok(Action::Unsubscribe {
+            channel: parse_channel(fields)?,
+        }),
+        Some(_) | None => Err(Refusal::UnknownType),
+    }
+}
+
+fn parse_channel(fields: &Fields<'_>) -> Result<ChannelName, Refusal> {
+    let name = fields.channel.and_then(parse_string);
+    ChannelName::new(&name.ok_or(Refusal::ChannelMissing)?).map_err(Refusal::BadChannel)
+}
+
+fn parse_since(fields: &Fields<'_>) -> Since {
+    fields.since.map_or(Since::Now, |json| {
+        parse_string(json).map_or(Since::Unrecognised, |text| Since::parse(&text))
+    })
+}
+
+fn parse_string(json: &RawValue) -> Option<String> {
+    serde_json::from_str(json.get()).ok()
+}
+
+/// Appends the first message of a conn: its name and how often it hears from us.
+pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
+    let conn = context.conn;
+    push_message("welcome", None, out, |out| {
+        push_display(
+            &format_args!(
+                ",\"conn\":\"{}-{}-{}\",\"heartbeat_ms\":{}",
+                context.worker, conn.slot, conn.generation, context.config.heartbeat.interval_ms
+            ),
+            out,
+        );
+    });
+}
+
+/// Appends that a subscription has begun, and from where.
+pub(super) fn push_subscribed(
+    channel: &ChannelName,
+    joined: &Joined,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+) {
+    push_message("subscribed", reference, out, |out| {
+        push_channel(channel, out);
+        push_display(
+            &format_args!(
+                ",\"id\":\"{}\",\"recovered\":{}",
+                joined.position, joined.is_recovered
+            ),
+            out,
+        );
+    });
+}
+
+/// Appends that a subscription has ended.
+pub(super) fn push_unsubscribed(
+    channel: &ChannelName,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+) {
+    push_message("unsubscribed", reference, out, |out| {
+        push_channel(channel, out);
+    });
+}
+
+/// Appends that publications are missing.
+pub(super) fn push_gap(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
+    push_message("gap", None, out, |out| {
+        out.push(b',');
+        push_gap_fields(channel, gap, out);
+    });
+}
+
+/// Appends the answer to a ping command.
+pub(super) fn push_pong(reference: Option<&Reference>, out: &mut Vec<u8>) {
+    push_message("pong", reference, out, |_no_fields| {});
+}
+
+/// Appends that a command is not carried out.
+pub(super) fn push_error(refusal: Refusal, reference: Option<&Reference>, out: &mut Vec<u8>) {
+    push_message("error", reference, out, |out| {
+        push_display(
+            &format_args!(",\"code\":\"{}\",\"message\":\"", refusal.code()),
+            out,
+        );
+        push_plain(refusal, out);
+        out.push(b'"');
+    });
+}
+
+fn push_channel(channel: &ChannelName, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"channel\":");
+    push_json_string(channel.as_str(), out);
+}
+
+/// Appends a text of ours, which has nothing that JSON would escape.
+fn push_plain(text: impl Display, out: &mut Vec<u8>) {
+    let start = out.len();
+    push_display(&text, out);
+    debug_assert!(
+        out.iter()
+            .skip(start)
+            .all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
+    );
+}
+
+/// Appends one message in a text frame: its type, its own fields, each with a comma before it, and
+/// the client's mark.
+fn push_message(
+    kind: &str,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+    push_fields: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = out.len();
+    push_display(&format_args!("{{\"type\":\"{kind}\""), out);
+    push_fields(out);
+    if let Some(reference) = reference {
+        push_display(&format_args!(",\"ref\":{}", reference.as_json()), out);
+    }
+    out.push(b'}');
+    frame_from(start, out);
+}
+
+/// Makes what stands in `out` from `start` on the payload of a text frame. The header's size
+/// depends on the payload's, so it is written behind and turned to the front: no second buffer.
+fn frame_from(start: usize, out: &mut Vec<u8>) {
+    let payload_end = out.len();
+    push_header(Opcode::Text, payload_end - start, out);
+    let header_bytes = out.len() - payload_end;
+    if let Some(frame) = out.get_mut(start..) {
+        frame.rotate_right(header_bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::new(name).unwrap()
+    }
+
+    fn refusal(text: &str) -> (&'static str, Option<String>) {
+        let refused = parse(text).unwrap_err();
+        let reference = refused.reference.map(|r| r.as_json().to_owned());
+        (refused.refusal.code(), reference)
+    }
+
+    #[test]
+    fn command_is_read_with_its_reference_in_any_order_of_fields() {
+        let command = parse(
+            r#" {"ref":"a\"b","since":"00000000000a-7","channel":"c\u0041","type":"subscribe"}"#,
+        )
+        .unwrap();
+        assert_eq!(command.reference, Reference::from_json(r#""a\"b""#));
+        let since = Since::After("00000000000a-7".parse().unwrap());
+        let expected = Action::Subscribe {
+            channel: channel("cA"),
+            since,
+        };
+        assert_eq!(command.action, expected);
+    }
+
+    #[test]
+    fn command_without_since_or_with_null_starts_now() {
+        for text in [
+            r#"{"type":"subscribe","channel":"c"}"#,
+            r#"{"type":"subscribe","channel":"c","since":null,"ref":null,"more":[{}]}"#,
+            r#"{"type":"subscribe","channel":"c","since":""}"#,
+        ] {
+            let expected = Action::Subscribe {
+                channel: channel("c"),
+                since: Since::Now,
+            };
+            assert_eq!(parse(text).unwrap().action, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn command_with_a_strange_since_asks_for_a_gap_to_be_told() {
+        for since in ["7", "\"x\"", "{}"] {
+            let text = format!(r#"{{"type":"subscribe","channel":"c","since":{since}}}"#);
+            let Action::Subscribe { since, .. } = parse(&text).unwrap().action else {
+                panic!("another action");
+            };
+            assert_eq!(since, Since::Unrecognised);
+        }
+    }
+
+    #[test]
+    fn command_that_is_wrong_is_refused_with_its_code_and_reference() {
+        let long_channel = format!(r#"{{"type":"subscribe","channel":"{}"}}"#, "x".repeat(201));
+        let long_reference = format!(r#"{{"type":"ping","ref":"{}"}}"#, "x".repeat(63));
+        let deep = "[".repeat(60_000);
+        let one = || Some(String::from("1"));
+        for (text, code, reference) in [
+            ("", "bad_json", None),
+            ("{", "bad_json", None),
+            ("[\"subscribe\",\"c\"]", "bad_json", None),
+            ("17", "bad_json", None),
+            (r#"{"type":"ping"} x"#, "bad_json", None),
+            (r#"{"type":"ping","type":"ping"}"#, "bad_json", None),
+            (&deep, "bad_json", None),
+            (r#"{"ref":1}"#, "unknown_type", one()),
+            (r#"{"type":7,"ref":1}"#, "unknown_type", one()),
+            (r#"{"type":"dance","ref":1}"#, "unknown_type", one()),
+            (
+                r#"{"type":"auth","token":"t","ref":1}"#,
+                "not_allowed",
+                one(),
+            ),
+            (
+                r#"{"type":"publish","channel":"c","data":{},"ref":1}"#,
+                "not_allowed",
+                one(),
+            ),
+            (r#"{"type":"subscribe","ref":1}"#, "bad_channel", one()),
+            (
+                r#"{"type":"subscribe","channel":4,"ref":1}"#,
+                "bad_channel",
+                one(),
+            ),
+            (
+                r#"{"type":"unsubscribe","channel":"","ref":1}"#,
+                "bad_channel",
+                one(),
+            ),
+            (
+                r#"{"type":"subscribe","channel":"a b","ref":1}"#,
+                "bad_channel",
+                one(),
+            ),
+            (
+                r#"{"type":"subscribe","channel":"\ud800","ref":1}"#,
+                "bad_channel",
+                one(),
+            ),
+            (&long_channel, "bad_channel", None),
+            (r#"{"type":"ping","ref":{}}"#, "bad_ref", None),
+            (r#"{"type":"ping","ref":true}"#, "bad_ref", None),
+            (&long_reference, "bad_ref", None),
+        ] {
+            assert_eq!(refusal(text), (code, reference), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_makes_an_error_that_is_json() {
+        for refusal in [
+            Refusal::AlreadySubscribed,
+            Refusal::BadChannel(ChannelNameError::Empty),
+            Refusal::BadChannel(ChannelNameError::TooLong { got: 201 }),
+            Refusal::BadChannel(ChannelNameError::Character { at: 4 }),
+            Refusal::BadJson,
+            Refusal::BadReference,
+            Refusal::BinaryMessage,
+            Refusal::ChannelMissing,
+            Refusal::NotAllowed,
+            Refusal::NotSubscribed,
+            Refusal::TooManyChannels,
+            Refusal::UnknownType,
+        ] {
+            let mut out = vec![0xee];
+            push_error(refusal, Reference::from_json("\"r\"").as_ref(), &mut out);
+            // What was there before stays, then come two or four bytes of header.
+            assert_eq!(out[..2], [0xee, 0x81]);
+            let body = if out[2] < 126 { &out[3..] } else { &out[5..] };
+            let value: serde_json::Value = serde_json::from_slice(body).unwrap();
+            assert_eq!(value["type"], "error");
+            assert_eq!(value["code"], refusal.code());
+            assert_eq!(value["message"], refusal.to_string());
+            assert_eq!(value["ref"], "r");
+        }
+    }
+
+    #[test]
+    fn message_longer_than_125_bytes_has_the_longer_header() {
+        let mut out = Vec::new();
+        let name = "x".repeat(200);
+        push_unsubscribed(&channel(&name), None, &mut out);
+        let body = format!(r#"{{"type":"unsubscribed","channel":"{name}"}}"#);
+        assert_eq!(out[..2], [0x81, 126]);
+        assert_eq!(out[2..4], u16::try_from(body.len()).unwrap().to_be_bytes());
+        assert_eq!(&out[4..], body.as_bytes());
+    }
+}

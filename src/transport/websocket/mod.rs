@@ -1,0 +1,201 @@
+//! WebSocket, the server's side of RFC 6455 after the handshake, and subprotocol `fanfare.v1`.
+//!
+//! Takes the client's bytes however they are cut, checks every rule of the protocol, answers pings
+//! and closes, and turns commands into effects. Holds one pointer and two bytes while nothing is
+//! incomplete: a frame that lies whole in the input is handled where it lies. With the data
+//! envelope the client's messages are checked and passed over. Never sends publications, which are
+//! framed by `frame` and go from the log to the socket. Called by the enum over the transports.
+
+pub mod decode;
+pub mod unmask;
+pub mod utf8;
+
+mod close;
+mod fault;
+mod message;
+mod pending;
+mod receive;
+#[cfg(test)]
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use crate::effect::{CloseReason, Context, Join, Leave, Origin, Reference};
+use crate::frame::websocket::{Opcode, push_frame};
+use crate::frame::{Envelope, FrameKind};
+use crate::hub::{Gap, JoinOutcome};
+use crate::id::ChannelName;
+use crate::transport::{Flow, Goodbye};
+use message::Refusal;
+use pending::Pending;
+
+/// One WebSocket.
+#[derive(Debug)]
+pub struct WebSocket {
+    /// There only while something is in it.
+    pending: Option<Box<Pending>>,
+    envelope: Envelope,
+    phase: Phase,
+}
+
+/// How far the conn is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Both sides may speak.
+    Open,
+    /// We have sent our close frame and read on until the client's.
+    Closing(CloseReason),
+    /// Nothing is read and nothing said any more.
+    Ended(CloseReason),
+}
+
+impl WebSocket {
+    /// A WebSocket whose handshake has been answered.
+    #[must_use]
+    pub fn new(envelope: Envelope) -> Self {
+        Self {
+            pending: None,
+            envelope,
+            phase: Phase::Open,
+        }
+    }
+
+    pub(super) fn frame_kind(&self) -> FrameKind {
+        FrameKind::WebSocket(self.envelope)
+    }
+
+    pub(super) fn handle_joined(
+        &self,
+        join: &Join,
+        outcomes: &[JoinOutcome],
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Flow {
+        if !self.is_talking() {
+            return self.flow();
+        }
+        let reference = match &join.origin {
+            Origin::Command(reference) => reference.as_ref(),
+            Origin::Request => {
+                message::push_welcome(out, context);
+                None
+            }
+        };
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            match outcome {
+                JoinOutcome::AlreadyJoined => {
+                    refuse(Refusal::AlreadySubscribed, reference, out, context);
+                }
+                JoinOutcome::Joined(joined) => {
+                    message::push_subscribed(channel, joined, reference, out);
+                    if let Some(gap) = &joined.gap {
+                        self.handle_gap(channel, gap, out, context);
+                    }
+                }
+                JoinOutcome::TooManyChannels => {
+                    refuse(Refusal::TooManyChannels, reference, out, context);
+                }
+            }
+        }
+        self.flow()
+    }
+
+    pub(super) fn handle_left(
+        &self,
+        leave: &Leave,
+        was_subscribed: bool,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) {
+        if !self.is_talking() {
+            return;
+        }
+        let reference = leave.reference.as_ref();
+        if was_subscribed {
+            message::push_unsubscribed(&leave.channel, reference, out);
+        } else {
+            refuse(Refusal::NotSubscribed, reference, out, context);
+        }
+    }
+
+    pub(super) fn handle_gap(
+        &self,
+        channel: &ChannelName,
+        gap: &Gap,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) {
+        if self.is_talking() {
+            message::push_gap(channel, gap, out);
+            context.metrics.gaps.increment();
+        }
+    }
+
+    pub(super) fn handle_heartbeat(&self, out: &mut Vec<u8>, context: &Context<'_>) {
+        if self.phase == Phase::Open {
+            push_frame(Opcode::Ping, &[], out);
+            context.metrics.heartbeats.increment();
+        }
+    }
+
+    pub(super) fn handle_drained(&mut self, out: &mut Vec<u8>) {
+        self.answer_put_off_ping(out);
+        self.release_pending();
+    }
+
+    pub(super) fn handle_goodbye(
+        &mut self,
+        goodbye: Goodbye,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Flow {
+        if self.phase == Phase::Open {
+            match goodbye {
+                Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
+                Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
+                Goodbye::Shutdown => {
+                    let retry_ms = context.draw.below(context.config.drain.retry_ms);
+                    let reason = format_args!("retry_ms={retry_ms}");
+                    close::push_close(close::RESTART, reason, out);
+                }
+            }
+            self.phase = Phase::Closing(goodbye.close_reason());
+        }
+        self.flow()
+    }
+
+    /// Whether messages of the subprotocol are exchanged.
+    fn is_talking(&self) -> bool {
+        self.phase == Phase::Open && self.envelope == Envelope::Full
+    }
+
+    fn flow(&self) -> Flow {
+        match self.phase {
+            Phase::Open => Flow::Open,
+            Phase::Closing(reason) => Flow::Closing(reason),
+            Phase::Ended(reason) => Flow::Ended(reason),
+        }
+    }
+
+    fn release_pending(&mut self) {
+        let is_over = matches!(self.phase, Phase::Ended(_));
+        if is_over
+            || self
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.is_empty())
+        {
+            self.pending = None;
+        }
+    }
+}
+
+fn refuse(
+    refusal: Refusal,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+    context: &Context<'_>,
+) {
+    message::push_error(refusal, reference, out);
+    context.metrics.client_commands_refused.increment();
+}

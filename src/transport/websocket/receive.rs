@@ -1,0 +1,321 @@
+//! The receiving half of a WebSocket: from bytes, however cut, to answers and effects.
+//!
+//! Goes part by part through the input: a header, then as much of its payload as is there, unmasked
+//! where it lies. Whole frames and messages are handled in place; only what is incomplete at the
+//! input's end is kept. Checks every rule that needs more than one header (RFC 6455, 5.4 to 5.6).
+//! Memory follows what has come, never what is announced.
+
+use super::close;
+use super::decode::parse_header;
+use super::fault::Fault;
+use super::message::{self, Action, Refusal};
+use super::pending::{Keep, MessageKind, PartialFrame, PartialMessage, Pending};
+use super::unmask::unmask;
+use super::utf8::InvalidUtf8;
+use super::{Phase, WebSocket, refuse};
+use crate::config::limits::CONTROL_BYTES_MAX;
+use crate::effect::{CloseReason, Context, Effect, Join, Leave, Origin};
+use crate::frame::websocket::{Opcode, push_frame};
+use crate::transport::Flow;
+
+/// Bytes in the control queue from which on only the newest ping is answered, once there is room
+/// (RFC 6455, 5.5.3, allows that). A client that pings and does not read would otherwise have us
+/// keep all its pings.
+const PONG_BACKLOG_BYTES: usize = 4096;
+
+impl WebSocket {
+    pub(in crate::transport) fn handle_bytes(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Flow {
+        self.answer_put_off_ping(out);
+        let mut rest = bytes;
+        while !rest.is_empty() && !matches!(self.phase, Phase::Ended(_)) {
+            match self.take_part(rest, out, context) {
+                Ok(after) => rest = after,
+                Err(fault) => {
+                    self.fail(fault, out);
+                    break;
+                }
+            }
+        }
+        self.release_pending();
+        self.flow()
+    }
+
+    /// Ends the conn for what the client did. After our own close frame that is no news: the reason
+    /// for which we sent it stays.
+    fn fail(&mut self, fault: Fault, out: &mut Vec<u8>) {
+        match self.phase {
+            Phase::Open => {
+                close::push_close(fault.close_code(), fault, out);
+                self.phase = Phase::Ended(fault.close_reason());
+            }
+            Phase::Closing(reason) => self.phase = Phase::Ended(reason),
+            Phase::Ended(_) => {}
+        }
+    }
+
+    /// Takes a header or goes on with a frame, handles as much of its payload as there is, and
+    /// returns what comes after it.
+    fn take_part<'bytes>(
+        &mut self,
+        bytes: &'bytes mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<&'bytes mut [u8], Fault> {
+        let Some((mut frame, bytes)) = self.take_frame(bytes, context)? else {
+            return Ok(&mut []);
+        };
+        let length = usize::try_from(frame.remaining()).unwrap_or(usize::MAX);
+        let (payload, rest) = bytes.split_at_mut(length.min(bytes.len()));
+        // Only the phase within the key's four bytes counts.
+        let phase = usize::try_from(frame.received % 4).unwrap_or(0);
+        unmask(payload, frame.header.masking_key, phase);
+        frame.received += payload.len() as u64;
+        if frame.header.opcode.is_control() {
+            self.take_control_part(&frame, payload, out)?;
+        } else {
+            self.take_data_part(&frame, payload, out, context)?;
+        }
+        if frame.remaining() > 0 {
+            self.pending().frame = Some(frame);
+        }
+        if out.len() > CONTROL_BYTES_MAX {
+            return Err(Fault::TooManyAnswers);
+        }
+        Ok(rest)
+    }
+
+    /// The frame that the bytes go on with, or the one that begins with them, and the bytes behind
+    /// its header; `None` if they are all of an incomplete header.
+    fn take_frame<'bytes>(
+        &mut self,
+        bytes: &'bytes mut [u8],
+        context: &Context<'_>,
+    ) -> Result<Option<(PartialFrame, &'bytes mut [u8])>, Fault> {
+        if let Some(frame) = self
+            .pending
+            .as_mut()
+            .and_then(|pending| pending.frame.take())
+        {
+            return Ok(Some((frame, bytes)));
+        }
+        let parsed = match self
+            .pending
+            .as_mut()
+            .filter(|pending| !pending.header.is_empty())
+        {
+            Some(pending) => pending.header.push(bytes)?,
+            None => match parse_header(bytes)? {
+                None => self.pending().header.push(bytes)?,
+                whole => whole,
+            },
+        };
+        let Some((header, taken)) = parsed else {
+            return Ok(None);
+        };
+        context.metrics.client_frames.increment();
+        let frame = PartialFrame {
+            header,
+            received: 0,
+        };
+        self.check_fits(&frame, context)?;
+        let (_header, rest) = bytes.split_at_mut(taken.min(bytes.len()));
+        Ok(Some((frame, rest)))
+    }
+
+    /// Whether a frame may come now, by its header alone (RFC 6455, 5.4): nothing is reserved for
+    /// one that may not.
+    fn check_fits(&self, frame: &PartialFrame, context: &Context<'_>) -> Result<(), Fault> {
+        let before = match (frame.header.opcode, self.message()) {
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
+            (Opcode::Continuation, None) => return Err(Fault::ContinuationWithoutStart),
+            (Opcode::Continuation, Some(message)) => message.received,
+            (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Fault::MessageInsideMessage),
+            (Opcode::Text | Opcode::Binary, None) => 0,
+        };
+        let limit = context.config.limits.client_message_bytes;
+        if before.saturating_add(frame.header.payload_bytes) > u64::from(limit) {
+            return Err(Fault::MessageTooBig { limit });
+        }
+        Ok(())
+    }
+
+    /// Takes what has come of a control frame, and handles it when that is all.
+    fn take_control_part(
+        &mut self,
+        frame: &PartialFrame,
+        part: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let opcode = frame.header.opcode;
+        if frame.header.payload_bytes == part.len() as u64 {
+            return self.handle_control(opcode, part, out);
+        }
+        let control = &mut self.pending().control;
+        control.extend_from_slice(part);
+        if frame.remaining() > 0 {
+            return Ok(());
+        }
+        let payload = std::mem::take(control);
+        self.handle_control(opcode, &payload, out)
+    }
+
+    fn handle_control(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        match opcode {
+            Opcode::Close => self.handle_close(payload, out)?,
+            Opcode::Ping => self.handle_ping(payload, out),
+            // The conn counts any byte as life, so a pong has done its work by coming.
+            Opcode::Pong => {}
+            Opcode::Continuation | Opcode::Text | Opcode::Binary => {
+                debug_assert!(false, "not a control frame");
+            }
+        }
+        Ok(())
+    }
+
+    fn handle_close(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+        let code = close::parse(body)?;
+        match self.phase {
+            Phase::Open => {
+                close::push_echo(code, out);
+                self.phase = Phase::Ended(CloseReason::Done);
+            }
+            Phase::Closing(reason) => self.phase = Phase::Ended(reason),
+            Phase::Ended(_) => {}
+        }
+        Ok(())
+    }
+
+    fn handle_ping(&mut self, payload: &[u8], out: &mut Vec<u8>) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        if out.len() < PONG_BACKLOG_BYTES {
+            push_frame(Opcode::Pong, payload, out);
+            return;
+        }
+        let pong = self.pending().pong.get_or_insert_default();
+        pong.clear();
+        pong.extend_from_slice(payload);
+    }
+
+    pub(super) fn answer_put_off_ping(&mut self, out: &mut Vec<u8>) {
+        if self.phase == Phase::Open
+            && out.len() < PONG_BACKLOG_BYTES
+            && let Some(payload) = self
+                .pending
+                .as_mut()
+                .and_then(|pending| pending.pong.take())
+        {
+            push_frame(Opcode::Pong, &payload, out);
+        }
+    }
+
+    /// Takes what has come of a data frame. A message that is one frame and wholly there is handled
+    /// where it lies.
+    fn take_data_part(
+        &mut self,
+        frame: &PartialFrame,
+        part: &[u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        let header = &frame.header;
+        let kind = match header.opcode {
+            Opcode::Binary => MessageKind::Binary,
+            // A continuation goes on with the message there is, whatever is said here.
+            Opcode::Continuation | Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                MessageKind::Text
+            }
+        };
+        let is_whole_frame = header.payload_bytes == part.len() as u64;
+        if is_whole_frame && header.is_final && self.message().is_none() {
+            return self.handle_message(kind, part, out, context);
+        }
+        let keep = self.keep_of(kind, context);
+        let slot = &mut self.pending().message;
+        slot.get_or_insert_with(|| PartialMessage::new(kind, keep))
+            .push(part)?;
+        if frame.remaining() > 0 || !header.is_final {
+            return Ok(());
+        }
+        let Some(message) = slot.take() else {
+            return Ok(());
+        };
+        let kind = message.kind;
+        let payload = message.finish()?;
+        self.handle_message(kind, &payload, out, context)
+    }
+
+    /// Only a command's text is ever looked at again.
+    fn keep_of(&self, kind: MessageKind, context: &Context<'_>) -> Keep {
+        if !self.is_talking() || kind == MessageKind::Binary {
+            return Keep::Nothing;
+        }
+        let limit = context.config.limits.client_message_bytes;
+        Keep::Payload {
+            bytes_max: usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn handle_message(
+        &self,
+        kind: MessageKind,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        match kind {
+            MessageKind::Binary if self.is_talking() => {
+                refuse(Refusal::BinaryMessage, None, out, context);
+            }
+            MessageKind::Binary => {}
+            MessageKind::Text => {
+                let text = simdutf8::basic::from_utf8(payload).map_err(|_where| InvalidUtf8)?;
+                if self.is_talking() {
+                    handle_command(text, out, context);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pending(&mut self) -> &mut Pending {
+        self.pending.get_or_insert_default()
+    }
+
+    fn message(&self) -> Option<&PartialMessage> {
+        self.pending.as_ref()?.message.as_ref()
+    }
+}
+
+/// Carries out a command, or says why not.
+fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    let command = match message::parse(text) {
+        Ok(command) => command,
+        Err(refused) => {
+            return refuse(refused.refusal, refused.reference.as_ref(), out, context);
+        }
+    };
+    let reference = command.reference;
+    match command.action {
+        Action::Ping => message::push_pong(reference.as_ref(), out),
+        Action::Subscribe { channel, since } => context.ask(Effect::Join(Join {
+            channels: vec![channel],
+            since,
+            origin: Origin::Command(reference),
+        })),
+        Action::Unsubscribe { channel } => {
+            context.ask(Effect::Leave(Leave { channel, reference }));
+        }
+    }
+}

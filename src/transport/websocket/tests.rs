@@ -1,0 +1,666 @@
+//! The machine as a whole: every input is given whole, byte by byte and at every cut, and has to
+//! come to the same.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::effect::Effect;
+use crate::hub::{GapCause, Joined};
+use crate::id::Since;
+use crate::transport::Transport;
+use crate::transport::test_context::{World, cursor};
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// What an input came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) frames: Vec<(Opcode, Vec<u8>)>,
+    pub(super) flow: Flow,
+    pub(super) effects: Vec<Effect>,
+}
+
+/// A client's frame: the whole first byte, so that anything can be said with it.
+pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    frame_with_key(first, payload, KEY)
+}
+
+fn frame_with_key(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        short @ 0..126 => bytes.push(0x80 | u8::try_from(short).unwrap()),
+        middle @ 126..65_536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(middle).unwrap().to_be_bytes());
+        }
+        long => {
+            bytes.push(0x80 | 127);
+            bytes.extend(u64::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    bytes.extend(key);
+    bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k));
+    bytes
+}
+
+pub(super) fn close_frame(code: u16, reason: &[u8]) -> Vec<u8> {
+    frame(0x88, &[&code.to_be_bytes(), reason].concat())
+}
+
+/// Takes our own frames apart.
+fn server_frames(mut bytes: &[u8]) -> Vec<(Opcode, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let [first, second, ..] = *bytes {
+        assert_eq!(first & 0xf0, 0x80, "ours are final");
+        let (length, header) = match second {
+            126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
+            short => (usize::from(short), 2),
+        };
+        let payload = &bytes[header..header + length];
+        frames.push((Opcode::from_bits(first & 0x0f).unwrap(), payload.to_vec()));
+        bytes = &bytes[header + length..];
+    }
+    assert!(bytes.is_empty());
+    frames
+}
+
+pub(super) fn run(envelope: Envelope, parts: &[&[u8]]) -> Outcome {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(envelope);
+    let mut out = Vec::new();
+    let mut flow = Flow::Open;
+    for part in parts {
+        flow = socket.handle_bytes(&mut part.to_vec(), &mut out, &mut world.context());
+    }
+    if matches!(flow, Flow::Ended(_)) {
+        assert!(socket.pending.is_none());
+    }
+    Outcome {
+        frames: server_frames(&out),
+        flow,
+        effects: world.effects,
+    }
+}
+
+/// Runs the input whole, byte by byte, and at every cut (at some cuts if it is long).
+pub(super) fn run_every_cut(envelope: Envelope, input: &[u8]) -> Outcome {
+    let whole = run(envelope, &[input]);
+    let bytes: Vec<&[u8]> = input.chunks(1).collect();
+    assert_eq!(run(envelope, &bytes), whole);
+    for cut in (0..=input.len()).step_by(1 + input.len() / 400) {
+        let (first, second) = input.split_at(cut);
+        assert_eq!(run(envelope, &[first, second]), whole, "cut {cut}");
+    }
+    whole
+}
+
+fn answers(outcome: &Outcome) -> Vec<String> {
+    let texts = outcome.frames.iter().map(|(opcode, payload)| {
+        assert_eq!(*opcode, Opcode::Text);
+        String::from_utf8(payload.clone()).unwrap()
+    });
+    texts.collect()
+}
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::new(name).unwrap()
+}
+
+fn join(names: &[&str], origin: Origin) -> Join {
+    Join {
+        channels: names.iter().map(|name| channel(name)).collect(),
+        since: Since::Now,
+        origin,
+    }
+}
+
+fn gap() -> Gap {
+    Gap {
+        since: None,
+        until: cursor(40),
+        missed: None,
+        cause: GapCause::Restart,
+    }
+}
+
+#[test]
+fn commands_become_effects_with_their_reference() {
+    let input = [
+        frame(
+            0x81,
+            br#"{"type":"subscribe","channel":"c","since":"000000000abc-4","ref":7}"#,
+        ),
+        frame(0x81, br#"{"type":"unsubscribe","channel":"c","ref":"u"}"#),
+    ]
+    .concat();
+    let outcome = run_every_cut(Envelope::Full, &input);
+    let expected = [
+        Effect::Join(Join {
+            channels: vec![channel("c")],
+            since: Since::After(cursor(4)),
+            origin: Origin::Command(Reference::from_json("7")),
+        }),
+        Effect::Leave(Leave {
+            channel: channel("c"),
+            reference: Reference::from_json("\"u\""),
+        }),
+    ];
+    assert_eq!(outcome.effects, expected);
+    assert_eq!(outcome.frames, []);
+    assert_eq!(outcome.flow, Flow::Open);
+}
+
+#[test]
+fn command_in_fragments_with_pings_between_is_carried_out() {
+    let input = [
+        frame(0x01, b"{\"type\":\"pi"),
+        frame(0x89, b"1"),
+        frame(0x00, b""),
+        frame(0x00, b"ng\",\"ref\":"),
+        frame(0x8a, b"unasked"),
+        frame(0x80, b"12}"),
+    ]
+    .concat();
+    let outcome = run_every_cut(Envelope::Full, &input);
+    let expected = [
+        (Opcode::Pong, b"1".to_vec()),
+        (Opcode::Text, br#"{"type":"pong","ref":12}"#.to_vec()),
+    ];
+    assert_eq!(outcome.frames, expected);
+}
+
+#[test]
+fn refused_command_is_answered_and_counted_and_does_not_end_the_conn() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Full);
+    let mut input = [
+        frame(
+            0x81,
+            br#"{"type":"publish","channel":"c","data":1,"ref":3}"#,
+        ),
+        frame(0x81, b"hello"),
+        frame(0x82, b"hello"),
+    ]
+    .concat();
+    let mut out = Vec::new();
+    let flow = socket.handle_bytes(&mut input, &mut out, &mut world.context());
+    assert_eq!(flow, Flow::Open);
+    assert_eq!(world.metrics.client_commands_refused.value(), 3);
+    assert_eq!(world.metrics.client_frames.value(), 3);
+    let codes: Vec<String> = server_frames(&out)
+        .iter()
+        .map(|(_, payload)| {
+            let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
+            value["code"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(codes, ["not_allowed", "bad_json", "binary_message"]);
+}
+
+#[test]
+fn data_envelope_checks_messages_and_otherwise_ignores_them() {
+    let fine = [
+        frame(0x81, br#"{"type":"subscribe","channel":"c"}"#),
+        frame(0x02, b"\xff"),
+        frame(0x80, b"\xff"),
+        frame(0x81, b"no command"),
+        frame(0x89, b"p"),
+    ]
+    .concat();
+    let outcome = run_every_cut(Envelope::Data, &fine);
+    assert_eq!(outcome.effects, []);
+    assert_eq!(outcome.frames, [(Opcode::Pong, b"p".to_vec())]);
+
+    let outcome = run_every_cut(Envelope::Data, &frame(0x81, b"\xff"));
+    assert_eq!(outcome.flow, Flow::Ended(CloseReason::InvalidText));
+}
+
+#[test]
+fn data_envelope_keeps_no_payload() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Data);
+    let mut input = frame(0x01, &[b'x'; 4000]);
+    let flow = socket.handle_bytes(&mut input, &mut Vec::new(), &mut world.context());
+    assert_eq!(flow, Flow::Open);
+    let message = socket.pending.unwrap().message.unwrap();
+    assert_eq!(message.received, 4000);
+    assert_eq!(message.finish().unwrap().capacity(), 0);
+}
+
+#[test]
+fn state_is_released_whenever_nothing_is_incomplete() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Full);
+    let input = [frame(0x01, b"ab"), frame(0x89, b"p"), frame(0x80, b"c")].concat();
+    for at in 0..input.len() {
+        let mut byte = [input[at]];
+        let flow = socket.handle_bytes(&mut byte, &mut Vec::new(), &mut world.context());
+        assert_eq!(flow, Flow::Open);
+        let is_last = at + 1 == input.len();
+        assert_eq!(socket.pending.is_none(), is_last, "{at}");
+    }
+}
+
+#[test]
+fn message_over_the_limit_is_refused_by_its_header_alone() {
+    let ended = Flow::Ended(CloseReason::MessageTooBig);
+    let announced = [0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4];
+    let outcome = run_every_cut(Envelope::Full, &announced);
+    assert_eq!(outcome.flow, ended);
+    assert_eq!(outcome.frames[0].1[..2], 1009_u16.to_be_bytes());
+
+    let vast = [
+        0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4,
+    ];
+    assert_eq!(run_every_cut(Envelope::Data, &vast).flow, ended);
+
+    let in_fragments = [
+        frame(0x01, &vec![b'x'; 65_535]),
+        frame(0x00, b"y"),
+        frame(0x00, b"z"),
+    ]
+    .concat();
+    assert_eq!(run_every_cut(Envelope::Data, &in_fragments).flow, ended);
+    let one_less = &in_fragments[..in_fragments.len() - 7];
+    assert_eq!(run(Envelope::Data, &[one_less]).flow, Flow::Open);
+
+    // A sum that would not fit 64 bits.
+    let overflowing = [frame(0x02, b"x"), vec![0x80], vast[1..].to_vec()].concat();
+    assert_eq!(run_every_cut(Envelope::Full, &overflowing).flow, ended);
+}
+
+#[test]
+fn announced_length_reserves_nothing() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Full);
+    let mut input = vec![0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0, b'x'];
+    let flow = socket.handle_bytes(&mut input, &mut Vec::new(), &mut world.context());
+    assert_eq!(flow, Flow::Open);
+    let payload = socket.pending.unwrap().message.unwrap().finish().unwrap();
+    assert!(payload.capacity() <= 8, "{}", payload.capacity());
+}
+
+#[test]
+fn text_fails_at_the_first_wrong_byte_in_the_midst_of_a_frame() {
+    let input = frame(0x81, b"ab\xf4\x90 and a long rest that never needs to come");
+    let header_bytes = 6;
+    let until_wrong = header_bytes + 4;
+    let before = run(Envelope::Full, &[&input[..until_wrong - 1]]);
+    assert_eq!(before.flow, Flow::Open);
+    let after = run(Envelope::Full, &[&input[..until_wrong]]);
+    assert_eq!(after.flow, Flow::Ended(CloseReason::InvalidText));
+    assert_eq!(after.frames[0].1[..2], 1007_u16.to_be_bytes());
+}
+
+#[test]
+fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
+    for (goodbye, reason, body) in [
+        (Goodbye::Idle, CloseReason::Idle, &b"\x03\xe9idle"[..]),
+        (
+            Goodbye::Overflow,
+            CloseReason::Overflow,
+            b"\x10\x04slow consumer",
+        ),
+        (
+            Goodbye::Shutdown,
+            CloseReason::Shutdown,
+            b"\x03\xf4retry_ms=14999",
+        ),
+    ] {
+        let mut world = World {
+            draw: u64::MAX / 2,
+            ..World::default()
+        };
+        let mut socket = WebSocket::new(Envelope::Full);
+        let mut out = Vec::new();
+        let flow = socket.handle_goodbye(goodbye, &mut out, &world.context());
+        assert_eq!(flow, Flow::Closing(reason));
+        let (opcode, payload) = &server_frames(&out)[0];
+        assert_eq!(*opcode, Opcode::Close);
+        assert_eq!(payload, body);
+
+        out.clear();
+        let mut still_talking = [
+            frame(0x89, b"p"),
+            frame(0x81, br#"{"type":"ping"}"#),
+            frame(0x81, br#"{"type":"subscribe","channel":"c"}"#),
+        ]
+        .concat();
+        let flow = socket.handle_bytes(&mut still_talking, &mut out, &mut world.context());
+        assert_eq!(flow, Flow::Closing(reason));
+        socket.handle_heartbeat(&mut out, &world.context());
+        socket.handle_gap(&channel("c"), &gap(), &mut out, &world.context());
+        let again = socket.handle_goodbye(Goodbye::Idle, &mut out, &world.context());
+        assert_eq!(again, Flow::Closing(reason));
+        let late = join(&["c"], Origin::Request);
+        let outcomes = [JoinOutcome::AlreadyJoined];
+        let flow = socket.handle_joined(&late, &outcomes, &mut out, &world.context());
+        assert_eq!(flow, Flow::Closing(reason));
+
+        let mut close = close_frame(1000, b"");
+        let flow = socket.handle_bytes(&mut close, &mut out, &mut world.context());
+        assert_eq!(flow, Flow::Ended(reason));
+        assert_eq!(out, b"");
+        assert_eq!(world.effects, []);
+    }
+}
+
+#[test]
+fn fault_after_our_close_ends_the_conn_for_the_first_reason() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Full);
+    let mut out = Vec::new();
+    let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+    assert_eq!(flow, Flow::Closing(CloseReason::Shutdown));
+    let said = out.len();
+    let flow = socket.handle_bytes(&mut [0xff, 0xff], &mut out, &mut world.context());
+    assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));
+    assert_eq!(out.len(), said);
+}
+
+#[test]
+fn heartbeat_is_a_ping_in_both_envelopes() {
+    for envelope in [Envelope::Data, Envelope::Full] {
+        let mut world = World::default();
+        let mut transport = Transport::WebSocket(WebSocket::new(envelope));
+        let mut out = Vec::new();
+        transport.handle_heartbeat(true, &mut out, &mut world.context());
+        assert_eq!(out, [0x89, 0]);
+        assert_eq!(world.metrics.heartbeats.value(), 1);
+        assert!(transport.expects_pong());
+    }
+}
+
+#[test]
+fn flood_of_pings_is_answered_up_to_the_backlog_and_then_only_the_newest() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Data);
+    let mut out = Vec::new();
+    for number in 0..5000_u32 {
+        let mut ping = frame(0x89, &number.to_be_bytes());
+        let flow = socket.handle_bytes(&mut ping, &mut out, &mut world.context());
+        assert_eq!(flow, Flow::Open);
+        assert!(out.len() < 4096 + 127);
+    }
+    out.clear();
+    socket.handle_drained(&mut out);
+    let expected = [(Opcode::Pong, 4999_u32.to_be_bytes().to_vec())];
+    assert_eq!(server_frames(&out), expected);
+    assert!(socket.pending.is_none());
+    // Nothing is answered twice.
+    out.clear();
+    socket.handle_drained(&mut out);
+    assert_eq!(out, b"");
+}
+
+#[test]
+fn client_that_leaves_too_many_answers_unread_is_closed() {
+    let mut world = World::default();
+    let mut socket = WebSocket::new(Envelope::Full);
+    let mut out = Vec::new();
+    let flow = (0..100)
+        .map(|_| {
+            let mut input = frame(0x81, b"x").repeat(100);
+            socket.handle_bytes(&mut input, &mut out, &mut world.context())
+        })
+        .find(|flow| *flow != Flow::Open);
+    assert_eq!(flow, Some(Flow::Ended(CloseReason::Overflow)));
+    assert!(out.len() < crate::config::limits::CONTROL_BYTES_MAX + 512);
+    assert_eq!(
+        server_frames(&out).last().unwrap().1[..2],
+        4100_u16.to_be_bytes()
+    );
+}
+
+#[test]
+fn joining_by_request_says_welcome_then_each_channel_then_its_gap() {
+    let world = &mut World::default();
+    let socket = WebSocket::new(Envelope::Full);
+    let outcomes = [
+        JoinOutcome::Joined(Joined {
+            position: cursor(17),
+            is_recovered: true,
+            gap: None,
+        }),
+        JoinOutcome::Joined(Joined {
+            position: cursor(40),
+            is_recovered: false,
+            gap: Some(gap()),
+        }),
+        JoinOutcome::TooManyChannels,
+    ];
+    let join = join(&["a", "b", "c"], Origin::Request);
+    let mut out = Vec::new();
+    let flow = socket.handle_joined(&join, &outcomes, &mut out, &world.context());
+    let outcome = Outcome {
+        frames: server_frames(&out),
+        flow,
+        effects: Vec::new(),
+    };
+    let expected = [
+        r#"{"type":"welcome","conn":"3-5-7","heartbeat_ms":25000}"#,
+        r#"{"type":"subscribed","channel":"a","id":"000000000abc-17","recovered":true}"#,
+        r#"{"type":"subscribed","channel":"b","id":"000000000abc-40","recovered":false}"#,
+        concat!(
+            r#"{"type":"gap","channel":"b","since":null,"until":"000000000abc-40","#,
+            r#""missed":null,"cause":"restart"}"#
+        ),
+        concat!(
+            r#"{"type":"error","code":"too_many_channels","#,
+            r#""message":"the conn has as many channels as it may have"}"#
+        ),
+    ];
+    assert_eq!(answers(&outcome), expected);
+    assert_eq!(outcome.flow, Flow::Open);
+    assert_eq!(world.metrics.gaps.value(), 1);
+}
+
+#[test]
+fn joining_and_leaving_by_command_carry_the_reference() {
+    let world = &mut World::default();
+    let socket = WebSocket::new(Envelope::Full);
+    let reference = Reference::from_json("\"r\"");
+    let mut out = Vec::new();
+    let joined = JoinOutcome::Joined(Joined {
+        position: cursor(1),
+        is_recovered: false,
+        gap: None,
+    });
+    for outcome in [joined, JoinOutcome::AlreadyJoined] {
+        let join = join(&["a"], Origin::Command(reference.clone()));
+        let flow = socket.handle_joined(&join, &[outcome], &mut out, &world.context());
+        assert_eq!(flow, Flow::Open);
+    }
+    let leave = Leave {
+        channel: channel("a"),
+        reference,
+    };
+    for was_subscribed in [true, false] {
+        socket.handle_left(&leave, was_subscribed, &mut out, &world.context());
+    }
+    let outcome = Outcome {
+        frames: server_frames(&out),
+        flow: Flow::Open,
+        effects: Vec::new(),
+    };
+    let expected = [
+        r#"{"type":"subscribed","channel":"a","id":"000000000abc-1","recovered":false,"ref":"r"}"#,
+        concat!(
+            r#"{"type":"error","code":"already_subscribed","#,
+            r#""message":"the conn is subscribed to the channel already","ref":"r"}"#
+        ),
+        r#"{"type":"unsubscribed","channel":"a","ref":"r"}"#,
+        concat!(
+            r#"{"type":"error","code":"not_subscribed","#,
+            r#""message":"the conn is not subscribed to the channel","ref":"r"}"#
+        ),
+    ];
+    assert_eq!(answers(&outcome), expected);
+    assert_eq!(world.metrics.client_commands_refused.value(), 2);
+}
+
+#[test]
+fn data_envelope_has_no_messages_of_ours() {
+    let world = &mut World::default();
+    let socket = WebSocket::new(Envelope::Data);
+    let join = join(&["a"], Origin::Request);
+    let outcomes = [JoinOutcome::Joined(Joined {
+        position: cursor(40),
+        is_recovered: false,
+        gap: Some(gap()),
+    })];
+    let mut out = Vec::new();
+    let flow = socket.handle_joined(&join, &outcomes, &mut out, &world.context());
+    assert_eq!(flow, Flow::Open);
+    socket.handle_gap(&channel("a"), &gap(), &mut out, &world.context());
+    assert_eq!(out, b"");
+    assert_eq!(world.metrics.gaps.value(), 0);
+}
+
+#[test]
+fn close_reason_of_every_fault_fits_a_control_frame() {
+    let mut world = World::default();
+    world.config.limits.client_message_bytes = u32::MAX;
+    for input in [
+        &[0x70_u8][..],
+        &[0x83],
+        &[0x08],
+        &[0x81, 0x00],
+        &[0x89, 0xfe],
+    ] {
+        let mut socket = WebSocket::new(Envelope::Full);
+        let mut out = Vec::new();
+        let flow = socket.handle_bytes(&mut input.to_vec(), &mut out, &mut world.context());
+        assert_eq!(flow, Flow::Ended(CloseReason::ProtocolError));
+        let frames = server_frames(&out);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0].1[..2], 1002_u16.to_be_bytes());
+        assert!(std::str::from_utf8(&frames[0].1[2..]).is_ok());
+    }
+}
+
+/// What a client says in the property tests.
+#[derive(Clone, Debug)]
+enum Saying {
+    /// A ping command in this many fragments, with a ping of the protocol after each but the last.
+    Command { reference: u32, fragments: usize },
+    /// Bytes, which are no command.
+    Binary(Vec<u8>),
+    /// A ping of the protocol.
+    Ping(Vec<u8>),
+    /// A pong that nobody asked for.
+    Pong(Vec<u8>),
+}
+
+impl Saying {
+    fn strategy() -> impl Strategy<Value = Self> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..126);
+        prop_oneof![
+            (any::<u32>(), 1_usize..5).prop_map(|(reference, fragments)| Self::Command {
+                reference,
+                fragments
+            }),
+            proptest::collection::vec(any::<u8>(), 0..400).prop_map(Self::Binary),
+            bytes().prop_map(Self::Ping),
+            bytes().prop_map(Self::Pong),
+        ]
+    }
+
+    /// The client's bytes, and what a naive reader would have us answer.
+    fn push(&self, key: [u8; 4], input: &mut Vec<u8>, expected: &mut Vec<(Opcode, Vec<u8>)>) {
+        let mut send = |first: u8, payload: &[u8]| {
+            input.extend(frame_with_key(first, payload, key));
+        };
+        match self {
+            Self::Command {
+                reference,
+                fragments,
+            } => {
+                let text = format!(r#"{{"type":"ping","ref":{reference},"pad":"äöü"}}"#);
+                let pieces: Vec<&[u8]> = text
+                    .as_bytes()
+                    .chunks(text.len().div_ceil(*fragments))
+                    .collect();
+                for (at, piece) in pieces.iter().enumerate() {
+                    let opcode = u8::from(at == 0);
+                    let is_final = at + 1 == pieces.len();
+                    send(opcode | u8::from(is_final) << 7, piece);
+                    if !is_final {
+                        send(0x89, b"between");
+                        expected.push((Opcode::Pong, b"between".to_vec()));
+                    }
+                }
+                let answer = format!(r#"{{"type":"pong","ref":{reference}}}"#);
+                expected.push((Opcode::Text, answer.into_bytes()));
+            }
+            Self::Binary(bytes) => {
+                send(0x82, bytes);
+                let answer = concat!(
+                    r#"{"type":"error","code":"binary_message","#,
+                    r#""message":"a command is a text message"}"#
+                );
+                expected.push((Opcode::Text, answer.as_bytes().to_vec()));
+            }
+            Self::Ping(payload) => {
+                send(0x89, payload);
+                expected.push((Opcode::Pong, payload.clone()));
+            }
+            Self::Pong(payload) => send(0x8a, payload),
+        }
+    }
+}
+
+/// Cuts the input at these places, taken modulo its length.
+fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
+    let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
+    ends.push(input.len());
+    ends.sort_unstable();
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for end in ends {
+        parts.push(&input[start..end]);
+        start = end;
+    }
+    parts
+}
+
+proptest! {
+    #[test]
+    fn any_cut_of_any_valid_conversation_is_read_as_a_naive_reader_would(
+        sayings in proptest::collection::vec(Saying::strategy(), 0..12),
+        key in any::<[u8; 4]>(),
+        places in proptest::collection::vec(any::<usize>(), 0..20),
+    ) {
+        let mut input = Vec::new();
+        let mut expected = Vec::new();
+        for saying in &sayings {
+            saying.push(key, &mut input, &mut expected);
+        }
+        let outcome = run(Envelope::Full, &cut_at(&input, &places));
+        prop_assert_eq!(outcome.frames, expected);
+        prop_assert_eq!(outcome.flow, Flow::Open);
+    }
+
+    #[test]
+    fn garbage_ends_in_a_definite_state_whatever_the_cuts(
+        input in proptest::collection::vec(
+            prop_oneof![
+                any::<u8>(),
+                prop::sample::select(b"\x81\x01\x80\x00\x82\x89\x88\xfe\xff\x85".to_vec())
+            ],
+            0..200,
+        ),
+        places in proptest::collection::vec(any::<usize>(), 0..8),
+    ) {
+        for envelope in [Envelope::Data, Envelope::Full] {
+            let whole = run(envelope, &[&input]);
+            let in_parts = run(envelope, &cut_at(&input, &places));
+            prop_assert_eq!(&whole, &in_parts);
+            match whole.flow {
+                Flow::Open => prop_assert!(whole.frames.iter().all(|f| f.0 != Opcode::Close)),
+                Flow::Ended(_) => prop_assert_eq!(whole.frames.last().unwrap().0, Opcode::Close),
+                Flow::Closing(reason) => prop_assert!(false, "closing for {:?}", reason),
+            }
+        }
+    }
+}
