@@ -61,6 +61,12 @@ pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
 /// Bytes read from one feeder at a time, hence about the size of a batch.
 pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
+/// Publications after which a batch is handed over although more were read: one line may name a
+/// thousand channels.
+pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
+/// Bytes of publications after which a batch is handed over. With [`INBOX_BATCHES_MAX`] this bounds
+/// what waits between the feed and a worker.
+pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
 pub const INBOX_BATCHES_MAX: usize = 64;
 /// Feeders connected at once.

@@ -157,6 +157,8 @@ metrics! {
         publications: Counter "fanfare_feed_publications_total" "Publications sequenced.",
         repeated: Counter "fanfare_feed_repeated_total" "Publications not sent again because their dedupe key was known.",
         errors: Counter "fanfare_feed_errors_total" "Lines and requests answered with an error.",
+        cut_off: Counter "fanfare_feed_cut_off_total" "Lines and requests lost because their feeder went away in the middle.",
+        accept_pauses: Counter "fanfare_feed_accept_pauses_total" "Times that accepting feeders paused because no descriptor was left.",
         received_bytes: Counter "fanfare_feed_received_bytes_total" "Bytes read from feeders.",
         inbox_waits: Counter "fanfare_feed_inbox_waits_total" "Times the feed waited for a worker's full inbox.",
     }
