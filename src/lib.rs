@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod effect;
+pub mod feed;
 pub mod frame;
 pub mod http;
 pub mod hub;

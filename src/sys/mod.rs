@@ -7,4 +7,6 @@
     reason = "the only module that may call the system directly"
 )]
 
+pub mod clock;
+pub mod group;
 pub mod wake;

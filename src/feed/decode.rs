@@ -1,0 +1,368 @@
+//! PURE: the bytes of one feeder, cut anywhere, to publications, requests and errors.
+//!
+//! The first byte tells the framing: an ASCII letter begins an HTTP request, everything else a
+//! line. The decoder is pulled, one item at a time, so that its caller can stop in the middle when
+//! the feeder leaves its answers unread. It holds no line: bytes that are not consumed are given
+//! again with more behind them. Knows nothing of sockets, numbers or time.
+
+use super::draft::{Draft, NameCache};
+use super::refusal::Refusal;
+use super::request::{Request, Requests};
+use crate::config::Limits;
+
+/// Turns the bytes of one feeder into items.
+#[derive(Debug)]
+pub struct Decoder {
+    framing: Framing,
+    names: NameCache,
+    limits: Limits,
+}
+
+#[derive(Debug)]
+enum Framing {
+    /// Nothing has come yet.
+    Unknown,
+    Lines(Lines),
+    Requests(Requests),
+    /// A limit was passed or framing was lost; what comes is not looked at.
+    Over,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    /// The number of the last line, empty ones included. The first line has number 1.
+    number: u64,
+    /// How many of the unconsumed bytes are known to hold no line end.
+    searched: usize,
+}
+
+/// What one call found.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub struct Step {
+    /// Bytes that are done with.
+    pub consumed: usize,
+    /// What they were; `None` when more bytes are needed.
+    pub item: Option<Item>,
+}
+
+/// One thing that a feeder said.
+#[derive(Debug, PartialEq)]
+pub enum Item {
+    /// The head of a request asks for `100 Continue` before its body (RFC 9110, 10.1.1).
+    Continue,
+    /// A line with a publication.
+    Publish {
+        /// The line's number.
+        line: u64,
+        /// Whether an answer is asked for.
+        wants_ack: bool,
+        /// The publication.
+        draft: Draft,
+    },
+    /// A line that is not taken.
+    Refuse {
+        /// The line's number.
+        line: u64,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A complete HTTP request.
+    Request(Box<Request>),
+}
+
+impl Step {
+    pub(super) fn item(consumed: usize, item: Item) -> Self {
+        Self {
+            consumed,
+            item: Some(item),
+        }
+    }
+
+    pub(super) fn more(consumed: usize) -> Self {
+        Self {
+            consumed,
+            item: None,
+        }
+    }
+}
+
+impl Decoder {
+    /// A decoder for a new feeder.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            framing: Framing::Unknown,
+            names: NameCache::default(),
+            limits,
+        }
+    }
+
+    /// The next item in `input`, which begins where the bytes consumed so far end.
+    pub fn next(&mut self, input: &[u8]) -> Step {
+        if let (Framing::Unknown, Some(first)) = (&self.framing, input.first()) {
+            self.framing = if first.is_ascii_alphabetic() {
+                Framing::Requests(Requests::new(self.limits))
+            } else {
+                Framing::Lines(Lines::default())
+            };
+        }
+        let line_bytes_max = self.limits.feed_line_bytes as usize;
+        let step = match &mut self.framing {
+            Framing::Unknown => return Step::more(0),
+            Framing::Over => return Step::more(input.len()),
+            Framing::Lines(lines) => lines.next(input, &mut self.names, line_bytes_max),
+            Framing::Requests(requests) => requests.next(input, &mut self.names),
+        };
+        if let Some(item) = &step.item
+            && is_last(item)
+        {
+            self.framing = Framing::Over;
+        }
+        step
+    }
+
+    /// What is left when the feeder has ended: a last line without a line end. The caller gives all
+    /// bytes that were not consumed.
+    pub fn finish(&mut self, input: &[u8]) -> Option<Item> {
+        match &mut self.framing {
+            Framing::Lines(lines) => lines.line(input, &mut self.names),
+            Framing::Over | Framing::Requests(_) | Framing::Unknown => None,
+        }
+    }
+
+    /// Whether the feeder has not finished a request whose bytes were partly consumed.
+    #[must_use]
+    pub fn is_inside_request(&self) -> bool {
+        match &self.framing {
+            Framing::Requests(requests) => requests.is_inside_body(),
+            Framing::Lines(_) | Framing::Over | Framing::Unknown => false,
+        }
+    }
+
+    /// Whether nothing that still comes will be looked at.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.framing, Framing::Over)
+    }
+}
+
+/// Whether the connection ends with this item.
+fn is_last(item: &Item) -> bool {
+    match item {
+        Item::Refuse { refusal, .. } => matches!(refusal, Refusal::LineTooLong { .. }),
+        Item::Request(request) => request.is_last,
+        Item::Continue | Item::Publish { .. } => false,
+    }
+}
+
+impl Lines {
+    fn next(&mut self, input: &[u8], names: &mut NameCache, limit: usize) -> Step {
+        let mut consumed = 0;
+        loop {
+            let rest = input.get(consumed..).unwrap_or_default();
+            let unsearched = rest.get(self.searched..).unwrap_or_default();
+            let Some(found) = memchr::memchr(b'\n', unsearched) else {
+                if rest.len() > limit {
+                    return self.too_long(input.len(), limit);
+                }
+                self.searched = rest.len();
+                return Step::more(consumed);
+            };
+            let length = self.searched + found;
+            self.searched = 0;
+            if length > limit {
+                return self.too_long(input.len(), limit);
+            }
+            consumed += length + 1;
+            if let Some(item) = self.line(rest.get(..length).unwrap_or_default(), names) {
+                return Step::item(consumed, item);
+            }
+        }
+    }
+
+    fn too_long(&mut self, consumed: usize, limit: usize) -> Step {
+        self.number += 1;
+        let refusal = Refusal::LineTooLong { limit };
+        Step::item(
+            consumed,
+            Item::Refuse {
+                line: self.number,
+                refusal,
+            },
+        )
+    }
+
+    /// Reads one line without its end; `None` for an empty one.
+    fn line(&mut self, line: &[u8], names: &mut NameCache) -> Option<Item> {
+        self.number += 1;
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            return None;
+        }
+        let read = simdutf8::basic::from_utf8(line)
+            .map_err(|_not_utf8| Refusal::NotUtf8)
+            .and_then(|json| Draft::from_json(json, names));
+        Some(match read {
+            Ok((draft, wants_ack)) => Item::Publish {
+                line: self.number,
+                wants_ack,
+                draft,
+            },
+            Err(refusal) => Item::Refuse {
+                line: self.number,
+                refusal,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(in crate::feed) fn limits() -> Limits {
+        Limits {
+            feed_line_bytes: 200,
+            request_head_bytes: 300,
+            ..Limits::default()
+        }
+    }
+
+    /// Everything that the decoder finds when the bytes come in these pieces, then end.
+    pub(in crate::feed) fn decode(pieces: &[&[u8]]) -> Vec<Item> {
+        let mut decoder = Decoder::new(limits());
+        let mut items = Vec::new();
+        let mut rest: Vec<u8> = Vec::new();
+        for piece in pieces {
+            rest.extend_from_slice(piece);
+            loop {
+                let step = decoder.next(&rest);
+                rest.drain(..step.consumed);
+                match step.item {
+                    Some(item) => items.push(item),
+                    None => break,
+                }
+            }
+        }
+        if !decoder.is_over() {
+            items.extend(decoder.finish(&rest));
+        }
+        items
+    }
+
+    /// Asserts that the bytes mean the same whole, byte by byte and at every cut.
+    pub(in crate::feed) fn decode_at_every_cut(bytes: &[u8]) -> Vec<Item> {
+        let whole = decode(&[bytes]);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(decode(&single), whole);
+        for cut in 0..bytes.len() {
+            let (front, back) = bytes.split_at(cut);
+            assert_eq!(decode(&[front, back]), whole, "cut at {cut}");
+        }
+        whole
+    }
+
+    fn outline(items: &[Item]) -> Vec<(u64, &'static str)> {
+        items
+            .iter()
+            .map(|item| match item {
+                Item::Publish { line, .. } => (*line, "ok"),
+                Item::Refuse { line, refusal } => (*line, refusal.code()),
+                Item::Continue | Item::Request(_) => (0, "http"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn lines_are_numbered_and_a_bad_one_costs_only_itself() {
+        let bytes = b"\n{\"channel\":\"a\",\"data\":1}\r\n  \r\nno\xff\n{\"channel\":\"a\"}\n \
+            {\"channel\":\"b\",\"text\":\"\"} ";
+        // A line may not begin with a letter at the very start, hence the empty first line.
+        let items = decode_at_every_cut(bytes);
+        assert_eq!(
+            outline(&items),
+            [(2, "ok"), (4, "bad_json"), (5, "bad_payload"), (6, "ok")]
+        );
+    }
+
+    #[test]
+    fn line_over_the_limit_is_refused_and_ends_the_connection() {
+        let mut bytes = b"{}\n{".to_vec();
+        bytes.resize(3 + 201, b'x');
+        bytes.extend_from_slice(b"\n{}\n");
+        let items = decode_at_every_cut(&bytes);
+        assert_eq!(outline(&items), [(1, "bad_channel"), (2, "too_long")]);
+    }
+
+    #[test]
+    fn line_of_exactly_the_limit_is_taken() {
+        let text = "x".repeat(200 - r#"{"channel":"a","text":""}"#.len());
+        let line = format!("{{\"channel\":\"a\",\"text\":\"{text}\"}}\n");
+        assert_eq!(line.len(), 201);
+        assert_eq!(outline(&decode_at_every_cut(line.as_bytes())), [(1, "ok")]);
+    }
+
+    #[test]
+    fn last_line_needs_no_line_end_and_half_an_object_is_refused() {
+        let items = decode_at_every_cut(b"{\"channel\":\"a\",\"data\":1}");
+        assert_eq!(outline(&items), [(1, "ok")]);
+        let items = decode_at_every_cut(b"{\"channel\":\"a\",\"data\":1");
+        assert_eq!(outline(&items), [(1, "bad_json")]);
+    }
+
+    #[test]
+    fn first_byte_tells_the_framing() {
+        assert_eq!(outline(&decode(&[b"hello\r\n\r\n"])), [(0, "http")]);
+        assert_eq!(outline(&decode(&[b"[]\n"])), [(1, "bad_json")]);
+        assert_eq!(decode(&[b""]), []);
+    }
+
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            4 => "[a-c]".prop_map(|name| {
+                format!("{{\"channel\":\"{name}\",\"data\":1}}").into_bytes()
+            }),
+            1 => Just(Vec::new()),
+            1 => Just(b"\r".to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..40),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn lines_agree_with_splitting_at_line_feeds(
+            lines in prop::collection::vec(line(), 0..20),
+            cuts in prop::collection::vec(0..400usize, 0..6),
+        ) {
+            let mut bytes = b"\n".to_vec();
+            bytes.extend(lines.join(&b'\n'));
+            let mut names = NameCache::default();
+            let mut model = Lines::default();
+            let expected: Vec<Item> = bytes
+                .split(|byte| *byte == b'\n')
+                .filter_map(|line| model.line(line, &mut names))
+                .collect();
+            let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % bytes.len()).collect();
+            ends.sort_unstable();
+            ends.push(bytes.len());
+            let mut start = 0;
+            let mut pieces = Vec::new();
+            for end in ends {
+                pieces.push(&bytes[start..end]);
+                start = end;
+            }
+            prop_assert_eq!(decode(&pieces), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_loop_or_panic(
+            pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..8),
+        ) {
+            let pieces: Vec<&[u8]> = pieces.iter().map(Vec::as_slice).collect();
+            let _items = decode(&pieces);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Remembers idempotency keys, so that a repeated publication is recognised.
+//!
+//! A key counts per channel. It is remembered for a fixed time from its first use and never longer
+//! because of repeats; when too many are remembered, the oldest goes first. Time is passed in.
+//! The sequencer is the only caller.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::quality::FixedState;
+use hashbrown::{Equivalent, HashMap};
+
+use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
+use crate::id::{ChannelName, Cursor};
+use crate::time::Now;
+
+/// The keys seen inside the window, with the id that each was given first.
+#[derive(Debug)]
+pub struct Dedupe {
+    first_ids: HashMap<Arc<Key>, Cursor, FixedState>,
+    /// The keys of `first_ids` in the order in which they came.
+    order: VecDeque<(Now, Arc<Key>)>,
+    keys_max: usize,
+    window: Duration,
+}
+
+impl Dedupe {
+    /// An empty memory with the fixed bounds. `seed` keeps feeders from choosing keys that collide.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self::bounded(
+            seed,
+            DEDUPE_KEYS_MAX,
+            Duration::from_millis(DEDUPE_WINDOW_MS),
+        )
+    }
+
+    fn bounded(seed: u64, keys_max: usize, window: Duration) -> Self {
+        Self {
+            first_ids: HashMap::with_hasher(FixedState::with_seed(seed)),
+            order: VecDeque::new(),
+            keys_max,
+            window,
+        }
+    }
+
+    /// The id that this key's first publication was given, if that is inside the window.
+    #[must_use]
+    pub fn first_id(&mut self, channel: &ChannelName, key: &str, now: Now) -> Option<Cursor> {
+        self.forget_expired(now);
+        self.first_ids.get(&KeyRef { channel, key }).copied()
+    }
+
+    /// Remembers the first publication of a key.
+    pub fn remember(&mut self, channel: &ChannelName, key: &str, id: Cursor, now: Now) {
+        if self.first_ids.len() >= self.keys_max {
+            self.forget_oldest();
+        }
+        let key = Arc::new(Key {
+            channel: channel.clone(),
+            key: Box::from(key),
+        });
+        let replaced = self.first_ids.insert(Arc::clone(&key), id);
+        debug_assert!(replaced.is_none());
+        self.order.push_back((now, key));
+        debug_assert_eq!(self.first_ids.len(), self.order.len());
+    }
+
+    fn forget_expired(&mut self, now: Now) {
+        while let Some((since, _)) = self.order.front() {
+            if now.since(*since) < self.window {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.order.pop_front() {
+            self.first_ids.remove(&key);
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Key {
+    channel: ChannelName,
+    key: Box<str>,
+}
+
+/// Looks up a [`Key`] without making one.
+struct KeyRef<'a> {
+    channel: &'a ChannelName,
+    key: &'a str,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        KeyRef {
+            channel: &self.channel,
+            key: &self.key,
+        }
+        .hash(state);
+    }
+}
+
+impl Hash for KeyRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.channel.as_str().hash(state);
+        self.key.hash(state);
+    }
+}
+
+impl Equivalent<Arc<Key>> for KeyRef<'_> {
+    fn equivalent(&self, key: &Arc<Key>) -> bool {
+        *self.channel == key.channel && *self.key == *key.key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Epoch, Sequence};
+
+    fn id(sequence: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new(1),
+            sequence: Sequence(sequence),
+        }
+    }
+
+    fn channel(text: &str) -> ChannelName {
+        ChannelName::new(text).unwrap()
+    }
+
+    #[test]
+    fn key_is_remembered_per_channel_until_its_window_is_over() {
+        let mut dedupe = Dedupe::bounded(7, 10, Duration::from_micros(100));
+        dedupe.remember(&channel("a"), "k", id(1), Now(0));
+        assert_eq!(dedupe.first_id(&channel("a"), "k", Now(99)), Some(id(1)));
+        assert_eq!(dedupe.first_id(&channel("b"), "k", Now(99)), None);
+        assert_eq!(dedupe.first_id(&channel("a"), "l", Now(99)), None);
+        assert_eq!(dedupe.first_id(&channel("a"), "k", Now(100)), None);
+        assert!(dedupe.order.is_empty());
+    }
+
+    #[test]
+    fn oldest_key_goes_first_when_there_are_too_many() {
+        let mut dedupe = Dedupe::bounded(7, 2, Duration::from_secs(1));
+        for (number, key) in [(1, "x"), (2, "y"), (3, "z")] {
+            dedupe.remember(&channel("a"), key, id(number), Now(number));
+        }
+        assert_eq!(dedupe.first_id(&channel("a"), "x", Now(4)), None);
+        assert_eq!(dedupe.first_id(&channel("a"), "y", Now(4)), Some(id(2)));
+        assert_eq!(dedupe.first_id(&channel("a"), "z", Now(4)), Some(id(3)));
+        assert_eq!(dedupe.first_ids.len(), 2);
+    }
+}

@@ -1,0 +1,329 @@
+//! A publication without its number: what a line or a request asks for, checked.
+//!
+//! Pure. Everything that can be wrong with one publication is found here, so that a [`Draft`] can
+//! always be sequenced. Owns its payload and labels; they are copied once, out of the read buffer.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::fields::{Fields, Names};
+use super::minify::minify;
+use super::refusal::{Key, Refusal};
+use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, LABEL_BYTES_MAX};
+use crate::frame::Payload;
+use crate::id::{ChannelName, ChannelNameError};
+
+/// A publication without its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// Where it goes.
+    pub channels: Channels,
+    /// What it carries.
+    pub payload: Payload,
+    /// Its type, without control characters.
+    pub event: Option<Box<str>>,
+    /// Conflation key.
+    pub key: Option<Box<str>>,
+    /// Idempotency key.
+    pub dedupe: Option<Box<str>>,
+    /// How long it is worth delivering.
+    pub ttl: Option<Duration>,
+}
+
+/// The channels of a draft; each gets a publication of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Channels {
+    /// The usual case, without a list.
+    One(ChannelName),
+    /// At least one and at most [`CHANNELS_PER_PUBLICATION_MAX`].
+    Many(Box<[ChannelName]>),
+}
+
+impl Channels {
+    /// All of them, in the order in which they were named.
+    #[must_use]
+    pub fn as_slice(&self) -> &[ChannelName] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Many(names) => names,
+        }
+    }
+}
+
+/// Makes channel names, and shares the text of a name that comes again.
+///
+/// A feeder mostly writes to one channel many times; a thousand publications then hold one name.
+#[derive(Debug, Default)]
+pub struct NameCache(Option<ChannelName>);
+
+impl NameCache {
+    fn name(&mut self, text: &str) -> Result<ChannelName, ChannelNameError> {
+        if let Some(last) = self.0.as_ref().filter(|last| last.as_str() == text) {
+            return Ok(last.clone());
+        }
+        let name = ChannelName::new(text)?;
+        self.0 = Some(name.clone());
+        Ok(name)
+    }
+}
+
+impl Draft {
+    /// Reads one JSON object, and whether it asks for an answer.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn from_json(json: &str, names: &mut NameCache) -> Result<(Self, bool), Refusal> {
+        let fields = Fields::from_json(json)?;
+        let channels = channels(fields.channel.as_ref(), names)?;
+        let payload = payload(&fields)?;
+        let wants_ack = fields.ack == Some(true);
+        Ok((Self::labelled(&fields, channels, payload)?, wants_ack))
+    }
+
+    /// Puts channels, labels and payload together.
+    pub(super) fn labelled(
+        fields: &Fields<'_>,
+        channels: Channels,
+        payload: Payload,
+    ) -> Result<Self, Refusal> {
+        let event = label(Key::Event, fields.event.as_ref())?;
+        if event
+            .as_ref()
+            .is_some_and(|text| text.contains(char::is_control))
+        {
+            return Err(Refusal::BadEvent);
+        }
+        Ok(Self {
+            channels,
+            payload,
+            event,
+            key: label(Key::Key, fields.key.as_ref())?,
+            dedupe: label(Key::Dedupe, fields.dedupe.as_ref())?,
+            ttl: fields.ttl_ms.map(Duration::from_millis),
+        })
+    }
+}
+
+/// Checks the names of channels.
+pub(super) fn channels(
+    named: Option<&Names<'_>>,
+    names: &mut NameCache,
+) -> Result<Channels, Refusal> {
+    match named {
+        None => Err(Refusal::NoChannel),
+        Some(Names::One(text)) => names
+            .name(text)
+            .map(Channels::One)
+            .map_err(Refusal::BadChannel),
+        Some(Names::Many(texts)) if texts.is_empty() => Err(Refusal::NoChannel),
+        Some(Names::Many(texts)) if texts.len() > CHANNELS_PER_PUBLICATION_MAX => {
+            Err(Refusal::TooManyChannels)
+        }
+        Some(Names::Many(texts)) => texts
+            .iter()
+            .map(|text| names.name(text))
+            .collect::<Result<_, _>>()
+            .map(Channels::Many)
+            .map_err(Refusal::BadChannel),
+    }
+}
+
+fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
+    match (fields.data, &fields.text, &fields.base64) {
+        (Some(json), None, None) => Ok(Payload::Json(minify(json.get()))),
+        (None, Some(text), None) => Ok(Payload::Text(Box::from(&**text))),
+        (None, None, Some(base64)) => STANDARD
+            .decode(base64.as_bytes())
+            .map(|bytes| Payload::Bytes(bytes.into_boxed_slice()))
+            .map_err(|_not_base64| Refusal::BadBase64),
+        (data, text, base64) => Err(Refusal::PayloadCount(
+            usize::from(data.is_some())
+                + usize::from(text.is_some())
+                + usize::from(base64.is_some()),
+        )),
+    }
+}
+
+fn label(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
+    match text {
+        Some(text) if text.len() > LABEL_BYTES_MAX => Err(Refusal::TooLong {
+            key,
+            limit: LABEL_BYTES_MAX,
+            got: text.len(),
+        }),
+        Some(text) => Ok(Some(Box::from(&**text))),
+        None => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Result<(Draft, bool), Refusal> {
+        Draft::from_json(json, &mut NameCache::default())
+    }
+
+    fn code(json: &str) -> &'static str {
+        read(json).unwrap_err().code()
+    }
+
+    #[test]
+    fn draft_takes_every_key_of_the_contract() {
+        let (draft, wants_ack) = read(
+            r#"{"channel":"a","data":{"x" : 1.0},"event":"e","key":"k","dedupe":"d","ttl_ms":5,"ack":true}"#,
+        )
+        .unwrap();
+        assert!(wants_ack);
+        assert_eq!(
+            draft.channels,
+            Channels::One(ChannelName::new("a").unwrap())
+        );
+        assert_eq!(draft.payload, Payload::Json(Box::from("{\"x\":1.0}")));
+        assert_eq!(draft.event.as_deref(), Some("e"));
+        assert_eq!(draft.key.as_deref(), Some("k"));
+        assert_eq!(draft.dedupe.as_deref(), Some("d"));
+        assert_eq!(draft.ttl, Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn payload_is_passed_on_verbatim_in_each_of_its_kinds() {
+        for (json, payload) in [
+            (r#""data":null"#, Payload::Json(Box::from("null"))),
+            (
+                r#""data":123456789012345678901234567890.10"#,
+                Payload::Json(Box::from("123456789012345678901234567890.10")),
+            ),
+            (
+                r#""data":"\u00e9 \/""#,
+                Payload::Json(Box::from(r#""\u00e9 \/""#)),
+            ),
+            (r#""text":"a\nü ""#, Payload::Text(Box::from("a\nü "))),
+            (
+                r#""base64":"AP8=""#,
+                Payload::Bytes(Box::from([0, 255].as_slice())),
+            ),
+        ] {
+            let (draft, _) = read(&format!("{{\"channel\":\"a\",{json}}}")).unwrap();
+            assert_eq!(draft.payload, payload);
+        }
+    }
+
+    #[test]
+    fn channel_array_keeps_its_order_and_shares_repeated_names() {
+        let (draft, _) = read(r#"{"channel":["b","a","a"],"text":""}"#).unwrap();
+        let names: Vec<_> = draft
+            .channels
+            .as_slice()
+            .iter()
+            .map(ChannelName::as_str)
+            .collect();
+        assert_eq!(names, ["b", "a", "a"]);
+        let [_, second, third] = draft.channels.as_slice() else {
+            panic!("three channels")
+        };
+        assert!(std::ptr::eq(second.as_str(), third.as_str()));
+    }
+
+    #[test]
+    fn refusals_have_the_codes_of_the_contract() {
+        let long = "x".repeat(LABEL_BYTES_MAX + 1);
+        let many = vec!["\"a\""; CHANNELS_PER_PUBLICATION_MAX + 1].join(",");
+        for (json, expected) in [
+            (r#"{"#.to_owned(), "bad_json"),
+            (r#"5"#.to_owned(), "bad_json"),
+            (r#"[]"#.to_owned(), "bad_json"),
+            (r#"{"channel":"a","data":1}x"#.to_owned(), "bad_json"),
+            (r#"{"channel":"a","data":01}"#.to_owned(), "bad_json"),
+            (r#"{"channel":"a","text":"\ud800"}"#.to_owned(), "bad_json"),
+            (r#"{"data":1}"#.to_owned(), "bad_channel"),
+            (r#"{"channel":5,"data":1}"#.to_owned(), "bad_channel"),
+            (r#"{"channel":[],"data":1}"#.to_owned(), "bad_channel"),
+            (r#"{"channel":["a",1],"data":1}"#.to_owned(), "bad_channel"),
+            (r#"{"channel":"a b","data":1}"#.to_owned(), "bad_channel"),
+            (
+                format!("{{\"channel\":[{many}],\"data\":1}}"),
+                "too_many_channels",
+            ),
+            (r#"{"channel":"a"}"#.to_owned(), "bad_payload"),
+            (
+                r#"{"channel":"a","data":1,"text":""}"#.to_owned(),
+                "bad_payload",
+            ),
+            (r#"{"channel":"a","text":1}"#.to_owned(), "bad_payload"),
+            (r#"{"channel":"a","base64":"A"}"#.to_owned(), "bad_payload"),
+            (
+                r#"{"channel":"a","data":1,"chanel":1}"#.to_owned(),
+                "unknown_key",
+            ),
+            (
+                r#"{"channel":"a","data":1,"data":1}"#.to_owned(),
+                "duplicate_key",
+            ),
+            (
+                r#"{"channel":"a","data":1,"event":"a\nb"}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"event":null}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"ttl_ms":-1}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"ttl_ms":1.5}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"ack":1}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                format!("{{\"channel\":\"a\",\"data\":1,\"key\":\"{long}\"}}"),
+                "too_long",
+            ),
+            (
+                r#"{"consume":["a"],"notices":true}"#.to_owned(),
+                "not_supported",
+            ),
+            (
+                r#"{"notices":true,"consume":["a"]}"#.to_owned(),
+                "not_supported",
+            ),
+            (r#"{"send":"c","data":1}"#.to_owned(), "not_supported"),
+            (r#"{"disconnect":"c","code":1}"#.to_owned(), "not_supported"),
+        ] {
+            assert_eq!(code(&json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn refusal_never_repeats_a_long_value() {
+        let long = "x".repeat(10_000);
+        for json in [
+            format!("{{\"ttl_ms\":\"{long}\"}}"),
+            format!("{{\"{long}\":1}}"),
+            format!("\"{long}\""),
+        ] {
+            assert!(read(&json).unwrap_err().to_string().len() < 200);
+        }
+    }
+
+    #[test]
+    fn deeply_nested_data_is_no_danger() {
+        let depth = 200_000;
+        let json = format!(
+            "{{\"channel\":\"a\",\"data\":{}{}}}",
+            "[".repeat(depth),
+            "]".repeat(depth)
+        );
+        assert!(read(&json).is_ok());
+        let unknown = format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(code(&unknown), "unknown_key");
+    }
+}

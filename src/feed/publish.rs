@@ -1,0 +1,211 @@
+//! What an HTTP request publishes: from query, content type and body to drafts, all or none.
+//!
+//! Pure. With a channel in the query the body is one payload; without, it is JSON and holds one
+//! publication or an array of them, written as lines write them.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+
+use super::draft::{self, Draft, NameCache};
+use super::fields::{Fields, Names};
+use super::minify::minify;
+use super::refusal::{Key, Refusal};
+use super::request::Problem;
+use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
+use crate::frame::Payload;
+
+/// What a request publishes.
+#[derive(Debug, PartialEq)]
+pub struct Publish {
+    /// The publications, in the order of the body.
+    pub drafts: Vec<Draft>,
+    /// How the answer looks.
+    pub shape: Shape,
+}
+
+/// Whether a body held one publication or an array of them; the answer does as the body did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// An array.
+    Array,
+    /// One object, or one payload.
+    Single,
+}
+
+/// What a request's head says about its body.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// The body holds publications.
+    Publications,
+    /// The body is the payload of this draft.
+    Payload(Box<Draft>, Kind),
+}
+
+/// How a payload is understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bytes,
+    Json,
+    Text,
+}
+
+impl Plan {
+    pub(super) fn new(
+        query: &str,
+        content_type: Option<&str>,
+        names: &mut NameCache,
+    ) -> Result<Self, Problem> {
+        let kind = kind(content_type)?;
+        if query.is_empty() {
+            if kind != Kind::Json {
+                return Err(Problem::new(
+                    415,
+                    "unsupported_media_type",
+                    "without a channel in the query the body is application/json",
+                ));
+            }
+            return Ok(Self::Publications);
+        }
+        let fields = read_query(query)?;
+        let channels = draft::channels(fields.channel.as_ref(), names)?;
+        let draft = Draft::labelled(&fields, channels, Payload::Bytes(Box::default()))?;
+        Ok(Self::Payload(Box::new(draft), kind))
+    }
+
+    pub(super) fn publish(self, body: &[u8], names: &mut NameCache) -> Result<Publish, Problem> {
+        match self {
+            Self::Publications => publications(text(body)?, names),
+            Self::Payload(mut draft, kind) => {
+                draft.payload = match kind {
+                    Kind::Bytes => Payload::Bytes(Box::from(body)),
+                    Kind::Json => Payload::Json(minify(json(text(body)?)?.get())),
+                    Kind::Text => Payload::Text(Box::from(text(body)?)),
+                };
+                Ok(Publish {
+                    drafts: vec![*draft],
+                    shape: Shape::Single,
+                })
+            }
+        }
+    }
+}
+
+fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
+    if !body.trim_ascii_start().starts_with('[') {
+        let (draft, _) = Draft::from_json(body, names)?;
+        return Ok(Publish {
+            drafts: vec![draft],
+            shape: Shape::Single,
+        });
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(body).map_err(|error| bad_json(&error))?;
+    let drafts = items
+        .iter()
+        .enumerate()
+        .map(|(index, item)| {
+            Draft::from_json(item.get(), names)
+                .map(|(draft, _)| draft)
+                .map_err(|refusal| Problem {
+                    index: Some(index),
+                    ..Problem::from(refusal)
+                })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Publish {
+        drafts,
+        shape: Shape::Array,
+    })
+}
+
+fn text(body: &[u8]) -> Result<&str, Problem> {
+    simdutf8::basic::from_utf8(body)
+        .map_err(|_not_utf8| Problem::new(400, "bad_payload", "the body is not UTF-8"))
+}
+
+fn json(body: &str) -> Result<&RawValue, Problem> {
+    serde_json::from_str(body).map_err(|error| bad_json(&error))
+}
+
+fn bad_json(error: &serde_json::Error) -> Problem {
+    Problem::new(400, "bad_json", &error.to_string())
+}
+
+/// The payload's kind by media type (RFC 9110, 8.3.1); without a type it is bytes.
+fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
+    let content_type = content_type.unwrap_or_default();
+    let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
+    let essence = essence.trim_ascii().to_ascii_lowercase();
+    if essence == "application/json" {
+        return Ok(Kind::Json);
+    }
+    if !essence.starts_with("text/") {
+        return Ok(Kind::Bytes);
+    }
+    let is_other_charset = parameters
+        .split(';')
+        .filter_map(|parameter| parameter.split_once('='))
+        .any(|(name, value)| {
+            let value = value.trim_ascii().trim_matches('"');
+            name.trim_ascii().eq_ignore_ascii_case("charset")
+                && !value.eq_ignore_ascii_case("utf-8")
+                && !value.eq_ignore_ascii_case("us-ascii")
+        });
+    if is_other_charset {
+        return Err(Problem::new(415, "unsupported_media_type", "text is UTF-8"));
+    }
+    Ok(Kind::Text)
+}
+
+/// Reads a query as HTML forms write it: a plus is a space.
+fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
+    let mut fields = Fields::default();
+    let mut names = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let key = decoded(name)
+            .and_then(|name| Key::from_name(&name))
+            .ok_or_else(|| Refusal::unknown_key(name))?;
+        let value = decoded(value).ok_or_else(|| Refusal::bad_value(key))?;
+        let place = match key {
+            Key::Channel => {
+                if names.len() >= CHANNELS_PER_PUBLICATION_MAX {
+                    return Err(Refusal::TooManyChannels);
+                }
+                names.push(Cow::Owned(value));
+                continue;
+            }
+            Key::TtlMs => {
+                let ttl = value.parse().map_err(|_number| Refusal::bad_value(key))?;
+                if fields.ttl_ms.replace(ttl).is_some() {
+                    return Err(Refusal::DuplicateKey(key));
+                }
+                continue;
+            }
+            Key::Dedupe => &mut fields.dedupe,
+            Key::Event => &mut fields.event,
+            Key::Key => &mut fields.key,
+            // An answer comes in any case.
+            Key::Ack => continue,
+            Key::Base64 | Key::Consume | Key::Data | Key::Disconnect | Key::Send | Key::Text => {
+                return Err(Refusal::unknown_key(name));
+            }
+        };
+        if place.replace(Cow::Owned(value)).is_some() {
+            return Err(Refusal::DuplicateKey(key));
+        }
+    }
+    fields.channel = match names.len() {
+        0 => None,
+        1 => names.pop().map(Names::One),
+        _ => Some(Names::Many(names)),
+    };
+    Ok(fields)
+}
+
+fn decoded(text: &str) -> Option<String> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8().ok()?;
+    Some(decoded.into_owned())
+}

@@ -1,0 +1,191 @@
+//! Why a publication is not taken, with the code that its feeder is told.
+//!
+//! One enum for lines and requests alike. The codes are part of the contract; the messages are for
+//! people and never repeat more than a short piece of what was sent.
+
+use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
+use crate::id::ChannelNameError;
+
+/// Why a publication is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not base64 with padding (RFC 4648, 4).
+    #[error("`base64` is not base64 with padding")]
+    BadBase64,
+    /// A name that no channel can have.
+    #[error("{0}")]
+    BadChannel(ChannelNameError),
+    /// An event type with control characters.
+    #[error("`event` has no control characters")]
+    BadEvent,
+    /// Not a JSON text; the parser's own words.
+    #[error("not a JSON object: {0}")]
+    BadJson(Box<str>),
+    /// A value of the wrong type.
+    #[error("`{key}` is {expected}")]
+    BadValue {
+        /// The key.
+        key: Key,
+        /// What its value has to be.
+        expected: &'static str,
+    },
+    /// The same key twice.
+    #[error("`{0}` stands there twice")]
+    DuplicateKey(Key),
+    /// A line over the limit. The connection ends with it.
+    #[error("a line has at most {limit} bytes")]
+    LineTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// No channel.
+    #[error("`channel` is missing")]
+    NoChannel,
+    /// JSON, but not an object.
+    #[error("a publication is a JSON object")]
+    NotAnObject,
+    /// A command that this server does not know yet.
+    #[error("`{0}` is not supported")]
+    NotSupported(Key),
+    /// Not UTF-8.
+    #[error("not UTF-8")]
+    NotUtf8,
+    /// Not exactly one of the three kinds of payload.
+    #[error("exactly one of `data`, `text` and `base64` is needed, not {0}")]
+    PayloadCount(usize),
+    /// A label over its limit.
+    #[error("`{key}` has at most {limit} bytes, not {got}")]
+    TooLong {
+        /// The key.
+        key: Key,
+        /// The limit in bytes.
+        limit: usize,
+        /// Its length in bytes.
+        got: usize,
+    },
+    /// More channels than one publication may name.
+    #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
+    TooManyChannels,
+    /// A key that publications do not have; its beginning.
+    #[error("`{0}` is not a key of a publication")]
+    UnknownKey(Box<str>),
+}
+
+impl Refusal {
+    /// The word that programs look at.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadChannel(_) | Self::NoChannel => "bad_channel",
+            Self::BadJson(_) | Self::NotAnObject | Self::NotUtf8 => "bad_json",
+            Self::BadBase64 | Self::PayloadCount(_) => "bad_payload",
+            Self::BadEvent => "bad_value",
+            Self::BadValue { key, .. } => match key {
+                Key::Base64 | Key::Data | Key::Text => "bad_payload",
+                Key::Channel => "bad_channel",
+                Key::Ack
+                | Key::Consume
+                | Key::Dedupe
+                | Key::Disconnect
+                | Key::Event
+                | Key::Key
+                | Key::Send
+                | Key::TtlMs => "bad_value",
+            },
+            Self::DuplicateKey(_) => "duplicate_key",
+            Self::NotSupported(_) => "not_supported",
+            Self::LineTooLong { .. } | Self::TooLong { .. } => "too_long",
+            Self::TooManyChannels => "too_many_channels",
+            Self::UnknownKey(_) => "unknown_key",
+        }
+    }
+
+    /// The refusal of a key that publications do not have.
+    #[must_use]
+    pub fn unknown_key(name: &str) -> Self {
+        Self::UnknownKey(name.chars().take(40).collect())
+    }
+
+    /// The refusal of a value of the wrong type.
+    #[must_use]
+    pub fn bad_value(key: Key) -> Self {
+        let expected = match key {
+            Key::Ack => "true or false",
+            Key::Base64 | Key::Dedupe | Key::Event | Key::Key | Key::Text => "a string",
+            Key::Channel => "a string or an array of strings",
+            Key::Consume | Key::Data | Key::Disconnect | Key::Send => "a JSON value",
+            Key::TtlMs => "a whole number of milliseconds",
+        };
+        Self::BadValue { key, expected }
+    }
+}
+
+/// A key of a publication or of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Whether to answer.
+    Ack,
+    /// Payload: bytes.
+    Base64,
+    /// Where it goes.
+    Channel,
+    /// Command: become a consumer.
+    Consume,
+    /// Payload: JSON.
+    Data,
+    /// Idempotency key.
+    Dedupe,
+    /// Command: close one conn.
+    Disconnect,
+    /// Event type.
+    Event,
+    /// Conflation key.
+    Key,
+    /// Command: send to one conn.
+    Send,
+    /// Payload: a string.
+    Text,
+    /// Time to live.
+    TtlMs,
+}
+
+impl Key {
+    /// Reads a key's name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "ack" => Self::Ack,
+            "base64" => Self::Base64,
+            "channel" => Self::Channel,
+            "consume" => Self::Consume,
+            "data" => Self::Data,
+            "dedupe" => Self::Dedupe,
+            "disconnect" => Self::Disconnect,
+            "event" => Self::Event,
+            "key" => Self::Key,
+            "send" => Self::Send,
+            "text" => Self::Text,
+            "ttl_ms" => Self::TtlMs,
+            _ => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ack => "ack",
+            Self::Base64 => "base64",
+            Self::Channel => "channel",
+            Self::Consume => "consume",
+            Self::Data => "data",
+            Self::Dedupe => "dedupe",
+            Self::Disconnect => "disconnect",
+            Self::Event => "event",
+            Self::Key => "key",
+            Self::Send => "send",
+            Self::Text => "text",
+            Self::TtlMs => "ttl_ms",
+        })
+    }
+}

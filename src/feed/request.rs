@@ -1,0 +1,587 @@
+//! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each.
+//!
+//! Pure. Decides at the head whether a request can be served; one that cannot still has its body
+//! skipped, so that the next one on the connection is found. When the end of a body is not known
+//! for certain, the connection ends with the answer. What a body publishes is
+//! [`super::publish`]'s business.
+
+use httparse::{EMPTY_HEADER, Status};
+
+use super::body::{Body, BodyError, Keeping, Progress};
+use super::decode::{Item, Step};
+use super::draft::NameCache;
+use super::publish::{Plan, Publish};
+use super::refusal::Refusal;
+use crate::config::Limits;
+use crate::config::limits::REQUEST_HEADERS_MAX;
+
+/// One request, read to its end.
+#[derive(Debug, PartialEq)]
+pub struct Request {
+    /// What it publishes, or what is wrong with it.
+    pub outcome: Result<Publish, Problem>,
+    /// Whether the connection ends with its answer.
+    pub is_last: bool,
+    /// Whether the answer has no body (`HEAD`).
+    pub is_head: bool,
+}
+
+/// Why a request is refused (RFC 9457).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The status of the answer.
+    pub status: u16,
+    /// The word that programs look at.
+    pub error: &'static str,
+    /// What is wrong, for people.
+    pub detail: Box<str>,
+    /// Which publication of the body is at fault, counted from zero.
+    pub index: Option<usize>,
+}
+
+impl Problem {
+    pub(super) fn new(status: u16, error: &'static str, detail: &str) -> Self {
+        Self {
+            status,
+            error,
+            detail: Box::from(detail),
+            index: None,
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(400, refusal.code(), &refusal.to_string())
+    }
+}
+
+/// The requests of one feeder.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// The request whose body is coming in.
+    open: Option<Box<Open>>,
+    limits: Limits,
+}
+
+/// A request whose head has been read.
+#[derive(Debug)]
+struct Open {
+    plan: Result<Plan, Problem>,
+    body: Body,
+    is_last: bool,
+    is_head: bool,
+}
+
+impl Requests {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { open: None, limits }
+    }
+
+    pub(super) fn is_inside_body(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn next(&mut self, input: &[u8], names: &mut NameCache) -> Step {
+        if self.open.is_some() {
+            return self.read_body(input, names);
+        }
+        let head = match self.read_head(input) {
+            Ok(Some(head)) => head,
+            Ok(None) => return Step::more(0),
+            Err(problem) => return last(input.len(), problem, false),
+        };
+        let head_bytes = head.bytes;
+        let wants_continue = head.wants_continue;
+        match open(head, self.limits.feed_line_bytes as usize, names) {
+            Ok(open) => self.open = Some(Box::new(open)),
+            Err((problem, is_head)) => return last(input.len(), problem, is_head),
+        }
+        if wants_continue {
+            return Step::item(head_bytes, Item::Continue);
+        }
+        let step = self.read_body(input.get(head_bytes..).unwrap_or_default(), names);
+        Step {
+            consumed: head_bytes + step.consumed,
+            ..step
+        }
+    }
+
+    fn read_head<'i>(&self, input: &'i [u8]) -> Result<Option<Head<'i>>, Problem> {
+        let limit = self.limits.request_head_bytes as usize;
+        let mut headers = [EMPTY_HEADER; REQUEST_HEADERS_MAX];
+        let mut parser = httparse::Request::new(&mut headers);
+        let too_large = || Problem::new(431, "head_too_large", "the head is too large");
+        match parser.parse(input) {
+            Ok(Status::Complete(bytes)) if bytes <= limit => Head::read(&parser, bytes).map(Some),
+            Ok(Status::Partial) if input.len() <= limit => Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(too_large()),
+            Err(httparse::Error::Version) => Err(Problem::new(
+                505,
+                "bad_request",
+                "only HTTP/1 is spoken here",
+            )),
+            Err(error) => Err(Problem::new(400, "bad_request", &error.to_string())),
+        }
+    }
+
+    fn read_body(&mut self, input: &[u8], names: &mut NameCache) -> Step {
+        let Some(mut open) = self.open.take() else {
+            return Step::more(0);
+        };
+        match open.body.take(input) {
+            Ok(Progress::Complete(consumed)) => {
+                Step::item(consumed, Item::Request(Box::new(open.finish(names))))
+            }
+            Ok(Progress::More(consumed)) => {
+                self.open = Some(open);
+                Step::more(consumed)
+            }
+            Err(error) => {
+                let (status, word) = match error {
+                    BodyError::Malformed => (400, "bad_request"),
+                    BodyError::TooLarge => (413, "too_long"),
+                };
+                let problem = Problem::new(status, word, &error.to_string());
+                last(input.len(), problem, open.is_head)
+            }
+        }
+    }
+}
+
+impl Open {
+    fn finish(self, names: &mut NameCache) -> Request {
+        Request {
+            outcome: self
+                .plan
+                .and_then(|plan| plan.publish(self.body.bytes(), names)),
+            is_last: self.is_last,
+            is_head: self.is_head,
+        }
+    }
+}
+
+/// The answer after which nothing is read any more.
+fn last(consumed: usize, problem: Problem, is_head: bool) -> Step {
+    let request = Request {
+        outcome: Err(problem),
+        is_last: true,
+        is_head,
+    };
+    Step::item(consumed, Item::Request(Box::new(request)))
+}
+
+/// Plans a request by its head. An error ends the connection.
+fn open(
+    head: Head<'_>,
+    body_bytes_max: usize,
+    names: &mut NameCache,
+) -> Result<Open, (Problem, bool)> {
+    let is_head = head.method == "HEAD";
+    let plan = plan(&head, names);
+    // Whoever waits for `100 Continue` is refused without it, and may send its body or not.
+    if let (Err(problem), true) = (&plan, head.wants_continue) {
+        return Err((problem.clone(), is_head));
+    }
+    let keeping = match &plan {
+        Ok(_) => Keeping::Kept,
+        Err(_) => Keeping::Skipped,
+    };
+    let body = match head.framing {
+        Framing::Absent => Body::counted(0, keeping),
+        Framing::Chunked => Body::chunked(body_bytes_max, keeping),
+        Framing::Counted(length) => match usize::try_from(length) {
+            Ok(length) if length <= body_bytes_max => Body::counted(length, keeping),
+            _ => {
+                let detail = format!("a body has at most {body_bytes_max} bytes");
+                return Err((Problem::new(413, "too_long", &detail), is_head));
+            }
+        },
+    };
+    Ok(Open {
+        plan,
+        body,
+        is_last: head.is_last,
+        is_head,
+    })
+}
+
+fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<Plan, Problem> {
+    let (path, query) = split_target(head.target);
+    if path != "/publish" {
+        return Err(Problem::new(404, "not_found", "there is only /publish"));
+    }
+    if head.method != "POST" {
+        return Err(Problem::new(
+            405,
+            "method_not_allowed",
+            "only POST publishes",
+        ));
+    }
+    if head.framing == Framing::Absent {
+        return Err(Problem::new(
+            411,
+            "length_required",
+            "a body is needed: Content-Length or chunks",
+        ));
+    }
+    Plan::new(query, head.content_type, names)
+}
+
+/// Takes path and query out of a target in origin or absolute form (RFC 9112, 3.2).
+fn split_target(target: &str) -> (&str, &str) {
+    let origin = target
+        .split_once("://")
+        .map_or(target, |(_, rest)| match rest.find('/') {
+            Some(at) => rest.get(at..).unwrap_or_default(),
+            None => "/",
+        });
+    origin.split_once('?').unwrap_or((origin, ""))
+}
+
+#[derive(Debug)]
+struct Head<'i> {
+    /// Bytes up to the end of the empty line.
+    bytes: usize,
+    method: &'i str,
+    target: &'i str,
+    content_type: Option<&'i str>,
+    framing: Framing,
+    is_last: bool,
+    wants_continue: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    Absent,
+    Chunked,
+    Counted(u64),
+}
+
+impl<'i> Head<'i> {
+    /// Understands the fields. An error ends the connection.
+    fn read(parser: &httparse::Request<'_, 'i>, bytes: usize) -> Result<Self, Problem> {
+        let bad = |detail| Problem::new(400, "bad_request", detail);
+        let is_version_1_0 = parser.version == Some(0);
+        let mut head = Self {
+            bytes,
+            method: parser.method.unwrap_or_default(),
+            target: parser.path.unwrap_or_default(),
+            content_type: None,
+            framing: Framing::Absent,
+            is_last: is_version_1_0,
+            wants_continue: false,
+        };
+        let mut hosts = 0;
+        for field in parser.headers.iter() {
+            let name = field.name;
+            let value = field.value.trim_ascii();
+            if name.eq_ignore_ascii_case("host") {
+                hosts += 1;
+            } else if name.eq_ignore_ascii_case("content-type") {
+                let text = std::str::from_utf8(value).map_err(|_not_text| bad("Content-Type"))?;
+                head.content_type = Some(text);
+            } else if name.eq_ignore_ascii_case("connection") {
+                head.is_last |= has_token(value, b"close");
+            } else if name.eq_ignore_ascii_case("expect") {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    return Err(Problem::new(417, "bad_request", "only 100-continue"));
+                }
+                head.wants_continue = !is_version_1_0;
+            } else {
+                head.read_framing(name, value)?;
+            }
+        }
+        if hosts > 1 || (hosts == 0 && !is_version_1_0) {
+            return Err(bad("exactly one Host is needed"));
+        }
+        if is_version_1_0 && head.framing == Framing::Chunked {
+            return Err(bad("HTTP/1.0 has no chunks"));
+        }
+        head.wants_continue &= !matches!(head.framing, Framing::Absent | Framing::Counted(0));
+        Ok(head)
+    }
+
+    /// A second field of this kind, equal or not, is how requests are smuggled (RFC 9112, 11.2).
+    fn read_framing(&mut self, name: &str, value: &[u8]) -> Result<(), Problem> {
+        let bad = |detail| Problem::new(400, "bad_request", detail);
+        let framing = if name.eq_ignore_ascii_case("transfer-encoding") {
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Problem::new(501, "bad_request", "only chunked is known"));
+            }
+            Framing::Chunked
+        } else if name.eq_ignore_ascii_case("content-length") {
+            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+            std::str::from_utf8(value)
+                .ok()
+                .filter(|_| is_number)
+                .and_then(|text| text.parse().ok())
+                .map(Framing::Counted)
+                .ok_or_else(|| bad("Content-Length is not a number"))?
+        } else {
+            return Ok(());
+        };
+        if self.framing != Framing::Absent {
+            return Err(bad("the length of the body is said twice"));
+        }
+        self.framing = framing;
+        Ok(())
+    }
+}
+
+fn has_token(list: &[u8], token: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode::tests::{decode, decode_at_every_cut};
+    use super::super::publish::Shape;
+    use super::*;
+    use crate::frame::Payload;
+
+    fn requests(bytes: &[u8]) -> Vec<Request> {
+        decode_at_every_cut(bytes)
+            .into_iter()
+            .filter_map(|item| match item {
+                Item::Request(request) => Some(*request),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn one(bytes: &str) -> Request {
+        let mut requests = requests(bytes.as_bytes());
+        assert_eq!(requests.len(), 1, "{bytes}");
+        requests.remove(0)
+    }
+
+    fn status(bytes: &str) -> (u16, bool) {
+        let request = one(bytes);
+        (request.outcome.unwrap_err().status, request.is_last)
+    }
+
+    fn post(target: &str, content_type: &str, body: &str) -> String {
+        format!(
+            "POST {target} HTTP/1.1\r\nHost: f\r\nContent-Type: {content_type}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[test]
+    fn body_is_data_text_or_bytes_by_its_type() {
+        for (content_type, body, payload) in [
+            (
+                "application/json",
+                "{ \"x\": 1 }",
+                Payload::Json("{\"x\":1}".into()),
+            ),
+            (
+                "Application/JSON; charset=utf-8",
+                "[1]",
+                Payload::Json("[1]".into()),
+            ),
+            ("text/plain", " ü\n", Payload::Text(" ü\n".into())),
+            (
+                "application/octet-stream",
+                "ab",
+                Payload::Bytes(b"ab".as_slice().into()),
+            ),
+            (
+                "application/x-www-form-urlencoded",
+                "",
+                Payload::Bytes(Box::default()),
+            ),
+        ] {
+            let request = one(&post(
+                "/publish?channel=a&event=e+f&key=k%26",
+                content_type,
+                body,
+            ));
+            let publish = request.outcome.unwrap();
+            assert!(!request.is_last);
+            assert_eq!(publish.shape, Shape::Single);
+            let [draft] = publish.drafts.as_slice() else {
+                panic!("one draft")
+            };
+            assert_eq!(draft.payload, payload);
+            assert_eq!(draft.event.as_deref(), Some("e f"));
+            assert_eq!(draft.key.as_deref(), Some("k&"));
+        }
+    }
+
+    #[test]
+    fn json_body_may_hold_one_publication_or_an_array_of_them() {
+        let single = one(&post(
+            "/publish",
+            "application/json",
+            r#"{"channel":"a","data":1}"#,
+        ));
+        assert_eq!(single.outcome.unwrap().shape, Shape::Single);
+        let body = r#"[{"channel":"a","data":1}, {"channel":"b","text":""}]"#;
+        let many = one(&post("/publish", "application/json", body))
+            .outcome
+            .unwrap();
+        assert_eq!((many.shape, many.drafts.len()), (Shape::Array, 2));
+        let none = one(&post("/publish", "application/json", "[ ]"))
+            .outcome
+            .unwrap();
+        assert_eq!((none.shape, none.drafts.len()), (Shape::Array, 0));
+    }
+
+    #[test]
+    fn one_bad_publication_refuses_the_body_and_is_named() {
+        let body = r#"[{"channel":"a","data":1},{"channel":"b"}]"#;
+        let problem = one(&post("/publish", "application/json", body))
+            .outcome
+            .unwrap_err();
+        assert_eq!(problem.index, Some(1));
+        assert_eq!((problem.status, problem.error), (400, "bad_payload"));
+    }
+
+    #[test]
+    fn chunked_body_is_put_together() {
+        let bytes = "POST /publish?channel=a HTTP/1.1\r\nHost: f\r\nContent-Type: text/plain\r\n\
+            Transfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0A\r\n0123456789\r\n0\r\nT: v\r\n\r\n";
+        let request = one(bytes);
+        let publish = request.outcome.unwrap();
+        assert_eq!(
+            publish.drafts[0].payload,
+            Payload::Text("abc0123456789".into())
+        );
+    }
+
+    #[test]
+    fn pipelined_requests_are_all_found_and_a_refused_body_is_skipped() {
+        let bytes = post("/nowhere", "text/plain", "POST /publish HTTP/1.1\r\n\r\n")
+            + "\r\n"
+            + &post("/publish?channel=a", "text/plain", "x")
+            + "GET /publish HTTP/1.1\r\nHost: f\r\nConnection: keep-alive, Close\r\n\r\nrest";
+        let found = requests(bytes.as_bytes());
+        let statuses: Vec<_> = found
+            .iter()
+            .map(|request| {
+                (
+                    request.outcome.as_ref().map_or_else(|p| p.status, |_| 200),
+                    request.is_last,
+                )
+            })
+            .collect();
+        assert_eq!(statuses, [(404, false), (200, false), (405, true)]);
+    }
+
+    #[test]
+    fn continue_is_asked_for_before_the_body_and_not_for_a_refusal() {
+        let head = "POST /publish?channel=a HTTP/1.1\r\nHost: f\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n";
+        assert_eq!(decode(&[head.as_bytes()]), [Item::Continue]);
+        assert_eq!(decode(&[head.as_bytes(), b"x"]).len(), 2);
+        let refused = head.replace("/publish", "/nowhere");
+        assert_eq!(status(&refused), (404, true));
+    }
+
+    #[test]
+    fn refusals_have_their_statuses() {
+        let head = "POST /publish?channel=a HTTP/1.1\r\n";
+        for (bytes, expected) in [
+            ("BREW\r\n\r\n".to_owned(), (400, true)),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), (505, true)),
+            (format!("{head}Content-Length: 0\r\n\r\n"), (400, true)),
+            (format!("{head}Host: f\r\nHost: f\r\n\r\n"), (400, true)),
+            (format!("{head}Host: f\r\n\r\n"), (411, false)),
+            (
+                format!("{head}Host: f\r\nContent-Length: 201\r\n\r\n"),
+                (413, true),
+            ),
+            (
+                format!("{head}Host: f\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nContent-Length: +1\r\n\r\nx"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"),
+                (501, true),
+            ),
+            (
+                format!("{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n\r\n\r\n"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n"),
+                (413, true),
+            ),
+            (
+                format!("{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxx"),
+                (400, true),
+            ),
+            (format!("{head}Host: f\r\nExpect: tea\r\n\r\n"), (417, true)),
+            (
+                format!("{head}Host: f\r\nX: {}\r\n\r\n", "y".repeat(300)),
+                (431, true),
+            ),
+            (format!("{head}{}\r\n", "a:\r\n".repeat(65)), (431, true)),
+            (post("/publish", "text/plain", "x"), (415, false)),
+            (
+                post("/publish?channel=a", "text/plain; charset=latin1", "x"),
+                (415, false),
+            ),
+            (
+                post("/publish?channel=a", "application/json", "{"),
+                (400, false),
+            ),
+            (
+                post("/publish?channel=a%20b", "text/plain", "x"),
+                (400, false),
+            ),
+            (
+                post("/publish?channel=a&color=red", "text/plain", "x"),
+                (400, false),
+            ),
+            (
+                post("/publish?event=a", "application/json", "[]"),
+                (400, false),
+            ),
+            (
+                post("/publish?channel=a&event=b&event=c", "text/plain", "x"),
+                (400, false),
+            ),
+            (post("/publish", "application/json", "[1"), (400, false)),
+            (post("/publish", "application/json", ""), (400, false)),
+        ] {
+            assert_eq!(status(&bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn version_1_0_and_close_end_the_connection() {
+        let bytes = "POST /publish?channel=a HTTP/1.0\r\nContent-Length: 1\r\n\r\nx";
+        let request = one(bytes);
+        assert!(request.is_last);
+        assert!(request.outcome.is_ok());
+    }
+
+    #[test]
+    fn absolute_target_is_understood() {
+        assert!(
+            one(&post("http://feed/publish?channel=a", "text/plain", "x"))
+                .outcome
+                .is_ok()
+        );
+        assert_eq!(
+            status(&post("http://feed", "text/plain", "x")),
+            (404, false)
+        );
+    }
+}
