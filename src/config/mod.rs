@@ -2,19 +2,22 @@
 //!
 //! [`Config`] has the shape of the configuration file, key by key, so that the file, the
 //! environment and this struct cannot drift apart. Plain data without I/O: reading files and the
-//! environment is [`file`]'s, the only shell part. Durations end in `_ms`, sizes in `_bytes`; the
+//! environment is [`file`]'s, the only shell part; [`validate`] knows what a value may be. Durations end in `_ms`, sizes in `_bytes`; the
 //! accessors hand out [`Duration`]s.
 
+pub mod file;
 pub mod limits;
+pub mod problem;
+pub mod validate;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where clients connect.
@@ -26,7 +29,7 @@ pub struct Config {
     /// Group that owns the feed's socket, by name. Empty: the process's own.
     pub feed_group: String,
     /// Where metrics and health are served. Empty text: nowhere.
-    #[serde(deserialize_with = "optional_address")]
+    #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
     /// Worker threads; 0 is one per core.
     pub workers: u32,
@@ -42,6 +45,8 @@ pub struct Config {
     pub log: LogBounds,
     /// How the server stops.
     pub drain: Drain,
+    /// Compression of WebSocket messages.
+    pub deflate: Deflate,
     /// Diagnostics.
     pub logging: Logging,
 }
@@ -61,13 +66,14 @@ impl Default for Config {
             quota: Quota::default(),
             log: LogBounds::default(),
             drain: Drain::default(),
+            deflate: Deflate::default(),
             logging: Logging::default(),
         }
     }
 }
 
 /// Heartbeats to idle conns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Heartbeat {
     /// Milliseconds between two heartbeats to one conn. A conn that is silent for two of them is
@@ -92,7 +98,7 @@ impl Heartbeat {
 }
 
 /// Bounds on what a client or feeder may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request head, from the request line to the empty line.
@@ -131,7 +137,7 @@ impl Limits {
 }
 
 /// Bounds on what one conn may be owed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
     /// Payload bytes a subscriber may be behind.
@@ -162,8 +168,8 @@ impl Default for Quota {
 }
 
 /// What happens to a subscriber that is further behind than its quota.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Overflow {
     /// The conn is closed with code 4100 (slow consumer).
     Close,
@@ -171,8 +177,32 @@ pub enum Overflow {
     Skip,
 }
 
+/// The text names no policy that this version has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OverflowError {
+    /// A policy of the contract that is not built.
+    #[error("`conflate` is not available in this version; choose `skip` or `close`")]
+    Conflate,
+    /// Anything else.
+    #[error("`{0}` is not a policy; choose `skip` or `close`")]
+    Unknown(String),
+}
+
+impl TryFrom<String> for Overflow {
+    type Error = OverflowError;
+
+    fn try_from(text: String) -> Result<Self, OverflowError> {
+        match text.as_str() {
+            "close" => Ok(Self::Close),
+            "conflate" => Err(OverflowError::Conflate),
+            "skip" => Ok(Self::Skip),
+            _ => Err(OverflowError::Unknown(text)),
+        }
+    }
+}
+
 /// Bounds on the log of recent publications.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogBounds {
     /// Bytes held for publications and their encoded frames.
@@ -202,7 +232,7 @@ impl LogBounds {
 }
 
 /// How the server stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
     /// Milliseconds over which conns are told goodbye.
@@ -228,8 +258,16 @@ impl Drain {
     }
 }
 
+/// Compression of WebSocket messages (RFC 7692).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deflate {
+    /// Whether the extension is agreed to when a client offers it.
+    pub enabled: bool,
+}
+
 /// Diagnostics.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Logging {
     /// `error`, `warn`, `info` or `debug`.
@@ -248,7 +286,7 @@ impl Default for Logging {
 }
 
 /// How diagnostics are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One JSON object per line.
@@ -257,17 +295,34 @@ pub enum LogFormat {
     Text,
 }
 
-fn optional_address<'de, D>(deserializer: D) -> Result<Option<SocketAddr>, D::Error>
-where
-    D: serde::Deserializer<'de>,
-{
-    let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-    if text.is_empty() {
-        return Ok(None);
+/// An address that may be left out by an empty text: TOML has no null.
+mod optional_address {
+    use std::borrow::Cow;
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str(""),
+        }
     }
-    text.parse().map(Some).map_err(|_not_an_address| {
-        serde::de::Error::custom(format!(
-            "`{text}` is not an address and port such as 127.0.0.1:9180"
-        ))
-    })
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_not_an_address| {
+            de::Error::custom(format!(
+                "`{text}` is not an address and port such as 127.0.0.1:9180"
+            ))
+        })
+    }
 }

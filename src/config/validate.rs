@@ -1,0 +1,357 @@
+//! What a value may be: ranges of single keys and relations between keys.
+//!
+//! PURE: looks at a [`Config`] and lists everything that is wrong with it, so that an operator mends
+//! a file in one go. Types are settled before; where a value came from is not known here, so a
+//! message speaks of keys and [`super::file`] adds the file and line.
+
+use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::Config;
+
+/// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const MIB: u64 = 1024 * 1024;
+const HOUR_MS: u64 = 3_600_000;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// The key it is about, then those it has to agree with; as `section.key`.
+    pub keys: &'static [&'static str],
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Config {
+    /// Checks every value and every relation.
+    ///
+    /// # Errors
+    /// All that is wrong, in the order of the keys.
+    pub fn validate(&self) -> Result<(), Vec<Invalid>> {
+        let mut found = Vec::new();
+        self.check_addresses(&mut found);
+        self.check_feed(&mut found);
+        self.check_ranges(&mut found);
+        self.check_relations(&mut found);
+        self.check_choices(&mut found);
+        if found.is_empty() { Ok(()) } else { Err(found) }
+    }
+
+    /// The access mode of the feed's socket; `None` if the text is not one.
+    #[must_use]
+    pub fn feed_mode_bits(&self) -> Option<u32> {
+        let is_octal = self.feed_mode.bytes().all(|b| matches!(b, b'0'..=b'7'));
+        if !is_octal || !(3..=4).contains(&self.feed_mode.len()) {
+            return None;
+        }
+        u32::from_str_radix(&self.feed_mode, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+    }
+
+    fn check_addresses(&self, found: &mut Vec<Invalid>) {
+        if self.listen.is_empty() {
+            push(found, &["listen"], "names no address to listen on");
+        }
+        let mut seen = Vec::with_capacity(self.listen.len());
+        for address in &self.listen {
+            // Port 0 asks the kernel for a free port, so two of them are no conflict.
+            if address.port() != 0 && seen.contains(&address) {
+                push(found, &["listen"], format!("names {address} twice"));
+            }
+            seen.push(address);
+        }
+        if let Some(admin) = &self.admin
+            && admin.port() != 0
+            && seen.contains(&admin)
+        {
+            let message = format!("{admin} is an address of `listen` too");
+            push(found, &["admin", "listen"], message);
+        }
+    }
+
+    fn check_feed(&self, found: &mut Vec<Invalid>) {
+        let bytes = self.feed.as_os_str().as_bytes().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            let message = format!(
+                "has {bytes} bytes, but a socket's path has at most {SOCKET_PATH_BYTES_MAX}"
+            );
+            push(found, &["feed"], message);
+        }
+        if self.feed_mode_bits().is_none() {
+            let message = format!(
+                "`{}` is not an octal mode from \"000\" to \"0777\", such as \"0660\"",
+                self.feed_mode
+            );
+            push(found, &["feed_mode"], message);
+        }
+    }
+
+    fn check_ranges(&self, found: &mut Vec<Invalid>) {
+        let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
+        let table: [(&'static [&'static str], u64, RangeInclusive<u64>); 16] = [
+            (&["workers"], self.workers.into(), 0..=1024),
+            (
+                &["heartbeat.interval_ms"],
+                self.heartbeat.interval_ms,
+                100..=HOUR_MS,
+            ),
+            (
+                &["limits.request_head_bytes"],
+                limits.request_head_bytes.into(),
+                256..=65_536,
+            ),
+            (
+                &["limits.request_head_ms"],
+                limits.request_head_ms,
+                100..=600_000,
+            ),
+            (
+                &["limits.client_message_bytes"],
+                limits.client_message_bytes.into(),
+                125..=64 * MIB,
+            ),
+            (
+                &["limits.feed_line_bytes"],
+                limits.feed_line_bytes.into(),
+                128..=64 * MIB,
+            ),
+            (
+                &["limits.channels_per_conn"],
+                limits.channels_per_conn.into(),
+                1..=65_536,
+            ),
+            (&["quota.behind_bytes"], quota.behind_bytes, 1..=u64::MAX),
+            (
+                &["quota.behind_publications"],
+                quota.behind_publications,
+                1..=u64::MAX,
+            ),
+            (
+                &["quota.write_bytes_per_turn"],
+                quota.write_bytes_per_turn.into(),
+                4096..=64 * MIB,
+            ),
+            (
+                &["quota.send_buffer_bytes"],
+                quota.send_buffer_bytes.into(),
+                4096..=64 * MIB,
+            ),
+            (
+                &["quota.notsent_lowat_bytes"],
+                quota.notsent_lowat_bytes.into(),
+                1024..=64 * MIB,
+            ),
+            (&["log.bytes"], log.bytes, MIB..=u64::MAX),
+            (&["log.entries"], log.entries, 1..=u64::from(u32::MAX)),
+            (&["log.age_ms"], log.age_ms, 1..=24 * HOUR_MS),
+            (&["drain.window_ms"], self.drain.window_ms, 0..=600_000),
+        ];
+        for (keys, value, range) in table {
+            check_range(keys, value, &range, found);
+        }
+        check_range(
+            &["drain.retry_ms"],
+            self.drain.retry_ms,
+            &(0..=HOUR_MS),
+            found,
+        );
+    }
+
+    fn check_relations(&self, found: &mut Vec<Invalid>) {
+        let (quota, log) = (&self.quota, &self.log);
+        if quota.notsent_lowat_bytes > quota.send_buffer_bytes {
+            let message = format!(
+                "is {}, but has to be at most quota.send_buffer_bytes, which is {}",
+                quota.notsent_lowat_bytes, quota.send_buffer_bytes
+            );
+            let keys = &["quota.notsent_lowat_bytes", "quota.send_buffer_bytes"];
+            push(found, keys, message);
+        }
+        if quota.behind_bytes > log.bytes {
+            let message = format!(
+                "is {}, but nobody can be further behind than log.bytes, which is {}",
+                quota.behind_bytes, log.bytes
+            );
+            push(found, &["quota.behind_bytes", "log.bytes"], message);
+        }
+        if log.bytes < u64::from(self.limits.feed_line_bytes) {
+            let message = format!(
+                "is {}, but has to hold the longest publication: \
+                 limits.feed_line_bytes is {}",
+                log.bytes, self.limits.feed_line_bytes
+            );
+            push(found, &["log.bytes", "limits.feed_line_bytes"], message);
+        }
+    }
+
+    fn check_choices(&self, found: &mut Vec<Invalid>) {
+        if self.deflate.enabled {
+            let message = "compression is not available in this version; leave it `false`";
+            push(found, &["deflate.enabled"], message);
+        }
+        let level = self.logging.level.as_str();
+        if !matches!(level, "error" | "warn" | "info" | "debug") {
+            let message = format!("`{level}` is not one of error, warn, info, debug");
+            push(found, &["logging.level"], message);
+        }
+    }
+}
+
+fn check_range(
+    keys: &'static [&'static str],
+    value: u64,
+    range: &RangeInclusive<u64>,
+    found: &mut Vec<Invalid>,
+) {
+    if range.contains(&value) {
+        return;
+    }
+    let message = if *range.end() == u64::MAX {
+        format!("is {value}, but has to be at least {}", range.start())
+    } else {
+        format!(
+            "is {value}, but has to be from {} to {}",
+            range.start(),
+            range.end()
+        )
+    };
+    push(found, keys, message);
+}
+
+fn push(found: &mut Vec<Invalid>, keys: &'static [&'static str], message: impl Into<String>) {
+    found.push(Invalid {
+        keys,
+        message: message.into(),
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first keys of what is wrong after the change.
+    fn wrong(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        let found = config.validate().err().unwrap_or_default();
+        found.iter().map(|invalid| invalid.keys[0]).collect()
+    }
+
+    #[test]
+    fn default_configuration_is_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn ranges_take_both_ends_and_nothing_beyond() {
+        assert!(wrong(|c| c.heartbeat.interval_ms = 100).is_empty());
+        assert!(wrong(|c| c.heartbeat.interval_ms = 3_600_000).is_empty());
+        assert_eq!(
+            wrong(|c| c.heartbeat.interval_ms = 99),
+            ["heartbeat.interval_ms"]
+        );
+        assert_eq!(
+            wrong(|c| c.heartbeat.interval_ms = 3_600_001),
+            ["heartbeat.interval_ms"]
+        );
+        assert_eq!(wrong(|c| c.workers = 1025), ["workers"]);
+        assert_eq!(
+            wrong(|c| c.limits.request_head_bytes = 255),
+            ["limits.request_head_bytes"]
+        );
+        assert_eq!(
+            wrong(|c| c.limits.client_message_bytes = 124),
+            ["limits.client_message_bytes"]
+        );
+        assert_eq!(
+            wrong(|c| c.limits.channels_per_conn = 0),
+            ["limits.channels_per_conn"]
+        );
+        assert_eq!(wrong(|c| c.quota.behind_bytes = 0), ["quota.behind_bytes"]);
+        assert_eq!(wrong(|c| c.log.entries = 0), ["log.entries"]);
+        assert_eq!(wrong(|c| c.drain.window_ms = 600_001), ["drain.window_ms"]);
+    }
+
+    #[test]
+    fn relations_between_keys_are_checked() {
+        assert_eq!(
+            wrong(|c| c.quota.notsent_lowat_bytes = 65_537),
+            ["quota.notsent_lowat_bytes"]
+        );
+        assert_eq!(
+            wrong(|c| c.quota.behind_bytes = c.log.bytes + 1),
+            ["quota.behind_bytes"]
+        );
+        assert_eq!(
+            wrong(|c| {
+                c.log.bytes = MIB;
+                c.limits.feed_line_bytes = 2 * 1024 * 1024;
+            }),
+            ["log.bytes"]
+        );
+    }
+
+    #[test]
+    fn addresses_are_named_once_and_at_least_once() {
+        assert_eq!(wrong(|c| c.listen.clear()), ["listen"]);
+        assert_eq!(wrong(|c| c.listen.push(c.listen[0])), ["listen"]);
+        assert_eq!(wrong(|c| c.admin = Some(c.listen[0])), ["admin"]);
+        assert!(
+            wrong(|c| {
+                let any = "127.0.0.1:0".parse().unwrap();
+                c.listen = vec![any, any];
+                c.admin = Some(any);
+            })
+            .is_empty()
+        );
+    }
+
+    #[test]
+    fn feed_mode_is_octal_and_gives_no_special_bits() {
+        for (text, bits) in [
+            ("0660", Some(0o660)),
+            ("777", Some(0o777)),
+            ("1777", None),
+            ("0668", None),
+            ("+66", None),
+            ("", None),
+        ] {
+            let config = Config {
+                feed_mode: String::from(text),
+                ..Config::default()
+            };
+            assert_eq!(config.feed_mode_bits(), bits, "{text}");
+        }
+        assert_eq!(wrong(|c| c.feed_mode.clear()), ["feed_mode"]);
+    }
+
+    #[test]
+    fn feed_path_fits_a_socket_address() {
+        assert!(wrong(|c| c.feed = "x".repeat(107).into()).is_empty());
+        assert_eq!(wrong(|c| c.feed = "x".repeat(108).into()), ["feed"]);
+    }
+
+    #[test]
+    fn choices_outside_this_version_are_refused() {
+        assert_eq!(wrong(|c| c.deflate.enabled = true), ["deflate.enabled"]);
+        assert_eq!(
+            wrong(|c| c.logging.level = "loud".into()),
+            ["logging.level"]
+        );
+    }
+
+    #[test]
+    fn every_fault_is_listed_at_once() {
+        let found = wrong(|c| {
+            c.workers = 9999;
+            c.log.bytes = 0;
+        });
+        assert_eq!(
+            found,
+            ["workers", "log.bytes", "quota.behind_bytes", "log.bytes"]
+        );
+    }
+}
