@@ -1,0 +1,52 @@
+// Drives a headless Chromium through the page at `/`, step by step, as a person would.
+//
+// usage: page.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT
+//
+// Prints one JSON object a line: {"live":…} when figures arrive by both transports,
+// {"subscribed":…} when the form's subscription stands, {"seen":…} when its publication is shown.
+import { chromium } from 'playwright-core';
+
+const [executablePath, url, profile, screenshot] = process.argv.slice(2);
+const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
+setTimeout(() => { process.stderr.write('not done in 90 s\n'); process.exit(1); }, 90_000).unref();
+
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath,
+  headless: true,
+  viewport: { width: 1100, height: 1000 },
+  args: [
+    '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+    '--disable-background-networking', '--disable-component-update', '--disable-sync',
+  ],
+});
+const page = await context.newPage();
+const errors = [];
+page.on('pageerror', (error) => errors.push(error.message));
+page.on('console', (line) => { if (line.type() === 'error') errors.push(line.text()); });
+await page.goto(url, { waitUntil: 'domcontentloaded' });
+
+for (const transport of ['sse', 'ws']) {
+  const panel = page.locator(`[data-transport="${transport}"]`);
+  await panel.and(page.locator('[data-state="open"]')).waitFor({ timeout: 20_000 });
+  await page.waitForFunction(
+    (name) => Number(document.querySelector(`[data-transport="${name}"]`).dataset.count) >= 3,
+    transport,
+    { timeout: 20_000 },
+  );
+  print({ live: transport, last: await panel.getAttribute('data-last-id') });
+}
+
+for (const transport of ['ws', 'sse']) {
+  await page.fill('#channel', `test:page-${transport}`);
+  await page.check(`input[name="transport"][value="${transport}"]`);
+  await page.click('#subscribe');
+  await page.locator('#tap[data-state="open"]').waitFor({ timeout: 20_000 });
+  print({ subscribed: transport });
+  const line = page.locator('#tap-lines li', { hasText: `<b>hello ${transport}</b>` });
+  await line.first().waitFor({ timeout: 20_000 });
+  print({ seen: transport, text: await line.first().innerText() });
+  await page.click('#subscribe');
+}
+await page.screenshot({ path: screenshot, fullPage: true });
+print({ errors });
+await context.close();
