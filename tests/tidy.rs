@@ -1,0 +1,392 @@
+//! The house rules as tests: what points where, what may be named where, and how files look.
+//!
+//! The rules stand in `tidy/rules.rs`; here they meet the files of the package, and samples that
+//! break them, so that a rule that has gone blind fails too.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+#[path = "tidy/rules.rs"]
+mod rules;
+#[path = "tidy/source.rs"]
+mod source;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rules::Finding;
+use source::{Source, is_cfg_test, item_end, module_of, tokens};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file of ours below a folder, as paths from the root.
+fn files_below(folder: &str, found: &mut Vec<String>) {
+    const NOT_OURS: &[&str] = &[
+        "tests/.deps",
+        "tests/golden",
+        "tests/corpus",
+        "benches/load/out",
+    ];
+    if NOT_OURS.contains(&folder) || folder.ends_with("/target") || folder.ends_with("/__pycache__")
+    {
+        return;
+    }
+    let Ok(entries) = fs::read_dir(root().join(folder)) else {
+        return;
+    };
+    for entry in entries {
+        let entry = entry.unwrap();
+        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            files_below(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
+
+/// Every text file of ours with its text.
+fn texts() -> Vec<(String, String)> {
+    let mut paths: Vec<String> = ["README.md", "Cargo.toml", ".gitignore", ".ci/run"]
+        .map(str::to_owned)
+        .into();
+    for folder in ["src", "tests", "benches", "tuning", "systemd"] {
+        files_below(folder, &mut paths);
+    }
+    paths.sort();
+    paths
+        .into_iter()
+        .filter(|path| {
+            !path.ends_with("package-lock.json") && !path.ends_with(".proptest-regressions")
+        })
+        .filter_map(|path| Some((path.clone(), fs::read_to_string(root().join(path)).ok()?)))
+        .collect()
+}
+
+/// Every Rust file of ours below one of the folders.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    texts()
+        .iter()
+        .filter(|(path, _)| path.ends_with(".rs"))
+        .filter(|(path, _)| folders.iter().any(|folder| path.starts_with(folder)))
+        .map(|(path, text)| Source::new(path, text))
+        .collect()
+}
+
+/// The files of `src` without those that exist only for tests, as `#[cfg(test)] mod x;` says.
+fn product_sources() -> Vec<Source> {
+    let all = sources(&["src/"]);
+    let mut test_modules = Vec::new();
+    for source in &all {
+        let tokens = tokens(&source.code);
+        for start in (0..tokens.len()).filter(|at| is_cfg_test(&tokens[*at..])) {
+            let Some(end) = item_end(&tokens, start).filter(|end| tokens[*end].text == ";") else {
+                continue;
+            };
+            if end >= 2 && tokens[end - 2].text == "mod" {
+                let mut module = module_of(&source.path);
+                module.push(tokens[end - 1].text.to_owned());
+                test_modules.push(module);
+            }
+        }
+    }
+    all.into_iter()
+        .filter(|source| {
+            !test_modules
+                .iter()
+                .any(|test| module_of(&source.path).starts_with(test))
+        })
+        .collect()
+}
+
+fn report(findings: impl IntoIterator<Item = (String, Vec<Finding>)>) {
+    let mut text = String::new();
+    for (path, findings) in findings {
+        for (line, what) in findings {
+            writeln!(text, "{path}:{line}: {what}").unwrap();
+        }
+    }
+    assert!(text.is_empty(), "house rules are broken:\n{text}");
+}
+
+fn check(sources: &[Source], rule: impl Fn(&Source) -> Vec<Finding>) {
+    assert!(!sources.is_empty(), "no file to check");
+    report(
+        sources
+            .iter()
+            .map(|source| (source.path.clone(), rule(source))),
+    );
+}
+
+/// A sample that has to break the rule, and only on this line.
+fn breaks(path: &str, text: &str, line: usize, rule: impl Fn(&Source) -> Vec<Finding>) {
+    let found = rule(&Source::new(path, text));
+    assert_eq!(found.len(), 1, "{path}: {text}: {found:?}");
+    assert_eq!(found[0].0, line, "{path}: {text}: {found:?}");
+}
+
+fn keeps(path: &str, text: &str, rule: impl Fn(&Source) -> Vec<Finding>) {
+    let found = rule(&Source::new(path, text));
+    assert!(found.is_empty(), "{path}: {text}: {found:?}");
+}
+
+#[test]
+fn dependencies_point_inward() {
+    let all = product_sources();
+    check(&all, |source| rules::dependencies(source, &all));
+    let others: Vec<Source> = [
+        ("src/conn/mod.rs", ""),
+        ("src/hub/mod.rs", ""),
+        ("src/worker/mod.rs", ""),
+        ("src/config/mod.rs", ""),
+        ("src/config/file.rs", "//! SHELL: reads.\n"),
+    ]
+    .map(|(path, text)| Source::new(path, text))
+    .into();
+    let rule = |source: &Source| rules::dependencies(source, &others);
+    breaks(
+        "src/hub/log.rs",
+        "use a;\nuse crate::conn::Conn;\n",
+        2,
+        rule,
+    );
+    breaks(
+        "src/hub/log.rs",
+        "use crate::{id, worker::{Inbox}};\n",
+        1,
+        rule,
+    );
+    breaks("src/id.rs", "fn a() { crate::hub::b() }\n", 1, rule);
+    breaks("src/conn/phase.rs", "use super::super::worker;\n", 1, rule);
+    breaks(
+        "src/http/head.rs",
+        "use crate::config::file::read;\n",
+        1,
+        rule,
+    );
+    breaks("src/novel.rs", "//! New.\n", 1, rule);
+    keeps(
+        "src/conn/phase.rs",
+        "use crate::{hub::Log, config::Config};\n",
+        rule,
+    );
+    keeps("src/worker/read.rs", "use crate::conn::Conn;\n", rule);
+    keeps(
+        "src/hub/log.rs",
+        "#[cfg(test)]\nmod tests { use crate::conn; }\n",
+        rule,
+    );
+}
+
+#[test]
+fn transports_do_not_know_each_other() {
+    check(&product_sources(), rules::transports);
+    let rule = rules::transports;
+    breaks(
+        "src/transport/websocket.rs",
+        "use super::event_stream::X;\n",
+        1,
+        rule,
+    );
+    breaks(
+        "src/transport/websocket/a.rs",
+        "use crate::transport::{long_poll};\n",
+        1,
+        rule,
+    );
+    keeps(
+        "src/transport/websocket/a.rs",
+        "use crate::transport::websocket::b;\n",
+        rule,
+    );
+    keeps(
+        "src/transport/mod.rs",
+        "use self::{event_stream, websocket};\n",
+        rule,
+    );
+}
+
+#[test]
+fn only_the_shell_touches_the_world() {
+    check(&product_sources(), rules::shell_only);
+    let rule = rules::shell_only;
+    breaks(
+        "src/hub/a.rs",
+        "use std::time::{Duration, Instant};\n",
+        1,
+        rule,
+    );
+    breaks("src/hub/a.rs", "use std::{fmt, thread::spawn};\n", 1, rule);
+    breaks("src/conn/a.rs", "let x = std::env::var(y);\n", 1, rule);
+    breaks("src/feed/decode.rs", "\nuse std::sync::Mutex;\n", 2, rule);
+    breaks("src/http/a.rs", "tracing::info!(x);\n", 1, rule);
+    keeps("src/feed/mod.rs", "//! SHELL: a.\nuse std::fs;\n", rule);
+    keeps(
+        "src/hub/a.rs",
+        "use std::{fmt, time::Duration}; // Mutex\n",
+        rule,
+    );
+    keeps(
+        "src/hub/a.rs",
+        "#[cfg(test)]\nmod tests { use std::fs; }\n",
+        rule,
+    );
+}
+
+#[test]
+fn mio_is_named_where_it_belongs() {
+    check(&sources(&["src/"]), rules::mio_contained);
+    breaks(
+        "src/worker/poll.rs",
+        "use mio::Poll;\n",
+        1,
+        rules::mio_contained,
+    );
+    keeps(
+        "src/worker/net.rs",
+        "use mio::Poll;\n",
+        rules::mio_contained,
+    );
+    keeps(
+        "src/feed/mod.rs",
+        "//! SHELL: a.\nuse mio::Poll;\n",
+        rules::mio_contained,
+    );
+}
+
+#[test]
+fn unsafe_code_is_only_in_sys() {
+    check(&sources(&["src/"]), rules::unsafe_contained);
+    breaks(
+        "src/worker/poll.rs",
+        "unsafe { a() }\n",
+        1,
+        rules::unsafe_contained,
+    );
+    keeps(
+        "src/worker/poll.rs",
+        "#![deny(unsafe_code)] // unsafe\n",
+        rules::unsafe_contained,
+    );
+    keeps("src/sys/fd.rs", "unsafe { a() }\n", rules::unsafe_contained);
+}
+
+#[test]
+fn one_word_stands_for_one_thing() {
+    check(&sources(&["src/"]), rules::synonyms);
+    breaks("src/hub/a.rs", "struct TopicTree;\n", 1, rules::synonyms);
+    breaks(
+        "src/hub/a.rs",
+        "let open_sessions = 1;\n",
+        1,
+        rules::synonyms,
+    );
+    keeps(
+        "src/hub/a.rs",
+        "let sticky = \"topic\"; // session\n",
+        rules::synonyms,
+    );
+}
+
+#[test]
+fn modules_are_named_for_what_they_hold() {
+    check(&sources(&["src/"]), rules::module_names);
+    breaks("src/util.rs", "", 1, rules::module_names);
+    breaks("src/hub/helpers/mod.rs", "", 1, rules::module_names);
+}
+
+#[test]
+fn files_say_what_they_are() {
+    check(&sources(&["src/", "tests/", "benches/"]), rules::file_doc);
+    breaks("src/a.rs", "use b;\n", 1, rules::file_doc);
+}
+
+#[test]
+fn files_functions_and_lines_fit_a_reader() {
+    let all = sources(&["src/", "tests/", "benches/"]);
+    check(&all, rules::file_lengths);
+    check(&all, rules::function_lengths);
+    check(&all, rules::line_widths);
+    let body = "    a();\n".repeat(69);
+    let long = format!("struct A;\nfn a(f: fn(u8) -> u8) -> [u8; 2] {{\n{body}}}\n");
+    breaks("src/a.rs", &long, 2, rules::function_lengths);
+    let table = format!(
+        "#[expect(clippy::too_many_lines, reason = \"a table\")]\n{}",
+        &long[10..]
+    );
+    keeps("src/a.rs", &table, rules::function_lengths);
+    keeps(
+        "src/a.rs",
+        &long.replacen("    a();\n", "", 1),
+        rules::function_lengths,
+    );
+    breaks("src/a.rs", &"a\n".repeat(801), 801, rules::file_lengths);
+    breaks(
+        "src/a.rs",
+        &format!("a\n// {}\n", "x".repeat(98)),
+        2,
+        rules::line_widths,
+    );
+    breaks(
+        "src/a.rs",
+        &format!("let a = \"{}\";\n", "x".repeat(111)),
+        1,
+        rules::line_widths,
+    );
+    keeps(
+        "src/a.rs",
+        &format!("// {}\n{}\n", "x".repeat(97), "x".repeat(120)),
+        rules::line_widths,
+    );
+}
+
+#[test]
+fn every_test_runs_and_names_a_behaviour() {
+    check(&sources(&["src/", "tests/", "benches/"]), rules::tests_run);
+    breaks(
+        "src/a.rs",
+        "#[test]\n#[ignore]\nfn a_does_b() {}\n",
+        2,
+        rules::tests_run,
+    );
+    breaks("src/a.rs", "#[test]\nfn test_a() {}\n", 2, rules::tests_run);
+}
+
+#[test]
+fn text_files_are_clean_and_nothing_is_put_off() {
+    report(texts().into_iter().map(|(path, text)| {
+        let findings = rules::text_form(&path, &text);
+        (path, findings)
+    }));
+    let put_off = format!("// {}: later\n", concat!("TO", "DO"));
+    for bad in ["a\tb\n", "a \n", "a\r\n", "a", &put_off] {
+        assert_eq!(rules::text_form("a", bad).len(), 1, "{bad:?}");
+    }
+}
+
+#[test]
+fn paths_in_the_readme_exist() {
+    let exists = |path: &str| Path::new(&root()).join(path).exists();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    report([(
+        "README.md".to_owned(),
+        rules::named_paths(&readme)
+            .into_iter()
+            .filter(|(_, path)| !exists(path))
+            .map(|(line, path)| (line, format!("`{path}` does not exist")))
+            .collect(),
+    )]);
+    let named = rules::named_paths(
+        "[a](src/x.rs#l) `tests/run -x` `target/x`\n```\n[b](c)\n```\n[d](a://b)\n",
+    );
+    let expected = [(1, "src/x.rs"), (1, "tests/run")];
+    assert_eq!(named, expected.map(|(line, path)| (line, path.to_owned())));
+}

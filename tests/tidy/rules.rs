@@ -1,0 +1,448 @@
+//! The house rules, one function each: a file in, findings out.
+
+use crate::source::{Source, Token, imports, module_of, tokens};
+
+/// The longest line of a comment, and of anything else, in columns.
+const COMMENT_COLUMNS_MAX: usize = 100;
+const COLUMNS_MAX: usize = 120;
+const FUNCTION_LINES_MAX: usize = 70;
+const FILE_LINES_MAX: usize = 800;
+
+/// A broken rule: the line from 1 and what is wrong with it.
+pub type Finding = (usize, String);
+
+/// Where a file stands; what stands further out may use what stands further in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// Uses words only.
+    Word,
+    /// Uses words and pure parts.
+    Pure,
+    /// Composes pure parts; uses no shell.
+    Machine,
+    /// Sockets, clocks, threads, files. May use everything.
+    Shell,
+}
+
+const WORDS: &[&str] = &["effect", "id", "metrics", "time"];
+const PURE: &[&str] = &["frame", "http", "hub", "tls", "transport"];
+const SHELL: &[&str] = &["admin", "cli", "demo", "lib", "main", "sys", "worker"];
+const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
+
+/// The layer of a file, by its top module. In `config` and `feed`, which have both, a shell file
+/// says so in its first line.
+pub fn layer(source: &Source) -> Option<Layer> {
+    let module = module_of(&source.path);
+    let top = module.first().map_or("lib", String::as_str);
+    let says_shell = source.text.starts_with("//! SHELL");
+    match top {
+        "conn" => Some(Layer::Machine),
+        "config" if says_shell => Some(Layer::Shell),
+        "config" => Some(Layer::Word),
+        "feed" if says_shell => Some(Layer::Shell),
+        "feed" => Some(Layer::Pure),
+        _ if WORDS.contains(&top) => Some(Layer::Word),
+        _ if PURE.contains(&top) => Some(Layer::Pure),
+        _ if SHELL.contains(&top) => Some(Layer::Shell),
+        _ => says_shell.then_some(Layer::Shell),
+    }
+}
+
+/// Dependencies point inward: words <- pure <- machine <- shell.
+pub fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
+    let Some(own) = layer(source) else {
+        let what = "belongs to no layer: list its module in tests/tidy/rules.rs, or start it with `//! SHELL`";
+        return vec![(1, what.to_owned())];
+    };
+    if own == Layer::Shell {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (line, path) in imports(&source.path, &source.product) {
+        let named = path.join("::");
+        match target_layer(&path, all) {
+            Some(target) if target > own => findings.push((
+                line,
+                format!("{own:?} code may not use {target:?} code: `{named}`"),
+            )),
+            _ => {}
+        }
+    }
+    findings
+}
+
+/// The layer of the file that a module path leads to; `None` for items of the crate's root.
+fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
+    (1..=path.len().min(3))
+        .rev()
+        .find_map(|depth| {
+            all.iter()
+                .find(|file| module_of(&file.path) == path[..depth])
+        })
+        .and_then(layer)
+}
+
+/// Deleting a transport's file has to delete a feature and nothing else.
+pub fn transports(source: &Source) -> Vec<Finding> {
+    let module = module_of(&source.path);
+    let Some(own) = module.get(1).filter(|name| {
+        module.first().is_some_and(|top| top == "transport") && TRANSPORTS.contains(&name.as_str())
+    }) else {
+        return Vec::new();
+    };
+    imports(&source.path, &source.product)
+        .into_iter()
+        .filter(|(_, path)| path.first().is_some_and(|top| top == "transport"))
+        .filter_map(|(line, path)| path.get(1).map(|name| (line, name.clone())))
+        .filter(|(_, name)| name != own && TRANSPORTS.contains(&name.as_str()))
+        .map(|(line, name)| (line, format!("transport `{own}` uses transport `{name}`")))
+        .collect()
+}
+
+/// What only the shell may name.
+const SHELL_WORDS: &[&str] = &[
+    "Condvar",
+    "Instant",
+    "Mutex",
+    "RwLock",
+    "SystemTime",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "UnixListener",
+    "UnixStream",
+    "crossbeam_channel",
+    "fastrand",
+    "getrandom",
+    "libc",
+    "rustix",
+    "socket2",
+    "tracing",
+];
+const SHELL_STD: &[&str] = &["env", "fs", "os", "process", "thread"];
+
+/// Sockets, clocks, threads, files, chance, locks and logs live in the shell.
+pub fn shell_only(source: &Source) -> Vec<Finding> {
+    if layer(source).is_none_or(|own| own == Layer::Shell) {
+        return Vec::new();
+    }
+    let tokens = tokens(&source.product);
+    let mut findings: Vec<Finding> = tokens
+        .iter()
+        .filter(|token| SHELL_WORDS.contains(&token.text))
+        .map(|token| (token.line, format!("`{}` outside the shell", token.text)))
+        .collect();
+    for (at, token) in tokens.iter().enumerate() {
+        if token.text == "std"
+            && let Some(name) = second_segments(&tokens[at..])
+                .into_iter()
+                .find(|name| SHELL_STD.contains(name))
+        {
+            findings.push((token.line, format!("`std::{name}` outside the shell")));
+        }
+    }
+    findings
+}
+
+/// In `std::a::b` it is `a`; in `std::{a::b, c}` it is `a` and `c`.
+fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
+    let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
+    if text(1) != ":" || text(2) != ":" {
+        return Vec::new();
+    }
+    if text(3) != "{" {
+        return vec![text(3)];
+    }
+    let mut depth = 0;
+    let mut names = Vec::new();
+    for at in 3..tokens.len() {
+        match text(at) {
+            "{" => depth += 1,
+            "}" if depth == 1 => break,
+            "}" => depth -= 1,
+            name if depth == 1 && matches!(text(at - 1), "{" | ",") => names.push(name),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// mio is an implementation detail of one file of the worker and of the feed's shell.
+pub fn mio_contained(source: &Source) -> Vec<Finding> {
+    let is_feed_shell = source.path.starts_with("src/feed/") && layer(source) == Some(Layer::Shell);
+    if source.path == "src/worker/net.rs" || is_feed_shell {
+        return Vec::new();
+    }
+    words_of(
+        &source.code,
+        &["mio"],
+        "outside worker/net.rs and the feed's shell",
+    )
+}
+
+/// Unsafe code is argued for in one place.
+pub fn unsafe_contained(source: &Source) -> Vec<Finding> {
+    if source.path.starts_with("src/sys/") {
+        return Vec::new();
+    }
+    words_of(&source.code, &["unsafe"], "outside src/sys")
+}
+
+fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {
+    tokens(view)
+        .into_iter()
+        .filter(|token| words.contains(&token.text))
+        .map(|token| (token.line, format!("`{}` {what}", token.text)))
+        .collect()
+}
+
+/// Words that the design's table has another word for, as whole words inside identifiers.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("broker", "hub"),
+    ("ingest", "feed"),
+    ("packet", "frame"),
+    ("reactor", "worker"),
+    ("session", "conn"),
+    ("shard", "worker"),
+    ("tick", "turn"),
+    ("topic", "channel"),
+    ("watermark", "quota"),
+];
+
+/// One word for one thing.
+pub fn synonyms(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for token in tokens(&source.code) {
+        for word in words_in(token.text) {
+            let singular = word.strip_suffix('s').unwrap_or(&word);
+            if let Some((_, ours)) = SYNONYMS
+                .iter()
+                .find(|(other, _)| *other == singular || *other == word)
+            {
+                let text = token.text;
+                findings.push((
+                    token.line,
+                    format!("`{text}` says {word}; the word is {ours}"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// The lower-case words of a snake or camel case identifier.
+fn words_in(identifier: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for c in identifier.chars() {
+        let starts_word = c == '_'
+            || (c.is_uppercase()
+                && words
+                    .last()
+                    .is_some_and(|w| w.ends_with(char::is_lowercase)));
+        if starts_word {
+            words.push(String::new());
+        }
+        if let Some(last) = words.last_mut().filter(|_| c != '_') {
+            // Upper case is kept until the word is whole, so that the next boundary is seen.
+            last.push(c);
+        }
+    }
+    words.into_iter().map(|word| word.to_lowercase()).collect()
+}
+
+/// Folders and files are named for what they hold.
+pub fn module_names(source: &Source) -> Vec<Finding> {
+    const BANNED: &[&str] = &[
+        "common", "helper", "helpers", "misc", "part2", "util", "utils",
+    ];
+    module_of(&source.path)
+        .iter()
+        .filter(|name| BANNED.contains(&name.as_str()))
+        .map(|name| {
+            (
+                1,
+                format!("a module called `{name}` says nothing of what it holds"),
+            )
+        })
+        .collect()
+}
+
+/// Each file says first what it is.
+pub fn file_doc(source: &Source) -> Vec<Finding> {
+    let first = source.text.lines().next().unwrap_or_default();
+    if first.starts_with("//! ") || first.starts_with("#!") {
+        return Vec::new();
+    }
+    vec![(1, "a file starts with `//! ` and what it is".to_owned())]
+}
+
+/// Lines that a reader sees whole. The tables of metrics are tables.
+pub fn line_widths(source: &Source) -> Vec<Finding> {
+    if source.path == "src/metrics/mod.rs" {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (index, (line, comment)) in source.text.lines().zip(source.comments.lines()).enumerate() {
+        let columns = line.chars().count();
+        let bound = if comment.trim().is_empty() {
+            COLUMNS_MAX
+        } else {
+            COMMENT_COLUMNS_MAX
+        };
+        if columns > bound {
+            findings.push((index + 1, format!("{columns} columns, at most {bound}")));
+        }
+    }
+    findings
+}
+
+/// Functions fit on a screen or two.
+pub fn function_lengths(source: &Source) -> Vec<Finding> {
+    let tokens = tokens(&source.code);
+    let lines: Vec<&str> = source.text.lines().collect();
+    let mut findings = Vec::new();
+    for (at, token) in tokens
+        .iter()
+        .enumerate()
+        .filter(|(_, token)| token.text == "fn")
+    {
+        let Some((name, last)) = function_end(&tokens, at) else {
+            continue;
+        };
+        let length = last - token.line + 1;
+        // An attribute with a reason exempts a big match that is one table.
+        let attributes = &lines[token.line.saturating_sub(8)..token.line];
+        let is_table = attributes
+            .iter()
+            .any(|line| line.contains("clippy::too_many_lines"));
+        if length > FUNCTION_LINES_MAX && !is_table {
+            findings.push((
+                token.line,
+                format!("function `{name}` has {length} lines, at most {FUNCTION_LINES_MAX}"),
+            ));
+        }
+    }
+    findings
+}
+
+/// Name and last line of the function whose `fn` stands at this index; `None` for a type or a
+/// declaration without a body.
+fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)> {
+    let name = tokens.get(at + 1)?.text;
+    if name == "(" {
+        return None;
+    }
+    let mut depth = 0i32;
+    for (index, token) in tokens.iter().enumerate().skip(at) {
+        match token.text {
+            "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            ";" if depth == 0 => return None,
+            "{" if depth == 0 => {
+                let end = crate::source::item_end(tokens, index)?;
+                return Some((name, tokens[end].line));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A file is one concept.
+pub fn file_lengths(source: &Source) -> Vec<Finding> {
+    let lines = source.text.lines().count();
+    if lines <= FILE_LINES_MAX {
+        return Vec::new();
+    }
+    vec![(lines, format!("{lines} lines, at most {FILE_LINES_MAX}"))]
+}
+
+/// A test runs, always, and is named for the behaviour.
+pub fn tests_run(source: &Source) -> Vec<Finding> {
+    let tokens = tokens(&source.code);
+    let mut findings = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let text = |ahead: usize| tokens.get(at + ahead).map_or("", |token| token.text);
+        if token.text == "#" && text(1) == "[" && text(2) == "ignore" {
+            findings.push((token.line, "a test that does not run is no test".to_owned()));
+        }
+        if token.text == "fn" && text(1).starts_with("test_") {
+            findings.push((
+                token.line,
+                format!("`{}`: name the behaviour instead", text(1)),
+            ));
+        }
+    }
+    findings
+}
+
+/// Rules for every text file: no tab, no trailing space, a line end at the end, nothing put off.
+pub fn text_form(path: &str, text: &str) -> Vec<Finding> {
+    let marks = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X"),
+    ];
+    let mut findings = Vec::new();
+    for (index, line) in text.split('\n').enumerate() {
+        if line.contains('\t') {
+            findings.push((index + 1, "a tab".to_owned()));
+        }
+        if line.ends_with([' ', '\r']) {
+            findings.push((index + 1, "a space at the end".to_owned()));
+        }
+        for mark in marks {
+            let is_word = line
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .any(|word| word == mark);
+            if is_word {
+                findings.push((index + 1, format!("`{mark}`: do it or say why not")));
+            }
+        }
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        findings.push((
+            text.lines().count(),
+            format!("{path} does not end with a line end"),
+        ));
+    }
+    findings
+}
+
+/// Paths that a Markdown text names: link targets, and spans of code that start with a top folder.
+pub fn named_paths(text: &str) -> Vec<(usize, String)> {
+    const TOPS: &[&str] = &["src/", "tests/", "benches/", "tuning/", "systemd/", ".ci/"];
+    let mut found = Vec::new();
+    let mut is_fenced = false;
+    for (index, line) in text.lines().enumerate() {
+        if line.trim_start().starts_with("```") {
+            is_fenced = !is_fenced;
+        }
+        if is_fenced {
+            continue;
+        }
+        let links = line
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        found.extend(
+            links
+                .filter(|target| !target.contains("://") && !target.starts_with('#'))
+                .map(|target| {
+                    (
+                        index + 1,
+                        target.split('#').next().unwrap_or(target).to_owned(),
+                    )
+                }),
+        );
+        let spans = line.split('`').skip(1).step_by(2);
+        found.extend(
+            spans
+                .filter_map(|span| span.split_whitespace().next())
+                .filter(|span| TOPS.iter().any(|top| span.starts_with(top)))
+                .filter(|span| !span.contains(['*', '<', '{', '…']))
+                .map(|span| (index + 1, span.to_owned())),
+        );
+    }
+    found
+}
