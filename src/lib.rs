@@ -12,6 +12,7 @@
 )]
 
 pub mod config;
+pub mod demo;
 pub mod effect;
 pub mod feed;
 pub mod frame;
