@@ -9,11 +9,11 @@ const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 800;
 
 /// A broken rule: the line from 1 and what is wrong with it.
-pub type Finding = (usize, String);
+pub(crate) type Finding = (usize, String);
 
 /// Where a file stands; what stands further out may use what stands further in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Layer {
+pub(crate) enum Layer {
     /// Uses words only.
     Word,
     /// Uses words and pure parts.
@@ -31,7 +31,7 @@ const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websoc
 
 /// The layer of a file, by its top module. In `config` and `feed`, which have both, a shell file
 /// says so in its first line.
-pub fn layer(source: &Source) -> Option<Layer> {
+pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
     let says_shell = source.text.starts_with("//! SHELL");
@@ -49,7 +49,7 @@ pub fn layer(source: &Source) -> Option<Layer> {
 }
 
 /// Dependencies point inward: words <- pure <- machine <- shell.
-pub fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
+pub(crate) fn dependencies(source: &Source, all: &[Source]) -> Vec<Finding> {
     let Some(own) = layer(source) else {
         let what = "belongs to no layer: list its module in tests/tidy/rules.rs, or start it with `//! SHELL`";
         return vec![(1, what.to_owned())];
@@ -83,7 +83,7 @@ fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
 }
 
 /// Deleting a transport's file has to delete a feature and nothing else.
-pub fn transports(source: &Source) -> Vec<Finding> {
+pub(crate) fn transports(source: &Source) -> Vec<Finding> {
     let module = module_of(&source.path);
     let Some(own) = module.get(1).filter(|name| {
         module.first().is_some_and(|top| top == "transport") && TRANSPORTS.contains(&name.as_str())
@@ -122,7 +122,7 @@ const SHELL_WORDS: &[&str] = &[
 const SHELL_STD: &[&str] = &["env", "fs", "os", "process", "thread"];
 
 /// Sockets, clocks, threads, files, chance, locks and logs live in the shell.
-pub fn shell_only(source: &Source) -> Vec<Finding> {
+pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     if layer(source).is_none_or(|own| own == Layer::Shell) {
         return Vec::new();
     }
@@ -168,7 +168,7 @@ fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
 }
 
 /// mio is an implementation detail of one file of the worker and of the feed's shell.
-pub fn mio_contained(source: &Source) -> Vec<Finding> {
+pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     let is_feed_shell = source.path.starts_with("src/feed/") && layer(source) == Some(Layer::Shell);
     if source.path == "src/worker/net.rs" || is_feed_shell {
         return Vec::new();
@@ -181,7 +181,7 @@ pub fn mio_contained(source: &Source) -> Vec<Finding> {
 }
 
 /// Unsafe code is argued for in one place.
-pub fn unsafe_contained(source: &Source) -> Vec<Finding> {
+pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("src/sys/") {
         return Vec::new();
     }
@@ -210,7 +210,7 @@ const SYNONYMS: &[(&str, &str)] = &[
 ];
 
 /// One word for one thing.
-pub fn synonyms(source: &Source) -> Vec<Finding> {
+pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for token in tokens(&source.code) {
         for word in words_in(token.text) {
@@ -251,7 +251,7 @@ fn words_in(identifier: &str) -> Vec<String> {
 }
 
 /// Folders and files are named for what they hold.
-pub fn module_names(source: &Source) -> Vec<Finding> {
+pub(crate) fn module_names(source: &Source) -> Vec<Finding> {
     const BANNED: &[&str] = &[
         "common", "helper", "helpers", "misc", "part2", "util", "utils",
     ];
@@ -268,7 +268,7 @@ pub fn module_names(source: &Source) -> Vec<Finding> {
 }
 
 /// Each file says first what it is.
-pub fn file_doc(source: &Source) -> Vec<Finding> {
+pub(crate) fn file_doc(source: &Source) -> Vec<Finding> {
     let first = source.text.lines().next().unwrap_or_default();
     if first.starts_with("//! ") || first.starts_with("#!") {
         return Vec::new();
@@ -277,7 +277,7 @@ pub fn file_doc(source: &Source) -> Vec<Finding> {
 }
 
 /// Lines that a reader sees whole. The tables of metrics are tables.
-pub fn line_widths(source: &Source) -> Vec<Finding> {
+pub(crate) fn line_widths(source: &Source) -> Vec<Finding> {
     if source.path == "src/metrics/mod.rs" {
         return Vec::new();
     }
@@ -297,7 +297,7 @@ pub fn line_widths(source: &Source) -> Vec<Finding> {
 }
 
 /// Functions fit on a screen or two.
-pub fn function_lengths(source: &Source) -> Vec<Finding> {
+pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let lines: Vec<&str> = source.text.lines().collect();
     let mut findings = Vec::new();
@@ -349,7 +349,7 @@ fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)>
 }
 
 /// A file is one concept.
-pub fn file_lengths(source: &Source) -> Vec<Finding> {
+pub(crate) fn file_lengths(source: &Source) -> Vec<Finding> {
     let lines = source.text.lines().count();
     if lines <= FILE_LINES_MAX {
         return Vec::new();
@@ -358,7 +358,7 @@ pub fn file_lengths(source: &Source) -> Vec<Finding> {
 }
 
 /// A test runs, always, and is named for the behaviour.
-pub fn tests_run(source: &Source) -> Vec<Finding> {
+pub(crate) fn tests_run(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let mut findings = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
@@ -377,7 +377,7 @@ pub fn tests_run(source: &Source) -> Vec<Finding> {
 }
 
 /// Rules for every text file: no tab, no trailing space, a line end at the end, nothing put off.
-pub fn text_form(path: &str, text: &str) -> Vec<Finding> {
+pub(crate) fn text_form(path: &str, text: &str) -> Vec<Finding> {
     let marks = [
         concat!("TO", "DO"),
         concat!("FIX", "ME"),
@@ -410,7 +410,7 @@ pub fn text_form(path: &str, text: &str) -> Vec<Finding> {
 }
 
 /// Paths that a Markdown text names: link targets, and spans of code that start with a top folder.
-pub fn named_paths(text: &str) -> Vec<(usize, String)> {
+pub(crate) fn named_paths(text: &str) -> Vec<(usize, String)> {
     const TOPS: &[&str] = &["src/", "tests/", "benches/", "tuning/", "systemd/", ".ci/"];
     let mut found = Vec::new();
     let mut is_fenced = false;

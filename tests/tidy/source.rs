@@ -6,22 +6,22 @@
 
 /// One file in several views, each of the same lines.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// Path from the package's root, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// The text as it is.
-    pub text: String,
+    pub(crate) text: String,
     /// Comments and the insides of literals blanked.
-    pub code: String,
+    pub(crate) code: String,
     /// Everything but comments blanked.
-    pub comments: String,
+    pub(crate) comments: String,
     /// `code` with the items behind `#[cfg(test)]` blanked.
-    pub product: String,
+    pub(crate) product: String,
 }
 
 impl Source {
     /// Takes a Rust file apart.
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let (code, comments) = split_comments(text);
         let product = blank_tests(&code);
         Self {
@@ -36,17 +36,17 @@ impl Source {
 
 /// A word of code with its line, or a mark such as `{` or `::` taken as one character each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token<'a> {
+pub(crate) struct Token<'a> {
     /// Line number from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// An identifier, a number, or one mark.
-    pub text: &'a str,
+    pub(crate) text: &'a str,
     /// Byte offset.
-    pub at: usize,
+    pub(crate) at: usize,
 }
 
 /// The words and marks of a view.
-pub fn tokens(view: &str) -> Vec<Token<'_>> {
+pub(crate) fn tokens(view: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut line = 1;
     let mut chars = view.char_indices().peekable();
@@ -176,14 +176,14 @@ fn blank_tests(code: &str) -> String {
 }
 
 /// Whether an attribute `#[cfg(test)]` or `#[cfg(all(test, …))]` starts here.
-pub fn is_cfg_test(tokens: &[Token<'_>]) -> bool {
+pub(crate) fn is_cfg_test(tokens: &[Token<'_>]) -> bool {
     let head: Vec<&str> = tokens.iter().take(7).map(|t| t.text).collect();
     head.starts_with(&["#", "[", "cfg", "(", "test", ")"])
         || head.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
 }
 
 /// Index of the token that ends the item whose first attribute starts at `start`.
-pub fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
+pub(crate) fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
     let mut depth = 0i32;
     for (index, token) in tokens.iter().enumerate().skip(start) {
         match token.text {
@@ -200,7 +200,7 @@ pub fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
 
 /// Paths named in code that start with `crate`, `super` or `self`, resolved to module paths from
 /// the crate's root, with their lines. Groups in braces are taken apart.
-pub fn imports(path: &str, view: &str) -> Vec<(usize, Vec<String>)> {
+pub(crate) fn imports(path: &str, view: &str) -> Vec<(usize, Vec<String>)> {
     let module = module_of(path);
     let tokens = tokens(view);
     let mut found = Vec::new();
@@ -260,7 +260,7 @@ fn read_tree(
 }
 
 /// The module path of a file under `src`.
-pub fn module_of(path: &str) -> Vec<String> {
+pub(crate) fn module_of(path: &str) -> Vec<String> {
     let inner = path.strip_prefix("src/").unwrap_or(path);
     let inner = inner.strip_suffix(".rs").unwrap_or(inner);
     let mut parts: Vec<String> = inner.split('/').map(str::to_owned).collect();
@@ -290,7 +290,8 @@ fn code_view_has_neither_comments_nor_literals() {
 fn product_view_has_no_test_items() {
     let source = Source::new(
         "src/x.rs",
-        "use a;\n#[cfg(test)]\nuse b;\nfn c() {}\n#[cfg(test)]\n#[allow(x)]\nmod tests { fn d() { if e {} } }\nfn f() {}\n",
+        "use a;\n#[cfg(test)]\nuse b;\nfn c() {}\n\
+         #[cfg(test)]\n#[allow(x)]\nmod tests { fn d() { if e {} } }\nfn f() {}\n",
     );
     let words: Vec<&str> = tokens(&source.product).iter().map(|t| t.text).collect();
     assert_eq!(words.join(" "), "use a ; fn c ( ) { } fn f ( ) { }");
