@@ -1,0 +1,52 @@
+//! A program with news, on the feed's Unix socket.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::PATIENCE;
+
+/// One connection to the feed.
+#[derive(Debug)]
+pub(crate) struct Feeder(BufReader<UnixStream>);
+
+impl Feeder {
+    /// Connects.
+    pub(crate) fn connect(feed: &Path) -> Self {
+        let stream = UnixStream::connect(feed).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// Sends text as it is.
+    pub(crate) fn write(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// The next answer.
+    pub(crate) fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("`{line}`: {error}"))
+    }
+
+    /// Sends a publication without waiting.
+    pub(crate) fn send(&mut self, publication: &Value) {
+        self.write(&format!("{publication}\n"));
+    }
+
+    /// Publishes and waits until it stands in every log; its id.
+    pub(crate) fn publish(&mut self, channel: &str, data: impl Into<Value>) -> String {
+        self.send(&json!({"channel": channel, "data": data.into(), "ack": true}));
+        let answer = self.answer();
+        assert_eq!(answer["ok"], true, "{answer}");
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Whether the server has closed the connection.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.fill_buf().is_ok_and(<[u8]>::is_empty)
+    }
+}

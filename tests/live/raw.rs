@@ -1,0 +1,92 @@
+//! HTTP by hand, for what no client would send.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+
+use super::PATIENCE;
+
+/// One response.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    /// The three digits.
+    pub(crate) status: u16,
+    /// Field lines as sent, without line ends.
+    pub(crate) fields: Vec<String>,
+    /// As long as `Content-Length` says.
+    pub(crate) body: Vec<u8>,
+}
+
+impl Raw {
+    /// One GET on a connection of its own.
+    pub(crate) fn get(addr: SocketAddr, target: &str) -> Self {
+        let mut stream = connect(addr);
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        Self::read(&mut BufReader::new(stream))
+    }
+
+    /// Reads one response and no byte more.
+    pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Self {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            let length = stream.read_line(&mut line).unwrap();
+            assert!(length > 0, "the end within a head: {lines:?}");
+            let Some(line) = line.strip_suffix("\r\n").filter(|line| !line.is_empty()) else {
+                break;
+            };
+            lines.push(line.to_owned());
+        }
+        let status_line = lines.remove(0);
+        let status = status_line.split(' ').nth(1).unwrap().parse().unwrap();
+        let mut response = Self {
+            status,
+            fields: lines,
+            body: Vec::new(),
+        };
+        let length = response
+            .field("content-length")
+            .map_or(0, |text| text.parse().unwrap());
+        response.body.resize(length, 0);
+        stream.read_exact(&mut response.body).unwrap();
+        response
+    }
+
+    /// A field's value by its lower-case name.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields
+            .iter()
+            .filter_map(|field| field.split_once(':'))
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.trim())
+    }
+
+    /// The body as text.
+    pub(crate) fn body_text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Checks that this is a problem document of this status.
+    pub(crate) fn assert_problem(&self, status: u16) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.field("content-type"), Some("application/problem+json"));
+        let document: serde_json::Value = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(document["status"], status);
+        assert!(document["title"].is_string(), "{document}");
+    }
+}
+
+/// A connection that does not wait for ever.
+pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Sends bytes and reads the one response to them.
+pub(crate) fn exchange(addr: SocketAddr, request: &[u8]) -> Raw {
+    let mut stream = connect(addr);
+    stream.write_all(request).unwrap();
+    Raw::read(&mut BufReader::new(stream))
+}
