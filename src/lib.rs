@@ -11,7 +11,9 @@
     )
 )]
 
+pub mod admin;
 pub mod config;
+pub mod conn;
 pub mod demo;
 pub mod effect;
 pub mod feed;

@@ -23,10 +23,12 @@ pub const ACCEPTS_PER_TURN_MAX: u32 = 128;
 pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
 /// Timers that fire in one turn.
 pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
+/// Publications evicted from the log in one turn.
+pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
 /// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// Visits between two looks at the clock during flush.
-pub const FLUSH_VISITS_PER_CLOCK: u32 = 16;
+pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
 /// Slices given to one vectored write. The kernel takes 1024; past 64 the gain is gone.
 pub const GATHER_SLICES_MAX: usize = 64;
 
@@ -37,6 +39,11 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long accepting pauses when no descriptor is left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 250;
 
+// -- Draining.
+
+/// Time between two goodbyes while a worker drains, in microseconds; less when the window is short.
+pub const DRAIN_SPACING_US: u64 = 1_000;
+
 // -- HTTP on the client side.
 
 /// Header fields of one request head.
@@ -44,6 +51,8 @@ pub const REQUEST_HEADERS_MAX: usize = 64;
 /// The longest request target that is answered, in bytes; the head's own limit binds first by
 /// default.
 pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
+/// Bytes of answers above which a client that does not take them is not read.
+pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
 /// How long a conn that has been told goodbye may take to say its own, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 
@@ -53,20 +62,11 @@ pub const LINGER_MS: u64 = 2_000;
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// The longest header of a frame, in bytes (RFC 6455, 5.2).
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
-/// Bytes of answers a client may leave unread while it sends more, whatever its quota. Room for the
-/// answer to a request of 128 channels with a gap in each, twice over.
-pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
 // -- The feed.
 
 /// Bytes read from one feeder at a time, hence about the size of a batch.
 pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
-/// Publications after which a batch is handed over although more were read: one line may name a
-/// thousand channels.
-pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes of publications after which a batch is handed over. With [`INBOX_BATCHES_MAX`] this bounds
-/// what waits between the feed and a worker.
-pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
 pub const INBOX_BATCHES_MAX: usize = 64;
 /// Feeders connected at once.
@@ -83,16 +83,6 @@ pub const DEDUPE_WINDOW_MS: u64 = 120_000;
 pub const LABEL_BYTES_MAX: usize = 256;
 /// Channels one publication may name.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
-
-// -- The admin listener.
-
-/// Conns to the admin listener that are served at once; more are told to come back.
-pub const ADMIN_CONNS_MAX: usize = 8;
-/// Bytes of a request head on the admin listener.
-pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
-/// Time for a whole head to arrive on the admin listener, and again for its answer to leave, in
-/// milliseconds.
-pub const ADMIN_STEP_MS: u64 = 2_000;
 
 const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);

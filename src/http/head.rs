@@ -2,8 +2,8 @@
 //!
 //! A head is parsed once, when its end has arrived; until then a call costs one search for an empty
 //! line. What can never become a request is refused at its first bytes. Field values are borrowed
-//! and gathered in one pass; nothing is allocated. Faults in the framing do not hide the method: the
-//! head is handed out with the fault in it, and with [`After::Close`].
+//! and gathered in one pass; nothing is allocated. Faults in the framing do not hide the method:
+//! the head is handed out with the fault in it, and with [`After::Close`].
 //! Called by [`super::read_request`] and by the admin listener.
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};

@@ -3,9 +3,9 @@
 //! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
 //! events, or a WebSocket. One request at a time is read from the front of what the conn holds, so
 //! keep-alive and pipelining are a loop in the caller. `head` reads and checks the head, `route`
-//! decides, `target` and `upgrade` check what was asked for, `refusal` names every way to be refused,
-//! `response` writes. Requests have no content here: whatever carries some is refused and the conn
-//! closed, so that nobody can hide a second request in the first one's content.
+//! decides, `target` and `upgrade` check what was asked for, `refusal` names every way to be
+//! refused, `response` writes. Requests have no content here: whatever carries some is refused and
+//! the conn closed, so that nobody can hide a second request in the first one's content.
 //! Called by `conn`; the transports call `response` for the heads they send later.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -148,7 +148,9 @@ mod tests {
             Answer::Respond(response) => {
                 (String::from_utf8(response.bytes).unwrap(), response.then)
             }
-            other => panic!("{request:?} got {other:?}"),
+            other @ (Answer::EventStream(_) | Answer::WebSocket(_)) => {
+                panic!("{request:?} got {other:?}")
+            }
         }
     }
 
@@ -163,243 +165,177 @@ mod tests {
     fn websocket_to(target: &str, fields: &str) -> WebSocketRequest {
         match answer_to(&get(target, &format!("{UPGRADE}\r\n{KEY}{fields}"))) {
             Answer::WebSocket(request) => request,
-            other => panic!("{target} {fields:?} got {other:?}"),
+            other @ (Answer::EventStream(_) | Answer::Respond(_)) => {
+                panic!("{target} {fields:?} got {other:?}")
+            }
         }
     }
 
     fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
         match answer_to(&get(target, fields)) {
             Answer::EventStream(request) => request,
-            other => panic!("{target} {fields:?} got {other:?}"),
+            other @ (Answer::Respond(_) | Answer::WebSocket(_)) => {
+                panic!("{target} {fields:?} got {other:?}")
+            }
         }
     }
 
-    /// Heads with their status and what becomes of the conn.
+    /// Heads that fit on a line, by their status and what becomes of the conn.
+    const TABLE: &[(&str, After, &[&str])] = &[
+        (
+            "200",
+            After::KeepAlive,
+            &[
+                "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET / HTTP/1.1\nHost: h\n\n",
+                "\r\n\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+                "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
+                "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+                "HEAD /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
+        ),
+        (
+            "200",
+            After::Close,
+            &[
+                "GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: x , Close\r\n\r\n",
+                "GET / HTTP/1.0\r\n\r\n",
+                "GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
+            ],
+        ),
+        (
+            "204",
+            After::KeepAlive,
+            &[
+                "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+                "OPTIONS /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
+        ),
+        (
+            "400",
+            After::KeepAlive,
+            &[
+                "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
+                "HEAD /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
+        ),
+        (
+            "400",
+            After::Close,
+            &[
+                "GET / HTTP/1.1\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
+                "GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 0\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: a\r\nContent-Length: 0\r\n\r\n",
+                "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
+                "GET / HTTP/1.1\r\n Host: h\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\rc\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nA\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n",
+                "GET /\r\n\r\n",
+                "GET / SPDY/1\r\n\r\n",
+                "GET / HTTP/1.1 x\r\n\r\n",
+                "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
+                "\u{16}\u{3}\u{1}",
+                "\rGET / HTTP/1.1\r\n\r\n",
+                " GET / HTTP/1.1\r\n\r\n",
+                "{\"channel\":\"a\"}\n",
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n\r\n",
+            ],
+        ),
+        (
+            "404",
+            After::KeepAlive,
+            &[
+                "GET /none HTTP/1.1\r\nHost: h\r\n\r\n",
+                "OPTIONS /none HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
+        ),
+        (
+            "405",
+            After::KeepAlive,
+            &[
+                "POST /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+                "CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+                "get / HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
+        ),
+        (
+            "405",
+            After::Close,
+            &[
+                "POST /sse HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+            ],
+        ),
+        (
+            "413",
+            After::Close,
+            &[
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            ],
+        ),
+        (
+            "426",
+            After::KeepAlive,
+            &["HEAD /ws HTTP/1.1\r\nHost: h\r\n\r\n"],
+        ),
+        (
+            "501",
+            After::Close,
+            &[
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            ],
+        ),
+        (
+            "505",
+            After::Close,
+            &[
+                "GET / HTTP/1.2\r\n\r\n",
+                "GET / HTTP/3\r\n\r\n",
+                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            ],
+        ),
+        (
+            "sse",
+            After::KeepAlive,
+            &["GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n"],
+        ),
+    ];
+
+    /// The table, and what is too long or no text.
     fn table() -> Vec<(Vec<u8>, &'static str, After)> {
         let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
         let long_field = get("/", &format!("X: {}", "y".repeat(8192)));
         let many_fields = get("/", "A: b\r\n".repeat(64).trim_end());
-        let texts: Vec<(&str, &str, After)> = vec![
-            ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", "200", After::KeepAlive),
-            ("GET / HTTP/1.1\nHost: h\n\n", "200", After::KeepAlive),
-            (
-                "\r\n\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
-                "200",
-                After::KeepAlive,
-            ),
-            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "200", After::KeepAlive),
-            (
-                "GET / HTTP/1.1\r\nHost: [::1]:80\r\nConnection: x , Close\r\n\r\n",
-                "200",
-                After::Close,
-            ),
-            ("GET / HTTP/1.0\r\n\r\n", "200", After::Close),
-            (
-                "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
-                "200",
-                After::KeepAlive,
-            ),
-            (
-                "GET / HTTP/1.0\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n",
-                "200",
-                After::Close,
-            ),
-            (
-                "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
-                "200",
-                After::KeepAlive,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
-                "200",
-                After::KeepAlive,
-            ),
-            (
-                "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
-                "204",
-                After::KeepAlive,
-            ),
-            (
-                "OPTIONS /sse HTTP/1.1\r\nHost: h\r\n\r\n",
-                "204",
-                After::KeepAlive,
-            ),
-            (
-                "OPTIONS /none HTTP/1.1\r\nHost: h\r\n\r\n",
-                "404",
-                After::KeepAlive,
-            ),
-            (
-                "GET /none HTTP/1.1\r\nHost: h\r\n\r\n",
-                "404",
-                After::KeepAlive,
-            ),
-            ("GET * HTTP/1.1\r\nHost: h\r\n\r\n", "400", After::KeepAlive),
-            (
-                "POST /sse HTTP/1.1\r\nHost: h\r\n\r\n",
-                "405",
-                After::KeepAlive,
-            ),
-            (
-                "POST /sse HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
-                "405",
-                After::Close,
-            ),
-            (
-                "CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
-                "405",
-                After::KeepAlive,
-            ),
-            ("get / HTTP/1.1\r\nHost: h\r\n\r\n", "405", After::KeepAlive),
-            ("GET / HTTP/1.1\r\n\r\n", "400", After::Close),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "400", After::Close),
-            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "400", After::Close),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\n",
-                "413",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
-                "413",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 0\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "501",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
-                "501",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "405",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            ("GET / HTTP/1.1\r\n Host: h\r\n\r\n", "400", After::Close),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nA: b\rc\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\nA\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (
-                "GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            ("GET /\r\n\r\n", "400", After::Close),
-            ("GET / SPDY/1\r\n\r\n", "400", After::Close),
-            ("GET / HTTP/1.1 x\r\n\r\n", "400", After::Close),
-            ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", "400", After::Close),
-            ("GET / HTTP/1.2\r\n\r\n", "505", After::Close),
-            ("GET / HTTP/3\r\n\r\n", "505", After::Close),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505", After::Close),
-            ("\u{16}\u{3}\u{1}", "400", After::Close),
-            ("\rGET / HTTP/1.1\r\n\r\n", "400", After::Close),
-            (" GET / HTTP/1.1\r\n\r\n", "400", After::Close),
-            ("{\"channel\":\"a\"}\n", "400", After::Close),
-            (
-                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n\r\n",
-                "400",
-                After::Close,
-            ),
-            (&long_target, "414", After::Close),
-            (&long_field, "431", After::Close),
-            (&many_fields, "431", After::Close),
-            (
-                "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
-                "sse",
-                After::KeepAlive,
-            ),
-            (
-                "HEAD /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
-                "200",
-                After::KeepAlive,
-            ),
-            (
-                "HEAD /sse HTTP/1.1\r\nHost: h\r\n\r\n",
-                "400",
-                After::KeepAlive,
-            ),
-            (
-                "HEAD /ws HTTP/1.1\r\nHost: h\r\n\r\n",
-                "426",
-                After::KeepAlive,
-            ),
+        let no_text = b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n".to_vec();
+        let mut table = vec![
+            (long_target.into_bytes(), "414", After::Close),
+            (long_field.into_bytes(), "431", After::Close),
+            (many_fields.into_bytes(), "431", After::Close),
+            (b"\r\n".repeat(4096), "400", After::Close),
+            (no_text, "400", After::Close),
         ];
-        let mut table: Vec<_> = texts
-            .into_iter()
-            .map(|(text, status, then)| (text.as_bytes().to_vec(), status, then))
-            .collect();
-        table.push((b"\r\n".repeat(4096), "400", After::Close));
-        table.push((
-            b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
-            "400",
-            After::Close,
-        ));
+        for (status, then, heads) in TABLE {
+            table.extend(
+                heads
+                    .iter()
+                    .map(|h| (h.as_bytes().to_vec(), *status, *then)),
+            );
+        }
         table
     }
 
@@ -666,8 +602,10 @@ mod tests {
 
     #[test]
     fn page_can_be_switched_off() {
-        let mut config = Config::default();
-        config.page = false;
+        let config = Config {
+            page: false,
+            ..Config::default()
+        };
         let request = get("/", "");
         let read = read_request(request.as_bytes(), &config, DATE, &WorkerMetrics::default());
         let Read::Request { answer, .. } = read else {
@@ -688,7 +626,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_within_themselves(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn any_bytes_are_read_within_themselves(
+            bytes in proptest::collection::vec(any::<u8>(), 0..600),
+        ) {
             if let Read::Request { length, .. } = read(&bytes) {
                 prop_assert!(length <= bytes.len());
             }
@@ -699,7 +639,7 @@ mod tests {
             method in "(GET|HEAD|OPTIONS|POST|[ -~]{0,4})",
             target in "(/sse|/ws|/)?[?][ -~]{0,40}",
             fields in proptest::collection::vec(
-                "(Host: h|Connection: [a-z, ]{0,12}|Upgrade: websocket|Content-Length: [0-9,]{0,3}|[ -~\r]{0,30})",
+                "(Host: h|Connection: [a-z, ]{0,12}|Content-Length: [0-9,]{0,3}|[ -~\r]{0,30})",
                 0..6,
             ),
             cut in 0usize..400,
@@ -710,9 +650,11 @@ mod tests {
             if let Read::Request { length, .. } = whole {
                 prop_assert!(length <= bytes.len());
             }
-            let part = read(&bytes[..cut.min(bytes.len())]);
-            if let (Read::Request { answer, .. }, Read::Request { answer: expected, .. }) = (part, whole) {
-                prop_assert_eq!(answer, expected);
+            if let Read::Request { answer: early, .. } = read(&bytes[..cut.min(bytes.len())]) {
+                let Read::Request { answer, .. } = whole else {
+                    panic!("incomplete as a whole");
+                };
+                prop_assert_eq!(early, answer);
             }
         }
     }

@@ -36,10 +36,7 @@ impl<'b> Target<'b> {
         if !is_http || rest.is_empty() {
             return Err(Refusal::Target);
         }
-        let path = match rest.find('/').and_then(|at| rest.get(at..)) {
-            Some(path) => path,
-            None => "/",
-        };
+        let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
         Ok(Self { path, query })
     }
 }

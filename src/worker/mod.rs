@@ -1,3 +1,313 @@
-//! SHELL: one thread with its own poll, slab, timer wheel and hub.
+//! SHELL: one thread with its own poll, slab, timer wheel and hub; shares nothing mutable.
+//!
+//! A turn has seven verbs, one file each: [`poll`], [`read`], [`accept`], [`broadcast`], [`expire`],
+//! [`flush`], [`reap`]. Each has a budget, so that no peer and no phase keeps the others waiting; what a
+//! budget cuts off stays on a list, and the next poll does not wait. Nothing is written outside flush,
+//! nothing freed outside reap, no effect applied outside [`apply`].
+//!
+//! Generic over [`net::Net`]: the simulation in `tests/sim` runs this very code over a network that
+//! lies. Mio is edge-triggered, so a conn keeps `is_readable` and `is_writable` itself and loses them
+//! only when the socket says that it would block.
 
+mod accept;
+mod apply;
+mod broadcast;
+mod expire;
+mod flush;
 pub mod inbox;
+pub mod net;
+mod poll;
+mod read;
+mod reap;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use slab::Slab;
+
+use crate::config::Config;
+use crate::config::limits::READ_BUFFER_BYTES;
+use crate::conn::Conn;
+use crate::effect::{CloseReason, Context, Draw, Effect};
+use crate::hub::{Hub, Planned};
+use crate::id::{ConnId, Cursor, Epoch, Sequence};
+use crate::metrics::WorkerMetrics;
+use crate::sys::wake::Wake;
+use crate::time::wheel::Wheel;
+use crate::time::{Deadline, Now};
+use inbox::{Batch, Inbox};
+use net::{Net, Readiness};
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Which worker it is, from zero.
+    pub number: u32,
+    /// The epoch of all ids.
+    pub epoch: Epoch,
+    /// What the operator chose.
+    pub config: Arc<Config>,
+    /// Its counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Where its mail comes from.
+    pub inbox: Inbox,
+    /// Wakes the feed when a receipt is complete.
+    pub feed: Arc<Wake>,
+    /// The newest sequence number that the feed has given out.
+    pub sequenced: Arc<AtomicU64>,
+    /// Counts turns, so that somebody can see that the loop is alive.
+    pub pulse: Arc<AtomicU64>,
+    /// Conns that this worker may have at once.
+    pub conns_max: u32,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker<N: Net> {
+    net: N,
+    parts: Parts,
+    now: Now,
+    conns: Slab<Slot<N::Socket>>,
+    next_generation: u32,
+    wheel: Wheel,
+    hub: Hub,
+    /// Conns that may be read, in the order of their readiness.
+    to_read: VecDeque<ConnId>,
+    /// Conns that have something to write and may be written.
+    to_flush: VecDeque<ConnId>,
+    /// Conns to be freed at the end of this turn.
+    to_reap: Vec<(ConnId, CloseReason)>,
+    /// A batch of which only the first publications have been appended.
+    batch: Option<(Batch, usize)>,
+    accepting: Accepting,
+    draining: Option<Draining>,
+    /// The calendar's time as the `Date` field has it.
+    date: Date,
+    scratch: Scratch,
+}
+
+/// What a conn's slot holds: the socket, what readiness it has, and the machine.
+#[derive(Debug)]
+struct Slot<S> {
+    generation: u32,
+    is_readable: bool,
+    is_writable: bool,
+    is_read_closed: bool,
+    is_listed_to_read: bool,
+    is_listed_to_flush: bool,
+    is_closing: bool,
+    socket: S,
+    conn: Conn,
+}
+
+const _: () = assert!(size_of::<Slot<mio::net::TcpStream>>() <= 80);
+
+#[derive(Debug, Default)]
+struct Accepting {
+    /// Listeners with connections waiting, a bit each.
+    ready: u64,
+    /// No descriptor was left; until then nobody is accepted.
+    paused_until: Option<Deadline>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Draining {
+    /// Whoever is left then is cut off.
+    end: Deadline,
+}
+
+#[derive(Debug, Default)]
+struct Date {
+    text: String,
+    second: u64,
+    looked: Option<Now>,
+}
+
+/// Buffers that every turn uses again.
+#[derive(Debug)]
+struct Scratch {
+    read_buffer: Box<[u8]>,
+    readiness: Vec<Readiness>,
+    effects: Vec<Effect>,
+    out: Vec<u8>,
+    planned: Vec<Planned>,
+    fired: Vec<u32>,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Turn {
+    /// Drained, and nobody is left.
+    Ended,
+    /// There is a next turn.
+    GoesOn,
+}
+
+impl<N: Net> Worker<N> {
+    /// A worker without conns.
+    #[must_use]
+    pub fn new(net: N, parts: Parts) -> Self {
+        let now = net.now();
+        let hub = Hub::new(parts.epoch, Sequence::ZERO, &parts.config);
+        Self {
+            net,
+            parts,
+            now,
+            conns: Slab::new(),
+            next_generation: 0,
+            wheel: Wheel::new(now),
+            hub,
+            to_read: VecDeque::new(),
+            to_flush: VecDeque::new(),
+            to_reap: Vec::new(),
+            batch: None,
+            accepting: Accepting::default(),
+            draining: None,
+            date: Date::default(),
+            scratch: Scratch {
+                read_buffer: vec![0; READ_BUFFER_BYTES as usize].into_boxed_slice(),
+                readiness: Vec::new(),
+                effects: Vec::new(),
+                out: Vec::new(),
+                planned: Vec::new(),
+                fired: Vec::new(),
+            },
+        }
+    }
+
+    /// Turns until drained.
+    pub fn run(&mut self) {
+        while self.turn() == Turn::GoesOn {}
+    }
+
+    /// One iteration of the loop.
+    pub fn turn(&mut self) -> Turn {
+        self.poll();
+        self.read();
+        self.accept();
+        self.broadcast();
+        self.expire();
+        self.flush();
+        self.reap();
+        self.parts.metrics.turns.increment();
+        self.parts.pulse.fetch_add(1, Ordering::Relaxed);
+        if self.draining.is_some() && self.conns.is_empty() { Turn::Ended } else { Turn::GoesOn }
+    }
+
+    /// The network, for the simulation that made it.
+    pub fn net_mut(&mut self) -> &mut N {
+        &mut self.net
+    }
+
+    /// The hub, for looking.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// How many conns there are.
+    pub fn conn_count(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The conn in a slot, if it is still the one that is meant.
+    fn slot(&mut self, id: ConnId) -> Option<&mut Slot<N::Socket>> {
+        let slot = self.conns.get_mut(id.slot as usize)?;
+        (slot.generation == id.generation && !slot.is_closing).then_some(slot)
+    }
+
+    fn id_in(&self, slot: u32) -> Option<ConnId> {
+        let generation = self.conns.get(slot as usize)?.generation;
+        Some(ConnId { slot, generation })
+    }
+
+    /// Calls into a conn's machine, then makes what it asks for real. The one way to a machine.
+    fn call<R>(
+        &mut self,
+        id: ConnId,
+        act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        self.look_at_the_calendar();
+        let slot = self.conns.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation || slot.is_closing {
+            return None;
+        }
+        let mut context = Context {
+            now: self.now,
+            draw: Draw(self.net.draw()),
+            worker: self.parts.number,
+            conn: id,
+            head: self.hub.head(),
+            date: &self.date.text,
+            config: &self.parts.config,
+            metrics: &self.parts.metrics,
+            effects: &mut self.scratch.effects,
+        };
+        let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
+        debug_assert!(self.scratch.out.is_empty());
+        self.apply(id);
+        self.list_to_flush(id);
+        Some(result)
+    }
+
+    /// Puts a conn that has something of its own to write on the list for flush, if its socket takes it.
+    fn list_to_flush(&mut self, id: ConnId) {
+        let Some(slot) = self.slot(id) else { return };
+        let is_due = slot.is_writable && !slot.is_listed_to_flush && !slot.conn.outbox().is_empty();
+        if is_due {
+            slot.is_listed_to_flush = true;
+            self.to_flush.push_back(id);
+        }
+    }
+
+    /// Puts a conn on the list for flush, whatever it has to write.
+    fn list_to_serve(&mut self, id: ConnId) {
+        let Some(slot) = self.slot(id) else { return };
+        if slot.is_writable && !slot.is_listed_to_flush {
+            slot.is_listed_to_flush = true;
+            self.to_flush.push_back(id);
+        }
+    }
+
+    /// Puts a conn that can be read, and whose answers are not piling up, on the list for read.
+    fn list_to_read(&mut self, id: ConnId) {
+        let head_bytes = self.parts.config.limits.request_head_bytes;
+        let Some(slot) = self.slot(id) else { return };
+        if slot.is_readable && !slot.is_listed_to_read && slot.conn.read_bytes_max(head_bytes) > 0 {
+            slot.is_listed_to_read = true;
+            self.to_read.push_back(id);
+        }
+    }
+
+    /// Marks a conn for reap; nothing more is done for it.
+    fn close(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(slot) = self.slot(id) {
+            slot.is_closing = true;
+            self.to_reap.push((id, reason));
+        }
+    }
+
+    /// The newest sequence number that any client can have seen.
+    fn sequenced(&self) -> Sequence {
+        let Cursor { sequence, .. } = self.hub.head();
+        sequence.max(Sequence(self.parts.sequenced.load(Ordering::Acquire)))
+    }
+
+    /// Keeps the text of the date not more than half a second old.
+    fn look_at_the_calendar(&mut self) {
+        let is_fresh =
+            self.date.looked.is_some_and(|looked| self.now.since(looked) < Duration::from_millis(500));
+        if is_fresh {
+            return;
+        }
+        self.date.looked = Some(self.now);
+        let second = self.net.unix_seconds();
+        if second != self.date.second || self.date.text.is_empty() {
+            self.date.second = second;
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+            self.date.text = httpdate::fmt_http_date(time);
+        }
+    }
+}

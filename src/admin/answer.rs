@@ -1,0 +1,153 @@
+//! What the admin listener says: metrics, liveness, readiness, refusals.
+//!
+//! All of it plain text for probes and people. No answer may be read by a page of another origin,
+//! since a browser on this machine reaches the listener and its visitor's pages should not.
+//! Reads counters and `/proc/self`; owns nothing.
+
+use std::fs;
+use std::time::SystemTime;
+
+use crate::http::head::{Head, Method};
+use crate::http::response::{Status, push_content, push_field, push_status_line};
+use crate::http::{After, Refusal};
+use crate::metrics::exposition::{self, push_header, push_value};
+use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
+
+use super::{Sources, Stage};
+
+/// The media type of everything but metrics.
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// When a probe that was put off should ask again, in seconds.
+const RETRY_AFTER_S: &str = "1";
+
+/// Answers a head.
+pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> {
+    if !matches!(head.method, Method::Get | Method::Head) {
+        let field = Some(("Allow", "GET, HEAD"));
+        return plain(Status::MethodNotAllowed, "only GET and HEAD", field, date);
+    }
+    if let Some(fault) = head.fault {
+        return refuse(fault, head.method, date);
+    }
+    let path = head
+        .target
+        .split_once('?')
+        .map_or(head.target, |(path, _query)| path);
+    let (status, content_type, content) = match path {
+        "/healthz" => (Status::Ok, PLAIN, String::from("ok\n")),
+        "/metrics" => (Status::Ok, exposition::CONTENT_TYPE, metrics(sources)),
+        "/readyz" => {
+            let (status, word) = readiness(sources.readiness.stage());
+            (status, PLAIN, format!("{word}\n"))
+        }
+        _ => (
+            Status::NotFound,
+            PLAIN,
+            String::from("see /metrics, /healthz and /readyz\n"),
+        ),
+    };
+    let field = (status == Status::ServiceUnavailable).then_some(("Retry-After", RETRY_AFTER_S));
+    respond(status, content_type, &content, head.method, field, date)
+}
+
+/// The answer to a request that is refused.
+pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
+    let content = format!("{refusal}\n");
+    respond(refusal.status(), PLAIN, &content, method, None, date)
+}
+
+/// The answer to a head that did not come in time.
+pub(super) fn late(date: &str) -> Vec<u8> {
+    let words = "no complete request head in time";
+    plain(Status::RequestTimeout, words, None, date)
+}
+
+/// The answer when every place is taken.
+pub(super) fn busy(date: &str) -> Vec<u8> {
+    let field = Some(("Retry-After", RETRY_AFTER_S));
+    plain(Status::ServiceUnavailable, "too many at once", field, date)
+}
+
+fn readiness(stage: Stage) -> (Status, &'static str) {
+    match stage {
+        Stage::Starting => (Status::ServiceUnavailable, "starting"),
+        Stage::Ready => (Status::Ok, "ready"),
+        Stage::Draining => (Status::ServiceUnavailable, "draining"),
+    }
+}
+
+fn plain(status: Status, words: &str, field: Option<(&str, &str)>, date: &str) -> Vec<u8> {
+    let content = format!("{words}\n");
+    respond(status, PLAIN, &content, Method::Get, field, date)
+}
+
+fn respond(
+    status: Status,
+    content_type: &str,
+    content: &str,
+    method: Method,
+    field: Option<(&str, &str)>,
+    date: &str,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(content.len() + 256);
+    push_status_line(status, date, &mut out);
+    push_field("Cache-Control", "no-store", &mut out);
+    if let Some((name, value)) = field {
+        push_field(name, value, &mut out);
+    }
+    push_content(
+        content_type,
+        content.as_bytes(),
+        method,
+        After::Close,
+        &mut out,
+    );
+    out
+}
+
+fn metrics(sources: &Sources) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    let workers: Vec<&WorkerMetrics> = sources.workers.iter().map(AsRef::as_ref).collect();
+    exposition::push(WorkerMetrics::TABLE, &workers, &mut out);
+    exposition::push(FeedMetrics::TABLE, &[&*sources.feed], &mut out);
+    push_process(sources, &mut out);
+    out
+}
+
+/// What belongs to the process and to no worker.
+fn push_process(sources: &Sources, out: &mut String) {
+    const VERSION: &str = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
+    let mut one = |name, labels, kind, help, value| {
+        push_header(name, kind, help, out);
+        push_value(name, labels, value, out);
+    };
+    let help = "Always 1; the label says which version runs.";
+    one("fanfare_info", VERSION, Kind::Gauge, help, 1);
+    let help = "When the server started, in seconds since 1970.";
+    let started = seconds_since_epoch(sources.started);
+    one("fanfare_start_time_seconds", "", Kind::Gauge, help, started);
+    let workers = sources.workers.len() as u64;
+    one("fanfare_workers", "", Kind::Gauge, "Workers.", workers);
+    let help = "Log lines dropped because their reader was too slow.";
+    let dropped = (sources.dropped_log_lines)();
+    let name = "fanfare_log_lines_dropped_total";
+    one(name, "", Kind::Counter, help, dropped);
+    if let Some(bytes) = resident_bytes() {
+        let help = "Memory of the process that is in RAM.";
+        let name = "process_resident_memory_bytes";
+        one(name, "", Kind::Gauge, help, bytes);
+    }
+}
+
+fn seconds_since_epoch(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The second figure of `/proc/self/statm` counts pages (proc(5)).
+fn resident_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}

@@ -1,0 +1,448 @@
+//! One connection's machine: request after request, then perhaps a stream, then the end.
+//!
+//! Composes `http` and `transport`; bytes, the time and what became of a wish go in, bytes for the peer
+//! go to the [`Outbox`], and everything else is asked for as an effect. Never touches a socket, a clock
+//! or the hub; the worker calls it and applies what it asks.
+//!
+//! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and exist
+//! only while non-empty.
+#![deny(clippy::indexing_slicing)]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod outbox;
+
+use std::time::Duration;
+
+pub use outbox::{Drained, Outbox};
+
+use crate::config::limits::{ANSWER_BYTES_PAUSE, LINGER_MS, READ_BUFFER_BYTES};
+use crate::effect::{CloseReason, Context, Effect, Join, Leave, Origin};
+use crate::frame::FrameKind;
+use crate::http::{self, After, Answer, Read};
+use crate::hub::{Gap, JoinOutcome};
+use crate::id::{ChannelName, Since};
+use crate::metrics::{Counter, WorkerMetrics};
+use crate::time::{Deadline, Now};
+use crate::transport::{EventStream, Flow, Goodbye, Transport, WebSocket};
+
+/// One accepted socket's state, without the socket.
+#[derive(Debug)]
+pub struct Conn {
+    phase: Phase,
+    outbox: Outbox,
+    /// When the peer last showed that it is there, in milliseconds of the worker's clock, wrapping.
+    life_ms: u32,
+}
+
+const _: () = assert!(size_of::<Conn>() <= 56);
+
+#[derive(Debug)]
+enum Phase {
+    /// Waiting for a request head.
+    Request {
+        /// The beginning of a head, or requests that wait for a response to go out first.
+        partial: Option<Box<Partial>>,
+        has_served: bool,
+    },
+    /// Serving publications; or, with a reason, waiting for the peer to answer our goodbye.
+    Stream { transport: Transport, closing: Option<CloseReason> },
+    /// What is in the outbox goes out, then FIN; then the peer's own end is awaited, so that unread
+    /// input does not turn our last bytes into a reset.
+    Ending { reason: CloseReason, has_sent_fin: bool },
+}
+
+#[derive(Debug)]
+struct Partial {
+    bytes: Vec<u8>,
+}
+
+/// How a conn stands when its timer fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The socket takes nothing, and something waits.
+    Blocked,
+    /// Nothing waits.
+    CaughtUp,
+    /// Something waits and the socket may take it.
+    Serving,
+}
+
+impl Conn {
+    /// A conn that has just been accepted. Its head has to come in time.
+    #[must_use]
+    pub fn accept(context: &mut Context<'_>) -> Self {
+        context.ask(Effect::Arm(context.now.after(context.config.limits.request_head())));
+        Self {
+            phase: Phase::Request { partial: None, has_served: false },
+            outbox: Outbox::default(),
+            life_ms: millis(context.now),
+        }
+    }
+
+    /// What is on its way out.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// What is on its way out, for flush to move on.
+    pub fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// How the conn is served, while it is.
+    #[must_use]
+    pub fn serving(&self) -> Option<FrameKind> {
+        match &self.phase {
+            Phase::Stream { transport, closing: None } => Some(transport.frame_kind()),
+            Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
+        }
+    }
+
+    /// Whether goodbye has been said.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        match &self.phase {
+            Phase::Ending { .. } | Phase::Stream { closing: Some(_), .. } => true,
+            Phase::Request { .. } | Phase::Stream { closing: None, .. } => false,
+        }
+    }
+
+    /// How many bytes may be read from the socket now. Zero while answers wait to be taken: a client
+    /// that does not read is not read.
+    #[must_use]
+    pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
+        match &self.phase {
+            Phase::Request { .. } if !self.outbox.is_empty() => 0,
+            Phase::Request { partial, .. } => {
+                let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
+                (request_head_bytes as usize).saturating_sub(kept)
+            }
+            Phase::Stream { .. } if self.outbox.control_bytes() >= ANSWER_BYTES_PAUSE => 0,
+            Phase::Stream { .. } | Phase::Ending { .. } => READ_BUFFER_BYTES as usize,
+        }
+    }
+
+    /// The socket took bytes. For an event stream this is the only sign of life there is; a WebSocket
+    /// has to show more, unless the socket had been full, since then the peer has read.
+    pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
+        if let Phase::Stream { transport, .. } = &self.phase
+            && (was_blocked || !transport.expects_pong())
+        {
+            self.life_ms = millis(now);
+        }
+    }
+
+    /// Bytes came from the peer. They are unmasked in place.
+    pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
+        self.life_ms = millis(context.now);
+        match &mut self.phase {
+            Phase::Request { partial, .. } => match partial.take() {
+                Some(mut partial) => {
+                    partial.bytes.extend_from_slice(bytes);
+                    self.handle_requests(&mut partial.bytes, out, context);
+                }
+                None => self.handle_requests(bytes, out, context),
+            },
+            Phase::Stream { transport, .. } => {
+                let flow = transport.handle_bytes(bytes, out, context);
+                self.follow(flow, context);
+            }
+            Phase::Ending { .. } => {}
+        }
+        self.settle(out, context);
+    }
+
+    /// The peer sends no more.
+    pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        match &self.phase {
+            // A client may send FIN behind its last request and still read the response.
+            Phase::Request { .. } if !self.outbox.is_empty() => self.end(CloseReason::Done, context),
+            Phase::Request { partial: None, has_served: true } => {
+                context.ask(Effect::Close(CloseReason::Done));
+            }
+            Phase::Request { .. } => context.ask(Effect::Close(CloseReason::PeerGone)),
+            // Closing the conn is how an event stream's client ends it.
+            Phase::Stream { transport: Transport::EventStream(_), closing: None } => {
+                context.ask(Effect::Close(CloseReason::Done));
+            }
+            Phase::Stream { closing, .. } => {
+                context.ask(Effect::Close(closing.unwrap_or(CloseReason::PeerGone)));
+            }
+            Phase::Ending { reason, .. } => context.ask(Effect::Close(*reason)),
+        }
+        self.settle(out, context);
+    }
+
+    /// The armed deadline has come.
+    pub fn handle_timeout(
+        &mut self,
+        standing: Standing,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        match &self.phase {
+            Phase::Request { .. } if !self.outbox.is_empty() => {
+                context.ask(Effect::Close(CloseReason::Idle));
+            }
+            Phase::Request { partial: Some(_), .. } => {
+                out.extend_from_slice(&http::response::head_timeout(context.date).bytes);
+                self.end(CloseReason::HeadTimeout, context);
+            }
+            Phase::Request { partial: None, has_served } => {
+                let reason = if *has_served { CloseReason::Done } else { CloseReason::HeadTimeout };
+                context.ask(Effect::Close(reason));
+            }
+            Phase::Stream { closing: None, .. } => self.beat(standing, out, context),
+            Phase::Stream { closing: Some(reason), .. } | Phase::Ending { reason, .. } => {
+                context.ask(Effect::Close(*reason));
+            }
+        }
+        self.settle(out, context);
+    }
+
+    /// Everything in the outbox has been written.
+    pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        match &mut self.phase {
+            Phase::Request { partial, .. } => {
+                if let Some(mut partial) = partial.take() {
+                    self.handle_requests(&mut partial.bytes, out, context);
+                }
+            }
+            Phase::Stream { transport, .. } => transport.handle_drained(out),
+            Phase::Ending { .. } => {}
+        }
+        self.settle(out, context);
+    }
+
+    /// What became of a wish to subscribe.
+    pub fn handle_joined(
+        &mut self,
+        join: &Join,
+        outcomes: &[JoinOutcome],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+            let flow = transport.handle_joined(join, outcomes, out, context);
+            self.follow(flow, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// What became of a wish to unsubscribe.
+    pub fn handle_left(
+        &mut self,
+        leave: &Leave,
+        was_subscribed: bool,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+            transport.handle_left(leave, was_subscribed, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// Something is missing in a channel and the client has to be told.
+    pub fn handle_gap(
+        &mut self,
+        channel: &ChannelName,
+        gap: &Gap,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+            transport.handle_gap(channel, gap, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// The conn is over its quota and the policy is to close it.
+    pub fn handle_overflow(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        self.say_goodbye(Goodbye::Overflow, out, context);
+        self.settle(out, context);
+    }
+
+    /// The server stops.
+    pub fn handle_shutdown(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        match &self.phase {
+            Phase::Request { .. } if self.outbox.is_empty() => {
+                context.ask(Effect::Close(CloseReason::Shutdown));
+            }
+            Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
+            Phase::Stream { closing: None, .. } => self.say_goodbye(Goodbye::Shutdown, out, context),
+            Phase::Stream { .. } | Phase::Ending { .. } => {}
+        }
+        self.settle(out, context);
+    }
+
+    /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
+    fn handle_requests(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        let read = http::read_request(bytes, context.config, context.date, context.metrics);
+        let Read::Request { length, answer } = read else {
+            return self.keep(bytes, false);
+        };
+        let rest = bytes.get_mut(length..).unwrap_or_default();
+        match answer {
+            Answer::Respond(response) => {
+                out.extend_from_slice(&response.bytes);
+                match response.then {
+                    After::Close => self.end(CloseReason::BadRequest, context),
+                    After::KeepAlive => {
+                        let deadline = context.now.after(context.config.limits.request_head());
+                        context.ask(Effect::Arm(deadline));
+                        self.keep(rest, true);
+                    }
+                }
+            }
+            Answer::EventStream(request) => {
+                let stream = EventStream::new(request.envelope, request.body);
+                self.open(Transport::EventStream(stream), request.channels, request.since, context);
+            }
+            Answer::WebSocket(request) => {
+                http::response::push_switching_protocols(&request, context.date, out);
+                context.metrics.upgrades.increment();
+                let socket = Transport::WebSocket(WebSocket::new(request.envelope));
+                self.open(socket, request.channels, request.since, context);
+                self.handle_early_bytes(rest, out, context);
+            }
+        }
+    }
+
+    /// Bytes that came in one piece with the handshake are the stream's first.
+    fn handle_early_bytes(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream { transport, .. } = &mut self.phase
+            && !bytes.is_empty()
+        {
+            let flow = transport.handle_bytes(bytes, out, context);
+            self.follow(flow, context);
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8], served: bool) {
+        let partial = (!bytes.is_empty()).then(|| Box::new(Partial { bytes: bytes.to_vec() }));
+        if let Phase::Request { partial: kept, has_served } = &mut self.phase {
+            *kept = partial;
+            *has_served |= served;
+        }
+    }
+
+    fn open(
+        &mut self,
+        transport: Transport,
+        channels: Vec<ChannelName>,
+        since: Since,
+        context: &mut Context<'_>,
+    ) {
+        open_streams(&transport, context.metrics).increment();
+        self.phase = Phase::Stream { transport, closing: None };
+        context.ask(Effect::Join(Join { channels, since, origin: Origin::Request }));
+        // Conns that came in one storm must not be sent their heartbeats in one storm.
+        let interval = context.config.heartbeat.interval_ms;
+        let first = interval / 2 + context.draw.below(interval / 2);
+        context.ask(Effect::Arm(context.now.after(Duration::from_millis(first))));
+    }
+
+    /// A heartbeat is due, or the last ones were in vain.
+    fn beat(&mut self, standing: Standing, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        let interval = context.config.heartbeat.interval();
+        let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
+        let silent = Duration::from_millis(silent);
+        let Phase::Stream { transport, .. } = &mut self.phase else { return };
+        let must_show_life = transport.expects_pong() || standing == Standing::Blocked;
+        if must_show_life && silent >= interval * 2 {
+            return self.say_goodbye(Goodbye::Idle, out, context);
+        }
+        if silent >= interval / 2 && self.outbox.is_empty() {
+            let is_caught_up = standing == Standing::CaughtUp;
+            transport.handle_heartbeat(is_caught_up, out, context);
+            context.metrics.heartbeats.increment();
+        }
+        context.ask(Effect::Arm(context.now.after(interval)));
+    }
+
+    fn say_goodbye(&mut self, goodbye: Goodbye, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+            let flow = transport.handle_goodbye(goodbye, out, context);
+            self.follow(flow, context);
+        }
+    }
+
+    fn follow(&mut self, flow: Flow, context: &mut Context<'_>) {
+        match flow {
+            Flow::Open => {}
+            Flow::Closing(reason) => {
+                if let Phase::Stream { closing, .. } = &mut self.phase
+                    && closing.is_none()
+                {
+                    *closing = Some(reason);
+                    context.ask(Effect::LeaveAll);
+                    context.ask(Effect::Arm(linger(context.now)));
+                }
+            }
+            Flow::Ended(reason) => self.end(reason, context),
+        }
+    }
+
+    /// Nothing is served any more; the outbox still goes out.
+    fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
+        if let Phase::Stream { transport, .. } = &self.phase {
+            open_streams(transport, context.metrics).decrement();
+            context.ask(Effect::LeaveAll);
+        }
+        self.phase = Phase::Ending { reason, has_sent_fin: false };
+        context.ask(Effect::Arm(linger(context.now)));
+    }
+
+    /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to say
+    /// sends FIN.
+    fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        self.outbox.append(out);
+        out.clear();
+        if let Phase::Ending { has_sent_fin, .. } = &mut self.phase
+            && !*has_sent_fin
+            && self.outbox.is_empty()
+        {
+            *has_sent_fin = true;
+            context.ask(Effect::ShutdownWrite);
+        }
+        let bound = usize::try_from(context.config.quota.behind_bytes).unwrap_or(usize::MAX);
+        if self.serving().is_some() && self.outbox.control_bytes() > bound.max(ANSWER_BYTES_PAUSE * 2) {
+            context.ask(Effect::Close(CloseReason::Overflow));
+        }
+    }
+
+    /// The worker frees the conn: what it counted as open is open no more.
+    pub fn handle_closed(&self, metrics: &WorkerMetrics) {
+        if let Phase::Stream { transport, .. } = &self.phase {
+            open_streams(transport, metrics).decrement();
+        }
+    }
+}
+
+fn open_streams<'a>(transport: &Transport, metrics: &'a WorkerMetrics) -> &'a Counter {
+    match transport {
+        Transport::EventStream(_) => &metrics.event_stream_open,
+        Transport::WebSocket(_) => &metrics.websocket_open,
+    }
+}
+
+fn linger(now: Now) -> Deadline {
+    now.after(Duration::from_millis(LINGER_MS))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "wraps after 49 days, and only differences count")]
+fn millis(now: Now) -> u32 {
+    (now.0 / 1000) as u32
+}

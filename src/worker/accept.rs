@@ -1,0 +1,96 @@
+//! accept: takes connections from the kernel, gives each a slot or a polite refusal.
+//!
+//! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning on
+//! a listener that stays ready; the pause is counted.
+
+use std::time::Duration;
+
+use super::net::{AcceptOutcome, Net};
+use super::{Slot, Worker};
+use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
+use crate::conn::Conn;
+use crate::effect::{CloseReason, Context, Draw};
+use crate::http::response;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    pub(super) fn accept(&mut self) {
+        if self.accepting.paused_until.is_some_and(|until| self.now.has_reached(until)) {
+            self.accepting.paused_until = None;
+        }
+        let mut budget = ACCEPTS_PER_TURN_MAX;
+        for listener in 0..self.net.listener_count() {
+            let bit = 1 << (listener % 64);
+            while self.accepting.ready & bit != 0 && self.accepting.paused_until.is_none() {
+                if budget == 0 {
+                    return self.parts.metrics.accept_budget_exhausted.increment();
+                }
+                budget -= 1;
+                if !self.accept_one(listener) {
+                    self.accepting.ready &= !bit;
+                }
+            }
+        }
+    }
+
+    /// False when the listener has nobody left.
+    fn accept_one(&mut self, listener: u32) -> bool {
+        match self.net.accept(listener) {
+            AcceptOutcome::Accepted(socket) => self.admit(socket),
+            AcceptOutcome::Drained => return false,
+            AcceptOutcome::Exhausted => {
+                self.parts.metrics.descriptors_exhausted.increment();
+                let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
+                self.accepting.paused_until = Some(self.now.after(pause));
+            }
+            AcceptOutcome::Failed => self.parts.metrics.accept_errors.increment(),
+        }
+        true
+    }
+
+    fn admit(&mut self, mut socket: N::Socket) {
+        if self.conns.len() >= self.parts.conns_max as usize {
+            self.parts.metrics.conns_refused.increment();
+            self.look_at_the_calendar();
+            let response = response::unavailable("the server is full", 5, &self.date.text);
+            return self.net.refuse(socket, &response.bytes);
+        }
+        let Ok(slot) = u32::try_from(self.conns.vacant_key()) else { return };
+        let id = ConnId { slot, generation: self.next_generation };
+        // The largest generation would collide with the names of the listeners.
+        self.next_generation = (self.next_generation + 1) % u32::MAX;
+        if self.net.register(&mut socket, id).is_err() {
+            return self.parts.metrics.accept_errors.increment();
+        }
+        self.parts.metrics.conns_accepted.increment();
+        self.parts.metrics.conns_open.increment();
+        self.look_at_the_calendar();
+        let mut context = Context {
+            now: self.now,
+            draw: Draw(self.net.draw()),
+            worker: self.parts.number,
+            conn: id,
+            head: self.hub.head(),
+            date: &self.date.text,
+            config: &self.parts.config,
+            metrics: &self.parts.metrics,
+            effects: &mut self.scratch.effects,
+        };
+        let conn = Conn::accept(&mut context);
+        self.conns.insert(Slot {
+            generation: id.generation,
+            is_readable: false,
+            is_writable: false,
+            is_read_closed: false,
+            is_listed_to_read: false,
+            is_listed_to_flush: false,
+            is_closing: false,
+            socket,
+            conn,
+        });
+        self.apply(id);
+        if self.draining.is_some() {
+            self.close(id, CloseReason::Refused);
+        }
+    }
+}

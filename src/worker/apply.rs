@@ -1,0 +1,58 @@
+//! apply: makes effects real. The only place where what a machine asks for touches wheel, hub or socket.
+
+use super::Worker;
+use super::net::Net;
+use crate::effect::{Effect, Join};
+use crate::hub::JoinOutcome;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    /// Applies what one call into a conn's machine asked for, in order. Answers go back into the machine, and what that
+    /// asks for is applied too.
+    pub(super) fn apply(&mut self, id: ConnId) {
+        if self.scratch.effects.is_empty() {
+            return;
+        }
+        let mut effects = std::mem::take(&mut self.scratch.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Arm(deadline) => self.wheel.arm(id.slot, deadline),
+                Effect::Close(reason) => self.close(id, reason),
+                Effect::Join(join) => self.join(id, &join),
+                Effect::Leave(leave) => {
+                    let was_subscribed = self.hub.unsubscribe(id.slot, &leave.channel);
+                    self.call(id, |conn, out, context| {
+                        conn.handle_left(&leave, was_subscribed, out, context);
+                    });
+                }
+                Effect::LeaveAll => self.hub.leave(id.slot),
+                Effect::ShutdownWrite => {
+                    if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+                        self.net.shutdown_write(&mut slot.socket);
+                    }
+                }
+            }
+        }
+        // Calls made meanwhile have their own list; this one's room is worth more.
+        self.scratch.effects = effects;
+    }
+
+    fn join(&mut self, id: ConnId, join: &Join) {
+        let sequenced = self.sequenced();
+        let hub = &mut self.hub;
+        let outcomes: Vec<JoinOutcome> = join
+            .channels
+            .iter()
+            .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
+            .collect();
+        let gaps = outcomes.iter().filter(|outcome| match outcome {
+            JoinOutcome::Joined(joined) => joined.gap.is_some(),
+            JoinOutcome::AlreadyJoined | JoinOutcome::TooManyChannels => false,
+        });
+        self.parts.metrics.gaps.add(gaps.count() as u64);
+        self.call(id, |conn, out, context| conn.handle_joined(join, &outcomes, out, context));
+        if self.hub.is_behind(id.slot) {
+            self.list_to_serve(id);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! expire: timers that are due go to their conns; what the log's bounds no longer allow is evicted.
+//!
+//! While the server drains, a conn's timer means that its goodbye is due.
+
+use super::Worker;
+use super::net::Net;
+use crate::config::limits::{EVICTIONS_PER_TURN_MAX, EXPIRES_PER_TURN_MAX};
+use crate::conn::Standing;
+use crate::effect::CloseReason;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    pub(super) fn expire(&mut self) {
+        let mut fired = std::mem::take(&mut self.scratch.fired);
+        if !self.wheel.expire(self.now, EXPIRES_PER_TURN_MAX, &mut fired) {
+            self.parts.metrics.expire_budget_exhausted.increment();
+        }
+        for slot in fired.drain(..) {
+            if let Some(id) = self.id_in(slot) {
+                self.expire_conn(id);
+            }
+        }
+        self.scratch.fired = fired;
+        self.cut_off_the_rest();
+        let evicted = self.hub.evict(self.now, EVICTIONS_PER_TURN_MAX);
+        self.parts.metrics.evicted.add(u64::from(evicted));
+        self.show_gauges();
+    }
+
+    fn expire_conn(&mut self, id: ConnId) {
+        let is_behind = self.hub.is_behind(id.slot);
+        let is_draining = self.draining.is_some();
+        let Some(slot) = self.slot(id) else { return };
+        let standing = if !is_behind && slot.conn.outbox().is_empty() {
+            Standing::CaughtUp
+        } else if slot.is_writable {
+            Standing::Serving
+        } else {
+            Standing::Blocked
+        };
+        let is_goodbye = is_draining && !slot.conn.is_ending();
+        self.call(id, |conn, out, context| {
+            if is_goodbye {
+                conn.handle_shutdown(out, context);
+            } else {
+                conn.handle_timeout(standing, out, context);
+            }
+        });
+    }
+
+    /// The window for draining is over: whoever is left is closed.
+    fn cut_off_the_rest(&mut self) {
+        if self.draining.is_some_and(|draining| self.now.has_reached(draining.end)) {
+            let ids: Vec<ConnId> = self
+                .conns
+                .iter()
+                .filter_map(|(key, slot)| {
+                    Some(ConnId { slot: u32::try_from(key).ok()?, generation: slot.generation })
+                })
+                .collect();
+            for id in ids {
+                self.close(id, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    fn show_gauges(&self) {
+        let metrics = &self.parts.metrics;
+        metrics.subscribers.set(self.hub.subscriber_count());
+        metrics.channels.set(self.hub.channel_count() as u64);
+        metrics.log_entries.set(self.hub.log().len() as u64);
+        metrics.log_bytes.set(self.hub.log().bytes());
+    }
+}

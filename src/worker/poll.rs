@@ -1,0 +1,73 @@
+//! poll: waits for readiness, and notes it on the conns it is for.
+//!
+//! Does not wait while anything is left over from the last turn. Readiness for a conn that has gone is
+//! recognised by its generation and dropped.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::net::{Net, Readiness};
+
+impl<N: Net> Worker<N> {
+    pub(super) fn poll(&mut self) {
+        let timeout = self.wait();
+        let mut readiness = std::mem::take(&mut self.scratch.readiness);
+        self.net.poll(timeout, &mut readiness);
+        self.now = self.net.now();
+        for report in readiness.drain(..) {
+            match report {
+                Readiness::Listener(listener) => self.accepting.ready |= 1 << (listener % 64),
+                Readiness::Conn { id, is_readable, is_writable, is_read_closed } => {
+                    let Some(slot) = self.slot(id) else {
+                        self.parts.metrics.stale_readiness.increment();
+                        continue;
+                    };
+                    slot.is_readable |= is_readable || is_read_closed;
+                    slot.is_read_closed |= is_read_closed;
+                    let has_room_again = is_writable && !slot.is_writable;
+                    slot.is_writable |= is_writable;
+                    if is_writable {
+                        self.note_room(id, has_room_again);
+                    }
+                    self.list_to_read(id);
+                }
+            }
+        }
+        self.scratch.readiness = readiness;
+    }
+
+    /// How long poll may wait: not at all while work is left, else until the next thing is due.
+    fn wait(&self) -> Option<Duration> {
+        let has_work = !self.to_read.is_empty()
+            || !self.to_flush.is_empty()
+            || self.hub.is_walking()
+            || self.batch.is_some()
+            || !self.parts.inbox.is_empty()
+            || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
+        if has_work {
+            return Some(Duration::ZERO);
+        }
+        let due = [
+            self.wheel.next_deadline(),
+            self.hub.next_eviction(),
+            self.accepting.paused_until,
+            self.draining.map(|draining| draining.end),
+        ];
+        let now = self.net.now();
+        due.into_iter().flatten().min().map(|deadline| deadline.remaining(now))
+    }
+
+    /// A socket takes bytes again: whoever waits for that is served.
+    fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
+        let now = self.now;
+        let is_behind = self.hub.is_behind(id.slot);
+        let Some(slot) = self.slot(id) else { return };
+        if has_room_again {
+            // The kernel had been full; room in it means that the peer has read.
+            slot.conn.handle_written(now, true);
+        }
+        if is_behind || !slot.conn.outbox().is_empty() {
+            self.list_to_serve(id);
+        }
+    }
+}
