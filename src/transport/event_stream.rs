@@ -90,7 +90,7 @@ impl EventStream {
         push_display(&opening, &mut events);
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let Some(gap) = self::joined(outcome).and_then(|joined| joined.gap) {
-                push_gap_event(channel, &gap, position, &mut events);
+                push_gap_event(channel, &gap, Some(position), &mut events);
                 context.metrics.gaps.increment();
             }
         }
@@ -98,8 +98,9 @@ impl EventStream {
         self.flow()
     }
 
-    /// Tells a gap. Its end becomes the client's position, since everything before it has been
-    /// given or is told to be missing.
+    /// Tells a gap. The client keeps its position: the gap is one channel's, and publications of
+    /// another channel before the gap's end may still be owed. A client that resumes before the
+    /// next publication is told of the gap once more.
     pub(super) fn handle_gap(
         &self,
         channel: &ChannelName,
@@ -109,7 +110,7 @@ impl EventStream {
     ) {
         if self.phase == Phase::Streaming {
             let mut event = Vec::with_capacity(256);
-            push_gap_event(channel, gap, gap.until, &mut event);
+            push_gap_event(channel, gap, None, &mut event);
             self.push_body(&event, out);
             context.metrics.gaps.increment();
         }
@@ -189,12 +190,13 @@ fn joined(outcome: &JoinOutcome) -> Option<&Joined> {
     }
 }
 
-/// Appends the event that tells a gap, with the position from which the client would resume.
-fn push_gap_event(channel: &ChannelName, gap: &Gap, position: Cursor, out: &mut Vec<u8>) {
-    push_display(
-        &format_args!("id: {position}\nevent: fanfare.gap\ndata: {{"),
-        out,
-    );
+/// Appends the event that tells a gap, with the position from which the client would resume if that
+/// changes.
+fn push_gap_event(channel: &ChannelName, gap: &Gap, position: Option<Cursor>, out: &mut Vec<u8>) {
+    if let Some(position) = position {
+        push_display(&format_args!("id: {position}\n"), out);
+    }
+    out.extend_from_slice(b"event: fanfare.gap\ndata: {");
     // JSON without insignificant white space is one line, and so one data field.
     push_gap_fields(channel, gap, out);
     out.extend_from_slice(b"}\n\n");
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_found_later_moves_the_position_to_its_end() {
+    fn gap_found_later_leaves_the_position_alone() {
         let mut world = World::default();
         let (stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
         let unknown = Gap {
@@ -330,7 +332,7 @@ mod tests {
         let mut out = Vec::new();
         stream.handle_gap(&channel("a\"b"), &unknown, &mut out, &world.context());
         let expected = concat!(
-            "id: 000000000abc-70\nevent: fanfare.gap\n",
+            "event: fanfare.gap\n",
             "data: {\"channel\":\"a\\\"b\",\"since\":null,\"until\":\"000000000abc-70\",",
             "\"missed\":null,\"cause\":\"slow\"}\n\n"
         );
