@@ -62,11 +62,20 @@ pub const LINGER_MS: u64 = 2_000;
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// The longest header of a frame, in bytes (RFC 6455, 5.2).
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
+/// Bytes of answers a client may leave unread while it sends more, whatever its quota. Room for the
+/// answer to a request of 128 channels with a gap in each, twice over.
+pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
 // -- The feed.
 
 /// Bytes read from one feeder at a time, hence about the size of a batch.
 pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
+/// Publications after which a batch is handed over although more were read: one line may name a
+/// thousand channels.
+pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
+/// Bytes of publications after which a batch is handed over. With [`INBOX_BATCHES_MAX`] this bounds
+/// what waits between the feed and a worker.
+pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
 pub const INBOX_BATCHES_MAX: usize = 64;
 /// Feeders connected at once.
@@ -83,6 +92,16 @@ pub const DEDUPE_WINDOW_MS: u64 = 120_000;
 pub const LABEL_BYTES_MAX: usize = 256;
 /// Channels one publication may name.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
+
+// -- The admin listener.
+
+/// Conns to the admin listener that are served at once; more are told to come back.
+pub const ADMIN_CONNS_MAX: usize = 8;
+/// Bytes of a request head on the admin listener.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
+/// Time for a whole head to arrive on the admin listener, and again for its answer to leave, in
+/// milliseconds.
+pub const ADMIN_STEP_MS: u64 = 2_000;
 
 const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);

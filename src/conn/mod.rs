@@ -1,11 +1,11 @@
 //! One connection's machine: request after request, then perhaps a stream, then the end.
 //!
-//! Composes `http` and `transport`; bytes, the time and what became of a wish go in, bytes for the peer
-//! go to the [`Outbox`], and everything else is asked for as an effect. Never touches a socket, a clock
-//! or the hub; the worker calls it and applies what it asks.
+//! Composes `http` and `transport`; bytes, the time and what became of a wish go in, bytes for the
+//! peer go to the [`Outbox`], and everything else is asked for as an effect. Never touches a
+//! socket, a clock or the hub; the worker calls it and applies what it asks.
 //!
-//! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and exist
-//! only while non-empty.
+//! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and
+//! exist only while non-empty.
 #![deny(clippy::indexing_slicing)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use outbox::{Drained, Outbox};
 
-use crate::config::limits::{ANSWER_BYTES_PAUSE, LINGER_MS, READ_BUFFER_BYTES};
+use crate::config::limits::{ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES};
 use crate::effect::{CloseReason, Context, Effect, Join, Leave, Origin};
 use crate::frame::FrameKind;
 use crate::http::{self, After, Answer, Read};
@@ -45,10 +45,16 @@ enum Phase {
         has_served: bool,
     },
     /// Serving publications; or, with a reason, waiting for the peer to answer our goodbye.
-    Stream { transport: Transport, closing: Option<CloseReason> },
+    Stream {
+        transport: Transport,
+        closing: Option<CloseReason>,
+    },
     /// What is in the outbox goes out, then FIN; then the peer's own end is awaited, so that unread
     /// input does not turn our last bytes into a reset.
-    Ending { reason: CloseReason, has_sent_fin: bool },
+    Ending {
+        reason: CloseReason,
+        has_sent_fin: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -71,9 +77,14 @@ impl Conn {
     /// A conn that has just been accepted. Its head has to come in time.
     #[must_use]
     pub fn accept(context: &mut Context<'_>) -> Self {
-        context.ask(Effect::Arm(context.now.after(context.config.limits.request_head())));
+        context.ask(Effect::Arm(
+            context.now.after(context.config.limits.request_head()),
+        ));
         Self {
-            phase: Phase::Request { partial: None, has_served: false },
+            phase: Phase::Request {
+                partial: None,
+                has_served: false,
+            },
             outbox: Outbox::default(),
             life_ms: millis(context.now),
         }
@@ -94,7 +105,10 @@ impl Conn {
     #[must_use]
     pub fn serving(&self) -> Option<FrameKind> {
         match &self.phase {
-            Phase::Stream { transport, closing: None } => Some(transport.frame_kind()),
+            Phase::Stream {
+                transport,
+                closing: None,
+            } => Some(transport.frame_kind()),
             Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
         }
     }
@@ -103,13 +117,16 @@ impl Conn {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         match &self.phase {
-            Phase::Ending { .. } | Phase::Stream { closing: Some(_), .. } => true,
+            Phase::Ending { .. }
+            | Phase::Stream {
+                closing: Some(_), ..
+            } => true,
             Phase::Request { .. } | Phase::Stream { closing: None, .. } => false,
         }
     }
 
-    /// How many bytes may be read from the socket now. Zero while answers wait to be taken: a client
-    /// that does not read is not read.
+    /// How many bytes may be read from the socket now. Zero while answers wait to be taken: a
+    /// client that does not read is not read.
     #[must_use]
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
@@ -123,8 +140,8 @@ impl Conn {
         }
     }
 
-    /// The socket took bytes. For an event stream this is the only sign of life there is; a WebSocket
-    /// has to show more, unless the socket had been full, since then the peer has read.
+    /// The socket took bytes. For an event stream this is the only sign of life there is; a
+    /// WebSocket has to show more, unless the socket had been full, since then the peer has read.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         if let Phase::Stream { transport, .. } = &self.phase
             && (was_blocked || !transport.expects_pong())
@@ -157,13 +174,21 @@ impl Conn {
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &self.phase {
             // A client may send FIN behind its last request and still read the response.
-            Phase::Request { .. } if !self.outbox.is_empty() => self.end(CloseReason::Done, context),
-            Phase::Request { partial: None, has_served: true } => {
+            Phase::Request { .. } if !self.outbox.is_empty() => {
+                self.end(CloseReason::Done, context)
+            }
+            Phase::Request {
+                partial: None,
+                has_served: true,
+            } => {
                 context.ask(Effect::Close(CloseReason::Done));
             }
             Phase::Request { .. } => context.ask(Effect::Close(CloseReason::PeerGone)),
             // Closing the conn is how an event stream's client ends it.
-            Phase::Stream { transport: Transport::EventStream(_), closing: None } => {
+            Phase::Stream {
+                transport: Transport::EventStream(_),
+                closing: None,
+            } => {
                 context.ask(Effect::Close(CloseReason::Done));
             }
             Phase::Stream { closing, .. } => {
@@ -185,16 +210,29 @@ impl Conn {
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Idle));
             }
-            Phase::Request { partial: Some(_), .. } => {
+            Phase::Request {
+                partial: Some(_), ..
+            } => {
                 out.extend_from_slice(&http::response::head_timeout(context.date).bytes);
                 self.end(CloseReason::HeadTimeout, context);
             }
-            Phase::Request { partial: None, has_served } => {
-                let reason = if *has_served { CloseReason::Done } else { CloseReason::HeadTimeout };
+            Phase::Request {
+                partial: None,
+                has_served,
+            } => {
+                let reason = if *has_served {
+                    CloseReason::Done
+                } else {
+                    CloseReason::HeadTimeout
+                };
                 context.ask(Effect::Close(reason));
             }
             Phase::Stream { closing: None, .. } => self.beat(standing, out, context),
-            Phase::Stream { closing: Some(reason), .. } | Phase::Ending { reason, .. } => {
+            Phase::Stream {
+                closing: Some(reason),
+                ..
+            }
+            | Phase::Ending { reason, .. } => {
                 context.ask(Effect::Close(*reason));
             }
         }
@@ -223,7 +261,11 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
             let flow = transport.handle_joined(join, outcomes, out, context);
             self.follow(flow, context);
         }
@@ -238,7 +280,11 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
             transport.handle_left(leave, was_subscribed, out, context);
         }
         self.settle(out, context);
@@ -252,7 +298,11 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
             transport.handle_gap(channel, gap, out, context);
         }
         self.settle(out, context);
@@ -271,19 +321,16 @@ impl Conn {
                 context.ask(Effect::Close(CloseReason::Shutdown));
             }
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
-            Phase::Stream { closing: None, .. } => self.say_goodbye(Goodbye::Shutdown, out, context),
+            Phase::Stream { closing: None, .. } => {
+                self.say_goodbye(Goodbye::Shutdown, out, context)
+            }
             Phase::Stream { .. } | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
 
     /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
-    fn handle_requests(
-        &mut self,
-        bytes: &mut [u8],
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
+    fn handle_requests(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let read = http::read_request(bytes, context.config, context.date, context.metrics);
         let Read::Request { length, answer } = read else {
             return self.keep(bytes, false);
@@ -303,7 +350,12 @@ impl Conn {
             }
             Answer::EventStream(request) => {
                 let stream = EventStream::new(request.envelope, request.body);
-                self.open(Transport::EventStream(stream), request.channels, request.since, context);
+                self.open(
+                    Transport::EventStream(stream),
+                    request.channels,
+                    request.since,
+                    context,
+                );
             }
             Answer::WebSocket(request) => {
                 http::response::push_switching_protocols(&request, context.date, out);
@@ -331,8 +383,16 @@ impl Conn {
     }
 
     fn keep(&mut self, bytes: &[u8], served: bool) {
-        let partial = (!bytes.is_empty()).then(|| Box::new(Partial { bytes: bytes.to_vec() }));
-        if let Phase::Request { partial: kept, has_served } = &mut self.phase {
+        let partial = (!bytes.is_empty()).then(|| {
+            Box::new(Partial {
+                bytes: bytes.to_vec(),
+            })
+        });
+        if let Phase::Request {
+            partial: kept,
+            has_served,
+        } = &mut self.phase
+        {
             *kept = partial;
             *has_served |= served;
         }
@@ -346,8 +406,15 @@ impl Conn {
         context: &mut Context<'_>,
     ) {
         open_streams(&transport, context.metrics).increment();
-        self.phase = Phase::Stream { transport, closing: None };
-        context.ask(Effect::Join(Join { channels, since, origin: Origin::Request }));
+        self.phase = Phase::Stream {
+            transport,
+            closing: None,
+        };
+        context.ask(Effect::Join(Join {
+            channels,
+            since,
+            origin: Origin::Request,
+        }));
         // Conns that came in one storm must not be sent their heartbeats in one storm.
         let interval = context.config.heartbeat.interval_ms;
         let first = interval / 2 + context.draw.below(interval / 2);
@@ -359,7 +426,9 @@ impl Conn {
         let interval = context.config.heartbeat.interval();
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let silent = Duration::from_millis(silent);
-        let Phase::Stream { transport, .. } = &mut self.phase else { return };
+        let Phase::Stream { transport, .. } = &mut self.phase else {
+            return;
+        };
         let must_show_life = transport.expects_pong() || standing == Standing::Blocked;
         if must_show_life && silent >= interval * 2 {
             return self.say_goodbye(Goodbye::Idle, out, context);
@@ -367,13 +436,16 @@ impl Conn {
         if silent >= interval / 2 && self.outbox.is_empty() {
             let is_caught_up = standing == Standing::CaughtUp;
             transport.handle_heartbeat(is_caught_up, out, context);
-            context.metrics.heartbeats.increment();
         }
         context.ask(Effect::Arm(context.now.after(interval)));
     }
 
     fn say_goodbye(&mut self, goodbye: Goodbye, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        if let Phase::Stream { transport, closing: None } = &mut self.phase {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
             let flow = transport.handle_goodbye(goodbye, out, context);
             self.follow(flow, context);
         }
@@ -401,12 +473,15 @@ impl Conn {
             open_streams(transport, context.metrics).decrement();
             context.ask(Effect::LeaveAll);
         }
-        self.phase = Phase::Ending { reason, has_sent_fin: false };
+        self.phase = Phase::Ending {
+            reason,
+            has_sent_fin: false,
+        };
         context.ask(Effect::Arm(linger(context.now)));
     }
 
-    /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to say
-    /// sends FIN.
+    /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to
+    /// say sends FIN.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
@@ -417,8 +492,7 @@ impl Conn {
             *has_sent_fin = true;
             context.ask(Effect::ShutdownWrite);
         }
-        let bound = usize::try_from(context.config.quota.behind_bytes).unwrap_or(usize::MAX);
-        if self.serving().is_some() && self.outbox.control_bytes() > bound.max(ANSWER_BYTES_PAUSE * 2) {
+        if self.serving().is_some() && self.outbox.control_bytes() > CONTROL_BYTES_MAX {
             context.ask(Effect::Close(CloseReason::Overflow));
         }
     }
@@ -442,7 +516,10 @@ fn linger(now: Now) -> Deadline {
     now.after(Duration::from_millis(LINGER_MS))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "wraps after 49 days, and only differences count")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "wraps after 49 days, and only differences count"
+)]
 fn millis(now: Now) -> u32 {
     (now.0 / 1000) as u32
 }

@@ -49,13 +49,18 @@ impl Outbox {
     /// Control bytes not yet written.
     #[must_use]
     pub fn control_bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |pending| pending.control.len() - pending.control_written)
+        self.0
+            .as_ref()
+            .map_or(0, |pending| pending.control.len() - pending.control_written)
     }
 
     /// Appends whole messages of the conn's own.
     pub fn append(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.0.get_or_insert_default().control.extend_from_slice(bytes);
+            self.0
+                .get_or_insert_default()
+                .control
+                .extend_from_slice(bytes);
         }
     }
 
@@ -63,29 +68,46 @@ impl Outbox {
     pub fn keep_rest(&mut self, publication: Arc<Publication>, kind: FrameKind, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
-        pending.rest = Some(Rest { publication, kind, written });
+        pending.rest = Some(Rest {
+            publication,
+            kind,
+            written,
+        });
     }
 
     /// What to write, in order: the rest of a frame, then control bytes.
     #[must_use]
     pub fn slices(&self) -> [&[u8]; 2] {
-        let Some(pending) = &self.0 else { return [&[], &[]] };
+        let Some(pending) = &self.0 else {
+            return [&[], &[]];
+        };
         let rest = pending.rest.as_ref().map(Rest::bytes).unwrap_or_default();
-        let control = pending.control.get(pending.control_written..).unwrap_or_default();
+        let control = pending
+            .control
+            .get(pending.control_written..)
+            .unwrap_or_default();
         [rest, control]
     }
 
     /// Takes the outbox's part of so many written bytes.
     pub fn drain(&mut self, written: usize) -> Drained {
-        let mut drained = Drained { left: written, has_delivered: false };
-        let Some(pending) = &mut self.0 else { return drained };
+        let mut drained = Drained {
+            left: written,
+            has_delivered: false,
+        };
+        let Some(pending) = &mut self.0 else {
+            return drained;
+        };
         if let Some(rest) = &mut pending.rest {
             let length = rest.bytes().len();
             if drained.left < length {
                 rest.written += drained.left;
                 return Drained { left: 0, ..drained };
             }
-            drained = Drained { left: drained.left - length, has_delivered: true };
+            drained = Drained {
+                left: drained.left - length,
+                has_delivered: true,
+            };
             pending.rest = None;
         }
         let control = pending.control.len() - pending.control_written;
@@ -101,8 +123,13 @@ impl Outbox {
 
 impl Rest {
     fn bytes(&self) -> &[u8] {
-        let frame = self.publication.frame(self.kind).map(|frame| frame.wire(self.kind));
-        frame.and_then(|bytes| bytes.get(self.written..)).unwrap_or_default()
+        let frame = self
+            .publication
+            .frame(self.kind)
+            .map(|frame| frame.wire(self.kind));
+        frame
+            .and_then(|bytes| bytes.get(self.written..))
+            .unwrap_or_default()
     }
 }
 
@@ -116,9 +143,17 @@ mod tests {
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
     fn publication() -> Arc<Publication> {
-        let id = Cursor { epoch: Epoch::new(1), sequence: Sequence(1) };
+        let id = Cursor {
+            epoch: Epoch::new(1),
+            sequence: Sequence(1),
+        };
         let channel = ChannelName::new("c").unwrap();
-        Arc::new(Publication::new(id, channel, Payload::Text("abc".into()), Now(0)))
+        Arc::new(Publication::new(
+            id,
+            channel,
+            Payload::Text("abc".into()),
+            Now(0),
+        ))
     }
 
     #[test]
@@ -130,7 +165,13 @@ mod tests {
             outbox.keep_rest(publication(), KIND, 2);
             assert_eq!(outbox.slices().concat(), whole);
             let drained = outbox.drain(cut);
-            assert_eq!(drained, Drained { left: 0, has_delivered: cut >= 3 });
+            assert_eq!(
+                drained,
+                Drained {
+                    left: 0,
+                    has_delivered: cut >= 3
+                }
+            );
             assert_eq!(outbox.slices().concat(), whole[cut..]);
             assert_eq!(outbox.is_empty(), cut == whole.len());
         }
@@ -140,8 +181,20 @@ mod tests {
     fn bytes_beyond_the_outbox_are_handed_back() {
         let mut outbox = Outbox::default();
         outbox.append(b"xy");
-        assert_eq!(outbox.drain(5), Drained { left: 3, has_delivered: false });
-        assert_eq!(outbox.drain(4), Drained { left: 4, has_delivered: false });
+        assert_eq!(
+            outbox.drain(5),
+            Drained {
+                left: 3,
+                has_delivered: false
+            }
+        );
+        assert_eq!(
+            outbox.drain(4),
+            Drained {
+                left: 4,
+                has_delivered: false
+            }
+        );
     }
 
     #[test]
