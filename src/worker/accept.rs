@@ -1,7 +1,7 @@
 //! accept: takes connections from the kernel, gives each a slot or a polite refusal.
 //!
-//! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning on
-//! a listener that stays ready; the pause is counted.
+//! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning
+//! on a listener that stays ready; the pause is counted.
 
 use std::time::Duration;
 
@@ -15,7 +15,11 @@ use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     pub(super) fn accept(&mut self) {
-        if self.accepting.paused_until.is_some_and(|until| self.now.has_reached(until)) {
+        if self
+            .accepting
+            .paused_until
+            .is_some_and(|until| self.now.has_reached(until))
+        {
             self.accepting.paused_until = None;
         }
         let mut budget = ACCEPTS_PER_TURN_MAX;
@@ -55,8 +59,13 @@ impl<N: Net> Worker<N> {
             let response = response::unavailable("the server is full", 5, &self.date.text);
             return self.net.refuse(socket, &response.bytes);
         }
-        let Ok(slot) = u32::try_from(self.conns.vacant_key()) else { return };
-        let id = ConnId { slot, generation: self.next_generation };
+        let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
+            return;
+        };
+        let id = ConnId {
+            slot,
+            generation: self.next_generation,
+        };
         // The largest generation would collide with the names of the listeners.
         self.next_generation = (self.next_generation + 1) % u32::MAX;
         if self.net.register(&mut socket, id).is_err() {

@@ -1,4 +1,5 @@
-//! apply: makes effects real. The only place where what a machine asks for touches wheel, hub or socket.
+//! apply: makes effects real. The only place where what a machine asks for touches wheel, hub or
+//! socket.
 
 use super::Worker;
 use super::net::Net;
@@ -7,8 +8,8 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Applies what one call into a conn's machine asked for, in order. Answers go back into the machine, and what that
-    /// asks for is applied too.
+    /// Applies what one call into a conn's machine asked for, in order. Answers go back into the
+    /// machine, and what that asks for is applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;
@@ -45,12 +46,9 @@ impl<N: Net> Worker<N> {
             .iter()
             .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
             .collect();
-        let gaps = outcomes.iter().filter(|outcome| match outcome {
-            JoinOutcome::Joined(joined) => joined.gap.is_some(),
-            JoinOutcome::AlreadyJoined | JoinOutcome::TooManyChannels => false,
+        self.call(id, |conn, out, context| {
+            conn.handle_joined(join, &outcomes, out, context)
         });
-        self.parts.metrics.gaps.add(gaps.count() as u64);
-        self.call(id, |conn, out, context| conn.handle_joined(join, &outcomes, out, context));
         if self.hub.is_behind(id.slot) {
             self.list_to_serve(id);
         }

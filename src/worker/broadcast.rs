@@ -15,7 +15,9 @@ use crate::frame::Publication;
 impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
-            let Some(publication) = self.next_publication() else { return };
+            let Some(publication) = self.next_publication() else {
+                return;
+            };
             if !self.hub.has_room_for(&publication) {
                 self.put_back();
                 return self.parts.metrics.broadcast_budget_exhausted.increment();
@@ -65,8 +67,11 @@ impl<N: Net> Worker<N> {
         self.net.stop_listening();
         self.accepting.ready = 0;
         let window = self.parts.config.drain.window();
-        self.draining = Some(Draining { end: self.now.after(window) });
-        // A few conns are told at once; many are spread over most of the window, the rest of which is for their answers.
+        self.draining = Some(Draining {
+            end: self.now.after(window),
+        });
+        // A few conns are told at once; many are spread over most of the window, the rest of which
+        // is for their answers.
         let spacing = Duration::from_micros(DRAIN_SPACING_US);
         let count = u32::try_from(self.conns.len()).unwrap_or(u32::MAX);
         let spread = spacing.saturating_mul(count).min(window * 3 / 5);

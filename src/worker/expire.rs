@@ -12,7 +12,10 @@ use crate::id::ConnId;
 impl<N: Net> Worker<N> {
     pub(super) fn expire(&mut self) {
         let mut fired = std::mem::take(&mut self.scratch.fired);
-        if !self.wheel.expire(self.now, EXPIRES_PER_TURN_MAX, &mut fired) {
+        if !self
+            .wheel
+            .expire(self.now, EXPIRES_PER_TURN_MAX, &mut fired)
+        {
             self.parts.metrics.expire_budget_exhausted.increment();
         }
         for slot in fired.drain(..) {
@@ -50,12 +53,18 @@ impl<N: Net> Worker<N> {
 
     /// The window for draining is over: whoever is left is closed.
     fn cut_off_the_rest(&mut self) {
-        if self.draining.is_some_and(|draining| self.now.has_reached(draining.end)) {
+        if self
+            .draining
+            .is_some_and(|draining| self.now.has_reached(draining.end))
+        {
             let ids: Vec<ConnId> = self
                 .conns
                 .iter()
                 .filter_map(|(key, slot)| {
-                    Some(ConnId { slot: u32::try_from(key).ok()?, generation: slot.generation })
+                    Some(ConnId {
+                        slot: u32::try_from(key).ok()?,
+                        generation: slot.generation,
+                    })
                 })
                 .collect();
             for id in ids {

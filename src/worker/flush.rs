@@ -1,10 +1,10 @@
-//! flush: conns that are behind or have bytes of their own: gather frames from the cursor, one vectored
-//! write, move the cursor, hold to the quota.
+//! flush: conns that are behind or have bytes of their own: gather frames from the cursor, one
+//! vectored write, move the cursor, hold to the quota.
 //!
 //! Resumable. A broadcast to half a million subscribers takes seconds of system calls, so both the
-//! list of conns and the walks over channels yield after a slice of time and go on in the next turn;
-//! publications that arrive meanwhile leave in the same write as the older ones. The only place that
-//! writes to a socket.
+//! list of conns and the walks over channels yield after a slice of time and go on in the next
+//! turn; publications that arrive meanwhile leave in the same write as the older ones. The only
+//! place that writes to a socket.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ impl<N: Net> Worker<N> {
     pub(super) fn flush(&mut self) {
         let start = self.net.now();
         self.flush_listed(start);
-        // The walks have their own half of the slice, so that a long list cannot hold them up for ever.
+        // The walks have their own half of the slice, so that a long list cannot hold them up for
+        // ever.
         let start = self.net.now();
         self.walk(start);
         if !self.to_flush.is_empty() || self.hub.is_walking() {
@@ -45,7 +46,9 @@ impl<N: Net> Worker<N> {
             if self.is_slice_over(start, visit) {
                 return;
             }
-            let Some(id) = self.to_flush.pop_front() else { return };
+            let Some(id) = self.to_flush.pop_front() else {
+                return;
+            };
             if let Some(slot) = self.slot(id) {
                 slot.is_listed_to_flush = false;
                 self.flush_conn(id);
@@ -99,8 +102,18 @@ impl<N: Net> Worker<N> {
 
     /// One vectored write: the rest of a frame, control bytes, then frames from the log.
     fn write_once(&mut self, id: ConnId, budget: usize) -> Written {
-        let Self { conns, hub, net, scratch, now, parts, .. } = self;
-        let Some(slot) = conns.get_mut(id.slot as usize) else { return Written::Finished };
+        let Self {
+            conns,
+            hub,
+            net,
+            scratch,
+            now,
+            parts,
+            ..
+        } = self;
+        let Some(slot) = conns.get_mut(id.slot as usize) else {
+            return Written::Finished;
+        };
         if slot.generation != id.generation || slot.is_closing || !slot.is_writable {
             return Written::Finished;
         }
@@ -111,27 +124,37 @@ impl<N: Net> Worker<N> {
         if let Some(kind) = kind
             && own_bytes < budget
         {
-            hub.plan(id.slot, kind, *now, budget - own_bytes, &mut scratch.planned);
+            hub.plan(
+                id.slot,
+                kind,
+                *now,
+                budget - own_bytes,
+                &mut scratch.planned,
+            );
         }
         if own_bytes == 0 && scratch.planned.is_empty() {
             return Written::Finished;
         }
         let mut slices = [IoSlice::new(&[]); GATHER_SLICES_MAX + 2];
-        let frames = kind.into_iter().flat_map(|kind| {
-            scratch.planned.iter().map(|step| (step, kind)).map(|(step, kind)| match step.length {
-                0 => &[][..],
-                _ => hub.frame(step.sequence, kind),
-            })
+        let frames = scratch.planned.iter().map(|step| match kind {
+            Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
+            _ => &[],
         });
         let mut used = 0;
-        let pieces = own.into_iter().chain(frames).filter(|piece| !piece.is_empty());
+        let pieces = own
+            .into_iter()
+            .chain(frames)
+            .filter(|piece| !piece.is_empty());
         for (slice, piece) in slices.iter_mut().zip(pieces) {
             *slice = IoSlice::new(piece);
             used += 1;
         }
         let outcome = match slices.get(..used) {
             Some(slices) if used > 0 => net.write(&mut slot.socket, slices),
-            _ => WriteOutcome::Wrote { count: 0, is_blocked: false },
+            _ => WriteOutcome::Wrote {
+                count: 0,
+                is_blocked: false,
+            },
         };
         parts.metrics.writes.increment();
         match outcome {
@@ -139,7 +162,9 @@ impl<N: Net> Worker<N> {
                 self.close(id, CloseReason::PeerGone);
                 Written::Finished
             }
-            WriteOutcome::Wrote { count, is_blocked } => self.note_written(id, kind, count, is_blocked),
+            WriteOutcome::Wrote { count, is_blocked } => {
+                self.note_written(id, kind, count, is_blocked)
+            }
         }
     }
 
@@ -151,8 +176,17 @@ impl<N: Net> Worker<N> {
         count: usize,
         is_blocked: bool,
     ) -> Written {
-        let Self { conns, hub, scratch, now, parts, .. } = self;
-        let Some(slot) = conns.get_mut(id.slot as usize) else { return Written::Finished };
+        let Self {
+            conns,
+            hub,
+            scratch,
+            now,
+            parts,
+            ..
+        } = self;
+        let Some(slot) = conns.get_mut(id.slot as usize) else {
+            return Written::Finished;
+        };
         parts.metrics.sent_bytes.add(count as u64);
         if is_blocked {
             slot.is_writable = false;
@@ -164,27 +198,39 @@ impl<N: Net> Worker<N> {
         let had_own = !slot.conn.outbox().is_empty();
         let drained = slot.conn.outbox_mut().drain(count);
         let is_own_done = slot.conn.outbox().is_empty();
-        parts.metrics.deliveries.add(u64::from(drained.has_delivered));
+        parts
+            .metrics
+            .deliveries
+            .add(u64::from(drained.has_delivered));
         if is_own_done && !scratch.planned.is_empty() {
             let advanced = hub.advance(id.slot, &scratch.planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
             if let (Some((publication, written)), Some(kind)) = (advanced.begun, kind) {
-                slot.conn.outbox_mut().keep_rest(Arc::clone(&publication), kind, written);
+                slot.conn
+                    .outbox_mut()
+                    .keep_rest(Arc::clone(&publication), kind, written);
             }
         }
         if had_own && is_own_done {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));
             self.list_to_read(id);
         }
-        if is_blocked { Written::Finished } else { Written::More(count) }
+        if is_blocked {
+            Written::Finished
+        } else {
+            Written::More(count)
+        }
     }
 
     /// Tells the conn what it will not be given, ahead of what it will.
     fn tell_gaps(&mut self, id: ConnId) {
-        let serves = self.slot(id).is_some_and(|slot| slot.is_writable && slot.conn.serving().is_some());
+        let serves = self
+            .slot(id)
+            .is_some_and(|slot| slot.is_writable && slot.conn.serving().is_some());
         while serves && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
-            self.parts.metrics.gaps.increment();
-            self.call(id, |conn, out, context| conn.handle_gap(&channel, &gap, out, context));
+            self.call(id, |conn, out, context| {
+                conn.handle_gap(&channel, &gap, out, context)
+            });
         }
     }
 

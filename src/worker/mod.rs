@@ -1,13 +1,13 @@
 //! SHELL: one thread with its own poll, slab, timer wheel and hub; shares nothing mutable.
 //!
-//! A turn has seven verbs, one file each: [`poll`], [`read`], [`accept`], [`broadcast`], [`expire`],
-//! [`flush`], [`reap`]. Each has a budget, so that no peer and no phase keeps the others waiting; what a
-//! budget cuts off stays on a list, and the next poll does not wait. Nothing is written outside flush,
-//! nothing freed outside reap, no effect applied outside [`apply`].
+//! A turn has seven verbs, one file each: [`poll`], [`read`], [`accept`], [`broadcast`],
+//! [`expire`], [`flush`], [`reap`]. Each has a budget, so that no peer and no phase keeps the
+//! others waiting; what a budget cuts off stays on a list, and the next poll does not wait. Nothing
+//! is written outside flush, nothing freed outside reap, no effect applied outside [`apply`].
 //!
 //! Generic over [`net::Net`]: the simulation in `tests/sim` runs this very code over a network that
-//! lies. Mio is edge-triggered, so a conn keeps `is_readable` and `is_writable` itself and loses them
-//! only when the socket says that it would block.
+//! lies. Mio is edge-triggered, so a conn keeps `is_readable` and `is_writable` itself and loses
+//! them only when the socket says that it would block.
 
 mod accept;
 mod apply;
@@ -194,7 +194,11 @@ impl<N: Net> Worker<N> {
         self.reap();
         self.parts.metrics.turns.increment();
         self.parts.pulse.fetch_add(1, Ordering::Relaxed);
-        if self.draining.is_some() && self.conns.is_empty() { Turn::Ended } else { Turn::GoesOn }
+        if self.draining.is_some() && self.conns.is_empty() {
+            Turn::Ended
+        } else {
+            Turn::GoesOn
+        }
     }
 
     /// The network, for the simulation that made it.
@@ -252,7 +256,8 @@ impl<N: Net> Worker<N> {
         Some(result)
     }
 
-    /// Puts a conn that has something of its own to write on the list for flush, if its socket takes it.
+    /// Puts a conn that has something of its own to write on the list for flush, if its socket
+    /// takes it.
     fn list_to_flush(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
         let is_due = slot.is_writable && !slot.is_listed_to_flush && !slot.conn.outbox().is_empty();
@@ -297,8 +302,10 @@ impl<N: Net> Worker<N> {
 
     /// Keeps the text of the date not more than half a second old.
     fn look_at_the_calendar(&mut self) {
-        let is_fresh =
-            self.date.looked.is_some_and(|looked| self.now.since(looked) < Duration::from_millis(500));
+        let is_fresh = self
+            .date
+            .looked
+            .is_some_and(|looked| self.now.since(looked) < Duration::from_millis(500));
         if is_fresh {
             return;
         }

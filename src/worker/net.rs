@@ -1,8 +1,8 @@
 //! The network as a worker sees it: the trait [`Net`], and [`MioNet`], which is the kernel's.
 //!
 //! Everything a worker learns from outside comes through here, time and chance included, so that a
-//! whole worker runs under a simulation that lies about all of it. This is the only file of the worker
-//! that names mio. Edge-triggered: a socket is registered once, for both directions.
+//! whole worker runs under a simulation that lies about all of it. This is the only file of the
+//! worker that names mio. Edge-triggered: a socket is registered once, for both directions.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -34,7 +34,8 @@ pub trait Net {
     /// The calendar's time, in seconds since 1970.
     fn unix_seconds(&self) -> u64;
 
-    /// Waits until something is ready or the time is over, and reports what is ready. `None` waits without end.
+    /// Waits until something is ready or the time is over, and reports what is ready. `None` waits
+    /// without end.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>);
 
     /// How many listeners there are.
@@ -145,23 +146,21 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// Given up for a moment when no other descriptor is left, so that a connection can be taken and
-    /// turned away instead of staying in the backlog for ever.
+    /// Given up for a moment when no other descriptor is left, so that a connection can be taken
+    /// and turned away instead of staying in the backlog for ever.
     spare: Option<std::fs::File>,
 }
 
 impl MioNet {
-    /// A poll that also returns when `wake` is woken. Listeners are added by the thread that uses it.
+    /// A poll that also returns when `wake` is woken. Listeners are added by the thread that uses
+    /// it.
     ///
     /// # Errors
     /// When no descriptor is left.
     pub fn new(wake: Arc<Wake>, clock: Clock) -> io::Result<Self> {
         let poll = Poll::new()?;
-        poll.registry().register(
-            &mut SourceFd(&wake.as_raw_fd()),
-            WAKE,
-            Interest::READABLE,
-        )?;
+        poll.registry()
+            .register(&mut SourceFd(&wake.as_raw_fd()), WAKE, Interest::READABLE)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(POLL_READINESS_MAX as usize),
@@ -187,7 +186,9 @@ impl MioNet {
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
         let token = listener_token(self.listeners.len());
-        self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
+        self.poll
+            .registry()
+            .register(&mut listener, token, Interest::READABLE)?;
         self.listeners.push(listener);
         self.reserve();
         Ok(())
@@ -199,7 +200,8 @@ impl MioNet {
         }
     }
 
-    /// Takes a connection with the spare descriptor and drops it, so that its client learns at once.
+    /// Takes a connection with the spare descriptor and drops it, so that its client learns at
+    /// once.
     fn turn_away(&mut self, listener: u32) {
         self.spare = None;
         if let Some(listener) = self.listeners.get(listener as usize) {
@@ -209,7 +211,8 @@ impl MioNet {
     }
 }
 
-/// Listeners count down from below [`WAKE`]; conns never have names so large, see [`super::Worker`].
+/// Listeners count down from below [`WAKE`]; conns never have names so large, see
+/// [`super::Worker`].
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }
@@ -276,16 +279,24 @@ impl Net for MioNet {
     }
 
     fn register(&mut self, socket: &mut TcpStream, id: ConnId) -> io::Result<()> {
-        #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits where this runs")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "usize has 64 bits where this runs"
+        )]
         let token = Token(id.to_bits() as usize);
-        self.poll.registry().register(socket, token, Interest::READABLE | Interest::WRITABLE)
+        self.poll
+            .registry()
+            .register(socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     fn read(&mut self, socket: &mut TcpStream, into: &mut [u8]) -> ReadOutcome {
         match socket.read(into) {
             Ok(0) => ReadOutcome::Eof,
             // For a stream socket a short read means that the buffer is empty (epoll(7)).
-            Ok(count) => ReadOutcome::Bytes { count, is_drained: count < into.len() },
+            Ok(count) => ReadOutcome::Bytes {
+                count,
+                is_drained: count < into.len(),
+            },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Drained,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => ReadOutcome::Interrupted,
             Err(_) => ReadOutcome::Failed,
@@ -296,13 +307,18 @@ impl Net for MioNet {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         match socket.write_vectored(slices) {
             // A short write means that the buffer is full, and room in it will be reported.
-            Ok(count) => WriteOutcome::Wrote { count, is_blocked: count < total },
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                WriteOutcome::Wrote { count: 0, is_blocked: true }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                WriteOutcome::Wrote { count: 0, is_blocked: false }
-            }
+            Ok(count) => WriteOutcome::Wrote {
+                count,
+                is_blocked: count < total,
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => WriteOutcome::Wrote {
+                count: 0,
+                is_blocked: true,
+            },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => WriteOutcome::Wrote {
+                count: 0,
+                is_blocked: false,
+            },
             Err(_) => WriteOutcome::Failed,
         }
     }
@@ -313,7 +329,8 @@ impl Net for MioNet {
     }
 
     fn refuse(&mut self, mut socket: TcpStream, response: &[u8]) {
-        // A fresh socket's buffer is empty, so a short response fits; nobody waits for what does not.
+        // A fresh socket's buffer is empty, so a short response fits; nobody waits for what does
+        // not.
         drop(socket.write(response));
         drop(socket.shutdown(Shutdown::Write));
     }

@@ -1,7 +1,7 @@
 //! poll: waits for readiness, and notes it on the conns it is for.
 //!
-//! Does not wait while anything is left over from the last turn. Readiness for a conn that has gone is
-//! recognised by its generation and dropped.
+//! Does not wait while anything is left over from the last turn. Readiness for a conn that has gone
+//! is recognised by its generation and dropped.
 
 use std::time::Duration;
 
@@ -17,7 +17,12 @@ impl<N: Net> Worker<N> {
         for report in readiness.drain(..) {
             match report {
                 Readiness::Listener(listener) => self.accepting.ready |= 1 << (listener % 64),
-                Readiness::Conn { id, is_readable, is_writable, is_read_closed } => {
+                Readiness::Conn {
+                    id,
+                    is_readable,
+                    is_writable,
+                    is_read_closed,
+                } => {
                     let Some(slot) = self.slot(id) else {
                         self.parts.metrics.stale_readiness.increment();
                         continue;
@@ -54,7 +59,10 @@ impl<N: Net> Worker<N> {
             self.draining.map(|draining| draining.end),
         ];
         let now = self.net.now();
-        due.into_iter().flatten().min().map(|deadline| deadline.remaining(now))
+        due.into_iter()
+            .flatten()
+            .min()
+            .map(|deadline| deadline.remaining(now))
     }
 
     /// A socket takes bytes again: whoever waits for that is served.

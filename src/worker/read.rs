@@ -1,7 +1,7 @@
 //! read: socket -> the worker's one buffer -> the conn's machine.
 //!
-//! A conn has a budget of bytes and the phase a budget of conns; whoever is cut off stays on the list.
-//! A conn whose answers pile up is not read at all until they have gone out.
+//! A conn has a budget of bytes and the phase a budget of conns; whoever is cut off stays on the
+//! list. A conn whose answers pile up is not read at all until they have gone out.
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
@@ -12,7 +12,9 @@ use crate::id::ConnId;
 impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
         for _ in 0..READ_CONNS_PER_TURN_MAX {
-            let Some(id) = self.to_read.pop_front() else { return };
+            let Some(id) = self.to_read.pop_front() else {
+                return;
+            };
             if let Some(slot) = self.slot(id) {
                 slot.is_listed_to_read = false;
                 self.read_conn(id);
@@ -36,7 +38,8 @@ impl<N: Net> Worker<N> {
         self.list_to_read(id);
     }
 
-    /// Reads once and hands the bytes to the machine. `None` when the conn is not to be read for now.
+    /// Reads once and hands the bytes to the machine. `None` when the conn is not to be read for
+    /// now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
@@ -44,14 +47,18 @@ impl<N: Net> Worker<N> {
             return None;
         }
         let length = slot.conn.read_bytes_max(head_bytes).min(buffer.len());
-        let buffer = buffer.get_mut(..length).filter(|buffer| !buffer.is_empty())?;
+        let buffer = buffer
+            .get_mut(..length)
+            .filter(|buffer| !buffer.is_empty())?;
         match self.net.read(&mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
                 // The end of the input makes no edge of its own once it has been reported.
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 let bytes = buffer.get_mut(..count)?;
-                self.call(id, |conn, out, context| conn.handle_bytes(bytes, out, context))?;
+                self.call(id, |conn, out, context| {
+                    conn.handle_bytes(bytes, out, context)
+                })?;
                 Some(count)
             }
             ReadOutcome::Drained => {

@@ -1,7 +1,8 @@
 //! reap: frees the slots of conns that ended in this turn and tells hub and wheel.
 //!
-//! The only place where a conn is freed, so that no other phase ever meets a slot that changed hands
-//! under it. A slot's generation is never used again, and readiness that is still on its way finds nobody.
+//! The only place where a conn is freed, so that no other phase ever meets a slot that changed
+//! hands under it. A slot's generation is never used again, and readiness that is still on its way
+//! finds nobody.
 
 use super::Worker;
 use super::net::Net;
@@ -16,7 +17,12 @@ impl<N: Net> Worker<N> {
             self.hub.leave(id.slot);
             self.parts.metrics.conns_open.decrement();
             self.parts.metrics.closed(reason).increment();
-            tracing::debug!(worker = self.parts.number, slot = id.slot, reason = reason.label(), "closed");
+            tracing::debug!(
+                worker = self.parts.number,
+                slot = id.slot,
+                reason = reason.label(),
+                "closed"
+            );
         }
     }
 }
