@@ -8,5 +8,8 @@
 )]
 
 pub mod clock;
+pub mod cpu;
+pub mod descriptors;
 pub mod group;
+pub mod listener;
 pub mod wake;

@@ -1,0 +1,42 @@
+//! Which processors this process may use, and keeping a thread on one of them.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// The processors this process may use, by number. Respects the cgroup's set.
+#[must_use]
+pub fn allowed() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else {
+        return vec![0];
+    };
+    (0..CpuSet::MAX_CPU)
+        .filter(|cpu| set.is_set(*cpu))
+        .collect()
+}
+
+/// Keeps the calling thread on one processor.
+///
+/// # Errors
+/// When the system refuses; the thread runs where it did.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pinned_thread_may_use_one_processor_only() {
+        let cpu = *allowed().first().unwrap();
+        let left = std::thread::spawn(move || {
+            pin(cpu).unwrap();
+            allowed()
+        });
+        assert_eq!(left.join().unwrap(), [cpu]);
+    }
+}

@@ -1,0 +1,103 @@
+//! Descriptors: the limit on their number, and a table of one's own for each worker.
+//!
+//! `RLIMIT_NOFILE` binds per descriptor table. A thread that calls `unshare(CLONE_FILES)` gets a copy of
+//! the table, so one process holds as many sockets as it has workers times the limit, and look-ups in
+//! a table that is not shared are cheaper. What must mean the same everywhere is made before.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::RawFd;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// Raises the soft limit on descriptors to the hard one and returns it.
+///
+/// Where the system refuses (a sandbox that forbids `setrlimit`), the limit stays as it is.
+pub fn raise_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let in_force = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_refused) => limit.current,
+    };
+    in_force.unwrap_or(u64::MAX)
+}
+
+/// Gives the calling thread a descriptor table of its own: a copy of the one it shared.
+///
+/// # Errors
+/// When the system refuses; the table is shared as before.
+pub fn unshare_table() -> io::Result<OwnTable> {
+    // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and threads do
+    // not hand each other descriptors they open after this.
+    unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
+    Ok(OwnTable(PhantomData))
+}
+
+/// The calling thread's own descriptor table. Stays on the thread it was made on.
+#[derive(Debug)]
+pub struct OwnTable(PhantomData<*const ()>);
+
+impl OwnTable {
+    /// Closes every descriptor in this table but standard input, output and error and those in `keep`.
+    ///
+    /// Without this a drained listener or a closed feed would live on in the copies.
+    pub fn keep_only(&self, keep: &[RawFd]) {
+        let mut keep: Vec<u32> = keep
+            .iter()
+            .filter_map(|fd| u32::try_from(*fd).ok())
+            .collect();
+        keep.extend([0, 1, 2]);
+        keep.sort_unstable();
+        keep.dedup();
+        let mut first = 0;
+        for fd in keep {
+            if fd > first {
+                close_range(first, fd - 1);
+            }
+            first = fd + 1;
+        }
+        close_range(first, u32::MAX);
+    }
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: the table is this thread's own, so whoever owns these descriptors on another thread keeps
+    // its own copies; nothing on this thread uses them.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    // Kernels before 5.9 do not know the call: then the copies stay open, which costs descriptors only.
+    debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn closing_in_a_table_of_its_own_leaves_the_others_alone() {
+        let kept = std::fs::File::open("/dev/null").unwrap();
+        let dropped = std::fs::File::open("/dev/null").unwrap();
+        let (kept_fd, dropped_fd) = (kept.as_raw_fd(), dropped.as_raw_fd());
+        let link = |fd: RawFd| std::fs::read_link(format!("/proc/thread-self/fd/{fd}")).is_ok();
+        let seen = std::thread::spawn(move || {
+            unshare_table().unwrap().keep_only(&[kept_fd]);
+            (link(kept_fd), link(dropped_fd))
+        });
+        assert_eq!(seen.join().unwrap(), (true, false));
+        assert!(link(dropped_fd));
+    }
+
+    #[test]
+    fn limit_is_raised_to_the_hard_one() {
+        assert_eq!(
+            raise_limit(),
+            getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+        );
+    }
+}
