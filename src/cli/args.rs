@@ -1,0 +1,293 @@
+//! What can be written behind `fanfare`: the subcommands, their flags and the help texts.
+//!
+//! Data only: each struct is read by the file of its subcommand. Flags of `serve` that stand for
+//! keys of the configuration have no environment name here, since [`crate::config::file`] gives
+//! every key its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::file::Overrides;
+use crate::id::ChannelName;
+
+/// A push server for one Linux machine: publications in over a Unix socket, out over WebSocket and
+/// server-sent events.
+#[derive(Debug, Parser)]
+#[command(name = "fanfare", version, propagate_version = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Validate a configuration file.
+    Check(CheckArgs),
+    /// Send publications to the feed of a running server.
+    Publish(PublishArgs),
+    /// Run the server.
+    Serve(ServeArgs),
+    /// Print what a subscriber receives.
+    Subscribe(SubscribeArgs),
+}
+
+/// Arguments of `fanfare serve`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+A value is taken from the first of these that names it: flag, environment variable, file, default.
+Every key of the file has a variable: FANFARE_, its section and its name in capitals.
+
+Examples:
+  fanfare serve
+  fanfare serve --demo
+  fanfare serve --listen 0.0.0.0:8080 --workers 4
+  FANFARE_HEARTBEAT_INTERVAL_MS=15000 fanfare serve --config /etc/fanfare/fanfare.toml")]
+pub struct ServeArgs {
+    /// Configuration file; without it no file is read.
+    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where clients connect; may be repeated [default: 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<SocketAddr>,
+    /// Path of the feed's Unix socket.
+    #[arg(long, value_name = "PATH")]
+    pub feed: Option<PathBuf>,
+    /// Where metrics and health are served; empty for nowhere [default: 127.0.0.1:9180].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<String>,
+    /// Worker threads; 0 is one per core [default: 0].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// Diagnostics: error, warn, info or debug [default: info].
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// Publish this machine's own load, memory and network figures every second.
+    #[arg(long)]
+    pub demo: bool,
+}
+
+impl ServeArgs {
+    /// What the flags say about the configuration.
+    #[must_use]
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            listen: self.listen.clone(),
+            feed: self.feed.clone(),
+            admin: self.admin.clone(),
+            workers: self.workers,
+            log: self.log.clone(),
+        }
+    }
+}
+
+/// Arguments of `fanfare publish`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without DATA each line of standard input is one publication. Exit status 1 when the feed refused a
+line; the other lines are published all the same.
+
+Examples:
+  fanfare publish prices '{\"eur\":1.0841}'
+  fanfare publish chat:42 --text 'Good morning' --event greeting
+  vmstat -n 1 | fanfare publish load --text
+  fanfare publish prices --ack < prices.ndjson")]
+pub struct PublishArgs {
+    /// The channel.
+    #[arg(value_parser = ChannelName::new)]
+    pub channel: ChannelName,
+    /// The payload: JSON, or any text with --text.
+    #[arg(allow_hyphen_values = true)]
+    pub data: Option<String>,
+    /// Send text as it is instead of JSON.
+    #[arg(long)]
+    pub text: bool,
+    /// Type of the publication: `event:` of server-sent events.
+    #[arg(long, value_name = "NAME")]
+    pub event: Option<String>,
+    /// Conflation key: a later publication with it supersedes this one for whoever is behind.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// Wait for each publication to be sequenced; print its id and number of subscribers as JSON.
+    #[arg(long)]
+    pub ack: bool,
+    /// Path of the feed's Unix socket.
+    #[arg(long, value_name = "PATH", env = "FANFARE_FEED")]
+    pub feed: Option<PathBuf>,
+}
+
+/// Arguments of `fanfare subscribe`.
+#[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line, and any of them can be combined"
+)]
+#[command(after_help = "\
+ws://HOST/ws?channel=NAME prints each message as it comes, one JSON object per line;
+http://HOST/sse?channel=NAME prints the data of each event. When the connection is lost it is made
+again with exponential back-off and jitter, and resumes behind the last id. Notices such as gaps go
+to standard error.
+
+Examples:
+  fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
+  fanfare subscribe 'http://127.0.0.1:8080/sse?channel=prices&channel=news' --ids
+  fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=a' --count 1 --timeout 5
+  fanfare subscribe 'http://127.0.0.1:8080/sse?channel=a' --header 'Authorization: Bearer …'")]
+pub struct SubscribeArgs {
+    /// Where to subscribe: ws:// or http:// with the path of the transport and the channels.
+    pub url: String,
+    /// End after so many publications.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Fail when this much time is over before the end.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub timeout: Option<Duration>,
+    /// Resume behind this id.
+    #[arg(long, value_name = "ID")]
+    pub since: Option<String>,
+    /// Send this header field; may be repeated.
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub headers: Vec<Header>,
+    /// End when the connection ends.
+    #[arg(long)]
+    pub no_reconnect: bool,
+    /// Print the id and a tab before each publication.
+    #[arg(long, conflicts_with = "json")]
+    pub ids: bool,
+    /// Print events as {"id","event","data"}, one per line also if their data has several.
+    #[arg(long)]
+    pub json: bool,
+    /// Tell on standard error of control messages and of the connection's life.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// A header field of a request (RFC 9110, 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its name, a token.
+    pub name: String,
+    /// Its value, on one line.
+    pub value: String,
+}
+
+/// Arguments of `fanfare check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  fanfare check /etc/fanfare/fanfare.toml
+  FANFARE_WORKERS=2 fanfare check")]
+pub struct CheckArgs {
+    /// The file; without it the environment is checked over the defaults.
+    pub file: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_not_a_number| format!("`{text}` is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+fn header(text: &str) -> Result<Header, String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a header field has the form `Name: value`")?;
+    let is_token = !name.is_empty()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+    if !is_token {
+        return Err(format!("`{name}` is not a field name"));
+    }
+    let value = value.trim();
+    if value.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(String::from("a field value has no control characters"));
+    }
+    Ok(Header {
+        name: String::from(name),
+        value: String::from(value),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_flags_become_overrides() {
+        let line = "fanfare serve --listen 127.0.0.1:1 --listen [::1]:2 --admin= --workers 3 \
+                    --log debug --feed /tmp/f";
+        let Command::Serve(args) = parsed(line).unwrap() else {
+            panic!("another subcommand");
+        };
+        let overrides = args.overrides();
+        assert_eq!(overrides.listen.len(), 2);
+        assert_eq!(overrides.admin.as_deref(), Some(""));
+        assert_eq!(overrides.workers, Some(3));
+        assert_eq!(overrides.log.as_deref(), Some("debug"));
+        assert_eq!(overrides.feed, Some(PathBuf::from("/tmp/f")));
+    }
+
+    #[test]
+    fn bad_usage_has_status_two_and_help_has_zero() {
+        for line in [
+            "fanfare",
+            "fanfare serve --listen nowhere",
+            "fanfare publish",
+            "fanfare subscribe ws://h/ws --timeout soon",
+            "fanfare subscribe ws://h/ws --count 0",
+            "fanfare subscribe ws://h/ws --header nonsense",
+        ] {
+            assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        assert_eq!(parsed("fanfare --help").unwrap_err().exit_code(), 0);
+        assert_eq!(parsed("fanfare --version").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn publish_takes_data_that_begins_with_a_hyphen() {
+        let Command::Publish(args) = parsed("fanfare publish a -1").unwrap() else {
+            panic!("another subcommand");
+        };
+        assert_eq!(args.data.as_deref(), Some("-1"));
+    }
+
+    #[test]
+    fn publish_refuses_a_channel_with_a_space() {
+        let line = ["fanfare", "publish", "a b", "1"];
+        assert_eq!(Arguments::try_parse_from(line).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn header_is_split_at_the_first_colon() {
+        let read = header("X-A:  b: c ").unwrap();
+        assert_eq!((read.name.as_str(), read.value.as_str()), ("X-A", "b: c"));
+        assert!(header("a b: c").is_err());
+        assert!(header(": c").is_err());
+        assert!(header("a: b\r\nc: d").is_err());
+    }
+
+    #[test]
+    fn seconds_take_fractions_and_refuse_what_is_no_time() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("NaN").is_err());
+        assert!(seconds("1e99").is_err());
+    }
+}

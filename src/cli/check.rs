@@ -1,0 +1,63 @@
+//! `fanfare check`: says whether a configuration is right.
+//!
+//! A named file is checked by itself, without the environment, which could hide a fault of the file
+//! on this machine and show it on the next. Without a file the environment is checked over the
+//! defaults. Changes nothing.
+
+use std::io::Write;
+
+use super::args::CheckArgs;
+use super::{Failure, tell};
+use crate::config::file::{self, Overrides};
+
+/// Checks, and says so on standard output if all is well.
+pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let flags = Overrides::default();
+    let loaded = match &args.file {
+        Some(path) => file::load(Some(path), std::iter::empty(), &flags)?,
+        None => file::load(None, file::process_environment(), &flags)?,
+    };
+    for warning in &loaded.warnings {
+        tell(&format!("warning: {warning}"));
+    }
+    let written = match &args.file {
+        Some(path) => writeln!(out, "ok: {}", path.display()),
+        None => writeln!(out, "ok: environment and defaults"),
+    };
+    written.map_err(Failure::of_output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn check(text: &str) -> (Result<(), Failure>, String, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fanfare.toml");
+        std::fs::write(&path, text).unwrap();
+        let mut out = Vec::new();
+        let file = Some(path.clone());
+        let ended = run(&CheckArgs { file }, &mut out);
+        (ended, String::from_utf8(out).unwrap(), path)
+    }
+
+    #[test]
+    fn check_names_a_file_that_is_right() {
+        let (ended, out, path) = check("workers = 1\n");
+        assert!(ended.is_ok());
+        assert_eq!(out, format!("ok: {}\n", path.display()));
+    }
+
+    #[test]
+    fn check_lists_every_fault_of_a_file() {
+        let (ended, out, path) = check("workers = true\ncolour = 1\n");
+        let failure = ended.unwrap_err();
+        assert!(matches!(failure, Failure::Config(_)));
+        let text = failure.to_string();
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.contains(&format!("{}:1: workers: ", path.display())));
+        assert!(text.contains(&format!("{}:2: colour: ", path.display())));
+        assert_eq!(out, "");
+    }
+}

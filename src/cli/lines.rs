@@ -1,0 +1,95 @@
+//! Lines of bounded length out of a reader.
+//!
+//! PURE but for the reader it is given. A line that is too long is passed over to its end without
+//! being stored, so that the next line is still read as a line. Used for standard input and for the
+//! answers of the feed.
+
+use std::io::{self, BufRead};
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum LineRead {
+    /// No more lines.
+    End,
+    /// A line, without its line end.
+    Line,
+    /// A line with more bytes than allowed; it is gone.
+    TooLong,
+}
+
+/// Reads the next line into `line`, whatever it held before.
+pub(super) fn read(
+    reader: &mut impl BufRead,
+    bytes_max: usize,
+    line: &mut Vec<u8>,
+) -> io::Result<LineRead> {
+    line.clear();
+    let mut is_too_long = false;
+    let mut is_empty = true;
+    loop {
+        let buffer = reader.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        is_empty = false;
+        let end = buffer.iter().position(|b| *b == b'\n');
+        let taken = buffer
+            .get(..end.unwrap_or(buffer.len()))
+            .unwrap_or_default();
+        if is_too_long || line.len() + taken.len() > bytes_max {
+            is_too_long = true;
+            line.clear();
+        } else {
+            line.extend_from_slice(taken);
+        }
+        let used = taken.len() + usize::from(end.is_some());
+        reader.consume(used);
+        if end.is_some() {
+            break;
+        }
+    }
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
+    Ok(match (is_empty, is_too_long) {
+        (true, _) => LineRead::End,
+        (false, true) => LineRead::TooLong,
+        (false, false) => LineRead::Line,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use super::*;
+
+    fn all(text: &str, buffer: usize) -> Vec<(LineRead, String)> {
+        let mut reader = BufReader::with_capacity(buffer, text.as_bytes());
+        let mut line = Vec::new();
+        let mut found = Vec::new();
+        loop {
+            let read = read(&mut reader, 4, &mut line).unwrap();
+            if read == LineRead::End {
+                return found;
+            }
+            found.push((read, String::from_utf8(line.clone()).unwrap()));
+        }
+    }
+
+    #[test]
+    fn lines_are_the_same_for_every_size_of_buffer() {
+        let expected = vec![
+            (LineRead::Line, String::from("abcd")),
+            (LineRead::TooLong, String::new()),
+            (LineRead::Line, String::new()),
+            (LineRead::Line, String::from("ab")),
+            (LineRead::Line, String::from("c")),
+        ];
+        for buffer in 1..20 {
+            assert_eq!(all("abcd\nabcdefgh\n\nab\r\nc", buffer), expected);
+        }
+        assert!(all("", 8).is_empty());
+    }
+}

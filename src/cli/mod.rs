@@ -1,0 +1,112 @@
+//! SHELL: the command line, one file per subcommand.
+//!
+//! Parses the arguments, calls one function and turns what comes back into an exit status: 0 fine,
+//! 1 failed while running, 2 bad usage or configuration. The only place of the crate that writes
+//! to standard output and standard error on purpose. `main` is the only caller.
+
+pub mod args;
+mod check;
+mod lines;
+mod publish;
+mod serve;
+mod subscribe;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::config::file::ConfigError;
+use args::{Arguments, Command};
+
+/// Why a subcommand did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is wrong: status 2.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Whoever read our standard output has seen enough: status 0, and not a word.
+    #[error("standard output is closed")]
+    OutputClosed,
+    /// Failed while running: status 1.
+    #[error("{0:#}")]
+    Running(#[from] anyhow::Error),
+    /// Failed while running, and standard error says why already: status 1.
+    #[error("failed")]
+    Told,
+    /// The arguments make no sense together: status 2.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Failure {
+    /// What failing to write to standard output means.
+    fn of_output(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self::OutputClosed;
+        }
+        Self::Running(anyhow::Error::new(error).context("cannot write to standard output"))
+    }
+
+    /// Says on standard error what happened, and returns the exit status.
+    fn report(&self) -> ExitCode {
+        match self {
+            // Each line begins with a file or variable already.
+            Self::Config(error) => {
+                tell(&error.to_string());
+                ExitCode::from(2)
+            }
+            Self::OutputClosed => ExitCode::SUCCESS,
+            Self::Running(_) => {
+                tell(&format!("fanfare: {self}"));
+                ExitCode::FAILURE
+            }
+            Self::Told => ExitCode::FAILURE,
+            Self::Usage(_) => {
+                tell(&format!("fanfare: {self}"));
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+/// Runs the subcommand that the process's arguments name.
+#[must_use]
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too, with status 0. A closed terminal is no failure.
+            let _printed = error.print();
+            return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    let ended = match &arguments.command {
+        Command::Check(args) => check::run(args, &mut io::stdout().lock()),
+        Command::Publish(args) => publish::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Writes a line to standard error. Where nobody reads it there is nobody to tell.
+fn tell(line: &str) {
+    let _written = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_output_is_quiet_and_other_output_errors_are_not() {
+        let closed = Failure::of_output(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(matches!(closed, Failure::OutputClosed));
+        let full = Failure::of_output(io::Error::from(io::ErrorKind::StorageFull));
+        assert!(matches!(full, Failure::Running(_)));
+    }
+}

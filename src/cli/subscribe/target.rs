@@ -1,0 +1,163 @@
+//! Where to subscribe: the URL, taken apart.
+//!
+//! PURE. Knows the two schemes there are, and how a WebSocket's URL asks to resume: browsers cannot
+//! set headers on a WebSocket, so the id goes into the query, in place of the one that was there.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tungstenite::http::Uri;
+
+/// What stays as it is in a query (RFC 3986, 2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+/// The names by which a query asks to resume.
+const RESUME_NAMES: [&str; 3] = ["since", "last_event_id", "lastEventId"];
+
+/// By which transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// `http://`: server-sent events.
+    EventStream,
+    /// `ws://`: WebSocket.
+    WebSocket,
+}
+
+/// A URL that can be subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// By which transport.
+    pub(super) scheme: Scheme,
+    /// Name or address, without the brackets of IPv6.
+    pub(super) host: String,
+    /// The port.
+    pub(super) port: u16,
+    /// The `Host` field.
+    pub(super) authority: String,
+    /// The path, as it was written.
+    pub(super) path: String,
+    /// What stands behind the question mark.
+    pub(super) query: Option<String>,
+}
+
+impl Target {
+    /// Takes a URL apart, or says in words what is wrong with it.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let uri: Uri = url
+            .parse()
+            .map_err(|error| format!("`{url}` is not a URL: {error}"))?;
+        let scheme = match uri.scheme_str() {
+            Some("http") => Scheme::EventStream,
+            Some("ws") => Scheme::WebSocket,
+            Some("https" | "wss") => {
+                return Err(String::from(
+                    "TLS is not available in this version; name the plain address behind the proxy",
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "`{url}` begins neither with ws:// nor with http://"
+                ));
+            }
+        };
+        let host = uri.host().unwrap_or_default();
+        if host.is_empty() {
+            return Err(format!("`{url}` names no host"));
+        }
+        let authority = match uri.port_u16() {
+            Some(port) => format!("{host}:{port}"),
+            None => String::from(host),
+        };
+        Ok(Self {
+            scheme,
+            host: String::from(host.trim_start_matches('[').trim_end_matches(']')),
+            port: uri.port_u16().unwrap_or(80),
+            authority,
+            path: String::from(uri.path()),
+            query: uri.query().map(String::from),
+        })
+    }
+
+    /// Whether messages come without an envelope around them.
+    pub(super) fn is_bare(&self) -> bool {
+        self.pairs().any(|pair| pair == "envelope=data")
+    }
+
+    /// The request target (RFC 9112, 3.2) as it was written.
+    pub(super) fn request_target(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.clone(),
+        }
+    }
+
+    /// The request target that asks to resume behind an id.
+    pub(super) fn request_target_since(&self, id: &str) -> String {
+        let kept = self.pairs().filter(|pair| {
+            let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+            !RESUME_NAMES.contains(&name)
+        });
+        let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
+        let pairs: Vec<&str> = kept.chain(std::iter::once(since.as_str())).collect();
+        format!("{}?{}", self.path, pairs.join("&"))
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = &str> {
+        let query = self.query.as_deref().unwrap_or_default();
+        query.split('&').filter(|pair| !pair.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_has_its_parts() {
+        let target = Target::parse("ws://127.0.0.1:8080/ws?channel=a").unwrap();
+        assert_eq!(target.scheme, Scheme::WebSocket);
+        assert_eq!((target.host.as_str(), target.port), ("127.0.0.1", 8080));
+        assert_eq!(target.request_target(), "/ws?channel=a");
+        let target = Target::parse("http://[::1]/sse").unwrap();
+        assert_eq!((target.host.as_str(), target.port), ("::1", 80));
+        assert_eq!(target.authority, "[::1]");
+        assert_eq!(target.request_target(), "/sse");
+    }
+
+    #[test]
+    fn target_refuses_what_it_cannot_reach() {
+        for url in [
+            "",
+            "127.0.0.1:8080/ws",
+            "wss://h/",
+            "https://h/",
+            "ftp://h/",
+            "http:///x",
+            "ws://h/ x",
+        ] {
+            assert!(Target::parse(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn target_replaces_every_earlier_wish_to_resume() {
+        let target = Target::parse("ws://h/ws?since=a&channel=c&lastEventId=b").unwrap();
+        assert_eq!(
+            target.request_target_since("e-1"),
+            "/ws?channel=c&since=e-1"
+        );
+        let target = Target::parse("ws://h/ws").unwrap();
+        assert_eq!(target.request_target_since("a b&c"), "/ws?since=a%20b%26c");
+    }
+
+    #[test]
+    fn target_knows_a_bare_envelope() {
+        assert!(Target::parse("ws://h/ws?envelope=data").unwrap().is_bare());
+        assert!(
+            !Target::parse("ws://h/ws?channel=envelope")
+                .unwrap()
+                .is_bare()
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! `fanfare subscribe` against servers of a few lines, on a port of their own.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::thread::JoinHandle;
+
+use tungstenite::handshake::server::{Request, Response};
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+use super::*;
+use crate::cli::args::{Arguments, Command};
+
+/// Serves as many conns as there are scripts, each by its script; returns the requests.
+fn server<S, R>(scripts: Vec<S>) -> (u16, JoinHandle<Vec<R>>)
+where
+    S: FnOnce(TcpStream) -> R + Send + 'static,
+    R: Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let thread = std::thread::spawn(move || {
+        let serve = |script: S| script(listener.accept().unwrap().0);
+        scripts.into_iter().map(serve).collect()
+    });
+    (port, thread)
+}
+
+/// Answers a request with these bytes; returns the request's head.
+fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
+    move |mut stream| {
+        let mut head = Vec::new();
+        let mut byte = [0u8; 1];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.extend_from_slice(&byte);
+        }
+        stream.write_all(bytes.as_bytes()).unwrap();
+        String::from_utf8(head).unwrap()
+    }
+}
+
+/// Accepts a WebSocket, sends these messages and closes; returns the request's target.
+fn messages(
+    texts: &'static [&'static str],
+    close: Option<(u16, &'static str)>,
+) -> impl FnOnce(TcpStream) -> String + Send {
+    move |stream| {
+        let mut uri = String::new();
+        #[expect(
+            clippy::result_large_err,
+            reason = "the callback's type is tungstenite's"
+        )]
+        let callback = |request: &Request, response: Response| {
+            uri = request.uri().to_string();
+            Ok(response)
+        };
+        let mut conn: WebSocket<TcpStream> = tungstenite::accept_hdr(stream, callback).unwrap();
+        for text in texts {
+            conn.send(Message::text(*text)).unwrap();
+        }
+        if let Some((code, reason)) = close {
+            let code = CloseCode::from(code);
+            let reason = reason.into();
+            conn.close(Some(CloseFrame { code, reason })).unwrap();
+        }
+        while close.is_some() && conn.read().is_ok() {}
+        uri
+    }
+}
+
+fn subscribe(url: &str, flags: &str) -> (Result<(), Failure>, String) {
+    let line = ["fanfare", "subscribe", url]
+        .into_iter()
+        .chain(flags.split_whitespace());
+    let arguments = <Arguments as clap::Parser>::try_parse_from(line).unwrap();
+    let Command::Subscribe(args) = arguments.command else {
+        panic!("another subcommand");
+    };
+    let mut out = Vec::new();
+    let ended = run(&args, &mut out);
+    (ended, String::from_utf8(out).unwrap())
+}
+
+const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                      Transfer-Encoding: chunked\r\n\r\n";
+const FIRST: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                     Transfer-Encoding: chunked\r\n\r\n\
+                     11\r\nretry: 1\nid: e-0\n\r\n1\r\n\n\r\n\
+                     1a\r\nid: e-1\nevent: x\ndata: 1\n\n\r\n0\r\n\r\n";
+const SECOND: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n\
+                      event: fanfare.gap\ndata: {}\n\nid: e-5\ndata: a\ndata: b\n\n";
+
+#[test]
+fn event_stream_reconnects_and_resumes_behind_the_last_id() {
+    let (port, server) = server(vec![answer(FIRST), answer(SECOND)]);
+    let url = format!("http://127.0.0.1:{port}/sse?channel=a");
+    let (ended, out) = subscribe(&url, "--count 2 --ids --timeout 30 --header X-A:b");
+    ended.unwrap();
+    assert_eq!(out, "e-1\t1\ne-5\ta\nb\n");
+    let heads = server.join().unwrap();
+    assert!(heads[0].starts_with("GET /sse?channel=a HTTP/1.1\r\n"));
+    assert!(heads[0].contains("\r\nX-A: b\r\n"));
+    assert!(!heads[0].contains("Last-Event-ID"));
+    assert!(heads[1].contains("\r\nLast-Event-ID: e-1\r\n"));
+}
+
+#[test]
+fn event_stream_prints_json_on_one_line() {
+    let (port, _server) = server(vec![answer(SECOND)]);
+    let url = format!("http://127.0.0.1:{port}/sse");
+    let (ended, out) = subscribe(&url, "--count 1 --json --timeout 30 --since e-4");
+    ended.unwrap();
+    assert_eq!(
+        out,
+        "{\"id\":\"e-5\",\"event\":\"message\",\"data\":\"a\\nb\"}\n"
+    );
+}
+
+#[test]
+fn event_stream_ends_quietly_at_no_content_and_fails_when_refused() {
+    let (port, _server) = server(vec![answer("HTTP/1.1 204 No Content\r\n\r\n")]);
+    assert!(
+        subscribe(&format!("http://127.0.0.1:{port}/sse"), "")
+            .0
+            .is_ok()
+    );
+    let (port, _server) = server(vec![answer(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\n{\"detail\":\"why\"}",
+    )]);
+    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/sse"), "");
+    assert_eq!(
+        ended.unwrap_err().to_string(),
+        "the server answered 400: why"
+    );
+    let (port, _server) = server(vec![answer("HTTP/1.1 200 OK\r\n\r\n{}")]);
+    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/poll"), "");
+    assert!(
+        ended
+            .unwrap_err()
+            .to_string()
+            .contains("not an event stream")
+    );
+}
+
+#[test]
+fn event_stream_that_breaks_fails_without_reconnect_and_one_that_ends_does_not() {
+    let (port, _server) = server(vec![answer(STREAM)]);
+    let url = format!("http://127.0.0.1:{port}/sse");
+    assert!(matches!(
+        subscribe(&url, "--no-reconnect").0,
+        Err(Failure::Running(_))
+    ));
+    let (port, _server) = server(vec![answer(FIRST)]);
+    let url = format!("http://127.0.0.1:{port}/sse");
+    assert!(subscribe(&url, "--no-reconnect").0.is_ok());
+}
+
+#[test]
+fn web_socket_prints_publications_only_and_resumes_in_the_query() {
+    let first = messages(
+        &[
+            r#"{"type":"welcome","conn":"1","heartbeat_ms":1}"#,
+            r#"{"type":"subscribed","channel":"a","id":"e-0","recovered":true}"#,
+            r#"{"channel":"a","id":"e-1","data":{"type":"welcome"}}"#,
+            r#"{"type":"gap","channel":"a","missed":1}"#,
+        ],
+        Some((1012, "retry_ms=1")),
+    );
+    let second = messages(&[r#"{"channel":"a","id":"e-2","text":"x"}"#], None);
+    let scripts: Vec<Box<dyn FnOnce(TcpStream) -> String + Send>> =
+        vec![Box::new(first), Box::new(second)];
+    let (port, server) = server(scripts);
+    let url = format!("ws://127.0.0.1:{port}/ws?channel=a");
+    let (ended, out) = subscribe(&url, "--count 2 --timeout 30");
+    ended.unwrap();
+    assert_eq!(
+        out,
+        "{\"channel\":\"a\",\"id\":\"e-1\",\"data\":{\"type\":\"welcome\"}}\n\
+         {\"channel\":\"a\",\"id\":\"e-2\",\"text\":\"x\"}\n"
+    );
+    let targets = server.join().unwrap();
+    assert_eq!(targets, ["/ws?channel=a", "/ws?channel=a&since=e-1"]);
+}
+
+#[test]
+fn web_socket_resumes_behind_its_first_position_before_any_publication() {
+    let script = || {
+        messages(
+            &[r#"{"type":"subscribed","channel":"a","id":"e-7","recovered":true}"#],
+            Some((1013, "retry_ms=1")),
+        )
+    };
+    let last = messages(&[], Some((4003, "no")));
+    let scripts: Vec<Box<dyn FnOnce(TcpStream) -> String + Send>> =
+        vec![Box::new(script()), Box::new(last)];
+    let (port, server) = server(scripts);
+    let (ended, _) = subscribe(&format!("ws://127.0.0.1:{port}/ws?channel=a"), "");
+    let text = ended.unwrap_err().to_string();
+    assert_eq!(text, "closed by the server with code 4003 (no)");
+    assert_eq!(server.join().unwrap()[1], "/ws?channel=a&since=e-7");
+}
+
+#[test]
+fn web_socket_prints_bare_payloads_whatever_they_are() {
+    let (port, _server) = server(vec![messages(&[r#"{"type":"welcome"}"#], Some((1000, "")))]);
+    let url = format!("ws://127.0.0.1:{port}/ws?channel=a&envelope=data");
+    let (ended, out) = subscribe(&url, "");
+    ended.unwrap();
+    assert_eq!(out, "{\"type\":\"welcome\"}\n");
+}
+
+#[test]
+fn web_socket_fails_when_the_handshake_is_refused() {
+    let (port, _server) = server(vec![answer(
+        "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+    )]);
+    let (ended, _) = subscribe(&format!("ws://127.0.0.1:{port}/ws"), "");
+    assert_eq!(ended.unwrap_err().to_string(), "the server answered 401");
+}
+
+#[test]
+fn subscribe_fails_when_time_is_over() {
+    // Nobody accepts: the kernel makes the conn and the answer never comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for url in [
+        format!("ws://127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{port}/"),
+    ] {
+        let (ended, _) = subscribe(&url, "--timeout 0.1");
+        let text = ended.unwrap_err().to_string();
+        assert_eq!(text, "no publication within 0.1 s", "{url}");
+    }
+}
+
+#[test]
+fn subscribe_gives_up_at_once_without_reconnect() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    for url in [
+        format!("ws://127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{port}/"),
+    ] {
+        let (ended, _) = subscribe(&url, "--no-reconnect");
+        assert!(
+            ended.unwrap_err().to_string().contains("cannot reach"),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn subscribe_refuses_a_bad_url_as_bad_usage() {
+    let (ended, _) = subscribe("wss://127.0.0.1/ws", "");
+    assert!(matches!(ended, Err(Failure::Usage(_))));
+}

@@ -1,0 +1,173 @@
+//! Follows a WebSocket (RFC 6455) with tungstenite as the client.
+//!
+//! Prints publications as they come. Messages with a `type` are the server's own and are not
+//! printed: gaps and errors are told on standard error, the rest to the curious. Resumes with
+//! `since` in the query; with `envelope=data` there are no ids, so there is nothing to resume by.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::io;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use tungstenite::client::IntoClientRequest as _;
+use tungstenite::handshake::client::Request;
+use tungstenite::http::{HeaderName, HeaderValue};
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tungstenite::{Error, HandshakeError, Message, WebSocket};
+
+use super::Session;
+use super::end::End;
+use super::socket::Socket;
+use crate::cli::tell;
+
+/// The longest message, in bytes: more than the longest publication in its envelope.
+const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// What tells the server's own messages from publications, and where a publication stands.
+#[derive(Deserialize)]
+struct Glance<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+/// Follows the stream until it ends in some way.
+pub(super) fn follow(session: &mut Session<'_>) -> End {
+    match attempt(session) {
+        Ok(never) => match never {},
+        Err(end) => end,
+    }
+}
+
+fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
+    let target = session.target;
+    let request = request(session).map_err(|error| End::Failed(error.to_string()))?;
+    let socket = Socket::connect(&target.host, target.port, session.handshake_deadline())
+        .map_err(|error| session.unreached(&error))?;
+    let limits = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_BYTES_MAX))
+        .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let (mut conn, _response) = tungstenite::client::client_with_config(
+        request,
+        socket,
+        Some(limits),
+    )
+    .map_err(|failure| match failure {
+        HandshakeError::Failure(error) => refused(error, session),
+        HandshakeError::Interrupted(_) => session.unreached(&io::ErrorKind::TimedOut.into()),
+    })?;
+    conn.get_mut().set_deadline(session.deadline);
+    session.note("connected");
+    if target.is_bare() {
+        session.last_id = None;
+    }
+    let end = read_messages(&mut conn, session);
+    if matches!(end, Err(End::Enough)) {
+        // A courtesy: the server counts us as done instead of gone.
+        let _closed = conn.close(None);
+        let _flushed = conn.flush();
+    }
+    end
+}
+
+fn request(session: &Session<'_>) -> Result<Request, Error> {
+    let target = session.target;
+    let path = match session.last_id.as_deref() {
+        Some(id) if !id.is_empty() => target.request_target_since(id),
+        Some(_) | None => target.request_target(),
+    };
+    let url = format!("ws://{}{path}", target.authority);
+    let mut request = url.as_str().into_client_request()?;
+    let ours: Vec<HeaderName> = request.headers().keys().cloned().collect();
+    for header in &session.args.headers {
+        let name = HeaderName::try_from(&header.name)?;
+        let value = HeaderValue::try_from(&header.value)?;
+        if ours.contains(&name) {
+            request.headers_mut().insert(name, value);
+        } else {
+            request.headers_mut().append(name, value);
+        }
+    }
+    Ok(request)
+}
+
+/// What a failed handshake means.
+fn refused(error: Error, session: &Session<'_>) -> End {
+    match error {
+        Error::Http(response) => {
+            let field = |name| {
+                response
+                    .headers()
+                    .get(name)
+                    .and_then(|value| value.to_str().ok())
+            };
+            let status = response.status().as_u16();
+            if let (300..=399, Some(location)) = (status, field("location")) {
+                return End::Failed(format!("the server points to {location}"));
+            }
+            let body = response.body().as_deref().unwrap_or_default();
+            End::of_response(status, field("retry-after"), body)
+        }
+        Error::Io(error) => session.unreached(&error),
+        other => match session.is_over() {
+            true => End::TimedOut,
+            false => End::unreached(format!("no WebSocket there: {other}")),
+        },
+    }
+}
+
+fn read_messages(
+    conn: &mut WebSocket<Socket>,
+    session: &mut Session<'_>,
+) -> Result<Infallible, End> {
+    let mut close = None;
+    loop {
+        match conn.read() {
+            Ok(Message::Text(text)) => take_text(text.as_str(), session)?,
+            Ok(Message::Binary(bytes)) => session.publication("", &STANDARD.encode(&bytes))?,
+            Ok(Message::Close(frame)) => close = Some(frame),
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+            Err(error) => return Err(ended(error, close, session)),
+        }
+    }
+}
+
+fn take_text(text: &str, session: &mut Session<'_>) -> Result<(), End> {
+    if session.target.is_bare() {
+        return session.publication("", text);
+    }
+    let Ok(glance) = serde_json::from_str::<Glance<'_>>(text) else {
+        tell(&format!("unexpected message: {text}"));
+        return Ok(());
+    };
+    let id = glance.id.as_deref().unwrap_or_default();
+    let Some(kind) = glance.kind.as_deref() else {
+        session.last_id = Some(String::from(id));
+        return session.publication(id, text);
+    };
+    match kind {
+        // Where we stand before the first publication. With a position of our own, ours is the
+        // earlier one and what lies between may still be on its way.
+        "subscribed" if session.last_id.is_none() && !id.is_empty() => {
+            session.last_id = Some(String::from(id));
+            session.note(text);
+        }
+        "error" | "gap" => tell(&format!("{kind}: {text}")),
+        _ => session.note(text),
+    }
+    Ok(())
+}
+
+/// What the end of reading means, given the close frame if one came.
+fn ended(error: Error, close: Option<Option<CloseFrame>>, session: &Session<'_>) -> End {
+    match (error, close) {
+        (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
+        // A close frame without a code (RFC 6455, 7.1.5).
+        (_, Some(None)) => End::orderly("closed by the server", None),
+        (Error::Io(error), None) => session.broken(&error, None),
+        (error, None) => End::broken(format!("the connection broke: {error}"), None),
+    }
+}
