@@ -80,6 +80,13 @@ impl Inbox {
         self.receiver.try_recv().ok()
     }
 
+    /// The next mail; waits for it. `None` when every mailbox is gone. For a test's stand-in: a
+    /// worker sleeps in its poll.
+    #[cfg(test)]
+    pub(crate) fn wait(&self) -> Option<Mail> {
+        self.receiver.recv().ok()
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
