@@ -1,10 +1,439 @@
-//! x
+//! The feed: the local Unix socket by which publications arrive.
+//!
+//! One thread, any number of feeders. [`decode`] and what it uses are pure: bytes to drafts, cut
+//! anywhere. The rest is shell: [`listener`] takes the path, [`feeder`] is one connection,
+//! [`sequencer`] gives numbers and hands batches to the workers, and this file is the loop that
+//! lets them take turns. One read per ready feeder and round, so that none starves another; a full
+//! inbox of a worker stops the loop, and thereby all feeders, instead of filling memory.
+//!
+//! The bounds: a feeder holds at most one line (or body) and one read, its answers and
+//! acknowledgements are limited, and so are feeders, batches and inboxes.
+
+mod answers;
 mod body;
 pub mod decode;
 pub mod dedupe;
 pub mod draft;
+mod feeder;
 mod fields;
+mod listener;
 pub mod minify;
 pub mod publish;
 pub mod refusal;
 pub mod request;
+mod sequencer;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use slab::Slab;
+
+use self::feeder::{Feeder, Intake, Next};
+use self::listener::SocketFile;
+use self::sequencer::Sequencer;
+use crate::config::Config;
+use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FEEDERS_MAX, LINGER_MS};
+use crate::id::Epoch;
+use crate::metrics::FeedMetrics;
+use crate::sys::clock::Clock;
+use crate::sys::wake::Wake;
+use crate::time::{Deadline, Now};
+use crate::worker::inbox::Mailbox;
+
+pub use self::listener::FeedError;
+
+const LISTENER: Token = Token(usize::MAX - 1);
+const WAKE: Token = Token(usize::MAX - 2);
+/// Readiness reports taken from the kernel at once.
+const READINESS_MAX: usize = 256;
+
+/// A socket on which feeders can connect already, but nobody accepts yet.
+#[derive(Debug)]
+pub struct Feed {
+    listener: UnixListener,
+    path: PathBuf,
+    /// `None` when the socket was handed to us: then its file is not ours to remove.
+    file: Option<SocketFile>,
+}
+
+/// What the feed's thread works with.
+#[derive(Debug)]
+pub struct FeedParts {
+    /// The epoch of all ids.
+    pub epoch: Epoch,
+    /// One for each worker.
+    pub mailboxes: Vec<Mailbox>,
+    /// By which a worker says that it was the last to confirm a receipt.
+    pub wake: Arc<Wake>,
+    /// The feed's counters.
+    pub metrics: Arc<FeedMetrics>,
+    /// What the operator chose.
+    pub config: Arc<Config>,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// The running feed.
+#[derive(Debug)]
+pub struct FeedHandle {
+    stop: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+    thread: JoinHandle<()>,
+}
+
+/// Takes the configured path.
+///
+/// # Errors
+/// When somebody listens there, when something else has that name, or when the system refuses.
+pub fn bind(config: &Config) -> Result<Feed, FeedError> {
+    let (listener, file) = listener::listen(config)?;
+    Ok(Feed {
+        listener,
+        path: config.feed.clone(),
+        file: Some(file),
+    })
+}
+
+impl Feed {
+    /// Uses a socket that listens already (socket activation). Its file stays when the feed stops.
+    #[must_use]
+    pub fn from_listener(listener: UnixListener) -> Self {
+        let address = listener.local_addr().ok();
+        let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
+        Self {
+            listener,
+            path: path.unwrap_or_default(),
+            file: None,
+        }
+    }
+
+    /// Where feeders connect.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no descriptor or no thread left.
+    pub fn spawn(self, parts: FeedParts) -> io::Result<FeedHandle> {
+        self.spawn_for(parts, FEEDERS_MAX)
+    }
+
+    fn spawn_for(self, parts: FeedParts, feeders_max: usize) -> io::Result<FeedHandle> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let wake = Arc::clone(&parts.wake);
+        let feed_loop = FeedLoop::new(self, parts, feeders_max, Arc::clone(&stop))?;
+        let thread = thread::Builder::new()
+            .name(String::from("fanfare-feed"))
+            .spawn(move || feed_loop.run())?;
+        Ok(FeedHandle { stop, wake, thread })
+    }
+}
+
+impl FeedHandle {
+    /// Asks the feed to stop: no new feeders, what was written to it is published, answers go out,
+    /// all within [`LINGER_MS`]. Returns at once.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    /// Waits until the feed has stopped.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the feed's thread has panicked");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct FeedLoop {
+    poll: Poll,
+    /// `None` when the feed stops.
+    listener: Option<UnixListener>,
+    file: Option<SocketFile>,
+    /// Whether the listener may hold somebody.
+    is_acceptable: bool,
+    accept_again: Option<Deadline>,
+    feeders: Slab<Feeder>,
+    feeders_max: usize,
+    /// Slots of feeders that have something to do, and the same list of the round under way.
+    ready: Vec<usize>,
+    round: Vec<usize>,
+    intake: Intake,
+    metrics: Arc<FeedMetrics>,
+    config: Arc<Config>,
+    clock: Clock,
+    wake: Arc<Wake>,
+    stop: Arc<AtomicBool>,
+    stop_deadline: Option<Deadline>,
+}
+
+impl FeedLoop {
+    fn new(
+        feed: Feed,
+        parts: FeedParts,
+        feeders_max: usize,
+        stop: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        feed.listener.set_nonblocking(true)?;
+        register(&poll, &feed.listener, LISTENER, Interest::READABLE)?;
+        register(&poll, &parts.wake, WAKE, Interest::READABLE)?;
+        let metrics = parts.metrics;
+        let sequencer = Sequencer::new(
+            parts.epoch,
+            fastrand::u64(..),
+            parts.mailboxes,
+            Arc::clone(&metrics),
+        );
+        Ok(Self {
+            poll,
+            listener: Some(feed.listener),
+            file: feed.file,
+            is_acceptable: true,
+            accept_again: None,
+            feeders: Slab::new(),
+            feeders_max,
+            ready: Vec::new(),
+            round: Vec::new(),
+            intake: Intake::new(sequencer, Arc::clone(&metrics)),
+            metrics,
+            config: parts.config,
+            clock: parts.clock,
+            wake: parts.wake,
+            stop,
+            stop_deadline: None,
+        })
+    }
+
+    fn run(mut self) {
+        let mut readiness = Events::with_capacity(READINESS_MAX);
+        while !self.has_stopped() {
+            let timeout = self.timeout(self.clock.now());
+            match self.poll.poll(&mut readiness, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the feed cannot wait for its sockets and ends");
+                    break;
+                }
+            }
+            self.note(&readiness);
+            self.expire();
+            self.turn_feeders();
+            self.accept();
+            if self.stop_deadline.is_none() && self.stop.load(Ordering::Acquire) {
+                self.begin_stop();
+            }
+        }
+        for feeder in self.feeders.drain() {
+            feeder.close();
+        }
+        self.metrics.feeders.set(0);
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.stop_deadline.is_some_and(|deadline| {
+            self.feeders.is_empty() || self.clock.now().has_reached(deadline)
+        })
+    }
+
+    fn timeout(&self, now: Now) -> Option<Duration> {
+        let is_accepting = self.is_acceptable && self.accept_again.is_none();
+        if !self.ready.is_empty() || is_accepting {
+            return Some(Duration::ZERO);
+        }
+        let lingering = self
+            .feeders
+            .iter()
+            .filter_map(|(_, feeder)| feeder.deadline());
+        lingering
+            .chain(self.accept_again)
+            .chain(self.stop_deadline)
+            .min()
+            .map(|deadline| deadline.remaining(now))
+    }
+
+    /// Remembers what the kernel reports; acts on nothing yet.
+    fn note(&mut self, readiness: &Events) {
+        for event in readiness {
+            match event.token() {
+                LISTENER => self.is_acceptable = self.listener.is_some(),
+                WAKE => {
+                    self.wake.acknowledge();
+                    self.queue_where(Feeder::is_waiting);
+                }
+                Token(slot) => {
+                    if let Some(feeder) = self.feeders.get_mut(slot) {
+                        let known = &mut feeder.readiness;
+                        known.is_readable |= event.is_readable() || event.is_read_closed();
+                        known.is_writable |= event.is_writable() || event.is_write_closed();
+                        queue(feeder, slot, &mut self.ready);
+                    }
+                }
+            }
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = self.clock.now();
+        if self
+            .accept_again
+            .is_some_and(|again| now.has_reached(again))
+        {
+            self.accept_again = None;
+        }
+        self.queue_where(|feeder| feeder.deadline().is_some_and(|due| now.has_reached(due)));
+    }
+
+    fn queue_where(&mut self, condition: impl Fn(&Feeder) -> bool) {
+        for (slot, feeder) in &mut self.feeders {
+            if condition(feeder) {
+                queue(feeder, slot, &mut self.ready);
+            }
+        }
+    }
+
+    /// One turn for each feeder that has something to do.
+    fn turn_feeders(&mut self) {
+        std::mem::swap(&mut self.ready, &mut self.round);
+        while let Some(slot) = self.round.pop() {
+            let Some(feeder) = self.feeders.get_mut(slot) else {
+                continue;
+            };
+            feeder.is_queued = false;
+            match feeder.turn(&mut self.intake, self.clock.now()) {
+                Next::Again => queue(feeder, slot, &mut self.ready),
+                Next::Gone => self.remove(slot),
+                Next::Wait => {}
+            }
+        }
+    }
+
+    fn remove(&mut self, slot: usize) {
+        let Some(feeder) = self.feeders.try_remove(slot) else {
+            return;
+        };
+        // Closing alone would do, were there no copies of the descriptor in other tables.
+        let fd = feeder.as_raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            tracing::debug!(%error, "a feeder was not registered");
+        }
+        feeder.close();
+        self.metrics.feeders.decrement();
+    }
+
+    fn accept(&mut self) {
+        if !self.is_acceptable || self.accept_again.is_some() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN_MAX {
+            let Some(listener) = &self.listener else {
+                return;
+            };
+            match listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => {
+                        self.is_acceptable = false;
+                        return;
+                    }
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
+                    _ => return self.pause_accepting(&error),
+                },
+            }
+        }
+    }
+
+    /// Whoever waits in the backlog keeps the listener ready: without a pause the loop would spin.
+    fn pause_accepting(&mut self, error: &io::Error) {
+        tracing::warn!(%error, "cannot accept feeders for now");
+        self.metrics.accept_pauses.increment();
+        let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
+        self.accept_again = Some(self.clock.now().after(pause));
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        if self.feeders.len() >= self.feeders_max {
+            self.metrics.feeders_refused.increment();
+            return refuse(stream);
+        }
+        let admitted = Feeder::new(stream, self.config.limits).and_then(|feeder| {
+            let entry = self.feeders.vacant_entry();
+            let both = Interest::READABLE | Interest::WRITABLE;
+            register(&self.poll, &feeder, Token(entry.key()), both)?;
+            let slot = entry.key();
+            queue(entry.insert(feeder), slot, &mut self.ready);
+            Ok(())
+        });
+        match admitted {
+            Ok(()) => {
+                self.metrics.feeders.increment();
+                self.metrics.feeders_accepted.increment();
+            }
+            Err(error) => tracing::warn!(%error, "cannot admit a feeder"),
+        }
+    }
+
+    fn begin_stop(&mut self) {
+        self.stop_deadline = Some(self.clock.now().after(Duration::from_millis(LINGER_MS)));
+        self.is_acceptable = false;
+        if let Some(listener) = self.listener.take()
+            && self.file.is_some()
+        {
+            // Copies in other descriptor tables must not go on taking connections that nobody
+            // accepts. A listener that was handed to us goes on for whoever comes after us.
+            if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
+                tracing::debug!(%error, "the feed's listener cannot be shut down");
+            }
+        }
+        self.file = None;
+        for (slot, feeder) in &mut self.feeders {
+            feeder.begin_stop();
+            queue(feeder, slot, &mut self.ready);
+        }
+    }
+}
+
+fn register(
+    poll: &Poll,
+    source: &impl AsRawFd,
+    token: Token,
+    interest: Interest,
+) -> io::Result<()> {
+    let fd = source.as_raw_fd();
+    poll.registry()
+        .register(&mut SourceFd(&fd), token, interest)
+}
+
+fn queue(feeder: &mut Feeder, slot: usize, ready: &mut Vec<usize>) {
+    if !feeder.is_queued {
+        feeder.is_queued = true;
+        ready.push(slot);
+    }
+}
+
+fn refuse(mut stream: UnixStream) {
+    let line = answers::error_line(0, "too_many_feeders", "too many feeders are connected");
+    // A new connection's buffer has room; if it has gone already, nobody misses the line.
+    let told = stream
+        .set_nonblocking(true)
+        .and_then(|()| stream.write_all(&line));
+    if let Err(error) = told {
+        tracing::debug!(%error, "a refused feeder could not be told");
+    }
+}

@@ -93,7 +93,7 @@ impl Requests {
         };
         let head_bytes = head.bytes;
         let wants_continue = head.wants_continue;
-        match open(head, self.limits.feed_line_bytes as usize, names) {
+        match open(&head, self.limits.feed_line_bytes as usize, names) {
             Ok(open) => self.open = Some(Box::new(open)),
             Err((problem, is_head)) => return last(input.len(), problem, is_head),
         }
@@ -173,12 +173,12 @@ fn last(consumed: usize, problem: Problem, is_head: bool) -> Step {
 
 /// Plans a request by its head. An error ends the connection.
 fn open(
-    head: Head<'_>,
+    head: &Head<'_>,
     body_bytes_max: usize,
     names: &mut NameCache,
 ) -> Result<Open, (Problem, bool)> {
     let is_head = head.method == "HEAD";
-    let plan = plan(&head, names);
+    let plan = plan(head, names);
     // Whoever waits for `100 Continue` is refused without it, and may send its body or not.
     if let (Err(problem), true) = (&plan, head.wants_continue) {
         return Err((problem.clone(), is_head));

@@ -1,0 +1,405 @@
+//! What one feeder is owed: answers in the order of its lines and requests, and bytes not yet sent.
+//!
+//! An answer waits until every worker has confirmed; what comes behind it waits with it, so that
+//! order is kept. Bytes go out from one buffer that is given back when it is empty and large. The
+//! feeder stops reading while [`Answers::is_congested`]. No sockets and no clock here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::publish::Shape;
+use super::refusal::Refusal;
+use super::request::Problem;
+use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
+use crate::frame::Receipt;
+use crate::frame::envelope::{push_display, push_json_string};
+use crate::id::Cursor;
+
+/// A buffer of this size is kept when it is empty.
+const BUFFER_BYTES_KEPT: usize = 4096;
+
+/// A publication that has its number and may still be on its way into the logs.
+#[derive(Debug)]
+pub(super) struct Ack {
+    /// Its number, or that of the publication it repeats.
+    pub(super) id: Cursor,
+    /// Complete when every log has it; `None` if nothing was sent.
+    pub(super) receipt: Option<Arc<Receipt>>,
+}
+
+impl Ack {
+    fn subscribers(&self) -> Option<u64> {
+        self.receipt.as_ref().map_or(Some(0), |r| r.subscribers())
+    }
+}
+
+/// The answers that one feeder is owed.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    unsent: Vec<u8>,
+    /// How much of `unsent` has been sent. Below its length, or both are zero.
+    sent: usize,
+    waiting: VecDeque<Waiting>,
+    /// Acknowledgements in `waiting`.
+    acks: usize,
+    /// Bytes in `waiting`.
+    ready_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Line { line: u64, ack: Ack },
+    Ready(Box<[u8]>),
+    Response(Box<Response>),
+}
+
+/// The answer to a request that publishes.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) acks: Vec<Ack>,
+    pub(super) shape: Shape,
+    pub(super) is_last: bool,
+}
+
+impl Answers {
+    /// Owes the answer to a line.
+    pub(super) fn owe_line(&mut self, line: u64, ack: Ack) {
+        self.acks += 1;
+        self.waiting.push_back(Waiting::Line { line, ack });
+    }
+
+    /// Owes the answer to a request.
+    pub(super) fn owe_response(&mut self, response: Response) {
+        self.acks += response.acks.len();
+        self.waiting
+            .push_back(Waiting::Response(Box::new(response)));
+    }
+
+    /// Owes bytes that are ready.
+    pub(super) fn owe_bytes(&mut self, bytes: &[u8]) {
+        if self.waiting.is_empty() {
+            self.unsent.extend_from_slice(bytes);
+        } else {
+            self.ready_bytes += bytes.len();
+            self.waiting.push_back(Waiting::Ready(Box::from(bytes)));
+        }
+    }
+
+    /// Turns what is complete into bytes, up to the first answer that is not.
+    pub(super) fn settle(&mut self, date: SystemTime) {
+        while let Some(waiting) = self.waiting.front() {
+            match waiting {
+                Waiting::Line { line, ack } => {
+                    let Some(subscribers) = ack.subscribers() else {
+                        return;
+                    };
+                    push_ack(Some(*line), ack, subscribers, &mut self.unsent);
+                    self.unsent.push(b'\n');
+                    self.acks -= 1;
+                }
+                Waiting::Ready(bytes) => {
+                    self.unsent.extend_from_slice(bytes);
+                    self.ready_bytes -= bytes.len();
+                }
+                Waiting::Response(response) => {
+                    if !push_response(response, date, &mut self.unsent) {
+                        return;
+                    }
+                    self.acks -= response.acks.len();
+                }
+            }
+            self.waiting.pop_front();
+        }
+        // An idle feeder keeps nothing of a burst.
+        if self.waiting.capacity() * size_of::<Waiting>() > BUFFER_BYTES_KEPT {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    /// What is to be sent next.
+    pub(super) fn unsent(&self) -> &[u8] {
+        self.unsent.get(self.sent..).unwrap_or_default()
+    }
+
+    /// Notes that so many bytes were sent.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        self.sent += bytes;
+        debug_assert!(self.sent <= self.unsent.len());
+        if self.sent < self.unsent.len() {
+            return;
+        }
+        self.sent = 0;
+        self.unsent.clear();
+        if self.unsent.capacity() > BUFFER_BYTES_KEPT {
+            self.unsent = Vec::new();
+        }
+    }
+
+    /// Whether an answer waits for workers.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether nothing is owed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.unsent.is_empty()
+    }
+
+    /// Whether so much is owed that no more should be taken from the feeder.
+    pub(super) fn is_congested(&self) -> bool {
+        self.acks >= FEED_ACKS_MAX
+            || self.unsent().len() + self.ready_bytes >= FEED_ANSWER_BYTES_MAX
+    }
+}
+
+/// The answer to a bad line.
+pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
+    error_line(line, refusal.code(), &refusal.to_string())
+}
+
+/// An error as a line.
+pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
+    let mut out = b"{\"ok\":false,\"line\":".to_vec();
+    push_display(&line, &mut out);
+    out.extend_from_slice(b",\"error\":\"");
+    out.extend_from_slice(code.as_bytes());
+    out.extend_from_slice(b"\",\"message\":");
+    push_json_string(message, &mut out);
+    out.extend_from_slice(b"}\n");
+    out
+}
+
+/// The interim answer before a body (RFC 9110, 15.2.1).
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// A refused request's answer (RFC 9457).
+pub(super) fn problem(
+    problem: &Problem,
+    is_last: bool,
+    is_head: bool,
+    date: SystemTime,
+) -> Vec<u8> {
+    let title = reason(problem.status);
+    let mut body = b"{\"title\":\"".to_vec();
+    body.extend_from_slice(title.as_bytes());
+    body.extend_from_slice(b"\",\"status\":");
+    push_display(&problem.status, &mut body);
+    body.extend_from_slice(b",\"detail\":");
+    push_json_string(&problem.detail, &mut body);
+    body.extend_from_slice(b",\"error\":\"");
+    body.extend_from_slice(problem.error.as_bytes());
+    body.push(b'"');
+    if let Some(index) = problem.index {
+        body.extend_from_slice(b",\"index\":");
+        push_display(&index, &mut body);
+    }
+    body.extend_from_slice(b"}\n");
+    let mut out = Vec::with_capacity(body.len() + 256);
+    let head = Head {
+        status: problem.status,
+        content_type: "application/problem+json",
+        length: body.len(),
+        is_last,
+        date,
+    };
+    push_display(&head, &mut out);
+    if !is_head {
+        out.extend_from_slice(&body);
+    }
+    out
+}
+
+/// Appends `{"ok":true,…}`.
+fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"ok\":true");
+    if let Some(line) = line {
+        out.extend_from_slice(b",\"line\":");
+        push_display(&line, out);
+    }
+    out.extend_from_slice(b",\"id\":\"");
+    push_display(&ack.id, out);
+    out.extend_from_slice(b"\",\"subscribers\":");
+    push_display(&subscribers, out);
+    if ack.receipt.is_none() {
+        out.extend_from_slice(b",\"repeated\":true");
+    }
+    out.push(b'}');
+}
+
+/// Appends a response if it is complete, and says whether it was.
+fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bool {
+    if response.acks.iter().any(|ack| ack.subscribers().is_none()) {
+        return false;
+    }
+    let mut body = Vec::with_capacity(response.acks.len() * 64 + 3);
+    for (index, ack) in response.acks.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        push_ack(None, ack, ack.subscribers().unwrap_or(0), &mut body);
+    }
+    if response.shape == Shape::Array {
+        body.insert(0, b'[');
+        body.push(b']');
+    }
+    body.push(b'\n');
+    let head = Head {
+        status: 200,
+        content_type: "application/json",
+        length: body.len(),
+        is_last: response.is_last,
+        date,
+    };
+    push_display(&head, out);
+    out.extend_from_slice(&body);
+    true
+}
+
+/// The head of an answer, as text.
+struct Head {
+    status: u16,
+    content_type: &'static str,
+    length: usize,
+    is_last: bool,
+    date: SystemTime,
+}
+
+impl std::fmt::Display for Head {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status))?;
+        write!(f, "Date: {}\r\n", httpdate::HttpDate::from(self.date))?;
+        write!(f, "Content-Type: {}\r\n", self.content_type)?;
+        write!(f, "Content-Length: {}\r\n", self.length)?;
+        if self.status == 405 {
+            f.write_str("Allow: POST\r\n")?;
+        }
+        if self.is_last {
+            f.write_str("Connection: close\r\n")?;
+        }
+        f.write_str("\r\n")
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Epoch, Sequence};
+
+    fn ack(sequence: u64, receipt: Option<&Arc<Receipt>>) -> Ack {
+        Ack {
+            id: Cursor {
+                epoch: Epoch::new(1),
+                sequence: Sequence(sequence),
+            },
+            receipt: receipt.map(Arc::clone),
+        }
+    }
+
+    fn text(answers: &mut Answers) -> String {
+        answers.settle(SystemTime::UNIX_EPOCH);
+        let text = String::from_utf8(answers.unsent().to_vec()).unwrap();
+        answers.advance(text.len());
+        text
+    }
+
+    #[test]
+    fn answers_keep_their_order_while_an_earlier_one_waits() {
+        let mut answers = Answers::default();
+        let receipt = Arc::new(Receipt::new(1));
+        answers.owe_line(1, ack(7, Some(&receipt)));
+        answers.owe_bytes(&refusal_line(2, &Refusal::NotUtf8));
+        answers.owe_line(3, ack(7, None));
+        assert_eq!(text(&mut answers), "");
+        receipt.confirm(4);
+        assert_eq!(
+            text(&mut answers),
+            "{\"ok\":true,\"line\":1,\"id\":\"000000000001-7\",\"subscribers\":4}\n\
+             {\"ok\":false,\"line\":2,\"error\":\"bad_json\",\"message\":\"not UTF-8\"}\n\
+             {\"ok\":true,\"line\":3,\"id\":\"000000000001-7\",\"subscribers\":0,\"repeated\":true}\n"
+        );
+        assert!(answers.is_empty());
+    }
+
+    #[test]
+    fn response_waits_for_its_last_publication() {
+        let mut answers = Answers::default();
+        let receipt = Arc::new(Receipt::new(1));
+        answers.owe_response(Response {
+            acks: vec![ack(1, None), ack(2, Some(&receipt))],
+            shape: Shape::Array,
+            is_last: true,
+        });
+        assert_eq!(text(&mut answers), "");
+        receipt.confirm(0);
+        let response = text(&mut answers);
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert_eq!(
+            head,
+            format!(
+                "HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
+                 Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close",
+                body.len()
+            )
+        );
+        assert_eq!(
+            body,
+            "[{\"ok\":true,\"id\":\"000000000001-1\",\"subscribers\":0,\"repeated\":true},\
+             {\"ok\":true,\"id\":\"000000000001-2\",\"subscribers\":0}]\n"
+        );
+    }
+
+    #[test]
+    fn problem_is_a_problem_document_and_has_no_body_for_head() {
+        let refused = Problem {
+            index: Some(3),
+            ..Problem::new(405, "method_not_allowed", "a \"quoted\" word")
+        };
+        let whole = problem(&refused, false, false, SystemTime::UNIX_EPOCH);
+        let whole = String::from_utf8(whole).unwrap();
+        assert!(whole.contains("Allow: POST\r\n"));
+        let (_, body) = whole.split_once("\r\n\r\n").unwrap();
+        assert_eq!(
+            body,
+            "{\"title\":\"Method Not Allowed\",\"status\":405,\"detail\":\"a \\\"quoted\\\" word\",\
+             \"error\":\"method_not_allowed\",\"index\":3}\n"
+        );
+        let head = problem(&refused, false, true, SystemTime::UNIX_EPOCH);
+        assert!(head.ends_with(b"\r\n\r\n"));
+    }
+
+    #[test]
+    fn answers_are_congested_by_bytes_and_by_acknowledgements() {
+        let mut answers = Answers::default();
+        answers.owe_bytes(&vec![b'x'; FEED_ANSWER_BYTES_MAX]);
+        assert!(answers.is_congested());
+        answers.advance(1);
+        assert!(!answers.is_congested());
+        let receipt = Arc::new(Receipt::new(1));
+        let mut answers = Answers::default();
+        for _ in 0..FEED_ACKS_MAX {
+            assert!(!answers.is_congested());
+            answers.owe_line(1, ack(1, Some(&receipt)));
+        }
+        assert!(answers.is_congested());
+        answers.owe_bytes(b"x");
+        assert_eq!(answers.unsent(), b"");
+    }
+}

@@ -1,0 +1,462 @@
+//! SHELL: one connected feeder: its socket, what it has sent so far, and what it is owed.
+//!
+//! A turn writes what is owed, reads at most once, hands over what was read, and writes again. A
+//! feeder that owes us its attention is not read; one that has broken the rules is answered and
+//! then only listened to until it hangs up, since a close with unread bytes would cost it the
+//! answer. The loop in [`super`] decides who has a turn.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::net::UCred;
+
+use super::answers::{self, Answers, Response};
+use super::decode::{Decoder, Item};
+use super::request::Request;
+use super::sequencer::{Awaited, Sequencer};
+use crate::config::Limits;
+use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
+use crate::metrics::FeedMetrics;
+use crate::time::{Deadline, Now};
+
+/// Reads that a feeder still has when the feed stops: enough for what the kernel's buffer holds.
+const READS_AT_STOP: u32 = 4;
+
+/// What the feeders share: where publications go, and the one read buffer.
+#[derive(Debug)]
+pub(super) struct Intake {
+    pub(super) sequencer: Sequencer,
+    pub(super) buffer: Vec<u8>,
+    pub(super) metrics: Arc<FeedMetrics>,
+}
+
+impl Intake {
+    pub(super) fn new(sequencer: Sequencer, metrics: Arc<FeedMetrics>) -> Self {
+        Self {
+            sequencer,
+            buffer: vec![0; FEED_READ_BYTES],
+            metrics,
+        }
+    }
+}
+
+/// One connected feeder.
+#[derive(Debug)]
+pub(super) struct Feeder {
+    stream: UnixStream,
+    peer: Option<UCred>,
+    phase: Phase,
+    decoder: Decoder,
+    /// Bytes that were read and not consumed: part of a line, or more if the feeder is congested.
+    rest: Vec<u8>,
+    /// How much of `rest` has been consumed after all. Zero when `rest` is empty.
+    rest_start: usize,
+    /// Whether `rest` may hold a whole item, because decoding stopped for congestion.
+    is_stalled: bool,
+    answers: Answers,
+    pub(super) readiness: Readiness,
+    /// Whether the loop has it on its list.
+    pub(super) is_queued: bool,
+    /// How often it may still be read; set when the feed stops.
+    reads_left: Option<u32>,
+    publications: u64,
+    errors: u64,
+}
+
+/// What the kernel has reported and has not since denied.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Readiness {
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Feeds.
+    Open,
+    /// Has sent its last byte; may still read answers.
+    Ended,
+    /// Will not be listened to any more; is owed its answers.
+    Leaving,
+    /// Has been told that no more comes, and may take until then to hang up.
+    Lingering { until: Deadline },
+    /// Nobody is there any more.
+    Gone,
+}
+
+/// What a turn leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Next {
+    /// There is more to do at once.
+    Again,
+    /// The feeder is finished with.
+    Gone,
+    /// Nothing to do until the socket or a worker says so.
+    Wait,
+}
+
+enum ReadOutcome {
+    Bytes(usize),
+    Drained,
+    End,
+    Failed,
+}
+
+impl Feeder {
+    /// Takes over a connection.
+    pub(super) fn new(stream: UnixStream, limits: Limits) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
+        let feeder = Self {
+            stream,
+            peer,
+            phase: Phase::Open,
+            decoder: Decoder::new(limits),
+            rest: Vec::new(),
+            rest_start: 0,
+            is_stalled: false,
+            answers: Answers::default(),
+            // Whatever came before the registration is found by trying.
+            readiness: Readiness {
+                is_readable: true,
+                is_writable: true,
+            },
+            is_queued: false,
+            reads_left: None,
+            publications: 0,
+            errors: 0,
+        };
+        tracing::info!(
+            pid = feeder.pid(),
+            uid = feeder.uid(),
+            gid = feeder.gid(),
+            "feeder connected"
+        );
+        Ok(feeder)
+    }
+
+    fn pid(&self) -> Option<i32> {
+        self.peer.map(|peer| peer.pid.as_raw_nonzero().get())
+    }
+
+    fn uid(&self) -> Option<u32> {
+        self.peer.map(|peer| peer.uid.as_raw())
+    }
+
+    fn gid(&self) -> Option<u32> {
+        self.peer.map(|peer| peer.gid.as_raw())
+    }
+
+    /// Whether an answer waits for workers.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.answers.is_waiting()
+    }
+
+    /// When the feeder is dropped although it has not hung up.
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        match self.phase {
+            Phase::Lingering { until } => Some(until),
+            Phase::Ended | Phase::Gone | Phase::Leaving | Phase::Open => None,
+        }
+    }
+
+    /// From now on only what has already been written is read.
+    pub(super) fn begin_stop(&mut self) {
+        self.reads_left = Some(READS_AT_STOP);
+    }
+
+    /// One turn: answers, one read, and what comes of it.
+    pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> Next {
+        // The calendar is only needed for the `Date` of HTTP answers; reading it costs no call.
+        let date = SystemTime::now();
+        self.answers.settle(date);
+        self.write();
+        match self.phase {
+            Phase::Open => self.take_in(intake, now, date),
+            Phase::Leaving | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
+            Phase::Ended | Phase::Gone => {}
+        }
+        intake.sequencer.post();
+        self.answers.settle(date);
+        self.write();
+        self.next(now)
+    }
+
+    fn take_in(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+        if self.answers.is_congested() {
+            return;
+        }
+        if self.is_stalled {
+            return self.take_in_rest(intake, now, date);
+        }
+        if let Some(reads_left) = &mut self.reads_left {
+            if *reads_left == 0 || !self.readiness.is_readable {
+                self.leave(&intake.metrics);
+                return;
+            }
+            *reads_left -= 1;
+        }
+        if !self.readiness.is_readable {
+            return;
+        }
+        let mut buffer = std::mem::take(&mut intake.buffer);
+        match self.read(&mut buffer) {
+            ReadOutcome::Bytes(bytes) => {
+                intake.metrics.received_bytes.add(bytes as u64);
+                let fresh = buffer.get(..bytes).unwrap_or_default();
+                self.take_in_fresh(fresh, intake, now, date);
+            }
+            ReadOutcome::Drained => {}
+            ReadOutcome::End => self.end(intake, now, date),
+            ReadOutcome::Failed => {
+                self.note_cut_off(&intake.metrics);
+                self.phase = Phase::Gone;
+            }
+        }
+        intake.buffer = buffer;
+    }
+
+    /// Decodes straight from the read buffer if nothing was left over.
+    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
+        if !self.rest.is_empty() {
+            self.rest.drain(..self.rest_start);
+            self.rest_start = 0;
+            self.rest.extend_from_slice(fresh);
+            return self.take_in_rest(intake, now, date);
+        }
+        let used = self.decode(fresh, intake, now, date);
+        self.rest
+            .extend_from_slice(fresh.get(used..).unwrap_or_default());
+    }
+
+    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+        let rest = std::mem::take(&mut self.rest);
+        let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
+        self.rest_start += self.decode(unconsumed, intake, now, date);
+        // A buffer that is used up is given back: an idle feeder holds none.
+        if self.rest_start < rest.len() {
+            self.rest = rest;
+        } else {
+            self.rest_start = 0;
+        }
+    }
+
+    /// Decodes until bytes are lacking or the feeder is owed too much, and says how far it came.
+    fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: SystemTime) -> usize {
+        let mut used = 0;
+        loop {
+            self.is_stalled = self.answers.is_congested();
+            if self.is_stalled {
+                return used;
+            }
+            let step = self.decoder.next(input.get(used..).unwrap_or_default());
+            used += step.consumed;
+            match step.item {
+                Some(item) => self.handle(item, intake, now, date),
+                None => break,
+            }
+        }
+        if self.decoder.is_over() && self.phase == Phase::Open {
+            self.phase = Phase::Leaving;
+        }
+        used
+    }
+
+    fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: SystemTime) {
+        match item {
+            Item::Continue => self.answers.owe_bytes(answers::CONTINUE),
+            Item::Publish {
+                line,
+                wants_ack,
+                draft,
+            } => {
+                self.publications += 1;
+                let awaited = if wants_ack { Awaited::Yes } else { Awaited::No };
+                let ack = intake.sequencer.sequence(draft, awaited, now);
+                if wants_ack {
+                    self.answers.owe_line(line, ack);
+                }
+            }
+            Item::Refuse { line, refusal } => {
+                self.errors += 1;
+                intake.metrics.errors.increment();
+                self.answers
+                    .owe_bytes(&answers::refusal_line(line, &refusal));
+            }
+            Item::Request(request) => self.handle_request(*request, intake, now, date),
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        request: Request,
+        intake: &mut Intake,
+        now: Now,
+        date: SystemTime,
+    ) {
+        let is_last = request.is_last;
+        match request.outcome {
+            Ok(publish) => {
+                self.publications += publish.drafts.len() as u64;
+                let acks = publish
+                    .drafts
+                    .into_iter()
+                    .map(|draft| intake.sequencer.sequence(draft, Awaited::Yes, now))
+                    .collect();
+                self.answers.owe_response(Response {
+                    acks,
+                    shape: publish.shape,
+                    is_last,
+                });
+            }
+            Err(problem) => {
+                self.errors += 1;
+                intake.metrics.errors.increment();
+                let answer = answers::problem(&problem, is_last, request.is_head, date);
+                self.answers.owe_bytes(&answer);
+            }
+        }
+    }
+
+    /// The feeder has sent its last byte.
+    fn end(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+        let rest = std::mem::take(&mut self.rest);
+        let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
+        self.rest_start = 0;
+        match self.decoder.finish(unconsumed) {
+            Some(item) => {
+                if let Item::Refuse { .. } = &item {
+                    intake.metrics.cut_off.increment();
+                }
+                self.handle(item, intake, now, date);
+            }
+            None if self.decoder.is_inside_request() || !unconsumed.trim_ascii().is_empty() => {
+                intake.metrics.cut_off.increment();
+            }
+            None => {}
+        }
+        self.phase = Phase::Ended;
+    }
+
+    fn leave(&mut self, metrics: &FeedMetrics) {
+        self.note_cut_off(metrics);
+        self.phase = Phase::Leaving;
+    }
+
+    fn note_cut_off(&mut self, metrics: &FeedMetrics) {
+        if !self.rest.is_empty() || self.decoder.is_inside_request() {
+            metrics.cut_off.increment();
+            let lost_bytes = self.rest.len() - self.rest_start;
+            tracing::debug!(pid = self.pid(), lost_bytes, "feeder cut off in mid-line");
+        }
+        self.rest = Vec::new();
+        self.rest_start = 0;
+        self.is_stalled = false;
+    }
+
+    fn next(&mut self, now: Now) -> Next {
+        let is_owed = !self.answers.is_empty();
+        let can_take_in = !self.answers.is_congested();
+        match self.phase {
+            Phase::Gone => Next::Gone,
+            Phase::Open if can_take_in && (self.is_stalled || self.readiness.is_readable) => {
+                Next::Again
+            }
+            // A stopping feed gives an idle feeder one more turn, in which it leaves.
+            Phase::Open if can_take_in && self.reads_left.is_some() => Next::Again,
+            Phase::Ended if is_owed => Next::Wait,
+            Phase::Ended => Next::Gone,
+            Phase::Open => Next::Wait,
+            Phase::Leaving if is_owed => self.again_if_readable(),
+            Phase::Leaving if self.reads_left.is_some() => Next::Gone,
+            Phase::Leaving => self.linger(now),
+            Phase::Lingering { until } if now.has_reached(until) => Next::Gone,
+            Phase::Lingering { .. } => self.again_if_readable(),
+        }
+    }
+
+    fn again_if_readable(&self) -> Next {
+        if self.readiness.is_readable && self.reads_left.is_none() {
+            Next::Again
+        } else {
+            Next::Wait
+        }
+    }
+
+    fn linger(&mut self, now: Now) -> Next {
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return Next::Gone;
+        }
+        let until = now.after(Duration::from_millis(LINGER_MS));
+        self.phase = Phase::Lingering { until };
+        self.again_if_readable()
+    }
+
+    fn discard(&mut self, buffer: &mut [u8]) {
+        self.rest = Vec::new();
+        self.rest_start = 0;
+        if !self.readiness.is_readable || self.reads_left.is_some() {
+            return;
+        }
+        match self.read(buffer) {
+            ReadOutcome::Bytes(_) | ReadOutcome::Drained => {}
+            ReadOutcome::End => self.phase = Phase::Ended,
+            ReadOutcome::Failed => self.phase = Phase::Gone,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => {
+                    self.readiness.is_readable = false;
+                    return ReadOutcome::End;
+                }
+                Ok(bytes) => return ReadOutcome::Bytes(bytes),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readiness.is_readable = false;
+                    return ReadOutcome::Drained;
+                }
+                Err(_) => return ReadOutcome::Failed,
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        while self.readiness.is_writable && !self.answers.unsent().is_empty() {
+            match self.stream.write(self.answers.unsent()) {
+                Ok(bytes) => self.answers.advance(bytes),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readiness.is_writable = false
+                }
+                // Nobody reads answers any more. What was written before may still be unread here.
+                Err(_) => self.answers = Answers::default(),
+            }
+        }
+    }
+
+    /// Ends the connection for whoever else may hold a copy of the descriptor.
+    pub(super) fn close(self) {
+        // The peer may have closed first, which is as good.
+        let _closed = self.stream.shutdown(Shutdown::Both);
+        tracing::debug!(
+            pid = self.pid(),
+            publications = self.publications,
+            errors = self.errors,
+            "feeder disconnected"
+        );
+    }
+}
+
+impl AsRawFd for Feeder {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}

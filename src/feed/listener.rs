@@ -1,0 +1,313 @@
+//! SHELL: takes the feed's path on the file system, and gives it back.
+//!
+//! A lock file beside the socket (`feed.sock.lock`, `flock`) is held as long as the feed lives, so
+//! that of two servers started at once exactly one finds a stale socket and replaces it. Under the
+//! lock a socket file is removed only if connecting to it is refused. The lock file stays behind:
+//! removing it would let two servers lock two files of the same name.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::Config;
+use crate::config::limits::LISTEN_BACKLOG;
+use crate::sys::group::group_id;
+
+/// Why the feed's path could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The access mode is not an octal number.
+    #[error("feed_mode `{0}` is not an octal mode such as 0660")]
+    BadMode(String),
+    /// The private directory under `/tmp` was made by somebody else.
+    #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
+    ForeignDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Another process serves this path.
+    #[error("another process is listening on {}", path.display())]
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Something else has this name. It is left as it is.
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no such group.
+    #[error("feed_group `{0}` is not a group of this machine")]
+    UnknownGroup(String),
+}
+
+/// The socket's file and the lock that makes it ours. Dropping it removes the file.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another file of the same name is not ours to remove.
+    identity: (u64, u64),
+    _lock: File,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the feed's socket");
+        }
+    }
+}
+
+/// Listens on the configured path.
+pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
+    let path = config.feed.as_path();
+    let mode = u32::from_str_radix(&config.feed_mode, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| FeedError::BadMode(config.feed_mode.clone()))?;
+    let group = group(&config.feed_group)?;
+    if let Some(directory) = path.parent() {
+        make_directory(directory)?;
+    }
+    let lock = lock(path)?;
+    remove_stale(path)?;
+    let listener = bind(path, mode, group).map_err(failed("listen on", path))?;
+    let file = fs::symlink_metadata(path).map_err(failed("find", path))?;
+    let socket_file = SocketFile {
+        path: path.to_path_buf(),
+        identity: (file.dev(), file.ino()),
+        _lock: lock,
+    };
+    Ok((listener, socket_file))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> FeedError {
+    let path = path.to_path_buf();
+    move |source| FeedError::System {
+        action,
+        path: path.clone(),
+        source,
+    }
+}
+
+fn group(name: &str) -> Result<Option<u32>, FeedError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let found = group_id(name).map_err(failed("look up the group of", Path::new(name)))?;
+    found
+        .map(Some)
+        .ok_or_else(|| FeedError::UnknownGroup(String::from(name)))
+}
+
+/// Makes the directory if it is missing. The one under `/tmp`, where anybody may put things, has to
+/// be ours alone.
+fn make_directory(directory: &Path) -> Result<(), FeedError> {
+    let uid = rustix::process::getuid().as_raw();
+    let is_private = directory == Path::new(&format!("/tmp/fanfare-{uid}"));
+    let mode = if is_private { 0o700 } else { 0o755 };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+        .map_err(failed("make the directory", directory))?;
+    if is_private {
+        check_private(directory, uid)?;
+    }
+    Ok(())
+}
+
+fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
+    // The link itself and not what it points to: a link is never ours.
+    let found = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
+    if found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    Err(FeedError::ForeignDirectory {
+        path: directory.to_path_buf(),
+    })
+}
+
+fn lock(path: &Path) -> Result<File, FeedError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&lock_path)
+        .map_err(failed("open", &lock_path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(FeedError::InUse {
+            path: path.to_path_buf(),
+        }),
+        Err(error) => Err(failed("lock", &lock_path)(error.into())),
+    }
+}
+
+/// Removes a socket file that nobody listens on.
+fn remove_stale(path: &Path) -> Result<(), FeedError> {
+    let file = match fs::symlink_metadata(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at", path)(error)),
+    };
+    let path_buf = || path.to_path_buf();
+    if !file.file_type().is_socket() {
+        return Err(FeedError::NotASocket { path: path_buf() });
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("remove the stale socket", path))
+        }
+        Ok(_) => Err(FeedError::InUse { path: path_buf() }),
+        Err(error) => Err(failed("find out who listens on", path)(error)),
+    }
+}
+
+fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The file is made with the socket's own mode: nobody else can connect until it is all set.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    finish(&socket, path, mode, group).inspect_err(|_| {
+        // The error that is told is the one that came first.
+        let _removed = fs::remove_file(path);
+    })?;
+    Ok(UnixListener::from(OwnedFd::from(socket)))
+}
+
+fn finish(socket: &Socket, path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    if group.is_some() {
+        std::os::unix::fs::chown(path, None, group)?;
+    }
+    rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn config(path: &Path) -> Config {
+        Config {
+            feed: path.to_path_buf(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn path_is_taken_with_its_mode_and_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/feed.sock");
+        let mut config = config(&path);
+        config.feed_mode = String::from("0640");
+        config.feed_group = rustix::process::getgid().as_raw().to_string();
+        let (_listener, file) = listen(&config).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn stale_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("feed.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let (_listener, _file) = listen(&config(&path)).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn socket_that_somebody_listens_on_is_refused_and_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("feed.sock");
+        let theirs = UnixListener::bind(&path).unwrap();
+        assert!(matches!(
+            listen(&config(&path)),
+            Err(FeedError::InUse { .. })
+        ));
+        drop(theirs);
+        let ours = listen(&config(&path)).unwrap();
+        assert!(matches!(
+            listen(&config(&path)),
+            Err(FeedError::InUse { .. })
+        ));
+        drop(ours);
+    }
+
+    #[test]
+    fn file_that_is_no_socket_is_left_untouched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("feed.sock");
+        fs::write(&path, "mine").unwrap();
+        let refused = listen(&config(&path));
+        assert!(matches!(refused, Err(FeedError::NotASocket { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn file_of_somebody_else_at_the_path_is_not_removed_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("feed.sock");
+        let (_listener, file) = listen(&config(&path)).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "theirs").unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn private_directory_has_to_be_ours_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let uid = rustix::process::getuid().as_raw();
+        assert!(check_private(directory.path(), uid).is_ok());
+        assert!(check_private(directory.path(), uid + 1).is_err());
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        assert!(check_private(&link, uid).is_err());
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(check_private(directory.path(), uid).is_err());
+    }
+
+    #[test]
+    fn bad_mode_and_unknown_group_are_told() {
+        let mut config = config(Path::new("/nonexistent/feed.sock"));
+        config.feed_mode = String::from("rw");
+        assert!(matches!(listen(&config), Err(FeedError::BadMode(_))));
+        config.feed_mode = String::from("0660");
+        config.feed_group = String::from("no such group");
+        assert!(matches!(listen(&config), Err(FeedError::UnknownGroup(_))));
+    }
+}

@@ -1,0 +1,280 @@
+//! SHELL: gives every publication its number and hands batches to all workers.
+//!
+//! The only place where the node's one sequence grows, hence every worker sees the same order. A
+//! batch is what one read of one feeder brought, cut when it becomes large; handing it over waits
+//! while a worker's inbox is full, and with it the whole feed.
+
+use std::sync::Arc;
+
+use super::answers::Ack;
+use super::dedupe::Dedupe;
+use super::draft::{Channels, Draft};
+use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
+use crate::frame::{Publication, Receipt};
+use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::metrics::FeedMetrics;
+use crate::time::Now;
+use crate::worker::inbox::{Batch, Mail, Mailbox, Posted};
+
+/// The end of the feed's road: numbers, batches and mailboxes.
+#[derive(Debug)]
+pub(super) struct Sequencer {
+    /// The last number that was given out.
+    head: Cursor,
+    dedupe: Dedupe,
+    mailboxes: Vec<Mailbox>,
+    batch: Vec<Arc<Publication>>,
+    /// Bytes held by `batch`.
+    batch_bytes: u64,
+    metrics: Arc<FeedMetrics>,
+}
+
+/// Whether somebody waits for a publication to be in the logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Yes,
+    No,
+}
+
+impl Sequencer {
+    pub(super) fn new(
+        epoch: Epoch,
+        dedupe_seed: u64,
+        mailboxes: Vec<Mailbox>,
+        metrics: Arc<FeedMetrics>,
+    ) -> Self {
+        Self {
+            head: Cursor {
+                epoch,
+                sequence: Sequence::ZERO,
+            },
+            dedupe: Dedupe::new(dedupe_seed),
+            mailboxes,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            metrics,
+        }
+    }
+
+    /// Puts a draft's publications into the batch. The answer names the last one.
+    pub(super) fn sequence(&mut self, draft: Draft, awaited: Awaited, now: Now) -> Ack {
+        if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
+            let channel = channel.clone();
+            let receipt = self.receipt(awaited, 1);
+            return self.sequence_one(draft, channel, receipt, now);
+        }
+        self.sequence_many(&draft, awaited, now)
+    }
+
+    /// Hands the batch to every worker; waits for those that lag.
+    pub(super) fn post(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        self.batch_bytes = 0;
+        self.metrics.publications.add(self.batch.len() as u64);
+        let batch: Batch = self.batch.drain(..).collect();
+        for mailbox in &self.mailboxes {
+            match mailbox.post(Mail::Publish(Arc::clone(&batch))) {
+                Posted::AtOnce => {}
+                Posted::AfterWait => self.metrics.inbox_waits.increment(),
+                Posted::WorkerGone => confirm_in_place(&batch),
+            }
+        }
+    }
+
+    /// The common case: one channel, nothing to compare with, and the payload moves.
+    fn sequence_one(
+        &mut self,
+        draft: Draft,
+        channel: ChannelName,
+        receipt: Option<Arc<Receipt>>,
+        now: Now,
+    ) -> Ack {
+        let id = self.next_id();
+        let mut publication = Publication::new(id, channel, draft.payload, now);
+        publication.event = draft.event;
+        publication.key = draft.key;
+        publication.expires = draft.ttl.map(|ttl| now.after(ttl));
+        publication.receipt = receipt.as_ref().map(Arc::clone);
+        self.push(publication);
+        Ack { id, receipt }
+    }
+
+    fn sequence_many(&mut self, draft: &Draft, awaited: Awaited, now: Now) -> Ack {
+        let mut last = self.head;
+        let mut fresh = Vec::new();
+        for channel in draft.channels.as_slice() {
+            match self.first_id(channel, draft, now) {
+                Some(first) => {
+                    self.metrics.repeated.increment();
+                    last = first;
+                }
+                None => {
+                    last = self.next_id();
+                    fresh.push((last, channel));
+                    if let Some(key) = &draft.dedupe {
+                        self.dedupe.remember(channel, key, last, now);
+                    }
+                }
+            }
+        }
+        // The receipt has to know how many will be confirmed before the first of them can be.
+        let receipt = match fresh.len() {
+            0 => None,
+            publications => self.receipt(awaited, publications),
+        };
+        for (id, channel) in fresh {
+            let mut publication = Publication::new(id, channel.clone(), draft.payload.clone(), now);
+            publication.event.clone_from(&draft.event);
+            publication.key.clone_from(&draft.key);
+            publication.expires = draft.ttl.map(|ttl| now.after(ttl));
+            publication.receipt = receipt.as_ref().map(Arc::clone);
+            self.push(publication);
+        }
+        Ack { id: last, receipt }
+    }
+
+    fn first_id(&mut self, channel: &ChannelName, draft: &Draft, now: Now) -> Option<Cursor> {
+        self.dedupe.first_id(channel, draft.dedupe.as_ref()?, now)
+    }
+
+    fn next_id(&mut self) -> Cursor {
+        self.head.sequence = self.head.sequence.next();
+        self.head
+    }
+
+    fn receipt(&self, awaited: Awaited, publications: usize) -> Option<Arc<Receipt>> {
+        match awaited {
+            Awaited::No => None,
+            Awaited::Yes => {
+                let confirmations = self.mailboxes.len() * publications;
+                let confirmations = u32::try_from(confirmations).unwrap_or(u32::MAX);
+                Some(Arc::new(Receipt::new(confirmations)))
+            }
+        }
+    }
+
+    fn push(&mut self, publication: Publication) {
+        self.batch_bytes += publication.bytes_held();
+        self.batch.push(Arc::new(publication));
+        if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.post();
+        }
+    }
+}
+
+/// A worker that has ended has no subscribers; whoever waits must not wait for it.
+fn confirm_in_place(batch: &Batch) {
+    for publication in batch.iter() {
+        if let Some(receipt) = &publication.receipt {
+            // The feed is awake and settles its answers after posting.
+            let _is_last = receipt.confirm(0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::draft::NameCache;
+    use crate::sys::wake::Wake;
+    use crate::worker::inbox::{Inbox, inbox};
+
+    fn sequencer() -> (Sequencer, Inbox) {
+        let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
+        let metrics = Arc::new(FeedMetrics::default());
+        let sequencer = Sequencer::new(Epoch::new(1), 7, vec![mailbox], metrics);
+        (sequencer, inbox)
+    }
+
+    fn draft(json: &str) -> Draft {
+        Draft::from_json(json, &mut NameCache::default()).unwrap().0
+    }
+
+    fn received(inbox: &Inbox) -> Vec<(u64, String)> {
+        let mut publications = Vec::new();
+        while let Some(Mail::Publish(batch)) = inbox.take() {
+            for publication in batch.iter() {
+                publications.push((
+                    publication.id.sequence.0,
+                    publication.channel.as_str().to_owned(),
+                ));
+            }
+        }
+        publications
+    }
+
+    #[test]
+    fn numbers_are_contiguous_over_all_channels() {
+        let (mut sequencer, inbox) = sequencer();
+        for json in [
+            r#"{"channel":"a","data":1}"#,
+            r#"{"channel":["b","c"],"data":1}"#,
+            r#"{"channel":["d"],"data":1}"#,
+        ] {
+            let _ack = sequencer.sequence(draft(json), Awaited::No, Now(0));
+        }
+        sequencer.post();
+        let names = received(&inbox);
+        let expected = [(1, "a"), (2, "b"), (3, "c"), (4, "d")];
+        assert_eq!(names, expected.map(|(id, name)| (id, name.to_owned())));
+    }
+
+    #[test]
+    fn repeat_is_acknowledged_with_the_first_id_and_not_sent() {
+        let (mut sequencer, inbox) = sequencer();
+        let json = r#"{"channel":"a","data":1,"dedupe":"k"}"#;
+        let first = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
+        let repeat = sequencer.sequence(draft(json), Awaited::Yes, Now(1));
+        assert_eq!(repeat.id, first.id);
+        assert!(repeat.receipt.is_none());
+        assert_eq!(sequencer.metrics.repeated.value(), 1);
+        let both = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
+        let partly = sequencer.sequence(draft(both), Awaited::Yes, Now(2));
+        assert_eq!(partly.id.sequence, Sequence(2));
+        sequencer.post();
+        assert_eq!(received(&inbox).len(), 2);
+    }
+
+    #[test]
+    fn receipt_of_several_channels_adds_up_their_subscribers() {
+        let (mut sequencer, inbox) = sequencer();
+        let json = r#"{"channel":["a","b"],"data":1}"#;
+        let ack = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
+        sequencer.post();
+        let Some(Mail::Publish(batch)) = inbox.take() else {
+            panic!("a batch")
+        };
+        for publication in batch.iter() {
+            publication.receipt.as_ref().unwrap().confirm(3);
+        }
+        assert_eq!(ack.receipt.unwrap().subscribers(), Some(6));
+    }
+
+    #[test]
+    fn large_batch_is_cut() {
+        let (mut sequencer, inbox) = sequencer();
+        for _ in 0..BATCH_PUBLICATIONS_MAX + 1 {
+            let one = draft(r#"{"channel":"a","data":1}"#);
+            let _ack = sequencer.sequence(one, Awaited::No, Now(0));
+        }
+        let Some(Mail::Publish(batch)) = inbox.take() else {
+            panic!("a batch")
+        };
+        assert_eq!(batch.len(), BATCH_PUBLICATIONS_MAX);
+        assert!(inbox.is_empty());
+        sequencer.post();
+        assert_eq!(received(&inbox).len(), 1);
+    }
+
+    #[test]
+    fn worker_that_has_gone_is_not_waited_for() {
+        let (mut sequencer, inbox) = sequencer();
+        drop(inbox);
+        let one = draft(r#"{"channel":"a","data":1}"#);
+        let ack = sequencer.sequence(one, Awaited::Yes, Now(0));
+        sequencer.post();
+        assert_eq!(ack.receipt.unwrap().subscribers(), Some(0));
+    }
+}
