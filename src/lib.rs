@@ -23,6 +23,7 @@ pub mod http;
 pub mod hub;
 pub mod id;
 pub mod metrics;
+pub mod server;
 pub mod sys;
 pub mod time;
 pub mod transport;

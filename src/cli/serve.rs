@@ -1,14 +1,34 @@
-//! `fanfare serve`: runs the server.
+//! `fanfare serve`: runs the server until it is told to stop.
 //!
-//! Loads the configuration and hands it on.
+//! Loads the configuration, starts the server, prints the one line that says so, then waits for a
+//! signal: the first drains, the second does not wait.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
 use super::{Failure, tell};
 use crate::config::file;
+use crate::demo;
+use crate::server::{Server, logs, service};
+use crate::sys::activation;
+
+/// How often workers are looked after when no service manager wants to know.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is looked whether everybody has gone.
+const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs the server until it is told to stop.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let loaded = file::load(
+    let inherited = activation::inherited().context("cannot take the sockets handed to us")?;
+    let mut loaded = file::load(
         args.config.as_deref(),
         file::process_environment(),
         &args.overrides(),
@@ -16,5 +36,110 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
-    Err(Failure::Running(anyhow::anyhow!("not built yet")))
+    if loaded.config.feed.as_os_str().is_empty() {
+        loaded.config.feed = file::default_feed_path();
+    }
+    let (_logs, dropped_log_lines) = logs::start(&loaded.config.logging);
+    let signals = signals().context("cannot wait for signals")?;
+    let server =
+        Server::start(loaded.config, inherited, dropped_log_lines).map_err(anyhow::Error::from)?;
+    let demo = args
+        .demo
+        .then(|| Demo::start(server.feed_path()))
+        .transpose()?;
+    announce(&server)?;
+    serve(server, &signals, demo);
+    Ok(())
+}
+
+/// The machine's own figures, published by a thread that is a feeder like any other.
+struct Demo {
+    thread: thread::JoinHandle<()>,
+    stop: Sender<()>,
+}
+
+impl Demo {
+    fn start(feed_path: &Path) -> Result<Self, Failure> {
+        let (stop, stopped) = crossbeam_channel::unbounded();
+        let thread = demo::spawn(feed_path.to_path_buf(), stopped)
+            .context("cannot start the demo's thread")?;
+        Ok(Self { thread, stop })
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the demo has panicked");
+        }
+    }
+}
+
+/// Signals as messages, so that they can be waited for together with time.
+fn signals() -> std::io::Result<Receiver<i32>> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    thread::Builder::new()
+        .name(String::from("fanfare-signal"))
+        .spawn(move || {
+            for signal in &mut signals {
+                if sender.send(signal).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(receiver)
+}
+
+/// The one line on standard output, and the service manager's notice.
+fn announce(server: &Server) -> Result<(), Failure> {
+    let mut line = format!("fanfare {} ready:", env!("CARGO_PKG_VERSION"));
+    for address in server.addresses() {
+        line += &format!(" http://{address}");
+    }
+    line += &format!(" feed={}", server.feed_path().display());
+    if let Some(address) = server.admin_address() {
+        line += &format!(" admin=http://{address}");
+    }
+    line += &format!(" workers={}", server.worker_count());
+    service::notify_ready(&line);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .map_err(Failure::of_output)
+}
+
+/// Looks after the workers until a signal comes, then drains.
+fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
+    let watchdog = service::watchdog_interval();
+    let interval = watchdog.map_or(LOOK_INTERVAL, |interval| interval / 3);
+    let mut is_alive = true;
+    let signal = loop {
+        match signals.recv_timeout(interval) {
+            Ok(signal) => break signal,
+            Err(RecvTimeoutError::Disconnected) => break SIGTERM,
+            Err(RecvTimeoutError::Timeout) => {
+                let was_alive = std::mem::replace(&mut is_alive, server.is_alive());
+                if is_alive && watchdog.is_some() {
+                    service::notify_alive();
+                } else if was_alive && !is_alive {
+                    tracing::warn!("a worker has not turned for {interval:?}");
+                }
+            }
+        }
+    };
+    tracing::info!(signal, "draining");
+    service::notify_stopping();
+    server.drain();
+    let begun = Instant::now();
+    while !server.is_drained() {
+        if signals.recv_timeout(DRAIN_LOOK_INTERVAL).is_ok() {
+            tracing::warn!("second signal: not waiting for those who are left");
+            return;
+        }
+    }
+    if let Some(demo) = demo {
+        demo.stop();
+    }
+    server.join();
+    tracing::info!(elapsed = ?begun.elapsed(), "drained");
 }

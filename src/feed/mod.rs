@@ -31,7 +31,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub struct FeedParts {
     pub mailboxes: Vec<Mailbox>,
     /// By which a worker says that it was the last to confirm a receipt.
     pub wake: Arc<Wake>,
+    /// Where the newest number given out is shown to the workers.
+    pub sequenced: Arc<AtomicU64>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,
     /// What the operator chose.
@@ -198,6 +200,7 @@ impl FeedLoop {
             parts.epoch,
             fastrand::u64(..),
             parts.mailboxes,
+            parts.sequenced,
             Arc::clone(&metrics),
         );
         Ok(Self {

@@ -5,6 +5,7 @@
 //! while a worker's inbox is full, and with it the whole feed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::answers::Ack;
 use super::dedupe::Dedupe;
@@ -21,6 +22,9 @@ use crate::worker::inbox::{Batch, Mail, Mailbox, Posted};
 pub(super) struct Sequencer {
     /// The last number that was given out.
     head: Cursor,
+    /// The same for the workers, which may not have come so far: an id above it was never given
+    /// out.
+    sequenced: Arc<AtomicU64>,
     dedupe: Dedupe,
     mailboxes: Vec<Mailbox>,
     batch: Vec<Arc<Publication>>,
@@ -41,6 +45,7 @@ impl Sequencer {
         epoch: Epoch,
         dedupe_seed: u64,
         mailboxes: Vec<Mailbox>,
+        sequenced: Arc<AtomicU64>,
         metrics: Arc<FeedMetrics>,
     ) -> Self {
         Self {
@@ -48,6 +53,7 @@ impl Sequencer {
                 epoch,
                 sequence: Sequence::ZERO,
             },
+            sequenced,
             dedupe: Dedupe::new(dedupe_seed),
             mailboxes,
             batch: Vec::new(),
@@ -73,6 +79,8 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
+        self.sequenced
+            .store(self.head.sequence.0, Ordering::Release);
         let batch: Batch = self.batch.drain(..).collect();
         for mailbox in &self.mailboxes {
             match mailbox.post(Mail::Publish(Arc::clone(&batch))) {
@@ -184,7 +192,7 @@ mod tests {
     fn sequencer() -> (Sequencer, Inbox) {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let metrics = Arc::new(FeedMetrics::default());
-        let sequencer = Sequencer::new(Epoch::new(1), 7, vec![mailbox], metrics);
+        let sequencer = Sequencer::new(Epoch::new(1), 7, vec![mailbox], Arc::default(), metrics);
         (sequencer, inbox)
     }
 

@@ -1,8 +1,9 @@
 //! Descriptors: the limit on their number, and a table of one's own for each worker.
 //!
-//! `RLIMIT_NOFILE` binds per descriptor table. A thread that calls `unshare(CLONE_FILES)` gets a copy of
-//! the table, so one process holds as many sockets as it has workers times the limit, and look-ups in
-//! a table that is not shared are cheaper. What must mean the same everywhere is made before.
+//! `RLIMIT_NOFILE` binds per descriptor table. A thread that calls `unshare(CLONE_FILES)` gets a
+//! copy of the table, so one process holds as many sockets as it has workers times the limit, and
+//! look-ups in a table that is not shared are cheaper. What must mean the same everywhere is made
+//! before.
 
 use std::io;
 use std::marker::PhantomData;
@@ -32,8 +33,8 @@ pub fn raise_limit() -> u64 {
 /// # Errors
 /// When the system refuses; the table is shared as before.
 pub fn unshare_table() -> io::Result<OwnTable> {
-    // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and threads do
-    // not hand each other descriptors they open after this.
+    // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and
+    // threads do not hand each other descriptors they open after this.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     Ok(OwnTable(PhantomData))
 }
@@ -43,7 +44,8 @@ pub fn unshare_table() -> io::Result<OwnTable> {
 pub struct OwnTable(PhantomData<*const ()>);
 
 impl OwnTable {
-    /// Closes every descriptor in this table but standard input, output and error and those in `keep`.
+    /// Closes every descriptor in this table but standard input, output and error and those in
+    /// `keep`.
     ///
     /// Without this a drained listener or a closed feed would live on in the copies.
     pub fn keep_only(&self, keep: &[RawFd]) {
@@ -66,10 +68,11 @@ impl OwnTable {
 }
 
 fn close_range(first: u32, last: u32) {
-    // SAFETY: the table is this thread's own, so whoever owns these descriptors on another thread keeps
-    // its own copies; nothing on this thread uses them.
+    // SAFETY: the table is this thread's own, so whoever owns these descriptors on another thread
+    // keeps its own copies; nothing on this thread uses them.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    // Kernels before 5.9 do not know the call: then the copies stay open, which costs descriptors only.
+    // Kernels before 5.9 do not know the call: then the copies stay open, which costs descriptors
+    // only.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
 }
 

@@ -1,6 +1,7 @@
 //! Listening sockets for clients, one per worker on the same address.
 //!
-//! Options that an accepted socket inherits are set here once, so that accepting costs no further call.
+//! Options that an accepted socket inherits are set here once, so that accepting costs no further
+//! call.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -42,8 +43,8 @@ impl SocketOptions {
     }
 }
 
-/// Says whether the address is free. Sockets with `SO_REUSEPORT` would quietly share it with another
-/// process, so this asks without.
+/// Says whether the address is free. Sockets with `SO_REUSEPORT` would quietly share it with
+/// another process, so this asks without.
 ///
 /// # Errors
 /// `AddrInUse` when somebody listens there, or whatever else keeps us from binding.

@@ -7,6 +7,7 @@
     reason = "the only module that may call the system directly"
 )]
 
+pub mod activation;
 pub mod clock;
 pub mod cpu;
 pub mod descriptors;

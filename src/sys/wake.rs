@@ -45,9 +45,10 @@ impl Wake {
         // Nothing to read is fine: another wake was acknowledged already.
         let read = rustix::io::read(&self.fd, &mut count);
         debug_assert!(read.is_ok() || read == Err(rustix::io::Errno::AGAIN));
-        // A swap and not a store: a waker that still finds the mark set has put its mail before this
-        // swap in the order of swaps, hence the sleeper sees the mail. A store could be overtaken by
-        // the sleeper's own look at the mailbox, and the mail would lie there unannounced.
+        // A swap and not a store: a waker that still finds the mark set has put its mail before
+        // this swap in the order of swaps, hence the sleeper sees the mail. A store could be
+        // overtaken by the sleeper's own look at the mailbox, and the mail would lie there
+        // unannounced.
         self.is_pending.swap(false, Ordering::AcqRel);
     }
 }

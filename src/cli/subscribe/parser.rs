@@ -94,8 +94,8 @@ impl Parser {
             bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             self.is_at_start = false;
         }
-        // The standard decodes with replacement characters. Line ends are ASCII, so decoding line by
-        // line is the same as decoding the whole.
+        // The standard decodes with replacement characters. Line ends are ASCII, so decoding line
+        // by line is the same as decoding the whole.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             self.dispatch(items);

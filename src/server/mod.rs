@@ -1,0 +1,332 @@
+//! SHELL: the whole server: binds, starts the threads, and stops them in order.
+//!
+//! [`Server::start`] returns when clients and feeders can connect, or with the reason why they
+//! cannot; nothing is left running then. Threads: one per worker, `fanfare-feed`, `fanfare-admin`,
+//! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
+//! process.
+
+pub mod logs;
+pub mod service;
+mod threads;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use crate::admin::{self, Readiness, Sources, Stage};
+use crate::config::Config;
+use crate::feed::{self, Feed, FeedHandle, FeedParts};
+use crate::id::Epoch;
+use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::sys::activation::Inherited;
+use crate::sys::clock::Clock;
+use crate::sys::listener::SocketOptions;
+use crate::sys::wake::Wake;
+use crate::sys::{cpu, descriptors};
+use crate::worker::Parts;
+use crate::worker::inbox::{Mail, Mailbox, inbox};
+use crate::worker::net::MioNet;
+use threads::Listeners;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The admin listener's address cannot be had.
+    #[error("cannot listen on {address} for metrics (key `admin`): {source}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The feed's socket cannot be had.
+    #[error("cannot open the feed: {0}")]
+    Feed(#[from] feed::FeedError),
+    /// An address for clients cannot be had.
+    #[error("cannot listen on {address} (key `listen`): {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system has no random numbers.
+    #[error("cannot draw an epoch: {0}")]
+    Random(#[from] getrandom::Error),
+    /// The system has no descriptor or thread left, or refuses something else.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    feed_path: PathBuf,
+    workers: Vec<RunningWorker>,
+    feed: FeedHandle,
+    readiness: Arc<Readiness>,
+}
+
+#[derive(Debug)]
+struct RunningWorker {
+    thread: JoinHandle<()>,
+    mailbox: Mailbox,
+    wake: Arc<Wake>,
+    pulse: Arc<AtomicU64>,
+    pulse_seen: u64,
+}
+
+impl Server {
+    /// Starts everything. `dropped_log_lines` is shown among the metrics.
+    ///
+    /// # Errors
+    /// When an address or path cannot be had, or the system refuses; says which and why.
+    pub fn start(
+        config: Config,
+        inherited: Inherited,
+        dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let descriptor_limit = descriptors::raise_limit();
+        let clock = Clock::start();
+        let epoch = Epoch::new(getrandom::u64()?);
+        let (admin, admin_address) = bind_admin(&config)?;
+        let feed = match inherited.unix.into_iter().next() {
+            Some(listener) => Feed::from_listener(listener),
+            None => feed::bind(&config)?,
+        };
+        let feed_path = feed.path().to_path_buf();
+        let mut listeners = Listeners::new(&config, inherited.tcp)?;
+        let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
+        let sequenced = Arc::new(AtomicU64::new(0));
+        let crew = Crew {
+            config: Arc::clone(&config),
+            clock,
+            epoch,
+            feed_wake: Arc::clone(&feed_wake),
+            sequenced: Arc::clone(&sequenced),
+            descriptor_limit,
+        };
+        let (workers, worker_metrics) = crew.start(&mut listeners)?;
+        let feed_metrics = Arc::new(FeedMetrics::default());
+        let feed = feed
+            .spawn(FeedParts {
+                epoch,
+                mailboxes: workers
+                    .iter()
+                    .map(|worker| worker.mailbox.clone())
+                    .collect(),
+                wake: feed_wake,
+                sequenced,
+                metrics: Arc::clone(&feed_metrics),
+                config,
+                clock,
+            })
+            .map_err(StartError::system("start the feed's thread"))?;
+        let readiness = Arc::new(Readiness::default());
+        if let Some(admin) = admin {
+            let sources = Sources {
+                workers: worker_metrics,
+                feed: feed_metrics,
+                readiness: Arc::clone(&readiness),
+                started: SystemTime::now(),
+                dropped_log_lines,
+            };
+            admin
+                .spawn(sources)
+                .map_err(StartError::system("start the admin thread"))?;
+        }
+        readiness.set(Stage::Ready);
+        let addresses = listeners.into_addresses();
+        Ok(Self {
+            addresses,
+            admin: admin_address,
+            feed_path,
+            workers,
+            feed,
+            readiness,
+        })
+    }
+
+    /// Where clients connect.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where metrics and health are served.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Where feeders connect.
+    #[must_use]
+    pub fn feed_path(&self) -> &Path {
+        &self.feed_path
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Whether every worker's loop has turned since the last call. Wakes those that sleep, so that
+    /// they can show it next time.
+    pub fn is_alive(&mut self) -> bool {
+        let mut is_alive = true;
+        for worker in &mut self.workers {
+            let pulse = worker.pulse.load(Ordering::Relaxed);
+            is_alive &= pulse != worker.pulse_seen;
+            worker.pulse_seen = pulse;
+            worker.wake.wake();
+        }
+        is_alive
+    }
+
+    /// Accepts no more and begins to tell everybody goodbye. Returns at once.
+    pub fn drain(&self) {
+        self.readiness.set(Stage::Draining);
+        for worker in &self.workers {
+            // A worker that has ended already needs no telling.
+            let _posted = worker.mailbox.post(Mail::Drain);
+        }
+    }
+
+    /// Whether every worker has told everybody goodbye.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.workers
+            .iter()
+            .all(|worker| worker.thread.is_finished())
+    }
+
+    /// Stops the feed and waits for all threads; to be called when drained.
+    pub fn join(self) {
+        self.feed.stop();
+        self.feed.join();
+        for worker in self.workers {
+            if worker.thread.join().is_err() {
+                tracing::error!("a worker has panicked");
+            }
+        }
+    }
+}
+
+/// What all workers have in common while they are started.
+struct Crew {
+    config: Arc<Config>,
+    clock: Clock,
+    epoch: Epoch,
+    feed_wake: Arc<Wake>,
+    sequenced: Arc<AtomicU64>,
+    descriptor_limit: u64,
+}
+
+impl Crew {
+    /// Starts the workers one after the other. Their wakes are made before the first of them leaves
+    /// the common descriptor table, so that they mean the same in each.
+    fn start(
+        &self,
+        listeners: &mut Listeners,
+    ) -> Result<(Vec<RunningWorker>, Vec<Arc<WorkerMetrics>>), StartError> {
+        let cpus = cpu::allowed();
+        let count = match self.config.workers {
+            0 => cpus.len(),
+            some => some as usize,
+        };
+        let wakes: Vec<Arc<Wake>> = (0..count)
+            .map(|_| Wake::new().map(Arc::new))
+            .collect::<io::Result<_>>()
+            .map_err(StartError::system("make the workers' wakes"))?;
+        // Pinning helps when every worker has a processor to itself; otherwise the scheduler knows
+        // better.
+        let pins = (count == cpus.len() && count > 1).then_some(cpus);
+        let mut workers = Vec::with_capacity(count);
+        let mut metrics = Vec::with_capacity(count);
+        for (number, wake) in wakes.into_iter().enumerate() {
+            let pin = pins.as_ref().and_then(|cpus| cpus.get(number).copied());
+            let own_metrics = Arc::new(WorkerMetrics::default());
+            metrics.push(Arc::clone(&own_metrics));
+            workers.push(self.start_one(number, count, wake, own_metrics, pin, listeners)?);
+        }
+        Ok((workers, metrics))
+    }
+
+    fn start_one(
+        &self,
+        number: usize,
+        count: usize,
+        wake: Arc<Wake>,
+        metrics: Arc<WorkerMetrics>,
+        pin: Option<usize>,
+        listeners: &mut Listeners,
+    ) -> Result<RunningWorker, StartError> {
+        let (mailbox, inbox) = inbox(Arc::clone(&wake));
+        let net = MioNet::new(Arc::clone(&wake), self.clock)
+            .map_err(StartError::system("make a worker's poll"))?;
+        let pulse = Arc::new(AtomicU64::new(0));
+        let parts = Parts {
+            number: u32::try_from(number).unwrap_or(u32::MAX),
+            epoch: self.epoch,
+            config: Arc::clone(&self.config),
+            metrics,
+            inbox,
+            feed: Arc::clone(&self.feed_wake),
+            sequenced: Arc::clone(&self.sequenced),
+            pulse: Arc::clone(&pulse),
+            conns_max: self.conns_max(count),
+        };
+        let options = SocketOptions::new(&self.config);
+        let thread = threads::start_worker(net, parts, pin, options, count, listeners)?;
+        Ok(RunningWorker {
+            thread,
+            mailbox,
+            wake,
+            pulse,
+            pulse_seen: u64::MAX,
+        })
+    }
+
+    /// A worker's share of the limit on conns; without one, as many as its descriptor table holds.
+    fn conns_max(&self, workers: usize) -> u32 {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        match self.config.limits.conns {
+            0 => u32::try_from(
+                self.descriptor_limit
+                    .saturating_sub(threads::DESCRIPTORS_KEPT),
+            )
+            .unwrap_or(u32::MAX),
+            limit => limit.div_ceil(workers),
+        }
+    }
+}
+
+fn bind_admin(config: &Config) -> Result<(Option<admin::Admin>, Option<SocketAddr>), StartError> {
+    let Some(address) = config.admin else {
+        return Ok((None, None));
+    };
+    let admin = admin::bind(address).map_err(|source| StartError::Admin { address, source })?;
+    let bound = admin
+        .local_address()
+        .map_err(|source| StartError::Admin { address, source })?;
+    Ok((Some(admin), Some(bound)))
+}

@@ -1,0 +1,177 @@
+//! A worker's thread: its own descriptor table, its processor, its listeners, then turns until
+//! drained.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use super::StartError;
+use crate::config::Config;
+use crate::sys::cpu;
+use crate::sys::descriptors::unshare_table;
+use crate::sys::listener::{self, SocketOptions};
+use crate::worker::net::MioNet;
+use crate::worker::{Parts, Worker};
+
+/// Descriptors of a worker's table that are not conns: poll, wakes, listeners, the spare one,
+/// standard streams, and some room.
+pub(super) const DESCRIPTORS_KEPT: u64 = 64;
+
+/// Where the workers listen.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    /// Addresses to bind; the first worker replaces port 0 by the port it got.
+    addresses: Vec<SocketAddr>,
+    /// Listeners that somebody bound for us; all workers accept from the same ones.
+    adopted: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Those that were handed to us, or else the configured addresses, which must be free.
+    pub(super) fn new(config: &Config, adopted: Vec<TcpListener>) -> Result<Self, StartError> {
+        if adopted.is_empty() {
+            for address in &config.listen {
+                listener::probe(*address).map_err(|source| StartError::Listen {
+                    address: *address,
+                    source,
+                })?;
+            }
+            return Ok(Self {
+                addresses: config.listen.clone(),
+                adopted,
+            });
+        }
+        for listener in &adopted {
+            listener::adopt(listener, SocketOptions::new(config))
+                .map_err(StartError::system("set options on an inherited listener"))?;
+        }
+        let addresses: io::Result<_> = adopted.iter().map(TcpListener::local_addr).collect();
+        let addresses = addresses.map_err(StartError::system("use an inherited listener"))?;
+        Ok(Self { addresses, adopted })
+    }
+
+    /// Where clients connect.
+    pub(super) fn into_addresses(self) -> Vec<SocketAddr> {
+        self.addresses
+    }
+
+    fn adopted(&self) -> Result<Vec<TcpListener>, StartError> {
+        let clones: io::Result<_> = self.adopted.iter().map(TcpListener::try_clone).collect();
+        clones.map_err(StartError::system("use an inherited listener"))
+    }
+}
+
+/// Starts a worker's thread and waits until it listens.
+pub(super) fn start_worker(
+    net: MioNet,
+    parts: Parts,
+    pin: Option<usize>,
+    options: SocketOptions,
+    workers: usize,
+    listeners: &mut Listeners,
+) -> Result<JoinHandle<()>, StartError> {
+    let (report, outcome) = mpsc::sync_channel(1);
+    let adopted = listeners.adopted()?;
+    let addresses = listeners.addresses.clone();
+    let name = format!("fanfare-{}", parts.number);
+    let thread = thread::Builder::new()
+        .name(name)
+        .spawn(move || {
+            let prepared = Preparation {
+                net,
+                parts,
+                pin,
+                options,
+                workers,
+            }
+            .run(adopted, &addresses);
+            match prepared {
+                Ok((mut worker, bound)) => {
+                    // The receiver waits for exactly this.
+                    let _reported = report.send(Ok(bound));
+                    worker.run();
+                }
+                Err(error) => {
+                    let _reported = report.send(Err(error));
+                }
+            }
+        })
+        .map_err(StartError::system("start a worker's thread"))?;
+    let ended = || StartError::System {
+        what: "start a worker",
+        source: io::Error::other("its thread has ended"),
+    };
+    listeners.addresses = outcome.recv().map_err(|_hung_up| ended())??;
+    Ok(thread)
+}
+
+/// What a worker's thread needs before it can turn.
+struct Preparation {
+    net: MioNet,
+    parts: Parts,
+    pin: Option<usize>,
+    options: SocketOptions,
+    workers: usize,
+}
+
+impl Preparation {
+    fn run(
+        mut self,
+        adopted: Vec<TcpListener>,
+        addresses: &[SocketAddr],
+    ) -> Result<(Worker<MioNet>, Vec<SocketAddr>), StartError> {
+        self.take_own_table(&adopted);
+        if let Some(cpu) = self.pin
+            && let Err(error) = cpu::pin(cpu)
+        {
+            tracing::warn!(%error, cpu, "cannot pin a worker to its processor");
+        }
+        let mut bound = Vec::with_capacity(addresses.len());
+        if adopted.is_empty() {
+            for address in addresses {
+                bound.push(self.bind(*address)?);
+            }
+        }
+        for listener in adopted {
+            bound.push(
+                listener
+                    .local_addr()
+                    .map_err(StartError::system("use a listener"))?,
+            );
+            self.net
+                .listen(listener)
+                .map_err(StartError::system("use a listener"))?;
+        }
+        Ok((Worker::new(self.net, self.parts), bound))
+    }
+
+    fn bind(&mut self, address: SocketAddr) -> Result<SocketAddr, StartError> {
+        let fail = |source| StartError::Listen { address, source };
+        let listener = listener::bind(address, self.options).map_err(fail)?;
+        let bound = listener.local_addr().map_err(fail)?;
+        self.net.listen(listener).map_err(fail)?;
+        Ok(bound)
+    }
+
+    /// Leaves the common descriptor table, and closes in the copy what belongs to others.
+    fn take_own_table(&mut self, adopted: &[TcpListener]) {
+        match unshare_table() {
+            Ok(table) => {
+                let [poll, wake] = self.net.descriptors();
+                let mut keep = vec![poll, wake, self.parts.feed.as_raw_fd()];
+                keep.extend(adopted.iter().map(AsRawFd::as_raw_fd));
+                table.keep_only(&keep);
+            }
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "cannot give a worker its own descriptor table: the limit binds for all together"
+                );
+                let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+                self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Sockets that the service manager opened for us (socket activation, sd_listen_fds(3)).
+//!
+//! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
+//! itself, so that its name in the unit file does not matter.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::socket_domain;
+
+/// What we were handed.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Listeners for clients.
+    pub tcp: Vec<TcpListener>,
+    /// Listeners for feeders.
+    pub unix: Vec<UnixListener>,
+}
+
+/// Takes the sockets we were handed, if any. To be called once, before anything else is opened.
+///
+/// # Errors
+/// When the environment promises sockets that are not there.
+pub fn inherited() -> io::Result<Inherited> {
+    let mut inherited = Inherited::default();
+    for fd in sd_notify::listen_fds()? {
+        let (fd, family) = take(fd)?;
+        match family {
+            AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),
+            AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(TcpListener::from(fd)),
+            _ => {
+                return Err(io::Error::other(
+                    "a socket that is neither TCP nor Unix was handed to us",
+                ));
+            }
+        }
+    }
+    Ok(inherited)
+}
+
+fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {
+    // SAFETY: the service manager opened the descriptor for us and nothing has closed it; it is
+    // only borrowed to ask what it is.
+    let family = socket_domain(unsafe { BorrowedFd::borrow_raw(fd) })?;
+    // SAFETY: the descriptor was handed to this process, and `inherited` is called once, so nobody
+    // else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok((fd, family))
+}
