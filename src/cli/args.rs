@@ -17,6 +17,14 @@ use crate::id::ChannelName;
 /// server-sent events.
 #[derive(Debug, Parser)]
 #[command(name = "fanfare", version, propagate_version = true)]
+#[command(after_help = "\
+Exit status: 0 fine, 1 failed while running, 2 bad usage or configuration.
+
+Examples:
+  fanfare serve --demo
+  fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
+  fanfare publish prices '{\"eur\":1.0841}'
+  fanfare check /etc/fanfare/fanfare.toml")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]

@@ -28,7 +28,10 @@ pub(super) fn read(
     let mut is_too_long = false;
     let mut is_empty = true;
     loop {
-        let buffer = reader.fill_buf()?;
+        let buffer = match reader.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            filled => filled?,
+        };
         if buffer.is_empty() {
             break;
         }

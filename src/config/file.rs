@@ -1,8 +1,8 @@
 //! SHELL: flags, environment and file become one checked [`Config`].
 //!
 //! A value comes from the first of these that names it: flag, environment, file, default. The list
-//! of keys is read off the default [`Config`] itself, so each key of the struct has its place in the
-//! file and its `FANFARE_*` name without a second list. Reads the one file it is told to read and
+//! of keys is read off the default [`Config`] itself, so each key of the struct has its place in
+//! the file and its `FANFARE_*` name without a second list. Reads the one file it is told to read and
 //! nothing else; without one, no file is read at all. Every error says where the value stands: file
 //! and line, variable, or flag. The command line is the only caller.
 
@@ -488,7 +488,8 @@ mod tests {
             problems("[log]\nbytes = 5\n[quota]\nbehind_bytes = 3\n"),
             [
                 "fanfare.toml:2: log.bytes: is 5, but has to be at least 1048576",
-                "fanfare.toml:2: log.bytes: is 5, but has to hold the longest publication: limits.feed_line_bytes is 1048576"
+                "fanfare.toml:2: log.bytes: is 5, but has to hold the longest publication: \
+                 limits.feed_line_bytes is 1048576"
             ]
         );
     }

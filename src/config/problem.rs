@@ -1,8 +1,8 @@
 //! What is wrong with a configuration, and where it stands.
 //!
 //! PURE: values made by [`super::file`] and shown by the command line, one line per problem, in the
-//! form that editors jump to: `fanfare.toml:12: quota.overflow: …`. Where no file has the value, the
-//! environment variable or the flag stands in front.
+//! form that editors jump to: `fanfare.toml:12: quota.overflow: …`. Where no file has the value,
+//! the environment variable or the flag stands in front.
 
 use std::fmt;
 use std::io;

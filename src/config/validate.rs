@@ -1,7 +1,7 @@
 //! What a value may be: ranges of single keys and relations between keys.
 //!
-//! PURE: looks at a [`Config`] and lists everything that is wrong with it, so that an operator mends
-//! a file in one go. Types are settled before; where a value came from is not known here, so a
+//! PURE: looks at a [`Config`] and lists everything that is wrong with it, so that an operator
+//! mends a file in one go. Types are settled before; where a value came from is not known here, so a
 //! message speaks of keys and [`super::file`] adds the file and line.
 
 use std::ops::RangeInclusive;
@@ -19,7 +19,7 @@ const HOUR_MS: u64 = 3_600_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// The key it is about, then those it has to agree with; as `section.key`.
-    pub keys: &'static [&'static str],
+    pub keys: Vec<&'static str>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -91,73 +91,68 @@ impl Config {
 
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
-        let table: [(&'static [&'static str], u64, RangeInclusive<u64>); 16] = [
-            (&["workers"], self.workers.into(), 0..=1024),
+        let table: [(&'static str, u64, RangeInclusive<u64>); 17] = [
+            ("workers", self.workers.into(), 0..=1024),
             (
-                &["heartbeat.interval_ms"],
+                "heartbeat.interval_ms",
                 self.heartbeat.interval_ms,
                 100..=HOUR_MS,
             ),
             (
-                &["limits.request_head_bytes"],
+                "limits.request_head_bytes",
                 limits.request_head_bytes.into(),
                 256..=65_536,
             ),
             (
-                &["limits.request_head_ms"],
+                "limits.request_head_ms",
                 limits.request_head_ms,
                 100..=600_000,
             ),
             (
-                &["limits.client_message_bytes"],
+                "limits.client_message_bytes",
                 limits.client_message_bytes.into(),
                 125..=64 * MIB,
             ),
             (
-                &["limits.feed_line_bytes"],
+                "limits.feed_line_bytes",
                 limits.feed_line_bytes.into(),
                 128..=64 * MIB,
             ),
             (
-                &["limits.channels_per_conn"],
+                "limits.channels_per_conn",
                 limits.channels_per_conn.into(),
                 1..=65_536,
             ),
-            (&["quota.behind_bytes"], quota.behind_bytes, 1..=u64::MAX),
+            ("quota.behind_bytes", quota.behind_bytes, 1..=u64::MAX),
             (
-                &["quota.behind_publications"],
+                "quota.behind_publications",
                 quota.behind_publications,
                 1..=u64::MAX,
             ),
             (
-                &["quota.write_bytes_per_turn"],
+                "quota.write_bytes_per_turn",
                 quota.write_bytes_per_turn.into(),
                 4096..=64 * MIB,
             ),
             (
-                &["quota.send_buffer_bytes"],
+                "quota.send_buffer_bytes",
                 quota.send_buffer_bytes.into(),
                 4096..=64 * MIB,
             ),
             (
-                &["quota.notsent_lowat_bytes"],
+                "quota.notsent_lowat_bytes",
                 quota.notsent_lowat_bytes.into(),
                 1024..=64 * MIB,
             ),
-            (&["log.bytes"], log.bytes, MIB..=u64::MAX),
-            (&["log.entries"], log.entries, 1..=u64::from(u32::MAX)),
-            (&["log.age_ms"], log.age_ms, 1..=24 * HOUR_MS),
-            (&["drain.window_ms"], self.drain.window_ms, 0..=600_000),
+            ("log.bytes", log.bytes, MIB..=u64::MAX),
+            ("log.entries", log.entries, 1..=u64::from(u32::MAX)),
+            ("log.age_ms", log.age_ms, 1..=24 * HOUR_MS),
+            ("drain.window_ms", self.drain.window_ms, 0..=600_000),
+            ("drain.retry_ms", self.drain.retry_ms, 0..=HOUR_MS),
         ];
-        for (keys, value, range) in table {
-            check_range(keys, value, &range, found);
+        for (key, value, range) in table {
+            check_range(key, value, &range, found);
         }
-        check_range(
-            &["drain.retry_ms"],
-            self.drain.retry_ms,
-            &(0..=HOUR_MS),
-            found,
-        );
     }
 
     fn check_relations(&self, found: &mut Vec<Invalid>) {
@@ -201,7 +196,7 @@ impl Config {
 }
 
 fn check_range(
-    keys: &'static [&'static str],
+    key: &'static str,
     value: u64,
     range: &RangeInclusive<u64>,
     found: &mut Vec<Invalid>,
@@ -218,12 +213,12 @@ fn check_range(
             range.end()
         )
     };
-    push(found, keys, message);
+    push(found, &[key], message);
 }
 
-fn push(found: &mut Vec<Invalid>, keys: &'static [&'static str], message: impl Into<String>) {
+fn push(found: &mut Vec<Invalid>, keys: &[&'static str], message: impl Into<String>) {
     found.push(Invalid {
-        keys,
+        keys: keys.to_vec(),
         message: message.into(),
     });
 }

@@ -13,8 +13,7 @@ use crate::cli::Failure;
 const BASE: Duration = Duration::from_secs(1);
 /// The last one.
 const CEILING: Duration = Duration::from_secs(30);
-/// No delay is shorter, so that a server that always hangs up is not asked a thousand times a
-/// second.
+/// No delay is shorter, so that a server that always hangs up is not asked without a pause.
 const FLOOR: Duration = Duration::from_millis(50);
 /// No delay that a server asks for is longer.
 const ASKED_MAX: Duration = Duration::from_secs(3600);

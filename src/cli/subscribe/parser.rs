@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn parser_ignores_ids_with_nul_and_bad_retries() {
-        let text = b"id: a\n\nid: b\0\ndata: x\n\nretry: 1x\nretry:\nretry: -1\nretry: 99999999999999999999\n";
+        let text = b"id: a\n\nid: b\0\ndata: x\n\nretry: 1x\nretry:\nretry: -1\n\
+                     retry: 99999999999999999999\n";
         assert_eq!(
             at_every_cut(text),
             [

@@ -257,3 +257,30 @@ fn subscribe_refuses_a_bad_url_as_bad_usage() {
     let (ended, _) = subscribe("wss://127.0.0.1/ws", "");
     assert!(matches!(ended, Err(Failure::Usage(_))));
 }
+
+/// Standard output whose reader has gone.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn subscribe_ends_quietly_when_nobody_reads_its_output() {
+    let (port, _server) = server(vec![answer(SECOND)]);
+    let url = format!("http://127.0.0.1:{port}/sse");
+    let arguments = <Arguments as clap::Parser>::try_parse_from(["fanfare", "subscribe", &url]);
+    let Command::Subscribe(args) = arguments.unwrap().command else {
+        panic!("another subcommand");
+    };
+    assert!(matches!(
+        run(&args, &mut Closed),
+        Err(Failure::OutputClosed)
+    ));
+}

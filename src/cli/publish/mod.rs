@@ -5,6 +5,8 @@
 //! not fit to send costs that line alone. The end of our lines is told by shutting down the writing
 //! half, and the end of the answers is the end of the conn, so late errors are seen too.
 
+mod template;
+
 use std::borrow::Cow;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Read, Write};
 use std::net::Shutdown;
@@ -14,16 +16,13 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::args::PublishArgs;
 use super::lines::{self, LineRead};
 use super::{Failure, tell};
 use crate::config::file;
-use crate::frame::envelope::push_json_string;
+use template::{LINE_BYTES_MAX, PayloadError, Template};
 
-/// The longest line taken from standard input: no feed takes a longer one.
-const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// The longest answer of the feed that is understood.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes gathered before they are read or written.
@@ -109,82 +108,6 @@ fn progress(args: &PublishArgs) -> ProgressBar {
     }
 }
 
-/// Why a payload cannot be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum PayloadError {
-    #[error("the data is not JSON; use --text to send it as it is")]
-    NotJson,
-    #[error("the data is not UTF-8")]
-    NotUtf8,
-    #[error("the data has more than {LINE_BYTES_MAX} bytes")]
-    TooLong,
-}
-
-impl From<PayloadError> for Failure {
-    fn from(error: PayloadError) -> Self {
-        Self::Usage(error.to_string())
-    }
-}
-
-/// A line for the feed but for its payload.
-struct Template {
-    /// All up to the payload.
-    before: Vec<u8>,
-    /// All behind it, with the line end.
-    after: Vec<u8>,
-    is_text: bool,
-    has_ack: bool,
-}
-
-impl Template {
-    fn new(args: &PublishArgs) -> Self {
-        let mut before = b"{\"channel\":".to_vec();
-        push_json_string(args.channel.as_str(), &mut before);
-        for (name, value) in [("event", &args.event), ("key", &args.key)] {
-            if let Some(value) = value {
-                before.extend_from_slice(format!(",\"{name}\":").as_bytes());
-                push_json_string(value, &mut before);
-            }
-        }
-        if args.ack {
-            before.extend_from_slice(b",\"ack\":true");
-        }
-        let name: &[u8] = if args.text {
-            b",\"text\":"
-        } else {
-            b",\"data\":"
-        };
-        before.extend_from_slice(name);
-        Self {
-            before,
-            after: b"}\n".to_vec(),
-            is_text: args.text,
-            has_ack: args.ack,
-        }
-    }
-
-    fn push_line(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), PayloadError> {
-        let Ok(text) = std::str::from_utf8(payload) else {
-            return Err(PayloadError::NotUtf8);
-        };
-        if !self.is_text && serde_json::from_str::<&RawValue>(text).is_err() {
-            return Err(PayloadError::NotJson);
-        }
-        out.extend_from_slice(&self.before);
-        if self.is_text {
-            push_json_string(text, out);
-        } else {
-            // A line end in a JSON text can only be white space between tokens.
-            out.extend(
-                text.bytes()
-                    .map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }),
-            );
-        }
-        out.extend_from_slice(&self.after);
-        Ok(())
-    }
-}
-
 /// One answer of the feed.
 #[derive(Deserialize)]
 struct Answer<'a> {
@@ -265,7 +188,7 @@ impl Exchange<'_> {
         if sent.unfit > 0 || answers.refused > 0 {
             return Err(Failure::Told);
         }
-        if self.template.has_ack && answered < sent.lines {
+        if self.template.has_ack() && answered < sent.lines {
             return Err(Failure::Running(anyhow::anyhow!(
                 "the feed acknowledged {answered} of {} publications",
                 sent.lines
@@ -286,7 +209,7 @@ impl Exchange<'_> {
                 .map_err(|e| anyhow::Error::new(e).context("cannot read standard input"))?;
             self.bar.inc(line.len() as u64 + 1);
             // A line with nothing in it is a separator, but an empty text is a text.
-            let is_separator = line.is_empty() && !self.template.is_text;
+            let is_separator = line.is_empty() && !self.template.is_text();
             wire.clear();
             let fit = match read {
                 LineRead::End => break,
@@ -357,7 +280,7 @@ impl Exchange<'_> {
     }
 
     fn print(&self, answer: &Answer<'_>, out: &mut impl Write) -> io::Result<()> {
-        if !self.template.has_ack {
+        if !self.template.has_ack() {
             return Ok(());
         }
         let acknowledged = Acknowledged {
@@ -442,12 +365,6 @@ mod tests {
         }
     }
 
-    fn line(args: &PublishArgs, payload: &[u8]) -> Result<String, PayloadError> {
-        let mut out = Vec::new();
-        Template::new(args).push_line(payload, &mut out)?;
-        Ok(String::from_utf8(out).unwrap())
-    }
-
     /// A feed that takes one conn and answers each of its lines as told; returns the lines.
     fn feed(
         path: &Path,
@@ -487,40 +404,6 @@ mod tests {
         let mut out = Vec::new();
         let ended = exchange.run(&stream, || exchange.send_lines(&stream, input), &mut out);
         (ended, String::from_utf8(out).unwrap(), feed.join().unwrap())
-    }
-
-    #[test]
-    fn line_carries_json_on_one_line_and_text_escaped() {
-        assert_eq!(
-            line(&args(false, false), b"{\n \"a\": 1\r\n}").unwrap(),
-            "{\"channel\":\"prices\",\"data\":{  \"a\": 1  }}\n"
-        );
-        assert_eq!(
-            line(&args(true, true), b"a\"b").unwrap(),
-            "{\"channel\":\"prices\",\"ack\":true,\"text\":\"a\\\"b\"}\n"
-        );
-        let labelled = PublishArgs {
-            event: Some(String::from("tick")),
-            key: Some(String::from("eur")),
-            ..args(false, false)
-        };
-        assert_eq!(
-            line(&labelled, b"1").unwrap(),
-            "{\"channel\":\"prices\",\"event\":\"tick\",\"key\":\"eur\",\"data\":1}\n"
-        );
-    }
-
-    #[test]
-    fn line_refuses_what_would_change_its_meaning() {
-        assert_eq!(
-            line(&args(false, false), b"1,\"channel\":\"x\""),
-            Err(PayloadError::NotJson)
-        );
-        assert_eq!(line(&args(false, false), b""), Err(PayloadError::NotJson));
-        assert_eq!(
-            line(&args(false, true), b"\xff"),
-            Err(PayloadError::NotUtf8)
-        );
     }
 
     #[test]

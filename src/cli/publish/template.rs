@@ -1,0 +1,158 @@
+//! A line for the feed: one publication as a JSON object.
+//!
+//! PURE. All but the payload is the same for every line and made once. A payload that is not what it
+//! claims to be is refused here, since a text put in unchecked could change the line around it.
+
+use serde_json::value::RawValue;
+
+use crate::cli::Failure;
+use crate::cli::args::PublishArgs;
+use crate::frame::envelope::push_json_string;
+
+/// The longest line taken from standard input: no feed takes a longer one.
+pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Why a payload cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PayloadError {
+    #[error("the data is not JSON; use --text to send it as it is")]
+    NotJson,
+    #[error("the data is not UTF-8")]
+    NotUtf8,
+    #[error("the data has more than {LINE_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl From<PayloadError> for Failure {
+    fn from(error: PayloadError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+/// A line for the feed but for its payload.
+pub(super) struct Template {
+    /// All up to the payload.
+    before: Vec<u8>,
+    /// All behind it, with the line end.
+    after: Vec<u8>,
+    is_text: bool,
+    has_ack: bool,
+}
+
+impl Template {
+    pub(super) fn new(args: &PublishArgs) -> Self {
+        let mut before = b"{\"channel\":".to_vec();
+        push_json_string(args.channel.as_str(), &mut before);
+        for (name, value) in [("event", &args.event), ("key", &args.key)] {
+            if let Some(value) = value {
+                before.extend_from_slice(format!(",\"{name}\":").as_bytes());
+                push_json_string(value, &mut before);
+            }
+        }
+        if args.ack {
+            before.extend_from_slice(b",\"ack\":true");
+        }
+        let name: &[u8] = if args.text {
+            b",\"text\":"
+        } else {
+            b",\"data\":"
+        };
+        before.extend_from_slice(name);
+        Self {
+            before,
+            after: b"}\n".to_vec(),
+            is_text: args.text,
+            has_ack: args.ack,
+        }
+    }
+
+    /// Whether payloads are sent as they are instead of as JSON.
+    pub(super) fn is_text(&self) -> bool {
+        self.is_text
+    }
+
+    /// Whether the feed is asked to acknowledge.
+    pub(super) fn has_ack(&self) -> bool {
+        self.has_ack
+    }
+
+    /// Appends the line with this payload.
+    pub(super) fn push_line(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), PayloadError> {
+        let Ok(text) = std::str::from_utf8(payload) else {
+            return Err(PayloadError::NotUtf8);
+        };
+        if !self.is_text && serde_json::from_str::<&RawValue>(text).is_err() {
+            return Err(PayloadError::NotJson);
+        }
+        out.extend_from_slice(&self.before);
+        if self.is_text {
+            push_json_string(text, out);
+        } else {
+            // A line end in a JSON text can only be white space between tokens.
+            out.extend(
+                text.bytes()
+                    .map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }),
+            );
+        }
+        out.extend_from_slice(&self.after);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ChannelName;
+
+    fn args(has_ack: bool, is_text: bool) -> PublishArgs {
+        PublishArgs {
+            channel: ChannelName::new("prices").unwrap(),
+            data: None,
+            text: is_text,
+            event: None,
+            key: None,
+            ack: has_ack,
+            feed: None,
+        }
+    }
+
+    fn line(args: &PublishArgs, payload: &[u8]) -> Result<String, PayloadError> {
+        let mut out = Vec::new();
+        Template::new(args).push_line(payload, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn line_carries_json_on_one_line_and_text_escaped() {
+        assert_eq!(
+            line(&args(false, false), b"{\n \"a\": 1\r\n}").unwrap(),
+            "{\"channel\":\"prices\",\"data\":{  \"a\": 1  }}\n"
+        );
+        assert_eq!(
+            line(&args(true, true), b"a\"b").unwrap(),
+            "{\"channel\":\"prices\",\"ack\":true,\"text\":\"a\\\"b\"}\n"
+        );
+        let labelled = PublishArgs {
+            event: Some(String::from("tick")),
+            key: Some(String::from("eur")),
+            ..args(false, false)
+        };
+        assert_eq!(
+            line(&labelled, b"1").unwrap(),
+            "{\"channel\":\"prices\",\"event\":\"tick\",\"key\":\"eur\",\"data\":1}\n"
+        );
+    }
+
+    #[test]
+    fn line_refuses_what_would_change_its_meaning() {
+        assert_eq!(
+            line(&args(false, false), b"1,\"channel\":\"x\""),
+            Err(PayloadError::NotJson)
+        );
+        assert_eq!(line(&args(false, false), b""), Err(PayloadError::NotJson));
+        assert_eq!(
+            line(&args(false, true), b"\xff"),
+            Err(PayloadError::NotUtf8)
+        );
+    }
+}
