@@ -2,9 +2,9 @@
 //!
 //! A value comes from the first of these that names it: flag, environment, file, default. The list
 //! of keys is read off the default [`Config`] itself, so each key of the struct has its place in
-//! the file and its `FANFARE_*` name without a second list. Reads the one file it is told to read and
-//! nothing else; without one, no file is read at all. Every error says where the value stands: file
-//! and line, variable, or flag. The command line is the only caller.
+//! the file and its `FANFARE_*` name without a second list. Reads the one file it is told to read
+//! and nothing else; without one, no file is read at all. Every error says where the value stands:
+//! file and line, variable, or flag. The command line is the only caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -2,8 +2,8 @@
 //!
 //! [`Config`] has the shape of the configuration file, key by key, so that the file, the
 //! environment and this struct cannot drift apart. Plain data without I/O: reading files and the
-//! environment is [`file`]'s, the only shell part; [`validate`] knows what a value may be. Durations
-//! end in `_ms`, sizes in `_bytes`; the accessors hand out [`Duration`]s.
+//! environment is [`mod@file`]'s, the only shell part; [`validate`] knows what a value may be.
+//! Durations end in `_ms`, sizes in `_bytes`; the accessors hand out [`Duration`]s.
 
 pub mod file;
 pub mod limits;

@@ -1,8 +1,8 @@
 //! What a value may be: ranges of single keys and relations between keys.
 //!
 //! PURE: looks at a [`Config`] and lists everything that is wrong with it, so that an operator
-//! mends a file in one go. Types are settled before; where a value came from is not known here, so a
-//! message speaks of keys and [`super::file`] adds the file and line.
+//! mends a file in one go. Types are settled before; where a value came from is not known here, so
+//! a message speaks of keys and [`super::file`] adds the file and line.
 
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;

@@ -1,7 +1,7 @@
 //! A line for the feed: one publication as a JSON object.
 //!
-//! PURE. All but the payload is the same for every line and made once. A payload that is not what it
-//! claims to be is refused here, since a text put in unchecked could change the line around it.
+//! PURE. All but the payload is the same for every line and made once. A payload that is not what
+//! it claims to be is refused here, since a text put in unchecked could change the line around it.
 
 use serde_json::value::RawValue;
 
