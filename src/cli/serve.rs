@@ -92,15 +92,21 @@ fn signals() -> std::io::Result<Receiver<i32>> {
 
 /// The one line on standard output, and the service manager's notice.
 fn announce(server: &Server) -> Result<(), Failure> {
-    let mut line = format!("fanfare {} ready:", env!("CARGO_PKG_VERSION"));
-    for address in server.addresses() {
-        line += &format!(" http://{address}");
-    }
-    line += &format!(" feed={}", server.feed_path().display());
-    if let Some(address) = server.admin_address() {
-        line += &format!(" admin=http://{address}");
-    }
-    line += &format!(" workers={}", server.worker_count());
+    let clients: String = server
+        .addresses()
+        .iter()
+        .map(|address| format!(" http://{address}"))
+        .collect();
+    let admin = server
+        .admin_address()
+        .map(|address| format!(" admin=http://{address}"))
+        .unwrap_or_default();
+    let line = format!(
+        "fanfare {} ready:{clients} feed={}{admin} workers={}",
+        env!("CARGO_PKG_VERSION"),
+        server.feed_path().display(),
+        server.worker_count()
+    );
     service::notify_ready(&line);
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")

@@ -175,7 +175,7 @@ impl Conn {
         match &self.phase {
             // A client may send FIN behind its last request and still read the response.
             Phase::Request { .. } if !self.outbox.is_empty() => {
-                self.end(CloseReason::Done, context)
+                self.end(CloseReason::Done, context);
             }
             Phase::Request {
                 partial: None,
@@ -322,7 +322,7 @@ impl Conn {
             }
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
             Phase::Stream { closing: None, .. } => {
-                self.say_goodbye(Goodbye::Shutdown, out, context)
+                self.say_goodbye(Goodbye::Shutdown, out, context);
             }
             Phase::Stream { .. } | Phase::Ending { .. } => {}
         }

@@ -434,7 +434,7 @@ impl Feeder {
                 Ok(bytes) => self.answers.advance(bytes),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readiness.is_writable = false
+                    self.readiness.is_writable = false;
                 }
                 // Nobody reads answers any more. What was written before may still be unread here.
                 Err(_) => self.answers = Answers::default(),

@@ -21,7 +21,7 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
             event.push(b'\n');
         }
         (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
-            push_data_lines(text, &mut event)
+            push_data_lines(text, &mut event);
         }
         (Envelope::Full, _) => {
             event.extend_from_slice(b"data: ");

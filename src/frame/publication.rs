@@ -38,6 +38,10 @@ impl Payload {
     }
 }
 
+/// A cell for each encoding; only the publication looks inside.
+#[derive(Debug, Default)]
+pub struct Frames([OnceLock<Frame>; FrameKind::CELLS]);
+
 /// One payload addressed to a channel.
 #[derive(Debug)]
 pub struct Publication {
@@ -58,7 +62,7 @@ pub struct Publication {
     /// Who waits for it to be in every log.
     pub receipt: Option<Arc<Receipt>>,
     /// Its encodings, by [`FrameKind::cell`].
-    frames: [OnceLock<Frame>; FrameKind::CELLS],
+    pub frames: Frames,
 }
 
 impl Publication {
@@ -74,7 +78,7 @@ impl Publication {
             published,
             expires: None,
             receipt: None,
-            frames: [const { OnceLock::new() }; FrameKind::CELLS],
+            frames: Frames::default(),
         }
     }
 
@@ -82,7 +86,7 @@ impl Publication {
     /// envelope.
     #[must_use]
     pub fn frame(&self, kind: FrameKind) -> Option<&Frame> {
-        let cell = self.frames.get(kind.cell())?;
+        let cell = self.frames.0.get(kind.cell())?;
         Some(cell.get_or_init(|| match kind {
             FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
                 event_stream::encode(self, envelope)
@@ -94,7 +98,7 @@ impl Publication {
     /// Bytes held by the encoding in a cell, if somebody has needed it.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
-        self.frames.get(cell)?.get().map(Frame::bytes_held)
+        self.frames.0.get(cell)?.get().map(Frame::bytes_held)
     }
 
     /// What a quota counts for it: the payload's bytes.

@@ -28,7 +28,7 @@ pub struct Entry {
     /// Where it was published.
     pub channel: ChannelIndex,
     /// A bit for each [`FrameKind::cell`] whose bytes are part of [`Log::bytes`].
-    charged: u8,
+    pub charged: u8,
 }
 
 /// Recent publications, without holes.

@@ -24,7 +24,7 @@ pub struct Planned {
     /// Bytes of its frame; zero for one that has expired and is stepped over.
     pub length: usize,
     /// Which of the conn's subscriptions it is for.
-    subscription: u32,
+    pub subscription: u32,
 }
 
 /// What a write has brought.

@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)): ready, stopping, alive.
+//! What the service manager is told (`sd_notify(3)`): ready, stopping, alive.
 //!
 //! Without a service manager there is nobody to tell, and nothing happens.
 

@@ -1,4 +1,4 @@
-//! Sockets that the service manager opened for us (socket activation, sd_listen_fds(3)).
+//! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
 //!
 //! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
 //! itself, so that its name in the unit file does not matter.

@@ -75,7 +75,7 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    set_options(SockRef::from(&socket), socket.as_fd(), options)?;
+    set_options(&SockRef::from(&socket), socket.as_fd(), options)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
@@ -86,10 +86,10 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
 /// # Errors
 /// When an option is refused.
 pub fn adopt(listener: &TcpListener, options: SocketOptions) -> io::Result<()> {
-    set_options(SockRef::from(listener), listener.as_fd(), options)
+    set_options(&SockRef::from(listener), listener.as_fd(), options)
 }
 
-fn set_options(socket: SockRef<'_>, fd: BorrowedFd<'_>, options: SocketOptions) -> io::Result<()> {
+fn set_options(socket: &SockRef<'_>, fd: BorrowedFd<'_>, options: SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(options.send_buffer_bytes as usize)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;

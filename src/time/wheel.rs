@@ -168,7 +168,7 @@ impl Wheel {
         if self.armed == 0 {
             return None;
         }
-        let start = (self.tick + 1) as usize % BUCKETS;
+        let start = usize::try_from((self.tick + 1) % BUCKETS as u64).ok()?;
         let first_word = start / 64;
         for step in 0..=WORDS {
             let word_index = (first_word + step) % WORDS;

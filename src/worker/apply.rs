@@ -47,7 +47,7 @@ impl<N: Net> Worker<N> {
             .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
             .collect();
         self.call(id, |conn, out, context| {
-            conn.handle_joined(join, &outcomes, out, context)
+            conn.handle_joined(join, &outcomes, out, context);
         });
         if self.hub.is_behind(id.slot) {
             self.list_to_serve(id);

@@ -229,7 +229,7 @@ impl<N: Net> Worker<N> {
             .is_some_and(|slot| slot.is_writable && slot.conn.serving().is_some());
         while serves && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
             self.call(id, |conn, out, context| {
-                conn.handle_gap(&channel, &gap, out, context)
+                conn.handle_gap(&channel, &gap, out, context);
             });
         }
     }

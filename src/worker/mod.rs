@@ -90,6 +90,10 @@ pub struct Worker<N: Net> {
 
 /// What a conn's slot holds: the socket, what readiness it has, and the machine.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "readiness and list memberships are independent"
+)]
 struct Slot<S> {
     generation: u32,
     is_readable: bool,

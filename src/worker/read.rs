@@ -57,7 +57,7 @@ impl<N: Net> Worker<N> {
                 self.parts.metrics.received_bytes.add(count as u64);
                 let bytes = buffer.get_mut(..count)?;
                 self.call(id, |conn, out, context| {
-                    conn.handle_bytes(bytes, out, context)
+                    conn.handle_bytes(bytes, out, context);
                 })?;
                 Some(count)
             }
