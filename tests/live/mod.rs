@@ -2,11 +2,12 @@
 //!
 //! Nothing here sleeps for luck: everything waits for a line, a byte or an end, at most
 //! [`PATIENCE`]. What a test started is ended by its own handle when the test lets go of it.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 pub(crate) mod feeder;
 pub(crate) mod lines;
 pub(crate) mod raw;
+pub(crate) mod relay;
 pub(crate) mod socket;
 
 use std::fs::{self, File};
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 pub(crate) use feeder::Feeder;
 pub(crate) use lines::Lines;
 pub(crate) use raw::Raw;
+pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
 
 /// The longest wait for anything.

@@ -1,0 +1,356 @@
+//! The feed of the real binary: lines, HTTP, many feeders, and the subcommands that speak to it.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use live::{Feeder, Lines, Server, Socket, fanfare};
+use serde_json::{Value, json};
+
+/// Runs a command to its end with this standard input.
+fn run(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its input may have ended before it is written.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn ack_has_the_line_the_id_and_the_number_of_subscribers() {
+    let server = Server::start();
+    let _subscribers: Vec<Socket> = (0..3)
+        .map(|_| Socket::subscribed(server.addr, "channel=a"))
+        .collect();
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.write("{\"channel\":\"b\",\"data\":1}\n\n");
+    feeder.write("{\"channel\":\"a\",\"data\":2,\"ack\":true}\n{\"channel\":\"b\",\"data\":3,\"ack\":true}\n");
+    let first = feeder.answer();
+    assert_eq!(first["ok"], true, "{first}");
+    assert_eq!(first["line"], 3, "{first}");
+    assert_eq!(first["subscribers"], 3, "{first}");
+    let second = feeder.answer();
+    assert_eq!(second["line"], 4, "{second}");
+    assert_eq!(second["subscribers"], 0, "{second}");
+    assert_ne!(first["id"], second["id"]);
+}
+
+#[test]
+fn bad_line_costs_that_line_only() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    let bad = [
+        "not json",
+        "[]",
+        "{}",
+        "{\"channel\":\"a\"}",
+        "{\"channel\":\"a b\",\"data\":1}",
+        "{\"channel\":\"a\",\"data\":1,\"text\":\"x\"}",
+        "{\"channel\":\"a\",\"data\":{]}",
+        "{\"channel\":\"a\",\"base64\":\"!\"}",
+        "{\"channel\":\"a\",\"data\":1,\"colour\":2}",
+        "{\"channel\":7,\"data\":1}",
+    ];
+    for (at, line) in bad.iter().enumerate() {
+        feeder.write(&format!("{line}\n"));
+        let answer = feeder.answer();
+        assert_eq!(answer["ok"], false, "{line}: {answer}");
+        assert_eq!(answer["line"], at + 1, "{line}: {answer}");
+        assert!(
+            answer["error"].is_string() && answer["message"].is_string(),
+            "{answer}"
+        );
+    }
+    let id = feeder.publish("a", 1);
+    assert_eq!(socket.publication()["id"], id.as_str());
+}
+
+#[test]
+fn line_over_the_limit_is_an_error_and_the_end() {
+    let server = Server::with("[limits]\nfeed_line_bytes = 1000\n", &[]);
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.write(&format!(
+        "{{\"channel\":\"a\",\"text\":\"{}\"",
+        "x".repeat(2000)
+    ));
+    let answer = feeder.answer();
+    assert_eq!(answer["ok"], false, "{answer}");
+    assert!(feeder.has_ended());
+    Feeder::connect(&server.feed).publish("a", 1);
+}
+
+#[test]
+fn publication_to_several_channels_has_consecutive_ids() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a&channel=b");
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.write("{\"channel\":[\"a\",\"b\"],\"data\":1}\n");
+    let (a, b) = (socket.publication(), socket.publication());
+    assert_eq!((&a["channel"], &b["channel"]), (&json!("a"), &json!("b")));
+    let sequence = |value: &Value| -> u64 {
+        let id = value["id"].as_str().unwrap();
+        id.split_once('-').unwrap().1.parse().unwrap()
+    };
+    assert_eq!(sequence(&a) + 1, sequence(&b));
+}
+
+#[test]
+fn repeated_dedupe_key_has_the_first_ones_id_and_is_not_sent_again() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    let line = json!({"channel": "a", "data": 1, "dedupe": "order-7", "ack": true});
+    feeder.send(&line);
+    feeder.send(&line);
+    assert_eq!(feeder.answer()["id"], feeder.answer()["id"]);
+    let next = feeder.publish("a", 2);
+    assert_eq!(socket.publication()["data"], 1);
+    assert_eq!(socket.publication()["id"], next.as_str());
+}
+
+#[test]
+fn curl_publishes_over_the_unix_socket() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let curl = |args: &[&str]| -> (String, String) {
+        let output = Command::new("curl")
+            .args([
+                "-sS",
+                "--max-time",
+                "20",
+                "-w",
+                "\n%{http_code} %{content_type}",
+                "--unix-socket",
+            ])
+            .arg(&server.feed)
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.to_owned(), body.to_owned())
+    };
+    let to_a = "http://feed/publish?channel=a";
+    let (status, _) = curl(&[
+        "-H",
+        "content-type: application/json",
+        "-d",
+        "{\"x\": 1}",
+        to_a,
+    ]);
+    assert!(status.starts_with("200 "), "{status}");
+    assert_eq!(socket.publication()["data"], json!({"x": 1}));
+    curl(&[
+        "-H",
+        "content-type: text/plain; charset=utf-8",
+        "-d",
+        "hello",
+        to_a,
+    ]);
+    assert_eq!(socket.publication()["text"], "hello");
+    curl(&[
+        "-H",
+        "content-type: application/octet-stream",
+        "-d",
+        "hi!",
+        to_a,
+    ]);
+    assert_eq!(socket.publication()["base64"], "aGkh");
+    let many =
+        "[{\"channel\":\"a\",\"data\":1},{\"channel\":\"a\",\"text\":\"2\",\"event\":\"e\"}]";
+    let (status, body) = curl(&[
+        "-H",
+        "content-type: application/json",
+        "-d",
+        many,
+        "http://feed/publish",
+    ]);
+    assert!(status.starts_with("200 "), "{status} {body}");
+    assert_eq!(socket.publication()["data"], 1);
+    assert_eq!(socket.publication()["event"], "e");
+    for (bad, target) in [
+        ("{", to_a),
+        ("{}", "http://feed/publish"),
+        ("1", "http://feed/nowhere"),
+    ] {
+        let (status, _) = curl(&["-H", "content-type: application/json", "-d", bad, target]);
+        assert!(
+            status.starts_with('4') && status.ends_with(" application/problem+json"),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn many_feeders_keep_each_its_own_order() {
+    const FEEDERS: usize = 8;
+    const EACH: usize = 200;
+    let server = Server::with(
+        "[quota]\nbehind_publications = 100000\nbehind_bytes = 100000000\n",
+        &[],
+    );
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    thread::scope(|scope| {
+        for own in 0..FEEDERS {
+            let feed = &server.feed;
+            scope.spawn(move || {
+                let mut feeder = Feeder::connect(feed);
+                for n in 0..EACH {
+                    feeder.send(&json!({"channel": "a", "data": [own, n]}));
+                }
+                feeder.publish("end", own);
+            });
+        }
+        let mut next = [0; FEEDERS];
+        for _ in 0..FEEDERS * EACH {
+            let value = socket.publication();
+            let own = usize::try_from(value["data"][0].as_u64().unwrap()).unwrap();
+            assert_eq!(value["data"][1], next[own], "feeder {own}");
+            next[own] += 1;
+        }
+    });
+}
+
+#[test]
+fn python_needs_no_library_to_publish() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let program = "import json, socket, sys\n\
+        feed = socket.socket(socket.AF_UNIX)\n\
+        feed.connect(sys.argv[1])\n\
+        line = {'channel': 'a', 'data': {'price': 1.5}, 'ack': True}\n\
+        feed.sendall(json.dumps(line).encode() + b'\\n')\n\
+        print(feed.makefile().readline())\n";
+    let output = run(
+        Command::new("python3")
+            .args(["-c", program])
+            .arg(&server.feed),
+        "",
+    );
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer["subscribers"], 1, "{answer}");
+    assert_eq!(socket.publication()["data"], json!({"price": 1.5}));
+}
+
+#[test]
+fn publish_command_sends_an_argument_or_each_line() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let publish = |args: &[&str], input: &str| {
+        run(
+            fanfare()
+                .arg("publish")
+                .arg("--feed")
+                .arg(&server.feed)
+                .arg("a")
+                .args(args),
+            input,
+        )
+    };
+    let output = publish(&["{\"n\":1}", "--event", "tell", "--ack"], "");
+    assert!(output.status.success(), "{output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let publication = socket.publication();
+    assert_eq!(publication["id"], answer["id"]);
+    assert_eq!(publication["event"], "tell");
+    assert!(publish(&["--text", "a \"word\""], "").status.success());
+    assert_eq!(socket.publication()["text"], "a \"word\"");
+    assert!(publish(&[], "1\n{\"two\":2}\n").status.success());
+    assert_eq!(socket.publication()["data"], 1);
+    assert_eq!(socket.publication()["data"], json!({"two": 2}));
+    let refused = publish(&[], "1\nnot json\n2\n");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(!refused.stderr.is_empty());
+    assert_eq!(socket.publication()["data"], 1);
+    assert_eq!(socket.publication()["data"], 2);
+    let nobody = run(
+        fanfare().args(["publish", "a", "1", "--feed", "/nowhere/feed.sock"]),
+        "",
+    );
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(
+        text(&nobody.stderr).contains("/nowhere/feed.sock"),
+        "{nobody:?}"
+    );
+}
+
+#[test]
+fn subscribe_command_prints_what_comes_over_both_transports() {
+    let server = Server::start();
+    let subscribe = |url: &str, flags: &[&str]| {
+        Lines::run(
+            fanfare()
+                .args(["subscribe", url, "--count", "2", "--timeout", "20"])
+                .args(flags),
+        )
+    };
+    let mut by_socket = subscribe(&format!("ws://{}/ws?channel=a", server.addr), &[]);
+    let mut by_stream = subscribe(&server.url("/sse?channel=a"), &["--ids"]);
+    server.await_metric("fanfare_subscribers", 2.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    let ids = [feeder.publish("a", 1), feeder.publish("a", json!({"n": 2}))];
+    let mut publications = Vec::new();
+    while publications.len() < 2 {
+        let value = by_socket.json();
+        if value.get("type").is_none() {
+            publications.push(value["id"].as_str().unwrap().to_owned());
+        }
+    }
+    assert_eq!(publications, ids);
+    let expected = [format!("{}\t1", ids[0]), format!("{}\t{{\"n\":2}}", ids[1])];
+    assert_eq!(by_stream.rest(), expected);
+    assert!(by_socket.wait().success());
+    assert!(by_stream.wait().success());
+}
+
+#[test]
+fn check_command_tells_good_files_from_bad_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |config: &str| {
+        let file = folder.path().join("fanfare.toml");
+        std::fs::write(&file, config).unwrap();
+        run(fanfare().arg("check").arg(file), "")
+    };
+    let good = check("listen = [\"127.0.0.1:0\"]\n[quota]\noverflow = \"close\"\n");
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    for (config, key) in [
+        ("[quota]\noverflow = \"explode\"\n", "overflow"),
+        ("[heartbeat]\ninterval = 5\n", "interval"),
+        ("workers = \"many\"\n", "workers"),
+    ] {
+        let bad = check(config);
+        assert_eq!(bad.status.code(), Some(2), "{bad:?}");
+        let said = text(&bad.stderr);
+        assert!(
+            said.contains("fanfare.toml") && said.contains(key),
+            "{said}"
+        );
+        let line = config.lines().position(|line| line.contains(key)).unwrap() + 1;
+        assert!(said.contains(&format!(":{line}")), "{said}");
+    }
+    let missing = run(fanfare().args(["check", "/nowhere/fanfare.toml"]), "");
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    let usage = run(fanfare().args(["serve", "--listen", "nonsense"]), "");
+    assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+}

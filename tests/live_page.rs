@@ -1,0 +1,57 @@
+//! The page at `/` in a headless Chromium, driven as a person would.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::process::Command;
+
+use live::{Feeder, Lines, Server, dependency};
+use serde_json::json;
+
+#[test]
+fn page_shows_figures_over_both_transports_and_any_channel_asked_for() {
+    let server = Server::with("", &["--demo"]);
+    let folder = tempfile::tempdir().unwrap();
+    let screenshot = folder.path().join("page.png");
+    let mut page = Lines::run(
+        Command::new("node")
+            .arg(dependency("node").join("page.mjs"))
+            .arg("/usr/bin/chromium")
+            .arg(server.url("/"))
+            .arg(folder.path().join("profile"))
+            .arg(&screenshot),
+    );
+    for transport in ["sse", "ws"] {
+        let live = page.json();
+        assert_eq!(live["live"], transport, "{live}");
+        assert!(!live["last"].as_str().unwrap().is_empty(), "{live}");
+    }
+    let mut feeder = Feeder::connect(&server.feed);
+    for transport in ["ws", "sse"] {
+        assert_eq!(page.json()["subscribed"], transport);
+        let text = format!("<b>hello {transport}</b>");
+        let channel = format!("test:page-{transport}");
+        // The stream may be open a moment before its channel is joined.
+        let line = json!({"channel": channel, "text": text, "ack": true});
+        live::within("a subscriber", || {
+            feeder.send(&line);
+            (feeder.answer()["subscribers"] == 1).then_some(())
+        });
+        let seen = page.json();
+        assert_eq!(seen["seen"], transport, "{seen}");
+        assert!(seen["text"].as_str().unwrap().contains(&text), "{seen}");
+    }
+    let last = page.json();
+    assert_eq!(last["errors"], json!([]), "the page had errors");
+    assert!(page.wait().success(), "{}", page.stderr());
+    assert!(screenshot.metadata().unwrap().len() > 10_000);
+}

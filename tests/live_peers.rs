@@ -1,0 +1,165 @@
+//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws`, Node `eventsource`.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::path::Path;
+use std::process::Command;
+
+use live::{Feeder, Lines, Relay, Server, dependency};
+use serde_json::json;
+
+const COUNT: usize = 50;
+
+/// Starts a Python peer.
+fn python(script: &str, args: &[&str]) -> Lines {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/peers")
+        .join(script);
+    Lines::run(
+        Command::new(dependency("venv/bin/python"))
+            .arg(script)
+            .args(args),
+    )
+}
+
+/// Starts a Node peer.
+fn node(script: &str, args: &[&str]) -> Lines {
+    Lines::run(
+        Command::new("node")
+            .arg(dependency("node").join(script))
+            .args(args),
+    )
+}
+
+/// Publishes, and checks that the peer has every publication in order with its id.
+fn check_websocket_peer(server: &Server, mut peer: Lines) {
+    assert_eq!(peer.json()["protocol"], "fanfare.v1");
+    assert_eq!(peer.json()["type"], "welcome");
+    assert_eq!(peer.json()["type"], "subscribed");
+    let mut feeder = Feeder::connect(&server.feed);
+    for n in 0..COUNT {
+        // Lengths on both sides of the frame header's edges.
+        let data = json!({"n": n, "fill": "ü".repeat(n * 5)});
+        let id = feeder.publish("a", data.clone());
+        let value = peer.json();
+        assert_eq!(value["id"], id.as_str(), "{n}");
+        assert_eq!(value["channel"], "a");
+        assert_eq!(value["data"], data);
+    }
+    assert_eq!(peer.json_with("closed")["closed"], 1000);
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+#[test]
+fn python_websockets_receives_everything_in_order() {
+    let server = Server::start();
+    let url = format!("ws://{}/ws?channel=a", server.addr);
+    let peer = python("websockets_client.py", &[&url, &COUNT.to_string()]);
+    check_websocket_peer(&server, peer);
+}
+
+#[test]
+fn node_ws_receives_everything_in_order() {
+    let server = Server::start();
+    let url = format!("ws://{}/ws?channel=a", server.addr);
+    let peer = node("ws_client.mjs", &[&url, &COUNT.to_string()]);
+    check_websocket_peer(&server, peer);
+}
+
+#[test]
+fn node_eventsource_receives_everything_in_order() {
+    let server = Server::start();
+    let url = server.url("/sse?channel=a&channel=b");
+    let mut peer = node("eventsource_client.mjs", &[&url, &COUNT.to_string()]);
+    assert_eq!(peer.json()["opened"], 1);
+    server.await_metric("fanfare_subscribers", 2.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    for n in 0..COUNT {
+        let text = format!("{n}\nsecond line");
+        let channel = if n % 2 == 0 { "a" } else { "b" };
+        let event = if n % 3 == 0 { "price" } else { "message" };
+        feeder.send(&json!({"channel": channel, "event": event, "text": text, "ack": true}));
+        let id = feeder.answer()["id"].as_str().unwrap().to_owned();
+        assert_eq!(peer.json(), json!({"id": id, "event": event, "data": text}));
+    }
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+#[test]
+fn node_eventsource_loses_nothing_over_a_cut_connection() {
+    let server = Server::start();
+    let relay = Relay::to(server.addr);
+    let url = format!("http://{}/sse?channel=a", relay.addr);
+    let mut peer = node("eventsource_client.mjs", &[&url, "6"]);
+    assert_eq!(peer.json()["opened"], 1);
+    server.await_metric("fanfare_subscribers", 1.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    let mut ids: Vec<String> = (0..2).map(|n| feeder.publish("a", n)).collect();
+    for id in &ids {
+        assert_eq!(peer.json()["id"], id.as_str());
+    }
+    relay.cut();
+    server.await_metric("fanfare_subscribers", 0.0);
+    // Published while nobody listens; the second connection has to bring it.
+    ids.extend((2..4).map(|n| feeder.publish("a", n)));
+    assert_eq!(peer.json_with("lost")["lost"], 1);
+    assert_eq!(peer.json()["opened"], 2);
+    for id in &ids[2..] {
+        assert_eq!(peer.json()["id"], id.as_str());
+    }
+    for n in 4..6 {
+        let id = feeder.publish("a", n);
+        assert_eq!(peer.json()["id"], id.as_str());
+    }
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+#[test]
+fn node_eventsource_resumes_before_its_first_publication() {
+    let server = Server::start();
+    let relay = Relay::to(server.addr);
+    let url = format!("http://{}/sse?channel=a", relay.addr);
+    let mut peer = node("eventsource_client.mjs", &[&url, "1"]);
+    assert_eq!(peer.json()["opened"], 1);
+    server.await_metric("fanfare_subscribers", 1.0);
+    relay.cut();
+    server.await_metric("fanfare_subscribers", 0.0);
+    let id = Feeder::connect(&server.feed).publish("a", "missed by a hair");
+    assert_eq!(peer.json_with("opened")["opened"], 2);
+    assert_eq!(peer.json()["id"], id.as_str());
+}
+
+#[test]
+fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[drain]\nwindow_ms = 200\nretry_ms = 500\n";
+    let start = |listen: &str| Server::in_folder(folder.path(), listen, config, &[]).unwrap();
+    let mut first = start("127.0.0.1:0");
+    let addr = first.addr.to_string();
+    let mut peer = node(
+        "eventsource_client.mjs",
+        &[&first.url("/sse?channel=a"), "2"],
+    );
+    assert_eq!(peer.json()["opened"], 1);
+    first.await_metric("fanfare_subscribers", 1.0);
+    let id = Feeder::connect(&first.feed).publish("a", 1);
+    assert_eq!(peer.json()["id"], id.as_str());
+    first.signal("TERM");
+    assert!(first.wait().success());
+    let second = start(&addr);
+    assert_eq!(peer.json_with("opened")["opened"], 2);
+    assert_eq!(peer.json()["gap"]["cause"], "restart");
+    let id = Feeder::connect(&second.feed).publish("a", 2);
+    assert_eq!(peer.json()["id"], id.as_str());
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
