@@ -129,76 +129,60 @@ fn repeated_dedupe_key_has_the_first_ones_id_and_is_not_sent_again() {
     assert_eq!(socket.publication()["id"], next.as_str());
 }
 
+/// Status with content type, and body, of a request to the feed with curl.
+fn curl(server: &Server, target: &str, content_type: &str, body: &str) -> (String, String) {
+    let output = Command::new("curl")
+        .args([
+            "-sS",
+            "--max-time",
+            "20",
+            "-w",
+            "\n%{http_code} %{content_type}",
+        ])
+        .arg("--unix-socket")
+        .arg(&server.feed)
+        .args(["-H", &format!("content-type: {content_type}"), "-d", body])
+        .arg(format!("http://feed{target}"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
 #[test]
 fn curl_publishes_over_the_unix_socket() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
-    let curl = |args: &[&str]| -> (String, String) {
-        let output = Command::new("curl")
-            .args([
-                "-sS",
-                "--max-time",
-                "20",
-                "-w",
-                "\n%{http_code} %{content_type}",
-                "--unix-socket",
-            ])
-            .arg(&server.feed)
-            .args(args)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (body, status) = text.rsplit_once('\n').unwrap();
-        (status.to_owned(), body.to_owned())
-    };
-    let to_a = "http://feed/publish?channel=a";
-    let (status, _) = curl(&[
-        "-H",
-        "content-type: application/json",
-        "-d",
-        "{\"x\": 1}",
-        to_a,
-    ]);
+    let to_a = "/publish?channel=a";
+    let (status, body) = curl(&server, to_a, "application/json", "{\"x\": 1}");
     assert!(status.starts_with("200 "), "{status}");
+    assert!(body.contains("\"ok\":true"), "{body}");
     assert_eq!(socket.publication()["data"], json!({"x": 1}));
-    curl(&[
-        "-H",
-        "content-type: text/plain; charset=utf-8",
-        "-d",
-        "hello",
-        to_a,
-    ]);
+    curl(&server, to_a, "text/plain; charset=utf-8", "hello");
     assert_eq!(socket.publication()["text"], "hello");
-    curl(&[
-        "-H",
-        "content-type: application/octet-stream",
-        "-d",
-        "hi!",
-        to_a,
-    ]);
+    curl(&server, to_a, "application/octet-stream", "hi!");
     assert_eq!(socket.publication()["base64"], "aGkh");
     let many =
         "[{\"channel\":\"a\",\"data\":1},{\"channel\":\"a\",\"text\":\"2\",\"event\":\"e\"}]";
-    let (status, body) = curl(&[
-        "-H",
-        "content-type: application/json",
-        "-d",
-        many,
-        "http://feed/publish",
-    ]);
+    let (status, body) = curl(&server, "/publish", "application/json", many);
     assert!(status.starts_with("200 "), "{status} {body}");
     assert_eq!(socket.publication()["data"], 1);
     assert_eq!(socket.publication()["event"], "e");
-    for (bad, target) in [
-        ("{", to_a),
-        ("{}", "http://feed/publish"),
-        ("1", "http://feed/nowhere"),
+}
+
+#[test]
+fn bad_requests_to_the_feed_are_problem_documents() {
+    let server = Server::start();
+    for (target, body) in [
+        ("/publish?channel=a", "{"),
+        ("/publish?channel=a%20b", "1"),
+        ("/publish", "{}"),
+        ("/nowhere", "1"),
     ] {
-        let (status, _) = curl(&["-H", "content-type: application/json", "-d", bad, target]);
-        assert!(
-            status.starts_with('4') && status.ends_with(" application/problem+json"),
-            "{status}"
-        );
+        let (status, body) = curl(&server, target, "application/json", body);
+        let is_problem = status.starts_with('4') && status.ends_with(" application/problem+json");
+        assert!(is_problem, "{target}: {status} {body}");
     }
 }
 
