@@ -119,7 +119,7 @@ const SHELL_WORDS: &[&str] = &[
     "socket2",
     "tracing",
 ];
-const SHELL_STD: &[&str] = &["env", "fs", "os", "process", "thread"];
+const SHELL_STD: &[&str] = &["env", "fs", "process", "thread"];
 
 /// Sockets, clocks, threads, files, chance, locks and logs live in the shell.
 pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
@@ -204,7 +204,6 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("reactor", "worker"),
     ("session", "conn"),
     ("shard", "worker"),
-    ("tick", "turn"),
     ("topic", "channel"),
     ("watermark", "quota"),
 ];

@@ -96,11 +96,14 @@ fn split_comments(text: &str) -> (String, String) {
     let mut at = 0;
     while at < chars.len() {
         let (next, taken) = step(&chars, at, state);
-        for &c in &chars[at..at + taken] {
+        // A character literal is taken in one step.
+        let is_character = state == State::Code && chars[at] == '\'' && taken > 1;
+        for (index, &c) in chars[at..at + taken].iter().enumerate() {
+            let is_inside = is_character && (1..taken - 1).contains(&index);
             let is_comment = [state, next]
                 .iter()
                 .any(|s| matches!(s, State::LineComment | State::BlockComment(_)));
-            let is_literal = matches!(state, State::Text | State::RawText(_));
+            let is_literal = is_inside || matches!(state, State::Text | State::RawText(_));
             let blank = if c == '\n' { '\n' } else { ' ' };
             code.push(if is_comment || is_literal { blank } else { c });
             comments.push(if is_comment { c } else { blank });
@@ -278,10 +281,14 @@ fn code_view_has_neither_comments_nor_literals() {
     let source = Source::new(
         "src/x.rs",
         "let a = \"mio // no\"; // mio\nlet b = r#\"mio\"#; /* mio /* mio */ */\n\
-         let c = '\"'; let d: &'a u8;\n",
+         let c = '\"'; let d: &'a u8; '{'; '\\n';\n",
     );
     assert!(!source.code.contains("mio"), "{}", source.code);
-    assert!(source.code.contains("let d: &'a u8;"), "{}", source.code);
+    assert!(
+        source.code.contains("let d: &'a u8; ' '; '  ';"),
+        "{}",
+        source.code
+    );
     assert_eq!(source.comments.matches("mio").count(), 3);
     assert_eq!(source.code.lines().count(), source.text.lines().count());
 }
