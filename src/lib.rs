@@ -1,8 +1,126 @@
 //! fanfare: a push server for one Linux machine, tuned for connection count.
+//!
+//! Local programs write publications to a Unix socket, the *feed*; every WebSocket and every
+//! server-sent event stream that subscribes to the channel has them. One event loop per core, no
+//! runtime, no queue per connection. This page is the architecture; read it before the code.
+//!
+//! # Four ideas
+//!
+//! 1. **The log is the queue.** A worker keeps one [`hub::log::Log`] of recent publications, and
+//!    each channel threads its own entries through it. A subscriber owns no queue but a *cursor*:
+//!    the number of the last publication it was given. Live delivery, a slow reader and a resume
+//!    are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
+//!    skipping is moving the cursor; a cursor that has fallen off the log is a *gap*, and a gap is
+//!    always told.
+//! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
+//!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
+//!    so the simulation in `tests/sim` runs a whole worker over a network that lies and a clock it
+//!    winds.
+//! 3. **An idle socket owns only its slot.** One read buffer per worker; what a conn needs beyond
+//!    its slot (a partial head, a partial frame, bytes on their way out) is boxed while it exists.
+//! 4. **A descriptor table per worker.** Each worker leaves the process's table at start
+//!    ([`sys::descriptors`]), so the limit on descriptors binds per worker.
+//!
+//! # The way of a byte
+//!
+//! ```text
+//!  client --> worker/read --> conn ( http --> transport ) --> hub   (subscribe at a cursor)
+//!  feeder --> feed --> publication --> inbox --> worker/broadcast --> hub   (append, mark behind)
+//!  hub (entries after a cursor) --> frame (encoded once) --> worker/flush (gather, writev) --> client
+//! ```
+//!
+//! A client's first byte is accepted by `worker/accept.rs`, read by `worker/read.rs` into the
+//! worker's buffer, and parsed by `http/head.rs`; `http/route.rs` decides what it gets;
+//! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
+//! feeder's byte is read by `feed/feeder.rs`, decoded by `feed/decode.rs`, numbered by
+//! `feed/sequencer.rs`, posted through `worker/inbox.rs` to every worker, appended by
+//! `worker/broadcast.rs`; `worker/flush.rs` walks the channel's subscribers, `frame` encodes for
+//! the first of them and all others share the bytes.
+//!
+//! # Code map
+//!
+//! Dependencies point inward only, and `tests/tidy.rs` fails when one does not.
+//!
+//! | ring | modules |
+//! |---|---|
+//! | words | [`id`], [`time`], [`config`] without its file, [`effect`], [`metrics`] |
+//! | pure parts | [`http`], [`frame`], [`hub`], [`transport`], [`feed`]'s decoding |
+//! | machine | [`conn`] |
+//! | shell | [`worker`], [`feed`]'s threads and sockets, [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
+//!
+//! - [`hub`] knows conns by their slot and never imports [`conn`].
+//! - No transport imports another: deleting its file deletes the feature.
+//! - mio is named in `worker/net.rs` and in the feed's loop only; unsafe code is in [`sys`] only.
+//! - Nothing is written to a client outside `worker/flush.rs`, nothing freed outside
+//!   `worker/reap.rs`, no effect applied outside `worker/apply.rs`. The one exception is the
+//!   refusal of a connection that never got a slot ([`worker::net::Net::refuse`]).
+//!
+//! # A turn
+//!
+//! [`worker::Worker::turn`] is seven verbs: poll, read, accept, broadcast, expire, flush, reap.
+//! Each has a budget in [`config::limits`]; what it cuts off stays on a list, and the next poll
+//! does not wait. Flush rests in the middle of a walk over a channel's subscribers and goes on in
+//! the next turn, so half a million sends do not hold up one request.
+//!
+//! # Invariants
+//!
+//! - Every publication has the next number of one sequence for the whole node. A conn on several
+//!   channels is served in that order, so one id is its position in all of them. The exception: a
+//!   WebSocket that subscribes to a further channel with an older `since` catches that channel up
+//!   first, since every subscription has a cursor of its own.
+//! - A subscriber is given every publication of its channel once and in order, or is told which ids
+//!   lie in a gap. Nothing is lost in silence.
+//! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
+//!   what is left is held to the quota at once. A publication whose first byte is written counts no
+//!   more.
+//! - A subscriber whose socket takes everything is never skipped: a publication that would put the
+//!   walk over its channel more than a quota behind waits in the inbox, and behind it the feed.
+//! - What was in the log when a conn resumed does not count for its quota. It costs nothing but the
+//!   cursor.
+//! - A conn always has a deadline armed, until it is freed.
+//! - A bit of readiness is cleared only when the socket would block. A conn that may be read and is
+//!   readable is on the list for read; one that has something to send and is writable is on the
+//!   list for flush or in a walk.
+//!
+//! # Where the code is not what one would expect
+//!
+//! - *Position of a worker behind the feed.* Workers append at their own pace. A client that comes
+//!   from a faster worker may name an id that this one has not reached. The feed therefore shows
+//!   the newest number it gave out; an id up to that is no gap, and what comes below it is not
+//!   repeated.
+//! - *What was published before a channel came to be.* A channel that nobody subscribes to and that
+//!   has no entry left is dropped. The hub keeps the newest eviction of all dropped channels, and a
+//!   resume from before that is told of a gap, perhaps without need, never the other way round.
+//! - *The log's bytes* count a publication and the encodings that this worker has used.
+//! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
+//!   client of a quiet channel does not resume from an hour ago.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | worker | one thread with its own poll, slab, timer wheel and hub; shares nothing mutable |
+//! | turn | one iteration of a worker's loop |
+//! | readiness | what the kernel reports about a socket |
+//! | conn | one accepted socket's state; [`id::ConnId`] names it |
+//! | request | the one HTTP head parsed before a transport is chosen |
+//! | transport | how a subscriber is served: WebSocket, event stream |
+//! | channel | a named point of fan-out |
+//! | subscriber | membership of a conn in a channel |
+//! | publication | one payload addressed to a channel, with its id |
+//! | log | a worker's bounded ring of recent publications |
+//! | cursor | a position in the log; on the wire an opaque id |
+//! | frame | immutable wire bytes of a publication for one transport and envelope |
+//! | hub | a worker's log, channels and subscribers |
+//! | quota | the bounds of one conn, and what happens when it exceeds them |
+//! | feed, feeder | the Unix socket by which publications arrive, and who writes to it |
+//! | effect, close reason | what a machine asks the worker to do; why a conn ended |
 #![cfg_attr(
     test,
     allow(
+        clippy::cast_possible_truncation,
         clippy::expect_used,
+        clippy::format_push_string,
         clippy::indexing_slicing,
         clippy::panic,
         clippy::string_slice,
@@ -11,20 +129,29 @@
     )
 )]
 
-pub mod admin;
+// In the order in which data passes them.
 pub mod cli;
-pub mod config;
-pub mod conn;
+pub mod server;
+
+pub mod admin;
 pub mod demo;
-pub mod effect;
 pub mod feed;
-pub mod frame;
+pub mod worker;
+
+pub mod conn;
+
 pub mod http;
+
+pub mod transport;
+
 pub mod hub;
+
+pub mod frame;
+
+pub mod config;
+pub mod effect;
 pub mod id;
 pub mod metrics;
-pub mod server;
-pub mod sys;
 pub mod time;
-pub mod transport;
-pub mod worker;
+
+pub mod sys;

@@ -1,4 +1,5 @@
-//! How the real binary starts, stops and reports: signals, the drain, the feed file, the admin listener.
+//! How the real binary starts, stops and reports: signals, the drain, the feed file, the admin
+//! listener.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -1,4 +1,5 @@
-//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws`, Node `eventsource`.
+//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws`, Node
+//! `eventsource`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

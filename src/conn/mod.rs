@@ -6,7 +6,7 @@
 //!
 //! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and
 //! exist only while non-empty.
-#![deny(clippy::indexing_slicing)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod outbox;

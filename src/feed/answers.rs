@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
+
+use httpdate::HttpDate;
 
 use super::publish::Shape;
 use super::refusal::Refusal;
@@ -87,7 +88,7 @@ impl Answers {
     }
 
     /// Turns what is complete into bytes, up to the first answer that is not.
-    pub(super) fn settle(&mut self, date: SystemTime) {
+    pub(super) fn settle(&mut self, date: HttpDate) {
         while let Some(waiting) = self.waiting.front() {
             match waiting {
                 Waiting::Line { line, ack } => {
@@ -174,12 +175,7 @@ pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A refused request's answer (RFC 9457).
-pub(super) fn problem(
-    problem: &Problem,
-    is_last: bool,
-    is_head: bool,
-    date: SystemTime,
-) -> Vec<u8> {
+pub(super) fn problem(problem: &Problem, is_last: bool, is_head: bool, date: HttpDate) -> Vec<u8> {
     let title = reason(problem.status);
     let mut body = b"{\"title\":\"".to_vec();
     body.extend_from_slice(title.as_bytes());
@@ -228,7 +224,7 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends a response if it is complete, and says whether it was.
-fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bool {
+fn push_response(response: &Response, date: HttpDate, out: &mut Vec<u8>) -> bool {
     if response.acks.iter().any(|ack| ack.subscribers().is_none()) {
         return false;
     }
@@ -262,13 +258,13 @@ struct Head {
     content_type: &'static str,
     length: usize,
     is_last: bool,
-    date: SystemTime,
+    date: HttpDate,
 }
 
 impl std::fmt::Display for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status))?;
-        write!(f, "Date: {}\r\n", httpdate::HttpDate::from(self.date))?;
+        write!(f, "Date: {}\r\n", self.date)?;
         write!(f, "Content-Type: {}\r\n", self.content_type)?;
         write!(f, "Content-Length: {}\r\n", self.length)?;
         if self.status == 405 {
@@ -314,7 +310,7 @@ mod tests {
     }
 
     fn text(answers: &mut Answers) -> String {
-        answers.settle(SystemTime::UNIX_EPOCH);
+        answers.settle(HttpDate::from(std::time::UNIX_EPOCH));
         let text = String::from_utf8(answers.unsent().to_vec()).unwrap();
         answers.advance(text.len());
         text
@@ -372,7 +368,12 @@ mod tests {
             index: Some(3),
             ..Problem::new(405, "method_not_allowed", "a \"quoted\" word")
         };
-        let whole = problem(&refused, false, false, SystemTime::UNIX_EPOCH);
+        let whole = problem(
+            &refused,
+            false,
+            false,
+            HttpDate::from(std::time::UNIX_EPOCH),
+        );
         let whole = String::from_utf8(whole).unwrap();
         assert!(whole.contains("Allow: POST\r\n"));
         let (_, body) = whole.split_once("\r\n\r\n").unwrap();
@@ -381,7 +382,7 @@ mod tests {
             "{\"title\":\"Method Not Allowed\",\"status\":405,\"detail\":\"a \\\"quoted\\\" word\",\
              \"error\":\"method_not_allowed\",\"index\":3}\n"
         );
-        let head = problem(&refused, false, true, SystemTime::UNIX_EPOCH);
+        let head = problem(&refused, false, true, HttpDate::from(std::time::UNIX_EPOCH));
         assert!(head.ends_with(b"\r\n\r\n"));
     }
 

@@ -229,8 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_the_codes_of_the_contract() {
-        let long = "x".repeat(LABEL_BYTES_MAX + 1);
+    fn refusals_of_channels_have_the_codes_of_the_contract() {
         let many = vec!["\"a\""; CHANNELS_PER_PUBLICATION_MAX + 1].join(",");
         for (json, expected) in [
             (r#"{"#.to_owned(), "bad_json"),
@@ -248,6 +247,15 @@ mod tests {
                 format!("{{\"channel\":[{many}],\"data\":1}}"),
                 "too_many_channels",
             ),
+        ] {
+            assert_eq!(code(&json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn refusals_of_payloads_and_keys_have_the_codes_of_the_contract() {
+        let long = "x".repeat(LABEL_BYTES_MAX + 1);
+        for (json, expected) in [
             (r#"{"channel":"a"}"#.to_owned(), "bad_payload"),
             (
                 r#"{"channel":"a","data":1,"text":""}"#.to_owned(),

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use httpdate::HttpDate;
 use rustix::net::UCred;
 
 use super::answers::{self, Answers, Response};
@@ -173,7 +174,7 @@ impl Feeder {
     /// One turn: answers, one read, and what comes of it.
     pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> Next {
         // The calendar is only needed for the `Date` of HTTP answers; reading it costs no call.
-        let date = SystemTime::now();
+        let date = HttpDate::from(SystemTime::now());
         self.answers.settle(date);
         self.write();
         match self.phase {
@@ -187,7 +188,7 @@ impl Feeder {
         self.next(now)
     }
 
-    fn take_in(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn take_in(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
         if self.answers.is_congested() {
             return;
         }
@@ -222,7 +223,7 @@ impl Feeder {
     }
 
     /// Decodes straight from the read buffer if nothing was left over.
-    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
+    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: HttpDate) {
         if !self.rest.is_empty() {
             self.rest.drain(..self.rest_start);
             self.rest_start = 0;
@@ -234,7 +235,7 @@ impl Feeder {
             .extend_from_slice(fresh.get(used..).unwrap_or_default());
     }
 
-    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
@@ -247,7 +248,7 @@ impl Feeder {
     }
 
     /// Decodes until bytes are lacking or the feeder is owed too much, and says how far it came.
-    fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: SystemTime) -> usize {
+    fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: HttpDate) -> usize {
         let mut used = 0;
         loop {
             self.is_stalled = self.answers.is_congested();
@@ -267,7 +268,7 @@ impl Feeder {
         used
     }
 
-    fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: HttpDate) {
         match item {
             Item::Continue => self.answers.owe_bytes(answers::CONTINUE),
             Item::Publish {
@@ -292,13 +293,7 @@ impl Feeder {
         }
     }
 
-    fn handle_request(
-        &mut self,
-        request: Request,
-        intake: &mut Intake,
-        now: Now,
-        date: SystemTime,
-    ) {
+    fn handle_request(&mut self, request: Request, intake: &mut Intake, now: Now, date: HttpDate) {
         let is_last = request.is_last;
         match request.outcome {
             Ok(publish) => {
@@ -324,7 +319,7 @@ impl Feeder {
     }
 
     /// The feeder has sent its last byte.
-    fn end(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn end(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start = 0;

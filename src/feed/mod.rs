@@ -1,8 +1,8 @@
-//! The feed: the local Unix socket by which publications arrive.
+//! SHELL: the feed, the local Unix socket by which publications arrive.
 //!
 //! One thread, any number of feeders. [`decode`] and what it uses are pure: bytes to drafts, cut
-//! anywhere. The rest is shell: [`listener`] takes the path, [`feeder`] is one connection,
-//! [`sequencer`] gives numbers and hands batches to the workers, and this file is the loop that
+//! anywhere. The rest is shell: `listener` takes the path, `feeder` is one connection,
+//! `sequencer` gives numbers and hands batches to the workers, and this file is the loop that
 //! lets them take turns. One read per ready feeder and round, so that none starves another; a full
 //! inbox of a worker stops the loop, and thereby all feeders, instead of filling memory.
 //!

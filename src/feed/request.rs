@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_their_statuses() {
+    fn refusals_of_framing_close_the_connection() {
         let head = "POST /publish?channel=a HTTP/1.1\r\n";
         for (bytes, expected) in [
             ("BREW\r\n\r\n".to_owned(), (400, true)),
@@ -532,6 +532,14 @@ mod tests {
                 (431, true),
             ),
             (format!("{head}{}\r\n", "a:\r\n".repeat(65)), (431, true)),
+        ] {
+            assert_eq!(status(&bytes), expected, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn refusals_of_content_leave_the_connection_open() {
+        for (bytes, expected) in [
             (post("/publish", "text/plain", "x"), (415, false)),
             (
                 post("/publish?channel=a", "text/plain; charset=latin1", "x"),

@@ -1,9 +1,9 @@
 //! SHELL: one thread with its own poll, slab, timer wheel and hub; shares nothing mutable.
 //!
-//! A turn has seven verbs, one file each: [`poll`], [`read`], [`accept`], [`broadcast`],
-//! [`expire`], [`flush`], [`reap`]. Each has a budget, so that no peer and no phase keeps the
+//! A turn has seven verbs, one file each: `poll`, `read`, `accept`, `broadcast`,
+//! `expire`, `flush`, `reap`. Each has a budget, so that no peer and no phase keeps the
 //! others waiting; what a budget cuts off stays on a list, and the next poll does not wait. Nothing
-//! is written outside flush, nothing freed outside reap, no effect applied outside [`apply`].
+//! is written outside flush, nothing freed outside reap, no effect applied outside `apply`.
 //!
 //! Generic over [`net::Net`]: the simulation in `tests/sim` runs this very code over a network that
 //! lies. Mio is edge-triggered, so a conn keeps `is_readable` and `is_writable` itself and loses
@@ -105,8 +105,6 @@ struct Slot<S> {
     socket: S,
     conn: Conn,
 }
-
-const _: () = assert!(size_of::<Slot<mio::net::TcpStream>>() <= 80);
 
 #[derive(Debug, Default)]
 struct Accepting {

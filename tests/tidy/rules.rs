@@ -26,7 +26,9 @@ pub(crate) enum Layer {
 
 const WORDS: &[&str] = &["effect", "id", "metrics", "time"];
 const PURE: &[&str] = &["frame", "http", "hub", "tls", "transport"];
-const SHELL: &[&str] = &["admin", "cli", "demo", "lib", "main", "sys", "worker"];
+const SHELL: &[&str] = &[
+    "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",
+];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
 /// The layer of a file, by its top module. In `config` and `feed`, which have both, a shell file

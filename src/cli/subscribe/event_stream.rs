@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Session;
+use super::Connection;
 use super::body::{Body, Framing};
 use super::end::End;
 use super::parser::{Item, Parser};
@@ -43,21 +43,21 @@ struct Shown<'a> {
 }
 
 /// Follows the stream until it ends in some way.
-pub(super) fn follow(session: &mut Session<'_>) -> End {
-    match attempt(session) {
+pub(super) fn follow(connection: &mut Connection<'_>) -> End {
+    match attempt(connection) {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
-    let target = session.target;
-    let mut socket = Socket::connect(&target.host, target.port, session.handshake_deadline())
-        .map_err(|error| session.unreached(&error))?;
+fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
+    let target = connection.target;
+    let mut socket = Socket::connect(&target.host, target.port, connection.handshake_deadline())
+        .map_err(|error| connection.unreached(&error))?;
     socket
-        .write_all(request(session).as_bytes())
-        .map_err(|error| session.unreached(&error))?;
-    let response = read_head(&mut socket, session)?;
+        .write_all(request(connection).as_bytes())
+        .map_err(|error| connection.unreached(&error))?;
+    let response = read_head(&mut socket, connection)?;
     if response.status != 200 {
         return Err(refusal(&mut socket, response));
     }
@@ -66,13 +66,13 @@ fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
             "the answer is not an event stream; the path of one is /sse",
         )));
     }
-    socket.set_deadline(session.deadline);
-    session.note("connected");
-    read_events(&mut socket, response, session)
+    socket.set_deadline(connection.deadline);
+    connection.note("connected");
+    read_events(&mut socket, response, connection)
 }
 
-fn request(session: &Session<'_>) -> String {
-    let target = session.target;
+fn request(connection: &Connection<'_>) -> String {
+    let target = connection.target;
     let mut text = format!("GET {} HTTP/1.1\r\n", target.request_target());
     let agent = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
     let ours = [
@@ -82,10 +82,10 @@ fn request(session: &Session<'_>) -> String {
         ("User-Agent", Some(agent)),
         (
             "Last-Event-ID",
-            session.last_id.as_deref().filter(|id| !id.is_empty()),
+            connection.last_id.as_deref().filter(|id| !id.is_empty()),
         ),
     ];
-    let theirs = &session.args.headers;
+    let theirs = &connection.args.headers;
     for (name, value) in ours {
         // What the user sets himself is not said twice, but for the position: that is ours to move.
         let is_set =
@@ -107,13 +107,13 @@ fn push_field(name: &str, value: &str, out: &mut String) {
     }
 }
 
-fn read_head(socket: &mut Socket, session: &Session<'_>) -> Result<Response, End> {
+fn read_head(socket: &mut Socket, connection: &Connection<'_>) -> Result<Response, End> {
     let mut bytes = Vec::new();
     let mut buffer = [0u8; 4096];
     loop {
         let count = socket
             .read(&mut buffer)
-            .map_err(|error| session.unreached(&error))?;
+            .map_err(|error| connection.unreached(&error))?;
         if count == 0 {
             return Err(End::unreached("the server closed without an answer"));
         }
@@ -192,9 +192,9 @@ fn refusal(socket: &mut Socket, response: Response) -> End {
 fn read_events(
     socket: &mut Socket,
     response: Response,
-    session: &mut Session<'_>,
+    connection: &mut Connection<'_>,
 ) -> Result<Infallible, End> {
-    let mut parser = Parser::new(session.last_id.as_deref());
+    let mut parser = Parser::new(connection.last_id.as_deref());
     let mut body = Body::new(response.framing);
     let (mut content, mut items) = (Vec::new(), Vec::new());
     let mut retry = None;
@@ -208,14 +208,14 @@ fn read_events(
             .map_err(|error| End::Failed(error.to_string()))?;
         content.clear();
         for item in items.drain(..) {
-            handle(item, &mut retry, session)?;
+            handle(item, &mut retry, connection)?;
         }
         if body.is_done() {
             return Err(End::orderly("the server ended the stream", retry));
         }
         let count = socket
             .read(&mut buffer)
-            .map_err(|error| session.broken(&error, retry))?;
+            .map_err(|error| connection.broken(&error, retry))?;
         if count == 0 {
             return Err(match body.may_end() {
                 true => End::orderly("the server ended the stream", retry),
@@ -227,25 +227,29 @@ fn read_events(
     }
 }
 
-fn handle(item: Item, retry: &mut Option<Duration>, session: &mut Session<'_>) -> Result<(), End> {
+fn handle(
+    item: Item,
+    retry: &mut Option<Duration>,
+    connection: &mut Connection<'_>,
+) -> Result<(), End> {
     match item {
         Item::Retry(ms) => {
             *retry = Some(Duration::from_millis(ms));
             Ok(())
         }
         Item::Position(id) => {
-            session.note(&format!("at {id}"));
-            session.last_id = Some(id);
+            connection.note(&format!("at {id}"));
+            connection.last_id = Some(id);
             Ok(())
         }
         Item::Event { id, event, data } => {
-            session.last_id = Some(id.clone());
+            connection.last_id = Some(id.clone());
             if event == "fanfare.gap" {
                 tell(&format!("gap: {data}"));
                 return Ok(());
             }
-            if !session.args.json {
-                return session.publication(&id, &data);
+            if !connection.args.json {
+                return connection.publication(&id, &data);
             }
             let shown = Shown {
                 id: &id,
@@ -254,7 +258,7 @@ fn handle(item: Item, retry: &mut Option<Duration>, session: &mut Session<'_>) -
             };
             // Three strings cannot fail to become JSON.
             let line = serde_json::to_string(&shown).unwrap_or_default();
-            session.publication(&id, &line)
+            connection.publication(&id, &line)
         }
     }
 }

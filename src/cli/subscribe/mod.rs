@@ -1,8 +1,9 @@
 //! `fanfare subscribe`: prints what a subscriber receives, and stays subscribed.
 //!
 //! One loop: follow a stream until it ends, and do what its [`End`] asks. The two transports know
-//! how to follow; what outlives a conn is in the [`Session`]: the last id, the count, the deadline.
-//! Publications go to standard output, a line each, flushed; everything else to standard error.
+//! how to follow; what outlives a conn is in the [`Connection`]: the last id, the count, the
+//! deadline. Publications go to standard output, a line each, flushed; everything else to standard
+//! error.
 
 mod body;
 mod end;
@@ -26,7 +27,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Subscribes until the arguments, the server or the reader of `out` say that it is enough.
 pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let target = Target::parse(&args.url).map_err(Failure::Usage)?;
-    let mut session = Session {
+    let mut connection = Connection {
         args,
         target: &target,
         out,
@@ -39,25 +40,25 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
     let mut backoff = Backoff::default();
     loop {
         let end = match target.scheme {
-            Scheme::EventStream => event_stream::follow(&mut session),
-            Scheme::WebSocket => web_socket::follow(&mut session),
+            Scheme::EventStream => event_stream::follow(&mut connection),
+            Scheme::WebSocket => web_socket::follow(&mut connection),
         };
         let lost = match end {
             End::Enough => return Ok(()),
             End::Failed(cause) => return Err(failed(cause)),
-            End::Finished(cause) => return session.finished(&cause),
+            End::Finished(cause) => return connection.finished(&cause),
             End::Lost(lost) => lost,
             End::Output(failure) => return Err(failure),
-            End::TimedOut => return Err(session.timed_out()),
+            End::TimedOut => return Err(connection.timed_out()),
         };
         if args.no_reconnect {
-            return session.given_up(lost);
+            return connection.given_up(lost);
         }
         let delay = backoff.delay(&lost, fastrand::f64());
         let seconds = delay.as_secs_f64();
         tell(&format!("{}; trying again in {seconds:.1} s", lost.cause));
-        if !session.sleep(delay) {
-            return Err(session.timed_out());
+        if !connection.sleep(delay) {
+            return Err(connection.timed_out());
         }
     }
 }
@@ -67,7 +68,7 @@ fn failed(cause: impl Into<String>) -> Failure {
 }
 
 /// What outlives a conn.
-struct Session<'a> {
+struct Connection<'a> {
     args: &'a SubscribeArgs,
     target: &'a Target,
     out: &'a mut dyn Write,
@@ -79,7 +80,7 @@ struct Session<'a> {
     printed: u64,
 }
 
-impl Session<'_> {
+impl Connection<'_> {
     /// Prints one publication, and ends the matter with the last one wanted.
     fn publication(&mut self, id: &str, line: &str) -> Result<(), End> {
         let text = match self.args.ids {

@@ -17,7 +17,7 @@ use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
-use super::Session;
+use super::Connection;
 use super::end::End;
 use super::socket::Socket;
 use crate::cli::tell;
@@ -35,18 +35,18 @@ struct Glance<'a> {
 }
 
 /// Follows the stream until it ends in some way.
-pub(super) fn follow(session: &mut Session<'_>) -> End {
-    match attempt(session) {
+pub(super) fn follow(connection: &mut Connection<'_>) -> End {
+    match attempt(connection) {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
-    let target = session.target;
-    let request = request(session).map_err(|error| End::Failed(error.to_string()))?;
-    let socket = Socket::connect(&target.host, target.port, session.handshake_deadline())
-        .map_err(|error| session.unreached(&error))?;
+fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
+    let target = connection.target;
+    let request = request(connection).map_err(|error| End::Failed(error.to_string()))?;
+    let socket = Socket::connect(&target.host, target.port, connection.handshake_deadline())
+        .map_err(|error| connection.unreached(&error))?;
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
@@ -56,15 +56,15 @@ fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
         Some(limits),
     )
     .map_err(|failure| match failure {
-        HandshakeError::Failure(error) => refused(error, session),
-        HandshakeError::Interrupted(_) => session.unreached(&io::ErrorKind::TimedOut.into()),
+        HandshakeError::Failure(error) => refused(error, connection),
+        HandshakeError::Interrupted(_) => connection.unreached(&io::ErrorKind::TimedOut.into()),
     })?;
-    conn.get_mut().set_deadline(session.deadline);
-    session.note("connected");
+    conn.get_mut().set_deadline(connection.deadline);
+    connection.note("connected");
     if target.is_bare() {
-        session.last_id = None;
+        connection.last_id = None;
     }
-    let end = read_messages(&mut conn, session);
+    let end = read_messages(&mut conn, connection);
     if matches!(end, Err(End::Enough)) {
         // A courtesy: the server counts us as done instead of gone.
         let _closed = conn.close(None);
@@ -73,16 +73,16 @@ fn attempt(session: &mut Session<'_>) -> Result<Infallible, End> {
     end
 }
 
-fn request(session: &Session<'_>) -> Result<Request, Error> {
-    let target = session.target;
-    let path = match session.last_id.as_deref() {
+fn request(connection: &Connection<'_>) -> Result<Request, Error> {
+    let target = connection.target;
+    let path = match connection.last_id.as_deref() {
         Some(id) if !id.is_empty() => target.request_target_since(id),
         Some(_) | None => target.request_target(),
     };
     let url = format!("ws://{}{path}", target.authority);
     let mut request = url.as_str().into_client_request()?;
     let ours: Vec<HeaderName> = request.headers().keys().cloned().collect();
-    for header in &session.args.headers {
+    for header in &connection.args.headers {
         let name = HeaderName::try_from(&header.name)?;
         let value = HeaderValue::try_from(&header.value)?;
         if ours.contains(&name) {
@@ -95,7 +95,7 @@ fn request(session: &Session<'_>) -> Result<Request, Error> {
 }
 
 /// What a failed handshake means.
-fn refused(error: Error, session: &Session<'_>) -> End {
+fn refused(error: Error, connection: &Connection<'_>) -> End {
     match error {
         Error::Http(response) => {
             let field = |name| {
@@ -111,8 +111,8 @@ fn refused(error: Error, session: &Session<'_>) -> End {
             let body = response.body().as_deref().unwrap_or_default();
             End::of_response(status, field("retry-after"), body)
         }
-        Error::Io(error) => session.unreached(&error),
-        other => match session.is_over() {
+        Error::Io(error) => connection.unreached(&error),
+        other => match connection.is_over() {
             true => End::TimedOut,
             false => End::unreached(format!("no WebSocket there: {other}")),
         },
@@ -121,23 +121,23 @@ fn refused(error: Error, session: &Session<'_>) -> End {
 
 fn read_messages(
     conn: &mut WebSocket<Socket>,
-    session: &mut Session<'_>,
+    connection: &mut Connection<'_>,
 ) -> Result<Infallible, End> {
     let mut close = None;
     loop {
         match conn.read() {
-            Ok(Message::Text(text)) => take_text(text.as_str(), session)?,
-            Ok(Message::Binary(bytes)) => session.publication("", &STANDARD.encode(&bytes))?,
+            Ok(Message::Text(text)) => take_text(text.as_str(), connection)?,
+            Ok(Message::Binary(bytes)) => connection.publication("", &STANDARD.encode(&bytes))?,
             Ok(Message::Close(frame)) => close = Some(frame),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-            Err(error) => return Err(ended(error, close, session)),
+            Err(error) => return Err(ended(error, close, connection)),
         }
     }
 }
 
-fn take_text(text: &str, session: &mut Session<'_>) -> Result<(), End> {
-    if session.target.is_bare() {
-        return session.publication("", text);
+fn take_text(text: &str, connection: &mut Connection<'_>) -> Result<(), End> {
+    if connection.target.is_bare() {
+        return connection.publication("", text);
     }
     let Ok(glance) = serde_json::from_str::<Glance<'_>>(text) else {
         tell(&format!("unexpected message: {text}"));
@@ -145,29 +145,29 @@ fn take_text(text: &str, session: &mut Session<'_>) -> Result<(), End> {
     };
     let id = glance.id.as_deref().unwrap_or_default();
     let Some(kind) = glance.kind.as_deref() else {
-        session.last_id = Some(String::from(id));
-        return session.publication(id, text);
+        connection.last_id = Some(String::from(id));
+        return connection.publication(id, text);
     };
     match kind {
         // Where we stand before the first publication. With a position of our own, ours is the
         // earlier one and what lies between may still be on its way.
-        "subscribed" if session.last_id.is_none() && !id.is_empty() => {
-            session.last_id = Some(String::from(id));
-            session.note(text);
+        "subscribed" if connection.last_id.is_none() && !id.is_empty() => {
+            connection.last_id = Some(String::from(id));
+            connection.note(text);
         }
         "error" | "gap" => tell(&format!("{kind}: {text}")),
-        _ => session.note(text),
+        _ => connection.note(text),
     }
     Ok(())
 }
 
 /// What the end of reading means, given the close frame if one came.
-fn ended(error: Error, close: Option<Option<CloseFrame>>, session: &Session<'_>) -> End {
+fn ended(error: Error, close: Option<Option<CloseFrame>>, connection: &Connection<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
         // A close frame without a code (RFC 6455, 7.1.5).
         (_, Some(None)) => End::orderly("closed by the server", None),
-        (Error::Io(error), None) => session.broken(&error, None),
+        (Error::Io(error), None) => connection.broken(&error, None),
         (error, None) => End::broken(format!("the connection broke: {error}"), None),
     }
 }
