@@ -26,7 +26,7 @@
 //! ```text
 //!  client --> worker/read --> conn ( http --> transport ) --> hub   (subscribe at a cursor)
 //!  feeder --> feed --> publication --> inbox --> worker/broadcast --> hub   (append, mark behind)
-//!  hub (entries after a cursor) --> frame (encoded once) --> worker/flush (gather, writev) --> client
+//!  hub (entries after a cursor) --> frame (encoded once) --> worker/flush (writev) --> client
 //! ```
 //!
 //! A client's first byte is accepted by `worker/accept.rs`, read by `worker/read.rs` into the
@@ -46,7 +46,7 @@
 //! | words | [`id`], [`time`], [`config`] without its file, [`effect`], [`metrics`] |
 //! | pure parts | [`http`], [`frame`], [`hub`], [`transport`], [`feed`]'s decoding |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], [`feed`]'s threads and sockets, [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
+//! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - No transport imports another: deleting its file deletes the feature.

@@ -3,7 +3,6 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
-use std::sync::mpsc;
 use std::time::Instant;
 
 use super::*;

@@ -352,8 +352,8 @@ impl Model {
         assert!(!self.hub.behind(slot).exceeds(self.quota));
     }
 
-    fn perform(&mut self, act: Act) {
-        match act {
+    fn perform(&mut self, act: &Act) {
+        match *act {
             Act::Evict => {
                 self.hub.evict(Now(0), 1000);
             }
@@ -377,7 +377,7 @@ impl Model {
                         );
                     }
                     JoinOutcome::AlreadyJoined => {
-                        assert!(self.records.contains_key(&(slot, channel)))
+                        assert!(self.records.contains_key(&(slot, channel)));
                     }
                     JoinOutcome::TooManyChannels => panic!("three channels are allowed"),
                 }
@@ -415,15 +415,15 @@ proptest! {
         let quota = Amount { bytes: 120, publications: 8 };
         let mut model = Model { hub, quota, head: 0, published: vec![9], records: BTreeMap::new() };
         for act in acts {
-            model.perform(act);
+            model.perform(&act);
         }
         for slot in 0..4 {
             while model.hub.is_behind(slot) {
                 model.give(slot, 1000);
             }
         }
-        for (slot, channel) in model.records.keys().copied().collect::<Vec<_>>() {
-            prop_assert_eq!(model.next_owed(slot, channel), None);
+        for (slot, channel) in model.records.keys() {
+            prop_assert_eq!(model.next_owed(*slot, *channel), None);
         }
     }
 }
