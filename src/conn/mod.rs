@@ -340,6 +340,9 @@ impl Conn {
             Answer::Respond(response) => {
                 out.extend_from_slice(&response.bytes);
                 match response.then {
+                    After::Close if response.status.code() < 400 => {
+                        self.end(CloseReason::Done, context)
+                    }
                     After::Close => self.end(CloseReason::BadRequest, context),
                     After::KeepAlive => {
                         let deadline = context.now.after(context.config.limits.request_head());
@@ -523,3 +526,6 @@ fn linger(now: Now) -> Deadline {
 fn millis(now: Now) -> u32 {
     (now.0 / 1000) as u32
 }
+
+#[cfg(test)]
+mod tests;

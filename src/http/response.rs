@@ -26,6 +26,8 @@ const PREFLIGHT_AGE_S: &str = "86400";
 /// A response that is complete.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
+    /// How the request fared.
+    pub status: Status,
     /// Head and content.
     pub bytes: Vec<u8>,
     /// What becomes of the conn.
@@ -204,7 +206,11 @@ pub(super) fn options(then: After, date: &str) -> Response {
     push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
-    Response { bytes, then }
+    Response {
+        status: Status::NoContent,
+        bytes,
+        then,
+    }
 }
 
 /// The live page.
@@ -216,7 +222,11 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
     push_field("Referrer-Policy", "no-referrer", &mut bytes);
     push_field("X-Content-Type-Options", "nosniff", &mut bytes);
     push_content("text/html; charset=utf-8", PAGE, method, then, &mut bytes);
-    Response { bytes, then }
+    Response {
+        status: Status::Ok,
+        bytes,
+        then,
+    }
 }
 
 /// What HEAD gets of a stream of events: the fields, and no stream.
@@ -225,7 +235,11 @@ pub(super) fn event_stream_without_stream(then: After, date: &str) -> Response {
     push_event_stream_fields(date, &mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
-    Response { bytes, then }
+    Response {
+        status: Status::Ok,
+        bytes,
+        then,
+    }
 }
 
 fn push_event_stream_fields(date: &str, out: &mut Vec<u8>) {
@@ -267,7 +281,11 @@ fn push_problem(
         then,
         &mut bytes,
     );
-    Response { bytes, then }
+    Response {
+        status,
+        bytes,
+        then,
+    }
 }
 
 /// Appends the status line and `Date`.

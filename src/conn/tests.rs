@@ -1,0 +1,360 @@
+//! The machine, driven by bytes and time, with the worker's part played by hand.
+
+use super::*;
+use crate::config::Config;
+use crate::effect::Draw;
+use crate::hub::Joined;
+use crate::id::{ConnId, Cursor, Epoch, Sequence};
+
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const STREAM: &[u8] = b"GET /sse?channel=c HTTP/1.1\r\nHost: a\r\n\r\n";
+const UPGRADE: &[u8] = b"GET /ws?channel=c HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// One conn, and what surrounds it.
+struct Rig {
+    conn: Conn,
+    now: Now,
+    config: Config,
+    metrics: WorkerMetrics,
+    effects: Vec<Effect>,
+    out: Vec<u8>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let conn = Conn {
+            phase: Phase::Request {
+                partial: None,
+                has_served: false,
+            },
+            outbox: Outbox::default(),
+            life_ms: 0,
+        };
+        let (config, metrics) = (Config::default(), WorkerMetrics::default());
+        Self {
+            conn,
+            now: Now(0),
+            config,
+            metrics,
+            effects: Vec::new(),
+            out: Vec::new(),
+        }
+    }
+
+    fn call<R>(&mut self, act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R) -> R {
+        let mut context = Context {
+            now: self.now,
+            draw: Draw(u64::MAX / 2),
+            worker: 0,
+            conn: ConnId {
+                slot: 1,
+                generation: 2,
+            },
+            head: cursor(9),
+            date: "Sun, 06 Nov 1994 08:49:37 GMT",
+            config: &self.config,
+            metrics: &self.metrics,
+            effects: &mut self.effects,
+        };
+        act(&mut self.conn, &mut self.out, &mut context)
+    }
+
+    fn feed(&mut self, bytes: &[u8]) {
+        let mut bytes = bytes.to_vec();
+        self.call(|conn, out, context| conn.handle_bytes(&mut bytes, out, context));
+    }
+
+    /// Grants what the conn asked for on opening a stream.
+    fn join(&mut self) {
+        let at = self
+            .effects
+            .iter()
+            .position(|effect| matches!(effect, Effect::Join(_)));
+        let Effect::Join(join) = self.effects.remove(at.expect("it asked to join")) else {
+            panic!("found by this very pattern");
+        };
+        let joined = Joined {
+            position: cursor(9),
+            is_recovered: false,
+            gap: None,
+        };
+        let outcomes = vec![JoinOutcome::Joined(joined); join.channels.len()];
+        self.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
+    }
+
+    /// The socket takes everything.
+    fn drain(&mut self) -> Vec<u8> {
+        let bytes = self.conn.outbox().slices().concat();
+        if !bytes.is_empty() {
+            let drained = self.conn.outbox_mut().drain(bytes.len());
+            assert_eq!(drained.left, 0);
+            self.call(|conn, out, context| conn.handle_drained(out, context));
+        }
+        bytes
+    }
+
+    fn time_out(&mut self, standing: Standing) {
+        self.call(|conn, out, context| conn.handle_timeout(standing, out, context));
+    }
+
+    fn closed(&self) -> Option<CloseReason> {
+        self.effects.iter().find_map(|effect| match effect {
+            Effect::Close(reason) => Some(*reason),
+            _ => None,
+        })
+    }
+
+    fn pass(&mut self, heartbeats: u64) {
+        self.now = Now(self.now.0 + heartbeats * self.config.heartbeat.interval_ms * 1000);
+    }
+}
+
+fn cursor(sequence: u64) -> Cursor {
+    Cursor {
+        epoch: Epoch::new(1),
+        sequence: Sequence(sequence),
+    }
+}
+
+fn streaming(request: &[u8]) -> Rig {
+    let mut rig = Rig::new();
+    rig.feed(request);
+    rig.join();
+    rig.drain();
+    rig.effects.clear();
+    rig
+}
+
+/// A masked frame of a client, with a key of zeroes.
+fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let mut frame = vec![0x80 | opcode, 0x80 | length, 0, 0, 0, 0];
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn request_gets_the_same_response_at_every_cut() {
+    for request in [PAGE, STREAM, UPGRADE, b"BREW / HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let mut whole = Rig::new();
+        whole.feed(request);
+        for cut in 1..request.len() {
+            let mut rig = Rig::new();
+            rig.feed(&request[..cut]);
+            assert!(rig.conn.outbox().is_empty(), "answered too early");
+            rig.feed(&request[cut..]);
+            assert_eq!(rig.conn.outbox().slices(), whole.conn.outbox().slices());
+            assert_eq!(rig.effects.last(), whole.effects.last());
+        }
+    }
+}
+
+#[test]
+fn request_that_comes_byte_by_byte_is_answered() {
+    let mut rig = Rig::new();
+    for byte in PAGE {
+        rig.feed(&[*byte]);
+    }
+    assert!(text(&rig.drain()).starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn pipelined_requests_are_answered_one_at_a_time() {
+    let mut rig = Rig::new();
+    rig.feed(&[PAGE, PAGE, b"GET /none HTTP/1.1\r\nHost: a\r\n\r\nGET"].concat());
+    assert_eq!(
+        rig.conn.read_bytes_max(8192),
+        0,
+        "a client that does not read is not read"
+    );
+    let responses = [rig.drain(), rig.drain(), rig.drain()];
+    let statuses = responses.map(|response| text(&response)[9..12].to_owned());
+    assert_eq!(statuses, ["200", "200", "404"]);
+    assert!(rig.conn.outbox().is_empty());
+    assert_eq!(rig.conn.read_bytes_max(8192), 8192 - 3);
+}
+
+#[test]
+fn head_that_does_not_come_in_time_is_told_so_only_if_it_began() {
+    let mut rig = Rig::new();
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.closed(), Some(CloseReason::HeadTimeout));
+
+    let mut rig = Rig::new();
+    rig.feed(b"GET / HT");
+    rig.time_out(Standing::CaughtUp);
+    assert!(text(&rig.drain()).starts_with("HTTP/1.1 408 "));
+    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+
+    let mut rig = Rig::new();
+    rig.feed(PAGE);
+    rig.drain();
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.closed(), Some(CloseReason::Done));
+}
+
+#[test]
+fn fin_is_sent_once_and_only_behind_the_last_byte() {
+    let mut rig = Rig::new();
+    rig.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(!rig.effects.contains(&Effect::ShutdownWrite));
+    rig.drain();
+    rig.feed(b"more");
+    let fins = rig
+        .effects
+        .iter()
+        .filter(|effect| **effect == Effect::ShutdownWrite);
+    assert_eq!(fins.count(), 1);
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    assert_eq!(rig.closed(), Some(CloseReason::Done));
+}
+
+#[test]
+fn response_still_goes_out_to_a_client_that_has_sent_fin() {
+    let mut rig = Rig::new();
+    rig.feed(PAGE);
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    assert_eq!(rig.closed(), None);
+    assert!(text(&rig.drain()).starts_with("HTTP/1.1 200 "));
+    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+}
+
+#[test]
+fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
+    let mut rig = Rig::new();
+    rig.feed(&[UPGRADE, &client_frame(9, b"hi")].concat());
+    rig.join();
+    let bytes = rig.drain();
+    let pong = b"\x8a\x02hi";
+    assert!(bytes.starts_with(b"HTTP/1.1 101 "));
+    assert!(bytes.windows(pong.len()).any(|window| window == pong));
+    assert!(text(&bytes).contains("\"type\":\"welcome\""));
+}
+
+#[test]
+fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
+    let mut rig = Rig::new();
+    rig.feed(STREAM);
+    let Some(Effect::Arm(first)) = rig.effects.last() else {
+        panic!("nothing armed")
+    };
+    let interval = rig.config.heartbeat.interval_ms * 1000;
+    assert!((interval / 2..=interval).contains(&first.0));
+}
+
+#[test]
+fn silent_websocket_is_pinged_and_then_closed() {
+    let mut rig = streaming(UPGRADE);
+    rig.pass(1);
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.drain()[0], 0x89);
+    rig.pass(1);
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.drain()[..4], [0x88, 6, 0x03, 0xe9]);
+    assert!(rig.conn.is_ending());
+    assert_eq!(rig.closed(), None, "the peer may answer");
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.closed(), Some(CloseReason::Idle));
+}
+
+#[test]
+fn pong_keeps_a_websocket() {
+    let mut rig = streaming(UPGRADE);
+    for _ in 0..10 {
+        rig.pass(1);
+        rig.time_out(Standing::CaughtUp);
+        assert_eq!(rig.drain()[0], 0x89);
+        rig.feed(&client_frame(10, b""));
+    }
+    assert!(!rig.conn.is_ending());
+}
+
+#[test]
+fn event_stream_lives_by_write_progress_and_dies_when_blocked() {
+    let mut rig = streaming(STREAM);
+    for _ in 0..5 {
+        rig.pass(1);
+        rig.time_out(Standing::CaughtUp);
+        assert!(text(&rig.drain()).contains(":\nid: "));
+        let now = rig.now;
+        rig.conn.handle_written(now, false);
+    }
+    rig.pass(1);
+    rig.time_out(Standing::Blocked);
+    assert!(!rig.conn.is_ending());
+    rig.pass(1);
+    rig.time_out(Standing::Blocked);
+    assert!(rig.conn.is_ending());
+}
+
+#[test]
+fn shutdown_tells_each_phase_what_it_understands() {
+    let mut rig = Rig::new();
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    assert_eq!(rig.closed(), Some(CloseReason::Shutdown));
+
+    let mut rig = streaming(STREAM);
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    let bytes = rig.drain();
+    assert!(text(&bytes).contains("retry: ") && bytes.ends_with(b"0\r\n\r\n"));
+    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+
+    let mut rig = streaming(UPGRADE);
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    assert!(text(&rig.drain()).contains("retry_ms="));
+    assert!(
+        !rig.effects.contains(&Effect::ShutdownWrite),
+        "the peer's close comes first"
+    );
+    rig.feed(&client_frame(8, &[0x03, 0xf4]));
+    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+}
+
+#[test]
+fn end_of_input_means_what_the_phase_makes_of_it() {
+    for (mut rig, expected) in [
+        (Rig::new(), CloseReason::PeerGone),
+        (streaming(STREAM), CloseReason::Done),
+        (streaming(UPGRADE), CloseReason::PeerGone),
+    ] {
+        rig.call(|conn, out, context| conn.handle_eof(out, context));
+        assert_eq!(rig.closed(), Some(expected));
+    }
+}
+
+#[test]
+fn open_streams_are_counted_and_uncounted_once() {
+    for request in [STREAM, UPGRADE] {
+        let mut rig = streaming(request);
+        let open =
+            |rig: &Rig| rig.metrics.event_stream_open.value() + rig.metrics.websocket_open.value();
+        assert_eq!(open(&rig), 1);
+        rig.call(|conn, out, context| conn.handle_overflow(out, context));
+        rig.drain();
+        rig.conn.handle_closed(&rig.metrics);
+        assert_eq!(open(&rig), 0);
+    }
+}
+
+#[test]
+fn conn_that_never_takes_its_answers_is_cut_off() {
+    let mut rig = streaming(UPGRADE);
+    let join = Join {
+        channels: vec![ChannelName::new(&"x".repeat(200)).unwrap()],
+        since: Since::Now,
+        origin: Origin::Command(None),
+    };
+    let outcomes = [JoinOutcome::TooManyChannels];
+    while rig.closed().is_none() {
+        assert!(rig.conn.outbox().control_bytes() <= CONTROL_BYTES_MAX);
+        rig.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
+    }
+    assert_eq!(rig.closed(), Some(CloseReason::Overflow));
+    assert_eq!(rig.conn.read_bytes_max(8192), 0);
+}
