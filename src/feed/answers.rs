@@ -20,6 +20,9 @@ use crate::id::Cursor;
 /// A buffer of this size is kept when it is empty.
 const BUFFER_BYTES_KEPT: usize = 4096;
 
+/// Bytes that were sent and still stand before the unsent ones; more are moved out.
+const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
+
 /// A publication that has its number and may still be on its way into the logs.
 #[derive(Debug)]
 pub(super) struct Ack {
@@ -128,6 +131,11 @@ impl Answers {
         self.sent += bytes;
         debug_assert!(self.sent <= self.unsent.len());
         if self.sent < self.unsent.len() {
+            // A feeder that never quite catches up must not make us keep what it has read.
+            if self.sent >= SENT_BYTES_KEPT {
+                self.unsent.drain(..self.sent);
+                self.sent = 0;
+            }
             return;
         }
         self.sent = 0;
@@ -384,6 +392,18 @@ mod tests {
         );
         let head = problem(&refused, false, true, HttpDate::from(std::time::UNIX_EPOCH));
         assert!(head.ends_with(b"\r\n\r\n"));
+    }
+
+    #[test]
+    fn feeder_that_always_lags_a_little_does_not_grow_the_buffer() {
+        let mut answers = Answers::default();
+        answers.owe_bytes(b"x");
+        for _ in 0..1000 {
+            answers.owe_bytes(&[b'y'; 10_000]);
+            answers.advance(10_000);
+        }
+        assert_eq!(answers.unsent().len(), 1);
+        assert!(answers.unsent.capacity() <= 2 * FEED_ANSWER_BYTES_MAX);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! then only listened to until it hangs up, since a close with unread bytes would cost it the
 //! answer. The loop in [`super`] decides who has a turn.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use httpdate::HttpDate;
-use rustix::net::UCred;
 
 use super::answers::{self, Answers, Response};
 use super::decode::{Decoder, Item};
 use super::request::Request;
 use super::sequencer::{Awaited, Sequencer};
+use super::socket::{ReadOutcome, Socket};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::metrics::FeedMetrics;
@@ -48,8 +48,7 @@ impl Intake {
 /// One connected feeder.
 #[derive(Debug)]
 pub(super) struct Feeder {
-    stream: UnixStream,
-    peer: Option<UCred>,
+    pub(super) socket: Socket,
     phase: Phase,
     decoder: Decoder,
     /// Bytes that were read and not consumed: part of a line, or more if the feeder is congested.
@@ -59,20 +58,12 @@ pub(super) struct Feeder {
     /// Whether `rest` may hold a whole item, because decoding stopped for congestion.
     is_stalled: bool,
     answers: Answers,
-    pub(super) readiness: Readiness,
     /// Whether the loop has it on its list.
     pub(super) is_queued: bool,
     /// How often it may still be read; set when the feed stops.
     reads_left: Option<u32>,
     publications: u64,
     errors: u64,
-}
-
-/// What the kernel has reported and has not since denied.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Readiness {
-    pub(super) is_readable: bool,
-    pub(super) is_writable: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,56 +92,30 @@ pub(super) enum Next {
     Wait,
 }
 
-enum ReadOutcome {
-    Bytes(usize),
-    Drained,
-    End,
-    Failed,
-}
-
 impl Feeder {
     /// Takes over a connection.
     pub(super) fn new(stream: UnixStream, limits: Limits) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
         let feeder = Self {
-            stream,
-            peer,
+            socket: Socket::new(stream)?,
             phase: Phase::Open,
             decoder: Decoder::new(limits),
             rest: Vec::new(),
             rest_start: 0,
             is_stalled: false,
             answers: Answers::default(),
-            // Whatever came before the registration is found by trying.
-            readiness: Readiness {
-                is_readable: true,
-                is_writable: true,
-            },
             is_queued: false,
             reads_left: None,
             publications: 0,
             errors: 0,
         };
+        let peer = &feeder.socket.peer;
         tracing::info!(
-            pid = feeder.pid(),
-            uid = feeder.uid(),
-            gid = feeder.gid(),
+            pid = peer.pid,
+            uid = peer.uid,
+            gid = peer.gid,
             "feeder connected"
         );
         Ok(feeder)
-    }
-
-    fn pid(&self) -> Option<i32> {
-        self.peer.map(|peer| peer.pid.as_raw_nonzero().get())
-    }
-
-    fn uid(&self) -> Option<u32> {
-        self.peer.map(|peer| peer.uid.as_raw())
-    }
-
-    fn gid(&self) -> Option<u32> {
-        self.peer.map(|peer| peer.gid.as_raw())
     }
 
     /// Whether an answer waits for workers.
@@ -176,7 +141,7 @@ impl Feeder {
         // The calendar is only needed for the `Date` of HTTP answers; reading it costs no call.
         let date = HttpDate::from(SystemTime::now());
         self.answers.settle(date);
-        self.write();
+        self.socket.write(&mut self.answers);
         match self.phase {
             Phase::Open => self.take_in(intake, now, date),
             Phase::Leaving | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
@@ -184,7 +149,7 @@ impl Feeder {
         }
         intake.sequencer.post();
         self.answers.settle(date);
-        self.write();
+        self.socket.write(&mut self.answers);
         self.next(now)
     }
 
@@ -196,17 +161,17 @@ impl Feeder {
             return self.take_in_rest(intake, now, date);
         }
         if let Some(reads_left) = &mut self.reads_left {
-            if *reads_left == 0 || !self.readiness.is_readable {
+            if *reads_left == 0 || !self.socket.is_readable {
                 self.leave(&intake.metrics);
                 return;
             }
             *reads_left -= 1;
         }
-        if !self.readiness.is_readable {
+        if !self.socket.is_readable {
             return;
         }
         let mut buffer = std::mem::take(&mut intake.buffer);
-        match self.read(&mut buffer) {
+        match self.socket.read(&mut buffer) {
             ReadOutcome::Bytes(bytes) => {
                 intake.metrics.received_bytes.add(bytes as u64);
                 let fresh = buffer.get(..bytes).unwrap_or_default();
@@ -347,7 +312,11 @@ impl Feeder {
         if !self.rest.is_empty() || self.decoder.is_inside_request() {
             metrics.cut_off.increment();
             let lost_bytes = self.rest.len() - self.rest_start;
-            tracing::debug!(pid = self.pid(), lost_bytes, "feeder cut off in mid-line");
+            tracing::debug!(
+                pid = self.socket.peer.pid,
+                lost_bytes,
+                "feeder cut off in mid-line"
+            );
         }
         self.rest = Vec::new();
         self.rest_start = 0;
@@ -359,7 +328,7 @@ impl Feeder {
         let can_take_in = !self.answers.is_congested();
         match self.phase {
             Phase::Gone => Next::Gone,
-            Phase::Open if can_take_in && (self.is_stalled || self.readiness.is_readable) => {
+            Phase::Open if can_take_in && (self.is_stalled || self.socket.is_readable) => {
                 Next::Again
             }
             // A stopping feed gives an idle feeder one more turn, in which it leaves.
@@ -376,7 +345,7 @@ impl Feeder {
     }
 
     fn again_if_readable(&self) -> Next {
-        if self.readiness.is_readable && self.reads_left.is_none() {
+        if self.socket.is_readable && self.reads_left.is_none() {
             Next::Again
         } else {
             Next::Wait
@@ -384,7 +353,7 @@ impl Feeder {
     }
 
     fn linger(&mut self, now: Now) -> Next {
-        if self.stream.shutdown(Shutdown::Write).is_err() {
+        if self.socket.shutdown(Shutdown::Write).is_err() {
             return Next::Gone;
         }
         let until = now.after(Duration::from_millis(LINGER_MS));
@@ -395,54 +364,22 @@ impl Feeder {
     fn discard(&mut self, buffer: &mut [u8]) {
         self.rest = Vec::new();
         self.rest_start = 0;
-        if !self.readiness.is_readable || self.reads_left.is_some() {
+        if !self.socket.is_readable || self.reads_left.is_some() {
             return;
         }
-        match self.read(buffer) {
+        match self.socket.read(buffer) {
             ReadOutcome::Bytes(_) | ReadOutcome::Drained => {}
             ReadOutcome::End => self.phase = Phase::Ended,
             ReadOutcome::Failed => self.phase = Phase::Gone,
         }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(0) => {
-                    self.readiness.is_readable = false;
-                    return ReadOutcome::End;
-                }
-                Ok(bytes) => return ReadOutcome::Bytes(bytes),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readiness.is_readable = false;
-                    return ReadOutcome::Drained;
-                }
-                Err(_) => return ReadOutcome::Failed,
-            }
-        }
-    }
-
-    fn write(&mut self) {
-        while self.readiness.is_writable && !self.answers.unsent().is_empty() {
-            match self.stream.write(self.answers.unsent()) {
-                Ok(bytes) => self.answers.advance(bytes),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.readiness.is_writable = false;
-                }
-                // Nobody reads answers any more. What was written before may still be unread here.
-                Err(_) => self.answers = Answers::default(),
-            }
-        }
-    }
-
     /// Ends the connection for whoever else may hold a copy of the descriptor.
     pub(super) fn close(self) {
         // The peer may have closed first, which is as good.
-        let _closed = self.stream.shutdown(Shutdown::Both);
+        let _closed = self.socket.shutdown(Shutdown::Both);
         tracing::debug!(
-            pid = self.pid(),
+            pid = self.socket.peer.pid,
             publications = self.publications,
             errors = self.errors,
             "feeder disconnected"
@@ -452,6 +389,6 @@ impl Feeder {
 
 impl AsRawFd for Feeder {
     fn as_raw_fd(&self) -> RawFd {
-        self.stream.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }

@@ -185,6 +185,7 @@ fn confirm_in_place(batch: &Batch) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::limits::INBOX_BATCHES_MAX;
     use crate::feed::draft::NameCache;
     use crate::sys::wake::Wake;
     use crate::worker::inbox::{Inbox, inbox};
@@ -274,6 +275,32 @@ mod tests {
         assert!(inbox.is_empty());
         sequencer.post();
         assert_eq!(received(&inbox).len(), 1);
+    }
+
+    #[test]
+    fn full_inbox_is_waited_for_and_counted() {
+        let (mut sequencer, inbox) = sequencer();
+        for number in 0..INBOX_BATCHES_MAX {
+            let one = draft(&format!("{{\"channel\":\"a\",\"data\":{number}}}"));
+            let _ack = sequencer.sequence(one, Awaited::No, Now(0));
+            sequencer.post();
+        }
+        assert_eq!(sequencer.metrics.inbox_waits.value(), 0);
+        let last = draft(r#"{"channel":"a","data":1}"#);
+        let _ack = sequencer.sequence(last, Awaited::No, Now(0));
+        let metrics = Arc::clone(&sequencer.metrics);
+        let waiting = std::thread::spawn(move || sequencer.post());
+        // It counts the publication before it waits; what it waits for is taken only then.
+        while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
+            std::thread::yield_now();
+        }
+        let mut batches = 0;
+        while inbox.wait().is_some() {
+            batches += 1;
+        }
+        waiting.join().unwrap();
+        assert_eq!(batches, INBOX_BATCHES_MAX + 1);
+        assert!(metrics.inbox_waits.value() <= 1);
     }
 
     #[test]

@@ -3,11 +3,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::*;
-use crate::config::limits::{FEED_ANSWER_BYTES_MAX, INBOX_BATCHES_MAX};
+use crate::config::limits::{FEED_ANSWER_BYTES_MAX, FEEDERS_MAX, INBOX_BATCHES_MAX};
 use crate::frame::{Payload, Publication};
+use crate::id::Epoch;
 use crate::worker::inbox::{Inbox, Mail, inbox};
 
 const SUBSCRIBERS: u32 = 3;
@@ -208,7 +211,6 @@ fn lagging_worker_blocks_the_feeder_and_nothing_is_lost_or_repeated() {
     eventually("all are published", || {
         rig.metrics.publications.value() == 399_999
     });
-    assert!(rig.metrics.inbox_waits.value() >= 1);
     let publications = rig.finish(worker);
     assert!(
         publications

@@ -1,0 +1,124 @@
+//! SHELL: how the rest of the server starts and stops the feed.
+//!
+//! A [`Feed`] is a path already taken: feeders may connect and wait. [`Feed::spawn`] gives it its
+//! thread, [`FeedHandle`] ends it. The loop itself is in [`super`].
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use super::FeedLoop;
+use super::listener::{self, FeedError, SocketFile};
+use crate::config::Config;
+use crate::config::limits::FEEDERS_MAX;
+use crate::id::Epoch;
+use crate::metrics::FeedMetrics;
+use crate::sys::clock::Clock;
+use crate::sys::wake::Wake;
+use crate::worker::inbox::Mailbox;
+
+/// A socket on which feeders can connect already, but nobody accepts yet.
+#[derive(Debug)]
+pub struct Feed {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    /// `None` when the socket was handed to us: then its file is not ours to remove.
+    pub(super) file: Option<SocketFile>,
+}
+
+/// What the feed's thread works with.
+#[derive(Debug)]
+pub struct FeedParts {
+    /// The epoch of all ids.
+    pub epoch: Epoch,
+    /// One for each worker.
+    pub mailboxes: Vec<Mailbox>,
+    /// By which a worker says that it was the last to confirm a receipt.
+    pub wake: Arc<Wake>,
+    /// Where the newest number given out is shown to the workers.
+    pub sequenced: Arc<AtomicU64>,
+    /// The feed's counters.
+    pub metrics: Arc<FeedMetrics>,
+    /// What the operator chose.
+    pub config: Arc<Config>,
+    /// The process's clock.
+    pub clock: Clock,
+}
+
+/// The running feed.
+#[derive(Debug)]
+pub struct FeedHandle {
+    stop: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+    thread: JoinHandle<()>,
+}
+
+/// Takes the configured path.
+///
+/// # Errors
+/// When somebody listens there, when something else has that name, or when the system refuses.
+pub fn bind(config: &Config) -> Result<Feed, FeedError> {
+    let (listener, file) = listener::listen(config)?;
+    Ok(Feed {
+        listener,
+        path: config.feed.clone(),
+        file: Some(file),
+    })
+}
+
+impl Feed {
+    /// Uses a socket that listens already (socket activation). Its file stays when the feed stops.
+    #[must_use]
+    pub fn from_listener(listener: UnixListener) -> Self {
+        let address = listener.local_addr().ok();
+        let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
+        Self {
+            listener,
+            path: path.unwrap_or_default(),
+            file: None,
+        }
+    }
+
+    /// Where feeders connect.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system has no descriptor or no thread left.
+    pub fn spawn(self, parts: FeedParts) -> io::Result<FeedHandle> {
+        self.spawn_for(parts, FEEDERS_MAX)
+    }
+
+    pub(super) fn spawn_for(self, parts: FeedParts, feeders_max: usize) -> io::Result<FeedHandle> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let wake = Arc::clone(&parts.wake);
+        let feed_loop = FeedLoop::new(self, parts, feeders_max, Arc::clone(&stop))?;
+        let thread = thread::Builder::new()
+            .name(String::from("fanfare-feed"))
+            .spawn(move || feed_loop.run())?;
+        Ok(FeedHandle { stop, wake, thread })
+    }
+}
+
+impl FeedHandle {
+    /// Asks the feed to stop: no new feeders, what was written to it is published, answers go out,
+    /// all within [`LINGER_MS`](crate::config::limits::LINGER_MS). Returns at once.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    /// Waits until the feed has stopped.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the feed's thread has panicked");
+        }
+    }
+}

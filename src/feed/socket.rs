@@ -1,0 +1,105 @@
+//! SHELL: a feeder's end of its connection, without blocking.
+//!
+//! Keeps what the kernel reported until the kernel denies it, since reports come once. Reads into
+//! the buffer it is given and writes what [`Answers`] hold; knows nothing of what the bytes mean.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use super::answers::Answers;
+
+/// A connected stream with what is known of its readiness.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: UnixStream,
+    pub(super) peer: Peer,
+    pub(super) is_readable: bool,
+    pub(super) is_writable: bool,
+}
+
+/// Who connected; `None` where the kernel does not say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) pid: Option<i32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+}
+
+/// What came of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing for now.
+    Drained,
+    /// The peer sends no more.
+    End,
+    /// The connection is broken.
+    Failed,
+}
+
+impl Socket {
+    pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        let credentials = rustix::net::sockopt::socket_peercred(&stream).ok();
+        let peer = Peer {
+            pid: credentials.map(|peer| peer.pid.as_raw_nonzero().get()),
+            uid: credentials.map(|peer| peer.uid.as_raw()),
+            gid: credentials.map(|peer| peer.gid.as_raw()),
+        };
+        Ok(Self {
+            stream,
+            peer,
+            // Whatever came before the registration is found by trying.
+            is_readable: true,
+            is_writable: true,
+        })
+    }
+
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
+        loop {
+            match self.stream.read(buffer) {
+                Ok(0) => {
+                    self.is_readable = false;
+                    return ReadOutcome::End;
+                }
+                Ok(bytes) => return ReadOutcome::Bytes(bytes),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => {
+                        self.is_readable = false;
+                        return ReadOutcome::Drained;
+                    }
+                    _ => return ReadOutcome::Failed,
+                },
+            }
+        }
+    }
+
+    /// Writes what is owed, as far as the kernel takes it.
+    pub(super) fn write(&mut self, answers: &mut Answers) {
+        while self.is_writable && !answers.unsent().is_empty() {
+            match self.stream.write(answers.unsent()) {
+                Ok(bytes) => answers.advance(bytes),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => {}
+                    ErrorKind::WouldBlock => self.is_writable = false,
+                    // Nobody reads answers any more. What was sent to us may still be unread.
+                    _ => *answers = Answers::default(),
+                },
+            }
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.stream.shutdown(how)
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
