@@ -278,14 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn full_inbox_is_waited_for_and_counted() {
+    fn full_inbox_is_waited_for() {
         let (mut sequencer, inbox) = sequencer();
         for number in 0..INBOX_BATCHES_MAX {
             let one = draft(&format!("{{\"channel\":\"a\",\"data\":{number}}}"));
             let _ack = sequencer.sequence(one, Awaited::No, Now(0));
             sequencer.post();
         }
-        assert_eq!(sequencer.metrics.inbox_waits.value(), 0);
         let last = draft(r#"{"channel":"a","data":1}"#);
         let _ack = sequencer.sequence(last, Awaited::No, Now(0));
         let metrics = Arc::clone(&sequencer.metrics);
@@ -300,7 +299,6 @@ mod tests {
         }
         waiting.join().unwrap();
         assert_eq!(batches, INBOX_BATCHES_MAX + 1);
-        assert!(metrics.inbox_waits.value() <= 1);
     }
 
     #[test]
