@@ -6,6 +6,7 @@ use super::net::Net;
 use crate::effect::{Effect, Join};
 use crate::hub::JoinOutcome;
 use crate::id::ConnId;
+use crate::time::Deadline;
 
 impl<N: Net> Worker<N> {
     /// Applies what one call into a conn's machine asked for, in order. Answers go back into the
@@ -17,7 +18,7 @@ impl<N: Net> Worker<N> {
         let mut effects = std::mem::take(&mut self.scratch.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Arm(deadline) => self.wheel.arm(id.slot, deadline),
+                Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close(id, reason),
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => {
@@ -36,6 +37,19 @@ impl<N: Net> Worker<N> {
         }
         // Calls made meanwhile have their own list; this one's room is worth more.
         self.scratch.effects = effects;
+    }
+
+    /// Arms a conn's deadline. While draining, one that has not been told goodbye cannot put that off.
+    fn arm(&mut self, id: ConnId, deadline: Deadline) {
+        let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
+        let latest = self
+            .draining
+            .filter(|_| !is_ending)
+            .map(|draining| draining.goodbye_by);
+        self.wheel.arm(
+            id.slot,
+            latest.map_or(deadline, |latest| latest.min(deadline)),
+        );
     }
 
     fn join(&mut self, id: ConnId, join: &Join) {

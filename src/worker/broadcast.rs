@@ -59,6 +59,19 @@ impl<N: Net> Worker<N> {
         }
     }
 
+    /// Confirms what arrived while this worker was ending, so that no feeder waits for it.
+    pub(super) fn confirm_the_rest(&mut self) {
+        while let Some(publication) = self.next_publication() {
+            if publication
+                .receipt
+                .as_ref()
+                .is_some_and(|receipt| receipt.confirm(0))
+            {
+                self.parts.feed.wake();
+            }
+        }
+    }
+
     /// Accepts no more, and draws for each conn when it is told goodbye.
     fn start_draining(&mut self) {
         if self.draining.is_some() {
@@ -66,16 +79,18 @@ impl<N: Net> Worker<N> {
         }
         self.net.stop_listening();
         self.accepting.ready = 0;
+        // A few conns are told at once; many are spread over most of the window. What is left of it is
+        // for their answers.
         let window = self.parts.config.drain.window();
-        self.draining = Some(Draining {
-            end: self.now.after(window),
-        });
-        // A few conns are told at once; many are spread over most of the window, the rest of which
-        // is for their answers.
         let spacing = Duration::from_micros(DRAIN_SPACING_US);
         let count = u32::try_from(self.conns.len()).unwrap_or(u32::MAX);
         let spread = spacing.saturating_mul(count).min(window * 3 / 5);
         let spread_us = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
+        let draining = Draining {
+            goodbye_by: self.now.after(spread),
+            end: self.now.after(window),
+        };
+        self.draining = Some(draining);
         for (key, slot) in &self.conns {
             if !slot.conn.is_ending() {
                 let wait = Duration::from_micros(self.net.draw() % spread_us.max(1));

@@ -116,6 +116,8 @@ struct Accepting {
 
 #[derive(Clone, Copy, Debug)]
 struct Draining {
+    /// By then everybody has been told goodbye, also whoever opens a stream meanwhile.
+    goodbye_by: Deadline,
     /// Whoever is left then is cut off.
     end: Deadline,
 }
@@ -183,6 +185,7 @@ impl<N: Net> Worker<N> {
     /// Turns until drained.
     pub fn run(&mut self) {
         while self.turn() == Turn::GoesOn {}
+        self.confirm_the_rest();
     }
 
     /// One iteration of the loop.
