@@ -27,7 +27,6 @@ impl<N: Net> Worker<N> {
         self.cut_off_the_rest();
         let evicted = self.hub.evict(self.now, EVICTIONS_PER_TURN_MAX);
         self.parts.metrics.evicted.add(u64::from(evicted));
-        self.show_gauges();
     }
 
     fn expire_conn(&mut self, id: ConnId) {
@@ -71,13 +70,5 @@ impl<N: Net> Worker<N> {
                 self.close(id, CloseReason::Shutdown);
             }
         }
-    }
-
-    fn show_gauges(&self) {
-        let metrics = &self.parts.metrics;
-        metrics.subscribers.set(self.hub.subscriber_count());
-        metrics.channels.set(self.hub.channel_count() as u64);
-        metrics.log_entries.set(self.hub.log().len() as u64);
-        metrics.log_bytes.set(self.hub.log().bytes());
     }
 }

@@ -1,4 +1,4 @@
-//! reap: frees the slots of conns that ended in this turn and tells hub and wheel.
+//! reap: frees the slots of conns that ended in this turn, tells hub and wheel, shows the gauges.
 //!
 //! The only place where a conn is freed, so that no other phase ever meets a slot that changed
 //! hands under it. A slot's generation is never used again, and readiness that is still on its way
@@ -24,5 +24,16 @@ impl<N: Net> Worker<N> {
                 "closed"
             );
         }
+        self.show_gauges();
+    }
+
+    /// Last in the turn: a worker may sleep for long after it, and what it shows has to hold until
+    /// then.
+    fn show_gauges(&self) {
+        let metrics = &self.parts.metrics;
+        metrics.subscribers.set(self.hub.subscriber_count());
+        metrics.channels.set(self.hub.channel_count() as u64);
+        metrics.log_entries.set(self.hub.log().len() as u64);
+        metrics.log_bytes.set(self.hub.log().bytes());
     }
 }
