@@ -1,4 +1,4 @@
-//! The page at `/` in a headless Chromium, driven as a person would.
+//! The page at `/` in a headless Chromium, driven as a person would, and the browser's own streams.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,7 +14,7 @@ mod live;
 
 use std::process::Command;
 
-use live::{Feeder, Lines, Server, dependency};
+use live::{Feeder, Lines, Relay, Server, dependency};
 use serde_json::json;
 
 #[test]
@@ -54,4 +54,29 @@ fn page_shows_figures_over_both_transports_and_any_channel_asked_for() {
     assert_eq!(last["errors"], json!([]), "the page had errors");
     assert!(page.wait().success(), "{}", page.stderr());
     assert!(screenshot.metadata().unwrap().len() > 10_000);
+}
+
+#[test]
+fn browser_resumes_behind_the_id_that_came_before_any_publication() {
+    let server = Server::start();
+    let relay = Relay::to(server.addr);
+    let folder = tempfile::tempdir().unwrap();
+    let mut browser = Lines::run(
+        Command::new("node")
+            .arg(dependency("node").join("browser_resume.mjs"))
+            .arg("/usr/bin/chromium")
+            .arg(format!("http://{}/nowhere", relay.addr))
+            .arg(folder.path().join("profile")),
+    );
+    assert_eq!(browser.json()["opened"], 1);
+    server.await_metric("fanfare_subscribers", 1.0);
+    relay.cut();
+    server.await_metric("fanfare_subscribers", 0.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    let missed = feeder.publish("a", "missed by a hair");
+    assert_eq!(browser.json_with("opened")["opened"], 2);
+    assert_eq!(browser.json()["id"], missed.as_str());
+    let live = feeder.publish("a", "live");
+    assert_eq!(browser.json()["id"], live.as_str());
+    assert!(browser.wait().success(), "{}", browser.stderr());
 }

@@ -126,21 +126,6 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
 }
 
 #[test]
-fn node_eventsource_resumes_before_its_first_publication() {
-    let server = Server::start();
-    let relay = Relay::to(server.addr);
-    let url = format!("http://{}/sse?channel=a", relay.addr);
-    let mut peer = node("eventsource_client.mjs", &[&url, "1"]);
-    assert_eq!(peer.json()["opened"], 1);
-    server.await_metric("fanfare_subscribers", 1.0);
-    relay.cut();
-    server.await_metric("fanfare_subscribers", 0.0);
-    let id = Feeder::connect(&server.feed).publish("a", "missed by a hair");
-    assert_eq!(peer.json_with("opened")["opened"], 2);
-    assert_eq!(peer.json()["id"], id.as_str());
-}
-
-#[test]
 fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
     let folder = tempfile::tempdir().unwrap();
     let config = "[drain]\nwindow_ms = 200\nretry_ms = 500\n";

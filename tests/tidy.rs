@@ -325,7 +325,10 @@ fn files_functions_and_lines_fit_a_reader() {
     keeps("src/a.rs", &table, rules::function_lengths);
     keeps(
         "src/a.rs",
-        &long.replacen("    a();\n", "", 1),
+        &long.replacen("    a();
+    let test = |count: usize| format!("#[cfg(test)]\nfn a() {{\n{}}}\n", "    a();\n".repeat(count));
+    keeps("src/a.rs", &test(98), rules::function_lengths);
+    breaks("src/a.rs", &test(99), 2, rules::function_lengths);\n", "", 1),
         rules::function_lengths,
     );
     breaks("src/a.rs", &"a\n".repeat(801), 801, rules::file_lengths);
