@@ -1,5 +1,4 @@
-//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws`, Node
-//! `eventsource`.
+//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws` and `eventsource`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
