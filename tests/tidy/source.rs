@@ -5,7 +5,7 @@
 //! need. Every view has the same lines and columns as the file.
 
 /// One file in several views, each of the same lines.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// Path from the package's root, with `/`.
     pub(crate) path: String,
@@ -180,6 +180,9 @@ fn blank_tests(code: &str) -> String {
 
 /// Whether an attribute `#[cfg(test)]` or `#[cfg(all(test, …))]` starts here.
 pub(crate) fn is_cfg_test(tokens: &[Token<'_>]) -> bool {
+    if tokens.first().is_none_or(|token| token.text != "#") {
+        return false;
+    }
     let head: Vec<&str> = tokens.iter().take(7).map(|t| t.text).collect();
     head.starts_with(&["#", "[", "cfg", "(", "test", ")"])
         || head.starts_with(&["#", "[", "cfg", "(", "all", "(", "test"])
