@@ -341,7 +341,7 @@ impl Conn {
                 out.extend_from_slice(&response.bytes);
                 match response.then {
                     After::Close if response.status.code() < 400 => {
-                        self.end(CloseReason::Done, context)
+                        self.end(CloseReason::Done, context);
                     }
                     After::Close => self.end(CloseReason::BadRequest, context),
                     After::KeepAlive => {

@@ -100,9 +100,12 @@ impl Rig {
     }
 
     fn closed(&self) -> Option<CloseReason> {
-        self.effects.iter().find_map(|effect| match effect {
-            Effect::Close(reason) => Some(*reason),
-            _ => None,
+        self.effects.iter().find_map(|effect| {
+            if let Effect::Close(reason) = effect {
+                Some(*reason)
+            } else {
+                None
+            }
         })
     }
 
