@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::config::Config;
-use crate::effect::Draw;
+use crate::effect::{Draw, Origin};
 use crate::hub::Joined;
-use crate::id::{ConnId, Cursor, Epoch, Sequence};
+use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
 
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const STREAM: &[u8] = b"GET /sse?channel=c HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -8,12 +8,14 @@
 //!
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
-//! advances, `expire` evicts. Here: publishing and membership; [`serve`] has cursors and quotas.
+//! advances, `expire` evicts. Here: publishing, walking, evicting; [`membership`] has who is
+//! subscribed from where, [`serve`] has cursors and quotas.
 
 pub mod channel;
 pub mod gap;
 pub mod log;
 pub mod member;
+pub mod membership;
 pub mod serve;
 pub mod subscribers;
 
@@ -25,43 +27,21 @@ use slab::Slab;
 
 pub use channel::{Amount, Channel, ChannelIndex};
 pub use gap::{Gap, GapCause};
+pub use membership::{JoinOutcome, Joined};
 pub use serve::{Advanced, Planned, Verdict};
 
 use crate::config::{Config, LogBounds, Overflow};
 use crate::frame::Publication;
-use crate::id::{ChannelName, Cursor, Epoch, Sequence, Since};
+use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::time::{Deadline, Now};
 use log::{Log, Thread};
-use member::{Member, Subscription};
+use member::Member;
 use subscribers::Step;
 
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 
 /// Visits to one channel's subscribers before another channel under way has its turn.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
-
-/// What came of subscribing to one channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinOutcome {
-    /// The conn is a subscriber now.
-    Joined(Joined),
-    /// The conn was a subscriber already; nothing has changed.
-    AlreadyJoined,
-    /// The conn has as many channels as it may have.
-    TooManyChannels,
-}
-
-/// Where a subscription starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Joined {
-    /// The position from which the subscriber is served: everything after it follows.
-    pub position: Cursor,
-    /// Whether a position was asked for and nothing after it is missing.
-    pub is_recovered: bool,
-    /// What is missing of what was asked for. It has to be told before anything else of the
-    /// channel.
-    pub gap: Option<Gap>,
-}
 
 /// What a step of the walks found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,78 +188,6 @@ impl Hub {
         subscribers
     }
 
-    /// Makes the conn in a slot a subscriber of a channel. `sequenced` is the newest number that
-    /// the feed has given out, which this worker may not have seen yet.
-    pub fn subscribe(
-        &mut self,
-        slot: u32,
-        name: &ChannelName,
-        since: Since,
-        sequenced: Sequence,
-    ) -> JoinOutcome {
-        self.make_room(slot);
-        let index = self.channel_for(name);
-        let member = self
-            .members
-            .get(slot as usize)
-            .map(Member::all)
-            .unwrap_or_default();
-        if member
-            .iter()
-            .any(|subscription| subscription.channel == index)
-        {
-            return JoinOutcome::AlreadyJoined;
-        }
-        if member.len() >= self.channels_per_conn as usize {
-            self.drop_if_abandoned(index);
-            return JoinOutcome::TooManyChannels;
-        }
-        let Some(channel) = self.channels.get_mut(index.0 as usize) else {
-            return JoinOutcome::TooManyChannels;
-        };
-        let place = channel.subscribers.push(slot);
-        let evicted = channel.evicted;
-        let start = self.start(since, evicted, sequenced);
-        let subscription = Subscription {
-            position: start.position.sequence,
-            channel: index,
-            place,
-        };
-        if let Some(member) = self.members.get_mut(slot as usize) {
-            member.add(subscription);
-        }
-        self.subscribers += 1;
-        if self.successor_of(subscription).is_some() {
-            self.replays.insert(slot, self.head);
-        }
-        JoinOutcome::Joined(start)
-    }
-
-    /// Ends a subscription. False if there was none.
-    pub fn unsubscribe(&mut self, slot: u32, name: &ChannelName) -> bool {
-        let Some(index) = self.names.get(name).copied() else {
-            return false;
-        };
-        let member = self.members.get_mut(slot as usize);
-        let Some(subscription) = member.and_then(|member| member.take(index)) else {
-            return false;
-        };
-        self.remove_subscriber(slot, subscription);
-        true
-    }
-
-    /// Ends all subscriptions of the conn in a slot.
-    pub fn leave(&mut self, slot: u32) {
-        let Some(member) = self.members.get_mut(slot as usize) else {
-            return;
-        };
-        let member = std::mem::take(member);
-        for subscription in member.all() {
-            self.remove_subscriber(slot, *subscription);
-        }
-        self.replays.remove(&slot);
-    }
-
     /// Takes the next step of the walks, channel by channel in turn.
     pub fn visit(&mut self) -> Visit {
         while let Some(index) = self.walks.front().copied() {
@@ -353,67 +261,6 @@ impl Hub {
             || now.has_reached(deadline)
     }
 
-    /// Where a subscription that wants to start at `since` really starts.
-    fn start(&self, since: Since, evicted: Sequence, sequenced: Sequence) -> Joined {
-        let from_now = |gap| Joined {
-            position: self.head(),
-            is_recovered: false,
-            gap,
-        };
-        let restart = |since| {
-            let until = self.head();
-            from_now(Some(Gap {
-                since,
-                until,
-                missed: None,
-                cause: GapCause::Restart,
-            }))
-        };
-        match since {
-            Since::Now => from_now(None),
-            Since::Unrecognised => restart(None),
-            Since::After(cursor) if cursor.epoch != self.epoch || cursor.sequence > sequenced => {
-                restart(Some(cursor))
-            }
-            Since::After(cursor) if cursor.sequence < evicted => {
-                let until = self.cursor(evicted);
-                let gap = Gap {
-                    since: Some(cursor),
-                    until,
-                    missed: None,
-                    cause: GapCause::Expired,
-                };
-                Joined {
-                    position: until,
-                    is_recovered: false,
-                    gap: Some(gap),
-                }
-            }
-            Since::After(cursor) => Joined {
-                position: cursor,
-                is_recovered: true,
-                gap: None,
-            },
-        }
-    }
-
-    fn remove_subscriber(&mut self, slot: u32, subscription: Subscription) {
-        let index = subscription.channel;
-        self.gaps.remove(&(slot, index));
-        self.subscribers = self.subscribers.saturating_sub(1);
-        let (channels, members) = (&mut self.channels, &mut self.members);
-        if let Some(channel) = channels.get_mut(index.0 as usize) {
-            channel
-                .subscribers
-                .remove(subscription.place, |moved, place| {
-                    if let Some(member) = members.get_mut(moved as usize) {
-                        member.set_place(index, place);
-                    }
-                });
-        }
-        self.drop_if_abandoned(index);
-    }
-
     fn channel_for(&mut self, name: &ChannelName) -> ChannelIndex {
         if let Some(index) = self.names.get(name) {
             return *index;
@@ -437,12 +284,6 @@ impl Hub {
 
     fn named(&self, name: &ChannelName) -> Option<&Channel> {
         self.channels.get(self.names.get(name)?.0 as usize)
-    }
-
-    fn make_room(&mut self, slot: u32) {
-        if self.members.len() <= slot as usize {
-            self.members.resize_with(slot as usize + 1, Member::default);
-        }
     }
 
     fn cursor(&self, sequence: Sequence) -> Cursor {

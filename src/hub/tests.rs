@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::frame::{Envelope, FrameKind, Payload};
+use crate::id::Since;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 

@@ -39,7 +39,8 @@ impl<N: Net> Worker<N> {
         self.scratch.effects = effects;
     }
 
-    /// Arms a conn's deadline. While draining, one that has not been told goodbye cannot put that off.
+    /// Arms a conn's deadline. While draining, one that has not been told goodbye cannot put that
+    /// off.
     fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         let latest = self

@@ -79,8 +79,8 @@ impl<N: Net> Worker<N> {
         }
         self.net.stop_listening();
         self.accepting.ready = 0;
-        // A few conns are told at once; many are spread over most of the window. What is left of it is
-        // for their answers.
+        // A few conns are told at once; many are spread over most of the window. What is left of it
+        // is for their answers.
         let window = self.parts.config.drain.window();
         let spacing = Duration::from_micros(DRAIN_SPACING_US);
         let count = u32::try_from(self.conns.len()).unwrap_or(u32::MAX);

@@ -1,0 +1,114 @@
+//! The request phase: one response at a time, until a request opens a stream.
+//!
+//! A client may send requests ahead; what has to wait for a response to go out is kept as it came,
+//! within the limit on a request head, and the socket is not read meanwhile.
+
+use std::time::Duration;
+
+use super::{Conn, Partial, Phase, open_streams};
+use crate::effect::{CloseReason, Context, Effect, Join, Origin};
+use crate::http::{self, After, Answer, Read};
+use crate::id::{ChannelName, Since};
+use crate::transport::{EventStream, Transport, WebSocket};
+
+impl Conn {
+    /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
+    pub(super) fn handle_requests(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        let read = http::read_request(bytes, context.config, context.date, context.metrics);
+        let Read::Request { length, answer } = read else {
+            return self.keep(bytes, false);
+        };
+        let rest = bytes.get_mut(length..).unwrap_or_default();
+        match answer {
+            Answer::Respond(response) => {
+                out.extend_from_slice(&response.bytes);
+                match response.then {
+                    After::Close if response.status.code() < 400 => {
+                        self.end(CloseReason::Done, context);
+                    }
+                    After::Close => self.end(CloseReason::BadRequest, context),
+                    After::KeepAlive => {
+                        let deadline = context.now.after(context.config.limits.request_head());
+                        context.ask(Effect::Arm(deadline));
+                        self.keep(rest, true);
+                    }
+                }
+            }
+            Answer::EventStream(request) => {
+                let stream = EventStream::new(request.envelope, request.body);
+                self.open(
+                    Transport::EventStream(stream),
+                    request.channels,
+                    request.since,
+                    context,
+                );
+            }
+            Answer::WebSocket(request) => {
+                http::response::push_switching_protocols(&request, context.date, out);
+                context.metrics.upgrades.increment();
+                let socket = Transport::WebSocket(WebSocket::new(request.envelope));
+                self.open(socket, request.channels, request.since, context);
+                self.handle_early_bytes(rest, out, context);
+            }
+        }
+    }
+
+    /// Bytes that came in one piece with the handshake are the stream's first.
+    fn handle_early_bytes(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream { transport, .. } = &mut self.phase
+            && !bytes.is_empty()
+        {
+            let flow = transport.handle_bytes(bytes, out, context);
+            self.follow(flow, context);
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8], served: bool) {
+        let partial = (!bytes.is_empty()).then(|| {
+            Box::new(Partial {
+                bytes: bytes.to_vec(),
+            })
+        });
+        if let Phase::Request {
+            partial: kept,
+            has_served,
+        } = &mut self.phase
+        {
+            *kept = partial;
+            *has_served |= served;
+        }
+    }
+
+    fn open(
+        &mut self,
+        transport: Transport,
+        channels: Vec<ChannelName>,
+        since: Since,
+        context: &mut Context<'_>,
+    ) {
+        open_streams(&transport, context.metrics).increment();
+        self.phase = Phase::Stream {
+            transport,
+            closing: None,
+        };
+        context.ask(Effect::Join(Join {
+            channels,
+            since,
+            origin: Origin::Request,
+        }));
+        // Conns that came in one storm must not be sent their heartbeats in one storm.
+        let interval = context.config.heartbeat.interval_ms;
+        let first = interval / 2 + context.draw.below(interval / 2);
+        context.ask(Effect::Arm(context.now.after(Duration::from_millis(first))));
+    }
+}
