@@ -1,8 +1,8 @@
 //! Who is subscribed, and from where.
 //!
 //! A position that a client names is a wish. Where its subscription really starts, and whether
-//! something is missing before that, is decided here; a position of another epoch, of the future, or
-//! of nowhere is a gap and not an error.
+//! something is missing before that, is decided here; a position of another epoch, of the future,
+//! or of nowhere is a gap and not an error.
 
 use super::member::{Member, Subscription};
 use super::{Gap, GapCause, Hub};
