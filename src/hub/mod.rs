@@ -293,6 +293,15 @@ impl Hub {
         }
     }
 
+    /// The slots of all conns with a subscription. For tests.
+    #[doc(hidden)]
+    pub fn member_slots(&self) -> impl Iterator<Item = u32> + '_ {
+        let members = (0u32..).zip(&self.members);
+        members
+            .filter(|(_, member)| !member.all().is_empty())
+            .map(|(slot, _)| slot)
+    }
+
     /// Panics if the parts of the hub disagree. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {

@@ -15,6 +15,7 @@ mod broadcast;
 mod expire;
 mod flush;
 pub mod inbox;
+mod inspect;
 pub mod net;
 mod poll;
 mod read;

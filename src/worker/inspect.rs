@@ -1,0 +1,85 @@
+//! inspect: what must hold between two turns, for the simulation and for tests.
+//!
+//! Looks and never acts; nothing in the running server calls it. A panic here names the first thing
+//! that does not hold.
+
+use super::Worker;
+use super::net::Net;
+use crate::config::limits::CONTROL_BYTES_MAX;
+use crate::hub::Amount;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    /// Panics if slab, hub, wheel and lists disagree, or if somebody could be forgotten: a conn
+    /// without a timer, or one that could be read or written and stands on no list.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.hub.check_invariants();
+        assert!(self.to_reap.is_empty(), "a conn was not reaped");
+        assert_eq!(
+            self.wheel.len() as usize,
+            self.conns.len(),
+            "timers and conns"
+        );
+        for (key, slot) in &self.conns {
+            let id = ConnId {
+                slot: u32::try_from(key).unwrap_or(u32::MAX),
+                generation: slot.generation,
+            };
+            self.check_conn(id);
+        }
+        for slot in self.hub.member_slots() {
+            let slot = self.conns.get(slot as usize);
+            assert!(
+                slot.is_some_and(|slot| slot.conn.serving().is_some()),
+                "subscribed but not served"
+            );
+        }
+    }
+
+    fn check_conn(&self, id: ConnId) {
+        let Some(slot) = self.conns.get(id.slot as usize) else {
+            return;
+        };
+        assert!(!slot.is_closing, "{id:?} is closing after reap");
+        assert!(self.wheel.is_armed(id.slot), "{id:?} has no timer");
+        let is_in_read = self.to_read.contains(&id);
+        let is_in_flush = self.to_flush.contains(&id);
+        assert_eq!(
+            slot.is_listed_to_read, is_in_read,
+            "{id:?} on the list to read"
+        );
+        assert_eq!(
+            slot.is_listed_to_flush, is_in_flush,
+            "{id:?} on the list to flush"
+        );
+        let head_bytes = self.parts.config.limits.request_head_bytes;
+        if slot.is_readable && slot.conn.read_bytes_max(head_bytes) > 0 {
+            assert!(is_in_read, "{id:?} could be read and is not listed");
+        }
+        if slot.is_writable && !slot.conn.outbox().is_empty() {
+            assert!(is_in_flush, "{id:?} could be written and is not listed");
+        }
+        let is_visited = is_in_flush || self.hub.is_walking();
+        if slot.is_writable && self.hub.is_behind(id.slot) {
+            assert!(is_visited, "{id:?} is owed something and is not listed");
+        }
+        let quota = &self.parts.config.quota;
+        let quota = Amount {
+            bytes: quota.behind_bytes,
+            publications: quota.behind_publications,
+        };
+        if !is_visited {
+            assert!(
+                !self.hub.behind(id.slot).exceeds(quota),
+                "{id:?} is over its quota"
+            );
+        }
+        if slot.conn.serving().is_some() {
+            assert!(
+                slot.conn.outbox().control_bytes() <= CONTROL_BYTES_MAX,
+                "{id:?} has too many control bytes"
+            );
+        }
+    }
+}
