@@ -55,6 +55,8 @@ enum Phase {
     Ending {
         reason: CloseReason,
         has_sent_fin: bool,
+        /// The peer's end has come, perhaps before it has our last bytes.
+        is_peer_done: bool,
     },
 }
 
@@ -173,8 +175,8 @@ impl Conn {
 
     /// The peer sends no more.
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        match &self.phase {
-            // A client may send FIN behind its last request and still read the response.
+        match &mut self.phase {
+            // A conn is not read while a response waits; were it, the response would go first.
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 self.end(CloseReason::Done, context);
             }
@@ -193,8 +195,11 @@ impl Conn {
                 context.ask(Effect::Close(CloseReason::Done));
             }
             Phase::Stream { closing, .. } => {
-                context.ask(Effect::Close(closing.unwrap_or(CloseReason::PeerGone)));
+                let reason = closing.unwrap_or(CloseReason::PeerGone);
+                context.ask(Effect::Close(reason));
             }
+            // A client may send FIN behind its last request and still read the response.
+            Phase::Ending { is_peer_done, .. } if !self.outbox.is_empty() => *is_peer_done = true,
             Phase::Ending { reason, .. } => context.ask(Effect::Close(*reason)),
         }
         self.settle(out, context);
@@ -385,6 +390,7 @@ impl Conn {
         self.phase = Phase::Ending {
             reason,
             has_sent_fin: false,
+            is_peer_done: false,
         };
         context.ask(Effect::Arm(linger(context.now)));
     }
@@ -394,12 +400,19 @@ impl Conn {
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
-        if let Phase::Ending { has_sent_fin, .. } = &mut self.phase
+        if let Phase::Ending {
+            reason,
+            has_sent_fin,
+            is_peer_done,
+        } = &mut self.phase
             && !*has_sent_fin
             && self.outbox.is_empty()
         {
             *has_sent_fin = true;
             context.ask(Effect::ShutdownWrite);
+            if *is_peer_done {
+                context.ask(Effect::Close(*reason));
+            }
         }
         if self.serving().is_some() && self.outbox.control_bytes() > CONTROL_BYTES_MAX {
             context.ask(Effect::Close(CloseReason::Overflow));

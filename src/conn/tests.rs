@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::effect::{Draw, Origin};
 use crate::hub::Joined;
 use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
+use crate::transport::test_context::World;
 
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const STREAM: &[u8] = b"GET /sse?channel=c HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -360,4 +361,25 @@ fn conn_that_never_takes_its_answers_is_cut_off() {
     }
     assert_eq!(rig.closed(), Some(CloseReason::Overflow));
     assert_eq!(rig.conn.read_bytes_max(8192), 0);
+}
+
+#[test]
+fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
+    let mut world = World::default();
+    let mut out = Vec::new();
+    let mut conn = Conn::accept(&mut world.context());
+    let mut request = *b"GET /none HTTP/1.0\r\n\r\n";
+    conn.handle_bytes(&mut request, &mut out, &mut world.context());
+    world.effects.clear();
+    conn.handle_eof(&mut out, &mut world.context());
+    assert_eq!(world.effects, [], "the response has not gone out");
+    let response = conn.outbox().slices().concat();
+    assert!(response.starts_with(b"HTTP/1.1 404 "));
+    assert_eq!(conn.outbox_mut().drain(response.len()).left, 0);
+    conn.handle_drained(&mut out, &mut world.context());
+    let end = [
+        Effect::ShutdownWrite,
+        Effect::Close(CloseReason::BadRequest),
+    ];
+    assert_eq!(world.effects, end);
 }
