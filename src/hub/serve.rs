@@ -195,6 +195,8 @@ impl Hub {
         if self.overflow == Overflow::Close {
             return Verdict::Overflow;
         }
+        // What has left the log is missing too, and nobody knows any more how much it was.
+        self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
         while behind.exceeds(self.quota)

@@ -193,6 +193,25 @@ fn cursor_that_fell_off_the_log_is_a_gap_and_goes_on_with_what_is_there() {
 }
 
 #[test]
+fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
+    let mut hub = hub(|config| {
+        config.quota.behind_publications = 2;
+        config.log.entries = 4;
+    });
+    hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
+    for sequence in 1..=8 {
+        hub.publish(publication(sequence, 0, 1), Now(0));
+    }
+    hub.evict(Now(0), 100);
+    assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
+    let (_, gap) = hub.take_gap(0).unwrap();
+    assert_eq!((gap.missed, gap.cause), (None, GapCause::Slow));
+    assert_eq!(gap.since.unwrap().sequence, Sequence::ZERO);
+    assert_eq!(gap.until.sequence, Sequence(6));
+    assert_eq!(give_all(&mut hub, 0), [7, 8]);
+}
+
+#[test]
 fn position_of_another_epoch_or_of_the_future_is_a_restart() {
     let mut hub = hub(|_| {});
     hub.publish(publication(1, 0, 1), Now(0));
