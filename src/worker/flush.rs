@@ -213,6 +213,8 @@ impl<N: Net> Worker<N> {
         }
         if had_own && is_own_done {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));
+        }
+        if had_own {
             self.list_to_read(id);
         }
         if is_blocked {
@@ -240,6 +242,7 @@ impl<N: Net> Worker<N> {
             Verdict::Skipped(count) => self.parts.metrics.skipped.add(count),
             Verdict::Overflow => {
                 self.call(id, |conn, out, context| conn.handle_overflow(out, context));
+                self.list_to_read(id);
             }
         }
     }
