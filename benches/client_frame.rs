@@ -1,0 +1,118 @@
+//! What a client's own frames cost: header, unmasking, UTF-8, the command.
+//!
+//! Stands for the read side of a WebSocket: commands of 100 bytes, a message near a page, and a
+//! read buffer full of the smallest frames, which is what a hostile client sends to keep a worker
+//! busy. Each round unmasks in place, so its input is copied afresh outside the measurement.
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
+use criterion::{BatchSize, Criterion, Throughput};
+use fanfare::config::Config;
+use fanfare::effect::{Context, Draw};
+use fanfare::frame::Envelope;
+use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
+use fanfare::metrics::WorkerMetrics;
+use fanfare::time::Now;
+use fanfare::transport::{Flow, Transport, WebSocket};
+
+const MASKING_KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
+const TEXT: u8 = 0x81;
+const PONG: u8 = 0x8a;
+/// Small frames in one read.
+const SMALL_FRAMES: usize = 4096;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    frames(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A masked frame (RFC 6455, 5.2).
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match u8::try_from(payload.len()) {
+        Ok(short) if short < 126 => bytes.push(0x80 | short),
+        _ => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        }
+    }
+    bytes.extend(MASKING_KEY);
+    let masked = payload.iter().zip(MASKING_KEY.iter().cycle());
+    bytes.extend(masked.map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// A command of this length that changes nothing: its reference is unused, so it is padded.
+fn ping_command(bytes: usize) -> Vec<u8> {
+    let start = "{\"type\":\"ping\",\"note\":\"";
+    let pad = "z".repeat(bytes - start.len() - 2);
+    format!("{start}{pad}\"}}").into_bytes()
+}
+
+fn handle(mut bytes: Vec<u8>, envelope: Envelope, config: &Config, metrics: &WorkerMetrics) {
+    let id = Cursor {
+        epoch: Epoch::new(1),
+        sequence: Sequence(1),
+    };
+    let mut effects = Vec::new();
+    let mut context = Context {
+        now: Now(1),
+        draw: Draw(1),
+        worker: 0,
+        conn: ConnId {
+            slot: 1,
+            generation: 1,
+        },
+        head: id,
+        date: "",
+        config,
+        metrics,
+        effects: &mut effects,
+    };
+    let mut out = Vec::new();
+    let mut socket = Transport::WebSocket(WebSocket::new(envelope));
+    let flow = socket.handle_bytes(&mut bytes, &mut out, &mut context);
+    assert_eq!(flow, Flow::Open);
+}
+
+fn frames(criterion: &mut Criterion) {
+    let config = Config::default();
+    let metrics = WorkerMetrics::default();
+    let mut group = criterion.benchmark_group("client_frame");
+    for (name, bytes, envelope, frames) in [
+        (
+            "command_100",
+            frame(TEXT, &ping_command(100)),
+            Envelope::Full,
+            1,
+        ),
+        (
+            "message_4096",
+            frame(TEXT, &[b'm'; 4096]),
+            Envelope::Data,
+            1,
+        ),
+        (
+            "pongs_4096",
+            frame(PONG, b"").repeat(SMALL_FRAMES),
+            Envelope::Full,
+            SMALL_FRAMES,
+        ),
+        (
+            "texts_of_one_byte_4096",
+            frame(TEXT, b"a").repeat(SMALL_FRAMES),
+            Envelope::Data,
+            SMALL_FRAMES,
+        ),
+    ] {
+        group.throughput(Throughput::Elements(frames as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || bytes.clone(),
+                |bytes| handle(bytes, envelope, &config, &metrics),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    group.finish();
+}

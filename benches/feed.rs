@@ -1,0 +1,159 @@
+//! How many publications per second one feeder can bring in.
+//!
+//! Stands for the way from a feeder's bytes to a worker's inbox: first the decoder alone, pure and
+//! on one thread, for each way to give a payload; then the whole feed over a real Unix socket, with
+//! a thread that takes batches out of the inbox and throws them away. The last line of each round
+//! asks for an acknowledgement, so a round ends when everything before it has been sequenced.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a bench may panic"
+)]
+
+use std::hint::black_box;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use criterion::{Criterion, Throughput};
+use fanfare::config::{Config, Limits};
+use fanfare::feed::decode::{Decoder, Item};
+use fanfare::feed::{self, FeedHandle, FeedParts};
+use fanfare::id::Epoch;
+use fanfare::metrics::FeedMetrics;
+use fanfare::sys::clock::Clock;
+use fanfare::sys::wake::Wake;
+use fanfare::worker::inbox::{Inbox, Mail, inbox};
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// Lines in one round through the decoder.
+const LINES: usize = 1000;
+/// Lines in one round through the socket.
+const SOCKET_LINES: usize = 20_000;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    decode(&mut criterion);
+    socket(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A line of about 100 bytes with a JSON payload.
+fn json_line() -> String {
+    let data = "{\"symbol\":\"EURUSD\",\"bid\":1.08412,\"ask\":1.08415,\"time\":1700000000}";
+    format!("{{\"channel\":\"prices\",\"data\":{data}}}\n")
+}
+
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("feed/decode_1000_lines");
+    group.throughput(Throughput::Elements(LINES as u64));
+    let text = "a chat line of the usual length, with a \\\"quote\\\" in it";
+    let base64 = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9w";
+    for (name, line) in [
+        ("json", json_line()),
+        (
+            "text",
+            format!("{{\"channel\":\"chat:42\",\"text\":\"{text}\"}}\n"),
+        ),
+        (
+            "base64",
+            format!("{{\"channel\":\"bin\",\"base64\":\"{base64}\"}}\n"),
+        ),
+    ] {
+        let lines = line.repeat(LINES);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert_eq!(decode_all(black_box(lines.as_bytes())), LINES));
+        });
+    }
+    group.finish();
+}
+
+fn decode_all(mut input: &[u8]) -> usize {
+    let mut decoder = Decoder::new(Limits::default());
+    let mut count = 0;
+    loop {
+        let step = decoder.next(input);
+        input = &input[step.consumed..];
+        match step.item {
+            Some(Item::Publish { draft, .. }) => {
+                drop(black_box(draft));
+                count += 1;
+            }
+            Some(other) => assert!(matches!(other, Item::Continue), "{other:?}"),
+            None => return count,
+        }
+    }
+}
+
+/// Stands in for a worker: takes what comes, confirms receipts, keeps nothing.
+fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        poll(&mut [PollFd::new(wake, PollFlags::IN)], None).unwrap();
+        wake.acknowledge();
+        while let Some(mail) = inbox.take() {
+            let Mail::Publish(batch) = mail else { continue };
+            for publication in batch.iter() {
+                let receipt = publication.receipt.as_ref();
+                if receipt.is_some_and(|receipt| receipt.confirm(0)) {
+                    feed.wake();
+                }
+            }
+        }
+    }
+}
+
+fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<Wake>) {
+    let config = Config {
+        feed: folder.join("feed.sock"),
+        ..Config::default()
+    };
+    let (mailbox, inbox) = inbox(Arc::clone(wake));
+    let feed_wake = Arc::new(Wake::new().unwrap());
+    let parts = FeedParts {
+        epoch: Epoch::new(1),
+        mailboxes: vec![mailbox],
+        wake: Arc::clone(&feed_wake),
+        sequenced: Arc::default(),
+        metrics: Arc::new(FeedMetrics::default()),
+        config: Arc::new(config.clone()),
+        clock: Clock::start(),
+    };
+    let handle = feed::bind(&config).unwrap().spawn(parts).unwrap();
+    (handle, inbox, feed_wake)
+}
+
+fn socket(criterion: &mut Criterion) {
+    let folder = tempfile::tempdir().unwrap();
+    let wake = Arc::new(Wake::new().unwrap());
+    let (handle, inbox, feed_wake) = start(folder.path(), &wake);
+    let stop = Arc::new(AtomicBool::new(false));
+    let worker = thread::spawn({
+        let (wake, stop) = (Arc::clone(&wake), Arc::clone(&stop));
+        move || work(&inbox, &wake, &feed_wake, &stop)
+    });
+    let mut feeder = UnixStream::connect(folder.path().join("feed.sock")).unwrap();
+    let mut answers = BufReader::new(feeder.try_clone().unwrap());
+    let mut lines = json_line().repeat(SOCKET_LINES - 1);
+    lines += "{\"channel\":\"prices\",\"data\":0,\"ack\":true}\n";
+    let mut answer = String::new();
+    let mut group = criterion.benchmark_group("feed/socket_20000_lines");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(SOCKET_LINES as u64));
+    group.bench_function("json", |bencher| {
+        bencher.iter(|| {
+            feeder.write_all(lines.as_bytes()).unwrap();
+            answer.clear();
+            answers.read_line(&mut answer).unwrap();
+            assert!(answer.starts_with("{\"ok\":true"), "{answer}");
+        });
+    });
+    group.finish();
+    handle.stop();
+    handle.join();
+    stop.store(true, Ordering::Release);
+    wake.wake();
+    worker.join().unwrap();
+}

@@ -1,0 +1,221 @@
+//! What a broadcast to 100,000 conns costs without the kernel: the turn's own share per delivery.
+//!
+//! A real worker over a network whose writes always succeed and cost nothing. Stands for the part
+//! of a delivery that is ours: walk, plan, gather, advance, quota, counters. The kernel's send
+//! takes several microseconds, so what is measured here has to stay a small part of one. Ten
+//! publications together show what a delivery costs when the walk is shared.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a bench may panic"
+)]
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use fanfare::config::Config;
+use fanfare::frame::{Payload, Publication};
+use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
+use fanfare::metrics::WorkerMetrics;
+use fanfare::sys::clock::Clock;
+use fanfare::sys::wake::Wake;
+use fanfare::time::Now;
+use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
+use fanfare::worker::{Parts, Turn, Worker};
+
+const CONNS: u32 = 100_000;
+const EVENT_STREAM: &[u8] = b"GET /sse?channel=prices HTTP/1.1\r\nHost: a\r\n\r\n";
+const WEBSOCKET: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    broadcast(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A network of clients that send one request and take whatever is written.
+struct Generous {
+    clock: Clock,
+    request: &'static [u8],
+    /// Clients that have not been accepted yet.
+    waiting: u32,
+    ready: Vec<Readiness>,
+    writes: u64,
+    bytes: u64,
+}
+
+/// Whether the client has sent its request.
+struct Client {
+    has_asked: bool,
+}
+
+impl Net for Generous {
+    type Socket = Client;
+
+    fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    fn draw(&mut self) -> u64 {
+        0x5555_5555_5555_5555
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        784_111_777
+    }
+
+    fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+        ready.append(&mut self.ready);
+    }
+
+    fn listener_count(&self) -> u32 {
+        1
+    }
+
+    fn accept(&mut self, _listener: u32) -> AcceptOutcome<Client> {
+        if self.waiting == 0 {
+            return AcceptOutcome::Drained;
+        }
+        self.waiting -= 1;
+        AcceptOutcome::Accepted(Client { has_asked: false })
+    }
+
+    fn register(&mut self, _socket: &mut Client, id: ConnId) -> io::Result<()> {
+        self.ready.push(Readiness::Conn {
+            id,
+            is_readable: true,
+            is_writable: true,
+            is_read_closed: false,
+        });
+        Ok(())
+    }
+
+    fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
+        if std::mem::replace(&mut socket.has_asked, true) {
+            return ReadOutcome::Drained;
+        }
+        into[..self.request.len()].copy_from_slice(self.request);
+        ReadOutcome::Bytes {
+            count: self.request.len(),
+            is_drained: true,
+        }
+    }
+
+    fn write(&mut self, _socket: &mut Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
+        let count = slices.iter().map(|slice| slice.len()).sum();
+        self.writes += 1;
+        self.bytes += count as u64;
+        WriteOutcome::Wrote {
+            count,
+            is_blocked: false,
+        }
+    }
+
+    fn shutdown_write(&mut self, _socket: &mut Client) {}
+
+    fn refuse(&mut self, _socket: Client, _response: &[u8]) {}
+
+    fn stop_listening(&mut self) {}
+}
+
+struct Rig {
+    worker: Worker<Generous>,
+    mailbox: Mailbox,
+    metrics: Arc<WorkerMetrics>,
+    clock: Clock,
+    published: u64,
+}
+
+impl Rig {
+    /// A worker with all conns subscribed and nothing left to do.
+    fn new(request: &'static [u8]) -> Self {
+        let clock = Clock::start();
+        let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
+        let mut config = Config::default();
+        // Heartbeats would come in between.
+        config.heartbeat.interval_ms = 3_600_000;
+        let metrics = Arc::new(WorkerMetrics::default());
+        let net = Generous {
+            clock,
+            request,
+            waiting: CONNS,
+            ready: vec![Readiness::Listener(0)],
+            writes: 0,
+            bytes: 0,
+        };
+        let parts = Parts {
+            number: 0,
+            epoch: Epoch::new(1),
+            config: Arc::new(config),
+            metrics: Arc::clone(&metrics),
+            inbox,
+            feed: Arc::new(Wake::new().unwrap()),
+            sequenced: Arc::new(AtomicU64::new(0)),
+            pulse: Arc::new(AtomicU64::new(0)),
+            conns_max: CONNS,
+        };
+        let mut worker = Worker::new(net, parts);
+        while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {
+            assert_eq!(worker.turn(), Turn::GoesOn);
+        }
+        for _ in 0..1000 {
+            assert_eq!(worker.turn(), Turn::GoesOn);
+        }
+        Self {
+            worker,
+            mailbox,
+            metrics,
+            clock,
+            published: 0,
+        }
+    }
+
+    fn batch(&mut self, count: u64) -> Mail {
+        let publication = |sequence| {
+            let id = Cursor {
+                epoch: Epoch::new(1),
+                sequence: Sequence(sequence),
+            };
+            let channel = ChannelName::new("prices").unwrap();
+            let payload = Payload::Json(format!("\"{}\"", "x".repeat(98)).into());
+            Arc::new(Publication::new(id, channel, payload, self.clock.now()))
+        };
+        let batch = (self.published + 1..=self.published + count).map(publication);
+        let batch = batch.collect();
+        self.published += count;
+        Mail::Publish(batch)
+    }
+
+    /// Publishes and turns until everybody has everything.
+    fn broadcast(&mut self, count: u64) {
+        let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
+        let mail = self.batch(count);
+        let _posted = self.mailbox.post(mail);
+        while self.metrics.deliveries.value() < deliveries {
+            assert_eq!(self.worker.turn(), Turn::GoesOn);
+        }
+        assert_eq!(self.metrics.deliveries.value(), deliveries);
+    }
+}
+
+fn broadcast(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("flush/100000_conns");
+    group.sample_size(10);
+    for (name, request) in [("websocket", WEBSOCKET), ("event_stream", EVENT_STREAM)] {
+        let mut rig = None;
+        for count in [1u64, 10] {
+            group.throughput(Throughput::Elements(count * u64::from(CONNS)));
+            group.bench_function(BenchmarkId::new(name, count), |bencher| {
+                let rig = rig.get_or_insert_with(|| Rig::new(request));
+                bencher.iter(|| rig.broadcast(count));
+            });
+        }
+    }
+    group.finish();
+}

@@ -1,0 +1,73 @@
+//! What encoding a publication costs, once for each transport and envelope that somebody uses.
+//!
+//! Stands for the part of a broadcast that does not grow with the number of subscribers: however
+//! many there are, each of the four encodings is made at most once. Kinds and payload sizes are
+//! those of the wire: numbers for a chart, a chat line, a document.
+#![allow(
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a bench may panic"
+)]
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use fanfare::frame::{Envelope, Payload, Publication, event_stream, websocket};
+use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
+use fanfare::time::Now;
+
+const SIZES: [usize; 3] = [100, 4096, 65_536];
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    kinds(&mut criterion);
+    criterion.final_summary();
+}
+
+fn publication(payload: Payload) -> Publication {
+    let id = Cursor {
+        epoch: Epoch::new(0x0123_4567_89ab),
+        sequence: Sequence(123_456),
+    };
+    Publication::new(id, ChannelName::new("prices").unwrap(), payload, Now(0))
+}
+
+fn json(bytes: usize) -> Payload {
+    Payload::Json(format!("\"{}\"", "x".repeat(bytes - 2)).into())
+}
+
+/// Lines of 60 characters with quotes in them: what has to be escaped and cut.
+fn text(bytes: usize) -> Payload {
+    let line = format!("{}\"\n", "y".repeat(58));
+    Payload::Text(line.repeat(bytes.div_ceil(60))[..bytes].into())
+}
+
+fn bytes(count: usize) -> Payload {
+    Payload::Bytes(vec![0xa5; count].into())
+}
+
+fn kinds(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("frame");
+    for size in SIZES {
+        group.throughput(Throughput::Bytes(size as u64));
+        for (name, payload) in [
+            ("json", json(size)),
+            ("text", text(size)),
+            ("base64", bytes(size)),
+        ] {
+            let publication = publication(payload);
+            for (envelope_name, envelope) in [("data", Envelope::Data), ("full", Envelope::Full)] {
+                let id = |transport| {
+                    BenchmarkId::new(format!("{transport}/{envelope_name}/{name}"), size)
+                };
+                group.bench_function(id("websocket"), |bencher| {
+                    bencher.iter(|| websocket::encode(black_box(&publication), envelope));
+                });
+                group.bench_function(id("event_stream"), |bencher| {
+                    bencher.iter(|| event_stream::encode(black_box(&publication), envelope));
+                });
+            }
+        }
+    }
+    group.finish();
+}
