@@ -1,4 +1,5 @@
-//! What the hub's own arithmetic costs: appending, evicting, looking up what a cursor stands before.
+//! What the hub's own arithmetic costs: appending, evicting, looking up what a cursor stands
+//! before.
 //!
 //! Stands for everything between the inbox and the first write of a broadcast. Appending has to
 //! cost the same for no subscriber and for a thousand, since nobody is touched until flush; plan

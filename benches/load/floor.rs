@@ -1,10 +1,11 @@
 //! The floor: the least that a server of this kind has to do, and nothing else.
 //!
-//! Accepts, answers any request with one canned head, then does one plain `send` for each socket and
-//! publication. No parsing, no queue, no channel, no quota; a socket that is full loses the rest.
-//! As many workers as the server it is compared with, each with its own descriptor table, listener
-//! and processor, and the same socket options, so that the kernel does the same work for both. Runs
-//! as a child process of the load generator; its feed takes frames with their length in front.
+//! Accepts, answers any request with one canned head, then does one plain `send` for each socket
+//! and publication. No parsing, no queue, no channel, no quota; a socket that is full loses the
+//! rest. As many workers as the server it is compared with, each with its own descriptor table,
+//! listener and processor, and the same socket options, so that the kernel does the same work for
+//! both. Runs as a child process of the load generator; its feed takes frames with their length in
+//! front.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
