@@ -162,6 +162,10 @@ impl<N: Net> Worker<N> {
                 self.close(id, CloseReason::PeerGone);
                 Written::Finished
             }
+            WriteOutcome::TimedOut => {
+                self.close(id, CloseReason::Idle);
+                Written::Finished
+            }
             WriteOutcome::Wrote { count, is_blocked } => {
                 self.note_written(id, kind, count, is_blocked)
             }

@@ -117,6 +117,8 @@ pub enum ReadOutcome {
     Failed,
     /// Nothing happened; to be tried again.
     Interrupted,
+    /// The connection is dead because the peer took nothing for as long as it may.
+    TimedOut,
 }
 
 /// What came of writing.
@@ -125,6 +127,8 @@ pub enum ReadOutcome {
 pub enum WriteOutcome {
     /// The connection is dead.
     Failed,
+    /// The connection is dead because the peer took nothing for as long as it may.
+    TimedOut,
     /// So many bytes were taken.
     Wrote {
         /// How many; may be none.
@@ -303,6 +307,7 @@ impl Net for MioNet {
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Drained,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => ReadOutcome::Interrupted,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => ReadOutcome::TimedOut,
             Err(_) => ReadOutcome::Failed,
         }
     }
@@ -323,6 +328,7 @@ impl Net for MioNet {
                 count: 0,
                 is_blocked: false,
             },
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => WriteOutcome::TimedOut,
             Err(_) => WriteOutcome::Failed,
         }
     }

@@ -75,6 +75,10 @@ impl<N: Net> Worker<N> {
                 None
             }
             ReadOutcome::Interrupted => Some(1),
+            ReadOutcome::TimedOut => {
+                self.close(id, CloseReason::Idle);
+                None
+            }
         }
     }
 }

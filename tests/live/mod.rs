@@ -6,6 +6,7 @@
 
 pub(crate) mod feeder;
 pub(crate) mod lines;
+pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod socket;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 
 pub(crate) use feeder::Feeder;
 pub(crate) use lines::Lines;
+pub(crate) use process::Process;
 pub(crate) use raw::Raw;
 pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
@@ -71,16 +73,14 @@ impl Server {
         fs::write(&file, config).unwrap();
         let said = folder.join("stderr.txt");
         let feed = folder.join("feed.sock");
+        let workers: &[&str] = if flags.contains(&"--workers") {
+            &[]
+        } else {
+            &["--workers", "2"]
+        };
         let mut child = fanfare()
-            .args([
-                "serve",
-                "--workers",
-                "2",
-                "--listen",
-                listen,
-                "--admin",
-                "127.0.0.1:0",
-            ])
+            .args(["serve", "--listen", listen, "--admin", "127.0.0.1:0"])
+            .args(workers)
             .arg("--config")
             .arg(file)
             .arg("--feed")
@@ -112,6 +112,11 @@ impl Server {
             feed,
             ready,
         })
+    }
+
+    /// The process as the system sees it.
+    pub(crate) fn process(&self) -> Process {
+        Process(self.child.id())
     }
 
     /// A URL on the client listener.

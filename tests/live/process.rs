@@ -1,0 +1,78 @@
+//! The server's process as the system sees it: memory, processor time, descriptors and their limit.
+//!
+//! Everything is read from procfs, so nothing here costs the process a descriptor.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+/// A process that runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// Bytes of memory that it has written to; pages of the binary come and go as they are used.
+    pub(crate) fn resident_bytes(self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .unwrap();
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kibibytes * 1024
+    }
+
+    /// Processor time spent so far, in user space and in the kernel.
+    pub(crate) fn cpu_time(self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
+        // The name may hold anything, so the fields are counted from its closing parenthesis.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+        let ticks: Vec<u64> = fields
+            .skip(11)
+            .take(2)
+            .map(|t| t.parse().unwrap())
+            .collect();
+        let per_second = rustix::param::clock_ticks_per_second();
+        Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / per_second)
+    }
+
+    /// The share of one processor used while `doing` it, over at least `least`.
+    pub(crate) fn cpu_share(self, least: Duration, mut doing: impl FnMut()) -> f64 {
+        let (start, before) = (Instant::now(), self.cpu_time());
+        while start.elapsed() < least {
+            doing();
+        }
+        (self.cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64()
+    }
+
+    /// Descriptors in each thread's table, by the thread's number.
+    pub(crate) fn descriptors(self) -> BTreeMap<u32, usize> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
+        let tasks = tasks.map(|task| task.unwrap());
+        tasks
+            .filter_map(|task| {
+                let number = task.file_name().to_str()?.parse().ok()?;
+                // A thread may end while it is looked at.
+                let count = fs::read_dir(task.path().join("fd")).ok()?.count();
+                Some((number, count))
+            })
+            .collect()
+    }
+
+    /// Descriptors in the table that holds most.
+    pub(crate) fn descriptors_max(self) -> usize {
+        self.descriptors().into_values().max().unwrap()
+    }
+
+    /// Allows every table this many descriptors from now on.
+    pub(crate) fn limit_descriptors(self, count: usize) {
+        let pid = Pid::from_raw(i32::try_from(self.0).unwrap());
+        let limit = Rlimit {
+            current: Some(count as u64),
+            maximum: Some(count as u64),
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    }
+}
