@@ -1,7 +1,7 @@
 //! accept: takes connections from the kernel, gives each a slot or a polite refusal.
 //!
 //! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning
-//! on a listener that stays ready; the pause is counted.
+//! on a listener that stays ready; the pause is counted, and ends early when a conn is freed.
 
 use std::time::Duration;
 

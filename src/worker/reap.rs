@@ -13,6 +13,8 @@ impl<N: Net> Worker<N> {
             let slot = self.conns.remove(id.slot as usize);
             debug_assert_eq!(slot.generation, id.generation);
             slot.conn.handle_closed(&self.parts.metrics);
+            // A descriptor is free again for whoever waits to be accepted.
+            self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
             self.hub.leave(id.slot);
             self.parts.metrics.conns_open.decrement();
