@@ -169,8 +169,11 @@ impl Preparation {
                     %error,
                     "cannot give a worker its own descriptor table: the limit binds for all together"
                 );
-                let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
-                self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
+                // A limit that was configured has been shared out among the workers already.
+                if self.parts.config.limits.conns == 0 {
+                    let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
+                    self.parts.conns_max = self.parts.conns_max.div_ceil(workers);
+                }
             }
         }
     }
