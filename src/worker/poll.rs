@@ -16,6 +16,8 @@ impl<N: Net> Worker<N> {
         self.now = self.net.now();
         for report in readiness.drain(..) {
             match report {
+                // Nobody is accepted any more, so nobody would ever take this back.
+                Readiness::Listener(_) if self.draining.is_some() => {}
                 Readiness::Listener(listener) => self.accepting.ready |= 1 << (listener % 64),
                 Readiness::Conn {
                     id,
