@@ -1,0 +1,269 @@
+"""What the checks have in hand: systemctl, drop-ins, processes, HTTP, threads to stop."""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+SERVICE = "fanfare.service"
+SOCKET = "fanfare.socket"
+CONFIG = pathlib.Path("/etc/fanfare/fanfare.toml")
+FEED = "/run/fanfare/feed.sock"
+CLIENTS = ("127.0.0.1", 8080)
+ADMIN = ("127.0.0.1", 9180)
+UNITS = pathlib.Path("/checks/units")
+DROP_IN = pathlib.Path(f"/run/systemd/system/{SERVICE}.d/check.conf")
+
+
+def run(*command, **options):
+    """Runs a command, captures what it says; its status is for the caller."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+def ok(*command):
+    """Runs a command that has to succeed."""
+    done = run(*command)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def install():
+    """Installs what the unit file says, in its words, and two users: one may publish, one not."""
+    shutil.copy("/checks/fanfare", "/usr/local/bin/fanfare")
+    CONFIG.parent.mkdir()
+    shutil.copy(UNITS / "fanfare.toml", CONFIG)
+    for unit in (SERVICE, SOCKET):
+        shutil.copy(UNITS / unit, "/etc/systemd/system")
+    for comment in (UNITS / SERVICE).read_text().splitlines():
+        words = comment.lstrip("#").split()
+        if words[:1] == ["useradd"]:
+            ok(*words)
+    for user in ("publisher", "stranger"):
+        ok("useradd", "--no-create-home", user)
+    ok("usermod", "--append", "--groups", "fanfare", "publisher")
+    ok("systemctl", "daemon-reload")
+
+
+def fresh(*service_lines):
+    """Stops everything; the next start is with the files as shipped and these lines on top."""
+    run("systemctl", "stop", SOCKET, SERVICE)
+    shutil.copy(UNITS / "fanfare.toml", CONFIG)
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    DROP_IN.write_text("\n".join(["[Service]", *service_lines, ""]))
+    ok("systemctl", "daemon-reload")
+    run("systemctl", "reset-failed", SOCKET, SERVICE)
+
+
+def start(*service_lines):
+    """A fresh service, started; its main process."""
+    fresh(*service_lines)
+    ok("systemctl", "start", SERVICE)
+    return main_pid()
+
+
+def show(name, unit=SERVICE):
+    return ok("systemctl", "show", "--property", name, "--value", unit).strip()
+
+
+def main_pid():
+    return int(show("MainPID"))
+
+
+def restarts():
+    return int(show("NRestarts"))
+
+
+def journal(since, unit=SERVICE):
+    return ok("journalctl", "--unit", unit, "--since", f"@{since:.6f}", "--output", "cat")
+
+
+def within(seconds, what, condition):
+    """Waits until the condition holds; what it returned and how long that took."""
+    begun = time.monotonic()
+    while True:
+        found = condition()
+        took = time.monotonic() - begun
+        if found:
+            return found, took
+        assert took < seconds, f"waited {seconds} s for {what}"
+        time.sleep(0.002)
+
+
+def ask(path, address, seconds):
+    """What one GET on a connection of its own is answered."""
+    with socket.create_connection(address, seconds) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    assert answer, "closed without an answer"
+    return answer
+
+
+def get(path="/", address=CLIENTS, seconds=30):
+    """The status of one GET."""
+    return int(ask(path, address, seconds).split(b" ", 2)[1])
+
+
+def body(path, address=CLIENTS):
+    """The body of one GET."""
+    return ask(path, address, 30).split(b"\r\n\r\n", 1)[1].decode()
+
+
+def serves():
+    """Whether a client is answered just now."""
+    try:
+        return get(seconds=1) == 200
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def background(*command):
+    """A command that runs along, and is ended at the latest with the block."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Stream:
+    """A client of the event stream that reads until it ends."""
+
+    def __init__(self, channel="a"):
+        self.text = ""
+        self.connection = socket.create_connection(CLIENTS, 30)
+        request = f"GET /sse?channel={channel} HTTP/1.1\r\nHost: a\r\n\r\n"
+        self.connection.sendall(request.encode())
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+        within(5, "the stream to begin", lambda: "id: " in self.text)
+
+    def _read(self):
+        with contextlib.suppress(OSError):
+            while piece := self.connection.recv(65536):
+                self.text += piece.decode()
+        self.connection.close()
+
+    def rest(self):
+        """Everything, when the server has ended the stream."""
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "the stream was not ended"
+        return self.text
+
+
+def publish(user, data, *flags):
+    """`fanfare publish` as somebody else."""
+    command = ["fanfare", "publish", "a", data, "--ack", "--feed", FEED, *flags]
+    return run("runuser", "--user", user, "--", *command)
+
+
+def status(pid, thread=None):
+    """The fields of a process's or thread's status in /proc."""
+    path = f"/proc/{pid}/status" if thread is None else f"/proc/{pid}/task/{thread}/status"
+    lines = pathlib.Path(path).read_text().splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def workers(pid):
+    """The worker threads' numbers, in order of their names."""
+    names = {}
+    for task in os.listdir(f"/proc/{pid}/task"):
+        name = pathlib.Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
+        if name.removeprefix("fanfare-").isdigit():
+            names[name] = int(task)
+    return [names[name] for name in sorted(names)]
+
+
+def sockets(pid, thread):
+    """The sockets in a thread's own table, but for the journal's, which are standard output."""
+    folder = f"/proc/{pid}/task/{thread}/fd"
+    links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder) if int(fd) > 2]
+    return {link for link in links if link.startswith("socket:")}
+
+
+def seize(thread):
+    """Stops one thread of a process and keeps it stopped until it is killed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    ptrace_seize, ptrace_interrupt = 0x4206, 0x4207
+    for request in (ptrace_seize, ptrace_interrupt):
+        if libc.ptrace(request, thread, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "ptrace")
+    # Its process is not gone before whoever traces the thread has seen the thread's end.
+    threading.Thread(target=_await_end, args=[thread], daemon=True).start()
+
+
+def _await_end(thread):
+    wait_for_any_thread = 0x40000000
+    while not os.WIFSIGNALED(os.waitpid(thread, wait_for_any_thread)[1]):
+        pass
+
+
+class Mute:
+    """A WebSocket client that never says anything after its request, not even goodbye."""
+
+    def __init__(self):
+        self.connection = socket.create_connection(CLIENTS, 30)
+        lines = [
+            "GET /ws?channel=a HTTP/1.1",
+            "Host: a",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ]
+        self.connection.sendall("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
+        assert b" 101 " in self.connection.recv(4096)
+
+
+class Crowd:
+    """Threads that connect, ask and connect again while the block lasts, and count how it went."""
+
+    def __init__(self, size):
+        self.answered = self.refused = self.broken = 0
+        self.longest = 0.0
+        self.errors = set()
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(size)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self):
+        while not self._over.is_set():
+            begun = time.monotonic()
+            outcome = "answered"
+            try:
+                assert get() == 200, "not 200"
+            except ConnectionRefusedError:
+                outcome = "refused"
+            except (AssertionError, OSError) as error:
+                outcome = "broken"
+                self.errors.add(repr(error))
+            with self._lock:
+                # One of the three counts.
+                setattr(self, outcome, getattr(self, outcome) + 1)
+                self.longest = max(self.longest, time.monotonic() - begun)
+            time.sleep(0.002)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self._over.set()
+        for thread in self._threads:
+            thread.join(35)
+
+    def __str__(self):
+        return (
+            f"{self.answered} answered, {self.refused} refused, {self.broken} broken,"
+            f" longest {self.longest:.2f} s {' '.join(sorted(self.errors))}"
+        )
