@@ -1,0 +1,156 @@
+//! What a service manager sees of the real binary: notices, the watchdog, sockets handed over.
+//!
+//! The manager is played by the test: a datagram socket for the notices, and a launcher that leaves
+//! listening sockets as descriptors 3 and 4. The same under a real systemd: tests/systemd/run.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use live::{Feeder, Lines, PATIENCE, Socket};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A server that was handed its sockets, and what its manager hears of it.
+struct Service {
+    process: Lines,
+    _folder: TempDir,
+    notices: UnixDatagram,
+    addr: SocketAddr,
+    feed: PathBuf,
+    pid: String,
+}
+
+impl Service {
+    fn start(environment: &[(&str, &OsStr)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let notify = folder.path().join("notify.sock");
+        let notices = UnixDatagram::bind(&notify).unwrap();
+        notices.set_read_timeout(Some(PATIENCE)).unwrap();
+        let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/activation.py");
+        let mut process = Lines::run(
+            Command::new("python3")
+                .arg(launcher)
+                .arg(folder.path())
+                .arg(env!("CARGO_BIN_EXE_fanfare"))
+                .args(["serve", "--workers", "2", "--admin", "127.0.0.1:0"])
+                .args([
+                    "--listen",
+                    "127.0.0.1:1",
+                    "--feed",
+                    "/nonexistent/feed.sock",
+                ])
+                .env("NOTIFY_SOCKET", notify)
+                .env("FANFARE_DRAIN_WINDOW_MS", "500")
+                .envs(environment.iter().copied()),
+        );
+        let started: Value = serde_json::from_str(&process.next().unwrap()).unwrap();
+        let port = u16::try_from(started["tcp"].as_u64().unwrap()).unwrap();
+        Self {
+            process,
+            notices,
+            addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            feed: folder.path().join("handed.sock"),
+            _folder: folder,
+            pid: started["pid"].to_string(),
+        }
+    }
+
+    fn notice(&self) -> String {
+        let mut bytes = [0; 4096];
+        let length = self.notices.recv(&mut bytes).expect("no notice");
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    fn ready(&mut self) -> String {
+        let line = self.process.next().unwrap();
+        assert_eq!(self.notice(), format!("READY=1\nSTATUS={line}\n"));
+        line
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid]).status();
+        assert!(sent.unwrap().success());
+    }
+}
+
+#[test]
+fn manager_hears_ready_with_the_status_and_stopping() {
+    let mut service = Service::start(&[]);
+    let line = service.ready();
+    assert!(line.starts_with("fanfare ") && line.contains(" ready: http://"));
+    service.signal("TERM");
+    let notice = service.notice();
+    assert!(notice.starts_with("STOPPING=1\nSTATUS="), "{notice}");
+    assert!(service.process.wait().success());
+}
+
+#[test]
+fn watchdog_is_fed_while_all_workers_turn() {
+    let mut service = Service::start(&[("WATCHDOG_USEC", OsStr::new("300000"))]);
+    service.ready();
+    for _ in 0..5 {
+        assert_eq!(service.notice(), "WATCHDOG=1\n");
+    }
+}
+
+#[test]
+fn watchdog_of_another_process_is_not_fed() {
+    let environment = [("WATCHDOG_USEC", "30000"), ("WATCHDOG_PID", "1")];
+    let environment = environment.map(|(name, value)| (name, OsStr::new(value)));
+    let mut service = Service::start(&environment);
+    service.ready();
+    // As long as twenty notices would take.
+    let wait = Duration::from_millis(200);
+    service.notices.set_read_timeout(Some(wait)).unwrap();
+    assert!(service.notices.recv(&mut [0]).is_err());
+    service.notices.set_read_timeout(Some(PATIENCE)).unwrap();
+    service.signal("TERM");
+    assert!(service.notice().starts_with("STOPPING=1\n"));
+}
+
+#[test]
+fn sockets_handed_over_replace_those_of_the_configuration() {
+    let mut service = Service::start(&[]);
+    let line = service.ready();
+    assert!(
+        line.contains(&format!("http://{} ", service.addr)),
+        "{line}"
+    );
+    assert!(!line.contains("127.0.0.1:1 "), "{line}");
+    // Enough for both workers to have some.
+    let mut sockets: Vec<Socket> = (0..8)
+        .map(|_| Socket::subscribed(service.addr, "channel=a"))
+        .collect();
+    let id = Feeder::connect(&service.feed).publish("a", 1);
+    for socket in &mut sockets {
+        assert_eq!(socket.publication()["id"], id.as_str());
+    }
+}
+
+#[test]
+fn feed_that_was_handed_over_is_left_behind_for_the_next_server() {
+    let mut service = Service::start(&[]);
+    service.ready();
+    service.signal("TERM");
+    assert!(service.process.wait().success());
+    assert!(service.feed.exists());
+    // The manager would still listen; here it became the server, so nobody does.
+    assert!(TcpStream::connect(service.addr).is_err());
+    assert!(UnixStream::connect(&service.feed).is_err());
+}
