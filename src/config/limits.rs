@@ -15,6 +15,10 @@ pub const POLL_READINESS_MAX: u32 = 1024;
 pub const READ_BUFFER_BYTES: u32 = 64 * KIB;
 /// Bytes read from one conn in one turn before the others have theirs.
 pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
+/// Bytes of one read from a conn that streams. The answers to so many bytes of the shortest
+/// commands stay below [`CONTROL_BYTES_MAX`], so that a client that reads is never cut off for a
+/// burst.
+pub const STREAM_READ_BYTES: u32 = 16 * KIB;
 /// Conns read in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
 /// Conns accepted in one turn.
@@ -104,5 +108,6 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
 pub const ADMIN_STEP_MS: u64 = 2_000;
 
 const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
+const _: () = assert!(STREAM_READ_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
 const _: () = assert!(GATHER_SLICES_MAX <= 1024);

@@ -111,7 +111,8 @@ pub struct Limits {
     pub feed_line_bytes: u32,
     /// Channels one conn may subscribe to.
     pub channels_per_conn: u32,
-    /// Conns of the whole server; 0 is as many as there are descriptors.
+    /// Conns of the whole server, shared out evenly among the workers and rounded up; 0 is as many
+    /// as there are descriptors. A client is refused when the worker it came to has its share.
     pub conns: u32,
 }
 

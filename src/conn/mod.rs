@@ -16,7 +16,9 @@ use std::time::Duration;
 
 pub use outbox::{Drained, Outbox};
 
-use crate::config::limits::{ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES};
+use crate::config::limits::{
+    ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES, STREAM_READ_BYTES,
+};
 use crate::effect::{CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http;
@@ -139,7 +141,8 @@ impl Conn {
                 (request_head_bytes as usize).saturating_sub(kept)
             }
             Phase::Stream { .. } if self.outbox.control_bytes() >= ANSWER_BYTES_PAUSE => 0,
-            Phase::Stream { .. } | Phase::Ending { .. } => READ_BUFFER_BYTES as usize,
+            Phase::Stream { .. } => STREAM_READ_BYTES as usize,
+            Phase::Ending { .. } => READ_BUFFER_BYTES as usize,
         }
     }
 

@@ -310,11 +310,11 @@ impl Crew {
     fn conns_max(&self, workers: usize) -> u32 {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         match self.config.limits.conns {
-            0 => u32::try_from(
-                self.descriptor_limit
-                    .saturating_sub(threads::DESCRIPTORS_KEPT),
-            )
-            .unwrap_or(u32::MAX),
+            0 => {
+                // A small table keeps half of itself, so that somebody is served under any limit.
+                let kept = threads::DESCRIPTORS_KEPT.min(self.descriptor_limit / 2);
+                u32::try_from(self.descriptor_limit - kept).unwrap_or(u32::MAX)
+            }
             limit => limit.div_ceil(workers),
         }
     }
