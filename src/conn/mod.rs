@@ -72,9 +72,9 @@ struct Partial {
 pub enum Standing {
     /// The socket takes nothing, and something waits.
     Blocked,
-    /// Nothing waits.
+    /// Nothing waits, and the log's head is the client's position.
     CaughtUp,
-    /// Something waits and the socket may take it.
+    /// Something waits and the socket may take it, or the client is ahead of the log.
     Serving,
 }
 

@@ -170,6 +170,14 @@ impl Hub {
         })
     }
 
+    /// Whether the conn in a slot came with a position that this log has not reached yet: another
+    /// worker was faster.
+    #[must_use]
+    pub fn is_ahead(&self, slot: u32) -> bool {
+        let mut subscriptions = self.member(slot).iter();
+        subscriptions.any(|subscription| subscription.position > self.head)
+    }
+
     /// What counts for the quota of the conn in a slot: everything not begun that was published
     /// after it resumed.
     #[must_use]

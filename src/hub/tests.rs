@@ -237,6 +237,7 @@ fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing()
     };
     assert!(joined.is_recovered);
     for sequence in 2..=4 {
+        assert_eq!(hub.is_ahead(0), sequence < 4);
         hub.publish(publication(sequence, 0, 1), Now(0));
     }
     assert_eq!(give_all(&mut hub, 0), [4]);

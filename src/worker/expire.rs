@@ -31,14 +31,16 @@ impl<N: Net> Worker<N> {
 
     fn expire_conn(&mut self, id: ConnId) {
         let is_behind = self.hub.is_behind(id.slot);
+        let is_ahead = self.hub.is_ahead(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
-        let standing = if !is_behind && slot.conn.outbox().is_empty() {
-            Standing::CaughtUp
-        } else if slot.is_writable {
+        let is_waiting = is_behind || !slot.conn.outbox().is_empty();
+        let standing = if is_waiting && !slot.is_writable {
+            Standing::Blocked
+        } else if is_waiting || is_ahead {
             Standing::Serving
         } else {
-            Standing::Blocked
+            Standing::CaughtUp
         };
         let is_goodbye = is_draining && !slot.conn.is_ending();
         self.call(id, |conn, out, context| {
