@@ -242,10 +242,12 @@ impl Report {
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let verdict = if self.is_clean() {
-            "every publication once and in order"
-        } else {
-            "FAILED"
+        let verdict = match self {
+            _ if !self.is_clean() => "FAILED",
+            Self::Acceptance { stalled, .. } if *stalled > 0 => {
+                "nothing lost, doubled or out of order, and every gap told"
+            }
+            Self::Acceptance { .. } | Self::Comparison(_) => "every publication once and in order",
         };
         let body = match self {
             Self::Acceptance {
