@@ -1,0 +1,601 @@
+//! One connection from the peer's side: what it asked for, what came, what that means.
+//!
+//! Sends bytes, reads bytes, takes them apart and holds every message against the [`Ledger`] and
+//! the publications' exact wire bytes. What it says is in `speech`. A panic is a finding; the peer
+//! is its only user.
+
+mod speech;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use fanfare::frame::{Envelope, FrameKind};
+
+use crate::model::{Ask, Facts, Ledger, Told, check_start};
+use crate::net::{FakeNet, PipeRef};
+use crate::wire::{block_field, client_frame, take_block, take_chunk, take_frame, take_head};
+
+/// What is asked of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    EventStream { is_chunked: bool, is_full: bool },
+    Garbage,
+    Plain,
+    WebSocket { is_full: bool },
+}
+
+/// How far the response is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    AwaitHead,
+    EventStream {
+        has_gap: bool,
+    },
+    /// Refused, closed, or nothing that has a meaning.
+    Over,
+    WebSocket,
+}
+
+/// A command whose answer is awaited.
+#[derive(Clone, Copy, Debug)]
+enum Command {
+    Ping,
+    Subscribe { channel: usize, ask: Ask, at: u64 },
+    Unsubscribe { channel: usize },
+}
+
+/// How the server said that it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    Close { code: u16, reason: String },
+    LastChunk,
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) pipe: PipeRef,
+    pub(crate) service: Service,
+    pub(crate) stage: Stage,
+    pub(crate) ledger: Ledger,
+    pub(crate) last_id: Option<u64>,
+    /// The peer broke a rule.
+    pub(crate) is_spoiled: bool,
+    /// The peer has gone without a word.
+    pub(crate) is_abandoned: bool,
+    /// It was opened in the chaos, and may still be cut off for what happened there.
+    pub(crate) is_from_chaos: bool,
+    pub(crate) has_said_close: bool,
+    pub(crate) has_fin: bool,
+    pub(crate) goodbye: Option<Goodbye>,
+    /// It is served, and the server is about to stop.
+    pub(crate) must_hear_goodbye: bool,
+    /// How often an event stream was told when to come back: at its beginning and at its end.
+    retries: u32,
+    channels: Vec<usize>,
+    ask: Ask,
+    asked_at: u64,
+    outgoing: VecDeque<u8>,
+    incoming: Vec<u8>,
+    /// Of an event stream, without its chunks.
+    body: Vec<u8>,
+    /// What the server is owed for pings and its close.
+    answers: Vec<u8>,
+    /// The position in the opening of an event stream, until its gaps are told.
+    opening: Option<u64>,
+    awaited_gap: Option<(usize, Ask, u64, u64)>,
+    /// Channels of the request that are not confirmed yet.
+    unconfirmed: VecDeque<usize>,
+    commands: BTreeMap<u64, Command>,
+    next_reference: u64,
+    /// Commands that cannot be answered by name.
+    nameless: u32,
+    pings: VecDeque<Vec<u8>>,
+    responses_awaited: u32,
+    key: [u8; 4],
+}
+
+impl Link {
+    pub(crate) fn open(
+        service: Service,
+        ask: Ask,
+        room: usize,
+        net: &mut FakeNet,
+        facts: &Facts,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let pipe = net.connect(room);
+        let count = random.usize(1..=facts.names.len().min(facts.channels_per_conn));
+        let mut channels: Vec<usize> = (0..facts.names.len()).collect();
+        random.shuffle(&mut channels);
+        channels.truncate(count);
+        let mut link = Self {
+            pipe,
+            service,
+            stage: Stage::AwaitHead,
+            ledger: Ledger::default(),
+            last_id: None,
+            is_spoiled: false,
+            is_abandoned: false,
+            is_from_chaos: false,
+            has_said_close: false,
+            has_fin: false,
+            goodbye: None,
+            must_hear_goodbye: false,
+            retries: 0,
+            unconfirmed: channels.iter().copied().collect(),
+            channels,
+            ask,
+            asked_at: facts.head,
+            outgoing: VecDeque::new(),
+            incoming: Vec::new(),
+            body: Vec::new(),
+            answers: Vec::new(),
+            opening: None,
+            awaited_gap: None,
+            commands: BTreeMap::new(),
+            next_reference: 0,
+            nameless: 0,
+            pings: VecDeque::new(),
+            responses_awaited: 0,
+            key: random.u32(..).to_ne_bytes(),
+        };
+        link.ask_for(facts, random);
+        link
+    }
+
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(
+            self.service,
+            Service::WebSocket { .. } | Service::EventStream { .. }
+        )
+    }
+
+    /// Sends what is to be sent, at most `max` bytes.
+    pub(crate) fn push(&mut self, net: &mut FakeNet, max: usize) {
+        let count = max.min(self.outgoing.len());
+        if count > 0 && !self.has_fin {
+            let bytes: Vec<u8> = self.outgoing.drain(..count).collect();
+            net.send(&self.pipe, &bytes);
+        }
+        // It sends no more and still wants the answers.
+        let is_done = self.service == Service::Plain && self.outgoing.is_empty();
+        if is_done && !self.has_fin && self.key[0].is_multiple_of(2) {
+            self.has_fin = true;
+            net.finish(&self.pipe);
+        }
+    }
+
+    /// Reads at most `max` bytes and understands them.
+    pub(crate) fn pull(&mut self, net: &mut FakeNet, max: usize, facts: &mut Facts) {
+        net.receive(&self.pipe, max, &mut self.incoming);
+        self.understand(facts);
+        let is_at_end = self.pipe.borrow().has_server_fin && self.pipe.borrow().to_peer.is_empty();
+        if is_at_end && !self.has_fin && !self.key[1].is_multiple_of(8) {
+            self.has_fin = true;
+            net.finish(&self.pipe);
+        }
+    }
+
+    /// What the server wrote before its end is right even if nobody reads it.
+    pub(crate) fn read_the_rest(&mut self, facts: &mut Facts) {
+        let before = self.last_id;
+        let mut pipe = self.pipe.borrow_mut();
+        self.incoming.extend(pipe.to_peer.drain(..));
+        drop(pipe);
+        self.understand(facts);
+        self.last_id = before;
+    }
+
+    /// Whether nothing more can come of it, to a peer that reads or to one that does not.
+    pub(crate) fn is_over(&self, reads: bool) -> bool {
+        let pipe = self.pipe.borrow();
+        pipe.is_closed && (pipe.is_reset || !reads || pipe.to_peer.is_empty())
+    }
+
+    /// Everything that was asked has its answer, unless the end came between.
+    pub(crate) fn check_answers(&self) {
+        let pipe = self.pipe.borrow();
+        let is_excused = self.is_spoiled
+            || pipe.is_reset
+            || pipe.is_refused
+            || self.is_abandoned
+            || self.has_said_close
+            || (self.goodbye.is_some() && self.is_stream());
+        if is_excused || self.stage == Stage::Over && self.is_stream() {
+            return;
+        }
+        assert!(
+            self.commands.is_empty(),
+            "commands without an answer: {:?}",
+            self.commands
+        );
+        assert!(self.pings.is_empty(), "pings without an answer");
+        assert_eq!(self.nameless, 0, "mistakes without an answer");
+        if self.service == Service::Plain {
+            assert_eq!(self.responses_awaited, 0, "requests without a response");
+        }
+    }
+
+    /// Who is served when the server stops is told so, and when to come back.
+    pub(crate) fn check_goodbye(&self) {
+        let is_told = match (&self.stage, self.service) {
+            (Stage::WebSocket, _) => {
+                matches!(self.goodbye, Some(Goodbye::Close { code: 1012, .. }))
+            }
+            (Stage::EventStream { .. }, Service::EventStream { is_chunked, .. }) => {
+                let is_whole = !is_chunked || self.goodbye == Some(Goodbye::LastChunk);
+                is_whole && self.retries == 2
+            }
+            _ => true,
+        };
+        assert!(
+            is_told || !self.must_hear_goodbye,
+            "no goodbye in {:?}: {:?}",
+            self.stage,
+            self.goodbye
+        );
+    }
+
+    fn understand(&mut self, facts: &mut Facts) {
+        loop {
+            let taken = match self.stage {
+                Stage::AwaitHead => self.take_response(),
+                Stage::WebSocket => self.take_frame(facts),
+                Stage::EventStream { has_gap } => self.take_event_stream(has_gap, facts),
+                Stage::Over => {
+                    self.incoming.clear();
+                    0
+                }
+            };
+            if taken == 0 {
+                return;
+            }
+            self.incoming.drain(..taken);
+        }
+    }
+
+    fn take_response(&mut self) -> usize {
+        let Some(head) = take_head(&self.incoming) else {
+            return 0;
+        };
+        match (self.service, head.status) {
+            (Service::WebSocket { .. }, 101) => {
+                let accept = head.field("sec-websocket-accept");
+                assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+                self.stage = Stage::WebSocket;
+                if self.ledger.is_blind {
+                    let position = match self.ask {
+                        Ask::After(since) => since,
+                        Ask::Nonsense | Ask::Now => self.asked_at,
+                    };
+                    for channel in self.channels.clone() {
+                        self.ledger.start(channel, position);
+                    }
+                }
+            }
+            (Service::EventStream { is_chunked, .. }, 200) => {
+                let coding = head.field("transfer-encoding");
+                assert_eq!(coding == Some("chunked"), is_chunked);
+                let has_gap = head.field("fanfare-gap") == Some("1");
+                self.stage = Stage::EventStream { has_gap };
+            }
+            (Service::Plain, status) => {
+                let length = head.field("content-length").expect("a length");
+                let length: usize = length.parse().expect("a length");
+                if self.incoming.len() < head.length + length {
+                    return 0;
+                }
+                if matches!(status, 408 | 503) {
+                    self.stage = Stage::Over;
+                    self.is_spoiled = true;
+                } else {
+                    assert!(self.responses_awaited > 0, "a response to nothing");
+                    self.responses_awaited -= 1;
+                }
+                return head.length + length;
+            }
+            (Service::Garbage, _) | (_, 408 | 503) => self.stage = Stage::Over,
+            (service, status) => panic!("{status} for {service:?}"),
+        }
+        head.length
+    }
+
+    fn frame_kind(&self) -> FrameKind {
+        let envelope = |is_full| match is_full {
+            true => Envelope::Full,
+            false => Envelope::Data,
+        };
+        match self.service {
+            Service::EventStream { is_full, .. } => {
+                FrameKind::EventStreamUntilClose(envelope(is_full))
+            }
+            Service::WebSocket { is_full } => FrameKind::WebSocket(envelope(is_full)),
+            Service::Garbage | Service::Plain => panic!("no stream"),
+        }
+    }
+
+    /// A publication came: its bytes are those, and it was owed.
+    fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
+        let kind = self.frame_kind();
+        let publication = facts.publication(sequence);
+        let expected = publication.frame(kind).expect("a frame").wire(kind);
+        assert!(whole == expected, "publication {sequence}: wrong bytes");
+        self.ledger.deliver(sequence, facts);
+        self.last_id = Some(sequence);
+        facts.deliveries += 1;
+    }
+
+    fn take_frame(&mut self, facts: &mut Facts) -> usize {
+        let incoming = std::mem::take(&mut self.incoming);
+        let taken = take_frame(&incoming).map_or(0, |frame| {
+            assert!(
+                !matches!(self.goodbye, Some(Goodbye::Close { .. })),
+                "a frame after close"
+            );
+            match frame.opcode {
+                8 => self.handle_close(frame.payload, facts),
+                9 => {
+                    let pong = client_frame(0x8a, frame.payload, self.key);
+                    self.answers.extend(pong);
+                }
+                10 => {
+                    let at = self.pings.iter().position(|ping| ping == frame.payload);
+                    let at = at.expect("a pong to no ping");
+                    self.pings.drain(..=at);
+                }
+                _ if self.ledger.is_blind => {
+                    let text = String::from_utf8_lossy(frame.payload);
+                    let sequence = text.split('.').next().and_then(|text| text.parse().ok());
+                    let sequence = sequence.unwrap_or_else(|| panic!("what is {text:?}"));
+                    self.deliver(sequence, frame.whole, facts);
+                }
+                _ => self.handle_text(frame.payload, frame.whole, facts),
+            }
+            frame.whole.len()
+        });
+        self.incoming = incoming;
+        taken
+    }
+
+    /// Sends the answers that are due, or forgets them.
+    pub(crate) fn react(&mut self, is_polite: bool) {
+        if self.stage == Stage::WebSocket {
+            let answers = std::mem::take(&mut self.answers);
+            if is_polite && !self.has_said_close && !self.is_spoiled {
+                self.outgoing.extend(answers);
+                self.has_said_close |= matches!(self.goodbye, Some(Goodbye::Close { .. }));
+            }
+        }
+    }
+
+    fn handle_close(&mut self, payload: &[u8], facts: &Facts) {
+        let code = payload
+            .get(..2)
+            .map(|code| u16::from_be_bytes([code[0], code[1]]));
+        let reason = String::from_utf8(payload.get(2..).unwrap_or_default().to_vec()).unwrap();
+        let code = code.unwrap_or(1005);
+        if code == 1012 {
+            let retry = reason.strip_prefix("retry_ms=").expect("a retry");
+            let retry: u64 = retry.parse().expect("a retry");
+            assert!(retry < facts.retry_ms.max(1), "retry_ms={retry}");
+        }
+        let is_known = match code {
+            1001 | 1012 | 4100 => true,
+            1002 | 1007 | 1009 => self.is_spoiled,
+            1000 => self.has_said_close,
+            _ => false,
+        };
+        assert!(is_known, "closed with {code} {reason}");
+        self.goodbye = Some(Goodbye::Close { code, reason });
+        let echo = client_frame(0x88, &code.to_be_bytes(), self.key);
+        self.answers.extend(echo);
+    }
+
+    fn handle_text(&mut self, payload: &[u8], whole: &[u8], facts: &mut Facts) {
+        let json: serde_json::Value = serde_json::from_slice(payload).expect("JSON");
+        let text = |name: &str| json[name].as_str().map(str::to_owned);
+        let kind = text("type");
+        if self.awaited_gap.is_some() {
+            assert_eq!(kind.as_deref(), Some("gap"), "a gap first");
+        }
+        let Some(kind) = kind else {
+            let id = text("id").expect("an id");
+            return self.deliver(facts.sequence(&id), whole, facts);
+        };
+        let command = json["ref"].as_u64().map(|reference| {
+            let found = self.commands.remove(&reference);
+            found.unwrap_or_else(|| panic!("an answer to nothing: {json}"))
+        });
+        let channel = || facts.channel(json["channel"].as_str().expect("a channel"));
+        match (kind.as_str(), command) {
+            ("welcome", None) => {
+                assert_eq!(json["heartbeat_ms"].as_u64(), Some(facts.heartbeat_ms));
+            }
+            ("subscribed", command) => {
+                let position = facts.sequence(json["id"].as_str().expect("an id"));
+                let is_recovered = json["recovered"].as_bool().expect("recovered");
+                self.handle_subscribed(channel(), position, is_recovered, command, facts);
+            }
+            ("unsubscribed", Some(Command::Unsubscribe { channel: asked })) => {
+                assert_eq!(channel(), asked);
+                self.ledger.stop(asked);
+            }
+            ("gap", None) => self.handle_gap(&told(&json, facts), facts),
+            ("pong", Some(Command::Ping)) => {}
+            ("error", command) => self.handle_error(&json, command, facts),
+            (kind, command) => panic!("{kind} to {command:?}: {json}"),
+        }
+    }
+
+    fn handle_subscribed(
+        &mut self,
+        channel: usize,
+        position: u64,
+        is_recovered: bool,
+        command: Option<Command>,
+        facts: &Facts,
+    ) {
+        let (asked, ask, at) = match command {
+            Some(Command::Subscribe { channel, ask, at }) => (channel, ask, at),
+            None => {
+                let next = self.unconfirmed.pop_front().expect("a channel asked for");
+                (next, self.ask, self.asked_at)
+            }
+            Some(other) => panic!("subscribed to {other:?}"),
+        };
+        assert_eq!(channel, asked);
+        self.ledger.start(channel, position);
+        if ask == Ask::Now || is_recovered {
+            assert_eq!(is_recovered, ask != Ask::Now);
+            check_start(ask, at, position, None, facts);
+        } else {
+            self.awaited_gap = Some((channel, ask, at, position));
+        }
+    }
+
+    fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
+        match self.awaited_gap.take() {
+            Some((channel, ask, at, position)) => {
+                assert_eq!(told.channel, channel);
+                check_start(ask, at, position, Some(told), facts);
+            }
+            None => self.ledger.gap(told, facts),
+        }
+        facts.gaps += 1;
+    }
+
+    fn handle_error(&mut self, json: &serde_json::Value, command: Option<Command>, facts: &Facts) {
+        let code = json["code"].as_str().expect("a code");
+        match (code, command) {
+            ("already_subscribed", Some(Command::Subscribe { channel, .. })) => {
+                assert!(self.ledger.has(channel), "{json}");
+            }
+            ("too_many_channels", Some(Command::Subscribe { channel, .. })) => {
+                let is_full = self.ledger.len() >= facts.channels_per_conn;
+                assert!(is_full && !self.ledger.has(channel), "{json}");
+            }
+            ("not_subscribed", Some(Command::Unsubscribe { channel })) => {
+                assert!(!self.ledger.has(channel), "{json}");
+            }
+            ("bad_json" | "unknown_type" | "binary_message" | "bad_channel", None) => {
+                assert!(self.nameless > 0 || self.is_spoiled, "{json}");
+                self.nameless = self.nameless.saturating_sub(1);
+            }
+            (_, command) => panic!("{json} to {command:?}"),
+        }
+    }
+
+    fn take_event_stream(&mut self, has_gap: bool, facts: &mut Facts) -> usize {
+        assert!(
+            self.goodbye.is_none() || self.incoming.is_empty(),
+            "bytes after the end"
+        );
+        let is_chunked = matches!(
+            self.service,
+            Service::EventStream {
+                is_chunked: true,
+                ..
+            }
+        );
+        if !is_chunked {
+            self.body.append(&mut self.incoming);
+            self.take_blocks(has_gap, facts);
+            return 0;
+        }
+        let Some((content, taken)) = take_chunk(&self.incoming) else {
+            return 0;
+        };
+        if content.is_empty() {
+            self.goodbye = Some(Goodbye::LastChunk);
+            self.finish_opening(facts);
+            return taken;
+        }
+        self.body.extend(content);
+        self.take_blocks(has_gap, facts);
+        assert!(self.body.is_empty(), "a block across chunks");
+        self.finish_opening(facts);
+        taken
+    }
+
+    fn take_blocks(&mut self, has_gap: bool, facts: &mut Facts) {
+        let body = std::mem::take(&mut self.body);
+        let mut rest = &body[..];
+        while let Some(block) = take_block(rest) {
+            rest = &rest[block.len()..];
+            let text = str::from_utf8(block).expect("an event stream is text");
+            self.handle_block(text, has_gap, facts);
+        }
+        self.body.extend(rest);
+    }
+
+    fn handle_block(&mut self, block: &str, has_gap: bool, facts: &mut Facts) {
+        let id = block_field(block, "id").map(|id| facts.sequence(id));
+        if let Some(retry) = block_field(block, "retry") {
+            let retry: u64 = retry.parse().expect("a retry");
+            let is_opening = self.retries == 0;
+            assert!(
+                is_opening || retry < facts.retry_ms.max(1),
+                "retry: {retry}"
+            );
+            self.retries += 1;
+        }
+        if block_field(block, "event") == Some("fanfare.gap") {
+            let data = block_field(block, "data").expect("a gap's data");
+            let json: serde_json::Value = serde_json::from_str(data).expect("JSON");
+            let told = told(&json, facts);
+            facts.gaps += 1;
+            if id.is_none() {
+                self.finish_opening(facts);
+                return self.ledger.gap(&told, facts);
+            }
+            assert!(has_gap, "the head did not tell of the gap");
+            assert_eq!(id, self.opening, "a gap's id in the opening");
+            check_start(self.ask, self.asked_at, told.until, Some(&told), facts);
+            return self.ledger.start(told.channel, told.until);
+        }
+        match (block_field(block, "data"), id) {
+            (Some(_), Some(id)) => {
+                self.finish_opening(facts);
+                self.deliver(id, block.as_bytes(), facts);
+            }
+            (Some(_), None) => panic!("a publication without id: {block:?}"),
+            (None, Some(id)) if block.starts_with("retry: ") => {
+                assert!(
+                    self.opening.is_none() && self.ledger.len() == 0,
+                    "opened twice"
+                );
+                self.opening = Some(id);
+                self.ledger.newest = id;
+                self.last_id = Some(id);
+            }
+            (None, Some(id)) => {
+                self.finish_opening(facts);
+                self.ledger.caught_up(id, facts);
+                self.last_id = Some(id);
+            }
+            (None, None) => self.finish_opening(facts),
+        }
+    }
+
+    /// All gaps of the opening are told: the other channels start where it says.
+    fn finish_opening(&mut self, facts: &Facts) {
+        let Some(position) = self.opening.take() else {
+            return;
+        };
+        for channel in self.channels.clone() {
+            if !self.ledger.has(channel) {
+                check_start(self.ask, self.asked_at, position, None, facts);
+                self.ledger.start(channel, position);
+            }
+        }
+    }
+}
+
+fn told(json: &serde_json::Value, facts: &Facts) -> Told {
+    Told {
+        channel: facts.channel(json["channel"].as_str().expect("a channel")),
+        since: json["since"].as_str().map(str::to_owned),
+        until: facts.sequence(json["until"].as_str().expect("an end")),
+        missed: json["missed"].as_u64(),
+        cause: json["cause"].as_str().expect("a cause").to_owned(),
+    }
+}

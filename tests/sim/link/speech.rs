@@ -1,0 +1,247 @@
+//! What a peer says: its request, its commands, and what it should not say.
+//!
+//! Bytes only go into the outgoing queue here, in whole messages; how they are cut and when they
+//! leave is decided by the link and the network. Everything that awaits an answer is noted, so that
+//! the link can see whether one came. The peer calls it when it feels like talking.
+
+use std::fmt::Write as _;
+
+use super::{Command, Link, Service, Stage};
+use crate::model::{Ask, Facts};
+use crate::net::FakeNet;
+use crate::wire::client_frame;
+
+impl Link {
+    pub(super) fn ask_for(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+        let request = match self.service {
+            Service::Garbage => {
+                self.is_spoiled = true;
+                let length = random.usize(0..400);
+                let head = [
+                    "",
+                    "GET / HTTP/1.1\r\n",
+                    "GET /ws?channel=c0 HTTP/1.1\r\nHost: h\r\n",
+                ];
+                let mut bytes = head[random.usize(0..3)].as_bytes().to_vec();
+                bytes.extend((0..length).map(|_| random.u8(..)));
+                self.outgoing.extend(bytes);
+                return;
+            }
+            Service::Plain => self.plain_requests(random),
+            Service::EventStream { is_chunked, .. } => {
+                let version = if is_chunked { "1.1" } else { "1.0" };
+                let (target, field) = self.target("/sse", facts, random);
+                format!("GET {target} HTTP/{version}\r\nHost: h\r\n{field}\r\n")
+            }
+            Service::WebSocket { .. } => {
+                let (target, field) = self.target("/ws", facts, random);
+                format!(
+                    "GET {target} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
+                     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{field}\r\n"
+                )
+            }
+        };
+        self.outgoing.extend(request.as_bytes());
+    }
+
+    fn target(
+        &mut self,
+        path: &str,
+        facts: &Facts,
+        random: &mut fastrand::Rng,
+    ) -> (String, String) {
+        let is_full = matches!(
+            self.service,
+            Service::WebSocket { is_full: true } | Service::EventStream { is_full: true, .. }
+        );
+        self.ledger.is_blind = self.service == Service::WebSocket { is_full: false };
+        let envelope = if is_full { "full" } else { "data" };
+        let mut target = format!("{path}?envelope={envelope}");
+        for channel in &self.channels {
+            write!(target, "&channel={}", facts.names[*channel]).unwrap();
+        }
+        let Some(since) = ask_text(self.ask, facts, random) else {
+            return (target, String::new());
+        };
+        if random.bool() {
+            return (target, format!("Last-Event-ID: {since}\r\n"));
+        }
+        let name = ["since", "last_event_id", "lastEventId"][random.usize(0..3)];
+        write!(target, "&{name}={since}").unwrap();
+        (target, String::new())
+    }
+
+    fn plain_requests(&mut self, random: &mut fastrand::Rng) -> String {
+        let mut text = String::new();
+        self.responses_awaited = random.u32(1..5);
+        for number in 1..=self.responses_awaited {
+            let target = ["/none", "/", "/sse", "/ws?channel=a"][random.usize(0..4)];
+            let is_last = number == self.responses_awaited;
+            let field = if is_last { "Connection: close\r\n" } else { "" };
+            write!(text, "GET {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n").unwrap();
+        }
+        text
+    }
+
+    /// Says something that may be said.
+    pub(crate) fn speak(&mut self, net: &mut FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
+        let is_free = self.stage == Stage::WebSocket
+            && !self.has_said_close
+            && !self.is_spoiled
+            && self.goodbye.is_none()
+            && self.outgoing.len() < 10_000;
+        if !is_free || self.has_fin {
+            return;
+        }
+        let choice = random.u32(0..100);
+        if self.ledger.is_blind {
+            if choice < 10 {
+                self.say_ping(random);
+            }
+            return;
+        }
+        match choice {
+            0..12 => self.say_subscribe(facts, random),
+            12..20 => self.say_unsubscribe(facts, random),
+            20..24 => self.say_command("{\"type\":\"ping\"", Command::Ping, random),
+            24..30 => self.say_ping(random),
+            30..32 => self.say_frame(0x8a, b"unasked"),
+            32..34 => {
+                let texts = ["{", "[]", "{\"type\":\"sing\"}", "{\"type\":\"subscribe\"}"];
+                self.say_frame(0x81, texts[random.usize(0..4)].as_bytes());
+                self.nameless += 1;
+            }
+            34..35 => {
+                self.say_frame(0x82, &[0xff, 0]);
+                self.nameless += 1;
+            }
+            _ => {}
+        }
+        net.note("speak", choice.into(), 0);
+    }
+
+    fn say_frame(&mut self, first: u8, payload: &[u8]) {
+        self.key.rotate_left(1);
+        self.outgoing.extend(client_frame(first, payload, self.key));
+    }
+
+    fn say_ping(&mut self, random: &mut fastrand::Rng) {
+        // Every ping is another, so that its pong is known.
+        self.next_reference += 1;
+        let mut payload = self.next_reference.to_be_bytes().to_vec();
+        payload.resize(random.usize(8..=125), b'-');
+        self.say_frame(0x89, &payload);
+        self.pings.push_back(payload);
+    }
+
+    /// `head` is a command without its end; it is sent whole or in fragments with a ping between.
+    fn say_command(&mut self, head: &str, command: Command, random: &mut fastrand::Rng) {
+        self.next_reference += 1;
+        let text = format!("{head},\"ref\":{}}}", self.next_reference);
+        self.commands.insert(self.next_reference, command);
+        if random.u32(0..4) > 0 {
+            return self.say_frame(0x81, text.as_bytes());
+        }
+        let cut = random.usize(0..=text.len());
+        let (first, second) = text.as_bytes().split_at(cut);
+        self.say_frame(0x01, first);
+        if random.bool() {
+            self.say_ping(random);
+        }
+        self.say_frame(0x80, second);
+    }
+
+    fn say_subscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+        let channel = random.usize(0..facts.names.len());
+        let published = facts.publications.len() as u64;
+        let ask = match random.u32(0..6) {
+            0..2 => Ask::Now,
+            2 => Ask::Nonsense,
+            3 => Ask::After(random.u64(0..=published)),
+            _ => Ask::After(published.saturating_sub(random.u64(0..40))),
+        };
+        let mut head = format!(
+            "{{\"type\":\"subscribe\",\"channel\":\"{}\"",
+            facts.names[channel]
+        );
+        if let Some(since) = ask_text(ask, facts, random) {
+            write!(head, ",\"since\":\"{since}\"").unwrap();
+        }
+        let at = facts.head;
+        self.say_command(&head, Command::Subscribe { channel, ask, at }, random);
+    }
+
+    fn say_unsubscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+        let channel = random.usize(0..facts.names.len());
+        let head = format!(
+            "{{\"type\":\"unsubscribe\",\"channel\":\"{}\"",
+            facts.names[channel]
+        );
+        self.say_command(&head, Command::Unsubscribe { channel }, random);
+    }
+
+    /// Breaks a rule, or goes.
+    pub(crate) fn misbehave(
+        &mut self,
+        net: &mut FakeNet,
+        facts: &Facts,
+        random: &mut fastrand::Rng,
+    ) {
+        let choice = random.u32(0..16);
+        net.note("misbehave", choice.into(), 0);
+        match choice {
+            0 => net.reset(&self.pipe),
+            1 => {
+                self.has_fin = true;
+                net.finish(&self.pipe);
+            }
+            2 => {
+                self.is_abandoned = true;
+                self.pipe.borrow_mut().room = 0;
+            }
+            3..7 if self.stage == Stage::WebSocket && !self.has_said_close => {
+                self.has_said_close = true;
+                self.say_frame(0x88, &1000_u16.to_be_bytes());
+            }
+            7..11 if self.stage == Stage::WebSocket => {
+                self.is_spoiled = true;
+                let wrong: [&[u8]; 6] = [
+                    // More than any limit on messages.
+                    &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4],
+                    &[0x81, 0x05],
+                    &[0x83, 0x80],
+                    &[0xc1],
+                    &[0x80, 0x80, 0, 0, 0, 0],
+                    &[0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4],
+                ];
+                self.outgoing.extend(wrong[random.usize(0..6)]);
+            }
+            11..14 if self.stage == Stage::WebSocket => {
+                self.is_spoiled = true;
+                self.say_frame(0x81, &[b'{', 0xff, 0xfe]);
+            }
+            // The beginning of a frame that never ends.
+            14..16 if self.stage == Stage::WebSocket => {
+                self.is_spoiled = true;
+                let cut = client_frame(0x81, facts.names[0].as_bytes(), self.key);
+                self.outgoing.extend(&cut[..cut.len() - 1]);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How an ask is written; nonsense is another epoch, the far future, or no id at all.
+fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
+    match ask {
+        Ask::Now => None,
+        Ask::After(sequence) => Some(facts.id(sequence)),
+        Ask::Nonsense => Some(match random.u32(0..4) {
+            0 => "ffffffffffff-7".to_owned(),
+            1 => facts.id(u64::MAX),
+            2 => facts.id(facts.publications.len() as u64 + 1_000_000),
+            _ => "nonsense".to_owned(),
+        }),
+    }
+}

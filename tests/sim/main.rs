@@ -1,0 +1,158 @@
+//! The deterministic simulation: the real worker over a network that lies, by seed.
+//!
+//! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test --release
+//! --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A failure names
+//! its seed. [`world`] is a life, [`net`] the network, [`peer`] and [`link`] the clients, [`wire`]
+//! their parsers, [`model`] the truth, [`check`] what must hold of the worker.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::struct_excessive_bools,
+    clippy::unwrap_used,
+    reason = "a test may panic and print, runs where usize has 64 bits, and keeps flags as flags"
+)]
+
+mod check;
+mod link;
+mod model;
+mod net;
+mod peer;
+mod wire;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fanfare::metrics::{Kind, WorkerMetrics};
+
+use net::Sabotage;
+use world::{Outcome, World};
+
+/// Lives of a run without further wishes.
+const SEEDS: u64 = 200;
+/// A run stops after so many failures.
+const FAILURES_MAX: usize = 3;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Lives one life; where it failed, if it did.
+fn live(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Result<Outcome, String> {
+    let mut world = World::new(seed, sabotage, is_shown);
+    catch_unwind(AssertUnwindSafe(|| world.live())).map_err(|_panic| world.whereabouts())
+}
+
+fn add(total: &mut Outcome, outcome: &Outcome) {
+    total.counts.resize(outcome.counts.len(), 0);
+    for (sum, count) in total.counts.iter_mut().zip(&outcome.counts) {
+        *sum += count;
+    }
+    total.turns += outcome.turns;
+    total.publications += outcome.publications;
+    total.deliveries += outcome.deliveries;
+    total.gaps += outcome.gaps;
+}
+
+#[test]
+fn every_subscriber_gets_or_is_told_everything_in_every_life() {
+    if let Some(seed) = number("FANFARE_SIM_SEED") {
+        let outcome = live(seed, None, true);
+        eprintln!("{outcome:?}");
+        assert!(outcome.is_ok(), "seed {seed} failed");
+        return;
+    }
+    let seeds = number("FANFARE_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = number("FANFARE_SIM_FIRST").unwrap_or(0);
+    let next = AtomicU64::new(first);
+    let total = Mutex::new(Outcome::default());
+    let failures = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + seeds || failures.lock().unwrap().len() >= FAILURES_MAX {
+                        return;
+                    }
+                    match live(seed, None, false) {
+                        Ok(outcome) => add(&mut total.lock().unwrap(), &outcome),
+                        Err(at) => failures.lock().unwrap().push(format!("seed {seed}: {at}")),
+                    }
+                }
+            });
+        }
+    });
+    let total = total.into_inner().unwrap();
+    show(seeds, &total);
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "replay with FANFARE_SIM_SEED:\n{}",
+        failures.join("\n")
+    );
+    assert!(
+        seeds < SEEDS || unseen(&total).is_empty(),
+        "never happened: {:?}",
+        unseen(&total)
+    );
+}
+
+fn show(seeds: u64, total: &Outcome) {
+    for (line, count) in WorkerMetrics::TABLE.iter().zip(&total.counts) {
+        eprintln!("{count:>12} {} {}", line.name, line.labels);
+    }
+    eprintln!(
+        "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read",
+        total.turns, total.publications, total.deliveries, total.gaps
+    );
+}
+
+/// What a worker counts and no life has seen: the simulation would be blind there.
+fn unseen(total: &Outcome) -> Vec<&'static str> {
+    // These need thousands of conns or publications in one turn, or are gauges, at zero in the end.
+    const OUT_OF_REACH: [&str; 4] = [
+        "phase=\"accept\"",
+        "phase=\"expire\"",
+        "phase=\"read\"",
+        "reason=\"refused\"",
+    ];
+    let lines = WorkerMetrics::TABLE.iter().zip(&total.counts);
+    lines
+        .filter(|(line, count)| {
+            **count == 0 && line.kind == Kind::Counter && !OUT_OF_REACH.contains(&line.labels)
+        })
+        .map(|(line, _)| {
+            if line.labels.is_empty() {
+                line.name
+            } else {
+                line.labels
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn same_seed_lives_the_same_life() {
+    for seed in 0..10 {
+        assert_eq!(live(seed, None, false), live(seed, None, false), "{seed}");
+    }
+}
+
+#[test]
+fn broken_network_is_found_out() {
+    for sabotage in [
+        Sabotage::DropByte,
+        Sabotage::LoseReadiness,
+        Sabotage::RepeatByte,
+    ] {
+        let found = (0..20).any(|seed| live(seed, Some(sabotage), false).is_err());
+        assert!(found, "{sabotage:?} went unnoticed");
+    }
+}

@@ -1,0 +1,267 @@
+//! What each subscriber must have seen or been told: the truth to hold the wire against.
+//!
+//! [`Facts`] has everything that was published; a [`Ledger`] has, for one connection, how far each
+//! of its subscriptions has got. Every publication after a subscription's start is delivered once
+//! and in order, or lies in a gap that was told with the right ends and count, or had expired. A
+//! panic is a finding. Knows neither bytes nor sockets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fanfare::frame::Publication;
+use fanfare::id::{Cursor, Epoch, Sequence};
+use fanfare::time::Now;
+
+/// Everything that was published, and how far the worker is.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) epoch: Epoch,
+    pub(crate) names: Vec<String>,
+    /// By sequence number, from 1.
+    pub(crate) publications: Vec<Arc<Publication>>,
+    /// Sequence numbers, by channel.
+    pub(crate) by_channel: Vec<Vec<u64>>,
+    /// The newest publication in the worker's log.
+    pub(crate) head: u64,
+    /// The newest publication that has left it.
+    pub(crate) evicted: u64,
+    pub(crate) now: Now,
+    pub(crate) channels_per_conn: usize,
+    pub(crate) retry_ms: u64,
+    pub(crate) heartbeat_ms: u64,
+    /// The worker has been told to stop, so nobody can count on an answer.
+    pub(crate) is_draining: bool,
+    /// Publications that a peer has read, over all.
+    pub(crate) deliveries: u64,
+    pub(crate) gaps: u64,
+}
+
+impl Facts {
+    pub(crate) fn channel(&self, name: &str) -> usize {
+        let found = self.names.iter().position(|known| known == name);
+        found.unwrap_or_else(|| panic!("{name:?} is no channel"))
+    }
+
+    pub(crate) fn id(&self, sequence: u64) -> String {
+        let cursor = Cursor {
+            epoch: self.epoch,
+            sequence: Sequence(sequence),
+        };
+        cursor.to_string()
+    }
+
+    /// The sequence number in an id that the server sent.
+    pub(crate) fn sequence(&self, id: &str) -> u64 {
+        let cursor: Cursor = id.parse().unwrap_or_else(|_| panic!("{id:?} is no id"));
+        assert_eq!(cursor.epoch, self.epoch, "the epoch of {id}");
+        cursor.sequence.0
+    }
+
+    pub(crate) fn publication(&self, sequence: u64) -> &Arc<Publication> {
+        let found = self.publications.get(sequence as usize - 1);
+        found.unwrap_or_else(|| panic!("{sequence} was never published"))
+    }
+
+    fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
+        let all = &self.by_channel[channel];
+        let from = all.partition_point(|sequence| *sequence <= after);
+        let to = all.partition_point(|sequence| *sequence <= last);
+        all.get(from..to).unwrap_or_default()
+    }
+
+    /// The first publication of a channel after one and up to another that is owed whatever time it
+    /// was served.
+    fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
+        let mut between = self.between(channel, after, last).iter().copied();
+        between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
+    }
+}
+
+/// Where a subscriber asked to be served from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    After(u64),
+    /// Another epoch, the future, or no id at all.
+    Nonsense,
+    Now,
+}
+
+/// A gap as it was told.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) channel: usize,
+    pub(crate) since: Option<String>,
+    pub(crate) until: u64,
+    pub(crate) missed: Option<u64>,
+    pub(crate) cause: String,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    /// Everything up to here was delivered, told or had expired.
+    last: u64,
+    /// Up to here it may be given what the connection is already past.
+    catch_up: u64,
+}
+
+/// How far one connection's subscriptions have got.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    subscriptions: BTreeMap<usize, Subscription>,
+    /// The newest id given on the connection.
+    pub(crate) newest: u64,
+    /// Gaps are not told on this connection, so holes say nothing.
+    pub(crate) is_blind: bool,
+}
+
+impl Ledger {
+    pub(crate) fn len(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    pub(crate) fn has(&self, channel: usize) -> bool {
+        self.subscriptions.contains_key(&channel)
+    }
+
+    pub(crate) fn start(&mut self, channel: usize, position: u64) {
+        let catch_up = self.newest;
+        let subscription = Subscription {
+            last: position,
+            catch_up,
+        };
+        let before = self.subscriptions.insert(channel, subscription);
+        assert!(before.is_none(), "channel {channel} was subscribed before");
+    }
+
+    pub(crate) fn stop(&mut self, channel: usize) {
+        let before = self.subscriptions.remove(&channel);
+        assert!(before.is_some(), "channel {channel} was not subscribed");
+    }
+
+    fn of(&mut self, channel: usize) -> &mut Subscription {
+        let found = self.subscriptions.get_mut(&channel);
+        found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
+    }
+
+    /// A publication was read from the wire.
+    pub(crate) fn deliver(&mut self, sequence: u64, facts: &Facts) {
+        let name = facts.publication(sequence).channel.as_str();
+        let channel = facts.channel(name);
+        let (newest, is_blind) = (self.newest, self.is_blind);
+        let subscription = self.of(channel);
+        assert!(
+            sequence > subscription.last,
+            "{sequence} of {name} after {}",
+            subscription.last
+        );
+        assert!(
+            sequence > newest || sequence <= subscription.catch_up,
+            "{sequence} of {name} on a connection that is at {newest}"
+        );
+        let lost = facts.first_owed(channel, subscription.last, sequence - 1);
+        assert!(
+            is_blind || lost.is_none(),
+            "{lost:?} of {name} was lost before {sequence}"
+        );
+        subscription.last = sequence;
+        self.newest = newest.max(sequence);
+    }
+
+    /// A gap in mid-stream was told.
+    pub(crate) fn gap(&mut self, told: &Told, facts: &Facts) {
+        let name = &facts.names[told.channel];
+        let subscription = self.of(told.channel);
+        let since = facts.sequence(told.since.as_deref().expect("where a live gap begins"));
+        assert!(
+            since >= subscription.last,
+            "{told:?} but {name} is at {}",
+            subscription.last
+        );
+        let lost = facts.first_owed(told.channel, subscription.last, since);
+        assert_eq!(lost, None, "{told:?}: lost before it");
+        assert!(since < told.until, "{told:?} is empty");
+        let missing = facts.between(told.channel, since, told.until);
+        assert_eq!(
+            missing.last(),
+            Some(&told.until),
+            "{told:?} ends at no publication of {name}"
+        );
+        match (told.cause.as_str(), told.missed) {
+            ("slow", Some(missed)) => {
+                let owed = missing
+                    .iter()
+                    .filter(|s| !facts.publication(**s).has_expired(facts.now));
+                let range = owed.count() as u64..=missing.len() as u64;
+                assert!(
+                    range.contains(&missed) && missed > 0,
+                    "{told:?}: {range:?} are missing"
+                );
+            }
+            ("slow", None) => assert!(facts.evicted > since, "{told:?}: nothing was evicted"),
+            ("expired", None) => {
+                assert!(told.until <= facts.evicted, "{told:?} is in the log");
+            }
+            _ => panic!("{told:?}: cause and count"),
+        }
+        subscription.last = told.until;
+    }
+
+    /// The server says that the connection has everything up to here.
+    pub(crate) fn caught_up(&mut self, head: u64, facts: &Facts) {
+        assert!(head <= facts.head, "{head} is not published yet");
+        assert!(
+            head >= self.newest,
+            "the id went back from {} to {head}",
+            self.newest
+        );
+        for (channel, subscription) in &self.subscriptions {
+            let lost = facts.first_owed(*channel, subscription.last, head);
+            assert_eq!(lost, None, "channel {channel} is not caught up to {head}");
+        }
+        self.newest = head;
+    }
+
+    /// Nothing is on its way any more, so nothing may be owed.
+    pub(crate) fn check_complete(&self, facts: &Facts) {
+        for (channel, subscription) in &self.subscriptions {
+            let owed = facts.first_owed(*channel, subscription.last, facts.head);
+            assert!(
+                self.is_blind || owed.is_none(),
+                "channel {channel} stands at {} and {owed:?} is still owed",
+                subscription.last
+            );
+        }
+    }
+}
+
+/// Whether a subscription that asked for something may start here, and so.
+pub(crate) fn check_start(
+    ask: Ask,
+    asked_at: u64,
+    position: u64,
+    gap: Option<&Told>,
+    facts: &Facts,
+) {
+    let at = (ask, position, gap);
+    let Some(told) = gap else {
+        return match ask {
+            Ask::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
+            Ask::Nonsense => panic!("{at:?}: nonsense without a gap"),
+            Ask::Now => assert!((asked_at..=facts.head).contains(&position), "{at:?}"),
+        };
+    };
+    assert_eq!(told.until, position, "{at:?}: goes on elsewhere");
+    assert_eq!(told.missed, None, "{at:?}: cannot be known");
+    match ask {
+        Ask::After(since) => {
+            assert_eq!(told.cause, "expired", "{at:?}");
+            assert_eq!(told.since, Some(facts.id(since)), "{at:?}");
+            assert!(since < position && position <= facts.evicted, "{at:?}");
+        }
+        Ask::Nonsense => {
+            assert_eq!(told.cause, "restart", "{at:?}");
+            assert!((asked_at..=facts.head).contains(&position), "{at:?}");
+        }
+        Ask::Now => panic!("{at:?}: a gap before now"),
+    }
+}

@@ -1,0 +1,495 @@
+//! A network that lies: the worker's [`Net`] over pipes in memory and a clock wound by hand.
+//!
+//! Owns both ends' kernel buffers, the readiness that is on its way, and every fault: short reads
+//! and writes, blocking at any byte, interruptions, resets, late, spurious and stale readiness,
+//! accepting and registering that fails. All of it is drawn from the seed. It keeps the one promise
+//! that the kernel keeps: whoever was told to wait is told, sooner or later, to go on. The peers
+//! hold the other ends.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fanfare::id::ConnId;
+use fanfare::time::Now;
+use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
+
+/// One connection, as both ends see it.
+pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
+
+/// How likely each fault is, in thousandths, and how large.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) read_short: u32,
+    pub(crate) read_blocks: u32,
+    pub(crate) interrupted: u32,
+    pub(crate) write_short: u32,
+    pub(crate) spurious: u32,
+    pub(crate) stale: u32,
+    pub(crate) reset: u32,
+    pub(crate) accept_exhausted: u32,
+    pub(crate) accept_failed: u32,
+    pub(crate) register_failed: u32,
+    /// Readiness is reported at most so much later.
+    pub(crate) delay_us: u64,
+    /// A write takes at most so long.
+    pub(crate) write_us: u64,
+}
+
+/// A defect of the network itself, to see that it is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// Every so many-th write loses a byte.
+    DropByte,
+    /// Some readiness is never reported.
+    LoseReadiness,
+    /// Every so many-th write repeats a byte.
+    RepeatByte,
+}
+
+/// The buffers between a peer and the worker.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    number: u32,
+    id: Option<ConnId>,
+    to_server: VecDeque<u8>,
+    /// Written by the worker, not read by the peer.
+    pub(crate) to_peer: VecDeque<u8>,
+    /// Bytes that `to_peer` may hold.
+    pub(crate) room: usize,
+    pub(crate) has_peer_fin: bool,
+    pub(crate) is_reset: bool,
+    pub(crate) has_server_fin: bool,
+    /// The worker has dropped its end.
+    pub(crate) is_closed: bool,
+    /// Never taken by the worker, or turned away.
+    pub(crate) is_refused: bool,
+    is_write_blocked: bool,
+}
+
+/// The worker's end of a pipe.
+#[derive(Debug)]
+pub(crate) struct Socket(PipeRef);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.borrow_mut().is_closed = true;
+    }
+}
+
+/// What happened, folded into one number; and shown if somebody looks.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    pub(crate) hash: u64,
+    pub(crate) is_shown: bool,
+}
+
+impl Trace {
+    pub(crate) fn note(&mut self, now_us: u64, what: &str, a: u64, b: u64) {
+        for byte in what.bytes().map(u64::from).chain([now_us, a, b]) {
+            self.hash = (self.hash ^ byte).wrapping_mul(0x0100_0000_01b3);
+        }
+        if self.is_shown {
+            eprintln!("{now_us:>12} {what} {a} {b}");
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FakeNet {
+    clock_us: Cell<u64>,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) faults: Faults,
+    pub(crate) sabotage: Option<Sabotage>,
+    pub(crate) trace: Trace,
+    /// A poll sleeps no longer than to here.
+    pub(crate) horizon_us: u64,
+    backlogs: Vec<VecDeque<PipeRef>>,
+    pipes: Vec<PipeRef>,
+    /// Readiness on its way, by when it arrives.
+    reports: BTreeMap<(u64, u64), Readiness>,
+    order: u64,
+    writes: u64,
+    calendar_s: u64,
+}
+
+impl FakeNet {
+    pub(crate) fn new(mut random: fastrand::Rng, listeners: usize, is_shown: bool) -> Self {
+        Self {
+            clock_us: Cell::new(random.u64(0..10_000_000)),
+            calendar_s: random.u64(0..4_000_000_000),
+            random,
+            faults: Faults::default(),
+            sabotage: None,
+            trace: Trace {
+                hash: 0xcbf2_9ce4_8422_2325,
+                is_shown,
+            },
+            horizon_us: 0,
+            backlogs: vec![VecDeque::new(); listeners],
+            pipes: Vec::new(),
+            reports: BTreeMap::new(),
+            order: 0,
+            writes: 0,
+        }
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock_us.get()
+    }
+
+    pub(crate) fn note(&mut self, what: &str, a: u64, b: u64) {
+        self.trace.note(self.clock_us.get(), what, a, b);
+    }
+
+    fn happens(&mut self, thousandths: u32) -> bool {
+        thousandths > 0 && self.random.u32(0..1000) < thousandths
+    }
+
+    /// Something took from `least` to `most` microseconds.
+    fn take_time(&mut self, least: u64, most: u64) {
+        let us = self.random.u64(least..=most);
+        self.pass(us);
+    }
+
+    fn pass(&self, us: u64) {
+        self.clock_us.set(self.clock_us.get() + us);
+    }
+
+    /// A peer connects.
+    pub(crate) fn connect(&mut self, room: usize) -> PipeRef {
+        let number = self.pipes.len() as u32;
+        let pipe = Rc::new(RefCell::new(Pipe {
+            number,
+            id: None,
+            to_server: VecDeque::new(),
+            to_peer: VecDeque::new(),
+            room,
+            has_peer_fin: false,
+            is_reset: false,
+            has_server_fin: false,
+            is_closed: self.backlogs.is_empty(),
+            is_refused: self.backlogs.is_empty(),
+            is_write_blocked: false,
+        }));
+        self.pipes.push(Rc::clone(&pipe));
+        self.note("connect", number.into(), room as u64);
+        if !self.backlogs.is_empty() {
+            let listener = self.random.usize(0..self.backlogs.len());
+            self.backlogs[listener].push_back(Rc::clone(&pipe));
+            self.report_listener(listener);
+        }
+        pipe
+    }
+
+    /// A peer sends.
+    pub(crate) fn send(&mut self, pipe: &PipeRef, bytes: &[u8]) {
+        pipe.borrow_mut().to_server.extend(bytes);
+        self.note("send", pipe.borrow().number.into(), bytes.len() as u64);
+        self.report(pipe, true, false, false);
+    }
+
+    /// A peer takes at most `max` bytes.
+    pub(crate) fn receive(&mut self, pipe: &PipeRef, max: usize, into: &mut Vec<u8>) {
+        let mut open = pipe.borrow_mut();
+        let count = max.min(open.to_peer.len());
+        into.extend(open.to_peer.drain(..count));
+        let has_room = open.is_write_blocked && open.to_peer.len() < open.room;
+        open.is_write_blocked &= !has_room;
+        let number = open.number;
+        drop(open);
+        if count > 0 {
+            self.note("receive", number.into(), count as u64);
+        }
+        if has_room {
+            self.report(pipe, false, true, false);
+        }
+    }
+
+    /// A peer has more room from now on.
+    pub(crate) fn widen(&mut self, pipe: &PipeRef, room: usize) {
+        pipe.borrow_mut().room = room;
+        self.receive(pipe, 0, &mut Vec::new());
+    }
+
+    /// A peer sends no more.
+    pub(crate) fn finish(&mut self, pipe: &PipeRef) {
+        if !std::mem::replace(&mut pipe.borrow_mut().has_peer_fin, true) {
+            self.note("fin", pipe.borrow().number.into(), 0);
+            self.report(pipe, true, false, true);
+        }
+    }
+
+    /// The connection dies.
+    pub(crate) fn reset(&mut self, pipe: &PipeRef) {
+        if !std::mem::replace(&mut pipe.borrow_mut().is_reset, true) {
+            self.note("reset", pipe.borrow().number.into(), 0);
+            self.report(pipe, true, true, true);
+        }
+    }
+
+    /// Has readiness reported, sooner or later.
+    fn report(&mut self, pipe: &PipeRef, readable: bool, writable: bool, read_closed: bool) {
+        let Some(id) = pipe.borrow().id else { return };
+        if self.sabotage == Some(Sabotage::LoseReadiness) && writable && self.order % 3 == 2 {
+            self.order += 1;
+            return;
+        }
+        let report = Readiness::Conn {
+            id,
+            is_readable: readable,
+            is_writable: writable,
+            is_read_closed: read_closed,
+        };
+        self.schedule(report);
+        if self.happens(self.faults.stale) {
+            // Once more, and perhaps when the conn has long gone.
+            self.order += 1;
+            let due = self.now_us() + self.random.u64(0..2_000_000);
+            let echo = Readiness::Conn {
+                id,
+                is_readable: readable,
+                is_writable: false,
+                is_read_closed: read_closed,
+            };
+            self.reports.insert((due, self.order), echo);
+        }
+    }
+
+    fn report_listener(&mut self, listener: usize) {
+        self.schedule(Readiness::Listener(listener as u32));
+    }
+
+    fn schedule(&mut self, report: Readiness) {
+        self.order += 1;
+        let delay = self.random.u64(0..=self.faults.delay_us);
+        self.reports
+            .insert((self.now_us() + delay, self.order), report);
+    }
+
+    fn take_due(&mut self, ready: &mut Vec<Readiness>) -> bool {
+        let max = self.random.usize(1..=64);
+        for _ in 0..max {
+            match self.reports.first_entry() {
+                Some(entry) if entry.key().0 <= self.clock_us.get() => ready.push(entry.remove()),
+                Some(_) | None => break,
+            }
+        }
+        !ready.is_empty()
+    }
+
+    fn lie_about_readiness(&mut self, ready: &mut Vec<Readiness>) {
+        if self.pipes.is_empty() || !self.happens(self.faults.spurious) {
+            return;
+        }
+        let at = self.random.usize(0..self.pipes.len());
+        if let Some(id) = self.pipes[at].borrow().id {
+            let bits = self.random.u8(..);
+            ready.push(Readiness::Conn {
+                id,
+                is_readable: bits & 1 != 0,
+                is_writable: bits & 2 != 0,
+                is_read_closed: false,
+            });
+        }
+    }
+
+    /// Puts what the socket took into the pipe.
+    fn carry(&mut self, pipe: &mut Pipe, slices: &[IoSlice<'_>], count: usize) {
+        self.writes += 1;
+        let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
+        let before = pipe.to_peer.len();
+        pipe.to_peer.extend(bytes.take(count));
+        if count > 2 && self.writes % 50 == 49 {
+            match self.sabotage {
+                Some(Sabotage::DropByte) => drop(pipe.to_peer.remove(before + count / 2)),
+                Some(Sabotage::RepeatByte) => {
+                    let byte = pipe.to_peer[before + count / 2];
+                    pipe.to_peer.insert(before + count / 2, byte);
+                }
+                Some(Sabotage::LoseReadiness) | None => {}
+            }
+        }
+    }
+}
+
+impl Net for FakeNet {
+    type Socket = Socket;
+
+    fn now(&self) -> Now {
+        Now(self.clock_us.get())
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.random.u64(..)
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.calendar_s + self.clock_us.get() / 1_000_000
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+        self.take_time(1, 3);
+        if !self.take_due(ready) && timeout != Some(Duration::ZERO) {
+            let now = self.now_us();
+            let wait = timeout.map_or(u64::MAX, |timeout| timeout.as_micros() as u64);
+            let next = self
+                .reports
+                .first_key_value()
+                .map_or(u64::MAX, |((due, _), _)| *due);
+            let until = now.saturating_add(wait).min(next).min(self.horizon_us);
+            self.pass(until.saturating_sub(now));
+            self.take_due(ready);
+        }
+        self.lie_about_readiness(ready);
+        self.note("poll", ready.len() as u64, 0);
+    }
+
+    fn listener_count(&self) -> u32 {
+        self.backlogs.len() as u32
+    }
+
+    fn accept(&mut self, listener: u32) -> AcceptOutcome<Socket> {
+        let listener = listener as usize;
+        self.take_time(0, 4);
+        if self.happens(self.faults.accept_exhausted) {
+            self.note("accept exhausted", listener as u64, 0);
+            return AcceptOutcome::Exhausted;
+        }
+        let Some(pipe) = self.backlogs[listener].pop_front() else {
+            return AcceptOutcome::Drained;
+        };
+        if self.happens(self.faults.accept_failed) {
+            let mut open = pipe.borrow_mut();
+            (open.is_reset, open.is_closed, open.is_refused) = (true, true, true);
+            return AcceptOutcome::Failed;
+        }
+        self.note("accept", pipe.borrow().number.into(), 0);
+        AcceptOutcome::Accepted(Socket(pipe))
+    }
+
+    fn register(&mut self, socket: &mut Socket, id: ConnId) -> io::Result<()> {
+        if self.happens(self.faults.register_failed) {
+            socket.0.borrow_mut().is_refused = true;
+            return Err(io::Error::from(io::ErrorKind::OutOfMemory));
+        }
+        let mut open = socket.0.borrow_mut();
+        open.id = Some(id);
+        let is_readable = !open.to_server.is_empty() || open.has_peer_fin || open.is_reset;
+        let is_read_closed = open.has_peer_fin || open.is_reset;
+        let number = open.number;
+        drop(open);
+        self.note("register", number.into(), id.to_bits());
+        let pipe = Rc::clone(&socket.0);
+        self.report(&pipe, is_readable, true, is_read_closed);
+        Ok(())
+    }
+
+    fn read(&mut self, socket: &mut Socket, into: &mut [u8]) -> ReadOutcome {
+        assert!(!into.is_empty(), "read into nothing");
+        self.take_time(0, 2);
+        if self.happens(self.faults.reset) {
+            self.reset(&Rc::clone(&socket.0));
+        }
+        let pipe = Rc::clone(&socket.0);
+        let (waiting, has_fin, is_reset) = {
+            let open = pipe.borrow();
+            (open.to_server.len(), open.has_peer_fin, open.is_reset)
+        };
+        if is_reset {
+            return ReadOutcome::Failed;
+        }
+        if self.happens(self.faults.interrupted) {
+            return ReadOutcome::Interrupted;
+        }
+        if self.happens(self.faults.read_blocks) {
+            // As if the bytes arrived only after this.
+            if waiting > 0 || has_fin {
+                self.report(&pipe, true, false, has_fin);
+            }
+            return ReadOutcome::Drained;
+        }
+        if waiting == 0 {
+            return if has_fin {
+                ReadOutcome::Eof
+            } else {
+                ReadOutcome::Drained
+            };
+        }
+        let mut count = waiting.min(into.len());
+        if self.happens(self.faults.read_short) {
+            count = self.random.usize(1..=count);
+        }
+        let mut open = pipe.borrow_mut();
+        for (to, from) in into.iter_mut().zip(open.to_server.drain(..count)) {
+            *to = from;
+        }
+        let is_drained = open.to_server.is_empty() && count < into.len();
+        self.note("read", open.number.into(), count as u64);
+        ReadOutcome::Bytes { count, is_drained }
+    }
+
+    fn write(&mut self, socket: &mut Socket, slices: &[IoSlice<'_>]) -> WriteOutcome {
+        let pipe = Rc::clone(&socket.0);
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        assert!(total > 0, "a write of nothing");
+        assert!(
+            !pipe.borrow().has_server_fin,
+            "pipe {}: a write after FIN",
+            pipe.borrow().number
+        );
+        self.take_time(1, 1 + self.faults.write_us);
+        if self.happens(self.faults.reset) {
+            self.reset(&pipe);
+        }
+        if pipe.borrow().is_reset {
+            return WriteOutcome::Failed;
+        }
+        if self.happens(self.faults.interrupted) {
+            return WriteOutcome::Wrote {
+                count: 0,
+                is_blocked: false,
+            };
+        }
+        let mut open = pipe.borrow_mut();
+        let free = open.room.saturating_sub(open.to_peer.len());
+        let mut count = total.min(free);
+        let is_lie = count > 0 && self.happens(self.faults.write_short);
+        if is_lie {
+            count = self.random.usize(0..count);
+        }
+        self.carry(&mut open, slices, count);
+        let number = open.number;
+        let is_blocked = count < total;
+        open.is_write_blocked = is_blocked && !is_lie;
+        drop(open);
+        if is_lie {
+            self.report(&pipe, false, true, false);
+        }
+        self.note("write", number.into(), count as u64);
+        WriteOutcome::Wrote { count, is_blocked }
+    }
+
+    fn shutdown_write(&mut self, socket: &mut Socket) {
+        let number = socket.0.borrow().number;
+        let had = std::mem::replace(&mut socket.0.borrow_mut().has_server_fin, true);
+        assert!(!had, "pipe {number}: FIN twice");
+        self.note("server fin", number.into(), 0);
+    }
+
+    fn refuse(&mut self, socket: Socket, response: &[u8]) {
+        let mut open = socket.0.borrow_mut();
+        let count = open.room.min(response.len());
+        open.to_peer.extend(response.iter().take(count));
+        (open.has_server_fin, open.is_refused) = (true, true);
+    }
+
+    fn stop_listening(&mut self) {
+        for pipe in std::mem::take(&mut self.backlogs).into_iter().flatten() {
+            let mut open = pipe.borrow_mut();
+            (open.is_reset, open.is_closed, open.is_refused) = (true, true, true);
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! A person at the other end: connects, subscribes, reads or does not, misbehaves, goes and comes
+//! back.
+//!
+//! What it remembers over its connections is its last id; everything about one connection is the
+//! [`Link`]'s. How it behaves is drawn once and changes when the world becomes calm: then it reads
+//! everything, answers everything and stays.
+
+use crate::link::{Link, Service, Stage};
+use crate::model::{Ask, Facts};
+use crate::net::FakeNet;
+
+/// How a peer behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Temper {
+    /// Bytes taken at a time.
+    read_max: usize,
+    /// Bytes sent at a time.
+    send_max: usize,
+    /// The longest pause between two acts.
+    pause_us: u64,
+    /// Whether pings and closes are answered.
+    is_polite: bool,
+    /// How likely it is at each act to break a rule or to go, in thousandths.
+    mischief: u32,
+    room: usize,
+}
+
+impl Temper {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        Self {
+            read_max: [usize::MAX, usize::MAX, 4096, 100, 1, 0][random.usize(0..6)],
+            send_max: [usize::MAX, usize::MAX, 50, 7, 1][random.usize(0..5)],
+            pause_us: [1_000, 10_000, 100_000][random.usize(0..3)],
+            is_polite: random.u32(0..8) > 0,
+            mischief: [0, 10, 40][random.usize(0..3)],
+            room: [64, 500, 4096, 65_536, 1 << 20][random.usize(0..5)],
+        }
+    }
+
+    fn calm(pause_us: u64) -> Self {
+        Self {
+            read_max: usize::MAX,
+            send_max: usize::MAX,
+            pause_us,
+            is_polite: true,
+            mischief: 0,
+            room: 1 << 20,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) number: u64,
+    temper: Temper,
+    pub(crate) link: Option<Link>,
+    last_id: Option<u64>,
+    /// When it acts next.
+    pub(crate) next_us: u64,
+    is_calm: bool,
+    /// A calm peer that wants a stream stays with one; the others speak plain HTTP.
+    is_streamer: bool,
+    /// Whether it connects again after its connection has ended.
+    may_connect: bool,
+    /// It is connected and keeps its request back.
+    pub(crate) is_held: bool,
+}
+
+impl Peer {
+    pub(crate) fn new(number: u64, random: &mut fastrand::Rng, now_us: u64) -> Self {
+        Self {
+            number,
+            temper: Temper::draw(random),
+            link: None,
+            last_id: None,
+            next_us: now_us + random.u64(0..50_000),
+            is_calm: false,
+            is_streamer: random.u32(0..8) > 0,
+            may_connect: true,
+            is_held: false,
+        }
+    }
+
+    /// From now on it does nothing wrong. What it broke before stays broken, so such a connection
+    /// is given up, unless it was abandoned without a word: that one is the server's to end.
+    pub(crate) fn calm_down(&mut self, net: &mut FakeNet, pause_us: u64) {
+        self.is_calm = true;
+        self.temper = Temper::calm(pause_us);
+        self.next_us = net.now_us();
+        if let Some(link) = &mut self.link {
+            if link.is_abandoned {
+                return;
+            }
+            link.is_from_chaos = true;
+            net.widen(&link.pipe, self.temper.room);
+            if link.is_spoiled || !link.is_stream() || link.has_said_close || link.has_fin {
+                net.reset(&link.pipe);
+            }
+        }
+    }
+
+    /// It connects no more and takes its time, so that a drain needs few turns.
+    pub(crate) fn slow_down(&mut self) {
+        self.may_connect = false;
+        self.temper.pause_us = self.temper.pause_us.max(50_000);
+    }
+
+    /// Whether it will ever act again by itself.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.may_connect || self.link.is_some()
+    }
+
+    /// One act, if it is time.
+    pub(crate) fn act(&mut self, net: &mut FakeNet, facts: &mut Facts, random: &mut fastrand::Rng) {
+        if self.next_us > net.now_us() {
+            return;
+        }
+        let pause_us = self.temper.pause_us;
+        self.next_us = if self.is_calm {
+            // All at once, so that a calm world needs few turns.
+            (net.now_us() / pause_us + 1) * pause_us
+        } else {
+            net.now_us() + random.u64(1..=pause_us)
+        };
+        if self.is_held {
+            return;
+        }
+        let Some(link) = &mut self.link else {
+            return self.connect(net, facts, random);
+        };
+        if link.is_abandoned {
+            if link.pipe.borrow().is_closed {
+                self.end(facts);
+            }
+            return;
+        }
+        link.push(net, self.temper.send_max);
+        link.pull(net, self.temper.read_max, facts);
+        link.react(self.temper.is_polite);
+        if link.is_over(self.temper.read_max > 0) {
+            self.end(facts);
+        } else if self.is_calm {
+            // It only listens.
+        } else if random.u32(0..1000) < self.temper.mischief {
+            link.misbehave(net, facts, random);
+        } else {
+            link.speak(net, facts, random);
+        }
+    }
+
+    /// The connection is over: what was written and not read still has to be right.
+    pub(crate) fn end(&mut self, facts: &mut Facts) {
+        if let Some(mut link) = self.link.take() {
+            link.read_the_rest(facts);
+            link.check_goodbye();
+            if self.is_calm && !link.is_from_chaos && !facts.is_draining {
+                link.check_answers();
+            }
+            self.last_id = link.last_id.or(self.last_id);
+        }
+    }
+
+    fn connect(&mut self, net: &mut FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
+        if !self.may_connect {
+            return;
+        }
+        let service = if self.is_calm {
+            calm_service(self.is_streamer, random)
+        } else {
+            draw_service(random)
+        };
+        let ask = self.draw_ask(facts, random);
+        self.link = Some(Link::open(
+            service,
+            ask,
+            self.temper.room,
+            net,
+            facts,
+            random,
+        ));
+    }
+
+    /// Mostly where it was; at times something else.
+    fn draw_ask(&self, facts: &Facts, random: &mut fastrand::Rng) -> Ask {
+        match (random.u32(0..20), self.last_id) {
+            (0, _) => Ask::Nonsense,
+            (1, _) => Ask::Now,
+            (2, _) => Ask::After(random.u64(0..=facts.publications.len() as u64)),
+            (3, _) => Ask::After(facts.publications.len() as u64),
+            (_, Some(last_id)) => Ask::After(last_id),
+            (_, None) => Ask::Now,
+        }
+    }
+
+    /// What a calm world owes everybody: an open stream that is caught up, and every answer.
+    pub(crate) fn check_settled(&self, facts: &Facts) {
+        let Some(link) = &self.link else {
+            assert!(!self.is_streamer, "peer {} has no connection", self.number);
+            return;
+        };
+        if !link.is_stream() {
+            return;
+        }
+        let stage = &link.stage;
+        assert!(
+            matches!(stage, Stage::WebSocket | Stage::EventStream { .. }),
+            "peer {} is not served: {stage:?}",
+            self.number
+        );
+        link.ledger.check_complete(facts);
+        link.check_answers();
+    }
+}
+
+fn draw_service(random: &mut fastrand::Rng) -> Service {
+    match random.u32(0..20) {
+        0..8 => Service::WebSocket { is_full: true },
+        8..10 => Service::WebSocket { is_full: false },
+        10..16 => Service::EventStream {
+            is_chunked: random.u32(0..4) > 0,
+            is_full: random.bool(),
+        },
+        16..18 => Service::Plain,
+        _ => Service::Garbage,
+    }
+}
+
+fn calm_service(is_streamer: bool, random: &mut fastrand::Rng) -> Service {
+    match random.u32(0..8) {
+        _ if !is_streamer => Service::Plain,
+        0..4 => Service::WebSocket { is_full: true },
+        4 => Service::WebSocket { is_full: false },
+        _ => Service::EventStream {
+            is_chunked: random.u32(0..4) > 0,
+            is_full: random.bool(),
+        },
+    }
+}

@@ -1,0 +1,431 @@
+//! One seeded life of a worker: chaos, then calm, then its end.
+//!
+//! In the chaos everything that can go wrong does. In the calm the network is perfect, peers behave
+//! and time passes, so that everybody must be served to the last publication. At the end the
+//! worker drains, sometimes out of the chaos itself. Everything is drawn from the seed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fanfare::config::{Config, Overflow};
+use fanfare::frame::{Payload, Publication, Receipt};
+use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
+use fanfare::metrics::WorkerMetrics;
+use fanfare::sys::wake::Wake;
+use fanfare::time::Now;
+use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::{Parts, Turn, Worker};
+
+use crate::check::{self, Checker};
+use crate::model::Facts;
+use crate::net::{FakeNet, Faults, Sabotage};
+use crate::peer::Peer;
+
+/// Batches posted at once; below what the inbox holds, so that posting never waits.
+const BATCHES_MAX: usize = 50;
+/// Turns that a calm or a drain may take; more means that the worker does not sleep.
+const TURNS_MAX: u64 = 20_000;
+const LINGER_US: u64 = 2_000_000;
+/// Rounding of timers, and what the turns themselves take.
+const SLACK_US: u64 = 400_000;
+
+/// What a life came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) hash: u64,
+    pub(crate) turns: u64,
+    pub(crate) publications: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) gaps: u64,
+    /// The worker's counters, in the order of their table.
+    pub(crate) counts: Vec<u64>,
+}
+
+pub(crate) struct World {
+    worker: Worker<FakeNet>,
+    mailbox: Mailbox,
+    metrics: Arc<WorkerMetrics>,
+    config: Arc<Config>,
+    sequenced: Arc<AtomicU64>,
+    facts: Facts,
+    checker: Checker,
+    peers: Vec<Peer>,
+    random: fastrand::Rng,
+    /// Sequenced and not yet posted.
+    waiting: VecDeque<Arc<Publication>>,
+    /// The last number of each batch posted and not yet appended.
+    posted: VecDeque<u64>,
+    has_ended: bool,
+    turns: u64,
+    size_max: usize,
+    /// Not everybody finds room.
+    is_crowded: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let is_crowded = random.u32(0..12) == 0;
+        let config = Arc::new(draw_config(&mut random));
+        let listeners = random.usize(1..=2);
+        let mut net = FakeNet::new(random.fork(), listeners, is_shown);
+        net.faults = draw_faults(&mut random);
+        net.sabotage = sabotage;
+        let epoch = Epoch::new(random.u64(..) >> 1);
+        let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
+        let metrics = Arc::new(WorkerMetrics::default());
+        let sequenced = Arc::new(AtomicU64::new(0));
+        let now_us = net.now_us();
+        let crowd = if random.u32(0..8) == 0 { 60 } else { 12 };
+        let peers = (0..random.u64(2..=crowd)).map(|number| Peer::new(number, &mut random, now_us));
+        let peers = peers.collect();
+        let worker = Worker::new(
+            net,
+            Parts {
+                number: 3,
+                epoch,
+                config: Arc::clone(&config),
+                metrics: Arc::clone(&metrics),
+                inbox,
+                feed: Arc::new(Wake::new().expect("a descriptor")),
+                sequenced: Arc::clone(&sequenced),
+                pulse: Arc::default(),
+                conns_max: if is_crowded { 3 } else { 1000 },
+            },
+        );
+        let channels = random.usize(1..=6);
+        Self {
+            worker,
+            mailbox,
+            metrics,
+            sequenced,
+            facts: Facts {
+                epoch,
+                names: (0..channels).map(|number| format!("c{number}")).collect(),
+                publications: Vec::new(),
+                by_channel: vec![Vec::new(); channels],
+                head: 0,
+                evicted: 0,
+                now: Now(now_us),
+                channels_per_conn: config.limits.channels_per_conn as usize,
+                retry_ms: config.drain.retry_ms,
+                heartbeat_ms: config.heartbeat.interval_ms,
+                is_draining: false,
+                deliveries: 0,
+                gaps: 0,
+            },
+            checker: Checker::default(),
+            peers,
+            waiting: VecDeque::new(),
+            posted: VecDeque::new(),
+            has_ended: false,
+            turns: 0,
+            size_max: (config.quota.behind_bytes * 2).min(20_000) as usize,
+            is_crowded,
+            config,
+            random,
+        }
+    }
+
+    /// Lives to the end.
+    pub(crate) fn live(&mut self) -> Outcome {
+        self.be_chaotic();
+        if self.is_crowded || self.random.u32(0..5) == 0 {
+            self.drain();
+        } else {
+            self.calm_down();
+            self.be_calm();
+            self.publish_one_by_one();
+            for peer in &self.peers {
+                peer.check_settled(&self.facts);
+            }
+            self.drain_in_peace();
+        }
+        check::at_the_end(&self.worker, &self.metrics);
+        for peer in &mut self.peers {
+            peer.end(&mut self.facts);
+        }
+        assert_eq!(
+            self.metrics.deliveries.value(),
+            self.facts.deliveries,
+            "publications counted as delivered, and read"
+        );
+        Outcome {
+            hash: self.worker.net_mut().trace.hash,
+            turns: self.turns,
+            publications: self.facts.publications.len() as u64,
+            deliveries: self.facts.deliveries,
+            gaps: self.facts.gaps,
+            counts: WorkerMetrics::TABLE
+                .iter()
+                .map(|line| (line.read)(&self.metrics))
+                .collect(),
+        }
+    }
+
+    fn be_chaotic(&mut self) {
+        let steps = self.random.u32(100..1200);
+        let busy = self.random.u32(1..=6);
+        let pause_us = [2_000, 20_000, self.config.heartbeat.interval_ms * 250];
+        let pause_us = pause_us[self.random.usize(0..3)];
+        // While the mail is late, other workers are ahead, and so are clients who come from there.
+        let mut is_late = false;
+        for _ in 0..steps {
+            is_late ^= self.random.u32(0..100) == 0;
+            if self.random.u32(0..busy) == 0 && self.facts.publications.len() < 800 {
+                let burst = [1, 1, 3, 30][self.random.usize(0..4)];
+                for _ in 0..self.random.u32(1..=burst) {
+                    self.publish();
+                }
+            }
+            if !is_late && self.random.u32(0..3) > 0 {
+                self.post();
+            }
+            let pause = self.random.u64(1..=pause_us);
+            self.step(pause);
+        }
+    }
+
+    /// The network becomes perfect, and peers do nothing wrong from now on.
+    fn calm_down(&mut self) {
+        let net = self.worker.net_mut();
+        net.faults = Faults::default();
+        let pause_us = self.config.heartbeat.interval_ms * 100;
+        for peer in &mut self.peers {
+            peer.calm_down(net, pause_us);
+        }
+    }
+
+    /// Time passes until whoever was broken has been given up by both sides.
+    fn be_calm(&mut self) {
+        let interval_us = self.config.heartbeat.interval_ms * 1000;
+        let head_us = self.config.limits.request_head_ms * 1000;
+        let wait = 4 * interval_us + head_us + LINGER_US + 2_500_000;
+        let until = self.now_us() + wait;
+        let turns = self.turns + TURNS_MAX;
+        while self.now_us() < until {
+            assert!(self.turns < turns, "the worker turns for nothing");
+            self.post();
+            self.step(interval_us);
+        }
+        for peer in &self.peers {
+            let is_half_open = peer.link.as_ref().is_some_and(|link| link.is_abandoned);
+            assert!(!is_half_open, "peer {} is gone and kept", peer.number);
+        }
+    }
+
+    /// One publication in each channel, each of which everybody must get.
+    fn publish_one_by_one(&mut self) {
+        let interval_us = self.config.heartbeat.interval_ms * 1000;
+        for channel in 0..self.facts.names.len() {
+            self.sequence(channel, 5, None);
+            let until = self.now_us() + interval_us / 2;
+            while self.now_us() < until {
+                self.post();
+                self.step(interval_us);
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        while !self.waiting.is_empty() && self.posted.len() < BATCHES_MAX {
+            self.post();
+        }
+        self.facts.is_draining = true;
+        for peer in &mut self.peers {
+            peer.slow_down();
+        }
+        assert_eq!(
+            self.mailbox.post(Mail::Drain),
+            fanfare::worker::inbox::Posted::AtOnce
+        );
+        let window_us = self.config.drain.window_ms * 1000;
+        // What is in the inbox comes first, and the window begins after it.
+        let until = self.now_us() + window_us + LINGER_US + SLACK_US + 1_000_000;
+        let turns = self.turns + TURNS_MAX;
+        while !self.has_ended {
+            assert!(self.now_us() < until, "the drain does not end");
+            assert!(self.turns < turns, "the worker turns for nothing");
+            self.step(50_000);
+        }
+    }
+
+    /// Everybody who is served is told goodbye, also who comes in the middle of it.
+    fn drain_in_peace(&mut self) {
+        for _ in 0..3 {
+            let now_us = self.now_us();
+            let number = self.peers.len() as u64;
+            let mut peer = Peer::new(number, &mut self.random, now_us);
+            let net = self.worker.net_mut();
+            peer.calm_down(net, self.config.heartbeat.interval_ms * 100);
+            peer.act(net, &mut self.facts, &mut self.random);
+            (peer.is_held, peer.next_us) = (true, now_us + self.random.u64(0..150_000));
+            self.peers.push(peer);
+        }
+        self.step(1000);
+        self.step(1000);
+        for peer in &mut self.peers {
+            peer.is_held = false;
+        }
+        let had_time = self.config.drain.window_ms >= 500;
+        for peer in &mut self.peers {
+            if let Some(link) = &mut peer.link {
+                link.must_hear_goodbye = had_time;
+            }
+        }
+        self.drain();
+    }
+
+    fn now_us(&mut self) -> u64 {
+        self.worker.net_mut().now_us()
+    }
+
+    /// Peers act, then the worker turns once.
+    fn step(&mut self, pause_us: u64) {
+        for peer in &mut self.peers {
+            let net = self.worker.net_mut();
+            peer.act(net, &mut self.facts, &mut self.random);
+        }
+        let awake = self.peers.iter().filter(|peer| peer.is_awake());
+        let next = awake.map(|peer| peer.next_us).min();
+        let net = self.worker.net_mut();
+        let horizon = net.now_us() + pause_us;
+        net.horizon_us = next.map_or(horizon, |next| next.min(horizon));
+        self.has_ended = self.worker.turn() == Turn::Ended;
+        self.turns += 1;
+        let hub = self.worker.hub();
+        self.facts.head = hub.head().sequence.0;
+        self.facts.evicted = hub
+            .log()
+            .oldest()
+            .map_or(self.facts.head, |entry| entry.publication.id.sequence.0 - 1);
+        while self
+            .posted
+            .front()
+            .is_some_and(|last| *last <= self.facts.head)
+        {
+            self.posted.pop_front();
+        }
+        self.checker
+            .after_turn(&self.worker, &self.metrics, &self.config);
+        self.facts.now = Now(self.now_us());
+    }
+
+    fn publish(&mut self) {
+        let channel = self.random.usize(0..self.facts.names.len());
+        let size = match self.random.u32(0..10) {
+            0 => self.random.usize(0..=self.size_max),
+            1..4 => self.random.usize(0..300),
+            _ => self.random.usize(0..30),
+        };
+        let ttl_ms = (self.random.u32(0..8) == 0).then(|| self.random.u64(0..200));
+        self.sequence(channel, size, ttl_ms);
+    }
+
+    /// Gives a publication its number. Its payload begins with it too.
+    fn sequence(&mut self, channel: usize, size: usize, ttl_ms: Option<u64>) {
+        let sequence = self.facts.publications.len() as u64 + 1;
+        let id = Cursor {
+            epoch: self.facts.epoch,
+            sequence: Sequence(sequence),
+        };
+        let payload = match self.random.u32(0..3) {
+            0 => Payload::Json(format!("{sequence}.0{}", "7".repeat(size)).into()),
+            1 => Payload::Text(format!("{sequence}.{}", "ä\nb\r".repeat(size / 4)).into()),
+            _ => {
+                let mut bytes = format!("{sequence}.").into_bytes();
+                bytes.resize(bytes.len() + size, 0xfe);
+                Payload::Bytes(bytes.into())
+            }
+        };
+        let name = ChannelName::new(&self.facts.names[channel]).expect("a name");
+        let now = Now(self.now_us());
+        let mut publication = Publication::new(id, name, payload, now);
+        publication.event = (self.random.u32(0..5) == 0).then(|| "tick".into());
+        publication.expires = ttl_ms.map(|ms| now.after(std::time::Duration::from_millis(ms)));
+        if self.random.u32(0..8) == 0 {
+            let receipt = Arc::new(Receipt::new(1));
+            publication.receipt = Some(Arc::clone(&receipt));
+            self.checker.receipts.push_back((sequence, receipt));
+        }
+        let publication = Arc::new(publication);
+        self.facts.publications.push(Arc::clone(&publication));
+        self.facts.by_channel[channel].push(sequence);
+        self.waiting.push_back(publication);
+        self.sequenced.store(sequence, Ordering::Release);
+    }
+
+    /// Hands the worker a batch, if its inbox has room.
+    fn post(&mut self) {
+        if self.waiting.is_empty() || self.posted.len() >= BATCHES_MAX {
+            return;
+        }
+        let count = self.random.usize(1..=self.waiting.len());
+        let batch: Vec<_> = self.waiting.drain(..count).collect();
+        let last = batch
+            .last()
+            .map_or(0, |publication| publication.id.sequence.0);
+        self.posted.push_back(last);
+        let posted = self.mailbox.post(Mail::Publish(batch.into()));
+        assert_eq!(posted, fanfare::worker::inbox::Posted::AtOnce);
+    }
+
+    /// Where it is, for whoever looks into a failure.
+    pub(crate) fn whereabouts(&mut self) -> String {
+        let now_us = self.now_us();
+        format!(
+            "turn {}, {now_us} us, head {} of {}, {:?} {:?}",
+            self.turns,
+            self.facts.head,
+            self.facts.publications.len(),
+            self.config.quota,
+            self.config.log,
+        )
+    }
+}
+
+fn draw_config(random: &mut fastrand::Rng) -> Config {
+    let mut config = Config::default();
+    let mut pick = |choices: &[u64]| choices[random.usize(0..choices.len())];
+    config.heartbeat.interval_ms = pick(&[400, 700, 2000]);
+    config.limits.request_head_ms = pick(&[500, 2000]);
+    config.limits.request_head_bytes = pick(&[1024, 8192]) as u32;
+    config.limits.client_message_bytes = pick(&[1000, 65_536]) as u32;
+    config.limits.channels_per_conn = pick(&[1, 3, 128]) as u32;
+    config.quota.behind_bytes = pick(&[10, 300, 5_000, 65_536]);
+    config.quota.behind_publications = pick(&[1, 3, 20, 256]);
+    config.quota.write_bytes_per_turn = pick(&[200, 4096, 65_536]) as u32;
+    config.quota.overflow =
+        [Overflow::Skip, Overflow::Skip, Overflow::Close][pick(&[0, 1, 2]) as usize];
+    config.log.bytes = pick(&[3_000, 40_000, 1 << 26, 1 << 26]);
+    config.log.entries = pick(&[1, 10, 100, 1_000_000, 1_000_000]);
+    config.log.age_ms = pick(&[30, 1_000, 60_000, 60_000]);
+    config.drain.window_ms = pick(&[0, 60, 500, 3_000]);
+    config.drain.retry_ms = pick(&[0, 1, 30_000]);
+    config
+}
+
+fn draw_faults(random: &mut fastrand::Rng) -> Faults {
+    let mut rate = |most: u32| {
+        if random.bool() {
+            random.u32(0..=most)
+        } else {
+            0
+        }
+    };
+    Faults {
+        read_short: rate(500),
+        read_blocks: rate(300),
+        interrupted: rate(200),
+        write_short: rate(500),
+        spurious: rate(500),
+        stale: rate(300),
+        reset: rate(8),
+        accept_exhausted: rate(200),
+        accept_failed: rate(100),
+        register_failed: rate(100),
+        delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
+        write_us: [0, 20, 400][random.usize(0..3)],
+    }
+}
