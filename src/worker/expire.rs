@@ -50,6 +50,8 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(standing, out, context);
             }
         });
+        // A conn that has been told goodbye is read again, whatever it leaves unread itself.
+        self.list_to_read(id);
     }
 
     /// The window for draining is over: whoever is left is closed.
