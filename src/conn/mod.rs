@@ -79,20 +79,24 @@ pub enum Standing {
 }
 
 impl Conn {
-    /// A conn that has just been accepted. Its head has to come in time.
+    /// A conn that waits for its first request.
     #[must_use]
-    pub fn accept(context: &mut Context<'_>) -> Self {
-        context.ask(Effect::Arm(
-            context.now.after(context.config.limits.request_head()),
-        ));
+    pub fn new(now: Now) -> Self {
         Self {
             phase: Phase::Request {
                 partial: None,
                 has_served: false,
             },
             outbox: Outbox::default(),
-            life_ms: millis(context.now),
+            life_ms: millis(now),
         }
+    }
+
+    /// The conn has been accepted. Its head has to come in time.
+    pub fn handle_accepted(&self, context: &mut Context<'_>) {
+        context.ask(Effect::Arm(
+            context.now.after(context.config.limits.request_head()),
+        ));
     }
 
     /// What is on its way out.

@@ -367,7 +367,8 @@ fn conn_that_never_takes_its_answers_is_cut_off() {
 fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
     let mut world = World::default();
     let mut out = Vec::new();
-    let mut conn = Conn::accept(&mut world.context());
+    let mut conn = Conn::new(Now(0));
+    conn.handle_accepted(&mut world.context());
     let mut request = *b"GET /none HTTP/1.0\r\n\r\n";
     conn.handle_bytes(&mut request, &mut out, &mut world.context());
     world.effects.clear();

@@ -9,7 +9,7 @@ use super::net::{AcceptOutcome, Net};
 use super::{Slot, Worker};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
 use crate::conn::Conn;
-use crate::effect::{CloseReason, Context, Draw};
+use crate::effect::CloseReason;
 use crate::http::response;
 use crate::id::ConnId;
 
@@ -73,19 +73,6 @@ impl<N: Net> Worker<N> {
         }
         self.parts.metrics.conns_accepted.increment();
         self.parts.metrics.conns_open.increment();
-        self.look_at_the_calendar();
-        let mut context = Context {
-            now: self.now,
-            draw: Draw(self.net.draw()),
-            worker: self.parts.number,
-            conn: id,
-            head: self.hub.head(),
-            date: &self.date.text,
-            config: &self.parts.config,
-            metrics: &self.parts.metrics,
-            effects: &mut self.scratch.effects,
-        };
-        let conn = Conn::accept(&mut context);
         self.conns.insert(Slot {
             generation: id.generation,
             is_readable: false,
@@ -95,9 +82,9 @@ impl<N: Net> Worker<N> {
             is_listed_to_flush: false,
             is_closing: false,
             socket,
-            conn,
+            conn: Conn::new(self.now),
         });
-        self.apply(id);
+        self.call(id, |conn, _out, context| conn.handle_accepted(context));
         if self.draining.is_some() {
             self.close(id, CloseReason::Refused);
         }

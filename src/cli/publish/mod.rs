@@ -346,14 +346,14 @@ fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::UnixListener;
     use std::thread::JoinHandle;
 
     use super::*;
     use crate::id::ChannelName;
 
-    fn args(has_ack: bool, is_text: bool) -> PublishArgs {
+    pub(super) fn args(has_ack: bool, is_text: bool) -> PublishArgs {
         PublishArgs {
             channel: ChannelName::new("prices").unwrap(),
             data: None,

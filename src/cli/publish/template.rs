@@ -102,19 +102,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ChannelName;
-
-    fn args(has_ack: bool, is_text: bool) -> PublishArgs {
-        PublishArgs {
-            channel: ChannelName::new("prices").unwrap(),
-            data: None,
-            text: is_text,
-            event: None,
-            key: None,
-            ack: has_ack,
-            feed: None,
-        }
-    }
+    use crate::cli::publish::tests::args;
 
     fn line(args: &PublishArgs, payload: &[u8]) -> Result<String, PayloadError> {
         let mut out = Vec::new();
