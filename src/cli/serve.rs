@@ -18,7 +18,7 @@ use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
 use crate::server::{Server, logs, service};
-use crate::sys::activation;
+use crate::sys::{activation, memory};
 
 /// How often workers are looked after when no service manager wants to know.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,6 +40,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         loaded.config.feed = file::default_feed_path();
     }
     let (_logs, dropped_log_lines) = logs::start(&loaded.config.logging);
+    if !memory::refuse_huge_pages() {
+        tracing::debug!("the system does not let go of huge pages; more memory is used");
+    }
     let signals = signals().context("cannot wait for signals")?;
     let server =
         Server::start(loaded.config, inherited, dropped_log_lines).map_err(anyhow::Error::from)?;

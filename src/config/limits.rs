@@ -43,6 +43,15 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long accepting pauses when no descriptor is left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 250;
 
+// -- Memory.
+
+/// Conns that come and go before a worker looks for memory to give back.
+pub const STORM_CONNS: u32 = 1024;
+/// How long nobody must come or go before memory is given back, in milliseconds.
+pub const STORM_QUIET_MS: u64 = 1_000;
+/// After how long memory is given back although conns still come and go, in milliseconds.
+pub const STORM_PATIENCE_MS: u64 = 10_000;
+
 // -- Draining.
 
 /// Time between two goodbyes while a worker drains, in microseconds; less when the window is short.

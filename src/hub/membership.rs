@@ -165,6 +165,19 @@ impl Hub {
         self.drop_if_abandoned(index);
     }
 
+    /// Lets go of the room for conns in slots from here on, who have left, and for channels that
+    /// have gone.
+    pub fn shrink_to(&mut self, slots: usize) {
+        debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
+        self.members.truncate(slots);
+        self.members.shrink_to_fit();
+        self.channels.shrink_to_fit();
+        self.names.shrink_to_fit();
+        self.replays.shrink_to_fit();
+        self.gaps.shrink_to_fit();
+        self.walks.shrink_to_fit();
+    }
+
     fn make_room(&mut self, slot: u32) {
         if self.members.len() <= slot as usize {
             self.members.resize_with(slot as usize + 1, Member::default);

@@ -13,4 +13,5 @@ pub mod cpu;
 pub mod descriptors;
 pub mod group;
 pub mod listener;
+pub mod memory;
 pub mod wake;

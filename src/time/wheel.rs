@@ -162,6 +162,13 @@ impl Wheel {
         true
     }
 
+    /// Lets go of the room for slots from here on. None of them may have a deadline.
+    pub fn shrink_to(&mut self, slots: usize) {
+        debug_assert!(self.links.iter().skip(slots).all(|link| link.due == NEVER));
+        self.links.truncate(slots);
+        self.links.shrink_to_fit();
+    }
+
     /// The next time at which a slot may be due; `None` if none is armed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Deadline> {

@@ -73,6 +73,7 @@ impl<N: Net> Worker<N> {
         }
         self.parts.metrics.conns_accepted.increment();
         self.parts.metrics.conns_open.increment();
+        self.storm.note(self.now);
         self.conns.insert(Slot {
             generation: id.generation,
             is_readable: false,

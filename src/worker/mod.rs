@@ -20,6 +20,7 @@ pub mod net;
 mod poll;
 mod read;
 mod reap;
+mod storm;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use inbox::{Batch, Inbox};
 use net::{Net, Readiness};
+use storm::Storm;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -83,6 +85,7 @@ pub struct Worker<N: Net> {
     /// A batch of which only the first publications have been appended.
     batch: Option<(Batch, usize)>,
     accepting: Accepting,
+    storm: Storm,
     draining: Option<Draining>,
     /// The calendar's time as the `Date` field has it.
     date: Date,
@@ -170,6 +173,7 @@ impl<N: Net> Worker<N> {
             to_reap: Vec::new(),
             batch: None,
             accepting: Accepting::default(),
+            storm: Storm::default(),
             draining: None,
             date: Date::default(),
             scratch: Scratch {

@@ -59,6 +59,7 @@ impl<N: Net> Worker<N> {
             self.hub.next_eviction(),
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
+            self.storm.due(),
         ];
         let now = self.net.now();
         due.into_iter()

@@ -17,6 +17,7 @@ impl<N: Net> Worker<N> {
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
             self.hub.leave(id.slot);
+            self.storm.note(self.now);
             self.parts.metrics.conns_open.decrement();
             self.parts.metrics.closed(reason).increment();
             tracing::debug!(
@@ -26,6 +27,7 @@ impl<N: Net> Worker<N> {
                 "closed"
             );
         }
+        self.calm();
         self.show_gauges();
     }
 

@@ -293,6 +293,9 @@ impl World {
         let horizon = net.now_us() + pause_us;
         net.horizon_us = next.map_or(horizon, |next| next.min(horizon));
         self.has_ended = self.worker.turn() == Turn::Ended;
+        if self.random.u32(0..64) == 0 {
+            self.worker.give_back_memory();
+        }
         self.turns += 1;
         let hub = self.worker.hub();
         self.facts.head = hub.head().sequence.0;

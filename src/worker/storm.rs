@@ -1,0 +1,69 @@
+//! storm: gives memory back after many conns have come or gone.
+//!
+//! Tables that have grown for a crowd stay large, and what requests and outboxes have freed stays
+//! with the allocator, until somebody asks for it. That takes a millisecond, so it waits until
+//! nobody comes or goes, but not for ever. Called at the end of reap; frees room, never a conn.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::net::Net;
+use crate::config::limits::{STORM_CONNS, STORM_PATIENCE_MS, STORM_QUIET_MS};
+use crate::sys::memory;
+use crate::time::{Deadline, Now};
+
+/// Conns that have come or gone since memory was given back last.
+#[derive(Debug, Default)]
+pub(super) struct Storm {
+    conns: u32,
+    began: Now,
+    latest: Now,
+}
+
+impl Storm {
+    /// A conn has come or gone.
+    pub(super) fn note(&mut self, now: Now) {
+        if self.conns == 0 {
+            self.began = now;
+        }
+        self.conns = self.conns.saturating_add(1);
+        self.latest = now;
+    }
+
+    /// When memory is to be given back, if there has been a storm.
+    pub(super) fn due(&self) -> Option<Deadline> {
+        (self.conns >= STORM_CONNS).then(|| {
+            let quiet = self.latest.after(Duration::from_millis(STORM_QUIET_MS));
+            quiet.min(self.began.after(Duration::from_millis(STORM_PATIENCE_MS)))
+        })
+    }
+}
+
+impl<N: Net> Worker<N> {
+    pub(super) fn calm(&mut self) {
+        if self
+            .storm
+            .due()
+            .is_some_and(|due| self.now.has_reached(due))
+        {
+            self.give_back_memory();
+        }
+    }
+
+    /// Gives memory back now. Public for the simulation, whose crowds are too small for a storm.
+    #[doc(hidden)]
+    pub fn give_back_memory(&mut self) {
+        self.storm = Storm::default();
+        // Tables that are half full are left alone: the room in them has not been touched yet, or
+        // is needed again by the next few conns.
+        if self.conns.len() * 2 <= self.conns.capacity() {
+            self.conns.shrink_to_fit();
+            let slots = self.conns.iter().next_back().map_or(0, |(key, _)| key + 1);
+            self.wheel.shrink_to(slots);
+            self.hub.shrink_to(slots);
+        }
+        self.to_read.shrink_to_fit();
+        self.to_flush.shrink_to_fit();
+        memory::give_back();
+    }
+}
