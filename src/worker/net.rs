@@ -13,6 +13,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use crate::config::limits::POLL_READINESS_MAX;
 use crate::id::ConnId;
@@ -314,7 +315,19 @@ impl Net for MioNet {
 
     fn write(&mut self, socket: &mut TcpStream, slices: &[IoSlice<'_>]) -> WriteOutcome {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        match socket.write_vectored(slices) {
+        // By send(2) and sendmsg(2): writev(2) does the same, but as for a file, with a lock on the
+        // position that a socket does not have.
+        let written = match slices {
+            [slice] => socket.write(slice),
+            _ => rustix::net::sendmsg(
+                &*socket,
+                slices,
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            )
+            .map_err(io::Error::from),
+        };
+        match written {
             // A short write means that the buffer is full, and room in it will be reported.
             Ok(count) => WriteOutcome::Wrote {
                 count,
