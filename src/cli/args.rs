@@ -24,7 +24,8 @@ Examples:
   fanfare serve --demo
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
   fanfare publish prices '{\"eur\":1.0841}'
-  fanfare check /etc/fanfare/fanfare.toml")]
+  fanfare check /etc/fanfare/fanfare.toml
+  fanfare doctor --target 1000000")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -36,6 +37,8 @@ pub struct Arguments {
 pub enum Command {
     /// Validate a configuration file.
     Check(CheckArgs),
+    /// Say how many connections this machine holds, and what stops more.
+    Doctor(DoctorArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
     /// Run the server.
@@ -194,6 +197,47 @@ pub struct CheckArgs {
     pub file: Option<PathBuf>,
 }
 
+/// Arguments of `fanfare doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status 1 when the target does not fit. To examine another host, record it there with
+`fanfare doctor --record DIR`, bring DIR here and say `fanfare doctor --root DIR`.
+
+Examples:
+  fanfare doctor
+  fanfare doctor --target 1000000
+  fanfare doctor --target 1000000 --workers 56 --json
+  fanfare doctor --pid $(systemctl show -P MainPID fanfare)")]
+pub struct DoctorArgs {
+    /// Say what has to change for so many connections.
+    #[arg(long, value_name = "CONNS", value_parser = clap::value_parser!(u64).range(1..=TARGET_MAX))]
+    pub target: Option<u64>,
+    /// Configuration file; without it no file is read.
+    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Worker threads; 0 is one per core [default: 0].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
+    /// How many of a hundred connections have a full send buffer at the same time.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub stalled: u8,
+    /// Examine this process's limits instead of our own, such as those of the running server.
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Read below this folder: for examining another host's recorded tree.
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub root: Option<PathBuf>,
+    /// Copy what is read to this folder: for examining this host elsewhere.
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub record: Option<PathBuf>,
+}
+
+/// The most connections that can be asked for; above it no sum makes sense.
+const TARGET_MAX: u64 = 1_000_000_000_000;
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 = text
         .parse()
@@ -260,6 +304,8 @@ mod tests {
             "fanfare publish",
             "fanfare subscribe ws://h/ws --timeout soon",
             "fanfare subscribe ws://h/ws --count 0",
+            "fanfare doctor --target 0",
+            "fanfare doctor --stalled 101",
             "fanfare subscribe ws://h/ws --header nonsense",
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");

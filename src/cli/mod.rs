@@ -6,6 +6,7 @@
 
 pub mod args;
 mod check;
+mod doctor;
 mod lines;
 mod publish;
 mod serve;
@@ -83,6 +84,7 @@ pub fn run() -> ExitCode {
     };
     let ended = match &arguments.command {
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),
+        Command::Doctor(args) => doctor::run(args, &mut io::stdout().lock()),
         Command::Publish(args) => publish::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),

@@ -1,0 +1,357 @@
+//! PURE: what does not bound the number of conns and yet stops an operator on the way there.
+//!
+//! Rates of a connect storm, ports of a proxy, processor time, huge pages: each with the sum that
+//! makes it matter for so many conns, and a line where there is one. Nothing is said of what is
+//! not known.
+
+use serde::Serialize;
+
+use super::capacity::{OTHER_THREADS, Plan};
+use super::cgroup::Tightest;
+use super::context::Context;
+use super::facts::{Conntrack, Facts};
+use super::parse::Ceiling;
+use super::words::grouped;
+use crate::config::limits::LISTEN_BACKLOG;
+
+/// Memory maps of a thread: its stack, the guard below it and what the allocator has for it.
+const MAPS_PER_THREAD: u64 = 16;
+/// Memory maps of the program itself, rounded up.
+const MAPS_OF_PROGRAM: u64 = 512;
+
+/// One thing to consider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Advice {
+    /// What it is about.
+    pub(super) about: &'static str,
+    /// Why.
+    pub(super) why: String,
+    /// A line that helps, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) line: Option<String>,
+}
+
+fn advice(about: &'static str, why: String, line: Option<&str>) -> Advice {
+    let line = line.map(str::to_owned);
+    Advice { about, why, line }
+}
+
+/// Everything worth saying to somebody who wants so many conns.
+pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
+    let mut found = Vec::new();
+    found.extend(surroundings(facts));
+    found.extend(storms(facts, plan));
+    found.extend(ports(facts, conns));
+    found.extend(idle_conntrack(facts, conns));
+    found.extend(orphans(facts, plan, conns));
+    found.extend(processor_time(facts, plan));
+    found.extend(huge_pages(facts));
+    found.extend(maps(facts, plan));
+    found.extend(devices(facts));
+    found
+}
+
+fn surroundings(facts: &Facts) -> Vec<Advice> {
+    let mut found = Vec::new();
+    if let Context::Shell { has_systemd: true } = facts.context {
+        let why = "these are the limits of this shell, and those of a unit are its own; once the unit \
+                   runs, ask for it";
+        let line = "fanfare doctor --pid $(systemctl show -P MainPID fanfare)";
+        found.push(advice("unit", why.to_owned(), Some(line)));
+    }
+    if facts.may_raise == Some(false) && !matches!(facts.context, Context::Unit(_)) {
+        let why = "this process may not raise hard limits (CAP_SYS_RESOURCE is missing), so they are \
+                   lifted by whoever starts it, or got round with more workers";
+        found.push(advice("hard limits", why.to_owned(), None));
+    }
+    found
+}
+
+/// Places for connections that nobody has accepted yet.
+fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
+    let wanted = LISTEN_BACKLOG.unsigned_abs().into();
+    let mut found = Vec::new();
+    let cases = [
+        ("net.core.somaxconn", facts.somaxconn, "not yet accepted"),
+        (
+            "net.ipv4.tcp_max_syn_backlog",
+            facts.syn_backlog,
+            "half open",
+        ),
+    ];
+    for (key, value, state) in cases {
+        let Some(most) = value.filter(|most| *most < wanted) else {
+            continue;
+        };
+        let places = most.saturating_mul(plan.workers.into());
+        let why = format!(
+            "a connect storm has room for {} connections {state} ({most} for each of {} workers); the \
+             server asks for {wanted} each, and past them connects are dropped and come again after a \
+             second",
+            grouped(places),
+            plan.workers,
+        );
+        let line = format!("sysctl -w {key}={wanted}");
+        found.push(advice(key, why, Some(&line)));
+    }
+    found
+}
+
+/// Only who connects needs a port for each connection: a proxy before us, or a load generator.
+fn ports(facts: &Facts, conns: u64) -> Option<Advice> {
+    let [first, last] = facts.ports?;
+    let count = last.checked_sub(first)?.checked_add(1)?;
+    if conns <= count {
+        return None;
+    }
+    let why = format!(
+        "clients that come from elsewhere need none of our ports, but a proxy or a load generator on a \
+         host like this has {} for each pair of its own address and an address and port of ours: {} \
+         conns through it take {} such pairs",
+        grouped(count),
+        grouped(conns),
+        conns.div_ceil(count),
+    );
+    let line = "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"";
+    Some(advice(
+        "net.ipv4.ip_local_port_range",
+        why,
+        (first > 1024).then_some(line),
+    ))
+}
+
+fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
+    let Some(Some(Conntrack { max, count: 0 })) = facts.conntrack else {
+        return None;
+    };
+    if max >= conns {
+        return None;
+    }
+    let why = format!(
+        "connection tracking is loaded and tracks nothing now; as soon as a firewall or NAT rule asks \
+         for it, {} connections are the most",
+        grouped(max)
+    );
+    let line = format!("sysctl -w net.netfilter.nf_conntrack_max={conns}");
+    Some(advice("nf_conntrack_max", why, Some(&line)))
+}
+
+/// Sockets that are closed before everything in them was acknowledged live on without an owner.
+fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
+    let most = facts.orphans_max?;
+    let stalled = conns.saturating_mul(plan.stalled_percent.into()) / 100;
+    if stalled <= most {
+        return None;
+    }
+    let why = format!(
+        "when the server closes {} conns that still owe bytes, {} of them may go on; the others are \
+         reset and lose what was not yet sent",
+        grouped(stalled),
+        grouped(most),
+    );
+    let line = format!("sysctl -w net.ipv4.tcp_max_orphans={stalled}");
+    Some(advice("net.ipv4.tcp_max_orphans", why, Some(&line)))
+}
+
+fn processor_time(facts: &Facts, plan: &Plan) -> Option<Advice> {
+    let Tightest::At(level) = &facts.groups.processor else {
+        return None;
+    };
+    if level.limit >= u64::from(plan.workers) * 1000 {
+        return None;
+    }
+    let share = format!("{}.{:03}", level.limit / 1000, level.limit % 1000);
+    let why = format!(
+        "the cgroup gives {share} processors' time to {} workers: when it is used up all of them stand \
+         still until the period is over, and latency has gaps of up to 100 ms",
+        plan.workers
+    );
+    Some(advice("cgroup cpu", why, None))
+}
+
+fn huge_pages(facts: &Facts) -> Option<Advice> {
+    let mode = facts.huge_pages.as_deref()?;
+    if mode == "never" {
+        return None;
+    }
+    let why = format!(
+        "transparent huge pages are given ({mode}); an allocator that takes them holds more memory per \
+         conn than this sum has. Without them in the unit, [Service]:"
+    );
+    let line = "Environment=MIMALLOC_ALLOW_THP=0";
+    Some(advice("transparent huge pages", why, Some(line)))
+}
+
+fn maps(facts: &Facts, plan: &Plan) -> Option<Advice> {
+    let most = facts.maps_max?;
+    let threads = u64::from(plan.workers) + OTHER_THREADS;
+    let needed = threads * MAPS_PER_THREAD + MAPS_OF_PROGRAM;
+    if most >= needed {
+        return None;
+    }
+    let why = format!("{threads} threads may need {} memory maps", grouped(needed));
+    Some(advice(
+        "vm.max_map_count",
+        why,
+        Some("sysctl -w vm.max_map_count=65530"),
+    ))
+}
+
+fn devices(facts: &Facts) -> Vec<Advice> {
+    let Some(processors) = facts.processors else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for device in &facts.devices {
+        let queues = device.receive_queues;
+        if device.is_spread || queues >= processors {
+            continue;
+        }
+        let name = &device.name;
+        let why = format!(
+            "{name} receives in {queues} queues for {processors} processors, so some do the network's \
+             work for all; ethtool -l {name} says whether it can have more, and RPS spreads what it \
+             has: tuning/README.md"
+        );
+        found.push(advice("network queues", why, None));
+    }
+    found
+}
+
+/// What a kernel can do that a server may make use of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Features {
+    /// `io_uring(7)`: `available`, `for_privileged`, `disabled` or `unknown`.
+    pub(super) io_uring: &'static str,
+    /// TLS below a socket: `available`, `not_loaded` or `unknown`.
+    pub(super) kernel_tls: &'static str,
+    /// Memory that may be locked counts for rings before Linux 5.12: `enough`, `little` or `unknown`.
+    pub(super) locked_memory: &'static str,
+}
+
+/// Reads the features out of the facts.
+pub(super) fn features(facts: &Facts) -> Features {
+    const RING_BYTES: u64 = 8 << 20;
+    let version = facts
+        .kernel
+        .as_deref()
+        .and_then(super::parse::kernel_version);
+    let io_uring = match (facts.io_uring_disabled, version) {
+        (Some(0), _) => "available",
+        (Some(1), _) => "for_privileged",
+        (Some(2), _) => "disabled",
+        // The switch came with 6.6; before it there was only the configuration of the kernel.
+        (None, Some(version)) if ((5, 1)..(6, 6)).contains(&version) => "available",
+        (None, Some(version)) if version < (5, 1) => "disabled",
+        (Some(_) | None, _) => "unknown",
+    };
+    let kernel_tls = match facts.has_kernel_tls {
+        Some(true) => "available",
+        Some(false) => "not_loaded",
+        None => "unknown",
+    };
+    let locked_memory = match (version, facts.locked_bytes) {
+        (Some(version), _) if version >= (5, 12) => "enough",
+        (_, Some(Ceiling::Unlimited)) => "enough",
+        (_, Some(Ceiling::At(most))) if most >= RING_BYTES => "enough",
+        (Some(_), Some(Ceiling::At(_))) => "little",
+        (_, None) | (None, _) => "unknown",
+    };
+    Features {
+        io_uring,
+        kernel_tls,
+        locked_memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::Level;
+    use super::super::facts::Device;
+    use super::*;
+    use crate::config::Config;
+
+    fn told_of(facts: &Facts, conns: u64) -> Vec<&'static str> {
+        let plan = Plan::new(&Config::default(), 2, 1);
+        let found = advise(facts, &plan, conns);
+        found.into_iter().map(|advice| advice.about).collect()
+    }
+
+    #[test]
+    fn nothing_is_said_of_what_is_not_known() {
+        let nothing: [&str; 0] = [];
+        assert_eq!(told_of(&Facts::default(), u64::MAX), nothing);
+    }
+
+    #[test]
+    fn small_backlogs_and_few_ports_are_told() {
+        let facts = Facts {
+            somaxconn: Some(128),
+            syn_backlog: Some(4096),
+            ports: Some([32_768, 60_999]),
+            ..Facts::default()
+        };
+        assert_eq!(told_of(&facts, 28_232), ["net.core.somaxconn"]);
+        let both = ["net.core.somaxconn", "net.ipv4.ip_local_port_range"];
+        assert_eq!(told_of(&facts, 28_233), both);
+        let found = ports(&facts, 1_000_000).unwrap();
+        assert!(found.why.contains("28,232") && found.why.contains("take 36 such"));
+    }
+
+    #[test]
+    fn table_that_tracks_nothing_is_told_when_it_is_too_small() {
+        let facts = Facts {
+            conntrack: Some(Some(Conntrack { max: 100, count: 0 })),
+            ..Facts::default()
+        };
+        assert_eq!(told_of(&facts, 101), ["nf_conntrack_max"]);
+        assert!(told_of(&facts, 100).is_empty());
+    }
+
+    #[test]
+    fn half_a_processor_for_two_workers_is_told() {
+        let mut facts = Facts::default();
+        facts.groups.processor = Tightest::At(Level {
+            path: String::from("cpu.max"),
+            limit: 500,
+            used: 0,
+        });
+        assert_eq!(told_of(&facts, 1), ["cgroup cpu"]);
+    }
+
+    #[test]
+    fn single_queue_is_told_unless_it_is_spread() {
+        let mut facts = Facts {
+            processors: Some(4),
+            devices: vec![Device {
+                name: String::from("eth0"),
+                receive_queues: 1,
+                is_spread: false,
+            }],
+            ..Facts::default()
+        };
+        assert_eq!(told_of(&facts, 1), ["network queues"]);
+        for device in &mut facts.devices {
+            device.is_spread = true;
+        }
+        assert!(told_of(&facts, 1).is_empty());
+    }
+
+    #[test]
+    fn io_uring_is_told_by_its_switch_or_by_the_kernels_age() {
+        let io_uring = |kernel: &str, disabled| {
+            let facts = Facts {
+                kernel: Some(kernel.to_owned()),
+                io_uring_disabled: disabled,
+                ..Facts::default()
+            };
+            features(&facts).io_uring
+        };
+        assert_eq!(io_uring("6.18.1", Some(0)), "available");
+        assert_eq!(io_uring("6.18.1", Some(2)), "disabled");
+        assert_eq!(io_uring("6.18.1", None), "unknown");
+        assert_eq!(io_uring("5.15.0-91", None), "available");
+        assert_eq!(io_uring("4.19.0", None), "disabled");
+        assert_eq!(features(&Facts::default()).kernel_tls, "unknown");
+    }
+}

@@ -1,0 +1,362 @@
+//! PURE: how many conns each limit allows.
+//!
+//! Facts and a plan in, a list of limits out; the smallest number is what fits. No number is made up:
+//! a limit whose fact is not known is [`Allows::Unknown`] and takes no part in the minimum. What a
+//! conn costs stands here, in one place, with where it comes from. [`super::lift`] turns the same
+//! sums round, so that the line it gives is enough.
+
+use super::cgroup::Tightest;
+use super::facts::{Conntrack, Facts, Files};
+use super::parse::Ceiling;
+use crate::config::Config;
+use crate::config::limits::{BATCH_BYTES_MAX, INBOX_BATCHES_MAX};
+
+/// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP), 832
+/// (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo` of
+/// Linux 6.18 on x86-64 has them. With what is left over in their slabs, the pointer to a memory
+/// cgroup beside each object and the place in the descriptor table it is 3950; up to a page is for
+/// other kernels.
+pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
+/// User-space memory of one idle conn with one subscription, in bytes: the bound that this server's
+/// memory is held to.
+pub(super) const USER_BYTES_PER_CONN: u64 = 256;
+/// The program, its allocator, and the threads that are no workers, in bytes; rounded up.
+const PROCESS_BYTES: u64 = 16 << 20;
+/// A worker without its log, in bytes: read buffer, stack, timer wheel, poll; rounded up.
+const WORKER_BYTES: u64 = 1 << 20;
+/// One entry of a worker's log: what [`crate::hub::log::Entry`] has.
+const LOG_ENTRY_BYTES: u64 = size_of::<crate::hub::log::Entry>() as u64;
+/// Bytes that the log counts for the smallest publications worth planning for.
+const LOGGED_BYTES_MIN: u64 = 256;
+/// Descriptors in a worker's table that are no conns, as the server keeps them back.
+const DESCRIPTORS_KEPT: u64 = 64;
+/// Descriptors of the process that are in no worker's table, rounded up.
+const DESCRIPTORS_SHARED: u64 = 64;
+/// Threads that are no workers: main, signals, feed, admin, log, demo.
+pub(super) const OTHER_THREADS: u64 = 6;
+/// The kernel spreads clients over workers by a hash, never evenly: room for so many of them is kept
+/// as tenths of the share.
+const SPREAD: (u64, u64) = (11, 10);
+
+/// What the server is asked to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Workers.
+    pub(super) workers: u32,
+    /// `limits.conns`; zero is no bound.
+    pub(super) conns_key: u32,
+    /// `quota.send_buffer_bytes`.
+    pub(super) send_buffer_bytes: u32,
+    /// `log.bytes`.
+    pub(super) log_bytes: u64,
+    /// `log.entries`.
+    pub(super) log_entries: u64,
+    /// How many of a hundred conns have a full send buffer at the same time.
+    pub(super) stalled_percent: u8,
+}
+
+impl Plan {
+    /// A plan for a configuration with so many workers.
+    pub(super) fn new(config: &Config, workers: u32, stalled_percent: u8) -> Self {
+        Self {
+            workers: workers.max(1),
+            conns_key: config.limits.conns,
+            send_buffer_bytes: config.quota.send_buffer_bytes,
+            log_bytes: config.log.bytes,
+            log_entries: config.log.entries,
+            stalled_percent,
+        }
+    }
+
+    /// Send-buffer bytes for each conn when the stalled ones are shared out over all.
+    pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
+        let asked = u64::from(self.send_buffer_bytes);
+        let given = facts
+            .send_buffer_bytes_max
+            .map_or(asked, |max| asked.min(max));
+        // The kernel books twice what was asked for (socket(7), SO_SNDBUF).
+        given * 2 * u64::from(self.stalled_percent) / 100
+    }
+
+    /// Memory of one conn, in the kernel and in the process.
+    pub(super) fn bytes_per_conn(&self, facts: &Facts) -> u64 {
+        KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
+    }
+
+    /// Memory that is needed before the first conn. Publications are shared by the workers; the ring
+    /// that points to them is each worker's own.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
+        let entries = self.log_entries.min(self.log_bytes / LOGGED_BYTES_MIN);
+        let worker = WORKER_BYTES.saturating_add(entries.saturating_mul(LOG_ENTRY_BYTES));
+        PROCESS_BYTES
+            .saturating_add(inbox)
+            .saturating_add(self.log_bytes)
+            .saturating_add(worker.saturating_mul(self.workers.into()))
+    }
+
+    /// Threads of the whole process.
+    pub(super) fn threads(&self) -> u64 {
+        u64::from(self.workers) + OTHER_THREADS
+    }
+
+    /// Conns in all tables together when each may hold this many descriptors.
+    pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
+        let usable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
+        if self.workers == 1 {
+            return usable;
+        }
+        let (spread, whole) = SPREAD;
+        let all = usable.saturating_mul(self.workers.into());
+        if all == u64::MAX {
+            return all;
+        }
+        all.saturating_mul(whole) / spread
+    }
+
+    /// Descriptors that each table has to hold for so many conns.
+    pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
+        let share = if self.workers == 1 {
+            conns
+        } else {
+            with_spread(conns).div_ceil(self.workers.into())
+        };
+        share.saturating_add(DESCRIPTORS_KEPT)
+    }
+
+    /// Open files of the whole process for so many conns.
+    pub(super) fn files_for(&self, conns: u64) -> u64 {
+        conns.saturating_add(self.files_kept())
+    }
+
+    fn files_kept(&self) -> u64 {
+        // The kept descriptors of a table are mostly copies of the same open files.
+        DESCRIPTORS_SHARED + DESCRIPTORS_KEPT / 4 * u64::from(self.workers)
+    }
+}
+
+/// The fewest workers whose tables of this size hold so many conns.
+pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
+    let usable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
+    if conns <= usable {
+        return 1;
+    }
+    with_spread(conns).div_ceil(usable.max(1))
+}
+
+fn with_spread(conns: u64) -> u64 {
+    let (spread, whole) = SPREAD;
+    conns.saturating_mul(spread).div_ceil(whole)
+}
+
+/// A limit of a host or of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LimitId {
+    /// `limits.conns`.
+    ConnsKey,
+    /// `RLIMIT_NOFILE`, once for each worker.
+    Descriptors,
+    /// `fs.nr_open`.
+    NrOpen,
+    /// `fs.file-max`.
+    FileMax,
+    /// What is left of the machine's memory.
+    Memory,
+    /// What is left to the memory cgroup.
+    GroupMemory,
+    /// What may be committed.
+    Commit,
+    /// `net.ipv4.tcp_mem`.
+    TcpMem,
+    /// `net.netfilter.nf_conntrack_max`.
+    Conntrack,
+    /// `fs.epoll.max_user_watches`.
+    EpollWatches,
+    /// The `pids` cgroup.
+    GroupTasks,
+    /// `RLIMIT_NPROC`.
+    UserThreads,
+    /// `kernel.threads-max`.
+    ThreadsMax,
+}
+
+/// How many conns a limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allows {
+    /// So many.
+    Conns(u64),
+    /// As many as you like.
+    AnyNumber,
+    /// It cannot be said.
+    Unknown,
+}
+
+impl Allows {
+    /// Whether so many are known to be too many.
+    pub(super) fn refuses(self, conns: u64) -> bool {
+        matches!(self, Self::Conns(most) if most < conns)
+    }
+}
+
+/// A limit and what it comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Limit {
+    /// Which.
+    pub(super) id: LimitId,
+    /// How many conns it allows.
+    pub(super) allows: Allows,
+}
+
+/// All limits, in the order of the report.
+pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
+    use LimitId as Id;
+    let descriptors = ceiling(facts.descriptors_hard, |most| plan.conns_in_tables(most));
+    let table = [
+        (Id::ConnsKey, conns_key(plan)),
+        (Id::Descriptors, descriptors),
+        (
+            Id::NrOpen,
+            known(facts.nr_open, |most| plan.conns_in_tables(most)),
+        ),
+        (
+            Id::FileMax,
+            known(facts.files, |files| file_max(files, plan)),
+        ),
+        (
+            Id::Memory,
+            known(facts.memory_available_bytes, |bytes| {
+                in_memory(facts, plan, bytes)
+            }),
+        ),
+        (Id::GroupMemory, group_memory(facts, plan)),
+        (
+            Id::Commit,
+            ceiling(facts.commit_room_bytes, |bytes| {
+                bytes.saturating_sub(plan.fixed_bytes()) / USER_BYTES_PER_CONN
+            }),
+        ),
+        (Id::TcpMem, tcp_mem(facts, plan)),
+        (Id::Conntrack, conntrack(facts)),
+        (
+            Id::EpollWatches,
+            known(facts.epoll_watches, |most| {
+                most.saturating_sub(plan.files_kept())
+            }),
+        ),
+        (Id::GroupTasks, group_tasks(facts, plan)),
+        (Id::UserThreads, user_threads(facts, plan)),
+        (
+            Id::ThreadsMax,
+            facts
+                .threads_max
+                .map_or(Allows::Unknown, |most| threads(facts, plan, most)),
+        ),
+    ];
+    table.map(|(id, allows)| Limit { id, allows }).into()
+}
+
+/// The smallest number among the limits, and whose it is.
+pub(super) fn binding(limits: &[Limit]) -> Option<(LimitId, u64)> {
+    limits
+        .iter()
+        .filter_map(|limit| match limit.allows {
+            Allows::Conns(conns) => Some((limit.id, conns)),
+            Allows::AnyNumber | Allows::Unknown => None,
+        })
+        .min_by_key(|(_, conns)| *conns)
+}
+
+fn known<T>(fact: Option<T>, conns: impl FnOnce(T) -> u64) -> Allows {
+    fact.map_or(Allows::Unknown, |fact| Allows::Conns(conns(fact)))
+}
+
+fn ceiling(fact: Option<Ceiling>, conns: impl FnOnce(u64) -> u64) -> Allows {
+    match fact {
+        Some(Ceiling::At(most)) => Allows::Conns(conns(most)),
+        Some(Ceiling::Unlimited) => Allows::AnyNumber,
+        None => Allows::Unknown,
+    }
+}
+
+fn conns_key(plan: &Plan) -> Allows {
+    match plan.conns_key {
+        0 => Allows::AnyNumber,
+        // Shared out evenly and rounded up, while the kernel spreads clients unevenly.
+        conns => Allows::Conns(conns.into()),
+    }
+}
+
+fn file_max(files: Files, plan: &Plan) -> u64 {
+    files
+        .max
+        .saturating_sub(files.open)
+        .saturating_sub(plan.files_kept())
+}
+
+fn in_memory(facts: &Facts, plan: &Plan, bytes: u64) -> u64 {
+    bytes.saturating_sub(plan.fixed_bytes()) / plan.bytes_per_conn(facts)
+}
+
+fn group_memory(facts: &Facts, plan: &Plan) -> Allows {
+    match &facts.groups.memory {
+        Tightest::At(level) => Allows::Conns(in_memory(facts, plan, level.room())),
+        Tightest::None if facts.are_groups_known => Allows::AnyNumber,
+        Tightest::None | Tightest::Unknown => Allows::Unknown,
+    }
+}
+
+/// Idle sockets hold no pages; those with a full send buffer do.
+fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
+    let Some([_, pressure, _]) = facts.tcp_mem_pages else {
+        return Allows::Unknown;
+    };
+    let free = pressure.saturating_sub(facts.tcp_mem_used_pages.unwrap_or(0));
+    free.saturating_mul(facts.page_bytes)
+        .checked_div(plan.buffer_bytes_per_conn(facts))
+        .map_or(Allows::AnyNumber, Allows::Conns)
+}
+
+/// A table with nothing in it is one that no rule fills.
+fn conntrack(facts: &Facts) -> Allows {
+    match facts.conntrack {
+        None | Some(Some(Conntrack { count: 0, .. })) => Allows::AnyNumber,
+        Some(None) => Allows::Unknown,
+        Some(Some(Conntrack { max, count })) => Allows::Conns(max.saturating_sub(count)),
+    }
+}
+
+fn group_tasks(facts: &Facts, plan: &Plan) -> Allows {
+    match &facts.groups.tasks {
+        Tightest::At(level) => threads(facts, plan, level.room()),
+        Tightest::None if facts.are_groups_known => Allows::AnyNumber,
+        Tightest::None | Tightest::Unknown => Allows::Unknown,
+    }
+}
+
+fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
+    match facts.user_threads {
+        Some(Ceiling::At(most)) => threads(facts, plan, most),
+        Some(Ceiling::Unlimited) => Allows::AnyNumber,
+        None => Allows::Unknown,
+    }
+}
+
+/// Threads bound conns only when there are too few for the workers, whose tables hold the conns.
+fn threads(facts: &Facts, plan: &Plan, most: u64) -> Allows {
+    if most >= plan.threads() {
+        return Allows::AnyNumber;
+    }
+    let table = [
+        facts.descriptors_hard.and_then(Ceiling::bound),
+        facts.nr_open,
+    ]
+    .into_iter()
+    .flatten()
+    .min();
+    let workers = u32::try_from(most.saturating_sub(OTHER_THREADS)).unwrap_or(u32::MAX);
+    match (workers, table) {
+        (0, _) => Allows::Conns(0),
+        (_, None) => Allows::Unknown,
+        (_, Some(table)) => Allows::Conns(Plan { workers, ..*plan }.conns_in_tables(table)),
+    }
+}

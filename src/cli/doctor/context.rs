@@ -1,0 +1,136 @@
+//! What the examined process runs in, hence where a limit is lifted.
+//!
+//! Told from the marks that container runtimes leave and from the name of the process's control
+//! group. Only a unit that is ours counts as one: a shell below `ssh.service` is a shell.
+
+use super::tree::Tree;
+
+/// What the process runs in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Context {
+    /// A container of Docker's.
+    Docker,
+    /// A container of Podman's.
+    Podman,
+    /// A pod of Kubernetes.
+    Kubernetes,
+    /// A container of another kind.
+    Container,
+    /// A unit of systemd's, by its name.
+    Unit(String),
+    /// A shell.
+    Shell {
+        /// Whether systemd runs the host, so that a unit is where the server will run.
+        has_systemd: bool,
+    },
+    /// Not known.
+    #[default]
+    Unknown,
+}
+
+impl Context {
+    /// Looks for the marks.
+    pub(super) fn of(tree: &Tree, membership: &str) -> Self {
+        let is_within = |mark: &str| membership.contains(mark);
+        let pod_marks = [
+            "var/run/secrets/kubernetes.io/serviceaccount/namespace",
+            "run/secrets/kubernetes.io/serviceaccount/namespace",
+        ];
+        if is_within("kubepods") || pod_marks.iter().any(|path| tree.exists(path)) {
+            return Self::Kubernetes;
+        }
+        if tree.exists("run/.containerenv") || is_within("libpod") {
+            return Self::Podman;
+        }
+        if tree.exists(".dockerenv") || is_within("/docker/") || is_within("/docker-") {
+            return Self::Docker;
+        }
+        let is_container = tree.exists("run/systemd/container");
+        if is_container || is_within("/lxc/") || is_within("/lxc.") || is_within("/machine.slice/")
+        {
+            return Self::Container;
+        }
+        if let Some(unit) = own_unit(membership) {
+            return Self::Unit(unit.to_owned());
+        }
+        if membership.is_empty() {
+            return Self::Unknown;
+        }
+        let has_systemd = membership.contains(".slice") || membership.contains("init.scope");
+        Self::Shell { has_systemd }
+    }
+
+    /// Whether what the kernel has once for all containers is set outside of this one.
+    pub(super) fn is_container(&self) -> bool {
+        matches!(
+            self,
+            Self::Docker | Self::Podman | Self::Kubernetes | Self::Container
+        )
+    }
+
+    /// In a few words.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Docker => String::from("Docker container"),
+            Self::Podman => String::from("Podman container"),
+            Self::Kubernetes => String::from("Kubernetes pod"),
+            Self::Container => String::from("container"),
+            Self::Unit(name) => format!("unit {name}"),
+            Self::Shell { has_systemd: true } => String::from("shell on a host with systemd"),
+            Self::Shell { has_systemd: false } => String::from("shell"),
+            Self::Unknown => String::from("unknown surroundings"),
+        }
+    }
+}
+
+/// The service of ours in whose group the process is.
+fn own_unit(membership: &str) -> Option<&str> {
+    membership
+        .lines()
+        .filter_map(|line| line.splitn(3, ':').nth(2))
+        .flat_map(|path| path.split('/'))
+        .find(|name| name.starts_with("fanfare") && name.ends_with(".service"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn context(marks: &[&str], membership: &str) -> Context {
+        let folder = tempfile::tempdir().unwrap();
+        for mark in marks {
+            let path = folder.path().join(mark);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        Context::of(&Tree::new(folder.path(), None), membership)
+    }
+
+    #[test]
+    fn containers_are_told_by_their_marks() {
+        assert_eq!(context(&[".dockerenv"], "0::/\n"), Context::Docker);
+        assert_eq!(context(&[], "4:memory:/docker/a1\n"), Context::Docker);
+        assert_eq!(context(&["run/.containerenv"], "0::/\n"), Context::Podman);
+        let lxc = context(&[], "0::/lxc.payload.a/x\n");
+        assert_eq!(lxc, Context::Container);
+    }
+
+    #[test]
+    fn pod_is_a_pod_also_with_marks_of_its_runtime() {
+        let membership = "0::/kubepods.slice/kubepods-pod1.slice/cri-1.scope\n";
+        assert_eq!(context(&[".dockerenv"], membership), Context::Kubernetes);
+    }
+
+    #[test]
+    fn only_our_own_service_is_a_unit() {
+        let unit = context(&[], "0::/system.slice/fanfare.service\n");
+        assert_eq!(unit, Context::Unit(String::from("fanfare.service")));
+        let shell = context(&[], "0::/system.slice/ssh.service\n");
+        assert_eq!(shell, Context::Shell { has_systemd: true });
+        let bare = context(&[], "0::/\n");
+        assert_eq!(bare, Context::Shell { has_systemd: false });
+        assert_eq!(context(&[], ""), Context::Unknown);
+    }
+}

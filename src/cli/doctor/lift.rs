@@ -1,0 +1,299 @@
+//! PURE: the line that lifts a limit, and the place where it goes.
+//!
+//! For each limit the amount that is enough for so many conns, by the sums of [`super::capacity`]
+//! turned round, and the same written for where the server runs: a unit, a container, a pod or a
+//! shell. Settings that the kernel has once for all containers are for the host.
+
+use super::capacity::{LimitId, Plan, USER_BYTES_PER_CONN, workers_for};
+use super::cgroup::Tightest;
+use super::context::Context;
+use super::facts::Facts;
+use super::parse::Ceiling;
+
+/// The most workers that a configuration may have.
+const WORKERS_MAX: u64 = 1024;
+/// Amounts are rounded up to whole ones of these, since nobody likes to read odd numbers.
+const DESCRIPTORS_ROUND: u64 = 1024;
+const MIB: u64 = 1 << 20;
+
+/// One way to lift a limit.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Lift {
+    /// Where the line goes.
+    pub(super) place: String,
+    /// The line, to be copied.
+    pub(super) line: String,
+    /// What a file of sysctls says to keep it, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sysctl: Option<String>,
+}
+
+fn lift(place: &str, line: impl Into<String>) -> Lift {
+    Lift {
+        place: place.to_owned(),
+        line: line.into(),
+        sysctl: None,
+    }
+}
+
+/// A sysctl of the whole kernel.
+fn sysctl(context: &Context, key: &str, value: &str) -> Lift {
+    let place = if context.is_container() {
+        "on the host, as root"
+    } else {
+        "as root"
+    };
+    let is_list = value.contains(' ');
+    let line = if is_list {
+        format!("sysctl -w {key}=\"{value}\"")
+    } else {
+        format!("sysctl -w {key}={value}")
+    };
+    Lift {
+        sysctl: Some(format!("{key} = {value}")),
+        ..lift(place, line)
+    }
+}
+
+/// The ways to lift a limit until it allows so many conns.
+pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+    let context = &facts.context;
+    match id {
+        LimitId::ConnsKey => vec![lift("fanfare.toml, [limits]", format!("conns = {conns}"))],
+        LimitId::Descriptors => descriptors(facts, plan, conns),
+        LimitId::NrOpen => {
+            let needed = table_size(plan, conns).to_string();
+            let mut ways = vec![sysctl(context, "fs.nr_open", &needed)];
+            ways.extend(workers(facts.nr_open, conns));
+            ways
+        }
+        LimitId::FileMax => {
+            let open = facts.files.map_or(0, |files| files.open);
+            let needed = open.saturating_add(plan.files_for(conns));
+            vec![sysctl(
+                context,
+                "fs.file-max",
+                &round_up(needed, DESCRIPTORS_ROUND),
+            )]
+        }
+        LimitId::Memory => machine_memory(facts, plan, conns),
+        LimitId::GroupMemory => group_memory(facts, plan, conns),
+        LimitId::Commit => {
+            let needed = plan.fixed_bytes() + conns.saturating_mul(USER_BYTES_PER_CONN);
+            let mebibytes = needed.div_ceil(MIB);
+            let more = format!("a commit limit {mebibytes} MiB above Committed_AS");
+            vec![
+                sysctl(context, "vm.overcommit_memory", "0"),
+                lift("or by more swap or memory", more),
+            ]
+        }
+        LimitId::TcpMem => tcp_mem(facts, plan, conns),
+        LimitId::Conntrack => {
+            let count = facts.conntrack.flatten().map_or(0, |table| table.count);
+            let needed = round_up(count.saturating_add(conns), DESCRIPTORS_ROUND);
+            let key = "net.netfilter.nf_conntrack_max";
+            vec![
+                sysctl(context, key, &needed),
+                lift("or do not track them", "see NOTRACK in tuning/README.md"),
+            ]
+        }
+        LimitId::EpollWatches => {
+            let needed = round_up(plan.files_for(conns), DESCRIPTORS_ROUND);
+            vec![sysctl(context, "fs.epoll.max_user_watches", &needed)]
+        }
+        LimitId::GroupTasks => tasks(facts, plan),
+        LimitId::UserThreads => user_threads(context, plan),
+        LimitId::ThreadsMax => {
+            let needed = plan.threads().saturating_mul(2).to_string();
+            vec![sysctl(context, "kernel.threads-max", &needed)]
+        }
+    }
+}
+
+/// The number of workers with which tables as they are hold so many conns.
+pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
+    let table = [
+        facts.descriptors_hard.and_then(Ceiling::bound),
+        facts.nr_open,
+    ]
+    .into_iter()
+    .flatten()
+    .min()?;
+    let workers = workers_for(conns, table);
+    u32::try_from(workers)
+        .ok()
+        .filter(|_| workers <= WORKERS_MAX)
+}
+
+fn workers(table: Option<u64>, conns: u64) -> Option<Lift> {
+    let workers = workers_for(conns, table?);
+    let line = format!("fanfare serve --workers {workers}");
+    (workers <= WORKERS_MAX).then(|| lift("or without any privilege", line))
+}
+
+fn table_size(plan: &Plan, conns: u64) -> u64 {
+    let needed = plan.descriptors_for(conns);
+    needed
+        .checked_next_multiple_of(DESCRIPTORS_ROUND)
+        .unwrap_or(needed)
+}
+
+fn round_up(number: u64, step: u64) -> String {
+    number
+        .checked_next_multiple_of(step)
+        .unwrap_or(number)
+        .to_string()
+}
+
+fn descriptors(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+    let needed = table_size(plan, conns);
+    let unit = format!("LimitNOFILE={needed}");
+    let flag = format!("--ulimit nofile={needed}:{needed}");
+    let mut ways = match &facts.context {
+        Context::Docker => vec![lift("docker run", flag)],
+        Context::Podman => vec![lift("podman run", flag)],
+        Context::Kubernetes => vec![lift(
+            "on the node, the container runtime's unit, [Service]",
+            unit,
+        )],
+        Context::Container => vec![lift("on the host, the container's unit, [Service]", unit)],
+        Context::Unit(name) => vec![lift(&format!("{name}, [Service]"), unit)],
+        Context::Shell { has_systemd } => {
+            let mut ways = vec![lift(
+                "as root, in the shell that starts it",
+                format!("ulimit -Hn {needed} && ulimit -Sn {needed}"),
+            )];
+            if *has_systemd {
+                ways.push(lift("or fanfare.service, [Service]", unit));
+            }
+            ways
+        }
+        Context::Unknown => vec![lift("fanfare.service, [Service]", unit)],
+    };
+    if facts.nr_open.is_some_and(|most| most < needed) {
+        // The hard limit cannot be set above it, so it has to go first.
+        ways.insert(0, sysctl(&facts.context, "fs.nr_open", &needed.to_string()));
+    }
+    let table = facts.descriptors_hard.and_then(Ceiling::bound);
+    ways.extend(workers(table, conns));
+    ways
+}
+
+fn machine_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+    let needed = memory_needed(facts, plan, conns);
+    let available = facts.memory_available_bytes.unwrap_or(0);
+    let more = needed.saturating_sub(available).div_ceil(MIB);
+    vec![lift("the machine", format!("{more} MiB more memory"))]
+}
+
+fn memory_needed(facts: &Facts, plan: &Plan, conns: u64) -> u64 {
+    conns
+        .saturating_mul(plan.bytes_per_conn(facts))
+        .saturating_add(plan.fixed_bytes())
+}
+
+fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+    let Tightest::At(level) = &facts.groups.memory else {
+        return Vec::new();
+    };
+    let needed = memory_needed(facts, plan, conns).saturating_add(level.used);
+    let mebibytes = needed.div_ceil(MIB);
+    // Above `memory.high` the kernel slows a group down; above `memory.max` it kills.
+    let (property, file) = if level.path.ends_with("memory.high") {
+        ("MemoryHigh", "memory.high")
+    } else {
+        ("MemoryMax", "memory.max")
+    };
+    match &facts.context {
+        Context::Docker => vec![lift("docker run", format!("--memory={mebibytes}m"))],
+        Context::Podman => vec![lift("podman run", format!("--memory={mebibytes}m"))],
+        Context::Kubernetes => vec![lift(
+            "pod, container's resources.limits",
+            format!("memory: {mebibytes}Mi"),
+        )],
+        Context::Container | Context::Unit(_) | Context::Shell { .. } | Context::Unknown => {
+            vec![group(
+                &level.path,
+                property,
+                &format!("{mebibytes}M"),
+                needed,
+                file,
+            )]
+        }
+    }
+}
+
+/// A limit of a group that systemd keeps, or else of a bare one.
+fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Lift {
+    let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
+    let name = folder.rsplit('/').next().unwrap_or(folder);
+    if name.ends_with(".service") {
+        return lift(
+            &format!("{name}, [Service]"),
+            format!("{property}={amount}"),
+        );
+    }
+    if name.ends_with(".slice") || name.ends_with(".scope") {
+        let line = format!("systemctl set-property {name} {property}={amount}");
+        return lift("as root", line);
+    }
+    let is_v1 = path.ends_with("_in_bytes");
+    let file = if is_v1 { "memory.limit_in_bytes" } else { file };
+    lift("as root", format!("echo {number} > /{folder}/{file}"))
+}
+
+fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+    let bytes = conns.saturating_mul(plan.buffer_bytes_per_conn(facts));
+    let used = facts.tcp_mem_used_pages.unwrap_or(0);
+    let pressure = bytes
+        .div_ceil(facts.page_bytes.max(1))
+        .saturating_add(used)
+        .saturating_add(1);
+    // The kernel's own proportions.
+    let (low, high) = (pressure / 4 * 3, pressure.saturating_add(pressure / 2));
+    let value = format!("{low} {pressure} {high}");
+    vec![sysctl(&facts.context, "net.ipv4.tcp_mem", &value)]
+}
+
+fn tasks(facts: &Facts, plan: &Plan) -> Vec<Lift> {
+    let Tightest::At(level) = &facts.groups.tasks else {
+        return Vec::new();
+    };
+    let needed = level.used.saturating_add(plan.threads());
+    match &facts.context {
+        Context::Docker => vec![lift("docker run", format!("--pids-limit={needed}"))],
+        Context::Podman => vec![lift("podman run", format!("--pids-limit={needed}"))],
+        Context::Kubernetes => vec![lift(
+            "on the node, kubelet's configuration",
+            format!("podPidsLimit: {needed}"),
+        )],
+        Context::Container | Context::Unit(_) | Context::Shell { .. } | Context::Unknown => {
+            let amount = needed.to_string();
+            vec![group(&level.path, "TasksMax", &amount, needed, "pids.max")]
+        }
+    }
+}
+
+fn user_threads(context: &Context, plan: &Plan) -> Vec<Lift> {
+    let needed = plan.threads();
+    match context {
+        Context::Unit(name) => vec![lift(
+            &format!("{name}, [Service]"),
+            format!("LimitNPROC={needed}"),
+        )],
+        Context::Docker => vec![lift(
+            "docker run",
+            format!("--ulimit nproc={needed}:{needed}"),
+        )],
+        Context::Podman => vec![lift(
+            "podman run",
+            format!("--ulimit nproc={needed}:{needed}"),
+        )],
+        Context::Kubernetes | Context::Container | Context::Shell { .. } | Context::Unknown => {
+            vec![lift(
+                "in the shell that starts it",
+                format!("ulimit -u {needed}"),
+            )]
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The finding, for people and for machines.
+//!
+//! [`Finding::new`] puts together what fits, what binds first, and what lifts the limits that are in
+//! the way of the goal; it is serialised as one JSON object, and [`Finding::write`] is the same as
+//! text. Decides nothing else, and reads nothing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::advice::{self, Advice, Features};
+use super::capacity::{self, Allows, KERNEL_BYTES_PER_CONN, LimitId, Plan, USER_BYTES_PER_CONN};
+use super::facts::Reading;
+use super::lift::{self, Lift};
+use super::words::{self, bytes, grouped};
+
+/// Memory of a conn by where it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct BytesPerConn {
+    kernel: u64,
+    user: u64,
+    /// Full send buffers of the stalled conns, shared out over all.
+    send_buffers: u64,
+}
+
+/// One limit of the table.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    name: &'static str,
+    read: String,
+    /// Conns; null where it allows any number or is not known.
+    conns: Option<u64>,
+    known: bool,
+    effect: &'static str,
+    /// How it is lifted; empty where it need not be.
+    lift: Vec<Lift>,
+}
+
+/// Whether what is asked for fits.
+#[derive(Clone, Debug, Serialize)]
+struct Target {
+    conns: u64,
+    fits: bool,
+    /// Names of the limits that are too low.
+    too_low: Vec<&'static str>,
+    /// Workers with which it fits and nothing else changed, if more of them are enough.
+    fits_with_workers: Option<u32>,
+}
+
+/// Everything there is to say.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finding {
+    fanfare: &'static str,
+    kernel: Option<String>,
+    context: String,
+    processors: Option<u32>,
+    workers: u32,
+    stalled_percent: u8,
+    bytes_per_conn: BytesPerConn,
+    fixed_bytes: u64,
+    /// Conns that fit; null when nothing is known that bounds them.
+    conns: Option<u64>,
+    binds_first: Option<&'static str>,
+    /// The number of conns that the lines of `lift` are for.
+    goal: u64,
+    target: Option<Target>,
+    limits: Vec<Row>,
+    features: Features,
+    advice: Vec<Advice>,
+    /// What was read, by path; null where it could not be.
+    read: BTreeMap<String, Option<String>>,
+}
+
+impl Finding {
+    /// Puts the finding together for a target, or for as much as comes after the first limit.
+    pub(super) fn new(reading: &Reading, plan: &Plan, target: Option<u64>) -> Self {
+        let facts = &reading.facts;
+        let limits = capacity::limits(facts, plan);
+        let binding = capacity::binding(&limits);
+        let goal = target.unwrap_or_else(|| next_goal(&limits));
+        let rows = limits
+            .iter()
+            .map(|limit| Row {
+                name: words::name(limit.id),
+                read: words::reading(limit.id, facts, plan),
+                conns: match limit.allows {
+                    Allows::Conns(conns) => Some(conns),
+                    Allows::AnyNumber | Allows::Unknown => None,
+                },
+                known: limit.allows != Allows::Unknown,
+                effect: words::effect(limit.id),
+                lift: if limit.allows.refuses(goal) {
+                    lift::lifts(limit.id, facts, plan, goal)
+                } else {
+                    Vec::new()
+                },
+            })
+            .collect();
+        Self {
+            fanfare: env!("CARGO_PKG_VERSION"),
+            kernel: facts.kernel.clone(),
+            context: facts.context.words(),
+            processors: facts.processors,
+            workers: plan.workers,
+            stalled_percent: plan.stalled_percent,
+            bytes_per_conn: BytesPerConn {
+                kernel: KERNEL_BYTES_PER_CONN,
+                user: USER_BYTES_PER_CONN,
+                send_buffers: plan.buffer_bytes_per_conn(facts),
+            },
+            fixed_bytes: plan.fixed_bytes(),
+            conns: binding.map(|(_, conns)| conns),
+            binds_first: binding.map(|(id, _)| words::name(id)),
+            goal,
+            target: target.map(|conns| judge(reading, plan, &limits, conns)),
+            limits: rows,
+            features: advice::features(facts),
+            advice: advice::advise(facts, plan, goal),
+            read: reading
+                .notes
+                .iter()
+                .map(|note| (note.name.clone(), note.value.clone()))
+                .collect(),
+        }
+    }
+
+    /// Whether the target fits; without one there is nothing that does not.
+    pub(super) fn fits(&self) -> bool {
+        self.target.as_ref().is_none_or(|target| target.fits)
+    }
+
+    /// Writes the finding as text.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.write_verdict(out)?;
+        self.write_basis(out)?;
+        self.write_table(out)?;
+        self.write_lifts(out)?;
+        self.write_sysctls(out)?;
+        self.write_advice(out)?;
+        self.write_unknown(out)
+    }
+
+    fn write_verdict(&self, out: &mut dyn Write) -> io::Result<()> {
+        let found = match (self.conns, self.binds_first) {
+            (Some(conns), Some(name)) => {
+                format!("{} conns fit; {name} binds first", grouped(conns))
+            }
+            _ => String::from("how many conns fit is not known"),
+        };
+        match &self.target {
+            None => writeln!(out, "{found}."),
+            Some(target) if target.fits => {
+                writeln!(out, "{} conns fit: {found}.", grouped(target.conns))
+            }
+            Some(target) => {
+                writeln!(out, "{} conns do not fit: {found}.", grouped(target.conns))?;
+                match target.fits_with_workers {
+                    Some(workers) => writeln!(out, "They fit with `--workers {workers}`."),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn write_basis(&self, out: &mut dyn Write) -> io::Result<()> {
+        let kernel = self.kernel.as_deref().unwrap_or("not known");
+        let processors = self.processors.map_or_else(
+            || String::from("processors not known"),
+            |count| format!("processors {count}"),
+        );
+        writeln!(
+            out,
+            "\nLinux {kernel}, {}, {processors}, workers {}",
+            self.context, self.workers
+        )?;
+        let BytesPerConn {
+            kernel,
+            user,
+            send_buffers,
+        } = self.bytes_per_conn;
+        writeln!(
+            out,
+            "A conn takes {kernel} bytes in the kernel and {user} in the process, and {send_buffers} for \
+             {} % of them\nwith a full send buffer; the server itself takes up to {}.\n",
+            self.stalled_percent,
+            bytes(self.fixed_bytes)
+        )
+    }
+
+    fn write_table(&self, out: &mut dyn Write) -> io::Result<()> {
+        let width = |text: fn(&Row) -> usize| self.limits.iter().map(text).max().unwrap_or(0);
+        let names = width(|row| row.name.chars().count());
+        let reads = width(|row| row.read.chars().count());
+        writeln!(
+            out,
+            "{:<names$}  {:<reads$}  {:>13}",
+            "limit", "read", "conns"
+        )?;
+        for row in &self.limits {
+            let conns = match row.conns {
+                Some(conns) => grouped(conns),
+                None if row.known => String::from("any"),
+                None => String::from("unknown"),
+            };
+            let mark = if self.binds_first == Some(row.name) {
+                "  <- first"
+            } else if row.conns.is_some_and(|conns| conns < self.goal) && self.target.is_some() {
+                "  <- too low"
+            } else {
+                ""
+            };
+            writeln!(
+                out,
+                "{:<names$}  {:<reads$}  {conns:>13}{mark}",
+                row.name, row.read
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_lifts(&self, out: &mut dyn Write) -> io::Result<()> {
+        let low: Vec<&Row> = self
+            .limits
+            .iter()
+            .filter(|row| !row.lift.is_empty())
+            .collect();
+        if low.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nFor {} conns:", grouped(self.goal))?;
+        for row in low {
+            writeln!(out, "  {}: at it, {}", row.name, row.effect)?;
+            for way in &row.lift {
+                writeln!(out, "    {}:\n      {}", way.place, way.line)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What keeps sysctls over a restart.
+    fn write_sysctls(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut lines: Vec<&str> = self
+            .limits
+            .iter()
+            .flat_map(|row| &row.lift)
+            .filter_map(|way| way.sysctl.as_deref())
+            .collect();
+        lines.sort_unstable();
+        lines.dedup();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\nTo keep sysctls over a restart, in /etc/sysctl.d/99-fanfare.conf:"
+        )?;
+        for line in lines {
+            writeln!(out, "  {line}")?;
+        }
+        Ok(())
+    }
+
+    fn write_advice(&self, out: &mut dyn Write) -> io::Result<()> {
+        if !self.advice.is_empty() {
+            writeln!(out, "\nBesides:")?;
+        }
+        for advice in &self.advice {
+            write_wrapped(
+                out,
+                &format!("{}: {}.", advice.about, advice.why.trim_end_matches(':')),
+            )?;
+            if let Some(line) = &advice.line {
+                writeln!(out, "      {line}")?;
+            }
+        }
+        writeln!(
+            out,
+            "\nKernel: io_uring {}, TLS in the kernel {}, memory for rings {}.",
+            self.features.io_uring.replace('_', " "),
+            self.features.kernel_tls.replace('_', " "),
+            self.features.locked_memory
+        )
+    }
+
+    fn write_unknown(&self, out: &mut dyn Write) -> io::Result<()> {
+        let missing: Vec<&str> = self
+            .read
+            .iter()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\nNot known, since it cannot be read here:")?;
+        for name in missing {
+            writeln!(out, "  {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a sentence under `Besides`, in lines that fit a terminal.
+fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    const COLUMNS: usize = 92;
+    let mut line = String::from(" ");
+    for word in text.split(' ') {
+        if line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            writeln!(out, "{line}")?;
+            line = String::from("   ");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    writeln!(out, "{line}")
+}
+
+/// Once the first limit is lifted the next one binds: so far the lines lead.
+fn next_goal(limits: &[capacity::Limit]) -> u64 {
+    let mut numbers: Vec<u64> = limits
+        .iter()
+        .filter_map(|limit| match limit.allows {
+            Allows::Conns(conns) => Some(conns),
+            Allows::AnyNumber | Allows::Unknown => None,
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    match numbers.as_slice() {
+        [] => 0,
+        [only] => only.saturating_mul(2),
+        [_, next, ..] => *next,
+    }
+}
+
+fn judge(reading: &Reading, plan: &Plan, limits: &[capacity::Limit], conns: u64) -> Target {
+    let facts = &reading.facts;
+    let refusing = |limits: &[capacity::Limit]| -> Vec<LimitId> {
+        limits
+            .iter()
+            .filter(|limit| limit.allows.refuses(conns))
+            .map(|limit| limit.id)
+            .collect()
+    };
+    let is_bounded = capacity::binding(limits).is_some();
+    let too_low = refusing(limits);
+    let fits = is_bounded && too_low.is_empty();
+    let more_workers = lift::enough_workers(facts, conns)
+        .filter(|workers| !fits && *workers > plan.workers)
+        .filter(|workers| {
+            let workers = *workers;
+            refusing(&capacity::limits(facts, &Plan { workers, ..*plan })).is_empty()
+        });
+    Target {
+        conns,
+        fits,
+        too_low: too_low.into_iter().map(words::name).collect(),
+        fits_with_workers: more_workers,
+    }
+}

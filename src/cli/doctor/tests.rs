@@ -1,0 +1,1 @@
+//! Tests of the sums: which limit binds, and that its line is enough.

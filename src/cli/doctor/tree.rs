@@ -1,0 +1,174 @@
+//! SHELL: a host's `/proc` and `/sys` below a root folder, and what was read of it.
+//!
+//! The only file of `doctor` that touches the file system, so that a recorded tree is read exactly
+//! as the live one. Owns the notes for the report: each thing read by name, with its value or
+//! without one where it could not be had. Never fails: a file that is missing, too long or not
+//! text is a value that is not known. [`super::facts`] asks; nobody else does.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+/// Bytes read of one file. `smaps` is longer, but only its first entry is wanted.
+const FILE_BYTES_MAX: u64 = 16 * 1024;
+
+/// Something that was read; without a value where it could not be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// Path below the root, and behind a colon the line of it where it has many.
+    pub(super) name: String,
+    /// What stood there.
+    pub(super) value: Option<String>,
+}
+
+/// A host's files.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: PathBuf,
+    /// The process that is examined, as a folder of `/proc`.
+    process: String,
+    read: RefCell<BTreeMap<String, String>>,
+    notes: RefCell<Vec<Note>>,
+}
+
+impl Tree {
+    /// The tree below a folder; of its processes, the one with this number or else our own.
+    pub(super) fn new(root: &Path, pid: Option<u32>) -> Self {
+        Self {
+            root: root.to_path_buf(),
+            process: pid.map_or_else(|| String::from("self"), |pid| pid.to_string()),
+            read: RefCell::default(),
+            notes: RefCell::default(),
+        }
+    }
+
+    /// A whole file, without a note.
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.root.join(path)).ok()?;
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        self.read.borrow_mut().insert(path.to_owned(), text.clone());
+        Some(text)
+    }
+
+    /// A whole file about the examined process, without a note.
+    pub(super) fn process_text(&self, name: &str) -> Option<String> {
+        self.text(&format!("proc/{}/{name}", self.process))
+    }
+
+    /// A file that should be there, put through a parser and noted either way.
+    pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(path);
+        let parsed = text.as_deref().and_then(parse);
+        let value = text.filter(|_| parsed.is_some());
+        self.note(path, value.as_deref());
+        parsed
+    }
+
+    /// A file that is there on some hosts only: it is noted when it is.
+    pub(super) fn probe<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        self.exists(path).then(|| self.expect(path, parse))?
+    }
+
+    /// Notes a value under a name.
+    pub(super) fn note(&self, name: &str, value: Option<&str>) {
+        let value = value.map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
+        let name = name.to_owned();
+        self.notes.borrow_mut().push(Note { name, value });
+    }
+
+    /// Whether there is something at this path.
+    pub(super) fn exists(&self, path: &str) -> bool {
+        let there = self.root.join(path).exists();
+        if there && !self.root.join(path).is_dir() {
+            // An empty file says as much in a record of this tree, unless it is read later.
+            let mut read = self.read.borrow_mut();
+            read.entry(path.to_owned()).or_default();
+        }
+        there
+    }
+
+    /// Names in a folder, sorted. None where there is no such folder.
+    pub(super) fn names(&self, path: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.join(path)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Everything noted so far, in the order of reading.
+    pub(super) fn into_notes(self) -> Vec<Note> {
+        self.notes.into_inner()
+    }
+
+    /// Writes what was read below another folder, as a tree that can be examined elsewhere.
+    pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
+        let own = format!("proc/{}/", self.process);
+        for (path, text) in self.read.borrow().iter() {
+            let path = path
+                .strip_prefix(&own)
+                .map_or_else(|| path.clone(), |name| format!("proc/self/{name}"));
+            let target = folder.join(path);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(target, text)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(text: &str) -> Option<u64> {
+        text.trim().parse().ok()
+    }
+
+    #[test]
+    fn expected_file_is_noted_with_or_without_its_value() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("good"), "1\t2\n").unwrap();
+        fs::write(folder.path().join("bad"), [0xff, 0xfe]).unwrap();
+        let tree = Tree::new(folder.path(), None);
+        assert_eq!(tree.expect("good", |text| Some(text.len())), Some(4));
+        assert_eq!(tree.expect("bad", number), None);
+        assert_eq!(tree.expect("missing", number), None);
+        assert_eq!(tree.probe("missing too", number), None);
+        let notes = tree.into_notes();
+        let values: Vec<Option<&str>> = notes.iter().map(|note| note.value.as_deref()).collect();
+        assert_eq!(values, [Some("1 2"), None, None]);
+    }
+
+    #[test]
+    fn long_file_is_read_in_part() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("long"), "a".repeat(1_000_000)).unwrap();
+        let tree = Tree::new(folder.path(), None);
+        let bytes = u64::try_from(tree.text("long").unwrap().len()).unwrap();
+        assert_eq!(bytes, FILE_BYTES_MAX);
+    }
+
+    #[test]
+    fn record_of_a_process_reads_like_the_tree_it_came_from() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(from.path().join("proc/7")).unwrap();
+        fs::write(from.path().join("proc/7/limits"), "l").unwrap();
+        fs::write(from.path().join(".dockerenv"), "").unwrap();
+        let tree = Tree::new(from.path(), Some(7));
+        assert_eq!(tree.process_text("limits").as_deref(), Some("l"));
+        assert!(tree.exists(".dockerenv") && !tree.exists("run"));
+        tree.record(to.path()).unwrap();
+        let copy = Tree::new(to.path(), None);
+        assert_eq!(copy.process_text("limits").as_deref(), Some("l"));
+        assert!(copy.exists(".dockerenv"));
+    }
+}
