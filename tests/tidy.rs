@@ -34,6 +34,7 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
         "tests/.deps",
         "tests/golden",
         "tests/corpus",
+        "tests/hosts",
         "benches/load/out",
     ];
     if NOT_OURS.contains(&folder) || folder.ends_with("/target") || folder.ends_with("/__pycache__")
@@ -247,6 +248,27 @@ fn only_the_shell_touches_the_world() {
         "#[cfg(test)]\nmod tests { use std::fs; }\n",
         rule,
     );
+}
+
+#[test]
+fn doctor_reads_files_in_one_place() {
+    check(&product_sources(), rules::doctor_files);
+    let rule = rules::doctor_files;
+    breaks("src/cli/doctor/facts.rs", "use std::fs;\n", 1, rule);
+    breaks(
+        "src/cli/doctor/report.rs",
+        "use std::{fmt, env};\n",
+        1,
+        rule,
+    );
+    breaks(
+        "src/cli/doctor/a.rs",
+        "rustix::process::getuid();\n",
+        1,
+        rule,
+    );
+    keeps("src/cli/doctor/tree.rs", "use std::fs;\n", rule);
+    keeps("src/cli/check.rs", "use std::fs;\n", rule);
 }
 
 #[test]

@@ -151,6 +151,27 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     findings
 }
 
+/// What `doctor` knows of a host it has from the tree it was given, so that a record says the same
+/// as the machine: only one of its files reads, and none asks the system it runs on.
+pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
+    if !source.path.starts_with("src/cli/doctor/") || source.path.ends_with("/tree.rs") {
+        return Vec::new();
+    }
+    let tokens = tokens(&source.product);
+    let mut findings = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        let is_system = ["libc", "rustix"].contains(&token.text);
+        let is_std = token.text == "std"
+            && second_segments(&tokens[at..])
+                .iter()
+                .any(|name| SHELL_STD.contains(name));
+        if is_system || is_std {
+            findings.push((token.line, "asks the system past doctor's tree".to_owned()));
+        }
+    }
+    findings
+}
+
 /// In `std::a::b` it is `a`; in `std::{a::b, c}` it is `a` and `c`.
 fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text);

@@ -67,34 +67,46 @@ fn surroundings(facts: &Facts) -> Vec<Advice> {
     found
 }
 
-/// Places for connections that nobody has accepted yet.
+/// Places for connections that nobody has accepted yet. The backlog of half-open ones counts only
+/// where there are no cookies in its stead (tcp(7), `tcp_syncookies`).
 fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
     let wanted = LISTEN_BACKLOG.unsigned_abs().into();
-    let mut found = Vec::new();
+    let half_open = facts.syn_backlog.filter(|_| facts.syn_cookies == Some(0));
     let cases = [
         ("net.core.somaxconn", facts.somaxconn, "not yet accepted"),
-        (
-            "net.ipv4.tcp_max_syn_backlog",
-            facts.syn_backlog,
-            "half open",
-        ),
+        ("net.ipv4.tcp_max_syn_backlog", half_open, "half open"),
     ];
+    let mut found = Vec::new();
     for (key, value, state) in cases {
         let Some(most) = value.filter(|most| *most < wanted) else {
             continue;
         };
-        let places = most.saturating_mul(plan.workers.into());
         let why = format!(
-            "a connect storm has room for {} connections {state} ({most} for each of {} workers); the \
-             server asks for {wanted} each, and past them connects are dropped and come again after a \
-             second",
-            grouped(places),
+            "each of the {} listeners has room for {} connections {state}, {} together, and asks for \
+             {}; those that come in a storm when it is full are dropped and come again after a second",
             plan.workers,
+            grouped(most),
+            grouped(most.saturating_mul(plan.workers.into())),
+            grouped(wanted),
         );
-        let line = format!("sysctl -w {key}={wanted}");
+        let line = network_line(&facts.context, key, &wanted.to_string());
         found.push(advice(key, why, Some(&line)));
     }
     found
+}
+
+/// The line for a sysctl that every network namespace has for itself.
+fn network_line(context: &Context, key: &str, value: &str) -> String {
+    match context {
+        Context::Docker => format!("docker run --sysctl \"{key}={value}\""),
+        Context::Podman => format!("podman run --sysctl \"{key}={value}\""),
+        Context::Kubernetes => {
+            format!("securityContext.sysctls: {{name: {key}, value: \"{value}\"}}")
+        }
+        Context::Container | Context::Unit(_) | Context::Shell { .. } | Context::Unknown => {
+            format!("sysctl -w {key}=\"{value}\"")
+        }
+    }
 }
 
 /// Only who connects needs a port for each connection: a proxy before us, or a load generator.
@@ -112,12 +124,9 @@ fn ports(facts: &Facts, conns: u64) -> Option<Advice> {
         grouped(conns),
         conns.div_ceil(count),
     );
-    let line = "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\"";
-    Some(advice(
-        "net.ipv4.ip_local_port_range",
-        why,
-        (first > 1024).then_some(line),
-    ))
+    let key = "net.ipv4.ip_local_port_range";
+    let line = (first > 1024).then(|| network_line(&facts.context, key, "1024 65535"));
+    Some(advice(key, why, line.as_deref()))
 }
 
 fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
@@ -175,10 +184,10 @@ fn huge_pages(facts: &Facts) -> Option<Advice> {
         return None;
     }
     let why = format!(
-        "transparent huge pages are given ({mode}); an allocator that takes them holds more memory per \
-         conn than this sum has. Without them in the unit, [Service]:"
+        "given when asked for or always ({mode}): an allocator that takes them holds more memory per \
+         conn than this sum has; without them, in the server's environment"
     );
-    let line = "Environment=MIMALLOC_ALLOW_THP=0";
+    let line = "MIMALLOC_ALLOW_THP=0";
     Some(advice("transparent huge pages", why, Some(line)))
 }
 
@@ -209,9 +218,10 @@ fn devices(facts: &Facts) -> Vec<Advice> {
         }
         let name = &device.name;
         let why = format!(
-            "{name} receives in {queues} queues for {processors} processors, so some do the network's \
+            "{name} has {queues} receive queue{} for {processors} processors, so some do the network's \
              work for all; ethtool -l {name} says whether it can have more, and RPS spreads what it \
-             has: tuning/README.md"
+             has: tuning/README.md",
+            if queues == 1 { "" } else { "s" }
         );
         found.push(advice("network queues", why, None));
     }
@@ -287,7 +297,8 @@ mod tests {
     fn small_backlogs_and_few_ports_are_told() {
         let facts = Facts {
             somaxconn: Some(128),
-            syn_backlog: Some(4096),
+            syn_backlog: Some(1024),
+            syn_cookies: Some(1),
             ports: Some([32_768, 60_999]),
             ..Facts::default()
         };

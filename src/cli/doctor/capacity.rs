@@ -218,10 +218,7 @@ pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
             Id::NrOpen,
             known(facts.nr_open, |most| plan.conns_in_tables(most)),
         ),
-        (
-            Id::FileMax,
-            known(facts.files, |files| file_max(files, plan)),
-        ),
+        (Id::FileMax, file_max(facts.files, plan)),
         (
             Id::Memory,
             known(facts.memory_available_bytes, |bytes| {
@@ -249,7 +246,7 @@ pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
             Id::ThreadsMax,
             facts
                 .threads_max
-                .map_or(Allows::Unknown, |most| threads(facts, plan, most)),
+                .map_or(Allows::Unknown, |most| threads(plan, most)),
         ),
     ];
     table.map(|(id, allows)| Limit { id, allows }).into()
@@ -286,11 +283,17 @@ fn conns_key(plan: &Plan) -> Allows {
     }
 }
 
-fn file_max(files: Files, plan: &Plan) -> u64 {
-    files
-        .max
-        .saturating_sub(files.open)
-        .saturating_sub(plan.files_kept())
+fn file_max(files: Option<Files>, plan: &Plan) -> Allows {
+    match files {
+        None => Allows::Unknown,
+        Some(files) if files.max >= Files::UNLIMITED => Allows::AnyNumber,
+        Some(files) => Allows::Conns(
+            files
+                .max
+                .saturating_sub(files.open)
+                .saturating_sub(plan.files_kept()),
+        ),
+    }
 }
 
 fn in_memory(facts: &Facts, plan: &Plan, bytes: u64) -> u64 {
@@ -327,7 +330,7 @@ fn conntrack(facts: &Facts) -> Allows {
 
 fn group_tasks(facts: &Facts, plan: &Plan) -> Allows {
     match &facts.groups.tasks {
-        Tightest::At(level) => threads(facts, plan, level.room()),
+        Tightest::At(level) => threads(plan, level.room()),
         Tightest::None if facts.are_groups_known => Allows::AnyNumber,
         Tightest::None | Tightest::Unknown => Allows::Unknown,
     }
@@ -335,28 +338,16 @@ fn group_tasks(facts: &Facts, plan: &Plan) -> Allows {
 
 fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
     match facts.user_threads {
-        Some(Ceiling::At(most)) => threads(facts, plan, most),
+        Some(Ceiling::At(most)) => threads(plan, most),
         Some(Ceiling::Unlimited) => Allows::AnyNumber,
         None => Allows::Unknown,
     }
 }
 
-/// Threads bound conns only when there are too few for the workers, whose tables hold the conns.
-fn threads(facts: &Facts, plan: &Plan, most: u64) -> Allows {
-    if most >= plan.threads() {
-        return Allows::AnyNumber;
+/// Threads bound no conns, but without one for each worker the server does not start.
+fn threads(plan: &Plan, most: u64) -> Allows {
+    if most < plan.threads() {
+        return Allows::Conns(0);
     }
-    let table = [
-        facts.descriptors_hard.and_then(Ceiling::bound),
-        facts.nr_open,
-    ]
-    .into_iter()
-    .flatten()
-    .min();
-    let workers = u32::try_from(most.saturating_sub(OTHER_THREADS)).unwrap_or(u32::MAX);
-    match (workers, table) {
-        (0, _) => Allows::Conns(0),
-        (_, None) => Allows::Unknown,
-        (_, Some(table)) => Allows::Conns(Plan { workers, ..*plan }.conns_in_tables(table)),
-    }
+    Allows::AnyNumber
 }

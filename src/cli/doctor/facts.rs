@@ -32,6 +32,11 @@ pub(super) struct Files {
     pub(super) open: u64,
 }
 
+impl Files {
+    /// From here on it is a way to say that there is no limit.
+    pub(super) const UNLIMITED: u64 = 1 << 62;
+}
+
 /// A network device and how its packets are spread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
@@ -90,6 +95,8 @@ pub(super) struct Facts {
     pub(super) somaxconn: Option<u64>,
     /// `net.ipv4.tcp_max_syn_backlog`.
     pub(super) syn_backlog: Option<u64>,
+    /// `net.ipv4.tcp_syncookies`; zero is off.
+    pub(super) syn_cookies: Option<u64>,
     /// `net.ipv4.ip_local_port_range`.
     pub(super) ports: Option<[u64; 2]>,
     /// `net.ipv4.tcp_max_orphans`.
@@ -201,6 +208,7 @@ impl Facts {
         self.send_buffer_bytes_max = tree.expect("proc/sys/net/core/wmem_max", parse::number);
         self.somaxconn = tree.expect("proc/sys/net/core/somaxconn", parse::number);
         self.syn_backlog = tree.expect("proc/sys/net/ipv4/tcp_max_syn_backlog", parse::number);
+        self.syn_cookies = tree.expect("proc/sys/net/ipv4/tcp_syncookies", parse::number);
         self.ports = tree.expect("proc/sys/net/ipv4/ip_local_port_range", parse::numbers);
         self.orphans_max = tree.expect("proc/sys/net/ipv4/tcp_max_orphans", parse::number);
         self.has_kernel_tls = tree.probe("proc/sys/net/ipv4/tcp_available_ulp", |text| {

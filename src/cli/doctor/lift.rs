@@ -4,7 +4,7 @@
 //! turned round, and the same written for where the server runs: a unit, a container, a pod or a
 //! shell. Settings that the kernel has once for all containers are for the host.
 
-use super::capacity::{LimitId, Plan, USER_BYTES_PER_CONN, workers_for};
+use super::capacity::{LimitId, OTHER_THREADS, Plan, USER_BYTES_PER_CONN, workers_for};
 use super::cgroup::Tightest;
 use super::context::Context;
 use super::facts::Facts;
@@ -102,7 +102,7 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
             vec![sysctl(context, "fs.epoll.max_user_watches", &needed)]
         }
         LimitId::GroupTasks => tasks(facts, plan),
-        LimitId::UserThreads => user_threads(context, plan),
+        LimitId::UserThreads => user_threads(facts, plan),
         LimitId::ThreadsMax => {
             let needed = plan.threads().saturating_mul(2).to_string();
             vec![sysctl(context, "kernel.threads-max", &needed)]
@@ -260,40 +260,50 @@ fn tasks(facts: &Facts, plan: &Plan) -> Vec<Lift> {
         return Vec::new();
     };
     let needed = level.used.saturating_add(plan.threads());
-    match &facts.context {
-        Context::Docker => vec![lift("docker run", format!("--pids-limit={needed}"))],
-        Context::Podman => vec![lift("podman run", format!("--pids-limit={needed}"))],
-        Context::Kubernetes => vec![lift(
+    let first = match &facts.context {
+        Context::Docker => lift("docker run", format!("--pids-limit={needed}")),
+        Context::Podman => lift("podman run", format!("--pids-limit={needed}")),
+        Context::Kubernetes => lift(
             "on the node, kubelet's configuration",
             format!("podPidsLimit: {needed}"),
-        )],
-        Context::Container | Context::Unit(_) | Context::Shell { .. } | Context::Unknown => {
-            let amount = needed.to_string();
-            vec![group(&level.path, "TasksMax", &amount, needed, "pids.max")]
-        }
-    }
+        ),
+        Context::Container | Context::Unit(_) | Context::Shell { .. } | Context::Unknown => group(
+            &level.path,
+            "TasksMax",
+            &needed.to_string(),
+            needed,
+            "pids.max",
+        ),
+    };
+    let mut ways = vec![first];
+    ways.extend(fewer_workers(level.room()));
+    ways
 }
 
-fn user_threads(context: &Context, plan: &Plan) -> Vec<Lift> {
+fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Lift> {
     let needed = plan.threads();
-    match context {
-        Context::Unit(name) => vec![lift(
+    let first = match &facts.context {
+        Context::Unit(name) => lift(
             &format!("{name}, [Service]"),
             format!("LimitNPROC={needed}"),
-        )],
-        Context::Docker => vec![lift(
-            "docker run",
-            format!("--ulimit nproc={needed}:{needed}"),
-        )],
-        Context::Podman => vec![lift(
-            "podman run",
-            format!("--ulimit nproc={needed}:{needed}"),
-        )],
+        ),
+        Context::Docker => lift("docker run", format!("--ulimit nproc={needed}:{needed}")),
+        Context::Podman => lift("podman run", format!("--ulimit nproc={needed}:{needed}")),
         Context::Kubernetes | Context::Container | Context::Shell { .. } | Context::Unknown => {
-            vec![lift(
-                "in the shell that starts it",
-                format!("ulimit -u {needed}"),
-            )]
+            lift("in the shell that starts it", format!("ulimit -u {needed}"))
         }
-    }
+    };
+    let mut ways = vec![first];
+    let room = facts.user_threads.and_then(Ceiling::bound);
+    ways.extend(room.and_then(fewer_workers));
+    ways
+}
+
+/// Workers for which there are threads.
+fn fewer_workers(threads: u64) -> Option<Lift> {
+    let workers = threads
+        .checked_sub(OTHER_THREADS)
+        .filter(|count| *count > 0)?;
+    let line = format!("fanfare serve --workers {workers}");
+    Some(lift("or with fewer workers", line))
 }

@@ -5,7 +5,7 @@
 
 use super::capacity::{LimitId, Plan};
 use super::cgroup::Tightest;
-use super::facts::{Conntrack, Facts};
+use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
 
 /// The name of a limit, as its documentation has it.
@@ -61,9 +61,11 @@ pub(super) fn reading(id: LimitId, facts: &Facts, plan: &Plan) -> String {
         },
         LimitId::Descriptors => per_worker(facts.descriptors_hard, plan),
         LimitId::NrOpen => per_worker(facts.nr_open.map(Ceiling::At), plan),
-        LimitId::FileMax => facts.files.map_or_else(unknown, |files| {
-            format!("{}, {} open", grouped(files.max), grouped(files.open))
-        }),
+        LimitId::FileMax => match facts.files {
+            None => unknown(),
+            Some(files) if files.max >= Files::UNLIMITED => String::from("unlimited"),
+            Some(files) => format!("{}, {} open", grouped(files.max), grouped(files.open)),
+        },
         LimitId::Memory => facts
             .memory_available_bytes
             .map_or_else(unknown, |room| format!("{} available", bytes(room))),
