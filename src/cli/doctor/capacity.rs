@@ -13,9 +13,9 @@ use crate::config::limits::{BATCH_BYTES_MAX, INBOX_BATCHES_MAX};
 
 /// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP), 832
 /// (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo` of
-/// Linux 6.18 on x86-64 has them. With what is left over in their slabs, the pointer to a memory
-/// cgroup beside each object and the place in the descriptor table it is 3950; up to a page is for
-/// other kernels.
+/// Linux 6.18 on x86-64 has them, and the item's entry in the socket's wait queue is 56. With what
+/// is left over in their slabs, the pointer to a memory cgroup beside each object and the place in
+/// the descriptor table it is 4010; up to a page is for other kernels.
 pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
 /// User-space memory of one idle conn with one subscription, in bytes: the bound that this server's
 /// memory is held to.
