@@ -235,7 +235,8 @@ pub(super) struct Features {
     pub(super) io_uring: &'static str,
     /// TLS below a socket: `available`, `not_loaded` or `unknown`.
     pub(super) kernel_tls: &'static str,
-    /// Memory that may be locked counts for rings before Linux 5.12: `enough`, `little` or `unknown`.
+    /// Memory that may be locked, of which rings take before Linux 5.12: `enough`, `little` or
+    /// `unknown`.
     pub(super) locked_memory: &'static str,
 }
 

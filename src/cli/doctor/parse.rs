@@ -141,9 +141,9 @@ mod tests {
     use super::*;
 
     const LIMITS: &str = "\
-Limit                     Soft Limit           Hard Limit           Units     
-Max processes             unlimited            96365                processes 
-Max open files            1024                 524288               files     
+Limit                     Soft Limit           Hard Limit           Units
+Max processes             unlimited            96365                processes
+Max open files            1024                 524288               files
 ";
 
     #[test]
