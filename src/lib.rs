@@ -51,8 +51,8 @@
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - No transport imports another: deleting its file deletes the feature.
 //! - mio is named in `worker/net.rs` and in the feed's loop only; unsafe code is in [`sys`] only.
-//! - `cli/doctor` reads a host's limits and does the sums; only its `tree.rs` touches a file, so that
-//!   recorded hosts are examined like live ones.
+//! - `cli/doctor` reads a host's limits and does the sums; only its `tree.rs` touches a file, so
+//!   that recorded hosts are examined like live ones.
 //! - Nothing is written to a client outside `worker/flush.rs`, nothing freed outside
 //!   `worker/reap.rs`, no effect applied outside `worker/apply.rs`. The one exception is the
 //!   refusal of a connection that never got a slot ([`worker::net::Net::refuse`]).

@@ -1,7 +1,7 @@
 //! `tuning/apply` and `tuning/revert` on a tree that stands for `/proc/sys`.
 //!
-//! The scripts are run as they are, with their environment pointing into a temporary folder, so that
-//! nothing of this machine is changed.
+//! The scripts are run as they are, with their environment pointing into a temporary folder, so
+//! that nothing of this machine is changed.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -1,9 +1,9 @@
 //! PURE: how many conns each limit allows.
 //!
 //! Facts and a plan in, a list of limits out; the smallest number is what fits. No number is made
-//! up: a limit whose fact is not known is [`Allows::Unknown`] and takes no part in the minimum. What
-//! a conn costs stands here, in one place, with where it comes from. [`super::lift`] turns the same
-//! sums round, so that the line it gives is enough.
+//! up: a limit whose fact is not known is [`Allows::Unknown`] and takes no part in the minimum.
+//! What a conn costs stands here, in one place, with where it comes from. [`super::lift`] turns the
+//! same sums round, so that the line it gives is enough.
 
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -11,11 +11,11 @@ use super::parse::Ceiling;
 use crate::config::Config;
 use crate::config::limits::{BATCH_BYTES_MAX, INBOX_BATCHES_MAX};
 
-/// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP), 832
-/// (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo` of
-/// Linux 6.18 on x86-64 has them, and the item's entry in the socket's wait queue is 56. With what
-/// is left over in their slabs, the pointer to a memory cgroup beside each object and the place in
-/// the descriptor table it is 4010; up to a page is for other kernels.
+/// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP),
+/// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo`
+/// of Linux 6.18 on x86-64 has them, and the item's entry in the socket's wait queue is 56. With
+/// what is left over in their slabs, the pointer to a memory cgroup beside each object and the
+/// place in the descriptor table it is 4010; up to a page is for other kernels.
 pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
 /// User-space memory of one idle conn with one subscription, in bytes: the bound that this server's
 /// memory is held to.
@@ -34,8 +34,8 @@ const DESCRIPTORS_KEPT: u64 = 64;
 const DESCRIPTORS_SHARED: u64 = 64;
 /// Threads that are no workers: main, signals, feed, admin, log, demo.
 pub(super) const OTHER_THREADS: u64 = 6;
-/// The kernel spreads clients over workers by a hash, never evenly: room for so many of them is kept
-/// as tenths of the share.
+/// The kernel spreads clients over workers by a hash, never evenly: a table has room for eleven
+/// where ten are its share.
 const SPREAD: (u64, u64) = (11, 10);
 
 /// What the server is asked to be.
@@ -83,8 +83,8 @@ impl Plan {
         KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
     }
 
-    /// Memory that is needed before the first conn. Publications are shared by the workers; the ring
-    /// that points to them is each worker's own.
+    /// Memory that is needed before the first conn. Publications are shared by the workers; the
+    /// ring that points to them is each worker's own.
     pub(super) fn fixed_bytes(&self) -> u64 {
         let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
         let entries = self.log_entries.min(self.log_bytes / LOGGED_BYTES_MIN);

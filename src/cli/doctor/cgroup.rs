@@ -180,8 +180,8 @@ fn level(
     }
 }
 
-/// Bytes in use without the page cache that nobody has touched lately, which the kernel drops before
-/// it lets anybody run out.
+/// Bytes in use without the page cache that nobody has touched lately, which the kernel drops
+/// before it lets anybody run out.
 fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u64> {
     let used = parse::number(&tree.text(&format!("{folder}/{usage}"))?)?;
     let cached = tree

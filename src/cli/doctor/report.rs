@@ -1,8 +1,8 @@
 //! The finding, for people and for machines.
 //!
-//! [`Finding::new`] puts together what fits, what binds first, and what lifts the limits that are in
-//! the way of the goal; it is serialised as one JSON object, and [`Finding::write`] is the same as
-//! text. Decides nothing else, and reads nothing.
+//! [`Finding::new`] puts together what fits, what binds first, and what lifts the limits that are
+//! in the way of the goal; it is serialised as one JSON object, and [`Finding::write`] is the same
+//! as text. Decides nothing else, and reads nothing. `fanfare doctor` is its only caller.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
