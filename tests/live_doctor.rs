@@ -155,7 +155,7 @@ fn configuration_and_stalled_conns_are_part_of_the_sum() {
     let finding = examined("debian-vm", &["--config", file]).json();
     assert_eq!(
         (&finding["conns"], &finding["workers"]),
-        (&700.into(), &3.into())
+        (&636.into(), &3.into())
     );
     assert_eq!(finding["binds_first"], "limits.conns");
     let idle = examined("debian-vm", &["--stalled", "0"]).json();

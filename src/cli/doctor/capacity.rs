@@ -114,14 +114,19 @@ impl Plan {
         all.saturating_mul(whole) / spread
     }
 
+    /// What `limits.conns` has to be for so many conns.
+    pub(super) fn conns_key_for(&self, conns: u64) -> u64 {
+        if self.workers == 1 {
+            return conns;
+        }
+        with_spread(conns)
+    }
+
     /// Descriptors that each table has to hold for so many conns.
     pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
-        let share = if self.workers == 1 {
-            conns
-        } else {
-            with_spread(conns).div_ceil(self.workers.into())
-        };
-        share.saturating_add(DESCRIPTORS_KEPT)
+        self.conns_key_for(conns)
+            .div_ceil(self.workers.into())
+            .saturating_add(DESCRIPTORS_KEPT)
     }
 
     /// Open files of the whole process for so many conns.
@@ -278,8 +283,9 @@ fn ceiling(fact: Option<Ceiling>, conns: impl FnOnce(u64) -> u64) -> Allows {
 fn conns_key(plan: &Plan) -> Allows {
     match plan.conns_key {
         0 => Allows::AnyNumber,
-        // Shared out evenly and rounded up, while the kernel spreads clients unevenly.
-        conns => Allows::Conns(conns.into()),
+        conns if plan.workers == 1 => Allows::Conns(conns.into()),
+        // Shared out evenly, while the kernel spreads clients unevenly.
+        conns => Allows::Conns(u64::from(conns) * SPREAD.1 / SPREAD.0),
     }
 }
 

@@ -59,7 +59,10 @@ fn sysctl(context: &Context, key: &str, value: &str) -> Lift {
 pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
     let context = &facts.context;
     match id {
-        LimitId::ConnsKey => vec![lift("fanfare.toml, [limits]", format!("conns = {conns}"))],
+        LimitId::ConnsKey => {
+            let line = format!("conns = {}", plan.conns_key_for(conns));
+            vec![lift("fanfare.toml, [limits]", line)]
+        }
         LimitId::Descriptors => descriptors(facts, plan, conns),
         LimitId::NrOpen => {
             let needed = table_size(plan, conns).to_string();
@@ -94,7 +97,10 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
             let key = "net.netfilter.nf_conntrack_max";
             vec![
                 sysctl(context, key, &needed),
-                lift("or do not track them", "see NOTRACK in tuning/README.md"),
+                lift(
+                    "or do not track them",
+                    "tuning/README.md, Connection tracking",
+                ),
             ]
         }
         LimitId::EpollWatches => {

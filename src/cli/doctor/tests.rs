@@ -12,7 +12,7 @@ use super::parse::Ceiling;
 use super::report::Finding;
 use crate::config::Config;
 
-/// The sum beside each limit, by its place in this list.
+/// How many limits of a host are drawn by chance.
 const SCALED: usize = 11;
 
 fn plan(workers: u32) -> Plan {
@@ -134,9 +134,12 @@ fn too_few_threads_for_the_workers_let_nobody_in() {
 fn key_of_the_configuration_is_a_limit_too() {
     let mut config = Config::default();
     config.limits.conns = 500;
-    let plan = Plan::new(&config, 4, 1);
     let facts = host([u64::MAX / 4; SCALED]);
-    assert_eq!(bound(&facts, &plan), 500);
+    let with = |workers| Plan::new(&config, workers, 1);
+    assert_eq!(bound(&facts, &with(1)), 500);
+    assert_eq!(bound(&facts, &with(4)), 454);
+    let lifts = lift::lifts(LimitId::ConnsKey, &facts, &with(4), 500);
+    assert_eq!(lifts.first().unwrap().line, "conns = 550");
 }
 
 fn first_line(facts: &Facts, id: LimitId, conns: u64) -> String {

@@ -57,7 +57,7 @@ pub(super) fn reading(id: LimitId, facts: &Facts, plan: &Plan) -> String {
     match id {
         LimitId::ConnsKey => match plan.conns_key {
             0 => String::from("not set"),
-            conns => grouped(conns.into()),
+            conns => format!("{}, shared out", grouped(conns.into())),
         },
         LimitId::Descriptors => per_worker(facts.descriptors_hard, plan),
         LimitId::NrOpen => per_worker(facts.nr_open.map(Ceiling::At), plan),
