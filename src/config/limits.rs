@@ -38,6 +38,9 @@ pub const GATHER_SLICES_MAX: usize = 64;
 
 // -- Accepting.
 
+/// Descriptors of a worker's table that are not conns: poll, wakes, listeners, the spare one,
+/// standard streams, and some room.
+pub const DESCRIPTORS_KEPT: u64 = 64;
 /// Connections the kernel may hold for us to accept, per listener. `net.core.somaxconn` cuts it.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long accepting pauses when no descriptor is left, in milliseconds.

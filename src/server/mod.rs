@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use crate::admin::{self, Readiness, Sources, Stage};
 use crate::config::Config;
+use crate::config::limits::DESCRIPTORS_KEPT;
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::id::Epoch;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
@@ -312,7 +313,7 @@ impl Crew {
         match self.config.limits.conns {
             0 => {
                 // A small table keeps half of itself, so that somebody is served under any limit.
-                let kept = threads::DESCRIPTORS_KEPT.min(self.descriptor_limit / 2);
+                let kept = DESCRIPTORS_KEPT.min(self.descriptor_limit / 2);
                 u32::try_from(self.descriptor_limit - kept).unwrap_or(u32::MAX)
             }
             limit => limit.div_ceil(workers),

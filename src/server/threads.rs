@@ -15,10 +15,6 @@ use crate::sys::listener::{self, SocketOptions};
 use crate::worker::net::MioNet;
 use crate::worker::{Parts, Worker};
 
-/// Descriptors of a worker's table that are not conns: poll, wakes, listeners, the spare one,
-/// standard streams, and some room.
-pub(super) const DESCRIPTORS_KEPT: u64 = 64;
-
 /// Where the workers listen.
 #[derive(Debug)]
 pub(super) struct Listeners {

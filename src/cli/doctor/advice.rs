@@ -1,6 +1,6 @@
 //! PURE: what does not bound the number of conns and yet stops an operator on the way there.
 //!
-//! Rates of a connect storm, ports of a proxy, processor time, huge pages: each with the sum that
+//! Rates of a connect storm, ports of a proxy, processor time: each with the sum that
 //! makes it matter for so many conns, and a line where there is one. Nothing is said of what is
 //! not known.
 
@@ -45,7 +45,6 @@ pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     found.extend(idle_conntrack(facts, conns));
     found.extend(orphans(facts, plan, conns));
     found.extend(processor_time(facts, plan));
-    found.extend(huge_pages(facts));
     found.extend(maps(facts, plan));
     found.extend(devices(facts));
     found
@@ -176,19 +175,6 @@ fn processor_time(facts: &Facts, plan: &Plan) -> Option<Advice> {
         plan.workers
     );
     Some(advice("cgroup cpu", why, None))
-}
-
-fn huge_pages(facts: &Facts) -> Option<Advice> {
-    let mode = facts.huge_pages.as_deref()?;
-    if mode == "never" {
-        return None;
-    }
-    let why = format!(
-        "given when asked for or always ({mode}): an allocator that takes them holds more memory per \
-         conn than this sum has; without them, in the server's environment"
-    );
-    let line = "MIMALLOC_ALLOW_THP=0";
-    Some(advice("transparent huge pages", why, Some(line)))
 }
 
 fn maps(facts: &Facts, plan: &Plan) -> Option<Advice> {

@@ -9,7 +9,7 @@ use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
 use crate::config::Config;
-use crate::config::limits::{BATCH_BYTES_MAX, INBOX_BATCHES_MAX};
+use crate::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_MAX};
 
 /// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP),
 /// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo`
@@ -28,8 +28,6 @@ const WORKER_BYTES: u64 = 1 << 20;
 const LOG_ENTRY_BYTES: u64 = size_of::<crate::hub::log::Entry>() as u64;
 /// Bytes that the log counts for the smallest publications worth planning for.
 const LOGGED_BYTES_MIN: u64 = 256;
-/// Descriptors in a worker's table that are no conns, as the server keeps them back.
-const DESCRIPTORS_KEPT: u64 = 64;
 /// Descriptors of the process that are in no worker's table, rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
 /// Threads that are no workers: main, signals, feed, admin, log, demo.

@@ -103,8 +103,6 @@ pub(super) struct Facts {
     pub(super) orphans_max: Option<u64>,
     /// `vm.max_map_count`.
     pub(super) maps_max: Option<u64>,
-    /// When the kernel gives huge pages: `always`, `madvise` or `never`.
-    pub(super) huge_pages: Option<String>,
     /// `kernel.io_uring_disabled`, which kernels before 6.6 do not have.
     pub(super) io_uring_disabled: Option<u64>,
     /// Whether the kernel offers TLS below a socket; a module that is not loaded is not offered.
@@ -195,8 +193,6 @@ impl Facts {
             None => None,
         };
         self.maps_max = tree.expect("proc/sys/vm/max_map_count", parse::number);
-        let huge = "sys/kernel/mm/transparent_hugepage/enabled";
-        self.huge_pages = tree.probe(huge, |text| parse::chosen(text).map(str::to_owned));
     }
 
     fn take_network(&mut self, tree: &Tree) {
@@ -359,7 +355,6 @@ mod tests {
                 ("proc/net/sockstat", &text),
                 ("proc/sys/fs/file-nr", &text),
                 ("proc/sys/net/ipv4/tcp_mem", &text),
-                ("sys/kernel/mm/transparent_hugepage/enabled", &text),
             ]);
         }
     }

@@ -96,12 +96,6 @@ pub(super) fn list_length(text: &str) -> Option<u32> {
     Some(length)
 }
 
-/// The word in brackets, as in `always [madvise] never`.
-pub(super) fn chosen(text: &str) -> Option<&str> {
-    text.split_whitespace()
-        .find_map(|word| word.strip_prefix('[')?.strip_suffix(']'))
-}
-
 /// Major and minor version in `/proc/sys/kernel/osrelease`.
 pub(super) fn kernel_version(text: &str) -> Option<(u32, u32)> {
     let mut parts = text.trim().split('.');
@@ -202,8 +196,6 @@ Max open files            1024                 524288               files
 
     #[test]
     fn odd_texts_of_the_rest_are_no_value() {
-        assert_eq!(chosen("always [madvise] never\n"), Some("madvise"));
-        assert_eq!(chosen("always madvise"), None);
         assert_eq!(kernel_version("6.18.44-fc-v657\n"), Some((6, 18)));
         assert_eq!(kernel_version("5.4-rc1"), Some((5, 4)));
         assert_eq!(kernel_version("six"), None);
@@ -230,7 +222,6 @@ Max open files            1024                 524288               files
             let _ = kibibytes(&format!("A:{text}"), "A");
             let _ = entry(&format!("a {text}"), "a");
             let _ = list_length(&text);
-            let _ = chosen(&text);
             let _ = kernel_version(&text);
             let _ = processor_share(&text);
             let _ = has_capability(&text, 24);
