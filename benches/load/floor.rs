@@ -1,193 +1,210 @@
-//! The floor: the least that a server of this kind has to do, and nothing else.
+//! The server beside the floor: the least that any server of this kind has to do.
 //!
-//! Accepts, answers any request with one canned head, then does one plain `send` for each socket
-//! and publication. No parsing, no queue, no channel, no quota; a socket that is full loses the
-//! rest. As many workers as the server it is compared with, each with its own descriptor table,
-//! listener and processor, and the same socket options, so that the kernel does the same work for
-//! both. Runs as a child process of the load generator; its feed takes frames with their length in
-//! front.
+//! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
+//! starts the `fanfare` program and [`least`] as children, connects everybody to both with the
+//! parts of `fanfare bench`, publishes to them in turns, and prints ratios. Exit status 1 when a
+//! publication was lost, doubled, out of order, or skipped without a word.
+#![allow(
+    clippy::expect_used,
+    clippy::format_push_string,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a program for the command line, on input of its own"
+)]
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+mod comparison;
+mod least;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::thread;
+use std::time::Duration;
 
-use anyhow::Result;
-use fanfare::config::Config;
-use fanfare::sys::cpu;
-use fanfare::sys::descriptors::unshare_table;
-use fanfare::sys::listener::{SocketOptions, bind};
-use fanfare::sys::wake::Wake;
-use rustix::event::epoll;
+use anyhow::{Result, ensure};
+use clap::Parser;
+use fanfare::cli::bench::plan::Plan;
+use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN, Payloads};
+use fanfare::cli::bench::server::Server;
+use fanfare::cli::bench::stage::Stage;
+use fanfare::cli::bench::stream::Kind;
+use fanfare::cli::bench::tally::{Ids, Start};
+use fanfare::sys::descriptors::raise_limit;
+use indicatif::ProgressBar;
 
-/// The answer to whatever was asked.
-const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
-    Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// Reports of the listener and of the wake; sockets count from zero.
-const LISTENER: u64 = u64::MAX;
-const WAKE: u64 = u64::MAX - 1;
+use comparison::{Comparison, Which};
 
-/// Serves until the feeder has gone.
-pub(crate) fn serve(feed: &Path, workers: u32) -> Result<()> {
-    let feed_listener = UnixListener::bind(feed)?;
-    let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
-    let cpus = cpu::allowed();
-    let mut parts = Vec::new();
-    for number in 0..workers {
-        let listener = bind(address, SocketOptions::new(&Config::default()))?;
-        address = listener.local_addr()?;
-        let wake = Arc::new(Wake::new()?);
-        let (sender, receiver) = channel();
-        let is_pinned = cpus.len() == usize::try_from(workers)? && workers > 1;
-        let pin = is_pinned.then(|| cpus[number as usize]);
-        parts.push((listener, wake, sender, receiver, pin));
-    }
-    let mut mailboxes = Vec::new();
-    for (listener, wake, sender, receiver, pin) in parts {
-        mailboxes.push((sender, Arc::clone(&wake)));
-        thread::spawn(move || Worker::new(listener, wake, receiver, pin)?.run());
-    }
-    let mut stdout = std::io::stdout().lock();
-    writeln!(
-        stdout,
-        "floor ready: http://{address} feed={}",
-        feed.display()
-    )?;
-    stdout.flush()?;
-    take_feed(&feed_listener, &mailboxes)
+/// Descriptors of a thread that are no connections.
+const SPARE_DESCRIPTORS: usize = 64;
+
+/// Compares the server with the floor, in turns: the next burst when everybody has the last one.
+#[derive(Debug, Parser)]
+#[command(name = "floor")]
+struct Options {
+    /// WebSocket connections.
+    #[arg(long, default_value_t = 100)]
+    websockets: usize,
+    /// Event streams. The floor has plain frames for them too.
+    #[arg(long, default_value_t = 100)]
+    event_streams: usize,
+    /// Bytes of JSON in each publication; at least 64.
+    #[arg(long, default_value_t = 100)]
+    payload: usize,
+    /// Publications that arrive together; may be repeated [default: 1 and 10].
+    #[arg(long)]
+    burst: Vec<u32>,
+    /// Bursts that are measured at a time.
+    #[arg(long, default_value_t = 20)]
+    bursts: u32,
+    /// Times that both servers are started and measured.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Workers of each server.
+    #[arg(long, default_value_t = 2)]
+    workers: u32,
+    /// Flags handed on to `fanfare serve`, as one argument.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    server_flags: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Be the floor's server with its feed at this path; for the program itself.
+    #[arg(long, hide = true)]
+    serve_floor: Option<PathBuf>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// What some test runners add.
+    #[arg(long, hide = true)]
+    test: bool,
 }
 
-type Mailboxes = [(Sender<Arc<[u8]>>, Arc<Wake>)];
-
-fn take_feed(listener: &UnixListener, mailboxes: &Mailboxes) -> Result<()> {
-    let (mut feeder, _address) = listener.accept()?;
-    let mut held = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let count = feeder.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(());
-        }
-        held.extend_from_slice(&buffer[..count]);
-        let mut done = 0;
-        while let Some(length) = held.get(done..done + 4) {
-            let length = u32::from_be_bytes(length.try_into()?) as usize;
-            let Some(frame) = held.get(done + 4..done + 4 + length) else {
-                break;
-            };
-            for (mailbox, _) in mailboxes {
-                mailbox.send(Arc::from(frame))?;
-            }
-            done += 4 + length;
-        }
-        held.drain(..done);
-        for (_, wake) in mailboxes {
-            wake.wake();
+impl Options {
+    fn burst_sizes(&self) -> Vec<u32> {
+        if self.burst.is_empty() {
+            vec![1, 10]
+        } else {
+            self.burst.clone()
         }
     }
-}
 
-struct Worker {
-    listener: TcpListener,
-    wake: Arc<Wake>,
-    mail: Receiver<Arc<[u8]>>,
-    epoll: OwnedFd,
-    sockets: Vec<TcpStream>,
-    buffer: Vec<u8>,
-}
-
-impl Worker {
-    fn new(
-        listener: TcpListener,
-        wake: Arc<Wake>,
-        mail: Receiver<Arc<[u8]>>,
-        pin: Option<usize>,
-    ) -> Result<Self> {
-        unshare_table()?.keep_only(&[listener.as_raw_fd(), wake.as_raw_fd()]);
-        if let Some(cpu) = pin {
-            cpu::pin(cpu)?;
+    fn serve(&self, which: Which) -> Result<Server> {
+        let mut command = match which {
+            Which::Fanfare => Command::new(env!("CARGO_BIN_EXE_fanfare")),
+            Which::Floor => Command::new(std::env::current_exe()?),
+        };
+        let workers = self.workers.to_string();
+        if which == Which::Floor {
+            command.args(["--workers", &workers]);
+            return Server::start(command, "--serve-floor");
         }
-        listener.set_nonblocking(true)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let flags = epoll::EventFlags::IN;
-        epoll::add(
-            &epoll,
-            &listener,
-            epoll::EventData::new_u64(LISTENER),
-            flags,
-        )?;
-        epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), flags)?;
-        Ok(Self {
-            listener,
-            wake,
-            mail,
-            epoll,
-            sockets: Vec::new(),
-            buffer: vec![0; 64 * 1024],
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--log", "warn", "--workers", &workers])
+            .args(self.server_flags.split_whitespace());
+        Server::start(command, "--feed")
+    }
+
+    fn plan(&self, which: Which, server: &Server) -> Result<Plan> {
+        let conns = self.websockets + self.event_streams;
+        let per_thread = usize::try_from(raise_limit())? - SPARE_DESCRIPTORS;
+        let (network, kinds) = match which {
+            Which::Fanfare => (
+                16,
+                vec![
+                    (Kind::WebSocket, self.websockets),
+                    (Kind::EventStream, self.event_streams),
+                ],
+            ),
+            // Different addresses for crowds that live at the same time.
+            Which::Floor => (17, vec![(Kind::Bare, conns)]),
+        };
+        Ok(Plan {
+            target: server.address(),
+            sources: Vec::new(),
+            network,
+            kinds,
+            threads: conns.div_ceil(per_thread).max(2),
+            channel: "bench".to_owned(),
+            channels: 1,
+            stalled: 0,
+            slow: 0,
+            churn: 0,
+            ids: Ids::Numbers,
+            start: Start::First,
         })
     }
 
-    fn run(&mut self) -> Result<()> {
-        let mut events = Vec::with_capacity(1024);
-        loop {
-            events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                None,
-            ) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            for event in &events {
-                match event.data.u64() {
-                    LISTENER => self.accept()?,
-                    WAKE => self.send()?,
-                    index => self.answer(usize::try_from(index)?)?,
-                }
-            }
-        }
+    fn stage(&self, which: Which) -> Result<Stage> {
+        let server = self.serve(which)?;
+        let plan = self.plan(which, &server)?;
+        let form = match which {
+            Which::Fanfare => Form::Lines,
+            Which::Floor => Form::Frames,
+        };
+        let payloads = Payloads {
+            bytes: self.payload,
+            channel: "bench".to_owned(),
+            channels: 1,
+        };
+        Stage::open(server, plan, Some((form, payloads)), &ProgressBar::hidden())
     }
+}
 
-    fn accept(&mut self) -> Result<()> {
-        loop {
-            let flags = rustix::net::SocketFlags::NONBLOCK | rustix::net::SocketFlags::CLOEXEC;
-            let socket = match rustix::net::accept_with(&self.listener, flags) {
-                Ok(socket) => TcpStream::from(socket),
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            };
-            let data = epoll::EventData::new_u64(self.sockets.len() as u64);
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-            epoll::add(&self.epoll, &socket, data, flags)?;
-            self.sockets.push(socket);
+fn main() -> ExitCode {
+    match act(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("floor: {error:#}");
+            ExitCode::from(2)
         }
     }
+}
 
-    /// A request is in one piece here, so what comes is one.
-    fn answer(&mut self, index: usize) -> Result<()> {
-        let socket = &mut self.sockets[index];
-        match socket.read(&mut self.buffer) {
-            Ok(0) | Err(_) => Ok(()),
-            Ok(_) => Ok(socket.write_all(HEAD)?),
-        }
+/// False when something was lost.
+fn act(options: &Options) -> Result<bool> {
+    if let Some(feed) = &options.serve_floor {
+        return least::serve(feed, options.workers).map(|()| true);
     }
+    ensure!(
+        options.payload >= PAYLOAD_BYTES_MIN,
+        "a payload has at least {PAYLOAD_BYTES_MIN} bytes"
+    );
+    let comparison = compare(options)?;
+    let text = if options.json {
+        comparison.json()
+    } else {
+        comparison.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(comparison.is_clean())
+}
 
-    fn send(&mut self) -> Result<()> {
-        self.wake.acknowledge();
-        while let Ok(frame) = self.mail.try_recv() {
-            for socket in &mut self.sockets {
-                match socket.write(&frame) {
-                    Ok(_) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
+/// Measures both in turns, so that whatever else the machine does falls on both.
+fn compare(options: &Options) -> Result<Comparison> {
+    let mut comparison = Comparison::default();
+    for round in 0..options.rounds {
+        // Whoever comes first finds the kernel's caches cold, so they swap.
+        let order = if round % 2 == 0 {
+            [Which::Floor, Which::Fanfare]
+        } else {
+            [Which::Fanfare, Which::Floor]
+        };
+        let mut stages = Vec::new();
+        for which in order {
+            let stage = options.stage(which)?;
+            comparison.opened.push((which, stage.opened().clone()));
+            stages.push((which, stage));
+        }
+        for burst in options.burst_sizes() {
+            for (which, stage) in &mut stages {
+                // What the other server's turn has left in the queues is not this one's.
+                thread::sleep(Duration::from_millis(50));
+                let measured = stage.publish_in_turns(burst, options.bursts)?;
+                comparison.measured.push((*which, measured));
             }
         }
-        Ok(())
     }
+    Ok(comparison)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::options::BenchArgs;
 use crate::config::file::Overrides;
 use crate::id::ChannelName;
 
@@ -35,6 +36,8 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Put load on a server and account for every publication.
+    Bench(Box<BenchArgs>),
     /// Validate a configuration file.
     Check(CheckArgs),
     /// Say how many connections this machine holds, and what stops more.

@@ -5,6 +5,7 @@
 //! to standard output and standard error on purpose. `main` is the only caller.
 
 pub mod args;
+pub mod bench;
 mod check;
 mod doctor;
 mod lines;
@@ -83,6 +84,7 @@ pub fn run() -> ExitCode {
         }
     };
     let ended = match &arguments.command {
+        Command::Bench(args) => bench::run(args, &mut io::stdout()),
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),
         Command::Doctor(args) => doctor::run(args, &mut io::stdout().lock()),
         Command::Publish(args) => publish::run(args),

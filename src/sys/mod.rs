@@ -14,4 +14,5 @@ pub mod descriptors;
 pub mod group;
 pub mod listener;
 pub mod memory;
+pub mod outgoing;
 pub mod wake;

@@ -1,0 +1,171 @@
+//! Both servers' figures side by side, as text and as one JSON object.
+//!
+//! Ratios are of sums over all rounds; with several rounds the smallest and the largest ratio of a
+//! round stand beside them, since a figure without its spread says little on a shared machine.
+
+use fanfare::cli::bench::figures::{Measured, Opened};
+use fanfare::cli::bench::report::{measured_text, opened_text};
+use serde_json::{Value, json};
+
+/// Which program was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The program under test.
+    Fanfare,
+    /// What it is compared with.
+    Floor,
+}
+
+/// Both servers' figures, round by round.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// One for each server and round.
+    pub(crate) opened: Vec<(Which, Opened)>,
+    /// One for each server, burst and round.
+    pub(crate) measured: Vec<(Which, Measured)>,
+}
+
+/// A ratio of sums, and the least and greatest of a round.
+struct Ratio {
+    of_sums: f64,
+    least: f64,
+    greatest: f64,
+}
+
+impl Ratio {
+    /// From fanfare's and the floor's figures, round by round.
+    fn new(fanfare: &[f64], floor: &[f64]) -> Self {
+        let rounds: Vec<f64> = fanfare.iter().zip(floor).map(|(a, b)| a / b).collect();
+        Self {
+            of_sums: fanfare.iter().sum::<f64>() / floor.iter().sum::<f64>(),
+            least: rounds.iter().copied().fold(f64::INFINITY, f64::min),
+            greatest: rounds.iter().copied().fold(0.0, f64::max),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "of_sums": self.of_sums, "least": self.least, "greatest": self.greatest })
+    }
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            of_sums,
+            least,
+            greatest,
+        } = self;
+        write!(f, "{of_sums:.3} ({least:.3}-{greatest:.3})")
+    }
+}
+
+impl Comparison {
+    /// Whether nothing was lost, doubled, reordered or skipped.
+    pub(crate) fn is_clean(&self) -> bool {
+        let mut measured = self.measured.iter();
+        measured.all(|(_, measured)| measured.is_clean(true))
+    }
+
+    /// Figures of connecting, as a ratio.
+    fn connect_ratio(&self) -> Ratio {
+        let of = |server| -> Vec<f64> {
+            let own = self.opened.iter().filter(|(whose, _)| *whose == server);
+            own.map(|(_, opened)| opened.cpu_us().unwrap_or(f64::NAN))
+                .collect()
+        };
+        Ratio::new(&of(Which::Fanfare), &of(Which::Floor))
+    }
+
+    /// A figure of all bursts of one size, as a ratio.
+    fn ratio(&self, burst: u32, figure: impl Fn(&Measured) -> f64) -> Ratio {
+        let of = |server| -> Vec<f64> {
+            let own = self.measured.iter();
+            let own = own.filter(|(whose, m)| *whose == server && m.burst == burst);
+            own.map(|(_, measured)| figure(measured)).collect()
+        };
+        Ratio::new(&of(Which::Fanfare), &of(Which::Floor))
+    }
+
+    fn bursts(&self) -> Vec<u32> {
+        let mut bursts: Vec<u32> = self.measured.iter().map(|(_, m)| m.burst).collect();
+        bursts.sort_unstable();
+        bursts.dedup();
+        bursts
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> String {
+        let connect: Vec<Value> = self
+            .opened
+            .iter()
+            .map(|(server, opened)| json!({ "server": name(*server), "connect": opened.json() }))
+            .collect();
+        let publish: Vec<Value> = self
+            .measured
+            .iter()
+            .map(|(server, m)| json!({ "server": name(*server), "publish": m.json() }))
+            .collect();
+        let deliveries: Vec<Value> = self
+            .bursts()
+            .into_iter()
+            .map(|burst| {
+                json!({
+                    "burst": burst,
+                    "cpu_per_delivery": self.ratio(burst, cpu_us).json(),
+                    "last_subscriber": self.ratio(burst, last_ms).json(),
+                })
+            })
+            .collect();
+        let value = json!({
+            "clean": self.is_clean(),
+            "ratio_to_floor": {
+                "cpu_per_connect": self.connect_ratio().json(),
+                "deliveries": deliveries,
+            },
+            "connect": connect,
+            "publish": publish,
+        });
+        format!("{value:#}\n")
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        for (server, opened) in &self.opened {
+            text += &format!("{}: {}\n", name(*server), opened_text(opened));
+        }
+        for (server, measured) in &self.measured {
+            text += &format!("{}: {}", name(*server), measured_text(measured));
+        }
+        text += "ratios fanfare / floor, of sums (least-greatest of a round):\n";
+        text += &format!("  CPU per connect {}\n", self.connect_ratio());
+        for burst in self.bursts() {
+            let cpu = self.ratio(burst, cpu_us);
+            let last = self.ratio(burst, last_ms);
+            text += &format!(
+                "  {burst} together: CPU per delivery {cpu}, median time to last subscriber {last}\n"
+            );
+        }
+        text += if self.is_clean() {
+            "every publication once and in order\n"
+        } else {
+            "FAILED\n"
+        };
+        text
+    }
+}
+
+fn name(server: Which) -> &'static str {
+    match server {
+        Which::Fanfare => "fanfare",
+        Which::Floor => "floor",
+    }
+}
+
+fn cpu_us(measured: &Measured) -> f64 {
+    measured.cpu_us().unwrap_or(f64::NAN)
+}
+
+fn last_ms(measured: &Measured) -> f64 {
+    measured.last_ms().map_or(f64::NAN, |(median, _)| median)
+}

@@ -1,0 +1,279 @@
+//! The figures of a run: what was counted, and what is divided by what.
+//!
+//! Whatever the system did not say (a server whose process is not known) is `None` and never zero.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::probe::Answered;
+use super::server::{Memory, Usage};
+use super::tally::{Faults, Gaps, Tally};
+
+/// What connecting has cost.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Connections opened.
+    pub conns: usize,
+    /// From the first connect to the last subscription.
+    pub took: Duration,
+    /// Processor time meanwhile.
+    pub usage: Usage,
+    /// Memory with no connection.
+    pub before: Memory,
+    /// Memory with all of them, idle.
+    pub with: Memory,
+}
+
+/// What doing nothing has cost.
+#[derive(Clone, Debug)]
+pub struct Idled {
+    /// Connections that were idle.
+    pub conns: usize,
+    /// For how long.
+    pub took: Duration,
+    /// Processor time meanwhile.
+    pub usage: Usage,
+}
+
+/// Everybody came and went.
+#[derive(Clone, Debug)]
+pub struct Storm {
+    /// Coming.
+    pub opened: Opened,
+    /// Memory when everybody has gone.
+    pub after: Memory,
+}
+
+/// What publishing has cost.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Publications that arrived together.
+    pub burst: u32,
+    /// Publications in all.
+    pub publications: u64,
+    /// Deliveries that those who stayed and read are due.
+    pub expected: u64,
+    /// Whether everybody came to the last publication.
+    pub is_complete: bool,
+    /// From the first publication to the last delivery.
+    pub took: Duration,
+    /// Processor time meanwhile.
+    pub usage: Usage,
+    /// Memory at the end.
+    pub memory: Memory,
+    /// Subscribers that the feed told of, summed over publications.
+    pub subscribers: Option<u64>,
+    /// Answers to new requests meanwhile.
+    pub probe: Option<Answered>,
+    /// What was received.
+    pub tally: Tally,
+}
+
+impl Opened {
+    /// Connections per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        count(self.conns as u64) / self.took.as_secs_f64().max(1e-9)
+    }
+
+    /// The server's processor time for each, in microseconds.
+    #[must_use]
+    pub fn cpu_us(&self) -> Option<f64> {
+        let conns = count(self.conns as u64);
+        self.usage.cpu.map(|cpu| micros(cpu) / conns)
+    }
+
+    /// The server's memory for each idle connection.
+    #[must_use]
+    pub fn user_bytes(&self) -> Option<f64> {
+        let (with, before) = (self.with.pss?, self.before.pss?);
+        Some(bytes(with - before) / count(self.conns as u64))
+    }
+
+    /// The machine's slab for each connection, both ends where both are here.
+    #[must_use]
+    pub fn slab_bytes(&self) -> f64 {
+        bytes(self.with.slab - self.before.slab) / count(self.conns as u64)
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "conns": self.conns,
+            "seconds": self.took.as_secs_f64(),
+            "per_second": self.per_second(),
+            "server_cpu_us_per_conn": self.cpu_us(),
+            "generator_cpu_us_per_conn": micros(self.usage.own_cpu) / count(self.conns as u64),
+            "user_bytes_per_conn": self.user_bytes(),
+            "slab_bytes_per_conn_both_ends": self.slab_bytes(),
+            "server_pss_mb_before": self.before.pss.map(megabytes),
+            "server_pss_mb": self.with.pss.map(megabytes),
+        })
+    }
+}
+
+impl Idled {
+    /// The server's processor time for each connection and second, in microseconds.
+    #[must_use]
+    pub fn cpu_us(&self) -> Option<f64> {
+        let conn_seconds = count(self.conns as u64) * self.took.as_secs_f64();
+        self.usage.cpu.map(|cpu| micros(cpu) / conn_seconds)
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "conns": self.conns,
+            "seconds": self.took.as_secs_f64(),
+            "server_cpu_us_per_conn_second": self.cpu_us(),
+        })
+    }
+}
+
+impl Storm {
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        json!({
+            "connect": self.opened.json(),
+            "server_pss_mb_after": self.after.pss.map(megabytes),
+            "slab_mb_after": megabytes(self.after.slab),
+        })
+    }
+}
+
+impl Measured {
+    /// The server's processor time for each delivery, in microseconds.
+    #[must_use]
+    pub fn cpu_us(&self) -> Option<f64> {
+        let deliveries = self.tally.delivered;
+        let cpu = self.usage.cpu.filter(|_| deliveries > 0);
+        cpu.map(|cpu| micros(cpu) / count(deliveries))
+    }
+
+    /// The generator's processor time for each delivery, in microseconds.
+    #[must_use]
+    pub fn own_cpu_us(&self) -> Option<f64> {
+        let deliveries = self.tally.delivered;
+        (deliveries > 0).then(|| micros(self.usage.own_cpu) / count(deliveries))
+    }
+
+    /// Whether everything was accounted for; and where it is strict, whether nobody who reads was
+    /// told of a gap.
+    #[must_use]
+    pub fn is_clean(&self, is_strict: bool) -> bool {
+        let has_gap = is_strict && self.tally.gaps.readers > 0;
+        self.is_complete && self.tally.faults.is_clean() && !has_gap
+    }
+
+    /// Latency at quantiles, in milliseconds; empty if none is known.
+    #[must_use]
+    pub fn latencies_ms(&self) -> Vec<(&'static str, f64)> {
+        if self.tally.timed() == 0 {
+            return Vec::new();
+        }
+        [
+            ("p50", 0.5),
+            ("p90", 0.9),
+            ("p99", 0.99),
+            ("p99.9", 0.999),
+            ("max", 1.0),
+        ]
+        .map(|(name, quantile)| (name, count(self.tally.latency_us(quantile)) / 1e3))
+        .into()
+    }
+
+    /// Median and maximum time to the last subscriber, in milliseconds.
+    #[must_use]
+    pub fn last_ms(&self) -> Option<(f64, f64)> {
+        let last = self.tally.last_us();
+        let (median, max) = (last.get(last.len() / 2)?, last.last()?);
+        Some((f64::from(*median) / 1e3, f64::from(*max) / 1e3))
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let Faults {
+            lost,
+            duplicates,
+            reordered,
+            wrong_ids,
+            ended,
+            refused,
+        } = self.tally.faults;
+        let Gaps {
+            readers,
+            impaired,
+            skipped,
+            cut,
+        } = self.tally.gaps;
+        let latency: Map<String, Value> = self
+            .latencies_ms()
+            .into_iter()
+            .map(|(name, ms)| (name.to_owned(), json!(ms)))
+            .collect();
+        let last = self.last_ms();
+        json!({
+            "burst": self.burst,
+            "publications": self.publications,
+            "deliveries": self.tally.delivered,
+            "deliveries_due": self.expected,
+            "foreign": self.tally.foreign,
+            "complete": self.is_complete,
+            "seconds": self.took.as_secs_f64(),
+            "server_cpu_us_per_delivery": self.cpu_us(),
+            "generator_cpu_us_per_delivery": self.own_cpu_us(),
+            "server_pss_mb": self.memory.pss.map(megabytes),
+            "subscribers_told": self.subscribers,
+            "latency_ms": latency,
+            "last_subscriber_ms": last.map(|(median, max)| json!({ "p50": median, "max": max })),
+            "faults": {
+                "lost": lost, "duplicates": duplicates, "reordered": reordered,
+                "wrong_ids": wrong_ids, "ended": ended, "refused": refused,
+            },
+            "gaps_told": { "readers": readers, "stalled_or_slow": impaired },
+            "skipped_and_told": skipped,
+            "stalled_or_slow_cut": cut,
+            "came_and_went": self.tally.passed,
+            "probe_ms": self.probe.as_ref().map(|probe| json!({
+                "answers": probe.times.len(),
+                "failed": probe.failed,
+                "p50": millis(probe.quantile(0.5)),
+                "p99": millis(probe.quantile(0.99)),
+                "max": millis(probe.quantile(1.0)),
+            })),
+        })
+    }
+}
+
+/// A time in microseconds.
+#[must_use]
+pub fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// A time in milliseconds.
+#[must_use]
+pub fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Bytes in millions.
+#[must_use]
+pub fn megabytes(number: i64) -> f64 {
+    bytes(number) / 1e6
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2 to the 53rd")]
+fn count(number: u64) -> f64 {
+    number as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2 to the 53rd")]
+fn bytes(number: i64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,177 @@
+//! `fanfare bench`: a load generator that opens many connections and accounts for every
+//! publication.
+//!
+//! A program of its own on the client's side: it shares no state with the server, speaks to it over
+//! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened, `crowd`
+//! starts the threads, `party` is one of them, `stream` and `tally` hear and judge, `stage` is a
+//! server with everybody connected, `report` tells. The comparison with the floor in `benches/load`
+//! is made of the same parts, and therefore they are public.
+
+pub mod crowd;
+pub mod figures;
+pub mod options;
+mod pace;
+mod party;
+pub mod plan;
+pub mod plot;
+pub mod probe;
+pub mod process;
+pub mod publisher;
+pub mod report;
+pub mod server;
+pub mod stage;
+pub mod stream;
+pub mod tally;
+
+use std::io::{IsTerminal as _, Write};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Failure;
+use crate::sys::{cpu, descriptors};
+use figures::Measured;
+use options::BenchArgs;
+use plan::Plan;
+use publisher::Form;
+use report::Report;
+use server::Server;
+use stage::{Pace, Stage};
+
+/// Does what the arguments ask, prints the figures, and fails when something was lost.
+pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let descriptors = descriptors::raise_limit();
+    args.check(descriptors).map_err(Failure::Usage)?;
+    let report = measure(args, descriptors)?;
+    if let (Some(path), Some(measured)) = (&args.plot, &report.measured) {
+        draw(path, args, measured)?;
+    }
+    let text = if args.json {
+        report.json()
+    } else {
+        report.text()
+    };
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Failure::of_output)?;
+    if report.is_clean() {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
+}
+
+fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
+    let server = match args.attach {
+        Some(address) => Server::attach(address, args.feed.clone(), args.pid),
+        None => Server::start(serve_command(args)?, "--feed")?,
+    };
+    let plan = args.plan(server.address, descriptors, cpu::allowed().len());
+    let mut report = Report {
+        is_strict: args.strict,
+        troubles: String::new(),
+        storms: Vec::new(),
+        opened: None,
+        idled: None,
+        measured: None,
+    };
+    if args.storms > 0 {
+        for number in 1..=args.storms {
+            let bar = bar(args.conns() as u64, &format!("storm {number}"));
+            report
+                .storms
+                .push(stage::storm(&server, plan.clone(), &bar)?);
+            bar.finish_and_clear();
+        }
+        return Ok(report);
+    }
+    on_stage(args, server, plan, &mut report)?;
+    Ok(report)
+}
+
+/// Everything that is done while everybody is connected.
+fn on_stage(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
+    let payloads = args.publishes().then(|| (Form::Lines, args.payloads()));
+    let connecting = bar(args.conns() as u64, "connections");
+    let stage = Stage::open(server, plan, payloads, &connecting);
+    connecting.finish_and_clear();
+    let mut stage = stage?;
+    report.opened = Some(stage.opened().clone());
+    if args.idle > 0.0 {
+        let bar = bar(0, "idle");
+        report.idled = Some(stage.idle(Duration::from_secs_f64(args.idle), &bar)?);
+        bar.finish_and_clear();
+    }
+    if args.seconds > 0.0 {
+        let due = if args.publishes() {
+            args.rate * args.seconds
+        } else {
+            0.0
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the length of a progress bar"
+        )]
+        let bar = bar(due as u64, "publications");
+        let pace = Pace {
+            burst: args.burst,
+            interval: args.interval(),
+            lasting: Duration::from_secs_f64(args.seconds),
+            has_probe: args.probe,
+        };
+        let measured = stage.publish_at_rate(&pace, &bar);
+        bar.finish_and_clear();
+        report.measured = Some(measured?);
+    }
+    report.troubles = stage.troubles();
+    Ok(())
+}
+
+/// This program as a server on a free port.
+fn serve_command(args: &BenchArgs) -> Result<Command> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let mut command = Command::new(own);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--log", "warn", "--workers", &args.workers.to_string()])
+        .args(args.server_flags.split_whitespace());
+    Ok(command)
+}
+
+fn draw(path: &Path, args: &BenchArgs, measured: &Measured) -> Result<()> {
+    let title = format!(
+        "{} WebSockets, {} event streams, {} publications, {} deliveries",
+        args.websockets, args.event_streams, measured.publications, measured.tally.delivered
+    );
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a run")]
+    let ms = |quantile| measured.tally.latency_us(quantile) as f64 / 1e3;
+    let picture = plot::svg(&title, measured.tally.timed(), ms);
+    std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A bar where somebody watches; a spinner where the end is not known.
+fn bar(length: u64, what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, style) = match length {
+        0 => (
+            ProgressBar::new_spinner(),
+            "{spinner} {prefix} {elapsed} {msg}",
+        ),
+        length => (
+            ProgressBar::new(length),
+            "{prefix} {bar:30} {human_pos}/{human_len} {per_sec} {msg}",
+        ),
+    };
+    let bar = bar.with_prefix(what.to_owned());
+    // A style that does not parse would be our mistake, and the plain one serves as well.
+    match ProgressStyle::with_template(style) {
+        Ok(style) => bar.with_style(style),
+        Err(_mistake) => bar,
+    }
+}

@@ -1,0 +1,314 @@
+//! What can be asked of `fanfare bench` on its command line, and what of it makes no sense.
+//!
+//! Data and a little arithmetic. The defaults are small, so that the program shows in a few seconds
+//! what it does.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::plan::{PASSING_SECONDS, Plan};
+use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
+use super::stream::Kind;
+use super::tally::{Ids, Start};
+use crate::id::ChannelName;
+
+/// Descriptors of a thread that are no connections.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+/// Arguments of `fanfare bench`.
+#[derive(Clone, Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line, and any of them can be combined"
+)]
+#[command(after_help = "\
+Starts a server of its own, or attaches to one that runs, subscribes, publishes stamped publications
+through the feed, and checks on every connection that each comes once and in order. Exit status 1
+when one was lost, doubled, out of order, or skipped without a word.
+
+Examples:
+  fanfare bench
+  fanfare bench --websockets 10000 --event-streams 10000 --rate 100 --burst 10 --seconds 30
+  fanfare bench --websockets 20000 --event-streams 0 --stalled 10 --rate 100 --json
+  fanfare bench --websockets 1000000 --event-streams 0 --workers 56 --rate 0.1 --seconds 30 --probe
+  fanfare bench --attach 127.0.0.1:8080 --feed /run/fanfare/feed.sock --pid 4711
+  fanfare bench --attach 192.0.2.7:80 --channel prices --listen-only --seconds 60")]
+pub struct BenchArgs {
+    /// WebSocket connections.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub websockets: usize,
+    /// Event streams.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub event_streams: usize,
+    /// The channel; NAME:0, NAME:1 and so on when there are several.
+    #[arg(long, value_name = "NAME", default_value = "bench")]
+    pub channel: String,
+    /// Channels over which connections and publications are dealt in turn.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub channels: u16,
+    /// Publications per second, over all channels; 0 is --listen-only.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
+    pub rate: f64,
+    /// For how long to publish or listen; 0 to connect and no more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Publications that arrive together.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub burst: u32,
+    /// Bytes of JSON in each publication; at least 64.
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    pub payload: usize,
+    /// Publish nothing, only check what others publish.
+    #[arg(long)]
+    pub listen_only: bool,
+    /// Per cent of the connections that stop reading until everything is published.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub stalled: usize,
+    /// Per cent of the connections that read a little, twice a second.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    pub slow: usize,
+    /// Further connections per second that come, and go a second later.
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
+    pub churn: usize,
+    /// Measure for so long what the connections cost before anything is published.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub idle: f64,
+    /// Connect all and drop all, so often, and publish nothing.
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    pub storms: u32,
+    /// While publishing, ask for `/` on a new connection every 50 ms.
+    #[arg(long)]
+    pub probe: bool,
+    /// Count a gap that is told to a connection that reads as a failure.
+    #[arg(long)]
+    pub strict: bool,
+    /// A server that runs already.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub attach: Option<SocketAddr>,
+    /// The feed of that server, to publish.
+    #[arg(long, value_name = "PATH", requires = "attach")]
+    pub feed: Option<PathBuf>,
+    /// The process of that server, to measure it.
+    #[arg(long, value_name = "PID", requires = "attach")]
+    pub pid: Option<u32>,
+    /// Workers of a server of our own.
+    #[arg(long, value_name = "N", default_value_t = 2, conflicts_with = "attach")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub workers: u32,
+    /// Flags handed on to `fanfare serve`, as one argument.
+    #[arg(
+        long,
+        value_name = "FLAGS",
+        default_value = "",
+        conflicts_with = "attach"
+    )]
+    #[arg(allow_hyphen_values = true)]
+    pub server_flags: String,
+    /// Address to connect from; may be repeated [default: many of 127.0.0.0/8 on loopback].
+    #[arg(long, value_name = "ADDR")]
+    pub source: Vec<IpAddr>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Draw the latencies into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    /// What is wrong with the arguments together, on a system with so many descriptors per table.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn check(&self, descriptors: u64) -> Result<(), String> {
+        let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
+        if self.conns() == 0 {
+            return Err("no connections: --websockets and --event-streams are both 0".to_owned());
+        }
+        if self.payload < PAYLOAD_BYTES_MIN {
+            return Err(format!("--payload has to be {PAYLOAD_BYTES_MIN} or more"));
+        }
+        if self.stalled + self.slow > 0 && !self.publishes() {
+            return Err("--stalled and --slow need publications of ours".to_owned());
+        }
+        if self.stalled + self.slow > 99 {
+            return Err(
+                "--stalled and --slow together have to leave somebody who reads".to_owned(),
+            );
+        }
+        if !is_time(self.seconds) || !is_time(self.idle) || !(0.0..=1e9).contains(&self.rate) {
+            return Err(
+                "--seconds, --idle and --rate take numbers that are not negative".to_owned(),
+            );
+        }
+        if self.channels > 1 && usize::from(self.channels) > self.conns() {
+            return Err("--channels is more than there are connections".to_owned());
+        }
+        let longest = format!("{}:{}", self.channel, self.channels);
+        ChannelName::new(&longest).map_err(|error| format!("--channel: {error}"))?;
+        if self.attach.is_some() && self.publishes() && self.feed.is_none() {
+            let what = "--attach needs --feed PATH to publish, or --listen-only";
+            return Err(what.to_owned());
+        }
+        if self.source.iter().any(|source| {
+            self.attach
+                .is_some_and(|target| source.is_ipv4() != target.is_ipv4())
+                || (self.attach.is_none() && !source.is_loopback())
+        }) {
+            return Err("--source is an address from which the server is out of reach".to_owned());
+        }
+        let per_worker = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
+        let all = self.population() as u64;
+        if self.attach.is_none() && u64::from(self.workers) * per_worker < all {
+            // The system deals connections over workers by chance, so a few more than needed.
+            let enough = (all + all / 20).div_ceil(per_worker);
+            return Err(format!(
+                "{all} connections need --workers {enough}: each has {descriptors} descriptors"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Connections that stay.
+    #[must_use]
+    pub fn conns(&self) -> usize {
+        self.websockets + self.event_streams
+    }
+
+    /// The most connections that there are at a time.
+    fn population(&self) -> usize {
+        self.conns() + self.churn * (PASSING_SECONDS + 1)
+    }
+
+    /// Whether anything is published.
+    #[must_use]
+    pub fn publishes(&self) -> bool {
+        self.rate > 0.0 && !self.listen_only && self.seconds > 0.0 && self.storms == 0
+    }
+
+    /// Time between two bursts.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        Duration::try_from_secs_f64(f64::from(self.burst) / self.rate).unwrap_or(Duration::MAX)
+    }
+
+    /// What to open on this server.
+    #[must_use]
+    pub fn plan(&self, target: SocketAddr, descriptors: u64, cpus: usize) -> Plan {
+        let per_thread = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
+        let per_thread = usize::try_from(per_thread).unwrap_or(usize::MAX);
+        let needed = self.population().div_ceil(per_thread);
+        let has_own_ids = self.attach.is_none()
+            && self.publishes()
+            && !self
+                .server_flags
+                .split_whitespace()
+                .any(|flag| flag == "--demo");
+        Plan {
+            target,
+            sources: self.source.clone(),
+            network: 16,
+            kinds: vec![
+                (Kind::WebSocket, self.websockets),
+                (Kind::EventStream, self.event_streams),
+            ],
+            threads: needed.max(cpus.min(self.conns())).max(1),
+            channel: self.channel.clone(),
+            channels: self.channels,
+            stalled: self.stalled,
+            slow: self.slow,
+            churn: self.churn,
+            ids: if has_own_ids {
+                Ids::Numbers
+            } else {
+                Ids::Rising
+            },
+            start: if self.publishes() {
+                Start::First
+            } else {
+                Start::Anywhere
+            },
+        }
+    }
+
+    /// What to publish.
+    #[must_use]
+    pub fn payloads(&self) -> Payloads {
+        Payloads {
+            bytes: self.payload,
+            channel: self.channel.clone(),
+            channels: self.channels,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::super::args::{Arguments, Command};
+    use super::*;
+
+    fn parsed(flags: &str) -> BenchArgs {
+        let line = ["fanfare", "bench"]
+            .into_iter()
+            .chain(flags.split_whitespace());
+        match Arguments::try_parse_from(line).unwrap().command {
+            Command::Bench(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn arguments_that_make_no_sense_together_are_told() {
+        for (flags, word) in [
+            ("--websockets 0 --event-streams 0", "no connections"),
+            ("--payload 10", "64"),
+            ("--stalled 60 --slow 40", "--slow"),
+            ("--rate=-1", "--rate"),
+            ("--seconds nan", "--seconds"),
+            ("--channels 300", "--channels"),
+            ("--attach 127.0.0.1:1", "--feed"),
+            ("--source 192.0.2.1", "--source"),
+            ("--websockets 1000000", "--workers 53"),
+        ] {
+            let refused = parsed(flags).check(20_000).unwrap_err();
+            assert!(refused.contains(word), "{flags}: {refused}");
+        }
+        parsed("--websockets 1000000 --workers 56")
+            .check(20_000)
+            .unwrap();
+        parsed("--attach 127.0.0.1:1 --rate 0")
+            .check(20_000)
+            .unwrap();
+    }
+
+    #[test]
+    fn threads_follow_from_descriptors_and_processors() {
+        let target = "127.0.0.1:1".parse().unwrap();
+        let threads = |flags: &str| parsed(flags).plan(target, 20_000, 2).threads;
+        assert_eq!(threads(""), 2);
+        assert_eq!(threads("--websockets 1 --event-streams 0"), 1);
+        assert_eq!(threads("--websockets 1000000 --event-streams 0"), 51);
+    }
+
+    #[test]
+    fn ids_are_numbers_only_where_nobody_else_can_publish() {
+        let target = "127.0.0.1:1".parse().unwrap();
+        let plan = |flags: &str| parsed(flags).plan(target, 20_000, 2);
+        assert_eq!((plan("").ids, plan("").start), (Ids::Numbers, Start::First));
+        let attached = plan("--attach 127.0.0.1:1 --feed /f");
+        assert_eq!((attached.ids, attached.start), (Ids::Rising, Start::First));
+        let listening = plan("--attach 127.0.0.1:1 --listen-only");
+        assert_eq!(
+            (listening.ids, listening.start),
+            (Ids::Rising, Start::Anywhere)
+        );
+        assert_eq!(plan("--server-flags --demo").ids, Ids::Rising);
+    }
+}

@@ -1,0 +1,114 @@
+//! SHELL: a client that comes while everybody is served: how long does it wait for an answer?
+//!
+//! Opens a new connection at intervals, asks for `/` with HEAD, and takes the time to the first
+//! byte of the answer, whatever it says. One question at a time: where an answer takes longer than
+//! the interval, the next question follows at once.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// Time between two questions.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// The longest wait for an answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A thread that asks.
+#[derive(Debug)]
+pub struct Probe {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<Answered>,
+}
+
+/// What the answers were like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// Times to the answers, in rising order.
+    pub times: Vec<Duration>,
+    /// Questions without an answer.
+    pub failed: u64,
+}
+
+impl Probe {
+    /// Begins to ask.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn start(target: SocketAddr) -> Result<Self> {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_over);
+        let thread = thread::Builder::new()
+            .name("bench-probe".to_owned())
+            .spawn(move || ask_until(&told, target))?;
+        Ok(Self { is_over, thread })
+    }
+
+    /// Ends and tells.
+    #[must_use]
+    pub fn finish(self) -> Answered {
+        self.is_over.store(true, Ordering::Release);
+        let mut answered = self.thread.join().unwrap_or_default();
+        answered.times.sort_unstable();
+        answered
+    }
+}
+
+impl Answered {
+    /// The time that this part of the answers did not exceed.
+    #[must_use]
+    pub fn quantile(&self, quantile: f64) -> Duration {
+        let last = self.times.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "an index, rounded"
+        )]
+        let index = (last as f64 * quantile.clamp(0.0, 1.0)).round() as usize;
+        self.times.get(index).copied().unwrap_or_default()
+    }
+}
+
+fn ask_until(is_over: &AtomicBool, target: SocketAddr) -> Answered {
+    let mut answered = Answered::default();
+    let mut due = Instant::now();
+    while !is_over.load(Ordering::Acquire) {
+        let begun = Instant::now();
+        match ask(target) {
+            Ok(()) => answered.times.push(begun.elapsed()),
+            Err(_) => answered.failed += 1,
+        }
+        due = (due + INTERVAL).max(Instant::now());
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    answered
+}
+
+fn ask(target: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let request = format!("HEAD / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut first = [0; 1];
+    stream.read_exact(&mut first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_answers_and_nothing_is_made_of_none() {
+        let times: Vec<Duration> = (1..=101).map(Duration::from_millis).collect();
+        let answered = Answered { times, failed: 0 };
+        assert_eq!(answered.quantile(0.5), Duration::from_millis(51));
+        assert_eq!(answered.quantile(0.99), Duration::from_millis(100));
+        assert_eq!(answered.quantile(1.0), Duration::from_millis(101));
+        assert_eq!(Answered::default().quantile(0.5), Duration::ZERO);
+    }
+}

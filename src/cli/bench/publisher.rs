@@ -1,0 +1,255 @@
+//! SHELL: the feeder: stamped publications of one size, and the acknowledgements for them.
+//!
+//! Each publication carries its number and the time it was due, so that a generator that is late
+//! does not hide a server that is late. Each line of the feed asks for `ack`, and no more than
+//! [`UNACKNOWLEDGED_MAX`] are under way. Numbers are dealt over channels in turn.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use super::crowd::lock;
+use super::plan::channel_name;
+use super::stream::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
+use crate::frame::websocket::{Opcode, push_frame};
+
+/// The fewest bytes that a stamped payload has room in.
+pub const PAYLOAD_BYTES_MIN: usize = 64;
+/// Publications under way without an acknowledgement.
+const UNACKNOWLEDGED_MAX: u64 = 1024;
+/// The longest wait for an acknowledgement.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How publications are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// WebSocket frames with their length in four bytes before them; nothing is answered.
+    Frames,
+    /// Lines of the feed, each of which is acknowledged.
+    Lines,
+}
+
+/// What is published.
+#[derive(Clone, Debug)]
+pub struct Payloads {
+    /// Bytes of JSON in each.
+    pub bytes: usize,
+    /// The channel's name, or the beginning of several.
+    pub channel: String,
+    /// How many channels.
+    pub channels: u16,
+}
+
+/// What the feed has answered.
+#[derive(Debug, Default)]
+struct Answers {
+    acknowledged: AtomicU64,
+    /// The first answer that is no acknowledgement.
+    refusal: Mutex<Option<String>>,
+    /// Subscribers that all acknowledgements together told of.
+    subscribers: AtomicU64,
+}
+
+/// One answer of the feed.
+#[derive(Deserialize)]
+struct Answer {
+    ok: bool,
+    #[serde(default)]
+    subscribers: u64,
+}
+
+/// One feeder.
+#[derive(Debug)]
+pub struct Publisher {
+    feed: UnixStream,
+    form: Form,
+    answers: Arc<Answers>,
+    payloads: Payloads,
+    number: u64,
+}
+
+impl Publisher {
+    /// Connects to a feed.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn new(feed: &Path, form: Form, payloads: Payloads) -> Result<Self> {
+        let stream = UnixStream::connect(feed)
+            .with_context(|| format!("cannot connect to the feed {}", feed.display()))?;
+        let answers = Arc::new(Answers::default());
+        if form == Form::Lines {
+            let lines = BufReader::new(stream.try_clone()?);
+            let noted = Arc::clone(&answers);
+            thread::Builder::new()
+                .name("bench-answers".to_owned())
+                .spawn(move || {
+                    for line in lines.lines().map_while(Result::ok) {
+                        note(&line, &noted);
+                    }
+                })?;
+        }
+        Ok(Self {
+            feed: stream,
+            form,
+            answers,
+            payloads,
+            number: 0,
+        })
+    }
+
+    /// How many have been published.
+    #[must_use]
+    pub fn published(&self) -> u64 {
+        self.number
+    }
+
+    /// Subscribers that all publications together were said to have.
+    #[must_use]
+    pub fn subscribers(&self) -> u64 {
+        self.answers.subscribers.load(Ordering::Relaxed)
+    }
+
+    /// Publishes some together that were due at this time.
+    ///
+    /// # Errors
+    /// When the feed refuses one, hangs up, or acknowledges nothing for too long.
+    pub fn publish(&mut self, count: u32, due_ns: u64) -> Result<()> {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let channel = u16::try_from(self.number % u64::from(self.payloads.channels.max(1)))?;
+            self.number += 1;
+            let payload = self.payload(due_ns)?;
+            match self.form {
+                Form::Frames => {
+                    let mut frame = Vec::new();
+                    push_frame(Opcode::Text, payload.as_bytes(), &mut frame);
+                    bytes.extend(u32::try_from(frame.len())?.to_be_bytes());
+                    bytes.extend_from_slice(&frame);
+                }
+                Form::Lines => {
+                    let Payloads {
+                        channel: base,
+                        channels,
+                        ..
+                    } = &self.payloads;
+                    let name = serde_json::to_string(&channel_name(base, *channels, channel))?;
+                    writeln!(
+                        bytes,
+                        "{{\"channel\":{name},\"ack\":true,\"data\":{payload}}}"
+                    )?;
+                }
+            }
+        }
+        self.feed.write_all(&bytes).context("the feed is gone")?;
+        self.hold_back(UNACKNOWLEDGED_MAX)
+    }
+
+    /// Waits until everything is acknowledged.
+    ///
+    /// # Errors
+    /// When the feed refuses one, or acknowledges nothing for too long.
+    pub fn finish(&self) -> Result<()> {
+        self.hold_back(1)
+    }
+
+    fn payload(&self, due_ns: u64) -> Result<String> {
+        let mut payload = format!("{NUMBER}{:0NUMBER_DIGITS$}", self.number);
+        write!(payload, "{STAMP}{due_ns:0STAMP_DIGITS$}\",\"p\":\"")?;
+        let pad = self.payloads.bytes.saturating_sub(payload.len() + 2);
+        payload.extend(std::iter::repeat_n('.', pad));
+        payload.push_str("\"}");
+        Ok(payload)
+    }
+
+    /// Waits while as many as this or more are under way.
+    fn hold_back(&self, most: u64) -> Result<()> {
+        if self.form == Form::Frames {
+            return Ok(());
+        }
+        let mut seen = (0, Instant::now());
+        loop {
+            if let Some(line) = &*lock(&self.answers.refusal) {
+                bail!("the feed has refused a publication: {line}");
+            }
+            let acknowledged = self.answers.acknowledged.load(Ordering::Relaxed);
+            if self.number - acknowledged < most {
+                return Ok(());
+            }
+            if acknowledged != seen.0 {
+                seen = (acknowledged, Instant::now());
+            } else if seen.1.elapsed() > PATIENCE {
+                bail!(
+                    "{acknowledged} of {} publications acknowledged",
+                    self.number
+                );
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Ends the thread that reads the answers. The feed may have hung up already.
+        drop(self.feed.shutdown(std::net::Shutdown::Both));
+    }
+}
+
+fn note(line: &str, answers: &Answers) {
+    match serde_json::from_str::<Answer>(line) {
+        Ok(answer) if answer.ok => {
+            let told = answer.subscribers;
+            answers.subscribers.fetch_add(told, Ordering::Relaxed);
+            answers.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(_) | Err(_) => {
+            lock(&answers.refusal).get_or_insert_with(|| line.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn lines_are_stamped_have_their_size_and_take_channels_in_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feed");
+        let listener = UnixListener::bind(&path).unwrap();
+        let payloads = Payloads {
+            bytes: 100,
+            channel: "a".to_owned(),
+            channels: 2,
+        };
+        let mut publisher = Publisher::new(&path, Form::Lines, payloads).unwrap();
+        let (mut feed, _) = listener.accept().unwrap();
+        publisher.publish(3, 42).unwrap();
+        for (line, number) in BufReader::new(feed.try_clone().unwrap()).lines().zip(1..=3) {
+            let value: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            assert_eq!(value["channel"], format!("a:{}", (number - 1) % 2));
+            assert_eq!(value["data"]["n"], format!("{number:012}"));
+            assert_eq!(value["data"]["t"], format!("{:019}", 42));
+            assert_eq!(value["data"].to_string().len(), 100);
+        }
+        let answer = b"{\"ok\":true,\"line\":1,\"id\":\"a-1\",\"subscribers\":5}\n";
+        feed.write_all(&answer.repeat(3)).unwrap();
+        publisher.finish().unwrap();
+        assert_eq!((publisher.published(), publisher.subscribers()), (3, 15));
+        feed.write_all(b"{\"ok\":false,\"error\":\"no\"}\n")
+            .unwrap();
+        publisher.publish(1, 1).unwrap();
+        let error = publisher.finish().unwrap_err().to_string();
+        assert!(error.contains("\"no\""), "{error}");
+    }
+}

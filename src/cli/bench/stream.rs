@@ -1,0 +1,436 @@
+//! PURE: what a client hears: the bytes of one connection, cut anywhere, to what they say.
+//!
+//! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or chunks of server-sent events
+//! (RFC 9112, 7.1). Holds bytes only while a piece is incomplete, so that a million idle streams
+//! hold none. Knows the stamped payload that [`super::publisher`] writes and what fanfare says
+//! beside publications; anything else that is published is heard with its id alone.
+
+use memchr::memmem;
+
+/// Begins a stamped payload: the publication's number follows in 12 digits.
+pub const NUMBER: &str = "{\"n\":\"";
+/// Digits of the number.
+pub const NUMBER_DIGITS: usize = 12;
+/// Comes between the number and the time in nanoseconds.
+pub const STAMP: &str = "\",\"t\":\"";
+/// Digits of the time.
+pub const STAMP_DIGITS: usize = 19;
+
+/// How a connection is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Payloads in WebSocket frames and nothing else: ready with the head.
+    Bare,
+    /// Server-sent events.
+    EventStream,
+    /// WebSocket.
+    WebSocket,
+}
+
+/// What a payload of ours says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The publication's number, from one.
+    pub number: u64,
+    /// When it was due to be published, by the system's monotonic clock.
+    pub due_ns: u64,
+}
+
+/// One thing heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The stream has ended, or made no sense.
+    End,
+    /// Publications are missing, and the server says so.
+    Gap {
+        /// The sequence number of the last one that is missing.
+        until: Option<u64>,
+    },
+    /// A ping: a pong is due.
+    Ping,
+    /// A publication.
+    Publication {
+        /// What the payload says, if it is one of ours.
+        stamp: Option<Stamp>,
+        /// The sequence number in its id, where ids are told.
+        sequence: Option<u64>,
+    },
+    /// The connection is subscribed.
+    Ready {
+        /// The position it begins behind, where that is told.
+        sequence: Option<u64>,
+    },
+    /// The request was not answered as it should be.
+    Refused {
+        /// The status of the response; 0 for what is no response.
+        status: u16,
+    },
+}
+
+/// The listening end of one connection.
+#[derive(Debug)]
+pub struct Stream {
+    /// The bytes of an incomplete piece. Empty without a heap block.
+    rest: Box<[u8]>,
+    kind: Kind,
+    has_head: bool,
+}
+
+impl Stream {
+    /// A connection that has sent its request.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            rest: Box::default(),
+            kind,
+            has_head: false,
+        }
+    }
+
+    /// How it is served.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Takes bytes and tells what they say.
+    pub fn push(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) {
+        if self.rest.is_empty() {
+            let rest = self.read(bytes, hear);
+            if !rest.is_empty() {
+                self.rest = Box::from(rest);
+            }
+            return;
+        }
+        let mut held = std::mem::take(&mut self.rest).into_vec();
+        held.extend_from_slice(bytes);
+        self.rest = Box::from(self.read(&held, hear));
+    }
+
+    /// Reads whole pieces and returns what is left.
+    fn read<'a>(&mut self, mut bytes: &'a [u8], hear: &mut impl FnMut(Heard)) -> &'a [u8] {
+        while !bytes.is_empty() {
+            let read = if !self.has_head {
+                self.read_head(bytes, hear)
+            } else if self.kind == Kind::EventStream {
+                read_chunks(bytes, hear)
+            } else {
+                self.read_frame(bytes, hear)
+            };
+            match read.and_then(|length| bytes.get(length..)) {
+                Some(rest) => bytes = rest,
+                None => return bytes,
+            }
+        }
+        bytes
+    }
+
+    fn read_head(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+        let end = memmem::find(bytes, b"\r\n\r\n")? + 4;
+        self.has_head = true;
+        let wanted = match self.kind {
+            Kind::EventStream => 200,
+            Kind::Bare | Kind::WebSocket => 101,
+        };
+        let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(number_at);
+        if status != Some(wanted) {
+            let status = status.and_then(|status| u16::try_from(status).ok());
+            hear(Heard::Refused {
+                status: status.unwrap_or(0),
+            });
+            // Whatever else it says is not for us.
+            return Some(bytes.len());
+        }
+        if self.kind == Kind::Bare {
+            hear(Heard::Ready { sequence: None });
+        }
+        Some(end)
+    }
+
+    fn read_frame(&self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+        let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+        let (start, length): (usize, usize) = match second {
+            126 => {
+                let length = bytes.get(2..4)?.try_into().ok()?;
+                (4, usize::from(u16::from_be_bytes(length)))
+            }
+            127 => {
+                let length = bytes.get(2..10)?.try_into().ok()?;
+                (10, usize::try_from(u64::from_be_bytes(length)).ok()?)
+            }
+            // With the mask's bit it is longer than any piece, and so never complete.
+            short => (2, usize::from(short)),
+        };
+        let end = start.checked_add(length)?;
+        let payload = bytes.get(start..end)?;
+        match first {
+            0x81 if self.kind == Kind::Bare => hear(publication(payload, None)),
+            0x81 => match payload.strip_prefix(b"{\"type\":\"") {
+                Some(message) => hear_message(message, hear),
+                None => hear(publication(payload, Some(b"\"id\":\""))),
+            },
+            0x89 => hear(Heard::Ping),
+            _ => hear(Heard::End),
+        }
+        Some(end)
+    }
+}
+
+/// A control message behind its `{"type":"`.
+fn hear_message(message: &[u8], hear: &mut impl FnMut(Heard)) {
+    let sequence = |key: &[u8]| sequence_behind(message, key);
+    if message.starts_with(b"subscribed\"") {
+        hear(Heard::Ready {
+            sequence: sequence(b"\"id\":\""),
+        });
+    } else if message.starts_with(b"gap\"") {
+        hear(Heard::Gap {
+            until: sequence(b"\"until\":\""),
+        });
+    } else if message.starts_with(b"error\"") {
+        hear(Heard::End);
+    }
+}
+
+/// Reads chunks up to the end of an event, which a proxy may have cut into several.
+fn read_chunks(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+    let mut joined = Vec::new();
+    let mut done = 0;
+    loop {
+        let rest = bytes.get(done..)?;
+        let line_end = memmem::find(rest, b"\r\n")?;
+        let Some(size) = rest.get(..line_end).and_then(size_of_chunk) else {
+            hear(Heard::End);
+            return Some(bytes.len());
+        };
+        let start = line_end + 2;
+        let end = start.checked_add(size)?;
+        let content = rest.get(start..end)?;
+        done += end.checked_add(2).filter(|end| *end <= rest.len())?;
+        if size == 0 {
+            hear(Heard::End);
+            return Some(done);
+        }
+        let is_whole = content.ends_with(b"\n\n");
+        if joined.is_empty() && is_whole {
+            hear_events(content, hear);
+            return Some(done);
+        }
+        joined.extend_from_slice(content);
+        if is_whole {
+            hear_events(&joined, hear);
+            return Some(done);
+        }
+    }
+}
+
+fn size_of_chunk(line: &[u8]) -> Option<usize> {
+    let digits = line.split(|byte| *byte == b';').next()?;
+    let text = std::str::from_utf8(digits).ok()?;
+    usize::from_str_radix(text.trim_end(), 16).ok()
+}
+
+fn hear_events(mut content: &[u8], hear: &mut impl FnMut(Heard)) {
+    while let Some(length) = memmem::find(content, b"\n\n") {
+        let (event, rest) = content.split_at(length);
+        hear_event(event, hear);
+        content = rest.get(2..).unwrap_or_default();
+    }
+}
+
+fn hear_event(event: &[u8], hear: &mut impl FnMut(Heard)) {
+    if event.starts_with(b"retry:") {
+        hear(Heard::Ready {
+            sequence: sequence_behind(event, b"id: "),
+        });
+    } else if memmem::find(event, b"event: fanfare.gap").is_some() {
+        hear(Heard::Gap {
+            until: sequence_behind(event, b"\"until\":\""),
+        });
+    } else if memmem::find(event, b"data:").is_some() {
+        hear(publication(event, Some(b"id: ")));
+    }
+}
+
+fn publication(text: &[u8], id: Option<&[u8]>) -> Heard {
+    Heard::Publication {
+        stamp: stamp(text),
+        sequence: id.and_then(|key| sequence_behind(text, key)),
+    }
+}
+
+fn stamp(text: &[u8]) -> Option<Stamp> {
+    let at = memmem::find(text, NUMBER.as_bytes())? + NUMBER.len();
+    let number = number_at(text.get(at..at + NUMBER_DIGITS)?)?;
+    let at = at + NUMBER_DIGITS + STAMP.len();
+    let due_ns = number_at(text.get(at..at + STAMP_DIGITS)?)?;
+    Some(Stamp { number, due_ns })
+}
+
+/// The number in the id, `<epoch>-<sequence>`, that follows a key.
+fn sequence_behind(text: &[u8], key: &[u8]) -> Option<u64> {
+    let at = memmem::find(text, key)? + key.len();
+    let id = text.get(at..)?;
+    let hyphen = memchr::memchr(b'-', id)?;
+    number_at(id.get(hyphen + 1..)?)
+}
+
+/// The decimal number that a text begins with.
+fn number_at(text: &[u8]) -> Option<u64> {
+    let mut number: Option<u64> = None;
+    for digit in text.iter().take_while(|byte| byte.is_ascii_digit()) {
+        let tens = number.unwrap_or(0).checked_mul(10)?;
+        number = Some(tens.checked_add(u64::from(digit - b'0'))?);
+    }
+    number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STAMPED: &str = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";
+
+    fn frame(first: u8, payload: &str) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match payload.len() {
+            length @ 0..=125 => bytes.push(length as u8),
+            length => {
+                bytes.push(126);
+                bytes.extend((length as u16).to_be_bytes());
+            }
+        }
+        bytes.extend(payload.as_bytes());
+        bytes
+    }
+
+    fn chunk(content: &str) -> String {
+        format!("{:x}\r\n{content}\r\n", content.len())
+    }
+
+    fn heard(kind: Kind, pieces: &[&[u8]]) -> Vec<Heard> {
+        let mut stream = Stream::new(kind);
+        let mut all = Vec::new();
+        for piece in pieces {
+            stream.push(piece, &mut |heard| all.push(heard));
+        }
+        all
+    }
+
+    /// Whole, byte by byte, and at every cut.
+    fn check(kind: Kind, bytes: &[u8], expected: &[Heard]) {
+        assert_eq!(heard(kind, &[bytes]), expected);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(heard(kind, &single), expected);
+        for cut in 0..bytes.len() {
+            let (left, right) = bytes.split_at(cut);
+            assert_eq!(heard(kind, &[left, right]), expected, "cut at {cut}");
+        }
+    }
+
+    fn publication(number: u64, sequence: Option<u64>) -> Heard {
+        Heard::Publication {
+            stamp: Some(Stamp { number, due_ns: 42 }),
+            sequence,
+        }
+    }
+
+    #[test]
+    fn web_socket_is_heard_the_same_for_every_cut() {
+        let mut bytes = b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n".to_vec();
+        bytes.extend(frame(0x81, "{\"type\":\"welcome\",\"conn\":\"0-1-2\"}"));
+        bytes.extend(frame(
+            0x81,
+            "{\"type\":\"subscribed\",\"channel\":\"c\",\"id\":\"0ab-6\",\"recovered\":false}",
+        ));
+        let full = format!("{{\"channel\":\"c\",\"id\":\"0ab-7\",\"data\":{STAMPED}}}");
+        bytes.extend(frame(0x81, &full));
+        bytes.extend(frame(0x89, ""));
+        bytes.extend(frame(
+            0x81,
+            "{\"type\":\"gap\",\"channel\":\"c\",\"since\":\"0ab-7\",\"until\":\"0ab-9\"}",
+        ));
+        bytes.extend(frame(
+            0x81,
+            "{\"channel\":\"c\",\"id\":\"0ab-10\",\"data\":1}",
+        ));
+        bytes.extend(frame(0x88, "\u{3}\u{65}"));
+        let expected = [
+            Heard::Ready { sequence: Some(6) },
+            publication(7, Some(7)),
+            Heard::Ping,
+            Heard::Gap { until: Some(9) },
+            Heard::Publication {
+                stamp: None,
+                sequence: Some(10),
+            },
+            Heard::End,
+        ];
+        check(Kind::WebSocket, &bytes, &expected);
+    }
+
+    #[test]
+    fn event_stream_is_heard_the_same_for_every_cut_and_chunking() {
+        let events = [
+            "retry: 1000\nid: 0ab-6\n\n".to_owned(),
+            ":\n\n".to_owned(),
+            format!("id: 0ab-7\ndata: {STAMPED}\n\nid: 0ab-8\ndata: {STAMPED}\n\n"),
+            "event: fanfare.gap\ndata: {\"since\":\"0ab-8\",\"until\":\"0ab-9\"}\n\n".to_owned(),
+        ];
+        let head = "HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+        let expected = [
+            Heard::Ready { sequence: Some(6) },
+            publication(7, Some(7)),
+            publication(7, Some(8)),
+            Heard::Gap { until: Some(9) },
+            Heard::End,
+        ];
+        let mut whole = head.to_owned();
+        let mut torn = head.to_owned();
+        for event in &events {
+            whole += &chunk(event);
+            let (left, right) = event.split_at(event.len() / 2);
+            torn += &chunk(left);
+            torn += &chunk(right);
+        }
+        check(
+            Kind::EventStream,
+            (whole + "0\r\n\r\n").as_bytes(),
+            &expected,
+        );
+        let torn = heard(Kind::EventStream, &[(torn + "0\r\n\r\n").as_bytes()]);
+        assert_eq!(torn, expected);
+    }
+
+    #[test]
+    fn bare_frames_have_no_id_and_are_ready_with_the_head() {
+        let mut bytes = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
+        bytes.extend(frame(0x81, STAMPED));
+        let expected = [Heard::Ready { sequence: None }, publication(7, None)];
+        check(Kind::Bare, &bytes, &expected);
+    }
+
+    #[test]
+    fn other_answers_are_refusals_with_their_status() {
+        for (text, status) in [
+            ("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\n", 503),
+            ("ICY 200 OK\r\n\r\n", 0),
+            ("HTTP/1.1 99999999999999999999999 A\r\n\r\n", 0),
+        ] {
+            let expected = [Heard::Refused { status }];
+            check(Kind::WebSocket, text.as_bytes(), &expected);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_end_and_never_more() {
+        let head = "HTTP/1.1 200 OK\r\n\r\n";
+        let text = format!("{head}zz\r\n");
+        assert_eq!(heard(Kind::EventStream, &[text.as_bytes()]), [Heard::End]);
+        let text = format!("{head}ffffffffffffffff\r\nabc");
+        assert_eq!(heard(Kind::EventStream, &[text.as_bytes()]), []);
+        let mut bytes = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
+        bytes.extend([0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255, 1]);
+        assert_eq!(heard(Kind::WebSocket, &[&bytes]), []);
+    }
+}

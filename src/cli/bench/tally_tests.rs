@@ -1,0 +1,156 @@
+//! Tests of the tally: every way in which a stream can be wrong is seen, and none is made up.
+
+use super::*;
+
+fn hearing(ids: Ids, start: Start, role: Role) -> Hearing {
+    Hearing {
+        lane: Lane::new(0, 1),
+        role,
+        start,
+        ids,
+        now_ns: 5_000_000,
+    }
+}
+
+fn publication(number: u64) -> Heard {
+    Heard::Publication {
+        stamp: Some(Stamp {
+            number,
+            due_ns: 2_000_000,
+        }),
+        sequence: Some(number),
+    }
+}
+
+fn reader() -> Hearing {
+    hearing(Ids::Numbers, Start::First, Role::Reader)
+}
+
+/// Subscribes at this position and hears the rest.
+fn tally_of(hearing: &Hearing, position: u64, all: &[Heard]) -> (Tally, u64) {
+    let mut tally = Tally::default();
+    let mut ear = Ear::default();
+    let ready = Heard::Ready {
+        sequence: Some(position),
+    };
+    ear.note(ready, hearing, &mut tally);
+    let accounted = all
+        .iter()
+        .map(|heard| ear.note(*heard, hearing, &mut tally))
+        .sum();
+    (tally, accounted)
+}
+
+#[test]
+fn stream_in_order_is_clean_and_timed() {
+    let (tally, accounted) = tally_of(&reader(), 0, &[1, 2, 3].map(publication));
+    assert!(tally.faults.is_clean());
+    assert_eq!((tally.delivered, accounted, tally.timed()), (3, 3, 3));
+    assert_eq!(tally.last_us(), [3000, 3000, 3000]);
+    assert!(tally.latency_us(0.5).abs_diff(3000) < 4);
+}
+
+#[test]
+fn each_fault_is_told_apart() {
+    let faults = |numbers: &[u64]| {
+        let all: Vec<Heard> = numbers.iter().copied().map(publication).collect();
+        tally_of(&reader(), 0, &all).0.faults
+    };
+    assert_eq!(faults(&[1, 3]).lost, 1);
+    assert_eq!(faults(&[2]).lost, 1);
+    assert_eq!(faults(&[1, 2, 2]).duplicates, 1);
+    let swapped = faults(&[1, 3, 2]);
+    assert_eq!((swapped.lost, swapped.reordered), (1, 1));
+    assert_eq!(faults(&[1, 2, 3, 1]).reordered, 1);
+    let wrong = Heard::Publication {
+        stamp: Some(Stamp {
+            number: 1,
+            due_ns: 0,
+        }),
+        sequence: Some(2),
+    };
+    assert_eq!(tally_of(&reader(), 0, &[wrong]).0.faults.wrong_ids, 1);
+}
+
+#[test]
+fn gap_covers_what_it_names_and_no_more() {
+    let gap = Heard::Gap { until: Some(3) };
+    let told = [publication(1), gap, publication(4)];
+    let (tally, accounted) = tally_of(&reader(), 0, &told);
+    assert!(tally.faults.is_clean());
+    assert_eq!((tally.gaps.readers, tally.gaps.skipped), (1, 2));
+    assert_eq!(accounted, 4);
+    let beyond = [publication(1), gap, publication(5)];
+    assert_eq!(tally_of(&reader(), 0, &beyond).0.faults.lost, 1);
+}
+
+#[test]
+fn gap_covers_one_jump_where_ids_are_not_numbers() {
+    let gap = Heard::Gap { until: Some(999) };
+    let hearing = hearing(Ids::Rising, Start::First, Role::Stalled);
+    let all = [gap, publication(3), publication(5)];
+    let (tally, _) = tally_of(&hearing, 0, &all);
+    assert_eq!((tally.gaps.impaired, tally.gaps.skipped), (1, 2));
+    assert_eq!(
+        (tally.faults.lost, tally.delivered, tally.timed()),
+        (1, 0, 0)
+    );
+}
+
+#[test]
+fn passing_conn_is_held_to_the_position_it_was_told() {
+    let hearing = hearing(Ids::Numbers, Start::Position, Role::Passing);
+    assert!(tally_of(&hearing, 6, &[publication(7)]).0.faults.is_clean());
+    assert_eq!(tally_of(&hearing, 6, &[publication(8)]).0.faults.lost, 1);
+    assert_eq!(
+        tally_of(&hearing, 6, &[publication(6)]).0.faults.duplicates,
+        1
+    );
+}
+
+#[test]
+fn foreign_publications_have_to_rise_and_nothing_else() {
+    let hearing = hearing(Ids::Rising, Start::Anywhere, Role::Reader);
+    let foreign = |sequence| Heard::Publication {
+        stamp: None,
+        sequence: Some(sequence),
+    };
+    let (tally, _) = tally_of(&hearing, 10, &[12, 20, 21].map(foreign));
+    assert!(tally.faults.is_clean());
+    assert_eq!((tally.foreign, tally.delivered, tally.timed()), (3, 3, 0));
+    let (tally, _) = tally_of(&hearing, 10, &[12, 11].map(foreign));
+    assert_eq!(tally.faults.reordered, 1);
+}
+
+#[test]
+fn lanes_share_the_numbers_between_channels() {
+    let lane = Lane::new(1, 3);
+    let numbers: Vec<u64> = (0..)
+        .scan(0, |last, _: u32| {
+            *last = lane.after(*last);
+            Some(*last)
+        })
+        .take(3)
+        .collect();
+    assert_eq!(numbers, [2, 5, 8]);
+    assert_eq!(
+        [0, 1, 2, 4, 5].map(|number| lane.count_to(number)),
+        [0, 0, 1, 1, 2]
+    );
+    let hearing = Hearing { lane, ..reader() };
+    let (tally, accounted) = tally_of(&hearing, 0, &[2, 5, 11].map(publication));
+    assert_eq!((tally.faults.lost, accounted), (1, 4));
+}
+
+#[test]
+fn sums_of_threads_keep_the_longest_time() {
+    let (mut one, _) = tally_of(&reader(), 0, &[publication(1)]);
+    let late = Hearing {
+        now_ns: 9_000_000,
+        ..reader()
+    };
+    let (other, _) = tally_of(&late, 0, &[1, 2].map(publication));
+    one.add(&other);
+    assert_eq!(one.last_us(), [7000, 7000]);
+    assert_eq!((one.delivered, one.timed()), (3, 3));
+}
