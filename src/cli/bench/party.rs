@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -153,7 +153,12 @@ impl Party {
         })
         .with_context(|| format!("cannot connect to {}", self.plan.target))?;
         // On loopback the connection is there already, and needs no report of being writable.
-        let is_sent = send(&fd, &self.plan.request(seat))?;
+        let is_sent = match send(&fd, &self.plan.request(seat)) {
+            Ok(is_sent) => is_sent,
+            // Of those that come and go it is counted, by the next read.
+            Err(_) if seat.role == Role::Passing => true,
+            Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
+        };
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         flags.set(epoll::EventFlags::OUT, !is_sent);
         let data = epoll::EventData::new_u64(place as u64);
@@ -292,7 +297,7 @@ impl Party {
             return Ok(false);
         };
         // An error that is pending is found by the read that follows.
-        if !is_ending && !send(fd, &self.plan.request(seat))? {
+        if !is_ending && send(fd, &self.plan.request(seat)) == Ok(false) {
             return Ok(false);
         }
         conn.phase = Phase::Asking;
@@ -453,12 +458,12 @@ impl Conn {
 }
 
 /// Sends all of it. False when the socket takes nothing yet.
-fn send(fd: &OwnedFd, bytes: &[u8]) -> Result<bool> {
+fn send(fd: &OwnedFd, bytes: &[u8]) -> Result<bool, Errno> {
     match rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL) {
+        // A new socket takes a request whole or not at all.
         Ok(count) if count == bytes.len() => Ok(true),
-        Ok(_) => anyhow::bail!("a new connection does not take a whole request"),
+        Ok(_) => Err(Errno::NOBUFS),
         Err(Errno::AGAIN | Errno::INTR) => Ok(false),
-        // What is wrong with the connection is found by the next read.
-        Err(_) => Ok(true),
+        Err(error) => Err(error),
     }
 }

@@ -235,7 +235,9 @@ mod tests {
         let mut publisher = Publisher::new(&path, Form::Lines, payloads).unwrap();
         let (mut feed, _) = listener.accept().unwrap();
         publisher.publish(3, 42).unwrap();
-        for (line, number) in BufReader::new(feed.try_clone().unwrap()).lines().zip(1..=3) {
+        let mut lines = BufReader::new(feed.try_clone().unwrap()).lines();
+        for number in 1..=3 {
+            let line = lines.next().unwrap();
             let value: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
             assert_eq!(value["channel"], format!("a:{}", (number - 1) % 2));
             assert_eq!(value["data"]["n"], format!("{number:012}"));
