@@ -48,6 +48,7 @@
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
+//! - [`cli::bench`] is a program of its own on the client's side; nothing of the server imports it.
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - No transport imports another: deleting its file deletes the feature.
 //! - mio is named in `worker/net.rs` and in the feed's loop only; unsafe code is in [`sys`] only.

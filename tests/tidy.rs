@@ -236,6 +236,13 @@ fn only_the_shell_touches_the_world() {
     breaks("src/feed/decode.rs", "\nuse std::sync::Mutex;\n", 2, rule);
     breaks("src/http/a.rs", "tracing::info!(x);\n", 1, rule);
     breaks("src/http/a.rs", "let x = SystemTime::now();\n", 1, rule);
+    breaks(
+        "src/cli/bench/a.rs",
+        "//! PURE: a.\nuse std::fs;\n",
+        2,
+        rule,
+    );
+    keeps("src/cli/bench/a.rs", "//! SHELL: a.\nuse std::fs;\n", rule);
     keeps("src/http/a.rs", "fn date(now: SystemTime) {}\n", rule);
     keeps("src/feed/mod.rs", "//! SHELL: a.\nuse std::fs;\n", rule);
     keeps(

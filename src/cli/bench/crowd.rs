@@ -1,4 +1,4 @@
-//! SHELL: the subscribers as a whole: starts their threads, waits for them, sums up what they heard.
+//! SHELL: the subscribers as a whole: starts their threads, waits for them, sums up.
 //!
 //! Threads and main program share a [`Board`] of counters and one tally per thread, whose lock only
 //! its thread takes until it is read out. Dropping the crowd closes every connection.
@@ -33,6 +33,8 @@ pub(super) struct Board {
     pub(super) impaired: AtomicU64,
     /// Those of them that have come to the last publication.
     pub(super) caught_up: AtomicU64,
+    /// The last number that was given to the feed.
+    sent: AtomicU64,
     /// The last number that was published, once stalled connections shall read up to it.
     pub(super) published: AtomicU64,
     /// Connections that were not let in.
@@ -52,6 +54,7 @@ impl Board {
             accounted: AtomicI64::new(0),
             impaired: AtomicU64::new(0),
             caught_up: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             published: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             is_churning: AtomicBool::new(false),
@@ -66,6 +69,17 @@ impl Board {
         if troubles.len() < 3 && !troubles.contains(&what) {
             troubles.push(what);
         }
+    }
+
+    /// How many deliveries to those who read these publications are.
+    fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
+        (0..plan.channels)
+            .zip(&self.readers)
+            .map(|(channel, readers)| {
+                let readers = u64::from(readers.load(Ordering::Relaxed));
+                readers * plan.lane(channel).count_to(published)
+            })
+            .sum()
     }
 
     fn troubles(&self) -> String {
@@ -161,13 +175,22 @@ impl Crowd {
     /// How many deliveries to those connections these publications are.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
-        (0..self.plan.channels)
-            .zip(&self.board.readers)
-            .map(|(channel, readers)| {
-                let readers = u64::from(readers.load(Ordering::Relaxed));
-                readers * self.plan.lane(channel).count_to(published)
-            })
-            .sum()
+        self.board.deliveries(&self.plan, published)
+    }
+
+    /// Notes that publications up to this number were given to the feed.
+    pub fn note_sent(&self, number: u64) {
+        self.board.sent.store(number, Ordering::Relaxed);
+    }
+
+    /// Tells from any thread whether a publication is still on its way to somebody who reads.
+    pub fn is_delivering(&self) -> impl Fn() -> bool + Send + use<> {
+        let (plan, board) = (Arc::clone(&self.plan), Arc::clone(&self.board));
+        move || {
+            let sent = board.sent.load(Ordering::Relaxed);
+            let due = i64::try_from(board.deliveries(&plan, sent)).unwrap_or(i64::MAX);
+            board.accounted.load(Ordering::Relaxed) < due
+        }
     }
 
     /// Waits until everything up to this number is accounted for at every connection that reads.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::probe::Answered;
+use super::probe::{Answered, Times};
 use super::server::{Memory, Usage};
 use super::tally::{Faults, Gaps, Tally};
 
@@ -240,14 +240,21 @@ impl Measured {
             "stalled_or_slow_cut": cut,
             "came_and_went": self.tally.passed,
             "probe_ms": self.probe.as_ref().map(|probe| json!({
-                "answers": probe.times.len(),
                 "failed": probe.failed,
-                "p50": millis(probe.quantile(0.5)),
-                "p99": millis(probe.quantile(0.99)),
-                "max": millis(probe.quantile(1.0)),
+                "all": times_json(&probe.all),
+                "during_broadcast": times_json(&probe.during_broadcast),
             })),
         })
     }
+}
+
+fn times_json(times: &Times) -> Value {
+    json!({
+        "answers": times.count(),
+        "p50": millis(times.quantile(0.5)),
+        "p99": millis(times.quantile(0.99)),
+        "max": millis(times.quantile(1.0)),
+    })
 }
 
 /// A time in microseconds.

@@ -2,10 +2,10 @@
 //! publication.
 //!
 //! A program of its own on the client's side: it shares no state with the server, speaks to it over
-//! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened, `crowd`
-//! starts the threads, `party` is one of them, `stream` and `tally` hear and judge, `stage` is a
-//! server with everybody connected, `report` tells. The comparison with the floor in `benches/load`
-//! is made of the same parts, and therefore they are public.
+//! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened,
+//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge, `stage`
+//! is a server with everybody connected, `report` tells. The comparison with the floor in
+//! `benches/load` is made of the same parts, and therefore they are public.
 
 pub mod crowd;
 pub mod figures;

@@ -28,23 +28,32 @@ pub struct Probe {
 /// What the answers were like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answered {
-    /// Times to the answers, in rising order.
-    pub times: Vec<Duration>,
+    /// All of them.
+    pub all: Times,
+    /// Those that were asked or answered while a broadcast was under way.
+    pub during_broadcast: Times,
     /// Questions without an answer.
     pub failed: u64,
 }
 
+/// Times to answers, in rising order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Times(Vec<Duration>);
+
 impl Probe {
-    /// Begins to ask.
+    /// Begins to ask. `is_delivering` tells whether a broadcast is under way.
     ///
     /// # Errors
     /// When there is no thread for it.
-    pub fn start(target: SocketAddr) -> Result<Self> {
+    pub fn start(
+        target: SocketAddr,
+        is_delivering: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&is_over);
         let thread = thread::Builder::new()
             .name("bench-probe".to_owned())
-            .spawn(move || ask_until(&told, target))?;
+            .spawn(move || ask_until(&told, target, &is_delivering))?;
         Ok(Self { is_over, thread })
     }
 
@@ -53,16 +62,23 @@ impl Probe {
     pub fn finish(self) -> Answered {
         self.is_over.store(true, Ordering::Release);
         let mut answered = self.thread.join().unwrap_or_default();
-        answered.times.sort_unstable();
+        answered.all.0.sort_unstable();
+        answered.during_broadcast.0.sort_unstable();
         answered
     }
 }
 
-impl Answered {
+impl Times {
+    /// How many answers.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The time that this part of the answers did not exceed.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
-        let last = self.times.len().saturating_sub(1);
+        let last = self.0.len().saturating_sub(1);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
@@ -70,18 +86,29 @@ impl Answered {
             reason = "an index, rounded"
         )]
         let index = (last as f64 * quantile.clamp(0.0, 1.0)).round() as usize;
-        self.times.get(index).copied().unwrap_or_default()
+        self.0.get(index).copied().unwrap_or_default()
     }
 }
 
-fn ask_until(is_over: &AtomicBool, target: SocketAddr) -> Answered {
+fn ask_until(
+    is_over: &AtomicBool,
+    target: SocketAddr,
+    is_delivering: &dyn Fn() -> bool,
+) -> Answered {
     let mut answered = Answered::default();
     let mut due = Instant::now();
     while !is_over.load(Ordering::Acquire) {
+        let was_delivering = is_delivering();
         let begun = Instant::now();
-        match ask(target) {
-            Ok(()) => answered.times.push(begun.elapsed()),
-            Err(_) => answered.failed += 1,
+        let answer = ask(target);
+        let took = begun.elapsed();
+        if answer.is_err() {
+            answered.failed += 1;
+        } else {
+            answered.all.0.push(took);
+            if was_delivering || is_delivering() {
+                answered.during_broadcast.0.push(took);
+            }
         }
         due = (due + INTERVAL).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -104,11 +131,10 @@ mod tests {
 
     #[test]
     fn quantiles_are_of_the_answers_and_nothing_is_made_of_none() {
-        let times: Vec<Duration> = (1..=101).map(Duration::from_millis).collect();
-        let answered = Answered { times, failed: 0 };
+        let answered = Times((1..=101).map(Duration::from_millis).collect());
         assert_eq!(answered.quantile(0.5), Duration::from_millis(51));
         assert_eq!(answered.quantile(0.99), Duration::from_millis(100));
         assert_eq!(answered.quantile(1.0), Duration::from_millis(101));
-        assert_eq!(Answered::default().quantile(0.5), Duration::ZERO);
+        assert_eq!(Times::default().quantile(0.5), Duration::ZERO);
     }
 }

@@ -250,8 +250,9 @@ mod tests {
         assert_eq!((publisher.published(), publisher.subscribers()), (3, 15));
         feed.write_all(b"{\"ok\":false,\"error\":\"no\"}\n")
             .unwrap();
-        publisher.publish(1, 1).unwrap();
-        let error = publisher.finish().unwrap_err().to_string();
+        let published = publisher.publish(1, 1);
+        let error = published.and_then(|()| publisher.finish());
+        let error = error.unwrap_err().to_string();
         assert!(error.contains("\"no\""), "{error}");
     }
 }

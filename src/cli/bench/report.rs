@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::figures::{Idled, Measured, Opened, Storm, megabytes, millis};
+use super::probe::Times;
 use super::tally::{Faults, Gaps};
 
 /// Everything there is to say.
@@ -161,20 +162,20 @@ pub fn measured_text(measured: &Measured) -> String {
         line(&mut text, &format!("  latency ms:{latencies}"));
     }
     if let Some(probe) = &measured.probe {
-        let at = |quantile| millis(probe.quantile(quantile));
+        let (all, busy) = (times_text(&probe.all), times_text(&probe.during_broadcast));
+        let failed = probe.failed;
         line(
             &mut text,
-            &format!(
-                "  new requests meanwhile: {} answered, {} not; ms: p50 {:.1} p99 {:.1} max {:.1}",
-                probe.times.len(),
-                probe.failed,
-                at(0.5),
-                at(0.99),
-                at(1.0),
-            ),
+            &format!("  new requests: {all}; during a broadcast {busy}; without answer {failed}"),
         );
     }
     text + &counts_text(measured)
+}
+
+fn times_text(times: &Times) -> String {
+    let at = |quantile| millis(times.quantile(quantile));
+    let (count, median, late, max) = (times.count(), at(0.5), at(0.99), at(1.0));
+    format!("{count} answered, ms p50 {median:.1} p99 {late:.1} max {max:.1}")
 }
 
 fn counts_text(measured: &Measured) -> String {

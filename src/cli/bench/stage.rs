@@ -107,7 +107,7 @@ impl Stage {
     pub fn publish_at_rate(&mut self, pace: &Pace, bar: &ProgressBar) -> Result<Measured> {
         let probe = pace
             .has_probe
-            .then(|| Probe::start(self.server.address))
+            .then(|| Probe::start(self.server.address, self.crowd.is_delivering()))
             .transpose()?;
         let before = self.server.usage()?;
         let begun = Instant::now();
@@ -121,6 +121,7 @@ impl Stage {
                     wait_until(due, bar);
                     let late_ns = u64::try_from(due.elapsed().as_nanos())?;
                     publisher.publish(pace.burst, monotonic_ns().saturating_sub(late_ns))?;
+                    self.crowd.note_sent(publisher.published());
                     bar.inc(u64::from(pace.burst));
                     due += pace.interval.min(pace.lasting);
                 }
