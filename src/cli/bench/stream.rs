@@ -5,7 +5,9 @@
 //! hold none. Knows the stamped payload that [`super::publisher`] writes and what fanfare says
 //! beside publications; anything else that is published is heard with its id alone.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, Finder};
 
 /// Begins a stamped payload: the publication's number follows in 12 digits.
 pub const NUMBER: &str = "{\"n\":\"";
@@ -15,6 +17,29 @@ pub const NUMBER_DIGITS: usize = 12;
 pub const STAMP: &str = "\",\"t\":\"";
 /// Digits of the time.
 pub const STAMP_DIGITS: usize = 19;
+
+/// What is looked for in every delivery. Preparing a search costs more than the search.
+struct Keys {
+    blank_line: Finder<'static>,
+    data_field: Finder<'static>,
+    gap_event: Finder<'static>,
+    id_field: Finder<'static>,
+    id_member: Finder<'static>,
+    line_end: Finder<'static>,
+    number: Finder<'static>,
+    until: Finder<'static>,
+}
+
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
+    blank_line: Finder::new("\n\n"),
+    data_field: Finder::new("data:"),
+    gap_event: Finder::new("event: fanfare.gap"),
+    id_field: Finder::new("id: "),
+    id_member: Finder::new("\"id\":\""),
+    line_end: Finder::new("\r\n"),
+    number: Finder::new(NUMBER),
+    until: Finder::new("\"until\":\""),
+});
 
 /// How a connection is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +192,7 @@ impl Stream {
             0x81 if self.kind == Kind::Bare => hear(publication(payload, None)),
             0x81 => match payload.strip_prefix(b"{\"type\":\"") {
                 Some(message) => hear_message(message, hear),
-                None => hear(publication(payload, Some(b"\"id\":\""))),
+                None => hear(publication(payload, Some(&KEYS.id_member))),
             },
             0x89 => hear(Heard::Ping),
             _ => hear(Heard::End),
@@ -178,14 +203,14 @@ impl Stream {
 
 /// A control message behind its `{"type":"`.
 fn hear_message(message: &[u8], hear: &mut impl FnMut(Heard)) {
-    let sequence = |key: &[u8]| sequence_behind(message, key);
+    let sequence = |key: &Finder<'_>| sequence_behind(message, key);
     if message.starts_with(b"subscribed\"") {
         hear(Heard::Ready {
-            sequence: sequence(b"\"id\":\""),
+            sequence: sequence(&KEYS.id_member),
         });
     } else if message.starts_with(b"gap\"") {
         hear(Heard::Gap {
-            until: sequence(b"\"until\":\""),
+            until: sequence(&KEYS.until),
         });
     } else if message.starts_with(b"error\"") {
         hear(Heard::End);
@@ -198,7 +223,7 @@ fn read_chunks(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
     let mut done = 0;
     loop {
         let rest = bytes.get(done..)?;
-        let line_end = memmem::find(rest, b"\r\n")?;
+        let line_end = KEYS.line_end.find(rest)?;
         let Some(size) = rest.get(..line_end).and_then(size_of_chunk) else {
             hear(Heard::End);
             return Some(bytes.len());
@@ -231,7 +256,7 @@ fn size_of_chunk(line: &[u8]) -> Option<usize> {
 }
 
 fn hear_events(mut content: &[u8], hear: &mut impl FnMut(Heard)) {
-    while let Some(length) = memmem::find(content, b"\n\n") {
+    while let Some(length) = KEYS.blank_line.find(content) {
         let (event, rest) = content.split_at(length);
         hear_event(event, hear);
         content = rest.get(2..).unwrap_or_default();
@@ -241,18 +266,18 @@ fn hear_events(mut content: &[u8], hear: &mut impl FnMut(Heard)) {
 fn hear_event(event: &[u8], hear: &mut impl FnMut(Heard)) {
     if event.starts_with(b"retry:") {
         hear(Heard::Ready {
-            sequence: sequence_behind(event, b"id: "),
+            sequence: sequence_behind(event, &KEYS.id_field),
         });
-    } else if memmem::find(event, b"event: fanfare.gap").is_some() {
+    } else if KEYS.gap_event.find(event).is_some() {
         hear(Heard::Gap {
-            until: sequence_behind(event, b"\"until\":\""),
+            until: sequence_behind(event, &KEYS.until),
         });
-    } else if memmem::find(event, b"data:").is_some() {
-        hear(publication(event, Some(b"id: ")));
+    } else if KEYS.data_field.find(event).is_some() {
+        hear(publication(event, Some(&KEYS.id_field)));
     }
 }
 
-fn publication(text: &[u8], id: Option<&[u8]>) -> Heard {
+fn publication(text: &[u8], id: Option<&Finder<'_>>) -> Heard {
     Heard::Publication {
         stamp: stamp(text),
         sequence: id.and_then(|key| sequence_behind(text, key)),
@@ -260,7 +285,7 @@ fn publication(text: &[u8], id: Option<&[u8]>) -> Heard {
 }
 
 fn stamp(text: &[u8]) -> Option<Stamp> {
-    let at = memmem::find(text, NUMBER.as_bytes())? + NUMBER.len();
+    let at = KEYS.number.find(text)? + NUMBER.len();
     let number = number_at(text.get(at..at + NUMBER_DIGITS)?)?;
     let at = at + NUMBER_DIGITS + STAMP.len();
     let due_ns = number_at(text.get(at..at + STAMP_DIGITS)?)?;
@@ -268,8 +293,8 @@ fn stamp(text: &[u8]) -> Option<Stamp> {
 }
 
 /// The number in the id, `<epoch>-<sequence>`, that follows a key.
-fn sequence_behind(text: &[u8], key: &[u8]) -> Option<u64> {
-    let at = memmem::find(text, key)? + key.len();
+fn sequence_behind(text: &[u8], key: &Finder<'_>) -> Option<u64> {
+    let at = key.find(text)? + key.needle().len();
     let id = text.get(at..)?;
     let hyphen = memchr::memchr(b'-', id)?;
     number_at(id.get(hyphen + 1..)?)
