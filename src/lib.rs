@@ -35,7 +35,8 @@
 //! feeder's byte is read by `feed/feeder.rs`, decoded by `feed/decode.rs`, numbered by
 //! `feed/sequencer.rs`, posted through `worker/inbox.rs` to every worker, appended by
 //! `worker/broadcast.rs`; `worker/flush.rs` walks the channel's subscribers, `frame` encodes for
-//! the first of them and all others share the bytes.
+//! the first of them and all others share the bytes, the compressed ones too: no WebSocket has a
+//! compressor or a window of its own, each worker has one of either ([`deflate`]).
 //!
 //! # Code map
 //!
@@ -43,7 +44,7 @@
 //!
 //! | ring | modules |
 //! |---|---|
-//! | words | [`id`], [`time`], [`config`] without its file, [`effect`], [`metrics`] |
+//! | words | [`id`], [`time`], [`config`] without its file, [`deflate`], [`effect`], [`metrics`] |
 //! | pure parts | [`http`], [`frame`], [`hub`], [`transport`], [`feed`]'s decoding |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
@@ -114,6 +115,10 @@
 //!   has no entry left is dropped. The hub keeps the newest eviction of all dropped channels, and a
 //!   resume from before that is told of a gap, perhaps without need, never the other way round.
 //! - *The log's bytes* count a publication and the encodings that this worker has used.
+//! - *permessage-deflate* is agreed to without context takeover on either side and in one window
+//!   for everybody. A client's fragmented message is kept compressed and inflated at its end, so
+//!   that its UTF-8 is checked then and no client can hold an inflater; a message that is not made
+//!   shorter shares the plain frame.
 //! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
 //!   client of a quiet channel does not resume from an hour ago.
 //!
@@ -171,6 +176,7 @@ pub mod hub;
 pub mod frame;
 
 pub mod config;
+pub mod deflate;
 pub mod effect;
 pub mod id;
 pub mod metrics;

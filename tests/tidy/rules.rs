@@ -26,7 +26,7 @@ pub(crate) enum Layer {
     Shell,
 }
 
-const WORDS: &[&str] = &["effect", "id", "metrics", "time"];
+const WORDS: &[&str] = &["deflate", "effect", "id", "metrics", "time"];
 const PURE: &[&str] = &["frame", "http", "hub", "tls", "transport"];
 const SHELL: &[&str] = &[
     "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",
