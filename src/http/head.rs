@@ -8,6 +8,7 @@
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
+use super::extensions::Offers;
 use super::{After, Refusal};
 
 /// The longest method, in bytes, that is taken for one. The longest registered one has 17.
@@ -111,6 +112,8 @@ pub struct Fields<'b> {
     pub connection: ConnectionOptions,
     /// `Content-Length`
     pub content_length: Field<'b>,
+    /// `Sec-WebSocket-Extensions`
+    pub extensions: Offers,
     /// `Host`
     pub host: Field<'b>,
     /// `Last-Event-ID`, the first one.
@@ -148,6 +151,8 @@ impl<'b> Fields<'b> {
             self.websocket_key.note(value);
         } else if is("sec-websocket-version") {
             self.websocket_version.note(value);
+        } else if is("sec-websocket-extensions") {
+            self.extensions.note(value);
         } else if is("sec-websocket-protocol") {
             self.offers_subprotocol |= elements(value).any(|e| e == SUBPROTOCOL.as_bytes());
         }
@@ -364,7 +369,7 @@ fn has_token(value: &[u8], token: &str) -> bool {
 }
 
 /// `tchar` (RFC 9110, 5.6.2).
-fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

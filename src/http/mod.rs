@@ -3,13 +3,14 @@
 //! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
 //! events, or a WebSocket. One request at a time is read from the front of what the conn holds, so
 //! keep-alive and pipelining are a loop in the caller. `head` reads and checks the head, `route`
-//! decides, `target` and `upgrade` check what was asked for, `refusal` names every way to be
-//! refused, `response` writes. Requests have no content here: whatever carries some is refused and
-//! the conn closed, so that nobody can hide a second request in the first one's content.
-//! Called by `conn`; the transports call `response` for the heads they send later.
+//! decides, `target`, `upgrade` and `extensions` check what was asked for, `refusal` names every
+//! way to be refused, `response` writes. Requests have no content here: whatever carries some is
+//! refused and the conn closed, so that nobody can hide a second request in the first one's
+//! content. Called by `conn`; the transports call `response` for the heads they send later.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod extensions;
 pub mod head;
 pub mod refusal;
 pub mod response;
@@ -23,6 +24,7 @@ use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
 
+use extensions::Deflate;
 use head::{HeadRead, Method};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
@@ -89,6 +91,8 @@ pub struct WebSocketRequest {
     pub accept: String,
     /// Whether the subprotocol `fanfare.v1` was offered and so is spoken.
     pub has_subprotocol: bool,
+    /// How messages are compressed, if they are.
+    pub deflate: Option<Deflate>,
 }
 
 /// Reads one request from the front of `bytes`: the one entry of this module.
@@ -499,6 +503,46 @@ mod tests {
         for other in ["", "\r\nSec-WebSocket-Protocol: x, Fanfare.v1"] {
             assert!(!websocket_to("/ws", other).has_subprotocol);
         }
+    }
+
+    #[test]
+    fn compression_is_agreed_to_where_it_is_enabled_and_offered() {
+        let mut config = Config::default();
+        let handshake = |lines: &str, config: &Config| {
+            let request = get("/ws", &format!("{UPGRADE}\r\n{KEY}{lines}"));
+            let metrics = WorkerMetrics::default();
+            let Read::Request { answer, .. } =
+                read_request(request.as_bytes(), config, DATE, &metrics)
+            else {
+                panic!("incomplete");
+            };
+            let mut out = Vec::new();
+            match answer {
+                Answer::WebSocket(request) => {
+                    response::push_switching_protocols(&request, DATE, &mut out);
+                }
+                other @ (Answer::EventStream(_) | Answer::Respond(_)) => panic!("{other:?}"),
+            }
+            let text = String::from_utf8(out).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: "));
+            line.map(str::to_owned)
+        };
+        let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let bounded = format!("{agreed}; server_max_window_bits=12");
+        let offer = "\r\nSec-WebSocket-Extensions: permessage-deflate";
+        let python = format!("{offer}; server_max_window_bits=12; client_max_window_bits=12");
+        assert_eq!(handshake(offer, &config), None);
+        config.deflate.enabled = true;
+        assert_eq!(handshake(offer, &config).as_deref(), Some(agreed));
+        assert_eq!(handshake(&python, &config), Some(bounded.clone()));
+        let on_two_lines = format!("{offer}; x{python}");
+        assert_eq!(handshake(&on_two_lines, &config), Some(bounded));
+        assert_eq!(handshake(&format!("{offer}; x"), &config), None);
+        assert_eq!(handshake("", &config), None);
+        let malformed = format!("{UPGRADE}\r\n{KEY}{offer};");
+        assert_eq!(status_of(&answer_to(&get("/ws", &malformed))), "400");
     }
 
     #[test]

@@ -81,6 +81,9 @@ pub enum Refusal {
     /// `Upgrade` without the connection option of its name.
     #[error("Connection does not name Upgrade")]
     UpgradeConnection,
+    /// `Sec-WebSocket-Extensions` is no list of extensions (RFC 6455, 9.1).
+    #[error("Sec-WebSocket-Extensions is malformed")]
+    UpgradeExtensions,
     /// `Sec-WebSocket-Key` is missing, repeated or not 16 bytes in base64.
     #[error("Sec-WebSocket-Key has to be 16 bytes in base64, once")]
     UpgradeKey,
@@ -112,6 +115,7 @@ impl Refusal {
             | Self::NotHttp
             | Self::Target
             | Self::UpgradeConnection
+            | Self::UpgradeExtensions
             | Self::UpgradeKey => Status::BadRequest,
             Self::ContentUnwanted => Status::ContentTooLarge,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,

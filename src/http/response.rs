@@ -4,8 +4,10 @@
 //! pages of any origin, because channels are not guarded by where a page comes from. The heads of
 //! streams are separate functions: their transport sends them when it knows whether there is a gap.
 
+use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
 
+use super::extensions::Deflate;
 use super::head::{Method, SUBPROTOCOL};
 use super::{After, Refusal, WebSocketRequest};
 
@@ -141,6 +143,23 @@ pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mu
     push_field("Sec-WebSocket-Accept", &request.accept, out);
     if request.has_subprotocol {
         push_field("Sec-WebSocket-Protocol", SUBPROTOCOL, out);
+    }
+    if let Some(deflate) = request.deflate {
+        push_extension(deflate, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends how messages are compressed (RFC 7692, 7.1): with no context taken over, whatever was
+/// asked for, and in our window where the client has to be told.
+fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"Sec-WebSocket-Extensions: permessage-deflate; \
+        server_no_context_takeover; client_no_context_takeover",
+    );
+    if deflate.tells_window {
+        out.extend_from_slice(b"; server_max_window_bits=");
+        push_display(&DEFLATE_WINDOW_BITS, out);
     }
     out.extend_from_slice(b"\r\n");
 }

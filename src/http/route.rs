@@ -94,6 +94,11 @@ fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Ans
         envelope,
         accept,
         has_subprotocol: head.fields.offers_subprotocol,
+        deflate: head
+            .fields
+            .extensions
+            .deflate
+            .filter(|_| config.deflate.enabled),
     }))
 }
 

@@ -28,6 +28,9 @@ pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
     if head.fields.websocket_version != Field::Once(WEBSOCKET_VERSION) {
         return Err(Refusal::UpgradeVersion);
     }
+    if head.fields.extensions.is_malformed {
+        return Err(Refusal::UpgradeExtensions);
+    }
     match head.fields.websocket_key {
         Field::Once(key) if is_key(key) => Ok(derive_accept_key(key)),
         Field::Absent | Field::Once(_) | Field::Repeated => Err(Refusal::UpgradeKey),

@@ -1,0 +1,412 @@
+//! Reads `Sec-WebSocket-Extensions` (RFC 6455, 9.1) and takes the first offer of permessage-deflate
+//! that can be kept (RFC 7692, 5.1 and 7.1).
+//!
+//! An offer with a parameter that is unknown, repeated, of a wrong value or not to be kept is
+//! declined and the next one looked at; other extensions are passed over. What is not a list of
+//! extensions at all ends the handshake. Always answered with no context takeover on either side:
+//! that is what lets one frame serve all subscribers and keeps every conn free of a compressor. The
+//! window is [`DEFLATE_WINDOW_BITS`] for everybody, for the same reason, so who asks for a smaller
+//! one is declined. Borrows the field, allocates nothing.
+
+use super::head::is_token_byte;
+use crate::config::limits::DEFLATE_WINDOW_BITS;
+
+/// The one extension that is spoken.
+const NAME: &[u8] = b"permessage-deflate";
+
+/// How an offer of permessage-deflate was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deflate {
+    /// The client bounds our window and so has to be told what it is (RFC 7692, 7.1.2.1).
+    pub tells_window: bool,
+}
+
+/// What a client's offers have come to, line by line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// The first offer of permessage-deflate that can be kept.
+    pub deflate: Option<Deflate>,
+    /// A line was no list of extensions.
+    pub is_malformed: bool,
+}
+
+impl Offers {
+    /// Takes the value of one field line. Several lines are one list (RFC 6455, 9.1).
+    pub(super) fn note(&mut self, value: &[u8]) {
+        match (Reader { rest: value }).read_list() {
+            Ok(found) => self.deflate = self.deflate.or(found),
+            Err(Malformed) => self.is_malformed = true,
+        }
+    }
+}
+
+/// The field breaks the grammar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Malformed;
+
+/// The value of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    /// There is none.
+    Absent,
+    /// The size of a window (RFC 7692, 7.1.2): 8 to 15, without leading zeros.
+    Bits(u8),
+    /// Anything else.
+    Other,
+}
+
+/// The parameters of one offer as far as they have been read.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each parameter may be there or not"
+)]
+struct Offer {
+    has_server_takeover: bool,
+    has_client_takeover: bool,
+    has_server_window: bool,
+    has_client_window: bool,
+    is_declined: bool,
+}
+
+impl Offer {
+    fn note(&mut self, name: &[u8], value: Value) {
+        let (seen, is_kept) = match name {
+            b"server_no_context_takeover" => {
+                (&mut self.has_server_takeover, value == Value::Absent)
+            }
+            b"client_no_context_takeover" => {
+                (&mut self.has_client_takeover, value == Value::Absent)
+            }
+            b"server_max_window_bits" => (
+                &mut self.has_server_window,
+                matches!(value, Value::Bits(bits) if bits >= DEFLATE_WINDOW_BITS),
+            ),
+            // A hint at most: whatever window the client uses is inflated.
+            b"client_max_window_bits" => (&mut self.has_client_window, value != Value::Other),
+            _ => return self.is_declined = true,
+        };
+        let is_repeated = std::mem::replace(seen, true);
+        self.is_declined |= is_repeated || !is_kept;
+    }
+
+    fn accept(&self) -> Option<Deflate> {
+        (!self.is_declined).then_some(Deflate {
+            tells_window: self.has_server_window,
+        })
+    }
+}
+
+/// A number of one or two digits, read byte by byte.
+#[derive(Debug, Default)]
+struct Digits {
+    count: usize,
+    /// `None` once something was no digit or a leading zero.
+    number: Option<u8>,
+}
+
+impl Digits {
+    fn push(&mut self, byte: u8) {
+        let digit = byte.is_ascii_digit().then(|| byte.wrapping_sub(b'0'));
+        self.number = match (self.count, self.number, digit) {
+            (0, _, Some(digit)) => Some(digit),
+            (1, Some(ten @ 1..=9), Some(digit)) => Some(ten * 10 + digit),
+            _ => None,
+        };
+        self.count = self.count.saturating_add(1);
+    }
+
+    fn value(&self) -> Value {
+        match self.number {
+            Some(bits @ 8..=15) => Value::Bits(bits),
+            Some(_) | None => Value::Other,
+        }
+    }
+}
+
+struct Reader<'b> {
+    rest: &'b [u8],
+}
+
+impl<'b> Reader<'b> {
+    /// The first offer of the list that can be kept. Empty elements are passed over (RFC 9110,
+    /// 5.6.1.2).
+    fn read_list(mut self) -> Result<Option<Deflate>, Malformed> {
+        let mut found = None;
+        loop {
+            while self.skip(b',') {}
+            if self.rest.is_empty() {
+                return Ok(found);
+            }
+            let offer = self.read_offer()?;
+            found = found.or(offer);
+            if !self.rest.is_empty() && !self.skip(b',') {
+                return Err(Malformed);
+            }
+        }
+    }
+
+    fn read_offer(&mut self) -> Result<Option<Deflate>, Malformed> {
+        let is_deflate = self.read_token()? == NAME;
+        let mut offer = Offer::default();
+        while self.skip(b';') {
+            let name = self.read_token()?;
+            let value = if self.skip(b'=') {
+                self.read_value()?
+            } else {
+                Value::Absent
+            };
+            offer.note(name, value);
+        }
+        Ok(offer.accept().filter(|_| is_deflate))
+    }
+
+    fn read_token(&mut self) -> Result<&'b [u8], Malformed> {
+        self.skip_space();
+        let end = self.rest.iter().position(|&byte| !is_token_byte(byte));
+        let (token, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
+        self.rest = rest;
+        self.skip_space();
+        if token.is_empty() {
+            return Err(Malformed);
+        }
+        Ok(token)
+    }
+
+    /// A token, or a quoted string that is one when its quoting is undone (RFC 6455, 9.1).
+    fn read_value(&mut self) -> Result<Value, Malformed> {
+        let mut digits = Digits::default();
+        if !self.skip(b'"') {
+            for &byte in self.read_token()? {
+                digits.push(byte);
+            }
+            return Ok(digits.value());
+        }
+        loop {
+            let byte = match self.read_byte()? {
+                b'"' => break,
+                b'\\' => self.read_byte()?,
+                byte => byte,
+            };
+            if !is_token_byte(byte) {
+                return Err(Malformed);
+            }
+            digits.push(byte);
+        }
+        self.skip_space();
+        if digits.count == 0 {
+            return Err(Malformed);
+        }
+        Ok(digits.value())
+    }
+
+    fn read_byte(&mut self) -> Result<u8, Malformed> {
+        let (byte, rest) = self.rest.split_first().ok_or(Malformed)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    /// Steps over white space and then over this byte, if it is there.
+    fn skip(&mut self, byte: u8) -> bool {
+        self.skip_space();
+        match self.rest.split_first() {
+            Some((first, rest)) if *first == byte => {
+                self.rest = rest;
+                self.skip_space();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn skip_space(&mut self) {
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let end = self.rest.iter().position(|byte| !is_space(byte));
+        self.rest = self
+            .rest
+            .get(end.unwrap_or(self.rest.len())..)
+            .unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCEPTED: Offers = Offers {
+        deflate: Some(Deflate {
+            tells_window: false,
+        }),
+        is_malformed: false,
+    };
+    const BOUNDED: Offers = Offers {
+        deflate: Some(Deflate { tells_window: true }),
+        is_malformed: false,
+    };
+    const DECLINED: Offers = Offers {
+        deflate: None,
+        is_malformed: false,
+    };
+
+    fn read(lines: &[&str]) -> Offers {
+        let mut offers = Offers::default();
+        for line in lines {
+            offers.note(line.as_bytes());
+        }
+        offers
+    }
+
+    #[test]
+    fn offers_of_clients_in_the_field_are_accepted() {
+        for (line, expected) in [
+            // Browsers, Node and Python; a client with little memory; Go and .NET.
+            ("permessage-deflate; client_max_window_bits", ACCEPTED),
+            (
+                "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
+                BOUNDED,
+            ),
+            (
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+                ACCEPTED,
+            ),
+            ("permessage-deflate", ACCEPTED),
+            (
+                "x-webkit-deflate-frame, permessage-deflate;client_max_window_bits=15",
+                ACCEPTED,
+            ),
+            (
+                "permessage-bzip2; level=9, permessage-deflate; server_max_window_bits=15",
+                BOUNDED,
+            ),
+        ] {
+            assert_eq!(read(&[line]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn offer_with_a_parameter_that_cannot_be_kept_is_declined() {
+        for parameters in [
+            "unknown",
+            "unknown=1",
+            "server_no_context_takeover=true",
+            "client_no_context_takeover=1",
+            "server_no_context_takeover; server_no_context_takeover",
+            "client_max_window_bits; client_max_window_bits=10",
+            "server_max_window_bits",
+            "server_max_window_bits=8",
+            "server_max_window_bits=11",
+            "server_max_window_bits=16",
+            "server_max_window_bits=012",
+            "server_max_window_bits=112",
+            "server_max_window_bits=x",
+            "server_max_window_bits=12; server_max_window_bits=12",
+            "client_max_window_bits=7",
+            "client_max_window_bits=08",
+            "client_max_window_bits=9x",
+            "client_max_window_bits=16",
+            "Server_no_context_takeover",
+        ] {
+            let line = format!("permessage-deflate; {parameters}");
+            assert_eq!(read(&[&line]), DECLINED, "{line}");
+            // And the next one is looked at, on the same line or another.
+            let next = format!("{line}, permessage-deflate");
+            assert_eq!(read(&[&next]), ACCEPTED, "{next}");
+            assert_eq!(read(&[&line, "permessage-deflate"]), ACCEPTED, "{line}");
+        }
+        assert_eq!(
+            read(&["permessage-deflate-2, deflate, PERMESSAGE-DEFLATE"]),
+            DECLINED
+        );
+    }
+
+    #[test]
+    fn first_offer_that_can_be_kept_is_taken() {
+        let bounded = "permessage-deflate; server_max_window_bits=13";
+        assert_eq!(read(&[bounded, "permessage-deflate"]), BOUNDED);
+        assert_eq!(read(&["permessage-deflate", bounded]), ACCEPTED);
+        for bits in 8..=15 {
+            let line = format!("permessage-deflate; client_max_window_bits={bits}");
+            assert_eq!(read(&[&line]), ACCEPTED);
+            let line = format!("permessage-deflate; server_max_window_bits={bits}");
+            let expected = if bits >= 12 { BOUNDED } else { DECLINED };
+            assert_eq!(read(&[&line]), expected);
+        }
+    }
+
+    #[test]
+    fn white_space_quotes_and_empty_elements_change_nothing() {
+        for line in [
+            "permessage-deflate;server_max_window_bits=12",
+            "\tpermessage-deflate ; server_max_window_bits = 12 ",
+            "permessage-deflate; server_max_window_bits=\"12\"",
+            "permessage-deflate; server_max_window_bits=\"\\1\\2\" ,",
+            ",, ,permessage-deflate; server_max_window_bits= \"12\",",
+        ] {
+            assert_eq!(read(&[line]), BOUNDED, "{line}");
+        }
+        for line in ["", " ", ",", " ,\t, "] {
+            assert_eq!(read(&[line]), DECLINED, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn line_that_breaks_the_grammar_is_malformed_whatever_came_before() {
+        for line in [
+            ";",
+            "=",
+            "permessage-deflate;",
+            "permessage-deflate; ;",
+            "permessage-deflate; =",
+            "permessage-deflate; a=",
+            "permessage-deflate; a=,",
+            "permessage-deflate; a=\"",
+            "permessage-deflate; a=\"\"",
+            "permessage-deflate; a=\"b",
+            "permessage-deflate; a=\"b\\",
+            "permessage-deflate; a=\"b c\"",
+            "permessage-deflate; a=\"b\\\"\"",
+            "permessage-deflate; a=\"b\"c",
+            "permessage-deflate; a=b=c",
+            "permessage-deflate client_max_window_bits",
+            "permessage-deflate, (",
+            "permessage-deflate, \u{fc}",
+            "permessage-deflate\u{0}",
+        ] {
+            let offers = read(&["permessage-deflate", line]);
+            assert!(offers.is_malformed, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_line_is_a_list_or_malformed_as_its_end_says() {
+        let line = "a; b=\"c\", permessage-deflate ; server_max_window_bits=15, d";
+        for cut in 0..=line.len() {
+            let part = &line[..cut];
+            let is_open = part.contains('"') && !part.contains("c\"");
+            let is_malformed = is_open || part.trim_end().ends_with([';', '=']);
+            let offers = read(&[part]);
+            assert_eq!(offers.is_malformed, is_malformed, "{part:?}");
+            if !is_malformed && cut >= line.find(", d").unwrap() {
+                assert_eq!(offers, BOUNDED);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_read_to_their_end() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let alphabet = b"ab=;,\"\\ \t158permessage-deflate\xff\x00";
+        for _ in 0..20_000 {
+            let length = random.usize(0..30);
+            let line: Vec<u8> = (0..length)
+                .map(|_| alphabet[random.usize(0..alphabet.len())])
+                .collect();
+            let mut offers = Offers::default();
+            offers.note(&line);
+            assert!(
+                !(offers.is_malformed && offers.deflate.is_some()),
+                "{line:?}"
+            );
+        }
+    }
+}
