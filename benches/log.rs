@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::config::Config;
-use fanfare::frame::{Envelope, FrameKind, Payload, Publication};
+use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence, Since};
 use fanfare::time::Now;
@@ -100,10 +100,15 @@ fn evict(criterion: &mut Criterion) {
 }
 
 /// One subscriber's share of a flush: gaps, plan, frames, advance, quota; without the write.
-fn serve_one(hub: &mut Hub, slot: u32, planned: &mut Vec<fanfare::hub::Planned>) -> usize {
+fn serve_one(
+    hub: &mut Hub,
+    slot: u32,
+    encoder: &mut Encoder,
+    planned: &mut Vec<fanfare::hub::Planned>,
+) -> usize {
     let gap = hub.take_gap(slot);
     debug_assert!(gap.is_none());
-    hub.plan(slot, KIND, Now(0), 65_536, planned);
+    hub.plan(slot, KIND, Now(0), 65_536, encoder, planned);
     let mut total = 0;
     for step in &*planned {
         total += black_box(hub.frame(step.sequence, KIND)).len();
@@ -120,7 +125,7 @@ fn serve(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(u64::from(SUBSCRIBERS)));
     for waiting in [1, 10, 64] {
         let id = BenchmarkId::new("publications_waiting", waiting);
-        let mut planned = Vec::new();
+        let (mut encoder, mut planned) = (Encoder::default(), Vec::new());
         group.bench_function(id, |bencher| {
             bencher.iter_batched(
                 || {
@@ -135,7 +140,7 @@ fn serve(criterion: &mut Criterion) {
                 },
                 |mut hub| {
                     for slot in 0..SUBSCRIBERS {
-                        serve_one(&mut hub, slot, &mut planned);
+                        serve_one(&mut hub, slot, &mut encoder, &mut planned);
                     }
                     hub
                 },

@@ -141,24 +141,23 @@ impl Rest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Envelope, Payload};
+    use crate::frame::{Encoder, Envelope, Payload};
     use crate::id::{ChannelName, Cursor, Epoch, Sequence};
     use crate::time::Now;
 
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
+    /// One that has been encoded, as every frame is of which a part was written.
     fn publication() -> Arc<Publication> {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(1),
         };
         let channel = ChannelName::new("c").unwrap();
-        Arc::new(Publication::new(
-            id,
-            channel,
-            Payload::Text("abc".into()),
-            Now(0),
-        ))
+        let publication = Publication::new(id, channel, Payload::Text("abc".into()), Now(0));
+        let frame = publication.encode(KIND, &mut Encoder::default());
+        assert!(frame.is_some());
+        Arc::new(publication)
     }
 
     #[test]

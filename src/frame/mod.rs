@@ -2,14 +2,17 @@
 //!
 //! A [`Frame`] is immutable. It is made by the first worker that needs it, into a cell of the
 //! [`Publication`], and shared by every socket of every worker from then on; after this module
-//! nothing copies a payload. Pure: bytes in, bytes out.
+//! nothing copies a payload. What a compressor holds belongs to the worker's [`Encoder`]. Pure:
+//! bytes in, bytes out.
 
+pub mod encoder;
 pub mod envelope;
 pub mod event_stream;
 pub mod publication;
 pub mod receipt;
 pub mod websocket;
 
+pub use encoder::Encoder;
 pub use publication::{Payload, Publication};
 pub use receipt::Receipt;
 
@@ -31,11 +34,14 @@ pub enum FrameKind {
     EventStreamUntilClose(Envelope),
     /// WebSocket frame.
     WebSocket(Envelope),
+    /// WebSocket frame of a compressed message (RFC 7692), or the plain one where compressing is of
+    /// no use.
+    WebSocketDeflated(Envelope),
 }
 
 impl FrameKind {
     /// The number of cells in a publication: chunked and unchunked events share theirs.
-    pub const CELLS: usize = 4;
+    pub const CELLS: usize = 6;
 
     /// The cell that holds this kind's bytes.
     #[must_use]
@@ -45,6 +51,8 @@ impl FrameKind {
             Self::EventStream(Envelope::Full) | Self::EventStreamUntilClose(Envelope::Full) => 1,
             Self::WebSocket(Envelope::Data) => 2,
             Self::WebSocket(Envelope::Full) => 3,
+            Self::WebSocketDeflated(Envelope::Data) => 4,
+            Self::WebSocketDeflated(Envelope::Full) => 5,
         }
     }
 }
@@ -90,7 +98,9 @@ impl Frame {
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         match kind {
-            FrameKind::EventStream(_) | FrameKind::WebSocket(_) => &self.bytes,
+            FrameKind::EventStream(_)
+            | FrameKind::WebSocket(_)
+            | FrameKind::WebSocketDeflated(_) => &self.bytes,
             FrameKind::EventStreamUntilClose(_) => self
                 .bytes
                 .get(self.body_start as usize..self.body_end as usize)

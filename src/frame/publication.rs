@@ -2,11 +2,11 @@
 //!
 //! Made by the feed, shared by reference with every worker, dropped when the last log and the last
 //! half-written frame let go of it. Immutable but for the cells, each of which is filled once by
-//! whoever needs it first.
+//! whoever needs it first; a worker that needs it in the same moment waits for the other.
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Frame, FrameKind, Receipt, event_stream, websocket};
+use super::{Encoder, Envelope, Frame, FrameKind, Receipt, event_stream, websocket};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
@@ -40,7 +40,16 @@ impl Payload {
 
 /// A cell for each encoding; only the publication looks inside.
 #[derive(Debug, Default)]
-pub struct Frames([OnceLock<Frame>; FrameKind::CELLS]);
+pub struct Frames([OnceLock<Cell>; FrameKind::CELLS]);
+
+/// What a cell is filled with.
+#[derive(Debug)]
+enum Cell {
+    /// Nothing of its own: the plain frame of this envelope serves.
+    AsPlain(Envelope),
+    /// Bytes.
+    Frame(Frame),
+}
 
 /// One payload addressed to a channel.
 #[derive(Debug)]
@@ -82,23 +91,55 @@ impl Publication {
         }
     }
 
-    /// The wire bytes for one kind of conn; encoded at the first call for its transport and
-    /// envelope.
-    #[must_use]
-    pub fn frame(&self, kind: FrameKind) -> Option<&Frame> {
+    /// The frame for one kind of conn; encoded now if nobody has needed it yet. `None` for no kind
+    /// there is.
+    pub fn encode(&self, kind: FrameKind, encoder: &mut Encoder) -> Option<&Frame> {
         let cell = self.frames.0.get(kind.cell())?;
-        Some(cell.get_or_init(|| match kind {
+        let filled = cell.get_or_init(|| match kind {
             FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
-                event_stream::encode(self, envelope)
+                Cell::Frame(event_stream::encode(self, envelope))
             }
-            FrameKind::WebSocket(envelope) => websocket::encode(self, envelope),
-        }))
+            FrameKind::WebSocket(envelope) => Cell::Frame(websocket::encode(self, envelope)),
+            FrameKind::WebSocketDeflated(envelope) => encoder
+                .deflate(self, envelope)
+                .map_or(Cell::AsPlain(envelope), Cell::Frame),
+        });
+        match filled {
+            Cell::AsPlain(envelope) => self.encode(FrameKind::WebSocket(*envelope), encoder),
+            Cell::Frame(frame) => Some(frame),
+        }
     }
 
-    /// Bytes held by the encoding in a cell, if somebody has needed it.
+    /// The frame for one kind of conn, if somebody has needed it.
+    #[must_use]
+    pub fn frame(&self, kind: FrameKind) -> Option<&Frame> {
+        match self.frames.0.get(kind.cell())?.get()? {
+            Cell::AsPlain(envelope) => self.frame_in(FrameKind::WebSocket(*envelope).cell()),
+            Cell::Frame(frame) => Some(frame),
+        }
+    }
+
+    /// The cell whose bytes a kind of conn is sent, once that is known.
+    #[must_use]
+    pub fn holder(&self, kind: FrameKind) -> Option<usize> {
+        let cell = kind.cell();
+        match self.frames.0.get(cell)?.get()? {
+            Cell::AsPlain(envelope) => Some(FrameKind::WebSocket(*envelope).cell()),
+            Cell::Frame(_) => Some(cell),
+        }
+    }
+
+    /// Bytes held by a cell of its own, if it has any.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
-        self.frames.0.get(cell)?.get().map(Frame::bytes_held)
+        self.frame_in(cell).map(Frame::bytes_held)
+    }
+
+    fn frame_in(&self, cell: usize) -> Option<&Frame> {
+        match self.frames.0.get(cell)?.get()? {
+            Cell::AsPlain(_) => None,
+            Cell::Frame(frame) => Some(frame),
+        }
     }
 
     /// What a quota counts for it: the payload's bytes.

@@ -2,6 +2,11 @@
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
+/// The last frame of its message (RFC 6455, 5.2).
+pub const FIN: u8 = 0x80;
+/// The message is compressed (RFC 7692, 6).
+pub const RSV1: u8 = 0x40;
+
 /// What a frame means (RFC 6455, 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
@@ -50,7 +55,17 @@ pub fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 /// Appends the header of a final, unmasked frame; the length takes 1, 3 or 9 bytes, whichever is
 /// the least.
 pub fn push_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
-    out.push(0x80 | opcode as u8);
+    push_head(FIN | opcode as u8, payload_bytes, out);
+}
+
+/// Appends the frame of a compressed message (RFC 7692, 6).
+pub fn push_deflated(opcode: Opcode, compressed: &[u8], out: &mut Vec<u8>) {
+    push_head(FIN | RSV1 | opcode as u8, compressed.len(), out);
+    out.extend_from_slice(compressed);
+}
+
+fn push_head(first: u8, payload_bytes: usize, out: &mut Vec<u8>) {
+    out.push(first);
     if payload_bytes < 126 {
         out.extend(u8::try_from(payload_bytes));
     } else if let Ok(short) = u16::try_from(payload_bytes) {
@@ -62,24 +77,34 @@ pub fn push_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Encodes a publication. With the data envelope JSON and text go in a text frame, bytes in a
-/// binary frame.
+/// Encodes a publication.
 #[must_use]
 pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
-    let mut out = Vec::new();
+    let (mut out, mut body) = (Vec::new(), Vec::new());
+    let (opcode, message) = message(publication, envelope, &mut body);
+    push_frame(opcode, message, &mut out);
+    Frame::whole(out)
+}
+
+/// The message that stands for a publication; made in `body` where it is not the payload itself.
+/// With the data envelope JSON and text go in a text frame, bytes in a binary frame.
+pub(super) fn message<'m>(
+    publication: &'m Publication,
+    envelope: Envelope,
+    body: &'m mut Vec<u8>,
+) -> (Opcode, &'m [u8]) {
     match (envelope, &publication.payload) {
-        (Envelope::Data, Payload::Bytes(bytes)) => push_frame(Opcode::Binary, bytes, &mut out),
+        (Envelope::Data, Payload::Bytes(bytes)) => (Opcode::Binary, bytes),
         (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
-            push_frame(Opcode::Text, text.as_bytes(), &mut out);
+            (Opcode::Text, text.as_bytes())
         }
         (Envelope::Full, payload) => {
-            let mut body =
-                Vec::with_capacity(payload.len() + publication.channel.as_str().len() + 96);
-            envelope::push_full(publication, &mut body);
-            push_frame(Opcode::Text, &body, &mut out);
+            body.clear();
+            body.reserve(payload.len() + publication.channel.as_str().len() + 96);
+            envelope::push_full(publication, body);
+            (Opcode::Text, body)
         }
     }
-    Frame::whole(out)
 }
 
 #[cfg(test)]

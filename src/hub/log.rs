@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::channel::ChannelIndex;
-use crate::frame::{FrameKind, Publication};
+use crate::frame::{Encoder, FrameKind, Publication};
 use crate::id::Sequence;
 
 /// A publication's place in the log.
@@ -113,10 +113,9 @@ impl Log {
     pub fn evict(&mut self) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.first = self.first.next();
-        let frames: u64 = [0u8, 1, 2, 3]
-            .into_iter()
+        let frames: u64 = (0..FrameKind::CELLS)
             .filter(|cell| entry.charged & (1 << cell) != 0)
-            .filter_map(|cell| entry.publication.encoded(usize::from(cell)))
+            .filter_map(|cell| entry.publication.encoded(cell))
             .sum();
         let held = entry.publication.bytes_held() + size_of::<Entry>() as u64 + frames;
         self.bytes = self.bytes.saturating_sub(held);
@@ -128,11 +127,16 @@ impl Log {
 
     /// The length of an entry's frame for a kind of conn, encoded now if nobody has needed it yet.
     /// Its bytes count for the log's bound from the first use on.
-    pub fn charge(&mut self, sequence: Sequence, kind: FrameKind) -> Option<usize> {
+    pub fn charge(
+        &mut self,
+        sequence: Sequence,
+        kind: FrameKind,
+        encoder: &mut Encoder,
+    ) -> Option<usize> {
         let index = self.index(sequence)?;
         let entry = self.entries.get_mut(index)?;
-        let frame = entry.publication.frame(kind)?;
-        let bit = 1 << kind.cell();
+        let frame = entry.publication.encode(kind, encoder)?;
+        let bit = 1 << entry.publication.holder(kind)?;
         if entry.charged & bit == 0 {
             entry.charged |= bit;
             self.bytes += frame.bytes_held();
@@ -157,3 +161,6 @@ pub struct Thread {
     /// The channel.
     pub channel: ChannelIndex,
 }
+
+// Each cell has its bit in [`Entry::charged`].
+const _: () = assert!(FrameKind::CELLS <= 8);

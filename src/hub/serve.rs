@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Amount, Channel, ChannelIndex, Gap, GapCause, Hub};
 use crate::config::Overflow;
 use crate::config::limits::GATHER_SLICES_MAX;
-use crate::frame::{FrameKind, Publication};
+use crate::frame::{Encoder, FrameKind, Publication};
 use crate::hub::log::{Entry, Log};
 use crate::hub::member::{Member, Subscription};
 use crate::id::{ChannelName, Sequence};
@@ -59,13 +59,15 @@ pub(super) struct PendingGap {
 
 impl Hub {
     /// Lists what the conn in a slot is to be given next, in sequence order: at most `budget` bytes
-    /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any.
+    /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that nobody
+    /// has needed yet are encoded.
     pub fn plan(
         &mut self,
         slot: u32,
         kind: FrameKind,
         now: Now,
         budget: usize,
+        encoder: &mut Encoder,
         planned: &mut Vec<Planned>,
     ) {
         planned.clear();
@@ -104,7 +106,7 @@ impl Hub {
             let length = if has_expired {
                 0
             } else {
-                log.charge(sequence, kind).unwrap_or(0)
+                log.charge(sequence, kind, encoder).unwrap_or(0)
             };
             if bytes > 0 && bytes + length > budget {
                 return;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{Envelope, FrameKind, Payload};
+use crate::frame::{Encoder, Envelope, FrameKind, Payload};
 use crate::id::Since;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
@@ -45,7 +45,14 @@ fn hub(config: impl FnOnce(&mut Config)) -> Hub {
 /// Gives the conn up to `bytes` as one write that the socket takes whole.
 fn give(hub: &mut Hub, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
-    hub.plan(slot, KIND, now, bytes, &mut planned);
+    hub.plan(
+        slot,
+        KIND,
+        now,
+        bytes,
+        &mut Encoder::default(),
+        &mut planned,
+    );
     let total = planned.iter().map(|step| step.length).sum();
     hub.advance(slot, &planned, total);
     planned
@@ -107,7 +114,7 @@ fn write_that_stops_inside_a_frame_moves_the_cursor_and_hands_over_the_rest() {
     hub.publish(publication(1, 0, 10), Now(0));
     hub.publish(publication(2, 0, 10), Now(0));
     let mut planned = Vec::new();
-    hub.plan(0, KIND, Now(0), 1000, &mut planned);
+    hub.plan(0, KIND, Now(0), 1000, &mut Encoder::default(), &mut planned);
     let advanced = hub.advance(0, &planned, planned[0].length + 3);
     assert_eq!(advanced.delivered, 1);
     let (begun, offset) = advanced.begun.unwrap();
@@ -123,9 +130,9 @@ fn plan_keeps_to_its_budget_but_always_offers_one() {
         hub.publish(publication(sequence, 0, 100), Now(0));
     }
     let mut planned = Vec::new();
-    hub.plan(0, KIND, Now(0), 10, &mut planned);
+    hub.plan(0, KIND, Now(0), 10, &mut Encoder::default(), &mut planned);
     assert_eq!(planned.len(), 1);
-    hub.plan(0, KIND, Now(0), 210, &mut planned);
+    hub.plan(0, KIND, Now(0), 210, &mut Encoder::default(), &mut planned);
     assert_eq!(planned.len(), 2);
 }
 
@@ -447,4 +454,41 @@ proptest! {
             prop_assert_eq!(model.next_owed(*slot, *channel), None);
         }
     }
+}
+
+#[test]
+fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink() {
+    let mut hub = hub(|_| {});
+    for slot in 0..4 {
+        let _joined = hub.subscribe(slot, &name(0), Since::Now, Sequence::ZERO);
+    }
+    hub.publish(publication(1, 0, 1000), Now(0));
+    hub.publish(publication(2, 0, 10), Now(0));
+    let empty = hub.log().bytes();
+    let deflated = FrameKind::WebSocketDeflated(Envelope::Data);
+    let mut encoder = Encoder::default();
+    let mut plan = |slot, kind| {
+        let mut planned = Vec::new();
+        hub.plan(slot, kind, Now(0), 1 << 20, &mut encoder, &mut planned);
+        let lengths: Vec<usize> = planned.iter().map(|step| step.length).collect();
+        let frames = planned
+            .iter()
+            .map(|step| hub.frame(step.sequence, kind).len());
+        assert_eq!(frames.collect::<Vec<_>>(), lengths);
+        let behind = hub.behind(slot).bytes;
+        (lengths, hub.log().bytes() - empty, behind)
+    };
+    let (lengths, held, behind) = plan(0, deflated);
+    assert!(lengths[0] < 100, "{lengths:?}");
+    assert_eq!(lengths[1], 12);
+    assert_eq!(held, lengths.iter().sum::<usize>() as u64);
+    // Quotas go by payloads, whatever they are compressed to.
+    assert_eq!(behind, 1010);
+    assert_eq!(plan(1, deflated), (lengths, held, behind));
+    // The plain frame of the long one comes to it; that of the short one is there.
+    let (lengths, with_plain, _) = plan(2, KIND);
+    assert_eq!(lengths, [1004, 12]);
+    assert_eq!(with_plain, held + 1004);
+    assert_eq!(hub.evict(Now(u64::MAX / 2), u32::MAX), 2);
+    assert_eq!(hub.log().bytes(), 0);
 }

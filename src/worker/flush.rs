@@ -124,13 +124,8 @@ impl<N: Net> Worker<N> {
         if let Some(kind) = kind
             && own_bytes < budget
         {
-            hub.plan(
-                id.slot,
-                kind,
-                *now,
-                budget - own_bytes,
-                &mut scratch.planned,
-            );
+            let (encoder, planned) = (&mut scratch.encoder, &mut scratch.planned);
+            hub.plan(id.slot, kind, *now, budget - own_bytes, encoder, planned);
         }
         if own_bytes == 0 && scratch.planned.is_empty() {
             return Written::Finished;

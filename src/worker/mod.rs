@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::config::limits::READ_BUFFER_BYTES;
 use crate::conn::Conn;
 use crate::effect::{CloseReason, Context, Draw, Effect};
+use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, Cursor, Epoch, Sequence};
 use crate::metrics::WorkerMetrics;
@@ -133,7 +134,7 @@ struct Date {
     looked: Option<Now>,
 }
 
-/// Buffers that every turn uses again.
+/// Buffers and engines that every turn uses again.
 #[derive(Debug)]
 struct Scratch {
     read_buffer: Box<[u8]>,
@@ -141,6 +142,7 @@ struct Scratch {
     effects: Vec<Effect>,
     out: Vec<u8>,
     planned: Vec<Planned>,
+    encoder: Encoder,
     fired: Vec<u32>,
 }
 
@@ -182,6 +184,7 @@ impl<N: Net> Worker<N> {
                 effects: Vec::new(),
                 out: Vec::new(),
                 planned: Vec::new(),
+                encoder: Encoder::default(),
                 fired: Vec::new(),
             },
         }

@@ -1,0 +1,161 @@
+//! What a worker needs for encoding beyond the publication itself: a compressor and its scratch.
+//!
+//! Owned by the worker and lent to whoever fills a cell of a publication, so that neither a conn
+//! nor a publication ever holds a compressor. Counts what it compressed. Decides with the deflater
+//! whether compressing is of use; the publication's cells remember the verdict.
+
+use super::websocket::{self, push_deflated};
+use super::{Envelope, Frame, Publication};
+use crate::config::limits::{DEFLATE_BUFFER_BYTES_KEPT, FRAME_HEADER_BYTES_MAX};
+use crate::deflate::Deflater;
+
+/// A worker's means of encoding. Empty until something is to be compressed.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    deflater: Deflater,
+    /// The message that is being compressed, if it is not the payload itself.
+    body: Vec<u8>,
+    deflated: Deflated,
+}
+
+/// What has been compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deflated {
+    /// How many frames.
+    pub frames: u64,
+    /// Bytes of their messages.
+    pub plain_bytes: u64,
+    /// Bytes of what they became.
+    pub deflated_bytes: u64,
+}
+
+impl Encoder {
+    /// What has been compressed so far.
+    #[must_use]
+    pub fn deflated(&self) -> Deflated {
+        self.deflated
+    }
+
+    /// The frame of a publication's compressed message; `None` if the plain one serves as well.
+    pub(super) fn deflate(
+        &mut self,
+        publication: &Publication,
+        envelope: Envelope,
+    ) -> Option<Frame> {
+        let (opcode, message) = websocket::message(publication, envelope, &mut self.body);
+        let plain_bytes = message.len() as u64;
+        let frame = self.deflater.deflate(message).map(|compressed| {
+            let mut out = Vec::with_capacity(compressed.len() + FRAME_HEADER_BYTES_MAX);
+            push_deflated(opcode, compressed, &mut out);
+            self.deflated.frames += 1;
+            self.deflated.plain_bytes += plain_bytes;
+            self.deflated.deflated_bytes += compressed.len() as u64;
+            Frame::whole(out)
+        });
+        if self.body.capacity() > DEFLATE_BUFFER_BYTES_KEPT {
+            self.body = Vec::new();
+        }
+        frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deflate::Inflater;
+    use crate::frame::{FrameKind, Payload};
+    use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+    use crate::time::Now;
+
+    const PLAIN: FrameKind = FrameKind::WebSocket(Envelope::Full);
+    const DEFLATED: FrameKind = FrameKind::WebSocketDeflated(Envelope::Full);
+
+    fn publication(payload: Payload) -> Publication {
+        let id = Cursor {
+            epoch: Epoch::new(1),
+            sequence: Sequence(1),
+        };
+        Publication::new(id, ChannelName::new("c").unwrap(), payload, Now(0))
+    }
+
+    /// The payload of an unmasked frame, and its first byte.
+    fn payload_of(frame: &[u8]) -> (u8, &[u8]) {
+        let header = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        (frame[0], &frame[header..])
+    }
+
+    #[test]
+    fn deflated_frame_is_the_plain_message_made_shorter_in_each_envelope() {
+        for (payload, first) in [
+            (Payload::Json("[1,2,3,4,5],".repeat(100).into()), 0xc1),
+            (Payload::Text("ünï ".repeat(100).into()), 0xc1),
+            (Payload::Bytes(vec![7; 70_000].into()), 0xc2),
+        ] {
+            for envelope in [Envelope::Data, Envelope::Full] {
+                let publication = publication(payload.clone());
+                let mut encoder = Encoder::default();
+                let wire = |kind, encoder: &mut Encoder| {
+                    let frame = publication.encode(kind, encoder).unwrap();
+                    frame.wire(kind).to_vec()
+                };
+                let plain = wire(FrameKind::WebSocket(envelope), &mut encoder);
+                let deflated = wire(FrameKind::WebSocketDeflated(envelope), &mut encoder);
+                let (_, message) = payload_of(&plain);
+                let (bits, compressed) = payload_of(&deflated);
+                let expected = if envelope == Envelope::Full {
+                    0xc1
+                } else {
+                    first
+                };
+                assert_eq!(bits, expected);
+                let back = Inflater::default().inflate(compressed, 1 << 20).unwrap();
+                assert!(back == message);
+                let counted = Deflated {
+                    frames: 1,
+                    plain_bytes: message.len() as u64,
+                    deflated_bytes: compressed.len() as u64,
+                };
+                assert_eq!(encoder.deflated(), counted);
+                assert!(encoder.body.capacity() <= DEFLATE_BUFFER_BYTES_KEPT);
+            }
+        }
+    }
+
+    #[test]
+    fn publication_is_compressed_once_for_all_workers() {
+        let publication = publication(Payload::Text("tick ".repeat(100).into()));
+        let (mut first, mut second) = (Encoder::default(), Encoder::default());
+        let bytes = |encoder| {
+            let frame = publication.encode(DEFLATED, encoder).unwrap();
+            frame.wire(DEFLATED).as_ptr()
+        };
+        assert_eq!(bytes(&mut first), bytes(&mut second));
+        assert_eq!(first.deflated().frames, 1);
+        assert_eq!(second.deflated().frames, 0);
+        assert_eq!(publication.holder(DEFLATED), Some(DEFLATED.cell()));
+        assert_eq!(publication.encoded(PLAIN.cell()), None);
+    }
+
+    #[test]
+    fn what_would_not_shrink_shares_the_bytes_of_the_plain_frame() {
+        let mut random = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..600).map(|_| random.u8(..)).collect();
+        for payload in [Payload::Text("short".into()), Payload::Bytes(noise.into())] {
+            let publication = publication(payload);
+            let kind = FrameKind::WebSocketDeflated(Envelope::Data);
+            let plain = FrameKind::WebSocket(Envelope::Data);
+            assert_eq!(publication.holder(kind), None);
+            let mut encoder = Encoder::default();
+            let deflated = publication.encode(kind, &mut encoder).unwrap();
+            assert!(std::ptr::eq(deflated, publication.frame(plain).unwrap()));
+            assert!(std::ptr::eq(deflated, publication.frame(kind).unwrap()));
+            assert_eq!(publication.holder(kind), Some(plain.cell()));
+            assert_eq!(publication.encoded(kind.cell()), None);
+            assert_eq!(encoder.deflated(), Deflated::default());
+        }
+    }
+}
