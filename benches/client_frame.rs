@@ -1,18 +1,23 @@
 //! What a client's own frames cost: header, unmasking, UTF-8, the command.
 //!
-//! Stands for the read side of a WebSocket: commands of 100 bytes, a message near a page, and a
-//! read buffer full of the smallest frames, which is what a hostile client sends to keep a worker
-//! busy. Each round unmasks in place, so its input is copied afresh outside the measurement.
+//! Stands for the read side of a WebSocket: commands of 100 bytes, a compressed one of 400, a
+//! message near a page, and a read buffer full of the smallest frames, which is what a hostile
+//! client sends to keep a worker busy. Each round unmasks in place, so its input is copied afresh
+//! outside the measurement.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::config::Config;
+use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw};
 use fanfare::frame::Envelope;
+use fanfare::frame::websocket::RSV1;
 use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
+use fanfare::transport::websocket::Compression;
 use fanfare::transport::{Flow, Transport, WebSocket};
+use flate2::{Compress, Compression as Level, FlushCompress};
 
 const MASKING_KEY: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
 const TEXT: u8 = 0x81;
@@ -49,7 +54,26 @@ fn ping_command(bytes: usize) -> Vec<u8> {
     format!("{start}{pad}\"}}").into_bytes()
 }
 
-fn handle(mut bytes: Vec<u8>, envelope: Envelope, config: &Config, metrics: &WorkerMetrics) {
+/// What the worker lends to all its conns.
+#[derive(Default)]
+struct Lent {
+    config: Config,
+    metrics: WorkerMetrics,
+    inflater: Inflater,
+}
+
+/// The same command as a client compresses it.
+fn deflated(message: &[u8]) -> Vec<u8> {
+    let mut engine = Compress::new(Level::default(), false);
+    let mut out = Vec::with_capacity(message.len() + 64);
+    engine
+        .compress_vec(message, &mut out, FlushCompress::Sync)
+        .unwrap();
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent: &mut Lent) {
     let id = Cursor {
         epoch: Epoch::new(1),
         sequence: Sequence(1),
@@ -65,24 +89,30 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, config: &Config, metrics: &Wor
         },
         head: id,
         date: "",
-        config,
-        metrics,
+        config: &lent.config,
+        metrics: &lent.metrics,
+        inflater: &mut lent.inflater,
         effects: &mut effects,
     };
     let mut out = Vec::new();
-    let mut socket = Transport::WebSocket(WebSocket::new(envelope));
+    let mut socket = Transport::WebSocket(WebSocket::new(envelope, compression));
     let flow = socket.handle_bytes(&mut bytes, &mut out, &mut context);
     assert_eq!(flow, Flow::Open);
 }
 
 fn frames(criterion: &mut Criterion) {
-    let config = Config::default();
-    let metrics = WorkerMetrics::default();
+    let mut lent = Lent::default();
     let mut group = criterion.benchmark_group("client_frame");
     for (name, bytes, envelope, frames) in [
         (
             "command_100",
             frame(TEXT, &ping_command(100)),
+            Envelope::Full,
+            1,
+        ),
+        (
+            "deflated_command_400",
+            frame(TEXT | RSV1, &deflated(&ping_command(400))),
             Envelope::Full,
             1,
         ),
@@ -105,11 +135,15 @@ fn frames(criterion: &mut Criterion) {
             SMALL_FRAMES,
         ),
     ] {
+        let compression = match bytes.first() {
+            Some(first) if first & RSV1 != 0 => Compression::Deflate,
+            _ => Compression::None,
+        };
         group.throughput(Throughput::Elements(frames as u64));
         group.bench_function(name, |bencher| {
             bencher.iter_batched(
                 || bytes.clone(),
-                |bytes| handle(bytes, envelope, &config, &metrics),
+                |bytes| handle(bytes, envelope, compression, &mut lent),
                 BatchSize::SmallInput,
             );
         });

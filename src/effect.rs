@@ -6,6 +6,7 @@
 //! the only place where an effect becomes real.
 
 use crate::config::Config;
+use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnId, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
@@ -29,6 +30,8 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// This worker's counters.
     pub metrics: &'a WorkerMetrics,
+    /// Takes compressed messages apart; nothing of one message or conn is left in it for the next.
+    pub inflater: &'a mut Inflater,
     /// Where the machine's wishes go, in order.
     pub effects: &'a mut Vec<Effect>,
 }
@@ -137,6 +140,8 @@ pub enum CloseReason {
     HeadTimeout,
     /// Neither pong nor write progress for two heartbeats.
     Idle,
+    /// A compressed message that cannot be inflated (1007).
+    InvalidDeflate,
     /// Text that is not UTF-8 (1007).
     InvalidText,
     /// A message over the limit (1009).
@@ -155,12 +160,13 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Done,
         Self::PeerGone,
         Self::BadRequest,
         Self::HeadTimeout,
         Self::Idle,
+        Self::InvalidDeflate,
         Self::InvalidText,
         Self::MessageTooBig,
         Self::ProtocolError,
@@ -178,6 +184,7 @@ impl CloseReason {
             Self::BadRequest => "bad_request",
             Self::HeadTimeout => "head_timeout",
             Self::Idle => "idle",
+            Self::InvalidDeflate => "invalid_deflate",
             Self::InvalidText => "invalid_text",
             Self::MessageTooBig => "message_too_big",
             Self::ProtocolError => "protocol_error",

@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn conflate_and_deflate_say_that_this_version_has_them_not() {
+    fn conflate_says_that_this_version_has_it_not() {
         assert_eq!(
             problems("[quota]\noverflow = \"conflate\"\n"),
             [
@@ -525,11 +525,6 @@ mod tests {
               choose `skip` or `close`"
             ]
         );
-        assert!(
-            problems("[deflate]\nenabled = true\n")[0]
-                .starts_with("fanfare.toml:2: deflate.enabled: compression is not available")
-        );
-        assert!(problems("[deflate]\nenabled = false\n").is_empty());
     }
 
     #[test]

@@ -263,7 +263,9 @@ impl Drain {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deflate {
-    /// Whether the extension is agreed to when a client offers it.
+    /// Whether the extension is agreed to when a client offers it. How hard, how far back and from
+    /// which length on publications are compressed is measured and fixed in [`limits`]: one frame
+    /// serves everybody.
     pub enabled: bool,
 }
 

@@ -183,10 +183,6 @@ impl Config {
     }
 
     fn check_choices(&self, found: &mut Vec<Invalid>) {
-        if self.deflate.enabled {
-            let message = "compression is not available in this version; leave it `false`";
-            push(found, &["deflate.enabled"], message);
-        }
         let level = self.logging.level.as_str();
         if !matches!(level, "error" | "warn" | "info" | "debug") {
             let message = format!("`{level}` is not one of error, warn, info, debug");
@@ -330,8 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_outside_this_version_are_refused() {
-        assert_eq!(wrong(|c| c.deflate.enabled = true), ["deflate.enabled"]);
+    fn level_that_does_not_exist_is_refused() {
         assert_eq!(
             wrong(|c| c.logging.level = "loud".into()),
             ["logging.level"]

@@ -9,6 +9,7 @@ use super::{Conn, Partial, Phase, open_streams};
 use crate::effect::{CloseReason, Context, Effect, Join, Origin};
 use crate::http::{self, After, Answer, Read};
 use crate::id::{ChannelName, Since};
+use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
 impl Conn {
@@ -51,7 +52,11 @@ impl Conn {
             Answer::WebSocket(request) => {
                 http::response::push_switching_protocols(&request, context.date, out);
                 context.metrics.upgrades.increment();
-                let socket = Transport::WebSocket(WebSocket::new(request.envelope));
+                let compression = match request.deflate {
+                    Some(_) => Compression::Deflate,
+                    None => Compression::None,
+                };
+                let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
                 self.open(socket, request.channels, request.since, context);
                 self.handle_early_bytes(rest, out, context);
             }

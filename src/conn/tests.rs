@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Config;
+use crate::deflate::Inflater;
 use crate::effect::{Draw, Origin};
 use crate::hub::Joined;
 use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
@@ -19,6 +20,7 @@ struct Rig {
     now: Now,
     config: Config,
     metrics: WorkerMetrics,
+    inflater: Inflater,
     effects: Vec<Effect>,
     out: Vec<u8>,
 }
@@ -39,6 +41,7 @@ impl Rig {
             now: Now(0),
             config,
             metrics,
+            inflater: Inflater::default(),
             effects: Vec::new(),
             out: Vec::new(),
         }
@@ -57,6 +60,7 @@ impl Rig {
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             config: &self.config,
             metrics: &self.metrics,
+            inflater: &mut self.inflater,
             effects: &mut self.effects,
         };
         act(&mut self.conn, &mut self.out, &mut context)

@@ -210,6 +210,7 @@ pub(crate) mod test_context {
 
     use super::*;
     use crate::config::Config;
+    use crate::deflate::Inflater;
     use crate::effect::{Draw, Effect};
     use crate::id::{ConnId, Cursor, Epoch, Sequence};
     use crate::metrics::WorkerMetrics;
@@ -220,6 +221,7 @@ pub(crate) mod test_context {
     pub(crate) struct World {
         pub(crate) config: Config,
         pub(crate) metrics: WorkerMetrics,
+        pub(crate) inflater: Inflater,
         pub(crate) effects: Vec<Effect>,
         pub(crate) draw: u64,
     }
@@ -238,6 +240,7 @@ pub(crate) mod test_context {
                 date: "Sun, 06 Nov 1994 08:49:37 GMT",
                 config: &self.config,
                 metrics: &self.metrics,
+                inflater: &mut self.inflater,
                 effects: &mut self.effects,
             }
         }

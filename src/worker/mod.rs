@@ -32,6 +32,7 @@ use slab::Slab;
 use crate::config::Config;
 use crate::config::limits::READ_BUFFER_BYTES;
 use crate::conn::Conn;
+use crate::deflate::Inflater;
 use crate::effect::{CloseReason, Context, Draw, Effect};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
@@ -143,6 +144,7 @@ struct Scratch {
     out: Vec<u8>,
     planned: Vec<Planned>,
     encoder: Encoder,
+    inflater: Inflater,
     fired: Vec<u32>,
 }
 
@@ -185,6 +187,7 @@ impl<N: Net> Worker<N> {
                 out: Vec::new(),
                 planned: Vec::new(),
                 encoder: Encoder::default(),
+                inflater: Inflater::default(),
                 fired: Vec::new(),
             },
         }
@@ -260,6 +263,7 @@ impl<N: Net> Worker<N> {
             date: &self.date.text,
             config: &self.parts.config,
             metrics: &self.parts.metrics,
+            inflater: &mut self.scratch.inflater,
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);

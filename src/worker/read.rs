@@ -1,23 +1,30 @@
 //! read: socket -> the worker's one buffer -> the conn's machine.
 //!
-//! A conn has a budget of bytes and the phase a budget of conns; whoever is cut off stays on the
-//! list. A conn whose answers pile up is not read at all until they have gone out.
+//! A conn has a budget of bytes, inflated ones included, and the phase a budget of conns and one of
+//! inflated bytes; whoever is cut off stays on the list. A conn whose answers pile up is not read
+//! at all until they have gone out.
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
-use crate::config::limits::{READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX};
+use crate::config::limits::{
+    INFLATED_BYTES_PER_TURN_MAX, READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX,
+};
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
+        let mut inflated_bytes = 0;
         for _ in 0..READ_CONNS_PER_TURN_MAX {
+            if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX {
+                break;
+            }
             let Some(id) = self.to_read.pop_front() else {
                 return;
             };
             if let Some(slot) = self.slot(id) {
                 slot.is_listed_to_read = false;
-                self.read_conn(id);
+                inflated_bytes += self.read_conn(id);
             }
         }
         if !self.to_read.is_empty() {
@@ -25,17 +32,24 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    fn read_conn(&mut self, id: ConnId) {
-        let mut budget = READ_BYTES_PER_CONN_TURN_MAX as usize;
+    /// Reads what is there, within the budget, and says how many bytes were inflated meanwhile.
+    fn read_conn(&mut self, id: ConnId) -> u64 {
+        let mut budget = u64::from(READ_BYTES_PER_CONN_TURN_MAX);
+        let mut inflated_bytes = 0;
         let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
         while budget > 0 {
             match self.read_once(id, &mut buffer) {
-                Some(count) => budget = budget.saturating_sub(count),
+                Some(count) => {
+                    let inflated = self.scratch.inflater.take_inflated_bytes();
+                    inflated_bytes += inflated;
+                    budget = budget.saturating_sub(count as u64 + inflated);
+                }
                 None => break,
             }
         }
         self.scratch.read_buffer = buffer;
         self.list_to_read(id);
+        inflated_bytes
     }
 
     /// Reads once and hands the bytes to the machine. `None` when the conn is not to be read for

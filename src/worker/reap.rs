@@ -39,5 +39,9 @@ impl<N: Net> Worker<N> {
         metrics.channels.set(self.hub.channel_count() as u64);
         metrics.log_entries.set(self.hub.log().len() as u64);
         metrics.log_bytes.set(self.hub.log().bytes());
+        let deflated = self.scratch.encoder.deflated();
+        metrics.frames_deflated.set(deflated.frames);
+        metrics.deflated_from_bytes.set(deflated.plain_bytes);
+        metrics.deflated_to_bytes.set(deflated.deflated_bytes);
     }
 }

@@ -10,8 +10,8 @@ use crate::frame::websocket::{Opcode, push_frame};
 
 /// The client breaks the protocol.
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
-/// A text message is not UTF-8.
-pub(super) const INVALID_TEXT: u16 = 1007;
+/// A text message is not UTF-8, or a compressed one not what it says.
+pub(super) const INVALID_PAYLOAD: u16 = 1007;
 /// A message is over the limit.
 pub(super) const MESSAGE_TOO_BIG: u16 = 1009;
 /// The server goes away from this conn.

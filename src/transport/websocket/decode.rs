@@ -6,7 +6,7 @@
 //! another implementation's parser.
 
 use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
-use crate::frame::websocket::Opcode;
+use crate::frame::websocket::{FIN, Opcode, RSV1};
 
 /// What stands before a client's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,17 @@ pub struct FrameHeader {
     pub opcode: Opcode,
     /// Whether the frame is the last of its message.
     pub is_final: bool,
+    /// Whether the frame is the first of a compressed message (RFC 7692, 6).
+    pub is_compressed: bool,
+}
+
+/// What the first reserved bit means on a conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rsv1 {
+    /// That the message which begins here is compressed (RFC 7692, 6).
+    Compressed,
+    /// Nothing: no extension has been agreed to.
+    Reserved,
 }
 
 /// Why a header is not one that a client may send. All of them end in close code 1002.
@@ -36,7 +47,7 @@ pub enum HeaderError {
     /// The top bit of a 64-bit length is set (5.2).
     #[error("a length is below 2^63")]
     LengthTooLarge,
-    /// A bit that belongs to an extension, and none was negotiated (5.2).
+    /// A bit that belongs to an extension, and none was negotiated (5.2), or not for such a frame.
     #[error("a reserved bit is set")]
     ReservedBits,
     /// An opcode without a meaning (5.2).
@@ -52,11 +63,11 @@ pub enum HeaderError {
 ///
 /// # Errors
 /// The header breaks a rule, whatever follows.
-pub fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
+pub fn parse_header(bytes: &[u8], rsv1: Rsv1) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
     let Some((&first, rest)) = bytes.split_first() else {
         return Ok(None);
     };
-    let (is_final, opcode) = parse_first_byte(first)?;
+    let (is_final, opcode) = parse_first_byte(first, rsv1)?;
     let Some((&second, rest)) = rest.split_first() else {
         return Ok(None);
     };
@@ -72,16 +83,26 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<(FrameHeader, usize)>, Header
         masking_key,
         opcode,
         is_final,
+        is_compressed: first & RSV1 != 0,
     };
     Ok(Some((header, bytes.len() - rest.len())))
 }
 
-fn parse_first_byte(byte: u8) -> Result<(bool, Opcode), HeaderError> {
-    if byte & 0x70 != 0 {
+fn parse_first_byte(byte: u8, rsv1: Rsv1) -> Result<(bool, Opcode), HeaderError> {
+    let reserved = match rsv1 {
+        Rsv1::Compressed => byte & 0x30,
+        Rsv1::Reserved => byte & 0x70,
+    };
+    if reserved != 0 {
         return Err(HeaderError::ReservedBits);
     }
-    let is_final = byte & 0x80 != 0;
-    let opcode = Opcode::from_bits(byte & 0x0f).ok_or(HeaderError::ReservedOpcode)?;
+    let is_final = byte & FIN != 0;
+    let opcode = Opcode::from_bits(byte & 0x0f);
+    // A message says once, at its beginning, that it is compressed; a control frame never is.
+    if byte & RSV1 != 0 && !matches!(opcode, Some(Opcode::Text | Opcode::Binary)) {
+        return Err(HeaderError::ReservedBits);
+    }
+    let opcode = opcode.ok_or(HeaderError::ReservedOpcode)?;
     if opcode.is_control() && !is_final {
         return Err(HeaderError::ControlFragmented);
     }
@@ -157,11 +178,15 @@ mod tests {
                 masking_key: [1, 2, 3, 4],
                 opcode: Opcode::Binary,
                 is_final: true,
+                is_compressed: false,
             };
-            assert_eq!(parse_header(&bytes), Ok(Some((header, bytes.len()))));
+            assert_eq!(
+                parse_header(&bytes, Rsv1::Reserved),
+                Ok(Some((header, bytes.len())))
+            );
             for cut in 0..bytes.len() {
                 assert_eq!(
-                    parse_header(&bytes[..cut]),
+                    parse_header(&bytes[..cut], Rsv1::Reserved),
                     Ok(None),
                     "{payload_bytes} {cut}"
                 );
@@ -190,9 +215,9 @@ mod tests {
                 HeaderError::LengthTooLarge,
             ),
         ] {
-            assert_eq!(parse_header(bytes), Err(error));
+            assert_eq!(parse_header(bytes, Rsv1::Reserved), Err(error));
             let (_, before) = bytes.split_last().unwrap();
-            assert_eq!(parse_header(before), Ok(None));
+            assert_eq!(parse_header(before, Rsv1::Reserved), Ok(None));
         }
     }
 
@@ -267,8 +292,23 @@ mod tests {
         fn header_agrees_with_another_parser(bytes in header_bytes()) {
             for cut in 0..=bytes.len() {
                 let part = &bytes[..cut];
-                let ours = parse_header(part);
+                let ours = parse_header(part, Rsv1::Reserved);
                 prop_assert!(agrees_with_oracle(part, ours), "{:?} {:x?}", ours, part);
+                // With the extension one bit more may be set, and nothing else is read otherwise.
+                let with = parse_header(part, Rsv1::Compressed);
+                let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
+                    prop_assert_eq!(with, ours);
+                    continue;
+                };
+                let plain = [&[first & !RSV1], rest].concat();
+                let plain = parse_header(&plain, Rsv1::Reserved);
+                let unmarked = with.map(|read| {
+                    read.map(|(header, taken)| {
+                        assert!(header.is_compressed);
+                        (FrameHeader { is_compressed: false, ..header }, taken)
+                    })
+                });
+                prop_assert_eq!(unmarked, plain);
             }
         }
 
@@ -288,7 +328,7 @@ mod tests {
             };
             let mut bytes = Vec::new();
             oracle.format(length, &mut bytes).unwrap();
-            let (header, taken) = parse_header(&bytes).unwrap().unwrap();
+            let (header, taken) = parse_header(&bytes, Rsv1::Reserved).unwrap().unwrap();
             prop_assert_eq!(taken, bytes.len());
             prop_assert_eq!(header.payload_bytes, length);
             prop_assert_eq!(header.masking_key, masking_key);

@@ -18,6 +18,8 @@ pub(super) enum Fault {
     ContinuationWithoutStart,
     #[error(transparent)]
     Header(#[from] HeaderError),
+    #[error("a compressed message cannot be inflated")]
+    InvalidDeflate,
     #[error(transparent)]
     InvalidText(#[from] InvalidUtf8),
     #[error("a new message inside a fragmented one")]
@@ -31,7 +33,9 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn close_code(self) -> u16 {
         match self {
-            Self::Close(CloseError::ReasonNotUtf8) | Self::InvalidText(_) => close::INVALID_TEXT,
+            Self::Close(CloseError::ReasonNotUtf8)
+            | Self::InvalidDeflate
+            | Self::InvalidText(_) => close::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => close::MESSAGE_TOO_BIG,
             Self::TooManyAnswers => close::SLOW_CONSUMER,
             Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })
@@ -46,6 +50,7 @@ impl Fault {
             Self::Close(CloseError::ReasonNotUtf8) | Self::InvalidText(_) => {
                 CloseReason::InvalidText
             }
+            Self::InvalidDeflate => CloseReason::InvalidDeflate,
             Self::MessageTooBig { .. } => CloseReason::MessageTooBig,
             Self::TooManyAnswers => CloseReason::Overflow,
             Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })

@@ -1,16 +1,19 @@
 //! WebSocket, the server's side of RFC 6455 after the handshake, and subprotocol `fanfare.v1`.
 //!
 //! Takes the client's bytes however they are cut, checks every rule of the protocol, answers pings
-//! and closes, and turns commands into effects. Holds one pointer and two bytes while nothing is
-//! incomplete: a frame that lies whole in the input is handled where it lies. With the data
-//! envelope the client's messages are checked and passed over. Never sends publications, which are
-//! framed by `frame` and go from the log to the socket. Called by the enum over the transports.
+//! and closes, and turns commands into effects. Holds one pointer and four bytes while nothing is
+//! incomplete: a frame that lies whole in the input is handled where it lies. Compressed messages
+//! are inflated by the worker's one inflater, ours are said uncompressed: they are short. With the
+//! data envelope the client's messages are checked and passed over. Never sends publications, which
+//! are framed by `frame` and go from the log to the socket. Called by the enum over the transports.
 
 pub mod decode;
 pub mod unmask;
 pub mod utf8;
 
 mod close;
+#[cfg(test)]
+mod deflated;
 mod fault;
 mod message;
 mod pending;
@@ -35,7 +38,18 @@ pub struct WebSocket {
     /// There only while something is in it.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
+    compression: Compression,
     phase: Phase,
+}
+
+/// Whether messages may be compressed, as the handshake has agreed (RFC 7692). No context is taken
+/// over on either side, so to know this is all it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Each side compresses the messages it likes to.
+    Deflate,
+    /// Nobody does.
+    None,
 }
 
 /// How far the conn is.
@@ -52,16 +66,20 @@ enum Phase {
 impl WebSocket {
     /// A WebSocket whose handshake has been answered.
     #[must_use]
-    pub fn new(envelope: Envelope) -> Self {
+    pub fn new(envelope: Envelope, compression: Compression) -> Self {
         Self {
             pending: None,
             envelope,
+            compression,
             phase: Phase::Open,
         }
     }
 
     pub(super) fn frame_kind(&self) -> FrameKind {
-        FrameKind::WebSocket(self.envelope)
+        match self.compression {
+            Compression::Deflate => FrameKind::WebSocketDeflated(self.envelope),
+            Compression::None => FrameKind::WebSocket(self.envelope),
+        }
     }
 
     pub(super) fn handle_joined(

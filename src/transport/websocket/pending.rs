@@ -5,7 +5,7 @@
 //! a message what the operator allows. Memory grows with what has arrived, never with what a header
 //! announces.
 
-use super::decode::{FrameHeader, HeaderError, parse_header};
+use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
 use crate::config::limits::FRAME_HEADER_BYTES_MAX;
 
@@ -53,6 +53,7 @@ impl PartialHeader {
     pub(super) fn push(
         &mut self,
         input: &[u8],
+        rsv1: Rsv1,
     ) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
         let before = usize::from(self.length);
         let room = self.bytes.get_mut(before..).unwrap_or_default();
@@ -61,7 +62,7 @@ impl PartialHeader {
             *to = *from;
         }
         let filled = before + copied;
-        match parse_header(self.bytes.get(..filled).unwrap_or_default())? {
+        match parse_header(self.bytes.get(..filled).unwrap_or_default(), rsv1)? {
             Some((header, taken)) => {
                 self.length = 0;
                 Ok(Some((header, taken.saturating_sub(before))))
@@ -100,6 +101,10 @@ pub(super) enum MessageKind {
 /// What becomes of a message's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
+    /// It is collected as it comes, up to this many bytes, and inflated and checked when it is
+    /// whole. To inflate it part by part would take an inflater and a window of its own for as long
+    /// as its sender likes.
+    Compressed { bytes_max: usize },
     /// Nothing: it is only checked.
     Nothing,
     /// It is collected, up to this many bytes.
@@ -132,10 +137,10 @@ impl PartialMessage {
     /// Takes the next part, unmasked.
     pub(super) fn push(&mut self, part: &[u8]) -> Result<(), InvalidUtf8> {
         self.received += part.len() as u64;
-        if self.kind == MessageKind::Text {
+        if self.kind == MessageKind::Text && !self.is_compressed() {
             self.utf8.push(part)?;
         }
-        if let Keep::Payload { bytes_max } = self.keep {
+        if let Keep::Compressed { bytes_max } | Keep::Payload { bytes_max } = self.keep {
             let needed = self.payload.len() + part.len();
             if needed > self.payload.capacity() {
                 // Doubling, as a vector would, but not beyond what the message may come to.
@@ -145,6 +150,11 @@ impl PartialMessage {
             self.payload.extend_from_slice(part);
         }
         Ok(())
+    }
+
+    /// Whether it has to be inflated before it means anything.
+    pub(super) fn is_compressed(&self) -> bool {
+        matches!(self.keep, Keep::Compressed { .. })
     }
 
     /// The payload, at the message's end.

@@ -3,17 +3,19 @@
 //! Goes part by part through the input: a header, then as much of its payload as is there, unmasked
 //! where it lies. Whole frames and messages are handled in place; only what is incomplete at the
 //! input's end is kept. Checks every rule that needs more than one header (RFC 6455, 5.4 to 5.6).
-//! Memory follows what has come, never what is announced.
+//! Memory follows what has come, never what is announced; what a compressed message is inflated to
+//! is bounded like any other.
 
 use super::close;
-use super::decode::parse_header;
+use super::decode::{FrameHeader, Rsv1, parse_header};
 use super::fault::Fault;
 use super::message::{self, Action, Refusal};
 use super::pending::{Keep, MessageKind, PartialFrame, PartialMessage, Pending};
 use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
-use super::{Phase, WebSocket, refuse};
+use super::{Compression, Phase, WebSocket, refuse};
 use crate::config::limits::CONTROL_BYTES_MAX;
+use crate::deflate::{InflateError, deflated_bytes_max};
 use crate::effect::{CloseReason, Context, Effect, Join, Leave, Origin};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::transport::Flow;
@@ -103,14 +105,18 @@ impl WebSocket {
         {
             return Ok(Some((frame, bytes)));
         }
+        let rsv1 = match self.compression {
+            Compression::Deflate => Rsv1::Compressed,
+            Compression::None => Rsv1::Reserved,
+        };
         let parsed = match self
             .pending
             .as_mut()
             .filter(|pending| !pending.header.is_empty())
         {
-            Some(pending) => pending.header.push(bytes)?,
-            None => match parse_header(bytes)? {
-                None => self.pending().header.push(bytes)?,
+            Some(pending) => pending.header.push(bytes, rsv1)?,
+            None => match parse_header(bytes, rsv1)? {
+                None => self.pending().header.push(bytes, rsv1)?,
                 whole => whole,
             },
         };
@@ -130,15 +136,20 @@ impl WebSocket {
     /// Whether a frame may come now, by its header alone (RFC 6455, 5.4): nothing is reserved for
     /// one that may not.
     fn check_fits(&self, frame: &PartialFrame, context: &Context<'_>) -> Result<(), Fault> {
-        let before = match (frame.header.opcode, self.message()) {
+        let (before, is_compressed) = match (frame.header.opcode, self.message()) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
             (Opcode::Continuation, None) => return Err(Fault::ContinuationWithoutStart),
-            (Opcode::Continuation, Some(message)) => message.received,
+            (Opcode::Continuation, Some(message)) => (message.received, message.is_compressed()),
             (Opcode::Text | Opcode::Binary, Some(_)) => return Err(Fault::MessageInsideMessage),
-            (Opcode::Text | Opcode::Binary, None) => 0,
+            (Opcode::Text | Opcode::Binary, None) => (0, frame.header.is_compressed),
         };
         let limit = context.config.limits.client_message_bytes;
-        if before.saturating_add(frame.header.payload_bytes) > u64::from(limit) {
+        let bytes_max = if is_compressed {
+            deflated_bytes_max(limit)
+        } else {
+            u64::from(limit)
+        };
+        if before.saturating_add(frame.header.payload_bytes) > bytes_max {
             return Err(Fault::MessageTooBig { limit });
         }
         Ok(())
@@ -239,9 +250,13 @@ impl WebSocket {
         };
         let is_whole_frame = header.payload_bytes == part.len() as u64;
         if is_whole_frame && header.is_final && self.message().is_none() {
-            return self.handle_message(kind, part, out, context);
+            return if header.is_compressed {
+                self.inflate_message(kind, part, out, context)
+            } else {
+                self.handle_message(kind, part, out, context)
+            };
         }
-        let keep = self.keep_of(kind, context);
+        let keep = self.keep_of(kind, header, context);
         let slot = &mut self.pending().message;
         slot.get_or_insert_with(|| PartialMessage::new(kind, keep))
             .push(part)?;
@@ -251,20 +266,51 @@ impl WebSocket {
         let Some(message) = slot.take() else {
             return Ok(());
         };
-        let kind = message.kind;
+        let (kind, is_compressed) = (message.kind, message.is_compressed());
         let payload = message.finish()?;
-        self.handle_message(kind, &payload, out, context)
+        if is_compressed {
+            self.inflate_message(kind, &payload, out, context)
+        } else {
+            self.handle_message(kind, &payload, out, context)
+        }
     }
 
-    /// Only a command's text is ever looked at again.
-    fn keep_of(&self, kind: MessageKind, context: &Context<'_>) -> Keep {
+    /// Only a command's text is ever looked at again, and what has to be inflated.
+    fn keep_of(&self, kind: MessageKind, first: &FrameHeader, context: &Context<'_>) -> Keep {
+        let limit = context.config.limits.client_message_bytes;
+        if first.is_compressed {
+            return Keep::Compressed {
+                bytes_max: to_usize(deflated_bytes_max(limit)),
+            };
+        }
         if !self.is_talking() || kind == MessageKind::Binary {
             return Keep::Nothing;
         }
-        let limit = context.config.limits.client_message_bytes;
         Keep::Payload {
-            bytes_max: usize::try_from(limit).unwrap_or(usize::MAX),
+            bytes_max: to_usize(u64::from(limit)),
         }
+    }
+
+    /// Inflates a whole message within the limit on messages, then handles it.
+    fn inflate_message(
+        &self,
+        kind: MessageKind,
+        compressed: &[u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        let limit = context.config.limits.client_message_bytes;
+        let inflated = context
+            .inflater
+            .inflate(compressed, to_usize(u64::from(limit)));
+        let message = inflated.map_err(|error| match error {
+            InflateError::Broken => Fault::InvalidDeflate,
+            InflateError::TooLong => Fault::MessageTooBig { limit },
+        })?;
+        context.metrics.client_messages_inflated.increment();
+        let handled = self.handle_message(kind, &message, out, context);
+        context.inflater.recycle(message);
+        handled
     }
 
     fn handle_message(
@@ -296,6 +342,10 @@ impl WebSocket {
     fn message(&self) -> Option<&PartialMessage> {
         self.pending.as_ref()?.message.as_ref()
     }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Carries out a command, or says why not.

@@ -25,7 +25,7 @@ pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame_with_key(first, payload, KEY)
 }
 
-fn frame_with_key(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+pub(super) fn frame_with_key(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
         short @ 0..126 => bytes.push(0x80 | u8::try_from(short).unwrap()),
@@ -48,7 +48,7 @@ pub(super) fn close_frame(code: u16, reason: &[u8]) -> Vec<u8> {
 }
 
 /// Takes our own frames apart.
-fn server_frames(mut bytes: &[u8]) -> Vec<(Opcode, Vec<u8>)> {
+pub(super) fn server_frames(mut bytes: &[u8]) -> Vec<(Opcode, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, second, ..] = *bytes {
         assert_eq!(first & 0xf0, 0x80, "ours are final");
@@ -65,8 +65,12 @@ fn server_frames(mut bytes: &[u8]) -> Vec<(Opcode, Vec<u8>)> {
 }
 
 pub(super) fn run(envelope: Envelope, parts: &[&[u8]]) -> Outcome {
+    run_with(Compression::None, envelope, parts)
+}
+
+pub(super) fn run_with(compression: Compression, envelope: Envelope, parts: &[&[u8]]) -> Outcome {
     let mut world = World::default();
-    let mut socket = WebSocket::new(envelope);
+    let mut socket = WebSocket::new(envelope, compression);
     let mut out = Vec::new();
     let mut flow = Flow::Open;
     for part in parts {
@@ -84,12 +88,21 @@ pub(super) fn run(envelope: Envelope, parts: &[&[u8]]) -> Outcome {
 
 /// Runs the input whole, byte by byte, and at every cut (at some cuts if it is long).
 pub(super) fn run_every_cut(envelope: Envelope, input: &[u8]) -> Outcome {
-    let whole = run(envelope, &[input]);
+    run_every_cut_with(Compression::None, envelope, input)
+}
+
+pub(super) fn run_every_cut_with(
+    compression: Compression,
+    envelope: Envelope,
+    input: &[u8],
+) -> Outcome {
+    let run = |parts: &[&[u8]]| run_with(compression, envelope, parts);
+    let whole = run(&[input]);
     let bytes: Vec<&[u8]> = input.chunks(1).collect();
-    assert_eq!(run(envelope, &bytes), whole);
+    assert_eq!(run(&bytes), whole);
     for cut in (0..=input.len()).step_by(1 + input.len() / 400) {
         let (first, second) = input.split_at(cut);
-        assert_eq!(run(envelope, &[first, second]), whole, "cut {cut}");
+        assert_eq!(run(&[first, second]), whole, "cut {cut}");
     }
     whole
 }
@@ -172,7 +185,7 @@ fn command_in_fragments_with_pings_between_is_carried_out() {
 #[test]
 fn refused_command_is_answered_and_counted_and_does_not_end_the_conn() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Full);
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut input = [
         frame(
             0x81,
@@ -218,7 +231,7 @@ fn data_envelope_checks_messages_and_otherwise_ignores_them() {
 #[test]
 fn data_envelope_keeps_no_payload() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Data);
+    let mut socket = WebSocket::new(Envelope::Data, Compression::None);
     let mut input = frame(0x01, &[b'x'; 4000]);
     let flow = socket.handle_bytes(&mut input, &mut Vec::new(), &mut world.context());
     assert_eq!(flow, Flow::Open);
@@ -230,7 +243,7 @@ fn data_envelope_keeps_no_payload() {
 #[test]
 fn state_is_released_whenever_nothing_is_incomplete() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Full);
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let input = [frame(0x01, b"ab"), frame(0x89, b"p"), frame(0x80, b"c")].concat();
     for at in 0..input.len() {
         let mut byte = [input[at]];
@@ -272,7 +285,7 @@ fn message_over_the_limit_is_refused_by_its_header_alone() {
 #[test]
 fn announced_length_reserves_nothing() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Full);
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut input = vec![0x81, 0xfe, 0xff, 0xff, 0, 0, 0, 0, b'x'];
     let flow = socket.handle_bytes(&mut input, &mut Vec::new(), &mut world.context());
     assert_eq!(flow, Flow::Open);
@@ -311,7 +324,7 @@ fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
             draw: u64::MAX / 2,
             ..World::default()
         };
-        let mut socket = WebSocket::new(Envelope::Full);
+        let mut socket = WebSocket::new(Envelope::Full, Compression::None);
         let mut out = Vec::new();
         let flow = socket.handle_goodbye(goodbye, &mut out, &world.context());
         assert_eq!(flow, Flow::Closing(reason));
@@ -348,7 +361,7 @@ fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
 #[test]
 fn fault_after_our_close_ends_the_conn_for_the_first_reason() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Full);
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
     let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
     assert_eq!(flow, Flow::Closing(CloseReason::Shutdown));
@@ -362,7 +375,7 @@ fn fault_after_our_close_ends_the_conn_for_the_first_reason() {
 fn heartbeat_is_a_ping_in_both_envelopes() {
     for envelope in [Envelope::Data, Envelope::Full] {
         let mut world = World::default();
-        let mut transport = Transport::WebSocket(WebSocket::new(envelope));
+        let mut transport = Transport::WebSocket(WebSocket::new(envelope, Compression::None));
         let mut out = Vec::new();
         transport.handle_heartbeat(true, &mut out, &mut world.context());
         assert_eq!(out, [0x89, 0]);
@@ -374,7 +387,7 @@ fn heartbeat_is_a_ping_in_both_envelopes() {
 #[test]
 fn flood_of_pings_is_answered_up_to_the_backlog_and_then_only_the_newest() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Data);
+    let mut socket = WebSocket::new(Envelope::Data, Compression::None);
     let mut out = Vec::new();
     for number in 0..5000_u32 {
         let mut ping = frame(0x89, &number.to_be_bytes());
@@ -396,7 +409,7 @@ fn flood_of_pings_is_answered_up_to_the_backlog_and_then_only_the_newest() {
 #[test]
 fn client_that_leaves_too_many_answers_unread_is_closed() {
     let mut world = World::default();
-    let mut socket = WebSocket::new(Envelope::Full);
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
     let flow = (0..100)
         .map(|_| {
@@ -415,7 +428,7 @@ fn client_that_leaves_too_many_answers_unread_is_closed() {
 #[test]
 fn joining_by_request_says_welcome_then_each_channel_then_its_gap() {
     let world = &mut World::default();
-    let socket = WebSocket::new(Envelope::Full);
+    let socket = WebSocket::new(Envelope::Full, Compression::None);
     let outcomes = [
         JoinOutcome::Joined(Joined {
             position: cursor(17),
@@ -458,7 +471,7 @@ fn joining_by_request_says_welcome_then_each_channel_then_its_gap() {
 #[test]
 fn joining_and_leaving_by_command_carry_the_reference() {
     let world = &mut World::default();
-    let socket = WebSocket::new(Envelope::Full);
+    let socket = WebSocket::new(Envelope::Full, Compression::None);
     let reference = Reference::from_json("\"r\"");
     let mut out = Vec::new();
     let joined = JoinOutcome::Joined(Joined {
@@ -502,7 +515,7 @@ fn joining_and_leaving_by_command_carry_the_reference() {
 #[test]
 fn data_envelope_has_no_messages_of_ours() {
     let world = &mut World::default();
-    let socket = WebSocket::new(Envelope::Data);
+    let socket = WebSocket::new(Envelope::Data, Compression::None);
     let join = join(&["a"], Origin::Request);
     let outcomes = [JoinOutcome::Joined(Joined {
         position: cursor(40),
@@ -528,7 +541,7 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
         &[0x81, 0x00],
         &[0x89, 0xfe],
     ] {
-        let mut socket = WebSocket::new(Envelope::Full);
+        let mut socket = WebSocket::new(Envelope::Full, Compression::None);
         let mut out = Vec::new();
         let flow = socket.handle_bytes(&mut input.to_vec(), &mut out, &mut world.context());
         assert_eq!(flow, Flow::Ended(CloseReason::ProtocolError));
@@ -611,7 +624,7 @@ impl Saying {
 }
 
 /// Cuts the input at these places, taken modulo its length.
-fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
+pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
     ends.push(input.len());
     ends.sort_unstable();
