@@ -3,7 +3,8 @@
 //! A real worker over a network whose writes always succeed and cost nothing. Stands for the part
 //! of a delivery that is ours: walk, plan, gather, advance, quota, counters. The kernel's send
 //! takes several microseconds, so what is measured here has to stay a small part of one. Ten
-//! publications together show what a delivery costs when the walk is shared.
+//! publications together show what a delivery costs when the walk is shared. Compressed
+//! publications have to cost the same as plain ones: they are compressed once and then shared.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -31,6 +32,10 @@ const CONNS: u32 = 100_000;
 const EVENT_STREAM: &[u8] = b"GET /sse?channel=prices HTTP/1.1\r\nHost: a\r\n\r\n";
 const WEBSOCKET: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const DEFLATED: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn main() {
@@ -140,6 +145,7 @@ impl Rig {
         let mut config = Config::default();
         // Heartbeats would come in between.
         config.heartbeat.interval_ms = 3_600_000;
+        config.deflate.enabled = true;
         let metrics = Arc::new(WorkerMetrics::default());
         let net = Generous {
             clock,
@@ -176,14 +182,14 @@ impl Rig {
         }
     }
 
-    fn batch(&mut self, count: u64) -> Mail {
+    fn batch(&mut self, count: u64, payload_bytes: usize) -> Mail {
         let publication = |sequence| {
             let id = Cursor {
                 epoch: Epoch::new(1),
                 sequence: Sequence(sequence),
             };
             let channel = ChannelName::new("prices").unwrap();
-            let payload = Payload::Json(format!("\"{}\"", "x".repeat(98)).into());
+            let payload = Payload::Json(format!("\"{}\"", "x".repeat(payload_bytes - 2)).into());
             Arc::new(Publication::new(id, channel, payload, self.clock.now()))
         };
         let batch = (self.published + 1..=self.published + count).map(publication);
@@ -193,9 +199,9 @@ impl Rig {
     }
 
     /// Publishes and turns until everybody has everything.
-    fn broadcast(&mut self, count: u64) {
+    fn broadcast(&mut self, count: u64, payload_bytes: usize) {
         let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
-        let mail = self.batch(count);
+        let mail = self.batch(count, payload_bytes);
         let _posted = self.mailbox.post(mail);
         while self.metrics.deliveries.value() < deliveries {
             assert_eq!(self.worker.turn(), Turn::GoesOn);
@@ -207,13 +213,18 @@ impl Rig {
 fn broadcast(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("flush/100000_conns");
     group.sample_size(10);
-    for (name, request) in [("websocket", WEBSOCKET), ("event_stream", EVENT_STREAM)] {
+    for (name, request, payload_bytes) in [
+        ("websocket", WEBSOCKET, 100),
+        ("event_stream", EVENT_STREAM, 100),
+        ("websocket_of_1024_bytes", WEBSOCKET, 1024),
+        ("deflated_of_1024_bytes", DEFLATED, 1024),
+    ] {
         let mut rig = None;
         for count in [1u64, 10] {
             group.throughput(Throughput::Elements(count * u64::from(CONNS)));
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
                 let rig = rig.get_or_insert_with(|| Rig::new(request));
-                bencher.iter(|| rig.broadcast(count));
+                bencher.iter(|| rig.broadcast(count, payload_bytes));
             });
         }
     }

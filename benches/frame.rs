@@ -1,9 +1,11 @@
 //! What encoding a publication costs, once for each transport and envelope that somebody uses.
 //!
 //! Stands for the part of a broadcast that does not grow with the number of subscribers: however
-//! many there are, each of the four encodings is made at most once. Kinds and payload sizes are
-//! those of the wire: numbers for a chart, a chat line, a document.
+//! many there are, each of the six encodings is made at most once; compressing is the dearest.
+//! Kinds and payload sizes are those of the wire: numbers for a chart, a chat line, a document.
 #![allow(
+    clippy::format_push_string,
+    clippy::indexing_slicing,
     clippy::string_slice,
     clippy::unwrap_used,
     reason = "a bench may panic"
@@ -11,8 +13,10 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
-use fanfare::frame::{Envelope, Payload, Publication, event_stream, websocket};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
+use fanfare::frame::{
+    Encoder, Envelope, Frame, FrameKind, Payload, Publication, event_stream, websocket,
+};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
 
@@ -21,6 +25,7 @@ const SIZES: [usize; 3] = [100, 4096, 65_536];
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     kinds(&mut criterion);
+    deflated(&mut criterion);
     criterion.final_summary();
 }
 
@@ -67,6 +72,49 @@ fn kinds(criterion: &mut Criterion) {
                     bencher.iter(|| event_stream::encode(black_box(&publication), envelope));
                 });
             }
+        }
+    }
+    group.finish();
+}
+
+/// Records of a price feed, as many as fit.
+fn records(bytes: usize) -> Payload {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut text = String::from("[");
+    while text.len() + 70 < bytes {
+        let symbol = ["EURUSD", "GBPUSD", "USDJPY", "AUDNZD"][random.usize(0..4)];
+        let (bid, spread) = (random.u32(9000..12_000), random.u32(1..40));
+        let ask = bid + spread;
+        let time = 1_700_000_000 + random.u64(0..10_000);
+        text.push_str(&format!(
+            "{{\"symbol\":\"{symbol}\",\"bid\":{bid},\"ask\":{ask},\"time\":{time}}},"
+        ));
+    }
+    text.push_str("0]");
+    Payload::Json(text.into())
+}
+
+fn deflated(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("frame/records");
+    let mut encoder = Encoder::default();
+    for size in [400, 1024, 4096, 65_536] {
+        let payload = records(size);
+        group.throughput(Throughput::Bytes(payload.len() as u64));
+        for (name, kind) in [
+            ("websocket", FrameKind::WebSocket(Envelope::Full)),
+            ("deflated", FrameKind::WebSocketDeflated(Envelope::Full)),
+        ] {
+            group.bench_function(BenchmarkId::new(name, size), |bencher| {
+                bencher.iter_batched_ref(
+                    || publication(payload.clone()),
+                    |publication| {
+                        publication
+                            .encode(kind, &mut encoder)
+                            .map(Frame::bytes_held)
+                    },
+                    BatchSize::SmallInput,
+                );
+            });
         }
     }
     group.finish();
