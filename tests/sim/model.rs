@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) channels_per_conn: usize,
     pub(crate) retry_ms: u64,
     pub(crate) heartbeat_ms: u64,
+    /// Compression is agreed to when it is offered.
+    pub(crate) has_deflate: bool,
     /// The worker has been told to stop, so nobody can count on an answer.
     pub(crate) is_draining: bool,
     /// Publications that a peer has read, over all.

@@ -1,8 +1,11 @@
-//! Takes apart what the worker writes: HTTP heads, chunks, event blocks and WebSocket frames.
+//! Takes apart what the worker writes: HTTP heads, chunks, event blocks and WebSocket frames,
+//! compressed ones included.
 //!
 //! Written for this test alone and stricter than a client would be, so that it agrees with the
 //! server only where both are right. A panic is a finding. Knows bytes; what they mean is the
 //! peers' business.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 /// An HTTP response's head.
 #[derive(Debug)]
@@ -75,6 +78,7 @@ pub(crate) fn block_field<'b>(block: &'b str, name: &str) -> Option<&'b str> {
 #[derive(Debug)]
 pub(crate) struct Frame<'b> {
     pub(crate) opcode: u8,
+    pub(crate) is_compressed: bool,
     pub(crate) payload: &'b [u8],
     /// With the header.
     pub(crate) whole: &'b [u8],
@@ -83,8 +87,10 @@ pub(crate) struct Frame<'b> {
 /// The frame at the front, once it is there whole.
 pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let first = *bytes.first()?;
-    assert_eq!(first & 0xf0, 0x80, "a final frame without reserved bits");
+    assert_eq!(first & 0xb0, 0x80, "a final frame without reserved bits");
     let opcode = first & 0x0f;
+    let is_compressed = first & 0x40 != 0;
+    assert!(!is_compressed || opcode < 8, "a compressed control frame");
     assert!(
         matches!(opcode, 1 | 2 | 8 | 9 | 10),
         "opcode {opcode} from a server"
@@ -109,9 +115,52 @@ pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let whole = bytes.get(..header + length)?;
     Some(Frame {
         opcode,
+        is_compressed,
         payload: &whole[header..],
         whole,
     })
+}
+
+/// A message taken out of its compressed form, by itself and in a window of 4 KiB.
+pub(crate) fn inflate(compressed: &[u8]) -> Vec<u8> {
+    let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
+    let mut engine = Decompress::new_with_window_bits(false, 12);
+    let mut message = Vec::with_capacity(1 << 16);
+    engine
+        .decompress_vec(&whole, &mut message, FlushDecompress::Sync)
+        .expect("DEFLATE");
+    assert_eq!(engine.total_in(), whole.len() as u64, "all of it is used");
+    assert!(compressed.len() < message.len(), "made longer");
+    message
+}
+
+/// A message as a client compresses it.
+pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut engine = Compress::new(Compression::fast(), false);
+    let mut compressed = Vec::with_capacity(message.len() + 64);
+    engine
+        .compress_vec(message, &mut compressed, FlushCompress::Sync)
+        .expect("DEFLATE");
+    compressed.truncate(compressed.len() - 4);
+    compressed
+}
+
+/// A frame as the server would send it uncompressed.
+pub(crate) fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ 0..126 => frame.push(length as u8),
+        length @ 126..65_536 => {
+            frame.push(126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+        length => {
+            frame.push(127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend(payload);
+    frame
 }
 
 /// A frame as a client sends it, masked. `first` has the opcode and the bits before it.

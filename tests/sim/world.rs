@@ -111,6 +111,7 @@ impl World {
                 channels_per_conn: config.limits.channels_per_conn as usize,
                 retry_ms: config.drain.retry_ms,
                 heartbeat_ms: config.heartbeat.interval_ms,
+                has_deflate: config.deflate.enabled,
                 is_draining: false,
                 deliveries: 0,
                 gaps: 0,
@@ -406,6 +407,7 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.log.age_ms = pick(&[30, 1_000, 60_000, 60_000]);
     config.drain.window_ms = pick(&[0, 60, 500, 3_000]);
     config.drain.retry_ms = pick(&[0, 1, 30_000]);
+    config.deflate.enabled = pick(&[0, 1, 1]) == 1;
     config
 }
 

@@ -8,11 +8,13 @@ mod speech;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fanfare::frame::{Envelope, FrameKind};
+use fanfare::frame::{Encoder, Envelope, FrameKind};
 
 use crate::model::{Ask, Facts, Ledger, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
-use crate::wire::{block_field, client_frame, take_block, take_chunk, take_frame, take_head};
+use crate::wire::{
+    block_field, client_frame, inflate, server_frame, take_block, take_chunk, take_frame, take_head,
+};
 
 /// What is asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +92,20 @@ pub(crate) struct Link {
     nameless: u32,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
+    /// permessage-deflate was offered, and how: with a bound on the server's window or without.
+    offer: Option<Offer>,
+    /// It was agreed to.
+    is_deflated: bool,
     key: [u8; 4],
+}
+
+/// An offer of permessage-deflate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    Bounded,
+    Free,
+    /// One that the server cannot keep.
+    Narrow,
 }
 
 impl Link {
@@ -136,6 +151,8 @@ impl Link {
             nameless: 0,
             pings: VecDeque::new(),
             responses_awaited: 0,
+            offer: None,
+            is_deflated: false,
             key: random.u32(..).to_ne_bytes(),
         };
         link.ask_for(facts, random);
@@ -238,7 +255,7 @@ impl Link {
     fn understand(&mut self, facts: &mut Facts) {
         loop {
             let taken = match self.stage {
-                Stage::AwaitHead => self.take_response(),
+                Stage::AwaitHead => self.take_response(facts.has_deflate),
                 Stage::WebSocket => self.take_frame(facts),
                 Stage::EventStream { has_gap } => self.take_event_stream(has_gap, facts),
                 Stage::Over => {
@@ -253,7 +270,7 @@ impl Link {
         }
     }
 
-    fn take_response(&mut self) -> usize {
+    fn take_response(&mut self, has_deflate: bool) -> usize {
         let Some(head) = take_head(&self.incoming) else {
             return 0;
         };
@@ -261,6 +278,7 @@ impl Link {
             (Service::WebSocket { .. }, 101) => {
                 let accept = head.field("sec-websocket-accept");
                 assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+                self.check_extension(head.field("sec-websocket-extensions"), has_deflate);
                 self.stage = Stage::WebSocket;
                 if self.ledger.is_blind {
                     let position = match self.ask {
@@ -299,6 +317,19 @@ impl Link {
         head.length
     }
 
+    fn check_extension(&mut self, agreed: Option<&str>, has_deflate: bool) {
+        let free = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let bounded = format!("{free}; server_max_window_bits=12");
+        let expected = match self.offer.filter(|_| has_deflate) {
+            Some(Offer::Bounded) => Some(bounded.as_str()),
+            Some(Offer::Free) => Some(free),
+            Some(Offer::Narrow) | None => None,
+        };
+        assert_eq!(agreed, expected, "to {:?}", self.offer);
+        self.is_deflated = agreed.is_some();
+    }
+
+    /// The kind whose bytes are compared: a compressed message is inflated before.
     fn frame_kind(&self) -> FrameKind {
         let envelope = |is_full| match is_full {
             true => Envelope::Full,
@@ -317,7 +348,10 @@ impl Link {
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
         let kind = self.frame_kind();
         let publication = facts.publication(sequence);
-        let expected = publication.frame(kind).expect("a frame").wire(kind);
+        let expected = publication
+            .encode(kind, &mut Encoder::default())
+            .expect("a frame")
+            .wire(kind);
         assert!(whole == expected, "publication {sequence}: wrong bytes");
         self.ledger.deliver(sequence, facts);
         self.last_id = Some(sequence);
@@ -331,6 +365,16 @@ impl Link {
                 !matches!(self.goodbye, Some(Goodbye::Close { .. })),
                 "a frame after close"
             );
+            assert!(self.is_deflated || !frame.is_compressed, "compressed");
+            let inflated = frame.is_compressed.then(|| {
+                let message = inflate(frame.payload);
+                let whole = server_frame(frame.opcode, &message);
+                (message, whole)
+            });
+            let (payload, whole) = match &inflated {
+                Some((message, whole)) => (&message[..], &whole[..]),
+                None => (frame.payload, frame.whole),
+            };
             match frame.opcode {
                 8 => self.handle_close(frame.payload, facts),
                 9 => {
@@ -343,12 +387,14 @@ impl Link {
                     self.pings.drain(..=at);
                 }
                 _ if self.ledger.is_blind => {
-                    let text = String::from_utf8_lossy(frame.payload);
+                    let text = String::from_utf8_lossy(payload);
                     let sequence = text.split('.').next().and_then(|text| text.parse().ok());
                     let sequence = sequence.unwrap_or_else(|| panic!("what is {text:?}"));
-                    self.deliver(sequence, frame.whole, facts);
+                    self.deliver(sequence, whole, facts);
                 }
-                _ => self.handle_text(frame.payload, frame.whole, facts),
+                _ => {
+                    self.handle_text(payload, whole, frame.is_compressed, facts);
+                }
             }
             frame.whole.len()
         });
@@ -390,7 +436,13 @@ impl Link {
         self.answers.extend(echo);
     }
 
-    fn handle_text(&mut self, payload: &[u8], whole: &[u8], facts: &mut Facts) {
+    fn handle_text(
+        &mut self,
+        payload: &[u8],
+        whole: &[u8],
+        is_compressed: bool,
+        facts: &mut Facts,
+    ) {
         let json: serde_json::Value = serde_json::from_slice(payload).expect("JSON");
         let text = |name: &str| json[name].as_str().map(str::to_owned);
         let kind = text("type");
@@ -401,6 +453,7 @@ impl Link {
             let id = text("id").expect("an id");
             return self.deliver(facts.sequence(&id), whole, facts);
         };
+        assert!(!is_compressed, "{kind} is said uncompressed");
         let command = json["ref"].as_u64().map(|reference| {
             let found = self.commands.remove(&reference);
             found.unwrap_or_else(|| panic!("an answer to nothing: {json}"))

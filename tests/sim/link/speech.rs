@@ -6,10 +6,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Command, Link, Service, Stage};
+use super::{Command, Link, Offer, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
-use crate::wire::client_frame;
+use crate::wire::{client_frame, deflate};
 
 impl Link {
     pub(super) fn ask_for(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
@@ -35,14 +35,36 @@ impl Link {
             }
             Service::WebSocket { .. } => {
                 let (target, field) = self.target("/ws", facts, random);
+                let extensions = self.offer_deflate(random);
                 format!(
                     "GET {target} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
                      Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{field}\r\n"
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{field}{extensions}\r\n"
                 )
             }
         };
         self.outgoing.extend(request.as_bytes());
+    }
+
+    fn offer_deflate(&mut self, random: &mut fastrand::Rng) -> &'static str {
+        let (offer, field) = match random.u32(0..8) {
+            0..3 => (
+                Offer::Free,
+                "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n",
+            ),
+            3..5 => (
+                Offer::Bounded,
+                "Sec-WebSocket-Extensions: x, permessage-deflate; server_max_window_bits=9\r\n\
+                 Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=15\r\n",
+            ),
+            5 => (
+                Offer::Narrow,
+                "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n",
+            ),
+            _ => return "",
+        };
+        self.offer = Some(offer);
+        field
     }
 
     fn target(
@@ -109,11 +131,11 @@ impl Link {
             30..32 => self.say_frame(0x8a, b"unasked"),
             32..34 => {
                 let texts = ["{", "[]", "{\"type\":\"sing\"}", "{\"type\":\"subscribe\"}"];
-                self.say_frame(0x81, texts[random.usize(0..4)].as_bytes());
+                self.say_message(0x81, texts[random.usize(0..4)].as_bytes(), random);
                 self.nameless += 1;
             }
             34..35 => {
-                self.say_frame(0x82, &[0xff, 0]);
+                self.say_message(0x82, &[0xff, 0], random);
                 self.nameless += 1;
             }
             _ => {}
@@ -124,6 +146,20 @@ impl Link {
     fn say_frame(&mut self, first: u8, payload: &[u8]) {
         self.key.rotate_left(1);
         self.outgoing.extend(client_frame(first, payload, self.key));
+    }
+
+    /// A message's first byte and payload, compressed at times if that was agreed.
+    fn code(&self, first: u8, message: &[u8], random: &mut fastrand::Rng) -> (u8, Vec<u8>) {
+        if self.is_deflated && random.bool() {
+            (first | 0x40, deflate(message))
+        } else {
+            (first, message.to_vec())
+        }
+    }
+
+    fn say_message(&mut self, first: u8, message: &[u8], random: &mut fastrand::Rng) {
+        let (first, payload) = self.code(first, message, random);
+        self.say_frame(first, &payload);
     }
 
     fn say_ping(&mut self, random: &mut fastrand::Rng) {
@@ -140,12 +176,12 @@ impl Link {
         self.next_reference += 1;
         let text = format!("{head},\"ref\":{}}}", self.next_reference);
         self.commands.insert(self.next_reference, command);
+        let (first, payload) = self.code(0x81, text.as_bytes(), random);
         if random.u32(0..4) > 0 {
-            return self.say_frame(0x81, text.as_bytes());
+            return self.say_frame(first, &payload);
         }
-        let cut = random.usize(0..=text.len());
-        let (first, second) = text.as_bytes().split_at(cut);
-        self.say_frame(0x01, first);
+        let (start, second) = payload.split_at(random.usize(0..=payload.len()));
+        self.say_frame(first & 0x7f, start);
         if random.bool() {
             self.say_ping(random);
         }
@@ -188,7 +224,7 @@ impl Link {
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) {
-        let choice = random.u32(0..16);
+        let choice = random.u32(0..22);
         net.note("misbehave", choice.into(), 0);
         match choice {
             0 => net.reset(&self.pipe),
@@ -219,13 +255,21 @@ impl Link {
             }
             11..14 if self.stage == Stage::WebSocket => {
                 self.is_spoiled = true;
-                self.say_frame(0x81, &[b'{', 0xff, 0xfe]);
+                self.say_message(0x81, &[b'{', 0xff, 0xfe], random);
             }
             // The beginning of a frame that never ends.
             14..16 if self.stage == Stage::WebSocket => {
                 self.is_spoiled = true;
                 let cut = client_frame(0x81, facts.names[0].as_bytes(), self.key);
                 self.outgoing.extend(&cut[..cut.len() - 1]);
+            }
+            // What cannot be inflated, and what is too much when it is.
+            16..22 if self.stage == Stage::WebSocket && self.is_deflated => {
+                self.is_spoiled = true;
+                let bomb = deflate(&b" ".repeat(70_000));
+                let cut = deflate(b"{\"type\":\"ping\"}");
+                let wrong: [&[u8]; 3] = [b"\xff\xff\xff", &cut[..cut.len() - 1], &bomb];
+                self.say_frame([0xc1, 0xc2][random.usize(0..2)], wrong[random.usize(0..3)]);
             }
             _ => {}
         }
