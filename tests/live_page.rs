@@ -20,6 +20,18 @@ use serde_json::json;
 #[test]
 fn page_shows_figures_over_both_transports_and_any_channel_asked_for() {
     let server = Server::with("", &["--demo"]);
+    check_page(&server, "");
+}
+
+#[test]
+fn page_shows_what_came_compressed() {
+    let server = Server::with("[deflate]\nenabled = true\n", &["--demo"]);
+    check_page(&server, &" and good day".repeat(100));
+    assert!(server.metric("fanfare_frames_deflated_total") >= 1.0);
+}
+
+/// Drives the page, and publishes what it asks for with this at the end.
+fn check_page(server: &Server, end: &str) {
     let folder = tempfile::tempdir().unwrap();
     let screenshot = folder.path().join("page.png");
     let mut page = Lines::run(
@@ -38,7 +50,7 @@ fn page_shows_figures_over_both_transports_and_any_channel_asked_for() {
     let mut feeder = Feeder::connect(&server.feed);
     for transport in ["ws", "sse"] {
         assert_eq!(page.json()["subscribed"], transport);
-        let text = format!("<b>hello {transport}</b>");
+        let text = format!("<b>hello {transport}</b>{end}");
         let channel = format!("test:page-{transport}");
         // The stream may be open a moment before its channel is joined.
         let line = json!({"channel": channel, "text": text, "ack": true});

@@ -46,6 +46,32 @@ fn check_websocket_peer(server: &Server, mut peer: Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");
     assert_eq!(peer.json()["type"], "subscribed");
+    check_publications(server, peer);
+}
+
+/// The same for a peer that compresses and is sent compressed frames.
+fn check_deflating_peer(start: impl FnOnce(&str) -> Lines, agreed: &str) {
+    let server = Server::with("[deflate]\nenabled = true\n", &[]);
+    let url = format!("ws://{}/ws?channel=a", server.addr);
+    let mut peer = start(&url);
+    assert_eq!(peer.json()["protocol"], "fanfare.v1");
+    assert_eq!(peer.json()["extensions"], agreed);
+    assert_eq!(peer.json()["type"], "welcome");
+    assert_eq!(peer.json()["type"], "subscribed");
+    assert_eq!(peer.json(), json!({"type": "pong", "ref": 7}));
+    check_publications(&server, peer);
+    server.await_metric("fanfare_client_messages_inflated_total", 1.0);
+    let compressed = server.metric("fanfare_frames_deflated_total");
+    // The shorter ones are left alone.
+    assert!(
+        compressed > 20.0 && compressed < COUNT as f64,
+        "{compressed}"
+    );
+    let bytes = |side| server.metric(&format!("fanfare_deflate_bytes_total{{side=\"{side}\"}}"));
+    assert!(bytes("after") < bytes("before") / 2.0);
+}
+
+fn check_publications(server: &Server, mut peer: Lines) {
     let mut feeder = Feeder::connect(&server.feed);
     for n in 0..COUNT {
         // Lengths on both sides of the frame header's edges.
@@ -74,6 +100,24 @@ fn node_ws_receives_everything_in_order() {
     let url = format!("ws://{}/ws?channel=a", server.addr);
     let peer = node("ws_client.mjs", &[&url, &COUNT.to_string()]);
     check_websocket_peer(&server, peer);
+}
+
+#[test]
+fn python_websockets_inflates_what_all_are_sent() {
+    let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let bounded = format!("{agreed}; server_max_window_bits=12");
+    for (offer, agreed) in [("deflate", agreed), ("bounded", &bounded)] {
+        let start = |url: &str| python("websockets_client.py", &[url, &COUNT.to_string(), offer]);
+        check_deflating_peer(start, agreed);
+    }
+}
+
+#[test]
+fn node_ws_inflates_what_all_are_sent() {
+    check_deflating_peer(
+        |url| node("ws_client.mjs", &[url, &COUNT.to_string(), "deflate"]),
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+    );
 }
 
 #[test]

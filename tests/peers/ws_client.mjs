@@ -1,8 +1,10 @@
 // Subscribes with the `ws` package and prints what it receives, one JSON object a line.
 //
-// usage: ws_client.mjs URL COUNT
+// usage: ws_client.mjs URL COUNT [deflate]
 //
-// After COUNT publications it pings, waits for the pong and closes with 1000.
+// After COUNT publications it pings, waits for the pong and closes with 1000. With `deflate` it offers
+// permessage-deflate as the package does by itself, prints what was agreed to, and sends a compressed
+// command.
 import WebSocket from 'ws';
 
 const [url, count] = [process.argv[2], Number(process.argv[3])];
@@ -11,9 +13,18 @@ const fail = (why) => { process.stderr.write(`${why}\n`); process.exit(1); };
 setTimeout(() => fail('not done in 60 s'), 60_000).unref();
 
 let received = 0;
-const socket = new WebSocket(url, 'fanfare.v1', { perMessageDeflate: false });
+const deflates = process.argv[4] === 'deflate';
+const socket = new WebSocket(url, 'fanfare.v1', { perMessageDeflate: deflates });
 socket.on('error', (error) => fail(`error: ${error.message}`));
-socket.on('open', () => print({ protocol: socket.protocol }));
+let extensions;
+socket.on('upgrade', (response) => { extensions = response.headers['sec-websocket-extensions']; });
+socket.on('open', () => {
+  print({ protocol: socket.protocol });
+  if (!deflates) return;
+  print({ extensions });
+  // The package compresses what has 1024 bytes or more.
+  socket.send(JSON.stringify({ type: 'ping', ref: 7, pad: 'x'.repeat(2000) }));
+});
 socket.on('pong', (data) => { print({ pong: data.toString() }); socket.close(1000, 'done'); });
 socket.on('close', (code) => print({ closed: code }));
 socket.on('message', (data, isBinary) => {
