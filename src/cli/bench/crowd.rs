@@ -1,6 +1,6 @@
 //! SHELL: the subscribers as a whole: starts their threads, waits for them, sums up.
 //!
-//! Threads and main program share a [`Board`] of counters and one tally per thread, whose lock only
+//! Threads and main program share a board of counters and one tally per thread, whose lock only
 //! its thread takes until it is read out. Dropping the crowd closes every connection.
 
 use std::fmt::Write as _;

@@ -9,6 +9,7 @@
 
 pub mod crowd;
 pub mod figures;
+mod hear;
 pub mod options;
 mod pace;
 mod party;

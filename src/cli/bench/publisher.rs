@@ -2,7 +2,7 @@
 //!
 //! Each publication carries its number and the time it was due, so that a generator that is late
 //! does not hide a server that is late. Each line of the feed asks for `ack`, and no more than
-//! [`UNACKNOWLEDGED_MAX`] are under way. Numbers are dealt over channels in turn.
+//! `UNACKNOWLEDGED_MAX` are under way. Numbers are dealt over channels in turn.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
