@@ -82,7 +82,8 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
         LimitId::Memory => machine_memory(facts, plan, conns),
         LimitId::GroupMemory => group_memory(facts, plan, conns),
         LimitId::Commit => {
-            let needed = plan.fixed_bytes() + conns.saturating_mul(USER_BYTES_PER_CONN);
+            let table_bytes = conns.saturating_mul(USER_BYTES_PER_CONN);
+            let needed = plan.fixed_bytes().saturating_add(table_bytes);
             let mebibytes = needed.div_ceil(MIB);
             let more = format!("a commit limit {mebibytes} MiB above Committed_AS");
             vec![
