@@ -112,7 +112,7 @@ impl Net for Generous {
         }
     }
 
-    fn write(&mut self, _socket: &mut Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
+    fn write(&mut self, _socket: &Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
         let count = slices.iter().map(|slice| slice.len()).sum();
         self.writes += 1;
         self.bytes += count as u64;

@@ -52,7 +52,8 @@
 //! - [`cli::bench`] is a program of its own on the client's side; nothing of the server imports it.
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - No transport imports another: deleting its file deletes the feature.
-//! - mio is named in `worker/net.rs` and in the feed's loop only; unsafe code is in [`sys`] only.
+//! - mio is named in `worker/kernel.rs` and in the feed's loop only; unsafe code is in [`sys`]
+//!   only.
 //! - `cli/doctor` reads a host's limits and does the sums; only its `tree.rs` touches a file, so
 //!   that recorded hosts are examined like live ones.
 //! - Nothing is written to a client outside `worker/flush.rs`, nothing freed outside
@@ -73,7 +74,7 @@
 //!
 //! | what | bytes | where |
 //! |---|---|---|
-//! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `worker/net.rs` |
+//! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `kernel.rs` |
 //! | in it: the machine, with its phase, transport and empty outbox | 56 | `conn/mod.rs` |
 //! | subscription: cursor, channel, place | 24 | `hub/member.rs` |
 //! | slot among the channel's subscribers | 4 | `hub/subscribers.rs` |

@@ -288,7 +288,7 @@ fn mio_is_named_where_it_belongs() {
         rules::mio_contained,
     );
     keeps(
-        "src/worker/net.rs",
+        "src/worker/kernel.rs",
         "use mio::Poll;\n",
         rules::mio_contained,
     );

@@ -33,6 +33,12 @@ pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// Visits between two looks at the clock during flush.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
+/// Writes of one batch, where the kernel takes batches. More cost a little less each, but the
+/// clock is not looked at before all are done, which takes a millisecond or two as it is.
+pub const RING_WRITES_MAX: u16 = 256;
+/// Bytes of frames that a batch of writes collects before it is done, however few they are: large
+/// frames take the kernel the longer.
+pub const BATCH_WRITE_BYTES_MAX: usize = 256 * KIB as usize;
 /// Slices given to one vectored write. The kernel takes 1024; past 64 the gain is gone.
 pub const GATHER_SLICES_MAX: usize = 64;
 

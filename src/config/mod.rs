@@ -45,6 +45,8 @@ pub struct Config {
     pub log: LogBounds,
     /// How the server stops.
     pub drain: Drain,
+    /// How the kernel is asked.
+    pub io: Io,
     /// Compression of WebSocket messages.
     pub deflate: Deflate,
     /// Diagnostics.
@@ -66,6 +68,7 @@ impl Default for Config {
             quota: Quota::default(),
             log: LogBounds::default(),
             drain: Drain::default(),
+            io: Io::default(),
             deflate: Deflate::default(),
             logging: Logging::default(),
         }
@@ -257,6 +260,25 @@ impl Drain {
     pub fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)
     }
+}
+
+/// How the kernel is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Io {
+    /// Whether publications are sent many at a time.
+    pub ring: RingChoice,
+}
+
+/// Whether publications are sent through `io_uring(7)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RingChoice {
+    /// Where the kernel lets us.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
 }
 
 /// Compression of WebSocket messages (RFC 7692).

@@ -30,7 +30,7 @@ use crate::sys::wake::Wake;
 use crate::sys::{cpu, descriptors};
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
-use crate::worker::net::MioNet;
+use crate::worker::kernel::MioNet;
 use threads::Listeners;
 
 /// Why the server did not start.

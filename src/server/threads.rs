@@ -8,11 +8,13 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
-use crate::config::Config;
+use crate::config::limits::RING_WRITES_MAX;
+use crate::config::{Config, RingChoice};
 use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
 use crate::sys::listener::{self, SocketOptions};
-use crate::worker::net::MioNet;
+use crate::sys::ring::Ring;
+use crate::worker::kernel::MioNet;
 use crate::worker::{Parts, Worker};
 
 /// Where the workers listen.
@@ -124,6 +126,7 @@ impl Preparation {
         {
             tracing::warn!(%error, cpu, "cannot pin a worker to its processor");
         }
+        self.take_ring();
         let mut bound = Vec::with_capacity(addresses.len());
         if adopted.is_empty() {
             for address in addresses {
@@ -149,6 +152,21 @@ impl Preparation {
         let bound = listener.local_addr().map_err(fail)?;
         self.net.listen(listener).map_err(fail)?;
         Ok(bound)
+    }
+
+    /// Gets the ring, which belongs to the thread that made it and to its descriptor table.
+    fn take_ring(&mut self) {
+        if self.parts.config.io.ring == RingChoice::Off {
+            return;
+        }
+        match Ring::new(RING_WRITES_MAX) {
+            Ok(ring) => self.net.use_ring(ring),
+            // What the kernel answers one worker it answers all.
+            Err(error) if self.parts.number == 0 => {
+                tracing::info!(%error, "no io_uring here: sends are made one by one");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Leaves the common descriptor table, and closes in the copy what belongs to others.

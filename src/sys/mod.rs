@@ -15,4 +15,5 @@ pub mod group;
 pub mod listener;
 pub mod memory;
 pub mod outgoing;
+pub mod ring;
 pub mod wake;

@@ -81,6 +81,7 @@ impl<N: Net> Worker<N> {
             is_read_closed: false,
             is_listed_to_read: false,
             is_listed_to_flush: false,
+            has_write_collected: false,
             is_closing: false,
             socket,
             conn: Conn::new(self.now),

@@ -1,20 +1,26 @@
 //! flush: conns that are behind or have bytes of their own: gather frames from the cursor, one
 //! vectored write, move the cursor, hold to the quota.
 //!
+//! Writes are collected, done as a batch, and then noted one by one, so that the kernel can be
+//! asked for many at a time. Until a batch is done nothing that its writes point to is changed:
+//! outboxes, cursors and the log are touched only before it and after it, and no conn is in it
+//! twice.
+//!
 //! Resumable. A broadcast to half a million subscribers takes seconds of system calls, so both the
 //! list of conns and the walks over channels yield after a slice of time and go on in the next
 //! turn; publications that arrive meanwhile leave in the same write as the older ones. The only
 //! place that writes to a socket.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Worker;
-use super::net::{Net, WriteOutcome};
-use crate::config::limits::{FLUSH_SLICE_US_MAX, FLUSH_VISITS_PER_CLOCK, GATHER_SLICES_MAX};
+use super::net::{Net, Write, WriteOutcome};
+use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
-use crate::hub::{Verdict, Visit};
+use crate::hub::{Planned, Verdict, Visit};
 use crate::id::ConnId;
 use crate::time::Now;
 
@@ -25,6 +31,40 @@ enum Written {
     Finished,
     /// So many bytes, and more may follow.
     More(usize),
+}
+
+/// A batch of writes in the making.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    owed: Vec<Owed>,
+    /// The publications of all of them, one conn's after the other's.
+    planned: Vec<Planned>,
+    /// Conns looked at, whether they were owed anything or not.
+    visits: usize,
+    bytes: usize,
+}
+
+/// What one conn is to be written.
+#[derive(Debug)]
+struct Owed {
+    id: ConnId,
+    /// As what it is given publications.
+    kind: Option<FrameKind>,
+    /// Bytes that it may be written in this turn.
+    budget: usize,
+    /// Its part of [`Collected::planned`].
+    planned: Range<usize>,
+    /// Slices of its write; none when all that was planned has expired.
+    slices: usize,
+}
+
+impl Collected {
+    fn clear(&mut self) {
+        self.owed.clear();
+        self.planned.clear();
+        self.visits = 0;
+        self.bytes = 0;
+    }
 }
 
 impl<N: Net> Worker<N> {
@@ -42,117 +82,204 @@ impl<N: Net> Worker<N> {
 
     /// Flushes the conns that were on the list when the phase began.
     fn flush_listed(&mut self, start: Now) {
-        for visit in 0..self.to_flush.len() {
-            if self.is_slice_over(start, visit) {
-                return;
+        let mut left = self.to_flush.len();
+        while left > 0 {
+            while left > 0 && !self.is_batch_full() {
+                left -= 1;
+                let Some(id) = self.to_flush.pop_front() else {
+                    break;
+                };
+                if let Some(slot) = self.slot(id) {
+                    slot.is_listed_to_flush = false;
+                    self.visit(id);
+                }
             }
-            let Some(id) = self.to_flush.pop_front() else {
+            self.write_collected();
+            if self.is_slice_over(start) {
                 return;
-            };
-            if let Some(slot) = self.slot(id) {
-                slot.is_listed_to_flush = false;
-                self.flush_conn(id);
             }
         }
     }
 
     /// Goes on with the walks over channels whose subscribers are behind.
     fn walk(&mut self, start: Now) {
-        let mut visit = 0;
-        while !self.is_slice_over(start, visit) {
-            visit += 1;
-            match self.hub.visit() {
-                Visit::Nobody => return,
-                Visit::Subscriber(slot) => {
-                    if let Some(id) = self.id_in(slot) {
-                        self.flush_conn(id);
+        let mut is_over = false;
+        while !is_over {
+            let mut ended = Vec::new();
+            while !is_over && !self.is_batch_full() {
+                match self.hub.visit() {
+                    Visit::Nobody => is_over = true,
+                    Visit::Subscriber(slot) => {
+                        if let Some(id) = self.id_in(slot) {
+                            self.visit(id);
+                        }
+                    }
+                    Visit::WalkDone(started) => {
+                        self.scratch.collected.visits += 1;
+                        ended.push(started);
                     }
                 }
-                Visit::WalkDone(started) => {
-                    let took = self.net.now().since(started);
-                    let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                    self.parts.metrics.walks.increment();
-                    self.parts.metrics.walk_last_us.set(took);
-                }
             }
+            self.write_collected();
+            ended
+                .into_iter()
+                .for_each(|started| self.show_walk(started));
+            is_over |= self.is_slice_over(start);
         }
     }
 
-    fn is_slice_over(&self, start: Now, visit: usize) -> bool {
-        visit % FLUSH_VISITS_PER_CLOCK == FLUSH_VISITS_PER_CLOCK - 1
-            && self.net.now().since(start).as_micros() >= u128::from(FLUSH_SLICE_US_MAX / 2)
+    fn show_walk(&self, started: Now) {
+        let took = self.net.now().since(started);
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.parts.metrics.walks.increment();
+        self.parts.metrics.walk_last_us.set(took);
     }
 
-    /// Writes what one conn is owed, up to its budget, then holds it to its quota.
-    fn flush_conn(&mut self, id: ConnId) {
-        let mut budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        loop {
-            self.tell_gaps(id);
-            match self.write_once(id, budget) {
-                Written::Finished => break,
-                Written::More(count) if count < budget => budget -= count,
-                Written::More(_) => {
-                    self.list_to_serve(id);
-                    break;
-                }
-            }
+    fn is_slice_over(&self, start: Now) -> bool {
+        self.net.now().since(start).as_micros() >= u128::from(FLUSH_SLICE_US_MAX / 2)
+    }
+
+    fn is_batch_full(&self) -> bool {
+        let Collected { visits, bytes, .. } = self.scratch.collected;
+        visits >= self.net.batch_writes_max() || bytes >= BATCH_WRITE_BYTES_MAX
+    }
+
+    /// Collects what one conn is owed, up to its budget.
+    fn visit(&mut self, id: ConnId) {
+        self.scratch.collected.visits += 1;
+        let budget = self.parts.config.quota.write_bytes_per_turn as usize;
+        // A subscriber of two channels may come twice, and its write has what both owe it.
+        if self.slot(id).is_none_or(|slot| !slot.has_write_collected) {
+            self.serve(id, budget);
         }
-        self.hold_to_quota(id);
     }
 
-    /// One vectored write: the rest of a frame, control bytes, then frames from the log.
-    fn write_once(&mut self, id: ConnId, budget: usize) -> Written {
+    /// Collects a write for a conn; or, when nothing is owed or its socket takes nothing, holds it
+    /// to its quota.
+    fn serve(&mut self, id: ConnId, budget: usize) {
+        self.tell_gaps(id);
+        if !self.collect(id, budget) {
+            self.hold_to_quota(id);
+        }
+    }
+
+    /// False if there is nothing to write.
+    fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,
             hub,
-            net,
             scratch,
             now,
-            parts,
             ..
         } = self;
         let Some(slot) = conns.get_mut(id.slot as usize) else {
-            return Written::Finished;
+            return false;
         };
         if slot.generation != id.generation || slot.is_closing || !slot.is_writable {
-            return Written::Finished;
+            return false;
         }
         let kind = slot.conn.serving();
-        let own = slot.conn.outbox().slices();
-        let own_bytes = own[0].len() + own[1].len();
-        scratch.planned.clear();
+        let own_bytes: usize = slot.conn.outbox().slices().map(<[u8]>::len).iter().sum();
+        let planned = &mut scratch.planned;
+        planned.clear();
         if let Some(kind) = kind
             && own_bytes < budget
         {
-            let (encoder, planned) = (&mut scratch.encoder, &mut scratch.planned);
+            let encoder = &mut scratch.encoder;
             hub.plan(id.slot, kind, *now, budget - own_bytes, encoder, planned);
         }
-        if own_bytes == 0 && scratch.planned.is_empty() {
-            return Written::Finished;
+        if own_bytes == 0 && planned.is_empty() {
+            return false;
         }
-        let mut slices = [IoSlice::new(&[]); GATHER_SLICES_MAX + 2];
-        let frames = scratch.planned.iter().map(|step| match kind {
-            Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
-            _ => &[],
+        slot.has_write_collected = true;
+        let collected = &mut scratch.collected;
+        let begin = collected.planned.len();
+        collected.planned.extend_from_slice(planned);
+        collected.bytes += own_bytes + planned.iter().map(|step| step.length).sum::<usize>();
+        collected.owed.push(Owed {
+            id,
+            kind,
+            budget,
+            planned: begin..collected.planned.len(),
+            slices: 0,
         });
-        let mut used = 0;
-        let pieces = own
-            .into_iter()
-            .chain(frames)
-            .filter(|piece| !piece.is_empty());
-        for (slice, piece) in slices.iter_mut().zip(pieces) {
-            *slice = IoSlice::new(piece);
-            used += 1;
+        true
+    }
+
+    /// Writes what has been collected, and what the same conns are owed after that.
+    fn write_collected(&mut self) {
+        while !self.scratch.collected.owed.is_empty() {
+            let next = std::mem::take(&mut self.scratch.collected_next);
+            let mut batch = std::mem::replace(&mut self.scratch.collected, next);
+            let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
+            self.write(&mut batch, &mut outcomes);
+            let mut left = outcomes.drain(..);
+            for owed in &batch.owed {
+                let outcome = match owed.slices {
+                    0 => WriteOutcome::Wrote {
+                        count: 0,
+                        is_blocked: false,
+                    },
+                    // Each write has its outcome.
+                    _ => left.next().unwrap_or(WriteOutcome::Failed),
+                };
+                let planned = batch.planned.get(owed.planned.clone()).unwrap_or_default();
+                self.note(owed, planned, outcome);
+            }
+            drop(left);
+            batch.clear();
+            self.scratch.collected_next = batch;
+            self.scratch.outcomes = outcomes;
         }
-        let outcome = match slices.get(..used) {
-            Some(slices) if used > 0 => net.write(&mut slot.socket, slices),
-            _ => WriteOutcome::Wrote {
-                count: 0,
-                is_blocked: false,
-            },
-        };
-        parts.metrics.writes.increment();
-        match outcome {
+        self.scratch.collected.clear();
+    }
+
+    /// For each conn one vectored write: the rest of a frame, control bytes, then frames from the
+    /// log.
+    fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
+        let Self {
+            conns, hub, net, ..
+        } = self;
+        let Collected { owed, planned, .. } = batch;
+        let mut slices = Vec::with_capacity(planned.len() + 2 * owed.len());
+        for one in owed.iter_mut() {
+            let Some(slot) = conns.get(one.id.slot as usize) else {
+                continue;
+            };
+            let begin = slices.len();
+            let steps = planned.get(one.planned.clone()).unwrap_or_default();
+            let frames = steps.iter().map(|step| match one.kind {
+                Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
+                _ => &[],
+            });
+            let own = slot.conn.outbox().slices();
+            let pieces = own
+                .into_iter()
+                .chain(frames)
+                .filter(|piece| !piece.is_empty());
+            slices.extend(pieces.map(IoSlice::new));
+            one.slices = slices.len() - begin;
+        }
+        let mut rest = slices.as_slice();
+        let writes = owed.iter().filter(|one| one.slices > 0).filter_map(|one| {
+            let socket = &conns.get(one.id.slot as usize)?.socket;
+            let (slices, others) = rest.split_at_checked(one.slices)?;
+            rest = others;
+            Some(Write { socket, slices })
+        });
+        let writes: Vec<_> = writes.collect();
+        net.write_batch(&writes, outcomes);
+        debug_assert_eq!(writes.len(), outcomes.len());
+    }
+
+    /// Takes in what became of one write, and goes on with the same conn if there is more.
+    fn note(&mut self, owed: &Owed, planned: &[Planned], outcome: WriteOutcome) {
+        let id = owed.id;
+        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+            slot.has_write_collected = false;
+        }
+        self.parts.metrics.writes.increment();
+        let written = match outcome {
             WriteOutcome::Failed => {
                 self.close(id, CloseReason::PeerGone);
                 Written::Finished
@@ -162,27 +289,35 @@ impl<N: Net> Worker<N> {
                 Written::Finished
             }
             WriteOutcome::Wrote { count, is_blocked } => {
-                self.note_written(id, kind, count, is_blocked)
+                self.note_written(owed, planned, count, is_blocked)
             }
+        };
+        match written {
+            Written::More(count) if count < owed.budget => self.serve(id, owed.budget - count),
+            Written::More(_) => {
+                self.list_to_serve(id);
+                self.hold_to_quota(id);
+            }
+            Written::Finished => self.hold_to_quota(id),
         }
     }
 
     /// Moves outbox and cursor by what the socket took.
     fn note_written(
         &mut self,
-        id: ConnId,
-        kind: Option<FrameKind>,
+        owed: &Owed,
+        planned: &[Planned],
         count: usize,
         is_blocked: bool,
     ) -> Written {
         let Self {
             conns,
             hub,
-            scratch,
             now,
             parts,
             ..
         } = self;
+        let Owed { id, kind, .. } = *owed;
         let Some(slot) = conns.get_mut(id.slot as usize) else {
             return Written::Finished;
         };
@@ -201,8 +336,8 @@ impl<N: Net> Worker<N> {
             .metrics
             .deliveries
             .add(u64::from(drained.has_delivered));
-        if is_own_done && !scratch.planned.is_empty() {
-            let advanced = hub.advance(id.slot, &scratch.planned, drained.left);
+        if is_own_done && !planned.is_empty() {
+            let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
             if let (Some((publication, written)), Some(kind)) = (advanced.begun, kind) {
                 slot.conn

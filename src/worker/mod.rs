@@ -16,6 +16,7 @@ mod expire;
 mod flush;
 pub mod inbox;
 mod inspect;
+pub mod kernel;
 pub mod net;
 mod poll;
 mod read;
@@ -41,8 +42,9 @@ use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
+use flush::Collected;
 use inbox::{Batch, Inbox};
-use net::{Net, Readiness};
+use net::{Net, Readiness, WriteOutcome};
 use storm::Storm;
 
 /// What a worker is made of.
@@ -107,6 +109,8 @@ struct Slot<S> {
     is_read_closed: bool,
     is_listed_to_read: bool,
     is_listed_to_flush: bool,
+    /// Whether it has a write in the batch that is being collected or done.
+    has_write_collected: bool,
     is_closing: bool,
     socket: S,
     conn: Conn,
@@ -145,6 +149,10 @@ struct Scratch {
     planned: Vec<Planned>,
     encoder: Encoder,
     inflater: Inflater,
+    collected: Collected,
+    /// For the next batch while the one before is noted.
+    collected_next: Collected,
+    outcomes: Vec<WriteOutcome>,
     fired: Vec<u32>,
 }
 
@@ -188,6 +196,9 @@ impl<N: Net> Worker<N> {
                 planned: Vec::new(),
                 encoder: Encoder::default(),
                 inflater: Inflater::default(),
+                collected: Collected::default(),
+                collected_next: Collected::default(),
+                outcomes: Vec::new(),
                 fired: Vec::new(),
             },
         }

@@ -7,14 +7,14 @@
 //! hold the other ends.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
 use fanfare::id::ConnId;
 use fanfare::time::Now;
-use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
+use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
 
 /// One connection, as both ends see it.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
@@ -112,11 +112,14 @@ pub(crate) struct FakeNet {
     reports: BTreeMap<(u64, u64), Readiness>,
     order: u64,
     writes: u64,
+    batch_writes_max: usize,
     calendar_s: u64,
 }
 
 impl FakeNet {
     pub(crate) fn new(mut random: fastrand::Rng, listeners: usize, is_shown: bool) -> Self {
+        // From one at a time to all of them together.
+        let batch_writes_max = 1 << random.u32(0..=8);
         Self {
             clock_us: Cell::new(random.u64(0..10_000_000)),
             calendar_s: random.u64(0..4_000_000_000),
@@ -133,6 +136,7 @@ impl FakeNet {
             reports: BTreeMap::new(),
             order: 0,
             writes: 0,
+            batch_writes_max,
         }
     }
 
@@ -431,7 +435,7 @@ impl Net for FakeNet {
         ReadOutcome::Bytes { count, is_drained }
     }
 
-    fn write(&mut self, socket: &mut Socket, slices: &[IoSlice<'_>]) -> WriteOutcome {
+    fn write(&mut self, socket: &Socket, slices: &[IoSlice<'_>]) -> WriteOutcome {
         let pipe = Rc::clone(&socket.0);
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         assert!(total > 0, "a write of nothing");
@@ -470,6 +474,26 @@ impl Net for FakeNet {
         }
         self.note("write", number.into(), count as u64);
         WriteOutcome::Wrote { count, is_blocked }
+    }
+
+    fn batch_writes_max(&self) -> usize {
+        self.batch_writes_max
+    }
+
+    /// In any order: nobody may count on one.
+    fn write_batch(&mut self, writes: &[Write<'_, Socket>], outcomes: &mut Vec<WriteOutcome>) {
+        let mut order: Vec<usize> = (0..writes.len()).collect();
+        self.random.shuffle(&mut order);
+        let mut unordered = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for place in order {
+            let Write { socket, slices } = writes[place];
+            let number = socket.0.borrow().number;
+            assert!(seen.insert(number), "pipe {number}: twice in a batch");
+            unordered.insert(place, self.write(socket, slices));
+        }
+        outcomes.clear();
+        outcomes.extend(unordered.into_values());
     }
 
     fn shutdown_write(&mut self, socket: &mut Socket) {

@@ -1,0 +1,275 @@
+//! Many sends with one system call: a ring shared with the kernel (`io_uring(7)`).
+//!
+//! Owns the ring of one thread, which alone may use it. A send never waits: what a socket does not
+//! take at once is answered as `send(2)` would answer. [`Ring::send`] comes back only when the
+//! kernel has answered everything that it has taken, so that the buffers need to live no longer
+//! than the call. Knows nothing of conns and keeps nothing between two calls. The worker's network
+//! is the only caller.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, opcode, types};
+
+/// Has a socket answer at once, and with an error instead of a signal.
+const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// What to send to one socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Send<'a> {
+    /// The socket.
+    pub socket: BorrowedFd<'a>,
+    /// The bytes, in pieces; at least one.
+    pub slices: &'a [IoSlice<'a>],
+}
+
+/// The ring of one thread.
+pub struct Ring {
+    ring: IoUring,
+    sends_max: usize,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Ring")
+            .field("sends_max", &self.sends_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// A ring for so many sends at once, for the thread that calls this and for no other.
+    ///
+    /// # Errors
+    /// When the kernel has none (before Linux 6.1 it lacks the modes asked for), or does not let us
+    /// have one, as in most containers.
+    pub fn new(sends_max: u16) -> io::Result<Self> {
+        // One thread only, and no work behind its back: completions are there when the call is.
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(sends_max.into())?;
+        Ok(Self {
+            ring,
+            sends_max: sends_max.into(),
+        })
+    }
+
+    /// Sends, and notes for each what `sendmsg(2)` would have answered, in the same order.
+    ///
+    /// # Errors
+    /// When the ring is of no more use. What has no answer then has not been sent.
+    pub fn send(
+        &mut self,
+        sends: &[Send<'_>],
+        answers: &mut Vec<Option<io::Result<usize>>>,
+    ) -> io::Result<()> {
+        answers.clear();
+        answers.resize_with(sends.len(), || None);
+        let parts = sends.chunks(self.sends_max);
+        for (sends, answers) in parts.zip(answers.chunks_mut(self.sends_max)) {
+            self.send_part(sends, answers)?;
+        }
+        Ok(())
+    }
+
+    fn send_part(
+        &mut self,
+        sends: &[Send<'_>],
+        answers: &mut [Option<io::Result<usize>>],
+    ) -> io::Result<()> {
+        let headers: Vec<libc::msghdr> = match sends.iter().all(|send| send.slices.len() == 1) {
+            true => Vec::new(),
+            false => sends.iter().map(|send| header(send.slices)).collect(),
+        };
+        for (number, send) in sends.iter().enumerate() {
+            let entry = entry(send, headers.get(number)).user_data(number as u64);
+            // SAFETY: socket, slices and headers outlive this call, and `complete` does not come
+            // back before the kernel is done with all entries that it has taken. Those that it has
+            // not taken are in the ring alone, and the caller gives that up.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            debug_assert!(pushed.is_ok(), "a part is no longer than the ring");
+        }
+        self.complete(answers)
+    }
+
+    /// Submits what is in the ring and takes the answers to all of it.
+    fn complete(&mut self, answers: &mut [Option<io::Result<usize>>]) -> io::Result<()> {
+        let pushed = self.ring.submission().len();
+        let mut answered = 0;
+        loop {
+            let submitted = self.ring.submit_and_wait(pushed - answered);
+            for completion in self.ring.completion() {
+                answered += 1;
+                let answer = usize::try_from(completion.result())
+                    .map_err(|_negative| io::Error::from_raw_os_error(-completion.result()));
+                let place = usize::try_from(completion.user_data());
+                if let Some(place) = place.ok().and_then(|number| answers.get_mut(number)) {
+                    *place = Some(answer);
+                }
+            }
+            if answered == pushed {
+                return Ok(());
+            }
+            let taken = pushed - self.ring.submission().len();
+            match submitted {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted && answered == taken => {
+                    return Err(error);
+                }
+                // What the kernel has taken it still points into: there is no way but to wait.
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+}
+
+fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
+    libc::msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        // An `IoSlice` is an `iovec` by its documentation, and the kernel only reads it.
+        msg_iov: slices.as_ptr().cast::<libc::iovec>().cast_mut(),
+        msg_iovlen: slices.len(),
+        msg_control: std::ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    }
+}
+
+fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
+    let socket = types::Fd(send.socket.as_raw_fd());
+    match (send.slices, header) {
+        ([slice], _) => {
+            // What is longer goes in two sends.
+            let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
+            let send = opcode::Send::new(socket, slice.as_ptr(), length);
+            send.flags(FLAGS).build()
+        }
+        (_, Some(header)) => {
+            let send = opcode::SendMsg::new(socket, header);
+            send.flags(FLAGS.cast_unsigned()).build()
+        }
+        // Whoever has not one slice has a header.
+        (_, None) => opcode::Nop::new().build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// `None` where the kernel refuses, as in most containers.
+    fn ring(sends_max: u16) -> Option<Ring> {
+        Ring::new(sends_max).ok()
+    }
+
+    fn send(ring: &mut Ring, sends: &[Send<'_>]) -> Vec<io::Result<usize>> {
+        let mut answers = Vec::new();
+        ring.send(sends, &mut answers).unwrap();
+        answers.into_iter().map(Option::unwrap).collect()
+    }
+
+    #[test]
+    fn more_sends_than_the_ring_holds_are_all_answered_in_order() {
+        let Some(mut ring) = ring(4) else { return };
+        let pairs: Vec<_> = (0..11).map(|_| UnixStream::pair().unwrap()).collect();
+        let texts: Vec<String> = (0..11).map(|n| "x".repeat(n + 1)).collect();
+        let slices: Vec<_> = texts
+            .iter()
+            .map(|text| [IoSlice::new(b"<"), IoSlice::new(text.as_bytes())])
+            .collect();
+        let sends: Vec<_> = pairs
+            .iter()
+            .zip(&slices)
+            .enumerate()
+            .map(|(number, ((socket, _), slices))| Send {
+                socket: socket.as_fd(),
+                // Some of one piece, some of two.
+                slices: if number % 3 == 0 {
+                    &slices[1..]
+                } else {
+                    &slices[..]
+                },
+            })
+            .collect();
+        let answers = send(&mut ring, &sends);
+        for (number, (_, reader)) in pairs.iter().enumerate() {
+            let mut reader = reader;
+            let wanted = if number % 3 == 0 {
+                texts[number].clone()
+            } else {
+                format!("<{}", texts[number])
+            };
+            assert_eq!(*answers[number].as_ref().unwrap(), wanted.len());
+            let mut got = vec![0; wanted.len()];
+            reader.read_exact(&mut got).unwrap();
+            assert_eq!(got, wanted.as_bytes());
+        }
+    }
+
+    #[test]
+    fn socket_that_is_full_answers_at_once_even_if_it_would_wait() {
+        let Some(mut ring) = ring(8) else { return };
+        let (full, _reader) = UnixStream::pair().unwrap();
+        let (free, mut reader) = UnixStream::pair().unwrap();
+        let much = vec![b'x'; 1 << 24];
+        let (much, little) = ([IoSlice::new(&much)], [IoSlice::new(b"y")]);
+        let to = |socket, slices| Send { socket, slices };
+        let sends = [
+            to(full.as_fd(), &much[..]),
+            to(full.as_fd(), &little[..]),
+            to(free.as_fd(), &little[..]),
+        ];
+        let answers = send(&mut ring, &sends);
+        assert!((1..1 << 24).contains(answers[0].as_ref().unwrap()));
+        let blocked = answers[1].as_ref().unwrap_err();
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(*answers[2].as_ref().unwrap(), 1);
+        let mut got = [0];
+        reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"y");
+    }
+
+    #[test]
+    fn peer_that_has_gone_is_an_error_and_not_a_signal() {
+        let Some(mut ring) = ring(8) else { return };
+        let (socket, peer) = UnixStream::pair().unwrap();
+        drop(peer);
+        let slices = [IoSlice::new(b"x")];
+        let sends = [Send {
+            socket: socket.as_fd(),
+            slices: &slices,
+        }];
+        let answers = send(&mut ring, &sends);
+        let gone = answers[0].as_ref().unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn ring_of_another_thread_sends_nothing_and_says_so() {
+        let Some(mut ring) = ring(8) else { return };
+        let (socket, peer) = UnixStream::pair().unwrap();
+        let slices = [IoSlice::new(b"x")];
+        let mut answers = Vec::new();
+        std::thread::scope(|scope| {
+            let sends = [Send {
+                socket: socket.as_fd(),
+                slices: &slices,
+            }];
+            let answers = &mut answers;
+            let sent = scope.spawn(move || ring.send(&sends, answers));
+            assert!(sent.join().unwrap().is_err());
+        });
+        assert!(matches!(answers[..], [None]));
+        peer.set_nonblocking(true).unwrap();
+        let read = (&peer).read(&mut [0]).unwrap_err();
+        assert_eq!(read.kind(), io::ErrorKind::WouldBlock);
+    }
+}
