@@ -31,6 +31,11 @@ pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
 pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
 /// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
+/// Workers that walk over subscribers at once, for each processor. With one the scheduler finds
+/// nobody while a place is handed on, and the last subscriber waits a tenth longer.
+pub const WALKERS_PER_PROCESSOR: usize = 2;
+/// Time for which a worker may walk before another has its place, in microseconds.
+pub const WALK_PLACE_US: u64 = 4_000;
 /// Visits between two looks at the clock during flush.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
 /// Writes of one batch, where the kernel takes batches. More cost a little less each, but the
@@ -44,8 +49,8 @@ pub const GATHER_SLICES_MAX: usize = 64;
 
 // -- Accepting.
 
-/// Descriptors of a worker's table that are not conns: poll, wakes, listeners, the spare one,
-/// standard streams, and some room.
+/// Descriptors of a worker's table that are not conns: poll, ring, listeners, the spare one,
+/// standard streams, and some room. The wakes of all workers come on top.
 pub const DESCRIPTORS_KEPT: u64 = 64;
 /// Connections the kernel may hold for us to accept, per listener. `net.core.somaxconn` cuts it.
 pub const LISTEN_BACKLOG: i32 = 4096;

@@ -19,7 +19,7 @@ use std::time::SystemTime;
 
 use crate::admin::{self, Readiness, Sources, Stage};
 use crate::config::Config;
-use crate::config::limits::DESCRIPTORS_KEPT;
+use crate::config::limits::{DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::id::Epoch;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
@@ -31,6 +31,7 @@ use crate::sys::{cpu, descriptors};
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
+use crate::worker::walkers::{Place, Walkers};
 use threads::Listeners;
 
 /// Why the server did not start.
@@ -242,6 +243,15 @@ struct Crew {
     descriptor_limit: u64,
 }
 
+/// What one worker has for itself before it starts.
+struct Seat {
+    number: usize,
+    wake: Arc<Wake>,
+    metrics: Arc<WorkerMetrics>,
+    pin: Option<usize>,
+    place: Option<Place>,
+}
+
 impl Crew {
     /// Starts the workers one after the other. Their wakes are made before the first of them leaves
     /// the common descriptor table, so that they mean the same in each.
@@ -260,36 +270,45 @@ impl Crew {
             .map_err(StartError::system("make the workers' wakes"))?;
         // Pinning helps when every worker has a processor to itself; otherwise the scheduler knows
         // better.
-        let pins = (count == cpus.len() && count > 1).then_some(cpus);
+        let pins = (count == cpus.len() && count > 1).then_some(&cpus);
+        let places = cpus.len() * WALKERS_PER_PROCESSOR;
+        let walkers = (count > places).then(|| Arc::new(Walkers::new(places, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
         for (number, wake) in wakes.into_iter().enumerate() {
-            let pin = pins.as_ref().and_then(|cpus| cpus.get(number).copied());
-            let own_metrics = Arc::new(WorkerMetrics::default());
-            metrics.push(Arc::clone(&own_metrics));
-            workers.push(self.start_one(number, count, wake, own_metrics, pin, listeners)?);
+            let seat = Seat {
+                number,
+                wake,
+                metrics: Arc::new(WorkerMetrics::default()),
+                pin: pins.and_then(|cpus| cpus.get(number).copied()),
+                place: walkers
+                    .as_ref()
+                    .map(|walkers| Place::new(Arc::clone(walkers), number)),
+            };
+            metrics.push(Arc::clone(&seat.metrics));
+            workers.push(self.start_one(seat, count, listeners)?);
         }
         Ok((workers, metrics))
     }
 
     fn start_one(
         &self,
-        number: usize,
+        seat: Seat,
         count: usize,
-        wake: Arc<Wake>,
-        metrics: Arc<WorkerMetrics>,
-        pin: Option<usize>,
         listeners: &mut Listeners,
     ) -> Result<RunningWorker, StartError> {
-        let (mailbox, inbox) = inbox(Arc::clone(&wake));
-        let net = MioNet::new(Arc::clone(&wake), self.clock)
+        let (mailbox, inbox) = inbox(Arc::clone(&seat.wake));
+        let mut net = MioNet::new(Arc::clone(&seat.wake), self.clock)
             .map_err(StartError::system("make a worker's poll"))?;
+        if let Some(place) = seat.place {
+            net.use_place(place);
+        }
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {
-            number: u32::try_from(number).unwrap_or(u32::MAX),
+            number: u32::try_from(seat.number).unwrap_or(u32::MAX),
             epoch: self.epoch,
             config: Arc::clone(&self.config),
-            metrics,
+            metrics: seat.metrics,
             inbox,
             feed: Arc::clone(&self.feed_wake),
             sequenced: Arc::clone(&self.sequenced),
@@ -297,11 +316,11 @@ impl Crew {
             conns_max: self.conns_max(count),
         };
         let options = SocketOptions::new(&self.config);
-        let thread = threads::start_worker(net, parts, pin, options, count, listeners)?;
+        let thread = threads::start_worker(net, parts, seat.pin, options, count, listeners)?;
         Ok(RunningWorker {
             thread,
             mailbox,
-            wake,
+            wake: seat.wake,
             pulse,
             pulse_seen: u64::MAX,
         })
@@ -313,7 +332,7 @@ impl Crew {
         match self.config.limits.conns {
             0 => {
                 // A small table keeps half of itself, so that somebody is served under any limit.
-                let kept = DESCRIPTORS_KEPT.min(self.descriptor_limit / 2);
+                let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(self.descriptor_limit / 2);
                 u32::try_from(self.descriptor_limit - kept).unwrap_or(u32::MAX)
             }
             limit => limit.div_ceil(workers),

@@ -173,8 +173,8 @@ impl Preparation {
     fn take_own_table(&mut self, adopted: &[TcpListener]) {
         match unshare_table() {
             Ok(table) => {
-                let [poll, wake] = self.net.descriptors();
-                let mut keep = vec![poll, wake, self.parts.feed.as_raw_fd()];
+                let mut keep = self.net.descriptors();
+                keep.push(self.parts.feed.as_raw_fd());
                 keep.extend(adopted.iter().map(AsRawFd::as_raw_fd));
                 table.keep_only(&keep);
             }

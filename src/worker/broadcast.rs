@@ -14,6 +14,7 @@ use crate::frame::Publication;
 
 impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
+        self.is_batch_held = false;
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             let Some(publication) = self.next_publication() else {
                 return;
@@ -57,6 +58,7 @@ impl<N: Net> Worker<N> {
         if let Some((_, index)) = &mut self.batch {
             *index -= 1;
         }
+        self.is_batch_held = true;
     }
 
     /// Confirms what arrived while this worker was ending, so that no feeder waits for it.

@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use super::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
+use super::walkers::Place;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
@@ -54,6 +55,8 @@ pub struct MioNet {
     ring: Option<Ring>,
     /// What the ring has answered; kept for its room.
     answers: Vec<Option<io::Result<usize>>>,
+    /// Needed for walking where there are more workers than processors.
+    place: Option<Place>,
 }
 
 impl MioNet {
@@ -76,13 +79,16 @@ impl MioNet {
             spare: None,
             ring: None,
             answers: Vec::new(),
+            place: None,
         })
     }
 
     /// The descriptors without which this worker cannot live.
     #[must_use]
-    pub fn descriptors(&self) -> [i32; 2] {
-        [self.poll.as_raw_fd(), self.wake.as_raw_fd()]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let others = self.place.iter().flat_map(Place::wakes);
+        let wakes = others.chain([&self.wake]).map(|wake| wake.as_raw_fd());
+        wakes.chain([self.poll.as_raw_fd()]).collect()
     }
 
     /// Takes a bound listener in, and keeps a descriptor in reserve.
@@ -104,6 +110,11 @@ impl MioNet {
     /// Has batches of writes done through a ring. Without one they are done one by one.
     pub fn use_ring(&mut self, ring: Ring) {
         self.ring = Some(ring);
+    }
+
+    /// Has the worker walk only while it has a place.
+    pub fn use_place(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// Writes what the ring can be given; the answers tell what it was.
@@ -286,6 +297,20 @@ impl Net for MioNet {
                 Some(answer) => outcome(one.slices, answer),
                 None => self.write(one.socket, one.slices),
             });
+        }
+    }
+
+    fn may_walk(&mut self) -> bool {
+        let now = self.clock.now();
+        self.place.as_mut().is_none_or(|place| place.take(now))
+    }
+
+    fn rest_from_walk(&mut self, is_walking: bool) {
+        let Some(place) = &mut self.place else { return };
+        if is_walking {
+            place.rest(self.clock.now());
+        } else {
+            place.leave();
         }
     }
 

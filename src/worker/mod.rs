@@ -22,6 +22,7 @@ mod poll;
 mod read;
 mod reap;
 mod storm;
+pub mod walkers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -88,6 +89,10 @@ pub struct Worker<N: Net> {
     to_reap: Vec<(ConnId, CloseReason)>,
     /// A batch of which only the first publications have been appended.
     batch: Option<(Batch, usize)>,
+    /// The next publication cannot be appended before the walk over its channel has gone on.
+    is_batch_held: bool,
+    /// There is somebody to visit, and the network says when that may go on.
+    awaits_walk: bool,
     accepting: Accepting,
     storm: Storm,
     draining: Option<Draining>,
@@ -184,6 +189,8 @@ impl<N: Net> Worker<N> {
             to_flush: VecDeque::new(),
             to_reap: Vec::new(),
             batch: None,
+            is_batch_held: false,
+            awaits_walk: false,
             accepting: Accepting::default(),
             storm: Storm::default(),
             draining: None,

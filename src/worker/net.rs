@@ -63,6 +63,14 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
+    /// Whether the walks over channels may go on now. If not, a poll returns when they may.
+    fn may_walk(&mut self) -> bool {
+        true
+    }
+
+    /// The walks have gone on for their slice of the turn; says whether somebody is left to visit.
+    fn rest_from_walk(&mut self, _is_walking: bool) {}
+
     /// Sends FIN.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
 

@@ -45,11 +45,11 @@ impl<N: Net> Worker<N> {
 
     /// How long poll may wait: not at all while work is left, else until the next thing is due.
     fn wait(&self) -> Option<Duration> {
+        let has_mail = self.batch.is_some() || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
-            || self.hub.is_walking()
-            || self.batch.is_some()
-            || !self.parts.inbox.is_empty()
+            || (self.hub.is_walking() && !self.awaits_walk)
+            || (has_mail && !(self.is_batch_held && self.awaits_walk))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
         if has_work {
             return Some(Duration::ZERO);

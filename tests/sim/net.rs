@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     pub(crate) delay_us: u64,
     /// A write takes at most so long.
     pub(crate) write_us: u64,
+    /// Walking has to wait.
+    pub(crate) walk_waits: u32,
 }
 
 /// A defect of the network itself, to see that it is found out.
@@ -113,6 +115,8 @@ pub(crate) struct FakeNet {
     order: u64,
     writes: u64,
     batch_writes_max: usize,
+    /// When the worker that asked may walk.
+    may_walk_us: Option<u64>,
     calendar_s: u64,
 }
 
@@ -137,6 +141,7 @@ impl FakeNet {
             order: 0,
             writes: 0,
             batch_writes_max,
+            may_walk_us: None,
         }
     }
 
@@ -343,7 +348,9 @@ impl Net for FakeNet {
                 .reports
                 .first_key_value()
                 .map_or(u64::MAX, |((due, _), _)| *due);
-            let until = now.saturating_add(wait).min(next).min(self.horizon_us);
+            let walk = self.may_walk_us.unwrap_or(u64::MAX).max(now);
+            let until = now.saturating_add(wait).min(next).min(walk);
+            let until = until.min(self.horizon_us);
             self.pass(until.saturating_sub(now));
             self.take_due(ready);
         }
@@ -494,6 +501,21 @@ impl Net for FakeNet {
         }
         outcomes.clear();
         outcomes.extend(unordered.into_values());
+    }
+
+    fn may_walk(&mut self) -> bool {
+        if let Some(due) = self.may_walk_us {
+            self.may_walk_us = (due > self.now_us()).then_some(due);
+        } else if self.happens(self.faults.walk_waits) {
+            self.may_walk_us = Some(self.now_us() + self.random.u64(1..20_000));
+        }
+        self.may_walk_us.is_none()
+    }
+
+    fn rest_from_walk(&mut self, is_walking: bool) {
+        if !is_walking {
+            self.may_walk_us = None;
+        }
     }
 
     fn shutdown_write(&mut self, socket: &mut Socket) {

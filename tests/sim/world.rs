@@ -234,6 +234,8 @@ impl World {
             self.post();
         }
         self.facts.is_draining = true;
+        // Its window is for the peers, not for a backlog of walks that wait for others.
+        self.worker.net_mut().faults.walk_waits = 0;
         for peer in &mut self.peers {
             peer.slow_down();
         }
@@ -430,6 +432,7 @@ fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         accept_exhausted: rate(200),
         accept_failed: rate(100),
         register_failed: rate(100),
+        walk_waits: rate(300),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
     }

@@ -100,7 +100,7 @@ impl Plan {
 
     /// Conns in all tables together when each may hold this many descriptors.
     pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
-        let usable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
+        let usable = usable(descriptors, self.workers.into());
         if self.workers == 1 {
             return usable;
         }
@@ -124,7 +124,7 @@ impl Plan {
     pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
         self.conns_key_for(conns)
             .div_ceil(self.workers.into())
-            .saturating_add(DESCRIPTORS_KEPT)
+            .saturating_add(DESCRIPTORS_KEPT + u64::from(self.workers))
     }
 
     /// Open files of the whole process for so many conns.
@@ -140,11 +140,26 @@ impl Plan {
 
 /// The fewest workers whose tables of this size hold so many conns.
 pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
-    let usable = descriptors - DESCRIPTORS_KEPT.min(descriptors / 2);
-    if conns <= usable {
-        return 1;
+    let mut workers = 1;
+    // Each worker takes a little room in the tables of all others.
+    loop {
+        let usable = usable(descriptors, workers);
+        let needed = if conns <= usable {
+            1
+        } else {
+            with_spread(conns).div_ceil(usable.max(1))
+        };
+        if needed <= workers {
+            return workers;
+        }
+        workers = needed;
     }
-    with_spread(conns).div_ceil(usable.max(1))
+}
+
+/// Conns that a table holds beside what is kept.
+fn usable(descriptors: u64, workers: u64) -> u64 {
+    let kept = DESCRIPTORS_KEPT.saturating_add(workers);
+    descriptors - kept.min(descriptors / 2)
 }
 
 fn with_spread(conns: u64) -> u64 {

@@ -89,12 +89,12 @@ fn table_is_held_once_by_each_worker_with_room_for_an_uneven_spread() {
     let mut facts = host([u64::MAX; SCALED]);
     facts.descriptors_hard = Some(Ceiling::At(20_000));
     let nofile = |workers| allows(&facts, &plan(workers), LimitId::Descriptors);
-    assert_eq!(nofile(1), Allows::Conns(19_936));
-    assert_eq!(nofile(2), Allows::Conns(36_247));
-    assert_eq!(nofile(55), Allows::Conns(996_800));
-    assert_eq!(nofile(56), Allows::Conns(1_014_923));
+    assert_eq!(nofile(1), Allows::Conns(19_935));
+    assert_eq!(nofile(2), Allows::Conns(36_243));
+    assert_eq!(nofile(55), Allows::Conns(994_050));
+    assert_eq!(nofile(56), Allows::Conns(1_012_072));
     assert_eq!(lift::enough_workers(&facts, 1_000_000), Some(56));
-    assert_eq!(lift::enough_workers(&facts, 19_936), Some(1));
+    assert_eq!(lift::enough_workers(&facts, 19_935), Some(1));
     assert_eq!(lift::enough_workers(&facts, 100_000_000), None);
 }
 
