@@ -3,7 +3,8 @@
 //! Processor time is the sum over its threads of what the scheduler has given them
 //! (`/proc/PID/task/TID/schedstat`, nanoseconds), user and system together: the system's part
 //! includes the network stack up to the receiver's queue on loopback. Memory is PSS
-//! (`smaps_rollup`), and slab is the whole machine's.
+//! (`smaps_rollup`), and slab is the whole machine's. A server that is several processes is all of
+//! them together: what a process has started counts as its own.
 
 use std::fs;
 use std::path::Path;
@@ -22,11 +23,19 @@ impl Process {
         Self(std::process::id())
     }
 
-    /// The processor time used so far by all its threads that still run.
+    /// The processor time used so far by all its threads, and those of its descendants, that still
+    /// run.
     ///
     /// # Errors
     /// When there is no such process.
     pub fn cpu(self) -> Result<Duration> {
+        let descendants = self.descendants().into_iter();
+        // One that ends while it is looked at is none of them any more.
+        let theirs = descendants.filter_map(|process| process.own_threads_cpu().ok());
+        Ok(self.own_threads_cpu()? + theirs.sum::<Duration>())
+    }
+
+    fn own_threads_cpu(self) -> Result<Duration> {
         let folder = format!("/proc/{}/task", self.0);
         let tasks = fs::read_dir(&folder).with_context(|| format!("no process {}", self.0))?;
         let mut sum = Duration::ZERO;
@@ -44,13 +53,46 @@ impl Process {
         Ok(sum)
     }
 
-    /// The process's proportional share of its pages, in bytes.
+    /// The proportional share of its pages that it and its descendants have, in bytes.
     ///
     /// # Errors
-    /// When there is no such process, or it is somebody else's.
+    /// When there is no such process, or it or one of them is somebody else's.
     pub fn pss(self) -> Result<i64> {
-        let rollup = format!("/proc/{}/smaps_rollup", self.0);
-        Ok(kibibytes(Path::new(&rollup), "Pss:")? * 1024)
+        let mut sum = 0;
+        for process in std::iter::once(self).chain(self.descendants()) {
+            let rollup = format!("/proc/{}/smaps_rollup", process.0);
+            sum += kibibytes(Path::new(&rollup), "Pss:")? * 1024;
+        }
+        Ok(sum)
+    }
+
+    /// What it has started, and what those have, as far as they still run. Empty where the kernel
+    /// does not tell (`CONFIG_PROC_CHILDREN`).
+    #[must_use]
+    pub fn descendants(self) -> Vec<Self> {
+        let mut found = self.children();
+        let mut looked_at = 0;
+        while let Some(next) = found.get(looked_at) {
+            let children = next.children();
+            found.extend(children);
+            looked_at += 1;
+        }
+        found
+    }
+
+    fn children(self) -> Vec<Self> {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.0)) else {
+            return Vec::new();
+        };
+        let texts = tasks.flatten().filter_map(|task| {
+            let path = task.path().join("children");
+            fs::read_to_string(path).ok()
+        });
+        let text: String = texts.collect();
+        let numbers = text.split_whitespace();
+        numbers
+            .filter_map(|pid| pid.parse().ok().map(Self))
+            .collect()
     }
 }
 
@@ -82,5 +124,32 @@ mod tests {
         assert!(process.pss().unwrap() > 0);
         assert!(slab().unwrap() > 0);
         assert!(Process(u32::MAX).cpu().is_err());
+    }
+
+    #[test]
+    fn what_a_process_has_started_counts_with_it() {
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "(sleep 60 & echo begun; wait) & wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut begun = [0; 5];
+        let stdout = shell.stdout.as_mut().unwrap();
+        std::io::Read::read_exact(stdout, &mut begun).unwrap();
+        let process = Process(shell.id());
+        let descendants = process.descendants();
+        let alone: i64 = {
+            let rollup = format!("/proc/{}/smaps_rollup", shell.id());
+            kibibytes(Path::new(&rollup), "Pss:").unwrap() * 1024
+        };
+        let together = process.pss().unwrap();
+        for each in descendants.iter().rev().chain([&process]) {
+            let pid = rustix::process::Pid::from_raw(each.0.cast_signed()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        shell.wait().unwrap();
+        assert_eq!(descendants.len(), 2, "{descendants:?}");
+        assert!(together > alone, "{together} {alone}");
+        assert_eq!(process.descendants(), []);
     }
 }

@@ -1,7 +1,7 @@
 //! SHELL: the server under load: a child of ours, or one that runs already.
 //!
 //! A child gets a port that is free and a feed in a folder of its own, says when it is ready as
-//! `fanfare serve` does, and ends with its handle.
+//! `fanfare serve` does, and ends with its handle, together with whatever it has started.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};
@@ -117,9 +117,20 @@ impl Server {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        // What it has started would outlive it.
+        let descendants = Process(self.child.id()).descendants();
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
+        for Process(pid) in descendants {
+            let pid = i32::try_from(pid)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw);
+            if let Some(pid) = pid {
+                // It may have ended with its parent.
+                let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
         remove(&self.folder);
     }
 }
@@ -175,22 +186,38 @@ fn remove(folder: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
-    fn child_that_is_never_ready_is_an_error_and_leaves_nothing_behind() {
-        let before = private_folder().unwrap();
-        let parent = before.parent().unwrap().to_owned();
-        remove(&before);
+    fn server_ends_with_what_it_has_started_and_leaves_nothing_behind() {
+        let mut command = Command::new("sh");
+        let script = "sleep 60 & echo ready: http://127.0.0.1:1 $1; wait";
+        command.args(["-c", script, "sh"]);
+        let server = Server::start(command, "feed").unwrap();
+        let folder = server.feed.clone().unwrap();
+        let descendants = server.process.unwrap().descendants();
+        assert_eq!(descendants.len(), 1);
+        drop(server);
+        assert!(!folder.parent().unwrap().exists());
+        let end = Instant::now() + Duration::from_secs(10);
+        // Whoever adopts it may be slow to take note of its end.
+        let is_alive = |process: &Process| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0));
+            stat.is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        while descendants.iter().any(is_alive) {
+            assert!(Instant::now() < end, "it still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn child_that_is_never_ready_is_an_error() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no; exec sleep 60"]);
         let error = Server::start(command, "feed").unwrap_err().to_string();
         assert!(error.contains("no\\n"), "{error}");
-        let prefix = format!("fanfare-bench-{}-", std::process::id());
-        let left = std::fs::read_dir(parent).unwrap().filter(|entry| {
-            let name = entry.as_ref().unwrap().file_name();
-            name.to_str().unwrap().starts_with(&prefix)
-        });
-        assert_eq!(left.count(), 0);
     }
 }
