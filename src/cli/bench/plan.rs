@@ -171,7 +171,7 @@ impl Plan {
     #[must_use]
     pub fn request(&self, seat: Seat) -> Vec<u8> {
         let (path, fields) = match seat.kind {
-            Kind::EventStream => (
+            Kind::BareEvents | Kind::EventStream => (
                 "sse",
                 "Accept: text/event-stream\r\nCache-Control: no-cache\r\n",
             ),

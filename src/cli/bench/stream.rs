@@ -1,9 +1,10 @@
 //! PURE: what a client hears: the bytes of one connection, cut anywhere, to what they say.
 //!
-//! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or chunks of server-sent events
-//! (RFC 9112, 7.1). Holds bytes only while a piece is incomplete, so that a million idle streams
-//! hold none. Knows the stamped payload that [`super::publisher`] writes and what fanfare says
-//! beside publications; anything else that is published is heard with its id alone.
+//! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or server-sent events, in chunks
+//! (RFC 9112, 7.1) where the head says so. Holds bytes only while a piece is incomplete, so that a
+//! million idle streams hold none. Knows the stamped payload that [`super::publisher`] writes and
+//! what fanfare says beside publications; anything else that is published is heard with its id
+//! alone.
 
 use std::sync::LazyLock;
 
@@ -46,6 +47,8 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
 pub enum Kind {
     /// Payloads in WebSocket frames and nothing else: ready with the head.
     Bare,
+    /// Payloads in server-sent events and nothing else: ready with the head.
+    BareEvents,
     /// Server-sent events.
     EventStream,
     /// WebSocket.
@@ -92,13 +95,22 @@ pub enum Heard {
     },
 }
 
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Chunk,
+    Events,
+    Frame,
+    Head,
+}
+
 /// The listening end of one connection.
 #[derive(Debug)]
 pub struct Stream {
     /// The bytes of an incomplete piece. Empty without a heap block.
     rest: Box<[u8]>,
     kind: Kind,
-    has_head: bool,
+    next: Piece,
 }
 
 impl Stream {
@@ -108,7 +120,7 @@ impl Stream {
         Self {
             rest: Box::default(),
             kind,
-            has_head: false,
+            next: Piece::Head,
         }
     }
 
@@ -135,12 +147,11 @@ impl Stream {
     /// Reads whole pieces and returns what is left.
     fn read<'a>(&mut self, mut bytes: &'a [u8], hear: &mut impl FnMut(Heard)) -> &'a [u8] {
         while !bytes.is_empty() {
-            let read = if !self.has_head {
-                self.read_head(bytes, hear)
-            } else if self.kind == Kind::EventStream {
-                read_chunks(bytes, hear)
-            } else {
-                self.read_frame(bytes, hear)
+            let read = match self.next {
+                Piece::Head => self.read_head(bytes, hear),
+                Piece::Chunk => read_chunks(bytes, hear),
+                Piece::Events => read_events(bytes, hear),
+                Piece::Frame => self.read_frame(bytes, hear),
             };
             match read.and_then(|length| bytes.get(length..)) {
                 Some(rest) => bytes = rest,
@@ -152,10 +163,14 @@ impl Stream {
 
     fn read_head(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
         let end = memmem::find(bytes, b"\r\n\r\n")? + 4;
-        self.has_head = true;
         let wanted = match self.kind {
-            Kind::EventStream => 200,
+            Kind::BareEvents | Kind::EventStream => 200,
             Kind::Bare | Kind::WebSocket => 101,
+        };
+        self.next = match wanted {
+            101 => Piece::Frame,
+            _ if is_chunked(bytes.get(..end)?) => Piece::Chunk,
+            _ => Piece::Events,
         };
         let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(number_at);
         if status != Some(wanted) {
@@ -166,7 +181,7 @@ impl Stream {
             // Whatever else it says is not for us.
             return Some(bytes.len());
         }
-        if self.kind == Kind::Bare {
+        if matches!(self.kind, Kind::Bare | Kind::BareEvents) {
             hear(Heard::Ready { sequence: None });
         }
         Some(end)
@@ -215,6 +230,22 @@ fn hear_message(message: &[u8], hear: &mut impl FnMut(Heard)) {
     } else if message.starts_with(b"error\"") {
         hear(Heard::End);
     }
+}
+
+/// Whether the body comes in chunks (RFC 9112, 7.1): the field's name matters in any case.
+fn is_chunked(head: &[u8]) -> bool {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    lines.any(|line| {
+        let line = line.trim_ascii_end().to_ascii_lowercase();
+        line.starts_with(b"transfer-encoding:") && line.ends_with(b"chunked")
+    })
+}
+
+/// Reads whole events that are in no chunks.
+fn read_events(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+    let end = memmem::rfind(bytes, b"\n\n")? + 2;
+    hear_events(bytes.get(..end)?, hear);
+    Some(end)
 }
 
 /// Reads chunks up to the end of an event, which a proxy may have cut into several.
@@ -402,7 +433,7 @@ mod tests {
             format!("id: 0ab-7\ndata: {STAMPED}\n\nid: 0ab-8\ndata: {STAMPED}\n\n"),
             "event: fanfare.gap\ndata: {\"since\":\"0ab-8\",\"until\":\"0ab-9\"}\n\n".to_owned(),
         ];
-        let head = "HTTP/1.1 200 OK\r\nA: b\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let expected = [
             Heard::Ready { sequence: Some(6) },
             publication(7, Some(7)),
@@ -436,6 +467,19 @@ mod tests {
     }
 
     #[test]
+    fn bare_events_are_ready_with_the_head_in_chunks_or_without() {
+        let events = format!(": hi\n\nid: 17:0\ndata: {STAMPED}\n\n");
+        let expected = [Heard::Ready { sequence: None }, publication(7, None)];
+        let plain = format!("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{events}");
+        check(Kind::BareEvents, plain.as_bytes(), &expected);
+        let chunked = format!(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n{}",
+            chunk(&events)
+        );
+        check(Kind::BareEvents, chunked.as_bytes(), &expected);
+    }
+
+    #[test]
     fn other_answers_are_refusals_with_their_status() {
         for (text, status) in [
             ("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\n", 503),
@@ -449,7 +493,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_end_and_never_more() {
-        let head = "HTTP/1.1 200 OK\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let text = format!("{head}zz\r\n");
         assert_eq!(heard(Kind::EventStream, &[text.as_bytes()]), [Heard::End]);
         let text = format!("{head}ffffffffffffffff\r\nabc");
