@@ -1,8 +1,9 @@
 //! SHELL: the feeder: stamped publications of one size, and the acknowledgements for them.
 //!
 //! Each publication carries its number and the time it was due, so that a generator that is late
-//! does not hide a server that is late. Each line of the feed asks for `ack`, and no more than
-//! `UNACKNOWLEDGED_MAX` are under way. Numbers are dealt over channels in turn.
+//! does not hide a server that is late. Each line of the feed asks for `ack`, as each POST is
+//! answered, and no more than `UNACKNOWLEDGED_MAX` are under way. Numbers are dealt over channels
+//! in turn.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -35,6 +36,17 @@ pub enum Form {
     Frames,
     /// Lines of the feed, each of which is acknowledged.
     Lines,
+    /// Payloads alone, one a line; nothing is answered.
+    Payloads,
+    /// HTTP requests with the payload as content, one behind another without waiting; each is
+    /// answered (RFC 9112, 9.3.2).
+    Posts,
+}
+
+impl Form {
+    fn is_answered(self) -> bool {
+        matches!(self, Self::Lines | Self::Posts)
+    }
 }
 
 /// What is published.
@@ -85,14 +97,17 @@ impl Publisher {
         let stream = UnixStream::connect(feed)
             .with_context(|| format!("cannot connect to the feed {}", feed.display()))?;
         let answers = Arc::new(Answers::default());
-        if form == Form::Lines {
+        if form.is_answered() {
             let lines = BufReader::new(stream.try_clone()?);
             let noted = Arc::clone(&answers);
             thread::Builder::new()
                 .name("bench-answers".to_owned())
                 .spawn(move || {
                     for line in lines.lines().map_while(Result::ok) {
-                        note(&line, &noted);
+                        match form {
+                            Form::Posts => note_status(&line, &noted),
+                            Form::Frames | Form::Lines | Form::Payloads => note(&line, &noted),
+                        }
                     }
                 })?;
         }
@@ -146,6 +161,12 @@ impl Publisher {
                         "{{\"channel\":{name},\"ack\":true,\"data\":{payload}}}"
                     )?;
                 }
+                Form::Payloads => writeln!(bytes, "{payload}")?,
+                Form::Posts => write!(
+                    bytes,
+                    "POST /publish HTTP/1.1\r\nHost: feed\r\nContent-Length: {}\r\n\r\n{payload}",
+                    payload.len()
+                )?,
             }
         }
         self.feed.write_all(&bytes).context("the feed is gone")?;
@@ -171,7 +192,7 @@ impl Publisher {
 
     /// Waits while as many as this or more are under way.
     fn hold_back(&self, most: u64) -> Result<()> {
-        if self.form == Form::Frames {
+        if !self.form.is_answered() {
             return Ok(());
         }
         let mut seen = (0, Instant::now());
@@ -216,6 +237,19 @@ fn note(line: &str, answers: &Answers) {
     }
 }
 
+/// Takes note of a status line. It may stand behind the content of the answer before it, which
+/// need not end its last line, and no other line looks like one.
+fn note_status(line: &str, answers: &Answers) {
+    let Some((_, status)) = line.split_once("HTTP/1.1 ") else {
+        return;
+    };
+    if status.starts_with('2') {
+        answers.acknowledged.fetch_add(1, Ordering::Relaxed);
+    } else {
+        lock(&answers.refusal).get_or_insert_with(|| status.to_owned());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
@@ -254,5 +288,38 @@ mod tests {
         let error = published.and_then(|()| publisher.finish());
         let error = error.unwrap_err().to_string();
         assert!(error.contains("\"no\""), "{error}");
+    }
+
+    #[test]
+    fn posts_are_counted_by_their_status_wherever_it_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("feed");
+        let listener = UnixListener::bind(&path).unwrap();
+        let payloads = Payloads {
+            bytes: 70,
+            channel: "a".to_owned(),
+            channels: 1,
+        };
+        let mut publisher = Publisher::new(&path, Form::Posts, payloads).unwrap();
+        let (mut feed, _) = listener.accept().unwrap();
+        publisher.publish(2, 42).unwrap();
+        let mut lines = BufReader::new(feed.try_clone().unwrap()).lines();
+        let head: Vec<String> = (0..4).map(|_| lines.next().unwrap().unwrap()).collect();
+        let expected = [
+            "POST /publish HTTP/1.1",
+            "Host: feed",
+            "Content-Length: 70",
+            "",
+        ];
+        assert_eq!(head, expected);
+        // Content without a line end at its end.
+        let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\na: 17";
+        feed.write_all(&answer.repeat(2)).unwrap();
+        feed.write_all(b"\n").unwrap();
+        publisher.finish().unwrap();
+        feed.write_all(b"HTTP/1.1 413 Too Large\r\n\r\n").unwrap();
+        let published = publisher.publish(1, 1).and_then(|()| publisher.finish());
+        let error = published.unwrap_err().to_string();
+        assert!(error.contains("413 Too Large"), "{error}");
     }
 }
