@@ -166,7 +166,11 @@ impl Stage {
         let mut is_complete = true;
         for _ in 0..bursts {
             publisher.publish(burst, monotonic_ns())?;
-            is_complete &= self.crowd.wait_for(publisher.published());
+            is_complete = self.crowd.wait_for(publisher.published());
+            // Those who miss one would be waited for in vain each time.
+            if !is_complete {
+                break;
+            }
         }
         let took = begun.elapsed();
         let published = publisher.published();
