@@ -35,7 +35,9 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
         "tests/golden",
         "tests/corpus",
         "tests/hosts",
+        "benches/load/node_modules",
         "benches/load/out",
+        "benches/load/venv",
     ];
     if NOT_OURS.contains(&folder) || folder.ends_with("/target") || folder.ends_with("/__pycache__")
     {

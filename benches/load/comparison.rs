@@ -1,11 +1,12 @@
 //! Both servers' figures side by side, as text and as one JSON object.
 //!
-//! Ratios are of sums over all rounds; with several rounds the smallest and the largest ratio of a
-//! round stand beside them, since a figure without its spread says little on a shared machine.
+//! Each ratio is of sums over all rounds, with the least and the greatest of a round beside it.
 
 use fanfare::cli::bench::figures::{Measured, Opened};
 use fanfare::cli::bench::report::{measured_text, opened_text};
 use serde_json::{Value, json};
+
+use crate::ratio::Ratio;
 
 /// Which program was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,40 +24,6 @@ pub(crate) struct Comparison {
     pub(crate) opened: Vec<(Which, Opened)>,
     /// One for each server, burst and round.
     pub(crate) measured: Vec<(Which, Measured)>,
-}
-
-/// A ratio of sums, and the least and greatest of a round.
-struct Ratio {
-    of_sums: f64,
-    least: f64,
-    greatest: f64,
-}
-
-impl Ratio {
-    /// From fanfare's and the floor's figures, round by round.
-    fn new(fanfare: &[f64], floor: &[f64]) -> Self {
-        let rounds: Vec<f64> = fanfare.iter().zip(floor).map(|(a, b)| a / b).collect();
-        Self {
-            of_sums: fanfare.iter().sum::<f64>() / floor.iter().sum::<f64>(),
-            least: rounds.iter().copied().fold(f64::INFINITY, f64::min),
-            greatest: rounds.iter().copied().fold(0.0, f64::max),
-        }
-    }
-
-    fn json(&self) -> Value {
-        json!({ "of_sums": self.of_sums, "least": self.least, "greatest": self.greatest })
-    }
-}
-
-impl std::fmt::Display for Ratio {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            of_sums,
-            least,
-            greatest,
-        } = self;
-        write!(f, "{of_sums:.3} ({least:.3}-{greatest:.3})")
-    }
 }
 
 impl Comparison {

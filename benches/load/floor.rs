@@ -13,29 +13,24 @@
 )]
 
 mod comparison;
+mod entrant;
 mod least;
+mod ratio;
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use fanfare::cli::bench::plan::Plan;
-use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN, Payloads};
-use fanfare::cli::bench::server::Server;
+use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN};
 use fanfare::cli::bench::stage::Stage;
 use fanfare::cli::bench::stream::Kind;
-use fanfare::cli::bench::tally::{Ids, Start};
-use fanfare::sys::descriptors::raise_limit;
-use indicatif::ProgressBar;
 
 use comparison::{Comparison, Which};
-
-/// Descriptors of a thread that are no connections.
-const SPARE_DESCRIPTORS: usize = 64;
+use entrant::Entrant;
 
 /// Compares the server with the floor, in turns: the next burst when everybody has the last one.
 #[derive(Debug, Parser)]
@@ -88,66 +83,30 @@ impl Options {
         }
     }
 
-    fn serve(&self, which: Which) -> Result<Server> {
-        let mut command = match which {
-            Which::Fanfare => Command::new(env!("CARGO_BIN_EXE_fanfare")),
-            Which::Floor => Command::new(std::env::current_exe()?),
-        };
-        let workers = self.workers.to_string();
-        if which == Which::Floor {
-            command.args(["--workers", &workers]);
-            return Server::start(command, "--serve-floor");
-        }
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["--log", "warn", "--workers", &workers])
-            .args(self.server_flags.split_whitespace());
-        Server::start(command, "--feed")
-    }
-
-    fn plan(&self, which: Which, server: &Server) -> Result<Plan> {
-        let conns = self.websockets + self.event_streams;
-        let per_thread = usize::try_from(raise_limit())? - SPARE_DESCRIPTORS;
-        let (network, kinds) = match which {
-            Which::Fanfare => (
-                16,
-                vec![
+    fn stage(&self, which: Which) -> Result<Stage> {
+        let payload_bytes = self.payload;
+        let entrant = match which {
+            Which::Fanfare => Entrant {
+                command: entrant::fanfare(self.workers, &self.server_flags),
+                feed_flag: "--feed",
+                form: Form::Lines,
+                kinds: vec![
                     (Kind::WebSocket, self.websockets),
                     (Kind::EventStream, self.event_streams),
                 ],
-            ),
-            // Different addresses for crowds that live at the same time.
-            Which::Floor => (17, vec![(Kind::Bare, conns)]),
+                network: 16,
+                payload_bytes,
+            },
+            Which::Floor => Entrant {
+                command: entrant::floor(self.workers)?,
+                feed_flag: "--serve-floor",
+                form: Form::Frames,
+                kinds: vec![(Kind::Bare, self.websockets + self.event_streams)],
+                network: 17,
+                payload_bytes,
+            },
         };
-        Ok(Plan {
-            target: server.address(),
-            sources: Vec::new(),
-            network,
-            kinds,
-            threads: conns.div_ceil(per_thread).max(2),
-            channel: "bench".to_owned(),
-            channels: 1,
-            stalled: 0,
-            slow: 0,
-            churn: 0,
-            ids: Ids::Numbers,
-            start: Start::First,
-        })
-    }
-
-    fn stage(&self, which: Which) -> Result<Stage> {
-        let server = self.serve(which)?;
-        let plan = self.plan(which, &server)?;
-        let form = match which {
-            Which::Fanfare => Form::Lines,
-            Which::Floor => Form::Frames,
-        };
-        let payloads = Payloads {
-            bytes: self.payload,
-            channel: "bench".to_owned(),
-            channels: 1,
-        };
-        Stage::open(server, plan, Some((form, payloads)), &ProgressBar::hidden())
+        entrant.stage()
     }
 }
 

@@ -221,6 +221,12 @@ impl Tally {
         histogram.map_or(0, |latency| latency.value_at_quantile(quantile))
     }
 
+    /// Publications received by whoever is no stalled or slow connection.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     /// Deliveries whose latency is known.
     #[must_use]
     pub fn timed(&self) -> u64 {

@@ -1,0 +1,42 @@
+# What the scripts for other servers and other generators share: getting what is missing.
+# Sourced, not run, from the folder of the package. Everything that is not the system's own goes
+# into folders that git ignores.
+
+# debian_packages COMMAND_OR_FILE PACKAGE...: installs the packages unless the first is there.
+# Status 1, with a word on standard error, when they cannot be had.
+debian_packages() {
+  local wanted=$1
+  shift
+  if command -v "$wanted" >/dev/null 2>&1 || [[ -e $wanted ]]; then return 0; fi
+  if ((EUID != 0)) || ! command -v apt-get >/dev/null 2>&1; then
+    printf 'needs %s: apt-get install --no-install-recommends %s\n' "$wanted" "$*" >&2
+    return 1
+  fi
+  # Without a runlevel no service of these packages is started.
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 \
+    apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return 0
+  printf 'apt-get could not install: %s (is apt-get update due?)\n' "$*" >&2
+  return 1
+}
+
+# npm_packages: those of benches/load/package.json, kept as long as its lock file stays the same.
+npm_packages() {
+  local folder=benches/load
+  if cmp -s $folder/package-lock.json $folder/node_modules/installed.json; then return 0; fi
+  if ! command -v npm >/dev/null 2>&1; then
+    echo 'needs npm: apt-get install --no-install-recommends nodejs npm' >&2
+    return 1
+  fi
+  (cd $folder && timeout 300 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error) \
+    </dev/null >/dev/null || return 1
+  cp $folder/package-lock.json $folder/node_modules/installed.json
+}
+
+# python_packages: those of the tests, in an environment of the load scripts' own.
+python_packages() {
+  local venv=benches/load/venv
+  if cmp -s tests/peers/requirements.txt $venv/installed.txt; then return 0; fi
+  python3 -m venv $venv </dev/null &&
+    timeout 300 $venv/bin/pip install --quiet -r tests/peers/requirements.txt </dev/null &&
+    cp tests/peers/requirements.txt $venv/installed.txt
+}

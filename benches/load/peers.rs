@@ -1,0 +1,253 @@
+//! Other servers beside fanfare and the floor, all measured by the same generator in one run.
+//!
+//! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
+//! fanfare, the floor ([`least`]) and each peer as children, connects everybody to all of them with
+//! the parts of `fanfare bench`, publishes to them in turns, and prints one table. A peer is told
+//! the path of its feed by `--feed PATH`, serves `/ws` or `/sse`, and prints `http://ADDR:PORT`
+//! when it is ready. One that cannot be measured is left out with a line that says why. Exit
+//! status 1 when fanfare or the floor lost a publication; `benches/load/peers/run` has the peers.
+#![allow(
+    clippy::expect_used,
+    clippy::format_push_string,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a program for the command line, on input of its own"
+)]
+
+mod entrant;
+mod least;
+mod ratio;
+mod standings;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use clap::Parser;
+use fanfare::cli::bench::figures::Measured;
+use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN};
+use fanfare::cli::bench::stage::Stage;
+use fanfare::cli::bench::stream::Kind;
+
+use entrant::Entrant;
+use standings::{Round, Standing, Standings};
+
+/// Second byte of the addresses that the first server's clients come from.
+const FIRST_NETWORK: u8 = 32;
+/// Fanfare with each of its transports, and the floor.
+const OWN: usize = 3;
+
+/// Compares servers, in turns: the next burst when everybody has the last one.
+#[derive(Debug, Parser)]
+#[command(name = "peers")]
+struct Options {
+    /// Connections to each server.
+    #[arg(long, default_value_t = 100)]
+    conns: usize,
+    /// Bytes of JSON in each publication; at least 64.
+    #[arg(long, default_value_t = 100)]
+    payload: usize,
+    /// Publications that arrive together; may be repeated [default: 1 and 10].
+    #[arg(long)]
+    burst: Vec<u32>,
+    /// Bursts that are measured at a time.
+    #[arg(long, default_value_t = 20)]
+    bursts: u32,
+    /// Times that all servers are started and measured.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Workers of fanfare and of the floor.
+    #[arg(long, default_value_t = 2)]
+    workers: u32,
+    /// Flags handed on to `fanfare serve`, as one argument.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    server_flags: String,
+    /// One more server: `NAME|RUNS AS|websocket or events|lines or posts|COMMAND ...`; may be
+    /// repeated. RUNS AS is for the table, lines and posts say what its feed takes.
+    #[arg(long)]
+    peer: Vec<Peer>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Be the floor's server with its feed at this path; for the program itself.
+    #[arg(long, hide = true)]
+    serve_floor: Option<PathBuf>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// What some test runners add.
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+/// A server of somebody else.
+#[derive(Clone, Debug)]
+struct Peer {
+    name: String,
+    runs_as: String,
+    kind: Kind,
+    form: Form,
+    command: Vec<String>,
+}
+
+impl FromStr for Peer {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.splitn(5, '|').collect();
+        let [name, runs_as, kind, feed, command] = parts[..] else {
+            bail!("five parts are needed, with | between them");
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            runs_as: runs_as.to_owned(),
+            kind: match kind {
+                "websocket" => Kind::Bare,
+                "events" => Kind::BareEvents,
+                other => bail!("{other} is neither websocket nor events"),
+            },
+            form: match feed {
+                "lines" => Form::Payloads,
+                "posts" => Form::Posts,
+                other => bail!("{other} is neither lines nor posts"),
+            },
+            command: command.split_whitespace().map(str::to_owned).collect(),
+        })
+    }
+}
+
+impl Options {
+    fn burst_sizes(&self) -> Vec<u32> {
+        if self.burst.is_empty() {
+            vec![1, 10]
+        } else {
+            self.burst.clone()
+        }
+    }
+
+    /// The floor first, since all others are compared with it.
+    fn standings(&self) -> Standings {
+        let workers = format!("{} threads", self.workers);
+        let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
+        let own = own.map(|name| (name.to_owned(), workers.clone()));
+        let peers = self.peer.iter();
+        let peers = peers.map(|peer| (peer.name.clone(), peer.runs_as.clone()));
+        let standing = |(name, runs_as)| Standing {
+            name,
+            runs_as,
+            rounds: Vec::new(),
+            failure: None,
+        };
+        Standings(own.into_iter().chain(peers).map(standing).collect())
+    }
+
+    /// The server with this place in the standings.
+    fn stage(&self, index: usize) -> Result<Stage> {
+        let fanfare = || entrant::fanfare(self.workers, &self.server_flags);
+        let (command, feed_flag, form, kind) = match index {
+            0 => {
+                let command = entrant::floor(self.workers)?;
+                (command, "--serve-floor", Form::Frames, Kind::Bare)
+            }
+            1 => (fanfare(), "--feed", Form::Lines, Kind::WebSocket),
+            2 => (fanfare(), "--feed", Form::Lines, Kind::EventStream),
+            _ => {
+                let peer = self.peer.get(index - OWN).context("no such peer")?;
+                let (program, arguments) = peer.command.split_first().context("no command")?;
+                let mut command = Command::new(program);
+                command.args(arguments);
+                (command, "--feed", peer.form, peer.kind)
+            }
+        };
+        let entrant = Entrant {
+            command,
+            feed_flag,
+            form,
+            kinds: vec![(kind, self.conns)],
+            network: FIRST_NETWORK + u8::try_from(index)?,
+            payload_bytes: self.payload,
+        };
+        entrant.stage()
+    }
+}
+
+fn main() -> ExitCode {
+    match act(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("peers: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// False when one of our own lost something.
+fn act(options: &Options) -> Result<bool> {
+    if let Some(feed) = &options.serve_floor {
+        return least::serve(feed, options.workers).map(|()| true);
+    }
+    ensure!(
+        options.payload >= PAYLOAD_BYTES_MIN,
+        "a payload has at least {PAYLOAD_BYTES_MIN} bytes"
+    );
+    let mut standings = options.standings();
+    for number in 0..options.rounds {
+        round(options, usize::try_from(number)?, &mut standings.0);
+    }
+    let text = if options.json {
+        standings.json()
+    } else {
+        standings.text()
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(standings.0.iter().take(OWN).all(Standing::is_clean))
+}
+
+/// Starts all that have not failed, and measures them in turns, so that whatever else the machine
+/// does falls on all of them.
+fn round(options: &Options, number: usize, standings: &mut [Standing]) {
+    let mut order: Vec<usize> = (0..standings.len()).collect();
+    // Whoever comes first finds the kernel's caches cold, so they take turns at that too.
+    order.rotate_left(number % standings.len());
+    let mut stages: Vec<(usize, Stage, Vec<Measured>)> = Vec::new();
+    for index in order {
+        let standing = &mut standings[index];
+        if standing.failure.is_some() {
+            continue;
+        }
+        match options.stage(index) {
+            Ok(stage) => stages.push((index, stage, Vec::new())),
+            Err(error) => fail(standing, &error),
+        }
+    }
+    for burst in options.burst_sizes() {
+        for (index, stage, all_measured) in &mut stages {
+            let standing = &mut standings[*index];
+            if standing.failure.is_some() {
+                continue;
+            }
+            // What another server's turn has left in the queues is not this one's.
+            thread::sleep(Duration::from_millis(50));
+            match stage.publish_in_turns(burst, options.bursts) {
+                Ok(measured) => all_measured.push(measured),
+                Err(error) => fail(standing, &anyhow!("{error:#}; {}", stage.troubles())),
+            }
+        }
+    }
+    for (index, stage, measured) in stages {
+        if standings[index].failure.is_none() {
+            let opened = stage.opened().clone();
+            standings[index].rounds.push(Round { opened, measured });
+        }
+    }
+}
+
+/// Notes what went wrong, so that no further rounds follow.
+fn fail(standing: &mut Standing, error: &Error) {
+    standing.failure = Some(format!("{error:#}"));
+}

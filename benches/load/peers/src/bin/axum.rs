@@ -1,0 +1,43 @@
+//! Server-sent events by axum, all on one tokio broadcast channel.
+//!
+//! usage: axum [--workers N] --feed PATH
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::routing::get;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast::Sender;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::{Stream, StreamExt as _};
+
+fn main() -> io::Result<()> {
+    fanfare_load_peers::run(serve)
+}
+
+async fn serve(listener: TcpListener, sender: Sender<Arc<str>>) -> io::Result<()> {
+    let app = Router::new()
+        .route("/sse", get(subscribe))
+        .with_state(sender);
+    let listener = listener.tap_io(|socket| {
+        // Without it a second event may wait for the first one's acknowledgement.
+        let _done = socket.set_nodelay(true);
+    });
+    axum::serve(listener, app).await
+}
+
+async fn subscribe(
+    State(sender): State<Sender<Arc<str>>>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let publications = BroadcastStream::new(sender.subscribe());
+    // Who is too far behind loses some: the channel then says so with an error.
+    let events = publications
+        .filter_map(Result::ok)
+        .map(|text| Ok(Event::default().data(text)));
+    Sse::new(events).keep_alive(KeepAlive::default())
+}

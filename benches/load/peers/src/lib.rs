@@ -1,0 +1,75 @@
+//! What the servers of this package share: arguments, runtime, feed, and the line that says ready.
+//!
+//! Publications come as lines over a Unix socket and go into one tokio broadcast channel; how
+//! subscribers are served is the business of `bin/`. A server ends when its feeder has gone.
+
+use std::io;
+use std::path::PathBuf;
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::broadcast::{self, Sender};
+
+/// Publications that a subscriber may be behind before it loses some.
+const BEHIND_MAX: usize = 1024;
+/// A storm of connections waits in the backlog; what is longer than `somaxconn` is cut to it.
+const BACKLOG: u32 = 4096;
+
+/// Where the feed is, and how many threads serve.
+struct Arguments {
+    feed: PathBuf,
+    workers: usize,
+}
+
+impl Arguments {
+    fn new(mut all: impl Iterator<Item = String>) -> io::Result<Self> {
+        let (mut feed, mut workers) = (None, 1);
+        while let (Some(name), Some(value)) = (all.next(), all.next()) {
+            match name.as_str() {
+                "--feed" => feed = Some(PathBuf::from(value)),
+                "--workers" => workers = value.parse().map_err(io::Error::other)?,
+                other => return Err(io::Error::other(format!("what is {other}?"))),
+            }
+        }
+        let feed = feed.ok_or_else(|| io::Error::other("usage: [--workers N] --feed PATH"))?;
+        Ok(Self { feed, workers })
+    }
+}
+
+/// Runs a server until its feeder has gone. `serve` gets the listener and where to subscribe.
+///
+/// # Errors
+/// When the arguments make no sense or a socket fails.
+pub fn run<T, F>(serve: impl FnOnce(TcpListener, Sender<T>) -> F) -> io::Result<()>
+where
+    T: From<String> + Clone + Send + 'static,
+    F: Future<Output = io::Result<()>>,
+{
+    let arguments = Arguments::new(std::env::args().skip(1))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(arguments.workers)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, 1], 0).into())?;
+        let listener = socket.listen(BACKLOG)?;
+        let feed = UnixListener::bind(&arguments.feed)?;
+        let (sender, _) = broadcast::channel(BEHIND_MAX);
+        println!("ready: http://{}", listener.local_addr()?);
+        tokio::select! {
+            done = serve(listener, sender.clone()) => done,
+            done = take_feed(feed, sender) => done,
+        }
+    })
+}
+
+async fn take_feed<T: From<String>>(feed: UnixListener, sender: Sender<T>) -> io::Result<()> {
+    let (feeder, _) = feed.accept().await?;
+    let mut lines = BufReader::new(feeder).lines();
+    while let Some(line) = lines.next_line().await? {
+        // Without subscribers there is nobody to send it to.
+        let _receivers = sender.send(T::from(line));
+    }
+    Ok(())
+}

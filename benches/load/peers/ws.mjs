@@ -1,0 +1,45 @@
+// WebSockets by the Node package `ws`, the way its documentation broadcasts.
+//
+// usage: ws.mjs [--shared-frame] --feed PATH
+//
+// Publications come as lines over a Unix socket; the program ends when their feeder has gone. With
+// --shared-frame each publication is framed once for everybody, as Socket.IO does with this package:
+// by the package's Sender, which is not documented.
+import net from 'node:net';
+import http from 'node:http';
+import readline from 'node:readline';
+import WebSocket, { Sender, WebSocketServer } from 'ws';
+
+const sharesFrame = process.argv.includes('--shared-frame');
+const feedPath = process.argv[process.argv.indexOf('--feed') + 1];
+
+const server = http.createServer();
+const sockets = new WebSocketServer({ server, path: '/ws', perMessageDeflate: false });
+sockets.on('connection', (socket) => socket.on('error', () => socket.terminate()));
+
+function broadcast(line) {
+  for (const client of sockets.clients) {
+    if (client.readyState === WebSocket.OPEN) client.send(line);
+  }
+}
+
+function broadcastFrame(line) {
+  const options = { fin: true, rsv1: false, opcode: 1, mask: false, readOnly: false };
+  const frame = Sender.frame(Buffer.from(line), options);
+  for (const client of sockets.clients) {
+    if (client.readyState === WebSocket.OPEN) client._sender.sendFrame(frame);
+  }
+}
+
+const feed = net.createServer((feeder) => {
+  feed.close();
+  const lines = readline.createInterface({ input: feeder });
+  lines.on('line', sharesFrame ? broadcastFrame : broadcast);
+  lines.on('close', () => process.exit(0));
+});
+feed.listen(feedPath, () => {
+  // A storm of connections waits in the backlog; what is longer than somaxconn is cut to it.
+  server.listen({ host: '127.0.0.1', port: 0, backlog: 4096 }, () => {
+    console.log(`ready: http://127.0.0.1:${server.address().port}`);
+  });
+});

@@ -1,0 +1,44 @@
+//! One figure of one server as a ratio to another's, over rounds.
+//!
+//! The ratio is of sums over all rounds; the smallest and the largest ratio of a round stand
+//! beside it, since a figure without its spread says little on a shared machine.
+
+use serde_json::{Value, json};
+
+/// A ratio of sums, and the least and greatest of a round.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ratio {
+    pub(crate) of_sums: f64,
+    pub(crate) least: f64,
+    pub(crate) greatest: f64,
+}
+
+impl Ratio {
+    /// From a server's and the floor's figures, round by round. Rounds that the server has no
+    /// figure of do not count.
+    pub(crate) fn new(server: &[f64], floor: &[f64]) -> Self {
+        let pairs = || server.iter().zip(floor);
+        let rounds = || pairs().map(|(a, b)| a / b);
+        let (own, floors) = pairs().fold((0.0, 0.0), |(a, b), (x, y)| (a + x, b + y));
+        Self {
+            of_sums: own / floors,
+            least: rounds().fold(f64::INFINITY, f64::min),
+            greatest: rounds().fold(0.0, f64::max),
+        }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({ "of_sums": self.of_sums, "least": self.least, "greatest": self.greatest })
+    }
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            of_sums,
+            least,
+            greatest,
+        } = self;
+        write!(f, "{of_sums:.3} ({least:.3}-{greatest:.3})")
+    }
+}
