@@ -19,6 +19,7 @@ mod source;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use rules::Finding;
@@ -417,6 +418,69 @@ fn text_files_are_clean_and_nothing_is_put_off() {
     for bad in ["a\tb\n", "a \n", "a\r\n", "a", &put_off] {
         assert_eq!(rules::text_form("a", bad).len(), 1, "{bad:?}");
     }
+}
+
+/// What is wrong with a script, as whoever runs it says; nothing is run.
+fn script_fault(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).unwrap();
+    let (program, arguments): (&str, &[&str]) = match path.extension().and_then(|e| e.to_str()) {
+        Some("bash") => ("bash", &["-n"]),
+        None if text.starts_with("#!/usr/bin/env bash\n") => ("bash", &["-n"]),
+        Some("js" | "mjs") => ("node", &["--check"]),
+        Some("py") => (
+            "python3",
+            &["-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())"],
+        ),
+        Some("xml") => (
+            "python3",
+            &[
+                "-c",
+                "import sys, xml.sax as x; x.parse(sys.argv[1], x.ContentHandler())",
+            ],
+        ),
+        _ => return None,
+    };
+    let output = Command::new(program).args(arguments).arg(path).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}: see tests/run"));
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn scripts_are_ones_that_their_programs_understand() {
+    let texts = texts();
+    let scripts = texts
+        .iter()
+        .filter(|(path, _)| path.starts_with("benches/"));
+    report(scripts.filter_map(|(path, _)| {
+        let fault = script_fault(&root().join(path))?;
+        Some((path.clone(), vec![(1, fault)]))
+    }));
+    let folder = tempfile::tempdir().unwrap();
+    let bash = "#!/usr/bin/env bash\nif true\n";
+    for (name, text) in [
+        ("a", bash),
+        ("b.bash", "fi\n"),
+        ("c.mjs", "}"),
+        ("d.py", "if\n"),
+        ("e.xml", "<a>"),
+    ] {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        assert!(script_fault(&path).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn every_recipe_is_in_their_table() {
+    let readme = fs::read_to_string(root().join("benches/load/recipes/README.md")).unwrap();
+    let texts = texts();
+    let recipes = texts
+        .iter()
+        .filter_map(|(path, _)| path.strip_prefix("benches/load/recipes/"));
+    let missing: Vec<&str> = recipes
+        .filter(|name| !readme.contains(name) && *name != "README.md")
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Many WebSocket subscribers in Python, with the package `websockets`.
+
+usage: client.py URL CONNS SECONDS
+
+Publications are those of `fanfare bench`: their numbers have to come once and in order on every
+connection, from whichever is first. Their stamps are of the machine's monotonic clock, so latencies
+are right on one machine only. Prints counts and latencies after SECONDS; status 1 when something was
+missing, doubled or out of order, or a connection was lost.
+"""
+
+import asyncio
+import json
+import math
+import sys
+import time
+
+import websockets
+
+OPENING_MAX = 100
+
+
+class Counts:
+    """What all connections have heard."""
+
+    def __init__(self):
+        self.open = self.deliveries = self.missing = self.doubled_or_late = self.gaps = self.lost = 0
+        self.latencies_ms = []
+
+
+async def subscriber(url, counts, gate, all_open):
+    """Opens one connection and judges what it hears until it is cancelled."""
+    async with gate:
+        socket = await websockets.connect(url, compression=None, open_timeout=30)
+        while json.loads(await socket.recv()).get("type") != "subscribed":
+            pass
+    counts.open += 1
+    all_open.set_when(counts.open)
+    following = 0
+    try:
+        async for text in socket:
+            message = json.loads(text)
+            if message.get("type") == "gap":
+                counts.gaps += 1
+            payload = message.get("data")
+            if not isinstance(payload, dict) or "n" not in payload:
+                continue
+            counts.latencies_ms.append((time.monotonic_ns() - int(payload["t"])) / 1e6)
+            counts.deliveries += 1
+            number = int(payload["n"])
+            if following and number < following:
+                counts.doubled_or_late += 1
+            if following and number > following:
+                counts.missing += number - following
+            following = max(following, number + 1)
+    except websockets.ConnectionClosed:
+        pass
+    counts.lost += 1
+
+
+class Threshold(asyncio.Event):
+    """An event that comes with a count."""
+
+    def __init__(self, wanted):
+        super().__init__()
+        self.wanted = wanted
+
+    def set_when(self, count):
+        if count >= self.wanted:
+            self.set()
+
+
+async def main(url, conns, seconds):
+    counts, gate, all_open = Counts(), asyncio.Semaphore(OPENING_MAX), Threshold(conns)
+    began = time.monotonic()
+    tasks = [asyncio.create_task(subscriber(url, counts, gate, all_open)) for _ in range(conns)]
+    opened = asyncio.create_task(all_open.wait())
+    # A connection that is refused ends its task first.
+    await asyncio.wait([opened, *tasks], timeout=120, return_when=asyncio.FIRST_COMPLETED)
+    if not all_open.is_set():
+        sys.exit(f"only {counts.open} of {conns} connections were let in")
+    print(f"{counts.open} connections in {time.monotonic() - began:.2f} s", flush=True)
+    await asyncio.sleep(seconds)
+    report(counts)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return 1 if counts.missing + counts.doubled_or_late + counts.lost else 0
+
+
+def report(counts):
+    latencies = sorted(counts.latencies_ms)
+
+    def at(part):
+        return latencies[math.ceil(part * len(latencies)) - 1] if latencies else math.nan
+
+    print(
+        f"deliveries {counts.deliveries}, missing {counts.missing}, doubled or out of order "
+        f"{counts.doubled_or_late}, gaps told {counts.gaps}, connections lost {counts.lost}"
+    )
+    print(f"latency ms: p50 {at(.5):.2f} p90 {at(.9):.2f} p99 {at(.99):.2f} max {at(1):.2f}")
+
+
+sys.exit(asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))
