@@ -80,6 +80,12 @@ pub const REQUEST_HEADERS_MAX: usize = 64;
 pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
 /// Bytes of answers above which a client that does not take them is not read.
 pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
+/// How long a long poll waits whose client does not say, in milliseconds; a limit that an operator
+/// has set lower goes before.
+pub const POLL_TIMEOUT_MS: u64 = 30_000;
+/// Plans that a poll's answer looks at for a publication that has not expired. Behind them the
+/// client is told how far it has got, and asks again.
+pub const POLL_PLANS_MAX: u32 = 64;
 /// How long a conn that has been told goodbye may take to say its own, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 

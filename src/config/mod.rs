@@ -114,6 +114,8 @@ pub struct Limits {
     pub feed_line_bytes: u32,
     /// Channels one conn may subscribe to.
     pub channels_per_conn: u32,
+    /// Milliseconds that a long poll may wait, however long its client would.
+    pub poll_timeout_ms: u64,
     /// Conns of the whole server, shared out evenly among the workers and rounded up; 0 is as many
     /// as there are descriptors. A client is refused when the worker it came to has its share.
     pub conns: u32,
@@ -127,6 +129,7 @@ impl Default for Limits {
             client_message_bytes: 65_536,
             feed_line_bytes: 1_048_576,
             channels_per_conn: 128,
+            poll_timeout_ms: 120_000,
             conns: 0,
         }
     }

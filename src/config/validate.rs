@@ -91,7 +91,7 @@ impl Config {
 
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
-        let table: [(&'static str, u64, RangeInclusive<u64>); 17] = [
+        let table: [(&'static str, u64, RangeInclusive<u64>); 18] = [
             ("workers", self.workers.into(), 0..=1024),
             (
                 "heartbeat.interval_ms",
@@ -122,6 +122,11 @@ impl Config {
                 "limits.channels_per_conn",
                 limits.channels_per_conn.into(),
                 1..=65_536,
+            ),
+            (
+                "limits.poll_timeout_ms",
+                limits.poll_timeout_ms,
+                100..=HOUR_MS,
             ),
             ("quota.behind_bytes", quota.behind_bytes, 1..=u64::MAX),
             (
@@ -261,6 +266,11 @@ mod tests {
             wrong(|c| c.limits.channels_per_conn = 0),
             ["limits.channels_per_conn"]
         );
+        assert_eq!(
+            wrong(|c| c.limits.poll_timeout_ms = 99),
+            ["limits.poll_timeout_ms"]
+        );
+        assert!(wrong(|c| c.limits.poll_timeout_ms = 3_600_000).is_empty());
         assert_eq!(wrong(|c| c.quota.behind_bytes = 0), ["quota.behind_bytes"]);
         assert_eq!(wrong(|c| c.log.entries = 0), ["log.entries"]);
         assert_eq!(wrong(|c| c.drain.window_ms = 600_001), ["drain.window_ms"]);
