@@ -8,6 +8,7 @@
 pub mod encoder;
 pub mod envelope;
 pub mod event_stream;
+pub mod poll;
 pub mod publication;
 pub mod receipt;
 pub mod websocket;
@@ -32,6 +33,8 @@ pub enum FrameKind {
     EventStream(Envelope),
     /// Server-sent event in a body that ends with the conn (HTTP/1.0).
     EventStreamUntilClose(Envelope),
+    /// Element of a JSON array, behind its comma.
+    Poll(Envelope),
     /// WebSocket frame.
     WebSocket(Envelope),
     /// WebSocket frame of a compressed message (RFC 7692), or the plain one where compressing is of
@@ -41,7 +44,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// The number of cells in a publication: chunked and unchunked events share theirs.
-    pub const CELLS: usize = 6;
+    pub const CELLS: usize = 8;
 
     /// The cell that holds this kind's bytes.
     #[must_use]
@@ -53,6 +56,8 @@ impl FrameKind {
             Self::WebSocket(Envelope::Full) => 3,
             Self::WebSocketDeflated(Envelope::Data) => 4,
             Self::WebSocketDeflated(Envelope::Full) => 5,
+            Self::Poll(Envelope::Data) => 6,
+            Self::Poll(Envelope::Full) => 7,
         }
     }
 }
@@ -61,9 +66,9 @@ impl FrameKind {
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
-    /// Where the event begins behind the chunk's size line. Zero for WebSocket frames.
+    /// Where the event begins behind the chunk's size line. Zero for all other frames.
     body_start: u32,
-    /// Where the event ends before the chunk's line end. The whole length for WebSocket frames.
+    /// Where the event ends before the chunk's line end. The whole length for all others.
     body_end: u32,
 }
 
@@ -99,6 +104,7 @@ impl Frame {
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         match kind {
             FrameKind::EventStream(_)
+            | FrameKind::Poll(_)
             | FrameKind::WebSocket(_)
             | FrameKind::WebSocketDeflated(_) => &self.bytes,
             FrameKind::EventStreamUntilClose(_) => self

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Encoder, Envelope, Frame, FrameKind, Receipt, event_stream, websocket};
+use super::{Encoder, Envelope, Frame, FrameKind, Receipt, event_stream, poll, websocket};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
@@ -99,6 +99,7 @@ impl Publication {
             FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
                 Cell::Frame(event_stream::encode(self, envelope))
             }
+            FrameKind::Poll(envelope) => Cell::Frame(poll::encode(self, envelope)),
             FrameKind::WebSocket(envelope) => Cell::Frame(websocket::encode(self, envelope)),
             FrameKind::WebSocketDeflated(envelope) => encoder
                 .deflate(self, envelope)

@@ -1,0 +1,67 @@
+//! Publications as elements of a JSON array: what a poll's answer is made of.
+//!
+//! Each begins with the comma that separates it from the one before, so that an answer is gathered
+//! from shared frames as they are; the first of an answer is sent without it.
+
+use super::{Envelope, Frame, Payload, Publication, envelope};
+
+/// Bytes that the first element of an answer is sent without.
+pub const SEPARATOR_BYTES: usize = 1;
+
+/// Encodes a publication. With the data envelope it is the payload as a JSON value: JSON as it is,
+/// text as a string, bytes as a string of base64.
+#[must_use]
+pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
+    let mut element = Vec::with_capacity(publication.payload.len() + 128);
+    element.push(b',');
+    match (envelope, &publication.payload) {
+        (Envelope::Data, Payload::Bytes(bytes)) => {
+            element.push(b'"');
+            envelope::push_base64(bytes, &mut element);
+            element.push(b'"');
+        }
+        (Envelope::Data, Payload::Json(json)) => element.extend_from_slice(json.as_bytes()),
+        (Envelope::Data, Payload::Text(text)) => envelope::push_json_string(text, &mut element),
+        (Envelope::Full, _) => envelope::push_full(publication, &mut element),
+    }
+    Frame::whole(element)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+    use crate::time::Now;
+
+    #[test]
+    fn element_is_a_json_value_behind_a_comma_for_every_payload() {
+        let id = Cursor {
+            epoch: Epoch::new(1),
+            sequence: Sequence(2),
+        };
+        for (payload, data, full) in [
+            (Payload::Json("[1]".into()), ",[1]", "\"data\":[1]"),
+            (
+                Payload::Text("a\"\n".into()),
+                ",\"a\\\"\\n\"",
+                "\"text\":\"a\\\"\\n\"",
+            ),
+            (
+                Payload::Bytes(vec![0xff].into()),
+                ",\"/w==\"",
+                "\"base64\":\"/w==\"",
+            ),
+        ] {
+            let channel = ChannelName::new("c").unwrap();
+            let publication = Publication::new(id, channel, payload, Now(0));
+            let text = |envelope| {
+                let frame = encode(&publication, envelope);
+                let kind = super::super::FrameKind::Poll(envelope);
+                String::from_utf8(frame.wire(kind).to_vec()).unwrap()
+            };
+            assert_eq!(text(Envelope::Data), data);
+            let expected = format!(",{{\"channel\":\"c\",\"id\":\"000000000001-2\",{full}}}");
+            assert_eq!(text(Envelope::Full), expected);
+        }
+    }
+}
