@@ -1,11 +1,15 @@
-//! What belongs to one conn alone and is on its way out: control bytes, and the rest of a frame.
+//! What belongs to one conn alone and is on its way out: control bytes, the rest of a frame, and
+//! the publications of a poll's answer.
 //!
 //! Allocated only while something is pending. The rest of a half-written frame goes first, since
 //! nothing may come between its bytes; then control bytes; publications follow from the log. Whole
-//! messages only are appended, so control bytes can go out between any two frames.
+//! messages only are appended, so control bytes can go out between any two frames. An answer is the
+//! last thing of its response: its head is control bytes, its publications are shared with the log
+//! and with everybody else, and stay whole even if the log has let go of them meanwhile.
 
 use std::sync::Arc;
 
+use crate::frame::poll::SEPARATOR_BYTES;
 use crate::frame::{FrameKind, Publication};
 
 /// Nothing, or what is pending.
@@ -16,8 +20,9 @@ pub struct Outbox(Option<Box<Pending>>);
 struct Pending {
     rest: Option<Rest>,
     control: Vec<u8>,
-    /// How much of `control` has been written; below its length.
+    /// How much of `control` has been written; at most its length.
     control_written: usize,
+    answer: Option<Answer>,
 }
 
 /// A frame of which a part has been written.
@@ -29,14 +34,28 @@ struct Rest {
     written: usize,
 }
 
+/// What follows the control bytes of a poll's answer.
+#[derive(Debug)]
+struct Answer {
+    /// At least one, in order.
+    publications: Vec<Arc<Publication>>,
+    kind: FrameKind,
+    /// Stands behind the last of them.
+    tail: &'static [u8],
+    /// Publications written to the last byte.
+    written: usize,
+    /// How much of what comes next is done with: written, or not sent at all.
+    offset: usize,
+}
+
 /// What is left of a write after the outbox has taken its part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Drained {
     /// Bytes of the write that were not the outbox's.
     pub left: usize,
-    /// Whether a half-written frame has been completed.
-    pub has_delivered: bool,
+    /// Publications that have been completed.
+    pub delivered: u64,
 }
 
 impl Outbox {
@@ -54,12 +73,21 @@ impl Outbox {
             .map_or(0, |pending| pending.control.len() - pending.control_written)
     }
 
+    /// Whether publications of an answer are on their way.
+    #[must_use]
+    pub fn has_answer(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|pending| pending.answer.is_some())
+    }
+
     /// Appends whole messages of the conn's own.
     pub fn append(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let pending = self.0.get_or_insert_default();
+        debug_assert!(pending.answer.is_none(), "an answer is the last thing");
         // A peer that never quite empties the queue would otherwise have all it was ever sent kept.
         // Moving what is left over at least as many written bytes costs each byte one move.
         if pending.control_written * 2 >= pending.control.len() {
@@ -67,6 +95,26 @@ impl Outbox {
             pending.control_written = 0;
         }
         pending.control.extend_from_slice(bytes);
+    }
+
+    /// Appends publications as one list, the first without its separator, and what ends the list.
+    /// Each of them has been encoded.
+    pub fn append_answer(
+        &mut self,
+        publications: Vec<Arc<Publication>>,
+        kind: FrameKind,
+        tail: &'static [u8],
+    ) {
+        let pending = self.0.get_or_insert_default();
+        debug_assert!(pending.answer.is_none());
+        debug_assert!(!publications.is_empty());
+        pending.answer = Some(Answer {
+            publications,
+            kind,
+            tail,
+            written: 0,
+            offset: SEPARATOR_BYTES,
+        });
     }
 
     /// Keeps the rest of a frame that the socket did not take whole.
@@ -80,62 +128,110 @@ impl Outbox {
         });
     }
 
-    /// What to write, in order: the rest of a frame, then control bytes.
+    /// What to write, in order: the rest of a frame, control bytes, an answer. None is empty.
+    pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let pending = self.0.iter();
+        let slices = pending.flat_map(|pending| {
+            let rest = pending.rest.iter().map(Rest::bytes);
+            let control = pending.control.get(pending.control_written..);
+            let answer = pending.answer.iter().flat_map(Answer::slices);
+            rest.chain(control).chain(answer)
+        });
+        slices.filter(|slice| !slice.is_empty())
+    }
+
+    /// Bytes not yet written.
     #[must_use]
-    pub fn slices(&self) -> [&[u8]; 2] {
-        let Some(pending) = &self.0 else {
-            return [&[], &[]];
-        };
-        let rest = pending.rest.as_ref().map(Rest::bytes).unwrap_or_default();
-        let control = pending
-            .control
-            .get(pending.control_written..)
-            .unwrap_or_default();
-        [rest, control]
+    pub fn bytes(&self) -> usize {
+        self.slices().map(<[u8]>::len).sum()
     }
 
     /// Takes the outbox's part of so many written bytes.
     pub fn drain(&mut self, written: usize) -> Drained {
         let mut drained = Drained {
             left: written,
-            has_delivered: false,
+            delivered: 0,
         };
-        let Some(pending) = &mut self.0 else {
-            return drained;
-        };
-        if let Some(rest) = &mut pending.rest {
+        let is_done = self
+            .0
+            .as_mut()
+            .is_none_or(|pending| pending.drain(&mut drained));
+        if is_done {
+            self.0 = None;
+        }
+        drained
+    }
+}
+
+impl Pending {
+    /// True when nothing is left.
+    fn drain(&mut self, drained: &mut Drained) -> bool {
+        if let Some(rest) = &mut self.rest {
             let length = rest.bytes().len();
             if drained.left < length {
-                rest.written += drained.left;
-                return Drained { left: 0, ..drained };
+                rest.written += std::mem::take(&mut drained.left);
+                return false;
             }
-            drained = Drained {
-                left: drained.left - length,
-                has_delivered: true,
-            };
-            pending.rest = None;
+            drained.left -= length;
+            drained.delivered += 1;
+            self.rest = None;
         }
-        let control = pending.control.len() - pending.control_written;
-        if drained.left < control {
-            pending.control_written += drained.left;
-            return Drained { left: 0, ..drained };
-        }
-        drained.left -= control;
-        self.0 = None;
-        drained
+        let control = self.control.len() - self.control_written;
+        let taken = control.min(drained.left);
+        self.control_written += taken;
+        drained.left -= taken;
+        taken == control
+            && self
+                .answer
+                .as_mut()
+                .is_none_or(|answer| answer.drain(drained))
     }
 }
 
 impl Rest {
     fn bytes(&self) -> &[u8] {
-        let frame = self
-            .publication
-            .frame(self.kind)
-            .map(|frame| frame.wire(self.kind));
-        frame
-            .and_then(|bytes| bytes.get(self.written..))
-            .unwrap_or_default()
+        let frame = wire(&self.publication, self.kind);
+        frame.get(self.written..).unwrap_or_default()
     }
+}
+
+impl Answer {
+    fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let publications = self.publications.iter().skip(self.written);
+        let frames = publications.map(|publication| wire(publication, self.kind));
+        let mut offset = self.offset;
+        let pieces = frames.chain(std::iter::once(self.tail));
+        pieces.map(move |piece| {
+            let done = std::mem::take(&mut offset);
+            piece.get(done..).unwrap_or_default()
+        })
+    }
+
+    /// True when the tail has been written.
+    fn drain(&mut self, drained: &mut Drained) -> bool {
+        while let Some(publication) = self.publications.get(self.written) {
+            let left = wire(publication, self.kind)
+                .len()
+                .saturating_sub(self.offset);
+            if drained.left < left {
+                self.offset += std::mem::take(&mut drained.left);
+                return false;
+            }
+            drained.left -= left;
+            drained.delivered += 1;
+            self.written += 1;
+            self.offset = 0;
+        }
+        let taken = drained.left.min(self.tail.len() - self.offset);
+        self.offset += taken;
+        drained.left -= taken;
+        self.offset == self.tail.len()
+    }
+}
+
+fn wire(publication: &Publication, kind: FrameKind) -> &[u8] {
+    let frame = publication.frame(kind).map(|frame| frame.wire(kind));
+    frame.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -148,16 +244,27 @@ mod tests {
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
     /// One that has been encoded, as every frame is of which a part was written.
-    fn publication() -> Arc<Publication> {
+    fn encoded(payload: Payload, kind: FrameKind) -> Arc<Publication> {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(1),
         };
         let channel = ChannelName::new("c").unwrap();
-        let publication = Publication::new(id, channel, Payload::Text("abc".into()), Now(0));
-        let frame = publication.encode(KIND, &mut Encoder::default());
+        let publication = Publication::new(id, channel, payload, Now(0));
+        let frame = publication.encode(kind, &mut Encoder::default());
         assert!(frame.is_some());
         Arc::new(publication)
+    }
+
+    fn publication() -> Arc<Publication> {
+        encoded(Payload::Text("abc".into()), KIND)
+    }
+
+    fn concat(outbox: &Outbox) -> Vec<u8> {
+        let slices: Vec<&[u8]> = outbox.slices().collect();
+        assert!(slices.iter().all(|slice| !slice.is_empty()));
+        assert_eq!(outbox.bytes(), slices.concat().len());
+        slices.concat()
     }
 
     #[test]
@@ -167,18 +274,58 @@ mod tests {
             let mut outbox = Outbox::default();
             outbox.append(b"PING");
             outbox.keep_rest(publication(), KIND, 2);
-            assert_eq!(outbox.slices().concat(), whole);
+            assert_eq!(concat(&outbox), whole);
             let drained = outbox.drain(cut);
             assert_eq!(
                 drained,
                 Drained {
                     left: 0,
-                    has_delivered: cut >= 3
+                    delivered: u64::from(cut >= 3)
                 }
             );
-            assert_eq!(outbox.slices().concat(), whole[cut..]);
+            assert_eq!(concat(&outbox), whole[cut..]);
             assert_eq!(outbox.is_empty(), cut == whole.len());
         }
+    }
+
+    #[test]
+    fn answer_goes_out_whole_and_its_publications_are_counted_at_every_pair_of_cuts() {
+        let kind = FrameKind::Poll(Envelope::Data);
+        let texts = ["1", "[22]", "3"];
+        let whole = b"HEAD[1,[22],3]}".to_vec();
+        let ends = [6, 11, 13];
+        for first in 0..=whole.len() {
+            for second in first..=whole.len() {
+                let publications = texts.map(|text| encoded(Payload::Json(text.into()), kind));
+                let mut outbox = Outbox::default();
+                outbox.append(b"HEAD[");
+                outbox.append_answer(publications.to_vec(), kind, b"]}");
+                assert_eq!(concat(&outbox), whole);
+                let mut delivered = 0;
+                for (from, to) in [(0, first), (first, second)] {
+                    let drained = outbox.drain(to - from);
+                    assert_eq!(drained.left, 0);
+                    delivered += drained.delivered;
+                    assert_eq!(concat(&outbox), whole[to..]);
+                    assert_eq!(outbox.is_empty(), to == whole.len());
+                    let expected = ends.iter().filter(|end| to >= **end).count();
+                    assert_eq!(delivered, expected as u64, "{to}");
+                    assert_eq!(outbox.has_answer(), to < whole.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_behind_an_answer_are_handed_back() {
+        let kind = FrameKind::Poll(Envelope::Full);
+        let mut outbox = Outbox::default();
+        outbox.append(b"HEAD");
+        outbox.append_answer(vec![encoded(Payload::Json("1".into()), kind)], kind, b"]}");
+        let length = outbox.bytes();
+        let drained = outbox.drain(length + 9);
+        assert_eq!((drained.left, drained.delivered), (9, 1));
+        assert!(outbox.is_empty());
     }
 
     #[test]
@@ -189,14 +336,14 @@ mod tests {
             outbox.drain(5),
             Drained {
                 left: 3,
-                has_delivered: false
+                delivered: 0
             }
         );
         assert_eq!(
             outbox.drain(4),
             Drained {
                 left: 4,
-                has_delivered: false
+                delivered: 0
             }
         );
     }
@@ -208,7 +355,7 @@ mod tests {
         for _ in 0..1000 {
             outbox.append(b"0123456789");
             assert_eq!(outbox.drain(10).left, 0);
-            assert_eq!(outbox.slices().concat(), b"0123456789");
+            assert_eq!(concat(&outbox), b"0123456789");
         }
         let kept = outbox.0.as_ref().unwrap().control.capacity();
         assert!(kept <= 64, "{kept} bytes for 10");

@@ -91,7 +91,7 @@ impl Rig {
 
     /// The socket takes everything.
     fn drain(&mut self) -> Vec<u8> {
-        let bytes = self.conn.outbox().slices().concat();
+        let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
         if !bytes.is_empty() {
             let drained = self.conn.outbox_mut().drain(bytes.len());
             assert_eq!(drained.left, 0);
@@ -157,7 +157,7 @@ fn request_gets_the_same_response_at_every_cut() {
             rig.feed(&request[..cut]);
             assert!(rig.conn.outbox().is_empty(), "answered too early");
             rig.feed(&request[cut..]);
-            assert_eq!(rig.conn.outbox().slices(), whole.conn.outbox().slices());
+            assert!(rig.conn.outbox().slices().eq(whole.conn.outbox().slices()));
             assert_eq!(rig.effects.last(), whole.effects.last());
         }
     }
@@ -378,7 +378,7 @@ fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
     world.effects.clear();
     conn.handle_eof(&mut out, &mut world.context());
     assert_eq!(world.effects, [], "the response has not gone out");
-    let response = conn.outbox().slices().concat();
+    let response = conn.outbox().slices().collect::<Vec<_>>().concat();
     assert!(response.starts_with(b"HTTP/1.1 404 "));
     assert_eq!(conn.outbox_mut().drain(response.len()).left, 0);
     conn.handle_drained(&mut out, &mut world.context());

@@ -181,7 +181,7 @@ impl<N: Net> Worker<N> {
             return false;
         }
         let kind = slot.conn.serving();
-        let own_bytes: usize = slot.conn.outbox().slices().map(<[u8]>::len).iter().sum();
+        let own_bytes = slot.conn.outbox().bytes();
         let planned = &mut scratch.planned;
         planned.clear();
         if let Some(kind) = kind
@@ -255,11 +255,8 @@ impl<N: Net> Worker<N> {
                 _ => &[],
             });
             let own = slot.conn.outbox().slices();
-            let pieces = own
-                .into_iter()
-                .chain(frames)
-                .filter(|piece| !piece.is_empty());
-            slices.extend(pieces.map(IoSlice::new));
+            let frames = frames.filter(|frame| !frame.is_empty());
+            slices.extend(own.chain(frames).map(IoSlice::new));
             one.slices = slices.len() - begin;
         }
         let mut rest = slices.as_slice();
@@ -334,10 +331,7 @@ impl<N: Net> Worker<N> {
         let had_own = !slot.conn.outbox().is_empty();
         let drained = slot.conn.outbox_mut().drain(count);
         let is_own_done = slot.conn.outbox().is_empty();
-        parts
-            .metrics
-            .deliveries
-            .add(u64::from(drained.has_delivered));
+        parts.metrics.deliveries.add(drained.delivered);
         if is_own_done && !planned.is_empty() {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
