@@ -9,13 +9,14 @@
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
 //! advances, `expire` evicts. Here: publishing, walking, evicting; [`membership`] has who is
-//! subscribed from where, [`serve`] has cursors and quotas.
+//! subscribed from where, [`serve`] has cursors and quotas, [`poll`] what only polls need.
 
 pub mod channel;
 pub mod gap;
 pub mod log;
 pub mod member;
 pub mod membership;
+pub mod poll;
 pub mod serve;
 pub mod subscribers;
 
@@ -72,7 +73,7 @@ pub struct Hub {
     /// Conns that resumed: what was in the log up to here does not count for their quota.
     replays: Map<u32, Sequence>,
     /// Gaps that have not been told yet.
-    gaps: Map<(u32, ChannelIndex), serve::PendingGap>,
+    gaps: Map<(u32, ChannelIndex), Gap>,
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,

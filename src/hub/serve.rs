@@ -48,15 +48,6 @@ pub enum Verdict {
     Within,
 }
 
-/// A gap of one subscription that its conn has not been told of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PendingGap {
-    since: Sequence,
-    until: Sequence,
-    missed: Option<u64>,
-    cause: GapCause,
-}
-
 impl Hub {
     /// Lists what the conn in a slot is to be given next, in sequence order: at most `budget` bytes
     /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that nobody
@@ -240,13 +231,7 @@ impl Hub {
         let key = channels
             .into_iter()
             .find(|key| self.gaps.contains_key(key))?;
-        let pending = self.gaps.remove(&key)?;
-        let gap = Gap {
-            since: Some(self.cursor(pending.since)),
-            until: self.cursor(pending.until),
-            missed: pending.missed,
-            cause: pending.cause,
-        };
+        let gap = self.gaps.remove(&key)?;
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
@@ -283,22 +268,24 @@ impl Hub {
         let Some(subscription) = member.get_mut(index) else {
             return;
         };
+        let key = (slot, subscription.channel);
         let since = std::mem::replace(&mut subscription.position, until);
         if missed == Some(0) {
             return;
         }
-        let fresh = PendingGap {
-            since,
+        let (since, until) = (self.cursor(since), self.cursor(until));
+        let fresh = Gap {
+            since: Some(since),
             until,
             missed: Some(0),
             cause,
         };
-        let gap = self
-            .gaps
-            .entry((slot, subscription.channel))
-            .or_insert(fresh);
+        let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
-        gap.cause = cause;
+        // Who came with a foreign position does not know where it was, whatever is missing since.
+        if gap.cause != GapCause::Restart {
+            gap.cause = cause;
+        }
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);
     }
 

@@ -1,0 +1,157 @@
+//! What only polls need of the hub: a gap that waits for the one answer, and the position that the
+//! answer names.
+//!
+//! A poll is a subscriber like any other while it waits; what it is owed is [`super::serve`]'s.
+
+use std::sync::Arc;
+
+use super::{Gap, Hub};
+use crate::frame::Publication;
+use crate::id::{ChannelName, Cursor, Sequence};
+use crate::time::Now;
+
+impl Hub {
+    /// Keeps a gap that was found on subscribing, to be taken with the gaps found later. From now
+    /// on the conn in the slot is behind.
+    pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
+        if let Some(index) = self.names.get(name) {
+            self.gaps.insert((slot, *index), gap);
+        }
+    }
+
+    /// A publication of the log.
+    #[must_use]
+    pub fn publication(&self, sequence: Sequence) -> Option<&Arc<Publication>> {
+        self.log.get(sequence).map(|entry| &entry.publication)
+    }
+
+    /// The position of the conn in a slot, which is behind in nothing: everything up to the log's
+    /// head is given, and what another worker had given before it came.
+    #[must_use]
+    pub fn caught_up(&self, slot: u32) -> Cursor {
+        let positions = self.positions(slot);
+        self.cursor(positions.fold(self.head, Sequence::max))
+    }
+
+    /// The position of the conn in a slot, which is behind: up to here everything is given.
+    #[must_use]
+    pub fn reached(&self, slot: u32) -> Cursor {
+        self.cursor(self.positions(slot).min().unwrap_or(self.head))
+    }
+
+    /// Whether what follows a position is in the older half of what the log may hold, or gone. A
+    /// client that stays there would soon be told of a gap, perhaps without need, although nothing
+    /// happens on its channels.
+    #[must_use]
+    pub fn is_sinking(&self, position: Sequence, now: Now) -> bool {
+        let Some(next) = self.log.get(position.next()) else {
+            return position < self.head;
+        };
+        let is_old = now.has_reached(next.publication.published.after(self.bounds.age() / 2));
+        let is_log_full = self.log.bytes() > self.bounds.bytes / 2
+            || self.log.len() as u64 > self.bounds.entries / 2;
+        let behind = self.head.0.saturating_sub(position.0);
+        is_old || (is_log_full && behind > self.log.len() as u64 / 2)
+    }
+
+    fn positions(&self, slot: u32) -> impl Iterator<Item = Sequence> {
+        let member = self.members.get(slot as usize);
+        let all = member.map(super::member::Member::all).unwrap_or_default();
+        all.iter().map(|subscription| subscription.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::frame::Payload;
+    use crate::hub::{GapCause, JoinOutcome, Joined};
+    use crate::id::{Epoch, Since};
+
+    const SECOND: u64 = 1_000_000;
+
+    fn cursor(sequence: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new(7),
+            sequence: Sequence(sequence),
+        }
+    }
+
+    fn name() -> ChannelName {
+        ChannelName::new("c").unwrap()
+    }
+
+    /// A hub with so many publications, one each second.
+    fn hub(count: u64, config: &Config) -> Hub {
+        let mut hub = Hub::new(Epoch::new(7), Sequence::ZERO, config);
+        for sequence in 1..=count {
+            let now = Now(sequence * SECOND);
+            let payload = Payload::Text("x".into());
+            let publication = Publication::new(cursor(sequence), name(), payload, now);
+            hub.publish(Arc::new(publication), now);
+        }
+        hub
+    }
+
+    #[test]
+    fn gap_that_is_kept_is_told_before_what_follows_it() {
+        let mut hub = hub(2, &Config::default());
+        let outcome = hub.subscribe(3, &name(), Since::Unrecognised, Sequence(2));
+        let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(!hub.is_behind(3));
+        hub.keep_gap(3, &name(), gap);
+        assert!(hub.is_behind(3), "it has to be told");
+        assert_eq!(hub.take_gap(3), Some((name(), gap)));
+        assert_eq!(hub.take_gap(3), None);
+        assert_eq!(gap.cause, GapCause::Restart);
+    }
+
+    #[test]
+    fn kept_gap_goes_with_its_subscriber() {
+        let mut hub = hub(2, &Config::default());
+        let outcome = hub.subscribe(3, &name(), Since::Unrecognised, Sequence(2));
+        let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome else {
+            panic!("{outcome:?}");
+        };
+        hub.keep_gap(3, &name(), gap);
+        hub.leave(3);
+        assert!(hub.gaps.is_empty());
+    }
+
+    #[test]
+    fn caught_up_is_the_head_or_where_a_faster_worker_was() {
+        let mut hub = hub(4, &Config::default());
+        let outcome = hub.subscribe(1, &name(), Since::After(cursor(2)), Sequence(9));
+        assert!(matches!(outcome, JoinOutcome::Joined(_)));
+        assert_eq!(hub.reached(1), cursor(2));
+        assert_eq!(hub.caught_up(1), cursor(4));
+        let outcome = hub.subscribe(2, &name(), Since::After(cursor(7)), Sequence(9));
+        assert!(matches!(outcome, JoinOutcome::Joined(_)));
+        assert_eq!(hub.caught_up(2), cursor(7));
+    }
+
+    #[test]
+    fn position_sinks_with_age_and_with_a_log_that_fills() {
+        let config = Config::default();
+        let hub_of_ten = hub(10, &config);
+        let sinks = |hub: &Hub, second| -> Vec<u64> {
+            let now = Now(second * SECOND);
+            let all = 0..=11;
+            all.filter(|sequence| hub.is_sinking(Sequence(*sequence), now))
+                .collect()
+        };
+        assert_eq!(sinks(&hub_of_ten, 10), [0; 0], "all is young");
+        let half_age_s = config.log.age_ms / 2000;
+        let sunk = sinks(&hub_of_ten, 3 + half_age_s);
+        assert_eq!(sunk, [0, 1, 2], "what follows was published up to second 3");
+        let mut small = config;
+        small.log.entries = 15;
+        let filling = hub(10, &small);
+        assert_eq!(sinks(&filling, 10), [0, 1, 2, 3, 4]);
+        let empty = hub(0, &Config::default());
+        assert_eq!(sinks(&empty, 1), [0; 0]);
+    }
+}
