@@ -59,6 +59,11 @@ impl Draw {
 /// What a machine asks the worker to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Gather what the conn is owed, and call `handle_answer` with it, even if it is nothing.
+    Answer {
+        /// Where a client stays that is owed nothing; without it, it is taken as far as the log is.
+        since: Option<Cursor>,
+    },
     /// Call `handle_timeout` at this time; replaces what was armed before.
     Arm(Deadline),
     /// Free the conn now. What is still unsent is lost, so a polite end comes as

@@ -141,6 +141,12 @@ impl Limits {
     pub fn request_head(&self) -> Duration {
         Duration::from_millis(self.request_head_ms)
     }
+
+    /// Time that a long poll may wait.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Duration {
+        Duration::from_millis(self.poll_timeout_ms)
+    }
 }
 
 /// Bounds on what one conn may be owed.

@@ -1,4 +1,5 @@
-//! One connection's machine: request after request, then perhaps a stream, then the end.
+//! One connection's machine: request after request, polls among them, then perhaps a stream, then
+//! the end.
 //!
 //! Composes `http` and `transport`; bytes, the time and what became of a wish go in, bytes for the
 //! peer go to the [`Outbox`], and everything else is asked for as an effect. Never touches a
@@ -10,11 +11,14 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod outbox;
+mod phase;
+mod poll;
 mod request;
 
 use std::time::Duration;
 
 pub use outbox::{Drained, Outbox};
+use phase::{Partial, Phase};
 
 use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES, STREAM_READ_BYTES,
@@ -24,7 +28,7 @@ use crate::frame::FrameKind;
 use crate::http;
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::ChannelName;
-use crate::metrics::{Counter, WorkerMetrics};
+use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
 use crate::transport::{Flow, Goodbye, Transport};
 
@@ -37,35 +41,7 @@ pub struct Conn {
     life_ms: u32,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 56);
-
-#[derive(Debug)]
-enum Phase {
-    /// Waiting for a request head.
-    Request {
-        /// The beginning of a head, or requests that wait for a response to go out first.
-        partial: Option<Box<Partial>>,
-        has_served: bool,
-    },
-    /// Serving publications; or, with a reason, waiting for the peer to answer our goodbye.
-    Stream {
-        transport: Transport,
-        closing: Option<CloseReason>,
-    },
-    /// What is in the outbox goes out, then FIN; then the peer's own end is awaited, so that unread
-    /// input does not turn our last bytes into a reset.
-    Ending {
-        reason: CloseReason,
-        has_sent_fin: bool,
-        /// The peer's end has come, perhaps before it has our last bytes.
-        is_peer_done: bool,
-    },
-}
-
-#[derive(Debug)]
-struct Partial {
-    bytes: Vec<u8>,
-}
+const _: () = assert!(size_of::<Conn>() <= 40);
 
 /// How a conn stands when its timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +94,7 @@ impl Conn {
                 transport,
                 closing: None,
             } => Some(transport.frame_kind()),
+            Phase::Poll { poll, .. } => Some(poll.frame_kind()),
             Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
         }
     }
@@ -130,7 +107,9 @@ impl Conn {
             | Phase::Stream {
                 closing: Some(_), ..
             } => true,
-            Phase::Request { .. } | Phase::Stream { closing: None, .. } => false,
+            Phase::Request { .. } | Phase::Poll { .. } | Phase::Stream { closing: None, .. } => {
+                false
+            }
         }
     }
 
@@ -140,7 +119,7 @@ impl Conn {
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
             Phase::Request { .. } if !self.outbox.is_empty() => 0,
-            Phase::Request { partial, .. } => {
+            Phase::Request { partial, .. } | Phase::Poll { partial, .. } => {
                 let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
                 (request_head_bytes as usize).saturating_sub(kept)
             }
@@ -150,12 +129,14 @@ impl Conn {
         }
     }
 
-    /// The socket took bytes. For an event stream this is the only sign of life there is; a
-    /// WebSocket has to show more, unless the socket had been full, since then the peer has read.
+    /// The socket took bytes. For all but a WebSocket this is the only sign of life there is; that
+    /// one has to show more, unless the socket had been full, since then the peer has read.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
-        if let Phase::Stream { transport, .. } = &self.phase
-            && (was_blocked || !transport.expects_pong())
-        {
+        let is_life = match &self.phase {
+            Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),
+            Phase::Request { .. } | Phase::Poll { .. } | Phase::Ending { .. } => true,
+        };
+        if is_life {
             self.life_ms = millis(now);
         }
     }
@@ -171,6 +152,7 @@ impl Conn {
                 }
                 None => self.handle_requests(bytes, out, context),
             },
+            Phase::Poll { partial, .. } => Partial::push(partial, bytes),
             Phase::Stream { transport, .. } => {
                 let flow = transport.handle_bytes(bytes, out, context);
                 self.follow(flow, context);
@@ -180,8 +162,10 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The peer sends no more.
-    pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    /// The peer sends no more. True if the end is to be met once more: what came before it has to
+    /// be answered first.
+    pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
+        let is_met_again = matches!(self.phase, Phase::Poll { .. });
         match &mut self.phase {
             // A conn is not read while a response waits; were it, the response would go first.
             Phase::Request { .. } if !self.outbox.is_empty() => {
@@ -194,6 +178,11 @@ impl Conn {
                 context.ask(Effect::Close(CloseReason::Done));
             }
             Phase::Request { .. } => context.ask(Effect::Close(CloseReason::PeerGone)),
+            // Who has sent the last request may still read, and has nothing to wait for.
+            Phase::Poll { poll, partial } => {
+                let reason = partial.is_none().then_some(CloseReason::Done);
+                poll.handle_end(reason, context);
+            }
             // Closing the conn is how an event stream's client ends it.
             Phase::Stream {
                 transport: Transport::EventStream(_),
@@ -210,6 +199,7 @@ impl Conn {
             Phase::Ending { reason, .. } => context.ask(Effect::Close(*reason)),
         }
         self.settle(out, context);
+        is_met_again
     }
 
     /// The armed deadline has come.
@@ -219,10 +209,14 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        match &self.phase {
+        if self.is_answer_taken(context) {
+            return context.ask(Effect::Arm(self.answer_deadline(context)));
+        }
+        match &mut self.phase {
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Idle));
             }
+            Phase::Poll { poll, .. } => poll.handle_end(None, context),
             Phase::Request {
                 partial: Some(_), ..
             } => {
@@ -256,12 +250,15 @@ impl Conn {
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { partial, .. } => {
+                // The next request has its time from now on.
+                let deadline = context.now.after(context.config.limits.request_head());
+                context.ask(Effect::Arm(deadline));
                 if let Some(mut partial) = partial.take() {
                     self.handle_requests(&mut partial.bytes, out, context);
                 }
             }
             Phase::Stream { transport, .. } => transport.handle_drained(out),
-            Phase::Ending { .. } => {}
+            Phase::Poll { .. } | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
@@ -274,13 +271,16 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        {
-            let flow = transport.handle_joined(join, outcomes, out, context);
-            self.follow(flow, context);
+        match &mut self.phase {
+            Phase::Stream {
+                transport,
+                closing: None,
+            } => {
+                let flow = transport.handle_joined(join, outcomes, out, context);
+                self.follow(flow, context);
+            }
+            Phase::Poll { poll, .. } => poll.handle_joined(join, context),
+            Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
@@ -323,16 +323,20 @@ impl Conn {
 
     /// The conn is over its quota and the policy is to close it.
     pub fn handle_overflow(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        if let Phase::Poll { poll, .. } = &mut self.phase {
+            poll.handle_end(Some(CloseReason::Overflow), context);
+        }
         self.say_goodbye(Goodbye::Overflow, out, context);
         self.settle(out, context);
     }
 
     /// The server stops.
     pub fn handle_shutdown(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        match &self.phase {
+        match &mut self.phase {
             Phase::Request { .. } if self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Shutdown));
             }
+            Phase::Poll { poll, .. } => poll.handle_end(Some(CloseReason::Shutdown), context),
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
             Phase::Stream { closing: None, .. } => {
                 self.say_goodbye(Goodbye::Shutdown, out, context);
@@ -390,8 +394,10 @@ impl Conn {
 
     /// Nothing is served any more; the outbox still goes out.
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
-        if let Phase::Stream { transport, .. } = &self.phase {
-            open_streams(transport, context.metrics).decrement();
+        if let Some(gauge) = self.phase.gauge(context.metrics) {
+            gauge.decrement();
+        }
+        if self.phase.is_subscribed() {
             context.ask(Effect::LeaveAll);
         }
         self.phase = Phase::Ending {
@@ -399,7 +405,11 @@ impl Conn {
             has_sent_fin: false,
             is_peer_done: false,
         };
-        context.ask(Effect::Arm(linger(context.now)));
+        let deadline = match self.outbox.has_answer() {
+            true => self.answer_deadline(context),
+            false => linger(context.now),
+        };
+        context.ask(Effect::Arm(deadline));
     }
 
     /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to
@@ -428,16 +438,9 @@ impl Conn {
 
     /// The worker frees the conn: what it counted as open is open no more.
     pub fn handle_closed(&self, metrics: &WorkerMetrics) {
-        if let Phase::Stream { transport, .. } = &self.phase {
-            open_streams(transport, metrics).decrement();
+        if let Some(gauge) = self.phase.gauge(metrics) {
+            gauge.decrement();
         }
-    }
-}
-
-fn open_streams<'a>(transport: &Transport, metrics: &'a WorkerMetrics) -> &'a Counter {
-    match transport {
-        Transport::EventStream(_) => &metrics.event_stream_open,
-        Transport::WebSocket(_) => &metrics.websocket_open,
     }
 }
 
@@ -453,5 +456,7 @@ fn millis(now: Now) -> u32 {
     (now.0 / 1000) as u32
 }
 
+#[cfg(test)]
+mod poll_tests;
 #[cfg(test)]
 mod tests;

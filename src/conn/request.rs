@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use super::{Conn, Partial, Phase, open_streams};
+use super::{Conn, Partial, Phase};
 use crate::effect::{CloseReason, Context, Effect, Join, Origin};
 use crate::http::{self, After, Answer, Read};
 use crate::id::{ChannelName, Since};
+use crate::time::Deadline;
 use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
@@ -42,13 +43,10 @@ impl Conn {
             }
             Answer::EventStream(request) => {
                 let stream = EventStream::new(request.envelope, request.body);
-                self.open(
-                    Transport::EventStream(stream),
-                    request.channels,
-                    request.since,
-                    context,
-                );
+                let stream = Transport::EventStream(stream);
+                self.open_stream(stream, request.channels, request.since, context);
             }
+            Answer::Poll(request) => self.open_poll(request, rest, context),
             Answer::WebSocket(request) => {
                 http::response::push_switching_protocols(&request, context.date, out);
                 context.metrics.upgrades.increment();
@@ -57,7 +55,7 @@ impl Conn {
                     None => Compression::None,
                 };
                 let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
-                self.open(socket, request.channels, request.since, context);
+                self.open_stream(socket, request.channels, request.since, context);
                 self.handle_early_bytes(rest, out, context);
             }
         }
@@ -79,41 +77,53 @@ impl Conn {
     }
 
     fn keep(&mut self, bytes: &[u8], served: bool) {
-        let partial = (!bytes.is_empty()).then(|| {
-            Box::new(Partial {
-                bytes: bytes.to_vec(),
-            })
-        });
         if let Phase::Request {
-            partial: kept,
+            partial,
             has_served,
         } = &mut self.phase
         {
-            *kept = partial;
+            Partial::push(partial, bytes);
             *has_served |= served;
         }
     }
 
-    fn open(
+    fn open_stream(
         &mut self,
         transport: Transport,
         channels: Vec<ChannelName>,
         since: Since,
         context: &mut Context<'_>,
     ) {
-        open_streams(&transport, context.metrics).increment();
-        self.phase = Phase::Stream {
+        let phase = Phase::Stream {
             transport,
             closing: None,
         };
+        // Conns that came in one storm must not be sent their heartbeats in one storm.
+        let interval = context.config.heartbeat.interval_ms;
+        let first = interval / 2 + context.draw.below(interval / 2);
+        let first = context.now.after(Duration::from_millis(first));
+        self.open(phase, channels, since, first, context);
+    }
+
+    /// `first` is when the worker calls if nothing happens. It is armed before joining, since a
+    /// poll may have its answer by joining.
+    pub(super) fn open(
+        &mut self,
+        phase: Phase,
+        channels: Vec<ChannelName>,
+        since: Since,
+        first: Deadline,
+        context: &mut Context<'_>,
+    ) {
+        self.phase = phase;
+        if let Some(gauge) = self.phase.gauge(context.metrics) {
+            gauge.increment();
+        }
+        context.ask(Effect::Arm(first));
         context.ask(Effect::Join(Join {
             channels,
             since,
             origin: Origin::Request,
         }));
-        // Conns that came in one storm must not be sent their heartbeats in one storm.
-        let interval = context.config.heartbeat.interval_ms;
-        let first = interval / 2 + context.draw.below(interval / 2);
-        context.ask(Effect::Arm(context.now.after(Duration::from_millis(first))));
     }
 }

@@ -15,18 +15,18 @@ const UPGRADE: &[u8] = b"GET /ws?channel=c HTTP/1.1\r\nHost: a\r\nUpgrade: webso
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// One conn, and what surrounds it.
-struct Rig {
-    conn: Conn,
+pub(super) struct Rig {
+    pub(super) conn: Conn,
     now: Now,
-    config: Config,
-    metrics: WorkerMetrics,
+    pub(super) config: Config,
+    pub(super) metrics: WorkerMetrics,
     inflater: Inflater,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
     out: Vec<u8>,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let conn = Conn {
             phase: Phase::Request {
                 partial: None,
@@ -47,7 +47,10 @@ impl Rig {
         }
     }
 
-    fn call<R>(&mut self, act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R) -> R {
+    pub(super) fn call<R>(
+        &mut self,
+        act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
+    ) -> R {
         let mut context = Context {
             now: self.now,
             draw: Draw(u64::MAX / 2),
@@ -66,13 +69,13 @@ impl Rig {
         act(&mut self.conn, &mut self.out, &mut context)
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
         self.call(|conn, out, context| conn.handle_bytes(&mut bytes, out, context));
     }
 
     /// Grants what the conn asked for on opening a stream.
-    fn join(&mut self) {
+    pub(super) fn join(&mut self) {
         let at = self
             .effects
             .iter()
@@ -90,7 +93,7 @@ impl Rig {
     }
 
     /// The socket takes everything.
-    fn drain(&mut self) -> Vec<u8> {
+    pub(super) fn drain(&mut self) -> Vec<u8> {
         let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
         if !bytes.is_empty() {
             let drained = self.conn.outbox_mut().drain(bytes.len());
@@ -100,11 +103,11 @@ impl Rig {
         bytes
     }
 
-    fn time_out(&mut self, standing: Standing) {
+    pub(super) fn time_out(&mut self, standing: Standing) {
         self.call(|conn, out, context| conn.handle_timeout(standing, out, context));
     }
 
-    fn closed(&self) -> Option<CloseReason> {
+    pub(super) fn closed(&self) -> Option<CloseReason> {
         self.effects.iter().find_map(|effect| {
             if let Effect::Close(reason) = effect {
                 Some(*reason)
@@ -114,12 +117,12 @@ impl Rig {
         })
     }
 
-    fn pass(&mut self, heartbeats: u64) {
+    pub(super) fn pass(&mut self, heartbeats: u64) {
         self.now = Now(self.now.0 + heartbeats * self.config.heartbeat.interval_ms * 1000);
     }
 }
 
-fn cursor(sequence: u64) -> Cursor {
+pub(super) fn cursor(sequence: u64) -> Cursor {
     Cursor {
         epoch: Epoch::new(1),
         sequence: Sequence(sequence),
@@ -143,7 +146,7 @@ fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -249,7 +252,7 @@ fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
 fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
     let mut rig = Rig::new();
     rig.feed(STREAM);
-    let Some(Effect::Arm(first)) = rig.effects.last() else {
+    let [Effect::Arm(first), Effect::Join(_)] = rig.effects.as_slice() else {
         panic!("nothing armed")
     };
     let interval = rig.config.heartbeat.interval_ms * 1000;

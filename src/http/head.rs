@@ -9,7 +9,7 @@
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
 use super::extensions::Offers;
-use super::{After, Refusal};
+use super::{After, Refusal, Validators};
 
 /// The longest method, in bytes, that is taken for one. The longest registered one has 17.
 const METHOD_BYTES_MAX: usize = 32;
@@ -20,6 +20,10 @@ pub const SUBPROTOCOL: &str = "fanfare.v1";
 /// What came of looking for a head.
 #[derive(Debug)]
 #[must_use]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for one call and is never moved"
+)]
 pub enum HeadRead<'b> {
     /// Its end has not arrived, and it may still become a good one.
     Incomplete,
@@ -116,6 +120,8 @@ pub struct Fields<'b> {
     pub extensions: Offers,
     /// `Host`
     pub host: Field<'b>,
+    /// `If-None-Match`
+    pub if_none_match: Validators,
     /// `Last-Event-ID`, the first one.
     pub last_event_id: Option<&'b [u8]>,
     /// Whether `Upgrade` names WebSocket.
@@ -143,6 +149,8 @@ impl<'b> Fields<'b> {
             self.offers_websocket |= has_token(value, "websocket");
         } else if is("last-event-id") {
             self.last_event_id = self.last_event_id.or(Some(value));
+        } else if is("if-none-match") {
+            self.if_none_match.note(value);
         } else if is("content-length") {
             self.content_length.note(value);
         } else if is("transfer-encoding") {

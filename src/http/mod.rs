@@ -1,12 +1,13 @@
 //! PURE: the HTTP/1.1 request side of the client listener (RFC 9110, RFC 9112).
 //!
 //! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
-//! events, or a WebSocket. One request at a time is read from the front of what the conn holds, so
-//! keep-alive and pipelining are a loop in the caller. `head` reads and checks the head, `route`
-//! decides, `target`, `upgrade` and `extensions` check what was asked for, `refusal` names every
-//! way to be refused, `response` writes. Requests have no content here: whatever carries some is
-//! refused and the conn closed, so that nobody can hide a second request in the first one's
-//! content. Called by `conn`; the transports call `response` for the heads they send later.
+//! events, a WebSocket, or a poll. One request at a time is read from the front of what the conn
+//! holds, so keep-alive and pipelining are a loop in the caller. `head` reads and checks the head,
+//! `route` decides, `target`, `upgrade`, `extensions` and `validators` check what was asked for,
+//! `refusal` names every way to be refused, `response` writes. Requests have no content here:
+//! whatever carries some is refused and the conn closed, so that nobody can hide a second request
+//! in the first one's content. Called by `conn`; the transports call `response` for the heads they
+//! send later.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -14,10 +15,14 @@ pub mod extensions;
 pub mod head;
 pub mod refusal;
 pub mod response;
+pub mod validators;
 
 mod route;
+mod status;
 mod target;
 mod upgrade;
+
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::frame::Envelope;
@@ -28,6 +33,7 @@ use extensions::Deflate;
 use head::{HeadRead, Method};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
+pub use validators::Validators;
 
 /// What came of looking for a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +56,8 @@ pub enum Read {
 pub enum Answer {
     /// A stream of server-sent events.
     EventStream(EventStreamRequest),
+    /// One answer, at once or when there is news.
+    Poll(PollRequest),
     /// These bytes, and nothing that lasts.
     Respond(Response),
     /// A WebSocket.
@@ -76,6 +84,23 @@ pub struct EventStreamRequest {
     pub envelope: Envelope,
     /// How the stream's end is marked.
     pub body: StreamBody,
+}
+
+/// A checked request for what has been published since.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PollRequest {
+    /// At least one channel, without repetition, in the order of the query.
+    pub channels: Vec<ChannelName>,
+    /// From where the client wants to be served.
+    pub since: Since,
+    /// What it wants of each publication.
+    pub envelope: Envelope,
+    /// How long it waits for news, held to the limit. Zero is a short poll.
+    pub timeout: Duration,
+    /// What it has already.
+    pub validators: Validators,
+    /// What becomes of the conn behind the answer.
+    pub after: After,
 }
 
 /// A checked request for a WebSocket (RFC 6455, 4.2.1).
@@ -152,7 +177,7 @@ mod tests {
             Answer::Respond(response) => {
                 (String::from_utf8(response.bytes).unwrap(), response.then)
             }
-            other @ (Answer::EventStream(_) | Answer::WebSocket(_)) => {
+            other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::WebSocket(_)) => {
                 panic!("{request:?} got {other:?}")
             }
         }
@@ -161,6 +186,7 @@ mod tests {
     fn status_of(answer: &Answer) -> &str {
         match answer {
             Answer::EventStream(_) => "sse",
+            Answer::Poll(_) => "poll",
             Answer::Respond(response) => str::from_utf8(&response.bytes[9..12]).unwrap(),
             Answer::WebSocket(_) => "ws",
         }
@@ -169,7 +195,7 @@ mod tests {
     fn websocket_to(target: &str, fields: &str) -> WebSocketRequest {
         match answer_to(&get(target, &format!("{UPGRADE}\r\n{KEY}{fields}"))) {
             Answer::WebSocket(request) => request,
-            other @ (Answer::EventStream(_) | Answer::Respond(_)) => {
+            other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::Respond(_)) => {
                 panic!("{target} {fields:?} got {other:?}")
             }
         }
@@ -178,7 +204,7 @@ mod tests {
     fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
         match answer_to(&get(target, fields)) {
             Answer::EventStream(request) => request,
-            other @ (Answer::Respond(_) | Answer::WebSocket(_)) => {
+            other @ (Answer::Poll(_) | Answer::Respond(_) | Answer::WebSocket(_)) => {
                 panic!("{target} {fields:?} got {other:?}")
             }
         }
@@ -198,6 +224,7 @@ mod tests {
                 "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
                 "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
                 "HEAD /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+                "HEAD /poll?channel=a&timeout=9 HTTP/1.1\r\nHost: h\r\n\r\n",
             ],
         ),
         (
@@ -223,6 +250,10 @@ mod tests {
             &[
                 "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
                 "HEAD /sse HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /poll HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /poll?channel=a&timeout=x HTTP/1.1\r\nHost: h\r\n\r\n",
+                "HEAD /poll?channel=a&timeout= HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /poll?channel=a&envelope=x HTTP/1.1\r\nHost: h\r\n\r\n",
             ],
         ),
         (
@@ -314,9 +345,20 @@ mod tests {
             ],
         ),
         (
+            "poll",
+            After::KeepAlive,
+            &[
+                "GET /poll?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: h\r\nIf-None-Match: *\r\n\r\n",
+            ],
+        ),
+        (
             "sse",
             After::KeepAlive,
-            &["GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n"],
+            &[
+                "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET /sse?channel=a&timeout=x HTTP/1.1\r\nHost: h\r\n\r\n",
+            ],
         ),
     ];
 
@@ -521,7 +563,9 @@ mod tests {
                 Answer::WebSocket(request) => {
                     response::push_switching_protocols(&request, DATE, &mut out);
                 }
-                other @ (Answer::EventStream(_) | Answer::Respond(_)) => panic!("{other:?}"),
+                other @ (Answer::EventStream(_) | Answer::Poll(_) | Answer::Respond(_)) => {
+                    panic!("{other:?}")
+                }
             }
             let text = String::from_utf8(out).unwrap();
             let line = text
@@ -600,7 +644,7 @@ mod tests {
              Cache-Control: no-cache, no-transform\r\n\
              X-Accel-Buffering: no\r\n\
              Access-Control-Allow-Origin: *\r\n\
-             Access-Control-Expose-Headers: Fanfare-Gap\r\n";
+             Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n";
         assert_eq!(
             head(StreamBody::Chunked, true),
             format!("{common}Fanfare-Gap: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -701,5 +745,35 @@ mod tests {
                 prop_assert_eq!(early, answer);
             }
         }
+    }
+
+    #[test]
+    fn poll_has_its_own_defaults_and_the_position_rules_of_all() {
+        let poll_to = |target: &str, fields: &str| match answer_to(&get(target, fields)) {
+            Answer::Poll(request) => request,
+            other @ (Answer::EventStream(_) | Answer::Respond(_) | Answer::WebSocket(_)) => {
+                panic!("{target} got {other:?}")
+            }
+        };
+        let request = poll_to("/poll?channel=a&channel=b&channel=a", "");
+        assert_eq!(request.channels.len(), 2);
+        assert_eq!(request.since, Since::Now);
+        assert_eq!(request.envelope, Envelope::Full);
+        assert_eq!(request.timeout, Duration::from_secs(30));
+        assert_eq!(request.after, After::KeepAlive);
+        assert_eq!(request.validators, Validators::default());
+        let request = poll_to(
+            "/poll?channel=a&since=000000000001-7&envelope=data&timeout=0",
+            "Last-Event-ID: 000000000001-8\r\nConnection: close\r\n\
+             If-None-Match: \"000000000001-9\"\r\nIf-None-Match: \"x\"",
+        );
+        assert_eq!(request.since, Since::parse("000000000001-8"));
+        assert_eq!(request.envelope, Envelope::Data);
+        assert_eq!(request.timeout, Duration::ZERO);
+        assert_eq!(request.after, After::Close);
+        let id: crate::id::Cursor = "000000000001-9".parse().unwrap();
+        assert!(request.validators.matches(id));
+        let request = poll_to("/poll?channel=a&timeout=121", "");
+        assert_eq!(request.timeout, Duration::from_secs(120));
     }
 }

@@ -64,7 +64,7 @@ pub enum Refusal {
     #[error("this is not an HTTP/1.1 request")]
     NotHttp,
     /// No such path.
-    #[error("there is nothing here; see /sse and /ws")]
+    #[error("there is nothing here; see /poll, /sse and /ws")]
     Path,
     /// The request target is in none of the forms of RFC 9112, 3.2.
     #[error("the request target is malformed")]
@@ -75,6 +75,9 @@ pub enum Refusal {
         /// How many bytes fit.
         limit: usize,
     },
+    /// `timeout` is no number of seconds.
+    #[error("timeout is a whole number of seconds")]
+    Timeout,
     /// The content has a transfer coding.
     #[error("transfer codings are not implemented, since requests have no content here")]
     TransferCoding,
@@ -114,6 +117,7 @@ impl Refusal {
             | Self::Host
             | Self::NotHttp
             | Self::Target
+            | Self::Timeout
             | Self::UpgradeConnection
             | Self::UpgradeExtensions
             | Self::UpgradeKey => Status::BadRequest,

@@ -6,9 +6,11 @@
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
+use crate::id::Cursor;
 
 use super::extensions::Deflate;
 use super::head::{Method, SUBPROTOCOL};
+pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
 
 /// The live page, one file without outside assets.
@@ -45,83 +47,6 @@ pub enum StreamBody {
     UntilClose,
 }
 
-/// The statuses that are sent (RFC 9110, 15).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
-    /// 101
-    SwitchingProtocols,
-    /// 200
-    Ok,
-    /// 204
-    NoContent,
-    /// 400
-    BadRequest,
-    /// 404
-    NotFound,
-    /// 405
-    MethodNotAllowed,
-    /// 408
-    RequestTimeout,
-    /// 413
-    ContentTooLarge,
-    /// 414
-    UriTooLong,
-    /// 426
-    UpgradeRequired,
-    /// 431
-    FieldsTooLarge,
-    /// 501
-    NotImplemented,
-    /// 503
-    ServiceUnavailable,
-    /// 505
-    VersionNotSupported,
-}
-
-impl Status {
-    /// The three digits.
-    #[must_use]
-    pub fn code(self) -> u16 {
-        match self {
-            Self::SwitchingProtocols => 101,
-            Self::Ok => 200,
-            Self::NoContent => 204,
-            Self::BadRequest => 400,
-            Self::NotFound => 404,
-            Self::MethodNotAllowed => 405,
-            Self::RequestTimeout => 408,
-            Self::ContentTooLarge => 413,
-            Self::UriTooLong => 414,
-            Self::UpgradeRequired => 426,
-            Self::FieldsTooLarge => 431,
-            Self::NotImplemented => 501,
-            Self::ServiceUnavailable => 503,
-            Self::VersionNotSupported => 505,
-        }
-    }
-
-    /// The words for it.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::SwitchingProtocols => "Switching Protocols",
-            Self::Ok => "OK",
-            Self::NoContent => "No Content",
-            Self::BadRequest => "Bad Request",
-            Self::NotFound => "Not Found",
-            Self::MethodNotAllowed => "Method Not Allowed",
-            Self::RequestTimeout => "Request Timeout",
-            Self::ContentTooLarge => "Content Too Large",
-            Self::UriTooLong => "URI Too Long",
-            Self::UpgradeRequired => "Upgrade Required",
-            Self::FieldsTooLarge => "Request Header Fields Too Large",
-            Self::NotImplemented => "Not Implemented",
-            Self::ServiceUnavailable => "Service Unavailable",
-            Self::VersionNotSupported => "HTTP Version Not Supported",
-        }
-    }
-}
-
 /// Appends the head of a stream of events. Its transport goes on with the body.
 pub fn push_event_stream_head(body: StreamBody, has_gap: bool, date: &str, out: &mut Vec<u8>) {
     push_event_stream_fields(date, out);
@@ -133,6 +58,50 @@ pub fn push_event_stream_head(body: StreamBody, has_gap: bool, date: &str, out: 
         StreamBody::UntilClose => push_field("Connection", "close", out),
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// The head of a poll's answer.
+#[derive(Clone, Copy, Debug)]
+pub struct PollHead<'a> {
+    /// From where the client goes on; the entity tag too.
+    pub id: Cursor,
+    /// Whether the answer tells of a gap.
+    pub has_gap: bool,
+    /// What becomes of the conn.
+    pub then: After,
+    /// The time.
+    pub date: &'a str,
+}
+
+/// Appends the head of a poll's answer, whose content has so many bytes.
+pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8>) {
+    push_poll_fields(Status::Ok, head.date, out);
+    push_field("Content-Type", "application/json", out);
+    push_entity_tag(head.id, out);
+    if head.has_gap {
+        push_field("Fanfare-Gap", "1", out);
+    }
+    push_number("Content-Length", content_bytes as u64, out);
+    push_connection(head.then, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the answer to a poll of a client that has everything, and says so (RFC 9110, 15.4.5).
+pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
+    push_poll_fields(Status::NotModified, head.date, out);
+    push_entity_tag(head.id, out);
+    push_connection(head.then, out);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_poll_fields(status: Status, date: &str, out: &mut Vec<u8>) {
+    push_status_line(status, date, out);
+    push_field("Cache-Control", "no-cache", out);
+    push_cors(out);
+}
+
+fn push_entity_tag(id: Cursor, out: &mut Vec<u8>) {
+    push_display(&format_args!("ETag: \"{id}\"\r\n"), out);
 }
 
 /// Appends the answer to a good WebSocket handshake (RFC 6455, 4.2.2).
@@ -219,7 +188,7 @@ pub(super) fn options(then: After, date: &str) -> Response {
     push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
     push_field(
         "Access-Control-Allow-Headers",
-        "Last-Event-ID, Authorization, Cache-Control",
+        "Last-Event-ID, Authorization, Cache-Control, If-None-Match",
         &mut bytes,
     );
     push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
@@ -252,6 +221,20 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
 pub(super) fn event_stream_without_stream(then: After, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_event_stream_fields(date, &mut bytes);
+    push_connection(then, &mut bytes);
+    bytes.extend_from_slice(b"\r\n");
+    Response {
+        status: Status::Ok,
+        bytes,
+        then,
+    }
+}
+
+/// What HEAD gets of a poll: the fields, and nothing that takes time to know.
+pub(super) fn poll_without_answer(then: After, date: &str) -> Response {
+    let mut bytes = Vec::with_capacity(512);
+    push_poll_fields(Status::Ok, date, &mut bytes);
+    push_field("Content-Type", "application/json", &mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
     Response {
@@ -354,7 +337,7 @@ fn push_connection(then: After, out: &mut Vec<u8>) {
 
 fn push_cors(out: &mut Vec<u8>) {
     push_field("Access-Control-Allow-Origin", "*", out);
-    push_field("Access-Control-Expose-Headers", "Fanfare-Gap", out);
+    push_field("Access-Control-Expose-Headers", "Fanfare-Gap, ETag", out);
 }
 
 fn push_number(name: &str, value: u64, out: &mut Vec<u8>) {

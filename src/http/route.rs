@@ -3,19 +3,26 @@
 //! Everything a later step relies on is checked here, so that an [`Answer`] is a promise that can
 //! be kept: its channels are names, its key is answered, its limits are held.
 
+use std::time::Duration;
+
 use crate::config::Config;
+use crate::config::limits::POLL_TIMEOUT_MS;
 use crate::frame::Envelope;
 use crate::id::Since;
 
 use super::head::{Head, Method, Version};
 use super::target::{Query, Target};
-use super::{Answer, EventStreamRequest, Refusal, StreamBody, WebSocketRequest, response, upgrade};
+use super::{
+    Answer, EventStreamRequest, PollRequest, Refusal, StreamBody, WebSocketRequest, response,
+    upgrade,
+};
 
 /// The paths that exist.
 #[derive(Clone, Copy)]
 enum Path {
     EventStream,
     Page,
+    Poll,
     WebSocket,
 }
 
@@ -23,6 +30,7 @@ impl Path {
     fn find(path: &str, config: &Config) -> Result<Self, Refusal> {
         match path {
             "/" if config.page => Ok(Self::Page),
+            "/poll" => Ok(Self::Poll),
             "/sse" => Ok(Self::EventStream),
             "/ws" => Ok(Self::WebSocket),
             _ => Err(Refusal::Path),
@@ -51,6 +59,7 @@ pub(super) fn answer(head: &Head<'_>, config: &Config, date: &str) -> Result<Ans
             head.after,
             date,
         ))),
+        Path::Poll => poll(head, target, config, date),
         Path::WebSocket => websocket(head, target, config),
     }
 }
@@ -77,6 +86,32 @@ fn event_stream(
             Version::Http10 => StreamBody::UntilClose,
             Version::Http11 => StreamBody::Chunked,
         },
+    }))
+}
+
+fn poll(
+    head: &Head<'_>,
+    target: Target<'_>,
+    config: &Config,
+    date: &str,
+) -> Result<Answer, Refusal> {
+    let query = parse_query(target, config)?;
+    if query.channels.is_empty() {
+        return Err(Refusal::ChannelMissing);
+    }
+    let asked = query.timeout.transpose()?;
+    if head.method == Method::Head {
+        let response = response::poll_without_answer(head.after, date);
+        return Ok(Answer::Respond(response));
+    }
+    let asked = asked.unwrap_or(Duration::from_millis(POLL_TIMEOUT_MS));
+    Ok(Answer::Poll(PollRequest {
+        since: since(head, &query),
+        channels: query.channels,
+        envelope: query.envelope.unwrap_or(Envelope::Full),
+        timeout: asked.min(config.limits.poll_timeout()),
+        validators: head.fields.if_none_match,
+        after: head.after,
     }))
 }
 

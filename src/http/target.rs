@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
@@ -48,6 +49,8 @@ pub(super) struct Query {
     pub(super) channels: Vec<ChannelName>,
     pub(super) envelope: Option<Envelope>,
     pub(super) since: Option<Since>,
+    /// Looked at by polls only: for the others it is no parameter of theirs.
+    pub(super) timeout: Option<Result<Duration, Refusal>>,
 }
 
 impl Query {
@@ -55,6 +58,7 @@ impl Query {
     pub(super) fn parse(query: &str, channels_max: usize) -> Result<Self, Refusal> {
         let mut channels = Vec::new();
         let mut envelope = None;
+        let mut timeout = None;
         let mut positions = [None; POSITION_PARAMETERS.len()];
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -65,6 +69,8 @@ impl Query {
                 channels.push(ChannelName::new(&value)?);
             } else if name == "envelope" {
                 envelope = envelope.or(Some(envelope_named(&value)?));
+            } else if name == "timeout" {
+                timeout = timeout.or_else(|| Some(seconds(&value)));
             } else if !value.is_empty() {
                 note_position(&name, &value, &mut positions);
             }
@@ -73,6 +79,7 @@ impl Query {
             channels: distinct(channels, channels_max)?,
             envelope,
             since: positions.into_iter().flatten().next(),
+            timeout,
         })
     }
 }
@@ -95,6 +102,14 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
         "full" => Ok(Envelope::Full),
         _ => Err(Refusal::Envelope),
     }
+}
+
+/// A number too large to be one is a wait without end, which the limit on waiting takes care of.
+fn seconds(text: &str) -> Result<Duration, Refusal> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Refusal::Timeout);
+    }
+    Ok(text.parse().map_or(Duration::MAX, Duration::from_secs))
 }
 
 /// Drops repetitions, keeps the order, and holds what is left against the limit.
@@ -222,5 +237,23 @@ mod tests {
         );
         assert_eq!(envelope("envelope=Full"), Err(Refusal::Envelope));
         assert_eq!(envelope("envelope=data&envelope="), Err(Refusal::Envelope));
+    }
+
+    #[test]
+    fn query_takes_a_timeout_in_whole_seconds() {
+        let timeout = |query: &str| Query::parse(query, 3).unwrap().timeout;
+        assert_eq!(timeout(""), None);
+        assert_eq!(timeout("timeout=0"), Some(Ok(Duration::ZERO)));
+        assert_eq!(timeout("timeout=007"), Some(Ok(Duration::from_secs(7))));
+        assert_eq!(
+            timeout("timeout=1&timeout=x"),
+            Some(Ok(Duration::from_secs(1)))
+        );
+        let endless = "timeout=99999999999999999999999";
+        assert_eq!(timeout(endless), Some(Ok(Duration::MAX)));
+        for garbage in ["", "x", "-1", "+1", "1.5", "1s", "%D9%A1"] {
+            let query = format!("timeout={garbage}");
+            assert_eq!(timeout(&query), Some(Err(Refusal::Timeout)), "{query}");
+        }
     }
 }

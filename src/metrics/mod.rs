@@ -100,8 +100,9 @@ metrics! {
     /// Numbers of one worker.
     WorkerMetrics {
         conns_open: Gauge "fanfare_conns" "Conns open now.",
-        websocket_open: Gauge "fanfare_streams" {"transport=\"websocket\""} "Streams open now, by transport.",
-        event_stream_open: Gauge "fanfare_streams" {"transport=\"event_stream\""} "Streams open now, by transport.",
+        websocket_open: Gauge "fanfare_streams" {"transport=\"websocket\""} "Streams open now and long polls that wait, by transport.",
+        event_stream_open: Gauge "fanfare_streams" {"transport=\"event_stream\""} "Streams open now and long polls that wait, by transport.",
+        long_poll_open: Gauge "fanfare_streams" {"transport=\"long_poll\""} "Streams open now and long polls that wait, by transport.",
         subscribers: Gauge "fanfare_subscribers" "Memberships of conns in channels.",
         channels: Gauge "fanfare_channels" "Channels that have subscribers or log entries, over all workers.",
         conns_accepted: Counter "fanfare_conns_accepted_total" "Conns accepted.",
@@ -123,6 +124,9 @@ metrics! {
         requests: Counter "fanfare_requests_total" "Request heads parsed.",
         requests_refused: Counter "fanfare_requests_refused_total" "Requests answered with a 4xx or 5xx status.",
         upgrades: Counter "fanfare_upgrades_total" "WebSocket handshakes completed.",
+        polls_with_news: Counter "fanfare_poll_answers_total" {"outcome=\"news\""} "Polls answered: with publications or a gap, with neither, or with 304.",
+        polls_without_news: Counter "fanfare_poll_answers_total" {"outcome=\"empty\""} "Polls answered: with publications or a gap, with neither, or with 304.",
+        polls_not_modified: Counter "fanfare_poll_answers_total" {"outcome=\"not_modified\""} "Polls answered: with publications or a gap, with neither, or with 304.",
         client_frames: Counter "fanfare_client_frames_total" "Frames received from WebSocket clients.",
         client_messages_inflated: Counter "fanfare_client_messages_inflated_total" "Compressed messages received from WebSocket clients.",
         client_commands_refused: Counter "fanfare_client_commands_refused_total" "Commands of WebSocket clients answered with an error.",

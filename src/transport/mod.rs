@@ -1,4 +1,5 @@
-//! How a subscriber is served: one file per way of delivery and one enum over them.
+//! How a subscriber is served: one file per way of delivery, one enum over those that stream and
+//! one over those that answer.
 //!
 //! A transport turns what happens to a conn (bytes from the client, the outcome of a subscription,
 //! a gap, a heartbeat, the end) into bytes in the conn's control queue and effects for the worker.
@@ -9,18 +10,24 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod event_stream;
+pub mod long_poll;
+pub mod poll;
+pub mod short_poll;
 pub mod websocket;
 
 pub use event_stream::EventStream;
+pub use long_poll::LongPoll;
+pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
-use crate::effect::{CloseReason, Context, Join, Leave};
+use crate::effect::{CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::ChannelName;
+use poll::{News, Terms};
 
-/// One subscriber's way of delivery.
+/// One subscriber's way of delivery, if it goes on.
 ///
 /// `out` is always the conn's control queue: bytes are appended in order and nothing in it is ever
 /// changed. After an end nothing is appended any more, whatever is called.
@@ -34,6 +41,71 @@ pub enum Transport {
 
 // Hundreds of thousands of these are held; what is bigger is boxed while there is any of it.
 const _: () = assert!(size_of::<Transport>() <= 16);
+
+/// One subscriber's way of delivery, if it is one answer.
+///
+/// An enum of its own because nothing comes before the answer and nothing after it: no heartbeat,
+/// no gap by itself, no closing handshake.
+#[derive(Debug)]
+pub enum Poll {
+    /// When there is news or time is over.
+    Long(LongPoll),
+    /// At once.
+    Short(ShortPoll),
+}
+
+const _: () = assert!(size_of::<Poll>() <= 8);
+
+impl Poll {
+    /// Which encoding of a publication the conn is sent.
+    #[must_use]
+    pub fn frame_kind(&self) -> FrameKind {
+        self.terms().frame_kind()
+    }
+
+    /// Takes that the conn is subscribed. What came of it is part of the answer.
+    pub fn handle_joined(&self, join: &Join, context: &mut Context<'_>) {
+        match self {
+            Self::Long(_) => LongPoll::handle_joined(join, context),
+            Self::Short(_) => ShortPoll::handle_joined(join, context),
+        }
+    }
+
+    /// Has the poll answered with what there is, and the conn closed for this reason if it would
+    /// have stayed.
+    pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
+        self.terms_mut().end_with(reason);
+        context.ask(Effect::Answer { since: None });
+    }
+
+    /// Writes the answer up to its publications, which go out behind `out`. Returns why the conn
+    /// ends behind it, if it does.
+    pub fn handle_answer(
+        &self,
+        news: &News,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Option<CloseReason> {
+        match self {
+            Self::Long(poll) => poll.terms().answer(news, out, context),
+            Self::Short(poll) => poll.handle_answer(news, out, context),
+        }
+    }
+
+    fn terms(&self) -> &Terms {
+        match self {
+            Self::Long(poll) => poll.terms(),
+            Self::Short(poll) => poll.terms(),
+        }
+    }
+
+    fn terms_mut(&mut self) -> &mut Terms {
+        match self {
+            Self::Long(poll) => poll.terms_mut(),
+            Self::Short(poll) => poll.terms_mut(),
+        }
+    }
+}
 
 /// What the conn should do after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

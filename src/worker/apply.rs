@@ -4,7 +4,7 @@
 use super::Worker;
 use super::net::Net;
 use crate::effect::{Effect, Join};
-use crate::hub::JoinOutcome;
+use crate::hub::{JoinOutcome, Joined};
 use crate::id::ConnId;
 use crate::time::Deadline;
 
@@ -18,6 +18,7 @@ impl<N: Net> Worker<N> {
         let mut effects = std::mem::take(&mut self.scratch.effects);
         for effect in effects.drain(..) {
             match effect {
+                Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close(id, reason),
                 Effect::Join(join) => self.join(id, &join),
@@ -61,11 +62,23 @@ impl<N: Net> Worker<N> {
             .iter()
             .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
             .collect();
+        if self.poll_kind(id).is_some() {
+            self.keep_gaps(id, join, &outcomes);
+        }
         self.call(id, |conn, out, context| {
             conn.handle_joined(join, &outcomes, out, context);
         });
         if self.hub.is_behind(id.slot) {
             self.list_to_serve(id);
+        }
+    }
+
+    /// A poll is told of its gaps in its answer.
+    fn keep_gaps(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome {
+                self.hub.keep_gap(id.slot, channel, *gap);
+            }
         }
     }
 }

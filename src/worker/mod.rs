@@ -10,6 +10,7 @@
 //! them only when the socket says that it would block.
 
 mod accept;
+mod answer;
 mod apply;
 mod broadcast;
 mod expire;

@@ -81,7 +81,13 @@ impl<N: Net> Worker<N> {
             }
             ReadOutcome::Eof => {
                 slot.is_readable = false;
-                self.call(id, |conn, out, context| conn.handle_eof(out, context));
+                let is_met_again =
+                    self.call(id, |conn, out, context| conn.handle_eof(out, context));
+                if is_met_again == Some(true)
+                    && let Some(slot) = self.slot(id)
+                {
+                    slot.is_readable = true;
+                }
                 None
             }
             ReadOutcome::Failed => {

@@ -37,7 +37,9 @@ impl Checker {
             metrics.conns_accepted.value(),
             "every conn that was accepted is open or was closed once"
         );
-        let streams = metrics.websocket_open.value() + metrics.event_stream_open.value();
+        let streams = metrics.websocket_open.value()
+            + metrics.event_stream_open.value()
+            + metrics.long_poll_open.value();
         assert!(streams <= conns, "{streams} streams of {conns} conns");
         assert_eq!(
             metrics.subscribers.value(),
@@ -87,6 +89,7 @@ pub(crate) fn at_the_end(worker: &Worker<FakeNet>, metrics: &WorkerMetrics) {
     assert_eq!(metrics.conns_open.value(), 0);
     assert_eq!(metrics.websocket_open.value(), 0);
     assert_eq!(metrics.event_stream_open.value(), 0);
+    assert_eq!(metrics.long_poll_open.value(), 0);
     assert_eq!(metrics.subscribers.value(), 0);
     assert_eq!(closed(metrics), metrics.conns_accepted.value());
 }

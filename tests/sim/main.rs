@@ -3,7 +3,8 @@
 //! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test --release
 //! --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A failure names
 //! its seed. [`world`] is a life, [`net`] the network, [`peer`] and [`link`] the clients, [`wire`]
-//! their parsers, [`model`] the truth, [`check`] what must hold of the worker.
+//! their parsers, [`model`] the truth, [`journey`] what it
+//! comes to for one client over all transports, [`check`] what must hold of the worker.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -17,6 +18,7 @@
 )]
 
 mod check;
+mod journey;
 mod link;
 mod model;
 mod net;

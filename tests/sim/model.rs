@@ -64,6 +64,14 @@ impl Facts {
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
     }
 
+    pub(crate) fn draw_channels(&self, random: &mut fastrand::Rng) -> Vec<usize> {
+        let count = random.usize(1..=self.names.len().min(self.channels_per_conn));
+        let mut channels: Vec<usize> = (0..self.names.len()).collect();
+        random.shuffle(&mut channels);
+        channels.truncate(count);
+        channels
+    }
+
     fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
         let all = &self.by_channel[channel];
         let from = all.partition_point(|sequence| *sequence <= after);
@@ -73,7 +81,7 @@ impl Facts {
 
     /// The first publication of a channel after one and up to another that is owed whatever time it
     /// was served.
-    fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
+    pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
     }
@@ -86,6 +94,32 @@ pub(crate) enum Ask {
     /// Another epoch, the future, or no id at all.
     Nonsense,
     Now,
+}
+
+/// What a client learns that comes back and goes on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    Gap {
+        channel: usize,
+        until: u64,
+    },
+    /// Everything up to here has come.
+    Position(u64),
+    Publication(u64),
+    /// A subscription begins here, behind a gap if one is told.
+    Start {
+        channel: usize,
+        position: u64,
+    },
+}
+
+impl From<&Told> for Seen {
+    fn from(told: &Told) -> Self {
+        Self::Gap {
+            channel: told.channel,
+            until: told.until,
+        }
+    }
 }
 
 /// A gap as it was told.
@@ -208,9 +242,30 @@ impl Ledger {
         subscription.last = told.until;
     }
 
+    /// A gap in a poll's answer was told, which is found on joining or later.
+    pub(crate) fn gap_of_answer(&mut self, told: &Told, ask: Ask, at: u64, facts: &Facts) {
+        let subscription = self.of(told.channel);
+        assert_eq!(told.missed, None, "{told:?}: cannot be known");
+        match (ask, told.cause.as_str()) {
+            (Ask::Nonsense, "restart") => {
+                assert!((at..=facts.head).contains(&told.until), "{told:?}");
+            }
+            (Ask::After(asked), "expired") => {
+                let since = facts.sequence(told.since.as_deref().expect("where it begins"));
+                assert!(since >= asked && since < told.until, "{told:?}");
+                let lost = facts.first_owed(told.channel, subscription.last, since);
+                assert_eq!(lost, None, "{told:?}: lost before it");
+                assert!(told.until <= facts.evicted, "{told:?} is in the log");
+            }
+            _ => panic!("{told:?} to {ask:?}"),
+        }
+        subscription.last = told.until;
+    }
+
     /// The server says that the connection has everything up to here.
-    pub(crate) fn caught_up(&mut self, head: u64, facts: &Facts) {
-        assert!(head <= facts.head, "{head} is not published yet");
+    /// It may have come from a faster one, up to `since`.
+    pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
+        assert!(head <= facts.head.max(since), "{head} is not published yet");
         assert!(
             head >= self.newest,
             "the id went back from {} to {head}",

@@ -71,6 +71,13 @@ pub(crate) struct Pipe {
     is_write_blocked: bool,
 }
 
+impl Pipe {
+    /// The worker has everything that was sent.
+    pub(crate) fn is_read(&self) -> bool {
+        self.to_server.is_empty()
+    }
+}
+
 /// The worker's end of a pipe.
 #[derive(Debug)]
 pub(crate) struct Socket(PipeRef);

@@ -5,6 +5,7 @@
 //! [`Link`]'s. How it behaves is drawn once and changes when the world becomes calm: then it reads
 //! everything, answers everything and stays.
 
+use crate::journey::Journey;
 use crate::link::{Link, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
@@ -55,9 +56,12 @@ pub(crate) struct Peer {
     temper: Temper,
     pub(crate) link: Option<Link>,
     last_id: Option<u64>,
+    /// It keeps to its channels and comes back to its last id.
+    journey: Option<Journey>,
     /// When it acts next.
     pub(crate) next_us: u64,
     is_calm: bool,
+    is_loyal: bool,
     /// A calm peer that wants a stream stays with one; the others speak plain HTTP.
     is_streamer: bool,
     /// Whether it connects again after its connection has ended.
@@ -69,6 +73,8 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(number: u64, random: &mut fastrand::Rng, now_us: u64) -> Self {
         Self {
+            journey: None,
+            is_loyal: random.u32(0..3) == 0,
             number,
             temper: Temper::draw(random),
             link: None,
@@ -93,7 +99,8 @@ impl Peer {
             }
             link.is_from_chaos = true;
             net.widen(&link.pipe, self.temper.room);
-            if link.is_spoiled || !link.is_stream() || link.has_said_close || link.has_fin {
+            let ends = matches!(link.service, Service::Poll { stays: false, .. });
+            if ends || link.is_spoiled || !link.is_stream() || link.has_said_close || link.has_fin {
                 net.reset(&link.pipe);
             }
         }
@@ -136,6 +143,12 @@ impl Peer {
         }
         link.push(net, self.temper.send_max);
         link.pull(net, self.temper.read_max, facts);
+        for seen in link.take_seen() {
+            if let Some(journey) = &mut self.journey {
+                journey.see(seen, facts);
+            }
+        }
+        link.poll_again(self.is_calm && self.may_connect, facts, random);
         link.react(self.temper.is_polite);
         if link.is_over(self.temper.read_max > 0) {
             self.end(facts);
@@ -164,15 +177,27 @@ impl Peer {
         if !self.may_connect {
             return;
         }
-        let service = if self.is_calm {
-            calm_service(self.is_streamer, random)
+        if self.is_loyal && self.journey.is_none() {
+            self.journey = Some(Journey::new(facts.draw_channels(random)));
+        }
+        let mut service = if self.is_calm {
+            calm_service(self.is_streamer || self.is_loyal, random)
         } else {
             draw_service(random)
         };
-        let ask = self.draw_ask(facts, random);
+        let loyalty = self.journey.as_ref().map(Journey::channels);
+        // Without an envelope a WebSocket has no ids, so nobody can go on from there.
+        if loyalty.is_some() && service == (Service::WebSocket { is_full: false }) {
+            service = Service::WebSocket { is_full: true };
+        }
+        let ask = match (&self.journey, self.last_id) {
+            (Some(_), last_id) => last_id.map_or(Ask::Now, Ask::After),
+            (None, _) => self.draw_ask(facts, random),
+        };
         self.link = Some(Link::open(
             service,
             ask,
+            loyalty.as_deref(),
             self.temper.room,
             net,
             facts,
@@ -202,6 +227,18 @@ impl Peer {
             return;
         }
         let stage = &link.stage;
+        if matches!(link.service, Service::Poll { .. }) {
+            assert_eq!(
+                *stage,
+                Stage::AwaitHead,
+                "peer {} is not served",
+                self.number
+            );
+            return link.check_waiting(facts);
+        }
+        if let Some(journey) = &self.journey {
+            journey.check_complete(facts.head, facts);
+        }
         assert!(
             matches!(stage, Stage::WebSocket | Stage::EventStream { .. }),
             "peer {} is not served: {stage:?}",
@@ -213,7 +250,7 @@ impl Peer {
 }
 
 fn draw_service(random: &mut fastrand::Rng) -> Service {
-    match random.u32(0..20) {
+    match random.u32(0..28) {
         0..8 => Service::WebSocket { is_full: true },
         8..10 => Service::WebSocket { is_full: false },
         10..16 => Service::EventStream {
@@ -221,15 +258,25 @@ fn draw_service(random: &mut fastrand::Rng) -> Service {
             is_full: random.bool(),
         },
         16..18 => Service::Plain,
+        18..26 => Service::Poll {
+            is_full: random.bool(),
+            is_long: random.u32(0..3) > 0,
+            stays: random.bool(),
+        },
         _ => Service::Garbage,
     }
 }
 
 fn calm_service(is_streamer: bool, random: &mut fastrand::Rng) -> Service {
-    match random.u32(0..8) {
+    match random.u32(0..12) {
         _ if !is_streamer => Service::Plain,
         0..4 => Service::WebSocket { is_full: true },
         4 => Service::WebSocket { is_full: false },
+        5..9 => Service::Poll {
+            is_full: random.bool(),
+            is_long: random.u32(0..3) > 0,
+            stays: true,
+        },
         _ => Service::EventStream {
             is_chunked: random.u32(0..4) > 0,
             is_full: random.bool(),

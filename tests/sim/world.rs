@@ -202,7 +202,8 @@ impl World {
     fn be_calm(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         let head_us = self.config.limits.request_head_ms * 1000;
-        let wait = 4 * interval_us + head_us + LINGER_US + 2_500_000;
+        let poll_us = self.config.limits.poll_timeout_ms * 1000;
+        let wait = 4 * interval_us + head_us + poll_us + LINGER_US + 2_500_000;
         let until = self.now_us() + wait;
         let turns = self.turns + TURNS_MAX;
         while self.now_us() < until {
@@ -275,6 +276,7 @@ impl World {
         for peer in &mut self.peers {
             if let Some(link) = &mut peer.link {
                 link.must_hear_goodbye = had_time;
+                link.expect_answers(had_time);
             }
         }
         self.drain();
@@ -399,6 +401,7 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.limits.request_head_bytes = pick(&[1024, 8192]) as u32;
     config.limits.client_message_bytes = pick(&[1000, 65_536]) as u32;
     config.limits.channels_per_conn = pick(&[1, 3, 128]) as u32;
+    config.limits.poll_timeout_ms = pick(&[300, 2_000, 4_000]);
     config.quota.behind_bytes = pick(&[10, 300, 5_000, 65_536]);
     config.quota.behind_publications = pick(&[1, 3, 20, 256]);
     config.quota.write_bytes_per_turn = pick(&[200, 4096, 65_536]) as u32;

@@ -4,13 +4,14 @@
 //! the publications' exact wire bytes. What it says is in `speech`. A panic is a finding; the peer
 //! is its only user.
 
+mod poll;
 mod speech;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use fanfare::frame::{Encoder, Envelope, FrameKind};
 
-use crate::model::{Ask, Facts, Ledger, Told, check_start};
+use crate::model::{Ask, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
 use crate::wire::{
     block_field, client_frame, inflate, server_frame, take_block, take_chunk, take_frame, take_head,
@@ -19,10 +20,21 @@ use crate::wire::{
 /// What is asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
-    EventStream { is_chunked: bool, is_full: bool },
+    EventStream {
+        is_chunked: bool,
+        is_full: bool,
+    },
     Garbage,
     Plain,
-    WebSocket { is_full: bool },
+    Poll {
+        is_full: bool,
+        is_long: bool,
+        /// It has no request close the connection.
+        stays: bool,
+    },
+    WebSocket {
+        is_full: bool,
+    },
 }
 
 /// How far the response is.
@@ -32,6 +44,8 @@ pub(crate) enum Stage {
     EventStream {
         has_gap: bool,
     },
+    /// In the content of a poll's answer.
+    Answer,
     /// Refused, closed, or nothing that has a meaning.
     Over,
     WebSocket,
@@ -59,6 +73,10 @@ pub(crate) struct Link {
     pub(crate) stage: Stage,
     pub(crate) ledger: Ledger,
     pub(crate) last_id: Option<u64>,
+    /// What the peer learnt since somebody looked.
+    seen: Vec<Seen>,
+    /// It keeps to the channels of its request.
+    pub(crate) is_loyal: bool,
     /// The peer broke a rule.
     pub(crate) is_spoiled: bool,
     /// The peer has gone without a word.
@@ -92,6 +110,7 @@ pub(crate) struct Link {
     nameless: u32,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
+    polls: poll::Polls,
     /// permessage-deflate was offered, and how: with a bound on the server's window or without.
     offer: Option<Offer>,
     /// It was agreed to.
@@ -112,22 +131,23 @@ impl Link {
     pub(crate) fn open(
         service: Service,
         ask: Ask,
+        loyalty: Option<&[usize]>,
         room: usize,
         net: &mut FakeNet,
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) -> Self {
         let pipe = net.connect(room);
-        let count = random.usize(1..=facts.names.len().min(facts.channels_per_conn));
-        let mut channels: Vec<usize> = (0..facts.names.len()).collect();
+        let mut channels = loyalty.map_or_else(|| facts.draw_channels(random), <[usize]>::to_vec);
         random.shuffle(&mut channels);
-        channels.truncate(count);
         let mut link = Self {
             pipe,
             service,
             stage: Stage::AwaitHead,
             ledger: Ledger::default(),
             last_id: None,
+            seen: Vec::new(),
+            is_loyal: loyalty.is_some(),
             is_spoiled: false,
             is_abandoned: false,
             is_from_chaos: false,
@@ -151,6 +171,7 @@ impl Link {
             nameless: 0,
             pings: VecDeque::new(),
             responses_awaited: 0,
+            polls: poll::Polls::default(),
             offer: None,
             is_deflated: false,
             key: random.u32(..).to_ne_bytes(),
@@ -162,8 +183,18 @@ impl Link {
     pub(crate) fn is_stream(&self) -> bool {
         matches!(
             self.service,
-            Service::WebSocket { .. } | Service::EventStream { .. }
+            Service::WebSocket { .. } | Service::EventStream { .. } | Service::Poll { .. }
         )
+    }
+
+    /// What was learnt. A client makes nothing of an answer that breaks off.
+    pub(crate) fn take_seen(&mut self) -> Vec<Seen> {
+        match self.stage {
+            Stage::Answer => Vec::new(),
+            Stage::AwaitHead | Stage::EventStream { .. } | Stage::Over | Stage::WebSocket => {
+                std::mem::take(&mut self.seen)
+            }
+        }
     }
 
     /// Sends what is to be sent, at most `max` bytes.
@@ -227,6 +258,7 @@ impl Link {
         );
         assert!(self.pings.is_empty(), "pings without an answer");
         assert_eq!(self.nameless, 0, "mistakes without an answer");
+        self.check_polls();
         if self.service == Service::Plain {
             assert_eq!(self.responses_awaited, 0, "requests without a response");
         }
@@ -242,7 +274,7 @@ impl Link {
                 let is_whole = !is_chunked || self.goodbye == Some(Goodbye::LastChunk);
                 is_whole && self.retries == 2
             }
-            _ => true,
+            _ => self.has_due_answers(),
         };
         assert!(
             is_told || !self.must_hear_goodbye,
@@ -255,8 +287,9 @@ impl Link {
     fn understand(&mut self, facts: &mut Facts) {
         loop {
             let taken = match self.stage {
-                Stage::AwaitHead => self.take_response(facts.has_deflate),
+                Stage::AwaitHead => self.take_response(facts),
                 Stage::WebSocket => self.take_frame(facts),
+                Stage::Answer => self.take_answer(facts),
                 Stage::EventStream { has_gap } => self.take_event_stream(has_gap, facts),
                 Stage::Over => {
                     self.incoming.clear();
@@ -270,7 +303,7 @@ impl Link {
         }
     }
 
-    fn take_response(&mut self, has_deflate: bool) -> usize {
+    fn take_response(&mut self, facts: &Facts) -> usize {
         let Some(head) = take_head(&self.incoming) else {
             return 0;
         };
@@ -278,7 +311,7 @@ impl Link {
             (Service::WebSocket { .. }, 101) => {
                 let accept = head.field("sec-websocket-accept");
                 assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-                self.check_extension(head.field("sec-websocket-extensions"), has_deflate);
+                self.check_extension(head.field("sec-websocket-extensions"), facts.has_deflate);
                 self.stage = Stage::WebSocket;
                 if self.ledger.is_blind {
                     let position = match self.ask {
@@ -296,6 +329,7 @@ impl Link {
                 let has_gap = head.field("fanfare-gap") == Some("1");
                 self.stage = Stage::EventStream { has_gap };
             }
+            (Service::Poll { .. }, 200 | 304) => self.begin_answer(&head, facts),
             (Service::Plain, status) => {
                 let length = head.field("content-length").expect("a length");
                 let length: usize = length.parse().expect("a length");
@@ -339,6 +373,7 @@ impl Link {
             Service::EventStream { is_full, .. } => {
                 FrameKind::EventStreamUntilClose(envelope(is_full))
             }
+            Service::Poll { is_full, .. } => FrameKind::Poll(envelope(is_full)),
             Service::WebSocket { is_full } => FrameKind::WebSocket(envelope(is_full)),
             Service::Garbage | Service::Plain => panic!("no stream"),
         }
@@ -355,6 +390,7 @@ impl Link {
         assert!(whole == expected, "publication {sequence}: wrong bytes");
         self.ledger.deliver(sequence, facts);
         self.last_id = Some(sequence);
+        self.seen.push(Seen::Publication(sequence));
         facts.deliveries += 1;
     }
 
@@ -497,6 +533,11 @@ impl Link {
         };
         assert_eq!(channel, asked);
         self.ledger.start(channel, position);
+        // A client that has been given nothing yet comes back to where it was told it stands.
+        if self.is_loyal {
+            self.last_id = self.last_id.or(Some(position));
+        }
+        self.seen.push(Seen::Start { channel, position });
         if ask == Ask::Now || is_recovered {
             assert_eq!(is_recovered, ask != Ask::Now);
             check_start(ask, at, position, None, facts);
@@ -506,6 +547,7 @@ impl Link {
     }
 
     fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
+        self.seen.push(told.into());
         match self.awaited_gap.take() {
             Some((channel, ask, at, position)) => {
                 assert_eq!(told.channel, channel);
@@ -596,6 +638,7 @@ impl Link {
             let json: serde_json::Value = serde_json::from_str(data).expect("JSON");
             let told = told(&json, facts);
             facts.gaps += 1;
+            self.seen.push((&told).into());
             if id.is_none() {
                 self.finish_opening(facts);
                 return self.ledger.gap(&told, facts);
@@ -622,8 +665,9 @@ impl Link {
             }
             (None, Some(id)) => {
                 self.finish_opening(facts);
-                self.ledger.caught_up(id, facts);
+                self.ledger.caught_up(id, 0, facts);
                 self.last_id = Some(id);
+                self.seen.push(Seen::Position(id));
             }
             (None, None) => self.finish_opening(facts),
         }
@@ -638,6 +682,7 @@ impl Link {
             if !self.ledger.has(channel) {
                 check_start(self.ask, self.asked_at, position, None, facts);
                 self.ledger.start(channel, position);
+                self.seen.push(Seen::Start { channel, position });
             }
         }
     }

@@ -28,13 +28,17 @@ impl Link {
                 return;
             }
             Service::Plain => self.plain_requests(random),
+            Service::Poll { .. } => {
+                let ask = self.ask;
+                return self.say_poll(ask, facts, random);
+            }
             Service::EventStream { is_chunked, .. } => {
                 let version = if is_chunked { "1.1" } else { "1.0" };
-                let (target, field) = self.target("/sse", facts, random);
+                let (target, field) = self.target("/sse", self.ask, facts, random);
                 format!("GET {target} HTTP/{version}\r\nHost: h\r\n{field}\r\n")
             }
             Service::WebSocket { .. } => {
-                let (target, field) = self.target("/ws", facts, random);
+                let (target, field) = self.target("/ws", self.ask, facts, random);
                 let extensions = self.offer_deflate(random);
                 format!(
                     "GET {target} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
@@ -67,15 +71,18 @@ impl Link {
         field
     }
 
-    fn target(
+    pub(super) fn target(
         &mut self,
         path: &str,
+        ask: Ask,
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) -> (String, String) {
         let is_full = matches!(
             self.service,
-            Service::WebSocket { is_full: true } | Service::EventStream { is_full: true, .. }
+            Service::WebSocket { is_full: true }
+                | Service::EventStream { is_full: true, .. }
+                | Service::Poll { is_full: true, .. }
         );
         self.ledger.is_blind = self.service == Service::WebSocket { is_full: false };
         let envelope = if is_full { "full" } else { "data" };
@@ -83,7 +90,7 @@ impl Link {
         for channel in &self.channels {
             write!(target, "&channel={}", facts.names[*channel]).unwrap();
         }
-        let Some(since) = ask_text(self.ask, facts, random) else {
+        let Some(since) = ask_text(ask, facts, random) else {
             return (target, String::new());
         };
         if random.bool() {
@@ -117,7 +124,7 @@ impl Link {
             return;
         }
         let choice = random.u32(0..100);
-        if self.ledger.is_blind {
+        if self.ledger.is_blind || self.is_loyal {
             if choice < 10 {
                 self.say_ping(random);
             }

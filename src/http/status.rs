@@ -1,0 +1,84 @@
+//! The statuses that are sent, with their numbers and words.
+//!
+//! Data only; which request gets which is `refusal`'s and `response`'s matter.
+
+/// The statuses that are sent (RFC 9110, 15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// 101
+    SwitchingProtocols,
+    /// 200
+    Ok,
+    /// 204
+    NoContent,
+    /// 304
+    NotModified,
+    /// 400
+    BadRequest,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 408
+    RequestTimeout,
+    /// 413
+    ContentTooLarge,
+    /// 414
+    UriTooLong,
+    /// 426
+    UpgradeRequired,
+    /// 431
+    FieldsTooLarge,
+    /// 501
+    NotImplemented,
+    /// 503
+    ServiceUnavailable,
+    /// 505
+    VersionNotSupported,
+}
+
+impl Status {
+    /// The three digits.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        match self {
+            Self::SwitchingProtocols => 101,
+            Self::Ok => 200,
+            Self::NoContent => 204,
+            Self::NotModified => 304,
+            Self::BadRequest => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::ContentTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::UpgradeRequired => 426,
+            Self::FieldsTooLarge => 431,
+            Self::NotImplemented => 501,
+            Self::ServiceUnavailable => 503,
+            Self::VersionNotSupported => 505,
+        }
+    }
+
+    /// The words for it.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::SwitchingProtocols => "Switching Protocols",
+            Self::Ok => "OK",
+            Self::NoContent => "No Content",
+            Self::NotModified => "Not Modified",
+            Self::BadRequest => "Bad Request",
+            Self::NotFound => "Not Found",
+            Self::MethodNotAllowed => "Method Not Allowed",
+            Self::RequestTimeout => "Request Timeout",
+            Self::ContentTooLarge => "Content Too Large",
+            Self::UriTooLong => "URI Too Long",
+            Self::UpgradeRequired => "Upgrade Required",
+            Self::FieldsTooLarge => "Request Header Fields Too Large",
+            Self::NotImplemented => "Not Implemented",
+            Self::ServiceUnavailable => "Service Unavailable",
+            Self::VersionNotSupported => "HTTP Version Not Supported",
+        }
+    }
+}

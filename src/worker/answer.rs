@@ -1,0 +1,107 @@
+//! answer: what a poll is owed, gathered into its one answer.
+//!
+//! A poll that waits is visited like any subscriber, and answered when there is something to give
+//! or to tell. Publications go to the outbox by reference, at most one turn's worth; the rest is
+//! for the next poll, which comes from behind them. Called by `flush` for whoever waits, and by
+//! `apply` for whoever cannot.
+
+use std::sync::Arc;
+
+use super::Worker;
+use super::net::Net;
+use crate::config::limits::POLL_PLANS_MAX;
+use crate::frame::{FrameKind, Publication};
+use crate::hub::Gap;
+use crate::id::{ChannelName, ConnId, Cursor};
+use crate::transport::poll::News;
+
+impl<N: Net> Worker<N> {
+    /// As what a conn is given publications, if it is a poll.
+    pub(super) fn poll_kind(&mut self, id: ConnId) -> Option<FrameKind> {
+        let kind = self.slot(id)?.conn.serving()?;
+        matches!(kind, FrameKind::Poll(_)).then_some(kind)
+    }
+
+    /// Answers a poll, even with nothing. `since` is where it stays then.
+    pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
+        if let Some(kind) = self.poll_kind(id) {
+            let news = self.gather(id.slot, kind, since);
+            self.give(id, news);
+        }
+    }
+
+    /// Answers a poll that there is something for. Anybody else goes on.
+    pub(super) fn answer_if_owed(&mut self, id: ConnId) {
+        if let Some(kind) = self.poll_kind(id)
+            && self.hub.is_behind(id.slot)
+        {
+            let news = self.gather(id.slot, kind, None);
+            if !news.is_empty() {
+                self.give(id, news);
+            }
+        }
+    }
+
+    fn give(&mut self, id: ConnId, news: News) {
+        self.call(id, |conn, out, context| {
+            conn.handle_answer(news, out, context);
+        });
+    }
+
+    /// Takes what the conn in a slot is owed, and moves its cursors over it.
+    fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
+        let gaps: Vec<_> = std::iter::from_fn(|| self.hub.take_gap(slot)).collect();
+        let publications = self.take_publications(slot, kind);
+        let stays = since.filter(|_| gaps.is_empty() && publications.is_empty());
+        let position = self.position(slot, &gaps, &publications, stays);
+        News {
+            is_unmoved: stays == Some(position),
+            gaps,
+            publications,
+            position,
+        }
+    }
+
+    /// Steps over what has expired, within bounds, to the next publications.
+    fn take_publications(&mut self, slot: u32, kind: FrameKind) -> Vec<Arc<Publication>> {
+        let budget = self.parts.config.quota.write_bytes_per_turn as usize;
+        let planned = &mut self.scratch.planned;
+        let encoder = &mut self.scratch.encoder;
+        for _ in 0..POLL_PLANS_MAX {
+            self.hub
+                .plan(slot, kind, self.now, budget, encoder, planned);
+            let given = planned.iter().filter(|step| step.length > 0);
+            let given = given.filter_map(|step| self.hub.publication(step.sequence));
+            let given: Vec<_> = given.map(Arc::clone).collect();
+            let bytes = planned.iter().map(|step| step.length).sum();
+            let is_all = planned.is_empty();
+            self.hub.advance(slot, planned, bytes);
+            if is_all || !given.is_empty() {
+                return given;
+            }
+        }
+        Vec::new()
+    }
+
+    /// From where the client goes on. It may come back to another worker, so a cursor has to stand
+    /// for all channels: the last publication given, and only with nothing left what lies beyond.
+    fn position(
+        &self,
+        slot: u32,
+        gaps: &[(ChannelName, Gap)],
+        publications: &[Arc<Publication>],
+        stays: Option<Cursor>,
+    ) -> Cursor {
+        let is_caught_up = !self.hub.is_behind(slot);
+        match (publications.last(), stays) {
+            (Some(last), _) if is_caught_up => {
+                let told = gaps.iter().map(|(_, gap)| gap.until);
+                told.fold(last.id, |a, b| if b.sequence > a.sequence { b } else { a })
+            }
+            (Some(last), _) => last.id,
+            (None, _) if !is_caught_up => self.hub.reached(slot),
+            (None, Some(stays)) if !self.hub.is_sinking(stays.sequence, self.now) => stays,
+            (None, _) => self.hub.caught_up(slot),
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A peer that polls: one request after the other, at times ahead of the answers.
+//!
+//! Each answer is held against a ledger of its own that begins where its request asked, and its id
+//! has to stand for everything the answer gave; the next request begins there. Publications are
+//! taken as they come, so that an answer that breaks off counts for what was in it.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fanfare::frame::Encoder;
+
+use super::{Link, Service, Stage, told};
+use crate::model::{Ask, Facts, Ledger, Seen};
+use crate::wire::Head;
+
+/// Requests sent ahead.
+const AHEAD_MAX: usize = 3;
+
+/// The polls of one connection.
+#[derive(Debug, Default)]
+pub(super) struct Polls {
+    /// Not yet answered, in order.
+    asked: VecDeque<Asked>,
+    answer: Option<Answer>,
+    answered: u64,
+    /// So many answers have to come before the end.
+    due: u64,
+    /// The server has said that it closes behind the answer, or was asked to.
+    is_last: bool,
+    has_asked_to_close: bool,
+}
+
+#[derive(Debug)]
+struct Asked {
+    ask: Ask,
+    at: u64,
+    /// It has the answer from there.
+    has_answer: bool,
+}
+
+/// An answer whose content is on its way.
+#[derive(Debug)]
+struct Answer {
+    left: usize,
+    id: u64,
+    has_gap: bool,
+    /// Its publications are next.
+    is_open: bool,
+    is_first: bool,
+}
+
+impl Link {
+    /// Asks again where the last answer ended, and at times before it has come.
+    pub(crate) fn poll_again(&mut self, is_calm: bool, facts: &Facts, random: &mut fastrand::Rng) {
+        let polls = &self.polls;
+        let is_open = !self.has_fin && !polls.is_last && !polls.has_asked_to_close;
+        let is_polling = matches!(self.service, Service::Poll { .. }) && !self.is_spoiled;
+        if !is_polling || !is_open || self.stage == Stage::Over || self.pipe.borrow().has_server_fin
+        {
+            return;
+        }
+        let is_due = polls.asked.is_empty() && (is_calm || random.u32(0..3) > 0);
+        let is_ahead = polls.asked.len() < AHEAD_MAX && random.u32(0..20) == 0;
+        let goes_ahead = is_ahead && !is_calm && !self.is_loyal;
+        if is_due || goes_ahead {
+            let ask = self.last_id.map_or(self.ask, Ask::After);
+            self.say_poll(ask, facts, random);
+        }
+    }
+
+    pub(super) fn say_poll(&mut self, ask: Ask, facts: &Facts, random: &mut fastrand::Rng) {
+        let Service::Poll { is_long, stays, .. } = self.service else {
+            panic!("no poll");
+        };
+        let (mut target, mut fields) = self.target("/poll", ask, facts, random);
+        let timeout = match is_long {
+            true => ["", "&timeout=1", "&timeout=2", "&timeout=600"][random.usize(0..4)],
+            false => "&timeout=0",
+        };
+        target.push_str(timeout);
+        let has_answer = random.bool();
+        if let (true, Ask::After(since)) = (has_answer, ask) {
+            write!(
+                fields,
+                "If-None-Match: \"x\", W/\"{}\"\r\n",
+                facts.id(since)
+            )
+            .unwrap();
+        }
+        let version = match stays || random.u32(0..10) > 0 {
+            true => "1.1",
+            false => "1.0",
+        };
+        self.polls.has_asked_to_close |= version == "1.0";
+        let request = format!("GET {target} HTTP/{version}\r\nHost: h\r\n{fields}\r\n");
+        self.outgoing.extend(request.as_bytes());
+        self.polls.asked.push_back(Asked {
+            ask,
+            at: facts.head,
+            has_answer,
+        });
+    }
+
+    /// What is asked now has to be answered before the server ends.
+    pub(crate) fn expect_answers(&mut self, had_time: bool) {
+        if had_time && self.outgoing.is_empty() && self.pipe.borrow().is_read() {
+            self.polls.due = self.polls.answered + self.polls.asked.len() as u64;
+        }
+    }
+
+    pub(super) fn has_due_answers(&self) -> bool {
+        self.polls.answered >= self.polls.due
+    }
+
+    pub(super) fn check_polls(&self) {
+        let unanswered = &self.polls.asked;
+        assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
+    }
+
+    /// A poll that waits is owed nothing. One that is answered piece by piece may be on its way.
+    pub(crate) fn check_waiting(&self, facts: &Facts) {
+        let pipe = self.pipe.borrow();
+        let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
+        let asked = self.polls.asked.front().filter(|_| is_asked);
+        let Some(Ask::After(since)) = asked.map(|asked| asked.ask) else {
+            assert!(asked.is_none(), "{asked:?} has nothing to wait for");
+            return;
+        };
+        for channel in &self.channels {
+            let owed = facts.first_owed(*channel, since, facts.head);
+            assert_eq!(owed, None, "a poll from {since} that is not answered");
+        }
+    }
+
+    pub(super) fn begin_answer(&mut self, head: &Head, facts: &Facts) {
+        let tag = head.field("etag").expect("an entity tag");
+        let id = facts.sequence(tag.trim_matches('"'));
+        assert_eq!(tag, format!("\"{}\"", facts.id(id)));
+        let is_last = head.field("connection") == Some("close");
+        let may_end = self.has_fin || facts.is_draining || self.polls.has_asked_to_close;
+        assert!(!is_last || may_end, "the server closes without a reason");
+        self.polls.is_last |= is_last;
+        let asked = self.polls.asked.front().expect("an answer to nothing");
+        self.ledger = Ledger::default();
+        if let Ask::After(position) = asked.ask {
+            for channel in self.channels.iter().copied() {
+                self.ledger.start(channel, position);
+                self.seen.push(Seen::Start { channel, position });
+            }
+        }
+        if head.status == 304 {
+            let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
+            assert!(is_short && asked.has_answer && asked.ask == Ask::After(id));
+            self.finish_answer(id, facts);
+            return;
+        }
+        let length = head.field("content-length").expect("a length");
+        self.polls.answer = Some(Answer {
+            left: length.parse().expect("a length"),
+            id,
+            has_gap: head.field("fanfare-gap") == Some("1"),
+            is_open: false,
+            is_first: true,
+        });
+        self.stage = Stage::Answer;
+    }
+
+    pub(super) fn take_answer(&mut self, facts: &mut Facts) -> usize {
+        let mut answer = self.polls.answer.take().expect("an answer under way");
+        let incoming = std::mem::take(&mut self.incoming);
+        let taken = if !answer.is_open {
+            self.take_opening(&mut answer, &incoming, facts)
+        } else if incoming.first() == Some(&b']') {
+            if incoming.len() < 2 { 0 } else { 2 }
+        } else {
+            self.take_element(&mut answer, &incoming, facts)
+        };
+        answer.left = answer.left.checked_sub(taken).expect("a longer content");
+        if taken == 2 && incoming.starts_with(b"]}") {
+            assert_eq!(answer.left, 0, "a shorter content");
+            self.finish_answer(answer.id, facts);
+        } else {
+            self.polls.answer = Some(answer);
+        }
+        self.incoming = incoming;
+        taken
+    }
+
+    /// Everything before the first publication.
+    fn take_opening(&mut self, answer: &mut Answer, bytes: &[u8], facts: &mut Facts) -> usize {
+        let mark = b"\"publications\":[";
+        let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) else {
+            return 0;
+        };
+        let taken = at + mark.len();
+        let mut text = str::from_utf8(&bytes[..taken]).expect("text").to_owned();
+        text.push_str("]}");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let id = json["id"].as_str().expect("an id");
+        assert_eq!(facts.sequence(id), answer.id, "content and entity tag");
+        assert_eq!(json["gap"].as_bool(), Some(answer.has_gap));
+        let none = Vec::new();
+        let gaps = json["gaps"].as_array().unwrap_or(&none);
+        assert_eq!(gaps.is_empty(), !answer.has_gap);
+        let (ask, at) = self.polls.asked.front().map(|a| (a.ask, a.at)).unwrap();
+        for gap in gaps {
+            let told = told(gap, facts);
+            if ask == Ask::Nonsense {
+                self.ledger.start(told.channel, 0);
+            }
+            self.ledger.gap_of_answer(&told, ask, at, facts);
+            self.seen.push((&told).into());
+            facts.gaps += 1;
+        }
+        if ask == Ask::Now {
+            assert!((at..=facts.head).contains(&answer.id), "where now is");
+            let position = answer.id;
+            for channel in self.channels.iter().copied() {
+                self.ledger.start(channel, position);
+                self.seen.push(Seen::Start { channel, position });
+            }
+        }
+        let is_all = self
+            .channels
+            .iter()
+            .all(|channel| self.ledger.has(*channel));
+        assert!(is_all, "nonsense without a gap in each channel");
+        answer.is_open = true;
+        taken
+    }
+
+    /// One publication, with what separates it from the one before.
+    fn take_element(&mut self, answer: &mut Answer, bytes: &[u8], facts: &mut Facts) -> usize {
+        let separator: &[u8] = if answer.is_first { b"" } else { b"," };
+        if bytes.len() <= separator.len() {
+            return 0;
+        }
+        let element = bytes.strip_prefix(separator).expect("a separator");
+        let is_full = matches!(self.service, Service::Poll { is_full: true, .. });
+        let Some(sequence) = sequence_of(element, is_full, facts) else {
+            return 0;
+        };
+        let kind = self.frame_kind();
+        let publication = facts.publication(sequence);
+        let frame = publication.encode(kind, &mut Encoder::default());
+        let length = frame.expect("a frame").wire(kind).len() - 1;
+        let Some(element) = element.get(..length) else {
+            return 0;
+        };
+        let whole = [b",", element].concat();
+        let before = self.last_id;
+        self.deliver(sequence, &whole, facts);
+        // Who polls goes on from answer to answer.
+        self.last_id = before;
+        answer.is_first = false;
+        separator.len() + length
+    }
+
+    fn finish_answer(&mut self, id: u64, facts: &Facts) {
+        let asked = self.polls.asked.pop_front().expect("asked");
+        let since = match asked.ask {
+            Ask::After(since) => since,
+            Ask::Nonsense | Ask::Now => 0,
+        };
+        self.ledger.caught_up(id, since, facts);
+        self.seen.push(Seen::Position(id));
+        self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
+        self.polls.answered += 1;
+        self.stage = match self.polls.is_last {
+            true => Stage::Over,
+            false => Stage::AwaitHead,
+        };
+    }
+}
+
+/// Which publication an element is, as soon as that can be seen.
+fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
+    if is_full {
+        let mark = b"\"id\":\"";
+        let at = element.windows(mark.len()).position(|w| w == mark)?;
+        let rest = &element[at + mark.len()..];
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        return Some(facts.sequence(str::from_utf8(&rest[..end]).expect("an id")));
+    }
+    let Some(text) = element.strip_prefix(b"\"") else {
+        return number(element);
+    };
+    let end = text.iter().position(|byte| *byte == b'"')?;
+    let text = &text[..end];
+    number(text).or_else(|| number(&STANDARD.decode(text).expect("base64")))
+}
+
+/// The digits before a full stop.
+fn number(bytes: &[u8]) -> Option<u64> {
+    let end = bytes.iter().position(|byte| *byte == b'.')?;
+    str::from_utf8(&bytes[..end]).ok()?.parse().ok()
+}
