@@ -142,9 +142,9 @@ pub struct PublishArgs {
 )]
 #[command(after_help = "\
 ws://HOST/ws?channel=NAME prints each message as it comes, one JSON object per line;
-http://HOST/sse?channel=NAME prints the data of each event. When the connection is lost it is made
-again with exponential back-off and jitter, and resumes behind the last id. Notices such as gaps go
-to standard error.
+http://HOST/sse?channel=NAME prints the data of each event; http://HOST/poll?channel=NAME polls and
+prints each publication as ws:// does. When the connection is lost it is made again with exponential
+back-off and jitter, and resumes behind the last id. Notices such as gaps go to standard error.
 
 Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'

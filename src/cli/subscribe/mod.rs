@@ -1,14 +1,16 @@
 //! `fanfare subscribe`: prints what a subscriber receives, and stays subscribed.
 //!
-//! One loop: follow a stream until it ends, and do what its [`End`] asks. The two transports know
-//! how to follow; what outlives a conn is in the [`Connection`]: the last id, the count, the
+//! One loop: follow a stream until it ends, and do what its [`End`] asks. The transports know how
+//! to follow; what outlives a conn is in the [`Connection`]: the last id, the count, the
 //! deadline. Publications go to standard output, a line each, flushed; everything else to standard
 //! error.
 
 mod body;
 mod end;
 mod event_stream;
+mod exchange;
 mod parser;
+mod poll;
 mod socket;
 mod target;
 mod web_socket;
@@ -41,6 +43,7 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
     loop {
         let end = match target.scheme {
             Scheme::EventStream => event_stream::follow(&mut connection),
+            Scheme::Poll => poll::follow(&mut connection),
             Scheme::WebSocket => web_socket::follow(&mut connection),
         };
         let lost = match end {

@@ -1,6 +1,6 @@
 //! Where to subscribe: the URL, taken apart.
 //!
-//! PURE. Knows the two schemes there are, and how a WebSocket's URL asks to resume: browsers cannot
+//! PURE. Knows the schemes there are, and how a WebSocket's URL asks to resume: browsers cannot
 //! set headers on a WebSocket, so the id goes into the query, in place of the one that was there.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,6 +20,8 @@ const RESUME_NAMES: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 pub(super) enum Scheme {
     /// `http://`: server-sent events.
     EventStream,
+    /// `http://` and a path that ends in `/poll`: one answer after the other.
+    Poll,
     /// `ws://`: WebSocket.
     WebSocket,
 }
@@ -48,6 +50,7 @@ impl Target {
             .parse()
             .map_err(|error| format!("`{url}` is not a URL: {error}"))?;
         let scheme = match uri.scheme_str() {
+            Some("http") if uri.path().ends_with("/poll") => Scheme::Poll,
             Some("http") => Scheme::EventStream,
             Some("ws") => Scheme::WebSocket,
             Some("https" | "wss") => {
@@ -123,6 +126,9 @@ mod tests {
         assert_eq!((target.host.as_str(), target.port), ("::1", 80));
         assert_eq!(target.authority, "[::1]");
         assert_eq!(target.request_target(), "/sse");
+        assert_eq!(target.scheme, Scheme::EventStream);
+        let target = Target::parse("http://h/poll?channel=a").unwrap();
+        assert_eq!(target.scheme, Scheme::Poll);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn event_stream_ends_quietly_at_no_content_and_fails_when_refused() {
         "the server answered 400: why"
     );
     let (port, _server) = server(vec![answer("HTTP/1.1 200 OK\r\n\r\n{}")]);
-    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/poll"), "");
+    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/"), "");
     assert!(
         ended
             .unwrap_err()
@@ -155,6 +155,80 @@ fn event_stream_that_breaks_fails_without_reconnect_and_one_that_ends_does_not()
     let (port, _server) = server(vec![answer(FIRST)]);
     let url = format!("http://127.0.0.1:{port}/sse");
     assert!(subscribe(&url, "--no-reconnect").0.is_ok());
+}
+
+/// Answers one request after the other on a conn; returns their heads.
+fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> String + Send {
+    move |stream| {
+        let mut heads = String::new();
+        for content in contents {
+            let bytes = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\n\r\n{content}",
+                content.len()
+            );
+            heads.push_str(&answer(bytes.leak())(stream.try_clone().unwrap()));
+        }
+        heads
+    }
+}
+
+#[test]
+fn poll_asks_again_from_the_last_id_on_the_same_conn_and_after_it_broke() {
+    let first = answers(&[
+        r#"{"id":"e-4","gap":false,"publications":[]}"#,
+        r#"{"id":"e-6","gap":true,"gaps":[{"channel":"a"}],"publications":[
+            {"channel":"a","id":"e-5","data":1},{"channel":"a","id":"e-6","text":"x"}]}"#,
+    ]);
+    let second = answers(&[r#"{"id":"e-7","gap":false,"publications":[
+        {"channel":"a","id":"e-7","data":2}]}"#]);
+    let scripts: Vec<Box<dyn FnOnce(TcpStream) -> String + Send>> =
+        vec![Box::new(first), Box::new(second)];
+    let (port, server) = server(scripts);
+    let url = format!("http://127.0.0.1:{port}/poll?channel=a&timeout=5");
+    let (ended, out) = subscribe(&url, "--count 3 --ids --timeout 30");
+    ended.unwrap();
+    assert_eq!(
+        out,
+        "e-5\t{\"channel\":\"a\",\"id\":\"e-5\",\"data\":1}\n\
+         e-6\t{\"channel\":\"a\",\"id\":\"e-6\",\"text\":\"x\"}\n\
+         e-7\t{\"channel\":\"a\",\"id\":\"e-7\",\"data\":2}\n"
+    );
+    let heads = server.join().unwrap();
+    let positions = |head: &str| {
+        let lines = head
+            .lines()
+            .filter(|line| line.starts_with("Last-Event-ID"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(heads[0].starts_with("GET /poll?channel=a&timeout=5 HTTP/1.1\r\n"));
+    assert_eq!(positions(&heads[0]), ["Last-Event-ID: e-4"]);
+    assert_eq!(positions(&heads[1]), ["Last-Event-ID: e-6"]);
+}
+
+#[test]
+fn poll_prints_bare_payloads_without_ids_of_their_own() {
+    let (port, _server) = server(vec![answers(&[
+        r#"{"id":"e-2","gap":false,"publications":[{"id":"mine"},"x"]}"#,
+    ])]);
+    let url = format!("http://127.0.0.1:{port}/poll?channel=a&envelope=data");
+    let (ended, out) = subscribe(&url, "--count 2 --timeout 30");
+    ended.unwrap();
+    assert_eq!(out, "{\"id\":\"mine\"}\n\"x\"\n");
+}
+
+#[test]
+fn poll_fails_when_refused_or_answered_with_something_else() {
+    let (port, _server) = server(vec![answer(
+        "HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\n{\"detail\":\"why\"}",
+    )]);
+    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/poll"), "");
+    let text = ended.unwrap_err().to_string();
+    assert_eq!(text, "the server answered 400: why");
+    let (port, _server) = server(vec![answers(&["<html>"])]);
+    let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/poll"), "");
+    let text = ended.unwrap_err().to_string();
+    assert!(text.starts_with("the answer is not a poll's"), "{text}");
 }
 
 #[test]
@@ -228,6 +302,7 @@ fn subscribe_fails_when_time_is_over() {
     for url in [
         format!("ws://127.0.0.1:{port}/"),
         format!("http://127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{port}/poll"),
     ] {
         let (ended, _) = subscribe(&url, "--timeout 0.1");
         let text = ended.unwrap_err().to_string();
@@ -243,6 +318,7 @@ fn subscribe_gives_up_at_once_without_reconnect() {
     for url in [
         format!("ws://127.0.0.1:{port}/"),
         format!("http://127.0.0.1:{port}/"),
+        format!("http://127.0.0.1:{port}/poll"),
     ] {
         let (ended, _) = subscribe(&url, "--no-reconnect");
         assert!(
