@@ -1,0 +1,31 @@
+"""Polls with Python's own http.client and prints each publication, one JSON object a line.
+
+usage: poll_client.py HOST:PORT CHANNEL COUNT
+
+One connection for all polls, each from the id of the last answer. Ends with status 0 when COUNT
+publications have come and no gap was told; the first line has the position that it begins at.
+"""
+
+import http.client
+import json
+import sys
+
+address, channel, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+conn = http.client.HTTPConnection(address, timeout=20)
+conn.connect()
+first = conn.sock
+since, seen = "", 0
+while seen < count:
+    conn.request("GET", f"/poll?channel={channel}&timeout=10&since={since}")
+    response = conn.getresponse()
+    assert response.status == 200, response.status
+    answer = json.load(response)
+    assert response.headers["ETag"] == f'"{answer["id"]}"'
+    assert not answer["gap"], answer
+    assert conn.sock is first, "not kept alive"
+    if not since:
+        print(json.dumps({"id": answer["id"]}), flush=True)
+    for publication in answer["publications"]:
+        print(json.dumps(publication), flush=True)
+        seen += 1
+    since = answer["id"]
