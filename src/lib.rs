@@ -1,15 +1,16 @@
 //! fanfare: a push server for one Linux machine, tuned for connection count.
 //!
-//! Local programs write publications to a Unix socket, the *feed*; every WebSocket and every
-//! server-sent event stream that subscribes to the channel has them. One event loop per core, no
-//! runtime, no queue per connection. This page is the architecture; read it before the code.
+//! Local programs write publications to a Unix socket, the *feed*; every WebSocket, every
+//! server-sent event stream and every poll that subscribes to the channel has them. One event loop
+//! per core, no runtime, no queue per connection. This page is the architecture; read it before the
+//! code.
 //!
 //! # Four ideas
 //!
 //! 1. **The log is the queue.** A worker keeps one [`hub::log::Log`] of recent publications, and
 //!    each channel threads its own entries through it. A subscriber owns no queue but a *cursor*:
-//!    the number of the last publication it was given. Live delivery, a slow reader and a resume
-//!    are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
+//!    the number of the last publication it was given. Live delivery, a slow reader, a resume and a
+//!    poll are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
 //!    skipping is moving the cursor; a cursor that has fallen off the log is a *gap*, and a gap is
 //!    always told.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
@@ -32,11 +33,13 @@
 //! A client's first byte is accepted by `worker/accept.rs`, read by `worker/read.rs` into the
 //! worker's buffer, and parsed by `http/head.rs`; `http/route.rs` decides what it gets;
 //! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
-//! feeder's byte is read by `feed/feeder.rs`, decoded by `feed/decode.rs`, numbered by
-//! `feed/sequencer.rs`, posted through `worker/inbox.rs` to every worker, appended by
-//! `worker/broadcast.rs`; `worker/flush.rs` walks the channel's subscribers, `frame` encodes for
-//! the first of them and all others share the bytes, the compressed ones too: no WebSocket has a
-//! compressor or a window of its own, each worker has one of either ([`deflate`]).
+//! poll is subscribed before it is answered: `worker/answer.rs` gathers what it is owed, and
+//! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
+//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, posted through `worker/inbox.rs` to every
+//! worker, appended by `worker/broadcast.rs`; `worker/flush.rs` walks the channel's subscribers,
+//! `frame` encodes for the first of them and all others share the bytes, the compressed ones too:
+//! no WebSocket has a compressor or a window of its own, each worker has one of either
+//! ([`deflate`]).
 //!
 //! # Code map
 //!
@@ -71,17 +74,17 @@
 //!
 //! # Where each byte of an idle conn is
 //!
-//! A conn with one subscription, WebSocket or event stream, in a release build. Each size is
-//! asserted where the type is; none of it is a heap block of its own.
+//! A conn with one subscription, WebSocket, event stream or waiting poll, in a release build. Each
+//! size is asserted where the type is; none of it is a heap block of its own.
 //!
 //! | what | bytes | where |
 //! |---|---|---|
 //! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `kernel.rs` |
-//! | in it: the machine, with its phase, transport and empty outbox | 56 | `conn/mod.rs` |
+//! | in it: the machine, with its phase, transport and empty outbox | 40 | `conn/mod.rs` |
 //! | subscription: cursor, channel, place | 24 | `hub/member.rs` |
 //! | slot among the channel's subscribers | 4 | `hub/subscribers.rs` |
 //! | timer: bucket list and deadline | 12 | `time/wheel.rs` |
-//! | **sum** | **112** | |
+//! | **sum** | **96** | |
 //!
 //! These tables double as they grow, and room that was never touched takes no memory. What doubling
 //! and connecting leave behind is given back when the storm is over (`worker/storm.rs`). A second
@@ -96,6 +99,8 @@
 //!   first, since every subscription has a cursor of its own.
 //! - A subscriber is given every publication of its channel once and in order, or is told which ids
 //!   lie in a gap. Nothing is lost in silence.
+//! - A poll's answer is settled before its first byte is written: no publication in it can be
+//!   skipped or evicted any more, and its id stands for all that it gave.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
 //!   what is left is held to the quota at once. A publication whose first byte is written counts no
 //!   more.
@@ -122,6 +127,10 @@
 //!   for everybody. A client's fragmented message is kept compressed and inflated at its end, so
 //!   that its UTF-8 is checked then and no client can hold an inflater; a message that is not made
 //!   shorter shares the plain frame.
+//! - *A poll is subscribed only while it waits.* Between two polls nobody may be subscribed to its
+//!   channel, which may be dropped meanwhile and take its past with it. So a poll that waited goes
+//!   to the log's head when its time is over, and a short poll that has long been at the same
+//!   position is moved on before the log moves past it.
 //! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
 //!   client of a quiet channel does not resume from an hour ago.
 //!
@@ -134,7 +143,7 @@
 //! | readiness | what the kernel reports about a socket |
 //! | conn | one accepted socket's state; [`id::ConnId`] names it |
 //! | request | the one HTTP head parsed before a transport is chosen |
-//! | transport | how a subscriber is served: WebSocket, event stream |
+//! | transport | how a subscriber is served: WebSocket, event stream, long poll, short poll |
 //! | channel | a named point of fan-out |
 //! | subscriber | membership of a conn in a channel |
 //! | publication | one payload addressed to a channel, with its id |

@@ -33,7 +33,7 @@ enum SlabEntry<T> {
 
 // What the kernel's socket costs beside the machine is four bytes, and the slab adds none.
 const _: () = assert!(
-    size_of::<SlabEntry<super::Slot<TcpStream>>>() <= if cfg!(debug_assertions) { 88 } else { 72 }
+    size_of::<SlabEntry<super::Slot<TcpStream>>>() <= if cfg!(debug_assertions) { 72 } else { 56 }
 );
 
 /// The token of the worker's own wake.
