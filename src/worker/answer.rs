@@ -31,10 +31,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Answers a poll that there is something for. Anybody else goes on.
-    pub(super) fn answer_if_owed(&mut self, id: ConnId) {
-        if let Some(kind) = self.poll_kind(id)
-            && self.hub.is_behind(id.slot)
-        {
+    pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
+        if self.hub.is_behind(id.slot) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.give(id, news);

@@ -159,8 +159,11 @@ impl<N: Net> Worker<N> {
     /// Collects a write for a conn; or, when nothing is owed or its socket takes nothing, holds it
     /// to its quota.
     fn serve(&mut self, id: ConnId, budget: usize) {
-        self.answer_if_owed(id);
-        self.tell_gaps(id);
+        match self.slot(id).and_then(|slot| slot.conn.serving()) {
+            Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
+            Some(_) => self.tell_gaps(id),
+            None => {}
+        }
         if !self.collect(id, budget) {
             self.hold_to_quota(id);
         }
@@ -357,11 +360,8 @@ impl<N: Net> Worker<N> {
 
     /// Tells the conn what it will not be given, ahead of what it will.
     fn tell_gaps(&mut self, id: ConnId) {
-        let is_poll = self.poll_kind(id).is_some();
-        let serves = self
-            .slot(id)
-            .is_some_and(|slot| slot.is_writable && slot.conn.serving().is_some() && !is_poll);
-        while serves && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
+        let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
+        while is_writable && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
             self.call(id, |conn, out, context| {
                 conn.handle_gap(&channel, &gap, out, context);
             });
