@@ -14,6 +14,8 @@ use super::parse::Ceiling;
 use super::words::grouped;
 use crate::config::limits::LISTEN_BACKLOG;
 
+/// The first kernel whose rings have the modes that a worker asks for.
+const RING_KERNEL: (u32, u32) = (6, 1);
 /// Memory maps of a thread: its stack, the guard below it and what the allocator has for it.
 const MAPS_PER_THREAD: u64 = 16;
 /// Memory maps of the program itself, rounded up.
@@ -47,7 +49,25 @@ pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     found.extend(processor_time(facts, plan));
     found.extend(maps(facts, plan));
     found.extend(devices(facts));
+    found.extend(ring(facts));
     found
+}
+
+/// Publications without a ring to send them through.
+fn ring(facts: &Facts) -> Option<Advice> {
+    let (why, line) = match features(facts).io_uring {
+        "disabled" | "for_privileged" => (
+            "is switched off",
+            Some("sysctl -w kernel.io_uring_disabled=0"),
+        ),
+        "too_old" => (
+            "of this kernel is too old; Linux 6.1 has what is needed",
+            None,
+        ),
+        _ => return None,
+    };
+    let why = format!("{why}, so each delivery is a system call, at up to twice the time");
+    Some(advice("io_uring", why, line))
 }
 
 fn surroundings(facts: &Facts) -> Vec<Advice> {
@@ -217,7 +237,8 @@ fn devices(facts: &Facts) -> Vec<Advice> {
 /// What a kernel can do that a server may make use of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Features {
-    /// `io_uring(7)`: `available`, `for_privileged`, `disabled` or `unknown`.
+    /// `io_uring(7)` as the workers need it: `available`, `for_privileged`, `disabled`, `too_old`
+    /// or `unknown`. A container's filter on system calls may refuse it all the same.
     pub(super) io_uring: &'static str,
     /// TLS below a socket: `available`, `not_loaded` or `unknown`.
     pub(super) kernel_tls: &'static str,
@@ -238,8 +259,8 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
         // The switch came with 6.6; before it there was only the configuration of the kernel.
-        (None, Some(version)) if ((5, 1)..(6, 6)).contains(&version) => "available",
-        (None, Some(version)) if version < (5, 1) => "disabled",
+        (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
+        (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",
     };
     let kernel_tls = match facts.has_kernel_tls {
@@ -297,6 +318,22 @@ mod tests {
     }
 
     #[test]
+    fn kernel_without_rings_is_told_with_the_switch_where_there_is_one() {
+        let told = |kernel: &str, io_uring_disabled| {
+            ring(&Facts {
+                kernel: Some(kernel.to_owned()),
+                io_uring_disabled,
+                ..Facts::default()
+            })
+        };
+        assert_eq!(told("6.18.1", Some(0)), None);
+        assert_eq!(told("6.18.1", None), None, "nobody knows");
+        assert_eq!(told("5.15.0", None).unwrap().line, None);
+        let line = told("6.18.1", Some(2)).unwrap().line.unwrap();
+        assert_eq!(line, "sysctl -w kernel.io_uring_disabled=0");
+    }
+
+    #[test]
     fn table_that_tracks_nothing_is_told_when_it_is_too_small() {
         let facts = Facts {
             conntrack: Some(Some(Conntrack { max: 100, count: 0 })),
@@ -348,8 +385,8 @@ mod tests {
         assert_eq!(io_uring("6.18.1", Some(0)), "available");
         assert_eq!(io_uring("6.18.1", Some(2)), "disabled");
         assert_eq!(io_uring("6.18.1", None), "unknown");
-        assert_eq!(io_uring("5.15.0-91", None), "available");
-        assert_eq!(io_uring("4.19.0", None), "disabled");
+        assert_eq!(io_uring("6.1.0-18", None), "available");
+        assert_eq!(io_uring("5.15.0-91", None), "too_old");
         assert_eq!(features(&Facts::default()).kernel_tls, "unknown");
     }
 }
