@@ -27,6 +27,8 @@ measure() {
 }
 
 # figures EXPRESSION...: prints Python expressions over the results, which are named as measured.
-# verdict NAME VALUE_EXPRESSION GOAL UNIT: the last line for one row.
+# verdict NAME VALUE_EXPRESSION GOAL UNIT: the last line for one row; the goal is at most so much.
+# least NAME VALUE_EXPRESSION GOAL UNIT: the same for a goal of at least so much.
 figures() { python3 benches/load/figures.py "$results" figures "$@"; }
 verdict() { python3 benches/load/figures.py "$results" verdict "$@"; }
+least() { python3 benches/load/figures.py "$results" least "$@"; }

@@ -3,6 +3,9 @@
 
     figures.py FOLDER figures LABEL EXPRESSION ...
     figures.py FOLDER verdict ROW EXPRESSION GOAL UNIT
+    figures.py FOLDER least ROW EXPRESSION GOAL UNIT
+
+A verdict is for a goal of at most so much, least for one of at least so much.
 
 Each file of the folder is one run; in an expression its name stands for its JSON object.
 """
@@ -16,6 +19,11 @@ class Figures(dict):
 
     def __getattr__(self, name):
         return self[name]
+
+
+def shown(number):
+    """Three digits that say something, and never a power of ten."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
 def main():
@@ -34,9 +42,14 @@ def main():
             print(f"{label}: {found:,.2f}" if isinstance(found, float) else f"{label}: {found}")
         return
     row, expression, goal, unit = rest
-    found = value(expression)
-    met = "met" if found <= float(goal) else f"MISSED by {found / float(goal) - 1:.0%}"
-    print(f"verdict: {row}: {found:.3g} {unit}, goal at most {goal}: {met}")
+    found, goal_value = value(expression), float(goal)
+    is_met = found >= goal_value if verb == "least" else found <= goal_value
+    if is_met:
+        met = "met"
+    else:
+        met = f"MISSED by {abs(found / goal_value - 1):.0%}" if goal_value else "MISSED"
+    side = "at least" if verb == "least" else "at most"
+    print(f"verdict: {row}: {shown(found)} {unit}, goal {side} {goal}: {met}")
 
 
 main()

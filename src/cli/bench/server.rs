@@ -92,6 +92,12 @@ impl Server {
         self.address
     }
 
+    /// The path of its feed, if it is known.
+    #[must_use]
+    pub fn feed(&self) -> Option<&Path> {
+        self.feed.as_deref()
+    }
+
     /// What it has used until now.
     ///
     /// # Errors

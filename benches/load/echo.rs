@@ -1,0 +1,106 @@
+//! The echo: the least that lies between a feeder and its one subscriber, and nothing else.
+//!
+//! The same hops as in the server: a Unix socket to one thread that waits in epoll, an eventfd to a
+//! second one, and a plain `send` to TCP from there. No parsing, no number, no log; a line is sent
+//! as it came, in one WebSocket frame. Runs as a child process of the comparison beside it, which
+//! is the only caller.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use anyhow::{Result, ensure};
+use fanfare::sys::wake::Wake;
+use rustix::event::epoll;
+
+/// The longest line, so that a frame's header always has the same form.
+const LINE_BYTES_MAX: usize = 65_535;
+/// What the second thread waits for.
+const LISTENER: u64 = 0;
+const WAKE: u64 = 1;
+
+/// Serves until the feeder has gone.
+pub(crate) fn serve(feed: &Path) -> Result<()> {
+    let feed_listener = UnixListener::bind(feed)?;
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let address = listener.local_addr()?;
+    let wake = Arc::new(Wake::new()?);
+    let (sender, receiver) = channel();
+    let own_wake = Arc::clone(&wake);
+    thread::spawn(move || send(&listener, &own_wake, &receiver));
+    let mut stdout = std::io::stdout().lock();
+    writeln!(
+        stdout,
+        "echo ready: http://{address} feed={}",
+        feed.display()
+    )?;
+    stdout.flush()?;
+    take_feed(&feed_listener, &sender, &wake)
+}
+
+fn waiting_for(sources: &[(&dyn AsFd, u64)]) -> Result<OwnedFd> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (source, data) in sources {
+        let data = epoll::EventData::new_u64(*data);
+        epoll::add(&epoll, source, data, epoll::EventFlags::IN)?;
+    }
+    Ok(epoll)
+}
+
+fn wait(epoll: &OwnedFd) -> Result<Vec<u64>> {
+    let mut events = Vec::with_capacity(8);
+    match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(events.iter().map(|event| event.data.u64()).collect())
+}
+
+/// The first thread. The comparison writes a line at once, so what is read ends with a line.
+fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) -> Result<()> {
+    let (mut feeder, _address): (UnixStream, _) = listener.accept()?;
+    let epoll = waiting_for(&[(&feeder, 0)])?;
+    let mut buffer = vec![0; LINE_BYTES_MAX];
+    loop {
+        if wait(&epoll)?.is_empty() {
+            continue;
+        }
+        let count = feeder.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        ensure!(buffer[count - 1] == b'\n', "half a line");
+        mailbox.send(buffer[..count].to_vec())?;
+        wake.wake();
+    }
+}
+
+/// The second thread: a frame of each line to everybody.
+fn send(listener: &TcpListener, wake: &Wake, mail: &Receiver<Vec<u8>>) -> Result<()> {
+    let epoll = waiting_for(&[(listener, LISTENER), (wake, WAKE)])?;
+    let mut sockets: Vec<TcpStream> = Vec::new();
+    loop {
+        for data in wait(&epoll)? {
+            if data == LISTENER {
+                let (socket, _address) = listener.accept()?;
+                socket.set_nodelay(true)?;
+                sockets.push(socket);
+                continue;
+            }
+            wake.acknowledge();
+            while let Ok(line) = mail.try_recv() {
+                let mut frame = vec![0x81, 126];
+                frame.extend(u16::try_from(line.len())?.to_be_bytes());
+                frame.extend(line);
+                for socket in &mut sockets {
+                    socket.write_all(&frame)?;
+                }
+            }
+        }
+    }
+}

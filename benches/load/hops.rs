@@ -1,0 +1,326 @@
+//! The way from a feeder to the log and to one subscriber: lines per second, and latency beside the
+//! least that lies between.
+//!
+//! `cargo bench --bench hops` starts the `fanfare` program and [`echo`] as children. Latency: one
+//! line at a time, to each of the two in turn, on a machine that is idle otherwise; from before the
+//! feeder's `write` to the subscriber's `read` that has it. Lines per second: a feeder writes lines
+//! to a channel without subscribers as fast as the socket takes them, and the last one asks for an
+//! acknowledgement, which comes when all are in the log. The server has one processor then and the
+//! feeder another. Exit status 1 when something did not come.
+#![allow(
+    clippy::expect_used,
+    clippy::format_push_string,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a program for the command line, on input of its own"
+)]
+
+mod echo;
+mod ratio;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use fanfare::cli::bench::server::Server;
+use fanfare::sys::cpu;
+use serde_json::{Value, json};
+
+use ratio::Ratio;
+
+/// Time between two lines, so that both servers sleep when one comes.
+const APART: Duration = Duration::from_millis(1);
+/// The longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines written with one call.
+const LINES_TOGETHER: u64 = 4096;
+
+/// Measures the way from a feeder to the log and to one subscriber.
+#[derive(Debug, Parser)]
+#[command(name = "hops")]
+struct Options {
+    /// Lines to each server in each round of latencies.
+    #[arg(long, default_value_t = 1000)]
+    pings: u32,
+    /// Lines in each round of throughput; 0 leaves it out.
+    #[arg(long, default_value_t = 2_000_000)]
+    lines: u64,
+    /// Bytes of JSON in each publication.
+    #[arg(long, default_value_t = 100)]
+    payload: usize,
+    /// Rounds of each.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Flags handed on to `fanfare serve`, as one argument.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    server_flags: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Be the echo with its feed at this path; for the program itself.
+    #[arg(long, hide = true)]
+    serve_echo: Option<PathBuf>,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// What some test runners add.
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+fn main() -> ExitCode {
+    match act(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hops: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn act(options: &Options) -> Result<()> {
+    if let Some(feed) = &options.serve_echo {
+        return echo::serve(feed);
+    }
+    let latency = latency(options)?;
+    let throughput = if options.lines == 0 {
+        Value::Null
+    } else {
+        throughput(options)?
+    };
+    let result = json!({ "latency": latency, "throughput": throughput });
+    let text = if options.json {
+        format!("{result}\n")
+    } else {
+        format!("{result:#}\n")
+    };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// The program under test with one worker, on one processor if that is asked for.
+fn fanfare(options: &Options, processor: Option<usize>) -> Command {
+    let program = env!("CARGO_BIN_EXE_fanfare");
+    let mut command = match processor {
+        Some(number) => {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", &number.to_string(), program]);
+            command
+        }
+        None => Command::new(program),
+    };
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["--log", "warn", "--workers", "1"])
+        .args(options.server_flags.split_whitespace());
+    command
+}
+
+/// One line of the feed with a payload of so many bytes, in which the number is found again.
+fn line(number: u64, payload_bytes: usize, ack: &str) -> Vec<u8> {
+    let mark = mark(number);
+    let fill = "x".repeat(payload_bytes.saturating_sub(mark.len() + 2));
+    format!("{{\"channel\":\"hops\",\"data\":\"{mark}{fill}\"{ack}}}\n").into_bytes()
+}
+
+fn mark(number: u64) -> String {
+    format!("<{number:012}>")
+}
+
+/// A server with its one subscriber and its one feeder.
+struct Way {
+    feeder: UnixStream,
+    subscriber: TcpStream,
+    buffer: Vec<u8>,
+    _server: Server,
+}
+
+impl Way {
+    fn open(server: Server) -> Result<Self> {
+        let feeder = UnixStream::connect(feed(&server)?)?;
+        let subscriber = TcpStream::connect(server.address())?;
+        subscriber.set_read_timeout(Some(PATIENCE))?;
+        let buffer = vec![0; 64 * 1024];
+        Ok(Self {
+            feeder,
+            subscriber,
+            buffer,
+            _server: server,
+        })
+    }
+
+    /// The same past the handshake.
+    fn subscribed(server: Server) -> Result<Self> {
+        let mut way = Self::open(server)?;
+        way.subscriber.write_all(
+            b"GET /ws?channel=hops HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+        )?;
+        way.read_until(b"\"subscribed\"")?;
+        Ok(way)
+    }
+
+    /// Reads until this has come, in one piece with nothing behind that matters.
+    fn read_until(&mut self, wanted: &[u8]) -> Result<()> {
+        let mut held = 0;
+        loop {
+            let count = self.subscriber.read(&mut self.buffer[held..])?;
+            ensure!(count > 0, "the server has hung up");
+            held += count;
+            if memchr::memmem::find(&self.buffer[..held], wanted).is_some() {
+                return Ok(());
+            }
+            ensure!(held < self.buffer.len(), "something else came");
+        }
+    }
+
+    fn ping(&mut self, number: u64, payload_bytes: usize) -> Result<Duration> {
+        let (line, mark) = (line(number, payload_bytes, ""), mark(number));
+        let start = Instant::now();
+        self.feeder.write_all(&line)?;
+        self.read_until(mark.as_bytes())?;
+        Ok(start.elapsed())
+    }
+}
+
+fn feed(server: &Server) -> Result<&Path> {
+    server.feed().context("a server without a feed")
+}
+
+fn quantile_us(sorted: &[Duration], quantile: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index among a few thousand"
+    )]
+    let index = (last as f64 * quantile).round() as usize;
+    sorted[index.min(last)].as_secs_f64() * 1e6
+}
+
+/// Both servers in turns, line by line.
+fn latency(options: &Options) -> Result<Value> {
+    let mut echo = Command::new(std::env::current_exe()?);
+    echo.args(["--lines", "0"]);
+    let mut echo = Way::open(Server::start(echo, "--serve-echo")?)?;
+    let mut fanfare = Way::subscribed(Server::start(fanfare(options, None), "--feed")?)?;
+    let (mut echo_p50, mut fanfare_p50) = (Vec::new(), Vec::new());
+    let (mut echo_all, mut fanfare_all) = (Vec::new(), Vec::new());
+    let mut number = 0;
+    for round in 0..=options.rounds {
+        let (mut of_echo, mut of_fanfare) = (Vec::new(), Vec::new());
+        for _ in 0..options.pings {
+            number += 1;
+            thread::sleep(APART);
+            of_echo.push(echo.ping(number, options.payload)?);
+            thread::sleep(APART);
+            of_fanfare.push(fanfare.ping(number, options.payload)?);
+        }
+        // The first round warms up.
+        if round > 0 {
+            of_echo.sort_unstable();
+            of_fanfare.sort_unstable();
+            echo_p50.push(quantile_us(&of_echo, 0.5));
+            fanfare_p50.push(quantile_us(&of_fanfare, 0.5));
+            echo_all.extend(of_echo);
+            fanfare_all.extend(of_fanfare);
+        }
+    }
+    echo_all.sort_unstable();
+    fanfare_all.sort_unstable();
+    let figures = |all: &[Duration]| {
+        json!({
+            "p50_us": quantile_us(all, 0.5),
+            "p90_us": quantile_us(all, 0.9),
+            "p99_us": quantile_us(all, 0.99),
+        })
+    };
+    Ok(json!({
+        "echo": figures(&echo_all),
+        "fanfare": figures(&fanfare_all),
+        "p50_ratio": Ratio::new(&fanfare_p50, &echo_p50).json(),
+    }))
+}
+
+/// Lines into the log of a server that has one processor.
+fn throughput(options: &Options) -> Result<Value> {
+    let processors = cpu::allowed();
+    let (own, theirs) = match processors.as_slice() {
+        [first, second, ..] => (Some(*second), Some(*first)),
+        _ => (None, None),
+    };
+    let server = Server::start(fanfare(options, theirs), "--feed")?;
+    let feed = feed(&server)?.to_owned();
+    let payload_bytes = options.payload;
+    let lines = options.lines.next_multiple_of(LINES_TOGETHER);
+    let mut by_clock = Vec::new();
+    let mut by_cpu = Vec::new();
+    for round in 0..=options.rounds {
+        let before = server.usage()?;
+        let feed = feed.clone();
+        // A thread of its own, so that its processor is not inherited by what starts later.
+        let feeding = thread::spawn(move || {
+            if let Some(number) = own {
+                cpu::pin(number)?;
+            }
+            write_lines(&feed, lines, payload_bytes, u64::from(round) * (lines + 1))
+        });
+        let took = feeding
+            .join()
+            .ok()
+            .context("the feeder has panicked")??
+            .as_secs_f64();
+        let used = server.usage()?.since(before);
+        let cpu = used.cpu.context("the server cannot be measured")?;
+        if round > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a few millions")]
+            let lines = lines as f64;
+            by_clock.push(lines / took);
+            by_cpu.push(lines / cpu.as_secs_f64());
+        }
+    }
+    Ok(json!({
+        "lines_per_second": spread(&by_clock),
+        "lines_per_server_cpu_second": spread(&by_cpu),
+    }))
+}
+
+fn spread(figures: &[f64]) -> Value {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    json!({
+        "median": sorted.get(sorted.len() / 2),
+        "least": sorted.first(),
+        "greatest": sorted.last(),
+    })
+}
+
+/// From the first byte to the acknowledgement of the last line, whose number tells that none of
+/// those before it is missing.
+fn write_lines(feed: &Path, lines: u64, payload_bytes: usize, before: u64) -> Result<Duration> {
+    let mut feeder = UnixStream::connect(feed)?;
+    feeder.set_read_timeout(Some(PATIENCE))?;
+    let mut piece = Vec::new();
+    for number in 0..LINES_TOGETHER {
+        piece.extend(line(number, payload_bytes, ""));
+    }
+    let start = Instant::now();
+    for _ in 0..lines / LINES_TOGETHER {
+        feeder.write_all(&piece)?;
+    }
+    feeder.write_all(&line(lines, payload_bytes, ",\"ack\":true"))?;
+    let mut answer = String::new();
+    BufReader::new(&feeder).read_line(&mut answer)?;
+    let took = start.elapsed();
+    let number = format!("-{}\"", before + lines + 1);
+    let is_last = answer.contains("\"ok\":true") && answer.contains(&number);
+    ensure!(is_last, "{number} is not acknowledged: {answer}");
+    Ok(took)
+}
