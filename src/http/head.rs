@@ -344,7 +344,7 @@ fn refusal_of(error: httparse::Error, lines: &[u8]) -> Refusal {
         httparse::Error::TooManyHeaders => Refusal::FieldsTooMany {
             limit: REQUEST_HEADERS_MAX,
         },
-        httparse::Error::Version if names_http(lines) => Refusal::Version,
+        httparse::Error::Version if names_other_http(lines) => Refusal::Version,
         httparse::Error::NewLine
         | httparse::Error::Status
         | httparse::Error::Token
@@ -352,15 +352,17 @@ fn refusal_of(error: httparse::Error, lines: &[u8]) -> Refusal {
     }
 }
 
-/// Whether the request line ends in some version of HTTP (RFC 9112, 2.3).
-fn names_http(lines: &[u8]) -> bool {
+/// Whether the request line ends in a version of HTTP that is not ours (RFC 9112, 2.3). Where it
+/// ends in one that is, something else is wrong with it, such as a space in the target.
+fn names_other_http(lines: &[u8]) -> bool {
     let line = lines.split(|&byte| byte == b'\n').next().unwrap_or(lines);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let last_word = line.rsplit(|&byte| byte == b' ').next().unwrap_or(line);
     match last_word.strip_prefix(b"HTTP/") {
+        Some(b"1.0" | b"1.1") | None => false,
         Some([major]) => major.is_ascii_digit(),
         Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
-        Some(_) | None => false,
+        Some(_) => false,
     }
 }
 

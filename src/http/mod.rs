@@ -281,6 +281,8 @@ mod tests {
                 "GET /\r\n\r\n",
                 "GET / SPDY/1\r\n\r\n",
                 "GET / HTTP/1.1 x\r\n\r\n",
+                "GET / x HTTP/1.1\r\nHost: h\r\n\r\n",
+                "GET / x HTTP/1.0\r\n\r\n",
                 "GET  / HTTP/1.1\r\nHost: h\r\n\r\n",
                 "\u{16}\u{3}\u{1}",
                 "\rGET / HTTP/1.1\r\n\r\n",
