@@ -1,0 +1,142 @@
+"""The server as a child of the script: started on free ports, measured from procfs, ended by pid.
+
+`FANFARE=PATH` names the program; without it the release build is made first. Configuration goes in
+as environment, key by key. Knows nothing of what is measured.
+"""
+import json
+import os
+import pathlib
+import resource
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+KIB = 1024
+MIB = 1024 * KIB
+
+
+def program():
+    """The path of the program, built if nobody named one."""
+    named = os.environ.get("FANFARE")
+    if named:
+        return named
+    quiet = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "check": True}
+    subprocess.run(["cargo", "build", "--release", "--quiet"], **quiet)
+    asked = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+    answer = subprocess.run(asked, stdout=subprocess.PIPE, **quiet).stdout
+    os.environ["FANFARE"] = json.loads(answer)["target_directory"] + "/release/fanfare"
+    return os.environ["FANFARE"]
+
+
+class Server:
+    """Runs while it is entered."""
+
+    def __init__(self, workers=1, descriptors=None, **config):
+        self.workers, self.descriptors, self.config = workers, descriptors, config
+
+    def __enter__(self):
+        path = program()
+        self.folder = tempfile.mkdtemp(prefix="fanfare-rows-")
+        self.feed_path = f"{self.folder}/feed.sock"
+        command = [path, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command += ["--feed", self.feed_path, "--log", "error", "--workers", str(self.workers)]
+        settings = {f"FANFARE_{key.upper()}": str(value) for key, value in self.config.items()}
+        self.child = subprocess.Popen(
+            command,
+            env=os.environ | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            preexec_fn=self.limit if self.descriptors else None,
+            text=True,
+        )
+        ready = self.child.stdout.readline()
+        try:
+            address = ready.split("http://")[1].split()[0]
+            self.admin = ready.split("admin=")[1].split()[0]
+        except IndexError:
+            self.__exit__()
+            raise SystemExit(f"the server is not ready but says {ready!r}") from None
+        host, port = address.rsplit(":", 1)
+        self.address = (host, int(port))
+        self.pid = self.child.pid
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+        self.child.wait()
+        self.child.stdout.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def limit(self):
+        """What `ulimit -n` does."""
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
+
+    def feeder(self):
+        """A connection to the feed."""
+        feeder = socket.socket(socket.AF_UNIX)
+        feeder.settimeout(30)
+        feeder.connect(self.feed_path)
+        return feeder
+
+    def publish(self, feeder, channel, data, ack=True):
+        """One line; its acknowledgement."""
+        line = {"channel": channel, "data": data} | ({"ack": True} if ack else {})
+        feeder.sendall(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        if not ack:
+            return None
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += feeder.recv(4096)
+        return json.loads(answer)
+
+    def pss(self):
+        """Bytes of memory: the proportional share of its pages."""
+        for line in pathlib.Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * KIB
+        raise OSError("no Pss in smaps_rollup")
+
+    def cpu(self):
+        """Seconds of processor time used by the threads that run."""
+        tasks = pathlib.Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+    def descriptor_count(self):
+        """Descriptors in the tables of all threads; a table that several share counts for each."""
+        tasks = pathlib.Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(len(list((task / "fd").iterdir())) for task in tasks)
+
+    def metric(self, name):
+        """The sum of a metric's lines; a name with labels is one line."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        said = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return sum(float(value) for key, value in said if name in (key, key.split("{")[0]))
+
+    def wait_for(self, name, is_there, patience=30.0):
+        """Seconds until a metric is as wanted, or None when it has not come to that."""
+        start = time.monotonic()
+        while time.monotonic() - start < patience:
+            if is_there(self.metric(name)):
+                return time.monotonic() - start
+            time.sleep(0.02)
+        return None
+
+
+class Watch:
+    """How much a process's memory grows beyond a figure, looked at again and again."""
+
+    def __init__(self, server):
+        self.server, self.before, self.most = server, server.pss(), 0
+
+    def look(self):
+        """Takes note of the present."""
+        self.most = max(self.most, self.server.pss() - self.before)
+
+    def mib(self):
+        """The greatest growth that was seen, in MiB."""
+        return self.most / MIB
