@@ -420,6 +420,9 @@ fn text_files_are_clean_and_nothing_is_put_off() {
     }
 }
 
+/// Reads a script of Python and runs nothing.
+const PARSES_PYTHON: &str = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
+
 /// What is wrong with a script, as whoever runs it says; nothing is run.
 fn script_fault(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).unwrap();
@@ -427,10 +430,8 @@ fn script_fault(path: &Path) -> Option<String> {
         Some("bash") => ("bash", &["-n"]),
         None if text.starts_with("#!/usr/bin/env bash\n") => ("bash", &["-n"]),
         Some("js" | "mjs") => ("node", &["--check"]),
-        Some("py") => (
-            "python3",
-            &["-c", "import ast, sys; ast.parse(open(sys.argv[1]).read())"],
-        ),
+        Some("py") => ("python3", &["-c", PARSES_PYTHON]),
+        None if text.starts_with("#!/usr/bin/env python3\n") => ("python3", &["-c", PARSES_PYTHON]),
         Some("xml") => (
             "python3",
             &[
@@ -463,6 +464,7 @@ fn scripts_are_ones_that_their_programs_understand() {
         ("c.mjs", "}"),
         ("d.py", "if\n"),
         ("e.xml", "<a>"),
+        ("f", "#!/usr/bin/env python3\nif\n"),
     ] {
         let path = folder.path().join(name);
         fs::write(&path, text).unwrap();
