@@ -37,6 +37,15 @@ impl<N: Net> Worker<N> {
         }
     }
 
+    /// Whether nothing more will be written to the conn in a slot before its socket takes more or
+    /// something is published: what it is behind now has to be within its quota.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_flushed(&self, slot: u32) -> bool {
+        let slot = self.conns.get(slot as usize);
+        !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
+    }
+
     fn check_conn(&self, id: ConnId) {
         let Some(slot) = self.conns.get(id.slot as usize) else {
             return;

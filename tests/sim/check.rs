@@ -6,19 +6,59 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fanfare::config::Config;
+use fanfare::config::{Config, Quota};
 use fanfare::effect::CloseReason;
 use fanfare::frame::Receipt;
+use fanfare::hub::Amount;
 use fanfare::metrics::WorkerMetrics;
 use fanfare::worker::Worker;
 
 use crate::net::FakeNet;
+
+/// What conns were behind, looked at whenever flush had done with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Debts {
+    pub(crate) looked_at: u64,
+    /// The greatest, in percent of the quota that it comes nearest to.
+    pub(crate) percent_max: u64,
+    /// By how much the worst was over the quota.
+    pub(crate) bytes_over: u64,
+    pub(crate) publications_over: u64,
+}
+
+impl Debts {
+    fn add(&mut self, behind: Amount, quota: &Quota) {
+        if behind == Amount::default() {
+            return;
+        }
+        let Amount {
+            bytes,
+            publications,
+        } = behind;
+        let (bytes_max, publications_max) = (quota.behind_bytes, quota.behind_publications);
+        let percent = (bytes * 100 / bytes_max).max(publications * 100 / publications_max);
+        self.merge(&Self {
+            looked_at: 1,
+            percent_max: percent,
+            bytes_over: bytes.saturating_sub(bytes_max),
+            publications_over: publications.saturating_sub(publications_max),
+        });
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.looked_at += other.looked_at;
+        self.percent_max = self.percent_max.max(other.percent_max);
+        self.bytes_over = self.bytes_over.max(other.bytes_over);
+        self.publications_over = self.publications_over.max(other.publications_over);
+    }
+}
 
 /// What the last turn had counted.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     writes: u64,
     publications: u64,
+    pub(crate) debts: Debts,
     pub(crate) receipts: VecDeque<(u64, Arc<Receipt>)>,
 }
 
@@ -29,6 +69,11 @@ impl Checker {
         metrics: &WorkerMetrics,
         config: &Config,
     ) {
+        for slot in worker.hub().member_slots() {
+            if worker.has_flushed(slot) {
+                self.debts.add(worker.hub().behind(slot), &config.quota);
+            }
+        }
         worker.check_invariants();
         let conns = worker.conn_count() as u64;
         assert_eq!(metrics.conns_open.value(), conns);

@@ -59,6 +59,7 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.publications += outcome.publications;
     total.deliveries += outcome.deliveries;
     total.gaps += outcome.gaps;
+    total.debts.merge(&outcome.debts);
 }
 
 #[test]
@@ -100,6 +101,10 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         failures.join("\n")
     );
     assert!(
+        seeds < SEEDS || total.debts.percent_max > 90,
+        "nobody came near the quota"
+    );
+    assert!(
         seeds < SEEDS || unseen(&total).is_empty(),
         "never happened: {:?}",
         unseen(&total)
@@ -113,6 +118,11 @@ fn show(seeds: u64, total: &Outcome) {
     eprintln!(
         "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read",
         total.turns, total.publications, total.deliveries, total.gaps
+    );
+    let debts = &total.debts;
+    eprintln!(
+        "quota: {} debts looked at, the greatest {} % of it; overshot by {} bytes, {} publications",
+        debts.looked_at, debts.percent_max, debts.bytes_over, debts.publications_over
     );
 }
 

@@ -17,7 +17,7 @@ use fanfare::time::Now;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::{Parts, Turn, Worker};
 
-use crate::check::{self, Checker};
+use crate::check::{self, Checker, Debts};
 use crate::model::Facts;
 use crate::net::{FakeNet, Faults, Sabotage};
 use crate::peer::Peer;
@@ -38,6 +38,7 @@ pub(crate) struct Outcome {
     pub(crate) publications: u64,
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
+    pub(crate) debts: Debts,
     /// The worker's counters, in the order of their table.
     pub(crate) counts: Vec<u64>,
 }
@@ -158,6 +159,7 @@ impl World {
             publications: self.facts.publications.len() as u64,
             deliveries: self.facts.deliveries,
             gaps: self.facts.gaps,
+            debts: self.checker.debts,
             counts: WorkerMetrics::TABLE
                 .iter()
                 .map(|line| (line.read)(&self.metrics))
