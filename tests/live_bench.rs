@@ -128,6 +128,46 @@ fn churning_conns_come_and_go_without_a_fault() {
 }
 
 #[test]
+fn polls_are_answered_with_each_publication_once_and_counted() {
+    let flags = "--websockets 5 --event-streams 5 --polls 30 --channels 2 --rate 100 --burst 5 --seconds 1 \
+                 --idle 0.2 --strict --json";
+    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{said}{result:#}");
+    assert_faultless(&result);
+    assert_eq!(result["connect"]["kinds"]["polls"], 30);
+    let publish = &result["publish"];
+    assert_eq!(publish["deliveries"], 100 * 20);
+    assert_eq!(publish["deliveries"], publish["deliveries_due"]);
+    // Five arrive together, of which each channel has some.
+    let answers = publish["poll_answers"].as_u64().unwrap();
+    assert!((30 * 20..=30 * 100).contains(&answers), "{answers}");
+}
+
+#[test]
+fn stalled_slow_and_passing_polls_are_told_what_they_missed() {
+    let flags = "--websockets 0 --event-streams 0 --polls 40 --stalled 20 --slow 10 --churn 40 --rate 400 \
+                 --burst 20 --seconds 3 --payload 1000 --strict --json";
+    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{said}{result:#}");
+    assert_faultless(&result);
+    let publish = &result["publish"];
+    assert!(
+        publish["came_and_went"].as_u64().unwrap() > 20,
+        "{result:#}"
+    );
+    assert!(publish["deliveries"].as_u64() > publish["deliveries_due"].as_u64());
+}
+
+#[test]
+fn text_names_the_kinds() {
+    let flags = "bench --websockets 0 --event-streams 2 --polls 3 --seconds 0.2";
+    let output = fanfare().args(flags.split(' ')).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("\n  2 event streams, 3 polls\n"), "{text}");
+    assert!(text.contains("answers to polls\n"), "{text}");
+}
+
+#[test]
 fn storms_tell_memory_after_each() {
     let flags = "--websockets 100 --event-streams 100 --storms 2 --json";
     let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());

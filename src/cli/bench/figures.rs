@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::probe::{Answered, Times};
 use super::server::{Memory, Usage};
+use super::stream::Kind;
 use super::tally::{Faults, Gaps, Tally};
 
 /// What connecting has cost.
@@ -15,6 +16,8 @@ use super::tally::{Faults, Gaps, Tally};
 pub struct Opened {
     /// Connections opened.
     pub conns: usize,
+    /// How many of each kind.
+    pub kinds: Vec<(Kind, usize)>,
     /// From the first connect to the last subscription.
     pub took: Duration,
     /// Processor time meanwhile.
@@ -100,8 +103,14 @@ impl Opened {
     /// For programs.
     #[must_use]
     pub fn json(&self) -> Value {
+        let kinds: Map<String, Value> = self
+            .kinds
+            .iter()
+            .map(|(kind, count)| (kind.plural().to_lowercase().replace(' ', "_"), json!(count)))
+            .collect();
         json!({
             "conns": self.conns,
+            "kinds": kinds,
             "seconds": self.took.as_secs_f64(),
             "per_second": self.per_second(),
             "server_cpu_us_per_conn": self.cpu_us(),
@@ -222,6 +231,7 @@ impl Measured {
             "publications": self.publications,
             "deliveries": self.tally.delivered,
             "deliveries_due": self.expected,
+            "poll_answers": self.tally.answers,
             "foreign": self.tally.foreign,
             "complete": self.is_complete,
             "seconds": self.took.as_secs_f64(),

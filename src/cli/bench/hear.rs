@@ -1,6 +1,7 @@
 //! SHELL: what a thread of clients does with a connection that has something to say.
 //!
-//! Reads, hands the bytes to the connection's stream and ear, answers pings, and keeps the board:
+//! Reads, hands the bytes to the connection's stream and ear, answers pings, polls again, and keeps
+//! the board:
 //! who is subscribed, what is accounted for, who was lost. Opens nothing; a connection that has
 //! ended is closed here. [`Party::serve`] is called once per report of readiness.
 
@@ -13,8 +14,9 @@ use rustix::io::Errno;
 use super::pace::Nibbling;
 use super::party::{Conn, Party, Phase, READ_BYTES, send};
 use super::plan::Seat;
-use super::stream::Heard;
+use super::stream::{Heard, Kind};
 use super::tally::{Hearing, Role, Start, Tally};
+use crate::id::Cursor;
 use crate::sys::clock::monotonic_ns;
 
 /// A pong without payload (RFC 6455, 5.5.3), masked with zeros.
@@ -106,6 +108,7 @@ impl Party {
         };
         let bytes = self.buffer.get(..count).unwrap_or_default();
         let (mut pings, mut accounted, mut is_ready, mut end) = (0, 0, false, None);
+        let mut answered = None;
         let Conn { stream, ear, .. } = conn;
         stream.push(bytes, &mut |heard| match heard {
             Heard::End => end = Some(None),
@@ -113,6 +116,9 @@ impl Party {
             Heard::Ping => pings += 1,
             heard => {
                 is_ready |= matches!(heard, Heard::Ready { .. });
+                if let Heard::Answered { position } = heard {
+                    answered = Some(position);
+                }
                 accounted += ear.note(heard, &hearing, tally);
             }
         });
@@ -125,6 +131,9 @@ impl Party {
         if is_ready && conn.phase == Phase::Asking {
             self.subscribed(place)?;
         }
+        if let Some(position) = answered {
+            self.poll_again(place, position);
+        }
         let accounted = self.credit(place, i64::try_from(accounted)?);
         match end {
             None => Ok(accounted),
@@ -134,6 +143,24 @@ impl Party {
                 }
                 Ok(accounted + self.lose(place, None, tally))
             }
+        }
+    }
+
+    /// Asks for what comes behind the answer that has been heard.
+    fn poll_again(&mut self, place: usize, position: Cursor) {
+        let Some(conn) = self.conns.get(place) else {
+            return;
+        };
+        let Some(fd) = &conn.fd else {
+            return;
+        };
+        self.request.clear();
+        self.plan
+            .push_request(Kind::Poll, conn.channel, Some(position), &mut self.request);
+        // An error that says that the server has gone is found by the next read.
+        if send(fd, &self.request) == Ok(false) {
+            let what = "a poll found no room in its socket, although the last one was answered";
+            self.board.trouble(what.to_owned());
         }
     }
 

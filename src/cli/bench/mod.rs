@@ -3,10 +3,12 @@
 //!
 //! A program of its own on the client's side: it shares no state with the server, speaks to it over
 //! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened,
-//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge, `stage`
-//! is a server with everybody connected, `report` tells. The comparison with the floor in
-//! `benches/load` is made of the same parts, and therefore they are public.
+//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge (`answer`
+//! what a poll is told), `stage` is a server with everybody connected, `report` tells. The
+//! comparison with the floor in `benches/load` is made of the same parts, and therefore they are
+//! public.
 
+mod answer;
 pub mod crowd;
 pub mod figures;
 mod hear;
@@ -145,8 +147,10 @@ fn serve_command(args: &BenchArgs) -> Result<Command> {
 
 fn draw(path: &Path, args: &BenchArgs, measured: &Measured) -> Result<()> {
     let title = format!(
-        "{} WebSockets, {} event streams, {} publications, {} deliveries",
-        args.websockets, args.event_streams, measured.publications, measured.tally.delivered
+        "{}, {} publications, {} deliveries",
+        report::kinds_text(&args.kinds()),
+        measured.publications,
+        measured.tally.delivered
     );
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a run")]
     let ms = |quantile| measured.tally.latency_us(quantile) as f64 / 1e3;

@@ -33,6 +33,7 @@ Examples:
   fanfare bench
   fanfare bench --websockets 10000 --event-streams 10000 --rate 100 --burst 10 --seconds 30
   fanfare bench --websockets 20000 --event-streams 0 --stalled 10 --rate 100 --json
+  fanfare bench --websockets 0 --event-streams 0 --polls 20000 --rate 1 --seconds 10
   fanfare bench --websockets 1000000 --event-streams 0 --workers 56 --rate 0.1 --seconds 30 --probe
   fanfare bench --attach 127.0.0.1:8080 --feed /run/fanfare/feed.sock --pid 4711
   fanfare bench --attach 192.0.2.7:80 --channel prices --listen-only --seconds 60")]
@@ -43,6 +44,9 @@ pub struct BenchArgs {
     /// Event streams.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub event_streams: usize,
+    /// Connections that poll: each holds a long poll and asks for the next when it is answered.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub polls: usize,
     /// The channel; NAME:0, NAME:1 and so on when there are several.
     #[arg(long, value_name = "NAME", default_value = "bench")]
     pub channel: String,
@@ -128,7 +132,8 @@ impl BenchArgs {
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
         let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {
-            return Err("no connections: --websockets and --event-streams are both 0".to_owned());
+            let what = "no connections: --websockets, --event-streams and --polls are all 0";
+            return Err(what.to_owned());
         }
         if self.payload < PAYLOAD_BYTES_MIN {
             return Err(format!("--payload has to be {PAYLOAD_BYTES_MIN} or more"));
@@ -177,7 +182,17 @@ impl BenchArgs {
     /// Connections that stay.
     #[must_use]
     pub fn conns(&self) -> usize {
-        self.websockets + self.event_streams
+        self.websockets + self.event_streams + self.polls
+    }
+
+    /// How many of each kind.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<(Kind, usize)> {
+        vec![
+            (Kind::WebSocket, self.websockets),
+            (Kind::EventStream, self.event_streams),
+            (Kind::Poll, self.polls),
+        ]
     }
 
     /// The most connections that there are at a time.
@@ -213,10 +228,7 @@ impl BenchArgs {
             target,
             sources: self.source.clone(),
             network: 16,
-            kinds: vec![
-                (Kind::WebSocket, self.websockets),
-                (Kind::EventStream, self.event_streams),
-            ],
+            kinds: self.kinds(),
             threads: needed.max(cpus.min(self.conns())).max(1),
             channel: self.channel.clone(),
             channels: self.channels,

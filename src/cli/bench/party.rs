@@ -79,6 +79,8 @@ pub(super) struct Party {
     pub(super) churn: Churn,
     pub(super) nibbling: Nibbling,
     pub(super) buffer: Box<[u8]>,
+    /// A poll on its way into its socket.
+    pub(super) request: Vec<u8>,
     pub(super) events: Vec<epoll::Event>,
 }
 
@@ -106,6 +108,7 @@ impl Party {
             asking: 0,
             nibbling: Nibbling::default(),
             buffer: vec![0; READ_BYTES].into(),
+            request: Vec::new(),
             events: Vec::with_capacity(EVENTS),
         })
     }

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::stream::Kind;
 use super::tally::{Ids, Lane, Role, Start};
+use crate::frame::envelope::push_display;
+use crate::id::Cursor;
 
 /// Connections of one source address when there are addresses in plenty. Well below the number of
 /// ports.
@@ -15,6 +17,8 @@ const CONNS_PER_ADDRESS: usize = 5_000;
 const ASKING_ALL_MAX: usize = 2_048;
 /// The fewest that one thread may have under way.
 const ASKING_MIN: usize = 8;
+/// Seconds that a poll without news may be held: as long as the server does by itself.
+const POLL_TIMEOUT_S: u32 = 120;
 /// Seconds that a connection stays that comes and goes.
 pub const PASSING_SECONDS: usize = 1;
 
@@ -170,25 +174,40 @@ impl Plan {
     /// The request for a connection (RFC 9112, 3; RFC 6455, 4.1).
     #[must_use]
     pub fn request(&self, seat: Seat) -> Vec<u8> {
-        let (path, fields) = match seat.kind {
+        let mut request = Vec::new();
+        self.push_request(seat.kind, seat.channel, None, &mut request);
+        request
+    }
+
+    /// Appends a request, which for a poll may go on from a position.
+    pub fn push_request(&self, kind: Kind, channel: u16, since: Option<Cursor>, out: &mut Vec<u8>) {
+        let (path, fields) = match kind {
             Kind::BareEvents | Kind::EventStream => (
                 "sse",
                 "Accept: text/event-stream\r\nCache-Control: no-cache\r\n",
             ),
+            Kind::Poll => ("poll", "Accept: application/json\r\n"),
             Kind::Bare | Kind::WebSocket => (
                 "ws",
                 "Upgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
             ),
         };
-        let name = self.channel_name(seat.channel);
+        let name = self.channel_name(channel);
         let name = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
-        format!(
-            "GET /{path}?channel={name} HTTP/1.1\r\nHost: {}\r\nUser-Agent: fanfare-bench\r\n\
-             {fields}\r\n",
-            self.target
-        )
-        .into_bytes()
+        push_display(&format_args!("GET /{path}?channel={name}"), out);
+        if kind == Kind::Poll {
+            push_display(&format_args!("&timeout={POLL_TIMEOUT_S}"), out);
+        }
+        if let Some(since) = since {
+            push_display(&format_args!("&since={since}"), out);
+        }
+        let target = self.target;
+        push_display(&format_args!(" HTTP/1.1\r\nHost: {target}\r\n"), out);
+        push_display(
+            &format_args!("User-Agent: fanfare-bench\r\n{fields}\r\n"),
+            out,
+        );
     }
 }
 
@@ -281,5 +300,18 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("\r\n\r\n"));
+        for (since, expected) in [
+            (None, "GET /poll?channel=a%20b%3A2&timeout=120 HTTP/1.1\r\n"),
+            (
+                Some("00000000000a-7".parse().unwrap()),
+                "GET /poll?channel=a%20b%3A2&timeout=120&since=00000000000a-7 HTTP/1.1\r\n",
+            ),
+        ] {
+            let mut request = Vec::new();
+            plan.push_request(Kind::Poll, 2, since, &mut request);
+            let text = String::from_utf8(request).unwrap();
+            assert!(text.starts_with(expected), "{text}");
+            assert!(text.ends_with("\r\n\r\n"));
+        }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::figures::{Idled, Measured, Opened, Storm, megabytes, millis};
 use super::probe::Times;
+use super::stream::Kind;
 use super::tally::{Faults, Gaps};
 
 /// Everything there is to say.
@@ -66,6 +67,7 @@ impl Report {
         }
         if let Some(opened) = &self.opened {
             line(&mut text, &opened_text(opened));
+            line(&mut text, &format!("  {}", kinds_text(&opened.kinds)));
         }
         if let Some(idled) = &self.idled {
             let cost = figure(idled.cpu_us(), 3, "us");
@@ -109,6 +111,16 @@ fn figure(value: Option<f64>, digits: usize, unit: &str) -> String {
         Some(value) => format!("{value:.digits$} {unit}"),
         None => "unknown".to_owned(),
     }
+}
+
+/// How many connections there are of each kind, for people.
+#[must_use]
+pub fn kinds_text(kinds: &[(Kind, usize)]) -> String {
+    let some = kinds.iter().filter(|(_, count)| *count > 0);
+    let texts: Vec<String> = some
+        .map(|(kind, count)| format!("{count} {}", kind.plural()))
+        .collect();
+    texts.join(", ")
 }
 
 /// What connecting has cost, for people.
@@ -210,6 +222,10 @@ fn counts_text(measured: &Measured) -> String {
                  publications in them; {cut} stalled or slow ones cut"
             ),
         );
+    }
+    if measured.tally.answers > 0 {
+        let answers = measured.tally.answers;
+        line(&mut text, &format!("  {answers} answers to polls"));
     }
     if measured.tally.passed + measured.tally.foreign > 0 {
         line(

@@ -205,7 +205,7 @@ pub fn storm(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<Storm> {
 
 fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(Crowd, Opened)> {
     thread::sleep(REST);
-    let conns = plan.conns();
+    let (conns, kinds) = (plan.conns(), plan.kinds.clone());
     let before = server.memory()?;
     let used = server.usage()?;
     let begun = Instant::now();
@@ -215,6 +215,7 @@ fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(Crowd, Ope
     thread::sleep(REST);
     let opened = Opened {
         conns,
+        kinds,
         took,
         usage,
         before,

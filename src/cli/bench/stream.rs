@@ -1,7 +1,7 @@
 //! PURE: what a client hears: the bytes of one connection, cut anywhere, to what they say.
 //!
 //! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or server-sent events, in chunks
-//! (RFC 9112, 7.1) where the head says so. Holds bytes only while a piece is incomplete, so that a
+//! (RFC 9112, 7.1) where the head says so; or answers to polls, one after the other. Holds bytes only while a piece is incomplete, so that a
 //! million idle streams hold none. Knows the stamped payload that [`super::publisher`] writes and
 //! what fanfare says beside publications; anything else that is published is heard with its id
 //! alone.
@@ -9,6 +9,9 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
+
+use super::answer::read_answer;
+use crate::id::Cursor;
 
 /// Begins a stamped payload: the publication's number follows in 12 digits.
 pub const NUMBER: &str = "{\"n\":\"";
@@ -20,18 +23,19 @@ pub const STAMP: &str = "\",\"t\":\"";
 pub const STAMP_DIGITS: usize = 19;
 
 /// What is looked for in every delivery. Preparing a search costs more than the search.
-struct Keys {
+pub(super) struct Keys {
     blank_line: Finder<'static>,
     data_field: Finder<'static>,
     gap_event: Finder<'static>,
     id_field: Finder<'static>,
-    id_member: Finder<'static>,
+    pub(super) id_member: Finder<'static>,
     line_end: Finder<'static>,
     number: Finder<'static>,
-    until: Finder<'static>,
+    pub(super) publications: Finder<'static>,
+    pub(super) until: Finder<'static>,
 }
 
-static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
+pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     blank_line: Finder::new("\n\n"),
     data_field: Finder::new("data:"),
     gap_event: Finder::new("event: fanfare.gap"),
@@ -39,6 +43,7 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     id_member: Finder::new("\"id\":\""),
     line_end: Finder::new("\r\n"),
     number: Finder::new(NUMBER),
+    publications: Finder::new("\"publications\":["),
     until: Finder::new("\"until\":\""),
 });
 
@@ -51,8 +56,22 @@ pub enum Kind {
     BareEvents,
     /// Server-sent events.
     EventStream,
+    /// Long polls, one after the other: ready with the first answer.
+    Poll,
     /// WebSocket.
     WebSocket,
+}
+
+impl Kind {
+    /// What several of them are called.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Bare | Self::WebSocket => "WebSockets",
+            Self::BareEvents | Self::EventStream => "event streams",
+            Self::Poll => "polls",
+        }
+    }
 }
 
 /// What a payload of ours says of itself.
@@ -67,6 +86,11 @@ pub struct Stamp {
 /// One thing heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
+    /// A poll's answer, of which everything has been heard: the next poll is due.
+    Answered {
+        /// From where it goes on.
+        position: Cursor,
+    },
     /// The stream has ended, or made no sense.
     End,
     /// Publications are missing, and the server says so.
@@ -98,6 +122,7 @@ pub enum Heard {
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
+    Answer,
     Chunk,
     Events,
     Frame,
@@ -148,6 +173,8 @@ impl Stream {
     fn read<'a>(&mut self, mut bytes: &'a [u8], hear: &mut impl FnMut(Heard)) -> &'a [u8] {
         while !bytes.is_empty() {
             let read = match self.next {
+                Piece::Answer => read_answer(bytes, false, hear),
+                Piece::Head if self.kind == Kind::Poll => self.read_first_answer(bytes, hear),
                 Piece::Head => self.read_head(bytes, hear),
                 Piece::Chunk => read_chunks(bytes, hear),
                 Piece::Events => read_events(bytes, hear),
@@ -161,10 +188,16 @@ impl Stream {
         bytes
     }
 
+    fn read_first_answer(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+        let length = read_answer(bytes, true, hear)?;
+        self.next = Piece::Answer;
+        Some(length)
+    }
+
     fn read_head(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
         let end = memmem::find(bytes, b"\r\n\r\n")? + 4;
         let wanted = match self.kind {
-            Kind::BareEvents | Kind::EventStream => 200,
+            Kind::BareEvents | Kind::EventStream | Kind::Poll => 200,
             Kind::Bare | Kind::WebSocket => 101,
         };
         self.next = match wanted {
@@ -308,7 +341,8 @@ fn hear_event(event: &[u8], hear: &mut impl FnMut(Heard)) {
     }
 }
 
-fn publication(text: &[u8], id: Option<&Finder<'_>>) -> Heard {
+/// A publication, whose id follows a key where there is one.
+pub(super) fn publication(text: &[u8], id: Option<&Finder<'_>>) -> Heard {
     Heard::Publication {
         stamp: stamp(text),
         sequence: id.and_then(|key| sequence_behind(text, key)),
@@ -324,7 +358,7 @@ fn stamp(text: &[u8]) -> Option<Stamp> {
 }
 
 /// The number in the id, `<epoch>-<sequence>`, that follows a key.
-fn sequence_behind(text: &[u8], key: &Finder<'_>) -> Option<u64> {
+pub(super) fn sequence_behind(text: &[u8], key: &Finder<'_>) -> Option<u64> {
     let at = key.find(text)? + key.needle().len();
     let id = text.get(at..)?;
     let hyphen = memchr::memchr(b'-', id)?;

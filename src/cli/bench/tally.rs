@@ -169,6 +169,8 @@ pub struct Tally {
     last_us: Vec<u32>,
     /// Publications received by whoever is no stalled or slow connection.
     pub(super) delivered: u64,
+    /// Answers to polls of whoever is no stalled or slow connection, those without news too.
+    pub(super) answers: u64,
     /// Publications received that were not ours.
     pub(super) foreign: u64,
     /// Connections that came and went.
@@ -185,6 +187,7 @@ impl Default for Tally {
             latency_us: Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).ok(),
             last_us: Vec::new(),
             delivered: 0,
+            answers: 0,
             foreign: 0,
             passed: 0,
             faults: Faults::default(),
@@ -208,6 +211,7 @@ impl Tally {
             *own = (*own).max(*others);
         }
         self.delivered += other.delivered;
+        self.answers += other.answers;
         self.foreign += other.foreign;
         self.passed += other.passed;
         self.faults.add(&other.faults);
@@ -266,7 +270,7 @@ impl Tally {
 pub struct Ear {
     /// 0 while any will do.
     next: u64,
-    /// The sequence number of the newest id.
+    /// The sequence number of the newest id; for a poll, where the next one goes on from.
     sequence: u64,
     has_gap: bool,
 }
@@ -282,6 +286,16 @@ impl Ear {
     pub fn note(&mut self, heard: Heard, hearing: &Hearing, tally: &mut Tally) -> u64 {
         match heard {
             Heard::End | Heard::Ping | Heard::Refused { .. } => 0,
+            Heard::Answered { position } => {
+                if !hearing.role.is_impaired() {
+                    tally.answers += 1;
+                }
+                // One that goes back would bring publications again.
+                let is_right = position.sequence.0 >= self.sequence;
+                tally.faults.wrong_ids += u64::from(!is_right);
+                self.sequence = position.sequence.0;
+                0
+            }
             Heard::Gap { until } => self.note_gap(until, hearing, tally),
             Heard::Publication { stamp, sequence } => {
                 if !hearing.role.is_impaired() {

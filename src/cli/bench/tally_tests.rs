@@ -123,6 +123,22 @@ fn foreign_publications_have_to_rise_and_nothing_else() {
 }
 
 #[test]
+fn poll_goes_on_from_its_answer_which_never_goes_back() {
+    let answered = |sequence| Heard::Answered {
+        position: format!("00000000000a-{sequence}").parse().unwrap(),
+    };
+    let all = [publication(1), answered(1), answered(1), publication(2)];
+    let (tally, accounted) = tally_of(&reader(), 0, &all);
+    assert!(tally.faults.is_clean());
+    assert_eq!((tally.answers, accounted), (2, 2));
+    let back = [publication(1), publication(2), answered(1), publication(2)];
+    let (tally, _) = tally_of(&reader(), 0, &back);
+    assert_eq!((tally.faults.wrong_ids, tally.faults.duplicates), (1, 1));
+    let stalled = hearing(Ids::Numbers, Start::First, Role::Stalled);
+    assert_eq!(tally_of(&stalled, 0, &[answered(1)]).0.answers, 0);
+}
+
+#[test]
 fn lanes_share_the_numbers_between_channels() {
     let lane = Lane::new(1, 3);
     let numbers: Vec<u64> = (0..)

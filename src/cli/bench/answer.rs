@@ -1,0 +1,281 @@
+//! PURE: what an answer to a poll says: its gaps, its publications, and from where to go on.
+//!
+//! Looks for the few members that matter instead of building the JSON, since an answer is read for
+//! each connection and publication. Relies on the order in which fanfare writes members, and on
+//! JSON alone to tell where a publication ends, so that payloads of others are heard as well. A key
+//! with its quotes is never found in a string, where quotes are escaped (RFC 8259, 7). Called by
+//! [`super::stream`] with bytes that may break off anywhere.
+
+use memchr::memchr2;
+
+use super::stream::{Heard, KEYS, publication, sequence_behind};
+use crate::id::Cursor;
+
+/// Fields that a head may have, those of a proxy among them.
+const FIELDS_MAX: usize = 64;
+
+/// Reads one whole answer. `None` while it is not complete.
+pub(super) fn read_answer(
+    bytes: &[u8],
+    is_first: bool,
+    hear: &mut impl FnMut(Heard),
+) -> Option<usize> {
+    let (status, head_bytes, content_bytes) = match read_head(bytes) {
+        Head::Incomplete => return None,
+        Head::Whole {
+            status,
+            bytes,
+            content_bytes,
+        } => (status, bytes, content_bytes),
+    };
+    let (200, Some(content_bytes)) = (status, content_bytes) else {
+        hear(Heard::Refused { status });
+        // Whatever else it says is not for us.
+        return Some(bytes.len());
+    };
+    let end = head_bytes.checked_add(content_bytes)?;
+    let content = bytes.get(head_bytes..end)?;
+    if hear_content(content, is_first, hear).is_none() {
+        hear(Heard::End);
+    }
+    Some(end)
+}
+
+/// The head of an answer.
+enum Head {
+    Incomplete,
+    Whole {
+        /// 0 for what is no response.
+        status: u16,
+        bytes: usize,
+        /// `None` where the length of the content is not told.
+        content_bytes: Option<usize>,
+    },
+}
+
+fn read_head(bytes: &[u8]) -> Head {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+    let mut response = httparse::Response::new(&mut fields);
+    match response.parse(bytes) {
+        Ok(httparse::Status::Partial) => Head::Incomplete,
+        Ok(httparse::Status::Complete(bytes)) => {
+            let mut fields = response.headers.iter();
+            let length = fields.find(|field| field.name.eq_ignore_ascii_case("content-length"));
+            let length = length.and_then(|field| std::str::from_utf8(field.value).ok());
+            Head::Whole {
+                status: response.code.unwrap_or(0),
+                bytes,
+                content_bytes: length.and_then(|length| length.trim().parse().ok()),
+            }
+        }
+        Err(_nonsense) => Head::Whole {
+            status: 0,
+            bytes: bytes.len(),
+            content_bytes: None,
+        },
+    }
+}
+
+/// Hears gaps and publications in order. `None` where it makes no sense, if only at its end.
+fn hear_content(content: &[u8], is_first: bool, hear: &mut impl FnMut(Heard)) -> Option<()> {
+    let rest = content.strip_prefix(b"{\"id\":\"")?;
+    let id = rest.get(..memchr::memchr(b'"', rest)?)?;
+    let position: Cursor = std::str::from_utf8(id).ok()?.parse().ok()?;
+    if is_first {
+        hear(Heard::Ready {
+            sequence: Some(position.sequence.0),
+        });
+    }
+    let opening_bytes = KEYS.publications.find(rest)?;
+    let mut opening = rest.get(..opening_bytes)?;
+    while let Some(at) = KEYS.until.find(opening) {
+        hear(Heard::Gap {
+            until: sequence_behind(opening, &KEYS.until),
+        });
+        opening = opening.get(at + KEYS.until.needle().len()..)?;
+    }
+    let mut rest = rest.get(opening_bytes + KEYS.publications.needle().len()..)?;
+    while !rest.starts_with(b"]") {
+        rest = rest.strip_prefix(b",").unwrap_or(rest);
+        let (element, after) = rest.split_at_checked(object_bytes(rest)?)?;
+        hear(publication(element, Some(&KEYS.id_member)));
+        rest = after;
+    }
+    hear(Heard::Answered { position });
+    (rest == b"]}").then_some(())
+}
+
+/// How long the JSON object is that a text begins with.
+fn object_bytes(text: &[u8]) -> Option<usize> {
+    text.starts_with(b"{").then_some(())?;
+    let (mut at, mut depth) = (0_usize, 0_usize);
+    loop {
+        match text.get(at)? {
+            b'"' => at = string_end(text, at + 1)?,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+        at += 1;
+        if depth == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// Where the quote is that ends a string.
+fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text.get(at) == Some(&b'"') {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::stream::{Kind, Stamp, Stream};
+    use super::*;
+
+    fn answer(content: &str) -> String {
+        let length = content.len();
+        format!("HTTP/1.1 200 OK\r\nETag: \"1-1\"\r\ncontent-length: {length}\r\n\r\n{content}")
+    }
+
+    fn heard(pieces: &[&[u8]]) -> Vec<Heard> {
+        let mut stream = Stream::new(Kind::Poll);
+        let mut all = Vec::new();
+        for piece in pieces {
+            stream.push(piece, &mut |heard| all.push(heard));
+        }
+        all
+    }
+
+    fn id(sequence: u64) -> String {
+        format!("00000000000a-{sequence}")
+    }
+
+    fn answered(sequence: u64) -> Heard {
+        let position = id(sequence).parse().unwrap();
+        Heard::Answered { position }
+    }
+
+    fn foreign(sequence: u64) -> Heard {
+        Heard::Publication {
+            stamp: None,
+            sequence: Some(sequence),
+        }
+    }
+
+    /// An answer to a poll that was ready before, behind the answer that made it so.
+    fn later(content: &str) -> Vec<Heard> {
+        let first = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}", id(6));
+        let bytes = answer(&first) + &answer(content);
+        let mut all = heard(&[bytes.as_bytes()]);
+        let ready = Heard::Ready { sequence: Some(6) };
+        assert_eq!(all.drain(..2).collect::<Vec<_>>(), [ready, answered(6)]);
+        all
+    }
+
+    #[test]
+    fn polls_are_heard_the_same_for_every_cut() {
+        let stamped = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";
+        let mut bytes = answer(&format!(
+            "{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}",
+            id(6)
+        ));
+        bytes += &answer(&format!(
+            "{{\"id\":\"{}\",\"gap\":true,\"gaps\":[{{\"channel\":\"c\",\"since\":null,\
+             \"until\":\"{}\",\"missed\":1}},{{\"channel\":\"d\",\"since\":\"a-1\",\
+             \"until\":\"{}\"}}],\"publications\":[{{\"channel\":\"c\",\"id\":\"{}\",\
+             \"data\":{stamped}}},{{\"channel\":\"c\",\"id\":\"{}\",\"text\":\"\"}}]}}",
+            id(11),
+            id(8),
+            id(9),
+            id(10),
+            id(11),
+        ));
+        let stamp = Some(Stamp {
+            number: 7,
+            due_ns: 42,
+        });
+        let expected = [
+            Heard::Ready { sequence: Some(6) },
+            answered(6),
+            Heard::Gap { until: Some(8) },
+            Heard::Gap { until: Some(9) },
+            Heard::Publication {
+                stamp,
+                sequence: Some(10),
+            },
+            foreign(11),
+            answered(11),
+        ];
+        let bytes = bytes.as_bytes();
+        assert_eq!(heard(&[bytes]), expected);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(heard(&single), expected);
+        for cut in 0..bytes.len() {
+            let (left, right) = bytes.split_at(cut);
+            assert_eq!(heard(&[left, right]), expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn payloads_that_look_like_answers_are_payloads() {
+        for data in [
+            "{\"id\":\"a-99\",\"publications\":[{}]}",
+            "\"]}\\\"\\\\\"",
+            "[[],{\"until\":\"a-3\"},\"\\\\\\\"}\"]",
+            "-1.5e3",
+        ] {
+            let all = later(&format!(
+                "{{\"id\":\"{0}\",\"gap\":false,\"publications\":[{{\"channel\":\"\\\"id\\\":\\\"\",\
+                 \"id\":\"{0}\",\"data\":{data}}}]}}",
+                id(7)
+            ));
+            assert_eq!(all, [foreign(7), answered(7)], "{data}");
+        }
+    }
+
+    #[test]
+    fn other_answers_are_refusals_with_their_status() {
+        for (text, status) in [
+            ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 503),
+            ("HTTP/1.1 304 Not Modified\r\n\r\n", 304),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}", 200),
+            ("ICY 200 OK\r\n\r\n", 0),
+        ] {
+            let expected = [Heard::Refused { status }];
+            assert_eq!(heard(&[text.as_bytes()]), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_an_end() {
+        for content in [
+            "",
+            "{}",
+            "{\"id\":\"x\",\"gap\":false,\"publications\":[]}",
+            "{\"id\":\"00000000000a-7\",\"publications\":[1]}",
+            "{\"id\":\"00000000000a-7\",\"publications\":[{]}",
+            "{\"id\":\"00000000000a-7\",\"publications\":",
+        ] {
+            assert_eq!(later(content).last(), Some(&Heard::End), "{content}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_panics(content in "[{}\\[\\]\",:a-z0-9\\\\-]{0,60}") {
+            let prefix = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[", id(7));
+            for content in [content.clone(), prefix + &content] {
+                let _heard = later(&content);
+            }
+        }
+    }
+}
