@@ -159,6 +159,34 @@ fn stalled_slow_and_passing_polls_are_told_what_they_missed() {
 }
 
 #[test]
+fn compressed_publications_are_checked_and_inflated_once_for_each_thread() {
+    let flags = "--websockets 40 --event-streams 5 --deflate --rate 50 --burst 5 --seconds 1 --strict --json";
+    let (status, result, said) = bench(&flags.split(' ').collect::<Vec<_>>());
+    assert_eq!(status, 0, "{said}{result:#}");
+    assert_faultless(&result);
+    assert_eq!(result["connect"]["kinds"]["compressed_websockets"], 40);
+    let publish = &result["publish"];
+    assert_eq!(publish["deliveries"], 50 * 45);
+    assert_eq!(publish["compressed"], 50 * 40);
+    let inflated = publish["inflated"].as_u64().unwrap();
+    assert!((50..=50 * 40 / 2).contains(&inflated), "{inflated}");
+}
+
+#[test]
+fn server_that_does_not_compress_is_told() {
+    let server = Server::start();
+    let address = server.addr.to_string();
+    let mut flags = vec!["--attach", &address, "--deflate", "--listen-only"];
+    flags.extend(["--seconds", "0"]);
+    let (status, _, said) = bench(&flags);
+    assert_eq!(status, 1, "{said}");
+    assert!(
+        said.contains("does not agree to permessage-deflate"),
+        "{said}"
+    );
+}
+
+#[test]
 fn text_names_the_kinds() {
     let flags = "bench --websockets 0 --event-streams 2 --polls 3 --seconds 0.2";
     let output = fanfare().args(flags.split(' ')).output().unwrap();

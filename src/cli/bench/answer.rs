@@ -138,6 +138,7 @@ fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::inflations::Inflations;
     use super::super::stream::{Kind, Stamp, Stream};
     use super::*;
 
@@ -148,9 +149,10 @@ mod tests {
 
     fn heard(pieces: &[&[u8]]) -> Vec<Heard> {
         let mut stream = Stream::new(Kind::Poll);
+        let mut inflations = Inflations::default();
         let mut all = Vec::new();
         for piece in pieces {
-            stream.push(piece, &mut |heard| all.push(heard));
+            stream.push(piece, &mut inflations, &mut |heard| all.push(heard));
         }
         all
     }

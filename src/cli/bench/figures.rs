@@ -232,6 +232,8 @@ impl Measured {
             "deliveries": self.tally.delivered,
             "deliveries_due": self.expected,
             "poll_answers": self.tally.answers,
+            "compressed": self.tally.deflated,
+            "inflated": self.tally.inflated,
             "foreign": self.tally.foreign,
             "complete": self.is_complete,
             "seconds": self.took.as_secs_f64(),

@@ -110,9 +110,8 @@ impl Party {
         let (mut pings, mut accounted, mut is_ready, mut end) = (0, 0, false, None);
         let mut answered = None;
         let Conn { stream, ear, .. } = conn;
-        stream.push(bytes, &mut |heard| match heard {
-            Heard::End => end = Some(None),
-            Heard::Refused { status } => end = Some(Some(status)),
+        stream.push(bytes, &mut self.inflations, &mut |heard| match heard {
+            Heard::End | Heard::NotDeflated | Heard::Refused { .. } => end = Some(heard),
             Heard::Ping => pings += 1,
             heard => {
                 is_ready |= matches!(heard, Heard::Ready { .. });
@@ -122,6 +121,11 @@ impl Party {
                 accounted += ear.note(heard, &hearing, tally);
             }
         });
+        let deflated = self.inflations.take_messages();
+        if !conn.role.is_impaired() {
+            tally.deflated += deflated;
+        }
+        tally.inflated += self.inflations.take_inflated();
         if pings > 0
             && let Some(fd) = &conn.fd
         {
@@ -137,9 +141,9 @@ impl Party {
         let accounted = self.credit(place, i64::try_from(accounted)?);
         match end {
             None => Ok(accounted),
-            Some(status) => {
-                if let Some(status) = status {
-                    self.board.trouble(format!("answered with status {status}"));
+            Some(end) => {
+                if let Some(complaint) = complaint(end) {
+                    self.board.trouble(complaint);
                 }
                 Ok(accounted + self.lose(place, None, tally))
             }
@@ -241,5 +245,22 @@ impl Party {
             readers.fetch_sub(1, Ordering::Relaxed);
         }
         -i64::try_from(lane.count_to(conn.ear.next().saturating_sub(lane.step))).unwrap_or(0)
+    }
+}
+
+/// What there is to say of a server that ends a connection, beside that it has.
+fn complaint(end: Heard) -> Option<String> {
+    match end {
+        Heard::NotDeflated => {
+            let what = "the server does not agree to permessage-deflate without context takeover";
+            Some(what.to_owned())
+        }
+        Heard::Refused { status } => Some(format!("answered with status {status}")),
+        Heard::Answered { .. }
+        | Heard::End
+        | Heard::Gap { .. }
+        | Heard::Ping
+        | Heard::Publication { .. }
+        | Heard::Ready { .. } => None,
     }
 }

@@ -4,7 +4,7 @@
 //! A program of its own on the client's side: it shares no state with the server, speaks to it over
 //! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened,
 //! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge (`answer`
-//! what a poll is told), `stage` is a server with everybody connected, `report` tells. The
+//! what a poll is told, `inflations` what is compressed), `stage` is a server with everybody connected, `report` tells. The
 //! comparison with the floor in `benches/load` is made of the same parts, and therefore they are
 //! public.
 
@@ -12,6 +12,7 @@ mod answer;
 pub mod crowd;
 pub mod figures;
 mod hear;
+pub mod inflations;
 pub mod options;
 mod pace;
 mod party;
@@ -142,6 +143,9 @@ fn serve_command(args: &BenchArgs) -> Result<Command> {
         .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
         .args(["--log", "warn", "--workers", &args.workers.to_string()])
         .args(args.server_flags.split_whitespace());
+    if args.deflate {
+        command.env("FANFARE_DEFLATE_ENABLED", "true");
+    }
     Ok(command)
 }
 

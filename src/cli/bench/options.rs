@@ -13,6 +13,7 @@ use super::plan::{PASSING_SECONDS, Plan};
 use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
 use super::stream::Kind;
 use super::tally::{Ids, Start};
+use crate::config::limits::DEFLATE_BYTES_MIN;
 use crate::id::ChannelName;
 
 /// Descriptors of a thread that are no connections.
@@ -34,6 +35,7 @@ Examples:
   fanfare bench --websockets 10000 --event-streams 10000 --rate 100 --burst 10 --seconds 30
   fanfare bench --websockets 20000 --event-streams 0 --stalled 10 --rate 100 --json
   fanfare bench --websockets 0 --event-streams 0 --polls 20000 --rate 1 --seconds 10
+  fanfare bench --websockets 10000 --event-streams 0 --deflate --payload 1024
   fanfare bench --websockets 1000000 --event-streams 0 --workers 56 --rate 0.1 --seconds 30 --probe
   fanfare bench --attach 127.0.0.1:8080 --feed /run/fanfare/feed.sock --pid 4711
   fanfare bench --attach 192.0.2.7:80 --channel prices --listen-only --seconds 60")]
@@ -64,9 +66,14 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub burst: u32,
-    /// Bytes of JSON in each publication; at least 64.
+    /// Bytes of JSON in each publication; at least 64, with --deflate at least 256 [and there 1024
+    /// if nothing is said].
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    #[arg(default_value_if("deflate", "true", "1024"))]
     pub payload: usize,
+    /// Offer permessage-deflate on each WebSocket, to a server that has it enabled.
+    #[arg(long)]
+    pub deflate: bool,
     /// Publish nothing, only check what others publish.
     #[arg(long)]
     pub listen_only: bool,
@@ -138,6 +145,14 @@ impl BenchArgs {
         if self.payload < PAYLOAD_BYTES_MIN {
             return Err(format!("--payload has to be {PAYLOAD_BYTES_MIN} or more"));
         }
+        if self.deflate && self.payload < DEFLATE_BYTES_MIN {
+            return Err(format!(
+                "--deflate needs --payload {DEFLATE_BYTES_MIN} or more: less is not compressed"
+            ));
+        }
+        if self.deflate && self.websockets == 0 {
+            return Err("--deflate is for --websockets, of which there are none".to_owned());
+        }
         if self.stalled + self.slow > 0 && !self.publishes() {
             return Err("--stalled and --slow need publications of ours".to_owned());
         }
@@ -188,8 +203,13 @@ impl BenchArgs {
     /// How many of each kind.
     #[must_use]
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
+        let websocket = if self.deflate {
+            Kind::Deflated
+        } else {
+            Kind::WebSocket
+        };
         vec![
-            (Kind::WebSocket, self.websockets),
+            (websocket, self.websockets),
             (Kind::EventStream, self.event_streams),
             (Kind::Poll, self.polls),
         ]
@@ -281,6 +301,8 @@ mod tests {
         for (flags, word) in [
             ("--websockets 0 --event-streams 0", "no connections"),
             ("--payload 10", "64"),
+            ("--deflate --payload 255", "256"),
+            ("--deflate --websockets 0", "--websockets"),
             ("--stalled 60 --slow 40", "--slow"),
             ("--rate=-1", "--rate"),
             ("--seconds nan", "--seconds"),
@@ -298,6 +320,13 @@ mod tests {
         parsed("--attach 127.0.0.1:1 --rate 0")
             .check(20_000)
             .unwrap();
+    }
+
+    #[test]
+    fn payload_is_long_enough_to_be_compressed_if_nothing_is_said() {
+        assert_eq!(parsed("").payload, 100);
+        assert_eq!(parsed("--deflate").payload, 1024);
+        assert_eq!(parsed("--payload 300 --deflate").payload, 300);
     }
 
     #[test]

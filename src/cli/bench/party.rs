@@ -16,6 +16,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::crowd::{Board, lock};
+use super::inflations::Inflations;
 use super::pace::{Churn, Nibbling};
 use super::plan::{Plan, Seat};
 use super::stream::Stream;
@@ -79,6 +80,7 @@ pub(super) struct Party {
     pub(super) churn: Churn,
     pub(super) nibbling: Nibbling,
     pub(super) buffer: Box<[u8]>,
+    pub(super) inflations: Inflations,
     /// A poll on its way into its socket.
     pub(super) request: Vec<u8>,
     pub(super) events: Vec<epoll::Event>,
@@ -108,6 +110,7 @@ impl Party {
             asking: 0,
             nibbling: Nibbling::default(),
             buffer: vec![0; READ_BYTES].into(),
+            inflations: Inflations::default(),
             request: Vec::new(),
             events: Vec::with_capacity(EVENTS),
         })

@@ -187,6 +187,13 @@ impl Plan {
                 "Accept: text/event-stream\r\nCache-Control: no-cache\r\n",
             ),
             Kind::Poll => ("poll", "Accept: application/json\r\n"),
+            Kind::Deflated => (
+                "ws",
+                "Upgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
+                 client_max_window_bits\r\n",
+            ),
             Kind::Bare | Kind::WebSocket => (
                 "ws",
                 "Upgrade: websocket\r\nConnection: Upgrade\r\n\

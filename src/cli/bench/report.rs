@@ -223,6 +223,13 @@ fn counts_text(measured: &Measured) -> String {
             ),
         );
     }
+    if measured.tally.deflated > 0 {
+        let (deflated, inflated) = (measured.tally.deflated, measured.tally.inflated);
+        line(
+            &mut text,
+            &format!("  {deflated} compressed messages, of which {inflated} had to be inflated"),
+        );
+    }
     if measured.tally.answers > 0 {
         let answers = measured.tally.answers;
         line(&mut text, &format!("  {answers} answers to polls"));

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use memchr::memmem::{self, Finder};
 
 use super::answer::read_answer;
+use super::inflations::Inflations;
 use crate::id::Cursor;
 
 /// Begins a stamped payload: the publication's number follows in 12 digits.
@@ -54,6 +55,8 @@ pub enum Kind {
     Bare,
     /// Payloads in server-sent events and nothing else: ready with the head.
     BareEvents,
+    /// WebSocket with messages compressed, each by itself (RFC 7692).
+    Deflated,
     /// Server-sent events.
     EventStream,
     /// Long polls, one after the other: ready with the first answer.
@@ -69,6 +72,7 @@ impl Kind {
         match self {
             Self::Bare | Self::WebSocket => "WebSockets",
             Self::BareEvents | Self::EventStream => "event streams",
+            Self::Deflated => "compressed WebSockets",
             Self::Poll => "polls",
         }
     }
@@ -98,6 +102,8 @@ pub enum Heard {
         /// The sequence number of the last one that is missing.
         until: Option<u64>,
     },
+    /// The server does not agree to compress each message by itself.
+    NotDeflated,
     /// A ping: a pong is due.
     Ping,
     /// A publication.
@@ -156,9 +162,14 @@ impl Stream {
     }
 
     /// Takes bytes and tells what they say.
-    pub fn push(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) {
+    pub fn push(
+        &mut self,
+        bytes: &[u8],
+        inflations: &mut Inflations,
+        hear: &mut impl FnMut(Heard),
+    ) {
         if self.rest.is_empty() {
-            let rest = self.read(bytes, hear);
+            let rest = self.read(bytes, inflations, hear);
             if !rest.is_empty() {
                 self.rest = Box::from(rest);
             }
@@ -166,11 +177,16 @@ impl Stream {
         }
         let mut held = std::mem::take(&mut self.rest).into_vec();
         held.extend_from_slice(bytes);
-        self.rest = Box::from(self.read(&held, hear));
+        self.rest = Box::from(self.read(&held, inflations, hear));
     }
 
     /// Reads whole pieces and returns what is left.
-    fn read<'a>(&mut self, mut bytes: &'a [u8], hear: &mut impl FnMut(Heard)) -> &'a [u8] {
+    fn read<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+        inflations: &mut Inflations,
+        hear: &mut impl FnMut(Heard),
+    ) -> &'a [u8] {
         while !bytes.is_empty() {
             let read = match self.next {
                 Piece::Answer => read_answer(bytes, false, hear),
@@ -178,7 +194,7 @@ impl Stream {
                 Piece::Head => self.read_head(bytes, hear),
                 Piece::Chunk => read_chunks(bytes, hear),
                 Piece::Events => read_events(bytes, hear),
-                Piece::Frame => self.read_frame(bytes, hear),
+                Piece::Frame => self.read_frame(bytes, inflations, hear),
             };
             match read.and_then(|length| bytes.get(length..)) {
                 Some(rest) => bytes = rest,
@@ -198,7 +214,7 @@ impl Stream {
         let end = memmem::find(bytes, b"\r\n\r\n")? + 4;
         let wanted = match self.kind {
             Kind::BareEvents | Kind::EventStream | Kind::Poll => 200,
-            Kind::Bare | Kind::WebSocket => 101,
+            Kind::Bare | Kind::Deflated | Kind::WebSocket => 101,
         };
         self.next = match wanted {
             101 => Piece::Frame,
@@ -214,13 +230,22 @@ impl Stream {
             // Whatever else it says is not for us.
             return Some(bytes.len());
         }
+        if self.kind == Kind::Deflated && !agrees_to_deflate(bytes.get(..end)?) {
+            hear(Heard::NotDeflated);
+            return Some(bytes.len());
+        }
         if matches!(self.kind, Kind::Bare | Kind::BareEvents) {
             hear(Heard::Ready { sequence: None });
         }
         Some(end)
     }
 
-    fn read_frame(&self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+    fn read_frame(
+        &self,
+        bytes: &[u8],
+        inflations: &mut Inflations,
+        hear: &mut impl FnMut(Heard),
+    ) -> Option<usize> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (start, length): (usize, usize) = match second {
             126 => {
@@ -236,41 +261,69 @@ impl Stream {
         };
         let end = start.checked_add(length)?;
         let payload = bytes.get(start..end)?;
-        match first {
-            0x81 if self.kind == Kind::Bare => hear(publication(payload, None)),
-            0x81 => match payload.strip_prefix(b"{\"type\":\"") {
-                Some(message) => hear_message(message, hear),
-                None => hear(publication(payload, Some(&KEYS.id_member))),
-            },
-            0x89 => hear(Heard::Ping),
-            _ => hear(Heard::End),
+        let heard = match first {
+            0x81 if self.kind == Kind::Bare => Some(publication(payload, None)),
+            0x81 => read_message(payload),
+            // With RSV1 it is compressed.
+            0xc1 if self.kind == Kind::Deflated => inflations.hear(payload, read_message),
+            0x89 => Some(Heard::Ping),
+            _ => Some(Heard::End),
+        };
+        if let Some(heard) = heard {
+            hear(heard);
         }
         Some(end)
     }
 }
 
-/// A control message behind its `{"type":"`.
-fn hear_message(message: &[u8], hear: &mut impl FnMut(Heard)) {
-    let sequence = |key: &Finder<'_>| sequence_behind(message, key);
-    if message.starts_with(b"subscribed\"") {
-        hear(Heard::Ready {
-            sequence: sequence(&KEYS.id_member),
-        });
-    } else if message.starts_with(b"gap\"") {
-        hear(Heard::Gap {
-            until: sequence(&KEYS.until),
-        });
-    } else if message.starts_with(b"error\"") {
-        hear(Heard::End);
+/// What a WebSocket message says.
+fn read_message(payload: &[u8]) -> Option<Heard> {
+    match payload.strip_prefix(b"{\"type\":\"") {
+        Some(message) => read_control(message),
+        None => Some(publication(payload, Some(&KEYS.id_member))),
     }
 }
 
-/// Whether the body comes in chunks (RFC 9112, 7.1): the field's name matters in any case.
+/// A control message behind its `{"type":"`.
+fn read_control(message: &[u8]) -> Option<Heard> {
+    let sequence = |key: &Finder<'_>| sequence_behind(message, key);
+    if message.starts_with(b"subscribed\"") {
+        Some(Heard::Ready {
+            sequence: sequence(&KEYS.id_member),
+        })
+    } else if message.starts_with(b"gap\"") {
+        Some(Heard::Gap {
+            until: sequence(&KEYS.until),
+        })
+    } else if message.starts_with(b"error\"") {
+        Some(Heard::End)
+    } else {
+        None
+    }
+}
+
+/// Whether the body comes in chunks (RFC 9112, 7.1).
 fn is_chunked(head: &[u8]) -> bool {
+    has_field(head, b"transfer-encoding:", |value| {
+        value.ends_with(b"chunked")
+    })
+}
+
+/// Whether messages are compressed, and each by itself (RFC 7692, 7.1.1.1): otherwise the same
+/// message would be different bytes for everybody.
+fn agrees_to_deflate(head: &[u8]) -> bool {
+    let has = |value: &[u8], word: &str| memmem::find(value, word.as_bytes()).is_some();
+    has_field(head, b"sec-websocket-extensions:", |value| {
+        has(value, "permessage-deflate") && has(value, "server_no_context_takeover")
+    })
+}
+
+/// Whether a field of this name, in any case, has such a value in lower case.
+fn has_field(head: &[u8], name: &[u8], is_it: impl Fn(&[u8]) -> bool) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n');
     lines.any(|line| {
         let line = line.trim_ascii_end().to_ascii_lowercase();
-        line.starts_with(b"transfer-encoding:") && line.ends_with(b"chunked")
+        line.strip_prefix(name).is_some_and(&is_it)
     })
 }
 
@@ -378,6 +431,7 @@ fn number_at(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deflate::Deflater;
 
     const STAMPED: &str = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";
 
@@ -400,9 +454,10 @@ mod tests {
 
     fn heard(kind: Kind, pieces: &[&[u8]]) -> Vec<Heard> {
         let mut stream = Stream::new(kind);
+        let mut inflations = Inflations::default();
         let mut all = Vec::new();
         for piece in pieces {
-            stream.push(piece, &mut |heard| all.push(heard));
+            stream.push(piece, &mut inflations, &mut |heard| all.push(heard));
         }
         all
     }
@@ -490,6 +545,46 @@ mod tests {
         );
         let torn = heard(Kind::EventStream, &[(torn + "0\r\n\r\n").as_bytes()]);
         assert_eq!(torn, expected);
+    }
+
+    #[test]
+    fn compressed_frames_are_heard_like_plain_ones_for_every_cut() {
+        let mut bytes = b"HTTP/1.1 101 S\r\nsec-websocket-extensions: permessage-deflate; \
+            server_no_context_takeover; client_no_context_takeover\r\n\r\n"
+            .to_vec();
+        bytes.extend(frame(0x81, "{\"type\":\"subscribed\",\"id\":\"0ab-6\"}"));
+        let spaces = " ".repeat(300);
+        let full = format!("{{\"channel\":\"c\",\"id\":\"0ab-7\",\"data\":{STAMPED}{spaces}}}");
+        let mut deflater = Deflater::default();
+        let compressed = deflater.deflate(full.as_bytes()).unwrap();
+        for _ in 0..2 {
+            bytes.extend([0xc1, compressed.len() as u8]);
+            bytes.extend(compressed);
+        }
+        bytes.extend([0xc1, 1, 0xff]);
+        let expected = [
+            Heard::Ready { sequence: Some(6) },
+            publication(7, Some(7)),
+            publication(7, Some(7)),
+            Heard::End,
+        ];
+        check(Kind::Deflated, &bytes, &expected);
+        // Nobody has asked a plain one to take compressed messages.
+        let mut plain = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
+        plain.extend([0xc1, 1, 0]);
+        check(Kind::WebSocket, &plain, &[Heard::End]);
+    }
+
+    #[test]
+    fn server_that_does_not_compress_each_message_by_itself_is_told_apart() {
+        for field in [
+            "",
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+            "X: permessage-deflate; server_no_context_takeover\r\n",
+        ] {
+            let head = format!("HTTP/1.1 101 S\r\n{field}\r\n");
+            check(Kind::Deflated, head.as_bytes(), &[Heard::NotDeflated]);
+        }
     }
 
     #[test]

@@ -171,6 +171,10 @@ pub struct Tally {
     pub(super) delivered: u64,
     /// Answers to polls of whoever is no stalled or slow connection, those without news too.
     pub(super) answers: u64,
+    /// Compressed messages of whoever is no stalled or slow connection.
+    pub(super) deflated: u64,
+    /// Messages that had to be inflated to know what all compressed ones say.
+    pub(super) inflated: u64,
     /// Publications received that were not ours.
     pub(super) foreign: u64,
     /// Connections that came and went.
@@ -188,6 +192,8 @@ impl Default for Tally {
             last_us: Vec::new(),
             delivered: 0,
             answers: 0,
+            deflated: 0,
+            inflated: 0,
             foreign: 0,
             passed: 0,
             faults: Faults::default(),
@@ -212,6 +218,8 @@ impl Tally {
         }
         self.delivered += other.delivered;
         self.answers += other.answers;
+        self.deflated += other.deflated;
+        self.inflated += other.inflated;
         self.foreign += other.foreign;
         self.passed += other.passed;
         self.faults.add(&other.faults);
@@ -285,7 +293,7 @@ impl Ear {
     /// Takes note of what was heard. Returns how many more publications are accounted for.
     pub fn note(&mut self, heard: Heard, hearing: &Hearing, tally: &mut Tally) -> u64 {
         match heard {
-            Heard::End | Heard::Ping | Heard::Refused { .. } => 0,
+            Heard::End | Heard::NotDeflated | Heard::Ping | Heard::Refused { .. } => 0,
             Heard::Answered { position } => {
                 if !hearing.role.is_impaired() {
                     tally.answers += 1;
