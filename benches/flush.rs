@@ -4,14 +4,16 @@
 //! of a delivery that is ours: walk, plan, gather, advance, quota, counters. The kernel's send
 //! takes several microseconds, so what is measured here has to stay a small part of one. Ten
 //! publications together show what a delivery costs when the walk is shared. Compressed
-//! publications have to cost the same as plain ones: they are compressed once and then shared.
+//! publications have to cost the same as plain ones: they are compressed once and then shared. A
+//! poll's part is more: its answer is gathered, and the next request read, understood and joined.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
     reason = "a bench may panic"
 )]
 
-use std::io::{self, IoSlice};
+use std::cell::Cell;
+use std::io::{self, IoSlice, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -38,13 +40,17 @@ const DEFLATED: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade:
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
+/// The request of a poll, up to the sequence number that it goes on from.
+const POLL: &[u8] = b"GET /poll?channel=prices&timeout=120&since=000000000001-";
+
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     broadcast(&mut criterion);
     criterion.final_summary();
 }
 
-/// A network of clients that send one request and take whatever is written.
+/// A network of clients that send one request and take whatever is written; those that poll send
+/// the next when they are answered.
 struct Generous {
     clock: Clock,
     request: &'static [u8],
@@ -53,11 +59,14 @@ struct Generous {
     ready: Vec<Readiness>,
     writes: u64,
     bytes: u64,
+    /// The last publication that there is, from which polls go on.
+    published: u64,
 }
 
-/// Whether the client has sent its request.
 struct Client {
-    has_asked: bool,
+    id: Option<ConnId>,
+    /// Whether the client has sent its request, or its next.
+    has_asked: Cell<bool>,
 }
 
 impl Net for Generous {
@@ -88,34 +97,41 @@ impl Net for Generous {
             return AcceptOutcome::Drained;
         }
         self.waiting -= 1;
-        AcceptOutcome::Accepted(Client { has_asked: false })
+        AcceptOutcome::Accepted(Client {
+            id: None,
+            has_asked: Cell::new(false),
+        })
     }
 
-    fn register(&mut self, _socket: &mut Client, id: ConnId) -> io::Result<()> {
-        self.ready.push(Readiness::Conn {
-            id,
-            is_readable: true,
-            is_writable: true,
-            is_read_closed: false,
-        });
+    fn register(&mut self, socket: &mut Client, id: ConnId) -> io::Result<()> {
+        socket.id = Some(id);
+        self.ready.push(ready(id));
         Ok(())
     }
 
     fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
-        if std::mem::replace(&mut socket.has_asked, true) {
+        if socket.has_asked.replace(true) {
             return ReadOutcome::Drained;
         }
-        into[..self.request.len()].copy_from_slice(self.request);
+        let mut rest = &mut *into;
+        rest.write_all(self.request).unwrap();
+        if self.polls() {
+            write!(rest, "{} HTTP/1.1\r\nHost: a\r\n\r\n", self.published).unwrap();
+        }
+        let left = rest.len();
         ReadOutcome::Bytes {
-            count: self.request.len(),
+            count: into.len() - left,
             is_drained: true,
         }
     }
 
-    fn write(&mut self, _socket: &Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
+    fn write(&mut self, socket: &Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
         let count = slices.iter().map(|slice| slice.len()).sum();
         self.writes += 1;
         self.bytes += count as u64;
+        if self.polls() && socket.has_asked.replace(false) {
+            self.ready.extend(socket.id.map(ready));
+        }
         WriteOutcome::Wrote {
             count,
             is_blocked: false,
@@ -127,6 +143,21 @@ impl Net for Generous {
     fn refuse(&mut self, _socket: Client, _response: &[u8]) {}
 
     fn stop_listening(&mut self) {}
+}
+
+impl Generous {
+    fn polls(&self) -> bool {
+        self.request == POLL
+    }
+}
+
+fn ready(id: ConnId) -> Readiness {
+    Readiness::Conn {
+        id,
+        is_readable: true,
+        is_writable: true,
+        is_read_closed: false,
+    }
 }
 
 struct Rig {
@@ -154,6 +185,7 @@ impl Rig {
             ready: vec![Readiness::Listener(0)],
             writes: 0,
             bytes: 0,
+            published: 0,
         };
         let parts = Parts {
             number: 0,
@@ -198,12 +230,15 @@ impl Rig {
         Mail::Publish(batch)
     }
 
-    /// Publishes and turns until everybody has everything.
+    /// Publishes and turns until everybody has everything, and whoever polls waits again.
     fn broadcast(&mut self, count: u64, payload_bytes: usize) {
         let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
         let mail = self.batch(count, payload_bytes);
+        self.worker.net_mut().published = self.published;
         let _posted = self.mailbox.post(mail);
-        while self.metrics.deliveries.value() < deliveries {
+        while self.metrics.deliveries.value() < deliveries
+            || self.worker.hub().subscriber_count() < u64::from(CONNS)
+        {
             assert_eq!(self.worker.turn(), Turn::GoesOn);
         }
         assert_eq!(self.metrics.deliveries.value(), deliveries);
@@ -218,6 +253,7 @@ fn broadcast(criterion: &mut Criterion) {
         ("event_stream", EVENT_STREAM, 100),
         ("websocket_of_1024_bytes", WEBSOCKET, 1024),
         ("deflated_of_1024_bytes", DEFLATED, 1024),
+        ("poll", POLL, 100),
     ] {
         let mut rig = None;
         for count in [1u64, 10] {
