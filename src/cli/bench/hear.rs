@@ -1,9 +1,8 @@
 //! SHELL: what a thread of clients does with a connection that has something to say.
 //!
 //! Reads, hands the bytes to the connection's stream and ear, answers pings, polls again, and keeps
-//! the board:
-//! who is subscribed, what is accounted for, who was lost. Opens nothing; a connection that has
-//! ended is closed here. [`Party::serve`] is called once per report of readiness.
+//! the board: who is subscribed, what is accounted for, who was lost. Opens nothing; a connection
+//! that has ended is closed here. [`Party::serve`] is called once per report of readiness.
 
 use std::sync::atomic::Ordering;
 

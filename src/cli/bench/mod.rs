@@ -3,10 +3,10 @@
 //!
 //! A program of its own on the client's side: it shares no state with the server, speaks to it over
 //! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened,
-//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge (`answer`
-//! what a poll is told, `inflations` what is compressed), `stage` is a server with everybody connected, `report` tells. The
-//! comparison with the floor in `benches/load` is made of the same parts, and therefore they are
-//! public.
+//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge
+//! (`answer` what a poll is told, `inflations` what is compressed), `stage` is a server with
+//! everybody connected, `report` tells. The comparison with the floor in `benches/load` is made of
+//! the same parts, and therefore they are public.
 
 mod answer;
 pub mod crowd;

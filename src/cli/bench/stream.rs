@@ -1,10 +1,10 @@
 //! PURE: what a client hears: the bytes of one connection, cut anywhere, to what they say.
 //!
 //! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or server-sent events, in chunks
-//! (RFC 9112, 7.1) where the head says so; or answers to polls, one after the other. Holds bytes only while a piece is incomplete, so that a
-//! million idle streams hold none. Knows the stamped payload that [`super::publisher`] writes and
-//! what fanfare says beside publications; anything else that is published is heard with its id
-//! alone.
+//! (RFC 9112, 7.1) where the head says so; or answers to polls, one after the other. Holds bytes
+//! only while a piece is incomplete, so that a million idle streams hold none. Knows the stamped
+//! payload that [`super::publisher`] writes and what fanfare says beside publications; anything
+//! else that is published is heard with its id alone.
 
 use std::sync::LazyLock;
 
