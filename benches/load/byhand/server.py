@@ -8,11 +8,16 @@ import os
 import pathlib
 import resource
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
+
+# Whoever ends the script ends what it has started.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 KIB = 1024
