@@ -249,16 +249,20 @@ impl Link {
             }
             7..11 if self.stage == Stage::WebSocket => {
                 self.is_spoiled = true;
-                let wrong: [&[u8]; 6] = [
-                    // More than any limit on messages.
-                    &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4],
+                // More than any limit on messages; four times, since few get that far.
+                let too_big: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4];
+                let wrong: [&[u8]; 9] = [
+                    too_big,
+                    too_big,
+                    too_big,
+                    too_big,
                     &[0x81, 0x05],
                     &[0x83, 0x80],
                     &[0xc1],
                     &[0x80, 0x80, 0, 0, 0, 0],
                     &[0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4],
                 ];
-                self.outgoing.extend(wrong[random.usize(0..6)]);
+                self.outgoing.extend(wrong[random.usize(0..wrong.len())]);
             }
             11..14 if self.stage == Stage::WebSocket => {
                 self.is_spoiled = true;
