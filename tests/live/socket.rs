@@ -29,14 +29,25 @@ impl Socket {
         Self(socket)
     }
 
+    /// The same without the subprotocol and with the greeting read; `None` when the server does not
+    /// serve.
+    pub(crate) fn try_subscribed(addr: SocketAddr, query: &str) -> Option<Self> {
+        let url = format!("ws://{addr}/ws?{query}");
+        let (socket, _response) = tungstenite::client(url, connect(addr)).ok()?;
+        Some(Self(socket).greeted(query))
+    }
+
     /// Opens it and reads the greeting and the answer for each channel of the query.
     pub(crate) fn subscribed(addr: SocketAddr, query: &str) -> Self {
-        let mut socket = Self::open(addr, query);
-        assert_eq!(socket.json()["type"], "welcome");
+        Self::open(addr, query).greeted(query)
+    }
+
+    fn greeted(mut self, query: &str) -> Self {
+        assert_eq!(self.json()["type"], "welcome");
         for _ in query.matches("channel=") {
-            assert_eq!(socket.json()["type"], "subscribed");
+            assert_eq!(self.json()["type"], "subscribed");
         }
-        socket
+        self
     }
 
     /// The next data message; pings are answered on the way.
