@@ -21,10 +21,11 @@ class Verdicts:
     def at_most(self, row, found, goal, unit):
         """A figure and its goal; none at all is a miss."""
         is_met = found is not None and found <= goal
-        said = "nothing" if found is None else f"{found:.3g} {unit}"
+        figures = "" if found is None else f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
+        said = f"{figures} {unit}" if figures else "nothing"
         self.missed += not is_met
         self.lines.append(
-            f"verdict: {row}: {said}, goal at most {goal}: {'met' if is_met else 'MISSED'}"
+            f"verdict: {row}: {said}, goal at most {goal:g}: {'met' if is_met else 'MISSED'}"
         )
 
     def show(self):
