@@ -31,6 +31,26 @@ pub struct Joined {
     pub gap: Option<Gap>,
 }
 
+impl JoinOutcome {
+    /// Where the subscription starts, if there is a new one.
+    #[must_use]
+    pub const fn joined(&self) -> Option<&Joined> {
+        match self {
+            Self::Joined(joined) => Some(joined),
+            Self::AlreadyJoined | Self::TooManyChannels => None,
+        }
+    }
+
+    /// The one position that a client has for all the channels it joins at once: that of the one
+    /// furthest back.
+    #[must_use]
+    pub fn position(outcomes: &[Self]) -> Option<Cursor> {
+        let joined = outcomes.iter().filter_map(Self::joined);
+        let positions = joined.map(|joined| joined.position);
+        positions.min_by_key(|position| position.sequence)
+    }
+}
+
 impl Hub {
     /// Makes the conn in a slot a subscriber of a channel. `sequenced` is the newest number that
     /// the feed has given out, which this worker may not have seen yet.

@@ -10,8 +10,8 @@ use crate::frame::envelope::push_display;
 use crate::frame::event_stream::push_chunk;
 use crate::frame::{Envelope, FrameKind};
 use crate::http::response::{StreamBody, push_event_stream_head};
-use crate::hub::{Gap, JoinOutcome, Joined};
-use crate::id::{ChannelName, Cursor};
+use crate::hub::{Gap, JoinOutcome};
+use crate::id::ChannelName;
 use crate::transport::{Flow, Goodbye, push_gap_fields};
 
 /// The least reconnection time a client is told, in milliseconds: below it, a server that has just
@@ -75,25 +75,26 @@ impl EventStream {
         if self.phase != Phase::Opening {
             return self.flow();
         }
-        let joined = || outcomes.iter().filter_map(joined);
-        let has_gap = joined().any(|joined| joined.gap.is_some());
+        let gap = |outcome: &JoinOutcome| outcome.joined().and_then(|joined| joined.gap);
+        let has_gap = outcomes.iter().any(|outcome| gap(outcome).is_some());
         push_event_stream_head(self.body, has_gap, context.date, out);
         self.phase = Phase::Streaming;
-        // The client has one position for all its channels, so it is that of the one furthest back.
-        let position = joined()
-            .map(|joined| joined.position)
-            .min_by_key(|position| position.sequence)
-            .unwrap_or(context.head);
+        let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = RETRY_MS_MIN + context.draw.below(RETRY_MS_MAX - RETRY_MS_MIN + 1);
-        let opening = format_args!("retry: {retry_ms}\nid: {position}\n\n");
         let mut events = Vec::with_capacity(64);
-        push_display(&opening, &mut events);
+        push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
+        if has_gap {
+            events.push(b'\n');
+        }
+        // The position is behind all gaps: a client that is cut off before it resumes from where it
+        // was, and is told of the gaps that it did not read.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
-            if let Some(gap) = self::joined(outcome).and_then(|joined| joined.gap) {
-                push_gap_event(channel, &gap, Some(position), &mut events);
+            if let Some(gap) = gap(outcome) {
+                push_gap_event(channel, &gap, &mut events);
                 context.metrics.gaps.increment();
             }
         }
+        push_display(&format_args!("id: {position}\n\n"), &mut events);
         self.push_body(&events, out);
         self.flow()
     }
@@ -110,7 +111,7 @@ impl EventStream {
     ) {
         if self.phase == Phase::Streaming {
             let mut event = Vec::with_capacity(256);
-            push_gap_event(channel, gap, None, &mut event);
+            push_gap_event(channel, gap, &mut event);
             self.push_body(&event, out);
             context.metrics.gaps.increment();
         }
@@ -183,19 +184,8 @@ impl EventStream {
     }
 }
 
-fn joined(outcome: &JoinOutcome) -> Option<&Joined> {
-    match outcome {
-        JoinOutcome::Joined(joined) => Some(joined),
-        JoinOutcome::AlreadyJoined | JoinOutcome::TooManyChannels => None,
-    }
-}
-
-/// Appends the event that tells a gap, with the position from which the client would resume if that
-/// changes.
-fn push_gap_event(channel: &ChannelName, gap: &Gap, position: Option<Cursor>, out: &mut Vec<u8>) {
-    if let Some(position) = position {
-        push_display(&format_args!("id: {position}\n"), out);
-    }
+/// Appends the event that tells a gap. It has no id, so the client's position stays.
+fn push_gap_event(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: fanfare.gap\ndata: {");
     // JSON without insignificant white space is one line, and so one data field.
     push_gap_fields(channel, gap, out);
@@ -206,7 +196,7 @@ fn push_gap_event(channel: &ChannelName, gap: &Gap, position: Option<Cursor>, ou
 mod tests {
     use super::*;
     use crate::effect::Origin;
-    use crate::hub::GapCause;
+    use crate::hub::{GapCause, Joined};
     use crate::id::Since;
     use crate::transport::test_context::{World, cursor};
 
@@ -297,16 +287,17 @@ mod tests {
     }
 
     #[test]
-    fn stream_with_a_gap_tells_it_in_head_and_body_and_keeps_the_furthest_position() {
+    fn stream_with_a_gap_tells_it_before_the_position_of_the_channel_furthest_back() {
         let outcomes = [joined_at(60, Some(gap(60))), joined_at(20, None)];
         let mut world = World::default();
         let (_, response) = open(StreamBody::Chunked, &outcomes, &mut world);
         assert!(response.contains("Fanfare-Gap: 1\r\n"));
         let expected = concat!(
-            "retry: 1000\nid: 000000000abc-20\n\n",
-            "id: 000000000abc-20\nevent: fanfare.gap\n",
+            "retry: 1000\n\n",
+            "event: fanfare.gap\n",
             "data: {\"channel\":\"a\",\"since\":\"000000000abc-1\",\"until\":\"000000000abc-60\",",
-            "\"missed\":4,\"cause\":\"expired\"}\n\n"
+            "\"missed\":4,\"cause\":\"expired\"}\n\n",
+            "id: 000000000abc-20\n\n"
         );
         assert_eq!(unchunk(body(&response)), expected);
         assert_eq!(world.metrics.gaps.value(), 1);

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 use crate::effect::{Context, Reference};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::frame::websocket::{Opcode, push_header};
-use crate::hub::{Gap, Joined};
-use crate::id::{ChannelName, ChannelNameError, Since};
+use crate::hub::Gap;
+use crate::id::{ChannelName, ChannelNameError, Cursor, Since};
 use crate::transport::push_gap_fields;
 
 /// A command with the client's own mark on it.
@@ -169,20 +169,18 @@ pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
     });
 }
 
-/// Appends that a subscription has begun, and from where.
+/// Appends that a subscription has begun, and from where its client would resume.
 pub(super) fn push_subscribed(
     channel: &ChannelName,
-    joined: &Joined,
+    position: Cursor,
+    is_recovered: bool,
     reference: Option<&Reference>,
     out: &mut Vec<u8>,
 ) {
     push_message("subscribed", reference, out, |out| {
         push_channel(channel, out);
         push_display(
-            &format_args!(
-                ",\"id\":\"{}\",\"recovered\":{}",
-                joined.position, joined.is_recovered
-            ),
+            &format_args!(",\"id\":\"{position}\",\"recovered\":{is_recovered}"),
             out,
         );
     });

@@ -99,16 +99,22 @@ impl WebSocket {
                 None
             }
         };
+        // Gaps come before any id from which a client could resume: one that is cut off between is
+        // told of them again.
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if let Some(gap) = outcome.joined().and_then(|joined| joined.gap) {
+                self.handle_gap(channel, &gap, out, context);
+            }
+        }
+        let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             match outcome {
                 JoinOutcome::AlreadyJoined => {
                     refuse(Refusal::AlreadySubscribed, reference, out, context);
                 }
                 JoinOutcome::Joined(joined) => {
-                    message::push_subscribed(channel, joined, reference, out);
-                    if let Some(gap) = &joined.gap {
-                        self.handle_gap(channel, gap, out, context);
-                    }
+                    let is_recovered = joined.is_recovered;
+                    message::push_subscribed(channel, position, is_recovered, reference, out);
                 }
                 JoinOutcome::TooManyChannels => {
                     refuse(Refusal::TooManyChannels, reference, out, context);

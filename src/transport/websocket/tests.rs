@@ -426,7 +426,7 @@ fn client_that_leaves_too_many_answers_unread_is_closed() {
 }
 
 #[test]
-fn joining_by_request_says_welcome_then_each_channel_then_its_gap() {
+fn joining_by_request_says_welcome_then_gaps_then_channels_from_one_position() {
     let world = &mut World::default();
     let socket = WebSocket::new(Envelope::Full, Compression::None);
     let outcomes = [
@@ -452,12 +452,12 @@ fn joining_by_request_says_welcome_then_each_channel_then_its_gap() {
     };
     let expected = [
         r#"{"type":"welcome","conn":"3-5-7","heartbeat_ms":25000}"#,
-        r#"{"type":"subscribed","channel":"a","id":"000000000abc-17","recovered":true}"#,
-        r#"{"type":"subscribed","channel":"b","id":"000000000abc-40","recovered":false}"#,
         concat!(
             r#"{"type":"gap","channel":"b","since":null,"until":"000000000abc-40","#,
             r#""missed":null,"cause":"restart"}"#
         ),
+        r#"{"type":"subscribed","channel":"a","id":"000000000abc-17","recovered":true}"#,
+        r#"{"type":"subscribed","channel":"b","id":"000000000abc-17","recovered":false}"#,
         concat!(
             r#"{"type":"error","code":"too_many_channels","#,
             r#""message":"the conn has as many channels as it may have"}"#

@@ -99,9 +99,10 @@ pub(crate) struct Link {
     body: Vec<u8>,
     /// What the server is owed for pings and its close.
     answers: Vec<u8>,
-    /// The position in the opening of an event stream, until its gaps are told.
-    opening: Option<u64>,
-    awaited_gap: Option<(usize, Ask, u64, u64)>,
+    /// The event stream's gaps are told, and then its position.
+    is_opened: bool,
+    /// Gaps of channels whose subscription is not confirmed yet, which comes after all of them.
+    early_gaps: Vec<Told>,
     /// Channels of the request that are not confirmed yet.
     unconfirmed: VecDeque<usize>,
     commands: BTreeMap<u64, Command>,
@@ -164,8 +165,8 @@ impl Link {
             incoming: Vec::new(),
             body: Vec::new(),
             answers: Vec::new(),
-            opening: None,
-            awaited_gap: None,
+            is_opened: false,
+            early_gaps: Vec::new(),
             commands: BTreeMap::new(),
             next_reference: 0,
             nameless: 0,
@@ -482,8 +483,9 @@ impl Link {
         let json: serde_json::Value = serde_json::from_slice(payload).expect("JSON");
         let text = |name: &str| json[name].as_str().map(str::to_owned);
         let kind = text("type");
-        if self.awaited_gap.is_some() {
-            assert_eq!(kind.as_deref(), Some("gap"), "a gap first");
+        if !self.early_gaps.is_empty() {
+            let is_next = matches!(kind.as_deref(), Some("gap" | "subscribed"));
+            assert!(is_next, "{:?} and then {json}", self.early_gaps);
         }
         let Some(kind) = kind else {
             let id = text("id").expect("an id");
@@ -532,28 +534,28 @@ impl Link {
             Some(other) => panic!("subscribed to {other:?}"),
         };
         assert_eq!(channel, asked);
-        self.ledger.start(channel, position);
         // A client that has been given nothing yet comes back to where it was told it stands.
         if self.is_loyal {
             self.last_id = self.last_id.or(Some(position));
         }
+        let is_of_channel = |told: &Told| told.channel == channel;
+        let gap = self.early_gaps.iter().position(is_of_channel);
+        let gap = gap.map(|at| self.early_gaps.remove(at));
+        assert_eq!(is_recovered, gap.is_none() && ask != Ask::Now);
+        let start = gap.as_ref().map_or(position, |told| told.until);
+        assert!(position <= start, "stands at {position}, starts at {start}");
+        self.ledger.start(channel, start);
+        let position = start;
         self.seen.push(Seen::Start { channel, position });
-        if ask == Ask::Now || is_recovered {
-            assert_eq!(is_recovered, ask != Ask::Now);
-            check_start(ask, at, position, None, facts);
-        } else {
-            self.awaited_gap = Some((channel, ask, at, position));
-        }
+        check_start(ask, at, position, gap.as_ref(), facts);
     }
 
     fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
         self.seen.push(told.into());
-        match self.awaited_gap.take() {
-            Some((channel, ask, at, position)) => {
-                assert_eq!(told.channel, channel);
-                check_start(ask, at, position, Some(told), facts);
-            }
-            None => self.ledger.gap(told, facts),
+        if self.ledger.has(told.channel) {
+            self.ledger.gap(told, facts);
+        } else {
+            self.early_gaps.push(told.clone());
         }
         facts.gaps += 1;
     }
@@ -601,13 +603,11 @@ impl Link {
         };
         if content.is_empty() {
             self.goodbye = Some(Goodbye::LastChunk);
-            self.finish_opening(facts);
             return taken;
         }
         self.body.extend(content);
         self.take_blocks(has_gap, facts);
         assert!(self.body.is_empty(), "a block across chunks");
-        self.finish_opening(facts);
         taken
     }
 
@@ -639,45 +639,37 @@ impl Link {
             let told = told(&json, facts);
             facts.gaps += 1;
             self.seen.push((&told).into());
-            if id.is_none() {
-                self.finish_opening(facts);
+            assert_eq!(id, None, "a gap with an id");
+            if self.is_opened {
                 return self.ledger.gap(&told, facts);
             }
             assert!(has_gap, "the head did not tell of the gap");
-            assert_eq!(id, self.opening, "a gap's id in the opening");
             check_start(self.ask, self.asked_at, told.until, Some(&told), facts);
             return self.ledger.start(told.channel, told.until);
         }
         match (block_field(block, "data"), id) {
             (Some(_), Some(id)) => {
-                self.finish_opening(facts);
+                assert!(self.is_opened, "a publication before the position");
                 self.deliver(id, block.as_bytes(), facts);
             }
             (Some(_), None) => panic!("a publication without id: {block:?}"),
-            (None, Some(id)) if block.starts_with("retry: ") => {
-                assert!(
-                    self.opening.is_none() && self.ledger.len() == 0,
-                    "opened twice"
-                );
-                self.opening = Some(id);
+            (None, Some(id)) if !self.is_opened => {
                 self.ledger.newest = id;
                 self.last_id = Some(id);
+                self.finish_opening(id, facts);
             }
             (None, Some(id)) => {
-                self.finish_opening(facts);
                 self.ledger.caught_up(id, 0, facts);
                 self.last_id = Some(id);
                 self.seen.push(Seen::Position(id));
             }
-            (None, None) => self.finish_opening(facts),
+            (None, None) => {}
         }
     }
 
     /// All gaps of the opening are told: the other channels start where it says.
-    fn finish_opening(&mut self, facts: &Facts) {
-        let Some(position) = self.opening.take() else {
-            return;
-        };
+    fn finish_opening(&mut self, position: u64, facts: &Facts) {
+        self.is_opened = true;
         for channel in self.channels.clone() {
             if !self.ledger.has(channel) {
                 check_start(self.ask, self.asked_at, position, None, facts);
