@@ -17,6 +17,7 @@ pub mod log;
 pub mod member;
 pub mod membership;
 pub mod poll;
+mod segment;
 pub mod serve;
 pub mod subscribers;
 
@@ -229,16 +230,27 @@ impl Hub {
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
         while count < max && self.is_oldest_due(now) {
-            let Some(entry) = self.log.evict() else { break };
-            let index = entry.channel;
-            if let Some(channel) = self.channels.get_mut(index.0 as usize) {
-                channel.evicted = entry.publication.id.sequence;
-                channel.first = entry.next;
-            }
-            self.drop_if_abandoned(index);
+            let Some(oldest) = self.log.oldest() else {
+                break;
+            };
+            self.remove_first(oldest.channel);
             count += 1;
         }
         count
+    }
+
+    /// Takes a channel's oldest entry out of the log. Whoever stands before it has a gap.
+    fn remove_first(&mut self, index: ChannelIndex) {
+        let Some(channel) = self.channels.get_mut(index.0 as usize) else {
+            return;
+        };
+        let Some(entry) = self.log.remove(channel.first) else {
+            debug_assert!(false, "{:?} is not in the log", channel.first);
+            return;
+        };
+        channel.evicted = channel.first;
+        channel.first = entry.next;
+        self.drop_if_abandoned(index);
     }
 
     /// When the oldest publication will be too old.

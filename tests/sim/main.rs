@@ -36,7 +36,7 @@ use net::Sabotage;
 use world::{Outcome, World};
 
 /// Lives of a run without further wishes.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 /// A run stops after so many failures.
 const FAILURES_MAX: usize = 3;
 

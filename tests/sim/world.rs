@@ -409,7 +409,7 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.quota.write_bytes_per_turn = pick(&[200, 4096, 65_536]) as u32;
     config.quota.overflow =
         [Overflow::Skip, Overflow::Skip, Overflow::Close][pick(&[0, 1, 2]) as usize];
-    config.log.bytes = pick(&[3_000, 40_000, 1 << 26, 1 << 26]);
+    config.log.bytes = pick(&[8_000, 40_000, 1 << 26, 1 << 26]);
     config.log.entries = pick(&[1, 10, 100, 1_000_000, 1_000_000]);
     config.log.age_ms = pick(&[30, 1_000, 60_000, 60_000]);
     config.drain.window_ms = pick(&[0, 60, 500, 3_000]);
