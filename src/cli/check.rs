@@ -8,6 +8,7 @@ use std::io::Write;
 
 use super::args::CheckArgs;
 use super::{Failure, tell};
+use crate::config::Retention;
 use crate::config::file::{self, Overrides};
 
 /// Checks, and says so on standard output if all is well.
@@ -24,7 +25,24 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
         Some(path) => writeln!(out, "ok: {}", path.display()),
         None => writeln!(out, "ok: environment and defaults"),
     };
-    written.map_err(Failure::of_output)
+    written.map_err(Failure::of_output)?;
+    for namespace in &loaded.config.namespace {
+        let rules = rules(&loaded.config.retention_in(namespace));
+        writeln!(out, "namespace {}: {rules}", namespace.pattern).map_err(Failure::of_output)?;
+    }
+    Ok(())
+}
+
+/// What holds for a channel, with what it has from the global sections.
+fn rules(retention: &Retention) -> String {
+    let Retention {
+        entries,
+        bytes,
+        age_ms,
+        overflow,
+    } = retention;
+    let overflow = overflow.as_str();
+    format!("{entries} publications, {bytes} bytes, {age_ms} ms, {overflow}")
 }
 
 #[cfg(test)]
@@ -47,6 +65,18 @@ mod tests {
         let (ended, out, path) = check("workers = 1\n");
         assert!(ended.is_ok());
         assert_eq!(out, format!("ok: {}\n", path.display()));
+    }
+
+    #[test]
+    fn check_says_what_holds_in_each_namespace() {
+        let text = "[log]\nage_ms = 9000\n[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n";
+        let (ended, out, _) = check(text);
+        assert!(ended.is_ok());
+        let said = out.lines().nth(1).unwrap();
+        assert_eq!(
+            said,
+            "namespace prices:*: 1 publications, 67108864 bytes, 9000 ms, skip"
+        );
     }
 
     #[test]

@@ -12,17 +12,23 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::de::IntoDeserializer as _;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use super::Config;
 pub use super::problem::{ConfigError, Origin, Problem};
+use super::{Config, Namespace};
 
 /// How the names of environment variables begin.
 const PREFIX: &str = "FANFARE_";
 /// Beginnings of variables that belong to others than [`Config`]: the flag `--config` and the
 /// simulation tests.
 const PREFIXES_OF_OTHERS: [&str; 2] = ["FANFARE_CONFIG", "FANFARE_SIM_"];
+
+/// The list of tables, which is the one key without a variable of its own.
+const NAMESPACE: &str = "namespace";
+/// The key that each of them has.
+const MATCH: &str = "match";
+const NOT_TABLES: &str = "is a list of tables, each of which begins with [[namespace]]";
 
 /// What flags choose; absent and empty members choose nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,6 +161,9 @@ impl Draft {
                 continue;
             };
             match (spanned.get_ref().as_table(), value) {
+                _ if key.get_ref() == NAMESPACE => {
+                    self.take_namespaces(value, spanned.get_ref(), (text, name), origin);
+                }
                 (Some(section_spans), Value::Table(section)) => {
                     self.take_section(key.get_ref(), section, section_spans, (text, name), &origin);
                 }
@@ -182,6 +191,70 @@ impl Draft {
             let origin = file_origin(text, name, key.span().start);
             let dotted = format!("{section_name}.{}", key.get_ref());
             self.take_value(&dotted, value.clone(), origin);
+        }
+    }
+
+    /// Takes the tables of `[[namespace]]`, each key with its line.
+    fn take_namespaces(
+        &mut self,
+        value: &Value,
+        spans: &DeValue<'_>,
+        (text, name): (&str, &str),
+        origin: Origin,
+    ) {
+        let (Value::Array(tables), Some(spans)) = (value, spans.as_array()) else {
+            return self.problem(origin, NAMESPACE, NOT_TABLES);
+        };
+        self.origins.insert(String::from(NAMESPACE), origin);
+        for (index, (table, spans)) in tables.iter().zip(spans).enumerate() {
+            let at = file_origin(text, name, spans.span().start);
+            let (Value::Table(table), Some(spans)) = (table, spans.get_ref().as_table()) else {
+                self.problem(at, NAMESPACE, NOT_TABLES);
+                continue;
+            };
+            if !table.contains_key(MATCH) {
+                let key = format!("{NAMESPACE}[{index}]");
+                self.problem(at, &key, "has no `match`, so it is for no channel");
+                continue;
+            }
+            let lines = spans.keys().map(|key| {
+                let origin = file_origin(text, name, key.span().start);
+                (key.get_ref().to_string(), origin)
+            });
+            self.take_namespace(index, table, lines.collect());
+        }
+    }
+
+    fn take_namespace(&mut self, index: usize, table: &Table, lines: Vec<(String, Origin)>) {
+        let mut right = Table::new();
+        for (key, origin) in lines {
+            let Some(value) = table.get(&key) else {
+                continue;
+            };
+            let indexed = format!("{NAMESPACE}[{index}].{key}");
+            if !Namespace::KEYS.contains(&key.as_str()) {
+                let names = Namespace::KEYS.join(", ");
+                let message = format!("unknown key; [[{NAMESPACE}]] has {names}");
+                self.problem(origin, &indexed, message);
+                continue;
+            }
+            // Alone but for the pattern, which none can be without.
+            let alone = Table::from_iter([
+                (String::from(MATCH), Value::String(String::new())),
+                (key.clone(), value.clone()),
+            ]);
+            let alone: Result<Namespace, toml::de::Error> = alone.try_into();
+            if let Err(error) = alone {
+                let message = error.message().trim().replace('\n', ", ");
+                self.problem(origin, &indexed, message);
+                continue;
+            }
+            self.origins.insert(indexed, origin);
+            right.insert(key, value.clone());
+        }
+        let all = self.values.entry(NAMESPACE);
+        if let Value::Array(all) = all.or_insert_with(|| Value::Array(Vec::new())) {
+            all.push(Value::Table(right));
         }
     }
 
@@ -316,10 +389,10 @@ impl Draft {
         };
         for invalid in found {
             // The key that somebody chose is the one to mend, also where it is the second named.
-            let origin = invalid.keys.iter().find_map(|key| self.origins.get(*key));
+            let origin = invalid.keys.iter().find_map(|key| self.origins.get(key));
             let origin = origin.cloned().unwrap_or(Origin::Default);
-            let key = invalid.keys.first().copied().unwrap_or_default();
-            self.problem(origin, key, invalid.message);
+            let key = invalid.keys.into_iter().next().unwrap_or_default();
+            self.problem(origin, &key, invalid.message);
         }
         Err(ConfigError::Invalid(self.problems))
     }
@@ -506,6 +579,57 @@ mod tests {
               quota.send_buffer_bytes, which is 8192"
             ]
         );
+    }
+
+    #[test]
+    fn namespaces_are_read_in_their_order() {
+        let text = "[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n\
+                    [[namespace]]\nmatch = \"chat\"\noverflow = \"close\"\n";
+        let config = parse(text, "x").unwrap();
+        let [prices, chat] = config.namespace.as_slice() else {
+            panic!("{:?}", config.namespace)
+        };
+        assert_eq!(prices.pattern, "prices:*");
+        assert_eq!((prices.log_entries, prices.overflow), (Some(1), None));
+        assert_eq!(chat.overflow, Some(Overflow::Close));
+        assert_eq!(parse("namespace = []", "x").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn faults_of_a_namespace_have_their_line_and_key() {
+        let text = "[[namespace]]\nmatch = \"a*\"\ncolour = 1\n\
+                    [[namespace]]\nlog_entries = 3\n\
+                    [[namespace]]\nmatch = \"b*\"\nlog_entries = \"many\"\n";
+        let found = problems(text);
+        assert_eq!(
+            found[..2],
+            [
+                "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
+                 log_entries, log_bytes, log_age_ms, overflow",
+                "fanfare.toml:4: namespace[1]: has no `match`, so it is for no channel",
+            ]
+        );
+        assert!(found[2].starts_with("fanfare.toml:8: namespace[2].log_entries: invalid type"));
+        let text =
+            "[[namespace]]\nmatch = \"a*\"\n\n[[namespace]]\nlog_age_ms = 0\nmatch = \"a*\"\n";
+        assert_eq!(
+            problems(text),
+            [
+                "fanfare.toml:6: namespace[1].match: names `a*` twice",
+                "fanfare.toml:5: namespace[1].log_age_ms: is 0, but has to be at least 1"
+            ]
+        );
+        for text in [
+            "namespace = 3",
+            "namespace = [3]",
+            "[namespace]\nmatch = \"a\"",
+        ] {
+            let found = problems(text);
+            assert!(
+                found[0].starts_with("fanfare.toml:1: namespace: is a list"),
+                "{found:?}"
+            );
+        }
     }
 
     #[test]

@@ -66,6 +66,11 @@ pub const STORM_QUIET_MS: u64 = 1_000;
 /// After how long memory is given back although conns still come and go, in milliseconds.
 pub const STORM_PATIENCE_MS: u64 = 10_000;
 
+// -- Namespaces.
+
+/// Namespaces that may be configured. All of them are looked at when a channel comes to be.
+pub const NAMESPACES_MAX: usize = 256;
+
 // -- Draining.
 
 /// Time between two goodbyes while a worker drains, in microseconds; less when the window is short.

@@ -7,6 +7,7 @@
 
 pub mod file;
 pub mod limits;
+pub mod namespace;
 pub mod problem;
 pub mod validate;
 
@@ -15,6 +16,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use namespace::{Namespace, Retention};
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -51,6 +54,9 @@ pub struct Config {
     pub deflate: Deflate,
     /// Diagnostics.
     pub logging: Logging,
+    /// Channels with rules of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespace: Vec<Namespace>,
 }
 
 impl Default for Config {
@@ -71,6 +77,7 @@ impl Default for Config {
             io: Io::default(),
             deflate: Deflate::default(),
             logging: Logging::default(),
+            namespace: Vec::new(),
         }
     }
 }
@@ -188,6 +195,17 @@ pub enum Overflow {
     Close,
     /// The oldest publications are skipped and the gap is told.
     Skip,
+}
+
+impl Overflow {
+    /// The word in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Close => "close",
+            Self::Skip => "skip",
+        }
+    }
 }
 
 /// The text names no policy that this version has.

@@ -7,7 +7,9 @@
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::Config;
+use super::limits::NAMESPACES_MAX;
+use super::{Config, Namespace};
+use crate::id::{ChannelName, ChannelNameError};
 
 /// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -18,8 +20,9 @@ const HOUR_MS: u64 = 3_600_000;
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The key it is about, then those it has to agree with; as `section.key`.
-    pub keys: Vec<&'static str>,
+    /// The key it is about, then those it has to agree with; as `section.key`, or
+    /// `namespace[0].key` for those of a table in a list.
+    pub keys: Vec<String>,
     /// What is wrong and what would be right.
     pub message: String,
 }
@@ -36,6 +39,7 @@ impl Config {
         self.check_ranges(&mut found);
         self.check_relations(&mut found);
         self.check_choices(&mut found);
+        self.check_namespaces(&mut found);
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
@@ -196,12 +200,47 @@ impl Config {
     }
 }
 
-fn check_range(
-    key: &'static str,
-    value: u64,
-    range: &RangeInclusive<u64>,
-    found: &mut Vec<Invalid>,
-) {
+impl Config {
+    fn check_namespaces(&self, found: &mut Vec<Invalid>) {
+        if self.namespace.len() > NAMESPACES_MAX {
+            let count = self.namespace.len();
+            let message = format!("there are {count}, but at most {NAMESPACES_MAX} are allowed");
+            push(found, &["namespace"], message);
+        }
+        for (index, namespace) in self.namespace.iter().enumerate() {
+            let key = |name: &str| format!("namespace[{index}].{name}");
+            let pattern = namespace.pattern.as_str();
+            let earlier = self.namespace.iter().take(index);
+            if let Some(message) = check_pattern(namespace) {
+                push(found, &[&key("match")], message);
+            } else if earlier.into_iter().any(|other| other.pattern == pattern) {
+                push(found, &[&key("match")], format!("names `{pattern}` twice"));
+            }
+            let log = &self.log;
+            // Ages and sizes above the global ones would never bind.
+            for (name, value, global, most) in [
+                (
+                    "log_entries",
+                    namespace.log_entries,
+                    "log.entries",
+                    log.entries,
+                ),
+                ("log_bytes", namespace.log_bytes, "log.bytes", log.bytes),
+                ("log_age_ms", namespace.log_age_ms, "log.age_ms", log.age_ms),
+            ] {
+                let Some(value) = value else { continue };
+                if value == 0 {
+                    push(found, &[&key(name)], "is 0, but has to be at least 1");
+                } else if value > most {
+                    let message = format!("is {value}, but {global} binds before: it is {most}");
+                    push(found, &[&key(name), global], message);
+                }
+            }
+        }
+    }
+}
+
+fn check_range(key: &str, value: u64, range: &RangeInclusive<u64>, found: &mut Vec<Invalid>) {
     if range.contains(&value) {
         return;
     }
@@ -217,9 +256,27 @@ fn check_range(
     push(found, &[key], message);
 }
 
-fn push(found: &mut Vec<Invalid>, keys: &[&'static str], message: impl Into<String>) {
+/// Why a pattern is not one, if it is not.
+fn check_pattern(namespace: &Namespace) -> Option<String> {
+    let pattern = namespace.pattern.as_str();
+    let prefix = namespace.prefix();
+    if prefix.unwrap_or(pattern).contains('*') {
+        let message = format!("`{pattern}` has a `*` that is not its one and last character");
+        return Some(message);
+    }
+    // A prefix may be empty: `*` is every channel.
+    match ChannelName::new(prefix.unwrap_or(pattern)) {
+        Err(ChannelNameError::Empty) if prefix.is_none() => {
+            Some(String::from("is empty; `*` matches every channel"))
+        }
+        Ok(_) | Err(ChannelNameError::Empty) => None,
+        Err(error) => Some(format!("`{pattern}` matches no channel: {error}")),
+    }
+}
+
+fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<String>) {
     found.push(Invalid {
-        keys: keys.to_vec(),
+        keys: keys.iter().map(|key| String::from(*key)).collect(),
         message: message.into(),
     });
 }
@@ -229,11 +286,14 @@ mod tests {
     use super::*;
 
     /// The first keys of what is wrong after the change.
-    fn wrong(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+    fn wrong(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);
         let found = config.validate().err().unwrap_or_default();
-        found.iter().map(|invalid| invalid.keys[0]).collect()
+        found
+            .into_iter()
+            .map(|mut invalid| invalid.keys.remove(0))
+            .collect()
     }
 
     #[test]
@@ -353,5 +413,74 @@ mod tests {
             found,
             ["workers", "log.bytes", "quota.behind_bytes", "log.bytes"]
         );
+    }
+
+    fn wrong_namespace(change: impl FnOnce(&mut Namespace)) -> Vec<String> {
+        let mut namespace = Namespace {
+            pattern: String::from("prices:*"),
+            ..Namespace::default()
+        };
+        change(&mut namespace);
+        wrong(|c| c.namespace.push(namespace))
+    }
+
+    #[test]
+    fn pattern_is_a_name_or_a_prefix_with_one_star_behind_it() {
+        for good in ["*", "a", "a*", "prices:*", &"x".repeat(200)] {
+            let found = wrong_namespace(|n| n.pattern = good.into());
+            assert_eq!(found, [""; 0], "{good}");
+        }
+        for bad in [
+            "",
+            "**",
+            "*a",
+            "a*b",
+            "a b",
+            "a b*",
+            "a\n*",
+            &"x".repeat(201),
+        ] {
+            let found = wrong_namespace(|n| n.pattern = bad.into());
+            assert_eq!(found, ["namespace[0].match"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn namespace_keeps_at_least_one_and_no_more_than_all_together() {
+        assert!(wrong_namespace(|n| n.log_entries = Some(1)).is_empty());
+        let whole_log = Config::default().log;
+        assert!(wrong_namespace(|n| n.log_bytes = Some(whole_log.bytes)).is_empty());
+        for found in [
+            wrong_namespace(|n| n.log_entries = Some(0)),
+            wrong_namespace(|n| n.log_entries = Some(whole_log.entries + 1)),
+        ] {
+            assert_eq!(found, ["namespace[0].log_entries"]);
+        }
+        let found = wrong_namespace(|n| n.log_age_ms = Some(whole_log.age_ms + 1));
+        assert_eq!(found, ["namespace[0].log_age_ms"]);
+        let found = wrong_namespace(|n| n.log_bytes = Some(whole_log.bytes + 1));
+        assert_eq!(found, ["namespace[0].log_bytes"]);
+    }
+
+    #[test]
+    fn patterns_are_named_once_and_not_without_end() {
+        let twice = wrong(|c| {
+            for pattern in ["a", "a*", "a"] {
+                c.namespace.push(Namespace {
+                    pattern: pattern.into(),
+                    ..Namespace::default()
+                });
+            }
+        });
+        assert_eq!(twice, ["namespace[2].match"]);
+        let many = wrong(|c| {
+            c.namespace = (0..=NAMESPACES_MAX)
+                .map(|number| Namespace {
+                    pattern: number.to_string(),
+                    ..Namespace::default()
+                })
+                .collect();
+        });
+        assert_eq!(many, ["namespace"]);
     }
 }

@@ -1,5 +1,6 @@
 //! One channel: its thread through the log, its totals, its subscribers.
 
+use super::retention::RuleIndex;
 use super::subscribers::Subscribers;
 use crate::id::{ChannelName, Sequence};
 use crate::time::Now;
@@ -25,6 +26,10 @@ pub struct Channel {
     pub walk_floor: Amount,
     /// The same for the pass after this one.
     pub again_floor: Amount,
+    /// How much of it is kept, and what happens to who is behind.
+    pub rule: RuleIndex,
+    /// Whether the hub has this channel among those that may be over their bounds.
+    pub is_over_queued: bool,
     /// Whether the hub has this channel among its walks.
     pub is_walk_queued: bool,
     /// When the walk under way began.
@@ -36,9 +41,11 @@ pub struct Channel {
 impl Channel {
     /// A channel without entries or subscribers. What was published before `evicted` is not known.
     #[must_use]
-    pub fn new(name: ChannelName, evicted: Sequence) -> Self {
+    pub fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
         Self {
             name,
+            rule,
+            is_over_queued: false,
             first: Sequence::ZERO,
             last: Sequence::ZERO,
             evicted,

@@ -196,6 +196,7 @@ impl Hub {
         self.replays.shrink_to_fit();
         self.gaps.shrink_to_fit();
         self.walks.shrink_to_fit();
+        self.rules.shrink_to_fit();
     }
 
     fn make_room(&mut self, slot: u32) {

@@ -8,8 +8,9 @@
 //!
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
-//! advances, `expire` evicts. Here: publishing, walking, evicting; [`membership`] has who is
-//! subscribed from where, [`serve`] has cursors and quotas, [`poll`] what only polls need.
+//! advances, `expire` evicts. Here: publishing and walking; [`membership`] has who is subscribed
+//! from where, [`serve`] has cursors and quotas, [`retention`] what is kept and for how long,
+//! [`poll`] what only polls need.
 
 pub mod channel;
 pub mod gap;
@@ -17,6 +18,7 @@ pub mod log;
 pub mod member;
 pub mod membership;
 pub mod poll;
+pub mod retention;
 mod segment;
 pub mod serve;
 pub mod subscribers;
@@ -32,12 +34,13 @@ pub use gap::{Gap, GapCause};
 pub use membership::{JoinOutcome, Joined};
 pub use serve::{Advanced, Planned, Verdict};
 
-use crate::config::{Config, LogBounds, Overflow};
+use crate::config::Config;
 use crate::frame::Publication;
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
-use crate::time::{Deadline, Now};
+use crate::time::Now;
 use log::{Log, Thread};
 use member::Member;
+use retention::Rules;
 use subscribers::Step;
 
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
@@ -63,9 +66,8 @@ pub struct Hub {
     epoch: Epoch,
     head: Sequence,
     log: Log,
-    bounds: LogBounds,
+    rules: Rules,
     quota: Amount,
-    overflow: Overflow,
     channels_per_conn: u32,
     channels: Slab<Channel>,
     names: Map<ChannelName, ChannelIndex>,
@@ -78,9 +80,6 @@ pub struct Hub {
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
-    /// The newest eviction of any channel that has gone. A channel that comes back may have had
-    /// entries up to here.
-    forgotten: Sequence,
     /// All subscriptions.
     subscribers: u64,
     /// Used by `serve` while it merges several channels.
@@ -95,12 +94,11 @@ impl Hub {
             epoch,
             head,
             log: Log::new(head),
-            bounds: config.log,
+            rules: Rules::new(config, head),
             quota: Amount {
                 bytes: config.quota.behind_bytes,
                 publications: config.quota.behind_publications,
             },
-            overflow: config.quota.overflow,
             channels_per_conn: config.limits.channels_per_conn,
             channels: Slab::new(),
             names: Map::default(),
@@ -109,7 +107,6 @@ impl Hub {
             gaps: Map::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
-            forgotten: head,
             subscribers: 0,
             merge: Vec::new(),
         }
@@ -174,7 +171,8 @@ impl Hub {
             previous: channel.last,
             channel: index,
         };
-        if channel.first == Sequence::ZERO {
+        let is_first = channel.first == Sequence::ZERO;
+        if is_first {
             channel.first = sequence;
         }
         channel.last = sequence;
@@ -187,6 +185,11 @@ impl Hub {
         }
         let subscribers = channel.subscribers.len();
         self.log.push(publication, thread);
+        if is_first {
+            self.note_kept();
+        } else {
+            self.note_if_over(index);
+        }
         subscribers
     }
 
@@ -212,7 +215,9 @@ impl Hub {
                     self.walks.pop_front();
                     self.visits_in_a_row = 0;
                     if std::mem::take(&mut channel.is_walk_queued) {
-                        return Visit::WalkDone(channel.walk_started);
+                        let started = channel.walk_started;
+                        self.note_if_over(index);
+                        return Visit::WalkDone(started);
                     }
                 }
             }
@@ -226,61 +231,14 @@ impl Hub {
         !self.walks.is_empty()
     }
 
-    /// Evicts what the log's bounds no longer allow, at most `max` publications. Returns how many.
-    pub fn evict(&mut self, now: Now, max: u32) -> u32 {
-        let mut count = 0;
-        while count < max && self.is_oldest_due(now) {
-            let Some(oldest) = self.log.oldest() else {
-                break;
-            };
-            self.remove_first(oldest.channel);
-            count += 1;
-        }
-        count
-    }
-
-    /// Takes a channel's oldest entry out of the log. Whoever stands before it has a gap.
-    fn remove_first(&mut self, index: ChannelIndex) {
-        let Some(channel) = self.channels.get_mut(index.0 as usize) else {
-            return;
-        };
-        let Some(entry) = self.log.remove(channel.first) else {
-            debug_assert!(false, "{:?} is not in the log", channel.first);
-            return;
-        };
-        channel.evicted = channel.first;
-        channel.first = entry.next;
-        self.drop_if_abandoned(index);
-    }
-
-    /// When the oldest publication will be too old.
-    #[must_use]
-    pub fn next_eviction(&self) -> Option<Deadline> {
-        Some(
-            self.log
-                .oldest()?
-                .publication
-                .published
-                .after(self.bounds.age()),
-        )
-    }
-
-    fn is_oldest_due(&self, now: Now) -> bool {
-        let Some(deadline) = self.next_eviction() else {
-            return false;
-        };
-        self.log.bytes() > self.bounds.bytes
-            || self.log.len() as u64 > self.bounds.entries
-            || now.has_reached(deadline)
-    }
-
     fn channel_for(&mut self, name: &ChannelName) -> ChannelIndex {
         if let Some(index) = self.names.get(name) {
             return *index;
         }
-        let key = self
-            .channels
-            .insert(Channel::new(name.clone(), self.forgotten));
+        let rule = self.rules.find(name);
+        let forgotten = self.rules.forgotten(rule);
+        let channel = Channel::new(name.clone(), rule, forgotten);
+        let key = self.channels.insert(channel);
         let index = ChannelIndex(u32::try_from(key).unwrap_or(u32::MAX));
         self.names.insert(name.clone(), index);
         index
@@ -291,7 +249,7 @@ impl Hub {
         if self.channels.get(key).is_some_and(Channel::is_abandoned) {
             let channel = self.channels.remove(key);
             self.names.remove(&channel.name);
-            self.forgotten = self.forgotten.max(channel.evicted);
+            self.rules.forget(channel.rule, channel.evicted);
         }
     }
 
@@ -335,11 +293,13 @@ impl Hub {
                 assert_eq!(found.map(|s| s as usize), Some(slot));
             }
         }
-        assert!(
-            self.channels
-                .iter()
-                .all(|(_, channel)| !channel.is_abandoned())
-        );
+        for (key, channel) in &self.channels {
+            assert!(!channel.is_abandoned());
+            assert!(channel.first == Sequence::ZERO || channel.evicted < channel.first);
+            let first = self.log.get(channel.first).map(|entry| entry.channel);
+            let is_kept = channel.first != Sequence::ZERO;
+            assert_eq!(first.map(|index| index.0 as usize), is_kept.then_some(key));
+        }
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::{Gap, Hub};
 use crate::frame::Publication;
 use crate::id::{ChannelName, Cursor, Sequence};
-use crate::time::Now;
 
 impl Hub {
     /// Keeps a gap that was found on subscribing, to be taken with the gaps found later. From now
@@ -39,25 +38,9 @@ impl Hub {
         self.cursor(self.positions(slot).min().unwrap_or(self.head))
     }
 
-    /// Whether what follows a position is in the older half of what the log may hold, or gone. A
-    /// client that stays there would soon be told of a gap, perhaps without need, although nothing
-    /// happens on its channels.
-    #[must_use]
-    pub fn is_sinking(&self, position: Sequence, now: Now) -> bool {
-        let Some(next) = self.log.get(position.next()) else {
-            return position < self.head;
-        };
-        let is_old = now.has_reached(next.publication.published.after(self.bounds.age() / 2));
-        let is_log_full = self.log.bytes() > self.bounds.bytes / 2
-            || self.log.len() as u64 > self.bounds.entries / 2;
-        let behind = self.head.0.saturating_sub(position.0);
-        is_old || (is_log_full && behind > self.log.len() as u64 / 2)
-    }
-
     fn positions(&self, slot: u32) -> impl Iterator<Item = Sequence> {
-        let member = self.members.get(slot as usize);
-        let all = member.map(super::member::Member::all).unwrap_or_default();
-        all.iter().map(|subscription| subscription.position)
+        let all = self.subscriptions(slot).iter();
+        all.map(|subscription| subscription.position)
     }
 }
 
@@ -68,6 +51,7 @@ mod tests {
     use crate::frame::Payload;
     use crate::hub::{GapCause, JoinOutcome, Joined};
     use crate::id::{Epoch, Since};
+    use crate::time::Now;
 
     const SECOND: u64 = 1_000_000;
 
@@ -140,7 +124,7 @@ mod tests {
         let sinks = |hub: &Hub, second| -> Vec<u64> {
             let now = Now(second * SECOND);
             let all = 0..=11;
-            all.filter(|sequence| hub.is_sinking(Sequence(*sequence), now))
+            all.filter(|sequence| hub.is_sinking(0, Sequence(*sequence), now))
                 .collect()
         };
         assert_eq!(sinks(&hub_of_ten, 10), [0; 0], "all is young");

@@ -154,7 +154,7 @@ impl Hub {
     /// Whether the conn in a slot has something to be given or told.
     #[must_use]
     pub fn is_behind(&self, slot: u32) -> bool {
-        self.member(slot).iter().any(|subscription| {
+        self.subscriptions(slot).iter().any(|subscription| {
             self.successor_of(*subscription).is_some()
                 || self.gaps.contains_key(&(slot, subscription.channel))
                 || self
@@ -167,7 +167,7 @@ impl Hub {
     /// worker was faster.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {
-        let mut subscriptions = self.member(slot).iter();
+        let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| subscription.position > self.head)
     }
 
@@ -176,7 +176,7 @@ impl Hub {
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
-        let amounts = self.member(slot).iter().map(|subscription| {
+        let amounts = self.subscriptions(slot).iter().map(|subscription| {
             let position = subscription.position.max(exempt);
             self.amount_after(Subscription {
                 position,
@@ -193,7 +193,7 @@ impl Hub {
         if !behind.exceeds(self.quota) {
             return Verdict::Within;
         }
-        if self.overflow == Overflow::Close {
+        if self.has_to_close(slot) {
             return Verdict::Overflow;
         }
         // What has left the log is missing too, and nobody knows any more how much it was.
@@ -218,6 +218,15 @@ impl Hub {
         Verdict::Skipped(skipped)
     }
 
+    /// Whether one of the channels that the conn in a slot is behind on has such a policy.
+    fn has_to_close(&self, slot: u32) -> bool {
+        self.subscriptions(slot).iter().any(|subscription| {
+            let rule = self.channel(subscription.channel).map(|c| c.rule);
+            let overflow = rule.map(|rule| self.rules.overflow(rule));
+            overflow == Some(Overflow::Close) && self.successor_of(*subscription).is_some()
+        })
+    }
+
     /// The next gap that the conn in a slot has to be told of, with its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
@@ -225,7 +234,7 @@ impl Hub {
             return None;
         }
         let channels = self
-            .member(slot)
+            .subscriptions(slot)
             .iter()
             .map(|subscription| (slot, subscription.channel));
         let key = channels
@@ -237,8 +246,8 @@ impl Hub {
 
     /// Turns what has left the log before a cursor came to it into a gap.
     fn note_evicted(&mut self, slot: u32) {
-        for index in 0..self.member(slot).len() {
-            let Some(subscription) = self.member(slot).get(index).copied() else {
+        for index in 0..self.subscriptions(slot).len() {
+            let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
                 return;
             };
             let Some(channel) = self.channel(subscription.channel) else {
@@ -291,7 +300,7 @@ impl Hub {
 
     /// The oldest publication that the conn in a slot is owed, and for which of its subscriptions.
     fn oldest_owed(&self, slot: u32) -> Option<(usize, Sequence)> {
-        let owed = self.member(slot).iter().enumerate();
+        let owed = self.subscriptions(slot).iter().enumerate();
         owed.filter_map(|(index, s)| Some((index, self.successor_of(*s)?)))
             .min_by_key(|(_, next)| *next)
     }
@@ -300,7 +309,7 @@ impl Hub {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;
         };
-        let is_over = self.member(slot).iter().all(|subscription| {
+        let is_over = self.subscriptions(slot).iter().all(|subscription| {
             self.successor_of(*subscription)
                 .is_none_or(|next| next > until)
         });
@@ -324,7 +333,7 @@ impl Hub {
         successor(&self.log, &self.channels, subscription)
     }
 
-    fn member(&self, slot: u32) -> &[Subscription] {
+    pub(super) fn subscriptions(&self, slot: u32) -> &[Subscription] {
         self.members
             .get(slot as usize)
             .map(Member::all)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Namespace, Overflow};
 use crate::frame::{Encoder, Envelope, FrameKind, Payload};
 use crate::id::Since;
 
@@ -40,6 +41,13 @@ fn hub(config: impl FnOnce(&mut Config)) -> Hub {
     let mut settings = Config::default();
     config(&mut settings);
     Hub::new(epoch(), Sequence::ZERO, &settings)
+}
+
+fn namespace(pattern: &str) -> Namespace {
+    Namespace {
+        pattern: pattern.into(),
+        ..Namespace::default()
+    }
 }
 
 /// Gives the conn up to `bytes` as one write that the socket takes whole.
@@ -317,6 +325,7 @@ struct Record {
 #[derive(Debug, Clone)]
 enum Act {
     Evict,
+    Walk,
     Give { slot: u32, bytes: usize },
     Join { slot: u32, channel: u8, back: u64 },
     Leave { slot: u32 },
@@ -328,6 +337,7 @@ fn act() -> impl Strategy<Value = Act> {
     let slot = 0u32..4;
     prop_oneof![
         1 => Just(Act::Evict),
+        1 => Just(Act::Walk),
         4 => (slot.clone(), 1usize..200).prop_map(|(slot, bytes)| Act::Give { slot, bytes }),
         2 => (slot.clone(), 0u8..3, 0u64..30)
             .prop_map(|(slot, channel, back)| Act::Join { slot, channel, back }),
@@ -383,8 +393,10 @@ impl Model {
     fn perform(&mut self, act: &Act) {
         match *act {
             Act::Evict => {
+                self.hub.trim(1000);
                 self.hub.evict(Now(0), 1000);
             }
+            Act::Walk => while self.hub.visit() != Visit::Nobody {},
             Act::Give { slot, bytes } => self.give(slot, bytes),
             Act::Join {
                 slot,
@@ -439,6 +451,10 @@ proptest! {
             c.quota.behind_bytes = 120;
             c.quota.behind_publications = 8;
             c.log.entries = 16;
+            c.namespace = vec![
+                Namespace { log_entries: Some(2), ..namespace("c0") },
+                Namespace { log_bytes: Some(60), ..namespace("c1*") },
+            ];
         });
         let quota = Amount { bytes: 120, publications: 8 };
         let mut model = Model { hub, quota, head: 0, published: vec![9], records: BTreeMap::new() };

@@ -98,7 +98,7 @@ impl<N: Net> Worker<N> {
             }
             (Some(last), _) => last.id,
             (None, _) if !is_caught_up => self.hub.reached(slot),
-            (None, Some(stays)) if !self.hub.is_sinking(stays.sequence, self.now) => stays,
+            (None, Some(stays)) if !self.hub.is_sinking(slot, stays.sequence, self.now) => stays,
             (None, _) => self.hub.caught_up(slot),
         }
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::net::{Net, Write, WriteOutcome};
-use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
+use crate::config::limits::{BATCH_WRITE_BYTES_MAX, EVICTIONS_PER_TURN_MAX, FLUSH_SLICE_US_MAX};
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
 use crate::hub::{Planned, Verdict, Visit};
@@ -75,6 +75,11 @@ impl<N: Net> Worker<N> {
         // ever.
         let start = self.net.now();
         self.walk(start);
+        // Whoever is left on the list takes more than its turn allows and is still to be given it.
+        if self.to_flush.is_empty() {
+            let trimmed = self.hub.trim(EVICTIONS_PER_TURN_MAX);
+            self.parts.metrics.evicted.add(u64::from(trimmed));
+        }
         if !self.to_flush.is_empty() || self.hub.is_walking() {
             self.parts.metrics.flush_budget_exhausted.increment();
         }

@@ -38,7 +38,7 @@ impl<N: Net> Worker<N> {
         metrics.subscribers.set(self.hub.subscriber_count());
         metrics.channels.set(self.hub.channel_count() as u64);
         metrics.log_entries.set(self.hub.log().len() as u64);
-        metrics.log_bytes.set(self.hub.log().bytes());
+        metrics.log_bytes.set(self.hub.log_bytes());
         let deflated = self.scratch.encoder.deflated();
         metrics.frames_deflated.set(deflated.frames);
         metrics.deflated_from_bytes.set(deflated.plain_bytes);

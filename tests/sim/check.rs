@@ -5,14 +5,18 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fanfare::config::{Config, Quota};
+use fanfare::config::{Config, Quota, Retention, namespace};
 use fanfare::effect::CloseReason;
 use fanfare::frame::Receipt;
-use fanfare::hub::Amount;
+use fanfare::hub::{Amount, Hub};
+use fanfare::id::Sequence;
 use fanfare::metrics::WorkerMetrics;
+use fanfare::time::Now;
 use fanfare::worker::Worker;
 
+use crate::model::Facts;
 use crate::net::FakeNet;
 
 /// What conns were behind, looked at whenever flush had done with them.
@@ -114,11 +118,11 @@ impl Checker {
         let has_appended = publications != self.publications;
         let has_evicted = evicted != self.evicted;
         let log = worker.hub().log();
-        let is_over = log.bytes() > config.log.bytes;
+        let bytes = worker.hub().log_bytes();
+        let is_over = bytes > config.log.bytes;
         assert!(
             !(self.was_over && is_over) || has_evicted,
-            "{} bytes and nothing is evicted",
-            log.bytes()
+            "{bytes} bytes and nothing is evicted"
         );
         assert!(
             has_appended || log.len() as u64 <= config.log.entries,
@@ -127,9 +131,66 @@ impl Checker {
         );
         (self.publications, self.evicted, self.was_over) = (publications, evicted, is_over);
         if log.is_empty() {
-            assert_eq!(log.bytes(), 0, "an empty log holds nothing");
+            assert_eq!(worker.hub().log_bytes(), 0, "an empty log holds nothing");
         }
     }
+}
+
+/// Follows what leaves the log, and finds each that left before it had to.
+pub(crate) fn what_is_kept(hub: &Hub, now: Now, config: &Config, facts: &mut Facts) {
+    for channel in 0..facts.names.len() {
+        let all = &facts.by_channel[channel];
+        let appended = all.partition_point(|sequence| *sequence <= facts.head);
+        let mut gone = all.partition_point(|sequence| *sequence <= facts.evicted[channel]);
+        while gone < appended && hub.log().get(Sequence(all[gone])).is_none() {
+            let newer = &all[gone..appended];
+            let (entries, bytes) = held(newer, facts);
+            let rules = rules(config, &facts.names[channel]);
+            let newest = facts.publication(all[gone]);
+            let age = Duration::from_millis(rules.age_ms);
+            let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
+                || all[gone] <= facts.tail
+                || now.has_reached(newest.published.after(age));
+            assert!(
+                had_to_go,
+                "{} of {} has left the log",
+                all[gone], facts.names[channel]
+            );
+            facts.evicted[channel] = all[gone];
+            gone += 1;
+        }
+    }
+}
+
+/// When all is quiet no channel has more in the log than its bounds allow.
+pub(crate) fn bounds_of_channels(hub: &Hub, config: &Config, facts: &Facts) {
+    for (channel, name) in facts.names.iter().enumerate() {
+        let all = &facts.by_channel[channel];
+        let kept = all.partition_point(|sequence| *sequence <= facts.evicted[channel]);
+        let (entries, bytes) = held(&all[kept..], facts);
+        let rules = rules(config, name);
+        let is_within = entries <= rules.entries && bytes <= rules.bytes;
+        assert!(
+            is_within || entries <= 1,
+            "{name} has {entries} of {bytes} bytes"
+        );
+    }
+    hub.check_invariants();
+}
+
+fn held(sequences: &[u64], facts: &Facts) -> (u64, u64) {
+    let bytes = sequences
+        .iter()
+        .map(|sequence| facts.publication(*sequence).payload_bytes());
+    (sequences.len() as u64, bytes.sum())
+}
+
+pub(crate) fn rules(config: &Config, name: &str) -> Retention {
+    let found = namespace::find(&config.namespace, name);
+    found.map_or_else(
+        || config.retention(),
+        |index| config.retention_in(&config.namespace[index]),
+    )
 }
 
 fn closed(metrics: &WorkerMetrics) -> u64 {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanfare::frame::Publication;
 use fanfare::id::{Cursor, Epoch, Sequence};
@@ -23,9 +24,15 @@ pub(crate) struct Facts {
     pub(crate) by_channel: Vec<Vec<u64>>,
     /// The newest publication in the worker's log.
     pub(crate) head: u64,
-    /// The newest publication that has left it.
-    pub(crate) evicted: u64,
+    /// The newest publication that has left it, by channel.
+    pub(crate) evicted: Vec<u64>,
+    /// Everything up to here has left it.
+    pub(crate) tail: u64,
     pub(crate) now: Now,
+    /// The log may be full for all channels together.
+    pub(crate) is_tight: bool,
+    /// How long each channel keeps a publication.
+    pub(crate) ages_ms: Vec<u64>,
     pub(crate) channels_per_conn: usize,
     pub(crate) retry_ms: u64,
     pub(crate) heartbeat_ms: u64,
@@ -70,6 +77,18 @@ impl Facts {
         random.shuffle(&mut channels);
         channels.truncate(count);
         channels
+    }
+
+    /// Whether a publication is older than its channel keeps any.
+    pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
+        let age = Duration::from_millis(self.ages_ms[channel]);
+        let published = self.publication(sequence).published;
+        self.now.has_reached(published.after(age))
+    }
+
+    /// The newest publication that has left the log, of any channel.
+    fn evicted_of_any(&self) -> u64 {
+        self.evicted.iter().copied().max().unwrap_or_default()
     }
 
     fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
@@ -233,9 +252,13 @@ impl Ledger {
                     "{told:?}: {range:?} are missing"
                 );
             }
-            ("slow", None) => assert!(facts.evicted > since, "{told:?}: nothing was evicted"),
+            ("slow", None) => {
+                let evicted = facts.evicted[told.channel];
+                assert!(evicted > since, "{told:?}: nothing was evicted");
+            }
             ("expired", None) => {
-                assert!(told.until <= facts.evicted, "{told:?} is in the log");
+                let evicted = facts.evicted[told.channel];
+                assert!(told.until <= evicted, "{told:?} is in the log");
             }
             _ => panic!("{told:?}: cause and count"),
         }
@@ -255,7 +278,11 @@ impl Ledger {
                 assert!(since >= asked && since < told.until, "{told:?}");
                 let lost = facts.first_owed(told.channel, subscription.last, since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
-                assert!(told.until <= facts.evicted, "{told:?} is in the log");
+                // What it knows of a channel that came back is no better than that.
+                assert!(
+                    told.until <= facts.evicted_of_any(),
+                    "{told:?} is in the log"
+                );
             }
             _ => panic!("{told:?} to {ask:?}"),
         }
@@ -313,7 +340,10 @@ pub(crate) fn check_start(
         Ask::After(since) => {
             assert_eq!(told.cause, "expired", "{at:?}");
             assert_eq!(told.since, Some(facts.id(since)), "{at:?}");
-            assert!(since < position && position <= facts.evicted, "{at:?}");
+            assert!(
+                since < position && position <= facts.evicted_of_any(),
+                "{at:?}"
+            );
         }
         Ask::Nonsense => {
             assert_eq!(told.cause, "restart", "{at:?}");

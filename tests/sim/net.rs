@@ -69,6 +69,8 @@ pub(crate) struct Pipe {
     /// Never taken by the worker, or turned away.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
+    /// The worker was once told that it takes no more.
+    pub(crate) has_blocked: bool,
 }
 
 impl Pipe {
@@ -189,6 +191,7 @@ impl FakeNet {
             is_closed: self.backlogs.is_empty(),
             is_refused: self.backlogs.is_empty(),
             is_write_blocked: false,
+            has_blocked: false,
         }));
         self.pipes.push(Rc::clone(&pipe));
         self.note("connect", number.into(), room as u64);
@@ -482,6 +485,7 @@ impl Net for FakeNet {
         let number = open.number;
         let is_blocked = count < total;
         open.is_write_blocked = is_blocked && !is_lie;
+        open.has_blocked |= is_blocked;
         drop(open);
         if is_lie {
             self.report(&pipe, false, true, false);

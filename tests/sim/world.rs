@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fanfare::config::{Config, Overflow};
+use fanfare::config::{Config, Namespace, Overflow};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
@@ -96,6 +96,8 @@ impl World {
             },
         );
         let channels = random.usize(1..=6);
+        let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
+        let ages_ms = names.iter().map(|name| check::rules(&config, name).age_ms);
         Self {
             worker,
             mailbox,
@@ -103,11 +105,14 @@ impl World {
             sequenced,
             facts: Facts {
                 epoch,
-                names: (0..channels).map(|number| format!("c{number}")).collect(),
+                ages_ms: ages_ms.collect(),
+                is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
+                names,
                 publications: Vec::new(),
                 by_channel: vec![Vec::new(); channels],
                 head: 0,
-                evicted: 0,
+                evicted: vec![0; channels],
+                tail: 0,
                 now: Now(now_us),
                 channels_per_conn: config.limits.channels_per_conn as usize,
                 retry_ms: config.drain.retry_ms,
@@ -139,6 +144,7 @@ impl World {
             self.calm_down();
             self.be_calm();
             self.publish_one_by_one();
+            check::bounds_of_channels(self.worker.hub(), &self.config, &self.facts);
             for peer in &self.peers {
                 peer.check_settled(&self.facts);
             }
@@ -306,10 +312,12 @@ impl World {
         self.turns += 1;
         let hub = self.worker.hub();
         self.facts.head = hub.head().sequence.0;
-        self.facts.evicted = hub
+        self.facts.tail = hub
             .log()
             .oldest()
             .map_or(self.facts.head, |entry| entry.publication.id.sequence.0 - 1);
+        let now = Now(self.now_us());
+        check::what_is_kept(self.worker.hub(), now, &self.config, &mut self.facts);
         while self
             .posted
             .front()
@@ -385,12 +393,13 @@ impl World {
     pub(crate) fn whereabouts(&mut self) -> String {
         let now_us = self.now_us();
         format!(
-            "turn {}, {now_us} us, head {} of {}, {:?} {:?}",
+            "turn {}, {now_us} us, head {} of {}, {:?} {:?} {:?}",
             self.turns,
             self.facts.head,
             self.facts.publications.len(),
             self.config.quota,
             self.config.log,
+            self.config.namespace,
         )
     }
 }
@@ -415,7 +424,32 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.drain.window_ms = pick(&[0, 60, 500, 3_000]);
     config.drain.retry_ms = pick(&[0, 1, 30_000]);
     config.deflate.enabled = pick(&[0, 1, 1]) == 1;
+    draw_namespaces(&mut config, random);
     config
+}
+
+/// Some channels with bounds of their own, most of them tiny.
+fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
+    let mut patterns = ["*", "c*", "c0", "c1", "c1*", "c2", "c3"];
+    random.shuffle(&mut patterns);
+    let count = [0, 0, 1, 3][random.usize(0..4)];
+    let mut pick = |choices: &[u64], most: u64| {
+        let choice = choices[random.usize(0..choices.len())];
+        (choice > 0).then_some(choice.min(most))
+    };
+    for pattern in patterns.into_iter().take(count) {
+        let log_entries = pick(&[0, 0, 1, 2, 9], config.log.entries);
+        let log_bytes = pick(&[0, 0, 1, 300, 3_000], config.log.bytes);
+        let log_age_ms = pick(&[0, 0, 0, 20, 500], config.log.age_ms);
+        let overflow = pick(&[0, 0, 0, 1, 2], 2);
+        config.namespace.push(Namespace {
+            pattern: pattern.into(),
+            log_entries,
+            log_bytes,
+            log_age_ms,
+            overflow: overflow.map(|choice| [Overflow::Skip, Overflow::Close][choice as usize - 1]),
+        });
+    }
 }
 
 fn draw_faults(random: &mut fastrand::Rng) -> Faults {

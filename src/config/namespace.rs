@@ -1,0 +1,167 @@
+//! Namespaces: channels that are kept and served by rules of their own.
+//!
+//! An operator names channels by a pattern, which is a name or a prefix with one `*` behind it. For
+//! a channel the exact name wins, then the longest prefix; what the winner leaves open falls back
+//! to the global section. Plain data, checked by [`super::validate`]; the hub resolves a channel
+//! once, when it comes to be.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, Overflow};
+
+/// The rules for the channels that a pattern matches. What is absent is as it is globally.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    /// A channel's name, or the beginning of names with one `*` behind it.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Publications held of each channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_entries: Option<u64>,
+    /// Payload bytes held of each channel, but for its newest publication, which is held anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_bytes: Option<u64>,
+    /// Milliseconds a publication is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_age_ms: Option<u64>,
+    /// What happens to a subscriber that is further behind than its quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow: Option<Overflow>,
+}
+
+/// What is left when nothing is open: the rules for one channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Publications held.
+    pub entries: u64,
+    /// Payload bytes held.
+    pub bytes: u64,
+    /// Milliseconds a publication is held.
+    pub age_ms: u64,
+    /// What happens to a subscriber that is further behind than its quota.
+    pub overflow: Overflow,
+}
+
+impl Namespace {
+    /// The keys of a table, in the order in which they are explained.
+    pub const KEYS: [&'static str; 5] = [
+        "match",
+        "log_entries",
+        "log_bytes",
+        "log_age_ms",
+        "overflow",
+    ];
+
+    /// The beginning that a name must have; `None` if the pattern is a whole name.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.pattern.strip_suffix('*')
+    }
+}
+
+impl Config {
+    /// The rules for channels that no namespace matches.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        Retention {
+            entries: self.log.entries,
+            bytes: self.log.bytes,
+            age_ms: self.log.age_ms,
+            overflow: self.quota.overflow,
+        }
+    }
+
+    /// The rules for channels that a namespace matches.
+    #[must_use]
+    pub fn retention_in(&self, namespace: &Namespace) -> Retention {
+        let all = self.retention();
+        Retention {
+            entries: namespace.log_entries.unwrap_or(all.entries),
+            bytes: namespace.log_bytes.unwrap_or(all.bytes),
+            age_ms: namespace.log_age_ms.unwrap_or(all.age_ms),
+            overflow: namespace.overflow.unwrap_or(all.overflow),
+        }
+    }
+}
+
+/// Which of some namespaces a channel is in.
+#[must_use]
+pub fn find(namespaces: &[Namespace], channel: &str) -> Option<usize> {
+    let length = |namespace: &Namespace| match namespace.prefix() {
+        Some(prefix) => channel.starts_with(prefix).then_some(prefix.len()),
+        None => (namespace.pattern == channel).then_some(usize::MAX),
+    };
+    let matching = namespaces.iter().enumerate();
+    let matching = matching.filter_map(|(index, n)| Some((length(n)?, index)));
+    matching.max().map(|(_, index)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(patterns: &[&str]) -> Config {
+        let namespace = patterns.iter().map(|pattern| Namespace {
+            pattern: (*pattern).into(),
+            ..Namespace::default()
+        });
+        Config {
+            namespace: namespace.collect(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn exact_name_wins_over_the_longest_prefix_over_shorter_ones() {
+        let config = config(&["*", "prices:*", "prices:oil*", "prices:oil"]);
+        let of = |channel| find(&config.namespace, channel).unwrap();
+        assert_eq!(of("chat"), 0);
+        assert_eq!(of("prices"), 0);
+        assert_eq!(of("prices:"), 1);
+        assert_eq!(of("prices:gas"), 1);
+        assert_eq!(of("prices:oil:brent"), 2);
+        assert_eq!(of("prices:oil"), 3);
+    }
+
+    #[test]
+    fn channel_without_namespace_follows_the_global_section() {
+        let config = config(&["prices:*"]);
+        assert_eq!(find(&config.namespace, "price"), None);
+        assert_eq!(
+            config.retention_in(&config.namespace[0]),
+            config.retention()
+        );
+    }
+
+    #[test]
+    fn what_a_namespace_names_is_its_own_and_the_rest_is_global() {
+        let config = config(&[]);
+        let namespace = Namespace {
+            log_entries: Some(3),
+            overflow: Some(Overflow::Close),
+            ..Namespace::default()
+        };
+        let expected = Retention {
+            entries: 3,
+            overflow: Overflow::Close,
+            ..config.retention()
+        };
+        assert_eq!(config.retention_in(&namespace), expected);
+    }
+
+    #[test]
+    fn keys_are_those_of_the_table() {
+        let full = Namespace {
+            pattern: "a".into(),
+            log_entries: Some(1),
+            log_bytes: Some(1),
+            log_age_ms: Some(1),
+            overflow: Some(Overflow::Skip),
+        };
+        let table = toml::Table::try_from(full).unwrap();
+        let mut keys = Namespace::KEYS.to_vec();
+        keys.sort_unstable();
+        assert_eq!(table.keys().map(String::as_str).collect::<Vec<_>>(), keys);
+    }
+}

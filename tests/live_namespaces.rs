@@ -1,0 +1,129 @@
+//! Channels with rules of their own, in the real binary: what a client that comes back is given and
+//! told on each transport, expiry without traffic, and what `fanfare check` says of them.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use live::{Feeder, Lines, Raw, Server, Socket, fanfare};
+use serde_json::Value;
+
+const LAST_ONLY: &str = "[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n";
+
+/// Publishes to a channel of the namespace and to another; what was before all, and the last id.
+fn publish_some(server: &Server) -> (String, Vec<String>) {
+    let mut feeder = Feeder::connect(&server.feed);
+    let before = feeder.publish("chat", 0);
+    let all = (1..=5).map(|number| {
+        feeder.publish("chat", number);
+        feeder.publish("prices:oil", number)
+    });
+    let all: Vec<String> = all.collect();
+    server.await_metric("fanfare_log_entries", 2.0 * (6.0 + 1.0));
+    (before, all)
+}
+
+fn assert_gap(gap: &Value, before: &str, ids: &[String]) {
+    assert_eq!(gap["channel"], "prices:oil", "{gap}");
+    assert_eq!(gap["cause"], "expired", "{gap}");
+    assert_eq!(gap["since"], before, "{gap}");
+    assert_eq!(gap["until"], ids[3].as_str(), "{gap}");
+}
+
+#[test]
+fn web_socket_that_comes_back_has_the_newest_and_is_told_of_the_others() {
+    let server = Server::with(LAST_ONLY, &[]);
+    let (before, ids) = publish_some(&server);
+    let query = format!("channel=prices:oil&since={before}");
+    let mut socket = Socket::open(server.addr, &query);
+    assert_eq!(socket.json()["type"], "welcome");
+    assert_gap(&socket.json(), &before, &ids);
+    assert_eq!(socket.json()["recovered"], false);
+    assert_eq!(socket.publication()["data"], 5);
+    let mut other = Socket::subscribed(server.addr, &format!("channel=chat&since={before}"));
+    for number in 1..=5 {
+        assert_eq!(other.publication()["data"], number);
+    }
+}
+
+#[test]
+fn event_stream_that_comes_back_has_the_newest_and_is_told_of_the_others() {
+    let server = Server::with(LAST_ONLY, &[]);
+    let (before, ids) = publish_some(&server);
+    let url = server.url(&format!("/sse?channel=prices:oil&since={before}"));
+    let mut stream = Lines::curl(["-sN", &url]);
+    stream.until("event: fanfare.gap");
+    let data = stream.until("data: ");
+    let gap: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
+    assert_gap(&gap, &before, &ids);
+    assert_eq!(stream.until("data: "), "data: 5");
+}
+
+#[test]
+fn polls_that_come_back_have_the_newest_and_are_told_of_the_others() {
+    let server = Server::with(LAST_ONLY, &[]);
+    let (before, ids) = publish_some(&server);
+    for timeout in [0, 5] {
+        let target = format!("/poll?channel=prices:oil&since={before}&timeout={timeout}");
+        let answer = Raw::get(server.addr, &target);
+        let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_gap(&answer["gaps"][0], &before, &ids);
+        assert_eq!(answer["publications"].as_array().unwrap().len(), 1);
+        assert_eq!(answer["publications"][0]["data"], 5);
+        assert_eq!(answer["id"], ids[4].as_str());
+    }
+}
+
+#[test]
+fn subscriber_that_keeps_up_has_everything_however_little_is_kept() {
+    let server = Server::with(LAST_ONLY, &[]);
+    let mut feeder = Feeder::connect(&server.feed);
+    let mut socket = Socket::subscribed(server.addr, "channel=prices:oil");
+    for number in 0..2_000 {
+        feeder.send(&serde_json::json!({"channel": "prices:oil", "data": number}));
+    }
+    for number in 0..2_000 {
+        assert_eq!(socket.publication()["data"], number);
+    }
+    server.await_metric("fanfare_log_entries", 2.0);
+}
+
+#[test]
+fn namespace_ages_without_traffic() {
+    let config = "[[namespace]]\nmatch = \"typing:*\"\nlog_age_ms = 200\n";
+    let server = Server::with(config, &[]);
+    let mut feeder = Feeder::connect(&server.feed);
+    feeder.publish("chat", 1);
+    feeder.publish("typing:1", 1);
+    server.await_metric("fanfare_log_entries", 4.0);
+    server.await_metric("fanfare_log_entries", 2.0);
+    server.await_metric("fanfare_channels", 2.0);
+}
+
+#[test]
+fn check_shows_the_rules_of_each_namespace() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fanfare.toml");
+    std::fs::write(&file, LAST_ONLY).unwrap();
+    let output = fanfare().arg("check").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let rules = "namespace prices:*: 1 publications, 67108864 bytes, 60000 ms, skip";
+    assert_eq!(said.lines().nth(1), Some(rules), "{said}");
+    std::fs::write(&file, LAST_ONLY.replace("= 1", "= 0")).unwrap();
+    let output = fanfare().arg("check").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        said.contains(":3: namespace[0].log_entries: is 0"),
+        "{said}"
+    );
+}
