@@ -4,13 +4,20 @@
 //! Stands for everything between the inbox and the first write of a broadcast. Appending has to
 //! cost the same for no subscriber and for a thousand, since nobody is touched until flush; plan
 //! and advance are paid once per subscriber and write, so their nanoseconds count most of all.
-#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a bench may panic and print, and runs where usize has 64 bits"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
-use fanfare::config::Config;
+use fanfare::config::{Config, Namespace};
 use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence, Since};
@@ -27,6 +34,7 @@ fn main() {
     append(&mut criterion);
     evict(&mut criterion);
     serve(&mut criterion);
+    million(&mut criterion);
     criterion.final_summary();
 }
 
@@ -35,13 +43,21 @@ fn channel() -> ChannelName {
 }
 
 fn publications(first: u64, count: u64) -> Vec<Arc<Publication>> {
+    publications_to(first, count, |_| channel())
+}
+
+fn publications_to(
+    first: u64,
+    count: u64,
+    channel: impl Fn(u64) -> ChannelName,
+) -> Vec<Arc<Publication>> {
     let publication = |sequence| {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(sequence),
         };
         let payload = Payload::Json(format!("\"{}\"", "x".repeat(98)).into());
-        Arc::new(Publication::new(id, channel(), payload, Now(0)))
+        Arc::new(Publication::new(id, channel(sequence), payload, Now(0)))
     };
     (first..first + count).map(publication).collect()
 }
@@ -149,4 +165,81 @@ fn serve(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Spreads numbers over a million, each of which comes once in a million.
+fn scatter(number: u64) -> u64 {
+    number.wrapping_mul(611_953) % MILLION
+}
+
+const MILLION: u64 = 1_000_000;
+
+/// A million channels of which the newest publication is kept.
+fn million(criterion: &mut Criterion) {
+    let mut config = Config::default();
+    config.log.bytes = 1 << 40;
+    config.log.entries = 2 * MILLION;
+    config.namespace.push(Namespace {
+        pattern: "user:*".into(),
+        log_entries: Some(1),
+        ..Namespace::default()
+    });
+    let names: Vec<ChannelName> = (0..MILLION)
+        .map(|number| ChannelName::new(&format!("user:{number:06}")).unwrap())
+        .collect();
+    let name = |sequence| names[scatter(sequence) as usize].clone();
+    let resident = resident_bytes();
+    let mut hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
+    fill(&mut hub, publications_to(1, MILLION, name));
+    // Half of it again, out of order, so that the log is full of holes.
+    fill(&mut hub, publications_to(MILLION + 1, MILLION / 2, name));
+    hub.trim(u32::MAX);
+    assert_eq!(hub.log().len() as u64, MILLION);
+    let grown = resident_bytes() - resident;
+    println!(
+        "a million channels with an entry of 100 bytes each: {} B each by the log's bound, {} B \
+         resident",
+        hub.log_bytes() / MILLION,
+        grown / MILLION
+    );
+    let mut group = criterion.benchmark_group("log/million_channels");
+    group.throughput(Throughput::Elements(ROUND));
+    let mut next = MILLION * 3 / 2 + 1;
+    group.bench_function("append_and_trim_1000", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut took = Duration::ZERO;
+            for _ in 0..rounds {
+                let round = publications_to(next, ROUND, name);
+                next += ROUND;
+                let start = Instant::now();
+                fill(&mut hub, round);
+                hub.trim(u32::MAX);
+                took += start.elapsed();
+            }
+            took
+        });
+    });
+    let mut seed = 0;
+    let head = Sequence(next - 1);
+    group.bench_function("resume_and_leave_1000", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..ROUND {
+                seed += 1;
+                let since = Since::After(Cursor {
+                    epoch: Epoch::new(1),
+                    sequence: Sequence(head.0 - seed % MILLION),
+                });
+                let _joined = black_box(hub.subscribe(0, &name(seed * 7), since, head));
+                black_box(hub.is_behind(0));
+                hub.leave(0);
+            }
+        });
+    });
+    group.finish();
+}
+
+fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
 }
