@@ -11,8 +11,8 @@
 //!    each channel threads its own entries through it. A subscriber owns no queue but a *cursor*:
 //!    the number of the last publication it was given. Live delivery, a slow reader, a resume and a
 //!    poll are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
-//!    skipping is moving the cursor; a cursor that has fallen off the log is a *gap*, and a gap is
-//!    always told.
+//!    skipping is moving the cursor; conflating is moving it over what later entries supersede; a
+//!    cursor that has fallen off the log is a *gap*, and a gap is always told.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
 //!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
 //!    so the simulation in `tests/sim` runs a whole worker over a network that lies and a clock it
@@ -101,11 +101,13 @@
 //! | publication, shared by all workers | 376 + N + P | `frame/publication.rs` |
 //! | entry in its segment | 49 | `hub/log.rs`, `segment.rs` |
 //! | channel, its place and its name's | 192 | `hub/channel.rs`, `retention.rs` |
+//! | where it conflates: the entry's place, its key's | 32, 18 | `hub/conflation.rs` |
 //!
-//! A million of them with N + P = 111 were 727 MB by the bound and 1.2 GB resident with the
-//! allocator's share and tables that have just doubled (`cargo bench --bench log`). An entry that
-//! its channel's bounds removed from the middle costs a bit and its share of a segment, together
-//! less than a byte, until the log's tail passes it.
+//! With N + P = 111 that is 728 bytes, so the default `log.bytes` of 64 MiB holds 92,000 of them. A
+//! million were 727 MB by the bound and 1.2 GB resident, with the allocator's share and tables that
+//! have just doubled (`cargo bench --bench log`). An entry that its channel's bounds removed from
+//! the middle costs a bit and its share of a segment, together less than a byte, until the log's
+//! tail passes it.
 //!
 //! # Invariants
 //!
@@ -127,6 +129,9 @@
 //!   do not wait, nor do the bounds for all channels together.
 //! - What was in the log when a conn resumed does not count for its quota. It costs nothing but the
 //!   cursor.
+//! - Who conflates steps over an entry only if a later one of the same channel and key is in the
+//!   log behind it, and is told of it before it is given what follows. That begins when a conn is
+//!   further behind than its quota, also by coming back, and ends when it has caught up.
 //! - A conn always has a deadline armed, until it is freed.
 //! - A bit of readiness is cleared only when the socket would block. A conn that may be read and is
 //!   readable is on the list for read; one that has something to send and is writable is on the

@@ -641,14 +641,16 @@ mod tests {
     }
 
     #[test]
-    fn conflate_says_that_this_version_has_it_not() {
+    fn policy_that_is_none_is_an_error_that_names_those_there_are() {
         assert_eq!(
-            problems("[quota]\noverflow = \"conflate\"\n"),
+            problems("[quota]\noverflow = \"drop\"\n"),
             [
-                "fanfare.toml:2: quota.overflow: `conflate` is not available in this version; \
-              choose `skip` or `close`"
+                "fanfare.toml:2: quota.overflow: `drop` is not a policy; choose `skip`, `conflate` \
+                 or `close`"
             ]
         );
+        let config = parse("[quota]\noverflow = \"conflate\"\n", "x").unwrap();
+        assert_eq!(config.quota.overflow, Overflow::Conflate);
     }
 
     #[test]

@@ -193,6 +193,9 @@ impl Default for Quota {
 pub enum Overflow {
     /// The conn is closed with code 4100 (slow consumer).
     Close,
+    /// Publications that a later one with the same key supersedes are left out, which is told; and
+    /// if that is not enough, the oldest are skipped.
+    Conflate,
     /// The oldest publications are skipped and the gap is told.
     Skip,
 }
@@ -203,21 +206,16 @@ impl Overflow {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Close => "close",
+            Self::Conflate => "conflate",
             Self::Skip => "skip",
         }
     }
 }
 
-/// The text names no policy that this version has.
+/// The text names no policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OverflowError {
-    /// A policy of the contract that is not built.
-    #[error("`conflate` is not available in this version; choose `skip` or `close`")]
-    Conflate,
-    /// Anything else.
-    #[error("`{0}` is not a policy; choose `skip` or `close`")]
-    Unknown(String),
-}
+#[error("`{0}` is not a policy; choose `skip`, `conflate` or `close`")]
+pub struct OverflowError(String);
 
 impl TryFrom<String> for Overflow {
     type Error = OverflowError;
@@ -225,9 +223,9 @@ impl TryFrom<String> for Overflow {
     fn try_from(text: String) -> Result<Self, OverflowError> {
         match text.as_str() {
             "close" => Ok(Self::Close),
-            "conflate" => Err(OverflowError::Conflate),
+            "conflate" => Ok(Self::Conflate),
             "skip" => Ok(Self::Skip),
-            _ => Err(OverflowError::Unknown(text)),
+            _ => Err(OverflowError(text)),
         }
     }
 }

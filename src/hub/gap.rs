@@ -19,6 +19,8 @@ pub struct Gap {
 /// Why publications are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GapCause {
+    /// Later publications with the same keys supersede them.
+    Conflated,
     /// The log no longer has them.
     Expired,
     /// The position is of another epoch, or of none.
@@ -32,6 +34,7 @@ impl GapCause {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Conflated => "conflated",
             Self::Expired => "expired",
             Self::Restart => "restart",
             Self::Slow => "slow",

@@ -32,6 +32,8 @@ pub struct Entry {
     pub channel: ChannelIndex,
     /// A bit for each [`FrameKind::cell`] whose bytes are part of [`Log::bytes`].
     pub charged: u8,
+    /// Whether a later entry of its channel has the same key. Only where the channel conflates.
+    pub is_superseded: bool,
 }
 
 /// Recent publications in sequence order.
@@ -138,9 +140,17 @@ impl Log {
             next: Sequence::ZERO,
             channel: thread.channel,
             charged: 0,
+            is_superseded: false,
         };
         if let Some(segment) = self.segment_for(sequence.0 / SEGMENT_NUMBERS) {
             segment.push(sequence.0 % SEGMENT_NUMBERS, entry);
+        }
+    }
+
+    /// Marks an entry as superseded by a later one.
+    pub(super) fn supersede(&mut self, sequence: Sequence) {
+        if let Some(entry) = self.get_mut(sequence) {
+            entry.is_superseded = true;
         }
     }
 

@@ -109,6 +109,7 @@ impl Hub {
             return false;
         };
         self.remove_subscriber(slot, subscription);
+        self.end_conflation(slot);
         true
     }
 
@@ -122,6 +123,7 @@ impl Hub {
             self.remove_subscriber(slot, *subscription);
         }
         self.replays.remove(&slot);
+        self.conflating.remove(&slot);
     }
 
     /// Where a subscription that wants to start at `since` really starts.
@@ -194,6 +196,8 @@ impl Hub {
         self.channels.shrink_to_fit();
         self.names.shrink_to_fit();
         self.replays.shrink_to_fit();
+        self.conflating.shrink_to_fit();
+        self.newest.shrink_to_fit(&self.log);
         self.gaps.shrink_to_fit();
         self.walks.shrink_to_fit();
         self.rules.shrink_to_fit();

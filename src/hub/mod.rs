@@ -9,10 +9,11 @@
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
 //! advances, `expire` evicts. Here: publishing and walking; [`membership`] has who is subscribed
-//! from where, [`serve`] has cursors and quotas, [`retention`] what is kept and for how long,
-//! [`poll`] what only polls need.
+//! from where, [`serve`] has cursors and quotas, [`conflation`] what is superseded, [`retention`]
+//! what is kept and for how long, [`poll`] what only polls need.
 
 pub mod channel;
+mod conflation;
 pub mod gap;
 pub mod log;
 pub mod member;
@@ -26,7 +27,7 @@ pub mod subscribers;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
 pub use channel::{Amount, Channel, ChannelIndex};
@@ -38,12 +39,14 @@ use crate::config::Config;
 use crate::frame::Publication;
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::time::Now;
+use conflation::Newest;
 use log::{Log, Thread};
 use member::Member;
 use retention::Rules;
 use subscribers::Step;
 
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
+type Set<K> = HashSet<K, foldhash::quality::RandomState>;
 
 /// Visits to one channel's subscribers before another channel under way has its turn.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
@@ -67,6 +70,7 @@ pub struct Hub {
     head: Sequence,
     log: Log,
     rules: Rules,
+    newest: Newest,
     quota: Amount,
     channels_per_conn: u32,
     channels: Slab<Channel>,
@@ -75,6 +79,9 @@ pub struct Hub {
     members: Vec<Member>,
     /// Conns that resumed: what was in the log up to here does not count for their quota.
     replays: Map<u32, Sequence>,
+    /// Conns that step over what is superseded, until they have caught up.
+    conflating: Set<u32>,
+    conflated_total: u64,
     /// Gaps that have not been told yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
     /// Channels with a walk under way, the one to go on with in front.
@@ -95,6 +102,7 @@ impl Hub {
             head,
             log: Log::new(head),
             rules: Rules::new(config, head),
+            newest: Newest::default(),
             quota: Amount {
                 bytes: config.quota.behind_bytes,
                 publications: config.quota.behind_publications,
@@ -104,6 +112,8 @@ impl Hub {
             names: Map::default(),
             members: Vec::new(),
             replays: Map::default(),
+            conflating: Set::default(),
+            conflated_total: 0,
             gaps: Map::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
@@ -185,6 +195,7 @@ impl Hub {
         }
         let subscribers = channel.subscribers.len();
         self.log.push(publication, thread);
+        self.note_key(index, sequence);
         if is_first {
             self.note_kept();
         } else {

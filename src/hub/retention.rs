@@ -152,11 +152,11 @@ impl Rules {
 }
 
 impl Hub {
-    /// Bytes of memory that the log's bound counts: publications, their encodings used here, and
-    /// the channels that have any.
+    /// Bytes of memory that the log's bound counts: publications, their encodings used here, the
+    /// channels that have any, and what is known of keys.
     #[must_use]
     pub fn log_bytes(&self) -> u64 {
-        self.log.bytes() + self.rules.kept * CHANNEL_BYTES
+        self.log.bytes() + self.rules.kept * CHANNEL_BYTES + self.newest.bytes()
     }
 
     /// Evicts what is too old and what the bounds for all channels no longer allow, at most `max`
@@ -242,6 +242,7 @@ impl Hub {
             debug_assert!(false, "{:?} is not in the log", channel.first);
             return;
         };
+        self.newest.remove(&entry);
         channel.evicted = channel.first;
         channel.first = entry.next;
         if entry.next == Sequence::ZERO {

@@ -67,6 +67,7 @@ impl Hub {
             channels,
             members,
             merge,
+            conflating,
             ..
         } = self;
         let Some(member) = members.get(slot as usize) else {
@@ -78,6 +79,7 @@ impl Hub {
                 merge.push((next, index));
             }
         }
+        let conflates = !conflating.is_empty() && conflating.contains(&slot);
         let mut bytes = 0;
         // One pair for most conns; for the others the smallest sequence number goes first.
         while planned.len() < GATHER_SLICES_MAX
@@ -85,6 +87,10 @@ impl Hub {
             && let Some(entry) = log.get(pair.0)
         {
             let (sequence, subscription) = *pair;
+            // It is told of those before what follows them.
+            if conflates && entry.is_superseded && !planned.is_empty() {
+                return;
+            }
             *pair = (
                 if entry.next == Sequence::ZERO {
                     END
@@ -148,6 +154,9 @@ impl Hub {
         if !self.replays.is_empty() {
             self.end_replay(slot);
         }
+        if !self.conflating.is_empty() {
+            self.end_conflation(slot);
+        }
         advanced
     }
 
@@ -172,38 +181,75 @@ impl Hub {
     }
 
     /// What counts for the quota of the conn in a slot: everything not begun that was published
-    /// after it resumed.
+    /// after it resumed; where that is over the quota and the conn conflates, without what is
+    /// superseded.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
-        let amounts = self.subscriptions(slot).iter().map(|subscription| {
+        let counting = self.subscriptions(slot).iter().map(|subscription| {
             let position = subscription.position.max(exempt);
-            self.amount_after(Subscription {
+            Subscription {
                 position,
                 ..*subscription
-            })
+            }
         });
+        let all = counting.clone().map(|after| self.amount_after(after));
+        let all = all.fold(Amount::default(), Amount::plus);
+        if !all.exceeds(self.quota) || !self.conflating.contains(&slot) {
+            return all;
+        }
+        let newest = counting.map(|after| match self.conflates(after.channel) {
+            true => self.newest_after(after),
+            false => self.amount_after(after),
+        });
+        newest.fold(Amount::default(), Amount::plus)
+    }
+
+    /// Everything that the conn in a slot has not begun, whether it counts or not.
+    pub(super) fn owed(&self, slot: u32) -> Amount {
+        let amounts = self.subscriptions(slot).iter();
+        let amounts = amounts.map(|subscription| self.amount_after(*subscription));
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Holds the conn in a slot to its quota: skips its oldest publications until it is within, or
-    /// says that it has to be closed.
+    /// Holds the conn in a slot to its quota: has it step over what is superseded where a channel
+    /// conflates; then skips its oldest publications until it is within, or says that it has to be
+    /// closed.
     pub fn enforce(&mut self, slot: u32, now: Now) -> Verdict {
         let mut behind = self.behind(slot);
+        if behind.exceeds(self.quota) && self.begin_conflation(slot) {
+            behind = self.behind(slot);
+        }
+        // At once, as long as it is known how many they are.
+        self.step_over_superseded(slot);
         if !behind.exceeds(self.quota) {
             return Verdict::Within;
         }
         if self.has_to_close(slot) {
             return Verdict::Overflow;
         }
+        let skipped = self.skip_until_within(slot, behind, now);
+        self.end_conflation(slot);
+        Verdict::Skipped(skipped)
+    }
+
+    /// Skips the oldest publications of a conn that is behind by so much. Returns how many.
+    fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
         // What has left the log is missing too, and nobody knows any more how much it was.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
-        while behind.exceeds(self.quota)
-            && let Some((index, next)) = self.oldest_owed(slot)
-            && let Some(entry) = self.log.get(next)
-        {
+        loop {
+            self.step_over_superseded(slot);
+            let owed = self
+                .oldest_owed(slot)
+                .filter(|_| behind.exceeds(self.quota));
+            let Some((index, next)) = owed else {
+                return skipped;
+            };
+            let Some(entry) = self.log.get(next) else {
+                return skipped;
+            };
             let counts = !entry.publication.has_expired(now);
             let amount = Amount {
                 bytes: entry.publication.payload_bytes(),
@@ -215,7 +261,6 @@ impl Hub {
             skipped += u64::from(counts);
             self.skip(slot, index, next, Some(u64::from(counts)), GapCause::Slow);
         }
-        Verdict::Skipped(skipped)
     }
 
     /// Whether one of the channels that the conn in a slot is behind on has such a policy.
@@ -230,6 +275,7 @@ impl Hub {
     /// The next gap that the conn in a slot has to be told of, with its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
+        self.step_over_superseded(slot);
         if self.gaps.is_empty() {
             return None;
         }
@@ -245,7 +291,7 @@ impl Hub {
     }
 
     /// Turns what has left the log before a cursor came to it into a gap.
-    fn note_evicted(&mut self, slot: u32) {
+    pub(super) fn note_evicted(&mut self, slot: u32) {
         for index in 0..self.subscriptions(slot).len() {
             let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
                 return;
@@ -261,7 +307,7 @@ impl Hub {
     }
 
     /// Moves a cursor without giving what lies between, and notes that.
-    fn skip(
+    pub(super) fn skip(
         &mut self,
         slot: u32,
         index: usize,
@@ -291,8 +337,9 @@ impl Hub {
         };
         let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
-        // Who came with a foreign position does not know where it was, whatever is missing since.
-        if gap.cause != GapCause::Restart {
+        // Who came with a foreign position does not know where it was, whatever is missing since;
+        // and who has lost something has not only been spared it.
+        if gap.cause != GapCause::Restart && cause != GapCause::Conflated {
             gap.cause = cause;
         }
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);

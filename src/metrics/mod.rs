@@ -136,6 +136,7 @@ metrics! {
         writes: Counter "fanfare_writes_total" "Vectored writes to clients.",
         writes_blocked: Counter "fanfare_writes_blocked_total" "Writes of which the kernel took nothing or only a part.",
         skipped: Counter "fanfare_publications_skipped_total" "Publications a subscriber was not given because it was over its quota.",
+        conflated: Counter "fanfare_publications_conflated_total" "Publications a subscriber was not given because newer ones with the same key superseded them.",
         gaps: Counter "fanfare_gaps_total" "Gaps told to subscribers.",
         heartbeats: Counter "fanfare_heartbeats_total" "Heartbeats sent.",
         publications: Counter "fanfare_publications_total" "Publications appended to the log, over all workers.",

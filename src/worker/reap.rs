@@ -39,6 +39,7 @@ impl<N: Net> Worker<N> {
         metrics.channels.set(self.hub.channel_count() as u64);
         metrics.log_entries.set(self.hub.log().len() as u64);
         metrics.log_bytes.set(self.hub.log_bytes());
+        metrics.conflated.set(self.hub.conflated_total());
         let deflated = self.scratch.encoder.deflated();
         metrics.frames_deflated.set(deflated.frames);
         metrics.deflated_from_bytes.set(deflated.plain_bytes);

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanfare::config::{Overflow, Retention};
 use fanfare::frame::Publication;
 use fanfare::id::{Cursor, Epoch, Sequence};
 use fanfare::time::Now;
@@ -31,8 +32,8 @@ pub(crate) struct Facts {
     pub(crate) now: Now,
     /// The log may be full for all channels together.
     pub(crate) is_tight: bool,
-    /// How long each channel keeps a publication.
-    pub(crate) ages_ms: Vec<u64>,
+    /// What holds for each channel.
+    pub(crate) rules: Vec<Retention>,
     pub(crate) channels_per_conn: usize,
     pub(crate) retry_ms: u64,
     pub(crate) heartbeat_ms: u64,
@@ -81,9 +82,26 @@ impl Facts {
 
     /// Whether a publication is older than its channel keeps any.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
-        let age = Duration::from_millis(self.ages_ms[channel]);
+        let age = Duration::from_millis(self.rules[channel].age_ms);
         let published = self.publication(sequence).published;
         self.now.has_reached(published.after(age))
+    }
+
+    /// Whether a later publication that the worker has stands for this one.
+    fn is_superseded(&self, channel: usize, sequence: u64) -> bool {
+        let key = &self.publication(sequence).key;
+        let later = self.between(channel, sequence, self.head);
+        let mut later = later.iter();
+        self.rules[channel].overflow == Overflow::Conflate
+            && key.is_some()
+            && later.any(|later| self.publication(*later).key == *key)
+    }
+
+    /// The first publication of a channel after one and up to another that nothing stands for.
+    fn first_newest(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
+        let between = self.between(channel, after, last).iter().copied();
+        let mut owed = between.filter(|s| !self.publication(*s).has_expired(self.now));
+        owed.find(|sequence| !self.is_superseded(channel, *sequence))
     }
 
     /// The newest publication that has left the log, of any channel.
@@ -242,7 +260,7 @@ impl Ledger {
             "{told:?} ends at no publication of {name}"
         );
         match (told.cause.as_str(), told.missed) {
-            ("slow", Some(missed)) => {
+            (cause @ ("conflated" | "slow"), Some(missed)) => {
                 let owed = missing
                     .iter()
                     .filter(|s| !facts.publication(**s).has_expired(facts.now));
@@ -251,6 +269,11 @@ impl Ledger {
                     range.contains(&missed) && missed > 0,
                     "{told:?}: {range:?} are missing"
                 );
+                let newest = facts.first_newest(told.channel, since, told.until);
+                assert!(
+                    cause == "slow" || newest.is_none(),
+                    "{told:?}: nothing supersedes {newest:?}"
+                );
             }
             ("slow", None) => {
                 let evicted = facts.evicted[told.channel];
@@ -258,7 +281,9 @@ impl Ledger {
             }
             ("expired", None) => {
                 let evicted = facts.evicted[told.channel];
-                assert!(told.until <= evicted, "{told:?} is in the log");
+                assert!(evicted > since, "{told:?}: nothing was evicted");
+                let newest = facts.first_newest(told.channel, evicted, told.until);
+                assert_eq!(newest, None, "{told:?} is in the log");
             }
             _ => panic!("{told:?}: cause and count"),
         }
@@ -268,8 +293,17 @@ impl Ledger {
     /// A gap in a poll's answer was told, which is found on joining or later.
     pub(crate) fn gap_of_answer(&mut self, told: &Told, ask: Ask, at: u64, facts: &Facts) {
         let subscription = self.of(told.channel);
-        assert_eq!(told.missed, None, "{told:?}: cannot be known");
+        let is_known = told.cause == "conflated";
+        assert_eq!(told.missed.is_some(), is_known, "{told:?}: cannot be known");
         match (ask, told.cause.as_str()) {
+            (Ask::After(asked), "conflated") => {
+                let since = facts.sequence(told.since.as_deref().expect("where it begins"));
+                assert!(since >= asked && since < told.until, "{told:?}");
+                let lost = facts.first_owed(told.channel, subscription.last, since);
+                assert_eq!(lost, None, "{told:?}: lost before it");
+                let newest = facts.first_newest(told.channel, since, told.until);
+                assert_eq!(newest, None, "{told:?}: nothing supersedes it");
+            }
             (Ask::Nonsense, "restart") => {
                 assert!((at..=facts.head).contains(&told.until), "{told:?}");
             }
@@ -279,8 +313,10 @@ impl Ledger {
                 let lost = facts.first_owed(told.channel, subscription.last, since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 // What it knows of a channel that came back is no better than that.
+                let evicted = facts.evicted_of_any();
+                let newest = facts.first_newest(told.channel, evicted, told.until);
                 assert!(
-                    told.until <= facts.evicted_of_any(),
+                    told.until <= evicted || newest.is_none(),
                     "{told:?} is in the log"
                 );
             }

@@ -26,6 +26,8 @@ use crate::peer::Peer;
 const BATCHES_MAX: usize = 50;
 /// Turns that a calm or a drain may take; more means that the worker does not sleep.
 const TURNS_MAX: u64 = 20_000;
+/// Of the publications that come one by one in the end, which have no key.
+const LONELY_BYTES: usize = 5;
 const LINGER_US: u64 = 2_000_000;
 /// Rounding of timers, and what the turns themselves take.
 const SLACK_US: u64 = 400_000;
@@ -97,7 +99,7 @@ impl World {
         );
         let channels = random.usize(1..=6);
         let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
-        let ages_ms = names.iter().map(|name| check::rules(&config, name).age_ms);
+        let rules = names.iter().map(|name| check::rules(&config, name));
         Self {
             worker,
             mailbox,
@@ -105,7 +107,7 @@ impl World {
             sequenced,
             facts: Facts {
                 epoch,
-                ages_ms: ages_ms.collect(),
+                rules: rules.collect(),
                 is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
                 names,
                 publications: Vec::new(),
@@ -229,7 +231,7 @@ impl World {
     fn publish_one_by_one(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         for channel in 0..self.facts.names.len() {
-            self.sequence(channel, 5, None);
+            self.sequence(channel, LONELY_BYTES, None);
             let until = self.now_us() + interval_us / 2;
             while self.now_us() < until {
                 self.post();
@@ -360,6 +362,9 @@ impl World {
         let name = ChannelName::new(&self.facts.names[channel]).expect("a name");
         let now = Now(self.now_us());
         let mut publication = Publication::new(id, name, payload, now);
+        let key = self.random.u32(0..6);
+        let has_key = ttl_ms.is_some() || key < 3;
+        publication.key = (has_key && size != LONELY_BYTES).then(|| format!("k{key}").into());
         publication.event = (self.random.u32(0..5) == 0).then(|| "tick".into());
         publication.expires = ttl_ms.map(|ms| now.after(std::time::Duration::from_millis(ms)));
         if self.random.u32(0..8) == 0 {
@@ -417,7 +422,7 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.quota.behind_publications = pick(&[1, 3, 20, 256]);
     config.quota.write_bytes_per_turn = pick(&[200, 4096, 65_536]) as u32;
     config.quota.overflow =
-        [Overflow::Skip, Overflow::Skip, Overflow::Close][pick(&[0, 1, 2]) as usize];
+        [Overflow::Skip, Overflow::Conflate, Overflow::Close][pick(&[0, 0, 1, 1, 2]) as usize];
     config.log.bytes = pick(&[8_000, 40_000, 1 << 26, 1 << 26]);
     config.log.entries = pick(&[1, 10, 100, 1_000_000, 1_000_000]);
     config.log.age_ms = pick(&[30, 1_000, 60_000, 60_000]);
@@ -441,13 +446,15 @@ fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
         let log_entries = pick(&[0, 0, 1, 2, 9], config.log.entries);
         let log_bytes = pick(&[0, 0, 1, 300, 3_000], config.log.bytes);
         let log_age_ms = pick(&[0, 0, 0, 20, 500], config.log.age_ms);
-        let overflow = pick(&[0, 0, 0, 1, 2], 2);
+        let overflow = pick(&[0, 0, 1, 2, 3, 3], 3);
         config.namespace.push(Namespace {
             pattern: pattern.into(),
             log_entries,
             log_bytes,
             log_age_ms,
-            overflow: overflow.map(|choice| [Overflow::Skip, Overflow::Close][choice as usize - 1]),
+            overflow: overflow.map(|choice| {
+                [Overflow::Skip, Overflow::Close, Overflow::Conflate][choice as usize - 1]
+            }),
         });
     }
 }
