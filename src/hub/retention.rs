@@ -47,6 +47,8 @@ pub(super) struct Rules {
     over: VecDeque<ChannelIndex>,
     /// Channels that have an entry in the log.
     kept: u64,
+    /// The last eviction ended at its budget.
+    is_cut_short: bool,
 }
 
 /// What holds for the channels of one namespace.
@@ -117,6 +119,7 @@ impl Rules {
             bounds: config.log,
             over: VecDeque::new(),
             kept: 0,
+            is_cut_short: false,
         }
     }
 
@@ -183,6 +186,7 @@ impl Hub {
                 count += 1;
             }
         }
+        self.rules.is_cut_short = count >= max;
         count
     }
 
@@ -209,7 +213,7 @@ impl Hub {
     /// When the next publication has to be evicted.
     #[must_use]
     pub fn next_eviction(&self) -> Option<Deadline> {
-        if !self.rules.over.is_empty() {
+        if !self.rules.over.is_empty() || self.rules.is_cut_short {
             return Some(Deadline(0));
         }
         let oldest = self.log.oldest();
@@ -494,6 +498,18 @@ mod tests {
         assert_eq!(held(&hub), [1, 4, 5]);
         assert_eq!(hub.trim(100), 1);
         assert_eq!(held(&hub), [1, 5]);
+    }
+
+    #[test]
+    fn eviction_that_ends_at_its_budget_goes_on_at_once() {
+        let mut hub = hub(Vec::new(), |c| c.log.entries = 1);
+        for channel in ["a", "b", "c", "d"] {
+            publish(&mut hub, channel, 1, 0);
+        }
+        assert_eq!(hub.evict(Now(0), 2), 2);
+        assert_eq!(hub.next_eviction(), Some(Deadline(0)));
+        assert_eq!(hub.evict(Now(0), 2), 1);
+        assert_ne!(hub.next_eviction(), Some(Deadline(0)));
     }
 
     #[test]
