@@ -7,8 +7,8 @@
 //! same, since what it missed need not be sent to it first and superseded on the way.
 //!
 //! What has not been superseded is listed by channel, so that neither stepping over nor counting
-//! costs more for what has been. Called by [`super::serve`] and, for every entry that comes or
-//! goes, by the hub.
+//! costs more for what has been. Called by [`super::serve`], [`super::quota`] and, for every entry
+//! that comes or goes, by the hub.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher as _;

@@ -9,16 +9,17 @@
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
 //! advances, `expire` evicts. Here: publishing and walking; [`membership`] has who is subscribed
-//! from where, [`serve`] has cursors and quotas, [`conflation`] what is superseded, [`retention`]
-//! what is kept and for how long, [`poll`] what only polls need.
+//! from where, [`serve`] has cursors, [`quota`] what happens to who is behind, [`conflation`] what
+//! is superseded, [`retention`] what is kept and for how long, [`poll`] what only polls need.
 
 pub mod channel;
-mod conflation;
+pub mod conflation;
 pub mod gap;
 pub mod log;
 pub mod member;
 pub mod membership;
 pub mod poll;
+pub mod quota;
 pub mod retention;
 mod segment;
 pub mod serve;
@@ -33,7 +34,8 @@ use slab::Slab;
 pub use channel::{Amount, Channel, ChannelIndex};
 pub use gap::{Gap, GapCause};
 pub use membership::{JoinOutcome, Joined};
-pub use serve::{Advanced, Planned, Verdict};
+pub use quota::Verdict;
+pub use serve::{Advanced, Planned};
 
 use crate::config::Config;
 use crate::frame::Publication;

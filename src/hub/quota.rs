@@ -1,0 +1,157 @@
+//! The quota: how far a conn may be behind, and what happens beyond that.
+//!
+//! A publication counts until its first byte is written, unless it was in the log when the conn
+//! resumed. How far behind a conn is, is a subtraction; only for one that conflates is it a sum
+//! over what is not superseded. Knows nothing of frames or sockets. Called by `flush` when a conn's
+//! socket takes no more, and by [`super::serve`] and [`super::conflation`].
+
+use super::log::Entry;
+use super::member::Subscription;
+use super::{Amount, GapCause, Hub};
+use crate::config::Overflow;
+use crate::id::Sequence;
+use crate::time::Now;
+
+/// What the quota says of a conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// It is over its quota and the policy is to close it.
+    Overflow,
+    /// It was over its quota and so many publications were skipped.
+    Skipped(u64),
+    /// It is within its quota.
+    Within,
+}
+
+impl Hub {
+    /// What counts for the quota of the conn in a slot: everything not begun that was published
+    /// after it resumed; where that is over the quota and the conn conflates, without what is
+    /// superseded.
+    #[must_use]
+    pub fn behind(&self, slot: u32) -> Amount {
+        let exempt = self.replays.get(&slot).copied().unwrap_or_default();
+        let counting = self.subscriptions(slot).iter().map(|subscription| {
+            let position = subscription.position.max(exempt);
+            Subscription {
+                position,
+                ..*subscription
+            }
+        });
+        let all = counting.clone().map(|after| self.amount_after(after));
+        let all = all.fold(Amount::default(), Amount::plus);
+        if !all.exceeds(self.quota) || !self.conflating.contains(&slot) {
+            return all;
+        }
+        let newest = counting.map(|after| match self.conflates(after.channel) {
+            true => self.newest_after(after),
+            false => self.amount_after(after),
+        });
+        newest.fold(Amount::default(), Amount::plus)
+    }
+
+    /// Everything that the conn in a slot has not begun, whether it counts or not.
+    pub(super) fn owed(&self, slot: u32) -> Amount {
+        let amounts = self.subscriptions(slot).iter();
+        let amounts = amounts.map(|subscription| self.amount_after(*subscription));
+        amounts.fold(Amount::default(), Amount::plus)
+    }
+
+    /// Holds the conn in a slot to its quota: has it step over what is superseded where a channel
+    /// conflates; then skips its oldest publications until it is within, or says that it has to be
+    /// closed.
+    pub fn enforce(&mut self, slot: u32, now: Now) -> Verdict {
+        let mut behind = self.behind(slot);
+        if behind.exceeds(self.quota) && self.begin_conflation(slot) {
+            behind = self.behind(slot);
+        }
+        // At once, as long as it is known how many they are.
+        self.step_over_superseded(slot);
+        if !behind.exceeds(self.quota) {
+            return Verdict::Within;
+        }
+        if self.has_to_close(slot) {
+            return Verdict::Overflow;
+        }
+        let skipped = self.skip_until_within(slot, behind, now);
+        self.end_conflation(slot);
+        Verdict::Skipped(skipped)
+    }
+
+    /// Skips the oldest publications of a conn that is behind by so much. Returns how many.
+    fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
+        // What has left the log is missing too, and nobody knows any more how much it was.
+        self.note_evicted(slot);
+        let exempt = self.replays.remove(&slot).unwrap_or_default();
+        let mut skipped = 0;
+        loop {
+            self.step_over_superseded(slot);
+            let owed = self
+                .oldest_owed(slot)
+                .filter(|_| behind.exceeds(self.quota));
+            let Some((index, next)) = owed else {
+                return skipped;
+            };
+            let Some(entry) = self.log.get(next) else {
+                return skipped;
+            };
+            let counts = !entry.publication.has_expired(now);
+            let amount = Amount {
+                bytes: entry.publication.payload_bytes(),
+                publications: 1,
+            };
+            if next > exempt {
+                behind = behind.minus(amount);
+            }
+            skipped += u64::from(counts);
+            self.skip(slot, index, next, Some(u64::from(counts)), GapCause::Slow);
+        }
+    }
+
+    /// Whether one of the channels that the conn in a slot is behind on has such a policy.
+    fn has_to_close(&self, slot: u32) -> bool {
+        self.subscriptions(slot).iter().any(|subscription| {
+            let rule = self.channel(subscription.channel).map(|c| c.rule);
+            let overflow = rule.map(|rule| self.rules.overflow(rule));
+            overflow == Some(Overflow::Close) && self.successor_of(*subscription).is_some()
+        })
+    }
+
+    /// The oldest publication that the conn in a slot is owed, and for which of its subscriptions.
+    fn oldest_owed(&self, slot: u32) -> Option<(usize, Sequence)> {
+        let owed = self.subscriptions(slot).iter().enumerate();
+        owed.filter_map(|(index, s)| Some((index, self.successor_of(*s)?)))
+            .min_by_key(|(_, next)| *next)
+    }
+
+    /// Ends the exemption of a conn that has been given everything it resumed for.
+    pub(super) fn end_replay(&mut self, slot: u32) {
+        let Some(until) = self.replays.get(&slot).copied() else {
+            return;
+        };
+        let is_over = self.subscriptions(slot).iter().all(|subscription| {
+            self.successor_of(*subscription)
+                .is_none_or(|next| next > until)
+        });
+        if is_over {
+            self.replays.remove(&slot);
+        }
+    }
+
+    fn amount_after(&self, subscription: Subscription) -> Amount {
+        let next = self
+            .successor_of(subscription)
+            .and_then(|next| self.log.get(next));
+        match (next, self.channel(subscription.channel)) {
+            (Some(entry), Some(channel)) => channel.total.minus(before(entry)),
+            _ => Amount::default(),
+        }
+    }
+}
+
+fn before(entry: &Entry) -> Amount {
+    Amount {
+        bytes: entry.bytes_before,
+        publications: entry.ordinal,
+    }
+}
