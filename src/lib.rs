@@ -159,8 +159,8 @@
 //!   channel, which may be dropped meanwhile and take its past with it. So a poll that waited goes
 //!   to the log's head when its time is over, and a short poll that has long been at the same
 //!   position is moved on before the log moves past it.
-//! - *No id before the gaps it lies behind*. Streams open with their gaps and then the position, that
-//!   of the channel furthest back; a client that is cut off between resumes from where it was.
+//! - *No id before the gaps it lies behind*. Streams open with their gaps and then the position,
+//!   that of the channel furthest back; a client that is cut off between resumes from where it was.
 //! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
 //!   client of a quiet channel does not resume from an hour ago.
 //!
