@@ -28,6 +28,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
+use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
 
 const CONNS: u32 = 100_000;
@@ -187,13 +188,16 @@ impl Rig {
             bytes: 0,
             published: 0,
         };
+        let feed = Arc::new(Wake::new().unwrap());
+        let (mut ends, _reports) = upstream(&[Arc::new(Wake::new().unwrap())], &feed);
         let parts = Parts {
             number: 0,
             epoch: Epoch::new(1),
             config: Arc::new(config),
             metrics: Arc::clone(&metrics),
             inbox,
-            feed: Arc::new(Wake::new().unwrap()),
+            feed,
+            upstream: ends.remove(0),
             sequenced: Arc::new(AtomicU64::new(0)),
             pulse: Arc::new(AtomicU64::new(0)),
             conns_max: CONNS,

@@ -66,6 +66,13 @@ pub enum Effect {
     },
     /// Call `handle_timeout` at this time; replaces what was armed before.
     Arm(Deadline),
+    /// Ask the feed how many subscribers a channel has, then call `handle_saying` with the answer.
+    Count {
+        /// The channel.
+        channel: ChannelName,
+        /// The reference that the client wants to see in the answer.
+        reference: Option<Reference>,
+    },
     /// Free the conn now. What is still unsent is lost, so a polite end comes as
     /// [`Effect::ShutdownWrite`] first.
     Close(CloseReason),
@@ -74,9 +81,32 @@ pub enum Effect {
     /// Unsubscribe, then call `handle_left`.
     Leave(Leave),
     /// Stop serving publications for good; what is in the outbox still goes out.
-    LeaveAll,
+    LeaveAll {
+        /// Whether a stream ends. A poll that is answered has not gone.
+        is_stream: bool,
+    },
+    /// Hand what the client publishes to the feed, then call `handle_saying` with what came of it.
+    Publish {
+        /// Where to.
+        channel: ChannelName,
+        /// The JSON text.
+        data: Box<str>,
+        /// The reference that the client wants to see in the answer.
+        reference: Option<Reference>,
+        /// For whom it is.
+        audience: Audience,
+    },
     /// Send FIN. Only asked for when the outbox is empty.
     ShutdownWrite,
+}
+
+/// For whom a client's publication is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The channel's subscribers.
+    Subscribers,
+    /// Consumers on the feed.
+    Consumers,
 }
 
 /// A wish to subscribe to channels.
@@ -159,13 +189,15 @@ pub enum CloseReason {
     // We.
     /// No room for another conn.
     Refused,
+    /// The backend ended it, with a code of its own.
+    Disconnected,
     /// The server stops (1012).
     Shutdown,
 }
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::PeerGone,
         Self::BadRequest,
@@ -177,6 +209,7 @@ impl CloseReason {
         Self::ProtocolError,
         Self::Overflow,
         Self::Refused,
+        Self::Disconnected,
         Self::Shutdown,
     ];
 
@@ -195,6 +228,7 @@ impl CloseReason {
             Self::ProtocolError => "protocol_error",
             Self::Overflow => "overflow",
             Self::Refused => "refused",
+            Self::Disconnected => "disconnected",
             Self::Shutdown => "shutdown",
         }
     }

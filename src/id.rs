@@ -47,6 +47,46 @@ impl ConnId {
     }
 }
 
+/// How a conn is called outside its worker: by clients, who learn their own at the welcome, and by
+/// backends. `<worker>-<slot>-<generation>`, and never used again in a process's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnName {
+    /// The worker's number.
+    pub worker: u32,
+    /// Its conn.
+    pub conn: ConnId,
+}
+
+/// A text that names no conn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a conn")]
+pub struct ConnNameError;
+
+impl fmt::Display for ConnName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ConnId { slot, generation } = self.conn;
+        write!(f, "{}-{slot}-{generation}", self.worker)
+    }
+}
+
+impl FromStr for ConnName {
+    type Err = ConnNameError;
+
+    fn from_str(text: &str) -> Result<Self, ConnNameError> {
+        let mut parts = text.split('-').map(|part| {
+            let is_plain = part.bytes().all(|byte| byte.is_ascii_digit());
+            part.parse().ok().filter(|_| is_plain)
+        });
+        let mut next = || parts.next().flatten().ok_or(ConnNameError);
+        let (worker, slot, generation) = (next()?, next()?, next()?);
+        let conn = ConnId { slot, generation };
+        match parts.next() {
+            None => Ok(Self { worker, conn }),
+            Some(_) => Err(ConnNameError),
+        }
+    }
+}
+
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters or spaces.
 ///
 /// Cloning shares the text.
@@ -223,6 +263,32 @@ impl Since {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conn_name_reads_what_it_shows_and_nothing_else() {
+        let name = ConnName {
+            worker: 3,
+            conn: ConnId {
+                slot: 5,
+                generation: 7,
+            },
+        };
+        assert_eq!(name.to_string(), "3-5-7");
+        assert_eq!("3-5-7".parse(), Ok(name));
+        for text in [
+            "",
+            "3",
+            "3-5",
+            "3-5-7-1",
+            "3-5-",
+            "3--7",
+            "+3-5-7",
+            "3-5-4294967296",
+            "a",
+        ] {
+            assert_eq!(text.parse::<ConnName>(), Err(ConnNameError), "{text}");
+        }
+    }
 
     #[test]
     fn conn_id_survives_packing() {

@@ -41,14 +41,20 @@
 //! no WebSocket has a compressor or a window of its own, each worker has one of either
 //! ([`deflate`]).
 //!
+//! The other way round goes what has no place in a log. A client's publication leaves its worker as
+//! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
+//! (`feed/upstream.rs`); a conn whose report has to wait is not read. What a backend says to one
+//! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
+//! the conn's machine. The words of it are in [`dialogue`].
+//!
 //! # Code map
 //!
 //! Dependencies point inward only, and `tests/tidy.rs` fails when one does not.
 //!
 //! | ring | modules |
 //! |---|---|
-//! | words | [`id`], [`time`], [`config`] without its file, [`deflate`], [`effect`], [`metrics`] |
-//! | pure parts | [`http`], [`frame`], [`hub`], [`transport`], [`feed`]'s decoding |
+//! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], most of [`config`] |
+//! | pure parts | [`http`], [`frame`], [`dialogue`], [`hub`], [`transport`], [`feed`]'s decoding |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
@@ -184,6 +190,8 @@
 //! | hub | a worker's log, channels and subscribers |
 //! | quota | the bounds of one conn, and what happens when it exceeds them |
 //! | feed, feeder | the Unix socket by which publications arrive, and who writes to it |
+//! | consumer | a feeder that is told what clients publish, and who comes and goes |
+//! | report | what a worker tells the feed |
 //! | effect, close reason | what a machine asks the worker to do; why a conn ended |
 #![cfg_attr(
     test,
@@ -220,9 +228,11 @@ pub mod frame;
 
 pub mod config;
 pub mod deflate;
+pub mod dialogue;
 pub mod effect;
 pub mod id;
 pub mod metrics;
+pub mod pattern;
 pub mod time;
 
 pub mod sys;

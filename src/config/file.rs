@@ -605,7 +605,7 @@ mod tests {
             found[..2],
             [
                 "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
-                 log_entries, log_bytes, log_age_ms, overflow",
+                 log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence",
                 "fanfare.toml:4: namespace[1]: has no `match`, so it is for no channel",
             ]
         );

@@ -145,6 +145,27 @@ pub const FEEDERS_MAX: usize = 1024;
 pub const FEED_ANSWER_BYTES_MAX: usize = 256 * KIB as usize;
 /// Acknowledgements that one feeder may be waiting for before it is no longer read.
 pub const FEED_ACKS_MAX: usize = 65_536;
+/// Patterns one consumer may have.
+pub const CONSUME_PATTERNS_MAX: usize = 256;
+/// Longest reason of a close frame, in bytes: a control frame's payload without the code.
+pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
+/// Bytes of its own that a conn may have on its way out for a backend to send it more, and the
+/// longest thing that it is sent alone. Below [`CONTROL_BYTES_MAX`], so that no backend can have a
+/// client cut off.
+pub const DIRECT_BYTES_MAX: usize = 128 * KIB as usize;
+/// Reports of workers that may wait for the feed. With `limits.client_message_bytes` this bounds
+/// what clients have published and no consumer has taken.
+pub const REPORTS_MAX: usize = 256;
+/// Reports that the feed takes before it turns to its feeders again.
+pub const REPORTS_PER_ROUND_MAX: u32 = 256;
+/// Bytes of what clients have published that one worker keeps until the feed has room; more is
+/// refused.
+pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
+/// Comings and goings that one worker keeps until the feed has room; more are counted as lost.
+pub const NOTICES_MAX: usize = 65_536;
+/// How long a consumer that is owed too much may read nothing before it is cut off, in
+/// milliseconds. Until then every client waits that publishes to it.
+pub const CONSUMER_STALL_MS: u64 = 10_000;
 /// Idempotency keys remembered.
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
 /// How long an idempotency key is remembered, in milliseconds.

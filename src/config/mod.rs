@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use namespace::{Namespace, Retention};
+pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Overflow};
+use crate::id::ChannelName;
 
 /// The rules for the channels that a pattern matches. What is absent is as it is globally.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -28,6 +29,34 @@ pub struct Namespace {
     /// What happens to a subscriber that is further behind than its quota.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
+    /// What becomes of what clients publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_publish: Option<ClientPublish>,
+    /// Whether clients may ask how many subscribers a channel has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_presence: Option<bool>,
+}
+
+/// What becomes of what clients publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientPublish {
+    /// It goes to the channel's subscribers like any publication.
+    Broadcast,
+    /// It goes to the backends that consume the channel.
+    Consume,
+    /// It is refused.
+    #[default]
+    Off,
+}
+
+/// What clients may do in a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientRules {
+    /// What becomes of what they publish.
+    pub publish: ClientPublish,
+    /// Whether they may ask how many subscribers there are.
+    pub presence: bool,
 }
 
 /// What is left when nothing is open: the rules for one channel.
@@ -45,12 +74,14 @@ pub struct Retention {
 
 impl Namespace {
     /// The keys of a table, in the order in which they are explained.
-    pub const KEYS: [&'static str; 5] = [
+    pub const KEYS: [&'static str; 7] = [
         "match",
         "log_entries",
         "log_bytes",
         "log_age_ms",
         "overflow",
+        "client_publish",
+        "client_presence",
     ];
 
     /// The beginning that a name must have; `None` if the pattern is a whole name.
@@ -70,6 +101,17 @@ impl Config {
             age_ms: self.log.age_ms,
             overflow: self.quota.overflow,
         }
+    }
+
+    /// What clients may do in a channel: without a namespace that says so, nothing.
+    #[must_use]
+    pub fn client_rules(&self, channel: &ChannelName) -> ClientRules {
+        let index = find(&self.namespace, channel.as_str());
+        let namespace = index.and_then(|index| self.namespace.get(index));
+        namespace.map_or_else(ClientRules::default, |namespace| ClientRules {
+            publish: namespace.client_publish.unwrap_or_default(),
+            presence: namespace.client_presence.unwrap_or_default(),
+        })
     }
 
     /// The rules for channels that a namespace matches.
@@ -158,6 +200,8 @@ mod tests {
             log_bytes: Some(1),
             log_age_ms: Some(1),
             overflow: Some(Overflow::Skip),
+            client_publish: Some(ClientPublish::Off),
+            client_presence: Some(false),
         };
         let table = toml::Table::try_from(full).unwrap();
         let mut keys = Namespace::KEYS.to_vec();

@@ -21,8 +21,10 @@ pub use outbox::{Drained, Outbox};
 use phase::{Partial, Phase};
 
 use crate::config::limits::{
-    ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES, STREAM_READ_BYTES,
+    ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
+    STREAM_READ_BYTES,
 };
+use crate::dialogue::{Delivery, Saying};
 use crate::effect::{CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http;
@@ -97,6 +99,12 @@ impl Conn {
             Phase::Poll { poll, .. } => Some(poll.frame_kind()),
             Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
         }
+    }
+
+    /// Whether it is a stream, until its end has been settled.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(self.phase, Phase::Stream { .. })
     }
 
     /// Whether goodbye has been said.
@@ -321,6 +329,32 @@ impl Conn {
         self.settle(out, context);
     }
 
+    /// The backend, or the feed in answer to a command, has something for this conn alone. Only a
+    /// stream that is open can be told.
+    pub fn handle_saying(
+        &mut self,
+        saying: &Saying,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Delivery {
+        let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        else {
+            return Delivery::NoConn;
+        };
+        let flow = transport.handle_saying(saying, out, context);
+        let bytes = self.outbox.control_bytes() + out.len();
+        if bytes > DIRECT_BYTES_MAX && matches!(saying, Saying::Message(_)) {
+            out.clear();
+            return Delivery::Full;
+        }
+        self.follow(flow, context);
+        self.settle(out, context);
+        Delivery::Done
+    }
+
     /// The conn is over its quota and the policy is to close it.
     pub fn handle_overflow(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         if let Phase::Poll { poll, .. } = &mut self.phase {
@@ -365,7 +399,7 @@ impl Conn {
         context.ask(Effect::Arm(context.now.after(interval)));
     }
 
-    fn say_goodbye(&mut self, goodbye: Goodbye, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    fn say_goodbye(&mut self, goodbye: Goodbye<'_>, out: &mut Vec<u8>, context: &mut Context<'_>) {
         if let Phase::Stream {
             transport,
             closing: None,
@@ -384,7 +418,7 @@ impl Conn {
                     && closing.is_none()
                 {
                     *closing = Some(reason);
-                    context.ask(Effect::LeaveAll);
+                    context.ask(Effect::LeaveAll { is_stream: true });
                     context.ask(Effect::Arm(linger(context.now)));
                 }
             }
@@ -398,7 +432,8 @@ impl Conn {
             gauge.decrement();
         }
         if self.phase.is_subscribed() {
-            context.ask(Effect::LeaveAll);
+            let is_stream = self.is_stream();
+            context.ask(Effect::LeaveAll { is_stream });
         }
         self.phase = Phase::Ending {
             reason,

@@ -67,7 +67,7 @@ impl Conn {
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.decrement();
         }
-        context.ask(Effect::LeaveAll);
+        context.ask(Effect::LeaveAll { is_stream: false });
         self.phase = Phase::Request {
             partial,
             has_served: true,

@@ -74,7 +74,10 @@ impl Rig {
     fn answer(&mut self, news: News) {
         self.call(|conn, out, context| conn.handle_answer(news, out, context));
         assert!(self.conn.serving().is_none(), "it is a subscriber no more");
-        assert!(self.effects.contains(&Effect::LeaveAll));
+        assert!(
+            self.effects
+                .contains(&Effect::LeaveAll { is_stream: false })
+        );
         assert_eq!(self.metrics.long_poll_open.value(), 0);
     }
 

@@ -3,7 +3,9 @@
 use super::*;
 use crate::config::Config;
 use crate::deflate::Inflater;
+use crate::dialogue::Farewell;
 use crate::effect::{Draw, Origin};
+use crate::frame::Payload;
 use crate::hub::Joined;
 use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
 use crate::transport::test_context::World;
@@ -406,4 +408,60 @@ fn burst_of_the_shortest_bad_commands_cuts_nobody_off() {
     );
     rig.drain();
     assert!(rig.conn.read_bytes_max(8192) > 0);
+}
+
+fn message(bytes: usize) -> Saying {
+    Saying::Message(Payload::Text("x".repeat(bytes).into()))
+}
+
+#[test]
+fn only_an_open_stream_can_be_told_something() {
+    let mut rig = Rig::new();
+    let tell = |rig: &mut Rig| {
+        rig.call(|conn, out, context| conn.handle_saying(&message(3), out, context))
+    };
+    assert_eq!(tell(&mut rig), Delivery::NoConn);
+    rig.feed(STREAM);
+    rig.join();
+    rig.drain();
+    assert_eq!(tell(&mut rig), Delivery::Done);
+    let told = String::from_utf8(rig.drain()).unwrap();
+    assert!(
+        told.contains("event: fanfare.direct\ndata: xxx\n\n"),
+        "{told}"
+    );
+    let farewell = Saying::Disconnect(Farewell {
+        code: 4001,
+        reason: "\"late\"".into(),
+    });
+    rig.call(|conn, out, context| conn.handle_saying(&farewell, out, context));
+    let told = String::from_utf8(rig.drain()).unwrap();
+    let event = "event: fanfare.disconnect\ndata: {\"code\":4001,\"reason\":\"\\\"late\\\"\"}\n\n";
+    assert!(told.contains(event), "{told}");
+    assert_eq!(tell(&mut rig), Delivery::NoConn);
+}
+
+#[test]
+fn backend_cannot_have_a_client_cut_off_for_what_it_does_not_read() {
+    let mut rig = Rig::new();
+    rig.feed(UPGRADE);
+    rig.join();
+    let mut done = 0;
+    loop {
+        let saying = message(10_000);
+        let told = rig.call(|conn, out, context| conn.handle_saying(&saying, out, context));
+        if told != Delivery::Done {
+            assert_eq!(told, Delivery::Full);
+            break;
+        }
+        done += 1;
+        assert!(done < 100, "never full");
+    }
+    assert!(done >= 10, "{done}");
+    assert!(rig.conn.outbox().control_bytes() <= DIRECT_BYTES_MAX);
+    assert_eq!(rig.closed(), None);
+    // With room again it is told again.
+    rig.drain();
+    let told = rig.call(|conn, out, context| conn.handle_saying(&message(1), out, context));
+    assert_eq!(told, Delivery::Done);
 }

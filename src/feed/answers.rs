@@ -13,9 +13,10 @@ use super::publish::Shape;
 use super::refusal::Refusal;
 use super::request::Problem;
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
+use crate::dialogue::{Delivery, Verdict};
 use crate::frame::Receipt;
 use crate::frame::envelope::{push_display, push_json_string};
-use crate::id::Cursor;
+use crate::id::{ChannelName, Cursor};
 
 /// A buffer of this size is kept when it is empty.
 const BUFFER_BYTES_KEPT: usize = 4096;
@@ -33,7 +34,8 @@ pub(super) struct Ack {
 }
 
 impl Ack {
-    fn subscribers(&self) -> Option<u64> {
+    /// How many subscribers there were, when that is known of all workers.
+    pub(super) fn subscribers(&self) -> Option<u64> {
         self.receipt.as_ref().map_or(Some(0), |r| r.subscribers())
     }
 }
@@ -53,7 +55,19 @@ pub(super) struct Answers {
 
 #[derive(Debug)]
 enum Waiting {
-    Line { line: u64, ack: Ack },
+    Counts {
+        line: u64,
+        counts: Vec<(ChannelName, Arc<Receipt>)>,
+    },
+    Direct {
+        line: u64,
+        wants_ack: bool,
+        verdict: Arc<Verdict>,
+    },
+    Line {
+        line: u64,
+        ack: Ack,
+    },
     Ready(Box<[u8]>),
     Response(Box<Response>),
 }
@@ -80,6 +94,22 @@ impl Answers {
             .push_back(Waiting::Response(Box::new(response)));
     }
 
+    /// Owes what became of something that was for one conn.
+    pub(super) fn owe_verdict(&mut self, line: u64, wants_ack: bool, verdict: Arc<Verdict>) {
+        self.acks += 1;
+        self.waiting.push_back(Waiting::Direct {
+            line,
+            wants_ack,
+            verdict,
+        });
+    }
+
+    /// Owes numbers of subscribers.
+    pub(super) fn owe_counts(&mut self, line: u64, counts: Vec<(ChannelName, Arc<Receipt>)>) {
+        self.acks += counts.len();
+        self.waiting.push_back(Waiting::Counts { line, counts });
+    }
+
     /// Owes bytes that are ready.
     pub(super) fn owe_bytes(&mut self, bytes: &[u8]) {
         if self.waiting.is_empty() {
@@ -94,6 +124,23 @@ impl Answers {
     pub(super) fn settle(&mut self, date: HttpDate) {
         while let Some(waiting) = self.waiting.front() {
             match waiting {
+                Waiting::Counts { line, counts } => {
+                    if !push_counts(*line, counts, &mut self.unsent) {
+                        return;
+                    }
+                    self.acks -= counts.len();
+                }
+                Waiting::Direct {
+                    line,
+                    wants_ack,
+                    verdict,
+                } => {
+                    let Some(delivery) = verdict.delivery() else {
+                        return;
+                    };
+                    push_delivery(*line, *wants_ack, delivery, &mut self.unsent);
+                    self.acks -= 1;
+                }
                 Waiting::Line { line, ack } => {
                     let Some(subscribers) = ack.subscribers() else {
                         return;
@@ -165,6 +212,43 @@ impl Answers {
 /// The answer to a bad line.
 pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
     error_line(line, refusal.code(), &refusal.to_string())
+}
+
+/// The answer to a command that has been carried out.
+pub(super) fn ok_line(line: u64) -> Vec<u8> {
+    format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
+}
+
+/// Appends what became of something that was for one conn. Success is told to whoever asked.
+fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u8>) {
+    let answer = match delivery {
+        Delivery::Done if wants_ack => ok_line(line),
+        Delivery::Done => return,
+        Delivery::Full => error_line(line, "conn_full", "the conn is owed too much already"),
+        Delivery::NoConn => error_line(line, "no_conn", "there is no such stream"),
+    };
+    out.extend_from_slice(&answer);
+}
+
+/// Appends numbers of subscribers, if all of them are known.
+fn push_counts(line: u64, counts: &[(ChannelName, Arc<Receipt>)], out: &mut Vec<u8>) -> bool {
+    let numbers = counts.iter().map(|(_, receipt)| receipt.subscribers());
+    let Some(numbers) = numbers.collect::<Option<Vec<u64>>>() else {
+        return false;
+    };
+    push_display(
+        &format_args!("{{\"ok\":true,\"line\":{line},\"presence\":"),
+        out,
+    );
+    let mut before = b'{';
+    for ((channel, _), subscribers) in counts.iter().zip(numbers) {
+        out.push(before);
+        push_json_string(channel.as_str(), out);
+        push_display(&format_args!(":{subscribers}"), out);
+        before = b',';
+    }
+    out.extend_from_slice(b"}}\n");
+    true
 }
 
 /// An error as a line.

@@ -5,6 +5,7 @@
 //! the feeder leaves its answers unread. It holds no line: bytes that are not consumed are given
 //! again with more behind them. Knows nothing of sockets, numbers or time.
 
+use super::command::{Command, Line};
 use super::draft::{Draft, NameCache};
 use super::refusal::Refusal;
 use super::request::{Request, Requests};
@@ -51,6 +52,15 @@ pub struct Step {
 pub enum Item {
     /// The head of a request asks for `100 Continue` before its body (RFC 9110, 10.1.1).
     Continue,
+    /// A line with a command.
+    Command {
+        /// The line's number.
+        line: u64,
+        /// Whether an answer is asked for.
+        wants_ack: bool,
+        /// The command.
+        command: Box<Command>,
+    },
     /// A line with a publication.
     Publish {
         /// The line's number.
@@ -152,7 +162,7 @@ fn is_last(item: &Item) -> bool {
     match item {
         Item::Refuse { refusal, .. } => matches!(refusal, Refusal::LineTooLong { .. }),
         Item::Request(request) => request.is_last,
-        Item::Continue | Item::Publish { .. } => false,
+        Item::Command { .. } | Item::Continue | Item::Publish { .. } => false,
     }
 }
 
@@ -202,17 +212,20 @@ impl Lines {
         }
         let read = simdutf8::basic::from_utf8(line)
             .map_err(|_not_utf8| Refusal::NotUtf8)
-            .and_then(|json| Draft::from_json(json, names));
+            .and_then(|json| Line::from_json(json, names));
+        let line = self.number;
         Some(match read {
-            Ok((draft, wants_ack)) => Item::Publish {
-                line: self.number,
+            Ok((Line::Command(command), wants_ack)) => Item::Command {
+                line,
+                wants_ack,
+                command,
+            },
+            Ok((Line::Publish(draft), wants_ack)) => Item::Publish {
+                line,
                 wants_ack,
                 draft,
             },
-            Err(refusal) => Item::Refuse {
-                line: self.number,
-                refusal,
-            },
+            Err(refusal) => Item::Refuse { line, refusal },
         })
     }
 }
@@ -269,7 +282,7 @@ pub(super) mod tests {
         items
             .iter()
             .map(|item| match item {
-                Item::Publish { line, .. } => (*line, "ok"),
+                Item::Command { line, .. } | Item::Publish { line, .. } => (*line, "ok"),
                 Item::Refuse { line, refusal } => (*line, refusal.code()),
                 Item::Continue | Item::Request(_) => (0, "http"),
             })

@@ -71,16 +71,11 @@ impl NameCache {
 }
 
 impl Draft {
-    /// Reads one JSON object, and whether it asks for an answer.
-    ///
-    /// # Errors
-    /// Says what is wrong with it.
-    pub fn from_json(json: &str, names: &mut NameCache) -> Result<(Self, bool), Refusal> {
-        let fields = Fields::from_json(json)?;
+    /// Checks what one object said.
+    pub(super) fn from_fields(fields: &Fields<'_>, names: &mut NameCache) -> Result<Self, Refusal> {
         let channels = channels(fields.channel.as_ref(), names)?;
-        let payload = payload(&fields)?;
-        let wants_ack = fields.ack == Some(true);
-        Ok((Self::labelled(&fields, channels, payload)?, wants_ack))
+        let payload = payload(fields)?;
+        Self::labelled(fields, channels, payload)
     }
 
     /// Puts channels, labels and payload together.
@@ -131,7 +126,8 @@ pub(super) fn channels(
     }
 }
 
-fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
+/// Checks the one payload.
+pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
     match (fields.data, &fields.text, &fields.base64) {
         (Some(json), None, None) => Ok(Payload::Json(minify(json.get()))),
         (None, Some(text), None) => Ok(Payload::Text(Box::from(&**text))),
@@ -162,9 +158,10 @@ fn label(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feed::command::publication;
 
     fn read(json: &str) -> Result<(Draft, bool), Refusal> {
-        Draft::from_json(json, &mut NameCache::default())
+        publication(json, &mut NameCache::default())
     }
 
     fn code(json: &str) -> &'static str {
@@ -295,16 +292,8 @@ mod tests {
                 format!("{{\"channel\":\"a\",\"data\":1,\"key\":\"{long}\"}}"),
                 "too_long",
             ),
-            (
-                r#"{"consume":["a"],"notices":true}"#.to_owned(),
-                "not_supported",
-            ),
-            (
-                r#"{"notices":true,"consume":["a"]}"#.to_owned(),
-                "not_supported",
-            ),
-            (r#"{"send":"c","data":1}"#.to_owned(), "not_supported"),
-            (r#"{"disconnect":"c","code":1}"#.to_owned(), "not_supported"),
+            (r#"{"consume":["a"]}"#.to_owned(), "unknown_key"),
+            (r#"{"send":"1-2-3","data":1}"#.to_owned(), "unknown_key"),
         ] {
             assert_eq!(code(&json), expected, "{json}");
         }

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use httpdate::HttpDate;
 
 use super::answers::{self, Answers, Response};
+use super::consumer::Wants;
 use super::decode::{Decoder, Item};
 use super::request::Request;
 use super::sequencer::{Awaited, Sequencer};
@@ -33,6 +34,8 @@ pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
+    /// A feeder has begun to consume, or wants something else.
+    pub(super) has_new_wants: bool,
 }
 
 impl Intake {
@@ -41,6 +44,7 @@ impl Intake {
             sequencer,
             buffer: vec![0; FEED_READ_BYTES],
             metrics,
+            has_new_wants: false,
         }
     }
 }
@@ -49,7 +53,7 @@ impl Intake {
 #[derive(Debug)]
 pub(super) struct Feeder {
     pub(super) socket: Socket,
-    phase: Phase,
+    pub(super) phase: Phase,
     decoder: Decoder,
     /// Bytes that were read and not consumed: part of a line, or more if the feeder is congested.
     rest: Vec<u8>,
@@ -57,7 +61,9 @@ pub(super) struct Feeder {
     rest_start: usize,
     /// Whether `rest` may hold a whole item, because decoding stopped for congestion.
     is_stalled: bool,
-    answers: Answers,
+    pub(super) answers: Answers,
+    /// There while it consumes.
+    pub(super) wants: Option<Wants>,
     /// Whether the loop has it on its list.
     pub(super) is_queued: bool,
     /// How often it may still be read; set when the feed stops.
@@ -67,7 +73,7 @@ pub(super) struct Feeder {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Feeds.
     Open,
     /// Has sent its last byte; may still read answers.
@@ -103,6 +109,7 @@ impl Feeder {
             rest_start: 0,
             is_stalled: false,
             answers: Answers::default(),
+            wants: None,
             is_queued: false,
             reads_left: None,
             publications: 0,
@@ -235,6 +242,11 @@ impl Feeder {
 
     fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: HttpDate) {
         match item {
+            Item::Command {
+                line,
+                wants_ack,
+                command,
+            } => self.carry_out(*command, line, wants_ack, intake),
             Item::Continue => self.answers.owe_bytes(answers::CONTINUE),
             Item::Publish {
                 line,
@@ -333,6 +345,13 @@ impl Feeder {
             }
             // A stopping feed gives an idle feeder one more turn, in which it leaves.
             Phase::Open if can_take_in && self.reads_left.is_some() => Next::Again,
+            // A consumer that has said everything still listens, until it hangs up.
+            Phase::Ended if self.wants.is_some() && self.reads_left.is_none() => {
+                match self.socket.is_hung_up {
+                    true => Next::Gone,
+                    false => Next::Wait,
+                }
+            }
             Phase::Ended if is_owed => Next::Wait,
             Phase::Ended => Next::Gone,
             Phase::Open => Next::Wait,

@@ -12,7 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::refusal::{Key, Refusal};
+use super::refusal::{Key, Keys, Refusal};
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 
 /// What one JSON object or one query said.
@@ -27,6 +27,15 @@ pub(super) struct Fields<'a> {
     pub(super) dedupe: Option<Cow<'a, str>>,
     pub(super) ttl_ms: Option<u64>,
     pub(super) ack: Option<bool>,
+    pub(super) code: Option<u64>,
+    pub(super) consume: Option<Names<'a>>,
+    pub(super) disconnect: Option<Cow<'a, str>>,
+    pub(super) notices: Option<bool>,
+    pub(super) presence: Option<Names<'a>>,
+    pub(super) reason: Option<Cow<'a, str>>,
+    pub(super) send: Option<Cow<'a, str>>,
+    /// What was there.
+    keys: Keys,
     /// The key whose value is being read.
     reading: Option<Key>,
     /// The first thing that was wrong in a text that may still turn out not to be JSON at all.
@@ -71,36 +80,48 @@ impl<'a> Fields<'a> {
     }
 
     fn read_value<A: MapAccess<'a>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
-        let was_there = match key {
-            Key::Ack => self.ack.replace(map.next_value()?).is_some(),
-            Key::Base64 => replace_text(&mut self.base64, map)?,
-            Key::Channel => self.channel.replace(map.next_value()?).is_some(),
-            Key::Data => self.data.replace(map.next_value()?).is_some(),
-            Key::Dedupe => replace_text(&mut self.dedupe, map)?,
-            Key::Event => replace_text(&mut self.event, map)?,
-            Key::Key => replace_text(&mut self.key, map)?,
-            Key::Text => replace_text(&mut self.text, map)?,
-            Key::TtlMs => self.ttl_ms.replace(map.next_value()?).is_some(),
-            Key::Consume | Key::Disconnect | Key::Send => {
-                map.next_value::<IgnoredAny>()?;
-                // What else stands in a command is not a publication's and must not be blamed.
-                self.refusal = Some(Refusal::NotSupported(key));
-                false
-            }
-        };
-        if was_there {
+        match key {
+            Key::Ack => self.ack = Some(map.next_value()?),
+            Key::Base64 => self.base64 = text(map)?,
+            Key::Channel => self.channel = Some(map.next_value()?),
+            Key::Code => self.code = Some(map.next_value()?),
+            Key::Consume => self.consume = Some(map.next_value()?),
+            Key::Data => self.data = Some(map.next_value()?),
+            Key::Dedupe => self.dedupe = text(map)?,
+            Key::Disconnect => self.disconnect = text(map)?,
+            Key::Event => self.event = text(map)?,
+            Key::Key => self.key = text(map)?,
+            Key::Notices => self.notices = Some(map.next_value()?),
+            Key::Presence => self.presence = Some(map.next_value()?),
+            Key::Reason => self.reason = text(map)?,
+            Key::Send => self.send = text(map)?,
+            Key::Text => self.text = text(map)?,
+            Key::TtlMs => self.ttl_ms = Some(map.next_value()?),
+        }
+        if !self.keys.insert(key) {
             self.note(Refusal::DuplicateKey(key));
         }
         Ok(())
     }
+
+    /// Whether a key was there.
+    pub(super) fn has(&self, key: Key) -> bool {
+        self.keys.has(key)
+    }
+
+    /// Refuses what is none of these.
+    pub(super) fn only(&self, keys: Keys) -> Result<(), Refusal> {
+        let mut others = Key::ALL.into_iter().filter(|key| !keys.has(*key));
+        match others.find(|key| self.has(*key)) {
+            Some(key) => Err(Refusal::unknown_key(&key.to_string())),
+            None => Ok(()),
+        }
+    }
 }
 
-fn replace_text<'a, A: MapAccess<'a>>(
-    place: &mut Option<Cow<'a, str>>,
-    map: &mut A,
-) -> Result<bool, A::Error> {
+fn text<'a, A: MapAccess<'a>>(map: &mut A) -> Result<Option<Cow<'a, str>>, A::Error> {
     let Text(text) = map.next_value()?;
-    Ok(place.replace(text).is_some())
+    Ok(Some(text))
 }
 
 struct Object<'f, 'a>(&'f mut Fields<'a>);

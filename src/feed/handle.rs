@@ -19,6 +19,7 @@ use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
 use crate::worker::inbox::Mailbox;
+use crate::worker::upstream::Reports;
 
 /// A socket on which feeders can connect already, but nobody accepts yet.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct FeedParts {
     pub epoch: Epoch,
     /// One for each worker.
     pub mailboxes: Vec<Mailbox>,
+    /// What the workers report.
+    pub reports: Reports,
     /// By which a worker says that it was the last to confirm a receipt.
     pub wake: Arc<Wake>,
     /// Where the newest number given out is shown to the workers.

@@ -11,8 +11,11 @@
 
 mod answers;
 mod body;
+pub mod command;
+mod consumer;
 pub mod decode;
 pub mod dedupe;
+mod dialogue;
 pub mod draft;
 mod feeder;
 mod fields;
@@ -24,6 +27,7 @@ pub mod refusal;
 pub mod request;
 mod sequencer;
 mod socket;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -42,8 +46,10 @@ use slab::Slab;
 use self::feeder::{Feeder, Intake, Next};
 use self::listener::SocketFile;
 use self::sequencer::Sequencer;
+use self::upstream::Upstream;
 use crate::config::Config;
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, LINGER_MS};
+use crate::dialogue::Watch;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
@@ -72,6 +78,9 @@ struct FeedLoop {
     ready: Vec<usize>,
     round: Vec<usize>,
     intake: Intake,
+    upstream: Upstream,
+    /// What the workers have been told to report.
+    watch: Arc<Watch>,
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
@@ -110,6 +119,8 @@ impl FeedLoop {
             ready: Vec::new(),
             round: Vec::new(),
             intake: Intake::new(sequencer, Arc::clone(&metrics)),
+            upstream: Upstream::new(parts.reports, Arc::clone(&metrics)),
+            watch: Arc::default(),
             metrics,
             config: parts.config,
             clock: parts.clock,
@@ -134,6 +145,7 @@ impl FeedLoop {
             self.note(&readiness);
             self.expire();
             self.turn_feeders();
+            self.turn_upstream();
             self.accept();
             if self.stop_deadline.is_none() && self.stop.load(Ordering::Acquire) {
                 self.begin_stop();
@@ -153,7 +165,7 @@ impl FeedLoop {
 
     fn timeout(&self, now: Now) -> Option<Duration> {
         let is_accepting = self.is_acceptable && self.accept_again.is_none();
-        if !self.ready.is_empty() || is_accepting {
+        if !self.ready.is_empty() || is_accepting || self.upstream.has_news() {
             return Some(Duration::ZERO);
         }
         let lingering = self
@@ -163,6 +175,7 @@ impl FeedLoop {
         lingering
             .chain(self.accept_again)
             .chain(self.stop_deadline)
+            .chain(self.upstream.deadline())
             .min()
             .map(|deadline| deadline.remaining(now))
     }
@@ -181,6 +194,7 @@ impl FeedLoop {
                         let known = &mut feeder.socket;
                         known.is_readable |= event.is_readable() || event.is_read_closed();
                         known.is_writable |= event.is_writable() || event.is_write_closed();
+                        known.is_hung_up |= event.is_write_closed();
                         queue(feeder, slot, &mut self.ready);
                     }
                 }
@@ -223,6 +237,35 @@ impl FeedLoop {
         }
     }
 
+    /// What workers report goes to consumers, and answers go back to clients.
+    fn turn_upstream(&mut self) {
+        self.show_wants();
+        let now = self.clock.now();
+        let mut touched = Vec::new();
+        let sequencer = &mut self.intake.sequencer;
+        self.upstream
+            .turn(&mut self.feeders, sequencer, now, &mut touched);
+        for slot in touched {
+            if let Some(feeder) = self.feeders.get_mut(slot) {
+                queue(feeder, slot, &mut self.ready);
+            }
+        }
+    }
+
+    /// Workers report comings and goings only where somebody wants to know them.
+    fn show_wants(&mut self) {
+        if !std::mem::take(&mut self.intake.has_new_wants) {
+            return;
+        }
+        let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
+        self.metrics.consumers.set(consumers.count() as u64);
+        let watch = Arc::new(upstream::watch(&self.feeders));
+        if *self.watch != *watch {
+            self.intake.sequencer.watch(&watch);
+            self.watch = watch;
+        }
+    }
+
     fn remove(&mut self, slot: usize) {
         let Some(feeder) = self.feeders.try_remove(slot) else {
             return;
@@ -232,6 +275,7 @@ impl FeedLoop {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
         }
+        self.intake.has_new_wants |= feeder.was_consumer();
         feeder.close();
         self.metrics.feeders.decrement();
     }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
+use super::command;
 use super::draft::{self, Draft, NameCache};
 use super::fields::{Fields, Names};
 use super::minify::minify;
@@ -94,7 +95,7 @@ impl Plan {
 
 fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
     if !body.trim_ascii_start().starts_with('[') {
-        let (draft, _) = Draft::from_json(body, names)?;
+        let (draft, _) = command::publication(body, names)?;
         return Ok(Publish {
             drafts: vec![draft],
             shape: Shape::Single,
@@ -105,7 +106,7 @@ fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
         .iter()
         .enumerate()
         .map(|(index, item)| {
-            Draft::from_json(item.get(), names)
+            command::publication(item.get(), names)
                 .map(|(draft, _)| draft)
                 .map_err(|refusal| Problem {
                     index: Some(index),
@@ -188,9 +189,16 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             Key::Key => &mut fields.key,
             // An answer comes in any case.
             Key::Ack => continue,
-            Key::Base64 | Key::Consume | Key::Data | Key::Disconnect | Key::Send | Key::Text => {
-                return Err(Refusal::unknown_key(name));
-            }
+            Key::Base64
+            | Key::Code
+            | Key::Consume
+            | Key::Data
+            | Key::Disconnect
+            | Key::Notices
+            | Key::Presence
+            | Key::Reason
+            | Key::Send
+            | Key::Text => return Err(Refusal::unknown_key(name)),
         };
         if place.replace(Cow::Owned(value)).is_some() {
             return Err(Refusal::DuplicateKey(key));

@@ -3,18 +3,27 @@
 //! One enum for lines and requests alike. The codes are part of the contract; the messages are for
 //! people and never repeat more than a short piece of what was sent.
 
-use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
+use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::ChannelNameError;
 
 /// Why a publication is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A close code that may not be sent (RFC 6455, 7.4).
+    #[error("`code` is 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999")]
+    BadCode,
+    /// A text that names no conn.
+    #[error("`{0}` is the name of a conn, as its client was welcomed with")]
+    BadConn(Key),
     /// Not base64 with padding (RFC 4648, 4).
     #[error("`base64` is not base64 with padding")]
     BadBase64,
     /// A name that no channel can have.
     #[error("{0}")]
     BadChannel(ChannelNameError),
+    /// A pattern that no channel can match.
+    #[error("`consume` has names of channels, or their beginnings with one `*` behind")]
+    BadPattern,
     /// An event type with control characters.
     #[error("`event` has no control characters")]
     BadEvent,
@@ -44,9 +53,6 @@ pub enum Refusal {
     /// JSON, but not an object.
     #[error("a publication is a JSON object")]
     NotAnObject,
-    /// A command that this server does not know yet.
-    #[error("`{0}` is not supported")]
-    NotSupported(Key),
     /// Not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
@@ -63,6 +69,9 @@ pub enum Refusal {
         /// Its length in bytes.
         got: usize,
     },
+    /// More patterns than one consumer may have.
+    #[error("`consume` has at most {CONSUME_PATTERNS_MAX} patterns")]
+    TooManyPatterns,
     /// More channels than one publication may name.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
@@ -79,23 +88,27 @@ impl Refusal {
             Self::BadChannel(_) | Self::NoChannel => "bad_channel",
             Self::BadJson(_) | Self::NotAnObject | Self::NotUtf8 => "bad_json",
             Self::BadBase64 | Self::PayloadCount(_) => "bad_payload",
-            Self::BadEvent => "bad_value",
+            Self::BadCode | Self::BadConn(_) | Self::BadEvent | Self::BadPattern => "bad_value",
             Self::BadValue { key, .. } => match key {
                 Key::Base64 | Key::Data | Key::Text => "bad_payload",
                 Key::Channel => "bad_channel",
                 Key::Ack
+                | Key::Code
                 | Key::Consume
                 | Key::Dedupe
                 | Key::Disconnect
                 | Key::Event
                 | Key::Key
+                | Key::Notices
+                | Key::Presence
+                | Key::Reason
                 | Key::Send
                 | Key::TtlMs => "bad_value",
             },
             Self::DuplicateKey(_) => "duplicate_key",
-            Self::NotSupported(_) => "not_supported",
             Self::LineTooLong { .. } | Self::TooLong { .. } => "too_long",
             Self::TooManyChannels => "too_many_channels",
+            Self::TooManyPatterns => "too_many_patterns",
             Self::UnknownKey(_) => "unknown_key",
         }
     }
@@ -110,10 +123,18 @@ impl Refusal {
     #[must_use]
     pub fn bad_value(key: Key) -> Self {
         let expected = match key {
-            Key::Ack => "true or false",
-            Key::Base64 | Key::Dedupe | Key::Event | Key::Key | Key::Text => "a string",
-            Key::Channel => "a string or an array of strings",
-            Key::Consume | Key::Data | Key::Disconnect | Key::Send => "a JSON value",
+            Key::Ack | Key::Notices => "true or false",
+            Key::Base64
+            | Key::Dedupe
+            | Key::Disconnect
+            | Key::Event
+            | Key::Key
+            | Key::Reason
+            | Key::Send
+            | Key::Text => "a string",
+            Key::Channel | Key::Consume | Key::Presence => "a string or an array of strings",
+            Key::Code => "a whole number",
+            Key::Data => "a JSON value",
             Key::TtlMs => "a whole number of milliseconds",
         };
         Self::BadValue { key, expected }
@@ -122,6 +143,7 @@ impl Refusal {
 
 /// A key of a publication or of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Key {
     /// Whether to answer.
     Ack,
@@ -129,6 +151,8 @@ pub enum Key {
     Base64,
     /// Where it goes.
     Channel,
+    /// The code with which a conn is closed.
+    Code,
     /// Command: become a consumer.
     Consume,
     /// Payload: JSON.
@@ -141,6 +165,12 @@ pub enum Key {
     Event,
     /// Conflation key.
     Key,
+    /// Whether a consumer is told who comes and goes.
+    Notices,
+    /// Command: count subscribers.
+    Presence,
+    /// The reason with which a conn is closed.
+    Reason,
     /// Command: send to one conn.
     Send,
     /// Payload: a string.
@@ -149,7 +179,54 @@ pub enum Key {
     TtlMs,
 }
 
+/// Some keys, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Keys(u32);
+
+impl Keys {
+    pub(super) const fn of(keys: &[Key]) -> Self {
+        let mut bits = 0;
+        let mut rest = keys;
+        while let [key, others @ ..] = rest {
+            bits |= 1 << *key as u8;
+            rest = others;
+        }
+        Self(bits)
+    }
+
+    /// False if it was there already.
+    pub(super) fn insert(&mut self, key: Key) -> bool {
+        let before = self.0;
+        self.0 |= 1 << key as u8;
+        self.0 != before
+    }
+
+    pub(super) fn has(self, key: Key) -> bool {
+        self.0 & (1 << key as u8) != 0
+    }
+}
+
 impl Key {
+    /// All of them, in their order.
+    pub(super) const ALL: [Self; 16] = [
+        Self::Ack,
+        Self::Base64,
+        Self::Channel,
+        Self::Code,
+        Self::Consume,
+        Self::Data,
+        Self::Dedupe,
+        Self::Disconnect,
+        Self::Event,
+        Self::Key,
+        Self::Notices,
+        Self::Presence,
+        Self::Reason,
+        Self::Send,
+        Self::Text,
+        Self::TtlMs,
+    ];
+
     /// Reads a key's name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
@@ -157,12 +234,16 @@ impl Key {
             "ack" => Self::Ack,
             "base64" => Self::Base64,
             "channel" => Self::Channel,
+            "code" => Self::Code,
             "consume" => Self::Consume,
             "data" => Self::Data,
             "dedupe" => Self::Dedupe,
             "disconnect" => Self::Disconnect,
             "event" => Self::Event,
             "key" => Self::Key,
+            "notices" => Self::Notices,
+            "presence" => Self::Presence,
+            "reason" => Self::Reason,
             "send" => Self::Send,
             "text" => Self::Text,
             "ttl_ms" => Self::TtlMs,
@@ -177,12 +258,16 @@ impl std::fmt::Display for Key {
             Self::Ack => "ack",
             Self::Base64 => "base64",
             Self::Channel => "channel",
+            Self::Code => "code",
             Self::Consume => "consume",
             Self::Data => "data",
             Self::Dedupe => "dedupe",
             Self::Disconnect => "disconnect",
             Self::Event => "event",
             Self::Key => "key",
+            Self::Notices => "notices",
+            Self::Presence => "presence",
+            Self::Reason => "reason",
             Self::Send => "send",
             Self::Text => "text",
             Self::TtlMs => "ttl_ms",

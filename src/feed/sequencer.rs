@@ -11,8 +11,9 @@ use super::answers::Ack;
 use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
+use crate::dialogue::{Delivery, Direct, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
-use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::id::{ChannelName, ConnName, Cursor, Epoch, Sequence};
 use crate::metrics::FeedMetrics;
 use crate::time::Now;
 use crate::worker::inbox::{Batch, Mail, Mailbox, Posted};
@@ -70,6 +71,58 @@ impl Sequencer {
             return self.sequence_one(draft, channel, receipt, now);
         }
         self.sequence_many(&draft, awaited, now)
+    }
+
+    /// Tells one conn something, behind everything that was sequenced before.
+    pub(super) fn say(&mut self, to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>) {
+        self.post();
+        let unheard = verdict.as_ref().map(Arc::clone);
+        let direct = Direct {
+            conn: to.conn,
+            saying,
+            verdict,
+        };
+        let mailbox = self.mailboxes.get(to.worker as usize);
+        match mailbox.map(|mailbox| mailbox.post(Mail::Direct(direct))) {
+            Some(Posted::AtOnce) => {}
+            Some(Posted::AfterWait) => self.metrics.inbox_waits.increment(),
+            Some(Posted::WorkerGone) | None => {
+                if let Some(verdict) = unheard {
+                    verdict.decide(Delivery::NoConn);
+                }
+            }
+        }
+    }
+
+    /// Asks all workers how many subscribers a channel has, behind everything that was sequenced
+    /// before.
+    pub(super) fn count(&mut self, channel: &ChannelName) -> Arc<Receipt> {
+        self.post();
+        let workers = u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX);
+        let receipt = Arc::new(Receipt::new(workers));
+        for mailbox in &self.mailboxes {
+            let mail = Mail::Count {
+                channel: channel.clone(),
+                receipt: Arc::clone(&receipt),
+            };
+            match mailbox.post(mail) {
+                Posted::AtOnce => {}
+                Posted::AfterWait => self.metrics.inbox_waits.increment(),
+                Posted::WorkerGone => {
+                    // Who asked settles after this.
+                    let _is_last = receipt.confirm(0);
+                }
+            }
+        }
+        receipt
+    }
+
+    /// Has the workers report who comes to these channels and leaves them.
+    pub(super) fn watch(&self, watch: &Arc<Watch>) {
+        for mailbox in &self.mailboxes {
+            // A worker that has ended has nothing to report.
+            let _posted = mailbox.post(Mail::Watch(Arc::clone(watch)));
+        }
     }
 
     /// Hands the batch to every worker; waits for those that lag.
@@ -186,6 +239,7 @@ fn confirm_in_place(batch: &Batch) {
 mod tests {
     use super::*;
     use crate::config::limits::INBOX_BATCHES_MAX;
+    use crate::feed::command::publication;
     use crate::feed::draft::NameCache;
     use crate::sys::wake::Wake;
     use crate::worker::inbox::{Inbox, inbox};
@@ -198,7 +252,7 @@ mod tests {
     }
 
     fn draft(json: &str) -> Draft {
-        Draft::from_json(json, &mut NameCache::default()).unwrap().0
+        publication(json, &mut NameCache::default()).unwrap().0
     }
 
     fn received(inbox: &Inbox) -> Vec<(u64, String)> {

@@ -17,6 +17,8 @@ pub(super) struct Socket {
     pub(super) peer: Peer,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
+    /// Nobody reads any more at the other end.
+    pub(super) is_hung_up: bool,
 }
 
 /// Who connected; `None` where the kernel does not say.
@@ -55,6 +57,7 @@ impl Socket {
             // Whatever came before the registration is found by trying.
             is_readable: true,
             is_writable: true,
+            is_hung_up: false,
         })
     }
 
@@ -87,7 +90,10 @@ impl Socket {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => self.is_writable = false,
                     // Nobody reads answers any more. What was sent to us may still be unread.
-                    _ => *answers = Answers::default(),
+                    _ => {
+                        *answers = Answers::default();
+                        self.is_hung_up = true;
+                    }
                 },
             }
         }

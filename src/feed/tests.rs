@@ -9,9 +9,12 @@ use std::time::Instant;
 
 use super::*;
 use crate::config::limits::{FEED_ANSWER_BYTES_MAX, FEEDERS_MAX, INBOX_BATCHES_MAX};
+use crate::dialogue::{ClientPublication, Report};
+use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
-use crate::id::Epoch;
+use crate::id::{ChannelName, ConnId, ConnName, Epoch};
 use crate::worker::inbox::{Inbox, Mail, inbox};
+use crate::worker::upstream::{Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
@@ -22,6 +25,7 @@ struct Rig {
     handle: FeedHandle,
     metrics: Arc<FeedMetrics>,
     inbox: Option<Inbox>,
+    upstream: Upstream,
     feed_wake: Arc<Wake>,
 }
 
@@ -40,10 +44,13 @@ impl Rig {
         let path = feed.path().to_path_buf();
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let feed_wake = Arc::new(Wake::new().unwrap());
+        let worker_wake = Arc::new(Wake::new().unwrap());
+        let (mut ends, reports) = upstream(&[worker_wake], &feed_wake);
         let metrics = Arc::new(FeedMetrics::default());
         let parts = FeedParts {
             epoch: Epoch::new(1),
             mailboxes: vec![mailbox],
+            reports,
             wake: Arc::clone(&feed_wake),
             sequenced: Arc::default(),
             metrics: Arc::clone(&metrics),
@@ -57,6 +64,7 @@ impl Rig {
             handle,
             metrics,
             inbox: Some(inbox),
+            upstream: ends.pop().unwrap(),
             feed_wake,
         }
     }
@@ -402,10 +410,12 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     let theirs = UnixListener::bind(&path).unwrap();
     let feed = Feed::from_listener(theirs.try_clone().unwrap());
     assert_eq!(feed.path(), path);
+    let wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {
         epoch: Epoch::new(1),
         mailboxes: Vec::new(),
-        wake: Arc::new(Wake::new().unwrap()),
+        reports: upstream(&[], &wake).1,
+        wake,
         sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),
         config: Arc::new(Config::default()),
@@ -415,4 +425,40 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     handle.stop();
     handle.join();
     assert!(UnixStream::connect(&path).is_ok());
+}
+
+#[test]
+fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
+    let mut rig = Rig::start();
+    let worker = rig.work();
+    let consumer = rig.connect();
+    (&consumer)
+        .write_all(b"{\"consume\":[\"a\"],\"ack\":true}\n")
+        .unwrap();
+    consumer.shutdown(Shutdown::Write).unwrap();
+    let mut lines = BufReader::new(consumer.try_clone().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "{\"ok\":true,\"line\":1}");
+    let conn = ConnId {
+        slot: 1,
+        generation: 2,
+    };
+    for name in ["b", "a"] {
+        let report = Report::Publish(ClientPublication {
+            from: ConnName { worker: 0, conn },
+            channel: ChannelName::new(name).unwrap(),
+            data: "1".into(),
+            reference: None,
+            audience: Audience::Consumers,
+        });
+        assert_eq!(rig.upstream.report(report), Reported::AtOnce);
+    }
+    let expected = r#"{"type":"publish","conn":"0-1-2","channel":"a","data":1}"#;
+    assert_eq!(lines.next().unwrap().unwrap(), expected);
+    assert_eq!(rig.metrics.unconsumed.value(), 1);
+    drop(lines);
+    drop(consumer);
+    eventually("the consumer has gone", || {
+        rig.metrics.consumers.value() == 0
+    });
+    assert!(rig.finish(worker).is_empty());
 }

@@ -17,22 +17,28 @@ pub fn push_full(publication: &Publication, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"event\":");
         push_json_string(event, out);
     }
-    match &publication.payload {
+    out.push(b',');
+    push_payload_field(&publication.payload, out);
+    out.push(b'}');
+}
+
+/// Appends a payload as the field of an object: `"data":…`, `"text":"…"` or `"base64":"…"`.
+pub fn push_payload_field(payload: &Payload, out: &mut Vec<u8>) {
+    match payload {
         Payload::Bytes(bytes) => {
-            out.extend_from_slice(b",\"base64\":\"");
+            out.extend_from_slice(b"\"base64\":\"");
             push_base64(bytes, out);
             out.push(b'"');
         }
         Payload::Json(json) => {
-            out.extend_from_slice(b",\"data\":");
+            out.extend_from_slice(b"\"data\":");
             out.extend_from_slice(json.as_bytes());
         }
         Payload::Text(text) => {
-            out.extend_from_slice(b",\"text\":");
+            out.extend_from_slice(b"\"text\":");
             push_json_string(text, out);
         }
     }
-    out.push(b'}');
 }
 
 /// Appends a string in quotes with JSON's escapes (RFC 8259, 7).

@@ -126,6 +126,20 @@ impl Hub {
         self.conflating.remove(&slot);
     }
 
+    /// The channels of the conn in a slot.
+    pub fn channels_of(&self, slot: u32) -> impl Iterator<Item = &ChannelName> {
+        let member = self.members.get(slot as usize);
+        let subscriptions = member.into_iter().flat_map(Member::all);
+        subscriptions.filter_map(|one| Some(&self.channels.get(one.channel.0 as usize)?.name))
+    }
+
+    /// How many subscribers a channel has here.
+    #[must_use]
+    pub fn subscribers_of(&self, name: &ChannelName) -> u32 {
+        self.named(name)
+            .map_or(0, |channel| channel.subscribers.len())
+    }
+
     /// Where a subscription that wants to start at `since` really starts.
     fn start(&self, since: Since, evicted: Sequence, sequenced: Sequence) -> Joined {
         let from_now = |gap| Joined {

@@ -31,6 +31,7 @@ use crate::sys::{cpu, descriptors};
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
+use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
 use threads::Listeners;
 
@@ -126,15 +127,13 @@ impl Server {
             sequenced: Arc::clone(&sequenced),
             descriptor_limit,
         };
-        let (workers, worker_metrics) = crew.start(&mut listeners)?;
+        let started = crew.start(&mut listeners)?;
         let feed_metrics = Arc::new(FeedMetrics::default());
         let feed = feed
             .spawn(FeedParts {
                 epoch,
-                mailboxes: workers
-                    .iter()
-                    .map(|worker| worker.mailbox.clone())
-                    .collect(),
+                mailboxes: started.mailboxes(),
+                reports: started.reports,
                 wake: feed_wake,
                 sequenced,
                 metrics: Arc::clone(&feed_metrics),
@@ -145,7 +144,7 @@ impl Server {
         let readiness = Arc::new(Readiness::default());
         if let Some(admin) = admin {
             let sources = Sources {
-                workers: worker_metrics,
+                workers: started.metrics,
                 feed: feed_metrics,
                 readiness: Arc::clone(&readiness),
                 started: SystemTime::now(),
@@ -161,7 +160,7 @@ impl Server {
             addresses,
             admin: admin_address,
             feed_path,
-            workers,
+            workers: started.workers,
             feed,
             readiness,
         })
@@ -247,18 +246,30 @@ struct Crew {
 struct Seat {
     number: usize,
     wake: Arc<Wake>,
+    upstream: Upstream,
     metrics: Arc<WorkerMetrics>,
     pin: Option<usize>,
     place: Option<Place>,
 }
 
+/// The workers when they run.
+struct Started {
+    workers: Vec<RunningWorker>,
+    reports: Reports,
+    metrics: Vec<Arc<WorkerMetrics>>,
+}
+
+impl Started {
+    fn mailboxes(&self) -> Vec<Mailbox> {
+        let workers = self.workers.iter();
+        workers.map(|worker| worker.mailbox.clone()).collect()
+    }
+}
+
 impl Crew {
     /// Starts the workers one after the other. Their wakes are made before the first of them leaves
     /// the common descriptor table, so that they mean the same in each.
-    fn start(
-        &self,
-        listeners: &mut Listeners,
-    ) -> Result<(Vec<RunningWorker>, Vec<Arc<WorkerMetrics>>), StartError> {
+    fn start(&self, listeners: &mut Listeners) -> Result<Started, StartError> {
         let cpus = cpu::allowed();
         let count = match self.config.workers {
             0 => cpus.len(),
@@ -275,10 +286,12 @@ impl Crew {
         let walkers = (count > places).then(|| Arc::new(Walkers::new(places, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
-        for (number, wake) in wakes.into_iter().enumerate() {
+        let (ends, reports) = upstream(&wakes, &self.feed_wake);
+        for (number, (wake, upstream)) in wakes.into_iter().zip(ends).enumerate() {
             let seat = Seat {
                 number,
                 wake,
+                upstream,
                 metrics: Arc::new(WorkerMetrics::default()),
                 pin: pins.and_then(|cpus| cpus.get(number).copied()),
                 place: walkers
@@ -288,7 +301,11 @@ impl Crew {
             metrics.push(Arc::clone(&seat.metrics));
             workers.push(self.start_one(seat, count, listeners)?);
         }
-        Ok((workers, metrics))
+        Ok(Started {
+            workers,
+            reports,
+            metrics,
+        })
     }
 
     fn start_one(
@@ -311,6 +328,7 @@ impl Crew {
             metrics: seat.metrics,
             inbox,
             feed: Arc::clone(&self.feed_wake),
+            upstream: seat.upstream,
             sequenced: Arc::clone(&self.sequenced),
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),

@@ -5,10 +5,11 @@
 //! never pass here. Nothing the client sends after its request means anything. Called by the enum
 //! over the transports.
 
+use crate::dialogue::{Farewell, Saying};
 use crate::effect::{CloseReason, Context, Join};
-use crate::frame::envelope::push_display;
-use crate::frame::event_stream::push_chunk;
-use crate::frame::{Envelope, FrameKind};
+use crate::frame::envelope::{push_base64, push_display, push_json_string, push_payload_field};
+use crate::frame::event_stream::{push_chunk, push_data_lines};
+use crate::frame::{Envelope, FrameKind, Payload};
 use crate::http::response::{StreamBody, push_event_stream_head};
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::ChannelName;
@@ -138,10 +139,23 @@ impl EventStream {
         context.metrics.heartbeats.increment();
     }
 
+    /// Tells the client what a backend has for it alone, without an id: its position stays.
+    pub(super) fn handle_saying(&self, saying: &Saying, out: &mut Vec<u8>) -> Flow {
+        // A client of an event stream asks nothing, so it is owed no other answer.
+        if let (Phase::Streaming, Saying::Message(payload)) = (self.phase, saying) {
+            let mut event = Vec::with_capacity(payload.len() + 64);
+            event.extend_from_slice(b"event: fanfare.direct\n");
+            push_payload_lines(self.envelope, payload, &mut event);
+            event.push(b'\n');
+            self.push_body(&event, out);
+        }
+        self.flow()
+    }
+
     /// Ends the body. The client reconnects by itself; on shutdown it is told when.
     pub(super) fn handle_goodbye(
         &mut self,
-        goodbye: Goodbye,
+        goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
@@ -151,6 +165,11 @@ impl EventStream {
             Phase::Ended(_) => return self.flow(),
         }
         match goodbye {
+            Goodbye::Disconnect(farewell) => {
+                let mut event = Vec::with_capacity(128);
+                push_disconnect_event(farewell, &mut event);
+                self.push_body(&event, out);
+            }
             Goodbye::Idle | Goodbye::Overflow => {}
             Goodbye::Shutdown => {
                 let retry_ms = context.draw.below(context.config.drain.retry_ms);
@@ -182,6 +201,37 @@ impl EventStream {
             StreamBody::UntilClose => out.extend_from_slice(content),
         }
     }
+}
+
+/// Appends a payload as the data of an event.
+fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>) {
+    match (envelope, payload) {
+        (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
+            push_data_lines(text, event);
+        }
+        (Envelope::Data, Payload::Bytes(bytes)) => {
+            event.extend_from_slice(b"data: ");
+            push_base64(bytes, event);
+            event.push(b'\n');
+        }
+        (Envelope::Full, _) => {
+            event.extend_from_slice(b"data: {");
+            push_payload_field(payload, event);
+            event.extend_from_slice(b"}\n");
+        }
+    }
+}
+
+/// Appends the event that tells why a backend ends the stream, so that a page can stay away:
+/// `EventSource` would come back by itself.
+fn push_disconnect_event(farewell: &Farewell, event: &mut Vec<u8>) {
+    let code = farewell.code;
+    push_display(
+        &format_args!("event: fanfare.disconnect\ndata: {{\"code\":{code},\"reason\":"),
+        event,
+    );
+    push_json_string(&farewell.reason, event);
+    event.extend_from_slice(b"}\n\n");
 }
 
 /// Appends the event that tells a gap. It has no id, so the client's position stays.

@@ -20,6 +20,7 @@ pub use long_poll::LongPoll;
 pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
+use crate::dialogue::{Farewell, Saying};
 use crate::effect::{CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -122,7 +123,9 @@ pub enum Flow {
 
 /// Why the server ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goodbye {
+pub enum Goodbye<'a> {
+    /// The backend wants it ended.
+    Disconnect(&'a Farewell),
     /// The peer has been silent for too long.
     Idle,
     /// The peer is further behind than its quota.
@@ -131,11 +134,12 @@ pub enum Goodbye {
     Shutdown,
 }
 
-impl Goodbye {
+impl Goodbye<'_> {
     /// How the conn's end is counted.
     #[must_use]
     pub fn close_reason(self) -> CloseReason {
         match self {
+            Self::Disconnect(_) => CloseReason::Disconnected,
             Self::Idle => CloseReason::Idle,
             Self::Overflow => CloseReason::Overflow,
             Self::Shutdown => CloseReason::Shutdown,
@@ -232,10 +236,26 @@ impl Transport {
         }
     }
 
+    /// Tells the client what is for it alone. What is not for a transport's clients is passed over.
+    pub fn handle_saying(
+        &mut self,
+        saying: &Saying,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Flow {
+        if let Saying::Disconnect(farewell) = saying {
+            return self.handle_goodbye(Goodbye::Disconnect(farewell), out, context);
+        }
+        match self {
+            Self::EventStream(stream) => stream.handle_saying(saying, out),
+            Self::WebSocket(socket) => socket.handle_saying(saying, out, context),
+        }
+    }
+
     /// Ends the stream from our side.
     pub fn handle_goodbye(
         &mut self,
-        goodbye: Goodbye,
+        goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Flow {

@@ -83,6 +83,7 @@ impl<N: Net> Worker<N> {
             is_listed_to_flush: false,
             has_write_collected: false,
             is_closing: false,
+            is_held: false,
             socket,
             conn: Conn::new(self.now),
         });

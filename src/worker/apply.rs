@@ -3,7 +3,8 @@
 
 use super::Worker;
 use super::net::Net;
-use crate::effect::{Effect, Join};
+use crate::dialogue::ClientPublication;
+use crate::effect::{Effect, Join, Leave};
 use crate::hub::{JoinOutcome, Joined};
 use crate::id::ConnId;
 use crate::time::Deadline;
@@ -21,14 +22,22 @@ impl<N: Net> Worker<N> {
                 Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close(id, reason),
+                Effect::Count { channel, reference } => self.ask_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
-                Effect::Leave(leave) => {
-                    let was_subscribed = self.hub.unsubscribe(id.slot, &leave.channel);
-                    self.call(id, |conn, out, context| {
-                        conn.handle_left(&leave, was_subscribed, out, context);
-                    });
-                }
-                Effect::LeaveAll => self.hub.leave(id.slot),
+                Effect::Leave(leave) => self.leave(id, &leave),
+                Effect::LeaveAll { is_stream } => self.leave_all(id, is_stream),
+                Effect::Publish {
+                    channel,
+                    data,
+                    reference,
+                    audience,
+                } => self.publish_upstream(ClientPublication {
+                    from: self.name(id),
+                    channel,
+                    data,
+                    reference,
+                    audience,
+                }),
                 Effect::ShutdownWrite => {
                     if let Some(slot) = self.conns.get_mut(id.slot as usize) {
                         self.net.shutdown_write(&mut slot.socket);
@@ -64,6 +73,8 @@ impl<N: Net> Worker<N> {
             .collect();
         if self.poll_kind(id).is_some() {
             self.keep_gaps(id, join, &outcomes);
+        } else {
+            self.note_joined(id, join, &outcomes);
         }
         self.call(id, |conn, out, context| {
             conn.handle_joined(join, &outcomes, out, context);
@@ -71,6 +82,16 @@ impl<N: Net> Worker<N> {
         if self.hub.is_behind(id.slot) {
             self.list_to_serve(id);
         }
+    }
+
+    fn leave(&mut self, id: ConnId, leave: &Leave) {
+        let was_subscribed = self.hub.unsubscribe(id.slot, &leave.channel);
+        if was_subscribed {
+            self.note_left(id, &leave.channel);
+        }
+        self.call(id, |conn, out, context| {
+            conn.handle_left(leave, was_subscribed, out, context);
+        });
     }
 
     /// A poll is told of its gaps in its answer.

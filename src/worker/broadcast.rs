@@ -48,8 +48,11 @@ impl<N: Net> Worker<N> {
                 self.batch = None;
             }
             match self.parts.inbox.take()? {
+                Mail::Count { channel, receipt } => self.count(&channel, &receipt),
+                Mail::Direct(direct) => self.say(&direct),
                 Mail::Drain => self.start_draining(),
                 Mail::Publish(batch) => self.batch = Some((batch, 0)),
+                Mail::Watch(watch) => self.watch = watch,
             }
         }
     }
@@ -62,7 +65,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Confirms what arrived while this worker was ending, so that no feeder waits for it.
-    pub(super) fn confirm_the_rest(&mut self) {
+    #[doc(hidden)]
+    pub fn confirm_the_rest(&mut self) {
         while let Some(publication) = self.next_publication() {
             if publication
                 .receipt

@@ -1,14 +1,17 @@
 //! The one way into a worker: a bounded mailbox and a wake.
 //!
-//! The only thing handed between threads is a reference to publications that are already sequenced.
-//! A full inbox makes the feed wait: a worker that lags slows the feed, not the memory.
+//! Handed over are references to publications that are already sequenced and, in order with them,
+//! what a backend says to one conn or asks of the worker. A full inbox makes the feed wait: a
+//! worker that lags slows the feed, not the memory.
 
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::limits::INBOX_BATCHES_MAX;
-use crate::frame::Publication;
+use crate::dialogue::{Direct, Watch};
+use crate::frame::{Publication, Receipt};
+use crate::id::ChannelName;
 use crate::sys::wake::Wake;
 
 /// Publications in sequence order, without holes.
@@ -17,10 +20,21 @@ pub type Batch = Arc<[Arc<Publication>]>;
 /// What a worker is sent.
 #[derive(Debug)]
 pub enum Mail {
+    /// Say how many subscribers a channel has.
+    Count {
+        /// The channel.
+        channel: ChannelName,
+        /// Where to say it.
+        receipt: Arc<Receipt>,
+    },
+    /// Something for one conn.
+    Direct(Direct),
     /// Accept no more, tell everybody goodbye, end when nobody is left.
     Drain,
     /// Append these to the log and deliver them.
     Publish(Batch),
+    /// Report who comes to these channels and leaves them, from now on.
+    Watch(Arc<Watch>),
 }
 
 /// The sending end; the feed and the main thread hold one per worker.
@@ -56,6 +70,13 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
+    /// Mails that wait. For tests that must not wait themselves.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
+    }
+
     /// Hands over a mail; waits while the inbox is full.
     pub fn post(&self, mail: Mail) -> Posted {
         let posted = match self.sender.try_send(mail) {

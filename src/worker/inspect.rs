@@ -46,6 +46,13 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
+    /// Whether something is kept that the feed has no room for.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_upstream_behind(&self) -> bool {
+        self.parts.upstream.is_behind()
+    }
+
     fn check_conn(&self, id: ConnId) {
         let Some(slot) = self.conns.get(id.slot as usize) else {
             return;
@@ -63,7 +70,12 @@ impl<N: Net> Worker<N> {
             "{id:?} on the list to flush"
         );
         let head_bytes = self.parts.config.limits.request_head_bytes;
-        if slot.is_readable && slot.conn.read_bytes_max(head_bytes) > 0 {
+        assert_eq!(slot.is_held, self.held.contains(&id), "{id:?} is held");
+        assert!(
+            !slot.is_held || self.is_upstream_behind(),
+            "{id:?} is held for nothing"
+        );
+        if slot.is_readable && !slot.is_held && slot.conn.read_bytes_max(head_bytes) > 0 {
             assert!(is_in_read, "{id:?} could be read and is not listed");
         }
         if slot.is_writable && !slot.conn.outbox().is_empty() {

@@ -13,6 +13,7 @@ mod accept;
 mod answer;
 mod apply;
 mod broadcast;
+mod dialogue;
 mod expire;
 mod flush;
 pub mod inbox;
@@ -23,6 +24,7 @@ mod poll;
 mod read;
 mod reap;
 mod storm;
+pub mod upstream;
 pub mod walkers;
 
 use std::collections::VecDeque;
@@ -36,6 +38,7 @@ use crate::config::Config;
 use crate::config::limits::READ_BUFFER_BYTES;
 use crate::conn::Conn;
 use crate::deflate::Inflater;
+use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
@@ -48,6 +51,7 @@ use flush::Collected;
 use inbox::{Batch, Inbox};
 use net::{Net, Readiness, WriteOutcome};
 use storm::Storm;
+use upstream::Upstream;
 
 /// What a worker is made of.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub struct Parts {
     pub inbox: Inbox,
     /// Wakes the feed when a receipt is complete.
     pub feed: Arc<Wake>,
+    /// Where its reports go.
+    pub upstream: Upstream,
     /// The newest sequence number that the feed has given out.
     pub sequenced: Arc<AtomicU64>,
     /// Counts turns, so that somebody can see that the loop is alive.
@@ -88,6 +94,10 @@ pub struct Worker<N: Net> {
     to_flush: VecDeque<ConnId>,
     /// Conns to be freed at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
+    /// Conns that are not read until the feed has taken what they sent.
+    held: Vec<ConnId>,
+    /// Whose comings and goings are reported.
+    watch: Arc<Watch>,
     /// A batch of which only the first publications have been appended.
     batch: Option<(Batch, usize)>,
     /// The next publication cannot be appended before the walk over its channel has gone on.
@@ -118,6 +128,8 @@ struct Slot<S> {
     /// Whether it has a write in the batch that is being collected or done.
     has_write_collected: bool,
     is_closing: bool,
+    /// Whether it waits for the feed.
+    is_held: bool,
     socket: S,
     conn: Conn,
 }
@@ -189,6 +201,8 @@ impl<N: Net> Worker<N> {
             to_read: VecDeque::new(),
             to_flush: VecDeque::new(),
             to_reap: Vec::new(),
+            held: Vec::new(),
+            watch: Arc::default(),
             batch: None,
             is_batch_held: false,
             awaits_walk: false,
@@ -221,6 +235,7 @@ impl<N: Net> Worker<N> {
     /// One iteration of the loop.
     pub fn turn(&mut self) -> Turn {
         self.poll();
+        self.send_upstream();
         self.read();
         self.accept();
         self.broadcast();
@@ -316,7 +331,8 @@ impl<N: Net> Worker<N> {
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
-        if slot.is_readable && !slot.is_listed_to_read && slot.conn.read_bytes_max(head_bytes) > 0 {
+        let may_be_read = slot.is_readable && !slot.is_listed_to_read && !slot.is_held;
+        if may_be_read && slot.conn.read_bytes_max(head_bytes) > 0 {
             slot.is_listed_to_read = true;
             self.to_read.push_back(id);
         }

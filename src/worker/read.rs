@@ -57,7 +57,8 @@ impl<N: Net> Worker<N> {
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
-        if slot.generation != id.generation || slot.is_closing || !slot.is_readable {
+        let may_be_read = slot.is_readable && !slot.is_held && !slot.is_closing;
+        if slot.generation != id.generation || !may_be_read {
             return None;
         }
         let length = slot.conn.read_bytes_max(head_bytes).min(buffer.len());

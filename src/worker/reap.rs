@@ -12,11 +12,11 @@ impl<N: Net> Worker<N> {
         for (id, reason) in std::mem::take(&mut self.to_reap) {
             let slot = self.conns.remove(id.slot as usize);
             debug_assert_eq!(slot.generation, id.generation);
+            self.leave_all(id, slot.conn.is_stream());
             slot.conn.handle_closed(&self.parts.metrics);
             // A descriptor is free again for whoever waits to be accepted.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
-            self.hub.leave(id.slot);
             self.storm.note(self.now);
             self.parts.metrics.conns_open.decrement();
             self.parts.metrics.closed(reason).increment();

@@ -45,6 +45,11 @@ impl Feeder {
         answer["id"].as_str().unwrap().to_owned()
     }
 
+    /// Reads past one line.
+    pub(crate) fn skip_line(&mut self) {
+        self.0.skip_until(b'\n').unwrap();
+    }
+
     /// Whether the server has closed the connection.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.0.fill_buf().is_ok_and(<[u8]>::is_empty)

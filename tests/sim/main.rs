@@ -2,9 +2,9 @@
 //!
 //! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test --release
 //! --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A failure names
-//! its seed. [`world`] is a life, [`net`] the network, [`peer`] and [`link`] the clients, [`wire`]
-//! their parsers, [`model`] the truth, [`journey`] what it
-//! comes to for one client over all transports, [`check`] what must hold of the worker.
+//! its seed. [`world`] is a life, [`net`] the network, [`backend`] the feed, [`peer`] and [`link`]
+//! the clients, [`wire`] their parsers, [`model`] the truth, [`journey`] what it comes to for one
+//! client over all transports, [`check`] what must hold of the worker.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -17,6 +17,7 @@
     reason = "a test may panic and print, runs where usize has 64 bits, and keeps flags as flags"
 )]
 
+mod backend;
 mod check;
 mod journey;
 mod link;

@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::config::{Overflow, Retention};
+use fanfare::config::{ClientRules, Config, Overflow, Retention};
 use fanfare::frame::Publication;
-use fanfare::id::{Cursor, Epoch, Sequence};
+use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
+
+use crate::check;
 
 /// Everything that was published, and how far the worker is.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) channels_per_conn: usize,
     pub(crate) retry_ms: u64,
     pub(crate) heartbeat_ms: u64,
+    /// What the operator chose.
+    pub(crate) config: Arc<Config>,
     /// Compression is agreed to when it is offered.
     pub(crate) has_deflate: bool,
     /// The worker has been told to stop, so nobody can count on an answer.
@@ -47,6 +51,32 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// Nothing has been published yet.
+    pub(crate) fn new(epoch: Epoch, config: &Arc<Config>, channels: usize, now: Now) -> Self {
+        let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
+        let rules = names.iter().map(|name| check::rules(config, name));
+        Self {
+            epoch,
+            rules: rules.collect(),
+            is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
+            names,
+            publications: Vec::new(),
+            by_channel: vec![Vec::new(); channels],
+            head: 0,
+            evicted: vec![0; channels],
+            tail: 0,
+            now,
+            channels_per_conn: config.limits.channels_per_conn as usize,
+            retry_ms: config.drain.retry_ms,
+            heartbeat_ms: config.heartbeat.interval_ms,
+            has_deflate: config.deflate.enabled,
+            config: Arc::clone(config),
+            is_draining: false,
+            deliveries: 0,
+            gaps: 0,
+        }
+    }
+
     pub(crate) fn channel(&self, name: &str) -> usize {
         let found = self.names.iter().position(|known| known == name);
         found.unwrap_or_else(|| panic!("{name:?} is no channel"))
@@ -58,6 +88,12 @@ impl Facts {
             sequence: Sequence(sequence),
         };
         cursor.to_string()
+    }
+
+    /// What clients may do in a channel.
+    pub(crate) fn client_rules(&self, channel: usize) -> ClientRules {
+        let name = ChannelName::new(&self.names[channel]).expect("a name");
+        self.config.client_rules(&name)
     }
 
     /// The sequence number in an id that the server sent.

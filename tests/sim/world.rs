@@ -8,15 +8,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fanfare::config::{Config, Namespace, Overflow};
+use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
 
+use crate::backend::Backend;
 use crate::check::{self, Checker, Debts};
 use crate::model::Facts;
 use crate::net::{FakeNet, Faults, Sabotage};
@@ -53,6 +55,7 @@ pub(crate) struct World {
     sequenced: Arc<AtomicU64>,
     facts: Facts,
     checker: Checker,
+    backend: Backend,
     peers: Vec<Peer>,
     random: fastrand::Rng,
     /// Sequenced and not yet posted.
@@ -83,6 +86,10 @@ impl World {
         let crowd = if random.u32(0..8) == 0 { 60 } else { 12 };
         let peers = (0..random.u64(2..=crowd)).map(|number| Peer::new(number, &mut random, now_us));
         let peers = peers.collect();
+        let feed_wake = Arc::new(Wake::new().expect("a descriptor"));
+        let wake = Arc::new(Wake::new().expect("a descriptor"));
+        let (mut ends, reports) = upstream(&[wake], &feed_wake);
+        let backend = Backend::new(reports, &mailbox, &mut random);
         let worker = Worker::new(
             net,
             Parts {
@@ -91,40 +98,22 @@ impl World {
                 config: Arc::clone(&config),
                 metrics: Arc::clone(&metrics),
                 inbox,
-                feed: Arc::new(Wake::new().expect("a descriptor")),
+                feed: feed_wake,
+                upstream: ends.remove(0),
                 sequenced: Arc::clone(&sequenced),
                 pulse: Arc::default(),
                 conns_max: if is_crowded { 3 } else { 1000 },
             },
         );
-        let channels = random.usize(1..=6);
-        let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
-        let rules = names.iter().map(|name| check::rules(&config, name));
+        let facts = Facts::new(epoch, &config, random.usize(1..=6), Now(now_us));
         Self {
             worker,
             mailbox,
             metrics,
             sequenced,
-            facts: Facts {
-                epoch,
-                rules: rules.collect(),
-                is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
-                names,
-                publications: Vec::new(),
-                by_channel: vec![Vec::new(); channels],
-                head: 0,
-                evicted: vec![0; channels],
-                tail: 0,
-                now: Now(now_us),
-                channels_per_conn: config.limits.channels_per_conn as usize,
-                retry_ms: config.drain.retry_ms,
-                heartbeat_ms: config.heartbeat.interval_ms,
-                has_deflate: config.deflate.enabled,
-                is_draining: false,
-                deliveries: 0,
-                gaps: 0,
-            },
+            facts,
             checker: Checker::default(),
+            backend,
             peers,
             waiting: VecDeque::new(),
             posted: VecDeque::new(),
@@ -153,6 +142,8 @@ impl World {
             self.drain_in_peace();
         }
         check::at_the_end(&self.worker, &self.metrics);
+        self.worker.confirm_the_rest();
+        self.backend.check_end(!self.worker.is_upstream_behind());
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
         }
@@ -193,9 +184,12 @@ impl World {
             if !is_late && self.random.u32(0..3) > 0 {
                 self.post();
             }
+            let random = &mut self.random;
+            self.backend.be_chaotic(&self.mailbox, random);
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
         }
+        self.backend.calm_down();
     }
 
     /// The network becomes perfect, and peers do nothing wrong from now on.
@@ -241,7 +235,7 @@ impl World {
     }
 
     fn drain(&mut self) {
-        while !self.waiting.is_empty() && self.posted.len() < BATCHES_MAX {
+        while !self.waiting.is_empty() && self.mailbox.waiting() < BATCHES_MAX {
             self.post();
         }
         self.facts.is_draining = true;
@@ -301,6 +295,11 @@ impl World {
         for peer in &mut self.peers {
             let net = self.worker.net_mut();
             peer.act(net, &mut self.facts, &mut self.random);
+        }
+        let broadcasts = self.backend.turn(&self.mailbox, &mut self.random);
+        for channel in broadcasts {
+            let channel = self.facts.channel(channel.as_str());
+            self.sequence(channel, 10, None);
         }
         let awake = self.peers.iter().filter(|peer| peer.is_awake());
         let next = awake.map(|peer| peer.next_us).min();
@@ -381,7 +380,7 @@ impl World {
 
     /// Hands the worker a batch, if its inbox has room.
     fn post(&mut self) {
-        if self.waiting.is_empty() || self.posted.len() >= BATCHES_MAX {
+        if self.waiting.is_empty() || self.mailbox.waiting() >= BATCHES_MAX {
             return;
         }
         let count = self.random.usize(1..=self.waiting.len());
@@ -455,6 +454,10 @@ fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
             overflow: overflow.map(|choice| {
                 [Overflow::Skip, Overflow::Close, Overflow::Conflate][choice as usize - 1]
             }),
+            client_publish: pick(&[0, 1, 1, 2], 2).map(|choice| {
+                [ClientPublish::Broadcast, ClientPublish::Consume][choice as usize - 1]
+            }),
+            client_presence: pick(&[0, 1], 1).map(|_| true),
         });
     }
 }

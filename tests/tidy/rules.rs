@@ -26,8 +26,8 @@ pub(crate) enum Layer {
     Shell,
 }
 
-const WORDS: &[&str] = &["deflate", "effect", "id", "metrics", "time"];
-const PURE: &[&str] = &["frame", "http", "hub", "tls", "transport"];
+const WORDS: &[&str] = &["deflate", "effect", "id", "metrics", "pattern", "time"];
+const PURE: &[&str] = &["dialogue", "frame", "http", "hub", "tls", "transport"];
 const SHELL: &[&str] = &[
     "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",
 ];

@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::effect::{Context, Reference};
-use crate::frame::envelope::{push_display, push_json_string};
+use crate::frame::Payload;
+use crate::frame::envelope::{push_display, push_json_string, push_payload_field};
 use crate::frame::websocket::{Opcode, push_header};
 use crate::hub::Gap;
-use crate::id::{ChannelName, ChannelNameError, Cursor, Since};
+use crate::id::{ChannelName, ChannelNameError, ConnName, Cursor, Since};
 use crate::transport::push_gap_fields;
 
 /// A command with the client's own mark on it.
@@ -29,6 +30,13 @@ pub(super) struct Command {
 pub(super) enum Action {
     /// An answer, for clients whose API hides the protocol's own ping.
     Ping,
+    /// To know how many subscribers a channel has.
+    Presence { channel: ChannelName },
+    /// To publish a JSON text.
+    Publish {
+        channel: ChannelName,
+        data: Box<str>,
+    },
     /// To be served a channel.
     Subscribe { channel: ChannelName, since: Since },
     /// To be served a channel no more.
@@ -58,15 +66,23 @@ pub(super) enum Refusal {
     BadReference,
     #[error("a command is a text message")]
     BinaryMessage,
+    #[error("too much waits already; try again later")]
+    Busy,
     #[error("channel is missing or not a string")]
     ChannelMissing,
+    #[error("data is missing")]
+    DataMissing,
+    #[error("no backend takes what is published there")]
+    NoConsumer,
     #[error("not allowed on this server")]
     NotAllowed,
     #[error("the conn is not subscribed to the channel")]
     NotSubscribed,
     #[error("the conn has as many channels as it may have")]
     TooManyChannels,
-    #[error("type is not one of auth, ping, publish, subscribe, unsubscribe")]
+    #[error("it could not be stored; try again later")]
+    Unavailable,
+    #[error("type is not one of auth, ping, presence, publish, subscribe, unsubscribe")]
     UnknownType,
 }
 
@@ -79,9 +95,13 @@ impl Refusal {
             Self::BadJson => "bad_json",
             Self::BadReference => "bad_ref",
             Self::BinaryMessage => "binary_message",
+            Self::Busy => "busy",
+            Self::DataMissing => "bad_payload",
+            Self::NoConsumer => "no_consumer",
             Self::NotAllowed => "not_allowed",
             Self::NotSubscribed => "not_subscribed",
             Self::TooManyChannels => "too_many_channels",
+            Self::Unavailable => "unavailable",
             Self::UnknownType => "unknown_type",
         }
     }
@@ -95,6 +115,8 @@ struct Fields<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     channel: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
     #[serde(borrow)]
     since: Option<&'a RawValue>,
     #[serde(borrow, rename = "ref")]
@@ -127,8 +149,15 @@ pub(super) fn parse(text: &str) -> Result<Command, Refused> {
 fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
     let kind = fields.kind.and_then(parse_string);
     match kind.as_deref() {
-        Some("auth" | "publish") => Err(Refusal::NotAllowed),
+        Some("auth") => Err(Refusal::NotAllowed),
         Some("ping") => Ok(Action::Ping),
+        Some("presence") => Ok(Action::Presence {
+            channel: parse_channel(fields)?,
+        }),
+        Some("publish") => Ok(Action::Publish {
+            channel: parse_channel(fields)?,
+            data: Box::from(fields.data.ok_or(Refusal::DataMissing)?.get()),
+        }),
         Some("subscribe") => Ok(Action::Subscribe {
             channel: parse_channel(fields)?,
             since: parse_since(fields),
@@ -157,12 +186,15 @@ fn parse_string(json: &RawValue) -> Option<String> {
 
 /// Appends the first message of a conn: its name and how often it hears from us.
 pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
-    let conn = context.conn;
+    let name = ConnName {
+        worker: context.worker,
+        conn: context.conn,
+    };
     push_message("welcome", None, out, |out| {
         push_display(
             &format_args!(
-                ",\"conn\":\"{}-{}-{}\",\"heartbeat_ms\":{}",
-                context.worker, conn.slot, conn.generation, context.config.heartbeat.interval_ms
+                ",\"conn\":\"{name}\",\"heartbeat_ms\":{}",
+                context.config.heartbeat.interval_ms
             ),
             out,
         );
@@ -183,6 +215,40 @@ pub(super) fn push_subscribed(
             &format_args!(",\"id\":\"{position}\",\"recovered\":{is_recovered}"),
             out,
         );
+    });
+}
+
+/// Appends that a command has been carried out; with the id of what was published, if there is one.
+/// Without a reference nobody could tell which command is meant, so nothing is said.
+pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &mut Vec<u8>) {
+    if reference.is_none() {
+        return;
+    }
+    push_message("ok", reference, out, |out| {
+        if let Some(id) = id {
+            push_display(&format_args!(",\"id\":\"{id}\""), out);
+        }
+    });
+}
+
+/// Appends what a backend says to this conn alone.
+pub(super) fn push_direct(payload: &Payload, out: &mut Vec<u8>) {
+    push_message("direct", None, out, |out| {
+        out.push(b',');
+        push_payload_field(payload, out);
+    });
+}
+
+/// Appends how many subscribers a channel has.
+pub(super) fn push_presence(
+    channel: &ChannelName,
+    subscribers: u64,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+) {
+    push_message("presence", reference, out, |out| {
+        push_channel(channel, out);
+        push_display(&format_args!(",\"subscribers\":{subscribers}"), out);
     });
 }
 
@@ -345,8 +411,8 @@ mod tests {
                 one(),
             ),
             (
-                r#"{"type":"publish","channel":"c","data":{},"ref":1}"#,
-                "not_allowed",
+                r#"{"type":"publish","channel":"c","ref":1}"#,
+                "bad_payload",
                 one(),
             ),
             (r#"{"type":"subscribe","ref":1}"#, "bad_channel", one()),

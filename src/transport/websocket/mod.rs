@@ -23,9 +23,10 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use crate::dialogue::{Published, Saying};
 use crate::effect::{CloseReason, Context, Join, Leave, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
-use crate::frame::{Envelope, FrameKind};
+use crate::frame::{Envelope, FrameKind, Payload};
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::transport::{Flow, Goodbye};
@@ -155,6 +156,40 @@ impl WebSocket {
         }
     }
 
+    pub(super) fn handle_saying(
+        &self,
+        saying: &Saying,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) -> Flow {
+        match (saying, self.envelope) {
+            (Saying::Message(payload), Envelope::Full) => message::push_direct(payload, out),
+            (Saying::Message(payload), Envelope::Data) => {
+                let (opcode, bytes) = match payload {
+                    Payload::Bytes(bytes) => (Opcode::Binary, &**bytes),
+                    Payload::Json(text) | Payload::Text(text) => (Opcode::Text, text.as_bytes()),
+                };
+                push_frame(opcode, bytes, out);
+            }
+            (
+                Saying::Counted {
+                    channel,
+                    subscribers,
+                    reference,
+                },
+                Envelope::Full,
+            ) => {
+                message::push_presence(channel, *subscribers, reference.as_ref(), out);
+            }
+            (Saying::Published { outcome, reference }, Envelope::Full) => {
+                push_published(*outcome, reference.as_ref(), out, context);
+            }
+            (Saying::Counted { .. } | Saying::Published { .. }, Envelope::Data)
+            | (Saying::Disconnect(_), _) => {}
+        }
+        self.flow()
+    }
+
     pub(super) fn handle_heartbeat(&self, out: &mut Vec<u8>, context: &Context<'_>) {
         if self.phase == Phase::Open {
             push_frame(Opcode::Ping, &[], out);
@@ -169,12 +204,15 @@ impl WebSocket {
 
     pub(super) fn handle_goodbye(
         &mut self,
-        goodbye: Goodbye,
+        goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
         if self.phase == Phase::Open {
             match goodbye {
+                Goodbye::Disconnect(farewell) => {
+                    close::push_close(farewell.code, &farewell.reason, out);
+                }
                 Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
                 Goodbye::Shutdown => {
@@ -212,6 +250,26 @@ impl WebSocket {
             self.pending = None;
         }
     }
+}
+
+/// Tells a client what became of what it published. Success is told to whoever can tell what it
+/// was that succeeded.
+fn push_published(
+    outcome: Published,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+    context: &Context<'_>,
+) {
+    let refusal = match outcome {
+        Published::Broadcast(id) => {
+            return message::push_ok(Some(id), reference, out);
+        }
+        Published::Consumed => return message::push_ok(None, reference, out),
+        Published::Busy => Refusal::Busy,
+        Published::NoConsumer => Refusal::NoConsumer,
+        Published::Refused => Refusal::Unavailable,
+    };
+    refuse(refusal, reference, out, context);
 }
 
 fn refuse(

@@ -14,9 +14,10 @@ use super::pending::{Keep, MessageKind, PartialFrame, PartialMessage, Pending};
 use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
 use super::{Compression, Phase, WebSocket, refuse};
+use crate::config::ClientPublish;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::deflate::{InflateError, deflated_bytes_max};
-use crate::effect::{CloseReason, Context, Effect, Join, Leave, Origin};
+use crate::effect::{Audience, CloseReason, Context, Effect, Join, Leave, Origin};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::transport::Flow;
 
@@ -359,6 +360,27 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
     let reference = command.reference;
     match command.action {
         Action::Ping => message::push_pong(reference.as_ref(), out),
+        Action::Presence { channel } => {
+            if !context.config.client_rules(&channel).presence {
+                return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+            }
+            context.ask(Effect::Count { channel, reference });
+        }
+        Action::Publish { channel, data } => {
+            let audience = match context.config.client_rules(&channel).publish {
+                ClientPublish::Off => {
+                    return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+                }
+                ClientPublish::Broadcast => Audience::Subscribers,
+                ClientPublish::Consume => Audience::Consumers,
+            };
+            context.ask(Effect::Publish {
+                channel,
+                data,
+                reference,
+                audience,
+            });
+        }
         Action::Subscribe { channel, since } => context.ask(Effect::Join(Join {
             channels: vec![channel],
             since,

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::effect::Effect;
+use crate::config::{ClientPublish, Namespace};
+use crate::effect::{Audience, Effect};
 use crate::hub::{GapCause, Joined};
 use crate::id::Since;
 use crate::transport::Transport;
@@ -208,6 +209,96 @@ fn refused_command_is_answered_and_counted_and_does_not_end_the_conn() {
         })
         .collect();
     assert_eq!(codes, ["not_allowed", "bad_json", "binary_message"]);
+}
+
+#[test]
+fn publishing_and_counting_are_asked_of_the_feed_where_the_namespace_allows_it() {
+    let mut world = World::default();
+    world.config.namespace.push(Namespace {
+        pattern: "c".into(),
+        client_publish: Some(ClientPublish::Consume),
+        client_presence: Some(true),
+        ..Namespace::default()
+    });
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
+    let commands = [
+        &br#"{"type":"publish","channel":"c","data":{"x": 1},"ref":3}"#[..],
+        br#"{"type":"presence","channel":"c"}"#,
+        br#"{"type":"publish","channel":"c"}"#,
+        br#"{"type":"presence","channel":"d"}"#,
+    ];
+    let mut input = commands.map(|command| frame(0x81, command)).concat();
+    let mut out = Vec::new();
+    let flow = socket.handle_bytes(&mut input, &mut out, &mut world.context());
+    assert_eq!(flow, Flow::Open);
+    let expected = [
+        Effect::Publish {
+            channel: channel("c"),
+            data: "{\"x\": 1}".into(),
+            reference: Reference::from_json("3"),
+            audience: Audience::Consumers,
+        },
+        Effect::Count {
+            channel: channel("c"),
+            reference: None,
+        },
+    ];
+    assert_eq!(world.effects, expected);
+    let refused: Vec<String> = server_frames(&out)
+        .into_iter()
+        .map(|(_, payload)| String::from_utf8(payload).unwrap())
+        .collect();
+    assert!(refused[0].contains("bad_payload"), "{refused:?}");
+    assert!(refused[1].contains("not_allowed"), "{refused:?}");
+    assert_eq!(refused.len(), 2);
+}
+
+#[test]
+fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
+    let mut world = World::default();
+    let reference = Reference::from_json("1");
+    let published = |outcome| Saying::Published {
+        outcome,
+        reference: reference.clone(),
+    };
+    let sayings = [
+        Saying::Message(Payload::Json("[1]".into())),
+        published(Published::Broadcast(cursor(7))),
+        published(Published::Consumed),
+        Saying::Published {
+            outcome: Published::Consumed,
+            reference: None,
+        },
+        published(Published::Busy),
+        Saying::Counted {
+            channel: channel("c"),
+            subscribers: 2,
+            reference: reference.clone(),
+        },
+    ];
+    let said = |envelope, world: &mut World| {
+        let socket = WebSocket::new(envelope, Compression::None);
+        let mut out = Vec::new();
+        for saying in &sayings {
+            let flow = socket.handle_saying(saying, &mut out, &world.context());
+            assert_eq!(flow, Flow::Open);
+        }
+        let texts = server_frames(&out).into_iter();
+        let texts = texts.map(|(_, payload)| String::from_utf8(payload).unwrap());
+        texts.collect::<Vec<_>>()
+    };
+    let expected = [
+        r#"{"type":"direct","data":[1]}"#,
+        r#"{"type":"ok","id":"000000000abc-7","ref":1}"#,
+        r#"{"type":"ok","ref":1}"#,
+        concat!(
+            r#"{"type":"error","code":"busy","#,
+            r#""message":"too much waits already; try again later","ref":1}"#
+        ),
+        r#"{"type":"presence","channel":"c","subscribers":2,"ref":1}"#,
+    ];
+    assert_eq!(said(Envelope::Full, &mut world), expected);
+    assert_eq!(said(Envelope::Data, &mut world), ["[1]"]);
 }
 
 #[test]
@@ -554,7 +645,7 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
 
 /// What a client says in the property tests.
 #[derive(Clone, Debug)]
-enum Saying {
+enum Uttered {
     /// A ping command in this many fragments, with a ping of the protocol after each but the last.
     Command { reference: u32, fragments: usize },
     /// Bytes, which are no command.
@@ -565,7 +656,7 @@ enum Saying {
     Pong(Vec<u8>),
 }
 
-impl Saying {
+impl Uttered {
     fn strategy() -> impl Strategy<Value = Self> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..126);
         prop_oneof![
@@ -640,7 +731,7 @@ pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
 proptest! {
     #[test]
     fn any_cut_of_any_valid_conversation_is_read_as_a_naive_reader_would(
-        sayings in proptest::collection::vec(Saying::strategy(), 0..12),
+        sayings in proptest::collection::vec(Uttered::strategy(), 0..12),
         key in any::<[u8; 4]>(),
         places in proptest::collection::vec(any::<usize>(), 0..20),
     ) {

@@ -9,6 +9,7 @@ mod speech;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use fanfare::config::ClientPublish;
 use fanfare::frame::{Encoder, Envelope, FrameKind};
 
 use crate::model::{Ask, Facts, Ledger, Seen, Told, check_start};
@@ -55,6 +56,8 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, Debug)]
 enum Command {
     Ping,
+    Presence { channel: usize },
+    Publish { channel: usize },
     Subscribe { channel: usize, ask: Ask, at: u64 },
     Unsubscribe { channel: usize },
 }
@@ -65,6 +68,9 @@ pub(crate) enum Goodbye {
     Close { code: u16, reason: String },
     LastChunk,
 }
+
+/// With which the simulated backend ends conns.
+pub(crate) const DISCONNECT_CODE: u16 = 4242;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -111,6 +117,8 @@ pub(crate) struct Link {
     next_reference: u64,
     /// Commands that cannot be answered by name.
     nameless: u32,
+    /// The last that a backend said to it alone.
+    last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
     polls: poll::Polls,
@@ -173,6 +181,7 @@ impl Link {
             commands: BTreeMap::new(),
             next_reference: 0,
             nameless: 0,
+            last_direct: 0,
             pings: VecDeque::new(),
             responses_awaited: 0,
             polls: poll::Polls::default(),
@@ -429,6 +438,10 @@ impl Link {
                 }
                 _ if self.ledger.is_blind => {
                     let text = String::from_utf8_lossy(payload);
+                    if text.starts_with("direct-") {
+                        self.handle_direct(&text);
+                        return frame.whole.len();
+                    }
                     let sequence = text.split('.').next().and_then(|text| text.parse().ok());
                     let sequence = sequence.unwrap_or_else(|| panic!("what is {text:?}"));
                     self.deliver(sequence, whole, facts);
@@ -467,6 +480,7 @@ impl Link {
         }
         let is_known = match code {
             1001 | 1012 | 4100 => true,
+            DISCONNECT_CODE => true,
             1002 | 1007 | 1009 => self.is_spoiled,
             1000 => self.has_said_close,
             _ => false,
@@ -516,6 +530,12 @@ impl Link {
             }
             ("gap", None) => self.handle_gap(&told(&json, facts), facts),
             ("pong", Some(Command::Ping)) => {}
+            ("ok", Some(Command::Publish { .. })) => {}
+            ("presence", Some(Command::Presence { channel: asked })) => {
+                assert_eq!(channel(), asked);
+                assert!(json["subscribers"].is_u64(), "{json}");
+            }
+            ("direct", None) => self.handle_direct(&text("text").expect("a text")),
             ("error", command) => self.handle_error(&json, command, facts),
             (kind, command) => panic!("{kind} to {command:?}: {json}"),
         }
@@ -596,8 +616,31 @@ impl Link {
                 assert!(self.nameless > 0 || self.is_spoiled, "{json}");
                 self.nameless = self.nameless.saturating_sub(1);
             }
+            ("not_allowed", Some(Command::Presence { channel })) => {
+                assert!(!facts.client_rules(channel).presence, "{json}");
+            }
+            ("not_allowed", Some(Command::Publish { channel })) => {
+                let rule = facts.client_rules(channel).publish;
+                assert_eq!(rule, ClientPublish::Off, "{json}");
+            }
+            ("no_consumer", Some(Command::Publish { channel })) => {
+                let rule = facts.client_rules(channel).publish;
+                assert_eq!(rule, ClientPublish::Consume, "{json}");
+            }
             (_, command) => panic!("{json} to {command:?}"),
         }
+    }
+
+    /// A backend speaks to one conn in order, and nothing of it is lost before its end.
+    fn handle_direct(&mut self, text: &str) {
+        let number = text.strip_prefix("direct-").and_then(|n| n.parse().ok());
+        let number = number.unwrap_or_else(|| panic!("what is {text:?}"));
+        assert!(
+            number > self.last_direct,
+            "{number} after {}",
+            self.last_direct
+        );
+        self.last_direct = number;
     }
 
     fn take_event_stream(&mut self, has_gap: bool, facts: &mut Facts) -> usize {
@@ -651,6 +694,18 @@ impl Link {
                 "retry: {retry}"
             );
             self.retries += 1;
+        }
+        match block_field(block, "event") {
+            Some("fanfare.direct") => {
+                let data = block_field(block, "data").expect("data");
+                let text = match data.strip_prefix("{\"text\":\"") {
+                    Some(full) => full.strip_suffix("\"}").expect("an object"),
+                    None => data,
+                };
+                return self.handle_direct(text);
+            }
+            Some("fanfare.disconnect") => return,
+            _ => {}
         }
         if block_field(block, "event") == Some("fanfare.gap") {
             let data = block_field(block, "data").expect("a gap's data");

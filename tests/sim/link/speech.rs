@@ -141,6 +141,21 @@ impl Link {
                 self.say_message(0x81, texts[random.usize(0..4)].as_bytes(), random);
                 self.nameless += 1;
             }
+            35..41 => {
+                let channel = random.usize(0..facts.names.len());
+                let name = &facts.names[channel];
+                let (head, command) = match random.bool() {
+                    true => (
+                        format!("{{\"type\":\"publish\",\"channel\":\"{name}\",\"data\":[1,\n2]"),
+                        Command::Publish { channel },
+                    ),
+                    false => (
+                        format!("{{\"type\":\"presence\",\"channel\":\"{name}\""),
+                        Command::Presence { channel },
+                    ),
+                };
+                self.say_command(&head, command, random);
+            }
             34..35 => {
                 self.say_message(0x82, &[0xff, 0], random);
                 self.nameless += 1;

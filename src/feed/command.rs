@@ -1,0 +1,291 @@
+//! One JSON object of a feeder: a publication, or a command about conns.
+//!
+//! Pure. A command is told by its key: `consume`, `disconnect`, `presence` or `send`. Everything
+//! that can be wrong with one is found here; who carries it out is [`super::feeder`]'s business.
+
+use std::borrow::Cow;
+
+use super::draft::{self, Draft, NameCache};
+use super::fields::{Fields, Names};
+use super::refusal::{Key, Keys, Refusal};
+use crate::config::limits::{CLOSE_REASON_BYTES_MAX, CONSUME_PATTERNS_MAX};
+use crate::dialogue::Farewell;
+use crate::frame::Payload;
+use crate::id::{ChannelName, ConnName};
+use crate::pattern::Pattern;
+
+/// The close code for a conn of which the backend says nothing else (RFC 6455, 7.4.1: policy).
+const CODE: u16 = 1008;
+
+const CONSUME: Keys = Keys::of(&[Key::Ack, Key::Consume, Key::Notices]);
+const DISCONNECT: Keys = Keys::of(&[Key::Ack, Key::Code, Key::Disconnect, Key::Reason]);
+const PRESENCE: Keys = Keys::of(&[Key::Ack, Key::Presence]);
+const PUBLISH: Keys = Keys::of(&[
+    Key::Ack,
+    Key::Base64,
+    Key::Channel,
+    Key::Data,
+    Key::Dedupe,
+    Key::Event,
+    Key::Key,
+    Key::Text,
+    Key::TtlMs,
+]);
+const SEND: Keys = Keys::of(&[Key::Ack, Key::Base64, Key::Data, Key::Send, Key::Text]);
+
+/// What one object asks for.
+#[derive(Debug, PartialEq)]
+pub enum Line {
+    /// Something about conns.
+    Command(Box<Command>),
+    /// Publications.
+    Publish(Draft),
+}
+
+/// What a backend may ask for.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// To be told what clients publish and, with notices, who comes and goes. Replaces what was
+    /// asked for before; without patterns it ends.
+    Consume {
+        /// In which channels.
+        patterns: Vec<Pattern>,
+        /// Whether comings and goings are told.
+        notices: bool,
+    },
+    /// To end one conn.
+    Disconnect {
+        /// Which.
+        conn: ConnName,
+        /// What its client is told.
+        farewell: Farewell,
+    },
+    /// To count subscribers.
+    Presence(Vec<ChannelName>),
+    /// To tell one conn something.
+    Send {
+        /// Which.
+        conn: ConnName,
+        /// What.
+        payload: Payload,
+    },
+}
+
+impl Line {
+    /// Reads one JSON object, and whether it asks for an answer.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn from_json(json: &str, names: &mut NameCache) -> Result<(Self, bool), Refusal> {
+        let fields = Fields::from_json(json)?;
+        let wants_ack = fields.ack == Some(true);
+        let line = match Command::from_fields(&fields, names)? {
+            Some(command) => Self::Command(Box::new(command)),
+            None => {
+                fields.only(PUBLISH)?;
+                Self::Publish(Draft::from_fields(&fields, names)?)
+            }
+        };
+        Ok((line, wants_ack))
+    }
+}
+
+/// Reads one JSON object where only a publication can stand, and whether it asks for an answer.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn publication(json: &str, names: &mut NameCache) -> Result<(Draft, bool), Refusal> {
+    match Line::from_json(json, names)? {
+        (Line::Publish(draft), wants_ack) => Ok((draft, wants_ack)),
+        (Line::Command(command), _) => Err(Refusal::unknown_key(&command.key().to_string())),
+    }
+}
+
+impl Command {
+    fn key(&self) -> Key {
+        match self {
+            Self::Consume { .. } => Key::Consume,
+            Self::Disconnect { .. } => Key::Disconnect,
+            Self::Presence(_) => Key::Presence,
+            Self::Send { .. } => Key::Send,
+        }
+    }
+
+    fn from_fields(fields: &Fields<'_>, names: &mut NameCache) -> Result<Option<Self>, Refusal> {
+        if let Some(patterns) = &fields.consume {
+            fields.only(CONSUME)?;
+            let notices = fields.notices == Some(true);
+            let patterns = read_patterns(patterns)?;
+            return Ok(Some(Self::Consume { patterns, notices }));
+        }
+        if let Some(conn) = &fields.disconnect {
+            fields.only(DISCONNECT)?;
+            let conn = read_conn(Key::Disconnect, conn)?;
+            let farewell = read_farewell(fields)?;
+            return Ok(Some(Self::Disconnect { conn, farewell }));
+        }
+        if let Some(channels) = &fields.presence {
+            fields.only(PRESENCE)?;
+            let channels = draft::channels(Some(channels), names)?;
+            return Ok(Some(Self::Presence(channels.as_slice().to_vec())));
+        }
+        if let Some(conn) = &fields.send {
+            fields.only(SEND)?;
+            let conn = read_conn(Key::Send, conn)?;
+            let payload = draft::payload(fields)?;
+            return Ok(Some(Self::Send { conn, payload }));
+        }
+        Ok(None)
+    }
+}
+
+fn read_conn(key: Key, text: &str) -> Result<ConnName, Refusal> {
+    text.parse().map_err(|_no_name| Refusal::BadConn(key))
+}
+
+fn read_patterns(texts: &Names<'_>) -> Result<Vec<Pattern>, Refusal> {
+    let texts: &[Cow<'_, str>] = match texts {
+        Names::One(text) => std::slice::from_ref(text),
+        Names::Many(texts) => texts,
+    };
+    if texts.len() > CONSUME_PATTERNS_MAX {
+        return Err(Refusal::TooManyPatterns);
+    }
+    let patterns = texts.iter().map(|text| Pattern::new(text));
+    let patterns: Result<_, _> = patterns.collect();
+    patterns.map_err(|_fault| Refusal::BadPattern)
+}
+
+fn read_farewell(fields: &Fields<'_>) -> Result<Farewell, Refusal> {
+    let code = fields.code.map_or(Ok(CODE), u16::try_from);
+    let code = code.ok().filter(|code| is_allowed(*code));
+    let reason = fields.reason.as_deref().unwrap_or_default();
+    if reason.len() > CLOSE_REASON_BYTES_MAX {
+        return Err(Refusal::TooLong {
+            key: Key::Reason,
+            limit: CLOSE_REASON_BYTES_MAX,
+            got: reason.len(),
+        });
+    }
+    Ok(Farewell {
+        code: code.ok_or(Refusal::BadCode)?,
+        reason: Box::from(reason),
+    })
+}
+
+/// Whether a backend may close with a code: those that say something about the client's protocol
+/// are ours.
+fn is_allowed(code: u16) -> bool {
+    matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ConnId;
+
+    fn read(json: &str) -> Result<Line, Refusal> {
+        let read = Line::from_json(json, &mut NameCache::default());
+        read.map(|(line, _wants_ack)| line)
+    }
+
+    fn command(json: &str) -> Command {
+        match read(json) {
+            Ok(Line::Command(command)) => *command,
+            other => panic!("{json} is {other:?}"),
+        }
+    }
+
+    fn conn() -> ConnName {
+        ConnName {
+            worker: 1,
+            conn: ConnId {
+                slot: 2,
+                generation: 3,
+            },
+        }
+    }
+
+    #[test]
+    fn commands_are_told_by_their_key() {
+        let patterns = vec![Pattern::new("chat:*").unwrap(), Pattern::new("a").unwrap()];
+        let consume = Command::Consume {
+            patterns,
+            notices: true,
+        };
+        let json = r#"{"consume":["chat:*","a"],"notices":true}"#;
+        assert_eq!(command(json), consume);
+        let farewell = Farewell {
+            code: 4003,
+            reason: "gone".into(),
+        };
+        assert_eq!(
+            command(r#"{"disconnect":"1-2-3","code":4003,"reason":"gone"}"#),
+            Command::Disconnect {
+                conn: conn(),
+                farewell
+            }
+        );
+        let Command::Disconnect { farewell, .. } = command(r#"{"disconnect":"1-2-3"}"#) else {
+            panic!("no disconnect")
+        };
+        assert_eq!((farewell.code, &*farewell.reason), (1008, ""));
+        let payload = Payload::Json("{\"a\":1}".into());
+        assert_eq!(
+            command(r#"{"data":{"a" : 1},"send":"1-2-3"}"#),
+            Command::Send {
+                conn: conn(),
+                payload
+            }
+        );
+        let names = ["a", "b"].map(|name| ChannelName::new(name).unwrap());
+        let presence = Command::Presence(names.to_vec());
+        assert_eq!(command(r#"{"presence":["a","b"]}"#), presence);
+        assert!(matches!(
+            read(r#"{"channel":"a","data":1}"#),
+            Ok(Line::Publish(_))
+        ));
+    }
+
+    #[test]
+    fn refusals_of_commands_have_the_codes_of_the_contract() {
+        let many = vec!["\"a\""; CONSUME_PATTERNS_MAX + 1].join(",");
+        let long = "x".repeat(CLOSE_REASON_BYTES_MAX + 1);
+        for (json, expected) in [
+            (r#"{"consume":5}"#.to_owned(), "bad_value"),
+            (r#"{"consume":["a b"]}"#.to_owned(), "bad_value"),
+            (format!("{{\"consume\":[{many}]}}"), "too_many_patterns"),
+            (r#"{"consume":"a","data":1}"#.to_owned(), "unknown_key"),
+            (r#"{"send":"1-2","data":1}"#.to_owned(), "bad_value"),
+            (r#"{"send":"1-2-3"}"#.to_owned(), "bad_payload"),
+            (
+                r#"{"send":"1-2-3","data":1,"channel":"a"}"#.to_owned(),
+                "unknown_key",
+            ),
+            (
+                r#"{"disconnect":"1-2-3","code":1002}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"disconnect":"1-2-3","code":70000}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                format!("{{\"disconnect\":\"1-2-3\",\"reason\":\"{long}\"}}"),
+                "too_long",
+            ),
+            (r#"{"presence":[]}"#.to_owned(), "bad_channel"),
+            (r#"{"presence":"a b"}"#.to_owned(), "bad_channel"),
+            (
+                r#"{"channel":"a","data":1,"notices":true}"#.to_owned(),
+                "unknown_key",
+            ),
+            (
+                r#"{"send":"1-2-3","send":"1-2-3","data":1}"#.to_owned(),
+                "duplicate_key",
+            ),
+        ] {
+            assert_eq!(read(&json).unwrap_err().code(), expected, "{json}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! dialogue: what a backend says to one conn of this worker, and what its conns say upstream.
+//!
+//! Downstream, a saying goes to the conn's machine if the conn is still there, and the verdict says
+//! so. Upstream, publications and comings and goings become reports; a conn whose report has to
+//! wait is not read until the feed has caught up.
+
+use std::sync::Arc;
+
+use super::Worker;
+use super::net::Net;
+use super::upstream::Reported;
+use crate::dialogue::{ClientPublication, Delivery, Direct, Notice, Published, Report, Saying};
+use crate::effect::{Join, Reference};
+use crate::frame::Receipt;
+use crate::hub::JoinOutcome;
+use crate::id::{ChannelName, ConnId, ConnName};
+
+impl<N: Net> Worker<N> {
+    /// How a conn is called outside.
+    pub(super) fn name(&self, id: ConnId) -> ConnName {
+        ConnName {
+            worker: self.parts.number,
+            conn: id,
+        }
+    }
+
+    /// Says something to one conn, and lets whoever asked know what became of it.
+    pub(super) fn say(&mut self, direct: &Direct) {
+        let delivery = self.tell(direct.conn, &direct.saying);
+        let Some(verdict) = &direct.verdict else {
+            return;
+        };
+        match delivery {
+            Delivery::Done => self.parts.metrics.direct.increment(),
+            Delivery::Full | Delivery::NoConn => self.parts.metrics.direct_refused.increment(),
+        }
+        verdict.decide(delivery);
+        self.parts.feed.wake();
+    }
+
+    fn tell(&mut self, id: ConnId, saying: &Saying) -> Delivery {
+        let told = self.call(id, |conn, out, context| {
+            conn.handle_saying(saying, out, context)
+        });
+        told.unwrap_or(Delivery::NoConn)
+    }
+
+    /// Says how many subscribers a channel has here.
+    pub(super) fn count(&self, channel: &ChannelName, receipt: &Arc<Receipt>) {
+        if receipt.confirm(self.hub.subscribers_of(channel)) {
+            self.parts.feed.wake();
+        }
+    }
+
+    pub(super) fn ask_count(
+        &mut self,
+        id: ConnId,
+        channel: ChannelName,
+        reference: Option<Reference>,
+    ) {
+        let from = self.name(id);
+        let refused = Saying::Published {
+            outcome: Published::Busy,
+            reference: reference.clone(),
+        };
+        let report = Report::Count {
+            from,
+            channel,
+            reference,
+        };
+        self.report_for(id, report, &refused);
+    }
+
+    pub(super) fn publish_upstream(&mut self, publication: ClientPublication) {
+        let id = publication.from.conn;
+        let refused = Saying::Published {
+            outcome: Published::Busy,
+            reference: publication.reference.clone(),
+        };
+        self.parts.metrics.client_publications.increment();
+        self.report_for(id, Report::Publish(publication), &refused);
+    }
+
+    /// Reports what a conn has caused. While that waits, the conn does.
+    fn report_for(&mut self, id: ConnId, report: Report, refused: &Saying) {
+        match self.parts.upstream.report(report) {
+            Reported::AtOnce => {}
+            Reported::Later => self.hold(id),
+            Reported::Refused => {
+                let _told = self.tell(id, refused);
+                self.hold(id);
+            }
+        }
+    }
+
+    fn hold(&mut self, id: ConnId) {
+        if let Some(slot) = self.slot(id).filter(|slot| !slot.is_held) {
+            slot.is_held = true;
+            self.held.push(id);
+        }
+    }
+
+    /// Hands over what waits for the feed; when that is all, those who waited are read again.
+    pub(super) fn send_upstream(&mut self) {
+        self.parts.upstream.send_kept();
+        if self.parts.upstream.is_behind() {
+            return;
+        }
+        for id in std::mem::take(&mut self.held) {
+            if let Some(slot) = self.slot(id) {
+                slot.is_held = false;
+                self.list_to_read(id);
+            }
+        }
+    }
+
+    /// Reports the channels that a stream has come to, if somebody wants to know.
+    pub(super) fn note_joined(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
+        if self.watch.is_empty() {
+            return;
+        }
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if outcome.joined().is_some() {
+                self.notify(id, channel, true);
+            }
+        }
+    }
+
+    /// Reports that a stream has left a channel, if somebody wants to know.
+    pub(super) fn note_left(&mut self, id: ConnId, channel: &ChannelName) {
+        self.notify(id, channel, false);
+    }
+
+    fn notify(&mut self, id: ConnId, channel: &ChannelName, has_come: bool) {
+        if !self.watch.covers(channel) {
+            return;
+        }
+        let notice = Notice {
+            conn: self.name(id),
+            channel: channel.clone(),
+            has_come,
+        };
+        // What is not kept is counted there, and told.
+        let _reported = self.parts.upstream.report(Report::Notice(notice));
+    }
+
+    /// Ends all subscriptions of a conn. A poll comes and goes with each of its requests, which is
+    /// no news.
+    pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
+        if is_stream && !self.watch.is_empty() {
+            let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
+            for channel in channels {
+                self.notify(id, &channel, false);
+            }
+        }
+        self.hub.leave(id.slot);
+    }
+}

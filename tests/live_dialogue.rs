@@ -1,0 +1,225 @@
+//! A backend and its clients in conversation, through the real binary: clients publish upstream,
+//! backends consume, answer one conn, end it, and count who is there.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::time::Instant;
+
+use live::{Feeder, Lines, PATIENCE, Server, Socket};
+use serde_json::{Value, json};
+
+const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
+                    client_presence = true\n\
+                    [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
+
+/// A backend that consumes these patterns.
+fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
+    let mut backend = Feeder::connect(&server.feed);
+    backend.send(&json!({"consume": patterns, "notices": notices, "ack": true}));
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 1}));
+    backend
+}
+
+/// Opens a WebSocket, and says how it is called.
+fn welcomed(server: &Server, query: &str) -> (Socket, String) {
+    let mut socket = Socket::open(server.addr, query);
+    let conn = socket.json()["conn"].as_str().unwrap().to_owned();
+    assert_eq!(socket.json()["type"], "subscribed");
+    (socket, conn)
+}
+
+fn publish(channel: &str, data: &Value, reference: u64) -> Value {
+    json!({"type": "publish", "channel": channel, "data": data, "ref": reference})
+}
+
+#[test]
+fn client_and_backend_hold_a_conversation() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    client.send(&publish("chat:1", &json!({"say": "hello"}), 7));
+    let said = backend.answer();
+    let expected =
+        json!({"type": "publish", "conn": conn, "channel": "chat:1", "data": {"say": "hello"}});
+    assert_eq!(said, expected);
+    assert_eq!(client.json(), json!({"type": "ok", "ref": 7}));
+    backend.send(&json!({"send": conn, "data": {"hello": "you"}, "ack": true}));
+    assert_eq!(
+        client.json(),
+        json!({"type": "direct", "data": {"hello": "you"}})
+    );
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 2}));
+    // The same connection publishes as well.
+    backend.publish("chat:1", "to all");
+    assert_eq!(client.publication()["data"], "to all");
+    backend.send(&json!({"disconnect": conn, "code": 4003, "reason": "not you"}));
+    assert_eq!(client.closed(), (4003, "not you".to_owned()));
+    backend.send(&json!({"send": conn, "data": 1}));
+    let refused = backend.answer();
+    assert_eq!(refused["error"], "no_conn", "{refused}");
+}
+
+#[test]
+fn clients_publish_only_where_they_may_and_somebody_listens() {
+    let server = Server::with(OPEN, &[]);
+    let (mut client, _) = welcomed(&server, "channel=a");
+    for (channel, code) in [("a", "not_allowed"), ("chat:1", "no_consumer")] {
+        client.send(&publish(channel, &json!(1), 1));
+        let refused = client.json();
+        assert_eq!(refused["type"], "error", "{refused}");
+        assert_eq!(refused["code"], code, "{refused}");
+        assert_eq!(refused["ref"], 1, "{refused}");
+    }
+    client.send(&json!({"type": "presence", "channel": "a", "ref": 2}));
+    assert_eq!(client.json()["code"], "not_allowed");
+}
+
+#[test]
+fn clients_publication_is_broadcast_where_the_namespace_says_so() {
+    let server = Server::with(OPEN, &[]);
+    let (mut one, _) = welcomed(&server, "channel=room:1");
+    let (mut other, _) = welcomed(&server, "channel=room:1");
+    one.send(&publish("room:1", &json!([1, 2]), 5));
+    let published = other.publication();
+    assert_eq!(published["data"], json!([1, 2]));
+    // One's own publication and the answer to it come in no fixed order.
+    let mut own = [one.json(), one.json()];
+    own.sort_by_key(|value| value.get("type").is_some());
+    assert_eq!(own[0], published);
+    assert_eq!(
+        own[1],
+        json!({"type": "ok", "id": published["id"], "ref": 5})
+    );
+}
+
+#[test]
+fn consumer_is_told_who_comes_and_goes() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    let told = |kind: &str, conn: &str, channel: &str| json!({"type": kind, "conn": conn, "channel": channel});
+    assert_eq!(backend.answer(), told("subscribed", &conn, "chat:1"));
+    for (command, kind) in [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")] {
+        client.send(&json!({"type": command, "channel": "other"}));
+        client.send(&json!({"type": command, "channel": "chat:2"}));
+        assert_eq!(backend.answer(), told(kind, &conn, "chat:2"));
+    }
+    drop(client);
+    assert_eq!(backend.answer(), told("unsubscribed", &conn, "chat:1"));
+    // A poll is nobody's coming.
+    let url = server.url("/poll?channel=chat:1");
+    assert!(Lines::curl([&url]).until("HTTP/1.1 200").contains("200"));
+    let mut stream = Lines::curl([&server.url("/sse?channel=chat:3")]);
+    stream.until("id:");
+    let came = backend.answer();
+    assert_eq!(came["type"], "subscribed", "{came}");
+    assert_eq!(came["channel"], "chat:3", "{came}");
+}
+
+#[test]
+fn event_stream_is_spoken_to_and_ended_by_its_name() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!("chat:*"), true);
+    let mut stream = Lines::curl([&server.url("/sse?channel=chat:1")]);
+    stream.until("id:");
+    let conn = backend.answer()["conn"].as_str().unwrap().to_owned();
+    backend.send(&json!({"send": conn, "text": "two\nlines"}));
+    stream.until("event: fanfare.direct");
+    assert_eq!(stream.next().unwrap(), "data: two");
+    assert_eq!(stream.next().unwrap(), "data: lines");
+    backend.send(&json!({"disconnect": conn, "code": 4001, "reason": "late"}));
+    stream.until("event: fanfare.disconnect");
+    assert_eq!(
+        stream.next().unwrap(),
+        r#"data: {"code":4001,"reason":"late"}"#
+    );
+    stream.until("");
+    assert_eq!(stream.next(), None);
+    assert_eq!(backend.answer()["type"], "unsubscribed");
+}
+
+#[test]
+fn subscribers_are_counted_over_all_workers() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = Feeder::connect(&server.feed);
+    let mut clients: Vec<_> = (0..5)
+        .map(|_| welcomed(&server, "channel=chat:1").0)
+        .collect();
+    backend.send(&json!({"presence": ["chat:1", "nobody"]}));
+    let expected = json!({"ok": true, "line": 1, "presence": {"chat:1": 5, "nobody": 0}});
+    assert_eq!(backend.answer(), expected);
+    clients[0].send(&json!({"type": "presence", "channel": "chat:1", "ref": "x"}));
+    let expected = json!({"type": "presence", "channel": "chat:1", "subscribers": 5, "ref": "x"});
+    assert_eq!(clients[0].json(), expected);
+}
+
+#[test]
+fn consumer_that_stops_reading_holds_clients_up_and_loses_nothing() {
+    const COUNT: u64 = 3_000;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    // More than the socket, the feed and a worker hold together.
+    let data = Value::from("x".repeat(8_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            client.send(&publish("chat:1", &json!([number, data]), number));
+        }
+        client
+    });
+    // Its first line is there, so the flood has begun; what is read late is read all the same.
+    for number in 0..COUNT {
+        let said = backend.answer();
+        assert_eq!(said["data"][0], number, "{number}");
+    }
+    let mut client = writer.join().unwrap();
+    for number in 0..COUNT {
+        assert_eq!(client.json(), json!({"type": "ok", "ref": number}));
+    }
+}
+
+#[test]
+fn consumer_that_never_reads_is_cut_off_and_its_clients_are_told() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..200 {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    let start = Instant::now();
+    while server.metric("fanfare_feed_consumers_cut_off_total") < 1.0 {
+        assert!(start.elapsed() < PATIENCE, "never cut off");
+        std::thread::yield_now();
+    }
+    let mut client = writer.join().unwrap();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let answer = client.json();
+        match answer["type"].as_str() {
+            Some("ok") => assert_eq!(refused, 0, "{answer}"),
+            _ => {
+                assert_eq!(answer["code"], "no_consumer", "{answer}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    // What it was owed still comes, and then its end.
+    while !backend.has_ended() {
+        backend.skip_line();
+    }
+}

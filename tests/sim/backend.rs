@@ -1,0 +1,207 @@
+//! The feed's side of what conns say and are told: takes reports late, answers, speaks to conns.
+//!
+//! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
+//! goings of a conn in a channel alternate and end with its going, and every verdict is given.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use fanfare::dialogue::{
+    ClientPublication, Direct, Farewell, Notice, Published, Report, Saying, Verdict, Watch,
+};
+use fanfare::effect::{Audience, Reference};
+use fanfare::frame::{Payload, Receipt};
+use fanfare::id::{ChannelName, ConnName};
+use fanfare::pattern::Pattern;
+use fanfare::worker::inbox::{Mail, Mailbox};
+use fanfare::worker::upstream::Reports;
+
+use crate::link::DISCONNECT_CODE;
+
+/// Mails in the inbox from which on nothing is said; below what it holds.
+const MAILS_MAX: usize = 55;
+
+pub(crate) struct Backend {
+    reports: Reports,
+    /// Who is where, as far as it was told.
+    present: BTreeSet<(ConnName, ChannelName)>,
+    /// Conns it has heard of.
+    known: Vec<ConnName>,
+    is_watching: bool,
+    /// Nothing is taken for a while.
+    is_stuck: bool,
+    counts: VecDeque<(ConnName, ChannelName, Option<Reference>, Arc<Receipt>)>,
+    verdicts: Vec<Arc<Verdict>>,
+    said: BTreeMap<ConnName, u64>,
+    notices_lost: u64,
+}
+
+impl Backend {
+    pub(crate) fn new(reports: Reports, mailbox: &Mailbox, random: &mut fastrand::Rng) -> Self {
+        let is_watching = random.bool();
+        if is_watching {
+            let watch = Watch(vec![Pattern::new("c*").expect("a pattern")]);
+            let _posted = mailbox.post(Mail::Watch(Arc::new(watch)));
+        }
+        Self {
+            reports,
+            present: BTreeSet::new(),
+            known: Vec::new(),
+            is_watching,
+            is_stuck: false,
+            counts: VecDeque::new(),
+            verdicts: Vec::new(),
+            said: BTreeMap::new(),
+            notices_lost: 0,
+        }
+    }
+
+    /// Now and then it takes nothing for a while, and what it says is at random.
+    pub(crate) fn be_chaotic(&mut self, mailbox: &Mailbox, random: &mut fastrand::Rng) {
+        self.is_stuck ^= random.u32(0..80) == 0;
+        if random.u32(0..10) == 0 {
+            self.speak(mailbox, random);
+        }
+    }
+
+    pub(crate) fn calm_down(&mut self) {
+        self.is_stuck = false;
+    }
+
+    /// Takes what there is. Returns the channels to which clients broadcast.
+    pub(crate) fn turn(
+        &mut self,
+        mailbox: &Mailbox,
+        random: &mut fastrand::Rng,
+    ) -> Vec<ChannelName> {
+        self.settle(mailbox);
+        let mut broadcasts = Vec::new();
+        while !self.is_stuck && mailbox.waiting() < MAILS_MAX {
+            let Some(report) = self.reports.take() else {
+                break;
+            };
+            match report {
+                Report::Count {
+                    from,
+                    channel,
+                    reference,
+                } => {
+                    let receipt = Arc::new(Receipt::new(1));
+                    let mail = Mail::Count {
+                        channel: channel.clone(),
+                        receipt: Arc::clone(&receipt),
+                    };
+                    let _posted = mailbox.post(mail);
+                    self.counts.push_back((from, channel, reference, receipt));
+                }
+                Report::Lost(count) => self.notices_lost += count,
+                Report::Notice(notice) => self.note(notice),
+                Report::Publish(publication) => {
+                    broadcasts.extend(Self::answer(publication, mailbox, random));
+                }
+            }
+        }
+        broadcasts
+    }
+
+    fn note(&mut self, notice: Notice) {
+        assert!(self.is_watching, "{notice:?} and nobody asked");
+        let Notice {
+            conn,
+            channel,
+            has_come,
+        } = notice;
+        self.known.push(conn);
+        let key = (conn, channel);
+        let is_right = match has_come {
+            true => self.present.insert(key.clone()),
+            false => self.present.remove(&key),
+        };
+        let is_excused = self.notices_lost > 0;
+        assert!(is_right || is_excused, "{key:?} has come {has_come} twice");
+    }
+
+    fn answer(
+        publication: ClientPublication,
+        mailbox: &Mailbox,
+        random: &mut fastrand::Rng,
+    ) -> Option<ChannelName> {
+        assert_eq!(&*publication.data, "[1,\n2]");
+        let is_broadcast = publication.audience == Audience::Subscribers;
+        let outcome = match is_broadcast || random.bool() {
+            true => Published::Consumed,
+            false => Published::NoConsumer,
+        };
+        let reference = publication.reference;
+        let saying = Saying::Published { outcome, reference };
+        say(publication.from, saying, None, mailbox);
+        is_broadcast.then_some(publication.channel)
+    }
+
+    fn settle(&mut self, mailbox: &Mailbox) {
+        while mailbox.waiting() < MAILS_MAX
+            && let Some((_, _, _, receipt)) = self.counts.front()
+            && let Some(subscribers) = receipt.subscribers()
+            && let Some((to, channel, reference, _)) = self.counts.pop_front()
+        {
+            let saying = Saying::Counted {
+                channel,
+                subscribers,
+                reference,
+            };
+            say(to, saying, None, mailbox);
+        }
+    }
+
+    /// Says something to a conn that may be there, or ends it.
+    fn speak(&mut self, mailbox: &Mailbox, random: &mut fastrand::Rng) {
+        if mailbox.waiting() >= MAILS_MAX || self.known.is_empty() {
+            return;
+        }
+        let to = self.known[random.usize(0..self.known.len())];
+        let saying = match random.u32(0..12) {
+            0 => Saying::Disconnect(Farewell {
+                code: DISCONNECT_CODE,
+                reason: "enough".into(),
+            }),
+            _ => {
+                let number = self.said.entry(to).or_default();
+                *number += 1;
+                Saying::Message(Payload::Text(format!("direct-{number}").into()))
+            }
+        };
+        let verdict = Arc::new(Verdict::default());
+        self.verdicts.push(Arc::clone(&verdict));
+        say(to, saying, Some(verdict), mailbox);
+    }
+
+    /// The worker has ended. `is_all_told` says that it kept nothing back.
+    pub(crate) fn check_end(&mut self, is_all_told: bool) {
+        self.is_stuck = false;
+        while let Some(report) = self.reports.take() {
+            if let Report::Notice(notice) = report {
+                self.note(notice);
+            }
+        }
+        let is_excused = self.notices_lost > 0 || !is_all_told;
+        assert!(
+            self.present.is_empty() || is_excused,
+            "never left: {:?}",
+            self.present
+        );
+        let is_open = |verdict: &&Arc<Verdict>| verdict.delivery().is_none();
+        assert_eq!(
+            self.verdicts.iter().filter(is_open).count(),
+            0,
+            "no verdict"
+        );
+    }
+}
+
+fn say(to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>, mailbox: &Mailbox) {
+    let _posted = mailbox.post(Mail::Direct(Direct {
+        conn: to.conn,
+        saying,
+        verdict,
+    }));
+}
