@@ -56,7 +56,7 @@
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
 //! | pure parts | [`http`], [`frame`], [`dialogue`], [`hub`], [`transport`], [`feed`]'s decoding |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], [`feed`] and [`config`]'s file, [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
+//! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
 //! - [`cli::bench`] is a program of its own on the client's side; nothing of the server imports it.
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
