@@ -253,14 +253,8 @@ def exhausted(verdicts, label, squeeze, **config):
 
 def squeezed(server):
     """The limit falls while the server runs, so that it could not foresee it."""
-    limit = server.descriptor_count() // thread_count(server) + TABLE // 3
+    limit = max(server.descriptor_tables()) + TABLE // 3
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, limit))
-
-
-def thread_count(server):
-    """Threads."""
-    with open(f"/proc/{server.pid}/status", encoding="ascii") as status:
-        return int(next(line for line in status if line.startswith("Threads:")).split()[1])
 
 
 def measure(verdicts):

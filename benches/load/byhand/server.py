@@ -3,6 +3,7 @@
 `FANFARE=PATH` names the program; without it the release build is made first. Configuration goes in
 as environment, key by key. Knows nothing of what is measured.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -106,14 +107,25 @@ class Server:
         raise OSError("no Pss in smaps_rollup")
 
     def cpu(self):
-        """Seconds of processor time used by the threads that run."""
-        tasks = pathlib.Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        """Seconds of processor time, also of threads that have ended."""
+        fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptor_tables(self):
+        """Descriptors in each table: that of the process, and those that workers have of their own.
+        Threads that share a table, or only live for one request, do not count again."""
+        tasks = pathlib.Path(f"/proc/{self.pid}/task")
+        workers = [f"fanfare-{number}" for number in range(self.workers)]
+        found = [len(list((tasks / str(self.pid) / "fd").iterdir()))]
+        for task in tasks.iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if (task / "comm").read_text().strip() in workers:
+                    found.append(len(list((task / "fd").iterdir())))
+        return found
 
     def descriptor_count(self):
-        """Descriptors in the tables of all threads; a table that several share counts for each."""
-        tasks = pathlib.Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(len(list((task / "fd").iterdir())) for task in tasks)
+        """Descriptors of all tables."""
+        return sum(self.descriptor_tables())
 
     def metric(self, name):
         """The sum of a metric's lines; a name with labels is one line."""
