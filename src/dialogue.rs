@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::effect::{Audience, Reference};
-use crate::frame::Payload;
+use crate::frame::{Payload, Receipt};
 use crate::id::{ChannelName, ConnId, ConnName, Cursor};
 use crate::pattern::Pattern;
 
@@ -156,6 +156,9 @@ pub struct Notice {
     /// Whether it has come.
     pub has_come: bool,
 }
+
+/// Channels whose subscribers all workers count, each with where to say it.
+pub type Counts = Arc<[(ChannelName, Receipt)]>;
 
 /// The channels whose comings and goings somebody wants to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

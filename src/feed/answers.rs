@@ -13,10 +13,10 @@ use super::publish::Shape;
 use super::refusal::Refusal;
 use super::request::Problem;
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
-use crate::dialogue::{Delivery, Verdict};
+use crate::dialogue::{Counts, Delivery, Verdict};
 use crate::frame::Receipt;
 use crate::frame::envelope::{push_display, push_json_string};
-use crate::id::{ChannelName, Cursor};
+use crate::id::Cursor;
 
 /// A buffer of this size is kept when it is empty.
 const BUFFER_BYTES_KEPT: usize = 4096;
@@ -57,7 +57,7 @@ pub(super) struct Answers {
 enum Waiting {
     Counts {
         line: u64,
-        counts: Vec<(ChannelName, Arc<Receipt>)>,
+        counts: Counts,
     },
     Direct {
         line: u64,
@@ -105,7 +105,7 @@ impl Answers {
     }
 
     /// Owes numbers of subscribers.
-    pub(super) fn owe_counts(&mut self, line: u64, counts: Vec<(ChannelName, Arc<Receipt>)>) {
+    pub(super) fn owe_counts(&mut self, line: u64, counts: Counts) {
         self.acks += counts.len();
         self.waiting.push_back(Waiting::Counts { line, counts });
     }
@@ -231,7 +231,7 @@ fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u
 }
 
 /// Appends numbers of subscribers, if all of them are known.
-fn push_counts(line: u64, counts: &[(ChannelName, Arc<Receipt>)], out: &mut Vec<u8>) -> bool {
+fn push_counts(line: u64, counts: &Counts, out: &mut Vec<u8>) -> bool {
     let numbers = counts.iter().map(|(_, receipt)| receipt.subscribers());
     let Some(numbers) = numbers.collect::<Option<Vec<u64>>>() else {
         return false;

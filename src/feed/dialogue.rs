@@ -32,11 +32,8 @@ impl Feeder {
                 return;
             }
             Command::Presence(channels) => {
-                let counts = channels.into_iter().map(|channel| {
-                    let receipt = sequencer.count(&channel);
-                    (channel, receipt)
-                });
-                return self.answers.owe_counts(line, counts.collect());
+                let counts = sequencer.count(channels);
+                return self.answers.owe_counts(line, counts);
             }
             Command::Disconnect { conn, farewell } => (conn, Saying::Disconnect(farewell)),
             Command::Send { conn, payload } => (conn, Saying::Message(payload)),

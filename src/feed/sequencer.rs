@@ -11,7 +11,7 @@ use super::answers::Ack;
 use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
-use crate::dialogue::{Delivery, Direct, Saying, Verdict, Watch};
+use crate::dialogue::{Counts, Delivery, Direct, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Epoch, Sequence};
 use crate::metrics::FeedMetrics;
@@ -94,27 +94,26 @@ impl Sequencer {
         }
     }
 
-    /// Asks all workers how many subscribers a channel has, behind everything that was sequenced
+    /// Asks all workers how many subscribers channels have, behind everything that was sequenced
     /// before.
-    pub(super) fn count(&mut self, channel: &ChannelName) -> Arc<Receipt> {
+    pub(super) fn count(&mut self, channels: impl IntoIterator<Item = ChannelName>) -> Counts {
         self.post();
         let workers = u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX);
-        let receipt = Arc::new(Receipt::new(workers));
+        let counts = channels.into_iter();
+        let counts: Counts = counts.map(|name| (name, Receipt::new(workers))).collect();
         for mailbox in &self.mailboxes {
-            let mail = Mail::Count {
-                channel: channel.clone(),
-                receipt: Arc::clone(&receipt),
-            };
-            match mailbox.post(mail) {
+            match mailbox.post(Mail::Count(Arc::clone(&counts))) {
                 Posted::AtOnce => {}
                 Posted::AfterWait => self.metrics.inbox_waits.increment(),
                 Posted::WorkerGone => {
-                    // Who asked settles after this.
-                    let _is_last = receipt.confirm(0);
+                    for (_, receipt) in counts.iter() {
+                        // Who asked settles after this.
+                        let _is_last = receipt.confirm(0);
+                    }
                 }
             }
         }
-        receipt
+        counts
     }
 
     /// Has the workers report who comes to these channels and leaves them.

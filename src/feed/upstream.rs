@@ -17,10 +17,10 @@ use super::feeder::Feeder;
 use super::minify::minify;
 use super::sequencer::{Awaited, Sequencer};
 use crate::config::limits::{CONSUMER_STALL_MS, FEED_ACKS_MAX, REPORTS_PER_ROUND_MAX};
-use crate::dialogue::{ClientPublication, Published, Report, Saying, Watch};
+use crate::dialogue::{ClientPublication, Counts, Published, Report, Saying, Watch};
 use crate::effect::{Audience, Reference};
-use crate::frame::{Payload, Receipt};
-use crate::id::{ChannelName, ConnName};
+use crate::frame::Payload;
+use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 use crate::worker::upstream::Reports;
@@ -46,7 +46,7 @@ struct Owed {
 
 #[derive(Debug)]
 enum Awaiting {
-    Count(ChannelName, Arc<Receipt>),
+    Count(Counts),
     Publication(Ack),
 }
 
@@ -142,8 +142,8 @@ impl Upstream {
                 channel,
                 reference,
             } => {
-                let receipt = sequencer.count(&channel);
-                self.owe(from, reference, Awaiting::Count(channel, receipt));
+                let counts = sequencer.count([channel]);
+                self.owe(from, reference, Awaiting::Count(counts));
             }
             Report::Publish(publication) if publication.audience == Audience::Subscribers => {
                 self.broadcast(publication, sequencer, now);
@@ -196,13 +196,13 @@ impl Upstream {
     fn settle(&mut self, sequencer: &mut Sequencer) {
         while let Some(owed) = self.owed.pop_front() {
             let saying = match &owed.what {
-                Awaiting::Count(channel, receipt) => {
+                Awaiting::Count(counts) => counts.first().and_then(|(channel, receipt)| {
                     receipt.subscribers().map(|subscribers| Saying::Counted {
                         channel: channel.clone(),
                         subscribers,
                         reference: owed.reference.clone(),
                     })
-                }
+                }),
                 Awaiting::Publication(ack) => ack.subscribers().map(|_| Saying::Published {
                     outcome: Published::Broadcast(ack.id),
                     reference: owed.reference.clone(),

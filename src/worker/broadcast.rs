@@ -48,7 +48,7 @@ impl<N: Net> Worker<N> {
                 self.batch = None;
             }
             match self.parts.inbox.take()? {
-                Mail::Count { channel, receipt } => self.count(&channel, &receipt),
+                Mail::Count(counts) => self.count(&counts),
                 Mail::Direct(direct) => self.say(&direct),
                 Mail::Drain => self.start_draining(),
                 Mail::Publish(batch) => self.batch = Some((batch, 0)),

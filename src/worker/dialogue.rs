@@ -4,14 +4,13 @@
 //! so. Upstream, publications and comings and goings become reports; a conn whose report has to
 //! wait is not read until the feed has caught up.
 
-use std::sync::Arc;
-
 use super::Worker;
 use super::net::Net;
 use super::upstream::Reported;
-use crate::dialogue::{ClientPublication, Delivery, Direct, Notice, Published, Report, Saying};
+use crate::dialogue::{
+    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Saying,
+};
 use crate::effect::{Join, Reference};
-use crate::frame::Receipt;
 use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId, ConnName};
 
@@ -45,9 +44,13 @@ impl<N: Net> Worker<N> {
         told.unwrap_or(Delivery::NoConn)
     }
 
-    /// Says how many subscribers a channel has here.
-    pub(super) fn count(&self, channel: &ChannelName, receipt: &Arc<Receipt>) {
-        if receipt.confirm(self.hub.subscribers_of(channel)) {
+    /// Says how many subscribers channels have here.
+    pub(super) fn count(&self, counts: &Counts) {
+        let mut is_last = false;
+        for (channel, receipt) in counts.iter() {
+            is_last = receipt.confirm(self.hub.subscribers_of(channel));
+        }
+        if is_last {
             self.parts.feed.wake();
         }
     }

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::limits::INBOX_BATCHES_MAX;
-use crate::dialogue::{Direct, Watch};
-use crate::frame::{Publication, Receipt};
-use crate::id::ChannelName;
+use crate::dialogue::{Counts, Direct, Watch};
+use crate::frame::Publication;
 use crate::sys::wake::Wake;
 
 /// Publications in sequence order, without holes.
@@ -20,13 +19,8 @@ pub type Batch = Arc<[Arc<Publication>]>;
 /// What a worker is sent.
 #[derive(Debug)]
 pub enum Mail {
-    /// Say how many subscribers a channel has.
-    Count {
-        /// The channel.
-        channel: ChannelName,
-        /// Where to say it.
-        receipt: Arc<Receipt>,
-    },
+    /// Say how many subscribers these channels have.
+    Count(Counts),
     /// Something for one conn.
     Direct(Direct),
     /// Accept no more, tell everybody goodbye, end when nobody is left.

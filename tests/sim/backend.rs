@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fanfare::dialogue::{
-    ClientPublication, Direct, Farewell, Notice, Published, Report, Saying, Verdict, Watch,
+    ClientPublication, Counts, Direct, Farewell, Notice, Published, Report, Saying, Verdict, Watch,
 };
 use fanfare::effect::{Audience, Reference};
 use fanfare::frame::{Payload, Receipt};
@@ -30,7 +30,7 @@ pub(crate) struct Backend {
     is_watching: bool,
     /// Nothing is taken for a while.
     is_stuck: bool,
-    counts: VecDeque<(ConnName, ChannelName, Option<Reference>, Arc<Receipt>)>,
+    counts: VecDeque<(ConnName, Option<Reference>, Counts)>,
     verdicts: Vec<Arc<Verdict>>,
     said: BTreeMap<ConnName, u64>,
     notices_lost: u64,
@@ -86,13 +86,9 @@ impl Backend {
                     channel,
                     reference,
                 } => {
-                    let receipt = Arc::new(Receipt::new(1));
-                    let mail = Mail::Count {
-                        channel: channel.clone(),
-                        receipt: Arc::clone(&receipt),
-                    };
-                    let _posted = mailbox.post(mail);
-                    self.counts.push_back((from, channel, reference, receipt));
+                    let counts: Counts = [(channel, Receipt::new(1))].into();
+                    let _posted = mailbox.post(Mail::Count(Arc::clone(&counts)));
+                    self.counts.push_back((from, reference, counts));
                 }
                 Report::Lost(count) => self.notices_lost += count,
                 Report::Notice(notice) => self.note(notice),
@@ -140,12 +136,12 @@ impl Backend {
 
     fn settle(&mut self, mailbox: &Mailbox) {
         while mailbox.waiting() < MAILS_MAX
-            && let Some((_, _, _, receipt)) = self.counts.front()
-            && let Some(subscribers) = receipt.subscribers()
-            && let Some((to, channel, reference, _)) = self.counts.pop_front()
+            && let Some((_, _, counts)) = self.counts.front()
+            && let Some(subscribers) = counts[0].1.subscribers()
+            && let Some((to, reference, counts)) = self.counts.pop_front()
         {
             let saying = Saying::Counted {
-                channel,
+                channel: counts[0].0.clone(),
                 subscribers,
                 reference,
             };
