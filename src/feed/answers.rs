@@ -55,6 +55,11 @@ pub(super) struct Answers {
 
 #[derive(Debug)]
 enum Waiting {
+    /// Every worker has carried out the command.
+    Confirmation {
+        line: u64,
+        receipt: Arc<Receipt>,
+    },
     Counts {
         line: u64,
         counts: Counts,
@@ -104,6 +109,13 @@ impl Answers {
         });
     }
 
+    /// Owes that every worker has carried out a command.
+    pub(super) fn owe_confirmation(&mut self, line: u64, receipt: Arc<Receipt>) {
+        self.acks += 1;
+        self.waiting
+            .push_back(Waiting::Confirmation { line, receipt });
+    }
+
     /// Owes numbers of subscribers.
     pub(super) fn owe_counts(&mut self, line: u64, counts: Counts) {
         self.acks += counts.len();
@@ -124,6 +136,13 @@ impl Answers {
     pub(super) fn settle(&mut self, date: HttpDate) {
         while let Some(waiting) = self.waiting.front() {
             match waiting {
+                Waiting::Confirmation { line, receipt } => {
+                    if receipt.subscribers().is_none() {
+                        return;
+                    }
+                    self.unsent.extend_from_slice(&ok_line(*line));
+                    self.acks -= 1;
+                }
                 Waiting::Counts { line, counts } => {
                     if !push_counts(*line, counts, &mut self.unsent) {
                         return;
@@ -215,7 +234,7 @@ pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
 }
 
 /// The answer to a command that has been carried out.
-pub(super) fn ok_line(line: u64) -> Vec<u8> {
+fn ok_line(line: u64) -> Vec<u8> {
     format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
 }
 

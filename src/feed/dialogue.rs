@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use super::answers;
 use super::command::Command;
 use super::consumer::Wants;
 use super::feeder::{Feeder, Intake, Phase};
@@ -25,9 +24,9 @@ impl Feeder {
         let (conn, saying) = match command {
             Command::Consume { patterns, notices } => {
                 self.wants = (!patterns.is_empty()).then_some(Wants { patterns, notices });
-                intake.has_new_wants = true;
+                let receipt = intake.note_wants();
                 if wants_ack {
-                    self.answers.owe_bytes(&answers::ok_line(line));
+                    self.answers.owe_confirmation(line, receipt);
                 }
                 return;
             }

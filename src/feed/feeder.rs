@@ -22,6 +22,7 @@ use super::sequencer::{Awaited, Sequencer};
 use super::socket::{ReadOutcome, Socket};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
+use crate::frame::Receipt;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
@@ -34,8 +35,9 @@ pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// A feeder has begun to consume, or wants something else.
-    pub(super) has_new_wants: bool,
+    /// There when a feeder has begun to consume, or wants something else: complete when the
+    /// workers know it.
+    pub(super) new_wants: Option<Arc<Receipt>>,
 }
 
 impl Intake {
@@ -44,8 +46,14 @@ impl Intake {
             sequencer,
             buffer: vec![0; FEED_READ_BYTES],
             metrics,
-            has_new_wants: false,
+            new_wants: None,
         }
+    }
+
+    /// Notes that what consumers want has changed; the loop tells the workers in this round.
+    pub(super) fn note_wants(&mut self) -> Arc<Receipt> {
+        let receipt = || Arc::new(self.sequencer.receipt_of_workers());
+        Arc::clone(self.new_wants.get_or_insert_with(receipt))
     }
 }
 

@@ -49,7 +49,6 @@ use self::sequencer::Sequencer;
 use self::upstream::Upstream;
 use crate::config::Config;
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, LINGER_MS};
-use crate::dialogue::Watch;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
@@ -79,8 +78,6 @@ struct FeedLoop {
     round: Vec<usize>,
     intake: Intake,
     upstream: Upstream,
-    /// What the workers have been told to report.
-    watch: Arc<Watch>,
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
@@ -120,7 +117,6 @@ impl FeedLoop {
             round: Vec::new(),
             intake: Intake::new(sequencer, Arc::clone(&metrics)),
             upstream: Upstream::new(parts.reports, Arc::clone(&metrics)),
-            watch: Arc::default(),
             metrics,
             config: parts.config,
             clock: parts.clock,
@@ -254,15 +250,15 @@ impl FeedLoop {
 
     /// Workers report comings and goings only where somebody wants to know them.
     fn show_wants(&mut self) {
-        if !std::mem::take(&mut self.intake.has_new_wants) {
+        let Some(receipt) = self.intake.new_wants.take() else {
             return;
-        }
+        };
         let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
         self.metrics.consumers.set(consumers.count() as u64);
         let watch = Arc::new(upstream::watch(&self.feeders));
-        if *self.watch != *watch {
-            self.intake.sequencer.watch(&watch);
-            self.watch = watch;
+        self.intake.sequencer.watch(&watch, &receipt);
+        if receipt.subscribers().is_some() {
+            self.queue_where(Feeder::is_waiting);
         }
     }
 
@@ -275,7 +271,9 @@ impl FeedLoop {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
         }
-        self.intake.has_new_wants |= feeder.was_consumer();
+        if feeder.was_consumer() {
+            let _nobody_waits = self.intake.note_wants();
+        }
         feeder.close();
         self.metrics.feeders.decrement();
     }

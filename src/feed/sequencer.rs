@@ -98,9 +98,10 @@ impl Sequencer {
     /// before.
     pub(super) fn count(&mut self, channels: impl IntoIterator<Item = ChannelName>) -> Counts {
         self.post();
-        let workers = u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX);
         let counts = channels.into_iter();
-        let counts: Counts = counts.map(|name| (name, Receipt::new(workers))).collect();
+        let counts: Counts = counts
+            .map(|name| (name, self.receipt_of_workers()))
+            .collect();
         for mailbox in &self.mailboxes {
             match mailbox.post(Mail::Count(Arc::clone(&counts))) {
                 Posted::AtOnce => {}
@@ -116,12 +117,28 @@ impl Sequencer {
         counts
     }
 
-    /// Has the workers report who comes to these channels and leaves them.
-    pub(super) fn watch(&self, watch: &Arc<Watch>) {
+    /// Has the workers report who comes to these channels and leaves them. The receipt is
+    /// complete when all of them do.
+    pub(super) fn watch(&self, watch: &Arc<Watch>, receipt: &Arc<Receipt>) {
         for mailbox in &self.mailboxes {
-            // A worker that has ended has nothing to report.
-            let _posted = mailbox.post(Mail::Watch(Arc::clone(watch)));
+            let mail = Mail::Watch {
+                watch: Arc::clone(watch),
+                receipt: Arc::clone(receipt),
+            };
+            match mailbox.post(mail) {
+                Posted::AtOnce => {}
+                Posted::AfterWait => self.metrics.inbox_waits.increment(),
+                Posted::WorkerGone => {
+                    // It has nothing to report. Who asked settles after this.
+                    let _is_last = receipt.confirm(0);
+                }
+            }
         }
+    }
+
+    /// A receipt that is complete when each worker has confirmed once.
+    pub(super) fn receipt_of_workers(&self) -> Receipt {
+        Receipt::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
     /// Hands the batch to every worker; waits for those that lag.

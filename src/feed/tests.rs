@@ -84,7 +84,14 @@ impl Rig {
         thread::spawn(move || {
             let mut publications = Vec::new();
             while let Some(mail) = inbox.wait() {
-                let Mail::Publish(batch) = mail else { continue };
+                let batch = match mail {
+                    Mail::Publish(batch) => batch,
+                    Mail::Watch { receipt, .. } if receipt.confirm(0) => {
+                        wake.wake();
+                        continue;
+                    }
+                    _ => continue,
+                };
                 for publication in batch.iter() {
                     let receipt = publication.receipt.as_ref();
                     if receipt.is_some_and(|receipt| receipt.confirm(SUBSCRIBERS)) {
@@ -425,6 +432,25 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     handle.stop();
     handle.join();
     assert!(UnixStream::connect(&path).is_ok());
+}
+
+#[test]
+fn consumer_is_told_that_it_listens_when_every_worker_knows() {
+    let mut rig = Rig::start();
+    let mut consumer = rig.connect();
+    consumer
+        .write_all(b"{\"consume\":\"a\",\"notices\":true,\"ack\":true}\n")
+        .unwrap();
+    eventually("it is a consumer", || rig.metrics.consumers.value() == 1);
+    consumer.set_nonblocking(true).unwrap();
+    let early = consumer.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    consumer.set_nonblocking(false).unwrap();
+    let worker = rig.work();
+    let mut answer = String::new();
+    BufReader::new(&consumer).read_line(&mut answer).unwrap();
+    assert_eq!(answer, "{\"ok\":true,\"line\":1}\n");
+    rig.finish(worker);
 }
 
 #[test]

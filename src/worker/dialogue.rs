@@ -4,13 +4,16 @@
 //! so. Upstream, publications and comings and goings become reports; a conn whose report has to
 //! wait is not read until the feed has caught up.
 
+use std::sync::Arc;
+
 use super::Worker;
 use super::net::Net;
 use super::upstream::Reported;
 use crate::dialogue::{
-    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Saying,
+    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Saying, Watch,
 };
 use crate::effect::{Join, Reference};
+use crate::frame::Receipt;
 use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId, ConnName};
 
@@ -51,6 +54,14 @@ impl<N: Net> Worker<N> {
             is_last = receipt.confirm(self.hub.subscribers_of(channel));
         }
         if is_last {
+            self.parts.feed.wake();
+        }
+    }
+
+    /// From now on reports comings and goings of these channels, and says so.
+    pub(super) fn start_watching(&mut self, watch: Arc<Watch>, receipt: &Receipt) {
+        self.watch = watch;
+        if receipt.confirm(0) {
             self.parts.feed.wake();
         }
     }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::limits::INBOX_BATCHES_MAX;
 use crate::dialogue::{Counts, Direct, Watch};
-use crate::frame::Publication;
+use crate::frame::{Publication, Receipt};
 use crate::sys::wake::Wake;
 
 /// Publications in sequence order, without holes.
@@ -28,7 +28,12 @@ pub enum Mail {
     /// Append these to the log and deliver them.
     Publish(Batch),
     /// Report who comes to these channels and leaves them, from now on.
-    Watch(Arc<Watch>),
+    Watch {
+        /// The channels.
+        watch: Arc<Watch>,
+        /// Where to confirm it.
+        receipt: Arc<Receipt>,
+    },
 }
 
 /// The sending end; the feed and the main thread hold one per worker.

@@ -41,7 +41,10 @@ impl Backend {
         let is_watching = random.bool();
         if is_watching {
             let watch = Watch(vec![Pattern::new("c*").expect("a pattern")]);
-            let _posted = mailbox.post(Mail::Watch(Arc::new(watch)));
+            let _posted = mailbox.post(Mail::Watch {
+                watch: Arc::new(watch),
+                receipt: Arc::new(Receipt::new(1)),
+            });
         }
         Self {
             reports,
