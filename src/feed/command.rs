@@ -1,7 +1,7 @@
 //! One JSON object of a feeder: a publication, or a command about conns.
 //!
 //! Pure. A command is told by its key: `consume`, `disconnect`, `presence` or `send`. Everything
-//! that can be wrong with one is found here; who carries it out is [`super::feeder`]'s business.
+//! that can be wrong with one is found here; who carries it out is `super::feeder`'s business.
 
 use std::borrow::Cow;
 
