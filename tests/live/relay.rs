@@ -1,6 +1,7 @@
-//! A relay between a client and the server that cuts every connection when told to, as networks do.
+//! A relay between a client and the server that cuts connections, as networks do: all of them when
+//! told to, or each after some bytes.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,18 +17,35 @@ pub(crate) struct Relay {
 impl Relay {
     /// A relay to this server.
     pub(crate) fn to(server: SocketAddr) -> Self {
+        Self::start(server, || u64::MAX)
+    }
+
+    /// A relay that cuts each connection after fewer than so many bytes of the server's.
+    pub(crate) fn cutting(server: SocketAddr, bytes_max: u64, mut rng: fastrand::Rng) -> Self {
+        Self::start(server, move || rng.u64(..bytes_max))
+    }
+
+    fn start(server: SocketAddr, mut bytes: impl FnMut() -> u64 + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let open = Arc::new(Mutex::new(Vec::new()));
+        let open = Arc::new(Mutex::new(Vec::<TcpStream>::new()));
         let kept = Arc::clone(&open);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(upstream) = TcpStream::connect(server) else {
-                    return;
+                    // Whoever came finds his connection closed.
+                    continue;
                 };
-                pump(client.try_clone().unwrap(), upstream.try_clone().unwrap());
-                pump(upstream.try_clone().unwrap(), client.try_clone().unwrap());
-                kept.lock().unwrap().extend([client, upstream]);
+                let pairs = [
+                    (&client, &upstream, u64::MAX),
+                    (&upstream, &client, bytes()),
+                ];
+                for (from, to, bytes) in pairs {
+                    pump(from.try_clone().unwrap(), to.try_clone().unwrap(), bytes);
+                }
+                let mut kept = kept.lock().unwrap();
+                kept.retain(|stream| stream.peer_addr().is_ok());
+                kept.extend([client, upstream]);
             }
         });
         Self { addr, open }
@@ -41,9 +59,11 @@ impl Relay {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream) {
+fn pump(from: TcpStream, mut to: TcpStream, bytes: u64) {
     thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Both);
+        let _ = io::copy(&mut (&from).take(bytes), &mut to);
+        for end in [from, to] {
+            let _ = end.shutdown(Shutdown::Both);
+        }
     });
 }
