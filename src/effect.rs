@@ -6,6 +6,7 @@
 //! the only place where an effect becomes real.
 
 use crate::config::Config;
+use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnId, Cursor, Since};
 use crate::metrics::WorkerMetrics;
@@ -118,6 +119,26 @@ pub struct Join {
     pub since: Since,
     /// What asked for it.
     pub origin: Origin,
+}
+
+/// How many publications of a channel a client may be given beyond the last it has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window(u32);
+
+impl Window {
+    /// Takes 1 to [`WINDOW_PUBLICATIONS_MAX`].
+    #[must_use]
+    pub fn new(publications: u32) -> Option<Self> {
+        (1..=WINDOW_PUBLICATIONS_MAX)
+            .contains(&publications)
+            .then_some(Self(publications))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn publications(self) -> u32 {
+        self.0
+    }
 }
 
 /// What a [`Join`] answers to.
@@ -243,6 +264,13 @@ mod tests {
         assert_eq!(Draw(u64::MAX).below(10), 9);
         assert_eq!(Draw(0).below(10), 0);
         assert_eq!(Draw(u64::MAX).below(0), 0);
+    }
+
+    #[test]
+    fn window_takes_one_to_its_limit() {
+        let numbers = [0, 1, WINDOW_PUBLICATIONS_MAX, WINDOW_PUBLICATIONS_MAX + 1];
+        let taken = numbers.map(|number| Window::new(number).is_some());
+        assert_eq!(taken, [false, true, true, false]);
     }
 
     #[test]

@@ -104,6 +104,10 @@ pub const FRAME_HEADER_BYTES_MAX: usize = 14;
 /// answer to a request of 128 channels with a gap in each, twice over.
 pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
+/// Publications that a window may let a client leave unacknowledged. The worker holds the id of
+/// each, 8 bytes, so a conn with a window on each of 128 channels comes to 1 MiB of them.
+pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
+
 // -- Compression (RFC 7692).
 
 /// The level at which publications are compressed. It is done once for all subscribers, so bytes

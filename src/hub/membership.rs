@@ -187,6 +187,7 @@ impl Hub {
     fn remove_subscriber(&mut self, slot: u32, subscription: Subscription) {
         let index = subscription.channel;
         self.gaps.remove(&(slot, index));
+        self.windows.remove(slot, index);
         self.subscribers = self.subscribers.saturating_sub(1);
         let (channels, members) = (&mut self.channels, &mut self.members);
         if let Some(channel) = channels.get_mut(index.0 as usize) {
@@ -213,6 +214,7 @@ impl Hub {
         self.conflating.shrink_to_fit();
         self.newest.shrink_to_fit(&self.log);
         self.gaps.shrink_to_fit();
+        self.windows.shrink_to_fit();
         self.walks.shrink_to_fit();
         self.rules.shrink_to_fit();
     }

@@ -10,7 +10,8 @@
 //! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
 //! advances, `expire` evicts. Here: publishing and walking; [`membership`] has who is subscribed
 //! from where, [`serve`] has cursors, [`quota`] what happens to who is behind, [`conflation`] what
-//! is superseded, [`retention`] what is kept and for how long, [`poll`] what only polls need.
+//! is superseded, [`retention`] what is kept and for how long, [`poll`] what only polls need,
+//! [`window`] what waits for an acknowledgement.
 
 pub mod channel;
 pub mod conflation;
@@ -24,6 +25,7 @@ pub mod retention;
 mod segment;
 pub mod serve;
 pub mod subscribers;
+pub mod window;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ pub use gap::{Gap, GapCause};
 pub use membership::{JoinOutcome, Joined};
 pub use quota::Verdict;
 pub use serve::{Advanced, Planned};
+pub use window::Acknowledged;
 
 use crate::config::Config;
 use crate::frame::Publication;
@@ -46,6 +49,7 @@ use log::{Log, Thread};
 use member::Member;
 use retention::Rules;
 use subscribers::Step;
+use window::Windows;
 
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Set<K> = HashSet<K, foldhash::quality::RandomState>;
@@ -86,13 +90,15 @@ pub struct Hub {
     conflated_total: u64,
     /// Gaps that have not been told yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
+    /// Of subscriptions that asked for one.
+    windows: Windows,
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
     /// All subscriptions.
     subscribers: u64,
     /// Used by `serve` while it merges several channels.
-    merge: Vec<(Sequence, u32)>,
+    merge: Vec<serve::Source>,
 }
 
 impl Hub {
@@ -117,6 +123,7 @@ impl Hub {
             conflating: Set::default(),
             conflated_total: 0,
             gaps: Map::default(),
+            windows: Windows::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
             subscribers: 0,
@@ -306,6 +313,7 @@ impl Hub {
                 assert_eq!(found.map(|s| s as usize), Some(slot));
             }
         }
+        self.check_windows();
         for (key, channel) in &self.channels {
             assert!(!channel.is_abandoned());
             assert!(channel.first == Sequence::ZERO || channel.evicted < channel.first);

@@ -2,15 +2,17 @@
 //!
 //! A flush of one conn is: take the gaps to tell, [`Hub::plan`] what to write, write it,
 //! [`Hub::advance`] by what the socket took, then [`Hub::enforce`] the quota on what is left, which
-//! is [`super::quota`]'s. The rest of a frame under way is the conn's own.
+//! is [`super::quota`]'s. The rest of a frame under way is the conn's own. A channel whose window
+//! is closed is left out of what is given and told; its gaps are told when it opens, before what
+//! follows them.
 
 use std::sync::Arc;
 
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
 use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Encoder, FrameKind, Publication};
-use crate::hub::log::Log;
 use crate::hub::member::{Member, Subscription};
+use crate::hub::window::{self, Given, Room};
 use crate::id::{ChannelName, Sequence};
 use crate::time::Now;
 
@@ -24,6 +26,10 @@ pub struct Planned {
     /// Which of the conn's subscriptions it is for.
     pub subscription: u32,
 }
+
+/// Where a plan takes a channel's next publication from: its number, for which of the conn's
+/// subscriptions, and how much more that one may be given.
+pub(super) type Source = (Sequence, u32, Room);
 
 /// What a write has brought.
 #[derive(Debug, Default)]
@@ -48,23 +54,13 @@ impl Hub {
         planned: &mut Vec<Planned>,
     ) {
         planned.clear();
+        self.find_sources(slot);
         let Self {
             log,
-            channels,
-            members,
             merge,
             conflating,
             ..
         } = self;
-        let Some(member) = members.get(slot as usize) else {
-            return;
-        };
-        merge.clear();
-        for (subscription, index) in member.all().iter().zip(0u32..) {
-            if let Some(next) = successor(log, channels, *subscription) {
-                merge.push((next, index));
-            }
-        }
         let conflates = !conflating.is_empty() && conflating.contains(&slot);
         let mut bytes = 0;
         // One pair for most conns; for the others the smallest sequence number goes first.
@@ -72,20 +68,24 @@ impl Hub {
             && let Some(pair) = merge.iter_mut().min()
             && let Some(entry) = log.get(pair.0)
         {
-            let (sequence, subscription) = *pair;
+            let (sequence, subscription, room) = *pair;
             // It is told of those before what follows them.
             if conflates && entry.is_superseded && !planned.is_empty() {
                 return;
             }
-            *pair = (
-                if entry.next == Sequence::ZERO {
-                    END
-                } else {
-                    entry.next
-                },
-                subscription,
-            );
             let has_expired = entry.publication.has_expired(now);
+            // What has expired is stepped over and takes no room in a window.
+            let room = if has_expired {
+                room
+            } else {
+                room.after(sequence)
+            };
+            let next = if entry.next == Sequence::ZERO || room.is_over() {
+                END
+            } else {
+                entry.next
+            };
+            *pair = (next, subscription, room);
             let length = if has_expired {
                 0
             } else {
@@ -101,6 +101,24 @@ impl Hub {
                 subscription,
             });
         }
+    }
+
+    /// Lists where the conn in a slot is to be given something from: no channel of which its window
+    /// allows nothing more.
+    fn find_sources(&mut self, slot: u32) {
+        let mut sources = std::mem::take(&mut self.merge);
+        sources.clear();
+        let windows = self.windows.of(slot);
+        for (subscription, index) in self.subscriptions(slot).iter().zip(0u32..) {
+            let window = window::find(windows, subscription.channel);
+            let room = window.map_or(Room::ENDLESS, Given::room);
+            if !room.is_over()
+                && let Some(next) = self.successor_of(*subscription)
+            {
+                sources.push((next, index, room));
+            }
+        }
+        self.merge = sources;
     }
 
     /// The wire bytes of a planned publication.
@@ -119,12 +137,18 @@ impl Hub {
         let Some(member) = self.members.get_mut(slot as usize) else {
             return advanced;
         };
+        let windows = self.windows.of_mut(slot);
         for step in planned {
             if written == 0 && step.length > 0 {
                 break;
             }
             if let Some(subscription) = member.all_mut().get_mut(step.subscription as usize) {
                 subscription.position = step.sequence;
+                if step.length > 0
+                    && let Some(given) = window::find_mut(windows, subscription.channel)
+                {
+                    given.note(step.sequence);
+                }
             }
             if written < step.length {
                 let publication = self
@@ -146,16 +170,22 @@ impl Hub {
         advanced
     }
 
-    /// Whether the conn in a slot has something to be given or told.
+    /// Whether the conn in a slot has something to be given or told now.
     #[must_use]
     pub fn is_behind(&self, slot: u32) -> bool {
+        let windows = self.windows.of(slot);
         self.subscriptions(slot).iter().any(|subscription| {
-            self.successor_of(*subscription).is_some()
-                || self.gaps.contains_key(&(slot, subscription.channel))
-                || self
-                    .channel(subscription.channel)
-                    .is_some_and(|c| subscription.position < c.evicted)
+            self.is_owed(slot, *subscription) && !window::is_closed(windows, subscription.channel)
         })
+    }
+
+    /// Whether something is to be given or told of a subscription's channel.
+    pub(super) fn is_owed(&self, slot: u32, subscription: Subscription) -> bool {
+        self.successor_of(subscription).is_some()
+            || self.gaps.contains_key(&(slot, subscription.channel))
+            || self
+                .channel(subscription.channel)
+                .is_some_and(|c| subscription.position < c.evicted)
     }
 
     /// Whether the conn in a slot came with a position that this log has not reached yet: another
@@ -173,13 +203,11 @@ impl Hub {
         if self.gaps.is_empty() {
             return None;
         }
-        let channels = self
-            .subscriptions(slot)
-            .iter()
-            .map(|subscription| (slot, subscription.channel));
-        let key = channels
-            .into_iter()
-            .find(|key| self.gaps.contains_key(key))?;
+        let windows = self.windows.of(slot);
+        let channels = self.subscriptions(slot).iter().map(|s| s.channel);
+        let mut open = channels.filter(|channel| !window::is_closed(windows, *channel));
+        let channel = open.find(|channel| self.gaps.contains_key(&(slot, *channel)))?;
+        let key = (slot, channel);
         let gap = self.gaps.remove(&key)?;
         Some((self.channel(key.1)?.name.clone(), gap))
     }
@@ -241,7 +269,29 @@ impl Hub {
 
     /// The oldest entry of the subscription's channel after its cursor.
     pub(super) fn successor_of(&self, subscription: Subscription) -> Option<Sequence> {
-        successor(&self.log, &self.channels, subscription)
+        let channel = self.channel(subscription.channel)?;
+        let position = subscription.position;
+        if channel.first == Sequence::ZERO || channel.last <= position {
+            return None;
+        }
+        if position < channel.first {
+            return Some(channel.first);
+        }
+        if let Some(entry) = self.log.get(position)
+            && entry.channel == subscription.channel
+        {
+            return (entry.next != Sequence::ZERO).then_some(entry.next);
+        }
+        // The cursor stands on a publication of another channel. Only what it is owed lies between
+        // it and the newest entry, and it stands on one of its own as soon as it has been given the
+        // first.
+        let mut next = channel.last;
+        while let Some(entry) = self.log.get(next)
+            && entry.previous > position
+        {
+            next = entry.previous;
+        }
+        Some(next)
     }
 
     pub(super) fn subscriptions(&self, slot: u32) -> &[Subscription] {
@@ -258,32 +308,3 @@ impl Hub {
 
 /// A sequence number after every other: a channel that has nothing more to merge.
 const END: Sequence = Sequence(u64::MAX);
-
-fn successor(
-    log: &Log,
-    channels: &slab::Slab<Channel>,
-    subscription: Subscription,
-) -> Option<Sequence> {
-    let channel = channels.get(subscription.channel.0 as usize)?;
-    let position = subscription.position;
-    if channel.first == Sequence::ZERO || channel.last <= position {
-        return None;
-    }
-    if position < channel.first {
-        return Some(channel.first);
-    }
-    if let Some(entry) = log.get(position)
-        && entry.channel == subscription.channel
-    {
-        return (entry.next != Sequence::ZERO).then_some(entry.next);
-    }
-    // The cursor stands on a publication of another channel. Only what it is owed lies between it
-    // and the newest entry, and it stands on one of its own as soon as it has been given the first.
-    let mut next = channel.last;
-    while let Some(entry) = log.get(next)
-        && entry.previous > position
-    {
-        next = entry.previous;
-    }
-    Some(next)
-}

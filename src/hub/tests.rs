@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Namespace, Overflow};
+use crate::effect::Window;
 use crate::frame::{Encoder, Envelope, FrameKind, Payload};
 use crate::id::Since;
 
@@ -320,17 +321,41 @@ fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
 struct Record {
     /// Everything up to here is accounted for.
     seen: u64,
+    window: Option<u32>,
+    acknowledged: u64,
+    unacknowledged: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
 enum Act {
+    Acknowledge {
+        slot: u32,
+        channel: Option<u8>,
+        back: u64,
+    },
     Evict,
     Walk,
-    Give { slot: u32, bytes: usize },
-    Join { slot: u32, channel: u8, back: u64 },
-    Leave { slot: u32 },
-    Part { slot: u32, channel: u8 },
-    Publish { channel: u8, bytes: usize },
+    Give {
+        slot: u32,
+        bytes: usize,
+    },
+    Join {
+        slot: u32,
+        channel: u8,
+        back: u64,
+        window: u32,
+    },
+    Leave {
+        slot: u32,
+    },
+    Part {
+        slot: u32,
+        channel: u8,
+    },
+    Publish {
+        channel: u8,
+        bytes: usize,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -339,8 +364,10 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Evict),
         1 => Just(Act::Walk),
         4 => (slot.clone(), 1usize..200).prop_map(|(slot, bytes)| Act::Give { slot, bytes }),
-        2 => (slot.clone(), 0u8..3, 0u64..30)
-            .prop_map(|(slot, channel, back)| Act::Join { slot, channel, back }),
+        2 => (slot.clone(), 0u8..3, 0u64..30, 0u32..6)
+            .prop_map(|(slot, channel, back, window)| Act::Join { slot, channel, back, window }),
+        2 => (slot.clone(), proptest::option::of(0u8..3), 0u64..20)
+            .prop_map(|(slot, channel, back)| Act::Acknowledge { slot, channel, back }),
         1 => slot.clone().prop_map(|slot| Act::Leave { slot }),
         1 => (slot, 0u8..3).prop_map(|(slot, channel)| Act::Part { slot, channel }),
         6 => (0u8..3, 1usize..40).prop_map(|(channel, bytes)| Act::Publish { channel, bytes }),
@@ -383,15 +410,52 @@ impl Model {
         for sequence in give(&mut self.hub, slot, bytes, Now(0)) {
             let channel = self.published[sequence as usize];
             assert_eq!(self.next_owed(slot, channel), Some(sequence), "slot {slot}");
-            self.records.get_mut(&(slot, channel)).unwrap().seen = sequence;
+            let record = self.records.get_mut(&(slot, channel)).unwrap();
+            record.seen = sequence;
+            if let Some(window) = record.window.filter(|_| sequence > record.acknowledged) {
+                record.unacknowledged.push(sequence);
+                assert!(record.unacknowledged.len() <= window as usize);
+            }
         }
         let verdict = self.hub.enforce(slot, Now(0));
         assert_ne!(verdict, Verdict::Overflow);
         assert!(!self.hub.behind(slot).exceeds(self.quota));
     }
 
+    fn acknowledge(&mut self, slot: u32, channel: Option<u8>, id: u64) {
+        let records = self.records.iter_mut();
+        let mut meant: Vec<_> = records
+            .filter(|((s, c), _)| *s == slot && channel.is_none_or(|channel| *c == channel))
+            .map(|(_, record)| record)
+            .collect();
+        let expected = match meant.as_mut_slice() {
+            [record] if record.window.is_some() => {
+                let size = record.window.unwrap_or_default() as usize;
+                let was_closed = record.unacknowledged.len() == size;
+                record.acknowledged = record.acknowledged.max(id);
+                record.unacknowledged.retain(|given| *given > id);
+                if was_closed && record.unacknowledged.len() < size {
+                    Acknowledged::Opened
+                } else {
+                    Acknowledged::Taken
+                }
+            }
+            [] | [_] => Acknowledged::NoWindow,
+            [_, ..] => Acknowledged::ChannelUnclear,
+        };
+        let (id, head) = (self.hub.cursor(Sequence(id)), Sequence(self.head));
+        let channel = channel.map(name);
+        let outcome = self.hub.acknowledge(slot, channel.as_ref(), id, head);
+        assert_eq!(outcome, expected);
+    }
+
     fn perform(&mut self, act: &Act) {
         match *act {
+            Act::Acknowledge {
+                slot,
+                channel,
+                back,
+            } => self.acknowledge(slot, channel, self.head.saturating_sub(back)),
             Act::Evict => {
                 self.hub.trim(1000);
                 self.hub.evict(Now(0), 1000);
@@ -402,6 +466,7 @@ impl Model {
                 slot,
                 channel,
                 back,
+                window,
             } => {
                 let since = after(self.head.saturating_sub(back));
                 let outcome = self
@@ -410,11 +475,17 @@ impl Model {
                 match outcome {
                     JoinOutcome::Joined(joined) => {
                         let seen = joined.position.sequence.0;
-                        assert!(
-                            self.records
-                                .insert((slot, channel), Record { seen })
-                                .is_none()
-                        );
+                        let window = Window::new(window);
+                        if let Some(window) = window {
+                            self.hub.set_window(slot, &name(channel), window);
+                        }
+                        let record = Record {
+                            seen,
+                            window: window.map(Window::publications),
+                            acknowledged: 0,
+                            unacknowledged: Vec::new(),
+                        };
+                        assert!(self.records.insert((slot, channel), record).is_none());
                     }
                     JoinOutcome::AlreadyJoined => {
                         assert!(self.records.contains_key(&(slot, channel)));
@@ -462,7 +533,10 @@ proptest! {
             model.perform(&act);
         }
         for slot in 0..4 {
-            while model.hub.is_behind(slot) {
+            while model.hub.is_behind(slot) || model.hub.is_held_back(slot) {
+                for channel in 0..3 {
+                    model.acknowledge(slot, Some(channel), model.head);
+                }
                 model.give(slot, 1000);
             }
         }

@@ -1,0 +1,493 @@
+//! Acknowledgement windows: subscriptions that are given no more than their client has room for.
+//!
+//! A window has the ids of what its subscription was given and its client has not acknowledged,
+//! and is closed while these are as many as it allows. It is no sum over the log's ordinals: what
+//! is acknowledged may have left the log, may be of another channel, and what had expired or was
+//! skipped in between is not counted. The cursor moves as ever when something is given, so what
+//! lies behind a closed window is what the subscription is behind, and the quota acts on it.
+//!
+//! An acknowledgement may be of more than was given: a client that has come back may have done with
+//! what it is about to be given again. That takes no room, and need not be acknowledged twice.
+//!
+//! Only subscriptions that asked for a window are here, by slot. [`super::serve`] asks for room and
+//! notes what was given; the worker brings acknowledgements.
+
+use std::collections::VecDeque;
+
+use super::channel::ChannelIndex;
+use super::{Hub, Map};
+use crate::effect::Window;
+use crate::id::{ChannelName, Cursor, Sequence};
+
+/// Ids for which an empty window keeps its room, so that who acknowledges one by one does not have
+/// it allocated each time.
+const ROOM_KEPT: usize = 8;
+
+/// What came of an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Acknowledged {
+    /// The id is of another epoch or was never given out.
+    BadId,
+    /// The conn has several channels and none was named. What is held back of one is not held back
+    /// of the others, so one id would claim what was never given.
+    ChannelUnclear,
+    /// The channel, or the conn where none was named, has no window.
+    NoWindow,
+    /// A window that was closed is open.
+    Opened,
+    /// Taken, or known before.
+    Taken,
+}
+
+/// The windows of all conns, each conn's in the order of their channels.
+#[derive(Debug, Default)]
+pub(super) struct Windows(Map<u32, Vec<Given>>);
+
+/// One subscription's window.
+#[derive(Debug)]
+pub(super) struct Given {
+    channel: ChannelIndex,
+    window: Window,
+    /// Given and not acknowledged, in order; never more than the window allows.
+    ids: VecDeque<Sequence>,
+    /// Everything up to here is acknowledged, whether it was given or not. Below all of `ids`.
+    acknowledged: Sequence,
+}
+
+const _: () = assert!(size_of::<Given>() <= 48);
+
+/// How much more a subscription may be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Room {
+    publications: u32,
+    /// What takes none of it.
+    acknowledged: Sequence,
+}
+
+impl Room {
+    /// Of a subscription without a window.
+    pub(super) const ENDLESS: Self = Self {
+        publications: u32::MAX,
+        acknowledged: Sequence(u64::MAX),
+    };
+
+    pub(super) fn is_over(self) -> bool {
+        self.publications == 0
+    }
+
+    /// What is left when a publication has been given.
+    pub(super) fn after(self, sequence: Sequence) -> Self {
+        let taken = u32::from(sequence > self.acknowledged);
+        Self {
+            publications: self.publications.saturating_sub(taken),
+            ..self
+        }
+    }
+}
+
+impl Given {
+    /// How much more may be given.
+    pub(super) fn room(&self) -> Room {
+        let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        Room {
+            publications: self.window.publications().saturating_sub(given),
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.room().is_over()
+    }
+
+    /// Notes what was given.
+    pub(super) fn note(&mut self, sequence: Sequence) {
+        if sequence <= self.acknowledged {
+            return;
+        }
+        debug_assert!(!self.is_closed(), "{sequence:?} does not fit");
+        debug_assert!(self.ids.back().is_none_or(|last| *last < sequence));
+        self.ids.push_back(sequence);
+    }
+
+    /// Takes everything up to an id as acknowledged. True if that opens the window.
+    fn acknowledge(&mut self, id: Sequence) -> bool {
+        let was_closed = self.is_closed();
+        self.acknowledged = self.acknowledged.max(id);
+        while self.ids.pop_front_if(|given| *given <= id).is_some() {}
+        if self.ids.is_empty() && self.ids.capacity() > ROOM_KEPT {
+            self.ids = VecDeque::new();
+        }
+        was_closed && !self.is_closed()
+    }
+}
+
+impl Windows {
+    /// Those of the conn in a slot.
+    pub(super) fn of(&self, slot: u32) -> &[Given] {
+        if self.0.is_empty() {
+            return &[];
+        }
+        self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Those of the conn in a slot, to note what it is given.
+    pub(super) fn of_mut(&mut self, slot: u32) -> &mut [Given] {
+        if self.0.is_empty() {
+            return &mut [];
+        }
+        let given = self.0.get_mut(&slot);
+        given.map(Vec::as_mut_slice).unwrap_or_default()
+    }
+
+    fn add(&mut self, slot: u32, channel: ChannelIndex, window: Window) {
+        let all = self.0.entry(slot).or_default();
+        if let Err(place) = all.binary_search_by_key(&channel, |given| given.channel) {
+            let given = Given {
+                channel,
+                window,
+                ids: VecDeque::new(),
+                acknowledged: Sequence::ZERO,
+            };
+            all.insert(place, given);
+        }
+    }
+
+    /// Forgets the one of a subscription that has ended.
+    pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
+        if let Some(all) = self.0.get_mut(&slot) {
+            all.retain(|given| given.channel != channel);
+            if all.is_empty() {
+                self.0.remove(&slot);
+            }
+        }
+    }
+
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.0.shrink_to_fit();
+    }
+}
+
+/// The window of a channel, among those of one conn.
+pub(super) fn find(all: &[Given], channel: ChannelIndex) -> Option<&Given> {
+    let place = all.binary_search_by_key(&channel, |given| given.channel);
+    all.get(place.ok()?)
+}
+
+/// The same, to note what is given.
+pub(super) fn find_mut(all: &mut [Given], channel: ChannelIndex) -> Option<&mut Given> {
+    let place = all.binary_search_by_key(&channel, |given| given.channel);
+    all.get_mut(place.ok()?)
+}
+
+/// Whether nothing more of a channel may be given, by the windows of one conn.
+pub(super) fn is_closed(all: &[Given], channel: ChannelIndex) -> bool {
+    find(all, channel).is_some_and(Given::is_closed)
+}
+
+impl Hub {
+    /// Has the conn in a slot, which has just become a subscriber, given no more of a channel than
+    /// the window allows before it acknowledges.
+    pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
+        if let Some(channel) = self.names.get(name).copied() {
+            self.windows.add(slot, channel, window);
+        }
+    }
+
+    /// The client in a slot has done with everything up to an id in a channel, which is named
+    /// unless it is the only one. An id is a position in all channels, so it need not be one of
+    /// this channel's.
+    pub fn acknowledge(
+        &mut self,
+        slot: u32,
+        name: Option<&ChannelName>,
+        id: Cursor,
+        sequenced: Sequence,
+    ) -> Acknowledged {
+        if id.epoch != self.epoch || id.sequence > sequenced {
+            return Acknowledged::BadId;
+        }
+        let channel = match (name, self.subscriptions(slot)) {
+            (Some(name), _) => self.names.get(name).copied(),
+            (None, [only]) => Some(only.channel),
+            (None, []) => None,
+            (None, [_, ..]) => return Acknowledged::ChannelUnclear,
+        };
+        let all = self.windows.of_mut(slot);
+        let Some(given) = channel.and_then(|channel| find_mut(all, channel)) else {
+            return Acknowledged::NoWindow;
+        };
+        if given.acknowledge(id.sequence) {
+            Acknowledged::Opened
+        } else {
+            Acknowledged::Taken
+        }
+    }
+
+    /// Whether a closed window holds something back from the conn in a slot, so that it has not
+    /// been given everything although nothing is to be written.
+    #[must_use]
+    pub fn is_held_back(&self, slot: u32) -> bool {
+        let windows = self.windows.of(slot);
+        let mut closed = windows.iter().filter(|given| given.is_closed());
+        closed.any(|given| {
+            let mut subscriptions = self.subscriptions(slot).iter();
+            let subscription = subscriptions.find(|s| s.channel == given.channel);
+            subscription.is_some_and(|subscription| self.is_owed(slot, *subscription))
+        })
+    }
+
+    /// How many publications a client has that it has not acknowledged, over all windows of the
+    /// conn in a slot. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn unacknowledged(&self, slot: u32) -> usize {
+        let windows = self.windows.of(slot).iter();
+        windows.map(|given| given.ids.len()).sum()
+    }
+
+    /// Panics if a window is not a subscription's, or has more than it allows. For tests.
+    pub(super) fn check_windows(&self) {
+        for (slot, all) in &self.windows.0 {
+            assert!(!all.is_empty(), "slot {slot} has no window and is listed");
+            assert!(all.is_sorted_by_key(|given| given.channel));
+            for given in all {
+                let mut subscriptions = self.subscriptions(*slot).iter();
+                let of = subscriptions.find(|s| s.channel == given.channel);
+                let position = of.map(|subscription| subscription.position);
+                assert!(position.is_some(), "a window without a subscription");
+                assert!(given.ids.len() <= given.window.publications() as usize);
+                assert!(given.ids.iter().is_sorted());
+                assert!(given.ids.iter().all(|id| *id > given.acknowledged));
+                assert!(
+                    given.ids.back().copied() <= position,
+                    "given and not passed"
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, Namespace, Overflow};
+    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::hub::{Gap, GapCause, Verdict};
+    use crate::id::{Epoch, Since};
+    use crate::time::Now;
+
+    fn cursor(sequence: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new(7),
+            sequence: Sequence(sequence),
+        }
+    }
+
+    fn name(text: &str) -> ChannelName {
+        ChannelName::new(text).unwrap()
+    }
+
+    /// A hub in which the conn in slot 0 has a window of two on `a` and none on `b`.
+    fn hub(change: impl FnOnce(&mut Config)) -> Hub {
+        let mut config = Config::default();
+        change(&mut config);
+        let mut hub = Hub::new(Epoch::new(7), Sequence::ZERO, &config);
+        for channel in ["a", "b"] {
+            let _joined = hub.subscribe(0, &name(channel), Since::Now, Sequence::ZERO);
+        }
+        hub.set_window(0, &name("a"), Window::new(2).unwrap());
+        hub
+    }
+
+    /// One publication in each channel named; one in capitals expires at once.
+    fn publish(hub: &mut Hub, channels: &str) {
+        for channel in channels.chars() {
+            let id = cursor(hub.log.expected().0);
+            let lower = channel.to_ascii_lowercase().to_string();
+            let mut publication =
+                Publication::new(id, name(&lower), Payload::Text("x".into()), Now(0));
+            publication.expires = channel
+                .is_uppercase()
+                .then(|| Now(0).after(std::time::Duration::ZERO));
+            hub.publish(Arc::new(publication), Now(0));
+            hub.check_invariants();
+        }
+    }
+
+    /// What the conn is told and given until nothing is left to be written, as flush does it.
+    fn serve(hub: &mut Hub) -> (Vec<Gap>, Vec<u64>) {
+        let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
+        let kind = FrameKind::WebSocket(Envelope::Full);
+        loop {
+            gaps.extend(std::iter::from_fn(|| hub.take_gap(0)).map(|(_, gap)| gap));
+            let encoder = &mut Encoder::default();
+            hub.plan(0, kind, Now(1), 1 << 20, encoder, &mut planned);
+            if planned.is_empty() {
+                assert!(!hub.is_behind(0), "it would be listed for ever");
+                return (gaps, given);
+            }
+            let sent = planned.iter().filter(|step| step.length > 0);
+            given.extend(sent.map(|step| step.sequence.0));
+            hub.advance(0, &planned, usize::MAX / 2);
+            hub.check_invariants();
+        }
+    }
+
+    fn acknowledge(hub: &mut Hub, sequence: u64) -> Acknowledged {
+        let head = hub.head;
+        hub.acknowledge(0, Some(&name("a")), cursor(sequence), head)
+    }
+
+    #[test]
+    fn closed_window_holds_up_its_own_channel_only() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "abaabab");
+        assert_eq!(serve(&mut hub).1, [1, 2, 3, 5, 7]);
+        assert!(hub.is_held_back(0));
+        assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
+        assert!(hub.is_behind(0));
+        assert_eq!(serve(&mut hub).1, [4]);
+        // An id of another channel is a position in this one too.
+        assert_eq!(acknowledge(&mut hub, 7), Acknowledged::Opened);
+        assert_eq!(serve(&mut hub).1, [6]);
+        assert!(!hub.is_held_back(0));
+    }
+
+    #[test]
+    fn window_is_full_within_one_plan_and_over_many() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "a");
+        assert_eq!(serve(&mut hub).1, [1]);
+        publish(&mut hub, "aa");
+        assert_eq!(serve(&mut hub).1, [2]);
+        assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
+        publish(&mut hub, "aa");
+        assert_eq!(serve(&mut hub).1, [3, 4]);
+    }
+
+    #[test]
+    fn ack_that_is_old_changes_nothing_and_a_wrong_one_is_told() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "aaaa");
+        assert_eq!(serve(&mut hub).1, [1, 2]);
+        assert_eq!(acknowledge(&mut hub, 0), Acknowledged::Taken);
+        assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
+        assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Taken);
+        assert_eq!(acknowledge(&mut hub, 5), Acknowledged::BadId);
+        let foreign = Cursor {
+            epoch: Epoch::new(8),
+            sequence: Sequence(2),
+        };
+        let outcome = hub.acknowledge(0, Some(&name("a")), foreign, Sequence(9));
+        assert_eq!(outcome, Acknowledged::BadId);
+        for channel in ["b", "c"] {
+            let outcome = hub.acknowledge(0, Some(&name(channel)), cursor(2), Sequence(9));
+            assert_eq!(outcome, Acknowledged::NoWindow);
+        }
+        assert_eq!(serve(&mut hub).1, [3]);
+        assert_eq!(hub.unacknowledged(0), 2);
+    }
+
+    #[test]
+    fn ack_names_its_channel_unless_there_is_only_one() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "aaa");
+        assert_eq!(serve(&mut hub).1, [1, 2]);
+        let without_name = |hub: &mut Hub| hub.acknowledge(0, None, cursor(2), Sequence(9));
+        assert_eq!(without_name(&mut hub), Acknowledged::ChannelUnclear);
+        hub.unsubscribe(0, &name("b"));
+        assert_eq!(without_name(&mut hub), Acknowledged::Opened);
+        hub.unsubscribe(0, &name("a"));
+        assert_eq!(without_name(&mut hub), Acknowledged::NoWindow);
+    }
+
+    #[test]
+    fn what_is_acknowledged_before_it_is_given_takes_no_room() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "aaaaaa");
+        assert_eq!(acknowledge(&mut hub, 3), Acknowledged::Taken);
+        assert_eq!(serve(&mut hub).1, [1, 2, 3, 4, 5]);
+        assert_eq!(hub.unacknowledged(0), 2);
+        assert_eq!(acknowledge(&mut hub, 4), Acknowledged::Opened);
+        assert_eq!(serve(&mut hub).1, [6]);
+    }
+
+    #[test]
+    fn what_is_acknowledged_may_have_left_the_log() {
+        let mut hub = hub(|config| config.log.entries = 1);
+        publish(&mut hub, "aa");
+        assert_eq!(serve(&mut hub).1, [1, 2]);
+        publish(&mut hub, "ab");
+        hub.evict(Now(1), 100);
+        assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
+        let (gaps, given) = serve(&mut hub);
+        assert_eq!(gaps.len(), 1);
+        assert_eq!((gaps[0].cause, gaps[0].missed), (GapCause::Expired, None));
+        assert_eq!(given, [4]);
+        assert_eq!(hub.unacknowledged(0), 1, "a gap takes no room");
+    }
+
+    #[test]
+    fn what_has_expired_takes_no_room() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "AaAAaAa");
+        assert_eq!(serve(&mut hub).1, [2, 5]);
+        assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
+        assert_eq!(serve(&mut hub).1, [7]);
+    }
+
+    #[test]
+    fn what_is_held_back_counts_for_the_quota_and_its_gap_is_told_when_the_window_opens() {
+        let mut hub = hub(|config| config.quota.behind_publications = 3);
+        publish(&mut hub, "aaaaaaa");
+        assert_eq!(serve(&mut hub), (Vec::new(), vec![1, 2]));
+        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(2));
+        publish(&mut hub, "a");
+        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(1));
+        // One gap for all, and not one message for each that is published meanwhile.
+        assert_eq!(serve(&mut hub), (Vec::new(), Vec::new()));
+        assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
+        let gap = Gap {
+            since: Some(cursor(2)),
+            until: cursor(5),
+            missed: Some(3),
+            cause: GapCause::Slow,
+        };
+        assert_eq!(serve(&mut hub), (vec![gap], vec![6]));
+    }
+
+    #[test]
+    fn conn_that_does_not_acknowledge_is_closed_where_the_policy_is_to_close() {
+        let mut hub = hub(|config| {
+            config.quota.behind_publications = 3;
+            config.namespace = vec![Namespace {
+                pattern: "a".into(),
+                overflow: Some(Overflow::Close),
+                ..Namespace::default()
+            }];
+        });
+        publish(&mut hub, "aaaaa");
+        assert_eq!(serve(&mut hub).1, [1, 2]);
+        assert_eq!(hub.enforce(0, Now(1)), Verdict::Within);
+        publish(&mut hub, "a");
+        assert_eq!(hub.enforce(0, Now(1)), Verdict::Overflow);
+    }
+
+    #[test]
+    fn window_goes_with_its_subscription() {
+        let mut hub = hub(|_| {});
+        publish(&mut hub, "aaa");
+        assert_eq!(serve(&mut hub).1, [1, 2]);
+        hub.unsubscribe(0, &name("a"));
+        assert!(hub.windows.0.is_empty());
+        let _joined = hub.subscribe(0, &name("a"), Since::After(cursor(0)), Sequence(9));
+        assert_eq!(serve(&mut hub).1, [1, 2, 3], "without a window");
+        assert_eq!(acknowledge(&mut hub, 3), Acknowledged::NoWindow);
+        hub.set_window(0, &name("b"), Window::new(1).unwrap());
+        hub.leave(0);
+        assert!(hub.windows.0.is_empty());
+    }
+}
