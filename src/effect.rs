@@ -60,6 +60,8 @@ impl Draw {
 /// What a machine asks the worker to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Take what the client has done with, then call `handle_acknowledged` with what came of it.
+    Acknowledge(Acknowledgement),
     /// Gather what the conn is owed, and call `handle_answer` with it, even if it is nothing.
     Answer {
         /// Where a client stays that is owed nothing; without it, it is taken as far as the log is.
@@ -117,6 +119,8 @@ pub struct Join {
     pub channels: Vec<ChannelName>,
     /// From where.
     pub since: Since,
+    /// How much of each may be given before it is acknowledged; without one it does not matter.
+    pub window: Option<Window>,
     /// What asked for it.
     pub origin: Origin,
 }
@@ -139,6 +143,17 @@ impl Window {
     pub fn publications(self) -> u32 {
         self.0
     }
+}
+
+/// What a client has done with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    /// The channel; without one, the only one that the conn has.
+    pub channel: Option<ChannelName>,
+    /// Everything up to here.
+    pub id: Cursor,
+    /// The reference that the client wants to see in the answer.
+    pub reference: Option<Reference>,
 }
 
 /// What a [`Join`] answers to.

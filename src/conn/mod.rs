@@ -25,10 +25,10 @@ use crate::config::limits::{
     STREAM_READ_BYTES,
 };
 use crate::dialogue::{Delivery, Saying};
-use crate::effect::{CloseReason, Context, Effect, Join, Leave};
+use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http;
-use crate::hub::{Gap, JoinOutcome};
+use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
@@ -52,7 +52,8 @@ pub enum Standing {
     Blocked,
     /// Nothing waits, and the log's head is the client's position.
     CaughtUp,
-    /// Something waits and the socket may take it, or the client is ahead of the log.
+    /// Something waits and the socket may take it, or a window holds it back, or the client is
+    /// ahead of the log.
     Serving,
 }
 
@@ -307,6 +308,24 @@ impl Conn {
         } = &mut self.phase
         {
             transport.handle_left(leave, was_subscribed, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// What became of an acknowledgement.
+    pub fn handle_acknowledged(
+        &mut self,
+        what: &Acknowledgement,
+        outcome: Acknowledged,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
+            transport.handle_acknowledged(what, outcome, out, context);
         }
         self.settle(out, context);
     }

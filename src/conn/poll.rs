@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::request::joining;
 use super::{Conn, Partial, Phase, millis};
 use crate::effect::{Context, Effect};
 use crate::http::PollRequest;
@@ -39,7 +40,7 @@ impl Conn {
         Partial::push(&mut partial, rest);
         let phase = Phase::Poll { poll, partial };
         let over = context.now.after(timeout);
-        self.open(phase, channels, since, over, context);
+        self.open(phase, joining(channels, since, None), over, context);
     }
 
     /// Everything that a poll is owed: its one answer, behind which the conn goes on with the next

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Conn, Partial, Phase};
-use crate::effect::{CloseReason, Context, Effect, Join, Origin};
+use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
 use crate::http::{self, After, Answer, Read};
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
@@ -44,7 +44,8 @@ impl Conn {
             Answer::EventStream(request) => {
                 let stream = EventStream::new(request.envelope, request.body);
                 let stream = Transport::EventStream(stream);
-                self.open_stream(stream, request.channels, request.since, context);
+                let join = joining(request.channels, request.since, None);
+                self.open_stream(stream, join, context);
             }
             Answer::Poll(request) => self.open_poll(request, rest, context),
             Answer::WebSocket(request) => {
@@ -55,7 +56,8 @@ impl Conn {
                     None => Compression::None,
                 };
                 let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
-                self.open_stream(socket, request.channels, request.since, context);
+                let join = joining(request.channels, request.since, request.window);
+                self.open_stream(socket, join, context);
                 self.handle_early_bytes(rest, out, context);
             }
         }
@@ -87,13 +89,7 @@ impl Conn {
         }
     }
 
-    fn open_stream(
-        &mut self,
-        transport: Transport,
-        channels: Vec<ChannelName>,
-        since: Since,
-        context: &mut Context<'_>,
-    ) {
+    fn open_stream(&mut self, transport: Transport, join: Join, context: &mut Context<'_>) {
         let phase = Phase::Stream {
             transport,
             closing: None,
@@ -102,7 +98,7 @@ impl Conn {
         let interval = context.config.heartbeat.interval_ms;
         let first = interval / 2 + context.draw.below(interval / 2);
         let first = context.now.after(Duration::from_millis(first));
-        self.open(phase, channels, since, first, context);
+        self.open(phase, join, first, context);
     }
 
     /// `first` is when the worker calls if nothing happens. It is armed before joining, since a
@@ -110,8 +106,7 @@ impl Conn {
     pub(super) fn open(
         &mut self,
         phase: Phase,
-        channels: Vec<ChannelName>,
-        since: Since,
+        join: Join,
         first: Deadline,
         context: &mut Context<'_>,
     ) {
@@ -120,10 +115,16 @@ impl Conn {
             gauge.increment();
         }
         context.ask(Effect::Arm(first));
-        context.ask(Effect::Join(Join {
-            channels,
-            since,
-            origin: Origin::Request,
-        }));
+        context.ask(Effect::Join(join));
+    }
+}
+
+/// What a request asks for.
+pub(super) fn joining(channels: Vec<ChannelName>, since: Since, window: Option<Window>) -> Join {
+    Join {
+        channels,
+        since,
+        window,
+        origin: Origin::Request,
     }
 }

@@ -361,6 +361,7 @@ fn conn_that_never_takes_its_answers_is_cut_off() {
     let join = Join {
         channels: vec![ChannelName::new(&"x".repeat(200)).unwrap()],
         since: Since::Now,
+        window: None,
         origin: Origin::Command(None),
     };
     let outcomes = [JoinOutcome::TooManyChannels];

@@ -25,6 +25,7 @@ mod upgrade;
 use std::time::Duration;
 
 use crate::config::Config;
+use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
@@ -110,6 +111,8 @@ pub struct WebSocketRequest {
     pub channels: Vec<ChannelName>,
     /// From where the client wants to be served.
     pub since: Since,
+    /// How much of each may be given before it is acknowledged.
+    pub window: Option<Window>,
     /// What it wants of each publication.
     pub envelope: Envelope,
     /// The value of `Sec-WebSocket-Accept`.

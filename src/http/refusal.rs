@@ -3,6 +3,7 @@
 //! The words become the `detail` of a problem document (RFC 9457) and may end up in logs on the
 //! way, so they hold numbers and names of ours alone: never a byte that the peer sent.
 
+use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::ChannelNameError;
 
 use super::response::Status;
@@ -99,6 +100,15 @@ pub enum Refusal {
     /// Another version of HTTP than 1.0 and 1.1.
     #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
     Version,
+    /// `window` is no number of publications within the limit.
+    #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
+    Window,
+    /// `window` with the data envelope, which has no ids to acknowledge.
+    #[error("a window needs the full envelope: publications are acknowledged by their ids")]
+    WindowWithoutIds,
+    /// `window` on a transport whose clients cannot acknowledge.
+    #[error("a window needs a WebSocket: nobody else can acknowledge")]
+    WindowUnheard,
 }
 
 impl Refusal {
@@ -120,7 +130,10 @@ impl Refusal {
             | Self::Timeout
             | Self::UpgradeConnection
             | Self::UpgradeExtensions
-            | Self::UpgradeKey => Status::BadRequest,
+            | Self::UpgradeKey
+            | Self::Window
+            | Self::WindowUnheard
+            | Self::WindowWithoutIds => Status::BadRequest,
             Self::ContentUnwanted => Status::ContentTooLarge,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
             Self::Method => Status::MethodNotAllowed,

@@ -70,10 +70,7 @@ fn event_stream(
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
-    let query = parse_query(target, config)?;
-    if query.channels.is_empty() {
-        return Err(Refusal::ChannelMissing);
-    }
+    let query = parse_deaf_query(target, config)?;
     if head.method == Method::Head {
         let response = response::event_stream_without_stream(head.after, date);
         return Ok(Answer::Respond(response));
@@ -95,10 +92,7 @@ fn poll(
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
-    let query = parse_query(target, config)?;
-    if query.channels.is_empty() {
-        return Err(Refusal::ChannelMissing);
-    }
+    let query = parse_deaf_query(target, config)?;
     let asked = query.timeout.transpose()?;
     if head.method == Method::Head {
         let response = response::poll_without_answer(head.after, date);
@@ -123,8 +117,17 @@ fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Ans
     if envelope == Envelope::Data && query.channels.is_empty() {
         return Err(Refusal::ChannelMissing);
     }
+    let window = query.window.transpose()?;
+    if window.is_some() && envelope == Envelope::Data {
+        return Err(Refusal::WindowWithoutIds);
+    }
+    // It is for the channels that are named here; commands say for themselves.
+    if window.is_some() && query.channels.is_empty() {
+        return Err(Refusal::ChannelMissing);
+    }
     Ok(Answer::WebSocket(WebSocketRequest {
         since: since(head, &query),
+        window,
         channels: query.channels,
         envelope,
         accept,
@@ -140,6 +143,19 @@ fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Ans
 fn parse_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
     let channels_max = usize::try_from(config.limits.channels_per_conn).unwrap_or(usize::MAX);
     Query::parse(target.query, channels_max)
+}
+
+/// The query of a transport whose clients are not heard: they name all channels now, and could
+/// acknowledge nothing.
+fn parse_deaf_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
+    let query = parse_query(target, config)?;
+    if query.channels.is_empty() {
+        return Err(Refusal::ChannelMissing);
+    }
+    if query.window.is_some() {
+        return Err(Refusal::WindowUnheard);
+    }
+    Ok(query)
 }
 
 /// The field goes before the query: `EventSource` repeats the query of its first request when it

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 
@@ -51,6 +52,8 @@ pub(super) struct Query {
     pub(super) since: Option<Since>,
     /// Looked at by polls only: for the others it is no parameter of theirs.
     pub(super) timeout: Option<Result<Duration, Refusal>>,
+    /// For the WebSocket only.
+    pub(super) window: Option<Result<Window, Refusal>>,
 }
 
 impl Query {
@@ -59,6 +62,7 @@ impl Query {
         let mut channels = Vec::new();
         let mut envelope = None;
         let mut timeout = None;
+        let mut window = None;
         let mut positions = [None; POSITION_PARAMETERS.len()];
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -71,6 +75,8 @@ impl Query {
                 envelope = envelope.or(Some(envelope_named(&value)?));
             } else if name == "timeout" {
                 timeout = timeout.or_else(|| Some(seconds(&value)));
+            } else if name == "window" {
+                window = window.or_else(|| Some(publications(&value)));
             } else if !value.is_empty() {
                 note_position(&name, &value, &mut positions);
             }
@@ -80,6 +86,7 @@ impl Query {
             envelope,
             since: positions.into_iter().flatten().next(),
             timeout,
+            window,
         })
     }
 }
@@ -110,6 +117,12 @@ fn seconds(text: &str) -> Result<Duration, Refusal> {
         return Err(Refusal::Timeout);
     }
     Ok(text.parse().map_or(Duration::MAX, Duration::from_secs))
+}
+
+fn publications(text: &str) -> Result<Window, Refusal> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_number);
+    number.and_then(Window::new).ok_or(Refusal::Window)
 }
 
 /// Drops repetitions, keeps the order, and holds what is left against the limit.
@@ -237,6 +250,22 @@ mod tests {
         );
         assert_eq!(envelope("envelope=Full"), Err(Refusal::Envelope));
         assert_eq!(envelope("envelope=data&envelope="), Err(Refusal::Envelope));
+    }
+
+    #[test]
+    fn query_takes_a_window_within_its_limit() {
+        let window = |query: &str| Query::parse(query, 3).unwrap().window;
+        assert_eq!(window(""), None);
+        assert_eq!(
+            window("window=1"),
+            Some(Window::new(1).ok_or(Refusal::Window))
+        );
+        let first = window("window=1024&window=x").and_then(Result::ok);
+        assert_eq!(first.map(Window::publications), Some(1024));
+        for garbage in ["", "0", "1025", "-1", "+1", "1.5", "x", "99999999999"] {
+            let query = format!("window={garbage}");
+            assert_eq!(window(&query), Some(Err(Refusal::Window)), "{query}");
+        }
     }
 
     #[test]

@@ -131,6 +131,7 @@ metrics! {
         client_frames: Counter "fanfare_client_frames_total" "Frames received from WebSocket clients.",
         client_messages_inflated: Counter "fanfare_client_messages_inflated_total" "Compressed messages received from WebSocket clients.",
         client_commands_refused: Counter "fanfare_client_commands_refused_total" "Commands of WebSocket clients answered with an error.",
+        acknowledgements: Counter "fanfare_client_acknowledgements_total" "Acknowledgements of WebSocket clients for a window.",
         client_publications: Counter "fanfare_client_publications_total" "Publications of clients handed to the feed.",
         direct: Counter "fanfare_direct_total" "Messages of backends to one conn that were put on their way.",
         direct_refused: Counter "fanfare_direct_refused_total" "Messages of backends to a conn that is not there, or is owed too much.",

@@ -285,6 +285,7 @@ mod tests {
                 .map(|n| channel(n))
                 .collect(),
             since: Since::Now,
+            window: None,
             origin: Origin::Request,
         };
         let mut out = Vec::new();

@@ -21,10 +21,10 @@ pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
 use crate::dialogue::{Farewell, Saying};
-use crate::effect::{CloseReason, Context, Effect, Join, Leave};
+use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
-use crate::hub::{Gap, JoinOutcome};
+use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use poll::{News, Terms};
 
@@ -197,6 +197,20 @@ impl Transport {
             // A client of an event stream cannot ask for anything, so nothing answers.
             Self::EventStream(_) => {}
             Self::WebSocket(socket) => socket.handle_left(leave, was_subscribed, out, context),
+        }
+    }
+
+    /// Takes what came of an acknowledgement.
+    pub fn handle_acknowledged(
+        &mut self,
+        what: &Acknowledgement,
+        outcome: Acknowledged,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        match self {
+            Self::EventStream(_) => {}
+            Self::WebSocket(socket) => socket.handle_acknowledged(what, outcome, out, context),
         }
     }
 

@@ -4,8 +4,8 @@
 use super::Worker;
 use super::net::Net;
 use crate::dialogue::ClientPublication;
-use crate::effect::{Effect, Join, Leave};
-use crate::hub::{JoinOutcome, Joined};
+use crate::effect::{Acknowledgement, Effect, Join, Leave, Window};
+use crate::hub::{Acknowledged, JoinOutcome, Joined};
 use crate::id::ConnId;
 use crate::time::Deadline;
 
@@ -19,6 +19,7 @@ impl<N: Net> Worker<N> {
         let mut effects = std::mem::take(&mut self.scratch.effects);
         for effect in effects.drain(..) {
             match effect {
+                Effect::Acknowledge(what) => self.acknowledge(id, &what),
                 Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close(id, reason),
@@ -71,6 +72,9 @@ impl<N: Net> Worker<N> {
             .iter()
             .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
             .collect();
+        if let Some(window) = join.window {
+            self.set_windows(id, join, &outcomes, window);
+        }
         if self.poll_kind(id).is_some() {
             self.keep_gaps(id, join, &outcomes);
         } else {
@@ -92,6 +96,29 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| {
             conn.handle_left(leave, was_subscribed, out, context);
         });
+    }
+
+    fn set_windows(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome], window: Window) {
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if outcome.joined().is_some() {
+                self.hub.set_window(id.slot, channel, window);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, id: ConnId, what: &Acknowledgement) {
+        let sequenced = self.sequenced();
+        let channel = what.channel.as_ref();
+        let outcome = self.hub.acknowledge(id.slot, channel, what.id, sequenced);
+        if matches!(outcome, Acknowledged::Opened | Acknowledged::Taken) {
+            self.parts.metrics.acknowledgements.increment();
+        }
+        self.call(id, |conn, out, context| {
+            conn.handle_acknowledged(what, outcome, out, context);
+        });
+        if outcome == Acknowledged::Opened && self.hub.is_behind(id.slot) {
+            self.list_to_serve(id);
+        }
     }
 
     /// A poll is told of its gaps in its answer.

@@ -31,13 +31,13 @@ impl<N: Net> Worker<N> {
 
     fn expire_conn(&mut self, id: ConnId) {
         let is_behind = self.hub.is_behind(id.slot);
-        let is_ahead = self.hub.is_ahead(id.slot);
+        let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
         let standing = if is_waiting && !slot.is_writable {
             Standing::Blocked
-        } else if is_waiting || is_ahead {
+        } else if is_waiting || !has_all {
             Standing::Serving
         } else {
             Standing::CaughtUp

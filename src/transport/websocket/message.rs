@@ -10,7 +10,8 @@ use std::fmt::Display;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::effect::{Context, Reference};
+use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
+use crate::effect::{Context, Reference, Window};
 use crate::frame::Payload;
 use crate::frame::envelope::{push_display, push_json_string, push_payload_field};
 use crate::frame::websocket::{Opcode, push_header};
@@ -28,6 +29,11 @@ pub(super) struct Command {
 /// What a client may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Nothing: the client has done with everything up to an id, of a channel or the only one.
+    Acknowledge {
+        channel: Option<ChannelName>,
+        id: Cursor,
+    },
     /// An answer, for clients whose API hides the protocol's own ping.
     Ping,
     /// To know how many subscribers a channel has.
@@ -38,7 +44,11 @@ pub(super) enum Action {
         data: Box<str>,
     },
     /// To be served a channel.
-    Subscribe { channel: ChannelName, since: Since },
+    Subscribe {
+        channel: ChannelName,
+        since: Since,
+        window: Option<Window>,
+    },
     /// To be served a channel no more.
     Unsubscribe { channel: ChannelName },
 }
@@ -57,6 +67,8 @@ pub(super) enum Refusal {
     AlreadySubscribed,
     #[error("{0}")]
     BadChannel(ChannelNameError),
+    #[error("id is not one that this server has given out")]
+    BadId,
     #[error("a command is one JSON object without repeated fields")]
     BadJson,
     #[error(
@@ -64,12 +76,16 @@ pub(super) enum Refusal {
         Reference::BYTES_MAX
     )]
     BadReference,
+    #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
+    BadWindow,
     #[error("a command is a text message")]
     BinaryMessage,
     #[error("too much waits already; try again later")]
     Busy,
     #[error("channel is missing or not a string")]
     ChannelMissing,
+    #[error("channel is missing, and the conn has several")]
+    ChannelUnclear,
     #[error("data is missing")]
     DataMissing,
     #[error("no backend takes what is published there")]
@@ -78,11 +94,13 @@ pub(super) enum Refusal {
     NotAllowed,
     #[error("the conn is not subscribed to the channel")]
     NotSubscribed,
+    #[error("there is no window to acknowledge for")]
+    NoWindow,
     #[error("the conn has as many channels as it may have")]
     TooManyChannels,
     #[error("it could not be stored; try again later")]
     Unavailable,
-    #[error("type is not one of auth, ping, presence, publish, subscribe, unsubscribe")]
+    #[error("type is none of ack, auth, ping, presence, publish, subscribe, unsubscribe")]
     UnknownType,
 }
 
@@ -91,15 +109,18 @@ impl Refusal {
     fn code(self) -> &'static str {
         match self {
             Self::AlreadySubscribed => "already_subscribed",
-            Self::BadChannel(_) | Self::ChannelMissing => "bad_channel",
+            Self::BadChannel(_) | Self::ChannelMissing | Self::ChannelUnclear => "bad_channel",
+            Self::BadId => "bad_id",
             Self::BadJson => "bad_json",
             Self::BadReference => "bad_ref",
+            Self::BadWindow => "bad_window",
             Self::BinaryMessage => "binary_message",
             Self::Busy => "busy",
             Self::DataMissing => "bad_payload",
             Self::NoConsumer => "no_consumer",
             Self::NotAllowed => "not_allowed",
             Self::NotSubscribed => "not_subscribed",
+            Self::NoWindow => "no_window",
             Self::TooManyChannels => "too_many_channels",
             Self::Unavailable => "unavailable",
             Self::UnknownType => "unknown_type",
@@ -118,7 +139,11 @@ struct Fields<'a> {
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
     since: Option<&'a RawValue>,
+    #[serde(borrow)]
+    window: Option<&'a RawValue>,
     #[serde(borrow, rename = "ref")]
     reference: Option<&'a RawValue>,
 }
@@ -149,6 +174,10 @@ pub(super) fn parse(text: &str) -> Result<Command, Refused> {
 fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
     let kind = fields.kind.and_then(parse_string);
     match kind.as_deref() {
+        Some("ack") => Ok(Action::Acknowledge {
+            channel: fields.channel.map(|_| parse_channel(fields)).transpose()?,
+            id: parse_id(fields)?,
+        }),
         Some("auth") => Err(Refusal::NotAllowed),
         Some("ping") => Ok(Action::Ping),
         Some("presence") => Ok(Action::Presence {
@@ -161,6 +190,7 @@ fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
         Some("subscribe") => Ok(Action::Subscribe {
             channel: parse_channel(fields)?,
             since: parse_since(fields),
+            window: parse_window(fields)?,
         }),
         Some("unsubscribe") => Ok(Action::Unsubscribe {
             channel: parse_channel(fields)?,
@@ -178,6 +208,17 @@ fn parse_since(fields: &Fields<'_>) -> Since {
     fields.since.map_or(Since::Now, |json| {
         parse_string(json).map_or(Since::Unrecognised, |text| Since::parse(&text))
     })
+}
+
+fn parse_id(fields: &Fields<'_>) -> Result<Cursor, Refusal> {
+    let id = fields.id.and_then(parse_string);
+    id.and_then(|id| id.parse().ok()).ok_or(Refusal::BadId)
+}
+
+fn parse_window(fields: &Fields<'_>) -> Result<Option<Window>, Refusal> {
+    let number = |json: &RawValue| serde_json::from_str(json.get()).ok();
+    let window = |json| number(json).and_then(Window::new).ok_or(Refusal::BadWindow);
+    fields.window.map(window).transpose()
 }
 
 fn parse_string(json: &RawValue) -> Option<String> {
@@ -218,7 +259,7 @@ pub(super) fn push_subscribed(
     });
 }
 
-/// Appends that a command has been carried out; with the id of what was published, if there is one.
+/// Appends that a command has been carried out; with the id that it was about, if there is one.
 /// Without a reference nobody could tell which command is meant, so nothing is said.
 pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &mut Vec<u8>) {
     if reference.is_none() {
@@ -358,6 +399,7 @@ mod tests {
         let expected = Action::Subscribe {
             channel: channel("cA"),
             since,
+            window: None,
         };
         assert_eq!(command.action, expected);
     }
@@ -372,6 +414,7 @@ mod tests {
             let expected = Action::Subscribe {
                 channel: channel("c"),
                 since: Since::Now,
+                window: None,
             };
             assert_eq!(parse(text).unwrap().action, expected, "{text}");
         }
@@ -385,6 +428,55 @@ mod tests {
                 panic!("another action");
             };
             assert_eq!(since, Since::Unrecognised);
+        }
+    }
+
+    #[test]
+    fn ack_names_a_channel_or_none() {
+        let id = "00000000000a-7".parse().unwrap();
+        for (text, expected) in [
+            (r#"{"type":"ack","id":"00000000000a-7"}"#, None),
+            (
+                r#"{"type":"ack","id":"00000000000a-7","channel":null}"#,
+                None,
+            ),
+            (
+                r#"{"type":"ack","id":"00000000000a-7","channel":"c"}"#,
+                Some(channel("c")),
+            ),
+        ] {
+            let expected = Action::Acknowledge {
+                channel: expected,
+                id,
+            };
+            assert_eq!(parse(text).unwrap().action, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn window_is_a_whole_number_within_its_limit() {
+        let window = |window: &str| {
+            let text = format!(r#"{{"type":"subscribe","channel":"c","window":{window}}}"#);
+            let command = parse(&text).map_err(|refused| refused.refusal)?;
+            let Action::Subscribe { window, .. } = command.action else {
+                panic!("another action");
+            };
+            Ok(window.map(Window::publications))
+        };
+        assert_eq!(window("null"), Ok(None));
+        assert_eq!(window("1"), Ok(Some(1)));
+        assert_eq!(window("1024"), Ok(Some(1024)));
+        for wrong in [
+            "0",
+            "1025",
+            "-1",
+            "1.5",
+            "1e2",
+            "\"5\"",
+            "[5]",
+            "4294967297",
+        ] {
+            assert_eq!(window(wrong), Err(Refusal::BadWindow), "{wrong}");
         }
     }
 
@@ -437,6 +529,18 @@ mod tests {
                 one(),
             ),
             (&long_channel, "bad_channel", None),
+            (r#"{"type":"ack","ref":1}"#, "bad_id", one()),
+            (r#"{"type":"ack","id":7,"ref":1}"#, "bad_id", one()),
+            (
+                r#"{"type":"ack","id":"00000000000a-07","ref":1}"#,
+                "bad_id",
+                one(),
+            ),
+            (
+                r#"{"type":"ack","id":"00000000000a-7","channel":4,"ref":1}"#,
+                "bad_channel",
+                one(),
+            ),
             (r#"{"type":"ping","ref":{}}"#, "bad_ref", None),
             (r#"{"type":"ping","ref":true}"#, "bad_ref", None),
             (&long_reference, "bad_ref", None),
@@ -452,12 +556,16 @@ mod tests {
             Refusal::BadChannel(ChannelNameError::Empty),
             Refusal::BadChannel(ChannelNameError::TooLong { got: 201 }),
             Refusal::BadChannel(ChannelNameError::Character { at: 4 }),
+            Refusal::BadId,
             Refusal::BadJson,
             Refusal::BadReference,
+            Refusal::BadWindow,
             Refusal::BinaryMessage,
             Refusal::ChannelMissing,
+            Refusal::ChannelUnclear,
             Refusal::NotAllowed,
             Refusal::NotSubscribed,
+            Refusal::NoWindow,
             Refusal::TooManyChannels,
             Refusal::UnknownType,
         ] {

@@ -24,10 +24,10 @@ mod rules;
 mod tests;
 
 use crate::dialogue::{Published, Saying};
-use crate::effect::{CloseReason, Context, Join, Leave, Origin, Reference};
+use crate::effect::{Acknowledgement, CloseReason, Context, Join, Leave, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::frame::{Envelope, FrameKind, Payload};
-use crate::hub::{Gap, JoinOutcome};
+use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::transport::{Flow, Goodbye};
 use message::Refusal;
@@ -140,6 +140,29 @@ impl WebSocket {
             message::push_unsubscribed(&leave.channel, reference, out);
         } else {
             refuse(Refusal::NotSubscribed, reference, out, context);
+        }
+    }
+
+    pub(super) fn handle_acknowledged(
+        &self,
+        what: &Acknowledgement,
+        outcome: Acknowledged,
+        out: &mut Vec<u8>,
+        context: &Context<'_>,
+    ) {
+        if !self.is_talking() {
+            return;
+        }
+        let reference = what.reference.as_ref();
+        match outcome {
+            Acknowledged::BadId => refuse(Refusal::BadId, reference, out, context),
+            Acknowledged::ChannelUnclear => {
+                refuse(Refusal::ChannelUnclear, reference, out, context);
+            }
+            Acknowledged::NoWindow => refuse(Refusal::NoWindow, reference, out, context),
+            Acknowledged::Opened | Acknowledged::Taken => {
+                message::push_ok(Some(what.id), reference, out);
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use super::{Compression, Phase, WebSocket, refuse};
 use crate::config::ClientPublish;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::deflate::{InflateError, deflated_bytes_max};
-use crate::effect::{Audience, CloseReason, Context, Effect, Join, Leave, Origin};
+use crate::effect::{Acknowledgement, Audience, CloseReason, Context, Effect, Join, Leave, Origin};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::transport::Flow;
 
@@ -359,6 +359,13 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
     };
     let reference = command.reference;
     match command.action {
+        Action::Acknowledge { channel, id } => {
+            context.ask(Effect::Acknowledge(Acknowledgement {
+                channel,
+                id,
+                reference,
+            }));
+        }
         Action::Ping => message::push_pong(reference.as_ref(), out),
         Action::Presence { channel } => {
             if !context.config.client_rules(&channel).presence {
@@ -381,9 +388,14 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
                 audience,
             });
         }
-        Action::Subscribe { channel, since } => context.ask(Effect::Join(Join {
+        Action::Subscribe {
+            channel,
+            since,
+            window,
+        } => context.ask(Effect::Join(Join {
             channels: vec![channel],
             since,
+            window,
             origin: Origin::Command(reference),
         })),
         Action::Unsubscribe { channel } => {

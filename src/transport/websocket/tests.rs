@@ -124,6 +124,7 @@ fn join(names: &[&str], origin: Origin) -> Join {
     Join {
         channels: names.iter().map(|name| channel(name)).collect(),
         since: Since::Now,
+        window: None,
         origin,
     }
 }
@@ -152,6 +153,7 @@ fn commands_become_effects_with_their_reference() {
         Effect::Join(Join {
             channels: vec![channel("c")],
             since: Since::After(cursor(4)),
+            window: None,
             origin: Origin::Command(Reference::from_json("7")),
         }),
         Effect::Leave(Leave {
