@@ -22,6 +22,9 @@ struct Reached {
     given: u64,
     /// The end of the newest gap. Who comes back from before that may be given what lies in it.
     told: u64,
+    /// What it has done with up to here may come again, since it goes on from the channel where it
+    /// has done least.
+    again: u64,
 }
 
 impl Reached {
@@ -42,13 +45,27 @@ impl Journey {
         self.channels.keys().copied().collect()
     }
 
+    /// The client died and has lost what it had not acknowledged: all of that has to come again,
+    /// or be told again.
+    pub(crate) fn forget(&mut self, acknowledged: &[(usize, u64)]) {
+        for (channel, id) in acknowledged {
+            *self.of(*channel) = Some(Reached {
+                given: *id,
+                told: 0,
+                again: *id,
+            });
+        }
+    }
+
     /// The client has learnt something.
     pub(crate) fn see(&mut self, seen: Seen, facts: &Facts) {
         match seen {
             Seen::Gap { channel, until } => {
-                let reached = self
-                    .of(channel)
-                    .get_or_insert(Reached { given: 0, told: 0 });
+                let reached = self.of(channel).get_or_insert(Reached {
+                    given: 0,
+                    told: 0,
+                    again: 0,
+                });
                 reached.told = reached.told.max(until);
             }
             Seen::Position(position) => self.check_complete(position, facts),
@@ -56,6 +73,9 @@ impl Journey {
                 let channel = facts.channel(facts.publication(sequence).channel.as_str());
                 let reached = self.of(channel).as_mut().expect("it is served");
                 let given = reached.given;
+                if sequence <= reached.again {
+                    return;
+                }
                 assert!(sequence > given, "{sequence} came again after {given}");
                 let lost = facts.first_owed(channel, reached.last(), sequence - 1);
                 assert_eq!(lost, None, "lost between {reached:?} and {sequence}");
@@ -65,6 +85,7 @@ impl Journey {
                 self.of(channel).get_or_insert(Reached {
                     given: position,
                     told: 0,
+                    again: 0,
                 });
             }
         }

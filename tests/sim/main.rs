@@ -60,6 +60,7 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.publications += outcome.publications;
     total.deliveries += outcome.deliveries;
     total.gaps += outcome.gaps;
+    total.windows_filled += outcome.windows_filled;
     total.debts.merge(&outcome.debts);
 }
 
@@ -106,6 +107,10 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         "nobody came near the quota"
     );
     assert!(
+        seeds < SEEDS || total.windows_filled > 0,
+        "no window was ever full"
+    );
+    assert!(
         seeds < SEEDS || unseen(&total).is_empty(),
         "never happened: {:?}",
         unseen(&total)
@@ -117,8 +122,8 @@ fn show(seeds: u64, total: &Outcome) {
         eprintln!("{count:>12} {} {}", line.name, line.labels);
     }
     eprintln!(
-        "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read",
-        total.turns, total.publications, total.deliveries, total.gaps
+        "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read, {} windows filled",
+        total.turns, total.publications, total.deliveries, total.gaps, total.windows_filled
     );
     let debts = &total.debts;
     eprintln!(

@@ -5,7 +5,7 @@
 //! and in order, or lies in a gap that was told with the right ends and count, or had expired. A
 //! panic is a finding. Knows neither bytes nor sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) struct Facts {
     /// Publications that a peer has read, over all.
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
+    /// How often a client had as much unacknowledged as its window allows.
+    pub(crate) windows_filled: u64,
 }
 
 impl Facts {
@@ -74,6 +76,7 @@ impl Facts {
             is_draining: false,
             deliveries: 0,
             gaps: 0,
+            windows_filled: 0,
         }
     }
 
@@ -211,6 +214,18 @@ struct Subscription {
     last: u64,
     /// Up to here it may be given what the connection is already past.
     catch_up: u64,
+    window: Option<Window>,
+}
+
+/// What a client has not acknowledged yet.
+#[derive(Debug)]
+struct Window {
+    size: usize,
+    unacknowledged: VecDeque<u64>,
+    /// It has said that it is done with everything up to here.
+    said: u64,
+    /// From here it would come back: the part of that which it was given.
+    acknowledged: u64,
 }
 
 /// How far one connection's subscriptions have got.
@@ -237,9 +252,72 @@ impl Ledger {
         let subscription = Subscription {
             last: position,
             catch_up,
+            window: None,
         };
         let before = self.subscriptions.insert(channel, subscription);
         assert!(before.is_none(), "channel {channel} was subscribed before");
+    }
+
+    /// The subscription that has just begun has this window, or none.
+    pub(crate) fn set_window(&mut self, channel: usize, size: Option<u32>) {
+        let subscription = self.of(channel);
+        subscription.window = size.map(|size| Window {
+            size: size as usize,
+            unacknowledged: VecDeque::new(),
+            said: 0,
+            acknowledged: subscription.last,
+        });
+    }
+
+    pub(crate) fn has_window(&self, channel: usize) -> bool {
+        let subscription = self.subscriptions.get(&channel);
+        subscription.is_some_and(|subscription| subscription.window.is_some())
+    }
+
+    fn windows(&self) -> impl Iterator<Item = (usize, &Window)> {
+        let all = self.subscriptions.iter();
+        all.filter_map(|(channel, of)| Some((*channel, of.window.as_ref()?)))
+    }
+
+    pub(crate) fn windowed_channels(&self) -> Vec<usize> {
+        self.windows().map(|(channel, _)| channel).collect()
+    }
+
+    pub(crate) fn unacknowledged(&self, channel: usize) -> Vec<u64> {
+        let window = self.windows().find(|(of, _)| *of == channel);
+        window.map_or_else(Vec::new, |(_, window)| {
+            window.unacknowledged.iter().copied().collect()
+        })
+    }
+
+    pub(crate) fn is_full(&self, channel: usize) -> bool {
+        let mut windows = self.windows();
+        windows.any(|(of, window)| of == channel && window.unacknowledged.len() == window.size)
+    }
+
+    /// The channel that an acknowledgement without a name is for.
+    pub(crate) fn only_channel(&self) -> Option<usize> {
+        let only = self.subscriptions.keys().next();
+        only.copied().filter(|_| self.len() == 1)
+    }
+
+    /// The client is done with everything up to an id of a channel.
+    pub(crate) fn acknowledge(&mut self, channel: usize, id: u64) {
+        if let Some(subscription) = self.subscriptions.get_mut(&channel)
+            && let Some(window) = &mut subscription.window
+        {
+            window.unacknowledged.retain(|given| *given > id);
+            window.said = window.said.max(id);
+            window.acknowledged = window.acknowledged.max(id.min(subscription.last));
+        }
+    }
+
+    /// How far a client got in each channel that has lost what it had not acknowledged.
+    pub(crate) fn acknowledged(&self) -> Vec<(usize, u64)> {
+        let windows = self.windows();
+        windows
+            .map(|(of, window)| (of, window.acknowledged))
+            .collect()
     }
 
     pub(crate) fn stop(&mut self, channel: usize) {
@@ -264,7 +342,7 @@ impl Ledger {
             subscription.last
         );
         assert!(
-            sequence > newest || sequence <= subscription.catch_up,
+            sequence > newest || sequence <= subscription.catch_up || subscription.window.is_some(),
             "{sequence} of {name} on a connection that is at {newest}"
         );
         let lost = facts.first_owed(channel, subscription.last, sequence - 1);
@@ -273,6 +351,17 @@ impl Ledger {
             "{lost:?} of {name} was lost before {sequence}"
         );
         subscription.last = sequence;
+        if let Some(window) = &mut subscription.window {
+            if sequence <= window.said {
+                window.acknowledged = sequence;
+            } else {
+                window.unacknowledged.push_back(sequence);
+            }
+            assert!(
+                window.unacknowledged.len() <= window.size,
+                "{sequence} of {name}: {window:?}"
+            );
+        }
         self.newest = newest.max(sequence);
     }
 

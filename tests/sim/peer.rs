@@ -60,6 +60,8 @@ pub(crate) struct Peer {
     journey: Option<Journey>,
     /// When it acts next.
     pub(crate) next_us: u64,
+    /// After an acknowledgement it waits for so long, and twice as long each time.
+    eager_us: u64,
     is_calm: bool,
     is_loyal: bool,
     /// A calm peer that wants a stream stays with one; the others speak plain HTTP.
@@ -80,6 +82,7 @@ impl Peer {
             link: None,
             last_id: None,
             next_us: now_us + random.u64(0..50_000),
+            eager_us: u64::MAX / 4,
             is_calm: false,
             is_streamer: random.u32(0..8) > 0,
             may_connect: true,
@@ -150,6 +153,14 @@ impl Peer {
         }
         link.poll_again(self.is_calm && self.may_connect, facts, random);
         link.react(self.temper.is_polite);
+        if link.acknowledge(self.is_calm, facts, random) {
+            self.eager_us = 500;
+        }
+        // A window of one needs many acts, and what it lets go may take a few turns to come.
+        if self.is_calm && self.eager_us < pause_us {
+            self.eager_us *= 2;
+            self.next_us = net.now_us() + self.eager_us.min(pause_us);
+        }
         if link.is_over(self.temper.read_max > 0) {
             self.end(facts);
         } else if self.is_calm {
@@ -164,12 +175,21 @@ impl Peer {
     /// The connection is over: what was written and not read still has to be right.
     pub(crate) fn end(&mut self, facts: &mut Facts) {
         if let Some(mut link) = self.link.take() {
+            let acknowledged = link.acknowledged();
             link.read_the_rest(facts);
             link.check_goodbye();
             if self.is_calm && !link.is_from_chaos && !facts.is_draining {
                 link.check_answers();
             }
-            self.last_id = link.last_id.or(self.last_id);
+            self.last_id = match acknowledged {
+                Some(acknowledged) => {
+                    if let Some(journey) = &mut self.journey {
+                        journey.forget(&acknowledged);
+                    }
+                    acknowledged.iter().map(|(_, id)| *id).min()
+                }
+                None => link.last_id.or(self.last_id),
+            };
         }
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct Outcome {
     pub(crate) publications: u64,
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
+    pub(crate) windows_filled: u64,
     pub(crate) debts: Debts,
     /// The worker's counters, in the order of their table.
     pub(crate) counts: Vec<u64>,
@@ -158,6 +159,7 @@ impl World {
             publications: self.facts.publications.len() as u64,
             deliveries: self.facts.deliveries,
             gaps: self.facts.gaps,
+            windows_filled: self.facts.windows_filled,
             debts: self.checker.debts,
             counts: WorkerMetrics::TABLE
                 .iter()

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use super::windows::draw_window;
 use super::{Command, Link, Offer, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
@@ -90,6 +91,12 @@ impl Link {
         for channel in &self.channels {
             write!(target, "&channel={}", facts.names[*channel]).unwrap();
         }
+        if self.service == (Service::WebSocket { is_full: true }) {
+            self.window = draw_window(random);
+        }
+        if let Some(window) = self.window {
+            write!(target, "&window={window}").unwrap();
+        }
         let Some(since) = ask_text(ask, facts, random) else {
             return (target, String::new());
         };
@@ -115,12 +122,7 @@ impl Link {
 
     /// Says something that may be said.
     pub(crate) fn speak(&mut self, net: &mut FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
-        let is_free = self.stage == Stage::WebSocket
-            && !self.has_said_close
-            && !self.is_spoiled
-            && self.goodbye.is_none()
-            && self.outgoing.len() < 10_000;
-        if !is_free || self.has_fin {
+        if !self.may_speak() {
             return;
         }
         let choice = random.u32(0..100);
@@ -165,6 +167,15 @@ impl Link {
         net.note("speak", choice.into(), 0);
     }
 
+    pub(super) fn may_speak(&self) -> bool {
+        self.stage == Stage::WebSocket
+            && !self.has_said_close
+            && !self.is_spoiled
+            && !self.has_fin
+            && self.goodbye.is_none()
+            && self.outgoing.len() < 10_000
+    }
+
     fn say_frame(&mut self, first: u8, payload: &[u8]) {
         self.key.rotate_left(1);
         self.outgoing.extend(client_frame(first, payload, self.key));
@@ -179,7 +190,7 @@ impl Link {
         }
     }
 
-    fn say_message(&mut self, first: u8, message: &[u8], random: &mut fastrand::Rng) {
+    pub(super) fn say_message(&mut self, first: u8, message: &[u8], random: &mut fastrand::Rng) {
         let (first, payload) = self.code(first, message, random);
         self.say_frame(first, &payload);
     }
@@ -194,7 +205,7 @@ impl Link {
     }
 
     /// `head` is a command without its end; it is sent whole or in fragments with a ping between.
-    fn say_command(&mut self, head: &str, command: Command, random: &mut fastrand::Rng) {
+    pub(super) fn say_command(&mut self, head: &str, command: Command, random: &mut fastrand::Rng) {
         self.next_reference += 1;
         let text = format!("{head},\"ref\":{}}}", self.next_reference);
         self.commands.insert(self.next_reference, command);
@@ -226,8 +237,18 @@ impl Link {
         if let Some(since) = ask_text(ask, facts, random) {
             write!(head, ",\"since\":\"{since}\"").unwrap();
         }
+        let window = draw_window(random);
+        if let Some(window) = window {
+            write!(head, ",\"window\":{window}").unwrap();
+        }
         let at = facts.head;
-        self.say_command(&head, Command::Subscribe { channel, ask, at }, random);
+        let command = Command::Subscribe {
+            channel,
+            ask,
+            at,
+            window,
+        };
+        self.say_command(&head, command, random);
     }
 
     fn say_unsubscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
@@ -303,7 +324,7 @@ impl Link {
 }
 
 /// How an ask is written; nonsense is another epoch, the far future, or no id at all.
-fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
+pub(super) fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
     match ask {
         Ask::Now => None,
         Ask::After(sequence) => Some(facts.id(sequence)),
