@@ -397,18 +397,19 @@ fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
 
 #[test]
 fn burst_of_the_shortest_bad_commands_cuts_nobody_off() {
-    let mut rig = streaming(UPGRADE);
-    let command = client_frame(1, b"{}");
-    let burst = command.repeat(STREAM_READ_BYTES as usize / command.len());
-    rig.feed(&burst);
-    assert_eq!(rig.closed(), None);
-    assert_eq!(
-        rig.conn.read_bytes_max(8192),
-        0,
-        "not read again before it reads"
-    );
-    rig.drain();
-    assert!(rig.conn.read_bytes_max(8192) > 0);
+    for command in [client_frame(1, b""), client_frame(1, b"{}")] {
+        let mut rig = streaming(UPGRADE);
+        let burst = command.repeat(STREAM_READ_BYTES as usize / command.len());
+        rig.feed(&burst);
+        assert_eq!(rig.closed(), None);
+        assert_eq!(
+            rig.conn.read_bytes_max(8192),
+            0,
+            "not read again before it reads"
+        );
+        rig.drain();
+        assert!(rig.conn.read_bytes_max(8192) > 0);
+    }
 }
 
 fn message(bytes: usize) -> Saying {

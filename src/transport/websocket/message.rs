@@ -69,7 +69,7 @@ pub(super) enum Refusal {
     BadChannel(ChannelNameError),
     #[error("id is not one that this server has given out")]
     BadId,
-    #[error("a command is one JSON object without repeated fields")]
+    #[error("a command is one JSON object, no field twice")]
     BadJson,
     #[error(
         "ref is a number or string of at most {} bytes of JSON",
