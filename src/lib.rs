@@ -95,7 +95,8 @@
 //! These tables double as they grow, and room that was never touched takes no memory. What doubling
 //! and connecting leave behind is given back when the storm is over (`worker/storm.rs`). A second
 //! channel adds a list of 24 bytes and 16 for each; a half-read head or frame and bytes on their
-//! way out live in boxes that go when they are empty.
+//! way out live in boxes that go when they are empty. A subscription with a window has 48 bytes in
+//! `hub/window.rs` and 8 for each publication that its client has not acknowledged.
 //!
 //! # What a channel costs
 //!
@@ -120,7 +121,8 @@
 //! - Every publication has the next number of one sequence for the whole node. A conn on several
 //!   channels is served in that order, so one id is its position in all of them. The exception: a
 //!   WebSocket that subscribes to a further channel with an older `since` catches that channel up
-//!   first, since every subscription has a cursor of its own.
+//!   first, since every subscription has a cursor of its own. One whose window is full waits
+//!   alone, so an acknowledgement names its channel where there are several.
 //! - A subscriber is given every publication of its channel once and in order, or is told which ids
 //!   lie in a gap. Nothing is lost in silence.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
@@ -128,8 +130,12 @@
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
 //!   what is left is held to the quota at once. A publication whose first byte is written counts no
 //!   more.
-//! - A subscriber whose socket takes everything is never skipped: a publication that would put the
-//!   walk over its channel more than a quota behind waits in the inbox, and behind it the feed.
+//! - A window is never overfilled: beyond what its client has acknowledged it is given at most so
+//!   many publications. What is held back is behind its cursor like anything else, for the quota
+//!   too, and a gap in it is told when the window opens.
+//! - A subscriber whose socket takes everything, and that acknowledges what it has a window for, is
+//!   never skipped: a publication that would put the walk over its channel more than a quota
+//!   behind waits in the inbox, and behind it the feed.
 //! - A channel's own bounds take nothing from a subscriber whose socket takes everything: what is
 //!   beyond them goes when the walk over the channel is done and nobody is left to be flushed. Ages
 //!   do not wait, nor do the bounds for all channels together.
@@ -140,8 +146,8 @@
 //!   further behind than its quota, also by coming back, and ends when it has caught up.
 //! - A conn always has a deadline armed, until it is freed.
 //! - A bit of readiness is cleared only when the socket would block. A conn that may be read and is
-//!   readable is on the list for read; one that has something to send and is writable is on the
-//!   list for flush or in a walk.
+//!   readable is on the list for read; one that has something to send that no window holds back,
+//!   and is writable, is on the list for flush or in a walk.
 //!
 //! # Where the code is not what one would expect
 //!
