@@ -115,6 +115,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
     let feed_wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {
         epoch: Epoch::new(1),
+        kept: None,
         mailboxes: vec![mailbox],
         reports: upstream(&[Arc::clone(wake)], &feed_wake).1,
         wake: Arc::clone(&feed_wake),

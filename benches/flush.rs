@@ -21,6 +21,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use fanfare::config::Config;
 use fanfare::frame::{Payload, Publication};
+use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::clock::Clock;
@@ -190,9 +191,9 @@ impl Rig {
         };
         let feed = Arc::new(Wake::new().unwrap());
         let (mut ends, _reports) = upstream(&[Arc::new(Wake::new().unwrap())], &feed);
+        let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
         let parts = Parts {
             number: 0,
-            epoch: Epoch::new(1),
             config: Arc::new(config),
             metrics: Arc::clone(&metrics),
             inbox,
@@ -202,7 +203,7 @@ impl Rig {
             pulse: Arc::new(AtomicU64::new(0)),
             conns_max: CONNS,
         };
-        let mut worker = Worker::new(net, parts);
+        let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {
             assert_eq!(worker.turn(), Turn::GoesOn);
         }

@@ -71,6 +71,8 @@ pub enum Published {
     NoConsumer,
     /// It was refused on the way. It is gone.
     Refused,
+    /// It is in every log, but the disk may not keep it.
+    Unsynced,
 }
 
 /// What became of a [`Direct`].

@@ -165,6 +165,12 @@ impl Epoch {
     pub fn new(random: u64) -> Self {
         Self(random & 0xffff_ffff_ffff)
     }
+
+    /// The 48 bits.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for Epoch {

@@ -35,11 +35,11 @@
 //! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
 //! poll is subscribed before it is answered: `worker/answer.rs` gathers what it is owed, and
 //! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
-//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, posted through `worker/inbox.rs` to every
-//! worker, appended by `worker/broadcast.rs`; `worker/flush.rs` walks the channel's subscribers,
-//! `frame` encodes for the first of them and all others share the bytes, the compressed ones too:
-//! no WebSocket has a compressor or a window of its own, each worker has one of either
-//! ([`deflate`]).
+//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `feed/journal` if there
+//! is one, posted through `worker/inbox.rs` to every worker, appended by `worker/broadcast.rs`;
+//! `worker/flush.rs` walks the channel's subscribers, `frame` encodes for the first of them and all
+//! others share the bytes, the compressed ones too: no WebSocket has a compressor or a window of
+//! its own, each worker has one of either ([`deflate`]).
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
 //! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
@@ -125,6 +125,8 @@
 //!   alone, so an acknowledgement names its channel where there are several.
 //! - A subscriber is given every publication of its channel once and in order, or is told which ids
 //!   lie in a gap. Nothing is lost in silence.
+//! - With a journal ([`feed::journal`]) a batch is on disk before anybody sees it, or it is refused
+//!   and its numbers are free again. No number is given out twice, whatever is lost with the power.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
 //!   skipped or evicted any more, and its id stands for all that it gave.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and

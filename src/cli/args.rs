@@ -71,6 +71,9 @@ pub struct ServeArgs {
     /// Path of the feed's Unix socket.
     #[arg(long, value_name = "PATH")]
     pub feed: Option<PathBuf>,
+    /// Directory of the journal, by which publications outlive a restart [default: none].
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
     /// Where metrics and health are served; empty for nowhere [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<String>,
@@ -92,6 +95,7 @@ impl ServeArgs {
         Overrides {
             listen: self.listen.clone(),
             feed: self.feed.clone(),
+            journal: self.journal.clone(),
             admin: self.admin.clone(),
             workers: self.workers,
             log: self.log.clone(),
@@ -103,7 +107,9 @@ impl ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without DATA each line of standard input is one publication. Exit status 1 when the feed refused a
-line; the other lines are published all the same.
+line; the other lines are published all the same. With --ack each line has an idempotency key of its
+own: when the server ends, what it has not acknowledged is sent again to the next one, for up to a
+minute, and nothing is lost or doubled if the server has a journal.
 
 Examples:
   fanfare publish prices '{\"eur\":1.0841}'

@@ -39,6 +39,8 @@ pub struct Overrides {
     pub feed: Option<PathBuf>,
     /// `--admin`; an empty text switches the admin listener off.
     pub admin: Option<String>,
+    /// `--journal`.
+    pub journal: Option<PathBuf>,
     /// `--workers`.
     pub workers: Option<u32>,
     /// `--log`.
@@ -312,15 +314,8 @@ impl Draft {
             let value = Value::Array(addresses.collect());
             self.take_value("listen", value, Origin::Flag("--listen"));
         }
-        if let Some(path) = &flags.feed {
-            match path.to_str() {
-                Some(text) => {
-                    let value = Value::String(String::from(text));
-                    self.take_value("feed", value, Origin::Flag("--feed"));
-                }
-                None => self.problem(Origin::Flag("--feed"), "feed", "the path is not UTF-8"),
-            }
-        }
+        self.take_path("feed", flags.feed.as_deref(), "--feed");
+        self.take_path("journal.path", flags.journal.as_deref(), "--journal");
         if let Some(text) = &flags.admin {
             let value = Value::String(text.clone());
             self.take_value("admin", value, Origin::Flag("--admin"));
@@ -332,6 +327,17 @@ impl Draft {
         if let Some(level) = &flags.log {
             let value = Value::String(level.clone());
             self.take_value("logging.level", value, Origin::Flag("--log"));
+        }
+    }
+
+    fn take_path(&mut self, key: &str, path: Option<&Path>, flag: &'static str) {
+        match path.map(Path::to_str) {
+            Some(Some(text)) => {
+                let value = Value::String(String::from(text));
+                self.take_value(key, value, Origin::Flag(flag));
+            }
+            Some(None) => self.problem(Origin::Flag(flag), key, "the path is not UTF-8"),
+            None => {}
         }
     }
 

@@ -179,6 +179,34 @@ pub const LABEL_BYTES_MAX: usize = 256;
 /// Channels one publication may name.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 
+// -- The journal.
+
+/// Bytes of records that the journal's store collects in memory before it writes a table.
+pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
+/// Bytes of records in a chunk, which goes as a whole. No fewer than the store collects, so that a
+/// full chunk is in tables soon and not only in the store's write-ahead log.
+pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
+/// Chunks of which `journal.bytes` consists, unless they would be too small.
+pub const JOURNAL_CHUNKS_MAX: u64 = 64;
+/// Full chunks that are not in tables; with so many a new one waits up to a second.
+pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
+/// Bytes of blocks that the store remembers. Records are read once, at a start.
+pub const JOURNAL_CACHE_BYTES: u64 = 1024 * KIB as u64;
+/// Files that the store holds open.
+pub const JOURNAL_FILES_MAX: usize = 64;
+/// Bytes of full write-ahead logs at which the store writes what holds the oldest, which is as few
+/// as it allows.
+pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
+/// Milliseconds that a store which has failed is left alone before it is opened again.
+pub const JOURNAL_PAUSE_MS: u64 = 1_000;
+/// The longest record, in bytes: the longest line or body of the feed and some room.
+pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
+/// Numbers that may be given out before the next are put aside. After a start that cannot know
+/// which were given out, so many are left out.
+pub const JOURNAL_NUMBERS_ASIDE: u64 = 1 << 32;
+/// Appends that may wait to be synced before the feed waits for the disk.
+pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
+
 // -- The admin listener.
 
 /// Conns to the admin listener that are served at once; more are told to come back.

@@ -46,6 +46,8 @@ pub struct Config {
     pub quota: Quota,
     /// Bounds on the log of recent publications.
     pub log: LogBounds,
+    /// Publications kept on disk.
+    pub journal: Journal,
     /// How the server stops.
     pub drain: Drain,
     /// How the kernel is asked.
@@ -73,6 +75,7 @@ impl Default for Config {
             limits: Limits::default(),
             quota: Quota::default(),
             log: LogBounds::default(),
+            journal: Journal::default(),
             drain: Drain::default(),
             io: Io::default(),
             deflate: Deflate::default(),
@@ -258,6 +261,43 @@ impl LogBounds {
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.age_ms)
     }
+}
+
+/// Publications kept on disk, so that a restart loses none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// The journal's directory. Empty: there is no journal.
+    pub path: PathBuf,
+    /// Bytes that its records may take on disk. What is older goes, although a log or the memory of
+    /// idempotency keys could still have it after a restart.
+    pub bytes: u64,
+    /// When the disk is made to keep what was written.
+    pub sync: JournalSync,
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            bytes: 1024 * 1024 * 1024,
+            sync: JournalSync::default(),
+        }
+    }
+}
+
+/// When the disk is made to keep what was written, and so what an acknowledgement stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JournalSync {
+    /// Before a batch is broadcast: whatever anybody has seen outlives a power cut.
+    Always,
+    /// After it is broadcast and before it is acknowledged, many at a time: what was acknowledged
+    /// outlives a power cut.
+    #[default]
+    Batch,
+    /// When the system likes: everything outlives the process, and nothing a power cut for sure.
+    Os,
 }
 
 /// How the server stops.

@@ -95,7 +95,7 @@ impl Config {
 
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
-        let table: [(&'static str, u64, RangeInclusive<u64>); 18] = [
+        let table: [(&'static str, u64, RangeInclusive<u64>); 19] = [
             ("workers", self.workers.into(), 0..=1024),
             (
                 "heartbeat.interval_ms",
@@ -156,12 +156,12 @@ impl Config {
             ("log.bytes", log.bytes, MIB..=u64::MAX),
             ("log.entries", log.entries, 1..=u64::from(u32::MAX)),
             ("log.age_ms", log.age_ms, 1..=24 * HOUR_MS),
+            ("journal.bytes", self.journal.bytes, 64 * MIB..=u64::MAX),
             ("drain.window_ms", self.drain.window_ms, 0..=600_000),
             ("drain.retry_ms", self.drain.retry_ms, 0..=HOUR_MS),
         ];
-        for (key, value, range) in table {
-            check_range(key, value, &range, found);
-        }
+        let each = table.into_iter();
+        each.for_each(|(key, value, range)| check_range(key, value, &range, found));
     }
 
     fn check_relations(&self, found: &mut Vec<Invalid>) {

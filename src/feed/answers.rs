@@ -5,10 +5,12 @@
 //! feeder stops reading while [`Answers::is_congested`]. No sockets and no clock here.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use httpdate::HttpDate;
 
+use super::journal::commit::{Commit, Fate};
 use super::publish::Shape;
 use super::refusal::Refusal;
 use super::request::Problem;
@@ -31,12 +33,23 @@ pub(super) struct Ack {
     pub(super) id: Cursor,
     /// Complete when every log has it; `None` if nothing was sent.
     pub(super) receipt: Option<Arc<Receipt>>,
+    /// What became of it in the journal, if there is one.
+    pub(super) commit: Option<Arc<Commit>>,
 }
 
 impl Ack {
-    /// How many subscribers there were, when that is known of all workers.
-    pub(super) fn subscribers(&self) -> Option<u64> {
-        self.receipt.as_ref().map_or(Some(0), |r| r.subscribers())
+    /// The number of subscribers, or why there is no publication; `None` while that is open.
+    pub(super) fn outcome(&self) -> Option<Result<u64, Refusal>> {
+        match self.commit.as_ref().map_or(Fate::Kept, |c| c.fate()) {
+            Fate::Kept => {}
+            Fate::Open | Fate::Written => return None,
+            Fate::Refused => return Some(Err(Refusal::Journal)),
+            Fate::Unsynced => return Some(Err(Refusal::JournalUnsynced)),
+        }
+        self.receipt
+            .as_ref()
+            .map_or(Some(0), |r| r.subscribers())
+            .map(Ok)
     }
 }
 
@@ -75,6 +88,12 @@ enum Waiting {
     },
     Ready(Box<[u8]>),
     Response(Box<Response>),
+    /// Lines that are answered only if the journal refuses their batch.
+    Silent {
+        first: u64,
+        last: u64,
+        commit: Arc<Commit>,
+    },
 }
 
 /// The answer to a request that publishes.
@@ -90,6 +109,25 @@ impl Answers {
     pub(super) fn owe_line(&mut self, line: u64, ack: Ack) {
         self.acks += 1;
         self.waiting.push_back(Waiting::Line { line, ack });
+    }
+
+    /// Owes an answer to a line that asked for none, should the journal refuse it.
+    pub(super) fn owe_refusal(&mut self, line: u64, commit: Arc<Commit>) {
+        if let Some(Waiting::Silent {
+            last, commit: same, ..
+        }) = self.waiting.back_mut()
+            && *last + 1 == line
+            && Arc::ptr_eq(same, &commit)
+        {
+            *last = line;
+            return;
+        }
+        self.acks += 1;
+        self.waiting.push_back(Waiting::Silent {
+            first: line,
+            last: line,
+            commit,
+        });
     }
 
     /// Owes the answer to a request.
@@ -161,11 +199,22 @@ impl Answers {
                     self.acks -= 1;
                 }
                 Waiting::Line { line, ack } => {
-                    let Some(subscribers) = ack.subscribers() else {
+                    let Some(outcome) = ack.outcome() else {
                         return;
                     };
-                    push_ack(Some(*line), ack, subscribers, &mut self.unsent);
-                    self.unsent.push(b'\n');
+                    push_line(*line, ack, outcome, &mut self.unsent);
+                    self.acks -= 1;
+                }
+                Waiting::Silent {
+                    first,
+                    last,
+                    commit,
+                } => {
+                    match commit.fate() {
+                        Fate::Open => return,
+                        Fate::Refused => push_refusals(*first..=*last, &mut self.unsent),
+                        Fate::Written | Fate::Kept | Fate::Unsynced => {}
+                    }
                     self.acks -= 1;
                 }
                 Waiting::Ready(bytes) => {
@@ -317,6 +366,22 @@ pub(super) fn problem(problem: &Problem, is_last: bool, is_head: bool, date: Htt
     out
 }
 
+fn push_refusals(lines: RangeInclusive<u64>, out: &mut Vec<u8>) {
+    for line in lines {
+        out.extend_from_slice(&refusal_line(line, &Refusal::Journal));
+    }
+}
+
+fn push_line(line: u64, ack: &Ack, outcome: Result<u64, Refusal>, out: &mut Vec<u8>) {
+    match outcome {
+        Ok(subscribers) => {
+            push_ack(Some(line), ack, subscribers, out);
+            out.push(b'\n');
+        }
+        Err(refusal) => out.extend_from_slice(&refusal_line(line, &refusal)),
+    }
+}
+
 /// Appends `{"ok":true,…}`.
 fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"ok\":true");
@@ -336,15 +401,26 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
 
 /// Appends a response if it is complete, and says whether it was.
 fn push_response(response: &Response, date: HttpDate, out: &mut Vec<u8>) -> bool {
-    if response.acks.iter().any(|ack| ack.subscribers().is_none()) {
+    let outcomes: Option<Vec<_>> = response.acks.iter().map(Ack::outcome).collect();
+    let Some(outcomes) = outcomes else {
         return false;
-    }
+    };
     let mut body = Vec::with_capacity(response.acks.len() * 64 + 3);
-    for (index, ack) in response.acks.iter().enumerate() {
+    for (index, (ack, outcome)) in response.acks.iter().zip(outcomes).enumerate() {
         if index > 0 {
             body.push(b',');
         }
-        push_ack(None, ack, ack.subscribers().unwrap_or(0), &mut body);
+        match outcome {
+            Ok(subscribers) => push_ack(None, ack, subscribers, &mut body),
+            Err(refusal) => {
+                let refused = Problem {
+                    index: (response.shape == Shape::Array).then_some(index),
+                    ..Problem::new(503, refusal.code(), &refusal.to_string())
+                };
+                out.extend_from_slice(&problem(&refused, response.is_last, false, date));
+                return true;
+            }
+        }
     }
     if response.shape == Shape::Array {
         body.insert(0, b'[');
@@ -381,6 +457,9 @@ impl std::fmt::Display for Head {
         if self.status == 405 {
             f.write_str("Allow: POST\r\n")?;
         }
+        if self.status == 503 {
+            f.write_str("Retry-After: 1\r\n")?;
+        }
         if self.is_last {
             f.write_str("Connection: close\r\n")?;
         }
@@ -399,6 +478,7 @@ fn reason(status: u16) -> &'static str {
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
         501 => "Not Implemented",
         505 => "HTTP Version Not Supported",
         _ => "Error",
@@ -417,6 +497,7 @@ mod tests {
                 sequence: Sequence(sequence),
             },
             receipt: receipt.map(Arc::clone),
+            commit: None,
         }
     }
 

@@ -13,7 +13,7 @@ use foldhash::quality::FixedState;
 use hashbrown::{Equivalent, HashMap};
 
 use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
-use crate::id::{ChannelName, Cursor};
+use crate::id::{ChannelName, Cursor, Sequence};
 use crate::time::Now;
 
 /// The keys seen inside the window, with the id that each was given first.
@@ -66,6 +66,17 @@ impl Dedupe {
         debug_assert!(replaced.is_none());
         self.order.push_back((now, key));
         debug_assert_eq!(self.first_ids.len(), self.order.len());
+    }
+
+    /// Forgets every key whose first publication has a number above this one.
+    pub fn forget_after(&mut self, last: Sequence) {
+        while let Some((_, key)) = self.order.back() {
+            if self.first_ids.get(key).is_none_or(|id| id.sequence <= last) {
+                return;
+            }
+            self.first_ids.remove(key);
+            self.order.pop_back();
+        }
     }
 
     fn forget_expired(&mut self, now: Now) {

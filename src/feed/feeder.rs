@@ -266,6 +266,8 @@ impl Feeder {
                 let ack = intake.sequencer.sequence(draft, awaited, now);
                 if wants_ack {
                     self.answers.owe_line(line, ack);
+                } else if let Some(commit) = ack.commit {
+                    self.answers.owe_refusal(line, commit);
                 }
             }
             Item::Refuse { line, refusal } => {

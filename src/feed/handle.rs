@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
+use super::journal::past::Kept;
 use super::listener::{self, FeedError, SocketFile};
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
@@ -35,6 +36,8 @@ pub struct Feed {
 pub struct FeedParts {
     /// The epoch of all ids.
     pub epoch: Epoch,
+    /// The journal and what it remembers, if there is one.
+    pub kept: Option<Kept>,
     /// One for each worker.
     pub mailboxes: Vec<Mailbox>,
     /// What the workers report.

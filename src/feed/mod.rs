@@ -20,6 +20,7 @@ pub mod draft;
 mod feeder;
 mod fields;
 mod handle;
+pub mod journal;
 mod listener;
 pub mod minify;
 pub mod publish;
@@ -43,12 +44,14 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+use self::dedupe::Dedupe;
 use self::feeder::{Feeder, Intake, Next};
 use self::listener::SocketFile;
-use self::sequencer::Sequencer;
+use self::sequencer::{Continuation, Sequencer};
 use self::upstream::Upstream;
 use crate::config::Config;
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, LINGER_MS};
+use crate::id::{Cursor, Sequence};
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
@@ -98,9 +101,23 @@ impl FeedLoop {
         register(&poll, &feed.listener, LISTENER, Interest::READABLE)?;
         register(&poll, &parts.wake, WAKE, Interest::READABLE)?;
         let metrics = parts.metrics;
+        let continuation = match parts.kept {
+            Some(kept) => Continuation {
+                head: kept.journal.head(),
+                dedupe: kept.dedupe,
+                journal: Some(kept.journal),
+            },
+            None => Continuation {
+                head: Cursor {
+                    epoch: parts.epoch,
+                    sequence: Sequence::ZERO,
+                },
+                dedupe: Dedupe::new(fastrand::u64(..)),
+                journal: None,
+            },
+        };
         let sequencer = Sequencer::new(
-            parts.epoch,
-            fastrand::u64(..),
+            continuation,
             parts.mailboxes,
             parts.sequenced,
             Arc::clone(&metrics),
@@ -151,6 +168,7 @@ impl FeedLoop {
             feeder.close();
         }
         self.metrics.feeders.set(0);
+        self.intake.sequencer.close();
     }
 
     fn has_stopped(&self) -> bool {

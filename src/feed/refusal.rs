@@ -41,6 +41,12 @@ pub enum Refusal {
     /// The same key twice.
     #[error("`{0}` stands there twice")]
     DuplicateKey(Key),
+    /// The journal cannot be written.
+    #[error("the journal cannot be written; the publication was not taken")]
+    Journal,
+    /// The disk did not say that it would keep what it was given.
+    #[error("the publication was delivered, but the disk may not keep it")]
+    JournalUnsynced,
     /// A line over the limit. The connection ends with it.
     #[error("a line has at most {limit} bytes")]
     LineTooLong {
@@ -106,6 +112,8 @@ impl Refusal {
                 | Key::TtlMs => "bad_value",
             },
             Self::DuplicateKey(_) => "duplicate_key",
+            Self::Journal => "journal",
+            Self::JournalUnsynced => "journal_unsynced",
             Self::LineTooLong { .. } | Self::TooLong { .. } => "too_long",
             Self::TooManyChannels => "too_many_channels",
             Self::TooManyPatterns => "too_many_patterns",

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::answers::Ack;
 use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
+use super::journal::Journal;
+use super::journal::commit::Commit;
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
 use crate::dialogue::{Counts, Delivery, Direct, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
-use crate::id::{ChannelName, ConnName, Cursor, Epoch, Sequence};
+use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::metrics::FeedMetrics;
 use crate::time::Now;
 use crate::worker::inbox::{Batch, Mail, Mailbox, Posted};
@@ -31,7 +33,26 @@ pub(super) struct Sequencer {
     batch: Vec<Arc<Publication>>,
     /// Bytes held by `batch`.
     batch_bytes: u64,
+    /// Where a batch is written before it is handed over, if anywhere.
+    journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
+}
+
+/// Where the numbers go on, and what is known of those before.
+#[derive(Debug)]
+pub(super) struct Continuation {
+    pub(super) head: Cursor,
+    pub(super) dedupe: Dedupe,
+    pub(super) journal: Option<Journal>,
+}
+
+/// Whether a batch was handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+enum Handed {
+    Over,
+    /// The journal did not take it: nobody has seen it, and its numbers are free again.
+    Refused,
 }
 
 /// Whether somebody waits for a publication to be in the logs.
@@ -43,22 +64,19 @@ pub(super) enum Awaited {
 
 impl Sequencer {
     pub(super) fn new(
-        epoch: Epoch,
-        dedupe_seed: u64,
+        continuation: Continuation,
         mailboxes: Vec<Mailbox>,
         sequenced: Arc<AtomicU64>,
         metrics: Arc<FeedMetrics>,
     ) -> Self {
         Self {
-            head: Cursor {
-                epoch,
-                sequence: Sequence::ZERO,
-            },
+            head: continuation.head,
             sequenced,
-            dedupe: Dedupe::new(dedupe_seed),
+            dedupe: continuation.dedupe,
             mailboxes,
             batch: Vec::new(),
             batch_bytes: 0,
+            journal: continuation.journal,
             metrics,
         }
     }
@@ -143,8 +161,24 @@ impl Sequencer {
 
     /// Hands the batch to every worker; waits for those that lag.
     pub(super) fn post(&mut self) {
+        // Whoever is owed an answer reads it off the commit.
+        let _handed = self.hand_over();
+    }
+
+    /// Makes what was written durable and stops writing.
+    pub(super) fn close(self) {
+        if let Some(journal) = self.journal {
+            journal.close();
+        }
+    }
+
+    fn hand_over(&mut self) -> Handed {
         if self.batch.is_empty() {
-            return;
+            return Handed::Over;
+        }
+        if !self.journal.as_mut().is_none_or(Journal::append) {
+            self.take_back();
+            return Handed::Refused;
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
@@ -158,6 +192,22 @@ impl Sequencer {
                 Posted::WorkerGone => confirm_in_place(&batch),
             }
         }
+        Handed::Over
+    }
+
+    /// Gives the batch's numbers to whoever comes next.
+    fn take_back(&mut self) {
+        if let Some(first) = self.batch.first() {
+            self.head.sequence = Sequence(first.id.sequence.0 - 1);
+        }
+        self.metrics.errors.add(self.batch.len() as u64);
+        self.batch.clear();
+        self.batch_bytes = 0;
+        self.dedupe.forget_after(self.head.sequence);
+    }
+
+    fn commit(&mut self) -> Option<Arc<Commit>> {
+        self.journal.as_mut().map(Journal::commit)
     }
 
     /// The common case: one channel, nothing to compare with, and the payload moves.
@@ -174,8 +224,13 @@ impl Sequencer {
         publication.key = draft.key;
         publication.expires = draft.ttl.map(|ttl| now.after(ttl));
         publication.receipt = receipt.as_ref().map(Arc::clone);
-        self.push(publication);
-        Ack { id, receipt }
+        let commit = self.commit();
+        let _handed = self.push(publication, None);
+        Ack {
+            id,
+            receipt,
+            commit,
+        }
     }
 
     fn sequence_many(&mut self, draft: &Draft, awaited: Awaited, now: Now) -> Ack {
@@ -201,15 +256,24 @@ impl Sequencer {
             0 => None,
             publications => self.receipt(awaited, publications),
         };
+        // What this repeats may itself not be decided yet.
+        let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let mut publication = Publication::new(id, channel.clone(), draft.payload.clone(), now);
             publication.event.clone_from(&draft.event);
             publication.key.clone_from(&draft.key);
             publication.expires = draft.ttl.map(|ttl| now.after(ttl));
             publication.receipt = receipt.as_ref().map(Arc::clone);
-            self.push(publication);
+            commit = self.commit();
+            if self.push(publication, draft.dedupe.as_deref()) == Handed::Refused {
+                break;
+            }
         }
-        Ack { id: last, receipt }
+        Ack {
+            id: last,
+            receipt,
+            commit,
+        }
     }
 
     fn first_id(&mut self, channel: &ChannelName, draft: &Draft, now: Now) -> Option<Cursor> {
@@ -232,12 +296,16 @@ impl Sequencer {
         }
     }
 
-    fn push(&mut self, publication: Publication) {
+    fn push(&mut self, publication: Publication, dedupe: Option<&str>) -> Handed {
+        if let Some(journal) = &mut self.journal {
+            journal.stage(&publication, dedupe);
+        }
         self.batch_bytes += publication.bytes_held();
         self.batch.push(Arc::new(publication));
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
-            self.post();
+            return self.hand_over();
         }
+        Handed::Over
     }
 }
 
@@ -255,16 +323,158 @@ fn confirm_in_place(batch: &Batch) {
 mod tests {
     use super::*;
     use crate::config::limits::INBOX_BATCHES_MAX;
+    use crate::config::{JournalSync, LogBounds};
     use crate::feed::command::publication;
     use crate::feed::draft::NameCache;
+    use crate::feed::journal::commit::Fate;
+    use crate::feed::journal::fake::{FakeStore, Faults};
+    use crate::feed::journal::keeper::Settings;
+    use crate::feed::journal::recover::{Replayed, open};
+    use crate::feed::journal::state::Boot;
+    use crate::id::Epoch;
     use crate::sys::wake::Wake;
     use crate::worker::inbox::{Inbox, inbox};
 
     fn sequencer() -> (Sequencer, Inbox) {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let metrics = Arc::new(FeedMetrics::default());
-        let sequencer = Sequencer::new(Epoch::new(1), 7, vec![mailbox], Arc::default(), metrics);
+        let continuation = Continuation {
+            head: Cursor {
+                epoch: Epoch::new(1),
+                sequence: Sequence::ZERO,
+            },
+            dedupe: Dedupe::new(7),
+            journal: None,
+        };
+        let sequencer = Sequencer::new(continuation, vec![mailbox], Arc::default(), metrics);
         (sequencer, inbox)
+    }
+
+    fn settings(sync: JournalSync, boot: &str) -> Settings {
+        Settings {
+            bounds: LogBounds::default(),
+            bytes_max: u64::MAX,
+            pause: std::time::Duration::ZERO,
+            sync,
+            boot: Boot::new(boot),
+        }
+    }
+
+    /// A sequencer with a journal on this store.
+    fn journalled(store: &FakeStore, sync: JournalSync) -> (Sequencer, Inbox) {
+        let (mut sequencer, inbox) = sequencer();
+        let opener = Box::new(store.clone());
+        let keeper = open(opener, settings(sync, "x"), Epoch::new(1), &mut |_| {}).unwrap();
+        let wake = Arc::new(Wake::new().unwrap());
+        let metrics = Arc::clone(&sequencer.metrics);
+        let journal = Journal::new(keeper, wake, metrics).unwrap();
+        sequencer.head = journal.head();
+        sequencer.journal = Some(journal);
+        (sequencer, inbox)
+    }
+
+    #[test]
+    fn batch_that_the_journal_refuses_is_not_sent_and_its_numbers_and_keys_are_free_again() {
+        let store = FakeStore::new(1);
+        let (mut sequencer, inbox) = journalled(&store, JournalSync::Always);
+        let keyed = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
+        store.set_room(10);
+        let refused = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
+        let repeat = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
+        let plain = sequencer.sequence(draft(r#"{"channel":"a","data":2}"#), Awaited::No, Now(0));
+        sequencer.post();
+        for ack in [refused, repeat, plain] {
+            assert_eq!(ack.commit.unwrap().fate(), Fate::Refused);
+        }
+        assert!(inbox.is_empty());
+        assert_eq!(sequencer.metrics.journal_failing.value(), 1);
+        store.set_room(usize::MAX);
+        let taken = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
+        sequencer.post();
+        assert_eq!(taken.commit.unwrap().fate(), Fate::Kept);
+        assert_eq!(taken.id.sequence, Sequence(2));
+        assert_eq!(received(&inbox).len(), 2);
+        assert_eq!(sequencer.metrics.journal_failing.value(), 0);
+    }
+
+    #[test]
+    fn line_of_many_channels_that_is_refused_in_the_middle_leaves_no_hole() {
+        let store = FakeStore::new(1);
+        let (mut sequencer, inbox) = journalled(&store, JournalSync::Always);
+        let names: Vec<_> = (0..BATCH_PUBLICATIONS_MAX)
+            .map(|n| format!("\"c{n}\""))
+            .collect();
+        let many = format!(
+            "{{\"channel\":[{}],\"data\":1,\"dedupe\":\"k\"}}",
+            names.join(",")
+        );
+        let one = sequencer.sequence(draft(r#"{"channel":"a","data":1}"#), Awaited::No, Now(0));
+        store.set_room(10);
+        let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
+        sequencer.post();
+        assert_eq!(one.commit.unwrap().fate(), Fate::Refused);
+        assert_eq!(ack.commit.unwrap().fate(), Fate::Refused);
+        assert!(inbox.is_empty());
+        store.set_room(usize::MAX);
+        let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
+        assert_eq!(ack.id.sequence.0, BATCH_PUBLICATIONS_MAX as u64);
+    }
+
+    #[test]
+    fn failed_sync_is_told_until_the_system_is_started_anew() {
+        for sync in [JournalSync::Always, JournalSync::Batch] {
+            let store = FakeStore::new(1);
+            let (mut sequencer, inbox) = journalled(&store, sync);
+            let mut publish = |faults: Faults| {
+                store.set_faults(faults);
+                let json = r#"{"channel":"a","data":1}"#;
+                let ack = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
+                sequencer.post();
+                let commit = ack.commit.unwrap();
+                while matches!(commit.fate(), Fate::Open | Fate::Written) {
+                    std::thread::yield_now();
+                }
+                (commit.fate(), received(&inbox).len())
+            };
+            let failing = Faults {
+                sync_errors: 1000,
+                ..Faults::default()
+            };
+            let first = match sync {
+                JournalSync::Always => (Fate::Refused, 0),
+                JournalSync::Batch | JournalSync::Os => (Fate::Unsynced, 1),
+            };
+            assert_eq!(publish(failing), first);
+            // The store's log may be torn before what is synced now.
+            assert_eq!(publish(Faults::default()), (Fate::Unsynced, 1));
+            assert_eq!(publish(Faults::default()), (Fate::Unsynced, 1));
+            drop(sequencer);
+            store.lose_power();
+            let mut hole = None;
+            let started = settings(sync, "y");
+            let keeper = open(Box::new(store), started, Epoch::new(1), &mut |replayed| {
+                if let Replayed::Hole(until) = replayed {
+                    hole = Some(until);
+                }
+            });
+            let keeper = keeper.unwrap();
+            assert!(!keeper.is_doubtful() && hole.is_some_and(|hole| hole >= Sequence(3)));
+        }
+    }
+
+    #[test]
+    fn acknowledgement_waits_for_the_sync_of_its_batch() {
+        let store = FakeStore::new(1);
+        let (mut sequencer, inbox) = journalled(&store, JournalSync::Batch);
+        let ack = sequencer.sequence(draft(r#"{"channel":"a","data":1}"#), Awaited::Yes, Now(0));
+        let commit = ack.commit.unwrap();
+        assert_eq!(commit.fate(), Fate::Open);
+        sequencer.post();
+        assert_eq!(received(&inbox).len(), 1);
+        // Closing waits for the thread that syncs.
+        sequencer.close();
+        assert_eq!(commit.fate(), Fate::Kept);
+        assert!(store.syncs() > 0);
     }
 
     fn draft(json: &str) -> Draft {

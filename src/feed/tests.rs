@@ -49,6 +49,7 @@ impl Rig {
         let metrics = Arc::new(FeedMetrics::default());
         let parts = FeedParts {
             epoch: Epoch::new(1),
+            kept: None,
             mailboxes: vec![mailbox],
             reports,
             wake: Arc::clone(&feed_wake),
@@ -420,6 +421,7 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     let wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {
         epoch: Epoch::new(1),
+        kept: None,
         mailboxes: Vec::new(),
         reports: upstream(&[], &wake).1,
         wake,

@@ -15,6 +15,7 @@ use super::consumer;
 use super::draft::{Channels, Draft};
 use super::feeder::Feeder;
 use super::minify::minify;
+use super::refusal::Refusal;
 use super::sequencer::{Awaited, Sequencer};
 use crate::config::limits::{CONSUMER_STALL_MS, FEED_ACKS_MAX, REPORTS_PER_ROUND_MAX};
 use crate::dialogue::{ClientPublication, Counts, Published, Report, Saying, Watch};
@@ -102,6 +103,8 @@ impl Upstream {
             }
         }
         sequencer.post();
+        // Nobody wakes the feed for what the journal has refused.
+        self.settle(sequencer);
     }
 
     /// Whether everybody whom a report is for has room for it. Who has not is cut off when it is
@@ -203,8 +206,8 @@ impl Upstream {
                         reference: owed.reference.clone(),
                     })
                 }),
-                Awaiting::Publication(ack) => ack.subscribers().map(|_| Saying::Published {
-                    outcome: Published::Broadcast(ack.id),
+                Awaiting::Publication(ack) => published(ack).map(|outcome| Saying::Published {
+                    outcome,
                     reference: owed.reference.clone(),
                 }),
             };
@@ -214,6 +217,15 @@ impl Upstream {
             }
         }
     }
+}
+
+/// What a client is told of its publication; `None` while that is open.
+fn published(ack: &Ack) -> Option<Published> {
+    Some(match ack.outcome()? {
+        Ok(_) => Published::Broadcast(ack.id),
+        Err(Refusal::JournalUnsynced) => Published::Unsynced,
+        Err(_) => Published::Refused,
+    })
 }
 
 /// Gives a report to everybody whom it is for, and says to how many.

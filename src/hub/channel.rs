@@ -10,7 +10,7 @@ use crate::time::Now;
 pub struct ChannelIndex(pub u32);
 
 /// A named point of fan-out. Exists while it has subscribers or log entries.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Channel {
     /// Its name.
     pub name: ChannelName,

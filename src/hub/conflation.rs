@@ -28,7 +28,7 @@ const PLACE_BYTES: u64 = 2 * size_of::<(ChannelIndex, Sequence)>() as u64;
 const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
 
 /// The entries, of channels whose policy is to conflate, that nothing supersedes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Newest {
     /// In the order of their channel.
     places: BTreeSet<(ChannelIndex, Sequence)>,

@@ -23,7 +23,7 @@ pub enum GapCause {
     Conflated,
     /// The log no longer has them.
     Expired,
-    /// The position is of another epoch, or of none.
+    /// The position is of another epoch, or of none, or what came after it may be lost.
     Restart,
     /// The subscriber was further behind than its quota.
     Slow,

@@ -16,7 +16,7 @@ use crate::frame::{Encoder, FrameKind, Publication};
 use crate::id::Sequence;
 
 /// A publication's place in the log.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// What was published.
     pub publication: Arc<Publication>,
@@ -37,7 +37,7 @@ pub struct Entry {
 }
 
 /// Recent publications in sequence order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Log {
     /// Neighbours without holes. The one in front has an entry.
     segments: VecDeque<Segment>,

@@ -18,7 +18,7 @@ pub struct Subscription {
 }
 
 /// The subscriptions of one conn.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Member {
     /// Several.
     Many(Box<Subscriptions>),
@@ -30,7 +30,7 @@ pub enum Member {
 }
 
 /// Several subscriptions of one conn.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Subscriptions(Vec<Subscription>);
 
 const _: () = assert!(size_of::<Subscription>() == 16);

@@ -162,13 +162,18 @@ impl Hub {
             Since::After(cursor) if cursor.epoch != self.epoch || cursor.sequence > sequenced => {
                 restart(Some(cursor))
             }
-            Since::After(cursor) if cursor.sequence < evicted => {
-                let until = self.cursor(evicted);
+            Since::After(cursor) if cursor.sequence < evicted.max(self.lost_until) => {
+                let is_lost = cursor.sequence < self.lost_until;
+                let until = self.cursor(evicted.max(self.lost_until));
                 let gap = Gap {
                     since: Some(cursor),
                     until,
                     missed: None,
-                    cause: GapCause::Expired,
+                    cause: if is_lost {
+                        GapCause::Restart
+                    } else {
+                        GapCause::Expired
+                    },
                 };
                 Joined {
                     position: until,

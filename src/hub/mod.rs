@@ -70,7 +70,7 @@ pub enum Visit {
 }
 
 /// A worker's log and channels.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Hub {
     epoch: Epoch,
     head: Sequence,
@@ -95,6 +95,8 @@ pub struct Hub {
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
+    /// Numbers up to here may have been given out and lost. Zero if none.
+    lost_until: Sequence,
     /// All subscriptions.
     subscribers: u64,
     /// Used by `serve` while it merges several channels.
@@ -126,9 +128,15 @@ impl Hub {
             windows: Windows::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
+            lost_until: Sequence::ZERO,
             subscribers: 0,
             merge: Vec::new(),
         }
+    }
+
+    /// Notes that numbers up to this one may have been given out before a restart and are lost.
+    pub fn note_lost(&mut self, until: Sequence) {
+        self.lost_until = until;
     }
 
     /// The newest publication's id.

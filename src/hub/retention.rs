@@ -35,7 +35,7 @@ const _: () = assert!(CHANNEL_BYTES <= 192);
 pub struct RuleIndex(u16);
 
 /// The rules and what is known of whom they concern.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rules {
     namespaces: Vec<Namespace>,
     /// First that of channels in no namespace, then one for each namespace.
@@ -52,7 +52,7 @@ pub(super) struct Rules {
 }
 
 /// What holds for the channels of one namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     /// Most that is kept of a channel. Its newest publication is, whatever it weighs.
     bound: Amount,
@@ -66,7 +66,7 @@ pub(super) struct Rule {
 }
 
 /// Finds the oldest entry among the channels with one age.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Clock {
     age: Duration,
     /// Everything before it is of other channels or gone.

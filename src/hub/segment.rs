@@ -13,7 +13,7 @@ use super::log::Entry;
 pub(super) const SEGMENT_NUMBERS: u64 = 64;
 
 /// The entries of so many neighbouring numbers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Segment {
     /// A bit for each number whose entry is here.
     present: u64,

@@ -15,7 +15,7 @@
 //! ```
 
 /// Slots of the subscribers of one channel.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Subscribers {
     slots: Vec<u32>,
     /// The places before this one get another pass.

@@ -260,6 +260,30 @@ fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing()
 }
 
 #[test]
+fn cursor_before_numbers_that_may_be_lost_is_a_gap_and_goes_on_behind_them() {
+    let mut hub = Hub::new(epoch(), Sequence(100), &Config::default());
+    hub.note_lost(Sequence(100));
+    hub.publish(publication(101, 0, 1), Now(0));
+    for (slot, since) in [(0, 3), (1, 99)] {
+        let JoinOutcome::Joined(joined) =
+            hub.subscribe(slot, &name(0), after(since), Sequence(101))
+        else {
+            panic!("refused")
+        };
+        let gap = joined.gap.unwrap();
+        assert_eq!(
+            (gap.cause, gap.until.sequence),
+            (GapCause::Restart, Sequence(100))
+        );
+        assert_eq!(give_all(&mut hub, slot), [101]);
+    }
+    let JoinOutcome::Joined(joined) = hub.subscribe(2, &name(0), after(100), Sequence(101)) else {
+        panic!("refused")
+    };
+    assert!(joined.is_recovered);
+}
+
+#[test]
 fn channel_goes_with_its_last_entry_and_subscriber_but_its_past_is_not_forgotten() {
     let mut hub = hub(|c| c.log.age_ms = 10);
     hub.publish(publication(1, 0, 1), Now(0));

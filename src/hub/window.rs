@@ -41,11 +41,11 @@ pub enum Acknowledged {
 }
 
 /// The windows of all conns, each conn's in the order of their channels.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Windows(Map<u32, Vec<Given>>);
 
 /// One subscription's window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Given {
     channel: ChannelIndex,
     window: Window,

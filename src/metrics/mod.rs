@@ -182,6 +182,12 @@ metrics! {
         accept_pauses: Counter "fanfare_feed_accept_pauses_total" "Times that accepting feeders paused because no descriptor was left.",
         received_bytes: Counter "fanfare_feed_received_bytes_total" "Bytes read from feeders.",
         inbox_waits: Counter "fanfare_feed_inbox_waits_total" "Times the feed waited for a worker's full inbox.",
+        journal_records: Counter "fanfare_journal_records_total" "Publications written to the journal.",
+        journal_bytes: Counter "fanfare_journal_bytes_total" "Bytes written to the journal.",
+        journal_syncs: Counter "fanfare_journal_syncs_total" "Times the disk was made to keep what was written to the journal.",
+        journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Batches refused because the journal could not be written, and syncs that failed.",
+        journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Batches refused because the journal could not be written, and syncs that failed.",
+        journal_failing: Gauge "fanfare_journal_failing" "1 while publications are refused because the journal cannot be written.",
     }
 }
 

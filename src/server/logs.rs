@@ -41,6 +41,8 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
             .with_target(false)
             .try_init(),
     };
+    // What others log through the `log` facade tells an operator something from warnings on.
+    log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
     let dropped_lines = move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
     (Logs { _guard: guard }, Arc::new(dropped_lines))
 }

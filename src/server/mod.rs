@@ -19,21 +19,24 @@ use std::time::SystemTime;
 
 use crate::admin::{self, Readiness, Sources, Stage};
 use crate::config::Config;
-use crate::config::limits::{DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
+use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
+use crate::feed::journal::past::{self, Circumstances, JournalError, Kept};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
-use crate::id::Epoch;
+use crate::hub::Hub;
+use crate::id::{Epoch, Sequence};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::sys::{cpu, descriptors};
+use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
-use threads::Listeners;
+use threads::{Listeners, Preparation};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,9 @@ pub enum StartError {
     /// The feed's socket cannot be had.
     #[error("cannot open the feed: {0}")]
     Feed(#[from] feed::FeedError),
+    /// The journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// An address for clients cannot be had.
     #[error("cannot listen on {address} (key `listen`): {source}")]
     Listen {
@@ -108,8 +114,7 @@ impl Server {
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let descriptor_limit = descriptors::raise_limit();
-        let clock = Clock::start();
-        let epoch = Epoch::new(getrandom::u64()?);
+        let clock = start_clock(&config);
         let (admin, admin_address) = bind_admin(&config)?;
         let feed = match inherited.unix.into_iter().next() {
             Some(listener) => Feed::from_listener(listener),
@@ -118,20 +123,24 @@ impl Server {
         let feed_path = feed.path().to_path_buf();
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
-        let sequenced = Arc::new(AtomicU64::new(0));
+        let feed_metrics = Arc::new(FeedMetrics::default());
+        let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
+        let epoch = beginning.epoch;
+        let sequenced = Arc::new(AtomicU64::new(beginning.hub.head().sequence.0));
         let crew = Crew {
             config: Arc::clone(&config),
             clock,
-            epoch,
+            hub: Arc::new(beginning.hub),
             feed_wake: Arc::clone(&feed_wake),
             sequenced: Arc::clone(&sequenced),
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
-        let feed_metrics = Arc::new(FeedMetrics::default());
+        drop(crew);
         let feed = feed
             .spawn(FeedParts {
                 epoch,
+                kept: beginning.kept,
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
@@ -236,7 +245,8 @@ impl Server {
 struct Crew {
     config: Arc<Config>,
     clock: Clock,
-    epoch: Epoch,
+    /// What every worker begins with.
+    hub: Arc<Hub>,
     feed_wake: Arc<Wake>,
     sequenced: Arc<AtomicU64>,
     descriptor_limit: u64,
@@ -323,7 +333,6 @@ impl Crew {
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {
             number: u32::try_from(seat.number).unwrap_or(u32::MAX),
-            epoch: self.epoch,
             config: Arc::clone(&self.config),
             metrics: seat.metrics,
             inbox,
@@ -333,8 +342,15 @@ impl Crew {
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),
         };
-        let options = SocketOptions::new(&self.config);
-        let thread = threads::start_worker(net, parts, seat.pin, options, count, listeners)?;
+        let preparation = Preparation {
+            net,
+            hub: Arc::clone(&self.hub),
+            parts,
+            pin: seat.pin,
+            options: SocketOptions::new(&self.config),
+            workers: count,
+        };
+        let thread = threads::start_worker(preparation, listeners)?;
         Ok(RunningWorker {
             thread,
             mailbox,
@@ -355,6 +371,54 @@ impl Crew {
             }
             limit => limit.div_ceil(workers),
         }
+    }
+}
+
+/// With a journal the clock begins late enough for the ages of what it holds.
+fn start_clock(config: &Config) -> Clock {
+    if config.journal.path.as_os_str().is_empty() {
+        return Clock::start();
+    }
+    let oldest_ms = config.log.age_ms.max(DEDUPE_WINDOW_MS);
+    Clock::start_at(Now(oldest_ms.saturating_mul(2000)))
+}
+
+/// From where a server goes on.
+struct Beginning {
+    epoch: Epoch,
+    hub: Hub,
+    kept: Option<Kept>,
+}
+
+impl Beginning {
+    /// Opens the journal, or begins a new epoch if none is configured.
+    fn find(
+        config: &Config,
+        clock: Clock,
+        wake: &Arc<Wake>,
+        metrics: &Arc<FeedMetrics>,
+    ) -> Result<Self, StartError> {
+        let fresh = Epoch::new(getrandom::u64()?);
+        let path = &config.journal.path;
+        if path.as_os_str().is_empty() {
+            return Ok(Self {
+                epoch: fresh,
+                hub: Hub::new(fresh, Sequence::ZERO, config),
+                kept: None,
+            });
+        }
+        let circumstances = Circumstances {
+            fresh,
+            dedupe_seed: fastrand::u64(..),
+            now: clock.now(),
+            config,
+        };
+        let past = past::open(path, circumstances, Arc::clone(wake), Arc::clone(metrics))?;
+        Ok(Self {
+            epoch: past.kept.journal.head().epoch,
+            hub: past.hub,
+            kept: Some(past.kept),
+        })
     }
 }
 

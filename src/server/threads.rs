@@ -4,12 +4,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
 use crate::config::limits::RING_WRITES_MAX;
 use crate::config::{Config, RingChoice};
+use crate::hub::Hub;
 use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
 use crate::sys::listener::{self, SocketOptions};
@@ -63,37 +64,22 @@ impl Listeners {
 
 /// Starts a worker's thread and waits until it listens.
 pub(super) fn start_worker(
-    net: MioNet,
-    parts: Parts,
-    pin: Option<usize>,
-    options: SocketOptions,
-    workers: usize,
+    mut preparation: Preparation,
     listeners: &mut Listeners,
 ) -> Result<JoinHandle<()>, StartError> {
     let (report, outcome) = mpsc::sync_channel(1);
     let adopted = listeners.adopted()?;
     let addresses = listeners.addresses.clone();
-    let name = format!("fanfare-{}", parts.number);
+    let name = format!("fanfare-{}", preparation.parts.number);
     let thread = thread::Builder::new()
         .name(name)
         .spawn(move || {
-            let prepared = Preparation {
-                net,
-                parts,
-                pin,
-                options,
-                workers,
-            }
-            .run(adopted, &addresses);
-            match prepared {
-                Ok((mut worker, bound)) => {
-                    // The receiver waits for exactly this.
-                    let _reported = report.send(Ok(bound));
-                    worker.run();
-                }
-                Err(error) => {
-                    let _reported = report.send(Err(error));
-                }
+            let bound = preparation.prepare(adopted, &addresses);
+            let is_ready = bound.is_ok();
+            // The receiver waits for exactly this.
+            let _reported = report.send(bound);
+            if is_ready {
+                preparation.into_worker().run();
             }
         })
         .map_err(StartError::system("start a worker's thread"))?;
@@ -106,20 +92,26 @@ pub(super) fn start_worker(
 }
 
 /// What a worker's thread needs before it can turn.
-struct Preparation {
-    net: MioNet,
-    parts: Parts,
-    pin: Option<usize>,
-    options: SocketOptions,
-    workers: usize,
+pub(super) struct Preparation {
+    pub(super) net: MioNet,
+    /// What every worker begins with; copied in its own thread, at the same time as the others.
+    pub(super) hub: Arc<Hub>,
+    pub(super) parts: Parts,
+    pub(super) pin: Option<usize>,
+    pub(super) options: SocketOptions,
+    pub(super) workers: usize,
 }
 
 impl Preparation {
-    fn run(
-        mut self,
+    fn into_worker(self) -> Worker<MioNet> {
+        Worker::new(self.net, Arc::unwrap_or_clone(self.hub), self.parts)
+    }
+
+    fn prepare(
+        &mut self,
         adopted: Vec<TcpListener>,
         addresses: &[SocketAddr],
-    ) -> Result<(Worker<MioNet>, Vec<SocketAddr>), StartError> {
+    ) -> Result<Vec<SocketAddr>, StartError> {
         self.take_own_table(&adopted);
         if let Some(cpu) = self.pin
             && let Err(error) = cpu::pin(cpu)
@@ -143,7 +135,7 @@ impl Preparation {
                 .listen(listener)
                 .map_err(StartError::system("use a listener"))?;
         }
-        Ok((Worker::new(self.net, self.parts), bound))
+        Ok(bound)
     }
 
     fn bind(&mut self, address: SocketAddr) -> Result<SocketAddr, StartError> {

@@ -11,19 +11,32 @@ use crate::time::Now;
 
 /// Tells the time since [`Clock::start`].
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
+pub struct Clock {
+    started: Instant,
+    start: Now,
+}
 
 impl Clock {
     /// A clock that begins at zero.
     #[must_use]
     pub fn start() -> Self {
-        Self(Instant::now())
+        Self::start_at(Now(0))
+    }
+
+    /// A clock that begins later than zero, so that what happened before can be told in its terms.
+    #[must_use]
+    pub fn start_at(start: Now) -> Self {
+        Self {
+            started: Instant::now(),
+            start,
+        }
     }
 
     /// The time now.
     #[must_use]
     pub fn now(&self) -> Now {
-        Now(u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX))
+        let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Now(self.start.0.saturating_add(elapsed))
     }
 }
 

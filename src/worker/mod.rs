@@ -42,7 +42,7 @@ use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
-use crate::id::{ConnId, Cursor, Epoch, Sequence};
+use crate::id::{ConnId, Cursor, Sequence};
 use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::wheel::Wheel;
@@ -58,8 +58,6 @@ use upstream::Upstream;
 pub struct Parts {
     /// Which worker it is, from zero.
     pub number: u32,
-    /// The epoch of all ids.
-    pub epoch: Epoch,
     /// What the operator chose.
     pub config: Arc<Config>,
     /// Its counters.
@@ -185,11 +183,11 @@ pub enum Turn {
 }
 
 impl<N: Net> Worker<N> {
-    /// A worker without conns.
+    /// A worker without conns. The hub has no subscribers; it has what was published before, if
+    /// that is known.
     #[must_use]
-    pub fn new(net: N, parts: Parts) -> Self {
+    pub fn new(net: N, hub: Hub, parts: Parts) -> Self {
         let now = net.now();
-        let hub = Hub::new(parts.epoch, Sequence::ZERO, &parts.config);
         Self {
             net,
             parts,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use fanfare::frame::{Payload, Publication, Receipt};
+use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
@@ -93,9 +94,9 @@ impl World {
         let backend = Backend::new(reports, &mailbox, &mut random);
         let worker = Worker::new(
             net,
+            Hub::new(epoch, Sequence::ZERO, &config),
             Parts {
                 number: 3,
-                epoch,
                 config: Arc::clone(&config),
                 metrics: Arc::clone(&metrics),
                 inbox,

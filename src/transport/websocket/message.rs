@@ -102,6 +102,8 @@ pub(super) enum Refusal {
     Unavailable,
     #[error("type is none of ack, auth, ping, presence, publish, subscribe, unsubscribe")]
     UnknownType,
+    #[error("it was delivered, but the disk may not keep it")]
+    Unsynced,
 }
 
 impl Refusal {
@@ -124,6 +126,7 @@ impl Refusal {
             Self::TooManyChannels => "too_many_channels",
             Self::Unavailable => "unavailable",
             Self::UnknownType => "unknown_type",
+            Self::Unsynced => "journal_unsynced",
         }
     }
 }

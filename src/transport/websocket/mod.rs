@@ -291,6 +291,7 @@ fn push_published(
         Published::Busy => Refusal::Busy,
         Published::NoConsumer => Refusal::NoConsumer,
         Published::Refused => Refusal::Unavailable,
+        Published::Unsynced => Refusal::Unsynced,
     };
     refuse(refusal, reference, out, context);
 }

@@ -1,0 +1,127 @@
+//! What a chunk holds, as far as that decides when it may go.
+//!
+//! Pure sums over records and one question: whether anything in a chunk could still be in a log
+//! or among the idempotency keys that are remembered. Errs on the side of keeping.
+
+use super::record::{PayloadRef, Record};
+use crate::config::LogBounds;
+use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
+use crate::frame::Publication;
+
+/// What a chunk holds, as far as it matters for removing it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Content {
+    pub(super) records: u64,
+    /// What the log would hold for them.
+    pub(super) held_bytes: u64,
+    /// Records with an idempotency key.
+    pub(super) dedupes: u64,
+    /// When the newest was published.
+    pub(super) newest_us: u64,
+}
+
+impl Content {
+    pub(super) fn add(&mut self, record: &Record<'_>) {
+        self.records += 1;
+        self.held_bytes += held_bytes(record);
+        self.dedupes += u64::from(record.dedupe.is_some());
+        self.newest_us = self.newest_us.max(record.published_us);
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            held_bytes: self.held_bytes + other.held_bytes,
+            dedupes: self.dedupes + other.dedupes,
+            newest_us: self.newest_us.max(other.newest_us),
+        }
+    }
+
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(other.records),
+            held_bytes: self.held_bytes.saturating_sub(other.held_bytes),
+            dedupes: self.dedupes.saturating_sub(other.dedupes),
+            newest_us: self.newest_us,
+        }
+    }
+}
+
+/// At least what the log counts for a publication without its frames, less the entry.
+fn held_bytes(record: &Record<'_>) -> u64 {
+    let label = |text: Option<&str>| text.map_or(0, str::len);
+    let payload = match record.payload {
+        PayloadRef::Bytes(bytes) => bytes.len(),
+        PayloadRef::Json(text) | PayloadRef::Text(text) => text.len(),
+    };
+    let labels = label(record.event) + label(record.key);
+    (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
+}
+
+/// Whether nothing of a chunk can be needed, given what came later.
+pub(super) fn is_forgotten(
+    content: Content,
+    later: Content,
+    bounds: LogBounds,
+    now_us: u64,
+) -> bool {
+    let age_us = now_us.saturating_sub(content.newest_us);
+    let is_out_of_log = age_us > bounds.age_ms.saturating_mul(1000)
+        || later.records >= bounds.entries
+        || later.held_bytes > bounds.bytes;
+    let is_out_of_dedupe = content.dedupes == 0
+        || age_us > DEDUPE_WINDOW_MS * 1000
+        || later.dedupes >= DEDUPE_KEYS_MAX as u64;
+    is_out_of_log && is_out_of_dedupe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: LogBounds = LogBounds {
+        bytes: 1_000_000,
+        entries: 10,
+        age_ms: 1_000,
+    };
+
+    fn content(records: u64, dedupe: Option<&str>) -> Content {
+        let mut content = Content::default();
+        for _ in 0..records {
+            content.add(&Record {
+                published_us: 0,
+                ttl_us: None,
+                channel: "a",
+                event: None,
+                key: None,
+                dedupe,
+                payload: PayloadRef::Text("x"),
+            });
+        }
+        content
+    }
+
+    #[test]
+    fn chunk_is_kept_while_the_log_may_hold_a_part_of_it() {
+        let one = content(5, None);
+        assert!(!is_forgotten(one, content(9, None), BOUNDS, 1_000_000));
+        assert!(is_forgotten(one, content(10, None), BOUNDS, 0));
+        assert!(is_forgotten(one, content(0, None), BOUNDS, 1_000_001));
+        let mut large = content(1, None);
+        large.held_bytes = BOUNDS.bytes + 1;
+        assert!(is_forgotten(one, large, BOUNDS, 0));
+    }
+
+    #[test]
+    fn chunk_with_keys_is_kept_for_their_window() {
+        let one = content(5, Some("k"));
+        let window_us = DEDUPE_WINDOW_MS * 1000;
+        assert!(!is_forgotten(one, content(10, None), BOUNDS, window_us));
+        assert!(is_forgotten(one, content(10, None), BOUNDS, window_us + 1));
+        let many = Content {
+            dedupes: DEDUPE_KEYS_MAX as u64,
+            ..content(10, None)
+        };
+        assert!(is_forgotten(one, many, BOUNDS, 0));
+    }
+}

@@ -1,0 +1,271 @@
+//! A store that fails, fills up and forgets: what the journal's tests run on.
+//!
+//! Every fault is drawn from a seed. A crash of the process keeps all that was written; one of the
+//! machine keeps what was synced and some of the rest, and of what a failed sync left out nothing,
+//! nor what came behind it. What was refused may turn up when the store is let go, as it may with
+//! a store that writes its buffers then.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex};
+
+use fastrand::Rng;
+
+use super::engine::{Batch, Each, Engine, EngineError, Opener};
+use super::state::Mark;
+use crate::id::Sequence;
+
+/// How likely each operation is to fail, in thousandths.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::feed) struct Faults {
+    pub(in crate::feed) write_errors: u32,
+    pub(in crate::feed) sync_errors: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    chunk: u64,
+    records: Vec<(u64, Vec<u8>)>,
+}
+
+impl Written {
+    fn new(chunk: Sequence, batch: &Batch) -> Self {
+        let records = batch.records();
+        Self {
+            chunk: chunk.0,
+            records: records.map(|(n, bytes)| (n.0, bytes.to_vec())).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    chunks: BTreeSet<u64>,
+    /// Batches in the order in which they were written.
+    log: Vec<Written>,
+    /// How many of them a crash of the machine cannot touch.
+    kept: usize,
+    /// From here on a failed sync has left some out.
+    doomed: Option<usize>,
+    state: Option<Vec<u8>>,
+    mark: Mark,
+    mark_kept: Mark,
+    /// A batch that was refused and may turn up.
+    refused: Option<Written>,
+    is_open: bool,
+    is_broken: bool,
+    room: usize,
+    faults: Faults,
+    rng: Rng,
+    syncs: u64,
+}
+
+/// The store; clones are the same store.
+#[derive(Clone, Debug)]
+pub(in crate::feed) struct FakeStore(Arc<Mutex<Inner>>);
+
+/// The store while it is open.
+#[derive(Debug)]
+struct FakeEngine(FakeStore);
+
+impl FakeStore {
+    pub(in crate::feed) fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(Inner {
+            room: usize::MAX,
+            rng: Rng::with_seed(seed),
+            ..Inner::default()
+        })))
+    }
+
+    pub(in crate::feed) fn set_faults(&self, faults: Faults) {
+        self.0.lock().unwrap().faults = faults;
+    }
+
+    /// Bytes that still fit.
+    pub(in crate::feed) fn set_room(&self, bytes: usize) {
+        self.0.lock().unwrap().room = bytes;
+    }
+
+    pub(in crate::feed) fn syncs(&self) -> u64 {
+        self.0.lock().unwrap().syncs
+    }
+
+    pub(super) fn chunks_len(&self) -> usize {
+        self.0.lock().unwrap().chunks.len()
+    }
+
+    /// Bytes of all records in chunks.
+    pub(super) fn bytes(&self) -> u64 {
+        let inner = self.0.lock().unwrap();
+        let written = inner.log.iter();
+        let there = written.filter(|one| inner.chunks.contains(&one.chunk));
+        let records = there.flat_map(|one| &one.records);
+        records.map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    pub(super) fn forget_state(&self) {
+        self.0.lock().unwrap().state = None;
+    }
+
+    /// Forgets everything but this many batches, as a store that takes damage for its end.
+    pub(super) fn cut(&self, batches: usize) {
+        let mut inner = self.0.lock().unwrap();
+        inner.log.truncate(batches);
+        inner.kept = inner.kept.min(batches);
+    }
+
+    /// Whether a failed sync has left out something that the next crash of the machine takes.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.0.lock().unwrap().doomed.is_some()
+    }
+
+    pub(in crate::feed) fn lose_power(&self) {
+        let mut inner = self.0.lock().unwrap();
+        let end = inner.doomed.unwrap_or(inner.log.len());
+        let kept = inner.kept.min(end);
+        let left = inner.rng.usize(kept..=end);
+        inner.log.truncate(left);
+        (inner.kept, inner.doomed) = (left, None);
+        if inner.rng.bool() {
+            inner.mark = inner.mark_kept;
+        }
+    }
+}
+
+impl Opener for FakeStore {
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let mut inner = self.0.lock().unwrap();
+        if inner.is_open {
+            return Err(EngineError::InUse);
+        }
+        inner.is_open = true;
+        inner.is_broken = false;
+        Ok(Arc::new(FakeEngine(self.clone())))
+    }
+}
+
+impl Drop for FakeEngine {
+    fn drop(&mut self) {
+        let mut inner = self.0.0.lock().unwrap();
+        inner.is_open = false;
+        if let Some(refused) = inner.refused.take()
+            && inner.rng.bool()
+        {
+            inner.log.push(refused);
+        }
+    }
+}
+
+impl FakeEngine {
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&mut Inner) -> Result<T, ErrorKind>,
+    ) -> Result<T, EngineError> {
+        let mut inner = self.0.0.lock().unwrap();
+        if inner.is_broken {
+            return Err(EngineError::Broken);
+        }
+        act(&mut inner).map_err(|kind| {
+            inner.is_broken = true;
+            EngineError::Io(kind.into())
+        })
+    }
+}
+
+impl Inner {
+    fn draw(&mut self, thousandths: u32) -> bool {
+        self.rng.u32(..1000) < thousandths
+    }
+
+    fn sync(&mut self) -> Result<(), ErrorKind> {
+        self.syncs += 1;
+        if self.draw(self.faults.sync_errors) {
+            self.doomed = self.doomed.or(Some(self.kept));
+            return Err(ErrorKind::Other);
+        }
+        self.kept = self.log.len();
+        Ok(())
+    }
+}
+
+impl Engine for FakeEngine {
+    fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
+        self.with(|inner| Ok(inner.state.clone()))
+    }
+
+    fn put_state(&self, state: &[u8]) -> Result<(), EngineError> {
+        self.with(|inner| {
+            inner.sync()?;
+            inner.state = Some(state.to_vec());
+            Ok(())
+        })
+    }
+
+    fn mark(&self) -> Result<Mark, EngineError> {
+        Ok(self.0.0.lock().unwrap().mark)
+    }
+
+    fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
+        self.0.0.lock().unwrap().mark = mark;
+        Ok(())
+    }
+
+    fn sync_mark(&self) -> Result<(), EngineError> {
+        let mut inner = self.0.0.lock().unwrap();
+        inner.mark_kept = inner.mark;
+        Ok(())
+    }
+
+    fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
+        self.with(|inner| Ok(inner.chunks.iter().copied().map(Sequence).collect()))
+    }
+
+    fn begin_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        self.remove_chunk(first)?;
+        self.with(|inner| {
+            inner.chunks.insert(first.0);
+            Ok(())
+        })
+    }
+
+    fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        self.with(|inner| {
+            inner.chunks.remove(&first.0);
+            for written in inner.log.iter_mut().filter(|one| one.chunk == first.0) {
+                written.records.clear();
+            }
+            Ok(())
+        })
+    }
+
+    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
+        let log = self.with(|inner| Ok(inner.log.clone()))?;
+        let written = log.iter().filter(|one| one.chunk == first.0);
+        for (sequence, bytes) in written.flat_map(|one| &one.records) {
+            each(Sequence(*sequence), bytes)?;
+        }
+        Ok(())
+    }
+
+    fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError> {
+        self.with(|inner| {
+            let written = Written::new(chunk, batch);
+            let bytes = usize::try_from(batch.bytes()).unwrap();
+            let is_full = inner.room < bytes;
+            if is_full || inner.draw(inner.faults.write_errors) {
+                inner.refused = Some(written);
+                return Err(match is_full {
+                    true => ErrorKind::StorageFull,
+                    false => ErrorKind::Other,
+                });
+            }
+            inner.room -= bytes;
+            inner.log.push(written);
+            Ok(())
+        })
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        self.with(Inner::sync)
+    }
+}

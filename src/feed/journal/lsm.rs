@@ -1,0 +1,456 @@
+//! SHELL: the real store: fjall in the journal's directory.
+//!
+//! A batch is one write batch of fjall, which its write-ahead log has whole or not at all; a chunk
+//! is one of its keyspaces, so that old records go with a keyspace and not one by one. Records are
+//! only ever read at a start, so there is next to no cache, no filter and no compaction. Nothing of
+//! fjall's files is read here; `mend` cuts off a torn log.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use fjall::compaction::Fifo;
+use fjall::config::{BlockSizePolicy, FilterPolicy};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::engine::{Batch, Each, Engine, EngineError, Opener};
+use super::folder::Folder;
+use super::mend::{self, Opened};
+use super::state::Mark;
+use crate::config::limits::{
+    JOURNAL_CACHE_BYTES, JOURNAL_CHUNKS_UNFLUSHED_MAX, JOURNAL_FILES_MAX, JOURNAL_LOG_BYTES,
+    JOURNAL_MEMTABLE_BYTES,
+};
+use crate::id::Sequence;
+
+/// The keyspace with the state, and its key there.
+const STATE: &str = "state";
+/// Bytes that are read at once.
+const BLOCK_BYTES: u32 = 64 * 1024;
+/// How long a new chunk waits for those before to be flushed, in steps of so long.
+const FLUSH_WAIT_STEPS: u32 = 1_000;
+const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
+
+/// Where the store is.
+#[derive(Clone, Debug)]
+pub struct Place(Arc<Folder>);
+
+impl Place {
+    /// In this directory.
+    #[must_use]
+    pub fn new(folder: Folder) -> Self {
+        Self(Arc::new(folder))
+    }
+}
+
+impl Opener for Place {
+    fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
+        let path = self.0.store(|path| {
+            let (database, _state) = open(path).map_err(opening)?;
+            Ok(database.persist(PersistMode::SyncAll)?)
+        })?;
+        let (database, state) = mend::open(&path, || match open(&path) {
+            Err(fjall::Error::JournalRecovery(error)) => {
+                Ok(Opened::Torn(EngineError::Damaged(error.to_string())))
+            }
+            outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
+        })?;
+        Ok(Arc::new(Lsm {
+            folder: Arc::clone(&self.0),
+            database,
+            state,
+            filling: Mutex::default(),
+        }))
+    }
+}
+
+fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
+    let database = Database::builder(path)
+        .worker_threads(1)
+        .cache_size(JOURNAL_CACHE_BYTES)
+        .max_cached_files(Some(JOURNAL_FILES_MAX))
+        .max_journaling_size(JOURNAL_LOG_BYTES)
+        .open()?;
+    let state = database.keyspace(STATE, KeyspaceCreateOptions::default)?;
+    Ok((database, state))
+}
+
+/// A file that is missing or ends too early is damage while a store is being opened.
+fn opening(error: fjall::Error) -> EngineError {
+    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    match EngineError::from(error) {
+        EngineError::Io(error)
+            if matches!(error.kind(), InvalidData | NotFound | UnexpectedEof) =>
+        {
+            EngineError::Damaged(error.to_string())
+        }
+        other => other,
+    }
+}
+
+impl From<fjall::Error> for EngineError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+                Self::Io(error)
+            }
+            fjall::Error::Locked => Self::InUse,
+            fjall::Error::Poisoned => Self::Broken,
+            fjall::Error::InvalidVersion(_)
+            | fjall::Error::Storage(fjall::LsmError::InvalidVersion(_)) => Self::Version,
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// The open store.
+struct Lsm {
+    folder: Arc<Folder>,
+    database: Database,
+    state: Keyspace,
+    filling: Mutex<Filling>,
+}
+
+/// What is on its way into tables.
+#[derive(Default)]
+struct Filling {
+    /// The chunk that was appended to last, and how much.
+    current: Option<(Sequence, u64)>,
+    /// Chunks that are full, of which some are not in tables.
+    full: Vec<Keyspace>,
+}
+
+impl std::fmt::Debug for Lsm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lsm")
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lsm {
+    fn chunk(&self, first: Sequence) -> Result<Keyspace, EngineError> {
+        let options = || {
+            KeyspaceCreateOptions::default()
+                .max_memtable_size(JOURNAL_MEMTABLE_BYTES)
+                .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
+                .filter_policy(FilterPolicy::disabled())
+                // Numbers only grow, so there is nothing to compact, and nothing goes by its size.
+                .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
+        };
+        Ok(self.database.keyspace(&name(first), options)?)
+    }
+
+    /// The store's own thread says only that it has failed; without room it cannot but fail.
+    fn explain(&self, error: fjall::Error) -> EngineError {
+        match EngineError::from(error) {
+            EngineError::Broken if self.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
+                EngineError::Full
+            }
+            other => other,
+        }
+    }
+
+    fn filling(&self) -> MutexGuard<'_, Filling> {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_appended(&self, chunk: Sequence, bytes: u64) {
+        let mut filling = self.filling();
+        let before = filling.current.filter(|(first, _)| *first == chunk);
+        filling.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
+    }
+
+    /// Waits while too much is held in memory because the disk is slow. Not for ever: a thread
+    /// that has failed flushes nothing, and the next append says so.
+    fn wait_for_flushes(&self) -> Result<(), EngineError> {
+        let mut filling = self.filling();
+        if let Some((chunk, bytes)) = filling.current.take()
+            && bytes >= JOURNAL_MEMTABLE_BYTES
+        {
+            let chunk = self.chunk(chunk)?;
+            filling.full.push(chunk);
+        }
+        for _ in 0..FLUSH_WAIT_STEPS {
+            filling.full.retain(|chunk| chunk.disk_space() == 0);
+            if filling.full.len() < JOURNAL_CHUNKS_UNFLUSHED_MAX {
+                break;
+            }
+            thread::sleep(FLUSH_WAIT_STEP);
+        }
+        Ok(())
+    }
+}
+
+fn name(first: Sequence) -> String {
+    format!("{:016x}", first.0)
+}
+
+impl Engine for Lsm {
+    fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
+        let state = self.state.get(STATE)?;
+        Ok(state.map(|state| state.to_vec()))
+    }
+
+    fn put_state(&self, state: &[u8]) -> Result<(), EngineError> {
+        self.state.insert(STATE, state)?;
+        Ok(self.database.persist(PersistMode::SyncAll)?)
+    }
+
+    fn mark(&self) -> Result<Mark, EngineError> {
+        self.folder.mark()
+    }
+
+    fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
+        self.folder.put_mark(mark)
+    }
+
+    fn sync_mark(&self) -> Result<(), EngineError> {
+        self.folder.sync_mark()
+    }
+
+    fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
+        let mut chunks = Vec::new();
+        for name in self.database.list_keyspace_names() {
+            let name: &str = &name;
+            if name == STATE {
+                continue;
+            }
+            let first = u64::from_str_radix(name, 16);
+            let first = first.map_err(|_not_ours| EngineError::Foreign(String::from(name)))?;
+            chunks.push(Sequence(first));
+        }
+        chunks.sort_unstable();
+        Ok(chunks)
+    }
+
+    fn begin_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        self.wait_for_flushes()?;
+        self.remove_chunk(first)?;
+        self.chunk(first)?;
+        Ok(())
+    }
+
+    fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        if !self.database.keyspace_exists(&name(first)) {
+            return Ok(());
+        }
+        let chunk = self.chunk(first)?;
+        Ok(self.database.delete_keyspace(chunk)?)
+    }
+
+    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
+        for entry in self.chunk(first)?.iter() {
+            let (key, value) = entry.into_inner().map_err(opening)?;
+            let key: [u8; 8] = key
+                .as_ref()
+                .try_into()
+                .map_err(|_not_ours| EngineError::Foreign(name(first)))?;
+            each(Sequence(u64::from_be_bytes(key)), &value)?;
+        }
+        Ok(())
+    }
+
+    fn append(&self, first: Sequence, batch: &Batch) -> Result<(), EngineError> {
+        let chunk = self.chunk(first)?;
+        let mut writes = self.database.batch();
+        for (sequence, record) in batch.records() {
+            writes.insert(&chunk, sequence.0.to_be_bytes(), record);
+        }
+        writes.commit().map_err(|error| self.explain(error))?;
+        self.note_appended(first, batch.bytes());
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), EngineError> {
+        let synced = self.database.persist(PersistMode::SyncData);
+        synced.map_err(|error| self.explain(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::limits::JOURNAL_CHUNK_BYTES;
+
+    const FIRST: Sequence = Sequence(1);
+
+    fn place(path: &Path) -> Place {
+        Place::new(Folder::take(path).unwrap())
+    }
+
+    fn batch(first: u64, texts: &[&str]) -> Batch {
+        let mut batch = Batch::default();
+        for text in texts {
+            batch.bytes_mut().extend_from_slice(text.as_bytes());
+            batch.end();
+        }
+        batch.number_from(Sequence(first));
+        batch
+    }
+
+    /// Three batches of two, five and one record, the process killed behind them.
+    fn fill(path: &Path) {
+        let engine = place(path).open().unwrap();
+        engine.put_state(b"state").unwrap();
+        engine.begin_chunk(FIRST).unwrap();
+        for (first, texts) in [
+            (1, &["one", "two"][..]),
+            (3, &["three", "4", "", "six", "seven"]),
+            (8, &["eight"]),
+        ] {
+            engine.append(FIRST, &batch(first, texts)).unwrap();
+        }
+        engine.sync().unwrap();
+    }
+
+    fn texts(engine: &dyn Engine) -> Result<Vec<(u64, String)>, EngineError> {
+        let mut texts = Vec::new();
+        for chunk in engine.chunks()? {
+            engine.read_chunk(chunk, &mut |sequence, bytes| {
+                let text = String::from_utf8_lossy(bytes).into_owned();
+                texts.push((sequence.0, text));
+                Ok(())
+            })?;
+        }
+        Ok(texts)
+    }
+
+    /// The write-ahead log and how much of it is written.
+    fn log_of(path: &Path) -> (PathBuf, usize) {
+        let mut logs: Vec<_> = fs::read_dir(path.join("store"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|name| name == "jnl"))
+            .collect();
+        logs.sort();
+        let log = logs.pop().unwrap();
+        let bytes = fs::read(&log).unwrap();
+        let written = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        (log, written)
+    }
+
+    #[test]
+    fn records_and_state_are_there_after_the_process_and_chunks_go_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let engine = place(folder.path()).open().unwrap();
+        assert_eq!(engine.state().unwrap().as_deref(), Some(&b"state"[..]));
+        let found = texts(engine.as_ref()).unwrap();
+        assert_eq!(found.len(), 8);
+        assert_eq!(found[4], (5, String::new()));
+        engine.begin_chunk(Sequence(9)).unwrap();
+        engine.append(Sequence(9), &batch(9, &["nine"])).unwrap();
+        engine.remove_chunk(FIRST).unwrap();
+        assert_eq!(engine.chunks().unwrap(), [Sequence(9)]);
+        drop(engine);
+        let engine = place(folder.path()).open().unwrap();
+        let found = texts(engine.as_ref()).unwrap();
+        assert_eq!(found, [(9, "nine".to_owned())]);
+    }
+
+    #[test]
+    fn chunk_that_is_begun_again_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let engine = place(folder.path()).open().unwrap();
+        engine.begin_chunk(FIRST).unwrap();
+        assert!(texts(engine.as_ref()).unwrap().is_empty());
+        engine.append(FIRST, &batch(1, &["new"])).unwrap();
+        drop(engine);
+        let engine = place(folder.path()).open().unwrap();
+        let found = texts(engine.as_ref()).unwrap();
+        assert_eq!(found, [(1, "new".to_owned())]);
+    }
+
+    /// The log cut off somewhere, as a power cut leaves it: whole batches from the start.
+    #[test]
+    fn torn_tail_leaves_whole_batches() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let (log, written) = log_of(folder.path());
+        let whole = fs::read(&log).unwrap();
+        let mut lengths_seen = Vec::new();
+        for cut in (written - 120..=written).rev().step_by(7) {
+            for fill in [None, Some(0), Some(0xa5)] {
+                let mut torn = whole[..cut].to_vec();
+                torn.extend(fill.into_iter().flat_map(|byte| [byte; 200]));
+                fs::write(&log, torn).unwrap();
+                let engine = place(folder.path()).open().unwrap();
+                let found = texts(engine.as_ref()).unwrap();
+                let numbers: Vec<_> = found.iter().map(|(number, _)| *number).collect();
+                assert_eq!(numbers, Vec::from_iter(1..=numbers.len() as u64), "{cut}");
+                assert!([0, 2, 7, 8].contains(&numbers.len()), "{cut}: {numbers:?}");
+                lengths_seen.push(numbers.len());
+                drop(engine);
+            }
+        }
+        lengths_seen.dedup();
+        assert!(lengths_seen.starts_with(&[8, 7, 2]), "{lengths_seen:?}");
+    }
+
+    /// One bit somewhere in the log: no record is other than it was written.
+    #[test]
+    fn damaged_log_gives_whole_batches_before_the_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        let (log, written) = log_of(folder.path());
+        let engine = place(folder.path()).open().unwrap();
+        let expected = texts(engine.as_ref()).unwrap();
+        drop(engine);
+        let whole = fs::read(&log).unwrap()[..written].to_vec();
+        for at in (written - 120..written).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            fs::write(&log, damaged).unwrap();
+            let engine = place(folder.path()).open().unwrap();
+            let found = texts(engine.as_ref()).unwrap();
+            assert!(expected.starts_with(&found), "byte {at}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_table_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = place(folder.path()).open().unwrap();
+        engine.begin_chunk(FIRST).unwrap();
+        let text = "x".repeat(1024 * 1024);
+        let count = JOURNAL_CHUNK_BYTES / text.len() as u64 + 1;
+        for number in 1..=count {
+            engine.append(FIRST, &batch(number, &[&text])).unwrap();
+        }
+        engine.begin_chunk(Sequence(count + 1)).unwrap();
+        let tables = || {
+            let keyspaces = fs::read_dir(folder.path().join("store/keyspaces")).unwrap();
+            let tables = keyspaces.map(|entry| entry.unwrap().path().join("tables"));
+            let files = tables.filter_map(|tables| fs::read_dir(tables).ok());
+            let files = files.flatten().map(|entry| entry.unwrap().path());
+            files.max_by_key(|path| fs::metadata(path).map_or(0, |meta| meta.len()))
+        };
+        while tables().is_none_or(|path| fs::metadata(path).unwrap().len() == 0) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(engine);
+        let table = tables().unwrap();
+        let mut bytes = fs::read(&table).unwrap();
+        bytes[1000] ^= 1;
+        fs::write(&table, bytes).unwrap();
+        let outcome = place(folder.path())
+            .open()
+            .and_then(|engine| texts(engine.as_ref()));
+        assert!(matches!(outcome, Err(EngineError::Damaged(_))));
+    }
+
+    #[test]
+    fn missing_part_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        fill(folder.path());
+        fs::remove_dir_all(folder.path().join("store/keyspaces")).unwrap();
+        let refused = Folder::take(folder.path()).unwrap_err();
+        assert!(matches!(refused, EngineError::Damaged(_)), "{refused}");
+    }
+}

@@ -1,0 +1,175 @@
+//! SHELL: cuts the store's write-ahead log off where it is torn, if the store itself does not.
+//!
+//! A log that ends too early is nothing to the store; one with a hole before its end, as a power
+//! cut leaves it when the system has written a later page and not an earlier one, it refuses. Knows
+//! nothing of the log's form: the store opens what is cut off before the hole and refuses what is
+//! cut off behind it, so the place is found by halving. The whole log lies beside it meanwhile, so
+//! that being killed costs nothing. How much is lost is told by the mark.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::engine::EngineError;
+
+/// The whole log while its place is looked for.
+const WHOLE: &str = "torn";
+/// How the names of logs end. A number stands before it.
+const LOG: &str = "jnl";
+
+/// What a store says of a log.
+#[derive(Debug)]
+pub(super) enum Opened<T> {
+    Whole(T),
+    Torn(EngineError),
+}
+
+/// Opens a store, with its newest log cut off if it has to be.
+pub(super) fn open<T>(
+    store: &Path,
+    try_open: impl Fn() -> Result<Opened<T>, EngineError>,
+) -> Result<T, EngineError> {
+    let whole = store.join(WHOLE);
+    let Some(log) = newest_log(store)? else {
+        return taken(try_open()?);
+    };
+    if whole.try_exists()? {
+        fs::rename(&whole, &log)?;
+    }
+    let refusal = match try_open()? {
+        Opened::Whole(opened) => return Ok(opened),
+        Opened::Torn(refusal) => refusal,
+    };
+    let bytes = fs::read(&log)?;
+    write(&store.join("torn.new"), &bytes)?;
+    fs::rename(store.join("torn.new"), &whole)?;
+    let Some(cut) = find_cut(&log, &bytes, &try_open)? else {
+        fs::rename(&whole, &log)?;
+        return Err(refusal);
+    };
+    tracing::warn!(
+        bytes = bytes.len() - cut,
+        "the journal's log is torn and was cut off"
+    );
+    write(&log, bytes.get(..cut).unwrap_or_default())?;
+    fs::remove_file(&whole)?;
+    taken(try_open()?)
+}
+
+fn taken<T>(opened: Opened<T>) -> Result<T, EngineError> {
+    match opened {
+        Opened::Whole(opened) => Ok(opened),
+        Opened::Torn(refusal) => Err(refusal),
+    }
+}
+
+/// The greatest length with which the store opens; none if it never does.
+fn find_cut<T>(
+    log: &Path,
+    bytes: &[u8],
+    try_open: impl Fn() -> Result<Opened<T>, EngineError>,
+) -> Result<Option<usize>, EngineError> {
+    let opens = |length: usize| {
+        write(log, bytes.get(..length).unwrap_or_default())?;
+        Ok::<_, EngineError>(matches!(try_open()?, Opened::Whole(_)))
+    };
+    if !opens(0)? {
+        return Ok(None);
+    }
+    let (mut good, mut bad) = (0, bytes.len());
+    while bad - good > 1 {
+        let middle = usize::midpoint(good, bad);
+        if opens(middle)? {
+            good = middle;
+        } else {
+            bad = middle;
+        }
+    }
+    Ok(Some(good))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    Ok(file.sync_all()?)
+}
+
+/// The log that the store goes on with: the others were synced before it was begun.
+fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
+    let entries = match fs::read_dir(store) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        outcome => outcome?,
+    };
+    let mut newest: Option<(u64, PathBuf)> = None;
+    for entry in entries {
+        let path = entry?.path();
+        let is_log = path.extension().is_some_and(|end| end == LOG);
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let number = stem.and_then(|stem| stem.parse().ok());
+        if let (true, Some(number)) = (is_log, number)
+            && newest.as_ref().is_none_or(|(known, _)| *known < number)
+        {
+            newest = Some((number, path));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that takes a log up to a byte that is not as it should be, but not with it.
+    fn try_open(log: &Path) -> Result<Opened<Vec<u8>>, EngineError> {
+        let bytes = fs::read(log)?;
+        Ok(match bytes.contains(&b'!') {
+            true => Opened::Torn(EngineError::Damaged(String::from("a hole"))),
+            false => Opened::Whole(bytes),
+        })
+    }
+
+    #[test]
+    fn newest_log_is_cut_off_before_the_first_hole() {
+        for (text, kept) in [
+            ("abc", "abc"),
+            ("abc!def", "abc"),
+            ("!", ""),
+            ("ab!c!", "ab"),
+            ("abcdefg!", "abcdefg"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let log = folder.path().join("10.jnl");
+            fs::write(folder.path().join("9.jnl"), "!").unwrap();
+            fs::write(&log, text).unwrap();
+            let opened = open(folder.path(), || try_open(&log)).unwrap();
+            assert_eq!(opened, kept.as_bytes(), "{text}");
+            assert_eq!(fs::read(&log).unwrap(), kept.as_bytes());
+            assert!(!folder.path().join(WHOLE).exists());
+        }
+    }
+
+    #[test]
+    fn log_that_is_not_to_blame_is_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("0.jnl");
+        fs::write(&log, "abc").unwrap();
+        let torn = || {
+            Ok(Opened::Torn::<()>(EngineError::Damaged(String::from(
+                "a table",
+            ))))
+        };
+        let refused = open(folder.path(), torn).unwrap_err();
+        assert!(matches!(refused, EngineError::Damaged(_)), "{refused}");
+        assert_eq!(fs::read(&log).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn search_that_was_cut_short_begins_again_with_the_whole_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("0.jnl");
+        fs::write(&log, "a").unwrap();
+        fs::write(folder.path().join(WHOLE), "abc!d").unwrap();
+        let opened = open(folder.path(), || try_open(&log)).unwrap();
+        assert_eq!(opened, b"abc");
+    }
+}

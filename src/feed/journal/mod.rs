@@ -1,0 +1,227 @@
+//! SHELL: publications on disk, so that a restart loses none.
+//!
+//! The sequencer stages each publication, appends a batch before it is broadcast and asks what
+//! became of it through a [`commit::Commit`]; [`past`] gives the workers what was published
+//! before this process. [`keeper`] appends to a store, [`recover`] opens it, `syncer` makes it
+//! durable; [`engine`] is what a store has to do, [`lsm`] does it with fjall, [`folder`] is where.
+//!
+//! What an acknowledgement stands for is the operator's choice: `always` syncs before a batch is
+//! broadcast, `batch` before it is acknowledged, `os` not at all. A process that is killed loses
+//! nothing in any of them, since a batch is written before anybody sees it. After a sync that has
+//! failed, `always` and `batch` acknowledge nothing more until the system is started anew: the
+//! store reads its log as far as that is whole, so what comes behind a hole is no safer than the
+//! hole.
+//!
+//! Why fjall: its write-ahead log has a batch whole or not at all, without a sync it outlives the
+//! process, and it syncs when asked. redb has nothing between a commit with a sync and one that is
+//! gone when the process is killed, so that `batch` could not broadcast before it syncs;
+//! `benches/load/stores` has the figures of both. fjall refuses everything after an error of the
+//! disk, so the keeper lets it go and opens it again; a log with a hole, which it does not open,
+//! `mend` cuts off. What it costs in memory: three times
+//! [`JOURNAL_MEMTABLE_BYTES`] and a little for records that are not in its tables yet, one
+//! thread, and at a start what its write-ahead log holds.
+//!
+//! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
+
+pub mod commit;
+mod content;
+pub mod engine;
+pub mod folder;
+pub mod keeper;
+pub mod lsm;
+mod mend;
+pub mod past;
+pub mod record;
+pub mod recover;
+pub mod state;
+mod syncer;
+
+#[cfg(test)]
+pub(super) mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use self::commit::{Commit, Fate};
+use self::engine::EngineError;
+use self::keeper::Keeper;
+use self::record::{PayloadRef, Record};
+use self::syncer::{Request, Syncer, Tools};
+use crate::config::JournalSync;
+use crate::frame::Publication;
+use crate::id::Cursor;
+use crate::metrics::FeedMetrics;
+use crate::sys::wake::Wake;
+
+/// The feed's end of the journal.
+#[derive(Debug)]
+pub struct Journal {
+    keeper: Keeper,
+    /// Only with `batch`.
+    syncer: Option<Syncer>,
+    /// The batch that is being collected.
+    open: Option<Arc<Commit>>,
+    /// The batch before it.
+    newest: Arc<Commit>,
+    /// When the batch that is being collected began: microseconds since 1970.
+    unix_us: u64,
+    records: u64,
+    /// A publication was too long for a record.
+    has_misfit: bool,
+    is_failing: bool,
+    metrics: Arc<FeedMetrics>,
+}
+
+impl Journal {
+    /// Takes an open store. `wake` wakes the feed when something has become durable.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn new(keeper: Keeper, wake: Arc<Wake>, metrics: Arc<FeedMetrics>) -> io::Result<Self> {
+        let syncer = match keeper.settings.sync {
+            JournalSync::Always | JournalSync::Os => None,
+            JournalSync::Batch => {
+                let metrics = Arc::clone(&metrics);
+                Some(Syncer::spawn(Tools { wake, metrics })?)
+            }
+        };
+        let newest = Commit::default();
+        newest.decide(Fate::Kept);
+        Ok(Self {
+            keeper,
+            syncer,
+            open: None,
+            newest: Arc::new(newest),
+            unix_us: 0,
+            records: 0,
+            has_misfit: false,
+            is_failing: false,
+            metrics,
+        })
+    }
+
+    /// The last id on disk.
+    #[must_use]
+    pub fn head(&self) -> Cursor {
+        Cursor {
+            epoch: self.keeper.epoch(),
+            sequence: self.keeper.head(),
+        }
+    }
+
+    /// What will become of the batch that is being collected.
+    pub fn commit(&mut self) -> Arc<Commit> {
+        if let Some(open) = &self.open {
+            return Arc::clone(open);
+        }
+        self.unix_us = unix_us();
+        Arc::clone(self.open.insert(Arc::default()))
+    }
+
+    /// What will become, or has become, of the newest batch; nothing before it is decided later.
+    #[must_use]
+    pub fn newest(&self) -> Arc<Commit> {
+        Arc::clone(self.open.as_ref().unwrap_or(&self.newest))
+    }
+
+    /// Puts a publication into the batch.
+    pub fn stage(&mut self, publication: &Publication, dedupe: Option<&str>) {
+        let ttl_us = publication
+            .expires
+            .map(|expires| expires.0.saturating_sub(publication.published.0));
+        let is_staged = self.keeper.stage(&Record {
+            published_us: self.unix_us,
+            ttl_us,
+            channel: publication.channel.as_str(),
+            event: publication.event.as_deref(),
+            key: publication.key.as_deref(),
+            dedupe,
+            payload: PayloadRef::of(&publication.payload),
+        });
+        self.records += 1;
+        self.has_misfit |= !is_staged;
+    }
+
+    /// Writes the batch. False if it is not to be broadcast: nothing of it is on disk then.
+    #[must_use]
+    pub fn append(&mut self) -> bool {
+        let Some(commit) = self.open.take() else {
+            return true;
+        };
+        let records = std::mem::take(&mut self.records);
+        let outcome = self.write();
+        self.note(outcome.as_ref().err());
+        let Ok(bytes) = outcome else {
+            commit.decide(Fate::Refused);
+            return false;
+        };
+        self.metrics.journal_records.add(records);
+        self.metrics.journal_bytes.add(bytes);
+        self.newest = Arc::clone(&commit);
+        self.hand_on(commit);
+        true
+    }
+
+    fn write(&mut self) -> Result<u64, EngineError> {
+        if self.syncer.as_ref().is_some_and(Syncer::take_failure) {
+            self.keeper.doubt();
+        }
+        if std::mem::take(&mut self.has_misfit) {
+            self.keeper.discard();
+            return Err(EngineError::TooLong);
+        }
+        self.keeper.append()
+    }
+
+    /// Says what has become of a batch, or who will.
+    fn hand_on(&self, commit: Arc<Commit>) {
+        if self.keeper.settings.sync == JournalSync::Always {
+            self.metrics.journal_syncs.increment();
+        }
+        let is_doubtful = self.keeper.is_doubtful() && self.keeper.settings.sync != JournalSync::Os;
+        match (&self.syncer, self.keeper.engine()) {
+            _ if is_doubtful => commit.decide(Fate::Unsynced),
+            (Some(syncer), Some(engine)) => {
+                commit.decide(Fate::Written);
+                syncer.request(Request { engine, commit });
+            }
+            _ => commit.decide(Fate::Kept),
+        }
+    }
+
+    fn note(&mut self, error: Option<&EngineError>) {
+        if error.is_some() {
+            self.metrics.journal_write_errors.increment();
+        }
+        match (error, self.is_failing) {
+            (Some(error), false) => {
+                tracing::warn!(%error, "the journal cannot be written: publications are refused");
+            }
+            (None, true) => tracing::warn!("the journal can be written again"),
+            (Some(_), true) | (None, false) => return,
+        }
+        self.is_failing = error.is_some();
+        self.metrics.journal_failing.set(self.is_failing.into());
+    }
+
+    /// Makes everything durable and notes that the stop was clean.
+    pub fn close(mut self) {
+        if self.syncer.take().is_some_and(Syncer::join) {
+            self.keeper.doubt();
+        }
+        if let Err(error) = self.keeper.close() {
+            tracing::warn!(%error, "the journal cannot be closed cleanly");
+        }
+    }
+}
+
+/// The calendar's time, in microseconds since 1970.
+fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    })
+}

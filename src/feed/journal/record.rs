@@ -1,0 +1,282 @@
+//! One publication as the journal has it: a value of the store and back.
+//!
+//! Pure. Times, flags, lengths and texts, integers little-endian; its number is the key in the
+//! store and not in here. The store has checksums of its own, so that damage is found before it
+//! comes here; bytes that no publication has are refused all the same. Decoding borrows from its
+//! input.
+
+use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
+use crate::frame::Payload;
+use crate::id::CHANNEL_NAME_BYTES_MAX;
+
+const KIND_MASK: u8 = 0b0000_0011;
+const KIND_BYTES: u8 = 0;
+const KIND_JSON: u8 = 1;
+const KIND_TEXT: u8 = 2;
+const HAS_EVENT: u8 = 0b0000_0100;
+const HAS_KEY: u8 = 0b0000_1000;
+const HAS_DEDUPE: u8 = 0b0001_0000;
+const HAS_TTL: u8 = 0b0010_0000;
+const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL;
+
+/// A publication on its way into the journal or out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// When it was published: microseconds since 1970.
+    pub published_us: u64,
+    /// For how long it is worth delivering, in microseconds.
+    pub ttl_us: Option<u64>,
+    /// Where it goes.
+    pub channel: &'a str,
+    /// Its type.
+    pub event: Option<&'a str>,
+    /// Conflation key.
+    pub key: Option<&'a str>,
+    /// Idempotency key.
+    pub dedupe: Option<&'a str>,
+    /// What it carries.
+    pub payload: PayloadRef<'a>,
+}
+
+/// A borrowed [`Payload`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadRef<'a> {
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// A JSON text.
+    Json(&'a str),
+    /// A verbatim string.
+    Text(&'a str),
+}
+
+impl<'a> PayloadRef<'a> {
+    /// Borrows a payload.
+    #[must_use]
+    pub fn of(payload: &'a Payload) -> Self {
+        match payload {
+            Payload::Bytes(bytes) => Self::Bytes(bytes),
+            Payload::Json(text) => Self::Json(text),
+            Payload::Text(text) => Self::Text(text),
+        }
+    }
+
+    /// A payload of its own.
+    #[must_use]
+    pub fn to_payload(self) -> Payload {
+        match self {
+            Self::Bytes(bytes) => Payload::Bytes(Box::from(bytes)),
+            Self::Json(text) => Payload::Json(Box::from(text)),
+            Self::Text(text) => Payload::Text(Box::from(text)),
+        }
+    }
+
+    fn kind(self) -> u8 {
+        match self {
+            Self::Bytes(_) => KIND_BYTES,
+            Self::Json(_) => KIND_JSON,
+            Self::Text(_) => KIND_TEXT,
+        }
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Json(text) | Self::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// Appends a record. False, and nothing is appended, if it is longer than any record may be.
+#[must_use]
+pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    push_body(record, out);
+    let is_short = (out.len() - start) as u64 <= JOURNAL_RECORD_BYTES_MAX;
+    if !is_short {
+        out.truncate(start);
+    }
+    is_short
+}
+
+fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
+    let flag = |text: Option<&str>, flag: u8| if text.is_some() { flag } else { 0 };
+    let ttl_flag = if record.ttl_us.is_some() { HAS_TTL } else { 0 };
+    let flags = record.payload.kind()
+        | flag(record.event, HAS_EVENT)
+        | flag(record.key, HAS_KEY)
+        | flag(record.dedupe, HAS_DEDUPE)
+        | ttl_flag;
+    out.extend_from_slice(&record.published_us.to_le_bytes());
+    out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
+    let labels = [record.event, record.key, record.dedupe];
+    // A channel's name is never longer than a byte can say.
+    let channel_bytes = u8::try_from(record.channel.len()).unwrap_or(u8::MAX);
+    out.extend_from_slice(&[flags, channel_bytes]);
+    for label in labels {
+        out.extend_from_slice(&short(label.map_or(0, str::len)).to_le_bytes());
+    }
+    out.extend_from_slice(record.channel.as_bytes());
+    for label in labels.into_iter().flatten() {
+        out.extend_from_slice(label.as_bytes());
+    }
+    out.extend_from_slice(record.payload.bytes());
+}
+
+/// Reads a record; `None` if the bytes are something else.
+#[must_use]
+pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
+    let published_us = number(&mut rest)?;
+    let ttl_us = number(&mut rest)?;
+    let [flags, channel_bytes] = take(&mut rest)?;
+    let mut lengths = [0; 3];
+    for length in &mut lengths {
+        *length = usize::from(u16::from_le_bytes(take(&mut rest)?));
+    }
+    let channel = text(&mut rest, channel_bytes.into())?;
+    let [event, key, dedupe] = lengths;
+    let event = label(&mut rest, event, flags & HAS_EVENT != 0)?;
+    let key = label(&mut rest, key, flags & HAS_KEY != 0)?;
+    let dedupe = label(&mut rest, dedupe, flags & HAS_DEDUPE != 0)?;
+    let is_known = flags & !KNOWN == 0;
+    let has_ttl = flags & HAS_TTL != 0;
+    let is_plausible = is_known && (1..=CHANNEL_NAME_BYTES_MAX).contains(&channel.len());
+    if !is_plausible || (!has_ttl && ttl_us != 0) {
+        return None;
+    }
+    let payload = match flags & KIND_MASK {
+        KIND_BYTES => PayloadRef::Bytes(rest),
+        KIND_JSON => PayloadRef::Json(utf8(rest)?),
+        KIND_TEXT => PayloadRef::Text(utf8(rest)?),
+        _ => return None,
+    };
+    Some(Record {
+        published_us,
+        ttl_us: has_ttl.then_some(ttl_us),
+        channel,
+        event,
+        key,
+        dedupe,
+        payload,
+    })
+}
+
+fn label<'a>(rest: &mut &'a [u8], bytes: usize, is_there: bool) -> Option<Option<&'a str>> {
+    match is_there {
+        true if bytes <= LABEL_BYTES_MAX => text(rest, bytes).map(Some),
+        false if bytes == 0 => Some(None),
+        true | false => None,
+    }
+}
+
+fn text<'a>(rest: &mut &'a [u8], bytes: usize) -> Option<&'a str> {
+    let (head, tail) = rest.split_at_checked(bytes)?;
+    *rest = tail;
+    utf8(head)
+}
+
+fn utf8(bytes: &[u8]) -> Option<&str> {
+    simdutf8::basic::from_utf8(bytes).ok()
+}
+
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    take(rest).map(u64::from_le_bytes)
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(*head)
+}
+
+/// Lengths are bounded long before they come here.
+fn short(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
+const _: () = assert!(CHANNEL_NAME_BYTES_MAX <= u8::MAX as usize);
+const _: () = assert!(LABEL_BYTES_MAX <= u16::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record() -> Record<'static> {
+        Record {
+            published_us: 1_700_000_000_000_000,
+            ttl_us: Some(0),
+            channel: "chat:42",
+            event: Some("greeting"),
+            key: Some(""),
+            dedupe: Some("d-1"),
+            payload: PayloadRef::Json("{\"a\":\"ü\"}"),
+        }
+    }
+
+    fn encoded(record: &Record<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        assert!(encode(record, &mut out));
+        out
+    }
+
+    #[test]
+    fn record_comes_back_as_it_went() {
+        let bare = Record {
+            ttl_us: None,
+            event: None,
+            key: None,
+            dedupe: None,
+            payload: PayloadRef::Bytes(&[0, 255]),
+            ..record()
+        };
+        let text = Record {
+            payload: PayloadRef::Text(""),
+            ..record()
+        };
+        for one in [record(), bare, text] {
+            assert_eq!(decode(&encoded(&one)), Some(one));
+        }
+    }
+
+    #[test]
+    fn record_cut_before_its_payload_is_none() {
+        let bytes = encoded(&Record {
+            payload: PayloadRef::Text(""),
+            ..record()
+        });
+        for cut in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn content_that_no_publication_has_is_refused() {
+        let good = encoded(&record());
+        // Flags, the channel's length, and the length of a label.
+        for (at, value) in [(16, 0xff), (16, 3), (17, 0), (17, 255), (19, 0xff)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            assert_eq!(decode(&bytes), None, "{value} at {at}");
+        }
+    }
+
+    #[test]
+    fn record_that_is_too_long_leaves_nothing() {
+        let text = "x".repeat(usize::try_from(JOURNAL_RECORD_BYTES_MAX).unwrap());
+        let long = Record {
+            payload: PayloadRef::Text(&text),
+            ..record()
+        };
+        let mut out = b"before".to_vec();
+        assert!(!encode(&long, &mut out));
+        assert_eq!(out, b"before");
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _record = decode(&bytes);
+        }
+    }
+}
