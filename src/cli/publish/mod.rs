@@ -3,24 +3,28 @@
 //! Blocking on both sides: this thread writes lines, a second one reads the answers, so that a feed
 //! that stops reading until its answers are taken and we never wait for each other. A line that is
 //! not fit to send costs that line alone. The end of our lines is told by shutting down the writing
-//! half, and the end of the answers is the end of the conn, so late errors are seen too.
+//! half, and the end of the answers is the end of the conn, so late errors are seen too. With
+//! `--ack` [`resume`] takes over, since only then it is known what to send again on another conn.
 
+mod resume;
 mod template;
+mod window;
 
 use std::borrow::Cow;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::args::PublishArgs;
 use super::lines::{self, LineRead};
 use super::{Failure, tell};
 use crate::config::file;
+use resume::Way;
 use template::{LINE_BYTES_MAX, PayloadError, Template};
 
 /// The longest answer of the feed that is understood.
@@ -32,22 +36,40 @@ const SERVICE_FEED: &str = "/run/fanfare/feed.sock";
 
 /// Publishes what the arguments and standard input say.
 pub(super) fn run(args: &PublishArgs) -> Result<(), Failure> {
-    let template = Template::new(args);
-    let exchange = Exchange {
-        template: &template,
-        skipped: Mutex::default(),
-        bar: progress(args),
+    let run = match args.ack {
+        true => Some(run_name()?),
+        false => None,
     };
+    let template = Template::new(args, run.as_deref());
     let mut out = io::stdout();
+    let path = feed_path(args);
+    let mut only = None;
     if let Some(data) = &args.data {
         let mut line = Vec::new();
-        template.push_line(data.as_bytes(), &mut line)?;
-        let stream = connect(&feed_path(args))?;
-        return exchange.run(&stream, || send_line(&stream, &line), &mut out);
+        template.push_line(1, data.as_bytes(), &mut line)?;
+        only = Some(line);
     }
-    let stream = connect(&feed_path(args))?;
-    let input = BufReader::with_capacity(BUFFER_BYTES, io::stdin());
-    exchange.run(&stream, || exchange.send_lines(&stream, input), &mut out)
+    let exchange = Arc::new(Exchange::new(template, progress(args)));
+    let stream = connect(&path)?;
+    let read = move |exchange: &Exchange, put: Put<'_>| match only {
+        Some(line) => put_one(&line, put),
+        None => exchange.read_lines(BufReader::with_capacity(BUFFER_BYTES, io::stdin()), put),
+    };
+    if args.ack {
+        let way = Way {
+            path: &path,
+            patience: resume::PATIENCE,
+        };
+        return resume::run(&exchange, stream, way, read, &mut out);
+    }
+    exchange.run(&stream, |put| read(&exchange, put))
+}
+
+/// What begins every idempotency key of this run and of no other.
+fn run_name() -> Result<String, Failure> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|e| anyhow::Error::new(e).context("no randomness"))?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
 fn feed_path(args: &PublishArgs) -> PathBuf {
@@ -123,13 +145,20 @@ struct Answer<'a> {
     message: Option<Cow<'a, str>>,
 }
 
-/// What `--ack` prints.
-#[derive(Serialize)]
-struct Acknowledged<'a> {
-    line: u64,
-    id: &'a str,
-    subscribers: u64,
+impl Answer<'_> {
+    fn refusal(&self, line: u64) -> String {
+        let code = self.error.as_deref().unwrap_or("error");
+        let message = self.message.as_deref().unwrap_or("refused");
+        match line {
+            0 => format!("the feed: {message} ({code})"),
+            _ => format!("line {line}: {message} ({code})"),
+        }
+    }
 }
+
+/// Takes the number of an input's line, the line as the feed wants it, and whether no other is at
+/// hand.
+type Put<'a> = &'a mut dyn FnMut(u64, &[u8], bool) -> io::Result<()>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sent {
@@ -140,69 +169,55 @@ struct Sent {
     is_cut: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Answers {
-    acknowledged: u64,
-    refused: u64,
-}
-
 /// Both directions of one conn to the feed.
-struct Exchange<'a> {
-    template: &'a Template,
+struct Exchange {
+    template: Template,
     /// Numbers of the input's lines that were not sent, so that the feed's numbers can be told as
     /// those of the input.
     skipped: Mutex<Vec<u64>>,
     bar: ProgressBar,
 }
 
-impl Exchange<'_> {
+impl Exchange {
+    fn new(template: Template, bar: ProgressBar) -> Self {
+        Self {
+            template,
+            skipped: Mutex::default(),
+            bar,
+        }
+    }
+
+    /// Publishes what `input` puts. The feed answers only what it refuses.
     fn run(
         &self,
         stream: &UnixStream,
-        send: impl FnOnce() -> Result<Sent, Failure>,
-        out: &mut (impl Write + Send),
+        input: impl FnOnce(Put<'_>) -> Result<Sent, Failure>,
     ) -> Result<(), Failure> {
-        let (sent, answers) = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| self.read_answers(stream, out));
-            let sent = send();
+        let (sent, refused) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| self.read_refusals(stream));
+            let sent = write_lines(stream, input);
             // Fails where the feed has hung up already, and then there is nothing to end.
             let _ended = stream.shutdown(Shutdown::Write);
-            let answers = reader.join();
-            (sent, answers)
+            (sent, reader.join())
         });
         self.bar.finish_and_clear();
-        let answers = answers
-            .map_err(|_panic| anyhow::anyhow!("the thread that reads the answers failed"))??;
+        let refused =
+            refused.map_err(|_panic| anyhow::anyhow!("the thread that reads answers failed"))?;
         let sent = sent?;
-        self.verdict(sent, answers)
-    }
-
-    fn verdict(&self, sent: Sent, answers: Answers) -> Result<(), Failure> {
-        let answered = answers.acknowledged + answers.refused;
         if sent.is_cut {
             return Err(Failure::Running(anyhow::anyhow!(
                 "the feed closed the connection after {} lines",
                 sent.lines
             )));
         }
-        if sent.unfit > 0 || answers.refused > 0 {
+        if sent.unfit > 0 || refused > 0 {
             return Err(Failure::Told);
-        }
-        if self.template.has_ack() && answered < sent.lines {
-            return Err(Failure::Running(anyhow::anyhow!(
-                "the feed acknowledged {answered} of {} publications",
-                sent.lines
-            )));
         }
         Ok(())
     }
 
-    fn send_lines(
-        &self,
-        stream: &UnixStream,
-        mut input: BufReader<impl Read>,
-    ) -> Result<Sent, Failure> {
-        let mut writer = BufWriter::with_capacity(BUFFER_BYTES, stream);
+    /// Puts every line of the input that is fit to send.
+    fn read_lines(&self, mut input: BufReader<impl Read>, put: Put<'_>) -> Result<Sent, Failure> {
         let (mut sent, mut line, mut wire) = (Sent::default(), Vec::new(), Vec::new());
         for number in 1u64.. {
             let read = lines::read(&mut input, LINE_BYTES_MAX, &mut line)
@@ -217,7 +232,7 @@ impl Exchange<'_> {
                     self.skip(number);
                     continue;
                 }
-                LineRead::Line => self.template.push_line(&line, &mut wire),
+                LineRead::Line => self.template.push_line(number, &line, &mut wire),
                 LineRead::TooLong => Err(PayloadError::TooLong),
             };
             if let Err(fault) = fit {
@@ -226,78 +241,35 @@ impl Exchange<'_> {
                 self.tell(&format!("line {number}: {fault}"));
                 continue;
             }
-            let mut written = writer.write_all(&wire);
             // Whoever types or pipes slowly wants each line out when it is complete.
-            if written.is_ok() && !input.buffer().contains(&b'\n') {
-                written = writer.flush();
-            }
-            match written {
+            match put(number, &wire, !input.buffer().contains(&b'\n')) {
                 Ok(()) => sent.lines += 1,
                 Err(error) => return cut(sent, error),
             }
         }
-        match writer.flush() {
-            Ok(()) => Ok(sent),
-            Err(error) => cut(sent, error),
-        }
+        Ok(sent)
     }
 
-    /// Prints acknowledgements and errors until the feed has no more of them.
-    fn read_answers(&self, stream: &UnixStream, out: &mut impl Write) -> Result<Answers, Failure> {
+    /// Prints errors until the feed has no more of them; how many there were.
+    fn read_refusals(&self, stream: &UnixStream) -> u64 {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
-        let (mut answers, mut line) = (Answers::default(), Vec::new());
-        let mut output = Ok(());
+        let (mut refused, mut line) = (0, Vec::new());
         loop {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
                 // A feed that hangs up on unread lines shows as a reset behind its last answer.
-                Ok(LineRead::End) | Err(_) => break,
+                Ok(LineRead::End) | Err(_) => return refused,
                 Ok(LineRead::TooLong) => line.clear(),
             }
+            refused += 1;
             match serde_json::from_slice::<Answer<'_>>(&line) {
-                Ok(answer) if answer.ok => {
-                    answers.acknowledged += 1;
-                    // The feed would stop reading our lines if we stopped reading its answers.
-                    if output.is_ok() {
-                        output = self.print(&answer, out);
-                    }
-                }
-                Ok(answer) => {
-                    answers.refused += 1;
-                    self.tell(&self.refusal(&answer));
-                }
+                Ok(answer) => self.tell(&answer.refusal(self.input_line(answer.line))),
                 Err(_not_an_answer) => {
-                    answers.refused += 1;
-                    self.tell(&format!(
-                        "unexpected answer: {}",
-                        String::from_utf8_lossy(&line)
-                    ));
+                    let shown = String::from_utf8_lossy(&line);
+                    self.tell(&format!("unexpected answer: {shown}"));
                 }
             }
         }
-        output.map_err(Failure::of_output)?;
-        Ok(answers)
-    }
-
-    fn print(&self, answer: &Answer<'_>, out: &mut impl Write) -> io::Result<()> {
-        if !self.template.has_ack() {
-            return Ok(());
-        }
-        let acknowledged = Acknowledged {
-            line: self.input_line(answer.line),
-            id: answer.id.as_deref().unwrap_or_default(),
-            subscribers: answer.subscribers.unwrap_or(0),
-        };
-        let mut line = serde_json::to_vec(&acknowledged)?;
-        line.push(b'\n');
-        out.write_all(&line)?;
-        out.flush()
-    }
-
-    fn refusal(&self, answer: &Answer<'_>) -> String {
-        let code = answer.error.as_deref().unwrap_or("error");
-        let message = answer.message.as_deref().unwrap_or("refused");
-        format!("line {}: {message} ({code})", self.input_line(answer.line))
     }
 
     fn skip(&self, number: u64) {
@@ -306,8 +278,11 @@ impl Exchange<'_> {
         }
     }
 
-    /// The input's line behind the `sent`th line that was sent.
+    /// The input's line behind the `sent`th line that was sent; zero is none.
     fn input_line(&self, sent: u64) -> u64 {
+        if sent == 0 {
+            return 0;
+        }
         let Ok(skipped) = self.skipped.lock() else {
             return sent;
         };
@@ -321,12 +296,28 @@ impl Exchange<'_> {
     }
 }
 
-fn send_line(mut stream: &UnixStream, line: &[u8]) -> Result<Sent, Failure> {
-    let sent = Sent {
-        lines: 1,
-        ..Sent::default()
-    };
-    match stream.write_all(line) {
+fn put_one(line: &[u8], put: Put<'_>) -> Result<Sent, Failure> {
+    let sent = Sent::default();
+    match put(1, line, true) {
+        Ok(()) => Ok(Sent { lines: 1, ..sent }),
+        Err(error) => cut(sent, error),
+    }
+}
+
+/// Writes what is put.
+fn write_lines(
+    stream: &UnixStream,
+    input: impl FnOnce(Put<'_>) -> Result<Sent, Failure>,
+) -> Result<Sent, Failure> {
+    let mut writer = BufWriter::with_capacity(BUFFER_BYTES, stream);
+    let sent = input(&mut |_, wire, is_last_at_hand| {
+        writer.write_all(wire)?;
+        match is_last_at_hand {
+            true => writer.flush(),
+            false => Ok(()),
+        }
+    })?;
+    match writer.flush() {
         Ok(()) => Ok(sent),
         Err(error) => cut(sent, error),
     }
@@ -389,43 +380,27 @@ pub(super) mod tests {
         args: &PublishArgs,
         input: &'static str,
         answer: impl Fn(usize) -> Option<&'static str> + Send + 'static,
-    ) -> (Result<(), Failure>, String, Vec<String>) {
+    ) -> (Result<(), Failure>, Vec<String>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let feed = feed(&path, answer);
-        let template = Template::new(args);
-        let exchange = Exchange {
-            template: &template,
-            skipped: Mutex::default(),
-            bar: ProgressBar::hidden(),
-        };
+        let exchange = Exchange::new(Template::new(args, None), ProgressBar::hidden());
         let stream = connect(&path).unwrap();
         let input = BufReader::new(input.as_bytes());
-        let mut out = Vec::new();
-        let ended = exchange.run(&stream, || exchange.send_lines(&stream, input), &mut out);
-        (ended, String::from_utf8(out).unwrap(), feed.join().unwrap())
+        let ended = exchange.run(&stream, |put| exchange.read_lines(input, put));
+        (ended, feed.join().unwrap())
     }
 
     #[test]
-    fn publish_sends_each_line_and_prints_acknowledgements() {
-        let (ended, out, lines) = publish(&args(true, false), "1\n2\n", |n| {
-            Some(match n {
-                1 => "{\"ok\":true,\"line\":1,\"id\":\"a-1\",\"subscribers\":3}\n",
-                _ => "{\"ok\":true,\"line\":2,\"id\":\"a-2\",\"subscribers\":0}\n",
-            })
-        });
+    fn publish_sends_each_line() {
+        let (ended, lines) = publish(&args(false, false), "1\n2\n", |_| None);
         assert!(ended.is_ok());
-        assert_eq!(
-            out,
-            "{\"line\":1,\"id\":\"a-1\",\"subscribers\":3}\n\
-             {\"line\":2,\"id\":\"a-2\",\"subscribers\":0}\n"
-        );
         assert_eq!(lines.len(), 2);
     }
 
     #[test]
     fn publish_fails_but_goes_on_when_a_line_is_unfit() {
-        let (ended, _, lines) = publish(&args(false, false), "1\n\nnonsense\n2", |_| None);
+        let (ended, lines) = publish(&args(false, false), "1\n\nnonsense\n2", |_| None);
         assert!(matches!(ended, Err(Failure::Told)));
         assert_eq!(lines.len(), 2);
         assert!(lines[1].ends_with("\"data\":2}"));
@@ -433,30 +408,11 @@ pub(super) mod tests {
 
     #[test]
     fn publish_fails_when_the_feed_refuses_a_line() {
-        let (ended, out, _) = publish(&args(false, true), "a\n\n", |n| {
+        let (ended, lines) = publish(&args(false, true), "a\n\n", |n| {
             (n == 2).then_some("{\"ok\":false,\"line\":2,\"error\":\"x\",\"message\":\"y\"}\n")
         });
         assert!(matches!(ended, Err(Failure::Told)));
-        assert_eq!(out, "");
-    }
-
-    #[test]
-    fn publish_fails_when_acknowledgements_are_missing() {
-        let (ended, _, _) = publish(&args(true, false), "1\n", |_| None);
-        let message = ended.unwrap_err().to_string();
-        assert_eq!(message, "the feed acknowledged 0 of 1 publications");
-    }
-
-    #[test]
-    fn publish_reads_answers_while_it_writes() {
-        // More of both than the buffers of a socket hold.
-        let input: &'static str = Box::leak("12345678\n".repeat(50_000).into_boxed_str());
-        let (ended, out, lines) = publish(&args(true, false), input, |_| {
-            Some("{\"ok\":true,\"line\":1,\"id\":\"a-1\",\"subscribers\":3}\n")
-        });
-        assert!(ended.is_ok());
-        assert_eq!(lines.len(), 50_000);
-        assert_eq!(out.lines().count(), 50_000);
+        assert_eq!(lines.len(), 2);
     }
 
     #[test]
@@ -466,7 +422,7 @@ pub(super) mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let stream = connect(&path).unwrap();
         drop(listener.accept().unwrap());
-        let sent = send_line(&stream, b"{}\n").unwrap();
+        let sent = write_lines(&stream, |put| put_one(b"{}\n", put)).unwrap();
         assert!(sent.is_cut);
     }
 
@@ -480,13 +436,12 @@ pub(super) mod tests {
 
     #[test]
     fn line_numbers_are_those_of_the_input() {
-        let args = args(false, false);
-        let template = Template::new(&args);
-        let exchange = Exchange {
-            template: &template,
-            skipped: Mutex::new(vec![1, 3]),
-            bar: ProgressBar::hidden(),
-        };
+        let template = Template::new(&args(false, false), None);
+        let exchange = Exchange::new(template, ProgressBar::hidden());
+        for skipped in [1, 3] {
+            exchange.skip(skipped);
+        }
+        assert_eq!(exchange.input_line(0), 0);
         assert_eq!(exchange.input_line(1), 2);
         assert_eq!(exchange.input_line(2), 4);
         assert_eq!(exchange.input_line(3), 5);

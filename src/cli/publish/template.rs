@@ -31,16 +31,20 @@ impl From<PayloadError> for Failure {
 
 /// A line for the feed but for its payload.
 pub(super) struct Template {
-    /// All up to the payload.
+    /// All up to the idempotency key.
     before: Vec<u8>,
+    /// What begins the idempotency keys, if lines have any.
+    run: Option<String>,
+    /// What stands between key and payload.
+    name: &'static [u8],
     /// All behind it, with the line end.
     after: Vec<u8>,
     is_text: bool,
-    has_ack: bool,
 }
 
 impl Template {
-    pub(super) fn new(args: &PublishArgs) -> Self {
+    /// With `run` each line has an idempotency key: that and the line's number.
+    pub(super) fn new(args: &PublishArgs, run: Option<&str>) -> Self {
         let mut before = b"{\"channel\":".to_vec();
         push_json_string(args.channel.as_str(), &mut before);
         for (name, value) in [("event", &args.event), ("key", &args.key)] {
@@ -52,17 +56,16 @@ impl Template {
         if args.ack {
             before.extend_from_slice(b",\"ack\":true");
         }
-        let name: &[u8] = if args.text {
-            b",\"text\":"
-        } else {
-            b",\"data\":"
-        };
-        before.extend_from_slice(name);
         Self {
             before,
+            run: run.map(String::from),
+            name: if args.text {
+                b",\"text\":"
+            } else {
+                b",\"data\":"
+            },
             after: b"}\n".to_vec(),
             is_text: args.text,
-            has_ack: args.ack,
         }
     }
 
@@ -71,13 +74,13 @@ impl Template {
         self.is_text
     }
 
-    /// Whether the feed is asked to acknowledge.
-    pub(super) fn has_ack(&self) -> bool {
-        self.has_ack
-    }
-
     /// Appends the line with this payload.
-    pub(super) fn push_line(&self, payload: &[u8], out: &mut Vec<u8>) -> Result<(), PayloadError> {
+    pub(super) fn push_line(
+        &self,
+        number: u64,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), PayloadError> {
         let Ok(text) = std::str::from_utf8(payload) else {
             return Err(PayloadError::NotUtf8);
         };
@@ -85,6 +88,10 @@ impl Template {
             return Err(PayloadError::NotJson);
         }
         out.extend_from_slice(&self.before);
+        if let Some(run) = &self.run {
+            out.extend_from_slice(format!(",\"dedupe\":\"{run}-{number}\"").as_bytes());
+        }
+        out.extend_from_slice(self.name);
         if self.is_text {
             push_json_string(text, out);
         } else {
@@ -106,7 +113,7 @@ mod tests {
 
     fn line(args: &PublishArgs, payload: &[u8]) -> Result<String, PayloadError> {
         let mut out = Vec::new();
-        Template::new(args).push_line(payload, &mut out)?;
+        Template::new(args, None).push_line(1, payload, &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -128,6 +135,17 @@ mod tests {
         assert_eq!(
             line(&labelled, b"1").unwrap(),
             "{\"channel\":\"prices\",\"event\":\"tick\",\"key\":\"eur\",\"data\":1}\n"
+        );
+    }
+
+    #[test]
+    fn line_has_the_key_of_its_run_and_number() {
+        let template = Template::new(&args(true, false), Some("0f"));
+        let mut out = Vec::new();
+        template.push_line(12, b"1", &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"channel\":\"prices\",\"ack\":true,\"dedupe\":\"0f-12\",\"data\":1}\n"
         );
     }
 
