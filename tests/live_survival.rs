@@ -36,7 +36,7 @@ use tempfile::TempDir;
 /// Bytes after which the relay has cut every connection.
 const RELAYED_BYTES_MAX: u64 = 60_000;
 
-/// Nobody is too slow or too late, so a gap tells of a restart.
+/// Nobody is too slow or too late, so a gap tells of a restart. `{folder}` is the server's own.
 const ROOMY: &str = "[quota]\nbehind_bytes = 1073741824\nbehind_publications = 1000000\n\
                      [log]\nbytes = 1073741824\nage_ms = 3600000\n";
 
@@ -62,11 +62,12 @@ struct Mortal {
 impl Mortal {
     fn born(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let server = start(folder.path(), "127.0.0.1:0", config);
+        let config = config.replace("{folder}", folder.path().to_str().unwrap());
+        let server = start(folder.path(), "127.0.0.1:0", &config);
         let epochs = vec![epoch(server.addr)];
         Self {
             folder,
-            config: config.to_owned(),
+            config,
             server,
             epochs,
         }
@@ -191,4 +192,14 @@ fn subscribers_of_a_server_that_is_killed_are_told_all_they_missed() {
     let tally = check(&lives);
     assert!(tally.gaps > 0, "nobody noticed");
     assert!(lives.epochs.len() > 1);
+}
+
+#[test]
+fn subscribers_of_a_server_with_a_journal_miss_nothing_when_it_is_killed() {
+    let lives = live_and_let_die(&format!(
+        "{ROOMY}[journal]\npath = \"{{folder}}/journal\"\n"
+    ));
+    let tally = check(&lives);
+    assert_eq!((tally.gaps, tally.missed), (0, 0));
+    assert_eq!(lives.epochs.len(), 1);
 }

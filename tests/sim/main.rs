@@ -1,10 +1,11 @@
 //! The deterministic simulation: the real worker over a network that lies, by seed.
 //!
-//! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test --release
-//! --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A failure names
-//! its seed. [`world`] is a life, [`net`] the network, [`backend`] the feed, [`peer`] and [`link`]
-//! the clients, [`wire`] their parsers, [`model`] the truth, [`journey`] what it comes to for one
-//! client over all transports, [`check`] what must hold of the worker.
+//! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test
+//! --release --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A
+//! failure names its seed. [`world`] is a life, [`net`] the network, [`disk`] what outlives the
+//! server, [`backend`] the feed, [`peer`] and [`link`] the clients, [`wire`] their parsers,
+//! [`model`] the truth, [`journey`] what it comes to for one client over all transports, [`check`]
+//! what must hold of the worker.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -19,6 +20,7 @@
 
 mod backend;
 mod check;
+mod disk;
 mod journey;
 mod link;
 mod model;
@@ -61,6 +63,7 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.deliveries += outcome.deliveries;
     total.gaps += outcome.gaps;
     total.windows_filled += outcome.windows_filled;
+    total.restarts += outcome.restarts;
     total.debts.merge(&outcome.debts);
 }
 
@@ -106,6 +109,7 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         seeds < SEEDS || total.debts.percent_max > 90,
         "nobody came near the quota"
     );
+    assert!(seeds < SEEDS || total.restarts > 0, "nobody was killed");
     assert!(
         seeds < SEEDS || total.windows_filled > 0,
         "no window was ever full"
@@ -122,8 +126,12 @@ fn show(seeds: u64, total: &Outcome) {
         eprintln!("{count:>12} {} {}", line.name, line.labels);
     }
     eprintln!(
-        "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read, {} windows filled",
-        total.turns, total.publications, total.deliveries, total.gaps, total.windows_filled
+        "{seeds} seeds: {} turns, {} publications, {} deliveries read, {} gaps read",
+        total.turns, total.publications, total.deliveries, total.gaps
+    );
+    eprintln!(
+        "{} windows filled, {} restarts",
+        total.windows_filled, total.restarts
     );
     let debts = &total.debts;
     eprintln!(
@@ -168,6 +176,7 @@ fn broken_network_is_found_out() {
     for sabotage in [
         Sabotage::DropByte,
         Sabotage::LoseReadiness,
+        Sabotage::LoseRecord,
         Sabotage::RepeatByte,
     ] {
         let found = (0..20).any(|seed| live(seed, Some(sabotage), false).is_err());

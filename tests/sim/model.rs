@@ -80,6 +80,15 @@ impl Facts {
         }
     }
 
+    /// Something has its number.
+    pub(crate) fn add(&mut self, publication: Arc<Publication>) {
+        let sequence = publication.id.sequence.0;
+        assert_eq!(sequence, self.publications.len() as u64 + 1);
+        let channel = self.channel(publication.channel.as_str());
+        self.by_channel[channel].push(sequence);
+        self.publications.push(publication);
+    }
+
     pub(crate) fn channel(&self, name: &str) -> usize {
         let found = self.names.iter().position(|known| known == name);
         found.unwrap_or_else(|| panic!("{name:?} is no channel"))

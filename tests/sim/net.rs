@@ -47,6 +47,8 @@ pub(crate) enum Sabotage {
     DropByte,
     /// Some readiness is never reported.
     LoseReadiness,
+    /// The disk loses the newest record when the server is killed.
+    LoseRecord,
     /// Every so many-th write repeats a byte.
     RepeatByte,
 }
@@ -249,6 +251,26 @@ impl FakeNet {
         }
     }
 
+    /// The server's process is gone, and with it everything that it had open.
+    pub(crate) fn lose_server(&mut self) {
+        self.note("killed", self.pipes.len() as u64, 0);
+        self.reports.clear();
+        self.may_walk_us = None;
+        for pipe in self
+            .backlogs
+            .iter_mut()
+            .flat_map(|backlog| backlog.drain(..))
+        {
+            pipe.borrow_mut().is_refused = true;
+        }
+        for pipe in &self.pipes {
+            let mut open = pipe.borrow_mut();
+            (open.id, open.is_reset, open.is_closed) = (None, true, true);
+        }
+        let down_us = self.random.u64(0..300_000);
+        self.pass(down_us);
+    }
+
     /// Has readiness reported, sooner or later.
     fn report(&mut self, pipe: &PipeRef, readable: bool, writable: bool, read_closed: bool) {
         let Some(id) = pipe.borrow().id else { return };
@@ -328,7 +350,7 @@ impl FakeNet {
                     let byte = pipe.to_peer[before + count / 2];
                     pipe.to_peer.insert(before + count / 2, byte);
                 }
-                Some(Sabotage::LoseReadiness) | None => {}
+                Some(Sabotage::LoseReadiness | Sabotage::LoseRecord) | None => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
-use fanfare::metrics::WorkerMetrics;
+use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
@@ -21,6 +21,7 @@ use fanfare::worker::{Parts, Turn, Worker};
 
 use crate::backend::Backend;
 use crate::check::{self, Checker, Debts};
+use crate::disk::Journal;
 use crate::model::Facts;
 use crate::net::{FakeNet, Faults, Sabotage};
 use crate::peer::Peer;
@@ -44,6 +45,7 @@ pub(crate) struct Outcome {
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
     pub(crate) windows_filled: u64,
+    pub(crate) restarts: u64,
     pub(crate) debts: Debts,
     /// The worker's counters, in the order of their table.
     pub(crate) counts: Vec<u64>,
@@ -58,6 +60,8 @@ pub(crate) struct World {
     facts: Facts,
     checker: Checker,
     backend: Backend,
+    /// With it the server may be killed and goes on.
+    journal: Option<Journal>,
     peers: Vec<Peer>,
     random: fastrand::Rng,
     /// Sequenced and not yet posted.
@@ -69,6 +73,55 @@ pub(crate) struct World {
     size_max: usize,
     /// Not everybody finds room.
     is_crowded: bool,
+    /// The counters of servers that were killed.
+    counts_before: Vec<u64>,
+    deliveries_before: u64,
+    restarts: u64,
+}
+
+/// A server's worker and what the world has of it.
+struct Hired {
+    worker: Worker<FakeNet>,
+    mailbox: Mailbox,
+    metrics: Arc<WorkerMetrics>,
+    sequenced: Arc<AtomicU64>,
+    backend: Backend,
+}
+
+impl Hired {
+    fn new(
+        net: FakeNet,
+        hub: Hub,
+        config: &Arc<Config>,
+        is_crowded: bool,
+        random: &mut fastrand::Rng,
+    ) -> Self {
+        let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
+        let metrics = Arc::new(WorkerMetrics::default());
+        let sequenced = Arc::new(AtomicU64::new(hub.head().sequence.0));
+        let feed_wake = Arc::new(Wake::new().expect("a descriptor"));
+        let wake = Arc::new(Wake::new().expect("a descriptor"));
+        let (mut ends, reports) = upstream(&[wake], &feed_wake);
+        let backend = Backend::new(reports, &mailbox, random);
+        let parts = Parts {
+            number: 3,
+            config: Arc::clone(config),
+            metrics: Arc::clone(&metrics),
+            inbox,
+            feed: feed_wake,
+            upstream: ends.remove(0),
+            sequenced: Arc::clone(&sequenced),
+            pulse: Arc::default(),
+            conns_max: if is_crowded { 3 } else { 1000 },
+        };
+        Self {
+            worker: Worker::new(net, hub, parts),
+            mailbox,
+            metrics,
+            sequenced,
+            backend,
+        }
+    }
 }
 
 impl World {
@@ -81,41 +134,25 @@ impl World {
         net.faults = draw_faults(&mut random);
         net.sabotage = sabotage;
         let epoch = Epoch::new(random.u64(..) >> 1);
-        let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
-        let metrics = Arc::new(WorkerMetrics::default());
-        let sequenced = Arc::new(AtomicU64::new(0));
         let now_us = net.now_us();
         let crowd = if random.u32(0..8) == 0 { 60 } else { 12 };
         let peers = (0..random.u64(2..=crowd)).map(|number| Peer::new(number, &mut random, now_us));
         let peers = peers.collect();
-        let feed_wake = Arc::new(Wake::new().expect("a descriptor"));
-        let wake = Arc::new(Wake::new().expect("a descriptor"));
-        let (mut ends, reports) = upstream(&[wake], &feed_wake);
-        let backend = Backend::new(reports, &mailbox, &mut random);
-        let worker = Worker::new(
-            net,
-            Hub::new(epoch, Sequence::ZERO, &config),
-            Parts {
-                number: 3,
-                config: Arc::clone(&config),
-                metrics: Arc::clone(&metrics),
-                inbox,
-                feed: feed_wake,
-                upstream: ends.remove(0),
-                sequenced: Arc::clone(&sequenced),
-                pulse: Arc::default(),
-                conns_max: if is_crowded { 3 } else { 1000 },
-            },
-        );
+        let hub = Hub::new(epoch, Sequence::ZERO, &config);
+        let hired = Hired::new(net, hub, &config, is_crowded, &mut random);
+        let journal = random
+            .bool()
+            .then(|| Journal::new(epoch, &config, &mut random));
         let facts = Facts::new(epoch, &config, random.usize(1..=6), Now(now_us));
         Self {
-            worker,
-            mailbox,
-            metrics,
-            sequenced,
+            worker: hired.worker,
+            mailbox: hired.mailbox,
+            metrics: hired.metrics,
+            sequenced: hired.sequenced,
             facts,
             checker: Checker::default(),
-            backend,
+            backend: hired.backend,
+            journal,
             peers,
             waiting: VecDeque::new(),
             posted: VecDeque::new(),
@@ -123,6 +160,9 @@ impl World {
             turns: 0,
             size_max: (config.quota.behind_bytes * 2).min(20_000) as usize,
             is_crowded,
+            counts_before: vec![0; WorkerMetrics::TABLE.len()],
+            deliveries_before: 0,
+            restarts: 0,
             config,
             random,
         }
@@ -150,7 +190,7 @@ impl World {
             peer.end(&mut self.facts);
         }
         assert_eq!(
-            self.metrics.deliveries.value(),
+            self.deliveries_before + self.metrics.deliveries.value(),
             self.facts.deliveries,
             "publications counted as delivered, and read"
         );
@@ -161,10 +201,12 @@ impl World {
             deliveries: self.facts.deliveries,
             gaps: self.facts.gaps,
             windows_filled: self.facts.windows_filled,
+            restarts: self.restarts,
             debts: self.checker.debts,
             counts: WorkerMetrics::TABLE
                 .iter()
-                .map(|line| (line.read)(&self.metrics))
+                .zip(&self.counts_before)
+                .map(|(line, before)| before + (line.read)(&self.metrics))
                 .collect(),
         }
     }
@@ -191,8 +233,56 @@ impl World {
             self.backend.be_chaotic(&self.mailbox, random);
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
+            if self.journal.is_some() && self.random.u32(0..250) == 0 {
+                self.restart();
+            }
+        }
+        if let Some(journal) = &self.journal {
+            journal.disk.set_failures(0);
         }
         self.backend.calm_down();
+    }
+
+    /// The server is killed between two turns, and another goes on from its journal.
+    fn restart(&mut self) {
+        for (line, sum) in WorkerMetrics::TABLE.iter().zip(&mut self.counts_before) {
+            if line.kind == Kind::Counter {
+                *sum += (line.read)(&self.metrics);
+            }
+        }
+        self.deliveries_before += self.metrics.deliveries.value();
+        self.restarts += 1;
+        // A network that nobody uses takes the place of the real one, which lives on.
+        let idle = FakeNet::new(self.random.fork(), 1, false);
+        let mut net = std::mem::replace(self.worker.net_mut(), idle);
+        net.lose_server();
+        let now = Now(net.now_us());
+        if net.sabotage == Some(Sabotage::LoseRecord)
+            && let Some(journal) = &self.journal
+        {
+            journal.disk.forget();
+        }
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        let (hub, turned_up) = journal.kill(self.facts.epoch, now, &self.config);
+        if let Some(publication) = turned_up {
+            self.facts.add(publication);
+        }
+        let random = &mut self.random;
+        let hired = Hired::new(net, hub, &self.config, self.is_crowded, random);
+        self.worker = hired.worker;
+        self.mailbox = hired.mailbox;
+        self.metrics = hired.metrics;
+        self.sequenced = hired.sequenced;
+        self.backend = hired.backend;
+        self.checker.begin_again();
+        self.waiting.clear();
+        self.posted.clear();
+        // What was written to them before is right, whether they have read it or not.
+        for peer in &mut self.peers {
+            peer.end(&mut self.facts);
+        }
     }
 
     /// The network becomes perfect, and peers do nothing wrong from now on.
@@ -369,14 +459,17 @@ impl World {
         publication.key = (has_key && size != LONELY_BYTES).then(|| format!("k{key}").into());
         publication.event = (self.random.u32(0..5) == 0).then(|| "tick".into());
         publication.expires = ttl_ms.map(|ms| now.after(std::time::Duration::from_millis(ms)));
-        if self.random.u32(0..8) == 0 {
-            let receipt = Arc::new(Receipt::new(1));
-            publication.receipt = Some(Arc::clone(&receipt));
-            self.checker.receipts.push_back((sequence, receipt));
-        }
+        let receipt = (self.random.u32(0..8) == 0).then(|| Arc::new(Receipt::new(1)));
+        publication.receipt = receipt.as_ref().map(Arc::clone);
         let publication = Arc::new(publication);
-        self.facts.publications.push(Arc::clone(&publication));
-        self.facts.by_channel[channel].push(sequence);
+        if let Some(journal) = &mut self.journal
+            && !journal.take(&publication)
+        {
+            return;
+        }
+        let receipts = &mut self.checker.receipts;
+        receipts.extend(receipt.map(|receipt| (sequence, receipt)));
+        self.facts.add(Arc::clone(&publication));
         self.waiting.push_back(publication);
         self.sequenced.store(sequence, Ordering::Release);
     }
