@@ -1,7 +1,8 @@
 """The server as a child of the script: started on free ports, measured from procfs, ended by pid.
 
 `FANFARE=PATH` names the program; without it the release build is made first. Configuration goes in
-as environment, key by key. Knows nothing of what is measured.
+as environment, key by key; `{folder}` in a value is a folder of the server's own, which outlives a
+restart. Knows nothing of what is measured.
 """
 import contextlib
 import json
@@ -45,12 +46,20 @@ class Server:
         self.workers, self.descriptors, self.config = workers, descriptors, config
 
     def __enter__(self):
-        path = program()
         self.folder = tempfile.mkdtemp(prefix="fanfare-rows-")
+        return self.start()
+
+    def start(self):
+        """Starts it; `start_s` says how long that took."""
+        path = program()
         self.feed_path = f"{self.folder}/feed.sock"
         command = [path, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         command += ["--feed", self.feed_path, "--log", "error", "--workers", str(self.workers)]
-        settings = {f"FANFARE_{key.upper()}": str(value) for key, value in self.config.items()}
+        settings = {
+            f"FANFARE_{key.upper()}": str(value).replace("{folder}", self.folder)
+            for key, value in self.config.items()
+        }
+        begun = time.monotonic()
         self.child = subprocess.Popen(
             command,
             env=os.environ | settings,
@@ -60,6 +69,7 @@ class Server:
             text=True,
         )
         ready = self.child.stdout.readline()
+        self.start_s = time.monotonic() - begun
         try:
             address = ready.split("http://")[1].split()[0]
             self.admin = ready.split("admin=")[1].split()[0]
@@ -71,10 +81,14 @@ class Server:
         self.pid = self.child.pid
         return self
 
-    def __exit__(self, *_):
+    def kill(self):
+        """What `kill -9` does; `start` goes on in the same folder."""
         self.child.kill()
         self.child.wait()
         self.child.stdout.close()
+
+    def __exit__(self, *_):
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def limit(self):
