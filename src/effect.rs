@@ -219,6 +219,8 @@ pub enum CloseReason {
     MessageTooBig,
     /// The WebSocket protocol was broken (1002).
     ProtocolError,
+    /// TLS was broken, or the client may not come in.
+    TlsError,
     /// Further behind than its quota, and the policy is to close (4100), or too many control bytes
     /// unread.
     Overflow,
@@ -233,7 +235,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Done,
         Self::PeerGone,
         Self::BadRequest,
@@ -243,6 +245,7 @@ impl CloseReason {
         Self::InvalidText,
         Self::MessageTooBig,
         Self::ProtocolError,
+        Self::TlsError,
         Self::Overflow,
         Self::Refused,
         Self::Disconnected,
@@ -262,6 +265,7 @@ impl CloseReason {
             Self::InvalidText => "invalid_text",
             Self::MessageTooBig => "message_too_big",
             Self::ProtocolError => "protocol_error",
+            Self::TlsError => "tls_error",
             Self::Overflow => "overflow",
             Self::Refused => "refused",
             Self::Disconnected => "disconnected",

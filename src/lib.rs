@@ -25,7 +25,7 @@
 //! # The way of a byte
 //!
 //! ```text
-//!  client --> worker/read --> conn ( http --> transport ) --> hub   (subscribe at a cursor)
+//!  client --> worker/read (tls) --> conn (http --> transport) --> hub   (subscribe at a cursor)
 //!  feeder --> feed --> publication --> inbox --> worker/broadcast --> hub   (append, mark behind)
 //!  hub (entries after a cursor) --> frame (encoded once) --> worker/flush (writev) --> client
 //! ```
@@ -41,6 +41,10 @@
 //! others share the bytes, the compressed ones too: no WebSocket has a compressor or a window of
 //! its own, each worker has one of either ([`deflate`]).
 //!
+//! A conn that came to a TLS listener has a filter between its socket and its machine
+//! (`worker/tls.rs`, [`tls`]): bytes are opened after they are read, and what flush has gathered is
+//! sealed before it is sent. Nothing further in knows of it, and plaintext frames stay shared.
+//!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
 //! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
 //! (`feed/upstream.rs`); a conn whose report has to wait is not read. What a backend says to one
@@ -54,7 +58,7 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | pure parts | [`http`], [`frame`], [`dialogue`], [`hub`], [`transport`], [`feed`]'s decoding |
+//! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
@@ -175,6 +179,12 @@
 //!   position is moved on before the log moves past it.
 //! - *No id before the gaps it lies behind*. Streams open with their gaps and then the position,
 //!   that of the channel furthest back; a client that is cut off between resumes from where it was.
+//! - *What is sealed counts as written*, since it cannot be taken back: cursor and outbox have
+//!   moved on. Nothing is sealed on top of what the socket has not taken, so that is one write's
+//!   budget at most, and a conn's FIN, its end and the answer to its next request wait for it.
+//! - *TLS beside the machine, not in it.* The design had it inside `conn`. Sealing needs the frames
+//!   of the log, which only flush has in its hands, and a table of the worker costs conns of plain
+//!   listeners no byte.
 //! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
 //!   client of a quiet channel does not resume from an hour ago.
 //!
@@ -228,6 +238,7 @@ pub mod conn;
 
 pub mod http;
 
+pub mod tls;
 pub mod transport;
 
 pub mod hub;

@@ -4,13 +4,13 @@
 //! keys of the configuration have no environment name here, since [`crate::config::file`] gives
 //! every key its own.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use super::bench::options::BenchArgs;
+use crate::config::Listen;
 use crate::config::file::Overrides;
 use crate::id::ChannelName;
 
@@ -65,9 +65,9 @@ pub struct ServeArgs {
     /// Configuration file; without it no file is read.
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Where clients connect; may be repeated [default: 127.0.0.1:8080].
+    /// Where clients connect, "ADDR:PORT tls" with TLS; may be repeated [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Path of the feed's Unix socket.
     #[arg(long, value_name = "PATH")]
     pub feed: Option<PathBuf>,
@@ -83,6 +83,10 @@ pub struct ServeArgs {
     /// Diagnostics: error, warn, info or debug [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
+    /// Speak TLS with a certificate made now, which clients have to be told to trust; on
+    /// 127.0.0.1:8443 if no address says tls. For trying out.
+    #[arg(long)]
+    pub tls_self_signed: bool,
     /// Publish this machine's own load, memory and network figures every second.
     #[arg(long)]
     pub demo: bool,
@@ -99,6 +103,7 @@ impl ServeArgs {
             admin: self.admin.clone(),
             workers: self.workers,
             log: self.log.clone(),
+            tls_self_signed: self.tls_self_signed,
         }
     }
 }

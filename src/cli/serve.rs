@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
 use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
-use crate::server::{Server, logs, service};
+use crate::server::{Server, identity, logs, service};
 use crate::sys::{activation, memory};
 
 /// How often workers are looked after when no service manager wants to know.
@@ -79,7 +79,7 @@ impl Demo {
 
 /// Signals as messages, so that they can be waited for together with time.
 fn signals() -> std::io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     let (sender, receiver) = crossbeam_channel::unbounded();
     thread::Builder::new()
         .name(String::from("fanfare-signal"))
@@ -98,7 +98,7 @@ fn announce(server: &Server) -> Result<(), Failure> {
     let clients: String = server
         .addresses()
         .iter()
-        .map(|address| format!(" http://{address}"))
+        .map(|listen| format!(" {}", identity::url(listen)))
         .collect();
     let admin = server
         .admin_address()
@@ -117,6 +117,16 @@ fn announce(server: &Server) -> Result<(), Failure> {
         .map_err(Failure::of_output)
 }
 
+/// Reads again what may have changed without a restart.
+fn reload(server: &Server) {
+    service::notify_reloading();
+    match server.reload() {
+        Ok(()) => tracing::info!("certificates were read again"),
+        Err(error) => tracing::error!(%error, "nothing has changed"),
+    }
+    service::notify_reloaded();
+}
+
 /// Looks after the workers until a signal comes, then drains.
 fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     let watchdog = service::watchdog_interval();
@@ -124,6 +134,7 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     let mut is_alive = true;
     let signal = loop {
         match signals.recv_timeout(interval) {
+            Ok(SIGHUP) => reload(&server),
             Ok(signal) => break signal,
             Err(RecvTimeoutError::Disconnected) => break SIGTERM,
             Err(RecvTimeoutError::Timeout) => {
@@ -141,7 +152,8 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     server.drain();
     let begun = Instant::now();
     while !server.is_drained() {
-        if signals.recv_timeout(DRAIN_LOOK_INTERVAL).is_ok() {
+        let signal = signals.recv_timeout(DRAIN_LOOK_INTERVAL);
+        if signal.is_ok_and(|signal| signal != SIGHUP) {
             tracing::warn!("second signal: not waiting for those who are left");
             return;
         }

@@ -21,6 +21,9 @@ pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
 pub const STREAM_READ_BYTES: u32 = 16 * KIB;
 /// Conns read in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
+/// Reads in one turn of conns whose TLS handshake is under way. One costs up to a millisecond where
+/// the key is RSA, and a tenth of that otherwise.
+pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;
 /// Conns accepted in one turn.
 pub const ACCEPTS_PER_TURN_MAX: u32 = 128;
 /// Publications appended to the log in one turn.

@@ -7,6 +7,7 @@
 
 pub mod file;
 pub mod limits;
+pub mod listen;
 pub mod namespace;
 pub mod problem;
 pub mod validate;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
@@ -24,7 +26,7 @@ pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Path of the feed's Unix socket. Empty: chosen from the environment when the server starts.
     pub feed: PathBuf,
     /// Access mode of the feed's socket, as an octal text such as `"0660"`.
@@ -38,6 +40,8 @@ pub struct Config {
     pub workers: u32,
     /// Whether `/` shows the live page.
     pub page: bool,
+    /// What is proved where TLS is spoken.
+    pub tls: Tls,
     /// Heartbeats.
     pub heartbeat: Heartbeat,
     /// Bounds on what a client or feeder may ask for.
@@ -64,13 +68,14 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen: vec![Listen::plain(SocketAddr::from(([127, 0, 0, 1], 8080)))],
             feed: PathBuf::new(),
             feed_mode: String::from("0660"),
             feed_group: String::new(),
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 9180))),
             workers: 0,
             page: true,
+            tls: Tls::default(),
             heartbeat: Heartbeat::default(),
             limits: Limits::default(),
             quota: Quota::default(),

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 
 use super::limits::NAMESPACES_MAX;
-use super::{Config, Namespace};
+use super::{ClientAuth, Config, Listen, Namespace};
 use crate::id::{ChannelName, ChannelNameError};
 
 /// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
@@ -35,6 +35,7 @@ impl Config {
     pub fn validate(&self) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
         self.check_addresses(&mut found);
+        self.check_tls(&mut found);
         self.check_feed(&mut found);
         self.check_ranges(&mut found);
         self.check_relations(&mut found);
@@ -60,7 +61,7 @@ impl Config {
             push(found, &["listen"], "names no address to listen on");
         }
         let mut seen = Vec::with_capacity(self.listen.len());
-        for address in &self.listen {
+        for Listen { address, .. } in &self.listen {
             // Port 0 asks the kernel for a free port, so two of them are no conflict.
             if address.port() != 0 && seen.contains(&address) {
                 push(found, &["listen"], format!("names {address} twice"));
@@ -73,6 +74,33 @@ impl Config {
         {
             let message = format!("{admin} is an address of `listen` too");
             push(found, &["admin", "listen"], message);
+        }
+    }
+
+    fn check_tls(&self, found: &mut Vec<Invalid>) {
+        let tls = &self.tls;
+        let speaks_tls = self.listen.iter().any(|listen| listen.is_tls);
+        if tls.certificates.len() != tls.keys.len() {
+            let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
+            let message = format!("has {certificates} files and `tls.keys` {keys}: a key for each");
+            push(found, &["tls.certificates", "tls.keys"], message);
+        }
+        if tls.self_signed && !tls.certificates.is_empty() {
+            let message = "is for trying out, and there are `tls.certificates`";
+            push(found, &["tls.self_signed", "tls.certificates"], message);
+        }
+        if speaks_tls && tls.certificates.is_empty() && !tls.self_signed {
+            let message = "is empty, and `listen` has an address with TLS";
+            push(found, &["tls.certificates", "listen"], message);
+        }
+        let has_authorities = !tls.client_authorities.as_os_str().is_empty();
+        if has_authorities != (tls.client_auth != ClientAuth::Off) {
+            let message = "goes with `tls.client_authorities`: one without the other does nothing";
+            push(
+                found,
+                &["tls.client_auth", "tls.client_authorities"],
+                message,
+            );
         }
     }
 
@@ -359,11 +387,11 @@ mod tests {
     fn addresses_are_named_once_and_at_least_once() {
         assert_eq!(wrong(|c| c.listen.clear()), ["listen"]);
         assert_eq!(wrong(|c| c.listen.push(c.listen[0])), ["listen"]);
-        assert_eq!(wrong(|c| c.admin = Some(c.listen[0])), ["admin"]);
+        assert_eq!(wrong(|c| c.admin = Some(c.listen[0].address)), ["admin"]);
         assert!(
             wrong(|c| {
                 let any = "127.0.0.1:0".parse().unwrap();
-                c.listen = vec![any, any];
+                c.listen = vec![Listen::plain(any); 2];
                 c.admin = Some(any);
             })
             .is_empty()

@@ -5,6 +5,7 @@
 //! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
 //! process.
 
+pub mod identity;
 pub mod logs;
 pub mod service;
 mod threads;
@@ -18,8 +19,8 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use crate::admin::{self, Readiness, Sources, Stage};
-use crate::config::Config;
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
+use crate::config::{Config, Listen};
 use crate::feed::journal::past::{self, Circumstances, JournalError, Kept};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
@@ -34,6 +35,7 @@ use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
+use crate::worker::tls::{Identities, Secure};
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
 use threads::{Listeners, Preparation};
@@ -63,6 +65,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The certificates for TLS cannot be used.
+    #[error("cannot speak TLS: {0}")]
+    Identity(#[from] identity::LoadError),
     /// The system has no random numbers.
     #[error("cannot draw an epoch: {0}")]
     Random(#[from] getrandom::Error),
@@ -85,7 +90,10 @@ impl StartError {
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
-    addresses: Vec<SocketAddr>,
+    config: Arc<Config>,
+    addresses: Vec<Listen>,
+    /// What is proved where TLS is spoken, if it is.
+    identities: Option<Arc<Identities>>,
     admin: Option<SocketAddr>,
     feed_path: PathBuf,
     workers: Vec<RunningWorker>,
@@ -122,6 +130,7 @@ impl Server {
         };
         let feed_path = feed.path().to_path_buf();
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
+        let secure = secure(&config, listeners.addresses())?;
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
         let feed_metrics = Arc::new(FeedMetrics::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
@@ -133,6 +142,7 @@ impl Server {
             hub: Arc::new(beginning.hub),
             feed_wake: Arc::clone(&feed_wake),
             sequenced: Arc::clone(&sequenced),
+            secure: secure.clone(),
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
@@ -146,7 +156,7 @@ impl Server {
                 wake: feed_wake,
                 sequenced,
                 metrics: Arc::clone(&feed_metrics),
-                config,
+                config: Arc::clone(&config),
                 clock,
             })
             .map_err(StartError::system("start the feed's thread"))?;
@@ -164,9 +174,10 @@ impl Server {
                 .map_err(StartError::system("start the admin thread"))?;
         }
         readiness.set(Stage::Ready);
-        let addresses = listeners.into_addresses();
         Ok(Self {
-            addresses,
+            config,
+            addresses: listeners.addresses().to_vec(),
+            identities: secure.map(|secure| secure.identities),
             admin: admin_address,
             feed_path,
             workers: started.workers,
@@ -177,8 +188,21 @@ impl Server {
 
     /// Where clients connect.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Listen] {
         &self.addresses
+    }
+
+    /// Reads certificates and keys again, for whoever connects from now on. What cannot be used
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// When a file cannot be read or used.
+    pub fn reload(&self) -> Result<(), identity::LoadError> {
+        if let Some(identities) = &self.identities {
+            let former = identities.current();
+            identities.replace(identity::load(&self.config, Some(&former))?);
+        }
+        Ok(())
     }
 
     /// Where metrics and health are served.
@@ -241,6 +265,19 @@ impl Server {
     }
 }
 
+/// What workers need for the addresses where TLS is spoken, if there is one.
+fn secure(config: &Config, listen: &[Listen]) -> Result<Option<Secure>, StartError> {
+    let listeners = identity::secure_listeners(listen);
+    if listeners == 0 {
+        return Ok(None);
+    }
+    let identity = identity::load(config, None)?;
+    Ok(Some(Secure {
+        listeners,
+        identities: Arc::new(Identities::new(identity)),
+    }))
+}
+
 /// What all workers have in common while they are started.
 struct Crew {
     config: Arc<Config>,
@@ -249,6 +286,7 @@ struct Crew {
     hub: Arc<Hub>,
     feed_wake: Arc<Wake>,
     sequenced: Arc<AtomicU64>,
+    secure: Option<Secure>,
     descriptor_limit: u64,
 }
 
@@ -341,6 +379,7 @@ impl Crew {
             sequenced: Arc::clone(&self.sequenced),
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),
+            secure: self.secure.clone(),
         };
         let preparation = Preparation {
             net,

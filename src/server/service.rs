@@ -11,6 +11,18 @@ pub fn notify_ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// What may change without a restart is read again.
+pub fn notify_reloading() {
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
+}
+
+/// It has been read.
+pub fn notify_reloaded() {
+    notify(&[NotifyState::Ready]);
+}
+
 /// The server drains.
 pub fn notify_stopping() {
     notify(&[

@@ -9,8 +9,9 @@ use std::thread::{self, JoinHandle};
 
 use super::StartError;
 use crate::config::limits::RING_WRITES_MAX;
-use crate::config::{Config, RingChoice};
+use crate::config::{Config, Listen, RingChoice};
 use crate::hub::Hub;
+use crate::sys::activation::InheritedListener;
 use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
 use crate::sys::listener::{self, SocketOptions};
@@ -22,16 +23,19 @@ use crate::worker::{Parts, Worker};
 #[derive(Debug)]
 pub(super) struct Listeners {
     /// Addresses to bind; the first worker replaces port 0 by the port it got.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Listen>,
     /// Listeners that somebody bound for us; all workers accept from the same ones.
     adopted: Vec<TcpListener>,
 }
 
 impl Listeners {
     /// Those that were handed to us, or else the configured addresses, which must be free.
-    pub(super) fn new(config: &Config, adopted: Vec<TcpListener>) -> Result<Self, StartError> {
-        if adopted.is_empty() {
-            for address in &config.listen {
+    pub(super) fn new(
+        config: &Config,
+        inherited: Vec<InheritedListener>,
+    ) -> Result<Self, StartError> {
+        if inherited.is_empty() {
+            for Listen { address, .. } in &config.listen {
                 listener::probe(*address).map_err(|source| StartError::Listen {
                     address: *address,
                     source,
@@ -39,21 +43,26 @@ impl Listeners {
             }
             return Ok(Self {
                 addresses: config.listen.clone(),
-                adopted,
+                adopted: Vec::new(),
             });
         }
-        for listener in &adopted {
+        let mut addresses = Vec::with_capacity(inherited.len());
+        for InheritedListener { listener, is_tls } in &inherited {
             listener::adopt(listener, SocketOptions::new(config))
                 .map_err(StartError::system("set options on an inherited listener"))?;
+            let address = listener.local_addr();
+            addresses.push(Listen {
+                address: address.map_err(StartError::system("use an inherited listener"))?,
+                is_tls: *is_tls,
+            });
         }
-        let addresses: io::Result<_> = adopted.iter().map(TcpListener::local_addr).collect();
-        let addresses = addresses.map_err(StartError::system("use an inherited listener"))?;
+        let adopted = inherited.into_iter().map(|one| one.listener).collect();
         Ok(Self { addresses, adopted })
     }
 
     /// Where clients connect.
-    pub(super) fn into_addresses(self) -> Vec<SocketAddr> {
-        self.addresses
+    pub(super) fn addresses(&self) -> &[Listen] {
+        &self.addresses
     }
 
     fn adopted(&self) -> Result<Vec<TcpListener>, StartError> {
@@ -69,7 +78,7 @@ pub(super) fn start_worker(
 ) -> Result<JoinHandle<()>, StartError> {
     let (report, outcome) = mpsc::sync_channel(1);
     let adopted = listeners.adopted()?;
-    let addresses = listeners.addresses.clone();
+    let addresses: Vec<_> = listeners.addresses.iter().map(|one| one.address).collect();
     let name = format!("fanfare-{}", preparation.parts.number);
     let thread = thread::Builder::new()
         .name(name)
@@ -87,7 +96,10 @@ pub(super) fn start_worker(
         what: "start a worker",
         source: io::Error::other("its thread has ended"),
     };
-    listeners.addresses = outcome.recv().map_err(|_hung_up| ended())??;
+    let bound = outcome.recv().map_err(|_hung_up| ended())??;
+    for (listen, bound) in listeners.addresses.iter_mut().zip(bound) {
+        listen.address = bound;
+    }
     Ok(thread)
 }
 

@@ -1,7 +1,8 @@
 //! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
 //!
 //! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
-//! itself, so that its name in the unit file does not matter.
+//! itself. Only whether TLS is spoken on it is a matter of its name in the unit file
+//! (`FileDescriptorName=tls`).
 
 use std::io;
 use std::net::TcpListener;
@@ -15,10 +16,22 @@ use rustix::net::sockopt::socket_domain;
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// Listeners for clients.
-    pub tcp: Vec<TcpListener>,
+    pub tcp: Vec<InheritedListener>,
     /// Listeners for feeders.
     pub unix: Vec<UnixListener>,
 }
+
+/// A listener for clients.
+#[derive(Debug)]
+pub struct InheritedListener {
+    /// The socket.
+    pub listener: TcpListener,
+    /// Whether it is for TLS.
+    pub is_tls: bool,
+}
+
+/// The name of a socket on which TLS is spoken.
+const TLS_NAME: &str = "tls";
 
 /// Takes the sockets we were handed, if any. To be called once, before anything else is opened.
 ///
@@ -26,11 +39,14 @@ pub struct Inherited {
 /// When the environment promises sockets that are not there.
 pub fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
-    for fd in sd_notify::listen_fds()? {
+    for (fd, name) in sd_notify::listen_fds_with_names()? {
         let (fd, family) = take(fd)?;
         match family {
             AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),
-            AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(TcpListener::from(fd)),
+            AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(InheritedListener {
+                listener: TcpListener::from(fd),
+                is_tls: name == TLS_NAME,
+            }),
             _ => {
                 return Err(io::Error::other(
                     "a socket that is neither TCP nor Unix was handed to us",

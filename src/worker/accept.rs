@@ -40,7 +40,7 @@ impl<N: Net> Worker<N> {
     /// False when the listener has nobody left.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
-            AcceptOutcome::Accepted(socket) => self.admit(socket),
+            AcceptOutcome::Accepted(socket) => self.admit(socket, listener),
             AcceptOutcome::Drained => return false,
             AcceptOutcome::Exhausted => {
                 self.parts.metrics.descriptors_exhausted.increment();
@@ -52,12 +52,15 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    fn admit(&mut self, mut socket: N::Socket) {
+    fn admit(&mut self, mut socket: N::Socket, listener: u32) {
+        let is_secure = self.is_secure(listener);
         if self.conns.len() >= self.parts.conns_max as usize {
             self.parts.metrics.conns_refused.increment();
             self.look_at_the_calendar();
             let response = response::unavailable("the server is full", 5, &self.date.text);
-            return self.net.refuse(socket, &response.bytes);
+            // There is no telling it before the handshake.
+            let told: &[u8] = if is_secure { &[] } else { &response.bytes };
+            return self.net.refuse(socket, told);
         }
         let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
             return;
@@ -88,7 +91,8 @@ impl<N: Net> Worker<N> {
             conn: Conn::new(self.now),
         });
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        if self.draining.is_some() {
+        let has_come = !is_secure || self.secure(id);
+        if self.draining.is_some() || !has_come {
             self.close(id, CloseReason::Refused);
         }
     }

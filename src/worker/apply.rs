@@ -22,7 +22,7 @@ impl<N: Net> Worker<N> {
                 Effect::Acknowledge(what) => self.acknowledge(id, &what),
                 Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
-                Effect::Close(reason) => self.close(id, reason),
+                Effect::Close(reason) => self.close_when_sent(id, reason),
                 Effect::Count { channel, reference } => self.ask_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
@@ -39,11 +39,7 @@ impl<N: Net> Worker<N> {
                     reference,
                     audience,
                 }),
-                Effect::ShutdownWrite => {
-                    if let Some(slot) = self.conns.get_mut(id.slot as usize) {
-                        self.net.shutdown_write(&mut slot.socket);
-                    }
-                }
+                Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
         // Calls made meanwhile have their own list; this one's room is worth more.

@@ -30,7 +30,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn expire_conn(&mut self, id: ConnId) {
-        let is_behind = self.hub.is_behind(id.slot);
+        let is_behind = self.hub.is_behind(id.slot) || !self.filters.unsent(id.slot).is_empty();
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use super::Worker;
 use super::net::{Net, Write, WriteOutcome};
 use crate::config::limits::{BATCH_WRITE_BYTES_MAX, EVICTIONS_PER_TURN_MAX, FLUSH_SLICE_US_MAX};
+use crate::conn::Conn;
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
-use crate::hub::{Planned, Verdict, Visit};
+use crate::hub::{Hub, Planned, Verdict, Visit};
 use crate::id::ConnId;
 use crate::time::Now;
 
@@ -56,6 +57,8 @@ struct Owed {
     planned: Range<usize>,
     /// Slices of its write; none when all that was planned has expired.
     slices: usize,
+    /// Bytes of plaintext that were sealed for this write, if it is of sealed bytes.
+    sealed: Option<usize>,
 }
 
 impl Collected {
@@ -180,6 +183,7 @@ impl<N: Net> Worker<N> {
             conns,
             hub,
             scratch,
+            filters,
             now,
             ..
         } = self;
@@ -189,8 +193,14 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing || !slot.is_writable {
             return false;
         }
-        let kind = slot.conn.serving();
-        let own_bytes = slot.conn.outbox().bytes();
+        let is_sealed = filters.has(id.slot);
+        // Nothing is sealed on top of what the socket has not taken.
+        let is_ahead = is_sealed && !filters.unsent(id.slot).is_empty();
+        let kind = slot.conn.serving().filter(|_| !is_ahead);
+        let own_bytes = match is_ahead {
+            true => 0,
+            false => slot.conn.outbox().bytes(),
+        };
         let planned = &mut scratch.planned;
         planned.clear();
         if let Some(kind) = kind
@@ -199,7 +209,17 @@ impl<N: Net> Worker<N> {
             let encoder = &mut scratch.encoder;
             hub.plan(id.slot, kind, *now, budget - own_bytes, encoder, planned);
         }
-        if own_bytes == 0 && planned.is_empty() {
+        if own_bytes == 0 && planned.is_empty() && !is_ahead {
+            return false;
+        }
+        let sealed = is_sealed.then(|| match is_ahead {
+            true => 0,
+            false => {
+                let slices = to_write(&slot.conn, hub, kind, planned);
+                filters.seal(id.slot, slices, budget)
+            }
+        });
+        if sealed.is_some() && filters.unsent(id.slot).is_empty() && own_bytes > 0 {
             return false;
         }
         slot.has_write_collected = true;
@@ -213,6 +233,7 @@ impl<N: Net> Worker<N> {
             budget,
             planned: begin..collected.planned.len(),
             slices: 0,
+            sealed,
         });
         true
     }
@@ -249,7 +270,11 @@ impl<N: Net> Worker<N> {
     /// log.
     fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
         let Self {
-            conns, hub, net, ..
+            conns,
+            hub,
+            net,
+            filters,
+            ..
         } = self;
         let Collected { owed, planned, .. } = batch;
         let mut slices = Vec::with_capacity(planned.len() + 2 * owed.len());
@@ -258,14 +283,13 @@ impl<N: Net> Worker<N> {
                 continue;
             };
             let begin = slices.len();
-            let steps = planned.get(one.planned.clone()).unwrap_or_default();
-            let frames = steps.iter().map(|step| match one.kind {
-                Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
-                _ => &[],
-            });
-            let own = slot.conn.outbox().slices();
-            let frames = frames.filter(|frame| !frame.is_empty());
-            slices.extend(own.chain(frames).map(IoSlice::new));
+            if one.sealed.is_some() {
+                let unsent = Some(filters.unsent(one.id.slot));
+                slices.extend(unsent.filter(|unsent| !unsent.is_empty()).map(IoSlice::new));
+            } else {
+                let steps = planned.get(one.planned.clone()).unwrap_or_default();
+                slices.extend(to_write(&slot.conn, hub, one.kind, steps).map(IoSlice::new));
+            }
             one.slices = slices.len() - begin;
         }
         let mut rest = slices.as_slice();
@@ -297,7 +321,16 @@ impl<N: Net> Worker<N> {
                 Written::Finished
             }
             WriteOutcome::Wrote { count, is_blocked } => {
-                self.note_written(owed, planned, count, is_blocked)
+                self.parts.metrics.sent_bytes.add(count as u64);
+                let count = match owed.sealed {
+                    Some(plaintext) => self.note_sealed(id, count, plaintext),
+                    None => count,
+                };
+                let written = self.note_written(owed, planned, count, is_blocked);
+                if owed.sealed.is_some() {
+                    self.end_sealed(id);
+                }
+                written
             }
         };
         match written {
@@ -329,7 +362,6 @@ impl<N: Net> Worker<N> {
         let Some(slot) = conns.get_mut(id.slot as usize) else {
             return Written::Finished;
         };
-        parts.metrics.sent_bytes.add(count as u64);
         if is_blocked {
             slot.is_writable = false;
             parts.metrics.writes_blocked.increment();
@@ -350,7 +382,7 @@ impl<N: Net> Worker<N> {
                     .keep_rest(Arc::clone(&publication), kind, written);
             }
         }
-        if had_own && is_own_done {
+        if self.is_drained(id, had_own && is_own_done) {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));
         }
         if had_own {
@@ -383,4 +415,19 @@ impl<N: Net> Worker<N> {
             }
         }
     }
+}
+
+/// What a conn is owed, in order: its own bytes, then frames of the log.
+fn to_write<'a>(
+    conn: &'a Conn,
+    hub: &'a Hub,
+    kind: Option<FrameKind>,
+    steps: &'a [Planned],
+) -> impl Iterator<Item = &'a [u8]> {
+    let frames = steps.iter().map(move |step| match kind {
+        Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
+        _ => &[],
+    });
+    let own = conn.outbox().slices();
+    own.chain(frames.filter(|frame| !frame.is_empty()))
 }

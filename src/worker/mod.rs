@@ -24,6 +24,7 @@ mod poll;
 mod read;
 mod reap;
 mod storm;
+pub mod tls;
 pub mod upstream;
 pub mod walkers;
 
@@ -51,6 +52,7 @@ use flush::Collected;
 use inbox::{Batch, Inbox};
 use net::{Net, Readiness, WriteOutcome};
 use storm::Storm;
+use tls::{Filters, Secure};
 use upstream::Upstream;
 
 /// What a worker is made of.
@@ -74,6 +76,8 @@ pub struct Parts {
     pub pulse: Arc<AtomicU64>,
     /// Conns that this worker may have at once.
     pub conns_max: u32,
+    /// TLS, if a listener speaks it.
+    pub secure: Option<Secure>,
 }
 
 /// One worker.
@@ -103,6 +107,8 @@ pub struct Worker<N: Net> {
     /// There is somebody to visit, and the network says when that may go on.
     awaits_walk: bool,
     accepting: Accepting,
+    /// TLS, for those who came to a listener that speaks it.
+    filters: Filters,
     storm: Storm,
     draining: Option<Draining>,
     /// The calendar's time as the `Date` field has it.
@@ -205,6 +211,7 @@ impl<N: Net> Worker<N> {
             is_batch_held: false,
             awaits_walk: false,
             accepting: Accepting::default(),
+            filters: Filters::default(),
             storm: Storm::default(),
             draining: None,
             date: Date::default(),
@@ -308,9 +315,10 @@ impl<N: Net> Worker<N> {
     /// Puts a conn that has something of its own to write on the list for flush, if its socket
     /// takes it.
     fn list_to_flush(&mut self, id: ConnId) {
+        let is_sealed = !self.filters.unsent(id.slot).is_empty();
         let Some(slot) = self.slot(id) else { return };
-        let is_due = slot.is_writable && !slot.is_listed_to_flush && !slot.conn.outbox().is_empty();
-        if is_due {
+        let has_own = is_sealed || !slot.conn.outbox().is_empty();
+        if slot.is_writable && !slot.is_listed_to_flush && has_own {
             slot.is_listed_to_flush = true;
             self.to_flush.push_back(id);
         }

@@ -48,6 +48,7 @@ impl<N: Net> Worker<N> {
         let has_mail = self.batch.is_some() || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
+            || self.filters.are_shaking()
             || (self.hub.is_walking() && !self.awaits_walk)
             || (has_mail && !(self.is_batch_held && self.awaits_walk))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
@@ -71,7 +72,7 @@ impl<N: Net> Worker<N> {
     /// A socket takes bytes again: whoever waits for that is served.
     fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
         let now = self.now;
-        let is_behind = self.hub.is_behind(id.slot);
+        let is_behind = self.hub.is_behind(id.slot) || !self.filters.unsent(id.slot).is_empty();
         let Some(slot) = self.slot(id) else { return };
         if has_room_again {
             // The kernel had been full; room in it means that the peer has read.

@@ -20,7 +20,7 @@ impl<N: Net> Worker<N> {
                 break;
             }
             let Some(id) = self.to_read.pop_front() else {
-                return;
+                break;
             };
             if let Some(slot) = self.slot(id) {
                 slot.is_listed_to_read = false;
@@ -30,6 +30,7 @@ impl<N: Net> Worker<N> {
         if !self.to_read.is_empty() {
             self.parts.metrics.read_budget_exhausted.increment();
         }
+        self.shake();
     }
 
     /// Reads what is there, within the budget, and says how many bytes were inflated meanwhile.
@@ -62,6 +63,9 @@ impl<N: Net> Worker<N> {
             return None;
         }
         let length = slot.conn.read_bytes_max(head_bytes).min(buffer.len());
+        if length > 0 && self.filters.has(id.slot) {
+            return self.read_sealed(id, buffer);
+        }
         let buffer = buffer
             .get_mut(..length)
             .filter(|buffer| !buffer.is_empty())?;
@@ -76,30 +80,39 @@ impl<N: Net> Worker<N> {
                 })?;
                 Some(count)
             }
-            ReadOutcome::Drained => {
-                slot.is_readable = false;
-                None
-            }
             ReadOutcome::Eof => {
-                slot.is_readable = false;
-                let is_met_again =
-                    self.call(id, |conn, out, context| conn.handle_eof(out, context));
-                if is_met_again == Some(true)
-                    && let Some(slot) = self.slot(id)
-                {
-                    slot.is_readable = true;
+                self.read_end(id);
+                None
+            }
+            outcome => self.note_read(id, outcome),
+        }
+    }
+
+    /// The peer sends no more.
+    pub(super) fn read_end(&mut self, id: ConnId) {
+        if let Some(slot) = self.slot(id) {
+            slot.is_readable = false;
+        }
+        let is_met_again = self.call(id, |conn, out, context| conn.handle_eof(out, context));
+        if is_met_again == Some(true)
+            && let Some(slot) = self.slot(id)
+        {
+            slot.is_readable = true;
+        }
+    }
+
+    /// What came of a read that brought neither bytes nor the end of them.
+    pub(super) fn note_read(&mut self, id: ConnId, outcome: ReadOutcome) -> Option<usize> {
+        match outcome {
+            ReadOutcome::Interrupted => return Some(1),
+            ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
+            ReadOutcome::TimedOut => self.close(id, CloseReason::Idle),
+            ReadOutcome::Drained | ReadOutcome::Bytes { .. } | ReadOutcome::Eof => {
+                if let Some(slot) = self.slot(id) {
+                    slot.is_readable = false;
                 }
-                None
-            }
-            ReadOutcome::Failed => {
-                self.close(id, CloseReason::PeerGone);
-                None
-            }
-            ReadOutcome::Interrupted => Some(1),
-            ReadOutcome::TimedOut => {
-                self.close(id, CloseReason::Idle);
-                None
             }
         }
+        None
     }
 }

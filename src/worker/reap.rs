@@ -14,6 +14,7 @@ impl<N: Net> Worker<N> {
             debug_assert_eq!(slot.generation, id.generation);
             self.leave_all(id, slot.conn.is_stream());
             slot.conn.handle_closed(&self.parts.metrics);
+            self.filters.remove(id.slot);
             // A descriptor is free again for whoever waits to be accepted.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);

@@ -16,6 +16,8 @@ use fanfare::id::ConnId;
 use fanfare::time::Now;
 use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
 
+use crate::secure::PeerEnd;
+
 /// One connection, as both ends see it.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
 
@@ -61,6 +63,8 @@ pub(crate) struct Pipe {
     to_server: VecDeque<u8>,
     /// Written by the worker, not read by the peer.
     pub(crate) to_peer: VecDeque<u8>,
+    /// The peer's end, where the bytes on their way are sealed.
+    secure: Option<Box<PeerEnd>>,
     /// Bytes that `to_peer` may hold.
     pub(crate) room: usize,
     pub(crate) has_peer_fin: bool,
@@ -78,7 +82,34 @@ pub(crate) struct Pipe {
 impl Pipe {
     /// The worker has everything that was sent.
     pub(crate) fn is_read(&self) -> bool {
-        self.to_server.is_empty()
+        self.to_server.is_empty() && !self.is_handshaking()
+    }
+
+    /// The server sends no more, and the peer has taken everything.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.has_server_fin && self.to_peer.is_empty()
+    }
+
+    /// What the peer has said waits for the handshake.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        let end = self.secure.as_deref();
+        end.is_some_and(PeerEnd::is_handshaking)
+    }
+
+    /// Takes bytes off the wire as the peer understands them. True if that gave it something to
+    /// say.
+    pub(crate) fn take(&mut self, max: usize, into: &mut Vec<u8>) -> bool {
+        let count = max.min(self.to_peer.len());
+        let taken = self.to_peer.drain(..count);
+        let Some(end) = &mut self.secure else {
+            into.extend(taken);
+            return false;
+        };
+        let sealed: Vec<u8> = taken.collect();
+        end.open(&sealed, into);
+        let answer = end.sealed();
+        self.to_server.extend(&answer);
+        !answer.is_empty()
     }
 }
 
@@ -120,6 +151,8 @@ pub(crate) struct FakeNet {
     /// A poll sleeps no longer than to here.
     pub(crate) horizon_us: u64,
     backlogs: Vec<VecDeque<PipeRef>>,
+    /// Those with TLS, a bit each.
+    pub(crate) secure_listeners: u64,
     pipes: Vec<PipeRef>,
     /// Readiness on its way, by when it arrives.
     reports: BTreeMap<(u64, u64), Readiness>,
@@ -147,6 +180,7 @@ impl FakeNet {
             },
             horizon_us: 0,
             backlogs: vec![VecDeque::new(); listeners],
+            secure_listeners: 0,
             pipes: Vec::new(),
             reports: BTreeMap::new(),
             order: 0,
@@ -186,6 +220,7 @@ impl FakeNet {
             id: None,
             to_server: VecDeque::new(),
             to_peer: VecDeque::new(),
+            secure: None,
             room,
             has_peer_fin: false,
             is_reset: false,
@@ -199,6 +234,11 @@ impl FakeNet {
         self.note("connect", number.into(), room as u64);
         if !self.backlogs.is_empty() {
             let listener = self.random.usize(0..self.backlogs.len());
+            if self.secure_listeners & (1 << listener) != 0 {
+                let mut end = Box::new(PeerEnd::new());
+                pipe.borrow_mut().to_server.extend(end.sealed());
+                pipe.borrow_mut().secure = Some(end);
+            }
             self.backlogs[listener].push_back(Rc::clone(&pipe));
             self.report_listener(listener);
         }
@@ -207,7 +247,13 @@ impl FakeNet {
 
     /// A peer sends.
     pub(crate) fn send(&mut self, pipe: &PipeRef, bytes: &[u8]) {
-        pipe.borrow_mut().to_server.extend(bytes);
+        let mut open = pipe.borrow_mut();
+        let sealed = open.secure.as_mut().map(|end| {
+            end.say(bytes);
+            end.sealed()
+        });
+        open.to_server.extend(sealed.as_deref().unwrap_or(bytes));
+        drop(open);
         self.note("send", pipe.borrow().number.into(), bytes.len() as u64);
         self.report(pipe, true, false, false);
     }
@@ -216,7 +262,7 @@ impl FakeNet {
     pub(crate) fn receive(&mut self, pipe: &PipeRef, max: usize, into: &mut Vec<u8>) {
         let mut open = pipe.borrow_mut();
         let count = max.min(open.to_peer.len());
-        into.extend(open.to_peer.drain(..count));
+        let has_answer = open.take(max, into);
         let has_room = open.is_write_blocked && open.to_peer.len() < open.room;
         open.is_write_blocked &= !has_room;
         let number = open.number;
@@ -226,6 +272,9 @@ impl FakeNet {
         }
         if has_room {
             self.report(pipe, false, true, false);
+        }
+        if has_answer {
+            self.report(pipe, true, false, false);
         }
     }
 

@@ -238,7 +238,8 @@ impl Link {
             net.send(&self.pipe, &bytes);
         }
         // It sends no more and still wants the answers.
-        let is_done = self.service == Service::Plain && self.outgoing.is_empty();
+        let is_handshaking = self.pipe.borrow().is_handshaking();
+        let is_done = self.service == Service::Plain && self.outgoing.is_empty() && !is_handshaking;
         if is_done && !self.has_fin && self.key[0].is_multiple_of(2) {
             self.has_fin = true;
             net.finish(&self.pipe);
@@ -249,8 +250,7 @@ impl Link {
     pub(crate) fn pull(&mut self, net: &mut FakeNet, max: usize, facts: &mut Facts) {
         net.receive(&self.pipe, max, &mut self.incoming);
         self.understand(facts);
-        let is_at_end = self.pipe.borrow().has_server_fin && self.pipe.borrow().to_peer.is_empty();
-        if is_at_end && !self.has_fin && !self.key[1].is_multiple_of(8) {
+        if self.pipe.borrow().is_at_end() && !self.has_fin && !self.key[1].is_multiple_of(8) {
             self.has_fin = true;
             net.finish(&self.pipe);
         }
@@ -260,7 +260,7 @@ impl Link {
     pub(crate) fn read_the_rest(&mut self, facts: &mut Facts) {
         let before = self.last_id;
         let mut pipe = self.pipe.borrow_mut();
-        self.incoming.extend(pipe.to_peer.drain(..));
+        pipe.take(usize::MAX, &mut self.incoming);
         drop(pipe);
         self.understand(facts);
         self.last_id = before;

@@ -1,0 +1,314 @@
+//! What a file, the environment and flags become, and where each error says that it stands.
+
+use super::*;
+use crate::config::{LogFormat, Overflow};
+
+const EXAMPLE: &str = include_str!("../../../systemd/fanfare.toml");
+
+fn problems(text: &str) -> Vec<String> {
+    match parse(text, "fanfare.toml") {
+        Ok(_) => Vec::new(),
+        Err(error) => error.to_string().lines().map(String::from).collect(),
+    }
+}
+
+fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    pairs
+        .iter()
+        .map(|(name, value)| (String::from(*name), String::from(*value)))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+fn load_environment(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    load(None, environment(pairs), &Overrides::default())
+}
+
+#[test]
+fn empty_file_is_the_default() {
+    assert_eq!(parse("", "x").unwrap(), Config::default());
+}
+
+#[test]
+fn example_file_is_the_default_and_names_every_key() {
+    let config = parse(EXAMPLE, "fanfare.toml").unwrap();
+    let expected = Config {
+        feed: PathBuf::from("/run/fanfare/feed.sock"),
+        ..Config::default()
+    };
+    assert_eq!(config, expected);
+    let named: Table = EXAMPLE.parse().unwrap();
+    let defaults = Table::try_from(Config::default()).unwrap();
+    let names =
+        |table: &Table| -> Vec<String> { keys(table).into_iter().map(|(key, _)| key).collect() };
+    assert_eq!(names(&named), names(&defaults));
+}
+
+#[test]
+fn example_file_tells_the_environment_name_of_a_key() {
+    assert!(EXAMPLE.contains(&environment_name("heartbeat.interval_ms")));
+}
+
+#[test]
+fn unknown_keys_are_errors_with_line_and_key() {
+    assert_eq!(
+        problems("workers = 1\n\n[drain]\nwindow = 3\n"),
+        ["fanfare.toml:4: drain.window: unknown key; [drain] has retry_ms, window_ms"]
+    );
+    assert!(problems("colour = 1\n")[0].starts_with("fanfare.toml:1: colour: unknown key;"));
+    assert!(
+        problems("\n[colour]\nred = 1\n")[0]
+            .starts_with("fanfare.toml:2: colour: unknown section; there are [deflate], [drain]")
+    );
+    assert!(problems("drain.window = 3")[0].starts_with("fanfare.toml:1: drain.window: unknown"));
+}
+
+#[test]
+fn wrong_types_are_errors_with_line_and_key() {
+    let found = problems("workers = \"two\"\n[heartbeat]\ninterval_ms = -1\n");
+    assert!(
+        found
+            .iter()
+            .any(|p| p.starts_with("fanfare.toml:1: workers: invalid type")),
+        "{found:?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|p| p.starts_with("fanfare.toml:3: heartbeat.interval_ms: invalid value")),
+        "{found:?}"
+    );
+    assert_eq!(
+        problems("heartbeat = 3"),
+        ["fanfare.toml:1: heartbeat: is a section, not a value"]
+    );
+    assert!(problems("[workers]\nx = 1")[0].starts_with("fanfare.toml:1: workers: "));
+    assert!(problems("[[drain]]\nwindow_ms = 1")[0].starts_with("fanfare.toml:1: drain: "));
+}
+
+#[test]
+fn values_out_of_range_are_errors_with_line_and_key() {
+    assert_eq!(
+        problems("[log]\nbytes = 5\n[quota]\nbehind_bytes = 3\n"),
+        [
+            "fanfare.toml:2: log.bytes: is 5, but has to be at least 1048576",
+            "fanfare.toml:2: log.bytes: is 5, but has to hold the longest publication: \
+             limits.feed_line_bytes is 1048576"
+        ]
+    );
+}
+
+#[test]
+fn relation_is_reported_at_the_key_that_was_chosen() {
+    let found = problems("[limits]\nfeed_line_bytes = 60000000\n[log]\nage_ms = 5\n");
+    assert!(found.is_empty(), "{found:?}");
+    let found = problems("\n\n[quota]\nsend_buffer_bytes = 8192\n");
+    assert_eq!(
+        found,
+        [
+            "fanfare.toml:4: quota.notsent_lowat_bytes: is 16384, but has to be at most \
+          quota.send_buffer_bytes, which is 8192"
+        ]
+    );
+}
+
+#[test]
+fn namespaces_are_read_in_their_order() {
+    let text = "[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n\
+                [[namespace]]\nmatch = \"chat\"\noverflow = \"close\"\n";
+    let config = parse(text, "x").unwrap();
+    let [prices, chat] = config.namespace.as_slice() else {
+        panic!("{:?}", config.namespace)
+    };
+    assert_eq!(prices.pattern, "prices:*");
+    assert_eq!((prices.log_entries, prices.overflow), (Some(1), None));
+    assert_eq!(chat.overflow, Some(Overflow::Close));
+    assert_eq!(parse("namespace = []", "x").unwrap(), Config::default());
+}
+
+#[test]
+fn faults_of_a_namespace_have_their_line_and_key() {
+    let text = "[[namespace]]\nmatch = \"a*\"\ncolour = 1\n\
+                [[namespace]]\nlog_entries = 3\n\
+                [[namespace]]\nmatch = \"b*\"\nlog_entries = \"many\"\n";
+    let found = problems(text);
+    assert_eq!(
+        found[..2],
+        [
+            "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
+             log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence",
+            "fanfare.toml:4: namespace[1]: has no `match`, so it is for no channel",
+        ]
+    );
+    assert!(found[2].starts_with("fanfare.toml:8: namespace[2].log_entries: invalid type"));
+    let text = "[[namespace]]\nmatch = \"a*\"\n\n[[namespace]]\nlog_age_ms = 0\nmatch = \"a*\"\n";
+    assert_eq!(
+        problems(text),
+        [
+            "fanfare.toml:6: namespace[1].match: names `a*` twice",
+            "fanfare.toml:5: namespace[1].log_age_ms: is 0, but has to be at least 1"
+        ]
+    );
+    for text in [
+        "namespace = 3",
+        "namespace = [3]",
+        "[namespace]\nmatch = \"a\"",
+    ] {
+        let found = problems(text);
+        assert!(
+            found[0].starts_with("fanfare.toml:1: namespace: is a list"),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn broken_document_is_an_error_with_its_line() {
+    let found = problems("workers = 1\nlisten = [\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("fanfare.toml:"), "{found:?}");
+    assert!(problems("a = 1\na = 2\n")[0].starts_with("fanfare.toml:2: "));
+}
+
+#[test]
+fn policy_that_is_none_is_an_error_that_names_those_there_are() {
+    assert_eq!(
+        problems("[quota]\noverflow = \"drop\"\n"),
+        [
+            "fanfare.toml:2: quota.overflow: `drop` is not a policy; choose `skip`, `conflate` \
+             or `close`"
+        ]
+    );
+    let config = parse("[quota]\noverflow = \"conflate\"\n", "x").unwrap();
+    assert_eq!(config.quota.overflow, Overflow::Conflate);
+}
+
+#[test]
+fn environment_reaches_every_type_of_key() {
+    let loaded = load_environment(&[
+        ("FANFARE_LISTEN", "127.0.0.1:1, [::1]:2"),
+        ("FANFARE_FEED", "/tmp/f.sock"),
+        ("FANFARE_ADMIN", ""),
+        ("FANFARE_PAGE", "false"),
+        ("FANFARE_HEARTBEAT_INTERVAL_MS", "1500"),
+        ("FANFARE_QUOTA_OVERFLOW", "close"),
+        ("FANFARE_LOGGING_FORMAT", "json"),
+        ("HOME", "/"),
+    ])
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.feed, PathBuf::from("/tmp/f.sock"));
+    assert_eq!(config.admin, None);
+    assert!(!config.page);
+    assert_eq!(config.heartbeat.interval_ms, 1500);
+    assert_eq!(config.quota.overflow, Overflow::Close);
+    assert_eq!(config.logging.format, LogFormat::Json);
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn environment_error_names_the_variable() {
+    let error = load_environment(&[("FANFARE_WORKERS", "many")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "FANFARE_WORKERS: workers: `many` is not of type integer"
+    );
+    let error = load_environment(&[("FANFARE_LOG_AGE_MS", "0")]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("FANFARE_LOG_AGE_MS: log.age_ms: is 0")
+    );
+}
+
+#[test]
+fn misspelt_variables_are_warnings_and_those_of_others_are_not() {
+    let loaded = load_environment(&[
+        ("FANFARE_HEARTBEAT_INTERVALL_MS", "1"),
+        ("FANFARE_CONFIG", "x"),
+        ("FANFARE_SIM_SEED", "1"),
+    ])
+    .unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].starts_with("FANFARE_HEARTBEAT_INTERVALL_MS: "));
+    assert_eq!(loaded.config, Config::default());
+}
+
+#[test]
+fn environment_names_are_one_to_one_with_keys() {
+    let defaults = Table::try_from(Config::default()).unwrap();
+    let all = keys(&defaults);
+    let names: BTreeSet<String> = all.iter().map(|(key, _)| environment_name(key)).collect();
+    assert_eq!(names.len(), all.len());
+}
+
+#[test]
+fn flag_beats_environment_beats_file_beats_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fanfare.toml");
+    std::fs::write(
+        &path,
+        "workers = 2\nfeed_mode = \"0600\"\n[drain]\nretry_ms = 5\n",
+    )
+    .unwrap();
+    let flags = Overrides {
+        workers: Some(4),
+        admin: Some(String::new()),
+        log: Some(String::from("debug")),
+        ..Overrides::default()
+    };
+    let variables = environment(&[("FANFARE_WORKERS", "3"), ("FANFARE_FEED_MODE", "0640")]);
+    let config = load(Some(&path), variables, &flags).unwrap().config;
+    assert_eq!(config.workers, 4);
+    assert_eq!(config.feed_mode, "0640");
+    assert_eq!(config.drain.retry_ms, 5);
+    assert_eq!(config.drain.window_ms, 10_000);
+    assert_eq!(config.admin, None);
+    assert_eq!(config.logging.level, "debug");
+}
+
+#[test]
+fn flag_error_names_the_flag() {
+    let flags = Overrides {
+        log: Some(String::from("loud")),
+        admin: Some(String::from("here")),
+        ..Overrides::default()
+    };
+    let error = load(None, environment(&[]), &flags)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("--admin: admin: `here` is not an address"),
+        "{error}"
+    );
+}
+
+#[test]
+fn missing_file_is_an_error_that_names_it() {
+    let error = load(
+        Some(Path::new("/nonexistent/fanfare.toml")),
+        environment(&[]),
+        &Overrides::default(),
+    )
+    .unwrap_err();
+    assert!(error.to_string().starts_with("/nonexistent/fanfare.toml: "));
+}
+
+#[test]
+fn feed_path_follows_the_service_manager_then_the_user_then_tmp() {
+    let user = Path::new("/run/user/7");
+    let list = OsStr::new("/run/fanfare:/run/other");
+    assert_eq!(
+        feed_path(Some(list), Some(user), 7),
+        Path::new("/run/fanfare/feed.sock")
+    );
+    assert_eq!(
+        feed_path(Some(OsStr::new("")), Some(user), 7),
+        Path::new("/run/user/7/fanfare/feed.sock")
+    );
+    assert_eq!(
+        feed_path(None, None, 7),
+        Path::new("/tmp/fanfare-7/feed.sock")
+    );
+}

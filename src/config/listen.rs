@@ -1,0 +1,180 @@
+//! Where clients connect, and what is spoken there.
+//!
+//! Plain data. In the file an entry is a text, an address with words behind it, or a table; on the
+//! command line and in the environment it is the text.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+
+/// The word for TLS behind an address.
+const TLS: &str = "tls";
+
+/// One address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// Whether conns are secured.
+    pub is_tls: bool,
+}
+
+/// The text is no address with words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an address and port, with `tls` behind it or nothing")]
+pub struct ListenError(String);
+
+impl Listen {
+    /// An address where HTTP is spoken in plain text.
+    #[must_use]
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            is_tls: false,
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        let bad = || ListenError(String::from(text));
+        let mut words = text.split_whitespace();
+        let address = words.next().unwrap_or_default();
+        let mut listen = Self::plain(address.parse().map_err(|_not_one| bad())?);
+        for word in words {
+            match word {
+                TLS if !listen.is_tls => listen.is_tls = true,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(listen)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        match self.is_tls {
+            true => write!(f, " {TLS}"),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Listen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address such as \"127.0.0.1:8080\" or { address = \"…\", tls = true }")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
+        let Entry { address, tls } = Entry::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Listen {
+            address,
+            is_tls: tls,
+        })
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    address: SocketAddr,
+    #[serde(default)]
+    tls: bool,
+}
+
+/// Certificates and what is asked of clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Files with certificate chains in PEM. Which one a client is shown is a matter of the name
+    /// that it asks for; the first where there is none.
+    pub certificates: Vec<PathBuf>,
+    /// Files with their private keys, in the same order.
+    pub keys: Vec<PathBuf>,
+    /// File with the certificates of authorities that may vouch for clients.
+    pub client_authorities: PathBuf,
+    /// What is asked of clients.
+    pub client_auth: ClientAuth,
+    /// Whether a certificate is made at start that nobody vouches for, for trying out.
+    pub self_signed: bool,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// They are not asked.
+    #[default]
+    Off,
+    /// One that is shown has to be right.
+    Optional,
+    /// Nobody gets in without.
+    Required,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entry_is_a_text_or_a_table_and_prints_as_the_text() {
+        #[derive(serde::Deserialize)]
+        struct File {
+            listen: Vec<Listen>,
+        }
+        let text = "listen = [\"127.0.0.1:80\", \"[::1]:443  tls\", \
+                    { address = \"0.0.0.0:443\", tls = true }, { address = \"0.0.0.0:80\" }]";
+        let file: File = toml::from_str(text).unwrap();
+        let texts: Vec<_> = file.listen.iter().map(ToString::to_string).collect();
+        let expected = [
+            "127.0.0.1:80",
+            "[::1]:443 tls",
+            "0.0.0.0:443 tls",
+            "0.0.0.0:80",
+        ];
+        assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn what_is_no_address_or_no_word_is_refused() {
+        for text in [
+            "",
+            "tls",
+            "localhost:80",
+            "127.0.0.1",
+            "127.0.0.1:80 ssl",
+            "127.0.0.1:80 tls tls",
+        ] {
+            let error = text.parse::<Listen>().unwrap_err();
+            assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
+        }
+    }
+}

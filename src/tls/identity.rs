@@ -1,0 +1,241 @@
+//! What a server proves to its clients: certificates with their keys, by name, and what it asks of
+//! them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+
+use crate::config::ClientAuth;
+
+/// The one protocol that is spoken above TLS (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// PEM texts, as they stand in files.
+#[derive(Clone, Default)]
+pub struct Material {
+    /// Certificate chains, each with its private key. The first is for whoever asks for no name or
+    /// for one that none has.
+    pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Certificates of authorities that may vouch for clients.
+    pub client_authorities: Vec<u8>,
+    /// What is asked of clients.
+    pub client_auth: ClientAuth,
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The keys are nobody's business.
+        f.debug_struct("Material")
+            .field("pairs", &self.pairs.len())
+            .field("client_auth", &self.client_auth)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an identity cannot be used. `index` counts the pairs from zero.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// There is no pair.
+    #[error("there is no certificate")]
+    NoCertificate,
+    /// A chain cannot be read.
+    #[error("certificate {index}: {reason}")]
+    Certificate {
+        /// Of which pair.
+        index: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A key cannot be read, or does not belong to the certificate.
+    #[error("key {index}: {reason}")]
+    Key {
+        /// Of which pair.
+        index: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The authorities for clients cannot be used.
+    #[error("client authorities: {0}")]
+    ClientAuthorities(String),
+    /// The library refuses.
+    #[error(transparent)]
+    Library(#[from] rustls::Error),
+}
+
+/// What a server proves.
+#[derive(Clone)]
+pub struct Identity(pub(super) Arc<ServerConfig>);
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+impl Identity {
+    /// Reads PEM texts. `former` is what it replaces, if anything: tickets that one has given out
+    /// go on to be taken.
+    ///
+    /// # Errors
+    /// When a text cannot be read, or key and certificate do not belong together.
+    pub fn new(material: &Material, former: Option<&Self>) -> Result<Self, IdentityError> {
+        let names = Names::new(&material.pairs)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let config = match material.client_auth {
+            ClientAuth::Off => config.with_no_client_auth(),
+            ClientAuth::Optional | ClientAuth::Required => {
+                let roots = authorities(&material.client_authorities)?;
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match material.client_auth {
+                    ClientAuth::Required => verifier,
+                    _ => verifier.allow_unauthenticated(),
+                };
+                let verifier = verifier.build();
+                config.with_client_cert_verifier(
+                    verifier.map_err(|e| IdentityError::ClientAuthorities(e.to_string()))?,
+                )
+            }
+        };
+        let mut config = config.with_cert_resolver(Arc::new(names));
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // A ticket is the whole state of a session that may be resumed; nothing is kept here, and
+        // one is enough for a client that opens one conn at a time.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        config.ticketer = match former {
+            Some(former) => Arc::clone(&former.0.ticketer),
+            None => ticketer()?,
+        };
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    aws_lc_rs::Ticketer::new()
+}
+
+fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let added = certificate
+            .map_err(|error| error.to_string())
+            .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()));
+        added.map_err(IdentityError::ClientAuthorities)?;
+    }
+    if roots.is_empty() {
+        let reason = String::from("there is no certificate");
+        return Err(IdentityError::ClientAuthorities(reason));
+    }
+    Ok(roots)
+}
+
+/// Certificates by the name that a client asks for (RFC 6066, 3).
+#[derive(Debug)]
+struct Names {
+    first: Arc<CertifiedKey>,
+    /// Lower-case names; those that begin with a dot stand for one label more.
+    by_name: BTreeMap<String, Arc<CertifiedKey>>,
+}
+
+impl Names {
+    fn new(pairs: &[(Vec<u8>, Vec<u8>)]) -> Result<Self, IdentityError> {
+        let mut first = None;
+        let mut by_name = BTreeMap::new();
+        for (index, (chain, key)) in pairs.iter().enumerate() {
+            let certified = Arc::new(certified(index, chain, key)?);
+            for name in names(index, &certified)? {
+                // Where two certificates have a name, the earlier is for it.
+                by_name
+                    .entry(name)
+                    .or_insert_with(|| Arc::clone(&certified));
+            }
+            first.get_or_insert(certified);
+        }
+        let first = first.ok_or(IdentityError::NoCertificate)?;
+        Ok(Self { first, by_name })
+    }
+
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        self.by_name.get(&name).or_else(|| {
+            let dot = name.find('.')?;
+            self.by_name.get(name.get(dot..)?)
+        })
+    }
+}
+
+impl ResolvesServerCert for Names {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| self.find(name));
+        Some(Arc::clone(found.unwrap_or(&self.first)))
+    }
+}
+
+fn certified(index: usize, chain: &[u8], key: &[u8]) -> Result<CertifiedKey, IdentityError> {
+    let bad_chain = |reason: String| IdentityError::Certificate { index, reason };
+    let bad_key = |reason: String| IdentityError::Key { index, reason };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
+    let chain = chain.map_err(|error| bad_chain(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(bad_chain(String::from("there is none in the PEM text")));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad_key(error.to_string()))?;
+    let provider = aws_lc_rs::default_provider();
+    CertifiedKey::from_der(chain, key, &provider).map_err(|error| bad_key(error.to_string()))
+}
+
+/// The DNS names in a certificate, a leading `*` left out.
+fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, IdentityError> {
+    let bad = |reason: String| IdentityError::Certificate { index, reason };
+    let end_entity = certified.end_entity_cert();
+    let end_entity = end_entity.map_err(|error| bad(error.to_string()))?;
+    let parsed = rustls::server::ParsedCertificate::try_from(end_entity);
+    parsed.map_err(|error| bad(error.to_string()))?;
+    let parsed = webpki::EndEntityCert::try_from(end_entity);
+    let parsed = parsed.map_err(|error| bad(error.to_string()))?;
+    let names = parsed.valid_dns_names();
+    Ok(names
+        .map(|name| name.trim_start_matches('*').to_ascii_lowercase())
+        .collect())
+}
+
+/// A certificate that nobody vouches for, and its key, as PEM texts.
+#[derive(Clone)]
+pub struct SelfSigned {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
+}
+
+impl fmt::Debug for SelfSigned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SelfSigned")
+    }
+}
+
+/// Makes a certificate for these names and addresses, for trying out.
+///
+/// # Errors
+/// When a name cannot stand in a certificate.
+pub fn self_signed(names: Vec<String>) -> Result<SelfSigned, IdentityError> {
+    let made = rcgen::generate_simple_self_signed(names);
+    let made = made.map_err(|error| IdentityError::Certificate {
+        index: 0,
+        reason: error.to_string(),
+    })?;
+    Ok(SelfSigned {
+        certificate: made.cert.pem(),
+        key: made.signing_key.serialize_pem(),
+    })
+}

@@ -1,0 +1,385 @@
+//! tls: what stands between the sockets and the machines of conns that came to a TLS listener.
+//!
+//! read hands such a conn's bytes to [`Worker::read_sealed`], flush has its writes sealed by
+//! [`Worker::seal`]; the machine sees plaintext only and does not know. What is sealed counts as
+//! written, for it cannot be taken back: at most one write's budget is sealed ahead of the socket,
+//! and what is behind it stays in the log, held to the quota. Conns of plain listeners cost nothing
+//! here but a look into a table that is empty.
+//!
+//! A handshake costs more than anything else a client can ask for, so handshakes have a list and a
+//! budget of their own, behind the reads of everybody who is in.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::Worker;
+use super::net::{Net, ReadOutcome};
+use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
+use crate::effect::CloseReason;
+use crate::id::ConnId;
+use crate::tls::{Filter, Identity};
+
+/// What the server proves now. Whoever has begun goes on with what it was then.
+#[derive(Debug)]
+pub struct Identities(RwLock<Identity>);
+
+impl Identities {
+    /// Holds the first.
+    #[must_use]
+    pub fn new(identity: Identity) -> Self {
+        Self(RwLock::new(identity))
+    }
+
+    /// What whoever begins now is shown.
+    #[must_use]
+    pub fn current(&self) -> Identity {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    /// Shows something else from now on.
+    pub fn replace(&self, identity: Identity) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+}
+
+/// Which listeners speak TLS, and what they prove.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// A bit for each listener, in their order.
+    pub listeners: u64,
+    /// What they prove.
+    pub identities: Arc<Identities>,
+}
+
+/// The filters of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    by_slot: HashMap<u32, Box<Secured>, RandomState>,
+    /// Conns with something to read whose handshake waits for its turn.
+    to_shake: VecDeque<ConnId>,
+    /// Where a write is gathered before it is sealed; kept for its room.
+    gathered: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Secured {
+    filter: Filter,
+    is_listed_to_shake: bool,
+    /// FIN follows when everything has been sent.
+    owes_fin: bool,
+    /// The machine has to be told when everything has been sent.
+    owes_drained: bool,
+    /// The conn is closed when everything has been sent.
+    closes: Option<CloseReason>,
+}
+
+impl Filters {
+    fn get(&self, slot: u32) -> Option<&Secured> {
+        self.by_slot.get(&slot).map(|secured| &**secured)
+    }
+
+    fn get_mut(&mut self, slot: u32) -> Option<&mut Secured> {
+        // Without a TLS listener not even the hash is computed.
+        if self.by_slot.is_empty() {
+            return None;
+        }
+        self.by_slot.get_mut(&slot).map(|secured| &mut **secured)
+    }
+
+    /// Whether a conn's bytes are sealed.
+    pub(super) fn has(&self, slot: u32) -> bool {
+        !self.by_slot.is_empty() && self.by_slot.contains_key(&slot)
+    }
+
+    /// What is sealed and not sent.
+    pub(super) fn unsent(&self, slot: u32) -> &[u8] {
+        if self.by_slot.is_empty() {
+            return &[];
+        }
+        let secured = self.get(slot);
+        secured.map_or(&[], |secured| secured.filter.unsent())
+    }
+
+    /// Whether handshakes wait.
+    pub(super) fn are_shaking(&self) -> bool {
+        !self.to_shake.is_empty()
+    }
+
+    /// Forgets a conn.
+    pub(super) fn remove(&mut self, slot: u32) {
+        if !self.by_slot.is_empty() {
+            self.by_slot.remove(&slot);
+            if self.by_slot.is_empty() {
+                *self = Self::default();
+            }
+        }
+    }
+
+    /// Seals as much as there is, up to the budget, if everything sealed before is gone. Says how
+    /// many bytes of plaintext.
+    pub(super) fn seal(
+        &mut self,
+        slot: u32,
+        slices: impl Iterator<Item: AsRef<[u8]>>,
+        budget: usize,
+    ) -> usize {
+        let mut gathered = std::mem::take(&mut self.gathered);
+        gathered.clear();
+        for slice in slices {
+            let slice = slice.as_ref();
+            let room = budget - gathered.len();
+            gathered.extend_from_slice(slice.get(..room).unwrap_or(slice));
+            if gathered.len() == budget {
+                break;
+            }
+        }
+        let sealed = self
+            .get_mut(slot)
+            .map_or(0, |secured| match secured.filter.seal(&gathered) {
+                Ok(sealed) => sealed,
+                Err(error) => {
+                    tracing::debug!(%error, "a conn's keys are used up");
+                    secured.closes = Some(CloseReason::TlsError);
+                    0
+                }
+            });
+        self.gathered = gathered;
+        sealed
+    }
+}
+
+impl<N: Net> Worker<N> {
+    /// Whether a listener's conns are to be secured.
+    pub(super) fn is_secure(&self, listener: u32) -> bool {
+        let secure = self.parts.secure.as_ref();
+        secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
+    }
+
+    /// Gives a new conn its filter. False when that cannot be had.
+    pub(super) fn secure(&mut self, id: ConnId) -> bool {
+        let Some(secure) = &self.parts.secure else {
+            return false;
+        };
+        let Ok(filter) = Filter::new(&secure.identities.current()) else {
+            return false;
+        };
+        let secured = Secured {
+            filter,
+            is_listed_to_shake: false,
+            owes_fin: false,
+            owes_drained: false,
+            closes: None,
+        };
+        self.filters.by_slot.insert(id.slot, Box::new(secured));
+        true
+    }
+
+    /// The handshakes whose turn it is.
+    pub(super) fn shake(&mut self) {
+        for _ in 0..HANDSHAKES_PER_TURN_MAX {
+            let Some(id) = self.filters.to_shake.pop_front() else {
+                return;
+            };
+            if let Some(secured) = self.filters.get_mut(id.slot) {
+                secured.is_listed_to_shake = false;
+            }
+            let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
+            self.read_socket(id, &mut buffer);
+            self.scratch.read_buffer = buffer;
+            self.list_to_read(id);
+        }
+        if self.filters.are_shaking() {
+            self.parts.metrics.handshake_budget_exhausted.increment();
+        }
+    }
+
+    /// Reads a conn that has a filter. `None` when it is not to be read for now.
+    pub(super) fn read_sealed(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
+        let secured = self.filters.get_mut(id.slot)?;
+        if secured.filter.has_plain() {
+            return self.hand_over(id);
+        }
+        if secured.closes.is_some() {
+            return None;
+        }
+        if secured.filter.is_peer_done() {
+            self.read_end(id);
+            return None;
+        }
+        if secured.filter.is_handshaking() {
+            if !secured.is_listed_to_shake {
+                secured.is_listed_to_shake = true;
+                self.filters.to_shake.push_back(id);
+            }
+            return None;
+        }
+        self.read_socket(id, buffer)
+    }
+
+    fn read_socket(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
+        let slot = self.conns.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation || slot.is_closing || !slot.is_readable {
+            return None;
+        }
+        match self.net.read(&mut slot.socket, buffer) {
+            ReadOutcome::Bytes { count, is_drained } => {
+                slot.is_readable = !is_drained || slot.is_read_closed;
+                self.parts.metrics.received_bytes.add(count as u64);
+                self.receive(id, buffer.get_mut(..count)?);
+                Some(count)
+            }
+            ReadOutcome::Eof => {
+                // Whoever ends without a word may have been cut off, which is the same as an end.
+                self.read_end(id);
+                None
+            }
+            outcome => self.note_read(id, outcome),
+        }
+    }
+
+    fn receive(&mut self, id: ConnId, bytes: &mut [u8]) {
+        let Some(secured) = self.filters.get_mut(id.slot) else {
+            return;
+        };
+        let was_handshaking = secured.filter.is_handshaking();
+        let received = secured.filter.receive(bytes);
+        let metrics = &self.parts.metrics;
+        if let Err(error) = received {
+            // The alert still goes out, if the socket takes it.
+            secured.owes_fin = true;
+            secured.closes = Some(CloseReason::TlsError);
+            tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS has failed");
+        } else if was_handshaking && !secured.filter.is_handshaking() {
+            metrics.handshakes.increment();
+            if secured.filter.is_resumed() {
+                metrics.handshakes_resumed.increment();
+            }
+        }
+        let is_over = secured.closes.is_some() && secured.filter.unsent().is_empty();
+        if is_over {
+            return self.close(id, CloseReason::TlsError);
+        }
+        self.list_to_flush(id);
+        self.hand_over(id);
+    }
+
+    /// Hands plaintext to the machine as far as it takes any; what is left makes the conn readable
+    /// without its socket.
+    fn hand_over(&mut self, id: ConnId) -> Option<usize> {
+        let head_bytes = self.parts.config.limits.request_head_bytes;
+        let secured = self.filters.get_mut(id.slot)?;
+        let mut plain = secured.filter.take_plain();
+        let mut taken = 0;
+        while taken < plain.len() {
+            let slot = self.slot(id)?;
+            let most = if slot.is_held {
+                0
+            } else {
+                slot.conn.read_bytes_max(head_bytes)
+            };
+            if most == 0 {
+                break;
+            }
+            let end = plain.len().min(taken + most);
+            let piece = plain.get_mut(taken..end)?;
+            self.call(id, |conn, out, context| {
+                conn.handle_bytes(piece, out, context);
+            })?;
+            taken = end;
+        }
+        let secured = self.filters.get_mut(id.slot)?;
+        let is_left = taken < plain.len();
+        if is_left {
+            plain.drain(..taken);
+            secured.filter.put_back(plain);
+        }
+        if is_left || secured.filter.is_peer_done() {
+            self.slot(id)?.is_readable = true;
+        }
+        (taken > 0).then_some(taken)
+    }
+
+    /// What has become of a write of sealed bytes; says how many bytes of plaintext count as
+    /// written now.
+    pub(super) fn note_sealed(&mut self, id: ConnId, count: usize, plaintext: usize) -> usize {
+        let now = self.now;
+        if let Some(secured) = self.filters.get_mut(id.slot) {
+            secured.filter.advance(count);
+        }
+        if count > 0
+            && let Some(slot) = self.slot(id)
+        {
+            slot.conn.handle_written(now, false);
+        }
+        plaintext
+    }
+
+    /// Whether the machine is to be told that its own bytes have gone. Those that are sealed have
+    /// when they are sent, unless there are more by then.
+    pub(super) fn is_drained(&mut self, id: ConnId, is_own_done: bool) -> bool {
+        let Some(secured) = self.filters.get_mut(id.slot) else {
+            return is_own_done;
+        };
+        secured.owes_drained |= is_own_done;
+        let is_sent = secured.filter.unsent().is_empty();
+        let slot = self.conns.get(id.slot as usize);
+        let has_more = slot.is_some_and(|slot| !slot.conn.outbox().is_empty());
+        is_sent && !has_more && std::mem::take(&mut secured.owes_drained)
+    }
+
+    /// After a write: whoever has sent everything ends, if it was to.
+    pub(super) fn end_sealed(&mut self, id: ConnId) {
+        let Some(secured) = self.filters.get_mut(id.slot) else {
+            return;
+        };
+        if !secured.filter.unsent().is_empty() {
+            return;
+        }
+        let closes = secured.closes;
+        if std::mem::take(&mut secured.owes_fin)
+            && let Some(slot) = self.conns.get_mut(id.slot as usize)
+        {
+            self.net.shutdown_write(&mut slot.socket);
+        }
+        if let Some(reason) = closes {
+            self.close(id, reason);
+        }
+    }
+
+    /// Sends FIN, behind what is sealed and a `close_notify`.
+    pub(super) fn shutdown_write(&mut self, id: ConnId) {
+        if let Some(secured) = self.filters.get_mut(id.slot) {
+            secured.filter.close();
+            secured.owes_fin = true;
+            let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
+            if is_writable {
+                self.list_to_flush(id);
+            }
+        } else if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+            self.net.shutdown_write(&mut slot.socket);
+        }
+    }
+
+    /// Closes a conn. One that has come to its end in order says goodbye first (`close_notify`),
+    /// behind what is sealed for it. Asked a second time it waits no more.
+    pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(secured) = self.filters.get_mut(id.slot)
+            && reason == CloseReason::Done
+            && secured.closes.is_none()
+        {
+            if !secured.owes_fin {
+                secured.filter.close();
+            }
+            if !secured.filter.unsent().is_empty() {
+                secured.owes_fin = true;
+                secured.closes = Some(reason);
+                return self.list_to_flush(id);
+            }
+        }
+        self.close(id, reason);
+    }
+}
