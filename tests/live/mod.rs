@@ -9,6 +9,7 @@ pub(crate) mod lines;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod relay;
+pub(crate) mod secure;
 pub(crate) mod socket;
 
 use std::fs::{self, File};

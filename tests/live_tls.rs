@@ -1,0 +1,403 @@
+//! TLS of the real binary, by peers nobody here wrote: curl, openssl, Python, Node, Chromium;
+//! and by clients that mean harm.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use live::secure::{Certificate, Secured, secured, tls_addr};
+use live::{Feeder, Lines, PATIENCE, Server, dependency, within};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tungstenite::{Message, WebSocket};
+
+const TLS: &[&str] = &["--listen", "127.0.0.1:0 tls"];
+
+/// A server with a certificate of its own, and where it speaks TLS.
+struct Rig {
+    folder: TempDir,
+    certificate: Certificate,
+    server: Server,
+    addr: SocketAddr,
+}
+
+impl Rig {
+    fn with(config: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = Certificate::make(folder.path(), "own");
+        let config = format!("{config}{}", certificate.config());
+        let server = Server::with(&config, TLS);
+        let addr = tls_addr(&server);
+        Self {
+            folder,
+            certificate,
+            server,
+            addr,
+        }
+    }
+
+    fn start() -> Self {
+        Self::with("")
+    }
+
+    fn url(&self, scheme: &str, path: &str) -> String {
+        format!("{scheme}://localhost:{}{path}", self.addr.port())
+    }
+
+    fn stream(&self) -> Secured {
+        secured(self.addr, &self.certificate.trusting())
+    }
+
+    fn socket(&self, query: &str) -> WebSocket<Secured> {
+        let url = self.url("ws", &format!("/ws?{query}"));
+        let (mut socket, _) = tungstenite::client(url, self.stream()).unwrap();
+        assert_eq!(next_json(&mut socket)["type"], "welcome");
+        assert_eq!(next_json(&mut socket)["type"], "subscribed");
+        socket
+    }
+}
+
+fn next_json(socket: &mut WebSocket<Secured>) -> Value {
+    loop {
+        if let Message::Text(text) = socket.read().unwrap() {
+            return serde_json::from_str(&text).unwrap();
+        }
+    }
+}
+
+/// Publishes as many as the peer waits for and checks that it has them.
+fn check_peer(server: &Server, peer: &mut Lines) {
+    assert_eq!(peer.json()["protocol"], "fanfare.v1");
+    assert_eq!(peer.json()["type"], "welcome");
+    assert_eq!(peer.json()["type"], "subscribed");
+    let mut feeder = Feeder::connect(&server.feed);
+    for n in 0..20 {
+        // Some need several records.
+        let data = json!({"n": n, "fill": "ü".repeat(n * 2000)});
+        let id = feeder.publish("a", data.clone());
+        let value = peer.json();
+        assert_eq!(value["id"], id.as_str());
+        assert_eq!(value["data"], data);
+    }
+    assert_eq!(peer.json_with("closed")["closed"], 1000);
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+fn openssl(addr: SocketAddr, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new("openssl")
+        .args([
+            "s_client",
+            "-connect",
+            &addr.to_string(),
+            "-servername",
+            "localhost",
+        ])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn curl_trusts_it_and_has_page_stream_and_poll() {
+    let rig = Rig::start();
+    let authority = rig.certificate.path.to_str().unwrap();
+    let page = Lines::curl(["--cacert", authority, &rig.url("https", "/")]).rest();
+    assert!(page[0].starts_with("HTTP/1.1 200"), "{page:?}");
+    assert_eq!(page.last().unwrap(), "</html>");
+    let stream_url = rig.url("https", "/sse?channel=a");
+    let mut stream = Lines::curl(["--cacert", authority, &stream_url]);
+    stream.until("id:");
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let first = feeder.publish("a", "first");
+    assert_eq!(stream.until("id:"), format!("id: {first}"));
+    assert_eq!(stream.next().unwrap(), r#"data: "first""#);
+    let second = feeder.publish("a", "x".repeat(200_000));
+    let poll_url = rig.url("https", &format!("/poll?channel=a&since={first}"));
+    let answer = Lines::curl(["--cacert", authority, &poll_url]).rest();
+    let answer: Value = serde_json::from_str(answer.last().unwrap()).unwrap();
+    assert_eq!(answer["publications"][0]["id"], second.as_str());
+    assert_eq!(answer["publications"][0]["data"], "x".repeat(200_000));
+}
+
+#[test]
+fn python_and_node_receive_everything_in_order() {
+    let rig = Rig::start();
+    let url = rig.url("wss", "/ws?channel=a");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/websockets_client.py");
+    let mut python = Command::new(dependency("venv/bin/python"));
+    python
+        .arg(script)
+        .env("SSL_CERT_FILE", &rig.certificate.path);
+    let mut node = Command::new("node");
+    node.arg(dependency("node").join("ws_client.mjs"))
+        .env("NODE_EXTRA_CA_CERTS", &rig.certificate.path);
+    for mut command in [python, node] {
+        let mut peer = Lines::run(command.args([&url, "20"]));
+        check_peer(&rig.server, &mut peer);
+    }
+}
+
+#[test]
+fn browser_has_its_stream_over_tls() {
+    let rig = Rig::start();
+    let mut browser = Lines::run(
+        Command::new("node")
+            .arg(dependency("node").join("browser_resume.mjs"))
+            .arg("/usr/bin/chromium")
+            .arg(rig.url("https", "/nowhere"))
+            .arg(rig.folder.path().join("profile")),
+    );
+    assert_eq!(browser.json()["opened"], 1);
+    rig.server.await_metric("fanfare_subscribers", 1.0);
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    for text in ["one", "two"] {
+        let id = feeder.publish("a", text);
+        assert_eq!(browser.json()["id"], id.as_str());
+    }
+    assert!(browser.wait().success(), "{}", browser.stderr());
+}
+
+#[test]
+fn openssl_speaks_both_versions_and_no_older_one() {
+    let rig = Rig::start();
+    let request = b"GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for (version, is_spoken) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false)] {
+        let args = [version, "-ign_eof", "-alpn", "h2,http/1.1"];
+        let output = openssl(rig.addr, &args, request);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(
+            said.contains("HTTP/1.1 200 OK"),
+            is_spoken,
+            "{version}: {said}"
+        );
+        assert_eq!(
+            said.contains("ALPN protocol: http/1.1"),
+            is_spoken,
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn openssl_resumes_with_its_ticket_over_a_reload() {
+    let rig = Rig::start();
+    let ticket = rig.folder.path().join("ticket");
+    let ticket = ticket.to_str().unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let first = openssl(rig.addr, &["-ign_eof", "-sess_out", ticket], request);
+    assert!(String::from_utf8_lossy(&first.stdout).contains("\nNew, TLSv1.3"));
+    rig.server.signal("HUP");
+    within("the reload", || rig.said("certificates were read again"));
+    let again = openssl(rig.addr, &["-ign_eof", "-sess_in", ticket], request);
+    let again = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(again.contains("\nReused, TLSv1.3"), "{again}");
+    assert!(again.contains("HTTP/1.1 200 OK"), "{again}");
+    let resumed = "fanfare_tls_handshakes_resumed_total";
+    rig.server.await_metric(resumed, 1.0);
+}
+
+impl Rig {
+    /// Whether the server has logged this.
+    fn said(&self, text: &str) -> Option<()> {
+        let said = self.server.feed.parent()?.join("stderr.txt");
+        let said = std::fs::read_to_string(said).ok()?;
+        said.contains(text).then_some(())
+    }
+}
+
+#[test]
+fn reload_shows_the_new_certificate_and_drops_nobody() {
+    let rig = Rig::start();
+    let mut socket = rig.socket("channel=a");
+    let other = Certificate::make(rig.folder.path(), "other");
+    assert!(rig.certificate.is_shown_at(rig.addr));
+    assert!(!other.is_shown_at(rig.addr));
+    other.write_as(&rig.certificate);
+    rig.server.signal("HUP");
+    within("the new certificate", || {
+        other.is_shown_at(rig.addr).then_some(())
+    });
+    // What cannot be used changes nothing.
+    std::fs::write(&rig.certificate.key, "no key").unwrap();
+    rig.server.signal("HUP");
+    within("the refusal", || rig.said("nothing has changed"));
+    assert!(rig.said("own.key").is_some());
+    assert!(other.is_shown_at(rig.addr));
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let id = feeder.publish("a", "still here");
+    assert_eq!(next_json(&mut socket)["id"], id.as_str());
+}
+
+#[test]
+fn what_is_no_tls_is_told_so_and_costs_nobody_else() {
+    let rig = Rig::start();
+    let mut socket = rig.socket("channel=a");
+    let mut stream = TcpStream::connect(rig.addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ended = stream.read_to_end(&mut answer);
+    // A fatal alert (RFC 8446, 6).
+    assert_eq!((answer[0], answer.len()), (21, 7), "{answer:?}");
+    let closed = "fanfare_conns_closed_total{reason=\"tls_error\"}";
+    rig.server.await_metric(closed, 1.0);
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let id = feeder.publish("a", 1);
+    assert_eq!(next_json(&mut socket)["id"], id.as_str());
+}
+
+#[test]
+fn handshake_that_is_not_finished_ends_when_the_head_is_due() {
+    let rig = Rig::with("[limits]\nrequest_head_ms = 300\n");
+    let mut socket = rig.socket("channel=a");
+    let silent: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(rig.addr).unwrap())
+        .collect();
+    let mut halves = Vec::new();
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(rig.addr).unwrap();
+        stream.write_all(&[22, 3, 1, 2, 0, 1, 0, 1, 252]).unwrap();
+        halves.push(stream);
+    }
+    for mut stream in silent.into_iter().chain(halves) {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
+    }
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let id = feeder.publish("a", 1);
+    assert_eq!(next_json(&mut socket)["id"], id.as_str());
+}
+
+#[test]
+fn subscriber_that_stalls_is_told_its_gap_and_nothing_piles_up() {
+    let rig = Rig::with("[quota]\nsend_buffer_bytes = 16384\n[log]\nbytes = 1048576\n");
+    let mut socket = rig.socket("channel=a");
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let before = rig.server.process().resident_bytes();
+    let payload = "x".repeat(50_000);
+    let mut last = String::new();
+    for _ in 0..400 {
+        last = feeder.publish("a", payload.clone());
+    }
+    let grown = rig.server.process().resident_bytes().saturating_sub(before);
+    assert!(grown < 12 << 20, "{grown} bytes for one who does not read");
+    let (mut missed, mut received) = (0, 0);
+    loop {
+        let value = next_json(&mut socket);
+        if value["type"] == "gap" {
+            missed += value["missed"].as_u64().unwrap();
+        } else {
+            received += 1;
+            if value["id"] == last.as_str() {
+                break;
+            }
+        }
+    }
+    assert_eq!(missed + received, 400);
+    assert!(missed > 100, "{missed}");
+}
+
+#[test]
+fn client_that_has_said_goodbye_still_has_its_answer() {
+    let rig = Rig::start();
+    let mut stream = rig.stream();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    stream.conn.send_close_notify();
+    stream.flush().unwrap();
+    stream.sock.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    // With its own goodbye behind it: without one this is an error.
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.ends_with("</html>\n"));
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_order() {
+    let rig = Rig::start();
+    let mut stream = rig.stream();
+    let count = 500;
+    let request = "GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n".repeat(count);
+    let begun = Instant::now();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let answered = lines
+        .by_ref()
+        .filter(|line| line.starts_with("HTTP/1.1 404"));
+    assert_eq!(answered.take(count).count(), count);
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn client_certificate_is_asked_for_where_the_file_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Certificate::make(folder.path(), "own");
+    let authority = Certificate::make(folder.path(), "authority");
+    let config = format!(
+        "{}client_auth = \"required\"\nclient_authorities = {:?}\n",
+        own.config(),
+        authority.path
+    );
+    let server = Server::with(&config, TLS);
+    let url = format!("https://localhost:{}/", tls_addr(&server).port());
+    let trust = ["--cacert", own.path.to_str().unwrap()];
+    let shown = [
+        "--cert",
+        authority.path.to_str().unwrap(),
+        "--key",
+        authority.key.to_str().unwrap(),
+    ];
+    let mut stranger = Lines::curl(trust.into_iter().chain([url.as_str()]));
+    stranger.rest();
+    assert!(!stranger.wait().success());
+    let mut friend = Lines::curl(trust.into_iter().chain(shown).chain([url.as_str()]));
+    assert!(
+        friend.rest()[0].starts_with("HTTP/1.1 200"),
+        "{}",
+        friend.stderr()
+    );
+}
+
+#[test]
+fn certificate_made_at_start_is_good_for_trying_out() {
+    let server = Server::with("", &["--tls-self-signed", "--listen", "127.0.0.1:0 tls"]);
+    let url = format!("https://{}/", tls_addr(&server));
+    let page = Lines::curl(["--insecure", &url]).rest();
+    assert!(page[0].starts_with("HTTP/1.1 200"), "{page:?}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named_at_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Certificate::make(folder.path(), "own");
+    for (spoilt, path) in [("nonsense", &own.key), ("", &own.path)] {
+        std::fs::write(path, spoilt).unwrap();
+        let (status, said) =
+            Server::in_folder(folder.path(), "127.0.0.1:0 tls", &own.config(), &[]).unwrap_err();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+    }
+}
