@@ -42,8 +42,9 @@ def program():
 class Server:
     """Runs while it is entered."""
 
-    def __init__(self, workers=1, descriptors=None, **config):
+    def __init__(self, workers=1, descriptors=None, listen="127.0.0.1:0", **config):
         self.workers, self.descriptors, self.config = workers, descriptors, config
+        self.listen = listen
 
     def __enter__(self):
         self.folder = tempfile.mkdtemp(prefix="fanfare-rows-")
@@ -53,7 +54,7 @@ class Server:
         """Starts it; `start_s` says how long that took."""
         path = program()
         self.feed_path = f"{self.folder}/feed.sock"
-        command = [path, "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command = [path, "serve", "--listen", self.listen, "--admin", "127.0.0.1:0"]
         command += ["--feed", self.feed_path, "--log", "error", "--workers", str(self.workers)]
         settings = {
             f"FANFARE_{key.upper()}": str(value).replace("{folder}", self.folder)
@@ -71,7 +72,7 @@ class Server:
         ready = self.child.stdout.readline()
         self.start_s = time.monotonic() - begun
         try:
-            address = ready.split("http://")[1].split()[0]
+            address = ready.split("ready: ")[1].split()[0].split("://")[1]
             self.admin = ready.split("admin=")[1].split()[0]
         except IndexError:
             self.__exit__()
