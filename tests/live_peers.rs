@@ -192,3 +192,47 @@ fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
     assert_eq!(peer.json()["id"], id.as_str());
     assert!(peer.wait().success(), "{}", peer.stderr());
 }
+
+/// Kills the server of an event stream's client, which stops after three publications, and has one
+/// published before the client can be back. The client has them all, in order, and no gap.
+fn check_over_a_kill(start_peer: impl FnOnce(&str) -> Lines) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let config = format!("[drain]\nretry_ms = 500\n[journal]\npath = {journal:?}\n");
+    let start = |listen: &str| Server::in_folder(folder.path(), listen, &config, &[]).unwrap();
+    let mut first = start("127.0.0.1:0");
+    let addr = first.addr.to_string();
+    let mut peer = start_peer(&first.url("/sse?channel=a"));
+    assert_eq!(peer.json()["opened"], 1);
+    first.await_metric("fanfare_subscribers", 1.0);
+    let mut feeder = Feeder::connect(&first.feed);
+    let mut ids: Vec<_> = ["one", "two"].map(|text| feeder.publish("a", text)).into();
+    first.signal("KILL");
+    first.wait();
+    let second = start(&addr);
+    ids.push(Feeder::connect(&second.feed).publish("a", "three"));
+    let mut had = Vec::new();
+    while had.len() < ids.len() {
+        let told = peer.json();
+        assert_eq!(told.get("gap"), None, "{told}");
+        had.extend(told["id"].as_str().map(str::to_owned));
+    }
+    assert_eq!(had, ids);
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+#[test]
+fn node_eventsource_misses_nothing_over_a_kill_with_a_journal() {
+    check_over_a_kill(|url| node("eventsource_client.mjs", &[url, "3"]));
+}
+
+#[test]
+fn browser_misses_nothing_over_a_kill_with_a_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("profile");
+    check_over_a_kill(|url| {
+        let page = url.replace("/sse?channel=a", "/nowhere");
+        let args = ["/usr/bin/chromium", &page, profile.to_str().unwrap(), "3"];
+        node("browser_resume.mjs", &args)
+    });
+}

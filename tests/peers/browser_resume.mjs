@@ -1,12 +1,13 @@
 // Lets Chromium's own EventSource lose its stream and come back.
 //
-// usage: browser_resume.mjs CHROMIUM URL PROFILE_DIR
+// usage: browser_resume.mjs CHROMIUM URL PROFILE_DIR [COUNT]
 //
 // URL is any page of the server; the stream comes from the same origin. Prints {"opened":n} each
-// time a stream has opened and {"id":…} for each of the two publications it waits for.
+// time a stream has opened, {"id":…} for each of the COUNT (2) publications it waits for, and
+// {"gap":…}.
 import { chromium } from 'playwright-core';
 
-const [executablePath, url, profile] = process.argv.slice(2);
+const [executablePath, url, profile, count = 2] = process.argv.slice(2);
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 setTimeout(() => { process.stderr.write('not done in 60 s\n'); process.exit(1); }, 60_000).unref();
 
@@ -21,13 +22,14 @@ const context = await chromium.launchPersistentContext(profile, {
 const page = await context.newPage();
 await page.exposeFunction('print', print);
 await page.goto(url);
-await page.evaluate(() => new Promise((done) => {
+await page.evaluate((count) => new Promise((done) => {
   let [opened, received] = [0, 0];
   const source = new EventSource('/sse?channel=a');
   source.onopen = () => window.print({ opened: ++opened });
   source.onmessage = async (event) => {
     await window.print({ id: event.lastEventId });
-    if (++received === 2) { source.close(); done(); }
+    if (++received === count) { source.close(); done(); }
   };
-}));
+  source.addEventListener('fanfare.gap', (event) => window.print({ gap: JSON.parse(event.data) }));
+}), Number(count));
 await context.close();
