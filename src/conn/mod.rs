@@ -302,11 +302,7 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        {
+        if let Some(transport) = self.open_transport() {
             transport.handle_left(leave, was_subscribed, out, context);
         }
         self.settle(out, context);
@@ -320,11 +316,7 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        {
+        if let Some(transport) = self.open_transport() {
             transport.handle_acknowledged(what, outcome, out, context);
         }
         self.settle(out, context);
@@ -338,11 +330,7 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        {
+        if let Some(transport) = self.open_transport() {
             transport.handle_gap(channel, gap, out, context);
         }
         self.settle(out, context);
@@ -356,11 +344,7 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Delivery {
-        let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        else {
+        let Some(transport) = self.open_transport() else {
             return Delivery::NoConn;
         };
         let flow = transport.handle_saying(saying, out, context);
@@ -399,6 +383,18 @@ impl Conn {
         self.settle(out, context);
     }
 
+    /// The transport of a stream that has not been told goodbye.
+    fn open_transport(&mut self) -> Option<&mut Transport> {
+        if let Phase::Stream {
+            transport,
+            closing: None,
+        } = &mut self.phase
+        {
+            return Some(transport);
+        }
+        None
+    }
+
     /// A heartbeat is due, or the last ones were in vain.
     fn beat(&mut self, standing: Standing, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let interval = context.config.heartbeat.interval();
@@ -419,11 +415,7 @@ impl Conn {
     }
 
     fn say_goodbye(&mut self, goodbye: Goodbye<'_>, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        if let Phase::Stream {
-            transport,
-            closing: None,
-        } = &mut self.phase
-        {
+        if let Some(transport) = self.open_transport() {
             let flow = transport.handle_goodbye(goodbye, out, context);
             self.follow(flow, context);
         }
