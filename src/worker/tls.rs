@@ -1,7 +1,7 @@
 //! tls: what stands between the sockets and the machines of conns that came to a TLS listener.
 //!
-//! read hands such a conn's bytes to [`Worker::read_sealed`], flush has its writes sealed by
-//! [`Worker::seal`]; the machine sees plaintext only and does not know. What is sealed counts as
+//! read hands such a conn's bytes to `read_sealed`, flush has its writes sealed by `Filters::seal`;
+//! the machine sees plaintext only and does not know. What is sealed counts as
 //! written, for it cannot be taken back: at most one write's budget is sealed ahead of the socket,
 //! and what is behind it stays in the log, held to the quota. Conns of plain listeners cost nothing
 //! here but a look into a table that is empty.
