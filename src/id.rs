@@ -73,9 +73,11 @@ impl FromStr for ConnName {
     type Err = ConnNameError;
 
     fn from_str(text: &str) -> Result<Self, ConnNameError> {
+        // One spelling for each name, so that whoever compares texts compares conns.
         let mut parts = text.split('-').map(|part| {
             let is_plain = part.bytes().all(|byte| byte.is_ascii_digit());
-            part.parse().ok().filter(|_| is_plain)
+            let is_shortest = part == "0" || !part.starts_with('0');
+            part.parse().ok().filter(|_| is_plain && is_shortest)
         });
         let mut next = || parts.next().flatten().ok_or(ConnNameError);
         let (worker, slot, generation) = (next()?, next()?, next()?);
@@ -289,6 +291,8 @@ mod tests {
             "3-5-",
             "3--7",
             "+3-5-7",
+            "03-5-7",
+            "3-5-00",
             "3-5-4294967296",
             "a",
         ] {
