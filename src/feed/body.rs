@@ -177,7 +177,17 @@ impl Chunked {
         if rest.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
             return Err(BodyError::Malformed);
         }
-        match parse_chunk_size(rest) {
+        let parsed = parse_chunk_size(rest);
+        // Nor does it mind a bare LF among extensions, where others see the line's end.
+        let line = match parsed {
+            Ok(Status::Complete((line, _))) => rest.get(..line.saturating_sub(1)),
+            Ok(Status::Partial) => Some(rest),
+            Err(_) => None,
+        };
+        if line.is_some_and(|line| memchr::memchr(b'\n', line).is_some()) {
+            return Err(BodyError::Malformed);
+        }
+        match parsed {
             Err(httparse::InvalidChunkSize) => Err(BodyError::Malformed),
             Ok(Status::Partial) => within(rest.len(), SIZE_LINE_BYTES_MAX).map(|()| Line::Partial),
             Ok(Status::Complete((line, size))) => {

@@ -526,6 +526,12 @@ mod tests {
                 format!("{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nxx"),
                 (400, true),
             ),
+            (
+                format!(
+                    "{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n1;a\n\r\nx\r\n0\r\n\r\n"
+                ),
+                (400, true),
+            ),
             (format!("{head}Host: f\r\nExpect: tea\r\n\r\n"), (417, true)),
             (
                 format!("{head}Host: f\r\nX: {}\r\n\r\n", "y".repeat(300)),
