@@ -112,9 +112,11 @@ impl Requests {
         let mut headers = [EMPTY_HEADER; REQUEST_HEADERS_MAX];
         let mut parser = httparse::Request::new(&mut headers);
         let too_large = || Problem::new(431, "head_too_large", "the head is too large");
-        match parser.parse(input) {
+        // What lies beyond the limit must not count, since it may come later or not at all.
+        let window = input.get(..=limit).unwrap_or(input);
+        match parser.parse(window) {
             Ok(Status::Complete(bytes)) if bytes <= limit => Head::read(&parser, bytes).map(Some),
-            Ok(Status::Partial) if input.len() <= limit => Ok(None),
+            Ok(Status::Partial) if window.len() <= limit => Ok(None),
             Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(too_large()),
             Err(httparse::Error::Version) => Err(Problem::new(
                 505,
@@ -541,6 +543,14 @@ mod tests {
         ] {
             assert_eq!(status(&bytes), expected, "{bytes}");
         }
+    }
+
+    #[test]
+    fn head_over_its_limit_is_too_large_whatever_lies_beyond() {
+        // What the decoder may hold is 300 bytes; the fault in the field comes after them.
+        let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
+        let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
+        assert_eq!(status(&bytes), (431, true));
     }
 
     #[test]
