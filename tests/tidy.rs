@@ -35,6 +35,8 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
         "tests/.deps",
         "tests/golden",
         "tests/corpus",
+        "tests/fuzz/artifacts",
+        "tests/fuzz/corpus",
         "tests/hosts",
         "benches/load/node_modules",
         "benches/load/out",
@@ -451,7 +453,7 @@ fn scripts_are_ones_that_their_programs_understand() {
     let texts = texts();
     let scripts = texts
         .iter()
-        .filter(|(path, _)| path.starts_with("benches/"));
+        .filter(|(path, _)| path.starts_with("benches/") || path.starts_with("tests/fuzz/"));
     report(scripts.filter_map(|(path, _)| {
         let fault = script_fault(&root().join(path))?;
         Some((path.clone(), vec![(1, fault)]))

@@ -16,7 +16,7 @@ use fanfare::id::ConnId;
 use fanfare::time::Now;
 use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
 
-use crate::secure::PeerEnd;
+use super::secure::PeerEnd;
 
 /// One connection, as both ends see it.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;

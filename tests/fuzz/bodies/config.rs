@@ -1,0 +1,122 @@
+//! Configuration files.
+//!
+//! A file that is accepted is valid, prints as TOML that is read to the same, and comes to the same
+//! from variables. One that is refused has a line for everything that is wrong with it.
+
+use std::collections::BTreeSet;
+
+use fanfare::config::file::{ConfigError, Origin, Overrides, load, parse};
+use fanfare::config::{Config, Namespace};
+use toml::{Table, Value};
+
+const NAME: &str = "fanfare.toml";
+
+/// The text of a file.
+pub fn attack(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    match parse(text, NAME) {
+        Ok(config) => {
+            assert_eq!(config.validate(), Ok(()));
+            check_printed(&config);
+            check_variables(&config);
+            check_bounds(&config);
+        }
+        Err(ConfigError::Invalid(problems)) => {
+            assert!(!problems.is_empty(), "refused for nothing");
+            let lines = text.matches('\n').count() + 1;
+            // A key or a value may hold a line end only so, and is shown as it is.
+            let is_odd = ["\\", "\"\"\"", "'''"]
+                .iter()
+                .any(|mark| text.contains(mark));
+            for problem in problems {
+                let shown = problem.to_string();
+                assert!(is_odd || !shown.contains('\n'), "{shown:?}");
+                if let Origin::File { name, line } = problem.origin {
+                    assert_eq!(name, NAME);
+                    assert!((1..=lines).contains(&line), "{shown} of {lines} lines");
+                }
+            }
+        }
+        Err(error @ ConfigError::Read { .. }) => panic!("reads no file: {error}"),
+    }
+}
+
+fn check_printed(config: &Config) {
+    let printed = toml::to_string(config).expect("a configuration is TOML");
+    let again = parse(&printed, NAME).unwrap_or_else(|error| panic!("{error}\n{printed}"));
+    assert_eq!(again, *config, "{printed}");
+}
+
+/// Every key but those of namespaces has a variable.
+fn check_variables(config: &Config) {
+    let flat = Config {
+        namespace: Vec::new(),
+        ..config.clone()
+    };
+    let table = Table::try_from(&flat).expect("a configuration is a table");
+    let mut variables = Vec::new();
+    for (key, value) in &table {
+        match value {
+            Value::Table(section) => {
+                for (name, value) in section {
+                    variables.push((format!("{key}_{name}"), print(value)));
+                }
+            }
+            value => variables.push((key.clone(), print(value))),
+        }
+    }
+    let variables = variables.into_iter().map(|(name, value)| {
+        let name = format!("FANFARE_{}", name.to_ascii_uppercase());
+        (name, value)
+    });
+    let loaded = load(None, variables, &Overrides::default());
+    let loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(loaded.config, flat);
+    assert_eq!(loaded.warnings, [""; 0]);
+}
+
+fn print(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(print).collect();
+            items.join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+/// What the rest of the server relies on.
+fn check_bounds(config: &Config) {
+    let Config {
+        limits, quota, log, ..
+    } = config;
+    assert!(!config.listen.is_empty());
+    assert!(config.feed_mode_bits().is_some());
+    assert!(limits.request_head_bytes >= 256 && limits.request_head_bytes <= 65_536);
+    assert!(quota.behind_bytes <= log.bytes && quota.behind_publications > 0);
+    assert!(u64::from(limits.feed_line_bytes) <= log.bytes);
+    let patterns: BTreeSet<&str> = config
+        .namespace
+        .iter()
+        .map(|n| n.pattern.as_str())
+        .collect();
+    assert_eq!(
+        patterns.len(),
+        config.namespace.len(),
+        "patterns are distinct"
+    );
+    for namespace in &config.namespace {
+        check_namespace(config, namespace);
+    }
+}
+
+fn check_namespace(config: &Config, namespace: &Namespace) {
+    let own = config.retention_in(namespace);
+    let all = config.retention();
+    assert!((1..=all.entries).contains(&own.entries));
+    assert!((1..=all.bytes).contains(&own.bytes));
+    assert!((1..=all.age_ms).contains(&own.age_ms));
+}

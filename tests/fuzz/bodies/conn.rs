@@ -1,0 +1,533 @@
+//! A conn's machine from its first byte to its last, with the worker's part played by hand.
+//!
+//! First the bytes alone: however they are cut, the same is answered. Then with events between
+//! them: timers, a socket that takes nothing, the peer's end, what a backend says. There the
+//! machine must never be without a deadline, never say anything behind its FIN, keep to its memory,
+//! and end in time when its peer goes silent.
+
+use std::collections::BTreeSet;
+
+use fanfare::config::limits::CONTROL_BYTES_MAX;
+use fanfare::config::{ClientPublish, Config, Namespace};
+use fanfare::conn::{Conn, Standing};
+use fanfare::deflate::Inflater;
+use fanfare::dialogue::{Delivery, Farewell, Published, Saying};
+use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave};
+use fanfare::frame::{Encoder, FrameKind, Payload, Publication};
+use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
+use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence, Since};
+use fanfare::metrics::WorkerMetrics;
+use fanfare::time::{Deadline, Now};
+use fanfare::transport::poll::News;
+
+use super::head::DATE;
+use super::script::{Script, Step};
+use super::{memory, parts, wire};
+
+const HEAD_BYTES_MAX: u32 = 512;
+const MESSAGE_BYTES_MAX: u32 = 300;
+const CHANNELS_MAX: usize = 3;
+/// From so many bytes of answers in one call on, pings are answered as the client reads.
+const PONG_BACKLOG_BYTES: usize = 4096;
+/// Timers after which a conn whose peer is silent and takes nothing has to have ended.
+const TIMEOUTS_MAX: u32 = 12;
+/// What a conn may hold beside what has come and what waits.
+const HELD_BYTES: usize = 4096;
+
+/// A script: what the peer sends, and what happens meanwhile.
+pub fn attack(bytes: &[u8]) {
+    let script = Script::new(bytes);
+    let config = config();
+    check_cuts(script.stream, &config);
+    let rig = play(script, &config);
+    let bound = 2 * HEAD_BYTES_MAX + 4 * MESSAGE_BYTES_MAX;
+    let bound = bound as usize + 4 * rig.waited_bytes_max + HELD_BYTES;
+    let held = memory::held_by(rig.conn);
+    assert!(held <= bound, "{held} bytes held, at most {bound}");
+    play(script, &config).fall_silent();
+}
+
+/// Namespaces in which clients may do something, and limits that are soon met.
+pub(super) fn config() -> Config {
+    let mut config = Config::default();
+    config.heartbeat.interval_ms = 1000;
+    config.limits.request_head_bytes = HEAD_BYTES_MAX;
+    config.limits.request_head_ms = 2000;
+    config.limits.client_message_bytes = MESSAGE_BYTES_MAX;
+    config.limits.channels_per_conn = CHANNELS_MAX as u32;
+    config.limits.poll_timeout_ms = 2000;
+    for (pattern, publish) in [
+        ("b*", ClientPublish::Broadcast),
+        ("d*", ClientPublish::Consume),
+    ] {
+        config.namespace.push(Namespace {
+            pattern: pattern.into(),
+            client_publish: Some(publish),
+            client_presence: Some(true),
+            ..Namespace::default()
+        });
+    }
+    config
+}
+
+/// A conn and its surroundings.
+struct Rig<'c> {
+    conn: Conn,
+    config: &'c Config,
+    now: Now,
+    deadline: Option<Deadline>,
+    metrics: WorkerMetrics,
+    inflater: Inflater,
+    effects: Vec<Effect>,
+    out: Vec<u8>,
+    subscribed: BTreeSet<ChannelName>,
+    /// What the feed will say.
+    sayings: Vec<Saying>,
+    written: Vec<u8>,
+    waited_bytes_max: usize,
+    is_blocked: bool,
+    /// The peer's end is still to be met, or met again.
+    has_eof: bool,
+    is_read_closed: bool,
+    has_fin: bool,
+    closed: Option<CloseReason>,
+}
+
+fn cursor(sequence: u64) -> Cursor {
+    Cursor {
+        epoch: Epoch::new(1),
+        sequence: Sequence(sequence),
+    }
+}
+
+impl<'c> Rig<'c> {
+    fn new(config: &'c Config) -> Self {
+        let now = Now(7);
+        let mut rig = Self {
+            conn: Conn::new(now),
+            config,
+            now,
+            deadline: None,
+            metrics: WorkerMetrics::default(),
+            inflater: Inflater::default(),
+            effects: Vec::new(),
+            out: Vec::new(),
+            subscribed: BTreeSet::new(),
+            sayings: Vec::new(),
+            written: Vec::new(),
+            waited_bytes_max: 0,
+            is_blocked: false,
+            has_eof: false,
+            is_read_closed: false,
+            has_fin: false,
+            closed: None,
+        };
+        let _result = rig.call(|conn, _out, context| conn.handle_accepted(context));
+        rig
+    }
+
+    /// Calls the machine and does what it asks, as a worker does.
+    fn call<R>(
+        &mut self,
+        act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let before = self.conn.outbox().control_bytes();
+        let mut context = Context {
+            now: self.now,
+            draw: Draw(u64::MAX / 3),
+            worker: 0,
+            conn: ConnId {
+                slot: 1,
+                generation: 2,
+            },
+            head: cursor(9),
+            date: DATE,
+            config: self.config,
+            metrics: &self.metrics,
+            inflater: &mut self.inflater,
+            effects: &mut self.effects,
+        };
+        let result = act(&mut self.conn, &mut self.out, &mut context);
+        assert!(self.out.is_empty(), "bytes that never reach the outbox");
+        let waits = self.conn.outbox().control_bytes();
+        assert!(!self.has_fin || waits <= before, "more behind the FIN");
+        self.waited_bytes_max = self.waited_bytes_max.max(waits);
+        for effect in std::mem::take(&mut self.effects) {
+            self.apply(effect);
+        }
+        assert!(self.closed.is_some() || self.deadline.is_some(), "no timer");
+        let is_within = self.conn.serving().is_none() || waits <= CONTROL_BYTES_MAX;
+        assert!(is_within || self.closed.is_some(), "{waits} bytes wait");
+        Some(result)
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Acknowledge(what) => {
+                let outcome = match self.subscribed.len() {
+                    0 => Acknowledged::NoWindow,
+                    1 => Acknowledged::Opened,
+                    _ if what.channel.is_none() => Acknowledged::ChannelUnclear,
+                    _ => Acknowledged::Taken,
+                };
+                let _result = self.call(|conn, out, context| {
+                    conn.handle_acknowledged(&what, outcome, out, context);
+                });
+            }
+            Effect::Answer { since } => self.answer(since, Vec::new()),
+            Effect::Arm(deadline) => {
+                assert!(deadline.0 >= self.now.0);
+                self.deadline = Some(deadline);
+            }
+            Effect::Count { channel, reference } => self.sayings.push(Saying::Counted {
+                channel,
+                subscribers: 5,
+                reference,
+            }),
+            Effect::Close(reason) => self.closed = self.closed.or(Some(reason)),
+            Effect::Join(join) => self.join(&join),
+            Effect::Leave(leave) => self.leave(&leave),
+            Effect::LeaveAll { .. } => self.subscribed.clear(),
+            Effect::Publish { reference, .. } => self.sayings.push(Saying::Published {
+                outcome: Published::Broadcast(cursor(8)),
+                reference,
+            }),
+            Effect::ShutdownWrite => {
+                assert!(self.conn.outbox().is_empty(), "a FIN before the end");
+                assert!(!self.has_fin, "a second FIN");
+                self.has_fin = true;
+            }
+        }
+    }
+
+    fn join(&mut self, join: &Join) {
+        let gap = Gap {
+            since: None,
+            until: cursor(9),
+            missed: None,
+            cause: GapCause::Restart,
+        };
+        let (gap, is_recovered) = match join.since {
+            Since::Now => (None, false),
+            Since::After(since) => (None, since.epoch == cursor(0).epoch),
+            Since::Unrecognised => (Some(gap), false),
+        };
+        let joined = Joined {
+            position: cursor(9),
+            is_recovered,
+            gap,
+        };
+        let mut outcomes = Vec::new();
+        for channel in &join.channels {
+            outcomes.push(match self.subscribed.len() {
+                _ if self.subscribed.contains(channel) => JoinOutcome::AlreadyJoined,
+                CHANNELS_MAX.. => JoinOutcome::TooManyChannels,
+                _ => JoinOutcome::Joined(joined),
+            });
+            if self.subscribed.len() < CHANNELS_MAX {
+                self.subscribed.insert(channel.clone());
+            }
+        }
+        let _result = self.call(|conn, out, context| {
+            conn.handle_joined(join, &outcomes, out, context);
+        });
+    }
+
+    fn leave(&mut self, leave: &Leave) {
+        let was_subscribed = self.subscribed.remove(&leave.channel);
+        let _result = self.call(|conn, out, context| {
+            conn.handle_left(leave, was_subscribed, out, context);
+        });
+    }
+
+    /// Answers a poll, if it is one that waits.
+    fn answer(&mut self, since: Option<Cursor>, payloads: Vec<Payload>) {
+        let Some(kind @ FrameKind::Poll(_)) = self.conn.serving() else {
+            return;
+        };
+        let publications = payloads.into_iter().map(|payload| {
+            let channel = ChannelName::new("c").expect("a name");
+            let publication = Publication::new(cursor(9), channel, payload, self.now);
+            let _frame = publication.encode(kind, &mut Encoder::default());
+            publication.into()
+        });
+        let publications: Vec<_> = publications.collect();
+        let news = News {
+            gaps: Vec::new(),
+            position: since.unwrap_or_else(|| cursor(9)),
+            is_unmoved: since.is_some() && publications.is_empty(),
+            publications,
+        };
+        let _result = self.call(|conn, out, context| conn.handle_answer(news, out, context));
+    }
+
+    /// The socket takes at most so many bytes.
+    fn flush(&mut self, mut most: usize) {
+        while most > 0 && self.closed.is_none() && !self.conn.outbox().is_empty() {
+            let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
+            assert!(!self.has_fin, "bytes behind the FIN");
+            let count = most.min(bytes.len());
+            self.written.extend_from_slice(&bytes[..count]);
+            assert_eq!(self.conn.outbox_mut().drain(count).left, 0);
+            self.conn.handle_written(self.now, self.is_blocked);
+            if self.conn.outbox().is_empty() {
+                let _result = self.call(|conn, out, context| conn.handle_drained(out, context));
+            }
+            most -= count;
+        }
+    }
+
+    /// Hands in as much as may be read; what is left is still the kernel's.
+    fn read<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
+        while !bytes.is_empty() && self.closed.is_none() && !self.is_read_closed {
+            let most = self.conn.read_bytes_max(HEAD_BYTES_MAX);
+            let (piece, rest) = bytes.split_at(most.min(bytes.len()));
+            if piece.is_empty() {
+                break;
+            }
+            let mut piece = piece.to_vec();
+            let _result = self.call(|conn, out, context| {
+                conn.handle_bytes(&mut piece, out, context);
+            });
+            if !self.is_blocked {
+                self.flush(usize::MAX);
+            }
+            bytes = rest;
+        }
+        bytes
+    }
+
+    fn time_out(&mut self) {
+        let due = self.deadline.expect("a deadline");
+        self.now = Now(self.now.0.max(due.0));
+        let standing = match (self.conn.outbox().is_empty(), self.is_blocked) {
+            (true, _) => Standing::CaughtUp,
+            (false, true) => Standing::Blocked,
+            (false, false) => Standing::Serving,
+        };
+        let _result = self.call(|conn, out, context| conn.handle_timeout(standing, out, context));
+    }
+
+    fn say(&mut self, saying: &Saying) {
+        let before = self.conn.outbox().bytes();
+        let delivery = self.call(|conn, out, context| conn.handle_saying(saying, out, context));
+        if delivery.is_some_and(|delivery| delivery != Delivery::Done) {
+            assert_eq!(self.conn.outbox().bytes(), before, "{delivery:?}");
+        }
+    }
+
+    fn end_of_input(&mut self) {
+        self.is_read_closed = true;
+        let is_met_again = self.call(|conn, out, context| conn.handle_eof(out, context));
+        self.has_eof = is_met_again == Some(true);
+    }
+
+    fn happen(&mut self, step: Step) {
+        match step.event {
+            1 => self.time_out(),
+            2 => self.now.0 += 300_000,
+            3 => self.is_blocked = true,
+            4 => self.is_blocked = false,
+            5 => self.flush(step.amount),
+            6 => self.end_of_input(),
+            7 => self.say(&Saying::Message(Payload::Json("{\"a\":1}".into()))),
+            8 => self.say(&Saying::Message(Payload::Text(
+                "x".repeat(step.amount * 8).into(),
+            ))),
+            9 => self.say(&Saying::Disconnect(Farewell {
+                code: 4000,
+                reason: "enough".into(),
+            })),
+            10 => {
+                let sayings = std::mem::take(&mut self.sayings);
+                sayings.iter().for_each(|saying| self.say(saying));
+            }
+            11 => self.skip(),
+            12 if self.conn.serving().is_some() => {
+                let _result = self.call(|conn, out, context| conn.handle_overflow(out, context));
+            }
+            13 => {
+                let _result = self.call(|conn, out, context| conn.handle_shutdown(out, context));
+            }
+            14 => self.answer(None, vec![Payload::Text("news".into())]),
+            15 => self.answer(None, Vec::new()),
+            _ => {}
+        }
+        let is_due = self.deadline.is_some_and(|due| self.now.has_reached(due));
+        if is_due && self.closed.is_none() {
+            self.time_out();
+        }
+        if !self.is_blocked {
+            self.flush(usize::MAX);
+        }
+        if self.has_eof {
+            self.end_of_input();
+        }
+    }
+
+    /// The subscriber of a channel misses something.
+    fn skip(&mut self) {
+        let Some(channel) = self.subscribed.first().cloned() else {
+            return;
+        };
+        let gap = Gap {
+            since: Some(cursor(3)),
+            until: cursor(7),
+            missed: Some(4),
+            cause: GapCause::Slow,
+        };
+        let _result = self.call(|conn, out, context| {
+            conn.handle_gap(&channel, &gap, out, context);
+        });
+    }
+
+    /// The peer sends nothing more and takes nothing more.
+    fn fall_silent(mut self) {
+        self.is_blocked = true;
+        let mut timeouts = 0;
+        while self.closed.is_none() {
+            assert!(timeouts < TIMEOUTS_MAX, "goes on for ever");
+            self.time_out();
+            timeouts += 1;
+        }
+        self.conn.handle_closed(&self.metrics);
+        let metrics = &self.metrics;
+        assert_eq!(metrics.websocket_open.value(), 0);
+        assert_eq!(metrics.event_stream_open.value(), 0);
+        assert_eq!(metrics.long_poll_open.value(), 0);
+    }
+}
+
+fn play<'c>(script: Script<'_>, config: &'c Config) -> Rig<'c> {
+    let mut rig = Rig::new(config);
+    let mut rest = script.stream;
+    for step in script.steps() {
+        let (piece, _) = rest.split_at(step.amount.min(rest.len()));
+        let unread = rig.read(piece).len();
+        rest = &rest[piece.len() - unread..];
+        rig.happen(step);
+        if rig.closed.is_some() {
+            return rig;
+        }
+    }
+    let _unread = rig.read(rest);
+    if !bytes_have(script.stream, b"HEAD") {
+        take_apart(&rig.written);
+    }
+    rig
+}
+
+fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// What bytes alone came to.
+#[derive(Debug, PartialEq)]
+struct Came {
+    responses: Vec<u8>,
+    /// In no order: what a command brings about is said behind all that came with it.
+    frames: Vec<Vec<u8>>,
+    /// The body of our close frame.
+    close: Option<Vec<u8>>,
+    closed: Option<CloseReason>,
+    has_fin: bool,
+}
+
+fn check_cuts(stream: &[u8], config: &Config) {
+    // HEAD has no content behind its head, which nobody can know who sees the answer alone.
+    if bytes_have(stream, b"HEAD") {
+        return;
+    }
+    let Some(whole) = come(&[stream], config) else {
+        return;
+    };
+    for way in parts::ways_to_cut(stream) {
+        let Some(mut came) = come(&way, config) else {
+            continue;
+        };
+        if whole.close.is_some() {
+            // What comes with a fault in one piece may go unanswered.
+            came.frames.clone_from(&whole.frames);
+        }
+        assert_eq!(came, whole, "{way:?}");
+    }
+}
+
+/// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once;
+/// `None` where the answers to one piece are so long that their number depends on the cuts.
+fn come(pieces: &[&[u8]], config: &Config) -> Option<Came> {
+    let mut rig = Rig::new(config);
+    for piece in pieces {
+        let mut rest = *piece;
+        loop {
+            let left = rig.read(rest).len();
+            if let Some(FrameKind::Poll(_)) = rig.conn.serving() {
+                rig.answer(None, Vec::new());
+                rig.flush(usize::MAX);
+            } else if left == 0 || left == rest.len() {
+                break;
+            }
+            rest = &rest[rest.len() - left..];
+        }
+    }
+    if rig.waited_bytes_max >= PONG_BACKLOG_BYTES {
+        return None;
+    }
+    let (length, mut frames) = take_apart(&rig.written);
+    frames.sort();
+    let close = frames.iter().find(|frame| frame[0] == 0x88);
+    Some(Came {
+        responses: rig.written[..length].to_vec(),
+        close: close.cloned(),
+        frames,
+        closed: rig.closed,
+        has_fin: rig.has_fin,
+    })
+}
+
+/// Takes what was written apart into responses and frames, and checks their form. Both may be cut
+/// off at the end. Returns how long the responses are.
+fn take_apart(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
+    let mut at = 0;
+    while let Some(head) = wire::take_head(&written[at..]) {
+        at += head.length;
+        if head.status == 101 {
+            return (at, take_frames(&written[at..]));
+        }
+        if head.field("content-type") == Some("text/event-stream") {
+            if head.field("transfer-encoding").is_some() {
+                take_chunks(&written[at..]);
+            }
+            return (written.len(), Vec::new());
+        }
+        let length = head
+            .field("content-length")
+            .map_or(0, |length| length.parse::<usize>().expect("a length"));
+        if head.status != 304 {
+            at = written.len().min(at + length);
+        }
+    }
+    (written.len(), Vec::new())
+}
+
+fn take_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some(frame) = wire::take_frame(bytes) {
+        frames.push(frame.whole.to_vec());
+        bytes = &bytes[frame.whole.len()..];
+    }
+    frames
+}
+
+fn take_chunks(mut bytes: &[u8]) {
+    while let Some((chunk, length)) = wire::take_chunk(bytes) {
+        bytes = &bytes[length..];
+        assert!(
+            !chunk.is_empty() || bytes.is_empty(),
+            "behind the last chunk"
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! What the two targets of the feed share: reading bytes to items, and printing items as lines.
+
+use fanfare::config::Limits;
+use fanfare::dialogue::Farewell;
+use fanfare::feed::command::Command;
+use fanfare::feed::decode::{Decoder, Item};
+use fanfare::feed::draft::Draft;
+use fanfare::frame::Payload;
+use fanfare::id::ChannelName;
+use fanfare::pattern::Pattern;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::{memory, parts};
+
+/// The limit on lines and bodies, small so that it is met.
+pub const LINE_BYTES_MAX: usize = 300;
+/// The limit on heads.
+pub const HEAD_BYTES_MAX: usize = 300;
+/// What a decoder may hold beside a body.
+const HELD_BYTES: usize = 4096;
+
+pub fn limits() -> Limits {
+    Limits {
+        feed_line_bytes: LINE_BYTES_MAX as u32,
+        request_head_bytes: HEAD_BYTES_MAX as u32,
+        ..Limits::default()
+    }
+}
+
+/// One thing that was said, with the bytes that it took.
+#[derive(Debug, PartialEq)]
+pub struct Said {
+    pub item: Item,
+    /// Where in the input it ended. At the end of a conn that says nothing.
+    pub end: usize,
+}
+
+/// Everything that a feeder says, the same at every cut.
+pub fn decode(bytes: &[u8]) -> Vec<Said> {
+    let whole = decode_pieces(&[bytes]);
+    for way in parts::ways_to_cut(bytes) {
+        let items = decode_pieces(&way);
+        let is_same = items.iter().map(|said| &said.item);
+        assert!(
+            is_same.eq(whole.iter().map(|said| &said.item)),
+            "{way:?}: {items:?} is not {whole:?}"
+        );
+    }
+    whole
+}
+
+fn decode_pieces(pieces: &[&[u8]]) -> Vec<Said> {
+    let mut decoder = Decoder::new(limits());
+    let mut items = Vec::new();
+    let mut rest = Vec::new();
+    let mut end = 0;
+    for piece in pieces {
+        rest.extend_from_slice(piece);
+        loop {
+            let was_over = decoder.is_over();
+            let step = decoder.next(&rest);
+            rest.drain(..step.consumed);
+            end += step.consumed;
+            let Some(item) = step.item else { break };
+            assert!(!was_over, "{item:?} after the end");
+            items.push(Said { item, end });
+        }
+        let bound = LINE_BYTES_MAX.max(HEAD_BYTES_MAX).max(1024);
+        assert!(rest.len() <= bound, "{} bytes are kept", rest.len());
+    }
+    if !decoder.is_over() {
+        let last = decoder.finish(&rest);
+        items.extend(last.map(|item| Said { item, end }));
+    }
+    let held = memory::held_by(decoder);
+    assert!(held <= 2 * LINE_BYTES_MAX + HELD_BYTES, "{held} bytes held");
+    items
+}
+
+/// The one item that a line says.
+pub fn read_line(line: &str) -> Item {
+    let limits = Limits {
+        feed_line_bytes: 1 << 20,
+        ..Limits::default()
+    };
+    let mut decoder = Decoder::new(limits);
+    let line = format!("{line}\n");
+    let item = decoder.next(line.as_bytes()).item;
+    item.unwrap_or_else(|| panic!("says nothing: {line}"))
+}
+
+/// A publication as a line would say it.
+pub fn print_draft(draft: &Draft) -> String {
+    let mut fields = Map::new();
+    let names = draft.channels.as_slice();
+    fields.insert("channel".into(), print_names(names));
+    let labels = [
+        ("event", &draft.event),
+        ("key", &draft.key),
+        ("dedupe", &draft.dedupe),
+    ];
+    for (name, label) in labels {
+        if let Some(label) = label {
+            fields.insert(name.into(), label.to_string().into());
+        }
+    }
+    if let Some(ttl) = draft.ttl {
+        let ms = u64::try_from(ttl.as_millis()).expect("it came as so many");
+        fields.insert("ttl_ms".into(), ms.into());
+    }
+    print(fields, Some(&draft.payload))
+}
+
+fn print_names(names: &[ChannelName]) -> Value {
+    match names {
+        [one] => one.as_str().into(),
+        many => many.iter().map(ChannelName::as_str).collect(),
+    }
+}
+
+/// A command as a line would say it.
+pub fn print_command(command: &Command) -> String {
+    let mut fields = Map::new();
+    let mut payload_sent = None;
+    match command {
+        Command::Consume { patterns, notices } => {
+            let patterns = patterns.iter().map(|pattern| match pattern {
+                Pattern::Beginning(beginning) => format!("{beginning}*"),
+                Pattern::Name(name) => name.to_string(),
+            });
+            fields.insert("consume".into(), patterns.collect());
+            fields.insert("notices".into(), (*notices).into());
+        }
+        Command::Disconnect { conn, farewell } => {
+            let Farewell { code, reason } = farewell;
+            fields.insert("disconnect".into(), conn.to_string().into());
+            fields.insert("code".into(), (*code).into());
+            fields.insert("reason".into(), reason.to_string().into());
+        }
+        Command::Presence(names) => {
+            fields.insert("presence".into(), print_names(names));
+        }
+        Command::Send { conn, payload } => {
+            fields.insert("send".into(), conn.to_string().into());
+            payload_sent = Some(payload);
+        }
+    }
+    print(fields, payload_sent)
+}
+
+/// The fields as an object, and the payload's own text among them as it stands.
+fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
+    let mut json = None;
+    match payload {
+        None => {}
+        Some(Payload::Bytes(bytes)) => {
+            use base64::Engine as _;
+            let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+            fields.insert("base64".into(), text.into());
+        }
+        Some(Payload::Json(text)) => json = Some(text),
+        Some(Payload::Text(text)) => {
+            fields.insert("text".into(), text.to_string().into());
+        }
+    }
+    let line = Value::Object(fields).to_string();
+    match json {
+        None => line,
+        Some(json) => format!("{},\"data\":{json}}}", &line[..line.len() - 1]),
+    }
+}
+
+/// What is passed on of a JSON payload is JSON and has no white space that says nothing.
+pub fn check_payload(payload: &Payload) {
+    if let Payload::Json(text) = payload {
+        let raw: &RawValue = serde_json::from_str(text).expect("a payload is JSON");
+        assert_eq!(raw.get(), &**text);
+        assert_eq!(fanfare::feed::minify::minify(text), *text);
+    }
+}

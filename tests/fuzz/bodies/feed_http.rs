@@ -1,0 +1,115 @@
+//! HTTP on the feed: heads, counted and chunked bodies, and what they publish.
+//!
+//! However the bytes are cut they ask for the same. Behind a request that leaves the connection
+//! open the next one begins where a plain reader of heads and bodies says too (RFC 9112, 11.2), and
+//! what was published is published again when it is printed as JSON.
+
+use fanfare::feed::decode::Item;
+use fanfare::feed::publish::Publish;
+use fanfare::feed::request::Request;
+
+use super::feed::{self, check_payload, print_draft, read_line};
+
+/// What a feeder writes.
+pub fn attack(bytes: &[u8]) {
+    if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        return;
+    }
+    let mut start = 0;
+    let mut has_ended = false;
+    for said in feed::decode(bytes) {
+        assert!(!has_ended, "{said:?} after the last one");
+        match said.item {
+            Item::Continue => {}
+            Item::Request(request) => {
+                check(&request);
+                has_ended = request.is_last;
+                // An error may end what nobody can find the end of.
+                if !has_ended {
+                    assert_eq!(said.end, end_of_request(bytes, start), "{request:?}");
+                }
+                start = said.end;
+            }
+            item => panic!("no request: {item:?}"),
+        }
+    }
+}
+
+fn check(request: &Request) {
+    match &request.outcome {
+        Ok(Publish { drafts, .. }) => {
+            for draft in drafts {
+                check_payload(&draft.payload);
+                let printed = print_draft(draft);
+                match read_line(&printed) {
+                    Item::Publish { draft: again, .. } => assert_eq!(again, *draft, "{printed}"),
+                    other => panic!("{printed} says {other:?}"),
+                }
+            }
+        }
+        Err(problem) => {
+            assert!((400..600).contains(&problem.status));
+            assert!(!problem.error.is_empty());
+            assert!(problem.detail.len() < 400, "{problem:?}");
+        }
+    }
+}
+
+/// Where a request ends that begins here, found line by line.
+fn end_of_request(bytes: &[u8], start: usize) -> usize {
+    let mut at = start;
+    let mut lengths = Vec::new();
+    let mut is_chunked = false;
+    let mut has_begun = false;
+    loop {
+        let line = take_line(bytes, &mut at);
+        if line.is_empty() && has_begun {
+            break;
+        }
+        has_begun |= !line.is_empty();
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let (name, value) = line.split_at(colon);
+        let value = value[1..].trim_ascii();
+        if name.eq_ignore_ascii_case(b"content-length") {
+            lengths.push(
+                str::from_utf8(value)
+                    .expect("a number")
+                    .parse()
+                    .expect("a number"),
+            );
+        }
+        is_chunked |= name.eq_ignore_ascii_case(b"transfer-encoding");
+    }
+    assert!(lengths.len() + usize::from(is_chunked) <= 1, "one length");
+    if is_chunked {
+        return end_of_chunks(bytes, at);
+    }
+    at + lengths.first().copied().unwrap_or(0_usize)
+}
+
+fn end_of_chunks(bytes: &[u8], mut at: usize) -> usize {
+    loop {
+        let line = take_line(bytes, &mut at);
+        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit());
+        let digits: String = digits.map(|byte| char::from(*byte)).collect();
+        let size = usize::from_str_radix(&digits, 16).expect("a chunk's size");
+        if size == 0 {
+            while !take_line(bytes, &mut at).is_empty() {}
+            return at;
+        }
+        at += size;
+        assert_eq!(&bytes[at..at + 2], b"\r\n", "the end of a chunk");
+        at += 2;
+    }
+}
+
+/// The line at a place, without its end, and the place behind it.
+fn take_line<'b>(bytes: &'b [u8], at: &mut usize) -> &'b [u8] {
+    let rest = &bytes[*at..];
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = &rest[..end.expect("a line end")];
+    *at += line.len() + 1;
+    line.strip_suffix(b"\r").unwrap_or(line)
+}

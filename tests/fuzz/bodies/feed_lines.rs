@@ -1,0 +1,51 @@
+//! Lines on the feed: publications and commands.
+//!
+//! However they are cut they say the same, and what was understood is understood again when it is
+//! printed. Bytes that begin an HTTP request are the other target's.
+
+use fanfare::feed::decode::Item;
+
+use super::feed::{self, check_payload, print_command, print_draft, read_line};
+
+/// What a feeder writes.
+pub fn attack(bytes: &[u8]) {
+    if bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+        return;
+    }
+    let mut number = 0;
+    for said in feed::decode(bytes) {
+        let line = match said.item {
+            Item::Command { line, command, .. } => {
+                check_command(&command);
+                line
+            }
+            Item::Publish { line, draft, .. } => {
+                check_payload(&draft.payload);
+                let printed = print_draft(&draft);
+                match read_line(&printed) {
+                    Item::Publish { draft: again, .. } => assert_eq!(again, draft, "{printed}"),
+                    other => panic!("{printed} says {other:?}"),
+                }
+                line
+            }
+            Item::Refuse { line, refusal } => {
+                assert!(!refusal.code().is_empty());
+                assert!(refusal.to_string().len() < 300, "{refusal}");
+                line
+            }
+            Item::Continue | Item::Request(_) => panic!("no line: {bytes:?}"),
+        };
+        assert!(line > number, "line {line} after {number}");
+        number = line;
+    }
+    let lines = bytes.split(|byte| *byte == b'\n').count();
+    assert!(number <= lines as u64, "line {number} of {lines}");
+}
+
+fn check_command(command: &fanfare::feed::command::Command) {
+    let printed = print_command(command);
+    match read_line(&printed) {
+        Item::Command { command: again, .. } => assert_eq!(*again, *command, "{printed}"),
+        other => panic!("{printed} says {other:?}"),
+    }
+}

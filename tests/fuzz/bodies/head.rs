@@ -1,0 +1,225 @@
+//! Request heads and all that is behind them: extensions, target, upgrade, validators, answers.
+//!
+//! Requests are read off one after the other as a conn does, however the bytes are cut. Beside the
+//! parser stands a plain one that splits lines: whatever may be followed by another request must
+//! look the same to both, since that is where smuggling begins (RFC 9112, 11.2).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fanfare::config::Config;
+use fanfare::http::head::{Head, HeadRead, Method, Version, read_head};
+use fanfare::http::{After, Answer, Read, Refusal, WebSocketRequest, read_request, response};
+use fanfare::id::ChannelName;
+use fanfare::metrics::WorkerMetrics;
+use tungstenite::handshake::machine::TryParse as _;
+use tungstenite::handshake::server::{Request as OracleRequest, create_response};
+
+use super::{parts, responses};
+
+pub(super) const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+const CHANNELS_MAX: u32 = 3;
+const POLL_TIMEOUT_MS: u64 = 40_000;
+
+/// The bytes of any number of requests.
+pub fn attack(bytes: &[u8]) {
+    for head_bytes_max in [256, 8192] {
+        let mut config = Config::default();
+        config.limits.request_head_bytes = head_bytes_max;
+        config.limits.channels_per_conn = CHANNELS_MAX;
+        config.limits.poll_timeout_ms = POLL_TIMEOUT_MS;
+        let whole = answers(&[bytes], &config);
+        for way in parts::ways_to_cut(bytes) {
+            assert_eq!(answers(&way, &config), whole, "{way:?}");
+        }
+        check_each(bytes, &config);
+    }
+}
+
+/// What the requests get, one after the other, up to the one after which none follows.
+fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
+    let metrics = WorkerMetrics::default();
+    let limit = config.limits.request_head_bytes as usize;
+    let mut kept = Vec::new();
+    let mut answers = Vec::new();
+    for piece in pieces {
+        let mut piece = *piece;
+        loop {
+            let (taken, rest) = piece.split_at(piece.len().min(limit - kept.len()));
+            kept.extend_from_slice(taken);
+            match read_request(&kept, config, DATE, &metrics) {
+                Read::Incomplete if rest.is_empty() => break,
+                Read::Incomplete => assert!(kept.len() < limit, "waits and cannot be given more"),
+                Read::Request { length, answer } => {
+                    kept.drain(..length);
+                    let goes_on = goes_on(&answer);
+                    answers.push(answer);
+                    if !goes_on {
+                        return answers;
+                    }
+                }
+            }
+            piece = rest;
+        }
+        assert!(kept.len() < limit, "waits and cannot be given more");
+    }
+    answers
+}
+
+fn goes_on(answer: &Answer) -> bool {
+    match answer {
+        Answer::EventStream(_) | Answer::WebSocket(_) => false,
+        Answer::Poll(poll) => poll.after == After::KeepAlive,
+        Answer::Respond(response) => response.then == After::KeepAlive,
+    }
+}
+
+fn check_each(mut bytes: &[u8], config: &Config) {
+    let limit = config.limits.request_head_bytes as usize;
+    let metrics = WorkerMetrics::default();
+    while let Read::Request { answer, .. } = read_request(bytes, config, DATE, &metrics) {
+        match read_head(bytes, limit) {
+            HeadRead::Incomplete => panic!("answered before its end: {answer:?}"),
+            HeadRead::Refused(_) => {
+                check_answer(&answer, Method::Get);
+                assert!(!goes_on(&answer), "{answer:?}");
+                return;
+            }
+            HeadRead::Complete { length, head } => {
+                let (own, rest) = bytes.split_at(length);
+                assert!(length <= limit);
+                check_head(own, &head);
+                check_answer(&answer, head.method);
+                if let Answer::WebSocket(request) = &answer {
+                    check_upgrade(own, request);
+                }
+                if !goes_on(&answer) {
+                    return;
+                }
+                // Of all faults only this one leaves no doubt where the request ends.
+                assert!(matches!(head.fault, None | Some(Refusal::Method)));
+                assert_eq!(head.after, After::KeepAlive);
+                bytes = rest;
+            }
+        }
+    }
+}
+
+/// Holds a head against its lines.
+fn check_head(own: &[u8], head: &Head<'_>) {
+    let text = own.strip_suffix(b"\n").expect("an empty line ends it");
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    let text = text.strip_suffix(b"\n").expect("a line end before that");
+    let lines = text.split(|byte| *byte == b'\n');
+    let mut lines = lines
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .skip_while(|line| line.is_empty());
+    let request_line = lines.next().expect("a request line");
+    let version = match head.version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+    };
+    let behind = format!(" {} {version}", head.target);
+    let method = request_line.strip_suffix(behind.as_bytes());
+    let method = method.expect("method, target and version with a space between");
+    assert!(!method.is_empty() && method.iter().all(|byte| is_token_byte(*byte)));
+    match head.method {
+        Method::Get => assert_eq!(method, b"GET"),
+        Method::Head => assert_eq!(method, b"HEAD"),
+        Method::Options => assert_eq!(method, b"OPTIONS"),
+        Method::Other => assert!(![&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&method)),
+    }
+    let fields: Vec<(String, &[u8])> = lines.map(take_field).collect();
+    if head.fault.is_none() || head.after == After::KeepAlive {
+        check_framing(&fields, head);
+    }
+}
+
+fn take_field(line: &[u8]) -> (String, &[u8]) {
+    let colon = line.iter().position(|byte| *byte == b':');
+    let (name, value) = line.split_at(colon.expect("a colon"));
+    assert!(!name.is_empty() && name.iter().all(|byte| is_token_byte(*byte)));
+    assert!(!value.contains(&b'\r') && !value.contains(&0));
+    let name = str::from_utf8(name).expect("ASCII").to_ascii_lowercase();
+    (name, value[1..].trim_ascii())
+}
+
+/// A request that may be answered or followed has one addressee and no content, and leaves the
+/// connection open only if nobody asked otherwise.
+fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
+    let values = |name: &str| -> Vec<&[u8]> {
+        let found = fields.iter().filter(|(other, _)| other == name);
+        found.map(|(_, value)| *value).collect()
+    };
+    let hosts = values("host").len();
+    assert!(hosts == 1 || hosts == 0 && head.version == Version::Http10);
+    assert_eq!(values("transfer-encoding"), [b""; 0]);
+    let lengths = values("content-length");
+    assert!(lengths.len() <= 1, "{lengths:?}");
+    for length in lengths {
+        assert!(!length.is_empty() && length.iter().all(|byte| *byte == b'0'));
+    }
+    let connection = values("connection").join(&b","[..]);
+    let mut options = connection.split(|byte| *byte == b',');
+    if options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close")) {
+        assert_eq!(head.after, After::Close);
+    }
+}
+
+/// `tchar` (RFC 9110, 5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn check_answer(answer: &Answer, method: Method) {
+    match answer {
+        Answer::EventStream(request) => {
+            assert_eq!(method, Method::Get);
+            check_channels(&request.channels, 1);
+            let mut out = Vec::new();
+            response::push_event_stream_head(request.body, true, DATE, &mut out);
+            assert_eq!(responses::parse(&out).status, 200);
+        }
+        Answer::Poll(request) => {
+            assert_eq!(method, Method::Get);
+            check_channels(&request.channels, 1);
+            assert!(request.timeout <= Duration::from_millis(POLL_TIMEOUT_MS));
+        }
+        Answer::Respond(response) => responses::check(response, method != Method::Head),
+        Answer::WebSocket(request) => {
+            assert_eq!(method, Method::Get);
+            check_channels(&request.channels, 0);
+            let mut out = Vec::new();
+            response::push_switching_protocols(request, DATE, &mut out);
+            let parsed = responses::parse(&out);
+            assert_eq!((parsed.status, parsed.length), (101, out.len()));
+            let accept = parsed.field("sec-websocket-accept");
+            assert_eq!(accept, Some(request.accept.as_str()));
+            let protocol = parsed.field("sec-websocket-protocol");
+            assert_eq!(protocol.is_some(), request.has_subprotocol);
+            let extensions = parsed.field("sec-websocket-extensions");
+            assert_eq!(extensions.is_some(), request.deflate.is_some());
+        }
+    }
+}
+
+fn check_channels(channels: &[ChannelName], least: usize) {
+    assert!((least..=CHANNELS_MAX as usize).contains(&channels.len()));
+    let distinct: BTreeSet<_> = channels.iter().collect();
+    assert_eq!(distinct.len(), channels.len(), "{channels:?}");
+}
+
+/// Another server gives the same answer to the same key, where it upgrades too. It knows of an
+/// upgrade only in one spelling, and asks more of a key.
+fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
+    assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
+    let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {
+        return;
+    };
+    assert_eq!(length, own.len());
+    if let Ok(answer) = create_response(&parsed) {
+        let accept = answer.headers().get("Sec-WebSocket-Accept");
+        let accept = accept.expect("an answer to the key");
+        assert_eq!(accept.as_bytes(), request.accept.as_bytes());
+    }
+}

@@ -1,0 +1,63 @@
+//! The bodies of the fuzz targets: what must hold whatever bytes come.
+//!
+//! Each is a function from bytes to a panic or nothing, and says more than that nothing panics:
+//! cuts change nothing, what is printed is read back, other implementations agree, memory stays
+//! within bounds. A library for the targets in `tests/fuzz`, where the bytes come from a fuzzer;
+//! a module of `tests/corpus.rs`, where they come from `tests/corpus` and its mutations. A new
+//! target is a file here, its line in [`TARGETS`], and its two in `targets` and `Cargo.toml`.
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::struct_excessive_bools,
+    clippy::unwrap_used,
+    reason = "a body panics by design, and is public for the fuzz targets alone"
+)]
+
+pub mod client_frames;
+pub mod config;
+pub mod conn;
+pub mod feed_http;
+pub mod feed_lines;
+pub mod head;
+pub mod ids;
+pub mod memory;
+pub mod patterns;
+pub mod tls;
+pub mod worker;
+
+mod feed;
+mod parts;
+mod responses;
+mod script;
+
+// The simulation's own parsers of what the server writes, and its network.
+#[expect(dead_code, reason = "the simulation needs more of it")]
+#[path = "../../sim/net.rs"]
+mod net;
+#[path = "../../sim/secure.rs"]
+mod secure;
+#[expect(dead_code, reason = "the simulation needs more of it")]
+#[path = "../../sim/wire.rs"]
+mod wire;
+
+/// What one target does with its bytes.
+pub type Body = fn(&[u8]);
+
+/// Every target by its name, which is that of its files and of its folder in `tests/corpus`.
+pub const TARGETS: &[(&str, Body)] = &[
+    ("client_frames", client_frames::attack),
+    ("config", config::attack),
+    ("conn", conn::attack),
+    ("feed_http", feed_http::attack),
+    ("feed_lines", feed_lines::attack),
+    ("head", head::attack),
+    ("ids", ids::attack),
+    ("patterns", patterns::attack),
+    ("tls", tls::attack),
+    ("worker", worker::attack),
+];

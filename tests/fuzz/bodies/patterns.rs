@@ -1,0 +1,86 @@
+//! Patterns of channels, of namespaces and of consumers.
+//!
+//! The first line is a channel, every further one a pattern. A plain reading of what a pattern
+//! means has to come to the same as the product's two.
+
+use fanfare::config::{Namespace, namespace};
+use fanfare::dialogue::Watch;
+use fanfare::id::ChannelName;
+use fanfare::pattern::Pattern;
+
+/// Lines: a channel, then patterns.
+pub fn attack(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    let mut lines = text.split('\n');
+    let channel = ChannelName::new(lines.next().unwrap_or_default());
+    let patterns: Vec<&str> = lines.collect();
+    for pattern in &patterns {
+        check_pattern(pattern);
+    }
+    if let Ok(channel) = channel {
+        check_consumers(&patterns, &channel);
+        check_namespaces(&patterns, channel.as_str());
+    }
+}
+
+fn check_pattern(text: &str) {
+    let name = text.strip_suffix('*').unwrap_or(text);
+    let is_pattern = text == "*" || ChannelName::new(name).is_ok();
+    let pattern = Pattern::new(text);
+    assert_eq!(pattern.is_ok(), is_pattern, "{text:?}: {pattern:?}");
+    if let Ok(pattern) = pattern {
+        let printed = match &pattern {
+            Pattern::Beginning(beginning) => format!("{beginning}*"),
+            Pattern::Name(name) => name.to_string(),
+        };
+        assert_eq!(printed, text);
+    }
+}
+
+/// How much of a name a pattern binds; `None` if it does not mean the name.
+fn bound_bytes(pattern: &str, channel: &str) -> Option<usize> {
+    if let Some((index, _)) = pattern
+        .char_indices()
+        .next_back()
+        .filter(|(_, c)| *c == '*')
+    {
+        let beginning = &pattern.as_bytes()[..index];
+        let is_meant = channel.as_bytes().get(..index) == Some(beginning);
+        return is_meant.then_some(index);
+    }
+    (pattern == channel).then_some(usize::MAX)
+}
+
+fn check_consumers(patterns: &[&str], channel: &ChannelName) {
+    let good: Vec<(&str, Pattern)> = patterns
+        .iter()
+        .filter_map(|text| Some((*text, Pattern::new(text).ok()?)))
+        .collect();
+    for (text, pattern) in &good {
+        let expected = bound_bytes(text, channel.as_str()).is_some();
+        assert_eq!(pattern.matches(channel), expected, "{text:?} {channel}");
+    }
+    let expected = good.iter().any(|(_, pattern)| pattern.matches(channel));
+    let watch = Watch(good.into_iter().map(|(_, pattern)| pattern).collect());
+    assert_eq!(watch.covers(channel), expected);
+}
+
+fn check_namespaces(patterns: &[&str], channel: &str) {
+    let namespaces: Vec<Namespace> = patterns
+        .iter()
+        .map(|pattern| Namespace {
+            pattern: String::from(*pattern),
+            ..Namespace::default()
+        })
+        .collect();
+    let bound = patterns.iter().map(|pattern| bound_bytes(pattern, channel));
+    let bound: Vec<Option<usize>> = bound.collect();
+    let most = bound.iter().flatten().max();
+    let found = namespace::find(&namespaces, channel);
+    assert_eq!(
+        found.map(|index| bound[index]),
+        most.map(|most| Some(*most))
+    );
+}

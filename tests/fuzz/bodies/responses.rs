@@ -1,0 +1,63 @@
+//! What must hold of every response, whatever it answers.
+
+use fanfare::http::{After, Response};
+
+/// A response's status and what its fields say, by another parser.
+#[derive(Debug)]
+pub struct Parsed {
+    pub status: u16,
+    /// Bytes of the head.
+    pub length: usize,
+    pub fields: Vec<(String, String)>,
+}
+
+impl Parsed {
+    /// The value of a field that stands there at most once.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let mut found = self.fields.iter().filter(|(other, _)| other == name);
+        let first = found.next();
+        assert!(found.next().is_none(), "{name} twice: {self:?}");
+        first.map(|(_, value)| value.as_str())
+    }
+}
+
+/// Reads a head that is there whole.
+pub fn parse(bytes: &[u8]) -> Parsed {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(bytes).expect("a response's head");
+    assert!(parsed.is_complete(), "a head without an end");
+    assert_eq!(response.version, Some(1));
+    let text = |value: &[u8]| String::from_utf8(value.to_vec()).expect("ASCII");
+    let fields = response.headers.iter();
+    Parsed {
+        status: response.code.expect("a status"),
+        length: parsed.unwrap(),
+        fields: fields
+            .map(|field| (field.name.to_ascii_lowercase(), text(field.value)))
+            .collect(),
+    }
+}
+
+/// Checks a response that is there whole. `has_content` is false where the request was `HEAD`.
+pub fn check(response: &Response, has_content: bool) {
+    let parsed = parse(&response.bytes);
+    assert_eq!(parsed.status, response.status.code());
+    let content = response.bytes.len() - parsed.length;
+    match parsed.field("content-length") {
+        Some(length) if has_content => {
+            assert_eq!(length, content.to_string(), "{parsed:?}");
+        }
+        Some(_) => assert_eq!(content, 0, "content for HEAD: {parsed:?}"),
+        None => assert_eq!(content, 0, "content of unknown length: {parsed:?}"),
+    }
+    let mut options = parsed
+        .fields
+        .iter()
+        .filter(|(name, _)| name == "connection");
+    let is_last = options.any(|(_, option)| option == "close");
+    assert_eq!(is_last, response.then == After::Close, "{parsed:?}");
+    for field in ["date", "content-type", "cache-control", "upgrade"] {
+        let _at_most_once = parsed.field(field);
+    }
+}

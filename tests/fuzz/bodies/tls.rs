@@ -1,0 +1,121 @@
+//! The TLS filter against a client of the library's own: whatever is said and however it is cut, it
+//! comes out as it went in, until bytes of somebody else's come between.
+//!
+//! The first byte says whether the handshake is done first. Then pieces, each a kind, a length and
+//! so many bytes: said by the client, said in small cuts, sealed by the server, or put on the wire
+//! as they are.
+
+use std::sync::LazyLock;
+
+use fanfare::tls::{Filter, Identity};
+
+use super::secure::{PeerEnd, secure};
+
+/// What a filter may hold, whatever comes: a handshake message, a record, and room.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identities.current());
+
+/// Pieces of a conversation.
+pub fn attack(bytes: &[u8]) {
+    let Some((mode, mut rest)) = bytes.split_first() else {
+        return;
+    };
+    let mut pair = Pair::new();
+    if mode & 1 == 0 {
+        pair.carry(usize::from(mode >> 1).max(1));
+        assert!(!pair.filter.is_handshaking());
+    }
+    while let [kind, length, after @ ..] = rest {
+        let (piece, others) = after.split_at(after.len().min(usize::from(*length)));
+        rest = others;
+        match kind % 4 {
+            0 => pair.say(piece, usize::MAX),
+            1 => pair.say(piece, usize::from(kind / 4).max(1)),
+            2 => pair.seal(piece),
+            _ => pair.inject(piece),
+        }
+    }
+    pair.check();
+}
+
+struct Pair {
+    filter: Filter,
+    peer: PeerEnd,
+    said: Vec<u8>,
+    heard: Vec<u8>,
+    sealed: Vec<u8>,
+    opened: Vec<u8>,
+    /// Somebody else's bytes were on the wire, or the filter has failed.
+    is_spoiled: bool,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            filter: Filter::new(&IDENTITY).expect("a filter"),
+            peer: PeerEnd::new(),
+            said: Vec::new(),
+            heard: Vec::new(),
+            sealed: Vec::new(),
+            opened: Vec::new(),
+            is_spoiled: false,
+        }
+    }
+
+    /// Carries what both have to say, the client's in cuts, until nobody has anything.
+    fn carry(&mut self, cut: usize) {
+        while !self.is_spoiled {
+            let mut up = self.peer.sealed();
+            for piece in up.chunks_mut(cut.min(1 << 16)) {
+                self.receive(piece);
+            }
+            let down = self.filter.unsent().to_vec();
+            self.filter.advance(down.len());
+            if up.is_empty() && down.is_empty() {
+                return;
+            }
+            if !self.is_spoiled {
+                self.peer.open(&down, &mut self.opened);
+            }
+        }
+    }
+
+    fn receive(&mut self, bytes: &mut [u8]) {
+        self.is_spoiled |= self.filter.receive(bytes).is_err();
+        self.heard.append(&mut self.filter.take_plain());
+        assert!(self.filter.buffer_bytes() <= BUFFER_BYTES_MAX);
+    }
+
+    fn say(&mut self, piece: &[u8], cut: usize) {
+        self.peer.say(piece);
+        self.said.extend_from_slice(piece);
+        self.carry(cut);
+    }
+
+    fn seal(&mut self, piece: &[u8]) {
+        if let Ok(count) = self.filter.seal(piece) {
+            assert!(count == 0 || count == piece.len());
+            self.sealed.extend_from_slice(&piece[..count]);
+        }
+        // What is half received must not be in its way, so it is not carried at once.
+        if piece.len().is_multiple_of(2) {
+            self.carry(usize::MAX);
+        }
+    }
+
+    fn inject(&mut self, piece: &[u8]) {
+        self.receive(&mut piece.to_vec());
+        self.is_spoiled = true;
+    }
+
+    fn check(&mut self) {
+        if self.is_spoiled {
+            self.filter.close();
+            return;
+        }
+        self.carry(usize::MAX);
+        assert_eq!(self.heard, self.said);
+        assert_eq!(self.opened, self.sealed);
+    }
+}

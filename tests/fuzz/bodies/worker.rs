@@ -1,0 +1,289 @@
+//! A whole worker with one hostile client after the other, over the simulation's network.
+//!
+//! The script is what the hostile clients send and what happens meanwhile: publications, time, a
+//! window that opens and closes, resets. Beside them is a well-behaved subscriber, who must be
+//! given everything in order. After every turn the worker's own parts have to agree, and in the end
+//! it drains and nothing is left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fanfare::config::{Config, Overflow};
+use fanfare::dialogue::{Counts, Direct, Published, Report, Saying};
+use fanfare::effect::{Audience, CloseReason};
+use fanfare::frame::{Payload, Publication, Receipt};
+use fanfare::hub::Hub;
+use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
+use fanfare::metrics::WorkerMetrics;
+use fanfare::sys::wake::Wake;
+use fanfare::time::Now;
+use fanfare::worker::inbox::{Mail, Mailbox, Posted, inbox};
+use fanfare::worker::upstream::{Reports, upstream};
+use fanfare::worker::{Parts, Turn, Worker};
+
+use super::conn;
+use super::net::{FakeNet, PipeRef};
+use super::parts::chance;
+use super::script::{Script, Step};
+use super::wire;
+
+/// Mails in the inbox from which on nothing is posted; below what it holds, since nobody else would
+/// make room.
+const MAILS_MAX: usize = 40;
+/// Turns that a drain may take.
+const TURNS_MAX: u32 = 2000;
+const EPOCH: u64 = 1;
+
+/// A script: what hostile clients send, and what happens meanwhile.
+pub fn attack(bytes: &[u8]) {
+    let script = Script::new(bytes);
+    let mut world = World::new(script);
+    let mut rest = script.stream;
+    for step in script.steps() {
+        let (piece, after) = rest.split_at(step.amount.min(rest.len()));
+        rest = after;
+        world.send(piece);
+        world.happen(step);
+        world.turn(1_000);
+    }
+    world.send(rest);
+    world.end();
+}
+
+struct World {
+    worker: Worker<FakeNet>,
+    mailbox: Mailbox,
+    reports: Reports,
+    metrics: Arc<WorkerMetrics>,
+    sequenced: Arc<AtomicU64>,
+    /// The well-behaved subscriber and what it has.
+    witness: PipeRef,
+    heard: Vec<u8>,
+    /// What was published to it.
+    owed: Vec<String>,
+    hostile: PipeRef,
+    hostile_conns: u32,
+    has_ended: bool,
+}
+
+impl World {
+    fn new(script: Script<'_>) -> Self {
+        let mut net = FakeNet::new(chance(script.stream), 1, false);
+        let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
+        let feed = Arc::new(Wake::new().expect("a descriptor"));
+        let wake = Arc::new(Wake::new().expect("a descriptor"));
+        let (mut ends, reports) = upstream(&[wake], &feed);
+        let metrics = Arc::new(WorkerMetrics::default());
+        let sequenced = Arc::new(AtomicU64::new(0));
+        let witness = net.connect(usize::MAX);
+        let request = b"GET /sse?channel=c HTTP/1.1\r\nHost: w\r\n\r\n";
+        net.send(&witness, request);
+        let hostile = net.connect(4096);
+        let config = Arc::new(config(script));
+        let hub = Hub::new(Epoch::new(EPOCH), Sequence::ZERO, &config);
+        let parts = Parts {
+            number: 0,
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+            inbox,
+            feed,
+            upstream: ends.remove(0),
+            sequenced: Arc::clone(&sequenced),
+            pulse: Arc::default(),
+            conns_max: 6,
+            secure: None,
+        };
+        let mut world = Self {
+            worker: Worker::new(net, hub, parts),
+            mailbox,
+            reports,
+            metrics,
+            sequenced,
+            witness,
+            heard: Vec::new(),
+            owed: Vec::new(),
+            hostile,
+            hostile_conns: 1,
+            has_ended: false,
+        };
+        while world.heard.is_empty() {
+            world.turn(1_000);
+        }
+        world
+    }
+
+    fn now(&mut self) -> Now {
+        Now(self.worker.net_mut().now_us())
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.worker.net_mut().send(&self.hostile, bytes);
+        }
+    }
+
+    fn turn(&mut self, pause_us: u64) {
+        let net = self.worker.net_mut();
+        net.horizon_us = net.now_us() + pause_us;
+        self.has_ended = self.worker.turn() == Turn::Ended;
+        self.worker.check_invariants();
+        let conns = self.worker.conn_count() as u64;
+        assert_eq!(self.metrics.conns_open.value(), conns);
+        let net = self.worker.net_mut();
+        net.receive(&self.witness, usize::MAX, &mut self.heard);
+        self.answer_reports();
+    }
+
+    fn post(&self, mail: Mail) {
+        assert_eq!(self.mailbox.post(mail), Posted::AtOnce);
+    }
+
+    fn publish(&mut self, channel: &ChannelName, payload: Payload) -> Option<Cursor> {
+        if self.mailbox.waiting() >= MAILS_MAX {
+            return None;
+        }
+        let sequence = self.sequenced.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = Cursor {
+            epoch: Epoch::new(EPOCH),
+            sequence: Sequence(sequence),
+        };
+        let now = self.now();
+        let publication = Publication::new(id, channel.clone(), payload, now);
+        self.post(Mail::Publish([Arc::new(publication)].into()));
+        Some(id)
+    }
+
+    /// Publishes to the witness.
+    fn publish_owed(&mut self) {
+        let text = format!("p{}", self.owed.len());
+        let payload = Payload::Text(text.as_str().into());
+        if self.publish(&name("c"), payload).is_some() {
+            self.owed.push(text);
+        }
+    }
+
+    /// What the feed does with what clients ask for.
+    fn answer_reports(&mut self) {
+        while !self.has_ended && self.mailbox.waiting() < MAILS_MAX {
+            let Some(report) = self.reports.take() else {
+                return;
+            };
+            match report {
+                Report::Count { channel, .. } => {
+                    let counts: Counts = [(channel, Receipt::new(1))].into();
+                    self.post(Mail::Count(counts));
+                }
+                Report::Lost(_) | Report::Notice(_) => panic!("nobody asked: {report:?}"),
+                Report::Publish(said) => {
+                    let is_broadcast = said.audience == Audience::Subscribers;
+                    let id = is_broadcast
+                        .then(|| self.publish(&said.channel, Payload::Json(said.data)))
+                        .flatten();
+                    let saying = Saying::Published {
+                        outcome: id.map_or(Published::NoConsumer, Published::Broadcast),
+                        reference: said.reference,
+                    };
+                    self.tell(said.from.conn, saying);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, conn: ConnId, saying: Saying) {
+        self.post(Mail::Direct(Direct {
+            conn,
+            saying,
+            verdict: None,
+        }));
+    }
+
+    fn happen(&mut self, step: Step) {
+        let pipe = PipeRef::clone(&self.hostile);
+        let net = self.worker.net_mut();
+        let mut taken = Vec::new();
+        match step.event {
+            1 => self.turn(1_100_000),
+            2 => self.turn(20_000),
+            3 => net.widen(&pipe, 0),
+            4 => net.widen(&pipe, step.amount * 16),
+            5 => net.widen(&pipe, usize::MAX),
+            6 => net.receive(&pipe, step.amount, &mut taken),
+            7 => net.receive(&pipe, usize::MAX, &mut taken),
+            8 => net.finish(&pipe),
+            9 => net.reset(&pipe),
+            10 => {
+                self.hostile = net.connect(4096);
+                self.hostile_conns += 1;
+            }
+            11 => self.publish_owed(),
+            12 => (0..20).for_each(|_| self.publish_owed()),
+            13 => {
+                let text = "x".repeat(step.amount * 8);
+                let _id = self.publish(&name("b1"), Payload::Text(text.into()));
+            }
+            14 if self.mailbox.waiting() < MAILS_MAX => self.tell(
+                ConnId {
+                    slot: 1,
+                    generation: self.hostile_conns,
+                },
+                Saying::Message(Payload::Json("[1]".into())),
+            ),
+            15 => self.worker.give_back_memory(),
+            _ => {}
+        }
+    }
+
+    fn end(&mut self) {
+        for _ in 0..8 {
+            self.turn(250_000);
+        }
+        self.check_witness();
+        self.post(Mail::Drain);
+        let mut turns = 0;
+        while !self.has_ended {
+            assert!(turns < TURNS_MAX, "the drain does not end");
+            self.turn(500_000);
+            turns += 1;
+        }
+        let metrics = &self.metrics;
+        let gauges = [
+            &metrics.conns_open,
+            &metrics.websocket_open,
+            &metrics.event_stream_open,
+            &metrics.long_poll_open,
+            &metrics.subscribers,
+        ];
+        assert_eq!(gauges.map(|gauge| gauge.value()), [0; 5]);
+        let closed = CloseReason::ALL.map(|reason| metrics.closed(reason).value());
+        assert_eq!(closed.iter().sum::<u64>(), metrics.conns_accepted.value());
+    }
+
+    /// The well-behaved subscriber has everything, in order.
+    fn check_witness(&self) {
+        let head = wire::take_head(&self.heard).expect("a head");
+        assert_eq!(head.status, 200);
+        let mut rest = &self.heard[head.length..];
+        let mut body = Vec::new();
+        while let Some((chunk, length)) = wire::take_chunk(rest) {
+            body.extend_from_slice(chunk);
+            rest = &rest[length..];
+        }
+        let body = String::from_utf8(body).expect("text");
+        let given = body.lines().filter_map(|line| line.strip_prefix("data: p"));
+        let owed = self.owed.iter().map(|text| &text[1..]);
+        assert!(given.eq(owed), "owed {:?}, given {body}", self.owed);
+    }
+}
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::new(text).expect("a name")
+}
+
+fn config(script: Script<'_>) -> Config {
+    let mut config = conn::config();
+    config.quota.behind_bytes = 3_000;
+    config.quota.behind_publications = 64;
+    config.quota.overflow = [Overflow::Skip, Overflow::Conflate, Overflow::Close][script.choice(3)];
+    config.drain.window_ms = 100;
+    config
+}

@@ -1,0 +1,4 @@
+//! Attacks a conn's machine, with events between the bytes; the body is `bodies/conn.rs`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::conn::attack(bytes));
