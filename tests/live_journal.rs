@@ -19,8 +19,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -247,29 +246,36 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let is_over = Arc::new(AtomicBool::new(false));
     let mut input = publisher.stdin.take().unwrap();
-    let writer = {
-        let is_over = Arc::clone(&is_over);
-        thread::spawn(move || {
-            let mut lines = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                lines += 1;
-                writeln!(input, "{lines}").unwrap();
+    let (order, orders) = mpsc::channel();
+    let writer = thread::spawn(move || {
+        let mut line = 0_u64;
+        for count in orders {
+            for _ in 0..count {
+                line += 1;
+                writeln!(input, "{line}").unwrap();
             }
-            lines
-        })
-    };
+        }
+        line
+    });
     let mut lines = BufReader::new(publisher.stdout.take().unwrap()).lines();
     let mut acks = Vec::new();
+    let mut ordered = 0;
+    // Every start reads all that came before.
+    let most = (20_000 / usize::try_from(kills).unwrap()).max(2);
     for _ in 0..kills {
-        acks.extend(read_acks(lines.by_ref(), rng.usize(1..2000)));
+        let count = rng.usize(1..most);
+        order.send(count).unwrap();
+        ordered += count;
+        // The rest is under way, in one place or another.
+        let awaited = ordered - rng.usize(0..count) - acks.len();
+        acks.extend(read_acks(lines.by_ref(), awaited));
         running.signal("KILL");
         running.wait();
         kill_while_starting(folder.path(), &mut rng);
         running = server(folder.path(), "batch");
     }
-    is_over.store(true, Ordering::Relaxed);
+    drop(order);
     acks.extend(read_acks(lines, usize::MAX));
     let written: u64 = writer.join().unwrap();
     assert!(publisher.wait().unwrap().success());
