@@ -4,7 +4,7 @@ use fanfare::config::Limits;
 use fanfare::dialogue::Farewell;
 use fanfare::feed::command::Command;
 use fanfare::feed::decode::{Decoder, Item};
-use fanfare::feed::draft::Draft;
+use fanfare::feed::draft::{Channels, Draft};
 use fanfare::frame::Payload;
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
@@ -93,8 +93,11 @@ pub fn read_line(line: &str) -> Item {
 /// A publication as a line would say it.
 pub fn print_draft(draft: &Draft) -> String {
     let mut fields = Map::new();
-    let names = draft.channels.as_slice();
-    fields.insert("channel".into(), print_names(names));
+    let channel = match &draft.channels {
+        Channels::One(name) => name.as_str().into(),
+        Channels::Many(names) => print_names(names),
+    };
+    fields.insert("channel".into(), channel);
     let labels = [
         ("event", &draft.event),
         ("key", &draft.key),
@@ -113,10 +116,7 @@ pub fn print_draft(draft: &Draft) -> String {
 }
 
 fn print_names(names: &[ChannelName]) -> Value {
-    match names {
-        [one] => one.as_str().into(),
-        many => many.iter().map(ChannelName::as_str).collect(),
-    }
+    names.iter().map(ChannelName::as_str).collect()
 }
 
 /// A command as a line would say it.
