@@ -196,6 +196,9 @@ impl<N: Net> Worker<N> {
         let is_sealed = filters.has(id.slot);
         // Nothing is sealed on top of what the socket has not taken.
         let is_ahead = is_sealed && !filters.unsent(id.slot).is_empty();
+        if is_sealed && !is_ahead && filters.is_shaking(id.slot) {
+            return false;
+        }
         let kind = slot.conn.serving().filter(|_| !is_ahead);
         let own_bytes = match is_ahead {
             true => 0,
@@ -219,9 +222,6 @@ impl<N: Net> Worker<N> {
                 filters.seal(id.slot, slices, budget)
             }
         });
-        if sealed.is_some() && filters.unsent(id.slot).is_empty() && own_bytes > 0 {
-            return false;
-        }
         slot.has_write_collected = true;
         let collected = &mut scratch.collected;
         let begin = collected.planned.len();
@@ -322,10 +322,11 @@ impl<N: Net> Worker<N> {
             }
             WriteOutcome::Wrote { count, is_blocked } => {
                 self.parts.metrics.sent_bytes.add(count as u64);
-                let count = match owed.sealed {
-                    Some(plaintext) => self.note_sealed(id, count, plaintext),
-                    None => count,
-                };
+                if owed.sealed.is_some() {
+                    self.note_sealed(id, count);
+                }
+                // What is sealed counts as written.
+                let count = owed.sealed.unwrap_or(count);
                 let written = self.note_written(owed, planned, count, is_blocked);
                 if owed.sealed.is_some() {
                     self.end_sealed(id);

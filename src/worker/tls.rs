@@ -104,6 +104,12 @@ impl Filters {
         secured.map_or(&[], |secured| secured.filter.unsent())
     }
 
+    /// Whether a conn has to shake hands before anything can be sealed for it.
+    pub(super) fn is_shaking(&self, slot: u32) -> bool {
+        let secured = self.get(slot);
+        secured.is_some_and(|secured| secured.filter.is_handshaking())
+    }
+
     /// Whether handshakes wait.
     pub(super) fn are_shaking(&self) -> bool {
         !self.to_shake.is_empty()
@@ -140,10 +146,10 @@ impl Filters {
         let sealed = self
             .get_mut(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
-                Ok(sealed) => sealed,
-                Err(error) => {
-                    tracing::debug!(%error, "a conn's keys are used up");
-                    secured.closes = Some(CloseReason::TlsError);
+                Ok(sealed) if sealed == gathered.len() => sealed,
+                // Its keys are used up, or it has failed before: it will never seal again.
+                Ok(_) | Err(_) => {
+                    secured.closes.get_or_insert(CloseReason::TlsError);
                     0
                 }
             });
@@ -303,9 +309,8 @@ impl<N: Net> Worker<N> {
         (taken > 0).then_some(taken)
     }
 
-    /// What has become of a write of sealed bytes; says how many bytes of plaintext count as
-    /// written now.
-    pub(super) fn note_sealed(&mut self, id: ConnId, count: usize, plaintext: usize) -> usize {
+    /// The socket took so many sealed bytes.
+    pub(super) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.now;
         if let Some(secured) = self.filters.get_mut(id.slot) {
             secured.filter.advance(count);
@@ -315,7 +320,6 @@ impl<N: Net> Worker<N> {
         {
             slot.conn.handle_written(now, false);
         }
-        plaintext
     }
 
     /// Whether the machine is to be told that its own bytes have gone. Those that are sealed have
@@ -354,12 +358,12 @@ impl<N: Net> Worker<N> {
     pub(super) fn shutdown_write(&mut self, id: ConnId) {
         if let Some(secured) = self.filters.get_mut(id.slot) {
             secured.filter.close();
-            secured.owes_fin = true;
-            let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
-            if is_writable {
-                self.list_to_flush(id);
+            if !secured.filter.unsent().is_empty() {
+                secured.owes_fin = true;
+                return self.list_to_flush(id);
             }
-        } else if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+        }
+        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
             self.net.shutdown_write(&mut slot.socket);
         }
     }
