@@ -7,7 +7,7 @@
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::limits::NAMESPACES_MAX;
+use super::limits::{LISTENERS_MAX, NAMESPACES_MAX};
 use super::{ClientAuth, Config, Listen, Namespace};
 use crate::id::{ChannelName, ChannelNameError};
 
@@ -59,6 +59,10 @@ impl Config {
     fn check_addresses(&self, found: &mut Vec<Invalid>) {
         if self.listen.is_empty() {
             push(found, &["listen"], "names no address to listen on");
+        }
+        if self.listen.len() > LISTENERS_MAX {
+            let message = format!("names more than {LISTENERS_MAX} addresses");
+            push(found, &["listen"], message);
         }
         let mut seen = Vec::with_capacity(self.listen.len());
         for Listen { address, .. } in &self.listen {
@@ -396,6 +400,42 @@ mod tests {
             })
             .is_empty()
         );
+    }
+
+    #[test]
+    fn tls_has_a_key_for_each_certificate_and_one_where_it_is_spoken() {
+        let secured = |c: &mut Config| c.listen[0].is_tls = true;
+        assert_eq!(wrong(secured), ["tls.certificates"]);
+        assert_eq!(wrong(|c| c.tls.keys.push("k".into())), ["tls.certificates"]);
+        assert_eq!(
+            wrong(|c| c.tls.client_auth = ClientAuth::Required),
+            ["tls.client_auth"]
+        );
+        assert_eq!(
+            wrong(|c| c.tls.client_authorities = "a".into()),
+            ["tls.client_auth"]
+        );
+        let whole = |c: &mut Config| {
+            secured(c);
+            c.tls.certificates.push("c".into());
+            c.tls.keys.push("k".into());
+        };
+        assert!(wrong(whole).is_empty());
+        let both = |c: &mut Config| {
+            whole(c);
+            c.tls.self_signed = true;
+        };
+        assert_eq!(wrong(both), ["tls.self_signed"]);
+    }
+
+    #[test]
+    fn addresses_are_no_more_than_a_worker_has_bits_for() {
+        let listen = |count: u16| {
+            let port = |n| ([127, 0, 0, 1], 1000 + n).into();
+            (0..count).map(|n| Listen::plain(port(n))).collect()
+        };
+        assert!(wrong(|c| c.listen = listen(64)).is_empty());
+        assert_eq!(wrong(|c| c.listen = listen(65)), ["listen"]);
     }
 
     #[test]

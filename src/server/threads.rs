@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
-use crate::config::limits::RING_WRITES_MAX;
+use crate::config::limits::{LISTENERS_MAX, RING_WRITES_MAX};
 use crate::config::{Config, Listen, RingChoice};
 use crate::hub::Hub;
 use crate::sys::activation::InheritedListener;
@@ -45,6 +45,10 @@ impl Listeners {
                 addresses: config.listen.clone(),
                 adopted: Vec::new(),
             });
+        }
+        if inherited.len() > LISTENERS_MAX {
+            let source = io::Error::other(format!("there are more than {LISTENERS_MAX}"));
+            return Err(StartError::system("use the inherited listeners")(source));
         }
         let mut addresses = Vec::with_capacity(inherited.len());
         for InheritedListener { listener, is_tls } in &inherited {

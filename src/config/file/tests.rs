@@ -312,3 +312,19 @@ fn feed_path_follows_the_service_manager_then_the_user_then_tmp() {
         Path::new("/tmp/fanfare-7/feed.sock")
     );
 }
+
+#[test]
+fn self_signed_certificate_is_spoken_beside_what_is_listened_on_unless_it_is_already() {
+    let listened = |listen: &[&str]| {
+        let flags = Overrides {
+            listen: listen.iter().map(|text| text.parse().unwrap()).collect(),
+            tls_self_signed: true,
+            ..Overrides::default()
+        };
+        let config = load(None, environment(&[]), &flags).unwrap().config;
+        let texts = config.listen.iter().map(ToString::to_string);
+        texts.collect::<Vec<_>>()
+    };
+    assert_eq!(listened(&[]), ["127.0.0.1:8080", TRIAL_LISTEN]);
+    assert_eq!(listened(&["[::1]:443 tls"]), ["[::1]:443 tls"]);
+}
