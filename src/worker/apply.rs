@@ -48,7 +48,7 @@ impl<N: Net> Worker<N> {
 
     /// Arms a conn's deadline. While draining, one that has not been told goodbye cannot put that
     /// off.
-    fn arm(&mut self, id: ConnId, deadline: Deadline) {
+    pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         let latest = self
             .draining

@@ -11,13 +11,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
-use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
+use crate::config::limits::{HANDSHAKES_PER_TURN_MAX, LINGER_MS};
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
@@ -381,6 +382,9 @@ impl<N: Net> Worker<N> {
             if !secured.filter.unsent().is_empty() {
                 secured.owes_fin = true;
                 secured.closes = Some(reason);
+                // Its timer may be what has ended it, and the peer may take nothing any more.
+                let linger = self.now.after(Duration::from_millis(LINGER_MS));
+                self.arm(id, linger);
                 return self.list_to_flush(id);
             }
         }
