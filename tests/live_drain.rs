@@ -70,6 +70,24 @@ fn sigint_says_goodbye_to_everybody_and_exits_with_zero() {
     drains("INT");
 }
 
+/// The system may hand signals that come together to different threads; those of workers have
+/// descriptor tables of their own.
+#[test]
+fn signals_that_come_together_reach_the_server_and_no_client() {
+    for _ in 0..5 {
+        let mut server = Server::with(SHORT_DRAIN, &["--workers", "4"]);
+        let connect = |_| Socket::subscribed(server.addr, "channel=a");
+        let sockets: Vec<Socket> = (0..30).map(connect).collect();
+        for signal in ["STOP", "HUP", "TERM", "CONT"] {
+            server.signal(signal);
+        }
+        for mut socket in sockets {
+            assert_eq!(socket.closed().0, 1012);
+        }
+        assert!(server.wait().success());
+    }
+}
+
 #[test]
 fn client_that_does_not_answer_does_not_hold_up_the_end() {
     let mut server = Server::with("[drain]\nwindow_ms = 200\n", &[]);

@@ -28,15 +28,34 @@ pub fn raise_limit() -> u64 {
     in_force.unwrap_or(u64::MAX)
 }
 
-/// Gives the calling thread a descriptor table of its own: a copy of the one it shared.
+/// Gives the calling thread a descriptor table of its own: a copy of the one it shared. The thread
+/// takes no signals from then on.
 ///
 /// # Errors
 /// When the system refuses; the table is shared as before.
 pub fn unshare_table() -> io::Result<OwnTable> {
+    refuse_signals()?;
     // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and
     // threads do not hand each other descriptors they open after this.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     Ok(OwnTable(PhantomData))
+}
+
+/// Blocks all signals in the calling thread, so that the system hands them to others.
+///
+/// A handler writes to a descriptor by its number. In a table of its own that number may be a
+/// client's socket: the client would get a byte that nobody meant for it, and the signal be lost.
+fn refuse_signals() -> io::Result<()> {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is to a set, which is written whole; for such a one it cannot fail.
+    let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: the set has just been written; the mask from before is not asked for.
+    let refused =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
+    match refused {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
 }
 
 /// The calling thread's own descriptor table. Stays on the thread it was made on.
@@ -94,6 +113,20 @@ mod tests {
         });
         assert_eq!(seen.join().unwrap(), (true, false));
         assert!(link(dropped_fd));
+    }
+
+    #[test]
+    fn thread_with_a_table_of_its_own_takes_no_signals() {
+        let blocked = std::thread::spawn(|| {
+            let _table = unshare_table().unwrap();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let status = blocked.join().unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            assert_ne!(mask & 1 << (signal - 1), 0, "{signal} in {mask:x}");
+        }
     }
 
     #[test]
