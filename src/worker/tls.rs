@@ -211,6 +211,10 @@ impl<N: Net> Worker<N> {
             return self.hand_over(id);
         }
         if secured.closes.is_some() {
+            // Nothing is read any more; who stayed readable would be asked turn after turn.
+            if let Some(slot) = self.slot(id) {
+                slot.is_readable = false;
+            }
             return None;
         }
         if secured.filter.is_peer_done() {
