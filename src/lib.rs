@@ -57,7 +57,7 @@
 //!
 //! | ring | modules |
 //! |---|---|
-//! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
+//! | words | [`id`], [`pattern`], [`time`], [`effect`], [`token`], [`deflate`], [`metrics`], [`config`] |
 //! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
@@ -253,5 +253,6 @@ pub mod id;
 pub mod metrics;
 pub mod pattern;
 pub mod time;
+pub mod token;
 
 pub mod sys;

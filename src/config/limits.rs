@@ -99,6 +99,25 @@ pub const POLL_PLANS_MAX: u32 = 64;
 /// How long a conn that has been told goodbye may take to say its own, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 
+// -- Tokens (RFC 7519).
+
+/// The longest token that is looked at, in bytes: about what a request head holds by default.
+pub const TOKEN_BYTES_MAX: usize = 8 * KIB as usize;
+/// Patterns that a token may have to subscribe, and as many again to publish.
+pub const TOKEN_PATTERNS_MAX: usize = 64;
+/// Bytes of the `sub` of a token.
+pub const TOKEN_SUB_BYTES_MAX: usize = 256;
+/// Keys that are looked through for a token's.
+pub const TOKEN_KEYS_MAX: usize = 64;
+/// How long before its end the client of a WebSocket is told, in milliseconds, or half of the time
+/// it has.
+pub const TOKEN_WARNING_MS: u64 = 30_000;
+/// Time between two tokens that a WebSocket may show, in milliseconds. A verification costs as much
+/// as a hundred other commands.
+pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;
+/// Keys with which a token is tried that does not say which is its own. Each costs a signature.
+pub const TOKEN_KEYS_TRIED_MAX: usize = 4;
+
 // -- WebSocket (RFC 6455).
 
 /// The longest payload of a control frame, in bytes (RFC 6455, 5.5).

@@ -26,7 +26,9 @@ pub(crate) enum Layer {
     Shell,
 }
 
-const WORDS: &[&str] = &["deflate", "effect", "id", "metrics", "pattern", "time"];
+const WORDS: &[&str] = &[
+    "deflate", "effect", "id", "metrics", "pattern", "time", "token",
+];
 const PURE: &[&str] = &["dialogue", "frame", "http", "hub", "tls", "transport"];
 const SHELL: &[&str] = &[
     "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",

@@ -1,0 +1,101 @@
+//! The algorithms by which a token may be signed (RFC 7518, 3.1; RFC 8037, 3.1).
+//!
+//! Those with a hash of at least 256 bits that issuers use, and no others: neither `none` nor
+//! anything that RFC 8725 advises against is known by name. Data only.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How a token is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String")]
+pub enum Algorithm {
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// Ed25519 (RFC 8032).
+    EdDsa,
+    /// HMAC with SHA-256.
+    Hs256,
+    /// HMAC with SHA-384.
+    Hs384,
+    /// HMAC with SHA-512.
+    Hs512,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+}
+
+/// A name that is none of an algorithm.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is none of HS256, HS384, HS512, RS256, ES256, EdDSA")]
+pub struct AlgorithmError(String);
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Es256,
+        Self::EdDsa,
+        Self::Hs256,
+        Self::Hs384,
+        Self::Hs512,
+        Self::Rs256,
+    ];
+
+    /// The algorithm of this name; names are case-sensitive (RFC 7515, 4.1.1).
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == name)
+    }
+
+    /// The name in a token's header.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+            Self::Hs256 => "HS256",
+            Self::Hs384 => "HS384",
+            Self::Hs512 => "HS512",
+            Self::Rs256 => "RS256",
+        }
+    }
+
+    /// The fewest bytes of a secret, which are those of the hash (RFC 7518, 3.2); `None` where
+    /// there is no secret.
+    #[must_use]
+    pub fn secret_bytes_min(self) -> Option<usize> {
+        match self {
+            Self::Hs256 => Some(32),
+            Self::Hs384 => Some(48),
+            Self::Hs512 => Some(64),
+            Self::Es256 | Self::EdDsa | Self::Rs256 => None,
+        }
+    }
+
+    pub(super) fn of_library(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+            Self::Hs256 => jsonwebtoken::Algorithm::HS256,
+            Self::Hs384 => jsonwebtoken::Algorithm::HS384,
+            Self::Hs512 => jsonwebtoken::Algorithm::HS512,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+        }
+    }
+}
+
+impl TryFrom<String> for Algorithm {
+    type Error = AlgorithmError;
+
+    fn try_from(name: String) -> Result<Self, AlgorithmError> {
+        Self::from_name(&name).ok_or(AlgorithmError(name))
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,116 @@
+//! The claims of a token whose signature is right (RFC 7519, 4), and what they come to.
+//!
+//! Registered claims are checked as the standard says: `exp` has to be there, `aud` has to name us
+//! wherever it stands, `iss` only matters if the operator has named one. What may be done stands in
+//! a claim of our own, `"fanfare": {"subscribe": [patterns], "publish": [patterns]}`; without it
+//! nothing may be done. A member that is there twice makes the token malformed.
+
+use serde::Deserialize;
+use serde_json::Number;
+
+use super::grant::Grant;
+use super::verify::{Terms, TokenError};
+use crate::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
+use crate::pattern::Pattern;
+
+#[derive(Deserialize)]
+struct Claims {
+    exp: Option<Number>,
+    nbf: Option<Number>,
+    aud: Option<Audience>,
+    iss: Option<String>,
+    sub: Option<String>,
+    fanfare: Option<Rights>,
+}
+
+/// One audience, or several (RFC 7519, 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    fn names(&self, who: &str) -> bool {
+        match self {
+            Self::One(name) => name == who,
+            Self::Many(names) => names.iter().any(|name| name == who),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Rights {
+    subscribe: Vec<String>,
+    publish: Vec<String>,
+}
+
+/// Reads the claims, holds them against the terms, and says what they allow.
+pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, TokenError> {
+    // Serde would take an array for an object's values in their order.
+    if !json.trim_ascii_start().starts_with(b"{") {
+        return Err(TokenError::Claims);
+    }
+    let claims: Claims = serde_json::from_slice(json).map_err(|_fault| TokenError::Claims)?;
+    let exp = claims.exp.as_ref().ok_or(TokenError::Claims)?;
+    let ends_s = seconds(exp)?.saturating_add(terms.leeway_s);
+    if unix_s >= ends_s {
+        return Err(TokenError::Expired);
+    }
+    if let Some(nbf) = &claims.nbf
+        && seconds(nbf)? > unix_s.saturating_add(terms.leeway_s)
+    {
+        return Err(TokenError::NotYet);
+    }
+    let is_for_us = match (&claims.aud, &terms.audience) {
+        (None, None) => true,
+        (Some(audience), Some(we)) => audience.names(we),
+        // Who does not know his own name cannot be meant (RFC 7519, 4.1.3).
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    if !is_for_us {
+        return Err(TokenError::Audience);
+    }
+    if terms.issuer.is_some() && claims.iss.as_deref() != terms.issuer.as_deref() {
+        return Err(TokenError::Issuer);
+    }
+    let sub = claims.sub.filter(|sub| !sub.is_empty());
+    if sub
+        .as_ref()
+        .is_some_and(|sub| sub.len() > TOKEN_SUB_BYTES_MAX)
+    {
+        return Err(TokenError::Claims);
+    }
+    let rights = claims.fanfare.unwrap_or_default();
+    Ok(Grant {
+        sub: sub.map(String::into_boxed_str),
+        subscribe: patterns(&rights.subscribe)?,
+        publish: patterns(&rights.publish)?,
+        ends_s,
+    })
+}
+
+/// A number of seconds since 1970, perhaps with a fraction (RFC 7519, 2).
+fn seconds(number: &Number) -> Result<u64, TokenError> {
+    if let Some(whole) = number.as_u64() {
+        return Ok(whole);
+    }
+    let float = number.as_f64().filter(|seconds| *seconds >= 0.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and what is too large becomes the largest"
+    )]
+    float.map(|float| float as u64).ok_or(TokenError::Claims)
+}
+
+fn patterns(texts: &[String]) -> Result<Box<[Pattern]>, TokenError> {
+    if texts.len() > TOKEN_PATTERNS_MAX {
+        return Err(TokenError::Claims);
+    }
+    let patterns = texts.iter().map(|text| Pattern::new(text));
+    let patterns: Result<_, _> = patterns.collect();
+    patterns.map_err(|_fault| TokenError::Claims)
+}

@@ -1,0 +1,374 @@
+//! Tokens that were signed elsewhere, and every way to be refused.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::id::ChannelName;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const NOW_S: u64 = 1_800_000_000;
+const RS256_KEY: &[u8] = include_bytes!("../../tests/tokens/rs256.pem");
+const ES256_KEY: &[u8] = include_bytes!("../../tests/tokens/es256.pem");
+const EDDSA_KEY: &[u8] = include_bytes!("../../tests/tokens/eddsa.pem");
+const JWKS: &[u8] = include_bytes!("../../tests/tokens/jwks.json");
+/// Signed by `openssl`, with 2100 as their end.
+const RS256: &str = include_str!("../../tests/tokens/rs256.jwt");
+const ES256: &str = include_str!("../../tests/tokens/es256.jwt");
+const EDDSA: &str = include_str!("../../tests/tokens/eddsa.jwt");
+const NAMED: [&str; 3] = [
+    include_str!("../../tests/tokens/rs256-kid.jwt"),
+    include_str!("../../tests/tokens/es256-kid.jwt"),
+    include_str!("../../tests/tokens/eddsa-kid.jwt"),
+];
+
+fn verifier(algorithm: Algorithm, key: &[u8]) -> Verifier {
+    let key = Key::new(algorithm, key).unwrap();
+    Verifier::new(vec![key], Terms::default()).unwrap()
+}
+
+fn hs256() -> Verifier {
+    verifier(Algorithm::Hs256, SECRET)
+}
+
+fn hs256_under(terms: Terms) -> Verifier {
+    let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
+    Verifier::new(vec![key], terms).unwrap()
+}
+
+fn encode(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+/// Signs whatever it is given with a secret.
+fn sign(header: &Value, claims: &Value, secret: &[u8]) -> String {
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let key = jsonwebtoken::EncodingKey::from_secret(secret);
+    let algorithm = jsonwebtoken::Algorithm::HS256;
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+fn with_claims(claims: &Value) -> String {
+    sign(&json!({"alg": "HS256"}), claims, SECRET)
+}
+
+fn with_header(header: &Value) -> String {
+    sign(header, &json!({"exp": NOW_S + 60}), SECRET)
+}
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::new(text).unwrap()
+}
+
+#[test]
+fn tokens_of_another_implementation_are_understood() {
+    for (algorithm, key, token) in [
+        (Algorithm::Rs256, RS256_KEY, RS256),
+        (Algorithm::Es256, ES256_KEY, ES256),
+        (Algorithm::EdDsa, EDDSA_KEY, EDDSA),
+    ] {
+        let grant = verifier(algorithm, key)
+            .verify(token.trim(), NOW_S)
+            .unwrap();
+        assert_eq!(grant.sub.as_deref(), Some("alice"), "{algorithm}");
+        assert!(grant.may_subscribe(&name("chat:7")) && grant.may_subscribe(&name("news")));
+        assert!(!grant.may_subscribe(&name("chat")) && !grant.may_subscribe(&name("newsroom")));
+        assert!(grant.may_publish(&name("chat:1")) && !grant.may_publish(&name("chat:2")));
+        assert_eq!(grant.ends_s, 4_102_444_800);
+    }
+}
+
+#[test]
+fn set_of_keys_is_read_and_its_keys_are_chosen_by_kid() {
+    let verifier = Verifier::new(Key::of_set(JWKS).unwrap(), Terms::default()).unwrap();
+    for token in NAMED.into_iter().chain([RS256, ES256, EDDSA]) {
+        assert!(verifier.verify(token.trim(), NOW_S).is_ok());
+    }
+    let claims = json!({"exp": NOW_S + 60});
+    for (kid, outcome) in [
+        ("hs256", Ok(())),
+        ("unheard-of", Err(TokenError::UnknownKey)),
+        ("for-encryption", Err(TokenError::UnknownKey)),
+        ("rs256", Err(TokenError::Algorithm)),
+    ] {
+        let token = sign(&json!({"alg": "HS256", "kid": kid}), &claims, SECRET);
+        let verified = verifier.verify(&token, NOW_S).map(|_grant| ());
+        assert_eq!(verified, outcome, "{kid}");
+    }
+}
+
+#[test]
+fn minted_token_is_good_for_every_secret() {
+    let wish = Wish {
+        sub: Some("bob".into()),
+        subscribe: vec!["a:*".into()],
+        publish: vec!["b".into()],
+        expires_s: NOW_S + 60,
+        ..Wish::default()
+    };
+    for (algorithm, bytes) in [
+        (Algorithm::Hs256, 32),
+        (Algorithm::Hs384, 48),
+        (Algorithm::Hs512, 64),
+    ] {
+        let secret = vec![b'\n'; bytes];
+        let token = mint(algorithm, &secret, &wish).unwrap();
+        let grant = verifier(algorithm, &secret).verify(&token, NOW_S).unwrap();
+        assert_eq!(grant.sub.as_deref(), Some("bob"));
+        assert!(grant.may_subscribe(&name("a:1")) && grant.may_publish(&name("b")));
+    }
+    let refused = mint(Algorithm::Rs256, SECRET, &wish);
+    assert_eq!(refused, Err(MintError::Algorithm(Algorithm::Rs256)));
+}
+
+#[test]
+fn public_key_is_never_taken_for_a_secret() {
+    // What a forger can do who knows the public key: sign with it as if it were a secret.
+    let claims = json!({"exp": NOW_S + 60, "fanfare": {"subscribe": ["*"]}});
+    for (algorithm, key) in [
+        (Algorithm::Rs256, RS256_KEY),
+        (Algorithm::Es256, ES256_KEY),
+        (Algorithm::EdDsa, EDDSA_KEY),
+    ] {
+        let token = sign(&json!({"alg": "HS256"}), &claims, key);
+        let verified = verifier(algorithm, key).verify(&token, NOW_S);
+        assert_eq!(verified, Err(TokenError::Algorithm));
+        let token = sign(&json!({"alg": algorithm.name()}), &claims, key);
+        let verified = verifier(algorithm, key).verify(&token, NOW_S);
+        assert_eq!(verified, Err(TokenError::Signature));
+    }
+    assert_eq!(
+        Key::new(Algorithm::Hs256, RS256_KEY).unwrap_err(),
+        KeyError::PemAsSecret(Algorithm::Hs256)
+    );
+}
+
+#[test]
+fn token_without_signature_is_refused_however_none_is_written() {
+    let claims = encode(&json!({"exp": NOW_S + 60}));
+    for none in [
+        "none", "None", "NONE", "nOnE", "", "hs256", "HS1", "PS256", "RS384",
+    ] {
+        let header = encode(&json!({"alg": none}));
+        for signature in ["", "AA"] {
+            let token = format!("{header}.{claims}.{signature}");
+            assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Algorithm));
+        }
+    }
+    let header = encode(&json!({"alg": "HS256"}));
+    let unsigned = format!("{header}.{claims}.");
+    assert_eq!(hs256().verify(&unsigned, NOW_S), Err(TokenError::Signature));
+}
+
+#[test]
+fn header_is_not_believed_about_keys_or_anything_critical() {
+    let other = b"another secret of at least 32 bytes..";
+    let brought = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(other)});
+    let claims = json!({"exp": NOW_S + 60});
+    let token = sign(&json!({"alg": "HS256", "jwk": brought}), &claims, other);
+    assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Signature));
+    let token = with_header(&json!({"alg": "HS256", "crit": ["exp"]}));
+    assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
+    let token = with_header(&json!({"alg": "HS256", "kid": "any", "x5c": ["AA"], "typ": 1}));
+    assert!(hs256().verify(&token, NOW_S).is_ok());
+}
+
+#[test]
+fn time_is_held_with_leeway_at_its_very_second() {
+    let verifier = hs256_under(Terms {
+        leeway_s: 10,
+        ..Terms::default()
+    });
+    let at = |claims: &Value, unix_s| verifier.verify(&with_claims(claims), unix_s).map(|_| ());
+    let until = json!({"exp": NOW_S});
+    assert_eq!(at(&until, NOW_S + 9), Ok(()));
+    assert_eq!(at(&until, NOW_S + 10), Err(TokenError::Expired));
+    let from = json!({"exp": NOW_S + 60, "nbf": NOW_S});
+    assert_eq!(at(&from, NOW_S - 10), Ok(()));
+    assert_eq!(at(&from, NOW_S - 11), Err(TokenError::NotYet));
+    assert_eq!(at(&json!({"exp": 1_800_000_000.5}), NOW_S), Ok(()));
+    assert_eq!(at(&json!({"exp": u64::MAX}), NOW_S), Ok(()));
+    assert_eq!(at(&json!({"exp": 1e300}), NOW_S), Ok(()));
+    for exp in [json!(null), json!("1900000000"), json!(-1), json!([])] {
+        assert_eq!(
+            at(&json!({"exp": exp}), 0),
+            Err(TokenError::Claims),
+            "{exp}"
+        );
+    }
+    assert_eq!(at(&json!({}), 0), Err(TokenError::Claims));
+}
+
+#[test]
+fn audience_and_issuer_have_to_be_ours() {
+    let ours = hs256_under(Terms {
+        audience: Some("push".into()),
+        issuer: Some("https://id.example".into()),
+        leeway_s: 0,
+    });
+    let claims = |aud: Value, iss: Value| json!({"exp": NOW_S + 1, "aud": aud, "iss": iss});
+    let id = || json!("https://id.example");
+    for (claims, outcome) in [
+        (claims(json!("push"), id()), Ok(())),
+        (claims(json!(["web", "push"]), id()), Ok(())),
+        (claims(json!("web"), id()), Err(TokenError::Audience)),
+        (claims(json!([]), id()), Err(TokenError::Audience)),
+        (claims(json!(null), id()), Err(TokenError::Audience)),
+        (claims(json!(7), id()), Err(TokenError::Claims)),
+        (
+            claims(json!("push"), json!("https://id.example/")),
+            Err(TokenError::Issuer),
+        ),
+        (claims(json!("push"), json!(null)), Err(TokenError::Issuer)),
+    ] {
+        let verified = ours.verify(&with_claims(&claims), NOW_S).map(|_| ());
+        assert_eq!(verified, outcome, "{claims}");
+    }
+    let token = with_claims(&claims(json!("push"), json!("anybody")));
+    assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Audience));
+}
+
+#[test]
+fn rights_that_cannot_be_read_are_none_and_refused() {
+    let with = |rights: Value| {
+        let claims = json!({"exp": NOW_S + 1, "fanfare": rights});
+        hs256().verify(&with_claims(&claims), NOW_S)
+    };
+    let nothing = with(json!({})).unwrap();
+    assert!(nothing.subscribe.is_empty() && nothing.publish.is_empty());
+    assert!(with(json!(null)).unwrap().subscribe.is_empty());
+    assert!(with(json!({"subscribe": ["a"], "more": 1})).is_ok());
+    for rights in [
+        json!("*"),
+        json!({"subscribe": "*"}),
+        json!({"subscribe": [1]}),
+        json!({"subscribe": ["a b"]}),
+        json!({"publish": [""]}),
+        json!({"publish": vec!["a"; 65]}),
+    ] {
+        assert_eq!(with(rights.clone()), Err(TokenError::Claims), "{rights}");
+    }
+    let sub = json!({"exp": NOW_S + 1, "sub": "x".repeat(257)});
+    assert_eq!(
+        hs256().verify(&with_claims(&sub), NOW_S),
+        Err(TokenError::Claims)
+    );
+}
+
+#[test]
+fn what_is_no_token_is_refused() {
+    let good = with_claims(&json!({"exp": NOW_S + 1}));
+    assert!(hs256().verify(&good, NOW_S).is_ok());
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let padded = format!("{message}.{signature}=");
+    let longer = format!("{good}.x");
+    for text in [
+        "", ".", "..", "...", "a.b.c", "Bearer", &padded, &longer, message,
+    ] {
+        assert!(hs256().verify(text, NOW_S).is_err(), "{text}");
+    }
+    let array = URL_SAFE_NO_PAD.encode(r#"["HS256",null,null]"#);
+    let token = format!("{array}.e30.AA");
+    assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
+    let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","alg":"none"}"#);
+    let token = format!("{twice}.e30.AA");
+    assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
+    let huge = "a".repeat(8193);
+    assert_eq!(hs256().verify(&huge, NOW_S), Err(TokenError::TooLong));
+}
+
+#[test]
+fn every_changed_byte_and_every_cut_is_noticed() {
+    let good = with_claims(&json!({"exp": NOW_S + 1, "sub": "a"}));
+    let verifier = hs256();
+    for at in 0..good.len() {
+        assert!(verifier.verify(&good[..at], NOW_S).is_err());
+        let mut changed = good.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        assert!(verifier.verify(&changed, NOW_S).is_err(), "{at}");
+    }
+}
+
+#[test]
+fn key_that_is_weak_or_of_another_kind_is_refused_when_it_is_read() {
+    let weak = include_bytes!("../../tests/tokens/weak.pem");
+    let p384 = include_bytes!("../../tests/tokens/p384.pem");
+    for (algorithm, content) in [
+        (Algorithm::Rs256, &weak[..]),
+        (Algorithm::Rs256, ES256_KEY),
+        (Algorithm::Rs256, EDDSA_KEY),
+        (Algorithm::Es256, RS256_KEY),
+        (Algorithm::Es256, EDDSA_KEY),
+        (Algorithm::Es256, p384),
+        (Algorithm::EdDsa, ES256_KEY),
+        (Algorithm::EdDsa, b"garbage"),
+        (Algorithm::Rs256, b""),
+    ] {
+        let error = Key::new(algorithm, content).unwrap_err();
+        assert_eq!(error, KeyError::Pem(algorithm));
+    }
+    let private = b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n";
+    assert_eq!(
+        Key::new(Algorithm::Rs256, private).unwrap_err(),
+        KeyError::Private
+    );
+    for algorithm in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
+        let least = algorithm.secret_bytes_min().unwrap();
+        assert!(Key::new(algorithm, &vec![7; least]).is_ok());
+        let error = Key::new(algorithm, &vec![7; least - 1]).unwrap_err();
+        assert!(matches!(error, KeyError::Short { .. }));
+    }
+    assert!(Verifier::new(Vec::new(), Terms::default()).is_err());
+    assert_eq!(
+        Key::of_set(br#"{"keys":[]}"#).unwrap_err(),
+        KeyError::Unusable
+    );
+    assert!(matches!(Key::of_set(b"[]"), Err(KeyError::Jwks(_))));
+}
+
+#[test]
+fn secret_written_as_a_line_ends_before_the_line_end() {
+    let line = [SECRET, b"\n"].concat();
+    let token = with_claims(&json!({"exp": NOW_S + 1}));
+    for content in [&line[..], SECRET, &[SECRET, b"\r\n"].concat()] {
+        let verifier = verifier(Algorithm::Hs256, content);
+        assert!(verifier.verify(&token, NOW_S).is_ok());
+    }
+    let bytes = [&[0xff; 31][..], b"\n"].concat();
+    assert!(Key::new(Algorithm::Hs256, &bytes).is_ok());
+}
+
+#[test]
+fn debug_text_shows_no_secret() {
+    let text = format!("{:?}", hs256());
+    assert!(!text.contains("0123456789abcdef"), "{text}");
+    assert!(!text.contains("48, 49, 50"), "{text}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_is_taken_that_nobody_signed(text in "\\PC{0,200}") {
+        prop_assert!(hs256().verify(&text, NOW_S).is_err());
+    }
+
+    #[test]
+    fn no_header_and_no_claims_panic(header in "\\PC{0,80}", claims in "\\PC{0,120}") {
+        let parts = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let token = format!("{}.{}.AA", parts[0], parts[1]);
+        prop_assert!(hs256().verify(&token, NOW_S).is_err());
+    }
+
+    #[test]
+    fn no_key_file_panics(content in proptest::collection::vec(any::<u8>(), 0..300)) {
+        for algorithm in Algorithm::ALL {
+            let _key = Key::new(algorithm, &content);
+            let pem = [b"-----BEGIN PUBLIC KEY-----\n", &content[..]].concat();
+            prop_assert!(Key::new(algorithm, &pem).is_err());
+        }
+        let _keys = Key::of_set(&content);
+    }
+}
