@@ -15,6 +15,7 @@ use fanfare::frame::websocket::RSV1;
 use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
+use fanfare::token::Access;
 use fanfare::transport::websocket::Compression;
 use fanfare::transport::{Flow, Transport, WebSocket};
 use flate2::{Compress, Compression as Level, FlushCompress};
@@ -60,6 +61,7 @@ struct Lent {
     config: Config,
     metrics: WorkerMetrics,
     inflater: Inflater,
+    access: Access,
 }
 
 /// The same command as a client compresses it.
@@ -92,6 +94,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         config: &lent.config,
         metrics: &lent.metrics,
         inflater: &mut lent.inflater,
+        access: &mut lent.access,
         effects: &mut effects,
     };
     let mut out = Vec::new();

@@ -203,6 +203,7 @@ impl Rig {
             pulse: Arc::new(AtomicU64::new(0)),
             conns_max: CONNS,
             secure: None,
+            keys: None,
         };
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {

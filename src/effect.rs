@@ -11,6 +11,7 @@ use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnId, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
+use crate::token::Access;
 
 /// What surrounds one call into a machine.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub metrics: &'a WorkerMetrics,
     /// Takes compressed messages apart; nothing of one message or conn is left in it for the next.
     pub inflater: &'a mut Inflater,
+    /// What the worker's conns may do.
+    pub access: &'a mut Access,
     /// Where the machine's wishes go, in order.
     pub effects: &'a mut Vec<Effect>,
 }

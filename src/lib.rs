@@ -57,7 +57,8 @@
 //!
 //! | ring | modules |
 //! |---|---|
-//! | words | [`id`], [`pattern`], [`time`], [`effect`], [`token`], [`deflate`], [`metrics`], [`config`] |
+//! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
+//! | words of access | [`token`] |
 //! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |

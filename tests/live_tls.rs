@@ -206,7 +206,7 @@ fn openssl_resumes_with_its_ticket_over_a_reload() {
     let first = openssl(rig.addr, &["-ign_eof", "-sess_out", ticket], request);
     assert!(String::from_utf8_lossy(&first.stdout).contains("\nNew, TLSv1.3"));
     rig.server.signal("HUP");
-    within("the reload", || rig.said("certificates were read again"));
+    within("the reload", || rig.said("keys were read again"));
     let again = openssl(rig.addr, &["-ign_eof", "-sess_in", ticket], request);
     let again = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(again.contains("\nReused, TLSv1.3"), "{again}");

@@ -121,7 +121,7 @@ fn announce(server: &Server) -> Result<(), Failure> {
 fn reload(server: &Server) {
     service::notify_reloading();
     match server.reload() {
-        Ok(()) => tracing::info!("certificates were read again"),
+        Ok(()) => tracing::info!("certificates and keys were read again"),
         Err(error) => tracing::error!(%error, "nothing has changed"),
     }
     service::notify_reloaded();

@@ -5,6 +5,7 @@
 //! environment is [`mod@file`]'s, the only shell part; [`validate`] knows what a value may be.
 //! Durations end in `_ms`, sizes in `_bytes`; the accessors hand out [`Duration`]s.
 
+pub mod auth;
 pub mod file;
 pub mod limits;
 pub mod listen;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use auth::{Auth, KeyFile};
 pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub tls: Tls,
     /// Heartbeats.
     pub heartbeat: Heartbeat,
+    /// Who may come in.
+    pub auth: Auth,
     /// Bounds on what a client or feeder may ask for.
     pub limits: Limits,
     /// Bounds on what one conn may be owed.
@@ -77,6 +81,7 @@ impl Default for Config {
             page: true,
             tls: Tls::default(),
             heartbeat: Heartbeat::default(),
+            auth: Auth::default(),
             limits: Limits::default(),
             quota: Quota::default(),
             log: LogBounds::default(),

@@ -35,6 +35,9 @@ pub struct Namespace {
     /// Whether clients may ask how many subscribers a channel has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_presence: Option<bool>,
+    /// Whether no token is needed to subscribe. Absent: only where there are no keys for any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anonymous_subscribe: Option<bool>,
 }
 
 /// What becomes of what clients publish.
@@ -57,6 +60,8 @@ pub struct ClientRules {
     pub publish: ClientPublish,
     /// Whether they may ask how many subscribers there are.
     pub presence: bool,
+    /// Whether they may subscribe without a token where tokens are asked for.
+    pub anonymous_subscribe: bool,
 }
 
 /// What is left when nothing is open: the rules for one channel.
@@ -74,7 +79,7 @@ pub struct Retention {
 
 impl Namespace {
     /// The keys of a table, in the order in which they are explained.
-    pub const KEYS: [&'static str; 7] = [
+    pub const KEYS: [&'static str; 8] = [
         "match",
         "log_entries",
         "log_bytes",
@@ -82,6 +87,7 @@ impl Namespace {
         "overflow",
         "client_publish",
         "client_presence",
+        "anonymous_subscribe",
     ];
 
     /// The beginning that a name must have; `None` if the pattern is a whole name.
@@ -111,6 +117,7 @@ impl Config {
         namespace.map_or_else(ClientRules::default, |namespace| ClientRules {
             publish: namespace.client_publish.unwrap_or_default(),
             presence: namespace.client_presence.unwrap_or_default(),
+            anonymous_subscribe: namespace.anonymous_subscribe.unwrap_or_default(),
         })
     }
 
@@ -202,6 +209,7 @@ mod tests {
             overflow: Some(Overflow::Skip),
             client_publish: Some(ClientPublish::Off),
             client_presence: Some(false),
+            anonymous_subscribe: Some(false),
         };
         let table = toml::Table::try_from(full).unwrap();
         let mut keys = Namespace::KEYS.to_vec();

@@ -7,12 +7,23 @@
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::limits::{LISTENERS_MAX, NAMESPACES_MAX};
+use super::limits::{LISTENERS_MAX, NAMESPACES_MAX, TOKEN_KEYS_MAX};
 use super::{ClientAuth, Config, Listen, Namespace};
 use crate::id::{ChannelName, ChannelNameError};
 
 /// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The parameters of a query that mean something already.
+const PARAMETERS: [&str; 7] = [
+    "channel",
+    "envelope",
+    "last_event_id",
+    "lastEventId",
+    "since",
+    "timeout",
+    "window",
+];
 
 const MIB: u64 = 1024 * 1024;
 const HOUR_MS: u64 = 3_600_000;
@@ -36,6 +47,7 @@ impl Config {
         let mut found = Vec::new();
         self.check_addresses(&mut found);
         self.check_tls(&mut found);
+        self.check_auth(&mut found);
         self.check_feed(&mut found);
         self.check_ranges(&mut found);
         self.check_relations(&mut found);
@@ -104,6 +116,47 @@ impl Config {
                 found,
                 &["tls.client_auth", "tls.client_authorities"],
                 message,
+            );
+        }
+    }
+
+    fn check_auth(&self, found: &mut Vec<Invalid>) {
+        let auth = &self.auth;
+        check_range("auth.leeway_ms", auth.leeway_ms, &(0..=600_000), found);
+        check_range(
+            "auth.deadline_ms",
+            auth.deadline_ms,
+            &(100..=600_000),
+            found,
+        );
+        if auth.keys.len() > TOKEN_KEYS_MAX {
+            let count = auth.keys.len();
+            let message = format!("names {count} files, but at most {TOKEN_KEYS_MAX} are allowed");
+            push(found, &["auth.keys"], message);
+        }
+        for (key, value, others) in [
+            ("auth.cookie", &auth.cookie, &[][..]),
+            ("auth.query", &auth.query, &PARAMETERS[..]),
+        ] {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            if !value.bytes().all(is_plain) {
+                push(found, &[key], "has letters, digits and - . _ ~ only");
+            } else if others.contains(&value.as_str()) {
+                push(found, &[key], format!("`{value}` means something else"));
+            }
+        }
+        if !auth.is_on() && !auth.query.is_empty() {
+            push(
+                found,
+                &["auth.query", "auth.keys"],
+                "does nothing without keys",
+            );
+        }
+        if !auth.is_on() && !auth.cookie.is_empty() {
+            push(
+                found,
+                &["auth.cookie", "auth.keys"],
+                "does nothing without keys",
             );
         }
     }
@@ -247,6 +300,10 @@ impl Config {
                 push(found, &[&key("match")], message);
             } else if earlier.into_iter().any(|other| other.pattern == pattern) {
                 push(found, &[&key("match")], format!("names `{pattern}` twice"));
+            }
+            if namespace.anonymous_subscribe == Some(false) && !self.auth.is_on() {
+                let message = "is false, but without keys in [auth] nobody could subscribe";
+                push(found, &[&key("anonymous_subscribe"), "auth.keys"], message);
             }
             let log = &self.log;
             // Ages and sizes above the global ones would never bind.
@@ -490,6 +547,28 @@ mod tests {
         };
         change(&mut namespace);
         wrong(|c| c.namespace.push(namespace))
+    }
+
+    #[test]
+    fn places_for_a_token_are_names_that_mean_nothing_else() {
+        let with = |change: fn(&mut Config)| {
+            wrong(|c| {
+                c.auth.jwks = "jwks.json".into();
+                change(c);
+            })
+        };
+        assert!(with(|c| c.auth.cookie = "id-1.x".into()).is_empty());
+        assert!(with(|c| c.auth.query = "access_token".into()).is_empty());
+        assert_eq!(with(|c| c.auth.cookie = "a b".into()), ["auth.cookie"]);
+        assert_eq!(with(|c| c.auth.cookie = "a=b".into()), ["auth.cookie"]);
+        assert_eq!(with(|c| c.auth.query = "since".into()), ["auth.query"]);
+        assert_eq!(wrong(|c| c.auth.query = "t".into()), ["auth.query"]);
+        assert_eq!(wrong(|c| c.auth.cookie = "t".into()), ["auth.cookie"]);
+        let closed = |n: &mut Namespace| n.anonymous_subscribe = Some(false);
+        assert_eq!(
+            wrong_namespace(closed),
+            ["namespace[0].anonymous_subscribe"]
+        );
     }
 
     #[test]

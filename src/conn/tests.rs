@@ -8,6 +8,7 @@ use crate::effect::{Draw, Origin};
 use crate::frame::Payload;
 use crate::hub::Joined;
 use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
+use crate::token::Access;
 use crate::transport::test_context::World;
 
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -23,6 +24,7 @@ pub(super) struct Rig {
     pub(super) config: Config,
     pub(super) metrics: WorkerMetrics,
     inflater: Inflater,
+    access: Access,
     pub(super) effects: Vec<Effect>,
     out: Vec<u8>,
 }
@@ -44,6 +46,7 @@ impl Rig {
             config,
             metrics,
             inflater: Inflater::default(),
+            access: Access::default(),
             effects: Vec::new(),
             out: Vec::new(),
         }
@@ -66,6 +69,7 @@ impl Rig {
             config: &self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,
+            access: &mut self.access,
             effects: &mut self.effects,
         };
         act(&mut self.conn, &mut self.out, &mut context)

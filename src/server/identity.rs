@@ -1,9 +1,9 @@
 //! What the server proves where TLS is spoken: read from files at start and again when asked.
 
-use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::files::{Unreadable, read};
 use crate::config::{Config, Listen};
 use crate::tls::{Identity, IdentityError, Material, self_signed};
 
@@ -11,13 +11,8 @@ use crate::tls::{Identity, IdentityError, Material, self_signed};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// A certificate or key cannot be used.
     #[error("{path}: {source}")]
     Pair {
@@ -65,13 +60,6 @@ pub(super) fn load(config: &Config, former: Option<&Identity>) -> Result<Identit
             },
             None => LoadError::Identity(error),
         }
-    })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    std::fs::read(path).map_err(|source| LoadError::Read {
-        path: path.to_path_buf(),
-        source,
     })
 }
 

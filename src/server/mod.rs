@@ -5,7 +5,10 @@
 //! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
 //! process.
 
+pub mod credentials;
+pub mod files;
 pub mod identity;
+pub mod keys;
 pub mod logs;
 pub mod service;
 mod threads;
@@ -35,14 +38,17 @@ use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
-use crate::worker::tls::{Identities, Secure};
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
+use credentials::{CredentialError, Credentials};
 use threads::{Listeners, Preparation};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// The admin listener's address cannot be had.
     #[error("cannot listen on {address} for metrics (key `admin`): {source}")]
     Admin {
@@ -65,9 +71,6 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// The certificates for TLS cannot be used.
-    #[error("cannot speak TLS: {0}")]
-    Identity(#[from] identity::LoadError),
     /// The system has no random numbers.
     #[error("cannot draw an epoch: {0}")]
     Random(#[from] getrandom::Error),
@@ -92,8 +95,7 @@ impl StartError {
 pub struct Server {
     config: Arc<Config>,
     addresses: Vec<Listen>,
-    /// What is proved where TLS is spoken, if it is.
-    identities: Option<Arc<Identities>>,
+    credentials: Credentials,
     admin: Option<SocketAddr>,
     feed_path: PathBuf,
     workers: Vec<RunningWorker>,
@@ -130,7 +132,7 @@ impl Server {
         };
         let feed_path = feed.path().to_path_buf();
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
-        let secure = secure(&config, listeners.addresses())?;
+        let credentials = Credentials::load(&config, listeners.addresses())?;
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
         let feed_metrics = Arc::new(FeedMetrics::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
@@ -142,7 +144,7 @@ impl Server {
             hub: Arc::new(beginning.hub),
             feed_wake: Arc::clone(&feed_wake),
             sequenced: Arc::clone(&sequenced),
-            secure: secure.clone(),
+            credentials: credentials.clone(),
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
@@ -177,7 +179,7 @@ impl Server {
         Ok(Self {
             config,
             addresses: listeners.addresses().to_vec(),
-            identities: secure.map(|secure| secure.identities),
+            credentials,
             admin: admin_address,
             feed_path,
             workers: started.workers,
@@ -192,17 +194,13 @@ impl Server {
         &self.addresses
     }
 
-    /// Reads certificates and keys again, for whoever connects from now on. What cannot be used
-    /// changes nothing.
+    /// Reads certificates and keys again, for whoever connects or shows a token from now on. All
+    /// of them change, or nothing does.
     ///
     /// # Errors
     /// When a file cannot be read or used.
-    pub fn reload(&self) -> Result<(), identity::LoadError> {
-        if let Some(identities) = &self.identities {
-            let former = identities.current();
-            identities.replace(identity::load(&self.config, Some(&former))?);
-        }
-        Ok(())
+    pub fn reload(&self) -> Result<(), CredentialError> {
+        self.credentials.reload(&self.config)
     }
 
     /// Where metrics and health are served.
@@ -265,19 +263,6 @@ impl Server {
     }
 }
 
-/// What workers need for the addresses where TLS is spoken, if there is one.
-fn secure(config: &Config, listen: &[Listen]) -> Result<Option<Secure>, StartError> {
-    let listeners = identity::secure_listeners(listen);
-    if listeners == 0 {
-        return Ok(None);
-    }
-    let identity = identity::load(config, None)?;
-    Ok(Some(Secure {
-        listeners,
-        identities: Arc::new(Identities::new(identity)),
-    }))
-}
-
 /// What all workers have in common while they are started.
 struct Crew {
     config: Arc<Config>,
@@ -286,7 +271,7 @@ struct Crew {
     hub: Arc<Hub>,
     feed_wake: Arc<Wake>,
     sequenced: Arc<AtomicU64>,
-    secure: Option<Secure>,
+    credentials: Credentials,
     descriptor_limit: u64,
 }
 
@@ -379,7 +364,8 @@ impl Crew {
             sequenced: Arc::clone(&self.sequenced),
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),
-            secure: self.secure.clone(),
+            secure: self.credentials.secure.clone(),
+            keys: self.credentials.keys.clone(),
         };
         let preparation = Preparation {
             net,

@@ -5,9 +5,11 @@
 //! token whose header says another one is refused before any of it is believed (RFC 8725, 3.1), so
 //! that a public key can never be taken for a secret. Nothing here keeps, shows or logs a token.
 //!
-//! [`Verifier`] decides about one token.
+//! [`Verifier`] decides about one token, [`Access`] remembers for one worker what its conns may do.
+//! Requests are checked by `http`, commands by the transports, time by the conn's one timer.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod access;
 mod algorithm;
 mod claims;
 mod grant;
@@ -15,6 +17,7 @@ mod key;
 mod mint;
 mod verify;
 
+pub use access::{Access, Due, ShowError, Shown, Warning};
 pub use algorithm::{Algorithm, AlgorithmError};
 pub use grant::Grant;
 pub use key::{Key, KeyError};

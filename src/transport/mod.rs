@@ -321,6 +321,7 @@ pub(crate) mod test_context {
     use crate::id::{ConnId, Cursor, Epoch, Sequence};
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;
+    use crate::token::Access;
 
     /// What a [`Context`] borrows.
     #[derive(Debug, Default)]
@@ -328,6 +329,7 @@ pub(crate) mod test_context {
         pub(crate) config: Config,
         pub(crate) metrics: WorkerMetrics,
         pub(crate) inflater: Inflater,
+        pub(crate) access: Access,
         pub(crate) effects: Vec<Effect>,
         pub(crate) draw: u64,
     }
@@ -347,6 +349,7 @@ pub(crate) mod test_context {
                 config: &self.config,
                 metrics: &self.metrics,
                 inflater: &mut self.inflater,
+                access: &mut self.access,
                 effects: &mut self.effects,
             }
         }

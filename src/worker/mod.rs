@@ -19,6 +19,7 @@ mod flush;
 pub mod inbox;
 mod inspect;
 pub mod kernel;
+pub mod keys;
 pub mod net;
 mod poll;
 mod read;
@@ -48,8 +49,10 @@ use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
+use crate::token::Access;
 use flush::Collected;
 use inbox::{Batch, Inbox};
+use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
 use storm::Storm;
 use tls::{Filters, Secure};
@@ -78,6 +81,8 @@ pub struct Parts {
     pub conns_max: u32,
     /// TLS, if a listener speaks it.
     pub secure: Option<Secure>,
+    /// By which tokens are known, if any are asked for.
+    pub keys: Option<Arc<Keys>>,
 }
 
 /// One worker.
@@ -109,6 +114,8 @@ pub struct Worker<N: Net> {
     accepting: Accepting,
     /// TLS, for those who came to a listener that speaks it.
     filters: Filters,
+    /// What tokens allow.
+    access: Access,
     storm: Storm,
     draining: Option<Draining>,
     /// The calendar's time as the `Date` field has it.
@@ -212,6 +219,7 @@ impl<N: Net> Worker<N> {
             awaits_walk: false,
             accepting: Accepting::default(),
             filters: Filters::default(),
+            access: Access::default(),
             storm: Storm::default(),
             draining: None,
             date: Date::default(),
@@ -303,6 +311,7 @@ impl<N: Net> Worker<N> {
             config: &self.parts.config,
             metrics: &self.parts.metrics,
             inflater: &mut self.scratch.inflater,
+            access: &mut self.access,
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
@@ -358,7 +367,7 @@ impl<N: Net> Worker<N> {
         sequence.max(Sequence(self.parts.sequenced.load(Ordering::Acquire)))
     }
 
-    /// Keeps the text of the date not more than half a second old.
+    /// Keeps the date, and the keys for tokens, not more than half a second old.
     fn look_at_the_calendar(&mut self) {
         let is_fresh = self
             .date
@@ -369,6 +378,8 @@ impl<N: Net> Worker<N> {
         }
         self.date.looked = Some(self.now);
         let second = self.net.unix_seconds();
+        let keys = self.parts.keys.as_ref().map(|keys| keys.current());
+        self.access.renew(keys, second);
         if second != self.date.second || self.date.text.is_empty() {
             self.date.second = second;
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);

@@ -114,6 +114,7 @@ impl Hired {
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: if is_crowded { 3 } else { 1000 },
+            keys: None,
             secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
         };
         Self {
@@ -564,6 +565,7 @@ fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
                 [ClientPublish::Broadcast, ClientPublish::Consume][choice as usize - 1]
             }),
             client_presence: pick(&[0, 1], 1).map(|_| true),
+            anonymous_subscribe: None,
         });
     }
 }

@@ -56,10 +56,9 @@ fn unknown_keys_are_errors_with_line_and_key() {
         ["fanfare.toml:4: drain.window: unknown key; [drain] has retry_ms, window_ms"]
     );
     assert!(problems("colour = 1\n")[0].starts_with("fanfare.toml:1: colour: unknown key;"));
-    assert!(
-        problems("\n[colour]\nred = 1\n")[0]
-            .starts_with("fanfare.toml:2: colour: unknown section; there are [deflate], [drain]")
-    );
+    assert!(problems("\n[colour]\nred = 1\n")[0].starts_with(
+        "fanfare.toml:2: colour: unknown section; there are [auth], [deflate], [drain]"
+    ));
     assert!(problems("drain.window = 3")[0].starts_with("fanfare.toml:1: drain.window: unknown"));
 }
 
@@ -136,7 +135,8 @@ fn faults_of_a_namespace_have_their_line_and_key() {
         found[..2],
         [
             "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
-             log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence",
+             log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence, \
+                 anonymous_subscribe",
             "fanfare.toml:4: namespace[1]: has no `match`, so it is for no channel",
         ]
     );

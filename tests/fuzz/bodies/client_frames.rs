@@ -13,6 +13,7 @@ use fanfare::frame::Envelope;
 use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
+use fanfare::token::Access;
 use fanfare::transport::websocket::Compression;
 use fanfare::transport::{Flow, Goodbye, Transport, WebSocket};
 use tungstenite::protocol::frame::FrameHeader as OracleHeader;
@@ -64,6 +65,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
     config.limits.client_message_bytes = MESSAGE_BYTES_MAX;
     let metrics = WorkerMetrics::default();
     let mut inflater = Inflater::default();
+    let mut access = Access::default();
     let mut heard = Heard {
         flow: Flow::Open,
         out: Vec::new(),
@@ -86,6 +88,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         config: &config,
         metrics: &metrics,
         inflater: &mut inflater,
+        access: &mut access,
         effects: &mut heard.effects,
     };
     for piece in pieces {

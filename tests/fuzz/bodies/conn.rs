@@ -18,6 +18,7 @@ use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::{Deadline, Now};
+use fanfare::token::Access;
 use fanfare::transport::poll::News;
 
 use super::head::DATE;
@@ -78,6 +79,7 @@ struct Rig<'c> {
     deadline: Option<Deadline>,
     metrics: WorkerMetrics,
     inflater: Inflater,
+    access: Access,
     effects: Vec<Effect>,
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
@@ -110,6 +112,7 @@ impl<'c> Rig<'c> {
             deadline: None,
             metrics: WorkerMetrics::default(),
             inflater: Inflater::default(),
+            access: Access::default(),
             effects: Vec::new(),
             out: Vec::new(),
             subscribed: BTreeSet::new(),
@@ -148,6 +151,7 @@ impl<'c> Rig<'c> {
             config: self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,
+            access: &mut self.access,
             effects: &mut self.effects,
         };
         let result = act(&mut self.conn, &mut self.out, &mut context);

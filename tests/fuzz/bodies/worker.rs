@@ -91,6 +91,7 @@ impl World {
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: 6,
+            keys: None,
             secure: None,
         };
         let mut world = Self {

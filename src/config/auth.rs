@@ -1,0 +1,179 @@
+//! Who may come in: keys by which tokens are known, and where a token may stand.
+//!
+//! Without keys everybody is anonymous and may subscribe to everything. With keys only what a
+//! namespace gives to anybody needs no token. Plain data, checked by [`super::validate`]; the files
+//! are read by the server.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use crate::id::ChannelName;
+use crate::token::{Algorithm, Terms};
+
+/// Tokens (RFC 7519).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Files with a key each.
+    pub keys: Vec<KeyFile>,
+    /// A file with a set of keys (RFC 7517). Empty: none.
+    pub jwks: PathBuf,
+    /// Who we are in `aud`. Empty: tokens have no audience.
+    pub audience: String,
+    /// Whose tokens are taken. Empty: of everybody whose signature is right.
+    pub issuer: String,
+    /// Milliseconds by which clocks may disagree.
+    pub leeway_ms: u64,
+    /// The cookie that a token may be in. Empty: none.
+    pub cookie: String,
+    /// The parameter of the query that a token may be in. Empty: none.
+    pub query: String,
+    /// Milliseconds that a WebSocket has for its token, if its handshake had none.
+    pub deadline_ms: u64,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            keys: Vec::new(),
+            jwks: PathBuf::new(),
+            audience: String::new(),
+            issuer: String::new(),
+            leeway_ms: 5_000,
+            cookie: String::new(),
+            query: String::new(),
+            deadline_ms: 10_000,
+        }
+    }
+}
+
+impl Auth {
+    /// Whether there are keys, and so whether anything is asked of anybody.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.keys.is_empty() || !self.jwks.as_os_str().is_empty()
+    }
+
+    /// What is asked of every token beside its signature.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        let named = |text: &str| (!text.is_empty()).then(|| Box::from(text));
+        Terms {
+            audience: named(&self.audience),
+            issuer: named(&self.issuer),
+            leeway_s: self.leeway_ms.div_ceil(1000),
+        }
+    }
+
+    /// Time that a WebSocket has for its token.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+}
+
+/// A file and the one algorithm that the key in it is for, as in `RS256 /etc/fanfare/issuer.pem`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyFile {
+    /// What the key is for.
+    pub algorithm: Algorithm,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// The text is no algorithm and path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not one of HS256, HS384, HS512, RS256, ES256, EdDSA and behind it a file, as in \
+     `RS256 /etc/fanfare/issuer.pem`"
+)]
+pub struct KeyFileError(String);
+
+impl TryFrom<String> for KeyFile {
+    type Error = KeyFileError;
+
+    fn try_from(text: String) -> Result<Self, KeyFileError> {
+        let parts = text.trim().split_once(' ');
+        let parts = parts.map(|(name, path)| (Algorithm::from_name(name), path.trim()));
+        match parts {
+            Some((Some(algorithm), path)) if !path.is_empty() => Ok(Self {
+                algorithm,
+                path: PathBuf::from(path),
+            }),
+            _ => Err(KeyFileError(text)),
+        }
+    }
+}
+
+impl From<KeyFile> for String {
+    fn from(file: KeyFile) -> Self {
+        file.to_string()
+    }
+}
+
+impl fmt::Display for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.algorithm, self.path.display())
+    }
+}
+
+impl Config {
+    /// Whether a channel may be subscribed to without a token.
+    #[must_use]
+    pub fn is_open(&self, channel: &ChannelName) -> bool {
+        !self.auth.is_on() || self.client_rules(channel).anonymous_subscribe
+    }
+
+    /// Whether there is anything to be had without a token.
+    #[must_use]
+    pub fn has_open_channels(&self) -> bool {
+        let mut namespaces = self.namespace.iter();
+        !self.auth.is_on()
+            || namespaces.any(|namespace| namespace.anonymous_subscribe == Some(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Namespace;
+
+    #[test]
+    fn key_file_is_an_algorithm_and_a_path() {
+        let file = KeyFile::try_from(String::from("ES256 /a b/key.pem")).unwrap();
+        assert_eq!(file.algorithm, Algorithm::Es256);
+        assert_eq!(file.path, PathBuf::from("/a b/key.pem"));
+        assert_eq!(String::from(file), "ES256 /a b/key.pem");
+        for text in [
+            "",
+            "/key.pem",
+            "ES256",
+            "ES256 ",
+            "es256 /key.pem",
+            "none /key",
+        ] {
+            assert!(KeyFile::try_from(String::from(text)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn channels_are_open_without_keys_and_with_them_where_a_namespace_says_so() {
+        let channel = |name| ChannelName::new(name).unwrap();
+        let mut config = Config::default();
+        assert!(config.is_open(&channel("a")) && config.has_open_channels());
+        config.auth.jwks = PathBuf::from("jwks.json");
+        assert!(!config.is_open(&channel("a")) && !config.has_open_channels());
+        config.namespace.push(Namespace {
+            pattern: "news:*".into(),
+            anonymous_subscribe: Some(true),
+            ..Namespace::default()
+        });
+        assert!(config.is_open(&channel("news:1")) && config.has_open_channels());
+        assert!(!config.is_open(&channel("new")));
+    }
+}

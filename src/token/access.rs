@@ -1,0 +1,356 @@
+//! What the conns of one worker may do, and until when.
+//!
+//! A table beside the conns, so that one without a token owns nothing here: an entry comes when a
+//! token is taken, or is awaited, and goes when the conn is served no more. An entry's end is kept
+//! on the worker's own clock, so that a calendar that is set back lengthens nothing. Asked by
+//! `http`, the transports and the machine through their context; filled by them too, so that a
+//! command behind a token in the same packet is already held to it. The worker clears it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::grant::Grant;
+use super::verify::{TokenError, Verifier};
+use crate::config::Config;
+use crate::config::limits::{TOKEN_REFRESH_MS_MIN, TOKEN_WARNING_MS};
+use crate::effect::Join;
+use crate::id::ChannelName;
+use crate::time::{Deadline, Now};
+
+/// What one worker knows of tokens. The default asks nobody for one.
+#[derive(Debug, Default)]
+pub struct Access {
+    verifier: Option<Arc<Verifier>>,
+    /// The time, in seconds of the calendar.
+    unix_s: u64,
+    /// By slot. Boxed, so that the tree's nodes stay small.
+    held: BTreeMap<u32, Box<Held>>,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// A token has been taken.
+    Granted {
+        grant: Grant,
+        ends: Deadline,
+        /// When its client is to be told that it will end; `None` when it has been, or cannot be.
+        warns: Option<Deadline>,
+        /// When it was last shown in band.
+        refreshed: Option<Now>,
+    },
+    /// A token is awaited, and with it what was asked for.
+    Waiting { join: Join, until: Deadline },
+}
+
+/// Whether a client is told ahead that its token ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// It can show another one.
+    Ahead,
+    /// It cannot be told, or could do nothing about it.
+    None,
+}
+
+/// What is due with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// None has come in time.
+    Late,
+    /// It has ended.
+    Over,
+    /// It ends soon.
+    Soon(Duration),
+}
+
+/// What a token that was shown in band has brought.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It was awaited, with this.
+    First(Join),
+    /// The conn goes on under it.
+    Next,
+}
+
+/// Why a token that was shown in band is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShowError {
+    /// Nobody is asked for one.
+    Off,
+    /// It is about somebody else than the one before.
+    OtherSub,
+    /// It is no good.
+    Token(TokenError),
+    /// The one before was shown only just now.
+    TooSoon,
+}
+
+impl Access {
+    /// Takes keys and time for what is decided from now on.
+    pub fn renew(&mut self, verifier: Option<Arc<Verifier>>, unix_s: u64) {
+        self.verifier = verifier;
+        self.unix_s = unix_s;
+    }
+
+    /// Whether anybody is asked for a token.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.verifier.is_some()
+    }
+
+    /// Decides about a token.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify(&self, token: &str) -> Result<Grant, TokenError> {
+        let verifier = self.verifier.as_ref().ok_or(TokenError::Algorithm)?;
+        verifier.verify(token, self.unix_s)
+    }
+
+    /// Lets the conn in a slot do what its token says.
+    pub fn admit(&mut self, slot: u32, grant: Grant, warning: Warning, now: Now) {
+        let granted = self.granted(grant, warning, now, None);
+        self.held.insert(slot, Box::new(granted));
+    }
+
+    /// Has the conn in a slot show a token before it gets what it asked for.
+    pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
+        let waiting = Held::Waiting { join, until };
+        self.held.insert(slot, Box::new(waiting));
+    }
+
+    /// Takes a token that the conn in a slot shows in band.
+    ///
+    /// # Errors
+    /// Why it is not taken. What was before still holds.
+    pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
+        if !self.is_on() {
+            return Err(ShowError::Off);
+        }
+        let held = self.held.get(&slot).map(|held| &**held);
+        if let Some(Held::Granted { refreshed, .. }) = held
+            && refreshed
+                .is_some_and(|last| now.since(last) < Duration::from_millis(TOKEN_REFRESH_MS_MIN))
+        {
+            // Who may have a signature verified as often as he likes may stop the worker.
+            return Err(ShowError::TooSoon);
+        }
+        let grant = self.verify(token).map_err(ShowError::Token)?;
+        if let Some(Held::Granted { grant: before, .. }) = held
+            && before.sub != grant.sub
+        {
+            return Err(ShowError::OtherSub);
+        }
+        let granted = self.granted(grant, Warning::Ahead, now, Some(now));
+        let before = self.held.insert(slot, Box::new(granted));
+        match before.map(|before| *before) {
+            Some(Held::Waiting { join, .. }) => Ok(Shown::First(join)),
+            Some(Held::Granted { .. }) | None => Ok(Shown::Next),
+        }
+    }
+
+    /// Whether the conn in a slot has yet to show a token.
+    #[must_use]
+    pub fn is_waiting(&self, slot: u32) -> bool {
+        let held = self.held.get(&slot);
+        held.is_some_and(|held| matches!(**held, Held::Waiting { .. }))
+    }
+
+    /// Whether the conn in a slot may subscribe to a channel.
+    #[must_use]
+    pub fn may_subscribe(&self, slot: u32, channel: &ChannelName, config: &Config) -> bool {
+        let grant = self.grant(slot);
+        grant.is_some_and(|grant| grant.may_subscribe(channel)) || config.is_open(channel)
+    }
+
+    /// Whether the token of the conn in a slot, if one is needed, lets it publish to a channel.
+    #[must_use]
+    pub fn may_publish(&self, slot: u32, channel: &ChannelName) -> bool {
+        let grant = self.grant(slot);
+        !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
+    }
+
+    /// When something is due with the token of the conn in a slot.
+    #[must_use]
+    pub fn next_due(&self, slot: u32) -> Option<Deadline> {
+        match &**self.held.get(&slot)? {
+            Held::Granted { ends, warns, .. } => Some(warns.unwrap_or(*ends)),
+            Held::Waiting { until, .. } => Some(*until),
+        }
+    }
+
+    /// What is due with the token of the conn in a slot. A warning is due once.
+    pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
+        match &mut **self.held.get_mut(&slot)? {
+            Held::Granted { ends, .. } if now.has_reached(*ends) => Some(Due::Over),
+            Held::Granted { ends, warns, .. } => {
+                warns.take_if(|warns| now.has_reached(*warns))?;
+                Some(Due::Soon(ends.remaining(now)))
+            }
+            Held::Waiting { until, .. } => now.has_reached(*until).then_some(Due::Late),
+        }
+    }
+
+    /// The slots of the conns whose token is about somebody.
+    #[must_use]
+    pub fn slots_of(&self, sub: &str) -> Vec<u32> {
+        let is_his = |held: &Held| match held {
+            Held::Granted { grant, .. } => grant.sub.as_deref() == Some(sub),
+            Held::Waiting { .. } => false,
+        };
+        let held = self.held.iter().filter(|(_, held)| is_his(held));
+        held.map(|(slot, _)| *slot).collect()
+    }
+
+    /// The conn in a slot is served no more.
+    pub fn forget(&mut self, slot: u32) {
+        if !self.held.is_empty() {
+            self.held.remove(&slot);
+        }
+    }
+
+    fn grant(&self, slot: u32) -> Option<&Grant> {
+        match &**self.held.get(&slot)? {
+            Held::Granted { grant, .. } => Some(grant),
+            Held::Waiting { .. } => None,
+        }
+    }
+
+    fn granted(&self, grant: Grant, warning: Warning, now: Now, refreshed: Option<Now>) -> Held {
+        let left = Duration::from_secs(grant.ends_s.saturating_sub(self.unix_s));
+        // Half of a short time is better than a warning that comes with the token.
+        let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
+        let warns = match warning {
+            Warning::Ahead => Some(now.after(left.saturating_sub(ahead))),
+            Warning::None => None,
+        };
+        Held::Granted {
+            grant,
+            ends: now.after(left),
+            warns,
+            refreshed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::Origin;
+    use crate::id::Since;
+    use crate::token::{Algorithm, Key, Terms, Wish, mint};
+
+    const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+    const NOW_S: u64 = 1_800_000_000;
+
+    fn token(sub: &str, seconds: u64) -> String {
+        let wish = Wish {
+            sub: Some(sub.into()),
+            subscribe: vec!["a".into()],
+            publish: vec!["b".into()],
+            expires_s: NOW_S + seconds,
+            ..Wish::default()
+        };
+        mint(Algorithm::Hs256, SECRET, &wish).unwrap()
+    }
+
+    fn access() -> Access {
+        let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
+        let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
+        let mut access = Access::default();
+        access.renew(Some(Arc::new(verifier)), NOW_S);
+        access
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now(seconds * 1_000_000)
+    }
+
+    fn join() -> Join {
+        Join {
+            channels: Vec::new(),
+            since: Since::Now,
+            window: None,
+            origin: Origin::Request,
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_without_keys() {
+        let mut access = Access::default();
+        let channel = ChannelName::new("a").unwrap();
+        assert!(access.may_subscribe(0, &channel, &Config::default()));
+        assert!(access.may_publish(0, &channel));
+        assert_eq!(access.show(0, "x", at(0)), Err(ShowError::Off));
+        assert_eq!(access.next_due(0), None);
+    }
+
+    #[test]
+    fn token_is_warned_of_once_and_then_over() {
+        let mut access = access();
+        let grant = access.verify(&token("u", 100)).unwrap();
+        access.admit(3, grant, Warning::Ahead, at(10));
+        assert_eq!(access.next_due(3), Some(Deadline(80_000_000)));
+        assert_eq!(access.take_due(3, at(79)), None);
+        let left = Duration::from_secs(30);
+        assert_eq!(access.take_due(3, at(80)), Some(Due::Soon(left)));
+        assert_eq!(access.take_due(3, at(81)), None);
+        assert_eq!(access.next_due(3), Some(Deadline(110_000_000)));
+        assert_eq!(access.take_due(3, at(110)), Some(Due::Over));
+        access.forget(3);
+        assert_eq!(access.take_due(3, at(110)), None);
+    }
+
+    #[test]
+    fn short_token_is_warned_of_in_its_middle_and_a_silent_one_never() {
+        let mut access = access();
+        let grant = access.verify(&token("u", 4)).unwrap();
+        access.admit(1, grant.clone(), Warning::Ahead, at(0));
+        access.admit(2, grant, Warning::None, at(0));
+        assert_eq!(access.next_due(1), Some(Deadline(2_000_000)));
+        assert_eq!(access.next_due(2), Some(Deadline(4_000_000)));
+    }
+
+    #[test]
+    fn awaited_token_brings_what_was_asked_for() {
+        let mut access = access();
+        access.await_token(1, join(), Deadline(10_000_000));
+        assert!(access.is_waiting(1));
+        assert_eq!(access.take_due(1, at(9)), None);
+        assert_eq!(access.take_due(1, at(10)), Some(Due::Late));
+        let shown = access.show(1, &token("u", 60), at(9));
+        assert_eq!(shown, Ok(Shown::First(join())));
+        assert!(!access.is_waiting(1));
+        let channel = |name| ChannelName::new(name).unwrap();
+        let config = Config::default();
+        assert!(access.may_subscribe(1, &channel("a"), &config));
+        assert!(access.may_publish(1, &channel("b")) && !access.may_publish(1, &channel("a")));
+        assert!(!access.may_publish(2, &channel("b")));
+    }
+
+    #[test]
+    fn token_is_followed_by_one_of_the_same_sub_and_not_at_once() {
+        let mut access = access();
+        assert_eq!(access.show(1, &token("u", 60), at(0)), Ok(Shown::Next));
+        let again = access.show(1, &token("u", 90), at(0));
+        assert_eq!(again, Err(ShowError::TooSoon));
+        let other = access.show(1, &token("v", 90), at(2));
+        assert_eq!(other, Err(ShowError::OtherSub));
+        assert_eq!(access.show(1, &token("u", 90), at(2)), Ok(Shown::Next));
+        assert_eq!(access.next_due(1), Some(Deadline(62_000_000)));
+        let bad = access.show(1, "x", at(4));
+        assert_eq!(bad, Err(ShowError::Token(TokenError::Malformed)));
+    }
+
+    #[test]
+    fn conns_are_found_by_sub() {
+        let mut access = access();
+        for (slot, sub) in [(7, "u"), (2, "v"), (5, "u")] {
+            let grant = access.verify(&token(sub, 60)).unwrap();
+            access.admit(slot, grant, Warning::None, at(0));
+        }
+        access.await_token(9, join(), Deadline(0));
+        assert_eq!(access.slots_of("u"), [5, 7]);
+        assert!(access.slots_of("w").is_empty());
+    }
+}
