@@ -79,6 +79,8 @@ pub enum Effect {
         /// The reference that the client wants to see in the answer.
         reference: Option<Reference>,
     },
+    /// Have the conn leave what its token, which is another one now, does not allow.
+    Confine,
     /// Free the conn now. What is still unsent is lost, so a polite end comes as
     /// [`Effect::ShutdownWrite`] first.
     Close(CloseReason),
@@ -220,10 +222,16 @@ pub enum CloseReason {
     InvalidText,
     /// A message over the limit (1009).
     MessageTooBig,
+    /// A channel that the token does not allow (4003).
+    NotAllowed,
     /// The WebSocket protocol was broken (1002).
     ProtocolError,
     /// TLS was broken, or the client may not come in.
     TlsError,
+    /// The token has ended, and no other one has come (4002).
+    TokenExpired,
+    /// No token in time, or one that is no good (4001).
+    Unauthorized,
     /// Further behind than its quota, and the policy is to close (4100), or too many control bytes
     /// unread.
     Overflow,
@@ -238,7 +246,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Done,
         Self::PeerGone,
         Self::BadRequest,
@@ -247,8 +255,11 @@ impl CloseReason {
         Self::InvalidDeflate,
         Self::InvalidText,
         Self::MessageTooBig,
+        Self::NotAllowed,
         Self::ProtocolError,
         Self::TlsError,
+        Self::TokenExpired,
+        Self::Unauthorized,
         Self::Overflow,
         Self::Refused,
         Self::Disconnected,
@@ -267,8 +278,11 @@ impl CloseReason {
             Self::InvalidDeflate => "invalid_deflate",
             Self::InvalidText => "invalid_text",
             Self::MessageTooBig => "message_too_big",
+            Self::NotAllowed => "not_allowed",
             Self::ProtocolError => "protocol_error",
             Self::TlsError => "tls_error",
+            Self::TokenExpired => "token_expired",
+            Self::Unauthorized => "unauthorized",
             Self::Overflow => "overflow",
             Self::Refused => "refused",
             Self::Disconnected => "disconnected",

@@ -32,6 +32,7 @@ use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
+use crate::token::Due;
 use crate::transport::{Flow, Goodbye, Transport};
 
 /// One accepted socket's state, without the socket.
@@ -403,6 +404,12 @@ impl Conn {
         let Phase::Stream { transport, .. } = &mut self.phase else {
             return;
         };
+        match context.access.take_due(context.conn.slot, context.now) {
+            Some(Due::Late) => return self.say_goodbye(Goodbye::TokenMissing, out, context),
+            Some(Due::Over) => return self.say_goodbye(Goodbye::TokenExpired, out, context),
+            Some(Due::Soon(left)) => transport.handle_expiring(left, out),
+            None => {}
+        }
         let must_show_life = transport.expects_pong() || standing == Standing::Blocked;
         if must_show_life && silent >= interval * 2 {
             return self.say_goodbye(Goodbye::Idle, out, context);

@@ -6,11 +6,12 @@
 
 use std::time::Duration;
 
-use super::request::joining;
+use super::request::{enter, joining};
 use super::{Conn, Partial, Phase, millis};
 use crate::effect::{Context, Effect};
 use crate::http::PollRequest;
 use crate::time::Deadline;
+use crate::token::Warning;
 use crate::transport::poll::{News, TAIL};
 use crate::transport::{LongPoll, Poll, ShortPoll};
 
@@ -28,6 +29,7 @@ impl Conn {
             timeout,
             validators,
             after,
+            entry,
         } = request;
         let poll = match timeout.is_zero() {
             true => {
@@ -40,7 +42,9 @@ impl Conn {
         Partial::push(&mut partial, rest);
         let phase = Phase::Poll { poll, partial };
         let over = context.now.after(timeout);
-        self.open(phase, joining(channels, since, None), over, context);
+        let join = joining(channels, since, None);
+        let join = enter(entry, join, Warning::None, context);
+        self.open(phase, join, over, context);
     }
 
     /// Everything that a poll is owed: its one answer, behind which the conn goes on with the next

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::{Conn, Partial, Phase};
 use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
-use crate::http::{self, After, Answer, Read};
+use crate::frame::Envelope;
+use crate::http::{self, After, Answer, Entry, Read};
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
+use crate::token::Warning;
 use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
@@ -21,7 +23,13 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        let read = http::read_request(bytes, context.config, context.date, context.metrics);
+        let read = http::read_guarded_request(
+            bytes,
+            context.access,
+            context.config,
+            context.date,
+            context.metrics,
+        );
         let Read::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
@@ -45,6 +53,7 @@ impl Conn {
                 let stream = EventStream::new(request.envelope, request.body);
                 let stream = Transport::EventStream(stream);
                 let join = joining(request.channels, request.since, None);
+                let join = enter(request.entry, join, Warning::None, context);
                 self.open_stream(stream, join, context);
             }
             Answer::Poll(request) => self.open_poll(request, rest, context),
@@ -57,6 +66,11 @@ impl Conn {
                 };
                 let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
                 let join = joining(request.channels, request.since, request.window);
+                let warning = match request.envelope {
+                    Envelope::Full => Warning::Ahead,
+                    Envelope::Data => Warning::None,
+                };
+                let join = enter(request.entry, join, warning, context);
                 self.open_stream(socket, join, context);
                 self.handle_early_bytes(rest, out, context);
             }
@@ -89,7 +103,7 @@ impl Conn {
         }
     }
 
-    fn open_stream(&mut self, transport: Transport, join: Join, context: &mut Context<'_>) {
+    fn open_stream(&mut self, transport: Transport, join: Option<Join>, context: &mut Context<'_>) {
         let phase = Phase::Stream {
             transport,
             closing: None,
@@ -102,11 +116,11 @@ impl Conn {
     }
 
     /// `first` is when the worker calls if nothing happens. It is armed before joining, since a
-    /// poll may have its answer by joining.
+    /// poll may have its answer by joining. Without a `join` a token is awaited first.
     pub(super) fn open(
         &mut self,
         phase: Phase,
-        join: Join,
+        join: Option<Join>,
         first: Deadline,
         context: &mut Context<'_>,
     ) {
@@ -115,8 +129,33 @@ impl Conn {
             gauge.increment();
         }
         context.ask(Effect::Arm(first));
-        context.ask(Effect::Join(join));
+        if let Some(join) = join {
+            context.ask(Effect::Join(join));
+        }
     }
+}
+
+/// Notes how a request comes in, and hands on what it may have now.
+pub(super) fn enter(
+    entry: Entry,
+    join: Join,
+    warning: Warning,
+    context: &mut Context<'_>,
+) -> Option<Join> {
+    let slot = context.conn.slot;
+    match entry {
+        Entry::Anonymous => {}
+        Entry::Awaited => {
+            let until = context.now.after(context.config.auth.deadline());
+            context.access.await_token(slot, join, until);
+            return None;
+        }
+        Entry::Granted(grant) => {
+            context.metrics.tokens_accepted.increment();
+            context.access.admit(slot, *grant, warning, context.now);
+        }
+    }
+    Some(join)
 }
 
 /// What a request asks for.

@@ -17,6 +17,10 @@ const METHOD_BYTES_MAX: usize = 32;
 /// The one subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
 
+/// How an offered subprotocol begins that is a token: the one place of a handshake where a page can
+/// put something of its own. Never spoken, and so never echoed.
+const TOKEN_SUBPROTOCOL: &[u8] = b"fanfare.token.";
+
 /// What came of looking for a head.
 #[derive(Debug)]
 #[must_use]
@@ -112,8 +116,12 @@ pub struct ConnectionOptions {
 /// The fields that mean something here, gathered in one pass.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fields<'b> {
+    /// `Authorization`
+    pub authorization: Field<'b>,
     /// `Connection`
     pub connection: ConnectionOptions,
+    /// `Cookie`
+    pub cookie: Field<'b>,
     /// `Content-Length`
     pub content_length: Field<'b>,
     /// `Sec-WebSocket-Extensions`
@@ -128,6 +136,8 @@ pub struct Fields<'b> {
     pub offers_websocket: bool,
     /// Whether `Sec-WebSocket-Protocol` names [`SUBPROTOCOL`].
     pub offers_subprotocol: bool,
+    /// The token that `Sec-WebSocket-Protocol` offers.
+    pub offered_token: Field<'b>,
     /// `Transfer-Encoding`
     pub transfer_encoding: Field<'b>,
     /// `Sec-WebSocket-Key`
@@ -162,7 +172,16 @@ impl<'b> Fields<'b> {
         } else if is("sec-websocket-extensions") {
             self.extensions.note(value);
         } else if is("sec-websocket-protocol") {
-            self.offers_subprotocol |= elements(value).any(|e| e == SUBPROTOCOL.as_bytes());
+            for element in elements(value) {
+                self.offers_subprotocol |= element == SUBPROTOCOL.as_bytes();
+                if let Some(token) = element.strip_prefix(TOKEN_SUBPROTOCOL) {
+                    self.offered_token.note(token);
+                }
+            }
+        } else if is("authorization") {
+            self.authorization.note(value);
+        } else if is("cookie") {
+            self.cookie.note(value);
         }
     }
 
@@ -206,7 +225,7 @@ impl<'b> Fields<'b> {
 }
 
 impl<'b> Head<'b> {
-    fn new(method: &str, target: &'b str, version: Version, fields: Fields<'b>) -> Self {
+    fn new(method: &str, target: &'b str, version: Version, fields: &Fields<'b>) -> Self {
         let method = match method {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
@@ -225,7 +244,7 @@ impl<'b> Head<'b> {
             method,
             target,
             version,
-            fields,
+            fields: *fields,
             after: if stays && may_stay {
                 After::KeepAlive
             } else {
@@ -335,7 +354,7 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
     for header in request.headers.iter() {
         fields.note(header.name, header.value);
     }
-    Ok(Head::new(method, target, version, fields))
+    Ok(Head::new(method, target, version, &fields))
 }
 
 fn refusal_of(error: httparse::Error, lines: &[u8]) -> Refusal {

@@ -4,13 +4,14 @@
 //! events, a WebSocket, or a poll. One request at a time is read from the front of what the conn
 //! holds, so keep-alive and pipelining are a loop in the caller. `head` reads and checks the head,
 //! `route` decides, `target`, `upgrade`, `extensions` and `validators` check what was asked for,
-//! `refusal` names every way to be refused, `response` writes. Requests have no content here:
-//! whatever carries some is refused and the conn closed, so that nobody can hide a second request
-//! in the first one's content. Called by `conn`; the transports call `response` for the heads they
-//! send later.
+//! `entry` asks for a token, `refusal` names every way to be refused, `response` writes. Requests
+//! have no content here: whatever carries some is refused and the conn closed, so that nobody can
+//! hide a second request in the first one's content. Called by `conn`; the transports call
+//! `response` for the heads they send later.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod entry;
 pub mod extensions;
 pub mod head;
 pub mod refusal;
@@ -29,7 +30,9 @@ use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
+use crate::token::Access;
 
+pub use entry::{Entry, EntryError};
 use extensions::Deflate;
 use head::{HeadRead, Method};
 pub use refusal::Refusal;
@@ -85,6 +88,8 @@ pub struct EventStreamRequest {
     pub envelope: Envelope,
     /// How the stream's end is marked.
     pub body: StreamBody,
+    /// How it comes in.
+    pub entry: Entry,
 }
 
 /// A checked request for what has been published since.
@@ -102,6 +107,8 @@ pub struct PollRequest {
     pub validators: Validators,
     /// What becomes of the conn behind the answer.
     pub after: After,
+    /// How it comes in.
+    pub entry: Entry,
 }
 
 /// A checked request for a WebSocket (RFC 6455, 4.2.1).
@@ -121,21 +128,40 @@ pub struct WebSocketRequest {
     pub has_subprotocol: bool,
     /// How messages are compressed, if they are.
     pub deflate: Option<Deflate>,
+    /// How it comes in.
+    pub entry: Entry,
+}
+
+/// Reads one request from the front of `bytes` where nobody is asked for a token.
+pub fn read_request(bytes: &[u8], config: &Config, date: &str, metrics: &WorkerMetrics) -> Read {
+    read_guarded_request(bytes, &Access::default(), config, date, metrics)
 }
 
 /// Reads one request from the front of `bytes`: the one entry of this module.
 ///
 /// Looks at no more than `config.limits.request_head_bytes` bytes; when so many are there and hold
 /// no complete head, the request is refused. `date` is the time as the `Date` field has it.
-pub fn read_request(bytes: &[u8], config: &Config, date: &str, metrics: &WorkerMetrics) -> Read {
+pub fn read_guarded_request(
+    bytes: &[u8],
+    access: &Access,
+    config: &Config,
+    date: &str,
+    metrics: &WorkerMetrics,
+) -> Read {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
     let (length, answer) = match head::read_head(bytes, head_bytes_max) {
         HeadRead::Incomplete => return Read::Incomplete,
         HeadRead::Complete { length, head } => (
             length,
-            route::answer(&head, config, date).unwrap_or_else(|refusal| {
+            route::answer(&head, access, config, date).unwrap_or_else(|refusal| {
                 metrics.requests_refused.increment();
-                Answer::Respond(response::refuse(&refusal, head.method, head.after, date))
+                let mut after = head.after;
+                if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
+                    metrics.tokens_refused.increment();
+                    // Each costs a signature, so the next one has to connect for it.
+                    after = After::Close;
+                }
+                Answer::Respond(response::refuse(&refusal, head.method, after, date))
             }),
         ),
         HeadRead::Refused(refusal) => {

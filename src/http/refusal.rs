@@ -6,6 +6,7 @@
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::ChannelNameError;
 
+use super::entry::EntryError;
 use super::response::Status;
 
 /// Why a request is refused.
@@ -37,6 +38,9 @@ pub enum Refusal {
     /// A percent sign without two hexadecimal digits, or a value that is not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
+    /// It may not come in.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
     /// `envelope` is neither of the two.
     #[error("envelope is either full or data")]
     Envelope,
@@ -134,6 +138,7 @@ impl Refusal {
             | Self::Window
             | Self::WindowUnheard
             | Self::WindowWithoutIds => Status::BadRequest,
+            Self::Entry(error) => error.status(),
             Self::ContentUnwanted => Status::ContentTooLarge,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
             Self::Method => Status::MethodNotAllowed,

@@ -153,7 +153,7 @@ pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
     push_number("Retry-After", retry_after_s, &mut bytes);
     push_problem(
         Status::ServiceUnavailable,
-        detail,
+        Told::detail(detail),
         Method::Get,
         After::Close,
         bytes,
@@ -164,6 +164,7 @@ pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
 #[must_use]
 pub fn refuse(refusal: &Refusal, method: Method, then: After, date: &str) -> Response {
     let status = refusal.status();
+    let detail = refusal.to_string();
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
     push_cors(&mut bytes);
@@ -176,7 +177,28 @@ pub fn refuse(refusal: &Refusal, method: Method, then: After, date: &str) -> Res
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
     }
-    push_problem(status, &refusal.to_string(), method, then, bytes)
+    let mut told = Told::detail(&detail);
+    if let Refusal::Entry(error) = refusal {
+        told.code = Some(error.code());
+        if let Some(challenge) = error.challenge() {
+            push_field("WWW-Authenticate", challenge, &mut bytes);
+        }
+    }
+    push_problem(status, told, method, then, bytes)
+}
+
+/// What a problem document says beside its status.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    detail: &'a str,
+    /// For programs; an extension member (RFC 9457, 3.2).
+    code: Option<&'static str>,
+}
+
+impl<'a> Told<'a> {
+    fn detail(detail: &'a str) -> Self {
+        Self { detail, code: None }
+    }
 }
 
 /// What may be asked, also as the answer to a browser's preflight (Fetch, 3.3.5).
@@ -257,12 +279,13 @@ fn problem(status: Status, detail: &str, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
     push_cors(&mut bytes);
-    push_problem(status, detail, Method::Get, After::Close, bytes)
+    let told = Told::detail(detail);
+    push_problem(status, told, Method::Get, After::Close, bytes)
 }
 
 fn push_problem(
     status: Status,
-    detail: &str,
+    told: Told<'_>,
     method: Method,
     then: After,
     mut bytes: Vec<u8>,
@@ -273,7 +296,11 @@ fn push_problem(
     document.extend_from_slice(b",\"status\":");
     push_display(&status.code(), &mut document);
     document.extend_from_slice(b",\"detail\":");
-    push_json_string(detail, &mut document);
+    push_json_string(told.detail, &mut document);
+    if let Some(code) = told.code {
+        document.extend_from_slice(b",\"code\":");
+        push_json_string(code, &mut document);
+    }
     document.extend_from_slice(b"}\n");
     push_field("Cache-Control", "no-store", &mut bytes);
     push_content(

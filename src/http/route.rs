@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::config::limits::POLL_TIMEOUT_MS;
 use crate::frame::Envelope;
 use crate::id::Since;
+use crate::token::Access;
 
+use super::entry::{self, Entry, EntryError};
 use super::head::{Head, Method, Version};
 use super::target::{Query, Target};
 use super::{
@@ -39,7 +41,12 @@ impl Path {
 }
 
 /// Answers a head or says why not.
-pub(super) fn answer(head: &Head<'_>, config: &Config, date: &str) -> Result<Answer, Refusal> {
+pub(super) fn answer(
+    head: &Head<'_>,
+    access: &Access,
+    config: &Config,
+    date: &str,
+) -> Result<Answer, Refusal> {
     if let Some(fault) = head.fault {
         return Err(fault);
     }
@@ -53,24 +60,26 @@ pub(super) fn answer(head: &Head<'_>, config: &Config, date: &str) -> Result<Ans
         return Ok(Answer::Respond(response::options(head.after, date)));
     }
     match path {
-        Path::EventStream => event_stream(head, target, config, date),
+        Path::EventStream => event_stream(head, target, access, config, date),
         Path::Page => Ok(Answer::Respond(response::page(
             head.method,
             head.after,
             date,
         ))),
-        Path::Poll => poll(head, target, config, date),
-        Path::WebSocket => websocket(head, target, config),
+        Path::Poll => poll(head, target, access, config, date),
+        Path::WebSocket => websocket(head, target, access, config),
     }
 }
 
 fn event_stream(
     head: &Head<'_>,
     target: Target<'_>,
+    access: &Access,
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
     let query = parse_deaf_query(target, config)?;
+    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
         let response = response::event_stream_without_stream(head.after, date);
         return Ok(Answer::Respond(response));
@@ -83,17 +92,20 @@ fn event_stream(
             Version::Http10 => StreamBody::UntilClose,
             Version::Http11 => StreamBody::Chunked,
         },
+        entry,
     }))
 }
 
 fn poll(
     head: &Head<'_>,
     target: Target<'_>,
+    access: &Access,
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
     let query = parse_deaf_query(target, config)?;
     let asked = query.timeout.transpose()?;
+    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
         let response = response::poll_without_answer(head.after, date);
         return Ok(Answer::Respond(response));
@@ -106,10 +118,16 @@ fn poll(
         timeout: asked.min(config.limits.poll_timeout()),
         validators: head.fields.if_none_match,
         after: head.after,
+        entry,
     }))
 }
 
-fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Answer, Refusal> {
+fn websocket(
+    head: &Head<'_>,
+    target: Target<'_>,
+    access: &Access,
+    config: &Config,
+) -> Result<Answer, Refusal> {
     let accept = upgrade::accept(head)?;
     let query = parse_query(target, config)?;
     let envelope = query.envelope.unwrap_or(Envelope::Full);
@@ -125,7 +143,16 @@ fn websocket(head: &Head<'_>, target: Target<'_>, config: &Config) -> Result<Ans
     if window.is_some() && query.channels.is_empty() {
         return Err(Refusal::ChannelMissing);
     }
+    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config);
+    let entry = match entry {
+        // Its first message may bring one, where messages are heard.
+        Err(Refusal::Entry(EntryError::TokenMissing)) if envelope == Envelope::Full => {
+            Entry::Awaited
+        }
+        entry => entry?,
+    };
     Ok(Answer::WebSocket(WebSocketRequest {
+        entry,
         since: since(head, &query),
         window,
         channels: query.channels,

@@ -15,6 +15,10 @@ pub enum Status {
     NotModified,
     /// 400
     BadRequest,
+    /// 401
+    Unauthorized,
+    /// 403
+    Forbidden,
     /// 404
     NotFound,
     /// 405
@@ -47,6 +51,8 @@ impl Status {
             Self::NoContent => 204,
             Self::NotModified => 304,
             Self::BadRequest => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
@@ -69,6 +75,8 @@ impl Status {
             Self::NoContent => "No Content",
             Self::NotModified => "Not Modified",
             Self::BadRequest => "Bad Request",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
             Self::RequestTimeout => "Request Timeout",

@@ -91,6 +91,19 @@ impl Query {
     }
 }
 
+/// The value of the first parameter of a name, if it has one.
+pub(super) fn parameter<'b>(query: &'b str, wanted: &str) -> Result<Option<Cow<'b, str>>, Refusal> {
+    for pair in query.split('&') {
+        if let Some((name, value)) = pair.split_once('=')
+            && !value.is_empty()
+            && decode(name)? == wanted
+        {
+            return decode(value).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 fn note_position(
     name: &str,
     value: &str,

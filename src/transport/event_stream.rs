@@ -21,6 +21,9 @@ const RETRY_MS_MIN: u64 = 1_000;
 /// The greatest, in milliseconds: a person should not notice that the stream was cut.
 const RETRY_MS_MAX: u64 = 5_000;
 
+/// The code for a token that has ended.
+const TOKEN_EXPIRED: u16 = 4002;
+
 /// The chunk that ends a chunked body (RFC 9112, 7.1).
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -171,6 +174,11 @@ impl EventStream {
                 self.push_body(&event, out);
             }
             Goodbye::Idle | Goodbye::Overflow => {}
+            Goodbye::TokenExpired | Goodbye::TokenMissing => {
+                let mut event = Vec::with_capacity(128);
+                push_disconnect_event(&token_expired(), &mut event);
+                self.push_body(&event, out);
+            }
             Goodbye::Shutdown => {
                 let retry_ms = context.draw.below(context.config.drain.retry_ms);
                 let mut block = Vec::with_capacity(32);
@@ -219,6 +227,15 @@ fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>
             push_payload_field(payload, event);
             event.extend_from_slice(b"}\n");
         }
+    }
+}
+
+/// What a client is told whose token has ended, with the code that a WebSocket's would be closed
+/// with.
+fn token_expired() -> Farewell {
+    Farewell {
+        code: TOKEN_EXPIRED,
+        reason: Box::from("token_expired"),
     }
 }
 

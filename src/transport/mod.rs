@@ -15,6 +15,8 @@ pub mod poll;
 pub mod short_poll;
 pub mod websocket;
 
+use std::time::Duration;
+
 pub use event_stream::EventStream;
 pub use long_poll::LongPoll;
 pub use short_poll::ShortPoll;
@@ -132,6 +134,10 @@ pub enum Goodbye<'a> {
     Overflow,
     /// The server stops.
     Shutdown,
+    /// The client's token has ended.
+    TokenExpired,
+    /// The client has shown no token in time.
+    TokenMissing,
 }
 
 impl Goodbye<'_> {
@@ -143,6 +149,8 @@ impl Goodbye<'_> {
             Self::Idle => CloseReason::Idle,
             Self::Overflow => CloseReason::Overflow,
             Self::Shutdown => CloseReason::Shutdown,
+            Self::TokenExpired => CloseReason::TokenExpired,
+            Self::TokenMissing => CloseReason::Unauthorized,
         }
     }
 }
@@ -239,6 +247,15 @@ impl Transport {
         match self {
             Self::EventStream(stream) => stream.handle_heartbeat(is_caught_up, out, context),
             Self::WebSocket(socket) => socket.handle_heartbeat(out, context),
+        }
+    }
+
+    /// The client's token ends in this time.
+    pub fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
+        match self {
+            // Its client cannot answer: it comes back with another token when the stream ends.
+            Self::EventStream(_) => {}
+            Self::WebSocket(socket) => socket.handle_expiring(left, out),
         }
     }
 

@@ -6,7 +6,7 @@ use super::net::Net;
 use crate::dialogue::ClientPublication;
 use crate::effect::{Acknowledgement, Effect, Join, Leave, Window};
 use crate::hub::{Acknowledged, JoinOutcome, Joined};
-use crate::id::ConnId;
+use crate::id::{ChannelName, ConnId};
 use crate::time::Deadline;
 
 impl<N: Net> Worker<N> {
@@ -23,6 +23,7 @@ impl<N: Net> Worker<N> {
                 Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close_when_sent(id, reason),
+                Effect::Confine => self.confine(id),
                 Effect::Count { channel, reference } => self.ask_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
@@ -46,18 +47,18 @@ impl<N: Net> Worker<N> {
         self.scratch.effects = effects;
     }
 
-    /// Arms a conn's deadline. While draining, one that has not been told goodbye cannot put that
-    /// off.
+    /// Arms a conn's deadline, or what is due with its token before. While draining, one that has
+    /// not been told goodbye cannot put that off.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         let latest = self
             .draining
             .filter(|_| !is_ending)
             .map(|draining| draining.goodbye_by);
-        self.wheel.arm(
-            id.slot,
-            latest.map_or(deadline, |latest| latest.min(deadline)),
-        );
+        let due = self.access.next_due(id.slot);
+        let earlier = [latest, due].into_iter().flatten();
+        self.wheel
+            .arm(id.slot, earlier.fold(deadline, Deadline::min));
     }
 
     fn join(&mut self, id: ConnId, join: &Join) {
@@ -92,6 +93,20 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| {
             conn.handle_left(leave, was_subscribed, out, context);
         });
+    }
+
+    /// Has a conn leave the channels that its token does not allow.
+    fn confine(&mut self, id: ConnId) {
+        let config = &self.parts.config;
+        let channels = self.hub.channels_of(id.slot).filter(|channel| {
+            let may_stay = self.access.may_subscribe(id.slot, channel, config);
+            !may_stay
+        });
+        let channels: Vec<ChannelName> = channels.cloned().collect();
+        for channel in channels {
+            let reference = None;
+            self.leave(id, &Leave { channel, reference });
+        }
     }
 
     fn set_windows(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome], window: Window) {

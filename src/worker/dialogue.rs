@@ -158,8 +158,8 @@ impl<N: Net> Worker<N> {
         let _reported = self.parts.upstream.report(Report::Notice(notice));
     }
 
-    /// Ends all subscriptions of a conn. A poll comes and goes with each of its requests, which is
-    /// no news.
+    /// Ends all subscriptions of a conn, and what its token allowed. A poll comes and goes with
+    /// each of its requests, which is no news.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watch.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
@@ -168,5 +168,6 @@ impl<N: Net> Worker<N> {
             }
         }
         self.hub.leave(id.slot);
+        self.access.forget(id.slot);
     }
 }

@@ -18,6 +18,12 @@ pub(super) const MESSAGE_TOO_BIG: u16 = 1009;
 pub(super) const GOING_AWAY: u16 = 1001;
 /// The server restarts; come back later.
 pub(super) const RESTART: u16 = 1012;
+/// The client's token is missing or no good; another one may do.
+pub(super) const UNAUTHORIZED: u16 = 4001;
+/// The client's token has ended.
+pub(super) const TOKEN_EXPIRED: u16 = 4002;
+/// The client's token does not allow it.
+pub(super) const NOT_ALLOWED: u16 = 4003;
 /// The client takes less than it is owed; back off.
 pub(super) const SLOW_CONSUMER: u16 = 4100;
 

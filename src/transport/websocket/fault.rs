@@ -8,6 +8,7 @@ use super::close::{self, CloseError};
 use super::decode::HeaderError;
 use super::utf8::InvalidUtf8;
 use crate::effect::CloseReason;
+use crate::token::TokenError;
 
 /// What a client did that ends the conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,10 @@ pub(super) enum Fault {
     MessageInsideMessage,
     #[error("a message has at most {limit} bytes")]
     MessageTooBig { limit: u32 },
+    #[error("not_allowed")]
+    NotAllowed,
+    #[error("{}", .0.code())]
+    Token(TokenError),
     #[error("too many answers unread")]
     TooManyAnswers,
 }
@@ -37,6 +42,9 @@ impl Fault {
             | Self::InvalidDeflate
             | Self::InvalidText(_) => close::INVALID_PAYLOAD,
             Self::MessageTooBig { .. } => close::MESSAGE_TOO_BIG,
+            Self::NotAllowed => close::NOT_ALLOWED,
+            Self::Token(TokenError::Expired) => close::TOKEN_EXPIRED,
+            Self::Token(_) => close::UNAUTHORIZED,
             Self::TooManyAnswers => close::SLOW_CONSUMER,
             Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })
             | Self::ContinuationWithoutStart
@@ -52,6 +60,9 @@ impl Fault {
             }
             Self::InvalidDeflate => CloseReason::InvalidDeflate,
             Self::MessageTooBig { .. } => CloseReason::MessageTooBig,
+            Self::NotAllowed => CloseReason::NotAllowed,
+            Self::Token(TokenError::Expired) => CloseReason::TokenExpired,
+            Self::Token(_) => CloseReason::Unauthorized,
             Self::TooManyAnswers => CloseReason::Overflow,
             Self::Close(CloseError::BodyOfOneByte | CloseError::Code { .. })
             | Self::ContinuationWithoutStart

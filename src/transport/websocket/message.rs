@@ -6,6 +6,7 @@
 //! JSON and words; the machine decides when anything is said.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -29,6 +30,8 @@ pub(super) struct Command {
 /// What a client may ask for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// To be let do what this token says.
+    Authenticate { token: Box<str> },
     /// Nothing: the client has done with everything up to an id, of a channel or the only one.
     Acknowledge {
         channel: Option<ChannelName>,
@@ -94,6 +97,10 @@ pub(super) enum Refusal {
     NotAllowed,
     #[error("the conn is not subscribed to the channel")]
     NotSubscribed,
+    #[error("a token has to be shown first, by auth")]
+    NotAuthenticated,
+    #[error("token is missing or not a string")]
+    TokenMissing,
     #[error("there is no window to acknowledge for")]
     NoWindow,
     #[error("the conn has as many channels as it may have")]
@@ -121,7 +128,9 @@ impl Refusal {
             Self::DataMissing => "bad_payload",
             Self::NoConsumer => "no_consumer",
             Self::NotAllowed => "not_allowed",
+            Self::NotAuthenticated => "not_authenticated",
             Self::NotSubscribed => "not_subscribed",
+            Self::TokenMissing => "bad_token",
             Self::NoWindow => "no_window",
             Self::TooManyChannels => "too_many_channels",
             Self::Unavailable => "unavailable",
@@ -145,6 +154,8 @@ struct Fields<'a> {
     id: Option<&'a RawValue>,
     #[serde(borrow)]
     since: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
     #[serde(borrow)]
     window: Option<&'a RawValue>,
     #[serde(borrow, rename = "ref")]
@@ -181,7 +192,11 @@ fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
             channel: fields.channel.map(|_| parse_channel(fields)).transpose()?,
             id: parse_id(fields)?,
         }),
-        Some("auth") => Err(Refusal::NotAllowed),
+        Some("auth") => {
+            let token = fields.token.and_then(parse_string);
+            let token = token.ok_or(Refusal::TokenMissing)?.into_boxed_str();
+            Ok(Action::Authenticate { token })
+        }
         Some("ping") => Ok(Action::Ping),
         Some("presence") => Ok(Action::Presence {
             channel: parse_channel(fields)?,
@@ -312,6 +327,13 @@ pub(super) fn push_gap(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     push_message("gap", None, out, |out| {
         out.push(b',');
         push_gap_fields(channel, gap, out);
+    });
+}
+
+/// Appends that the client's token ends soon, and in how many milliseconds.
+pub(super) fn push_expiring(left: Duration, out: &mut Vec<u8>) {
+    push_message("expiring", None, out, |out| {
+        push_display(&format_args!(",\"in_ms\":{}", left.as_millis()), out);
     });
 }
 
@@ -500,11 +522,7 @@ mod tests {
             (r#"{"ref":1}"#, "unknown_type", one()),
             (r#"{"type":7,"ref":1}"#, "unknown_type", one()),
             (r#"{"type":"dance","ref":1}"#, "unknown_type", one()),
-            (
-                r#"{"type":"auth","token":"t","ref":1}"#,
-                "not_allowed",
-                one(),
-            ),
+            (r#"{"type":"auth","token":7,"ref":1}"#, "bad_token", one()),
             (
                 r#"{"type":"publish","channel":"c","ref":1}"#,
                 "bad_payload",

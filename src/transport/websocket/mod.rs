@@ -15,6 +15,8 @@ mod close;
 #[cfg(test)]
 mod deflated;
 mod fault;
+#[cfg(test)]
+mod guarded;
 mod message;
 mod pending;
 mod receive;
@@ -22,6 +24,8 @@ mod receive;
 mod rules;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use crate::dialogue::{Published, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Join, Leave, Origin, Reference};
@@ -213,6 +217,12 @@ impl WebSocket {
         self.flow()
     }
 
+    pub(super) fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
+        if self.is_talking() {
+            message::push_expiring(left, out);
+        }
+    }
+
     pub(super) fn handle_heartbeat(&self, out: &mut Vec<u8>, context: &Context<'_>) {
         if self.phase == Phase::Open {
             push_frame(Opcode::Ping, &[], out);
@@ -238,6 +248,12 @@ impl WebSocket {
                 }
                 Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
+                Goodbye::TokenExpired => {
+                    close::push_close(close::TOKEN_EXPIRED, "token_expired", out);
+                }
+                Goodbye::TokenMissing => {
+                    close::push_close(close::UNAUTHORIZED, "token_missing", out);
+                }
                 Goodbye::Shutdown => {
                     let retry_ms = context.draw.below(context.config.drain.retry_ms);
                     let reason = format_args!("retry_ms={retry_ms}");

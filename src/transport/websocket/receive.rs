@@ -17,8 +17,12 @@ use super::{Compression, Phase, WebSocket, refuse};
 use crate::config::ClientPublish;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::deflate::{InflateError, deflated_bytes_max};
-use crate::effect::{Acknowledgement, Audience, CloseReason, Context, Effect, Join, Leave, Origin};
+use crate::effect::{
+    Acknowledgement, Audience, CloseReason, Context, Effect, Join, Leave, Origin, Reference,
+};
 use crate::frame::websocket::{Opcode, push_frame};
+use crate::id::ChannelName;
+use crate::token::{ShowError, Shown};
 use crate::transport::Flow;
 
 /// Bytes in the control queue from which on only the newest ping is answered, once there is room
@@ -329,7 +333,7 @@ impl WebSocket {
             MessageKind::Text => {
                 let text = simdutf8::basic::from_utf8(payload).map_err(|_where| InvalidUtf8)?;
                 if self.is_talking() {
-                    handle_command(text, out, context);
+                    handle_command(text, out, context)?;
                 }
             }
         }
@@ -350,15 +354,24 @@ fn to_usize(bytes: u64) -> usize {
 }
 
 /// Carries out a command, or says why not.
-fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
+fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> Result<(), Fault> {
     let command = match message::parse(text) {
         Ok(command) => command,
         Err(refused) => {
-            return refuse(refused.refusal, refused.reference.as_ref(), out, context);
+            refuse(refused.refusal, refused.reference.as_ref(), out, context);
+            return Ok(());
         }
     };
     let reference = command.reference;
+    let may_wait = matches!(command.action, Action::Authenticate { .. } | Action::Ping);
+    if !may_wait && context.access.is_waiting(context.conn.slot) {
+        refuse(Refusal::NotAuthenticated, reference.as_ref(), out, context);
+        return Ok(());
+    }
     match command.action {
+        Action::Authenticate { token } => {
+            return authenticate(&token, reference.as_ref(), out, context);
+        }
         Action::Acknowledge { channel, id } => {
             context.ask(Effect::Acknowledge(Acknowledgement {
                 channel,
@@ -368,38 +381,103 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) {
         }
         Action::Ping => message::push_pong(reference.as_ref(), out),
         Action::Presence { channel } => {
-            if !context.config.client_rules(&channel).presence {
-                return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+            let is_counted = context.config.client_rules(&channel).presence;
+            if is_counted && may_subscribe(&channel, context) {
+                context.ask(Effect::Count { channel, reference });
+            } else {
+                refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
             }
-            context.ask(Effect::Count { channel, reference });
         }
-        Action::Publish { channel, data } => {
-            let audience = match context.config.client_rules(&channel).publish {
-                ClientPublish::Off => {
-                    return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
-                }
-                ClientPublish::Broadcast => Audience::Subscribers,
-                ClientPublish::Consume => Audience::Consumers,
-            };
-            context.ask(Effect::Publish {
-                channel,
-                data,
-                reference,
-                audience,
-            });
-        }
+        Action::Publish { channel, data } => publish(channel, data, reference, out, context),
         Action::Subscribe {
             channel,
             since,
             window,
-        } => context.ask(Effect::Join(Join {
-            channels: vec![channel],
-            since,
-            window,
-            origin: Origin::Command(reference),
-        })),
+        } => {
+            if may_subscribe(&channel, context) {
+                context.ask(Effect::Join(Join {
+                    channels: vec![channel],
+                    since,
+                    window,
+                    origin: Origin::Command(reference),
+                }));
+            } else {
+                refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+            }
+        }
         Action::Unsubscribe { channel } => {
             context.ask(Effect::Leave(Leave { channel, reference }));
         }
     }
+    Ok(())
+}
+
+fn may_subscribe(channel: &ChannelName, context: &Context<'_>) -> bool {
+    let slot = context.conn.slot;
+    context.access.may_subscribe(slot, channel, context.config)
+}
+
+fn publish(
+    channel: ChannelName,
+    data: Box<str>,
+    reference: Option<Reference>,
+    out: &mut Vec<u8>,
+    context: &mut Context<'_>,
+) {
+    let audience = match context.config.client_rules(&channel).publish {
+        ClientPublish::Off => None,
+        ClientPublish::Broadcast => Some(Audience::Subscribers),
+        ClientPublish::Consume => Some(Audience::Consumers),
+    };
+    let may_publish = context.access.may_publish(context.conn.slot, &channel);
+    let Some(audience) = audience.filter(|_| may_publish) else {
+        return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+    };
+    context.ask(Effect::Publish {
+        channel,
+        data,
+        reference,
+        audience,
+    });
+}
+
+/// Takes a token. One that is no good ends the conn, so that nobody has many of them verified.
+fn authenticate(
+    token: &str,
+    reference: Option<&Reference>,
+    out: &mut Vec<u8>,
+    context: &mut Context<'_>,
+) -> Result<(), Fault> {
+    let shown = match context.access.show(context.conn.slot, token, context.now) {
+        Ok(shown) => shown,
+        Err(ShowError::Token(error)) => {
+            context.metrics.tokens_refused.increment();
+            return Err(Fault::Token(error));
+        }
+        Err(ShowError::Off | ShowError::OtherSub) => {
+            refuse(Refusal::NotAllowed, reference, out, context);
+            return Ok(());
+        }
+        Err(ShowError::TooSoon) => {
+            refuse(Refusal::Busy, reference, out, context);
+            return Ok(());
+        }
+    };
+    context.metrics.tokens_accepted.increment();
+    // The worker brings the conn's timer forward if the token ends before it.
+    let interval = context.config.heartbeat.interval();
+    context.ask(Effect::Arm(context.now.after(interval)));
+    let effect = match shown {
+        Shown::First(join) => {
+            let mut channels = join.channels.iter();
+            if !channels.all(|channel| may_subscribe(channel, context)) {
+                return Err(Fault::NotAllowed);
+            }
+            Effect::Join(join)
+        }
+        Shown::Next => Effect::Confine,
+    };
+    message::push_ok(None, reference, out);
+    context.ask(effect);
+    Ok(())
 }

@@ -191,6 +191,7 @@ impl<'c> Rig<'c> {
                 subscribers: 5,
                 reference,
             }),
+            Effect::Confine => panic!("a token was taken where there are no keys"),
             Effect::Close(reason) => self.closed = self.closed.or(Some(reason)),
             Effect::Join(join) => self.join(&join),
             Effect::Leave(leave) => self.leave(&leave),

@@ -1,0 +1,195 @@
+//! Whether a request may come in: finds its token, has it verified, and holds the channels it asks
+//! for against what that allows.
+//!
+//! A token is taken from the first of these that has one: `Authorization: Bearer` (RFC 6750, 2.1),
+//! the subprotocol beside ours, the configured cookie, the configured parameter of the query. One
+//! that is no good is refused even where none is needed, so that its owner hears of it.
+
+use std::borrow::Cow;
+
+use crate::config::Config;
+use crate::id::ChannelName;
+use crate::token::{Access, Grant, TokenError};
+
+use super::Refusal;
+use super::head::{Field, Fields};
+use super::response::Status;
+use super::target;
+
+/// How a request comes in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Without a token, to what is open to anybody.
+    Anonymous,
+    /// It has yet to show a token, in its first message.
+    Awaited,
+    /// With a token that allows what is asked for.
+    Granted(Box<Grant>),
+}
+
+/// Why a request may not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// The token is good, and does not allow every channel.
+    #[error("the token does not allow every channel that is asked for")]
+    NotAllowed,
+    /// The token is no good.
+    #[error("{0}")]
+    Token(TokenError),
+    /// No token where one is needed.
+    #[error("a token is needed: Authorization: Bearer TOKEN")]
+    TokenMissing,
+    /// Two tokens in one place.
+    #[error("there is more than one token")]
+    TokenRepeated,
+}
+
+impl EntryError {
+    /// The word that programs look at.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "not_allowed",
+            Self::Token(error) => error.code(),
+            Self::TokenMissing => "token_missing",
+            Self::TokenRepeated => "token_repeated",
+        }
+    }
+
+    /// The status of the response.
+    #[must_use]
+    pub fn status(self) -> Status {
+        match self {
+            Self::NotAllowed => Status::Forbidden,
+            Self::Token(_) | Self::TokenMissing => Status::Unauthorized,
+            Self::TokenRepeated => Status::BadRequest,
+        }
+    }
+
+    /// How to come in: the value of `WWW-Authenticate` (RFC 6750, 3).
+    #[must_use]
+    pub fn challenge(self) -> Option<&'static str> {
+        match self {
+            Self::NotAllowed => Some("Bearer realm=\"fanfare\", error=\"insufficient_scope\""),
+            Self::Token(_) => Some("Bearer realm=\"fanfare\", error=\"invalid_token\""),
+            Self::TokenMissing => Some("Bearer realm=\"fanfare\""),
+            Self::TokenRepeated => None,
+        }
+    }
+}
+
+/// Decides about a request for these channels.
+pub(super) fn decide(
+    fields: &Fields<'_>,
+    query: &str,
+    channels: &[ChannelName],
+    access: &Access,
+    config: &Config,
+) -> Result<Entry, Refusal> {
+    if !access.is_on() {
+        return Ok(Entry::Anonymous);
+    }
+    let Some(token) = find(fields, query, config)? else {
+        // Who names none yet may come in where there is something to be named.
+        let is_open = match channels {
+            [] => config.has_open_channels(),
+            channels => channels.iter().all(|channel| config.is_open(channel)),
+        };
+        return if is_open {
+            Ok(Entry::Anonymous)
+        } else {
+            Err(EntryError::TokenMissing.into())
+        };
+    };
+    let grant = access.verify(&token).map_err(EntryError::Token)?;
+    let may_have = |channel| grant.may_subscribe(channel) || config.is_open(channel);
+    if !channels.iter().all(may_have) {
+        return Err(EntryError::NotAllowed.into());
+    }
+    Ok(Entry::Granted(Box::new(grant)))
+}
+
+fn find<'b>(
+    fields: &Fields<'b>,
+    query: &'b str,
+    config: &Config,
+) -> Result<Option<Cow<'b, str>>, Refusal> {
+    if let Some(value) = once(fields.authorization)?
+        && let Some(token) = bearer(value)
+    {
+        return text(token);
+    }
+    if let Some(token) = once(fields.offered_token)? {
+        return text(token);
+    }
+    let auth = &config.auth;
+    if !auth.cookie.is_empty()
+        && let Some(line) = once(fields.cookie)?
+        && let Some(token) = cookie(line, &auth.cookie)
+    {
+        return text(token);
+    }
+    if auth.query.is_empty() {
+        return Ok(None);
+    }
+    target::parameter(query, &auth.query)
+}
+
+fn once(field: Field<'_>) -> Result<Option<&[u8]>, EntryError> {
+    match field {
+        Field::Absent => Ok(None),
+        Field::Once(value) => Ok(Some(value)),
+        Field::Repeated => Err(EntryError::TokenRepeated),
+    }
+}
+
+fn text(token: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
+    let text = str::from_utf8(token);
+    let text = text.map_err(|_not_utf8| EntryError::Token(TokenError::Malformed))?;
+    Ok(Some(Cow::Borrowed(text)))
+}
+
+/// The token behind the scheme `Bearer`; another scheme is somebody else's matter.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
+    is_bearer.then_some(token.trim_ascii())
+}
+
+/// The value of a cookie, without the quotes that may stand around it (RFC 6265, 4.2.1).
+fn cookie<'b>(line: &'b [u8], name: &str) -> Option<&'b [u8]> {
+    let pairs = line.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| {
+        let value = pair.strip_prefix(name.as_bytes())?;
+        value.strip_prefix(b"=")
+    });
+    let value = values.next()?;
+    let quoted = value.strip_prefix(b"\"");
+    let quoted = quoted.and_then(|value| value.strip_suffix(b"\""));
+    Some(quoted.unwrap_or(value)).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bearer_is_a_scheme_in_any_case_and_no_other_is() {
+        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"bEARER  abc "), Some(&b"abc"[..]));
+        assert_eq!(bearer(b"Bearer "), Some(&b""[..]));
+        for other in [&b"Basic abc"[..], b"Bearer", b"Bearerabc", b""] {
+            assert_eq!(bearer(other), None);
+        }
+    }
+
+    #[test]
+    fn cookie_is_found_by_its_whole_name() {
+        let line = b"a=1; xtoken=2; token=3; token=4; b";
+        assert_eq!(cookie(line, "token"), Some(&b"3"[..]));
+        assert_eq!(cookie(b"token=\"3\"", "token"), Some(&b"3"[..]));
+        for line in [&b""[..], b"token", b"token=", b"tokens=3", b";;=;"] {
+            assert_eq!(cookie(line, "token"), None);
+        }
+    }
+}

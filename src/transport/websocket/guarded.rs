@@ -1,0 +1,124 @@
+//! Commands where tokens are asked for: what is allowed, in which order, and what ends the conn.
+
+use std::sync::Arc;
+
+use super::tests::{frame, server_frames};
+use super::*;
+use crate::effect::Effect;
+use crate::id::Since;
+use crate::time::Deadline;
+use crate::token::{Algorithm, Key, Terms, Verifier, Wish, mint};
+use crate::transport::test_context::World;
+
+/// A world that asks for tokens, and one that is good for some seconds.
+fn guarded(seconds: u64) -> (World, String) {
+    let secret = [7; 32];
+    let wish = Wish {
+        subscribe: vec!["a".into()],
+        expires_s: 1_000 + seconds,
+        ..Wish::default()
+    };
+    let token = mint(Algorithm::Hs256, &secret, &wish).unwrap();
+    let key = Key::new(Algorithm::Hs256, &secret).unwrap();
+    let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
+    let mut world = World::default();
+    world.config.auth.jwks = "jwks.json".into();
+    world.access.renew(Some(Arc::new(verifier)), 1_000);
+    (world, token)
+}
+
+fn say(world: &mut World, commands: &[String]) -> (Vec<String>, Flow) {
+    let mut socket = WebSocket::new(Envelope::Full, Compression::None);
+    let frames = commands
+        .iter()
+        .map(|command| frame(0x81, command.as_bytes()));
+    let mut input = frames.collect::<Vec<_>>().concat();
+    let mut out = Vec::new();
+    let flow = socket.handle_bytes(&mut input, &mut out, &mut world.context());
+    let said = server_frames(&out)
+        .into_iter()
+        .map(|(opcode, payload)| match opcode {
+            Opcode::Close => u16::from_be_bytes([payload[0], payload[1]]).to_string(),
+            Opcode::Continuation | Opcode::Text | Opcode::Binary | Opcode::Ping | Opcode::Pong => {
+                let json: serde_json::Value = serde_json::from_slice(&payload).unwrap();
+                json["code"]
+                    .as_str()
+                    .or_else(|| json["type"].as_str())
+                    .unwrap()
+                    .to_owned()
+            }
+        });
+    (said.collect(), flow)
+}
+
+fn subscribe(channel: &str) -> String {
+    format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)
+}
+
+#[test]
+fn command_behind_a_token_in_the_same_bytes_is_held_to_it() {
+    let (mut world, token) = guarded(60);
+    let auth = format!(r#"{{"type":"auth","token":"{token}","ref":1}}"#);
+    let commands = [
+        subscribe("a"),
+        auth.clone(),
+        subscribe("a"),
+        subscribe("b"),
+        auth,
+    ];
+    let (said, flow) = say(&mut world, &commands);
+    assert_eq!(said, ["not_allowed", "ok", "not_allowed", "busy"]);
+    assert_eq!(flow, Flow::Open);
+    let joins = world
+        .effects
+        .iter()
+        .filter(|e| matches!(e, Effect::Join(_)));
+    assert_eq!(joins.count(), 1);
+    assert_eq!(world.metrics.tokens_accepted.value(), 1);
+}
+
+#[test]
+fn token_that_is_no_good_ends_the_conn_and_nothing_behind_it_is_heard() {
+    for (token, code) in [("x", "4001"), (&guarded(0).1, "4002")] {
+        let (mut world, _) = guarded(60);
+        let auth = format!(r#"{{"type":"auth","token":"{token}"}}"#);
+        let (said, flow) = say(&mut world, &[auth, subscribe("a")]);
+        assert_eq!(said, [code]);
+        assert!(matches!(flow, Flow::Ended(_)));
+        assert!(world.effects.is_empty());
+        assert_eq!(world.metrics.tokens_refused.value(), 1);
+    }
+}
+
+#[test]
+fn awaited_token_has_to_allow_what_was_asked_for() {
+    for (channel, said, joins) in [("a", "ok", 1), ("b", "4003", 0)] {
+        let (mut world, token) = guarded(60);
+        let join = Join {
+            channels: vec![ChannelName::new(channel).unwrap()],
+            since: Since::Now,
+            window: None,
+            origin: Origin::Request,
+        };
+        let slot = world.context().conn.slot;
+        world.access.await_token(slot, join, Deadline(1));
+        let auth = format!(r#"{{"type":"auth","token":"{token}","ref":1}}"#);
+        let (answers, _) = say(&mut world, &[subscribe("a"), auth]);
+        assert_eq!(answers, ["not_authenticated", said]);
+        let asked = world
+            .effects
+            .iter()
+            .filter(|e| matches!(e, Effect::Join(_)));
+        assert_eq!(asked.count(), joins);
+    }
+}
+
+#[test]
+fn nobody_is_asked_for_a_token_without_keys() {
+    let mut world = World::default();
+    let auth = String::from(r#"{"type":"auth","token":"x","ref":1}"#);
+    let (said, flow) = say(&mut world, &[auth, subscribe("a")]);
+    assert_eq!(said, ["not_allowed"]);
+    assert_eq!(flow, Flow::Open);
+    assert!(matches!(world.effects[..], [Effect::Join(_)]));
+}
