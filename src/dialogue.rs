@@ -58,6 +58,17 @@ pub struct Farewell {
     pub reason: Box<str>,
 }
 
+/// That a backend ends all conns whose token is about somebody.
+#[derive(Debug)]
+pub struct Revocation {
+    /// Whom.
+    pub sub: Box<str>,
+    /// What their clients are told.
+    pub farewell: Farewell,
+    /// Where workers say that it is done, and to how many conns.
+    pub receipt: Receipt,
+}
+
 /// What became of a client's publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Published {

@@ -24,7 +24,7 @@ use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
 };
-use crate::dialogue::{Delivery, Saying};
+use crate::dialogue::{Delivery, Farewell, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http;
@@ -365,6 +365,20 @@ impl Conn {
             poll.handle_end(Some(CloseReason::Overflow), context);
         }
         self.say_goodbye(Goodbye::Overflow, out, context);
+        self.settle(out, context);
+    }
+
+    /// The backend ends whatever the conn has by its token.
+    pub fn handle_revoked(
+        &mut self,
+        farewell: &Farewell,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Phase::Poll { poll, .. } = &mut self.phase {
+            poll.handle_end(Some(CloseReason::Disconnected), context);
+        }
+        self.say_goodbye(Goodbye::Disconnect(farewell), out, context);
         self.settle(out, context);
     }
 

@@ -15,7 +15,7 @@ use super::publish::Shape;
 use super::refusal::Refusal;
 use super::request::Problem;
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
-use crate::dialogue::{Counts, Delivery, Verdict};
+use crate::dialogue::{Counts, Delivery, Revocation, Verdict};
 use crate::frame::Receipt;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
@@ -86,6 +86,11 @@ enum Waiting {
         line: u64,
         ack: Ack,
     },
+    /// Every worker has ended somebody's conns.
+    Revocation {
+        line: u64,
+        revocation: Arc<Revocation>,
+    },
     Ready(Box<[u8]>),
     Response(Box<Response>),
     /// Lines that are answered only if the journal refuses their batch.
@@ -154,6 +159,13 @@ impl Answers {
             .push_back(Waiting::Confirmation { line, receipt });
     }
 
+    /// Owes how many conns of somebody have been ended.
+    pub(super) fn owe_revocation(&mut self, line: u64, revocation: Arc<Revocation>) {
+        self.acks += 1;
+        self.waiting
+            .push_back(Waiting::Revocation { line, revocation });
+    }
+
     /// Owes numbers of subscribers.
     pub(super) fn owe_counts(&mut self, line: u64, counts: Counts) {
         self.acks += counts.len();
@@ -173,60 +185,12 @@ impl Answers {
     /// Turns what is complete into bytes, up to the first answer that is not.
     pub(super) fn settle(&mut self, date: HttpDate) {
         while let Some(waiting) = self.waiting.front() {
-            match waiting {
-                Waiting::Confirmation { line, receipt } => {
-                    if receipt.subscribers().is_none() {
-                        return;
-                    }
-                    self.unsent.extend_from_slice(&ok_line(*line));
-                    self.acks -= 1;
-                }
-                Waiting::Counts { line, counts } => {
-                    if !push_counts(*line, counts, &mut self.unsent) {
-                        return;
-                    }
-                    self.acks -= counts.len();
-                }
-                Waiting::Direct {
-                    line,
-                    wants_ack,
-                    verdict,
-                } => {
-                    let Some(delivery) = verdict.delivery() else {
-                        return;
-                    };
-                    push_delivery(*line, *wants_ack, delivery, &mut self.unsent);
-                    self.acks -= 1;
-                }
-                Waiting::Line { line, ack } => {
-                    let Some(outcome) = ack.outcome() else {
-                        return;
-                    };
-                    push_line(*line, ack, outcome, &mut self.unsent);
-                    self.acks -= 1;
-                }
-                Waiting::Silent {
-                    first,
-                    last,
-                    commit,
-                } => {
-                    match commit.fate() {
-                        Fate::Open => return,
-                        Fate::Refused => push_refusals(*first..=*last, &mut self.unsent),
-                        Fate::Written | Fate::Kept | Fate::Unsynced => {}
-                    }
-                    self.acks -= 1;
-                }
-                Waiting::Ready(bytes) => {
-                    self.unsent.extend_from_slice(bytes);
-                    self.ready_bytes -= bytes.len();
-                }
-                Waiting::Response(response) => {
-                    if !push_response(response, date, &mut self.unsent) {
-                        return;
-                    }
-                    self.acks -= response.acks.len();
-                }
+            let Some(acks) = push_settled(waiting, date, &mut self.unsent) else {
+                return;
+            };
+            self.acks -= acks;
+            if let Waiting::Ready(bytes) = waiting {
+                self.ready_bytes -= bytes.len();
             }
             self.waiting.pop_front();
         }
@@ -285,6 +249,56 @@ pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
 /// The answer to a command that has been carried out.
 fn ok_line(line: u64) -> Vec<u8> {
     format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
+}
+
+/// What is owed for something, as bytes, and how many acknowledgements that was; nothing while it
+/// is not complete.
+fn push_settled(waiting: &Waiting, date: HttpDate, out: &mut Vec<u8>) -> Option<usize> {
+    match waiting {
+        Waiting::Confirmation { line, receipt } => {
+            receipt.subscribers()?;
+            out.extend_from_slice(&ok_line(*line));
+            Some(1)
+        }
+        Waiting::Counts { line, counts } => push_counts(*line, counts, out).then_some(counts.len()),
+        Waiting::Direct {
+            line,
+            wants_ack,
+            verdict,
+        } => {
+            push_delivery(*line, *wants_ack, verdict.delivery()?, out);
+            Some(1)
+        }
+        Waiting::Line { line, ack } => {
+            push_line(*line, ack, ack.outcome()?, out);
+            Some(1)
+        }
+        Waiting::Ready(bytes) => {
+            out.extend_from_slice(bytes);
+            Some(0)
+        }
+        Waiting::Response(response) => {
+            push_response(response, date, out).then_some(response.acks.len())
+        }
+        Waiting::Revocation { line, revocation } => {
+            let conns = revocation.receipt.subscribers()?;
+            let answer = format_args!("{{\"ok\":true,\"line\":{line},\"conns\":{conns}}}\n");
+            push_display(&answer, out);
+            Some(1)
+        }
+        Waiting::Silent {
+            first,
+            last,
+            commit,
+        } => {
+            match commit.fate() {
+                Fate::Open => return None,
+                Fate::Refused => push_refusals(*first..=*last, out),
+                Fate::Written | Fate::Kept | Fate::Unsynced => {}
+            }
+            Some(1)
+        }
+    }
 }
 
 /// Appends what became of something that was for one conn. Success is told to whoever asked.

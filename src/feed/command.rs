@@ -1,14 +1,15 @@
 //! One JSON object of a feeder: a publication, or a command about conns.
 //!
-//! Pure. A command is told by its key: `consume`, `disconnect`, `presence` or `send`. Everything
-//! that can be wrong with one is found here; who carries it out is `super::feeder`'s business.
+//! Pure. A command is told by its key: `consume`, `disconnect`, `disconnect_sub`, `presence` or
+//! `send`. Everything that can be wrong with one is found here; who carries it out is
+//! `super::feeder`'s business.
 
 use std::borrow::Cow;
 
 use super::draft::{self, Draft, NameCache};
 use super::fields::{Fields, Names};
 use super::refusal::{Key, Keys, Refusal};
-use crate::config::limits::{CLOSE_REASON_BYTES_MAX, CONSUME_PATTERNS_MAX};
+use crate::config::limits::{CLOSE_REASON_BYTES_MAX, CONSUME_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::dialogue::Farewell;
 use crate::frame::Payload;
 use crate::id::{ChannelName, ConnName};
@@ -19,6 +20,7 @@ const CODE: u16 = 1008;
 
 const CONSUME: Keys = Keys::of(&[Key::Ack, Key::Consume, Key::Notices]);
 const DISCONNECT: Keys = Keys::of(&[Key::Ack, Key::Code, Key::Disconnect, Key::Reason]);
+const DISCONNECT_SUB: Keys = Keys::of(&[Key::Ack, Key::Code, Key::DisconnectSub, Key::Reason]);
 const PRESENCE: Keys = Keys::of(&[Key::Ack, Key::Presence]);
 const PUBLISH: Keys = Keys::of(&[
     Key::Ack,
@@ -58,6 +60,13 @@ pub enum Command {
         /// Which.
         conn: ConnName,
         /// What its client is told.
+        farewell: Farewell,
+    },
+    /// To end all conns whose token is about somebody.
+    DisconnectSub {
+        /// Whom.
+        sub: Box<str>,
+        /// What their clients are told.
         farewell: Farewell,
     },
     /// To count subscribers.
@@ -106,6 +115,7 @@ impl Command {
         match self {
             Self::Consume { .. } => Key::Consume,
             Self::Disconnect { .. } => Key::Disconnect,
+            Self::DisconnectSub { .. } => Key::DisconnectSub,
             Self::Presence(_) => Key::Presence,
             Self::Send { .. } => Key::Send,
         }
@@ -124,6 +134,12 @@ impl Command {
             let farewell = read_farewell(fields)?;
             return Ok(Some(Self::Disconnect { conn, farewell }));
         }
+        if let Some(sub) = &fields.disconnect_sub {
+            fields.only(DISCONNECT_SUB)?;
+            let sub = read_sub(sub)?;
+            let farewell = read_farewell(fields)?;
+            return Ok(Some(Self::DisconnectSub { sub, farewell }));
+        }
         if let Some(channels) = &fields.presence {
             fields.only(PRESENCE)?;
             let channels = draft::channels(Some(channels), names)?;
@@ -141,6 +157,18 @@ impl Command {
 
 fn read_conn(key: Key, text: &str) -> Result<ConnName, Refusal> {
     text.parse().map_err(|_no_name| Refusal::BadConn(key))
+}
+
+fn read_sub(text: &str) -> Result<Box<str>, Refusal> {
+    match text.len() {
+        0 => Err(Refusal::bad_value(Key::DisconnectSub)),
+        1..=TOKEN_SUB_BYTES_MAX => Ok(Box::from(text)),
+        got => Err(Refusal::TooLong {
+            key: Key::DisconnectSub,
+            limit: TOKEN_SUB_BYTES_MAX,
+            got,
+        }),
+    }
 }
 
 fn read_patterns(texts: &Names<'_>) -> Result<Vec<Pattern>, Refusal> {

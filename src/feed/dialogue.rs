@@ -34,6 +34,13 @@ impl Feeder {
                 let counts = sequencer.count(channels);
                 return self.answers.owe_counts(line, counts);
             }
+            Command::DisconnectSub { sub, farewell } => {
+                let revocation = sequencer.revoke(sub, farewell);
+                if wants_ack {
+                    self.answers.owe_revocation(line, revocation);
+                }
+                return;
+            }
             Command::Disconnect { conn, farewell } => (conn, Saying::Disconnect(farewell)),
             Command::Send { conn, payload } => (conn, Saying::Message(payload)),
         };

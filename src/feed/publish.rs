@@ -194,6 +194,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             | Key::Consume
             | Key::Data
             | Key::Disconnect
+            | Key::DisconnectSub
             | Key::Notices
             | Key::Presence
             | Key::Reason

@@ -103,6 +103,7 @@ impl Refusal {
                 | Key::Consume
                 | Key::Dedupe
                 | Key::Disconnect
+                | Key::DisconnectSub
                 | Key::Event
                 | Key::Key
                 | Key::Notices
@@ -135,6 +136,7 @@ impl Refusal {
             Key::Base64
             | Key::Dedupe
             | Key::Disconnect
+            | Key::DisconnectSub
             | Key::Event
             | Key::Key
             | Key::Reason
@@ -169,6 +171,8 @@ pub enum Key {
     Dedupe,
     /// Command: close one conn.
     Disconnect,
+    /// Command: close all conns of somebody.
+    DisconnectSub,
     /// Event type.
     Event,
     /// Conflation key.
@@ -216,7 +220,7 @@ impl Keys {
 
 impl Key {
     /// All of them, in their order.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Ack,
         Self::Base64,
         Self::Channel,
@@ -225,6 +229,7 @@ impl Key {
         Self::Data,
         Self::Dedupe,
         Self::Disconnect,
+        Self::DisconnectSub,
         Self::Event,
         Self::Key,
         Self::Notices,
@@ -247,6 +252,7 @@ impl Key {
             "data" => Self::Data,
             "dedupe" => Self::Dedupe,
             "disconnect" => Self::Disconnect,
+            "disconnect_sub" => Self::DisconnectSub,
             "event" => Self::Event,
             "key" => Self::Key,
             "notices" => Self::Notices,
@@ -271,6 +277,7 @@ impl std::fmt::Display for Key {
             Self::Data => "data",
             Self::Dedupe => "dedupe",
             Self::Disconnect => "disconnect",
+            Self::DisconnectSub => "disconnect_sub",
             Self::Event => "event",
             Self::Key => "key",
             Self::Notices => "notices",

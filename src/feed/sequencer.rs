@@ -13,7 +13,7 @@ use super::draft::{Channels, Draft};
 use super::journal::Journal;
 use super::journal::commit::Commit;
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
-use crate::dialogue::{Counts, Delivery, Direct, Saying, Verdict, Watch};
+use crate::dialogue::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::metrics::FeedMetrics;
@@ -110,6 +110,28 @@ impl Sequencer {
                 }
             }
         }
+    }
+
+    /// Has all workers end the conns whose token is about somebody, behind everything that was
+    /// sequenced before.
+    pub(super) fn revoke(&mut self, sub: Box<str>, farewell: Farewell) -> Arc<Revocation> {
+        self.post();
+        let revocation = Arc::new(Revocation {
+            sub,
+            farewell,
+            receipt: self.receipt_of_workers(),
+        });
+        for mailbox in &self.mailboxes {
+            match mailbox.post(Mail::Revoke(Arc::clone(&revocation))) {
+                Posted::AtOnce => {}
+                Posted::AfterWait => self.metrics.inbox_waits.increment(),
+                Posted::WorkerGone => {
+                    // Who asked settles after this.
+                    let _is_last = revocation.receipt.confirm(0);
+                }
+            }
+        }
+        revocation
     }
 
     /// Asks all workers how many subscribers channels have, behind everything that was sequenced

@@ -52,6 +52,7 @@ impl<N: Net> Worker<N> {
                 Mail::Direct(direct) => self.say(&direct),
                 Mail::Drain => self.start_draining(),
                 Mail::Publish(batch) => self.batch = Some((batch, 0)),
+                Mail::Revoke(revocation) => self.revoke(&revocation),
                 Mail::Watch { watch, receipt } => self.start_watching(watch, &receipt),
             }
         }

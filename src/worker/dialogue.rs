@@ -10,7 +10,8 @@ use super::Worker;
 use super::net::Net;
 use super::upstream::Reported;
 use crate::dialogue::{
-    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Saying, Watch,
+    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Revocation, Saying,
+    Watch,
 };
 use crate::effect::{Join, Reference};
 use crate::frame::Receipt;
@@ -45,6 +46,25 @@ impl<N: Net> Worker<N> {
             conn.handle_saying(saying, out, context)
         });
         told.unwrap_or(Delivery::NoConn)
+    }
+
+    /// Ends the conns whose token is about somebody, and says how many those were.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) {
+        let ids: Vec<ConnId> = self
+            .access
+            .slots_of(&revocation.sub)
+            .into_iter()
+            .filter_map(|slot| self.id_in(slot))
+            .collect();
+        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        for id in ids {
+            self.call(id, |conn, out, context| {
+                conn.handle_revoked(&revocation.farewell, out, context);
+            });
+        }
+        if revocation.receipt.confirm(count) {
+            self.parts.feed.wake();
+        }
     }
 
     /// Says how many subscribers channels have here.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
 use crate::config::limits::INBOX_BATCHES_MAX;
-use crate::dialogue::{Counts, Direct, Watch};
+use crate::dialogue::{Counts, Direct, Revocation, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::sys::wake::Wake;
 
@@ -27,6 +27,8 @@ pub enum Mail {
     Drain,
     /// Append these to the log and deliver them.
     Publish(Batch),
+    /// End the conns whose token is about somebody.
+    Revoke(Arc<Revocation>),
     /// Report who comes to these channels and leaves them, from now on.
     Watch {
         /// The channels.

@@ -119,6 +119,12 @@ fn print_names(names: &[ChannelName]) -> Value {
     names.iter().map(ChannelName::as_str).collect()
 }
 
+fn print_farewell(fields: &mut Map<String, Value>, farewell: &Farewell) {
+    let Farewell { code, reason } = farewell;
+    fields.insert("code".into(), (*code).into());
+    fields.insert("reason".into(), reason.to_string().into());
+}
+
 /// A command as a line would say it.
 pub fn print_command(command: &Command) -> String {
     let mut fields = Map::new();
@@ -133,10 +139,12 @@ pub fn print_command(command: &Command) -> String {
             fields.insert("notices".into(), (*notices).into());
         }
         Command::Disconnect { conn, farewell } => {
-            let Farewell { code, reason } = farewell;
             fields.insert("disconnect".into(), conn.to_string().into());
-            fields.insert("code".into(), (*code).into());
-            fields.insert("reason".into(), reason.to_string().into());
+            print_farewell(&mut fields, farewell);
+        }
+        Command::DisconnectSub { sub, farewell } => {
+            fields.insert("disconnect_sub".into(), (**sub).into());
+            print_farewell(&mut fields, farewell);
         }
         Command::Presence(names) => {
             fields.insert("presence".into(), print_names(names));
