@@ -13,6 +13,8 @@ use super::bench::options::BenchArgs;
 use crate::config::Listen;
 use crate::config::file::Overrides;
 use crate::id::ChannelName;
+use crate::pattern::Pattern;
+use crate::token::Algorithm;
 
 /// A push server for one Linux machine: publications in over a Unix socket, out over WebSocket and
 /// server-sent events.
@@ -48,6 +50,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print what a subscriber receives.
     Subscribe(SubscribeArgs),
+    /// Make a token for trying out.
+    Token(TokenArgs),
 }
 
 /// Arguments of `fanfare serve`.
@@ -198,6 +202,57 @@ pub struct Header {
     pub name: String,
     /// Its value, on one line.
     pub value: String,
+}
+
+/// Arguments of `fanfare token`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints the token alone. The server knows it when the key's file is in [auth] keys.
+
+Examples:
+  head -c 32 /dev/urandom | base64 -w0 > secret
+  FANFARE_AUTH_KEYS='HS256 secret' fanfare serve
+  curl -N -H \"Authorization: Bearer $(fanfare token --key secret --subscribe 'chat:*')\" \\
+      'http://127.0.0.1:8080/sse?channel=chat:1'")]
+pub struct TokenArgs {
+    /// The file with the secret.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// HS256, HS384 or HS512.
+    #[arg(long, value_name = "NAME", default_value = "HS256", value_parser = algorithm)]
+    pub algorithm: Algorithm,
+    /// Whom the token is about.
+    #[arg(long, value_name = "NAME")]
+    pub sub: Option<String>,
+    /// Channels that may be subscribed to: a name, or a beginning with one * behind; repeatable.
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    pub subscribe: Vec<String>,
+    /// Channels that may be published to; repeatable.
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    pub publish: Vec<String>,
+    /// For whom it is, if the server asks for an audience.
+    #[arg(long, value_name = "NAME")]
+    pub audience: Option<String>,
+    /// From whom it is, if the server asks for an issuer.
+    #[arg(long, value_name = "NAME")]
+    pub issuer: Option<String>,
+    /// How long it lasts.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub expires_in: u64,
+}
+
+fn algorithm(text: &str) -> Result<Algorithm, String> {
+    let algorithm = Algorithm::try_from(String::from(text)).map_err(|error| error.to_string())?;
+    match algorithm.secret_bytes_min() {
+        Some(_) => Ok(algorithm),
+        None => Err(format!("only secrets sign here, and {algorithm} has none")),
+    }
+}
+
+fn pattern(text: &str) -> Result<String, String> {
+    let pattern = Pattern::new(text);
+    pattern.map_err(|error| error.to_string())?;
+    Ok(String::from(text))
 }
 
 /// Arguments of `fanfare check`.

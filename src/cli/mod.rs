@@ -12,6 +12,7 @@ mod lines;
 mod publish;
 mod serve;
 mod subscribe;
+mod token;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -90,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Publish(args) => publish::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Subscribe(args) => subscribe::run(args, &mut io::stdout().lock()),
+        Command::Token(args) => token::run(args, &mut io::stdout().lock()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
