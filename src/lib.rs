@@ -51,6 +51,16 @@
 //! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
 //! the conn's machine. The words of it are in [`dialogue`].
 //!
+//! # Who may do what
+//!
+//! Where there are keys, `http/entry.rs` asks each request for a token and `token` verifies it.
+//! What it allows is held in [`token::Access`], a table of the worker beside its conns, so that a
+//! conn without a token owns nothing of it and one look at an empty table is all it costs. Commands
+//! are held to it by the transport, in the order in which they come. The end of a token, the
+//! warning before it and the wait for one share the conn's one timer: `worker/apply.rs` arms
+//! whichever is first. A conn with a token owns a box of about 100 bytes, a place in a tree, and
+//! the texts of its `sub` and patterns, until it is served no more.
+//!
 //! # Code map
 //!
 //! Dependencies point inward only, and `tests/tidy.rs` fails when one does not.
