@@ -27,6 +27,7 @@ mod model;
 mod net;
 mod peer;
 mod secure;
+mod tickets;
 mod wire;
 mod world;
 
@@ -143,15 +144,19 @@ fn show(seeds: u64, total: &Outcome) {
 
 /// What a worker counts and no life has seen: the simulation would be blind there.
 fn unseen(total: &Outcome) -> Vec<&'static str> {
-    // These need thousands of conns or publications in one turn, or are gauges, at zero in the end.
-    // The peers break no TLS and bring no tickets.
-    const OUT_OF_REACH: [&str; 6] = [
+    // These need thousands of conns or publications in one turn, or are gauges, at zero in the end,
+    // or a client that shows no token or asks for more than its own allows. The peers break no TLS
+    // and bring no tickets of it.
+    const OUT_OF_REACH: [&str; 9] = [
+        "outcome=\"refused\"",
         "phase=\"accept\"",
         "phase=\"expire\"",
         "phase=\"read\"",
+        "reason=\"not_allowed\"",
         "reason=\"refused\"",
         "reason=\"tls_error\"",
         "fanfare_tls_handshakes_resumed_total",
+        "reason=\"unauthorized\"",
     ];
     let lines = WorkerMetrics::TABLE.iter().zip(&total.counts);
     lines

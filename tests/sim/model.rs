@@ -43,6 +43,8 @@ pub(crate) struct Facts {
     pub(crate) config: Arc<Config>,
     /// Compression is agreed to when it is offered.
     pub(crate) has_deflate: bool,
+    /// The chaos is over.
+    pub(crate) is_calm: bool,
     /// The worker has been told to stop, so nobody can count on an answer.
     pub(crate) is_draining: bool,
     /// Publications that a peer has read, over all.
@@ -73,6 +75,7 @@ impl Facts {
             heartbeat_ms: config.heartbeat.interval_ms,
             has_deflate: config.deflate.enabled,
             config: Arc::clone(config),
+            is_calm: false,
             is_draining: false,
             deliveries: 0,
             gaps: 0,

@@ -103,6 +103,7 @@ impl Peer {
             link.is_from_chaos = true;
             net.widen(&link.pipe, self.temper.room);
             let ends = matches!(link.service, Service::Poll { stays: false, .. });
+            let ends = ends || link.ends_soon();
             if ends || link.is_spoiled || !link.is_stream() || link.has_said_close || link.has_fin {
                 net.reset(&link.pipe);
             }

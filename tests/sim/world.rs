@@ -26,6 +26,7 @@ use crate::model::Facts;
 use crate::net::{FakeNet, Faults, Sabotage};
 use crate::peer::Peer;
 use crate::secure::secure;
+use crate::tickets;
 
 /// Batches posted at once; below what the inbox holds, so that posting never waits.
 const BATCHES_MAX: usize = 50;
@@ -114,7 +115,7 @@ impl Hired {
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: if is_crowded { 3 } else { 1000 },
-            keys: None,
+            keys: tickets::keys(config),
             secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
         };
         Self {
@@ -300,6 +301,7 @@ impl World {
     fn calm_down(&mut self) {
         let net = self.worker.net_mut();
         net.faults = Faults::default();
+        self.facts.is_calm = true;
         let pause_us = self.config.heartbeat.interval_ms * 100;
         for peer in &mut self.peers {
             peer.calm_down(net, pause_us);
@@ -535,6 +537,9 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.drain.window_ms = pick(&[0, 60, 500, 3_000]);
     config.drain.retry_ms = pick(&[0, 1, 30_000]);
     config.deflate.enabled = pick(&[0, 1, 1]) == 1;
+    if pick(&[0, 0, 0, 1]) == 1 {
+        tickets::ask_for(&mut config);
+    }
     draw_namespaces(&mut config, random);
     config
 }

@@ -12,9 +12,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fanfare::config::ClientPublish;
 use fanfare::frame::{Encoder, Envelope, FrameKind};
+use fanfare::worker::net::Net as _;
 
 use crate::model::{Ask, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
+use crate::tickets::Ticket;
 use crate::wire::{
     block_field, client_frame, inflate, server_frame, take_block, take_chunk, take_frame, take_head,
 };
@@ -142,19 +144,12 @@ pub(crate) struct Link {
     responses_awaited: u32,
     polls: poll::Polls,
     /// permessage-deflate was offered, and how: with a bound on the server's window or without.
-    offer: Option<Offer>,
+    offer: Option<speech::Offer>,
     /// It was agreed to.
     is_deflated: bool,
+    /// What it shows where tokens are asked for.
+    pub(crate) ticket: Option<Ticket>,
     key: [u8; 4],
-}
-
-/// An offer of permessage-deflate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Offer {
-    Bounded,
-    Free,
-    /// One that the server cannot keep.
-    Narrow,
 }
 
 impl Link {
@@ -207,8 +202,10 @@ impl Link {
             polls: poll::Polls::default(),
             offer: None,
             is_deflated: false,
+            ticket: None,
             key: random.u32(..).to_ne_bytes(),
         };
+        link.draw_ticket(net.unix_seconds(), facts, random);
         link.ask_for(facts, random);
         link
     }
@@ -378,22 +375,11 @@ impl Link {
                 }
                 return head.length + length;
             }
+            (_, 401) if self.ends_soon() => self.stage = Stage::Over,
             (Service::Garbage, _) | (_, 408 | 503) => self.stage = Stage::Over,
             (service, status) => panic!("{status} for {service:?}"),
         }
         head.length
-    }
-
-    fn check_extension(&mut self, agreed: Option<&str>, has_deflate: bool) {
-        let free = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-        let bounded = format!("{free}; server_max_window_bits=12");
-        let expected = match self.offer.filter(|_| has_deflate) {
-            Some(Offer::Bounded) => Some(bounded.as_str()),
-            Some(Offer::Free) => Some(free),
-            Some(Offer::Narrow) | None => None,
-        };
-        assert_eq!(agreed, expected, "to {:?}", self.offer);
-        self.is_deflated = agreed.is_some();
     }
 
     /// The kind whose bytes are compared: a compressed message is inflated before.
@@ -505,6 +491,7 @@ impl Link {
             DISCONNECT_CODE => true,
             1002 | 1007 | 1009 => self.is_spoiled,
             1000 => self.has_said_close,
+            4002 => self.ends_soon(),
             _ => false,
         };
         assert!(is_known, "closed with {code} {reason}");
@@ -552,6 +539,10 @@ impl Link {
             }
             ("gap", None) => self.handle_gap(&told(&json, facts), facts),
             ("pong", Some(Command::Ping)) => {}
+            ("expiring", None) => {
+                let in_ms = json["in_ms"].as_u64().expect("a time");
+                assert!(self.ends_soon() && in_ms <= 5_000, "{json}");
+            }
             ("ok", Some(Command::Publish { .. })) => {}
             ("presence", Some(Command::Presence { channel: asked })) => {
                 assert_eq!(channel(), asked);

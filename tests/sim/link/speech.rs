@@ -7,10 +7,19 @@
 use std::fmt::Write as _;
 
 use super::windows::draw_window;
-use super::{Command, Link, Offer, Service, Stage};
+use super::{Command, Link, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
 use crate::wire::{client_frame, deflate};
+
+/// An offer of permessage-deflate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    Bounded,
+    Free,
+    /// One that the server cannot keep.
+    Narrow,
+}
 
 impl Link {
     pub(super) fn ask_for(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
@@ -49,6 +58,19 @@ impl Link {
             }
         };
         self.outgoing.extend(request.as_bytes());
+        self.outgoing.extend(self.token_frame());
+    }
+
+    pub(super) fn check_extension(&mut self, agreed: Option<&str>, has_deflate: bool) {
+        let free = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let bounded = format!("{free}; server_max_window_bits=12");
+        let expected = match self.offer.filter(|_| has_deflate) {
+            Some(Offer::Bounded) => Some(bounded.as_str()),
+            Some(Offer::Free) => Some(free),
+            Some(Offer::Narrow) | None => None,
+        };
+        assert_eq!(agreed, expected, "to {:?}", self.offer);
+        self.is_deflated = agreed.is_some();
     }
 
     fn offer_deflate(&mut self, random: &mut fastrand::Rng) -> &'static str {
@@ -97,15 +119,16 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
+        let token = self.token_field();
         let Some(since) = ask_text(ask, facts, random) else {
-            return (target, String::new());
+            return (target, token);
         };
         if random.bool() {
-            return (target, format!("Last-Event-ID: {since}\r\n"));
+            return (target, format!("Last-Event-ID: {since}\r\n{token}"));
         }
         let name = ["since", "last_event_id", "lastEventId"][random.usize(0..3)];
         write!(target, "&{name}={since}").unwrap();
-        (target, String::new())
+        (target, token)
     }
 
     fn plain_requests(&mut self, random: &mut fastrand::Rng) -> String {
