@@ -13,6 +13,7 @@ import sys
 
 folder, *command = sys.argv[1:]
 tcp = socket.create_server(("127.0.0.1", 0), backlog=64)
+port = tcp.getsockname()[1]
 unix = socket.socket(socket.AF_UNIX)
 unix.bind(f"{folder}/handed.sock")
 unix.listen()
@@ -20,6 +21,6 @@ unix.listen()
 for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
     os.dup2(source, target)
     os.close(source)
-print(json.dumps({"pid": os.getpid(), "tcp": tcp.getsockname()[1]}), flush=True)
+print(json.dumps({"pid": os.getpid(), "tcp": port}), flush=True)
 os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}
 os.execvp(command[0], command)
