@@ -8,7 +8,10 @@ import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
+import socket
+import ssl
 import sys
 import time
 import traceback
@@ -183,6 +186,94 @@ def exposure_is_at_most_2():
     overall = re.search(r"Overall exposure level for fanfare.service: ([\d.]+) (\w+)", said)
     assert float(overall[1]) <= 2.0, said
     return f"{overall[1]} {overall[2]}"
+
+
+# -- Secrets and state.
+
+
+SECRETS = pathlib.Path("/etc/fanfare/secrets")
+CREDENTIALS = f"/run/credentials/{SERVICE}"
+
+
+def lock_secrets_away():
+    """Files that nobody but root reads, and the lines by which the service gets them all the same."""
+    SECRETS.mkdir(mode=0o700, exist_ok=True)
+    for name in ("certificate.pem", "key.pem"):
+        shutil.copy(f"/checks/out/{name}", SECRETS)
+    (SECRETS / "secret").write_bytes(bytes(range(48, 90)))
+    for path in SECRETS.iterdir():
+        path.chmod(0o600)
+    CONFIG.write_text(
+        f"""
+        listen = ["127.0.0.1:8080", "127.0.0.1:8443 tls"]
+        [tls]
+        certificates = ["{CREDENTIALS}/certificate.pem"]
+        keys = ["{CREDENTIALS}/key.pem"]
+        [auth]
+        keys = ["HS256 {CREDENTIALS}/secret"]
+        [journal]
+        path = "/var/lib/fanfare/journal"
+        """
+    )
+
+
+def credential_lines():
+    names = ("certificate.pem", "key.pem", "secret")
+    return [f"LoadCredential={name}:{SECRETS}/{name}" for name in names]
+
+
+def over_tls(request, until="\r\n\r\n"):
+    """What a request is answered, so far, behind the certificate that was made for the checks."""
+    context = ssl.create_default_context(cafile="/checks/out/certificate.pem")
+    with socket.create_connection(("127.0.0.1", 8443), 30) as connection:
+        with context.wrap_socket(connection, server_hostname="localhost") as secured:
+            secured.sendall(request.encode())
+            answer = ""
+            while until not in answer:
+                piece = secured.recv(65536).decode()
+                assert piece, answer
+                answer += piece
+            return answer
+
+
+@check
+def secrets_of_root_are_had_as_credentials():
+    host.fresh(*credential_lines())
+    lock_secrets_away()
+    ok("systemctl", "start", SERVICE)
+    refused = host.run("runuser", "--user", "fanfare", "--", "cat", SECRETS / "key.pem")
+    assert "ermission denied" in refused.stderr, refused
+    token = ok("fanfare", "token", "--key", SECRETS / "secret", "--subscribe", "a").strip()
+    request = "GET /sse?channel=a HTTP/1.1\r\nHost: localhost\r\n"
+    assert " 401 " in over_tls(f"{request}Connection: close\r\n\r\n")
+    answer = over_tls(f"{request}Authorization: Bearer {token}\r\n\r\n")
+    assert " 200 " in answer, answer
+    return "certificate, its key and the secret of tokens"
+
+
+@check
+def everything_on_tries_no_forbidden_system_call():
+    began = time.time()
+    host.fresh("SystemCallErrorNumber=kill", *credential_lines())
+    lock_secrets_away()
+    ok("systemctl", "start", SERVICE)
+    pid = host.main_pid()
+    token = ok("fanfare", "token", "--key", SECRETS / "secret", "--subscribe", "a").strip()
+    bearer = f"Host: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
+    begun = over_tls(f"GET /sse?channel=a HTTP/1.1\r\n{bearer}", "\n\n")
+    since = re.search(r"id: (\S+)\n", begun)[1]
+    assert host.publish("publisher", '"kept"').returncode == 0
+    ok("systemctl", "reload", SERVICE)
+    assert host.main_pid() == pid, "killed and restarted"
+    os.kill(pid, signal.SIGKILL)
+    within(10, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
+    over_tls(f"GET /sse?channel=a&since={since} HTTP/1.1\r\n{bearer}", 'data: "kept"')
+    said = host.journal(began)
+    assert "SYS" not in said, said
+    kept = ok("stat", "--format", "%A %U", "/var/lib/fanfare/journal").strip()
+    ok("systemctl", "stop", SERVICE)
+    shutil.rmtree("/var/lib/fanfare/journal")
+    return f"TLS, tokens, reload, a journal over kill -9 ({kept})"
 
 
 # -- Failing.
