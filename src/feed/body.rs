@@ -164,9 +164,11 @@ impl Chunked {
                 };
                 *bytes += end + 1;
                 within(*bytes, TRAILER_BYTES_MAX)?;
+                // A bare LF ends no line here either.
                 match rest.get(..end) {
-                    Some([] | [b'\r']) => Ok(Line::Last(end + 1)),
-                    _ => Ok(Line::Taken(end + 1)),
+                    Some([b'\r']) => Ok(Line::Last(end + 1)),
+                    Some([.., b'\r']) => Ok(Line::Taken(end + 1)),
+                    _ => Err(BodyError::Malformed),
                 }
             }
         }

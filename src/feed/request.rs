@@ -1,11 +1,10 @@
 //! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each.
 //!
-//! Pure. Decides at the head whether a request can be served; one that cannot still has its body
-//! skipped, so that the next one on the connection is found. When the end of a body is not known
-//! for certain, the connection ends with the answer. What a body publishes is
-//! [`super::publish`]'s business.
-
-use httparse::{EMPTY_HEADER, Status};
+//! Pure. Heads are read by [`http::head`], which refuses what is doubtful as it does for clients;
+//! here is what the feed alone has: `POST /publish` and bodies. Decides at the head whether a
+//! request can be served; one that cannot still has its body skipped, so that the next one on the
+//! connection is found. When the end of a body is not known for certain, the connection ends with
+//! the answer. What a body publishes is [`super::publish`]'s business.
 
 use super::body::{Body, BodyError, Keeping, Progress};
 use super::decode::{Item, Step};
@@ -13,7 +12,9 @@ use super::draft::NameCache;
 use super::publish::{Plan, Publish};
 use super::refusal::Refusal;
 use crate::config::Limits;
-use crate::config::limits::REQUEST_HEADERS_MAX;
+use crate::http::framing::{Expectation, Framing};
+use crate::http::head::{Field, Head, HeadRead, Method, Version, read_message_head};
+use crate::http::{self, After, Target};
 
 /// One request, read to its end.
 #[derive(Debug, PartialEq)]
@@ -56,6 +57,16 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl From<http::Refusal> for Problem {
+    fn from(refusal: http::Refusal) -> Self {
+        Self::new(
+            refusal.status().code(),
+            refusal.code(),
+            &refusal.to_string(),
+        )
+    }
+}
+
 /// The requests of one feeder.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -86,16 +97,16 @@ impl Requests {
         if self.open.is_some() {
             return self.read_body(input, names);
         }
-        let head = match self.read_head(input) {
-            Ok(Some(head)) => head,
-            Ok(None) => return Step::more(0),
-            Err(problem) => return last(input.len(), problem, false),
+        let head_bytes_max = self.limits.request_head_bytes as usize;
+        let (head_bytes, head) = match read_message_head(input, head_bytes_max) {
+            HeadRead::Complete { length, head } => (length, head),
+            HeadRead::Incomplete => return Step::more(0),
+            HeadRead::Refused(refusal) => return last(input.len(), refusal.into(), false),
         };
-        let head_bytes = head.bytes;
-        let wants_continue = head.wants_continue;
+        let wants_continue = wants_continue(&head);
         match open(&head, self.limits.feed_line_bytes as usize, names) {
             Ok(open) => self.open = Some(Box::new(open)),
-            Err((problem, is_head)) => return last(input.len(), problem, is_head),
+            Err(problem) => return last(input.len(), problem, head.method == Method::Head),
         }
         if wants_continue {
             return Step::item(head_bytes, Item::Continue);
@@ -104,26 +115,6 @@ impl Requests {
         Step {
             consumed: head_bytes + step.consumed,
             ..step
-        }
-    }
-
-    fn read_head<'i>(&self, input: &'i [u8]) -> Result<Option<Head<'i>>, Problem> {
-        let limit = self.limits.request_head_bytes as usize;
-        let mut headers = [EMPTY_HEADER; REQUEST_HEADERS_MAX];
-        let mut parser = httparse::Request::new(&mut headers);
-        let too_large = || Problem::new(431, "head_too_large", "the head is too large");
-        // What lies beyond the limit must not count, since it may come later or not at all.
-        let window = input.get(..=limit).unwrap_or(input);
-        match parser.parse(window) {
-            Ok(Status::Complete(bytes)) if bytes <= limit => Head::read(&parser, bytes).map(Some),
-            Ok(Status::Partial) if window.len() <= limit => Ok(None),
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(too_large()),
-            Err(httparse::Error::Version) => Err(Problem::new(
-                505,
-                "bad_request",
-                "only HTTP/1 is spoken here",
-            )),
-            Err(error) => Err(Problem::new(400, "bad_request", &error.to_string())),
         }
     }
 
@@ -173,17 +164,23 @@ fn last(consumed: usize, problem: Problem, is_head: bool) -> Step {
     Step::item(consumed, Item::Request(Box::new(request)))
 }
 
+/// Whether the client sends its body only when it is told to.
+fn wants_continue(head: &Head<'_>) -> bool {
+    head.expectation() == Expectation::Continue && head.framing.has_content()
+}
+
 /// Plans a request by its head. An error ends the connection.
-fn open(
-    head: &Head<'_>,
-    body_bytes_max: usize,
-    names: &mut NameCache,
-) -> Result<Open, (Problem, bool)> {
-    let is_head = head.method == "HEAD";
+fn open(head: &Head<'_>, body_bytes_max: usize, names: &mut NameCache) -> Result<Open, Problem> {
+    if let Some(fault) = head.fault {
+        return Err(fault.into());
+    }
+    if head.expectation() == Expectation::Unknown {
+        return Err(http::Refusal::Expectation.into());
+    }
     let plan = plan(head, names);
     // Whoever waits for `100 Continue` is refused without it, and may send its body or not.
-    if let (Err(problem), true) = (&plan, head.wants_continue) {
-        return Err((problem.clone(), is_head));
+    if let (Err(problem), true) = (&plan, wants_continue(head)) {
+        return Err(problem.clone());
     }
     let keeping = match &plan {
         Ok(_) => Keeping::Kept,
@@ -196,24 +193,24 @@ fn open(
             Ok(length) if length <= body_bytes_max => Body::counted(length, keeping),
             _ => {
                 let detail = format!("a body has at most {body_bytes_max} bytes");
-                return Err((Problem::new(413, "too_long", &detail), is_head));
+                return Err(Problem::new(413, "too_long", &detail));
             }
         },
     };
     Ok(Open {
         plan,
         body,
-        is_last: head.is_last,
-        is_head,
+        is_last: head.after == After::Close || head.version == Version::Http10,
+        is_head: head.method == Method::Head,
     })
 }
 
 fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<Plan, Problem> {
-    let (path, query) = split_target(head.target);
-    if path != "/publish" {
+    let target = Target::parse(head.target)?;
+    if target.path != "/publish" {
         return Err(Problem::new(404, "not_found", "there is only /publish"));
     }
-    if head.method != "POST" {
+    if head.method != Method::Post {
         return Err(Problem::new(
             405,
             "method_not_allowed",
@@ -227,113 +224,17 @@ fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<Plan, Problem> {
             "a body is needed: Content-Length or chunks",
         ));
     }
-    Plan::new(query, head.content_type, names)
+    Plan::new(target.query, content_type(head.fields.content_type)?, names)
 }
 
-/// Takes path and query out of a target in origin or absolute form (RFC 9112, 3.2).
-fn split_target(target: &str) -> (&str, &str) {
-    let origin = target
-        .split_once("://")
-        .map_or(target, |(_, rest)| match rest.find('/') {
-            Some(at) => rest.get(at..).unwrap_or_default(),
-            None => "/",
-        });
-    origin.split_once('?').unwrap_or((origin, ""))
-}
-
-#[derive(Debug)]
-struct Head<'i> {
-    /// Bytes up to the end of the empty line.
-    bytes: usize,
-    method: &'i str,
-    target: &'i str,
-    content_type: Option<&'i str>,
-    framing: Framing,
-    is_last: bool,
-    wants_continue: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    Absent,
-    Chunked,
-    Counted(u64),
-}
-
-impl<'i> Head<'i> {
-    /// Understands the fields. An error ends the connection.
-    fn read(parser: &httparse::Request<'_, 'i>, bytes: usize) -> Result<Self, Problem> {
-        let bad = |detail| Problem::new(400, "bad_request", detail);
-        let is_version_1_0 = parser.version == Some(0);
-        let mut head = Self {
-            bytes,
-            method: parser.method.unwrap_or_default(),
-            target: parser.path.unwrap_or_default(),
-            content_type: None,
-            framing: Framing::Absent,
-            is_last: is_version_1_0,
-            wants_continue: false,
-        };
-        let mut hosts = 0;
-        for field in parser.headers.iter() {
-            let name = field.name;
-            let value = field.value.trim_ascii();
-            if name.eq_ignore_ascii_case("host") {
-                hosts += 1;
-            } else if name.eq_ignore_ascii_case("content-type") {
-                let text = std::str::from_utf8(value).map_err(|_not_text| bad("Content-Type"))?;
-                head.content_type = Some(text);
-            } else if name.eq_ignore_ascii_case("connection") {
-                head.is_last |= has_token(value, b"close");
-            } else if name.eq_ignore_ascii_case("expect") {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    return Err(Problem::new(417, "bad_request", "only 100-continue"));
-                }
-                head.wants_continue = !is_version_1_0;
-            } else {
-                head.read_framing(name, value)?;
-            }
-        }
-        if hosts > 1 || (hosts == 0 && !is_version_1_0) {
-            return Err(bad("exactly one Host is needed"));
-        }
-        if is_version_1_0 && head.framing == Framing::Chunked {
-            return Err(bad("HTTP/1.0 has no chunks"));
-        }
-        head.wants_continue &= !matches!(head.framing, Framing::Absent | Framing::Counted(0));
-        Ok(head)
-    }
-
-    /// A second field of this kind, equal or not, is how requests are smuggled (RFC 9112, 11.2).
-    fn read_framing(&mut self, name: &str, value: &[u8]) -> Result<(), Problem> {
-        let bad = |detail| Problem::new(400, "bad_request", detail);
-        let framing = if name.eq_ignore_ascii_case("transfer-encoding") {
-            if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Problem::new(501, "bad_request", "only chunked is known"));
-            }
-            Framing::Chunked
-        } else if name.eq_ignore_ascii_case("content-length") {
-            let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-            std::str::from_utf8(value)
-                .ok()
-                .filter(|_| is_number)
-                .and_then(|text| text.parse().ok())
-                .map(Framing::Counted)
-                .ok_or_else(|| bad("Content-Length is not a number"))?
-        } else {
-            return Ok(());
-        };
-        if self.framing != Framing::Absent {
-            return Err(bad("the length of the body is said twice"));
-        }
-        self.framing = framing;
-        Ok(())
-    }
-}
-
-fn has_token(list: &[u8], token: &[u8]) -> bool {
-    list.split(|byte| *byte == b',')
-        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+fn content_type(field: Field<'_>) -> Result<Option<&str>, Problem> {
+    let text = match field {
+        Field::Absent => return Ok(None),
+        Field::Once(value) => str::from_utf8(value).ok(),
+        Field::Repeated => None,
+    };
+    let bad = || Problem::new(400, "bad_field", "Content-Type has to be one text");
+    text.map(Some).ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -498,7 +399,7 @@ mod tests {
             ),
             (
                 format!("{head}Host: f\r\nContent-Length: 99999999999999999999\r\n\r\n"),
-                (400, true),
+                (413, true),
             ),
             (
                 format!("{head}Host: f\r\nContent-Length: +1\r\n\r\nx"),
@@ -532,6 +433,14 @@ mod tests {
                 format!(
                     "{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n1;a\n\r\nx\r\n0\r\n\r\n"
                 ),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: v\n\r\n"),
+                (400, true),
+            ),
+            (
+                format!("{head}Host: f\nContent-Length: 1\r\n\r\nx"),
                 (400, true),
             ),
             (format!("{head}Host: f\r\nExpect: tea\r\n\r\n"), (417, true)),

@@ -8,7 +8,7 @@
 //! window is [`DEFLATE_WINDOW_BITS`] for everybody, for the same reason, so who asks for a smaller
 //! one is declined. Borrows the field, allocates nothing.
 
-use super::head::is_token_byte;
+use super::framing::is_token_byte;
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 
 /// The one extension that is spoken.

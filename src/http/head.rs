@@ -4,15 +4,15 @@
 //! line. What can never become a request is refused at its first bytes. Field values are borrowed
 //! and gathered in one pass; nothing is allocated. Faults in the framing do not hide the method:
 //! the head is handed out with the fault in it, and with [`After::Close`].
-//! Called by [`super::read_request`] and by the admin listener.
+//! The one reader for everybody: [`super::read_request`] and the admin listener, whose requests
+//! have no content, take [`read_head`]; the feed, which reads it, takes [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
 use super::extensions::Offers;
+use super::framing::{Expectation, Framing, is_authority};
+use super::lines::{Found, find};
 use super::{After, Refusal, Validators};
-
-/// The longest method, in bytes, that is taken for one. The longest registered one has 17.
-const METHOD_BYTES_MAX: usize = 32;
 
 /// The one subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
@@ -53,6 +53,8 @@ pub struct Head<'b> {
     pub version: Version,
     /// The fields that mean something here.
     pub fields: Fields<'b>,
+    /// How the end of the content is known; absent too if there is a fault in it.
+    pub framing: Framing,
     /// Whether another request may follow.
     pub after: After,
     /// What makes the request unfit to be answered in any other way.
@@ -68,6 +70,8 @@ pub enum Method {
     Head,
     /// What may be asked.
     Options,
+    /// To take the content; only the feed does.
+    Post,
     /// Something that nothing here does.
     Other,
 }
@@ -124,6 +128,10 @@ pub struct Fields<'b> {
     pub cookie: Field<'b>,
     /// `Content-Length`
     pub content_length: Field<'b>,
+    /// `Content-Type`
+    pub content_type: Field<'b>,
+    /// `Expect`
+    pub expectation: Expectation,
     /// `Sec-WebSocket-Extensions`
     pub extensions: Offers,
     /// `Host`
@@ -178,6 +186,10 @@ impl<'b> Fields<'b> {
                     self.offered_token.note(token);
                 }
             }
+        } else if is("content-type") {
+            self.content_type.note(value);
+        } else if is("expect") {
+            self.expectation.note(value);
         } else if is("authorization") {
             self.authorization.note(value);
         } else if is("cookie") {
@@ -185,42 +197,14 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// What makes the request's end or its addressee doubtful.
-    fn fault(&self, version: Version) -> Option<Refusal> {
-        let is_length_good = match self.content_length {
-            Field::Absent => true,
-            Field::Once(value) => !value.is_empty() && value.iter().all(u8::is_ascii_digit),
-            Field::Repeated => false,
-        };
-        let is_host_good = match self.host {
+    /// The one whom the request is for (RFC 9112, 3.2).
+    fn check_host(&self, version: Version) -> Result<(), Refusal> {
+        let is_good = match self.host {
             Field::Absent => version == Version::Http10,
-            Field::Once(value) => value.iter().all(|&byte| is_host_byte(byte)),
+            Field::Once(value) => is_authority(value),
             Field::Repeated => false,
         };
-        let has_coding = self.transfer_encoding != Field::Absent;
-        let has_length = self.content_length != Field::Absent;
-        if !is_length_good {
-            Some(Refusal::ContentLength)
-        } else if has_coding && (has_length || version == Version::Http10) {
-            Some(Refusal::ContentFraming)
-        } else if !is_host_good {
-            Some(Refusal::Host)
-        } else {
-            None
-        }
-    }
-
-    /// Why the request's content is not read, if it has any.
-    fn content(&self) -> Option<Refusal> {
-        if self.transfer_encoding != Field::Absent {
-            return Some(Refusal::TransferCoding);
-        }
-        match self.content_length {
-            Field::Once(value) if value.iter().any(|&digit| digit != b'0') => {
-                Some(Refusal::ContentUnwanted)
-            }
-            Field::Absent | Field::Once(_) | Field::Repeated => None,
-        }
+        if is_good { Ok(()) } else { Err(Refusal::Host) }
     }
 }
 
@@ -230,102 +214,90 @@ impl<'b> Head<'b> {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
             "OPTIONS" => Method::Options,
+            "POST" => Method::Post,
             _ => Method::Other,
         };
-        let doubt = fields.fault(version);
-        let content = fields.content();
+        let framing = Framing::decide(fields.content_length, fields.transfer_encoding, version);
+        let checked = framing.and_then(|framing| fields.check_host(version).map(|()| framing));
         let stays = match version {
             Version::Http10 => fields.connection.has_keep_alive && !fields.connection.has_close,
             Version::Http11 => !fields.connection.has_close,
         };
-        let may_stay = doubt.is_none() && content.is_none();
-        let wrong_method = (method == Method::Other).then_some(Refusal::Method);
         Self {
             method,
             target,
             version,
             fields: *fields,
-            after: if stays && may_stay {
+            framing: checked.unwrap_or(Framing::Absent),
+            after: if stays && checked.is_ok() {
                 After::KeepAlive
             } else {
                 After::Close
             },
-            // The method comes before the content: who sends POST needs to hear of POST.
-            fault: doubt.or(wrong_method).or(content),
+            fault: checked.err(),
         }
     }
+
+    /// What the client waits for. HTTP/1.0 cannot be told to go on, so it is not waiting
+    /// (RFC 9110, 10.1.1).
+    #[must_use]
+    pub fn expectation(&self) -> Expectation {
+        match (self.fields.expectation, self.version) {
+            (Expectation::Continue, Version::Http10) => Expectation::Absent,
+            (expectation, _) => expectation,
+        }
+    }
+
+    /// The head where requests have no content: whatever has some is at fault. It is not read, so
+    /// that nobody can hide a second request in it, and nobody is asked to send it.
+    fn without_content(mut self) -> Self {
+        let content = match self.framing {
+            Framing::Absent | Framing::Counted(0) => None,
+            Framing::Chunked => Some(Refusal::TransferCoding),
+            Framing::Counted(_) => Some(Refusal::ContentUnwanted),
+        };
+        if content.is_some() {
+            self.after = After::Close;
+        }
+        let method = match self.method {
+            Method::Get | Method::Head | Method::Options => None,
+            Method::Post | Method::Other => Some(Refusal::Method),
+        };
+        let expectation = match self.expectation() {
+            Expectation::Unknown => Some(Refusal::Expectation),
+            Expectation::Absent | Expectation::Continue => None,
+        };
+        // The method comes before the content: who sends POST needs to hear of POST.
+        self.fault = self.fault.or(method).or(expectation).or(content);
+        self
+    }
 }
 
-/// Reads a head from the front of `bytes`, of which no more than `head_bytes_max` are looked at.
+/// Reads a head from the front of `bytes`, of which no more than `head_bytes_max` are looked at,
+/// where requests have no content.
 pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
-    let window = bytes.get(..head_bytes_max).unwrap_or(bytes);
-    let rest = without_empty_lines(window);
-    if !may_be_request(rest) {
-        return HeadRead::Refused(Refusal::NotHttp);
-    }
-    let Some(lines) = through_empty_line(rest) else {
-        return if bytes.len() < head_bytes_max {
-            HeadRead::Incomplete
-        } else {
-            HeadRead::Refused(overflow(rest, head_bytes_max))
-        };
-    };
-    match parse(lines) {
-        Ok(head) => HeadRead::Complete {
-            length: window.len() - rest.len() + lines.len(),
-            head,
+    match read_message_head(bytes, head_bytes_max) {
+        HeadRead::Complete { length, head } => HeadRead::Complete {
+            length,
+            head: head.without_content(),
         },
-        Err(refusal) => HeadRead::Refused(refusal),
+        other @ (HeadRead::Incomplete | HeadRead::Refused(_)) => other,
     }
 }
 
-/// Drops the empty lines that old clients send before a request (RFC 9112, 2.2).
-fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
-    while let Some(rest) = bytes
-        .strip_prefix(b"\r\n")
-        .or_else(|| bytes.strip_prefix(b"\n"))
-    {
-        bytes = rest;
-    }
-    bytes
-}
-
-/// Whether the bytes begin with a method, or could once more of them have come. A TLS handshake or
-/// a binary protocol is known by its first byte and gets no time to wait for an answer.
-fn may_be_request(bytes: &[u8]) -> bool {
-    if matches!(bytes, [] | [b'\r']) {
-        return true;
-    }
-    let front = bytes.get(..METHOD_BYTES_MAX).unwrap_or(bytes);
-    match front.iter().position(|&byte| !is_token_byte(byte)) {
-        Some(end) => end > 0 && front.get(end) == Some(&b' '),
-        None => front.len() < METHOD_BYTES_MAX,
-    }
-}
-
-/// The bytes up to and with the first empty line.
-fn through_empty_line(bytes: &[u8]) -> Option<&[u8]> {
-    let mut line_start = 0;
-    loop {
-        let line = bytes.get(line_start..)?;
-        line_start += line.iter().position(|&byte| byte == b'\n')? + 1;
-        let head_end = match bytes.get(line_start..)? {
-            [b'\n', ..] => line_start + 1,
-            [b'\r', b'\n', ..] => line_start + 2,
-            _ => continue,
-        };
-        return bytes.get(..head_end);
-    }
-}
-
-/// What is too large in a head that has not ended where it should have.
-fn overflow(bytes: &[u8], limit: usize) -> Refusal {
-    if bytes.is_empty() || bytes == b"\r" {
-        Refusal::NotHttp
-    } else if bytes.contains(&b'\n') {
-        Refusal::HeadTooLarge { limit }
-    } else {
-        Refusal::TargetTooLong { limit }
+/// Reads a head in the same way, behind which there may be content. Which methods and expectations
+/// there are is the caller's.
+pub fn read_message_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
+    match find(bytes, head_bytes_max) {
+        Found::Incomplete => HeadRead::Incomplete,
+        Found::Refused(refusal) => HeadRead::Refused(refusal),
+        Found::All { before, lines } => match parse(lines) {
+            Ok(head) => HeadRead::Complete {
+                length: before + lines.len(),
+                head,
+            },
+            Err(refusal) => HeadRead::Refused(refusal),
+        },
     }
 }
 
@@ -335,7 +307,7 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
     match request.parse(lines) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Refusal::NotHttp),
-        Err(error) => return Err(refusal_of(error, lines)),
+        Err(error) => return Err(refusal_of(error)),
     }
     let (Some(method), Some(target)) = (request.method, request.path) else {
         return Err(Refusal::NotHttp);
@@ -357,31 +329,17 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
     Ok(Head::new(method, target, version, &fields))
 }
 
-fn refusal_of(error: httparse::Error, lines: &[u8]) -> Refusal {
+fn refusal_of(error: httparse::Error) -> Refusal {
     match error {
         httparse::Error::HeaderName | httparse::Error::HeaderValue => Refusal::Field,
         httparse::Error::TooManyHeaders => Refusal::FieldsTooMany {
             limit: REQUEST_HEADERS_MAX,
         },
-        httparse::Error::Version if names_other_http(lines) => Refusal::Version,
+        // The version has been looked at, so it stands where something else should.
         httparse::Error::NewLine
         | httparse::Error::Status
         | httparse::Error::Token
         | httparse::Error::Version => Refusal::NotHttp,
-    }
-}
-
-/// Whether the request line ends in a version of HTTP that is not ours (RFC 9112, 2.3). Where it
-/// ends in one that is, something else is wrong with it, such as a space in the target.
-fn names_other_http(lines: &[u8]) -> bool {
-    let line = lines.split(|&byte| byte == b'\n').next().unwrap_or(lines);
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let last_word = line.rsplit(|&byte| byte == b' ').next().unwrap_or(line);
-    match last_word.strip_prefix(b"HTTP/") {
-        Some(b"1.0" | b"1.1") | None => false,
-        Some([major]) => major.is_ascii_digit(),
-        Some([major, b'.', minor]) => major.is_ascii_digit() && minor.is_ascii_digit(),
-        Some(_) => false,
     }
 }
 
@@ -395,14 +353,4 @@ fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 fn has_token(value: &[u8], token: &str) -> bool {
     elements(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()))
-}
-
-/// `tchar` (RFC 9110, 5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// What host names, addresses and ports are made of (RFC 3986, 3.2.2 and 3.2.3).
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(&byte)
 }

@@ -2,8 +2,8 @@
 //!
 //! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
 //! events, a WebSocket, or a poll. One request at a time is read from the front of what the conn
-//! holds, so keep-alive and pipelining are a loop in the caller. `head` reads and checks the head,
-//! `route` decides, `target`, `upgrade`, `extensions` and `validators` check what was asked for,
+//! holds, so keep-alive and pipelining are a loop in the caller. `lines` finds the head, `head` reads
+//! it, `framing` has what decides where a request ends and whom it is for, `route` decides, `target`, `upgrade`, `extensions` and `validators` check what was asked for,
 //! `entry` asks for a token, `refusal` names every way to be refused, `response` writes. Requests
 //! have no content here: whatever carries some is refused and the conn closed, so that nobody can
 //! hide a second request in the first one's content. Called by `conn`; the transports call
@@ -13,11 +13,13 @@
 
 pub mod entry;
 pub mod extensions;
+pub mod framing;
 pub mod head;
 pub mod refusal;
 pub mod response;
 pub mod validators;
 
+mod lines;
 mod route;
 mod status;
 mod target;
@@ -37,6 +39,7 @@ use extensions::Deflate;
 use head::{HeadRead, Method};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
+pub use target::Target;
 pub use validators::Validators;
 
 /// What came of looking for a request.

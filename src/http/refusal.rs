@@ -44,6 +44,9 @@ pub enum Refusal {
     /// `envelope` is neither of the two.
     #[error("envelope is either full or data")]
     Envelope,
+    /// An expectation that nobody has defined (RFC 9110, 10.1.1).
+    #[error("no expectation but 100-continue is known")]
+    Expectation,
     /// A field line is malformed (RFC 9112, 5).
     #[error("a header field is malformed")]
     Field,
@@ -62,6 +65,9 @@ pub enum Refusal {
     /// `Host` is missing in HTTP/1.1, repeated or malformed (RFC 9112, 3.2).
     #[error("exactly one well-formed Host header field is needed")]
     Host,
+    /// CR or LF stands alone (RFC 9112, 2.2).
+    #[error("lines end in CR LF, and neither of the two stands alone")]
+    LineEnd,
     /// A method that nothing here has.
     #[error("only GET, HEAD and OPTIONS are answered here")]
     Method,
@@ -83,9 +89,12 @@ pub enum Refusal {
     /// `timeout` is no number of seconds.
     #[error("timeout is a whole number of seconds")]
     Timeout,
-    /// The content has a transfer coding.
-    #[error("transfer codings are not implemented, since requests have no content here")]
+    /// The content has a transfer coding that is not undone here.
+    #[error("this transfer coding is not implemented here")]
     TransferCoding,
+    /// `Transfer-Encoding` is repeated, has `chunked` twice or not at its end (RFC 9112, 6.3).
+    #[error("Transfer-Encoding has to end in chunked, and to have it once")]
+    TransferEncoding,
     /// `Upgrade` without the connection option of its name.
     #[error("Connection does not name Upgrade")]
     UpgradeConnection,
@@ -129,9 +138,11 @@ impl Refusal {
             | Self::Envelope
             | Self::Field
             | Self::Host
+            | Self::LineEnd
             | Self::NotHttp
             | Self::Target
             | Self::Timeout
+            | Self::TransferEncoding
             | Self::UpgradeConnection
             | Self::UpgradeExtensions
             | Self::UpgradeKey
@@ -140,6 +151,7 @@ impl Refusal {
             | Self::WindowWithoutIds => Status::BadRequest,
             Self::Entry(error) => error.status(),
             Self::ContentUnwanted => Status::ContentTooLarge,
+            Self::Expectation => Status::ExpectationFailed,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
             Self::Method => Status::MethodNotAllowed,
             Self::Path => Status::NotFound,
@@ -147,6 +159,41 @@ impl Refusal {
             Self::TransferCoding => Status::NotImplemented,
             Self::UpgradeMissing | Self::UpgradeVersion => Status::UpgradeRequired,
             Self::Version => Status::VersionNotSupported,
+        }
+    }
+
+    /// The word that programs look at.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::ChannelMissing => "channel_missing",
+            Self::ChannelName(_) => "bad_channel",
+            Self::ChannelsTooMany { .. } => "too_many_channels",
+            Self::ContentFraming => "content_framing",
+            Self::ContentLength => "content_length",
+            Self::ContentUnwanted => "content_unwanted",
+            Self::Encoding => "bad_encoding",
+            Self::Entry(error) => error.code(),
+            Self::Envelope => "bad_envelope",
+            Self::Expectation => "expectation_failed",
+            Self::Field => "bad_field",
+            Self::FieldsTooMany { .. } => "too_many_fields",
+            Self::HeadTooLarge { .. } => "head_too_large",
+            Self::Host => "bad_host",
+            Self::LineEnd => "line_end",
+            Self::Method => "method_not_allowed",
+            Self::NotHttp => "not_http",
+            Self::Path => "not_found",
+            Self::Target => "bad_target",
+            Self::TargetTooLong { .. } => "target_too_long",
+            Self::Timeout => "bad_timeout",
+            Self::TransferCoding => "transfer_coding",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::UpgradeConnection | Self::UpgradeExtensions | Self::UpgradeKey => "bad_upgrade",
+            Self::UpgradeMissing => "upgrade_required",
+            Self::UpgradeVersion => "upgrade_version",
+            Self::Version => "http_version",
+            Self::Window | Self::WindowUnheard | Self::WindowWithoutIds => "bad_window",
         }
     }
 }

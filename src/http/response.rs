@@ -177,12 +177,14 @@ pub fn refuse(refusal: &Refusal, method: Method, then: After, date: &str) -> Res
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
     }
-    let mut told = Told::detail(&detail);
-    if let Refusal::Entry(error) = refusal {
-        told.code = Some(error.code());
-        if let Some(challenge) = error.challenge() {
-            push_field("WWW-Authenticate", challenge, &mut bytes);
-        }
+    let told = Told {
+        detail: &detail,
+        code: Some(refusal.code()),
+    };
+    if let Refusal::Entry(error) = refusal
+        && let Some(challenge) = error.challenge()
+    {
+        push_field("WWW-Authenticate", challenge, &mut bytes);
     }
     push_problem(status, told, method, then, bytes)
 }

@@ -29,6 +29,8 @@ pub enum Status {
     ContentTooLarge,
     /// 414
     UriTooLong,
+    /// 417
+    ExpectationFailed,
     /// 426
     UpgradeRequired,
     /// 431
@@ -58,6 +60,7 @@ impl Status {
             Self::RequestTimeout => 408,
             Self::ContentTooLarge => 413,
             Self::UriTooLong => 414,
+            Self::ExpectationFailed => 417,
             Self::UpgradeRequired => 426,
             Self::FieldsTooLarge => 431,
             Self::NotImplemented => 501,
@@ -82,6 +85,7 @@ impl Status {
             Self::RequestTimeout => "Request Timeout",
             Self::ContentTooLarge => "Content Too Large",
             Self::UriTooLong => "URI Too Long",
+            Self::ExpectationFailed => "Expectation Failed",
             Self::UpgradeRequired => "Upgrade Required",
             Self::FieldsTooLarge => "Request Header Fields Too Large",
             Self::NotImplemented => "Not Implemented",

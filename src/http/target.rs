@@ -14,32 +14,52 @@ use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 
 use super::Refusal;
+use super::framing::is_authority;
 
 /// The parameters that may hold a resume position; the first of them that does is taken.
 const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 
-/// The two parts of a request target that we look at.
+/// The parts of a request target that we look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target<'b> {
-    pub(super) path: &'b str,
-    pub(super) query: &'b str,
+pub struct Target<'b> {
+    /// Whom an absolute form is for. It stands instead of `Host` (RFC 9112, 3.2.2).
+    pub authority: Option<&'b str>,
+    /// The path, still encoded.
+    pub path: &'b str,
+    /// The query, still encoded.
+    pub query: &'b str,
 }
 
 impl<'b> Target<'b> {
     /// Takes apart a target in origin form or in absolute form, which a server has to accept too
     /// (RFC 9112, 3.2.2).
-    pub(super) fn parse(target: &'b str) -> Result<Self, Refusal> {
+    ///
+    /// # Errors
+    /// When it is neither, or has a fragment, which is not for servers (RFC 9110, 7.1).
+    pub fn parse(target: &'b str) -> Result<Self, Refusal> {
+        if target.contains('#') {
+            return Err(Refusal::Target);
+        }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         if path.starts_with('/') {
-            return Ok(Self { path, query });
+            let authority = None;
+            return Ok(Self {
+                authority,
+                path,
+                query,
+            });
         }
         let (scheme, rest) = path.split_once("://").ok_or(Refusal::Target)?;
         let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-        if !is_http || rest.is_empty() {
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        if !is_http || !is_authority(authority.as_bytes()) {
             return Err(Refusal::Target);
         }
-        let path = rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/");
-        Ok(Self { path, query })
+        Ok(Self {
+            authority: Some(authority),
+            path: if path.is_empty() { "/" } else { path },
+            query,
+        })
     }
 }
 
@@ -186,16 +206,34 @@ mod tests {
 
     #[test]
     fn target_is_taken_apart_in_origin_and_absolute_form() {
-        for (text, path, query) in [
-            ("/", "/", ""),
-            ("/sse?a=b?c", "/sse", "a=b?c"),
-            ("http://h:1/sse?a", "/sse", "a"),
-            ("HTTPS://h?a=/b", "/", "a=/b"),
-            ("//x", "//x", ""),
+        for (text, authority, path, query) in [
+            ("/", None, "/", ""),
+            ("/sse?a=b?c", None, "/sse", "a=b?c"),
+            ("http://h:1/sse?a", Some("h:1"), "/sse", "a"),
+            ("HTTPS://h?a=/b", Some("h"), "/", "a=/b"),
+            ("//x", None, "//x", ""),
         ] {
-            assert_eq!(Target::parse(text), Ok(Target { path, query }), "{text}");
+            let target = Target {
+                authority,
+                path,
+                query,
+            };
+            assert_eq!(Target::parse(text), Ok(target), "{text}");
         }
-        for text in ["*", "sse", "ftp://h/", "http://", "?a", "h:80"] {
+        for text in [
+            "*",
+            "sse",
+            "ftp://h/",
+            "http://",
+            "?a",
+            "h:80",
+            "http:///sse",
+            "http://u@h/",
+            "/a#b",
+            "http://h:x/",
+            "http://a b/",
+            "/sse?a#",
+        ] {
             assert_eq!(Target::parse(text), Err(Refusal::Target), "{text}");
         }
     }

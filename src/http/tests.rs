@@ -68,12 +68,12 @@ const TABLE: &[(&str, After, &[&str])] = &[
         After::KeepAlive,
         &[
             "GET / HTTP/1.1\r\nHost: h\r\n\r\n",
-            "GET / HTTP/1.1\nHost: h\n\n",
-            "\r\n\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n",
             "GET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nConnection: Host\r\n\r\n",
             "HEAD /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n",
             "HEAD /poll?channel=a&timeout=9 HTTP/1.1\r\nHost: h\r\n\r\n",
         ],
@@ -102,6 +102,8 @@ const TABLE: &[(&str, After, &[&str])] = &[
             "GET * HTTP/1.1\r\nHost: h\r\n\r\n",
             "HEAD /sse HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /poll HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /sse?channel=%00 HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET http://u@h/ HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /poll?channel=a&timeout=x HTTP/1.1\r\nHost: h\r\n\r\n",
             "HEAD /poll?channel=a&timeout= HTTP/1.1\r\nHost: h\r\n\r\n",
             "GET /poll?channel=a&envelope=x HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -114,12 +116,19 @@ const TABLE: &[(&str, After, &[&str])] = &[
             "GET / HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nHost: h\r\n\r\n",
             "GET / HTTP/1.0\r\nHost: h\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET / HTTP/1.1\nHost: h\n\n",
+            "\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\n\r\n",
             "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: u@h\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 0, 0\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: +0\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: a\r\nContent-Length: 0\r\n\r\n",
             "GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding : chunked\r\n\r\n",
@@ -129,7 +138,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
             "GET / HTTP/1.1\r\nHost: h\r\nA: b\0c\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\nA\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n",
-            "GET /\r\n\r\n",
+            "GET /\r\n",
             "GET / SPDY/1\r\n\r\n",
             "GET / HTTP/1.1 x\r\n\r\n",
             "GET / x HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -176,6 +185,11 @@ const TABLE: &[(&str, After, &[&str])] = &[
         ],
     ),
     (
+        "417",
+        After::KeepAlive,
+        &["GET / HTTP/1.1\r\nHost: h\r\nExpect: tea\r\n\r\n"],
+    ),
+    (
         "426",
         After::KeepAlive,
         &["HEAD /ws HTTP/1.1\r\nHost: h\r\n\r\n"],
@@ -185,7 +199,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
         After::Close,
         &[
             "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         ],
     ),
     (
@@ -517,6 +531,7 @@ fn refusal_is_a_problem_document_without_a_byte_of_the_peer() {
     assert_eq!(problem["type"], "about:blank");
     assert_eq!(problem["title"], "Bad Request");
     assert_eq!(problem["status"], 400);
+    assert_eq!(problem["code"], "bad_channel");
     let detail = problem["detail"].as_str().unwrap();
     assert!(detail.starts_with("channel: "), "{detail}");
     assert!(!text.contains("secret"));

@@ -96,8 +96,11 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // Of all faults only this one leaves no doubt where the request ends.
-                assert!(matches!(head.fault, None | Some(Refusal::Method)));
+                // Of all faults only these leave no doubt where the request ends.
+                assert!(matches!(
+                    head.fault,
+                    None | Some(Refusal::Expectation | Refusal::Method)
+                ));
                 assert_eq!(head.after, After::KeepAlive);
                 bytes = rest;
             }
@@ -107,9 +110,7 @@ fn check_each(mut bytes: &[u8], config: &Config) {
 
 /// Holds a head against its lines.
 fn check_head(own: &[u8], head: &Head<'_>) {
-    let text = own.strip_suffix(b"\n").expect("an empty line ends it");
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
-    let text = text.strip_suffix(b"\n").expect("a line end before that");
+    let text = own.strip_suffix(b"\r\n\r\n").expect("an empty line");
     let lines = text.split(|byte| *byte == b'\n');
     let mut lines = lines
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
@@ -127,7 +128,8 @@ fn check_head(own: &[u8], head: &Head<'_>) {
         Method::Get => assert_eq!(method, b"GET"),
         Method::Head => assert_eq!(method, b"HEAD"),
         Method::Options => assert_eq!(method, b"OPTIONS"),
-        Method::Other => assert!(![&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&method)),
+        Method::Post => assert_eq!(method, b"POST"),
+        Method::Other => assert!(![&b"GET"[..], b"HEAD", b"OPTIONS", b"POST"].contains(&method)),
     }
     let fields: Vec<(String, &[u8])> = lines.map(take_field).collect();
     if head.fault.is_none() || head.after == After::KeepAlive {
