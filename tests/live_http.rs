@@ -96,7 +96,7 @@ fn head_has_the_fields_and_no_body() {
 
 #[test]
 fn options_answers_a_browsers_preflight() {
-    let server = Server::start();
+    let server = Server::with("[browser]\norigins = [\"https://app.example\"]\n", &[]);
     let answer = curl(&[
         "-i",
         "-X",
@@ -111,7 +111,10 @@ fn options_answers_a_browsers_preflight() {
     ])
     .to_lowercase();
     assert!(answer.starts_with("http/1.1 20"), "{answer}");
-    assert!(answer.contains("access-control-allow-origin: "), "{answer}");
+    assert!(
+        answer.contains("access-control-allow-origin: https://app.example\r\n"),
+        "{answer}"
+    );
     assert!(
         answer.contains("access-control-allow-methods: get"),
         "{answer}"

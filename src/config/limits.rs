@@ -24,6 +24,8 @@ pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
 /// Reads in one turn of conns whose TLS handshake is under way. One costs up to a millisecond where
 /// the key is RSA, and a tenth of that otherwise.
 pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;
+/// Origins whose pages are let in; a conn that waits remembers one by its place, in a byte.
+pub const BROWSER_ORIGINS_MAX: usize = 64;
 /// Addresses to listen on; a worker has a bit for each.
 pub const LISTENERS_MAX: usize = 64;
 /// Conns accepted in one turn.

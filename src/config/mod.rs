@@ -6,6 +6,7 @@
 //! Durations end in `_ms`, sizes in `_bytes`; the accessors hand out [`Duration`]s.
 
 pub mod auth;
+pub mod browser;
 pub mod file;
 pub mod limits;
 pub mod listen;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use auth::{Auth, KeyFile};
+pub use browser::Browser;
 pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 
@@ -48,6 +50,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// Who may come in.
     pub auth: Auth,
+    /// Pages of other hosts.
+    pub browser: Browser,
     /// Bounds on what a client or feeder may ask for.
     pub limits: Limits,
     /// Bounds on what one conn may be owed.
@@ -82,6 +86,7 @@ impl Default for Config {
             tls: Tls::default(),
             heartbeat: Heartbeat::default(),
             auth: Auth::default(),
+            browser: Browser::default(),
             limits: Limits::default(),
             quota: Quota::default(),
             log: LogBounds::default(),

@@ -48,6 +48,7 @@ impl Config {
         self.check_addresses(&mut found);
         self.check_tls(&mut found);
         self.check_auth(&mut found);
+        self.check_browser(&mut found);
         self.check_feed(&mut found);
         self.check_ranges(&mut found);
         self.check_relations(&mut found);
@@ -363,7 +364,7 @@ fn check_pattern(namespace: &Namespace) -> Option<String> {
     }
 }
 
-fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<String>) {
+pub(super) fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<String>) {
     found.push(Invalid {
         keys: keys.iter().map(|key| String::from(*key)).collect(),
         message: message.into(),

@@ -28,15 +28,16 @@ impl Conn {
             envelope,
             timeout,
             validators,
+            sharing,
             after,
             entry,
         } = request;
         let poll = match timeout.is_zero() {
             true => {
-                let head = context.head;
-                Poll::Short(ShortPoll::new(envelope, after, since, &validators, head))
+                let (has, head) = (&validators, context.head);
+                Poll::Short(ShortPoll::new(envelope, after, sharing, since, has, head))
             }
-            false => Poll::Long(LongPoll::new(envelope, after)),
+            false => Poll::Long(LongPoll::new(envelope, after, sharing)),
         };
         let mut partial = None;
         Partial::push(&mut partial, rest);

@@ -134,7 +134,7 @@ fn answer_has_its_publications_in_order_and_its_length_in_its_head() {
             "ETag: \"000000000001-12\"",
             "Content-Type: application/json",
             "Cache-Control: no-cache",
-            "Access-Control-Allow-Origin: *",
+            "Vary: Origin",
             "Connection: keep-alive",
         ] {
             assert!(head.contains(&format!("\r\n{field}")), "{field}: {head}");

@@ -50,7 +50,7 @@ impl Conn {
                 }
             }
             Answer::EventStream(request) => {
-                let stream = EventStream::new(request.envelope, request.body);
+                let stream = EventStream::new(request.envelope, request.body, request.sharing);
                 let stream = Transport::EventStream(stream);
                 let join = joining(request.channels, request.since, None);
                 let join = enter(request.entry, join, Warning::None, context);

@@ -140,6 +140,8 @@ pub struct Fields<'b> {
     pub if_none_match: Validators,
     /// `Last-Event-ID`, the first one.
     pub last_event_id: Option<&'b [u8]>,
+    /// `Origin`
+    pub origin: Field<'b>,
     /// Whether `Upgrade` names WebSocket.
     pub offers_websocket: bool,
     /// Whether `Sec-WebSocket-Protocol` names [`SUBPROTOCOL`].
@@ -186,6 +188,8 @@ impl<'b> Fields<'b> {
                     self.offered_token.note(token);
                 }
             }
+        } else if is("origin") {
+            self.origin.note(value);
         } else if is("content-type") {
             self.content_type.note(value);
         } else if is("expect") {

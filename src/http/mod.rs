@@ -2,12 +2,13 @@
 //!
 //! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
 //! events, a WebSocket, or a poll. One request at a time is read from the front of what the conn
-//! holds, so keep-alive and pipelining are a loop in the caller. `lines` finds the head, `head` reads
-//! it, `framing` has what decides where a request ends and whom it is for, `route` decides, `target`, `upgrade`, `extensions` and `validators` check what was asked for,
-//! `entry` asks for a token, `refusal` names every way to be refused, `response` writes. Requests
-//! have no content here: whatever carries some is refused and the conn closed, so that nobody can
-//! hide a second request in the first one's content. Called by `conn`; the transports call
-//! `response` for the heads they send later.
+//! holds, so keep-alive and pipelining are a loop in the caller. `lines` finds the head, `head`
+//! reads it, `framing` has what decides where a request ends and whom it is for, `route` decides,
+//! `target`, `upgrade`, `extensions` and `validators` check what was asked for, `origin` asks whose
+//! page it is from, `entry` for a token, `refusal` names every way to be refused, `response` writes.
+//! Requests have no content here: whatever carries some is refused and the conn closed, so that
+//! nobody can hide a second request in the first one's content. Called by `conn`; the transports
+//! call `response` for the heads they send later, and the feed has its heads read here.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -15,6 +16,7 @@ pub mod entry;
 pub mod extensions;
 pub mod framing;
 pub mod head;
+pub mod origin;
 pub mod refusal;
 pub mod response;
 pub mod validators;
@@ -37,6 +39,8 @@ use crate::token::Access;
 pub use entry::{Entry, EntryError};
 use extensions::Deflate;
 use head::{HeadRead, Method};
+pub use origin::Sharing;
+use origin::{Reader, Source};
 pub use refusal::Refusal;
 pub use response::{Response, StreamBody};
 pub use target::Target;
@@ -91,6 +95,8 @@ pub struct EventStreamRequest {
     pub envelope: Envelope,
     /// How the stream's end is marked.
     pub body: StreamBody,
+    /// Whose pages may read it.
+    pub sharing: Sharing,
     /// How it comes in.
     pub entry: Entry,
 }
@@ -108,6 +114,8 @@ pub struct PollRequest {
     pub timeout: Duration,
     /// What it has already.
     pub validators: Validators,
+    /// Whose pages may read the answer.
+    pub sharing: Sharing,
     /// What becomes of the conn behind the answer.
     pub after: After,
     /// How it comes in.
@@ -154,27 +162,43 @@ pub fn read_guarded_request(
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
     let (length, answer) = match head::read_head(bytes, head_bytes_max) {
         HeadRead::Incomplete => return Read::Incomplete,
-        HeadRead::Complete { length, head } => (
-            length,
-            route::answer(&head, access, config, date).unwrap_or_else(|refusal| {
-                metrics.requests_refused.increment();
-                let mut after = head.after;
-                if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
-                    metrics.tokens_refused.increment();
-                    // Each costs a signature, so the next one has to connect for it.
-                    after = After::Close;
-                }
-                Answer::Respond(response::refuse(&refusal, head.method, after, date))
-            }),
-        ),
+        HeadRead::Complete { length, head } => {
+            let source = Source::of(&head, &config.browser);
+            let answer = route::answer(&head, source, access, config, date);
+            let answer = answer.unwrap_or_else(|refusal| {
+                let then = match note_refusal(refusal, metrics) {
+                    After::Close => After::Close,
+                    After::KeepAlive => head.after,
+                };
+                let reader = source.sharing().reader(&config.browser);
+                let response = response::refuse(&refusal, head.method, then, reader, date);
+                Answer::Respond(response)
+            });
+            (length, answer)
+        }
         HeadRead::Refused(refusal) => {
-            metrics.requests_refused.increment();
-            let response = response::refuse(&refusal, Method::Get, After::Close, date);
+            let then = After::Close;
+            note_refusal(refusal, metrics);
+            let response = response::refuse(&refusal, Method::Get, then, Reader::SameOrigin, date);
             (bytes.len(), Answer::Respond(response))
         }
     };
     metrics.requests.increment();
     Read::Request { length, answer }
+}
+
+/// Counts it, and says what becomes of the conn if the head leaves that open.
+fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
+    metrics.requests_refused.increment();
+    if refusal == Refusal::Origin {
+        metrics.origins_refused.increment();
+    }
+    if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
+        metrics.tokens_refused.increment();
+        // Each costs a signature, so the next one has to connect for it.
+        return After::Close;
+    }
+    After::KeepAlive
 }
 
 #[cfg(test)]

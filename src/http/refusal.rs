@@ -74,6 +74,9 @@ pub enum Refusal {
     /// Not a request of HTTP/1.
     #[error("this is not an HTTP/1.1 request")]
     NotHttp,
+    /// A page that is not let in (RFC 6454, 7).
+    #[error("pages of this origin are not let in; see [browser] origins")]
+    Origin,
     /// No such path.
     #[error("there is nothing here; see /poll, /sse and /ws")]
     Path,
@@ -154,6 +157,7 @@ impl Refusal {
             Self::Expectation => Status::ExpectationFailed,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
             Self::Method => Status::MethodNotAllowed,
+            Self::Origin => Status::Forbidden,
             Self::Path => Status::NotFound,
             Self::TargetTooLong { .. } => Status::UriTooLong,
             Self::TransferCoding => Status::NotImplemented,
@@ -183,6 +187,7 @@ impl Refusal {
             Self::LineEnd => "line_end",
             Self::Method => "method_not_allowed",
             Self::NotHttp => "not_http",
+            Self::Origin => "origin_not_allowed",
             Self::Path => "not_found",
             Self::Target => "bad_target",
             Self::TargetTooLong { .. } => "target_too_long",

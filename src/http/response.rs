@@ -1,8 +1,9 @@
 //! Writes response heads and the short responses (RFC 9110, RFC 9112).
 //!
-//! Refusals are problem documents (RFC 9457). Everything on the client listener may be read by
-//! pages of any origin, because channels are not guarded by where a page comes from. The heads of
-//! streams are separate functions: their transport sends them when it knows whether there is a gap.
+//! Refusals are problem documents (RFC 9457). Whose pages may read a response is said in each one
+//! that was made for a request (Fetch, 3.3), and caches are told that it depends on who asked. The
+//! heads of streams are separate functions: their transport sends them when it knows whether there
+//! is a gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -10,6 +11,7 @@ use crate::id::Cursor;
 
 use super::extensions::Deflate;
 use super::head::{Method, SUBPROTOCOL};
+use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
 
@@ -48,8 +50,14 @@ pub enum StreamBody {
 }
 
 /// Appends the head of a stream of events. Its transport goes on with the body.
-pub fn push_event_stream_head(body: StreamBody, has_gap: bool, date: &str, out: &mut Vec<u8>) {
-    push_event_stream_fields(date, out);
+pub fn push_event_stream_head(
+    body: StreamBody,
+    has_gap: bool,
+    reader: Reader<'_>,
+    date: &str,
+    out: &mut Vec<u8>,
+) {
+    push_event_stream_fields(reader, date, out);
     if has_gap {
         push_field("Fanfare-Gap", "1", out);
     }
@@ -69,13 +77,15 @@ pub struct PollHead<'a> {
     pub has_gap: bool,
     /// What becomes of the conn.
     pub then: After,
+    /// Whose pages may read it.
+    pub reader: Reader<'a>,
     /// The time.
     pub date: &'a str,
 }
 
 /// Appends the head of a poll's answer, whose content has so many bytes.
 pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8>) {
-    push_poll_fields(Status::Ok, head.date, out);
+    push_poll_fields(Status::Ok, head.reader, head.date, out);
     push_field("Content-Type", "application/json", out);
     push_entity_tag(head.id, out);
     if head.has_gap {
@@ -88,16 +98,16 @@ pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8
 
 /// Appends the answer to a poll of a client that has everything, and says so (RFC 9110, 15.4.5).
 pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
-    push_poll_fields(Status::NotModified, head.date, out);
+    push_poll_fields(Status::NotModified, head.reader, head.date, out);
     push_entity_tag(head.id, out);
     push_connection(head.then, out);
     out.extend_from_slice(b"\r\n");
 }
 
-fn push_poll_fields(status: Status, date: &str, out: &mut Vec<u8>) {
+fn push_poll_fields(status: Status, reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(status, date, out);
     push_field("Cache-Control", "no-cache", out);
-    push_cors(out);
+    push_sharing(reader, out);
 }
 
 fn push_entity_tag(id: Cursor, out: &mut Vec<u8>) {
@@ -149,7 +159,6 @@ pub fn head_timeout(date: &str) -> Response {
 pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(Status::ServiceUnavailable, date, &mut bytes);
-    push_cors(&mut bytes);
     push_number("Retry-After", retry_after_s, &mut bytes);
     push_problem(
         Status::ServiceUnavailable,
@@ -162,12 +171,18 @@ pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
 
 /// The response that says why a request is refused.
 #[must_use]
-pub fn refuse(refusal: &Refusal, method: Method, then: After, date: &str) -> Response {
+pub fn refuse(
+    refusal: &Refusal,
+    method: Method,
+    then: After,
+    reader: Reader<'_>,
+    date: &str,
+) -> Response {
     let status = refusal.status();
     let detail = refusal.to_string();
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
-    push_cors(&mut bytes);
+    push_sharing(reader, &mut bytes);
     if status == Status::MethodNotAllowed {
         push_field("Allow", METHODS, &mut bytes);
     }
@@ -203,19 +218,22 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What may be asked, also as the answer to a browser's preflight (Fetch, 3.3.5).
-pub(super) fn options(then: After, date: &str) -> Response {
+/// What may be asked; for a page that is let in also as the answer to its browser's preflight (Fetch,
+/// 3.3.5).
+pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(Status::NoContent, date, &mut bytes);
-    push_cors(&mut bytes);
+    push_sharing(reader, &mut bytes);
     push_field("Allow", METHODS, &mut bytes);
-    push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
-    push_field(
-        "Access-Control-Allow-Headers",
-        "Last-Event-ID, Authorization, Cache-Control, If-None-Match",
-        &mut bytes,
-    );
-    push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
+    if reader != Reader::SameOrigin {
+        push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
+        push_field(
+            "Access-Control-Allow-Headers",
+            "Last-Event-ID, Authorization, Cache-Control, If-None-Match",
+            &mut bytes,
+        );
+        push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
+    }
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
     Response {
@@ -242,9 +260,9 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
 }
 
 /// What HEAD gets of a stream of events: the fields, and no stream.
-pub(super) fn event_stream_without_stream(then: After, date: &str) -> Response {
+pub(super) fn event_stream_without_stream(then: After, reader: Reader<'_>, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
-    push_event_stream_fields(date, &mut bytes);
+    push_event_stream_fields(reader, date, &mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
     Response {
@@ -255,9 +273,9 @@ pub(super) fn event_stream_without_stream(then: After, date: &str) -> Response {
 }
 
 /// What HEAD gets of a poll: the fields, and nothing that takes time to know.
-pub(super) fn poll_without_answer(then: After, date: &str) -> Response {
+pub(super) fn poll_without_answer(then: After, reader: Reader<'_>, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
-    push_poll_fields(Status::Ok, date, &mut bytes);
+    push_poll_fields(Status::Ok, reader, date, &mut bytes);
     push_field("Content-Type", "application/json", &mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
@@ -268,19 +286,18 @@ pub(super) fn poll_without_answer(then: After, date: &str) -> Response {
     }
 }
 
-fn push_event_stream_fields(date: &str, out: &mut Vec<u8>) {
+fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(Status::Ok, date, out);
     push_field("Content-Type", "text/event-stream", out);
     push_field("Cache-Control", "no-cache, no-transform", out);
     // Asks nginx not to gather the stream.
     push_field("X-Accel-Buffering", "no", out);
-    push_cors(out);
+    push_sharing(reader, out);
 }
 
 fn problem(status: Status, detail: &str, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
-    push_cors(&mut bytes);
     let told = Told::detail(detail);
     push_problem(status, told, Method::Get, After::Close, bytes)
 }
@@ -364,8 +381,17 @@ fn push_connection(then: After, out: &mut Vec<u8>) {
     push_field("Connection", option, out);
 }
 
-fn push_cors(out: &mut Vec<u8>) {
-    push_field("Access-Control-Allow-Origin", "*", out);
+/// Appends whose pages may read the response, and that another asker may get another one.
+fn push_sharing(reader: Reader<'_>, out: &mut Vec<u8>) {
+    push_field("Vary", "Origin", out);
+    match reader {
+        Reader::SameOrigin => return,
+        Reader::Any => push_field("Access-Control-Allow-Origin", "*", out),
+        Reader::Origin(origin) => {
+            push_field("Access-Control-Allow-Origin", origin, out);
+            push_field("Access-Control-Allow-Credentials", "true", out);
+        }
+    }
     push_field("Access-Control-Expose-Headers", "Fanfare-Gap, ETag", out);
 }
 

@@ -13,6 +13,7 @@ use crate::token::Access;
 
 use super::entry::{self, Entry, EntryError};
 use super::head::{Head, Method, Version};
+use super::origin::Source;
 use super::target::{Query, Target};
 use super::{
     Answer, EventStreamRequest, PollRequest, Refusal, StreamBody, WebSocketRequest, response,
@@ -43,6 +44,7 @@ impl Path {
 /// Answers a head or says why not.
 pub(super) fn answer(
     head: &Head<'_>,
+    source: Source,
     access: &Access,
     config: &Config,
     date: &str,
@@ -52,36 +54,53 @@ pub(super) fn answer(
     }
     // The one target that means the server as a whole (RFC 9112, 3.2.4).
     if head.method == Method::Options && head.target == "*" {
-        return Ok(Answer::Respond(response::options(head.after, date)));
+        return Ok(options(head, source, config, date));
     }
     let target = Target::parse(head.target)?;
     let path = Path::find(target.path, config)?;
     if head.method == Method::Options {
-        return Ok(Answer::Respond(response::options(head.after, date)));
+        return Ok(options(head, source, config, date));
     }
     match path {
-        Path::EventStream => event_stream(head, target, access, config, date),
+        Path::EventStream => event_stream(head, target, source, access, config, date),
         Path::Page => Ok(Answer::Respond(response::page(
             head.method,
             head.after,
             date,
         ))),
-        Path::Poll => poll(head, target, access, config, date),
-        Path::WebSocket => websocket(head, target, access, config),
+        Path::Poll => poll(head, target, source, access, config, date),
+        Path::WebSocket => websocket(head, target, source, access, config),
     }
+}
+
+fn options(head: &Head<'_>, source: Source, config: &Config, date: &str) -> Answer {
+    let reader = source.sharing().reader(&config.browser);
+    Answer::Respond(response::options(head.after, reader, date))
+}
+
+/// The browser keeps from a foreign page what it may not read. Yet where a cookie opens channels, a
+/// page should not even have a stream opened in its visitor's name.
+fn check_source(source: Source, config: &Config) -> Result<(), Refusal> {
+    if source == Source::Foreign && !config.auth.cookie.is_empty() {
+        return Err(Refusal::Origin);
+    }
+    Ok(())
 }
 
 fn event_stream(
     head: &Head<'_>,
     target: Target<'_>,
+    source: Source,
     access: &Access,
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
+    check_source(source, config)?;
     let query = parse_deaf_query(target, config)?;
     let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
-        let response = response::event_stream_without_stream(head.after, date);
+        let reader = source.sharing().reader(&config.browser);
+        let response = response::event_stream_without_stream(head.after, reader, date);
         return Ok(Answer::Respond(response));
     }
     Ok(Answer::EventStream(EventStreamRequest {
@@ -92,6 +111,7 @@ fn event_stream(
             Version::Http10 => StreamBody::UntilClose,
             Version::Http11 => StreamBody::Chunked,
         },
+        sharing: source.sharing(),
         entry,
     }))
 }
@@ -99,15 +119,18 @@ fn event_stream(
 fn poll(
     head: &Head<'_>,
     target: Target<'_>,
+    source: Source,
     access: &Access,
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
+    check_source(source, config)?;
     let query = parse_deaf_query(target, config)?;
     let asked = query.timeout.transpose()?;
     let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
-        let response = response::poll_without_answer(head.after, date);
+        let reader = source.sharing().reader(&config.browser);
+        let response = response::poll_without_answer(head.after, reader, date);
         return Ok(Answer::Respond(response));
     }
     let asked = asked.unwrap_or(Duration::from_millis(POLL_TIMEOUT_MS));
@@ -117,6 +140,7 @@ fn poll(
         envelope: query.envelope.unwrap_or(Envelope::Full),
         timeout: asked.min(config.limits.poll_timeout()),
         validators: head.fields.if_none_match,
+        sharing: source.sharing(),
         after: head.after,
         entry,
     }))
@@ -125,10 +149,15 @@ fn poll(
 fn websocket(
     head: &Head<'_>,
     target: Target<'_>,
+    source: Source,
     access: &Access,
     config: &Config,
 ) -> Result<Answer, Refusal> {
     let accept = upgrade::accept(head)?;
+    // Once it is open the browser keeps nothing of it from the page.
+    if source == Source::Foreign {
+        return Err(Refusal::Origin);
+    }
     let query = parse_query(target, config)?;
     let envelope = query.envelope.unwrap_or(Envelope::Full);
     // With the data envelope no command is heard, so that a channel could never be named later.

@@ -130,6 +130,7 @@ metrics! {
         closed_shutdown: Counter "fanfare_conns_closed_total" {"reason=\"shutdown\""} "Conns closed, by reason.",
         requests: Counter "fanfare_requests_total" "Request heads parsed.",
         requests_refused: Counter "fanfare_requests_refused_total" "Requests answered with a 4xx or 5xx status.",
+        origins_refused: Counter "fanfare_origins_refused_total" "Requests refused because of the page that they came from.",
         tokens_accepted: Counter "fanfare_tokens_total" {"outcome=\"accepted\""} "Tokens that clients have shown.",
         tokens_refused: Counter "fanfare_tokens_total" {"outcome=\"refused\""} "Tokens that clients have shown.",
         upgrades: Counter "fanfare_upgrades_total" "WebSocket handshakes completed.",

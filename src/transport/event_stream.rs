@@ -10,6 +10,7 @@ use crate::effect::{CloseReason, Context, Join};
 use crate::frame::envelope::{push_base64, push_display, push_json_string, push_payload_field};
 use crate::frame::event_stream::{push_chunk, push_data_lines};
 use crate::frame::{Envelope, FrameKind, Payload};
+use crate::http::Sharing;
 use crate::http::response::{StreamBody, push_event_stream_head};
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::ChannelName;
@@ -32,6 +33,7 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub struct EventStream {
     envelope: Envelope,
     body: StreamBody,
+    sharing: Sharing,
     phase: Phase,
 }
 
@@ -49,10 +51,11 @@ enum Phase {
 impl EventStream {
     /// An event stream whose request has been accepted.
     #[must_use]
-    pub fn new(envelope: Envelope, body: StreamBody) -> Self {
+    pub fn new(envelope: Envelope, body: StreamBody, sharing: Sharing) -> Self {
         Self {
             envelope,
             body,
+            sharing,
             phase: Phase::Opening,
         }
     }
@@ -81,7 +84,7 @@ impl EventStream {
         }
         let gap = |outcome: &JoinOutcome| outcome.joined().and_then(|joined| joined.gap);
         let has_gap = outcomes.iter().any(|outcome| gap(outcome).is_some());
-        push_event_stream_head(self.body, has_gap, context.date, out);
+        self.push_head(has_gap, out, context);
         self.phase = Phase::Streaming;
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = RETRY_MS_MIN + context.draw.below(RETRY_MS_MAX - RETRY_MS_MIN + 1);
@@ -163,7 +166,7 @@ impl EventStream {
         context: &Context<'_>,
     ) -> Flow {
         match self.phase {
-            Phase::Opening => push_event_stream_head(self.body, false, context.date, out),
+            Phase::Opening => self.push_head(false, out, context),
             Phase::Streaming => {}
             Phase::Ended(_) => return self.flow(),
         }
@@ -199,6 +202,11 @@ impl EventStream {
             Phase::Opening | Phase::Streaming => Flow::Open,
             Phase::Ended(reason) => Flow::Ended(reason),
         }
+    }
+
+    fn push_head(&self, has_gap: bool, out: &mut Vec<u8>, context: &Context<'_>) {
+        let reader = self.sharing.reader(&context.config.browser);
+        push_event_stream_head(self.body, has_gap, reader, context.date, out);
     }
 
     fn push_body(&self, content: &[u8], out: &mut Vec<u8>) {
@@ -293,7 +301,7 @@ mod tests {
         outcomes: &[JoinOutcome],
         world: &mut World,
     ) -> (EventStream, String) {
-        let mut stream = EventStream::new(Envelope::Data, body);
+        let mut stream = EventStream::new(Envelope::Data, body, Sharing::default());
         let names = ["a", "b", "c"];
         let join = Join {
             channels: names
@@ -453,7 +461,7 @@ mod tests {
     #[test]
     fn goodbye_before_joining_still_answers_the_request() {
         let mut world = World::default();
-        let mut stream = EventStream::new(Envelope::Full, StreamBody::Chunked);
+        let mut stream = EventStream::new(Envelope::Full, StreamBody::Chunked, Sharing::default());
         let mut out = Vec::new();
         let flow = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
         assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));

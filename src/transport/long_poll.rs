@@ -6,7 +6,7 @@
 
 use crate::effect::{Context, Effect, Join};
 use crate::frame::Envelope;
-use crate::http::After;
+use crate::http::{After, Sharing};
 use crate::id::Since;
 use crate::transport::poll::Terms;
 
@@ -17,8 +17,8 @@ pub struct LongPoll(Terms);
 impl LongPoll {
     /// A long poll whose request has been accepted.
     #[must_use]
-    pub fn new(envelope: Envelope, after: After) -> Self {
-        Self(Terms::new(envelope, after))
+    pub fn new(envelope: Envelope, after: After, sharing: Sharing) -> Self {
+        Self(Terms::new(envelope, after, sharing))
     }
 
     pub(super) fn terms(&self) -> &Terms {

@@ -11,8 +11,8 @@ use crate::effect::{CloseReason, Context};
 use crate::frame::envelope::push_display;
 use crate::frame::poll::SEPARATOR_BYTES;
 use crate::frame::{Envelope, FrameKind, Publication};
-use crate::http::After;
 use crate::http::response::{PollHead, push_not_modified, push_poll_head};
+use crate::http::{After, Sharing};
 use crate::hub::Gap;
 use crate::id::{ChannelName, Cursor};
 use crate::transport::push_gap_fields;
@@ -47,16 +47,18 @@ pub(super) struct Terms {
     envelope: Envelope,
     /// Why the conn ends behind the answer, if it does.
     end: Option<CloseReason>,
+    sharing: Sharing,
 }
 
 impl Terms {
-    pub(super) fn new(envelope: Envelope, after: After) -> Self {
+    pub(super) fn new(envelope: Envelope, after: After, sharing: Sharing) -> Self {
         Self {
             envelope,
             end: match after {
                 After::Close => Some(CloseReason::Done),
                 After::KeepAlive => None,
             },
+            sharing,
         }
     }
 
@@ -120,6 +122,7 @@ impl Terms {
                 Some(_) => After::Close,
                 None => After::KeepAlive,
             },
+            reader: self.sharing.reader(&context.config.browser),
             date: context.date,
         }
     }

@@ -5,7 +5,7 @@
 
 use crate::effect::{CloseReason, Context, Effect, Join};
 use crate::frame::Envelope;
-use crate::http::{After, Validators};
+use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};
 use crate::transport::poll::{News, Terms};
 
@@ -24,12 +24,13 @@ impl ShortPoll {
     pub fn new(
         envelope: Envelope,
         after: After,
+        sharing: Sharing,
         since: Since,
         validators: &Validators,
         head: Cursor,
     ) -> Self {
         Self {
-            terms: Terms::new(envelope, after),
+            terms: Terms::new(envelope, after, sharing),
             has_answer: position(since, head).is_some_and(|id| validators.matches(id)),
         }
     }

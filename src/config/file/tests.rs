@@ -57,7 +57,7 @@ fn unknown_keys_are_errors_with_line_and_key() {
     );
     assert!(problems("colour = 1\n")[0].starts_with("fanfare.toml:1: colour: unknown key;"));
     assert!(problems("\n[colour]\nred = 1\n")[0].starts_with(
-        "fanfare.toml:2: colour: unknown section; there are [auth], [deflate], [drain]"
+        "fanfare.toml:2: colour: unknown section; there are [auth], [browser], [deflate]"
     ));
     assert!(problems("drain.window = 3")[0].starts_with("fanfare.toml:1: drain.window: unknown"));
 }

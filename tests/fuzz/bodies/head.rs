@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fanfare::config::Config;
 use fanfare::http::head::{Head, HeadRead, Method, Version, read_head};
+use fanfare::http::origin::Reader;
 use fanfare::http::{After, Answer, Read, Refusal, WebSocketRequest, read_request, response};
 use fanfare::id::ChannelName;
 use fanfare::metrics::WorkerMetrics;
@@ -179,7 +180,7 @@ fn check_answer(answer: &Answer, method: Method) {
             assert_eq!(method, Method::Get);
             check_channels(&request.channels, 1);
             let mut out = Vec::new();
-            response::push_event_stream_head(request.body, true, DATE, &mut out);
+            response::push_event_stream_head(request.body, true, Reader::Any, DATE, &mut out);
             assert_eq!(responses::parse(&out).status, 200);
         }
         Answer::Poll(request) => {

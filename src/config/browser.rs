@@ -1,0 +1,175 @@
+//! Which pages of other hosts browsers may come in from.
+//!
+//! Plain data and what it may be. A browser says in `Origin` whose page a request is from, and the
+//! page may read the response only if that says so; a WebSocket has no such rule, so it is refused
+//! by us. [`crate::http::origin`] holds requests against this list.
+
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+use super::limits::BROWSER_ORIGINS_MAX;
+use super::validate::{Invalid, push};
+
+/// The entry that every page matches.
+const ANY: &str = "*";
+
+/// What browsers send for pages without an origin of their own, such as those of a sandbox.
+const OPAQUE: &str = "null";
+
+/// Browsers, and the pages that they show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Browser {
+    /// Origins as browsers send them, such as `https://example.com`; `*` is any. Pages of the same
+    /// host need no entry.
+    pub origins: Vec<String>,
+}
+
+impl Browser {
+    /// The place in the list that lets this origin in: its own, or that of `*`.
+    #[must_use]
+    pub fn place(&self, origin: &[u8]) -> Option<u8> {
+        let place_of = |wanted: &[u8]| {
+            let mut origins = self.origins.iter();
+            origins.position(|listed| listed.as_bytes() == wanted)
+        };
+        let place = place_of(origin).or_else(|| place_of(ANY.as_bytes()));
+        place.and_then(|place| u8::try_from(place).ok())
+    }
+
+    /// The origin at a place.
+    #[must_use]
+    pub fn origin(&self, place: u8) -> Option<&str> {
+        self.origins.get(usize::from(place)).map(String::as_str)
+    }
+
+    /// Whether it stands for every page, and so must not come with cookies.
+    #[must_use]
+    pub fn is_any(origin: &str) -> bool {
+        origin == ANY
+    }
+}
+
+impl Config {
+    pub(super) fn check_browser(&self, found: &mut Vec<Invalid>) {
+        const KEY: &str = "browser.origins";
+        let origins = &self.browser.origins;
+        if origins.len() > BROWSER_ORIGINS_MAX {
+            let count = origins.len();
+            let message = format!("names {count}, but at most {BROWSER_ORIGINS_MAX} are allowed");
+            push(found, &[KEY], message);
+        }
+        for (index, origin) in origins.iter().enumerate() {
+            let is_special = [ANY, OPAQUE].contains(&origin.as_str());
+            if !is_special && !is_origin(origin) {
+                let message = format!(
+                    "`{origin}` is nothing that a browser sends: scheme, host, and a port that is \
+                     not the scheme's own, in small letters, such as https://example.com"
+                );
+                push(found, &[KEY], message);
+            } else if origins.iter().take(index).any(|other| other == origin) {
+                push(found, &[KEY], format!("names `{origin}` twice"));
+            }
+            if is_special && !self.auth.cookie.is_empty() {
+                let message = format!(
+                    "`{origin}` lets any page come in with its visitor's cookie; name the origins"
+                );
+                push(found, &[KEY, "auth.cookie"], message);
+            }
+        }
+    }
+}
+
+/// Whether this is how a browser writes an origin (RFC 6454, 6.2).
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, authority)) = text.split_once("://") else {
+        return false;
+    };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let is_scheme_byte = |byte: u8| byte.is_ascii_lowercase() || b"+-.0123456789".contains(&byte);
+    let is_host_byte =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._[]:".contains(&byte);
+    let has_default_port = !default_port.is_empty() && authority.ends_with(default_port);
+    scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && scheme.bytes().all(is_scheme_byte)
+        && !authority.is_empty()
+        && authority.bytes().all(is_host_byte)
+        && !authority.ends_with(':')
+        && !has_default_port
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(origins: &[&str], cookie: &str) -> usize {
+        let mut config = Config::default();
+        config.browser.origins = origins.iter().copied().map(String::from).collect();
+        config.auth.cookie = String::from(cookie);
+        let mut found = Vec::new();
+        config.check_browser(&mut found);
+        found.len()
+    }
+
+    #[test]
+    fn entries_are_what_browsers_send() {
+        for good in [
+            "https://example.com",
+            "http://localhost:5173",
+            "http://[::1]:8080",
+            "https://xn--bcher-kva.example",
+            "https://example.com:80",
+            "chrome-extension://abcdefghijklmnop",
+            "*",
+            "null",
+        ] {
+            assert_eq!(problems(&[good], ""), 0, "{good}");
+        }
+        for bad in [
+            "",
+            "example.com",
+            "https://",
+            "https://example.com/",
+            "https://Example.com",
+            "HTTPS://example.com",
+            "https://example.com:443",
+            "http://example.com:80",
+            "https://*.example.com",
+            "https://user@example.com",
+            "https://a b",
+            "https://example.com:",
+            "://example.com",
+        ] {
+            assert_eq!(problems(&[bad], ""), 1, "{bad}");
+        }
+        assert_eq!(problems(&["https://a", "https://a"], ""), 1);
+        let many: Vec<String> = (0..=BROWSER_ORIGINS_MAX)
+            .map(|n| format!("http://h{n}"))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(problems(&many, ""), 1);
+        assert_eq!(problems(&many[1..], ""), 0);
+    }
+
+    #[test]
+    fn any_page_may_not_come_with_a_cookie() {
+        assert_eq!(problems(&["*"], "token"), 1);
+        assert_eq!(problems(&["https://a", "null"], "token"), 1);
+        assert_eq!(problems(&["https://a"], "token"), 0);
+    }
+
+    #[test]
+    fn place_is_the_own_one_before_that_of_any() {
+        let origins = ["*", "https://a", "null"].map(String::from).into();
+        let browser = Browser { origins };
+        assert_eq!(browser.place(b"https://a"), Some(1));
+        assert_eq!(browser.place(b"https://b"), Some(0));
+        assert_eq!(browser.place(b"null"), Some(2));
+        assert_eq!(browser.origin(1), Some("https://a"));
+        assert_eq!(Browser::default().place(b"*"), None);
+    }
+}

@@ -1,0 +1,221 @@
+//! Whose page a request is from (RFC 6454, 7), and whether that page may read the response (Fetch,
+//! 3.3).
+//!
+//! A browser lets any page send requests anywhere, with the cookies of where they go; it says in
+//! `Origin` whose page it was. A WebSocket of a page that is not let in is refused, since the browser
+//! would let it read everything. Other responses are kept from such a page by the browser itself,
+//! unless they name its origin. Only origins of the configuration are ever named, so that none is
+//! reflected. Called by the router, and by the transports for heads that they send later.
+
+use crate::config::browser::Browser;
+
+use super::head::{Field, Head};
+use super::target::Target;
+
+/// Whose page a request is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A page that nobody lets in.
+    Foreign,
+    /// A page that the configuration lets in, by its place in the list.
+    Listed(u8),
+    /// A page of this host.
+    SameHost,
+    /// No page: whatever is no browser says nothing, and a browser nothing about its own host.
+    Unsaid,
+}
+
+impl Source {
+    /// Finds it out.
+    pub(super) fn of(head: &Head<'_>, browser: &Browser) -> Self {
+        let origin = match head.fields.origin {
+            Field::Absent => return Self::Unsaid,
+            Field::Once(origin) => origin,
+            Field::Repeated => return Self::Foreign,
+        };
+        if let Some(place) = browser.place(origin) {
+            return Self::Listed(place);
+        }
+        match host(head) {
+            Some(host) if is_same_host(origin, host) => Self::SameHost,
+            Some(_) | None => Self::Foreign,
+        }
+    }
+
+    /// Who may read the response.
+    pub(super) fn sharing(self) -> Sharing {
+        match self {
+            Self::Listed(place) => Sharing(Some(place)),
+            Self::Foreign | Self::SameHost | Self::Unsaid => Sharing(None),
+        }
+    }
+}
+
+/// Whom the request is for (RFC 9112, 3.2.2).
+fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
+    let target = Target::parse(head.target).ok();
+    if let Some(authority) = target.and_then(|target| target.authority) {
+        return Some(authority.as_bytes());
+    }
+    match head.fields.host {
+        Field::Once(host) => Some(host),
+        Field::Absent | Field::Repeated => None,
+    }
+}
+
+/// Host and port have to be the same; the scheme cannot be compared, since a proxy may have ended
+/// TLS. It only says which port goes without saying.
+fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
+    let (origin, port) = match (
+        origin.strip_prefix(b"https://"),
+        origin.strip_prefix(b"http://"),
+    ) {
+        (Some(rest), _) => (rest, &b":443"[..]),
+        (None, Some(rest)) => (rest, &b":80"[..]),
+        (None, None) => return false,
+    };
+    let without_port = |authority| {
+        let plain = <[u8]>::strip_suffix(authority, port);
+        plain
+            .or_else(|| authority.strip_suffix(b":"))
+            .unwrap_or(authority)
+    };
+    !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
+}
+
+/// Who may read a response that is yet to be sent: a place in the configuration's list, so that a
+/// conn that waits holds no text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharing(Option<u8>);
+
+impl Sharing {
+    /// The origin to be named in the response.
+    #[must_use]
+    pub fn reader(self, browser: &Browser) -> Reader<'_> {
+        match self.0.and_then(|place| browser.origin(place)) {
+            None => Reader::SameOrigin,
+            Some(origin) if Browser::is_any(origin) => Reader::Any,
+            Some(origin) => Reader::Origin(origin),
+        }
+    }
+}
+
+/// Whose pages may read a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader<'a> {
+    /// Anybody's, but not what a cookie has opened.
+    Any,
+    /// Those of this origin, also with cookies.
+    Origin(&'a str),
+    /// Those of the origin that it comes from.
+    SameOrigin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{HeadRead, read_head};
+
+    fn source(fields: &str, origins: &[&str]) -> Source {
+        source_of("GET /ws", fields, origins)
+    }
+
+    fn source_of(start: &str, fields: &str, origins: &[&str]) -> Source {
+        let text = format!("{start} HTTP/1.1\r\n{fields}\r\n\r\n");
+        let browser = Browser {
+            origins: origins.iter().copied().map(String::from).collect(),
+        };
+        match read_head(text.as_bytes(), 8192) {
+            HeadRead::Complete { head, .. } => Source::of(&head, &browser),
+            other @ (HeadRead::Incomplete | HeadRead::Refused(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn page_of_the_same_host_is_known_by_host_and_port() {
+        for (origin, host) in [
+            ("https://example.com", "example.com"),
+            ("http://example.com", "example.com"),
+            ("https://example.com", "EXAMPLE.com:443"),
+            ("http://example.com", "example.com:80"),
+            ("http://example.com:8080", "example.com:8080"),
+            ("http://[::1]:8080", "[::1]:8080"),
+            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+        ] {
+            let fields = format!("Host: {host}\r\nOrigin: {origin}");
+            assert_eq!(source(&fields, &[]), Source::SameHost, "{fields}");
+        }
+    }
+
+    #[test]
+    fn page_of_another_host_is_foreign() {
+        for (origin, host) in [
+            ("https://evil.example", "example.com"),
+            ("https://example.com.evil.example", "example.com"),
+            ("https://evilexample.com", "example.com"),
+            ("https://sub.example.com", "example.com"),
+            ("https://example.com", "sub.example.com"),
+            ("http://example.com:8081", "example.com:8080"),
+            ("http://example.com:443", "example.com"),
+            ("https://example.com", "example.com:80"),
+            ("https://example.com:80", "example.com"),
+            ("ftp://example.com", "example.com"),
+            ("example.com", "example.com"),
+            ("https://example.com/", "example.com"),
+            ("https://example.com https://evil.example", "example.com"),
+            ("null", "null"),
+            ("", "example.com"),
+            ("https://", "example.com"),
+            ("*", "example.com"),
+        ] {
+            let fields = format!("Host: {host}\r\nOrigin: {origin}");
+            assert_eq!(source(&fields, &[]), Source::Foreign, "{fields}");
+        }
+        let twice = "Host: h\r\nOrigin: http://h\r\nOrigin: http://h";
+        assert_eq!(source(twice, &["http://h"]), Source::Foreign);
+    }
+
+    #[test]
+    fn absolute_target_stands_instead_of_the_host() {
+        let fields = "Host: other\r\nOrigin: http://h:1";
+        assert_eq!(
+            source_of("GET http://h:1/ws", fields, &[]),
+            Source::SameHost
+        );
+        let fields = "Host: h:1\r\nOrigin: http://h:1";
+        assert_eq!(source_of("GET http://g/ws", fields, &[]), Source::Foreign);
+    }
+
+    #[test]
+    fn listed_origin_is_compared_to_the_byte() {
+        let list = ["https://a.example", "https://b.example:8443"];
+        let of = |origin: &str| source(&format!("Host: h\r\nOrigin: {origin}"), &list);
+        assert_eq!(of("https://a.example"), Source::Listed(0));
+        assert_eq!(of("https://b.example:8443"), Source::Listed(1));
+        for other in [
+            "http://a.example",
+            "https://a.example:8443",
+            "https://A.example",
+            "https://x.a.example",
+            "null",
+        ] {
+            assert_eq!(of(other), Source::Foreign, "{other}");
+        }
+        assert_eq!(source("Host: h", &list), Source::Unsaid);
+        let fields = "Host: h\r\nOrigin: null";
+        assert_eq!(source(fields, &["null"]), Source::Listed(0));
+        assert_eq!(source(fields, &["*"]), Source::Listed(0));
+    }
+
+    #[test]
+    fn only_what_is_listed_is_ever_named() {
+        let origins = ["*", "https://a"].map(String::from).into();
+        let browser = Browser { origins };
+        let reader = |source: Source| source.sharing().reader(&browser);
+        assert_eq!(reader(Source::Listed(0)), Reader::Any);
+        assert_eq!(reader(Source::Listed(1)), Reader::Origin("https://a"));
+        for source in [Source::Foreign, Source::SameHost, Source::Unsaid] {
+            assert_eq!(reader(source), Reader::SameOrigin);
+        }
+    }
+}
