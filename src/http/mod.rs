@@ -9,6 +9,7 @@
 //! Requests have no content here: whatever carries some is refused and the conn closed, so that
 //! nobody can hide a second request in the first one's content. Called by `conn`; the transports
 //! call `response` for the heads they send later, and the feed has its heads read here.
+#![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
