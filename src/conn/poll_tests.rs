@@ -228,6 +228,32 @@ fn short_poll_of_a_client_that_has_the_answer_is_not_modified() {
 }
 
 #[test]
+fn answer_names_the_listed_origin_that_asked() {
+    const NAMED: &str = "\r\nVary: Origin\r\n\
+                         Access-Control-Allow-Origin: https://a.example\r\n\
+                         Access-Control-Allow-Credentials: true\r\n\
+                         Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n";
+    let tag = "If-None-Match: \"000000000001-4\"\r\n";
+    for (origin, is_named) in [("https://a.example", true), ("https://b.example", false)] {
+        let fields = format!("{tag}Origin: {origin}\r\n");
+        let mut rig = Rig::new();
+        rig.config.browser.origins = vec!["https://a.example".into()];
+        rig.feed(&poll("timeout=0&since=000000000001-4", &fields));
+        rig.join();
+        assert!(rig.wants_answer());
+        rig.answer(News {
+            is_unmoved: true,
+            ..nothing(4)
+        });
+        let (head, _) = parts(&rig.drain());
+        assert!(head.starts_with("HTTP/1.1 304 "), "{head}");
+        assert_eq!(head.contains(NAMED), is_named, "{head}");
+        assert_eq!(head.contains("Access-Control"), is_named, "{head}");
+        assert!(head.contains("\r\nVary: Origin\r\n"), "{head}");
+    }
+}
+
+#[test]
 fn long_poll_is_answered_when_its_time_is_over_whatever_it_has() {
     let request = poll(
         "since=000000000001-9&timeout=7",

@@ -517,6 +517,16 @@ fn event_stream_head_has_these_bytes() {
         head(StreamBody::UntilClose, false),
         format!("{common}Connection: close\r\n\r\n")
     );
+    let mut out = Vec::new();
+    let reader = Reader::Origin("https://a.example");
+    response::push_event_stream_head(StreamBody::Chunked, false, reader, DATE, &mut out);
+    let expected = format!(
+        "{common}Access-Control-Allow-Origin: https://a.example\r\n\
+         Access-Control-Allow-Credentials: true\r\n\
+         Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n\
+         Transfer-Encoding: chunked\r\n\r\n"
+    );
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
 #[test]
