@@ -5,10 +5,10 @@
 //! holds, so keep-alive and pipelining are a loop in the caller. `lines` finds the head, `head`
 //! reads it, `framing` has what decides where a request ends and whom it is for, `route` decides,
 //! `target`, `upgrade`, `extensions` and `validators` check what was asked for, `origin` asks whose
-//! page it is from, `entry` for a token, `refusal` names every way to be refused, `response` writes.
-//! Requests have no content here: whatever carries some is refused and the conn closed, so that
-//! nobody can hide a second request in the first one's content. Called by `conn`; the transports
-//! call `response` for the heads they send later, and the feed has its heads read here.
+//! page it is from, `entry` for a token, `refusal` names every way to be refused, and `response`
+//! writes. Requests have no content here: whatever carries some is refused and the conn closed, so
+//! that nobody can hide a second request in the first one's content. Called by `conn`; the
+//! transports call `response` for the heads they send later, and the feed has its heads read here.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]

@@ -2,14 +2,15 @@
 //! 3.3).
 //!
 //! A browser lets any page send requests anywhere, with the cookies of where they go; it says in
-//! `Origin` whose page it was. A WebSocket of a page that is not let in is refused, since the browser
-//! would let it read everything. Other responses are kept from such a page by the browser itself,
-//! unless they name its origin. Only origins of the configuration are ever named, so that none is
-//! reflected. Called by the router, and by the transports for heads that they send later.
+//! `Origin` whose page it was. A WebSocket of a page that is not let in is refused, since the
+//! browser would let it read everything. Other responses are kept from such a page by the browser
+//! itself, unless they name its origin. Only origins of the configuration are ever named, so that
+//! none is reflected. Called by the router, and by the transports for heads that they send later.
 
 use crate::config::browser::Browser;
 
 use super::head::{Field, Head};
+use super::response::push_field;
 use super::target::Target;
 
 /// Whose page a request is from.
@@ -109,6 +110,22 @@ pub enum Reader<'a> {
     Origin(&'a str),
     /// Those of the origin that it comes from.
     SameOrigin,
+}
+
+impl Reader<'_> {
+    /// Appends what says so, and that whoever asks from elsewhere may get another response.
+    pub(super) fn push_fields(self, out: &mut Vec<u8>) {
+        push_field("Vary", "Origin", out);
+        match self {
+            Self::SameOrigin => return,
+            Self::Any => push_field("Access-Control-Allow-Origin", "*", out),
+            Self::Origin(origin) => {
+                push_field("Access-Control-Allow-Origin", origin, out);
+                push_field("Access-Control-Allow-Credentials", "true", out);
+            }
+        }
+        push_field("Access-Control-Expose-Headers", "Fanfare-Gap, ETag", out);
+    }
 }
 
 #[cfg(test)]

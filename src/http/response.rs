@@ -107,7 +107,7 @@ pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
 fn push_poll_fields(status: Status, reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(status, date, out);
     push_field("Cache-Control", "no-cache", out);
-    push_sharing(reader, out);
+    reader.push_fields(out);
 }
 
 fn push_entity_tag(id: Cursor, out: &mut Vec<u8>) {
@@ -182,7 +182,7 @@ pub fn refuse(
     let detail = refusal.to_string();
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
-    push_sharing(reader, &mut bytes);
+    reader.push_fields(&mut bytes);
     if status == Status::MethodNotAllowed {
         push_field("Allow", METHODS, &mut bytes);
     }
@@ -218,12 +218,12 @@ impl<'a> Told<'a> {
     }
 }
 
-/// What may be asked; for a page that is let in also as the answer to its browser's preflight (Fetch,
-/// 3.3.5).
+/// What may be asked; for a page that is let in also as the answer to its browser's preflight
+/// (Fetch, 3.3.5).
 pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(Status::NoContent, date, &mut bytes);
-    push_sharing(reader, &mut bytes);
+    reader.push_fields(&mut bytes);
     push_field("Allow", METHODS, &mut bytes);
     if reader != Reader::SameOrigin {
         push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
@@ -292,7 +292,7 @@ fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_field("Cache-Control", "no-cache, no-transform", out);
     // Asks nginx not to gather the stream.
     push_field("X-Accel-Buffering", "no", out);
-    push_sharing(reader, out);
+    reader.push_fields(out);
 }
 
 fn problem(status: Status, detail: &str, date: &str) -> Response {
@@ -379,20 +379,6 @@ fn push_connection(then: After, out: &mut Vec<u8>) {
         After::KeepAlive => "keep-alive",
     };
     push_field("Connection", option, out);
-}
-
-/// Appends whose pages may read the response, and that another asker may get another one.
-fn push_sharing(reader: Reader<'_>, out: &mut Vec<u8>) {
-    push_field("Vary", "Origin", out);
-    match reader {
-        Reader::SameOrigin => return,
-        Reader::Any => push_field("Access-Control-Allow-Origin", "*", out),
-        Reader::Origin(origin) => {
-            push_field("Access-Control-Allow-Origin", origin, out);
-            push_field("Access-Control-Allow-Credentials", "true", out);
-        }
-    }
-    push_field("Access-Control-Expose-Headers", "Fanfare-Gap, ETag", out);
 }
 
 fn push_number(name: &str, value: u64, out: &mut Vec<u8>) {
