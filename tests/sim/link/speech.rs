@@ -12,6 +12,11 @@ use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
 use crate::wire::{client_frame, deflate};
 
+/// A handshake that is good, but for the page that it comes from.
+const FOREIGN_UPGRADE: &str = "Origin: https://elsewhere.example\r\nUpgrade: websocket\r\n\
+     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
 /// An offer of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offer {
@@ -137,7 +142,11 @@ impl Link {
         for number in 1..=self.responses_awaited {
             let target = ["/none", "/", "/sse", "/ws?channel=a"][random.usize(0..4)];
             let is_last = number == self.responses_awaited;
-            let field = if is_last { "Connection: close\r\n" } else { "" };
+            let field = match (target, is_last) {
+                ("/ws?channel=a", false) => FOREIGN_UPGRADE,
+                (_, false) => "",
+                (_, true) => "Connection: close\r\n",
+            };
             write!(text, "GET {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n").unwrap();
         }
         text
