@@ -53,6 +53,10 @@
 //!
 //! # Who may do what
 //!
+//! Every request is read by the one reader of heads, the feed's too, which refuses what is doubtful
+//! ([`http`] has a table). `http/origin.rs` asks whose page a request is from: a foreign one opens
+//! no WebSocket, and its browser is not told that it may read anything else.
+//!
 //! Where there are keys, `http/entry.rs` asks each request for a token and `token` verifies it.
 //! What it allows is held in [`token::Access`], a table of the worker beside its conns, so that a
 //! conn without a token owns nothing of it and one look at an empty table is all it costs. Commands
