@@ -72,7 +72,7 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of access | [`token`] |
+//! | words of access | [`proxy`], [`token`] |
 //! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
@@ -267,6 +267,7 @@ pub mod effect;
 pub mod id;
 pub mod metrics;
 pub mod pattern;
+pub mod proxy;
 pub mod time;
 pub mod token;
 

@@ -27,6 +27,7 @@ pub mod head;
 pub mod ids;
 pub mod memory;
 pub mod patterns;
+pub mod proxy;
 pub mod tls;
 pub mod worker;
 
@@ -58,6 +59,7 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("head", head::attack),
     ("ids", ids::attack),
     ("patterns", patterns::attack),
+    ("proxy", proxy::attack),
     ("tls", tls::attack),
     ("worker", worker::attack),
 ];

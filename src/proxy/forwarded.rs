@@ -1,0 +1,254 @@
+//! What HTTP proxies say of their clients: `X-Forwarded-For` and `Forwarded` (RFC 7239).
+//!
+//! Both are lists to which each proxy on the way adds at the end, so everything to the left of what
+//! a trusted one wrote may be a lie. They are read from the right: the first address that is not
+//! itself trusted is the client's. Which of the two is read is configured, because a proxy that
+//! writes the one passes on the other as its client sent it. Quotes, too, are looked at from the
+//! right: one that a client left open must not swallow what the proxy wrote behind it.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::network::{Network, contains};
+
+/// Field lines that are looked at. Some proxies add to a line, others add a line.
+const LINES_MAX: usize = 4;
+
+/// The last lines of one field, in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lines<'b> {
+    /// Newest last; the unused ones in front are empty.
+    lines: [&'b [u8]; LINES_MAX],
+}
+
+impl<'b> Lines<'b> {
+    /// Adds a line.
+    pub fn note(&mut self, value: &'b [u8]) {
+        self.lines.rotate_left(1);
+        if let Some(last) = self.lines.last_mut() {
+            *last = value;
+        }
+    }
+
+    fn newest_first(&self) -> impl Iterator<Item = &'b [u8]> + '_ {
+        self.lines.iter().rev().copied()
+    }
+}
+
+/// Which list is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// `Forwarded`
+    Forwarded,
+    /// `X-Forwarded-For`
+    XForwardedFor,
+}
+
+/// The client of the proxies that are trusted: the last address that is not itself trusted, or the
+/// first of all where all are. `None` where there is no address, or something else where one should
+/// be.
+#[must_use]
+pub fn client(lines: &Lines<'_>, list: List, trusted: &[Network]) -> Option<IpAddr> {
+    let mut first = None;
+    for mut rest in lines.newest_first() {
+        while let Some((before, element)) = take_last(rest) {
+            rest = before;
+            // A list may have empty elements (RFC 9110, 5.6.1.2).
+            if element.is_empty() {
+                continue;
+            }
+            let node = match list {
+                List::Forwarded => named_for(element)?,
+                List::XForwardedFor => element,
+            };
+            let address = parse_node(node)?;
+            if !contains(trusted, address) {
+                return Some(address);
+            }
+            first = Some(address);
+        }
+    }
+    first
+}
+
+/// What stands before the last element of a list, and the element.
+fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
+    if list.is_empty() {
+        return None;
+    }
+    let mut is_quoted = false;
+    for (at, byte) in list.iter().enumerate().rev() {
+        let before = list.get(..at).unwrap_or_default();
+        match byte {
+            b'"' => {
+                let slashes = before.iter().rev().take_while(|byte| **byte == b'\\');
+                is_quoted ^= slashes.count().is_multiple_of(2);
+            }
+            b',' if !is_quoted => {
+                let element = list.get(at + 1..).unwrap_or_default();
+                return Some((before, element.trim_ascii()));
+            }
+            _ => {}
+        }
+    }
+    Some((&[], list.trim_ascii()))
+}
+
+/// The value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
+fn named_for(element: &[u8]) -> Option<&[u8]> {
+    let mut is_quoted = false;
+    // An escaped quote ends a piece too early at worst, and what is left is no address.
+    let pairs = element.split(|byte| {
+        is_quoted ^= *byte == b'"';
+        *byte == b';' && !is_quoted
+    });
+    for pair in pairs.map(<[u8]>::trim_ascii) {
+        let Some((name, value)) = pair.split_at_checked(4) else {
+            continue;
+        };
+        if name.eq_ignore_ascii_case(b"for=") {
+            let inner = value.strip_prefix(b"\"");
+            return match inner {
+                Some(inner) => inner.strip_suffix(b"\""),
+                None => Some(value),
+            };
+        }
+    }
+    None
+}
+
+/// The address of a node (RFC 7239, 6), with a port behind it or without.
+fn parse_node(node: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(node).ok()?;
+    if let Some(inner) = text.strip_prefix('[') {
+        let (address, port) = inner.split_once(']')?;
+        let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_node_port);
+        let address: Ipv6Addr = address.parse().ok()?;
+        return is_port.then(|| IpAddr::V6(address).to_canonical());
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address.to_canonical());
+    }
+    let (address, port) = text.split_once(':')?;
+    if !is_node_port(port) {
+        return None;
+    }
+    address.parse().ok().map(IpAddr::V4)
+}
+
+/// A port, or a name for one (RFC 7239, 6.3).
+fn is_node_port(port: &str) -> bool {
+    let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    !port.is_empty() && port.bytes().all(is_name_byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn trusted() -> Vec<Network> {
+        ["10.0.0.0/8", "::1", "fd00::/8"]
+            .map(|text| text.parse().unwrap())
+            .into()
+    }
+
+    fn client_of(list: List, values: &[&str]) -> String {
+        let mut lines = Lines::default();
+        for value in values {
+            lines.note(value.as_bytes());
+        }
+        let client = client(&lines, list, &trusted());
+        client.map_or_else(|| String::from("-"), |address| address.to_string())
+    }
+
+    #[test]
+    fn client_is_the_last_that_is_not_a_trusted_proxy() {
+        for (values, expected) in [
+            (&["192.0.2.1"][..], "192.0.2.1"),
+            (&["6.6.6.6, 192.0.2.1"], "192.0.2.1"),
+            (&["6.6.6.6, 192.0.2.1, 10.1.1.1"], "192.0.2.1"),
+            (&["6.6.6.6", "192.0.2.1", "10.1.1.1,::1"], "192.0.2.1"),
+            (&["garbage, 192.0.2.1"], "192.0.2.1"),
+            (&["\", 192.0.2.1"], "192.0.2.1"),
+            (&["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+            (&[" , 192.0.2.1 ,, "], "192.0.2.1"),
+            (&["192.0.2.1:4711"], "192.0.2.1"),
+            (&["2001:db8::1"], "2001:db8::1"),
+            (&["[2001:db8::1]"], "2001:db8::1"),
+            (&["[2001:db8::1]:80"], "2001:db8::1"),
+            (&["::ffff:192.0.2.1"], "192.0.2.1"),
+            (
+                &["1.1.1.1", "10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.1"],
+                "10.0.0.1",
+            ),
+        ] {
+            assert_eq!(
+                client_of(List::XForwardedFor, values),
+                expected,
+                "{values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn nobody_is_named_where_the_proxy_named_nobody() {
+        for value in [
+            "",
+            " ",
+            ",",
+            "unknown",
+            "192.0.2.1, unknown",
+            "192.0.2.1:",
+            "192.0.2.1:a b",
+            "[::1",
+            "[::1]x",
+            "[192.0.2.1]",
+            "192.0.2",
+            "192.0.2.1 10.0.0.1",
+            "\u{e9}",
+        ] {
+            assert_eq!(client_of(List::XForwardedFor, &[value]), "-", "{value}");
+        }
+    }
+
+    #[test]
+    fn forwarded_names_its_client_in_quotes_or_without() {
+        for (value, expected) in [
+            ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
+            ("For=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
+            ("proto=https; FOR=192.0.2.60", "192.0.2.60"),
+            ("for=6.6.6.6, for=192.0.2.1;host=\"a,b\"", "192.0.2.1"),
+            ("for=6.6.6.6, for=192.0.2.1;host=\"a\\\",b\"", "192.0.2.1"),
+            ("for=\", for=192.0.2.1", "192.0.2.1"),
+            ("for=192.0.2.1, for=10.0.0.1, for=\"[::1]\"", "192.0.2.1"),
+            ("for=192.0.2.1, for=unknown", "-"),
+            ("for=_hidden", "-"),
+            ("for=\"192.0.2.1", "-"),
+            ("by=192.0.2.1", "-"),
+            ("192.0.2.1", "-"),
+            ("fo", "-"),
+        ] {
+            assert_eq!(client_of(List::Forwarded, &[value]), expected, "{value}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a client sends, what a trusted proxy wrote behind it is what counts.
+        #[test]
+        fn nothing_before_the_last_element_matters(lie in "[ -~]{0,60}", client_address: [u8; 4]) {
+            let address = IpAddr::from(client_address);
+            prop_assume!(!contains(&trusted(), address));
+            for (list, value) in [
+                (List::XForwardedFor, format!("{lie}, {address}")),
+                (List::Forwarded, format!("{lie}, for={address}")),
+            ] {
+                prop_assert_eq!(client_of(list, &[&value]), address.to_string());
+            }
+            prop_assert_eq!(
+                client_of(List::XForwardedFor, &[&lie, &address.to_string()]),
+                address.to_string()
+            );
+        }
+    }
+}

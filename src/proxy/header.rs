@@ -1,0 +1,433 @@
+//! The PROXY protocol, versions 1 and 2: who a proxy speaks for, said ahead of everything else.
+//!
+//! Reads one header from the front of what has come and says how long it is, or how many bytes it
+//! still has at least: whoever asks reads no byte beyond it, so that what follows, perhaps TLS, is
+//! untouched. What cannot become a header any more is refused at once. Lengths are bounded by the
+//! protocol (version 1) or by [`HEADER_BYTES_MAX`]. Allocates nothing.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// How version 1 begins.
+const V1_START: &[u8] = b"PROXY ";
+/// The longest header of version 1, with its line end.
+const V1_BYTES_MAX: usize = 107;
+/// The shortest: `PROXY UNKNOWN` and the line end.
+const V1_BYTES_MIN: usize = 15;
+/// How version 2 begins.
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The part of version 2 whose length is fixed.
+const V2_BYTES_MIN: usize = 16;
+/// Addresses and extensions of version 2. An address of a Unix socket has 216 bytes, and the
+/// extensions of load balancers some dozens.
+const V2_REST_BYTES_MAX: usize = 536;
+
+/// The longest header.
+pub const HEADER_BYTES_MAX: usize = V2_BYTES_MIN + V2_REST_BYTES_MAX;
+
+/// What came of looking for a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum HeaderRead {
+    /// All of it is there.
+    Complete {
+        /// Its bytes.
+        length: usize,
+        /// The client; `None` where the proxy speaks for itself or does not know.
+        client: Option<IpAddr>,
+    },
+    /// It is good as far as it has come.
+    Incomplete {
+        /// So many bytes are still its own, at least; never zero.
+        more: usize,
+    },
+}
+
+/// Why the bytes are no header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// They begin like neither version.
+    #[error("no PROXY header")]
+    Missing,
+    /// They begin like one and break its rules.
+    #[error("a malformed PROXY header")]
+    Malformed,
+    /// It is longer than is read.
+    #[error("a PROXY header that is too long")]
+    TooLong,
+}
+
+/// Reads a header from the front of `bytes`.
+///
+/// # Errors
+/// When the bytes are no beginning of one.
+pub fn read_header(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
+    if begins_like(bytes, V2_START) && !bytes.is_empty() {
+        read_v2(bytes)
+    } else if begins_like(bytes, V1_START) {
+        read_v1(bytes)
+    } else {
+        Err(HeaderError::Missing)
+    }
+}
+
+/// Whether the bytes are the start, or begin with it.
+fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
+    let length = bytes.len().min(start.len());
+    bytes.get(..length) == start.get(..length)
+}
+
+fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
+    // Each has at least the shortest addresses that there are.
+    const LEAST: [(&[u8], usize); 3] = [
+        (b"PROXY TCP4 ", 32),
+        (b"PROXY TCP6 ", 22),
+        (b"PROXY UNKNOWN", V1_BYTES_MIN),
+    ];
+    let kinds = LEAST.iter().filter(|(start, _)| begins_like(bytes, start));
+    let least = kinds.map(|(_, least)| *least).min();
+    let least = least.ok_or(HeaderError::Malformed)?;
+    let Some(end) = bytes
+        .iter()
+        .take(V1_BYTES_MAX)
+        .position(|byte| *byte == b'\r')
+    else {
+        // The line end is two bytes, neither of which is there.
+        let more = least.saturating_sub(bytes.len()).max(2);
+        return match bytes.len() + more {
+            0..=V1_BYTES_MAX => Ok(HeaderRead::Incomplete { more }),
+            _ => Err(HeaderError::TooLong),
+        };
+    };
+    if end + 2 > V1_BYTES_MAX {
+        return Err(HeaderError::TooLong);
+    }
+    let client = parse_v1(bytes.get(..end).unwrap_or_default())?;
+    match bytes.get(end + 1) {
+        Some(b'\n') => Ok(HeaderRead::Complete {
+            length: end + 2,
+            client,
+        }),
+        None => Ok(HeaderRead::Incomplete { more: 1 }),
+        Some(_) => Err(HeaderError::Malformed),
+    }
+}
+
+/// The client of a line without its end.
+fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
+    if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN") {
+        // Whatever stands behind it is to be ignored.
+        let is_word = rest.is_empty() || rest.starts_with(b" ");
+        return is_word.then_some(None).ok_or(HeaderError::Malformed);
+    }
+    let text = str::from_utf8(line).map_err(|_not_text| HeaderError::Malformed)?;
+    let mut words = text.split(' ');
+    let words = [(); 7].map(|()| words.next());
+    let [
+        Some(_),
+        Some(family),
+        Some(client),
+        Some(server),
+        Some(client_port),
+        Some(server_port),
+        None,
+    ] = words
+    else {
+        return Err(HeaderError::Malformed);
+    };
+    let is_right = is_port(client_port) && is_port(server_port);
+    let client = match family {
+        "TCP4" => v1_address::<Ipv4Addr>(client, server),
+        "TCP6" => v1_address::<Ipv6Addr>(client, server),
+        _ => None,
+    };
+    match client {
+        Some(client) if is_right => Ok(Some(client.to_canonical())),
+        Some(_) | None => Err(HeaderError::Malformed),
+    }
+}
+
+/// The client's address, if both are of one family.
+fn v1_address<A: std::str::FromStr + Into<IpAddr>>(client: &str, server: &str) -> Option<IpAddr> {
+    let _server: A = server.parse().ok()?;
+    client.parse::<A>().ok().map(Into::into)
+}
+
+/// A number up to 65535 without leading zeros.
+fn is_port(text: &str) -> bool {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let has_zero = text.len() > 1 && text.starts_with('0');
+    is_plain && !has_zero && text.parse::<u16>().is_ok()
+}
+
+fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
+    let fixed = bytes.get(V2_START.len()..).unwrap_or_default();
+    // Each byte is judged as soon as it has come.
+    let is_local = match fixed.first() {
+        Some(0x20) => true,
+        Some(0x21) | None => false,
+        Some(_) => return Err(HeaderError::Malformed),
+    };
+    let family = match fixed.get(1) {
+        Some(family) => Family::parse(*family)?,
+        None => Family::Unknown,
+    };
+    let Some([high, low]) = fixed.get(2..4) else {
+        return Ok(HeaderRead::Incomplete {
+            more: V2_BYTES_MIN - bytes.len(),
+        });
+    };
+    let rest = usize::from(u16::from_be_bytes([*high, *low]));
+    if rest > V2_REST_BYTES_MAX {
+        return Err(HeaderError::TooLong);
+    }
+    if !is_local && rest < family.bytes() {
+        return Err(HeaderError::Malformed);
+    }
+    let length = V2_BYTES_MIN + rest;
+    let Some(addresses) = bytes.get(V2_BYTES_MIN..length) else {
+        return Ok(HeaderRead::Incomplete {
+            more: length - bytes.len(),
+        });
+    };
+    let client = family.client(addresses).filter(|_| !is_local);
+    Ok(HeaderRead::Complete { length, client })
+}
+
+/// What the addresses of version 2 are.
+#[derive(Clone, Copy)]
+enum Family {
+    Unix,
+    Unknown,
+    V4,
+    V6,
+}
+
+impl Family {
+    /// The family is the upper half of the byte, and whether it is a stream or datagrams the lower.
+    fn parse(byte: u8) -> Result<Self, HeaderError> {
+        match byte {
+            0x00 => Ok(Self::Unknown),
+            0x11 | 0x12 => Ok(Self::V4),
+            0x21 | 0x22 => Ok(Self::V6),
+            0x31 | 0x32 => Ok(Self::Unix),
+            _ => Err(HeaderError::Malformed),
+        }
+    }
+
+    /// Bytes of both addresses and ports.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Unix => 216,
+            Self::Unknown => 0,
+            Self::V4 => 12,
+            Self::V6 => 36,
+        }
+    }
+
+    fn client(self, addresses: &[u8]) -> Option<IpAddr> {
+        match self {
+            Self::Unix | Self::Unknown => None,
+            Self::V4 => {
+                let octets = addresses.first_chunk::<4>()?;
+                Some(Ipv4Addr::from(*octets).into())
+            }
+            Self::V6 => {
+                let octets = addresses.first_chunk::<16>()?;
+                Some(IpAddr::from(Ipv6Addr::from(*octets)).to_canonical())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [V2_START, &[command, family], &length, rest].concat()
+    }
+
+    fn complete(header: &[u8], client: Option<&str>) {
+        let expected = HeaderRead::Complete {
+            length: header.len(),
+            client: client.map(|text| text.parse().unwrap()),
+        };
+        assert_eq!(
+            read_header(header),
+            Ok(expected),
+            "{}",
+            header.escape_ascii()
+        );
+        // What follows is somebody else's.
+        for next in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n", b"\0\xff"] {
+            let longer = [header, next].concat();
+            assert_eq!(read_header(&longer), Ok(expected));
+        }
+        // At every cut more is asked for, and never more than there is to come.
+        for cut in 0..header.len() {
+            match read_header(&header[..cut]) {
+                Ok(HeaderRead::Incomplete { more }) => {
+                    assert!((1..=header.len() - cut).contains(&more), "{cut}: {more}");
+                }
+                other => panic!("{cut} of {}: {other:?}", header.escape_ascii()),
+            }
+        }
+    }
+
+    #[test]
+    fn headers_of_version_one_name_the_client() {
+        let longest = b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n";
+        let widest = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107 - 16));
+        let v6 = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let long_v6 = format!("PROXY TCP6 {v6} {v6} 65535 65535\r\n");
+        for (header, client) in [
+            (
+                &b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n"[..],
+                Some("192.0.2.1"),
+            ),
+            (b"PROXY TCP4 1.1.1.1 1.1.1.1 0 0\r\n", Some("1.1.1.1")),
+            (
+                b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+                Some("255.255.255.255"),
+            ),
+            (
+                b"PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+                Some("2001:db8::1"),
+            ),
+            (b"PROXY TCP6 :: :: 1 1\r\n", Some("::")),
+            (
+                b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n",
+                Some("192.0.2.1"),
+            ),
+            (long_v6.as_bytes(), Some(v6)),
+            (b"PROXY UNKNOWN\r\n", None),
+            (longest, None),
+            (widest.as_bytes(), None),
+        ] {
+            complete(header, client);
+        }
+    }
+
+    #[test]
+    fn headers_of_version_two_name_the_client() {
+        let v4 = [192, 0, 2, 1, 198, 51, 100, 2, 1, 0, 1, 187];
+        let mut v6 = [0; 36];
+        v6[..4].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
+        v6[15] = 1;
+        let with_tlvs = [&v4[..], &[4, 0, 3, 0, 0, 0], &[0xee; 100]].concat();
+        complete(&v2(0x21, 0x11, &v4), Some("192.0.2.1"));
+        complete(&v2(0x21, 0x12, &v4), Some("192.0.2.1"));
+        complete(&v2(0x21, 0x11, &with_tlvs), Some("192.0.2.1"));
+        complete(&v2(0x21, 0x21, &v6), Some("2001:db8::1"));
+        complete(&v2(0x21, 0x31, &[7; 216]), None);
+        complete(&v2(0x21, 0x00, &[]), None);
+        complete(&v2(0x21, 0x00, &[9; 40]), None);
+        complete(&v2(0x20, 0x00, &[]), None);
+        complete(&v2(0x20, 0x11, &v4), None);
+        complete(&v2(0x20, 0x21, &[1, 2]), None);
+        complete(&v2(0x21, 0x11, &[1; V2_REST_BYTES_MAX]), Some("1.1.1.1"));
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107 - 15));
+        for (bytes, error) in [
+            (&b"GET / HTTP/1.1\r\n"[..], HeaderError::Missing),
+            (b"\x16\x03\x01", HeaderError::Missing),
+            (b"\r\n\r\n\0\r\nQUIT\r", HeaderError::Missing),
+            (b"PROXy", HeaderError::Missing),
+            (b"PROXY TCP5", HeaderError::Malformed),
+            (b"PROXY  TCP4", HeaderError::Malformed),
+            (b"PROXY UNKNOWNS\r\n", HeaderError::Malformed),
+            (b"PROXY TCP4 1.1.1.1\r", HeaderError::Malformed),
+            (b"PROXY  for=a\r", HeaderError::Malformed),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\r",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 56324\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2 3\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2 3 4\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1  198.51.100.2 1 2\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n",
+                HeaderError::Malformed,
+            ),
+            (
+                b"PROXY TCP4 192.0.2.256 198.51.100.2 1 2\r\n",
+                HeaderError::Malformed,
+            ),
+            (b"PROXY TCP4 ::1 ::1 1 2\r\n", HeaderError::Malformed),
+            (
+                b"PROXY TCP6 192.0.2.1 198.51.100.2 1 2\r\n",
+                HeaderError::Malformed,
+            ),
+            (b"PROXY TCP4 192.0.2.1 \xff 1 2\r\n", HeaderError::Malformed),
+            (long.as_bytes(), HeaderError::TooLong),
+            (&v2(0x22, 0x11, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x11, 0x11, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x21, 0x41, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x21, 0x13, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x21, 0x11, &[0; 11]), HeaderError::Malformed),
+            (&v2(0x21, 0x21, &[0; 35]), HeaderError::Malformed),
+            (&v2(0x21, 0x31, &[0; 215]), HeaderError::Malformed),
+            (
+                &v2(0x21, 0x00, &[0; V2_REST_BYTES_MAX + 1]),
+                HeaderError::TooLong,
+            ),
+        ] {
+            assert_eq!(read_header(bytes), Err(error), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn line_without_end_is_refused_before_it_is_too_long() {
+        let line = [&b"PROXY UNKNOWN "[..], &[b'x'; 200]].concat();
+        let refused = (0..=line.len()).find(|cut| read_header(&line[..*cut]).is_err());
+        assert_eq!(refused, Some(V1_BYTES_MAX - 1));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_byte_by_byte_comes_to_the_same(
+            start in 0usize..4,
+            tail in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let starts: [&[u8]; 4] = [b"", b"PROXY TCP4 ", V2_START, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"];
+            let bytes = [starts[start], &tail].concat();
+            let whole = read_header(&bytes);
+            let first = (0..=bytes.len()).map(|cut| read_header(&bytes[..cut]));
+            let first = first.take_while(|read| matches!(read, Ok(HeaderRead::Incomplete { .. })));
+            let at = first.count();
+            if at <= bytes.len() {
+                prop_assert_eq!(read_header(&bytes[..at]), whole);
+            } else {
+                let is_incomplete = matches!(whole, Ok(HeaderRead::Incomplete { .. }));
+                prop_assert!(is_incomplete);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What proxies say: the header of the PROXY protocol, the lists of forwarded addresses, networks.
+//!
+//! The first byte says what the rest is. A header is read at every cut: no byte beyond it is asked
+//! for, and what has been found wrong or complete stays so. Whatever a client puts in front of a
+//! list, the address that the last proxy adds is the one that counts.
+
+use std::net::IpAddr;
+
+use fanfare::proxy::forwarded::{List, client};
+use fanfare::proxy::header::{HEADER_BYTES_MAX, HeaderRead, read_header};
+use fanfare::proxy::{Lines, Network, contains};
+
+/// A header, a list or a network.
+pub fn attack(bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else {
+        return;
+    };
+    match kind % 4 {
+        0 | 1 => header(rest),
+        2 => list(rest),
+        _ => network(rest),
+    }
+}
+
+fn header(bytes: &[u8]) {
+    let mut asked_for = 0;
+    for cut in 0..=bytes.len() {
+        match read_header(&bytes[..cut]) {
+            Ok(HeaderRead::Incomplete { more }) => {
+                assert!(more > 0);
+                asked_for = asked_for.max(cut + more);
+                assert!(asked_for <= HEADER_BYTES_MAX);
+            }
+            Ok(HeaderRead::Complete { length, client }) => {
+                assert_eq!(length, cut, "found later than it was there");
+                assert!(asked_for <= length, "asked for what is not its own");
+                assert_eq!(client, client.map(|address| address.to_canonical()));
+                assert_eq!(read_header(bytes), read_header(&bytes[..cut]));
+                return;
+            }
+            Err(error) => {
+                assert_eq!(read_header(bytes), Err(error));
+                return;
+            }
+        }
+    }
+}
+
+fn list(bytes: &[u8]) {
+    let trusted: Vec<Network> = vec!["10.0.0.0/8".parse().unwrap(), "::1".parse().unwrap()];
+    let own: IpAddr = "192.0.2.77".parse().unwrap();
+    for (list, end) in [
+        (List::XForwardedFor, &b", 192.0.2.77"[..]),
+        (List::Forwarded, b", for=192.0.2.77"),
+        (
+            List::Forwarded,
+            b", for=\"192.0.2.77:443\";host=\"a,\\\"b\"",
+        ),
+    ] {
+        let mut lines = Lines::default();
+        for line in bytes.split(|byte| *byte == b'\n') {
+            lines.note(line);
+        }
+        let _said = client(&lines, list, &trusted);
+        let whole = [bytes, end].concat();
+        let mut lines = Lines::default();
+        lines.note(&whole);
+        assert_eq!(client(&lines, list, &trusted), Some(own));
+        let behind = [&whole[..], b", 10.1.2.3"].concat();
+        let mut lines = Lines::default();
+        lines.note(&behind);
+        if list == List::XForwardedFor {
+            assert_eq!(client(&lines, list, &trusted), Some(own));
+        }
+    }
+}
+
+fn network(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    if let Ok(network) = text.parse::<Network>() {
+        assert_eq!(network.to_string().parse(), Ok(network));
+        let base = text.split('/').next().unwrap().parse().unwrap();
+        assert!(contains(&[network], base));
+    }
+}
