@@ -91,6 +91,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         },
         head: id,
         date: "",
+        is_trusted: false,
         config: &lent.config,
         metrics: &lent.metrics,
         inflater: &mut lent.inflater,

@@ -27,6 +27,7 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
+use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
 use fanfare::worker::upstream::upstream;
@@ -99,10 +100,13 @@ impl Net for Generous {
             return AcceptOutcome::Drained;
         }
         self.waiting -= 1;
-        AcceptOutcome::Accepted(Client {
-            id: None,
-            has_asked: Cell::new(false),
-        })
+        AcceptOutcome::Accepted {
+            socket: Client {
+                id: None,
+                has_asked: Cell::new(false),
+            },
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+        }
     }
 
     fn register(&mut self, socket: &mut Client, id: ConnId) -> io::Result<()> {
@@ -202,6 +206,7 @@ impl Rig {
             sequenced: Arc::new(AtomicU64::new(0)),
             pulse: Arc::new(AtomicU64::new(0)),
             conns_max: CONNS,
+            guard: Guard::default(),
             secure: None,
             keys: None,
         };

@@ -5,6 +5,8 @@
 //! list that the worker owns and drains after each call. Nothing here acts: `worker/apply.rs` is
 //! the only place where an effect becomes real.
 
+use std::net::IpAddr;
+
 use crate::config::Config;
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::deflate::Inflater;
@@ -28,6 +30,8 @@ pub struct Context<'a> {
     pub head: Cursor,
     /// The calendar's time as the `Date` field has it (RFC 9110, 5.6.7).
     pub date: &'a str,
+    /// Whether the conn comes from a proxy whose word counts. Said only while it is asked for.
+    pub is_trusted: bool,
     /// What the operator chose.
     pub config: &'a Config,
     /// This worker's counters.
@@ -79,6 +83,9 @@ pub enum Effect {
         /// The reference that the client wants to see in the answer.
         reference: Option<Reference>,
     },
+    /// Count the conn for the client of the HTTP proxy behind it, if that is known, then call
+    /// `handle_entered`.
+    Enter(Option<IpAddr>),
     /// Have the conn leave what its token, which is another one now, does not allow.
     Confine,
     /// Free the conn now. What is still unsent is lost, so a polite end comes as
@@ -93,6 +100,8 @@ pub enum Effect {
         /// Whether a stream ends. A poll that is answered has not gone.
         is_stream: bool,
     },
+    /// Count the conn for whoever its PROXY header names, if it does, then call `handle_proxied`.
+    Proxied(Option<IpAddr>),
     /// Hand what the client publishes to the feed, then call `handle_saying` with what came of it.
     Publish {
         /// Where to.
@@ -210,6 +219,8 @@ pub enum CloseReason {
     /// The client went away in mid-stream: end of file or reset.
     PeerGone,
     // The peer, out of order.
+    /// No PROXY header where one is expected, or not in time, or from somebody who is not trusted.
+    BadProxyHeader,
     /// The request was refused and the conn cannot go on.
     BadRequest,
     /// No complete request head in time.
@@ -222,6 +233,8 @@ pub enum CloseReason {
     InvalidText,
     /// A message over the limit (1009).
     MessageTooBig,
+    /// A WebSocket that has subscribed to nothing in time (1008).
+    NoSubscription,
     /// A channel that the token does not allow (4003).
     NotAllowed,
     /// The WebSocket protocol was broken (1002).
@@ -236,6 +249,8 @@ pub enum CloseReason {
     /// unread.
     Overflow,
     // We.
+    /// The oldest of too many conns that have yet to complete a request head.
+    CrowdedOut,
     /// No room for another conn.
     Refused,
     /// The backend ended it, with a code of its own.
@@ -246,21 +261,24 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of the metrics.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Done,
         Self::PeerGone,
+        Self::BadProxyHeader,
         Self::BadRequest,
         Self::HeadTimeout,
         Self::Idle,
         Self::InvalidDeflate,
         Self::InvalidText,
         Self::MessageTooBig,
+        Self::NoSubscription,
         Self::NotAllowed,
         Self::ProtocolError,
         Self::TlsError,
         Self::TokenExpired,
         Self::Unauthorized,
         Self::Overflow,
+        Self::CrowdedOut,
         Self::Refused,
         Self::Disconnected,
         Self::Shutdown,
@@ -272,18 +290,21 @@ impl CloseReason {
         match self {
             Self::Done => "done",
             Self::PeerGone => "peer_gone",
+            Self::BadProxyHeader => "bad_proxy_header",
             Self::BadRequest => "bad_request",
             Self::HeadTimeout => "head_timeout",
             Self::Idle => "idle",
             Self::InvalidDeflate => "invalid_deflate",
             Self::InvalidText => "invalid_text",
             Self::MessageTooBig => "message_too_big",
+            Self::NoSubscription => "no_subscription",
             Self::NotAllowed => "not_allowed",
             Self::ProtocolError => "protocol_error",
             Self::TlsError => "tls_error",
             Self::TokenExpired => "token_expired",
             Self::Unauthorized => "unauthorized",
             Self::Overflow => "overflow",
+            Self::CrowdedOut => "crowded_out",
             Self::Refused => "refused",
             Self::Disconnected => "disconnected",
             Self::Shutdown => "shutdown",

@@ -65,6 +65,15 @@
 //! whichever is first. A conn with a token owns a box of about 100 bytes, a place in a tree, and
 //! the texts of its `sub` and patterns, until it is served no more.
 //!
+//! # Who gets in
+//!
+//! `worker/guard.rs` decides before a conn has a slot, by room, memory ([`sys::pressure`]) and
+//! source, and again when a proxy has named its client: the machine reads the header of the PROXY
+//! protocol or the request ([`proxy`]) and asks to be counted for whoever that is. How many conns a
+//! source has is in [`worker::sources`], the one table that all workers share, and there only where
+//! it is limited. `worker/pending.rs` knows who has yet to say what it wants, `worker/rates.rs` who
+//! sends too fast and is not read for a while. None of it is in a slot.
+//!
 //! # Code map
 //!
 //! Dependencies point inward only, and `tests/tidy.rs` fails when one does not.

@@ -162,7 +162,10 @@ fn client_over_the_limit_on_conns_is_refused_at_once_until_one_leaves() {
         response.assert_problem(503);
         let wait: u32 = response.field("retry-after").unwrap().parse().unwrap();
         assert!((1..=60).contains(&wait));
-        server.await_metric("fanfare_conns_refused_total", f64::from(refused));
+        server.await_metric(
+            "fanfare_conns_refused_total{limit=\"conns\"}",
+            f64::from(refused),
+        );
     }
     server.await_metric("fanfare_conns_accepted_total", 3.0);
     server.await_metric("fanfare_conns", 3.0);
@@ -187,7 +190,7 @@ fn limit_on_conns_is_shared_by_the_workers() {
     }
     // The kernel spreads conns over the workers by chance; forty of them reach both.
     assert_eq!((kept.len(), refused), (6, 34));
-    server.await_metric("fanfare_conns_refused_total", 34.0);
+    server.await_metric("fanfare_conns_refused_total{limit=\"conns\"}", 34.0);
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! since a browser on this machine reaches the listener and its visitor's pages should not.
 //! Reads counters and `/proc/self`; owns nothing.
 
-use std::fs;
 use std::time::SystemTime;
 
 use crate::http::head::{Head, Method};
@@ -14,6 +13,7 @@ use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
 
 use super::{Sources, Stage};
+use crate::sys::pressure::resident_bytes;
 
 /// The media type of everything but metrics.
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -133,6 +133,18 @@ fn push_process(sources: &Sources, out: &mut String) {
     let dropped = (sources.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";
     one(name, "", Kind::Counter, help, dropped);
+    let pressure = &sources.guard.pressure;
+    let help = "Memory used of what `fanfare_memory_limit_bytes` is about.";
+    let used = pressure.used_bytes();
+    one("fanfare_memory_bytes", "", Kind::Gauge, help, used);
+    let help = "Memory above which nobody new comes in; 0 if that is not known.";
+    let limit = pressure.limit_bytes();
+    one("fanfare_memory_limit_bytes", "", Kind::Gauge, help, limit);
+    if let Some(visitors) = &sources.guard.sources {
+        let help = "Addresses and networks that limits per source know of.";
+        let count = visitors.count() as u64;
+        one("fanfare_sources", "", Kind::Gauge, help, count);
+    }
     if let Some(bytes) = resident_bytes() {
         let help = "Memory of the process that is in RAM.";
         let name = "process_resident_memory_bytes";
@@ -143,11 +155,4 @@ fn push_process(sources: &Sources, out: &mut String) {
 fn seconds_since_epoch(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
-}
-
-/// The second figure of `/proc/self/statm` counts pages (proc(5)).
-fn resident_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    pages.checked_mul(rustix::param::page_size() as u64)
 }

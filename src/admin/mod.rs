@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::limits::{ACCEPT_PAUSE_MS, ADMIN_CONNS_MAX, ADMIN_STEP_MS};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::worker::guard::Guard;
 
 /// Stack of a conn's thread. Its largest frame is the parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
@@ -67,6 +68,8 @@ pub struct Sources {
     pub workers: Vec<Arc<WorkerMetrics>>,
     /// The feed's table.
     pub feed: Arc<FeedMetrics>,
+    /// Memory, and where conns come from.
+    pub guard: Guard,
     /// The server's stage.
     pub readiness: Arc<Readiness>,
     /// When the server started.
@@ -177,6 +180,7 @@ mod tests {
                 .spawn(Sources {
                     workers: vec![worker, Arc::default()],
                     feed: Arc::default(),
+                    guard: Guard::default(),
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     dropped_log_lines: Arc::new(|| 3),

@@ -61,6 +61,14 @@ pub const GATHER_SLICES_MAX: usize = 64;
 pub const DESCRIPTORS_KEPT: u64 = 64;
 /// Connections the kernel may hold for us to accept, per listener. `net.core.somaxconn` cuts it.
 pub const LISTEN_BACKLOG: i32 = 4096;
+/// Parts of the table of sources, each with its own lock.
+pub const SOURCE_TABLE_PARTS: usize = 64;
+/// Seconds whose conns a source may open at once.
+pub const CONNECTS_AT_ONCE_S: u64 = 5;
+/// How often it is looked whether memory is short, in milliseconds.
+pub const WATCH_MS: u64 = 1_000;
+/// The share of memory that is left to others where no bound is configured, in percent.
+pub const MEMORY_LEFT_PERCENT: u64 = 10;
 /// How long accepting pauses when no descriptor is left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 250;
 

@@ -14,6 +14,8 @@ use serde::{Serialize, Serializer};
 
 /// The word for TLS behind an address.
 const TLS: &str = "tls";
+/// The word for the PROXY protocol.
+const PROXY: &str = "proxy";
 
 /// One address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +24,13 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Whether conns are secured.
     pub is_tls: bool,
+    /// Whether conns begin with a header of the PROXY protocol, before TLS.
+    pub is_proxied: bool,
 }
 
 /// The text is no address with words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address and port, with `tls` behind it or nothing")]
+#[error("`{0}` is not an address and port, with `tls` and `proxy` behind it or nothing")]
 pub struct ListenError(String);
 
 impl Listen {
@@ -36,6 +40,7 @@ impl Listen {
         Self {
             address,
             is_tls: false,
+            is_proxied: false,
         }
     }
 }
@@ -51,6 +56,7 @@ impl FromStr for Listen {
         for word in words {
             match word {
                 TLS if !listen.is_tls => listen.is_tls = true,
+                PROXY if !listen.is_proxied => listen.is_proxied = true,
                 _ => return Err(bad()),
             }
         }
@@ -61,10 +67,12 @@ impl FromStr for Listen {
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.address)?;
-        match self.is_tls {
-            true => write!(f, " {TLS}"),
-            false => Ok(()),
+        for (is_said, word) in [(self.is_tls, TLS), (self.is_proxied, PROXY)] {
+            if is_said {
+                write!(f, " {word}")?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -94,10 +102,11 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Listen, A::Error> {
-        let Entry { address, tls } = Entry::deserialize(MapAccessDeserializer::new(map))?;
+        let entry = Entry::deserialize(MapAccessDeserializer::new(map))?;
         Ok(Listen {
-            address,
-            is_tls: tls,
+            address: entry.address,
+            is_tls: entry.tls,
+            is_proxied: entry.proxy_protocol,
         })
     }
 }
@@ -108,6 +117,8 @@ struct Entry {
     address: SocketAddr,
     #[serde(default)]
     tls: bool,
+    #[serde(default)]
+    proxy_protocol: bool,
 }
 
 /// Certificates and what is asked of clients.
@@ -151,7 +162,9 @@ mod tests {
             listen: Vec<Listen>,
         }
         let text = "listen = [\"127.0.0.1:80\", \"[::1]:443  tls\", \
-                    { address = \"0.0.0.0:443\", tls = true }, { address = \"0.0.0.0:80\" }]";
+                    { address = \"0.0.0.0:443\", tls = true }, { address = \"0.0.0.0:80\" }, \
+                    \"0.0.0.0:81 proxy tls\", \
+                    { address = \"0.0.0.0:82\", proxy_protocol = true }]";
         let file: File = toml::from_str(text).unwrap();
         let texts: Vec<_> = file.listen.iter().map(ToString::to_string).collect();
         let expected = [
@@ -159,6 +172,8 @@ mod tests {
             "[::1]:443 tls",
             "0.0.0.0:443 tls",
             "0.0.0.0:80",
+            "0.0.0.0:81 tls proxy",
+            "0.0.0.0:82 proxy",
         ];
         assert_eq!(texts, expected);
     }
@@ -172,6 +187,7 @@ mod tests {
             "127.0.0.1",
             "127.0.0.1:80 ssl",
             "127.0.0.1:80 tls tls",
+            "127.0.0.1:80 proxy tls proxy",
         ] {
             let error = text.parse::<Listen>().unwrap_err();
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod listen;
 pub mod namespace;
 pub mod problem;
+pub mod proxy;
 pub mod validate;
 
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub use auth::{Auth, KeyFile};
 pub use browser::Browser;
 pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
+pub use proxy::{ForwardedField, Proxy};
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -52,6 +54,8 @@ pub struct Config {
     pub auth: Auth,
     /// Pages of other hosts.
     pub browser: Browser,
+    /// Whose word counts for where a client comes from.
+    pub proxy: Proxy,
     /// Bounds on what a client or feeder may ask for.
     pub limits: Limits,
     /// Bounds on what one conn may be owed.
@@ -87,6 +91,7 @@ impl Default for Config {
             heartbeat: Heartbeat::default(),
             auth: Auth::default(),
             browser: Browser::default(),
+            proxy: Proxy::default(),
             limits: Limits::default(),
             quota: Quota::default(),
             log: LogBounds::default(),
@@ -144,6 +149,27 @@ pub struct Limits {
     /// Conns of the whole server, shared out evenly among the workers and rounded up; 0 is as many
     /// as there are descriptors. A client is refused when the worker it came to has its share.
     pub conns: u32,
+    /// Conns of the whole server that have yet to complete their first request head, shared out
+    /// evenly among the workers and rounded up; 0 is no limit. Above it the oldest of them is
+    /// closed.
+    pub pending_conns: u32,
+    /// Conns from one address of IPv4 or one /64 of IPv6; 0 is no limit.
+    pub conns_per_source: u32,
+    /// Conns that may come each second from one such source; 0 is no limit.
+    pub connects_per_second_per_source: u32,
+    /// Milliseconds after which a WebSocket that has subscribed to nothing is closed; 0 is never.
+    pub first_subscribe_ms: u64,
+    /// Channels of the whole server, shared out evenly among the workers and rounded up; 0 is no
+    /// limit. Nobody may subscribe to one that does not exist when a worker has its share.
+    pub channels: u32,
+    /// Frames that a WebSocket client may send each second; 0 is no limit. Whoever sends more is
+    /// read more slowly.
+    pub client_frames_per_second: u32,
+    /// Bytes that a WebSocket client may send each second; 0 is no limit.
+    pub client_bytes_per_second: u32,
+    /// Bytes of the process in memory above which nobody new comes in; 0 follows what the system
+    /// says.
+    pub memory_bytes: u64,
 }
 
 impl Default for Limits {
@@ -156,6 +182,14 @@ impl Default for Limits {
             channels_per_conn: 128,
             poll_timeout_ms: 120_000,
             conns: 0,
+            pending_conns: 10_000,
+            conns_per_source: 0,
+            connects_per_second_per_source: 0,
+            first_subscribe_ms: 0,
+            channels: 2_000_000,
+            client_frames_per_second: 0,
+            client_bytes_per_second: 0,
+            memory_bytes: 0,
         }
     }
 }
@@ -165,6 +199,19 @@ impl Limits {
     #[must_use]
     pub fn request_head(&self) -> Duration {
         Duration::from_millis(self.request_head_ms)
+    }
+
+    /// Time in which a WebSocket has to subscribe to something, if it has to.
+    #[must_use]
+    pub fn first_subscribe(&self) -> Option<Duration> {
+        let limit = Some(self.first_subscribe_ms).filter(|limit| *limit > 0);
+        limit.map(Duration::from_millis)
+    }
+
+    /// Whether anything is counted by where conns come from.
+    #[must_use]
+    pub fn counts_sources(&self) -> bool {
+        self.conns_per_source > 0 || self.connects_per_second_per_source > 0
     }
 
     /// Time that a long poll may wait.

@@ -51,6 +51,7 @@ impl Config {
         self.check_browser(&mut found);
         self.check_feed(&mut found);
         self.check_ranges(&mut found);
+        self.check_rates(&mut found);
         self.check_relations(&mut found);
         self.check_choices(&mut found);
         self.check_namespaces(&mut found);
@@ -250,6 +251,25 @@ impl Config {
         each.for_each(|(key, value, range)| check_range(key, value, &range, found));
     }
 
+    /// Limits that are off at zero.
+    fn check_rates(&self, found: &mut Vec<Invalid>) {
+        let limits = &self.limits;
+        for (key, value, most) in [
+            (
+                "limits.connects_per_second_per_source",
+                limits.connects_per_second_per_source.into(),
+                1_000_000,
+            ),
+            (
+                "limits.first_subscribe_ms",
+                limits.first_subscribe_ms,
+                HOUR_MS,
+            ),
+        ] {
+            check_range(key, value, &(0..=most), found);
+        }
+    }
+
     fn check_relations(&self, found: &mut Vec<Invalid>) {
         let (quota, log) = (&self.quota, &self.log);
         if quota.notsent_lowat_bytes > quota.send_buffer_bytes {
@@ -421,6 +441,14 @@ mod tests {
             ["limits.poll_timeout_ms"]
         );
         assert!(wrong(|c| c.limits.poll_timeout_ms = 3_600_000).is_empty());
+        assert_eq!(
+            wrong(|c| c.limits.connects_per_second_per_source = 1_000_001),
+            ["limits.connects_per_second_per_source"]
+        );
+        assert_eq!(
+            wrong(|c| c.limits.first_subscribe_ms = 3_600_001),
+            ["limits.first_subscribe_ms"]
+        );
         assert_eq!(wrong(|c| c.quota.behind_bytes = 0), ["quota.behind_bytes"]);
         assert_eq!(wrong(|c| c.log.entries = 0), ["log.entries"]);
         assert_eq!(wrong(|c| c.drain.window_ms = 600_001), ["drain.window_ms"]);

@@ -13,12 +13,13 @@
 mod outbox;
 mod phase;
 mod poll;
+mod proxied;
 mod request;
 
 use std::time::Duration;
 
 pub use outbox::{Drained, Outbox};
-use phase::{Partial, Phase};
+use phase::{Partial, Phase, Stage};
 
 use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
@@ -31,6 +32,7 @@ use crate::http;
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::metrics::WorkerMetrics;
+use crate::proxy::TooMany;
 use crate::time::{Deadline, Now};
 use crate::token::Due;
 use crate::transport::{Flow, Goodbye, Transport};
@@ -58,14 +60,35 @@ pub enum Standing {
     Serving,
 }
 
+/// What a worker keeps account of that a conn may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// It has yet to complete its first request.
+    Pending,
+    /// It is an open WebSocket.
+    WebSocket,
+    /// Anything else.
+    Other,
+}
+
 impl Conn {
     /// A conn that waits for its first request.
     #[must_use]
     pub fn new(now: Now) -> Self {
+        Self::at(Stage::Fresh, now)
+    }
+
+    /// A conn that waits for a header of the PROXY protocol, and then for its first request.
+    #[must_use]
+    pub fn proxied(now: Now) -> Self {
+        Self::at(Stage::Proxied, now)
+    }
+
+    fn at(stage: Stage, now: Now) -> Self {
         Self {
             phase: Phase::Request {
                 partial: None,
-                has_served: false,
+                stage,
             },
             outbox: Outbox::default(),
             life_ms: millis(now),
@@ -109,6 +132,38 @@ impl Conn {
         matches!(self.phase, Phase::Stream { .. })
     }
 
+    /// How far it has come.
+    #[must_use]
+    pub fn stance(&self) -> Stance {
+        match &self.phase {
+            Phase::Request {
+                stage: Stage::Proxied | Stage::Fresh,
+                ..
+            } => Stance::Pending,
+            Phase::Stream {
+                transport: Transport::WebSocket(_),
+                closing: None,
+            } => Stance::WebSocket,
+            Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => Stance::Other,
+        }
+    }
+
+    /// Whether what comes next is a request.
+    #[must_use]
+    pub fn takes_requests(&self) -> bool {
+        matches!(self.phase, Phase::Request { .. })
+    }
+
+    /// Whether a header of the PROXY protocol is yet to come.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        let stage = Stage::Proxied;
+        matches!(&self.phase, Phase::Request { stage: now, .. } if *now == stage)
+    }
+
     /// Whether goodbye has been said.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -128,6 +183,10 @@ impl Conn {
     #[must_use]
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
+            Phase::Request {
+                partial,
+                stage: Stage::Proxied,
+            } => proxied::bytes_to_come(partial.as_deref()),
             Phase::Request { .. } if !self.outbox.is_empty() => 0,
             Phase::Request { partial, .. } | Phase::Poll { partial, .. } => {
                 let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
@@ -151,10 +210,22 @@ impl Conn {
         }
     }
 
+    /// The conn was not read for a while, which is not the peer's silence.
+    pub fn handle_resumed(&mut self, now: Now) {
+        self.life_ms = millis(now);
+    }
+
     /// Bytes came from the peer. They are unmasked in place.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.life_ms = millis(context.now);
         match &mut self.phase {
+            Phase::Request {
+                partial,
+                stage: Stage::Proxied,
+            } => {
+                Partial::push(partial, bytes);
+                self.handle_proxy_header(context);
+            }
             Phase::Request { partial, .. } => match partial.take() {
                 Some(mut partial) => {
                     partial.bytes.extend_from_slice(bytes);
@@ -183,7 +254,7 @@ impl Conn {
             }
             Phase::Request {
                 partial: None,
-                has_served: true,
+                stage: Stage::Served,
             } => {
                 context.ask(Effect::Close(CloseReason::Done));
             }
@@ -228,6 +299,10 @@ impl Conn {
             }
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
             Phase::Request {
+                stage: Stage::Proxied,
+                ..
+            } => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
+            Phase::Request {
                 partial: Some(_), ..
             } => {
                 out.extend_from_slice(&http::response::head_timeout(context.date).bytes);
@@ -235,12 +310,11 @@ impl Conn {
             }
             Phase::Request {
                 partial: None,
-                has_served,
+                stage,
             } => {
-                let reason = if *has_served {
-                    CloseReason::Done
-                } else {
-                    CloseReason::HeadTimeout
+                let reason = match stage {
+                    Stage::Served => CloseReason::Done,
+                    Stage::Proxied | Stage::Fresh => CloseReason::HeadTimeout,
                 };
                 context.ask(Effect::Close(reason));
             }
@@ -281,7 +355,23 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
+        let is_refused = outcomes.contains(&JoinOutcome::ServerFull);
         match &mut self.phase {
+            // Its request is not answered yet, and it could not be told later.
+            Phase::Stream {
+                transport: Transport::EventStream(_),
+                closing: None,
+            }
+            | Phase::Poll { .. }
+                if is_refused =>
+            {
+                let retry_after_s = 5 + context.draw.below(26);
+                let detail = "the server has as many channels as it may have";
+                let response = http::response::unavailable(detail, retry_after_s, context.date);
+                out.extend_from_slice(&response.bytes);
+                context.metrics.requests_refused.increment();
+                self.end(CloseReason::Refused, context);
+            }
             Phase::Stream {
                 transport,
                 closing: None,
@@ -365,6 +455,12 @@ impl Conn {
             poll.handle_end(Some(CloseReason::Overflow), context);
         }
         self.say_goodbye(Goodbye::Overflow, out, context);
+        self.settle(out, context);
+    }
+
+    /// It has subscribed to nothing for longer than it may.
+    pub fn handle_loitering(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        self.say_goodbye(Goodbye::NoSubscription, out, context);
         self.settle(out, context);
     }
 
@@ -525,5 +621,7 @@ fn millis(now: Now) -> u32 {
 
 #[cfg(test)]
 mod poll_tests;
+#[cfg(test)]
+mod proxied_tests;
 #[cfg(test)]
 mod tests;

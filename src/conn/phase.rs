@@ -13,7 +13,7 @@ pub(super) enum Phase {
     Request {
         /// The beginning of a head, or requests that wait for a response to go out first.
         partial: Option<Box<Partial>>,
-        has_served: bool,
+        stage: Stage,
     },
     /// A request whose answer is yet to be given.
     Poll {
@@ -34,6 +34,17 @@ pub(super) enum Phase {
         /// The peer's end has come, perhaps before it has our last bytes.
         is_peer_done: bool,
     },
+}
+
+/// What has come before the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing yet, and the first thing is a header of the PROXY protocol.
+    Proxied,
+    /// Nothing, or such a header.
+    Fresh,
+    /// Other requests.
+    Served,
 }
 
 impl Phase {

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::request::{enter, joining};
-use super::{Conn, Partial, Phase, millis};
+use super::{Conn, Partial, Phase, Stage, millis};
 use crate::effect::{Context, Effect};
 use crate::http::PollRequest;
 use crate::time::Deadline;
@@ -76,7 +76,7 @@ impl Conn {
         context.ask(Effect::LeaveAll { is_stream: false });
         self.phase = Phase::Request {
             partial,
-            has_served: true,
+            stage: Stage::Served,
         };
         let deadline = match self.outbox.has_answer() {
             true => self.answer_deadline(context),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Conn, Partial, Phase};
+use super::{Conn, Partial, Phase, Stage};
 use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
 use crate::http::{self, After, Answer, Entry, Read};
@@ -16,8 +16,24 @@ use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
 impl Conn {
-    /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
+    /// Answers the requests in `bytes`, once it is known whom they come from.
     pub(super) fn handle_requests(
+        &mut self,
+        bytes: &mut [u8],
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if context.is_trusted
+            && let Some(client) = http::forwarded_client(bytes, context.config)
+        {
+            self.keep(bytes, false);
+            return context.ask(Effect::Enter(client));
+        }
+        self.answer_requests(bytes, out, context);
+    }
+
+    /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
+    pub(super) fn answer_requests(
         &mut self,
         bytes: &mut [u8],
         out: &mut Vec<u8>,
@@ -93,13 +109,11 @@ impl Conn {
     }
 
     fn keep(&mut self, bytes: &[u8], served: bool) {
-        if let Phase::Request {
-            partial,
-            has_served,
-        } = &mut self.phase
-        {
+        if let Phase::Request { partial, stage } = &mut self.phase {
             Partial::push(partial, bytes);
-            *has_served |= served;
+            if served {
+                *stage = Stage::Served;
+            }
         }
     }
 

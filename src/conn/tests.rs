@@ -26,6 +26,7 @@ pub(super) struct Rig {
     inflater: Inflater,
     access: Access,
     pub(super) effects: Vec<Effect>,
+    pub(super) is_trusted: bool,
     out: Vec<u8>,
 }
 
@@ -34,7 +35,7 @@ impl Rig {
         let conn = Conn {
             phase: Phase::Request {
                 partial: None,
-                has_served: false,
+                stage: Stage::Fresh,
             },
             outbox: Outbox::default(),
             life_ms: 0,
@@ -48,6 +49,7 @@ impl Rig {
             inflater: Inflater::default(),
             access: Access::default(),
             effects: Vec::new(),
+            is_trusted: false,
             out: Vec::new(),
         }
     }
@@ -66,6 +68,7 @@ impl Rig {
             },
             head: cursor(9),
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
+            is_trusted: self.is_trusted,
             config: &self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,

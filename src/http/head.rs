@@ -13,6 +13,7 @@ use super::extensions::Offers;
 use super::framing::{Expectation, Framing, is_authority};
 use super::lines::{Found, find};
 use super::{After, Refusal, Validators};
+use crate::proxy::Lines;
 
 /// The one subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
@@ -134,6 +135,8 @@ pub struct Fields<'b> {
     pub expectation: Expectation,
     /// `Sec-WebSocket-Extensions`
     pub extensions: Offers,
+    /// `Forwarded`
+    pub forwarded: Lines<'b>,
     /// `Host`
     pub host: Field<'b>,
     /// `If-None-Match`
@@ -154,6 +157,8 @@ pub struct Fields<'b> {
     pub websocket_key: Field<'b>,
     /// `Sec-WebSocket-Version`
     pub websocket_version: Field<'b>,
+    /// `X-Forwarded-For`
+    pub x_forwarded_for: Lines<'b>,
 }
 
 impl<'b> Fields<'b> {
@@ -198,6 +203,10 @@ impl<'b> Fields<'b> {
             self.authorization.note(value);
         } else if is("cookie") {
             self.cookie.note(value);
+        } else if is("x-forwarded-for") {
+            self.x_forwarded_for.note(value);
+        } else if is("forwarded") {
+            self.forwarded.note(value);
         }
     }
 

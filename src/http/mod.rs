@@ -28,6 +28,7 @@ mod status;
 mod target;
 mod upgrade;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -35,6 +36,7 @@ use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
+use crate::proxy::forwarded::{self, List};
 use crate::token::Access;
 
 pub use entry::{Entry, EntryError};
@@ -142,6 +144,22 @@ pub struct WebSocketRequest {
     pub deflate: Option<Deflate>,
     /// How it comes in.
     pub entry: Entry,
+}
+
+/// Whom the request at the front of `bytes` comes from, as a trusted proxy says; `None` inside if it
+/// says nothing that is understood, and outside if there is no complete head.
+#[must_use]
+pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
+    let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
+    let HeadRead::Complete { head, .. } = head::read_head(bytes, head_bytes_max) else {
+        return None;
+    };
+    let list = List::from(config.proxy.field);
+    let lines = match list {
+        List::Forwarded => &head.fields.forwarded,
+        List::XForwardedFor => &head.fields.x_forwarded_for,
+    };
+    Some(forwarded::client(lines, list, &config.proxy.trusted))
 }
 
 /// Reads one request from the front of `bytes` where nobody is asked for a token.

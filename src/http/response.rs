@@ -157,11 +157,22 @@ pub fn head_timeout(date: &str) -> Response {
 /// `retry_after_s` is when to come back, in seconds. The conn closes after it.
 #[must_use]
 pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
+    put_off(Status::ServiceUnavailable, detail, retry_after_s, date)
+}
+
+/// The response to a client that has or opens too many conns (RFC 6585, 4). The conn closes after
+/// it.
+#[must_use]
+pub fn too_many(detail: &str, retry_after_s: u64, date: &str) -> Response {
+    put_off(Status::TooManyRequests, detail, retry_after_s, date)
+}
+
+fn put_off(status: Status, detail: &str, retry_after_s: u64, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
-    push_status_line(Status::ServiceUnavailable, date, &mut bytes);
+    push_status_line(status, date, &mut bytes);
     push_number("Retry-After", retry_after_s, &mut bytes);
     push_problem(
-        Status::ServiceUnavailable,
+        status,
         Told::detail(detail),
         Method::Get,
         After::Close,

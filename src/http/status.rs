@@ -33,6 +33,8 @@ pub enum Status {
     ExpectationFailed,
     /// 426
     UpgradeRequired,
+    /// 429
+    TooManyRequests,
     /// 431
     FieldsTooLarge,
     /// 501
@@ -62,6 +64,7 @@ impl Status {
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,
             Self::UpgradeRequired => 426,
+            Self::TooManyRequests => 429,
             Self::FieldsTooLarge => 431,
             Self::NotImplemented => 501,
             Self::ServiceUnavailable => 503,
@@ -87,6 +90,7 @@ impl Status {
             Self::UriTooLong => "URI Too Long",
             Self::ExpectationFailed => "Expectation Failed",
             Self::UpgradeRequired => "Upgrade Required",
+            Self::TooManyRequests => "Too Many Requests",
             Self::FieldsTooLarge => "Request Header Fields Too Large",
             Self::NotImplemented => "Not Implemented",
             Self::ServiceUnavailable => "Service Unavailable",

@@ -15,6 +15,8 @@ pub enum JoinOutcome {
     Joined(Joined),
     /// The conn was a subscriber already; nothing has changed.
     AlreadyJoined,
+    /// The channel does not exist, and there are as many as there may be.
+    ServerFull,
     /// The conn has as many channels as it may have.
     TooManyChannels,
 }
@@ -37,7 +39,7 @@ impl JoinOutcome {
     pub const fn joined(&self) -> Option<&Joined> {
         match self {
             Self::Joined(joined) => Some(joined),
-            Self::AlreadyJoined | Self::TooManyChannels => None,
+            Self::AlreadyJoined | Self::ServerFull | Self::TooManyChannels => None,
         }
     }
 
@@ -62,6 +64,9 @@ impl Hub {
         sequenced: Sequence,
     ) -> JoinOutcome {
         self.make_room(slot);
+        if self.channels.len() >= self.channels_max && !self.names.contains_key(name) {
+            return JoinOutcome::ServerFull;
+        }
         let index = self.channel_for(name);
         let member = self
             .members

@@ -79,6 +79,8 @@ pub struct Hub {
     newest: Newest,
     quota: Amount,
     channels_per_conn: u32,
+    /// Nobody may subscribe to one that does not exist when there are so many.
+    channels_max: usize,
     channels: Slab<Channel>,
     names: Map<ChannelName, ChannelIndex>,
     /// By slot.
@@ -118,6 +120,7 @@ impl Hub {
                 publications: config.quota.behind_publications,
             },
             channels_per_conn: config.limits.channels_per_conn,
+            channels_max: usize::MAX,
             channels: Slab::new(),
             names: Map::default(),
             members: Vec::new(),
@@ -132,6 +135,11 @@ impl Hub {
             subscribers: 0,
             merge: Vec::new(),
         }
+    }
+
+    /// Has nobody subscribe to a channel that does not exist when there are so many.
+    pub fn limit_channels(&mut self, channels_max: usize) {
+        self.channels_max = channels_max;
     }
 
     /// Notes that numbers up to this one may have been given out before a restart and are lost.

@@ -514,7 +514,9 @@ impl Model {
                     JoinOutcome::AlreadyJoined => {
                         assert!(self.records.contains_key(&(slot, channel)));
                     }
-                    JoinOutcome::TooManyChannels => panic!("three channels are allowed"),
+                    JoinOutcome::ServerFull | JoinOutcome::TooManyChannels => {
+                        panic!("three channels are allowed")
+                    }
                 }
             }
             Act::Leave { slot } => {
@@ -605,4 +607,24 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     assert_eq!(with_plain, held + 1004);
     assert_eq!(hub.evict(Now(u64::MAX / 2), u32::MAX), 2);
     assert_eq!(hub.log().bytes(), 0);
+}
+
+#[test]
+fn nobody_makes_a_channel_when_there_are_enough_and_publications_do() {
+    let mut hub = Hub::new(epoch(), Sequence::ZERO, &Config::default());
+    hub.limit_channels(2);
+    let join = |hub: &mut Hub, slot, channel| {
+        let outcome = hub.subscribe(slot, &name(channel), Since::Now, Sequence::ZERO);
+        outcome == JoinOutcome::ServerFull
+    };
+    assert!(!join(&mut hub, 0, 0) && !join(&mut hub, 0, 1));
+    assert!(join(&mut hub, 0, 2) && join(&mut hub, 1, 2));
+    assert!(!join(&mut hub, 1, 1));
+    hub.publish(publication(1, 3, 5), Now(0));
+    assert_eq!(hub.channel_count(), 3);
+    assert!(!join(&mut hub, 1, 3) && join(&mut hub, 1, 4));
+    hub.leave(0);
+    hub.leave(1);
+    assert!(!join(&mut hub, 1, 4));
+    hub.check_invariants();
 }

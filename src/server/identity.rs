@@ -79,8 +79,17 @@ fn trial_names(listen: &[Listen]) -> Vec<String> {
 
 /// Which of these addresses have TLS, a bit each.
 pub(super) fn secure_listeners(listen: &[Listen]) -> u64 {
+    bits_of(listen, |listen| listen.is_tls)
+}
+
+/// On which of these addresses the PROXY protocol is spoken, a bit each.
+pub(super) fn proxied_listeners(listen: &[Listen]) -> u64 {
+    bits_of(listen, |listen| listen.is_proxied)
+}
+
+fn bits_of(listen: &[Listen], has: impl Fn(&Listen) -> bool) -> u64 {
     let bits = listen.iter().enumerate();
-    let bits = bits.filter(|(_, listen)| listen.is_tls);
+    let bits = bits.filter(|(_, listen)| has(listen));
     bits.fold(0, |all, (index, _)| all | 1 << (index % 64))
 }
 

@@ -12,9 +12,11 @@ pub mod keys;
 pub mod logs;
 pub mod service;
 mod threads;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,12 +38,15 @@ use crate::sys::wake::Wake;
 use crate::sys::{cpu, descriptors};
 use crate::time::Now;
 use crate::worker::Parts;
+use crate::worker::guard::Guard;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
+use crate::worker::sources::Sources as Visitors;
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
 use credentials::{CredentialError, Credentials};
 use threads::{Listeners, Preparation};
+use watch::Watch;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +106,8 @@ pub struct Server {
     workers: Vec<RunningWorker>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
+    /// Ends with the server.
+    _watch: Watch,
 }
 
 #[derive(Debug)]
@@ -126,10 +133,7 @@ impl Server {
         let descriptor_limit = descriptors::raise_limit();
         let clock = start_clock(&config);
         let (admin, admin_address) = bind_admin(&config)?;
-        let feed = match inherited.unix.into_iter().next() {
-            Some(listener) => Feed::from_listener(listener),
-            None => feed::bind(&config)?,
-        };
+        let feed = bind_feed(&config, inherited.unix)?;
         let feed_path = feed.path().to_path_buf();
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::load(&config, listeners.addresses())?;
@@ -138,6 +142,7 @@ impl Server {
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
         let epoch = beginning.epoch;
         let sequenced = Arc::new(AtomicU64::new(beginning.hub.head().sequence.0));
+        let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
         let crew = Crew {
             config: Arc::clone(&config),
             clock,
@@ -145,6 +150,7 @@ impl Server {
             feed_wake: Arc::clone(&feed_wake),
             sequenced: Arc::clone(&sequenced),
             credentials: credentials.clone(),
+            guard: guard.clone(),
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
@@ -163,18 +169,15 @@ impl Server {
             })
             .map_err(StartError::system("start the feed's thread"))?;
         let readiness = Arc::new(Readiness::default());
-        if let Some(admin) = admin {
-            let sources = Sources {
-                workers: started.metrics,
-                feed: feed_metrics,
-                readiness: Arc::clone(&readiness),
-                started: SystemTime::now(),
-                dropped_log_lines,
-            };
-            admin
-                .spawn(sources)
-                .map_err(StartError::system("start the admin thread"))?;
-        }
+        let sources = Sources {
+            workers: started.metrics,
+            feed: feed_metrics,
+            guard,
+            readiness: Arc::clone(&readiness),
+            started: SystemTime::now(),
+            dropped_log_lines,
+        };
+        spawn_admin(admin, sources)?;
         readiness.set(Stage::Ready);
         Ok(Self {
             config,
@@ -185,6 +188,7 @@ impl Server {
             workers: started.workers,
             feed,
             readiness,
+            _watch: watch,
         })
     }
 
@@ -263,6 +267,19 @@ impl Server {
     }
 }
 
+/// By what conns are kept away, and who looks after memory for it.
+fn guard(config: &Config, listen: &[Listen], clock: Clock) -> Result<(Guard, Watch), StartError> {
+    let guard = Guard {
+        proxied: identity::proxied_listeners(listen),
+        sources: Visitors::new(&config.limits).map(Arc::new),
+        ..Guard::default()
+    };
+    let (pressure, sources) = (Arc::clone(&guard.pressure), guard.sources.clone());
+    let watch = Watch::start(config.limits.memory_bytes, pressure, sources, clock)
+        .map_err(StartError::system("start the watch's thread"))?;
+    Ok((guard, watch))
+}
+
 /// What all workers have in common while they are started.
 struct Crew {
     config: Arc<Config>,
@@ -272,6 +289,7 @@ struct Crew {
     feed_wake: Arc<Wake>,
     sequenced: Arc<AtomicU64>,
     credentials: Credentials,
+    guard: Guard,
     descriptor_limit: u64,
 }
 
@@ -366,6 +384,7 @@ impl Crew {
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
+            guard: self.guard(count),
         };
         let preparation = Preparation {
             net,
@@ -383,6 +402,17 @@ impl Crew {
             pulse,
             pulse_seen: u64::MAX,
         })
+    }
+
+    /// By what one worker keeps conns away.
+    fn guard(&self, workers: usize) -> Guard {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX);
+        let limits = &self.config.limits;
+        Guard {
+            pending_max: limits.pending_conns.div_ceil(workers),
+            channels_max: limits.channels.div_ceil(workers),
+            ..self.guard.clone()
+        }
     }
 
     /// A worker's share of the limit on conns; without one, as many as its descriptor table holds.
@@ -445,6 +475,21 @@ impl Beginning {
             kept: Some(past.kept),
         })
     }
+}
+
+/// The feed that was handed to us, or the one that is configured.
+fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<Feed, StartError> {
+    match inherited.into_iter().next() {
+        Some(listener) => Ok(Feed::from_listener(listener)),
+        None => Ok(feed::bind(config)?),
+    }
+}
+
+fn spawn_admin(admin: Option<admin::Admin>, sources: Sources) -> Result<(), StartError> {
+    let Some(admin) = admin else { return Ok(()) };
+    let spawned = admin.spawn(sources);
+    spawned.map_err(StartError::system("start the admin thread"))?;
+    Ok(())
 }
 
 fn bind_admin(config: &Config) -> Result<(Option<admin::Admin>, Option<SocketAddr>), StartError> {

@@ -51,13 +51,15 @@ impl Listeners {
             return Err(StartError::system("use the inherited listeners")(source));
         }
         let mut addresses = Vec::with_capacity(inherited.len());
-        for InheritedListener { listener, is_tls } in &inherited {
+        for inherited in &inherited {
+            let listener = &inherited.listener;
             listener::adopt(listener, SocketOptions::new(config))
                 .map_err(StartError::system("set options on an inherited listener"))?;
             let address = listener.local_addr();
             addresses.push(Listen {
                 address: address.map_err(StartError::system("use an inherited listener"))?,
-                is_tls: *is_tls,
+                is_tls: inherited.is_tls,
+                is_proxied: inherited.is_proxied,
             });
         }
         let adopted = inherited.into_iter().map(|one| one.listener).collect();

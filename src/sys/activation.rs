@@ -1,8 +1,8 @@
 //! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
 //!
 //! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
-//! itself. Only whether TLS is spoken on it is a matter of its name in the unit file
-//! (`FileDescriptorName=tls`).
+//! itself. Only whether TLS is spoken on it, and whether proxies say there whom they speak for, is a
+//! matter of its name in the unit file (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
 
 use std::io;
 use std::net::TcpListener;
@@ -28,10 +28,13 @@ pub struct InheritedListener {
     pub listener: TcpListener,
     /// Whether it is for TLS.
     pub is_tls: bool,
+    /// Whether conns begin with a header of the PROXY protocol.
+    pub is_proxied: bool,
 }
 
-/// The name of a socket on which TLS is spoken.
-const TLS_NAME: &str = "tls";
+/// Names of sockets on which TLS is spoken, and of those with the PROXY protocol.
+const TLS_NAMES: [&str; 2] = ["tls", "tls-proxy"];
+const PROXIED_NAMES: [&str; 2] = ["proxy", "tls-proxy"];
 
 /// Takes the sockets we were handed, if any. To be called once, before anything else is opened.
 ///
@@ -45,7 +48,8 @@ pub fn inherited() -> io::Result<Inherited> {
             AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),
             AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(InheritedListener {
                 listener: TcpListener::from(fd),
-                is_tls: name == TLS_NAME,
+                is_tls: TLS_NAMES.contains(&name.as_str()),
+                is_proxied: PROXIED_NAMES.contains(&name.as_str()),
             }),
             _ => {
                 return Err(io::Error::other(

@@ -15,5 +15,6 @@ pub mod group;
 pub mod listener;
 pub mod memory;
 pub mod outgoing;
+pub mod pressure;
 pub mod ring;
 pub mod wake;

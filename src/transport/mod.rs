@@ -130,6 +130,8 @@ pub enum Goodbye<'a> {
     Disconnect(&'a Farewell),
     /// The peer has been silent for too long.
     Idle,
+    /// The client has subscribed to nothing in time.
+    NoSubscription,
     /// The peer is further behind than its quota.
     Overflow,
     /// The server stops.
@@ -147,6 +149,7 @@ impl Goodbye<'_> {
         match self {
             Self::Disconnect(_) => CloseReason::Disconnected,
             Self::Idle => CloseReason::Idle,
+            Self::NoSubscription => CloseReason::NoSubscription,
             Self::Overflow => CloseReason::Overflow,
             Self::Shutdown => CloseReason::Shutdown,
             Self::TokenExpired => CloseReason::TokenExpired,
@@ -357,6 +360,7 @@ pub(crate) mod test_context {
                 now: Now(0),
                 draw: Draw(self.draw),
                 worker: 3,
+                is_trusted: false,
                 conn: ConnId {
                     slot: 5,
                     generation: 7,

@@ -3,6 +3,7 @@
 //! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning
 //! on a listener that stays ready; the pause is counted, and ends early when a conn is freed.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::net::{AcceptOutcome, Net};
@@ -10,7 +11,6 @@ use super::{Slot, Worker};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
-use crate::http::response;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
@@ -40,7 +40,7 @@ impl<N: Net> Worker<N> {
     /// False when the listener has nobody left.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
-            AcceptOutcome::Accepted(socket) => self.admit(socket, listener),
+            AcceptOutcome::Accepted { socket, address } => self.admit(socket, address, listener),
             AcceptOutcome::Drained => return false,
             AcceptOutcome::Exhausted => {
                 self.parts.metrics.descriptors_exhausted.increment();
@@ -52,16 +52,11 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    fn admit(&mut self, mut socket: N::Socket, listener: u32) {
-        let is_secure = self.is_secure(listener);
-        if self.conns.len() >= self.parts.conns_max as usize {
-            self.parts.metrics.conns_refused.increment();
-            self.look_at_the_calendar();
-            let response = response::unavailable("the server is full", 5, &self.date.text);
-            // There is no telling it before the handshake.
-            let told: &[u8] = if is_secure { &[] } else { &response.bytes };
-            return self.net.refuse(socket, told);
-        }
+    fn admit(&mut self, mut socket: N::Socket, address: IpAddr, listener: u32) {
+        let visitor = match self.screen(address, listener) {
+            Ok(visitor) => visitor,
+            Err(refused) => return self.turn_away(socket, listener, refused),
+        };
         let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
             return;
         };
@@ -72,8 +67,12 @@ impl<N: Net> Worker<N> {
         // The largest generation would collide with the names of the listeners.
         self.next_generation = (self.next_generation + 1) % u32::MAX;
         if self.net.register(&mut socket, id).is_err() {
+            if let Some(visitor) = visitor {
+                self.forget_visitor(visitor);
+            }
             return self.parts.metrics.accept_errors.increment();
         }
+        let is_proxied = self.is_proxied(listener);
         self.parts.metrics.conns_accepted.increment();
         self.parts.metrics.conns_open.increment();
         self.storm.note(self.now);
@@ -88,10 +87,18 @@ impl<N: Net> Worker<N> {
             is_closing: false,
             is_held: false,
             socket,
-            conn: Conn::new(self.now),
+            conn: match is_proxied {
+                true => Conn::proxied(self.now),
+                false => Conn::new(self.now),
+            },
         });
+        if let Some(visitor) = visitor {
+            self.note_visitor(id, visitor);
+        }
+        self.note_pending(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        let has_come = !is_secure || self.secure(id);
+        // Behind a PROXY header TLS begins later.
+        let has_come = is_proxied || !self.is_secure(listener) || self.secure(id);
         if self.draining.is_some() || !has_come {
             self.close(id, CloseReason::Refused);
         }

@@ -23,6 +23,8 @@ impl<N: Net> Worker<N> {
                 Effect::Answer { since } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close_when_sent(id, reason),
+                Effect::Enter(client) => self.name_by_field(id, client),
+                Effect::Proxied(client) => self.name_by_header(id, client),
                 Effect::Confine => self.confine(id),
                 Effect::Count { channel, reference } => self.ask_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
@@ -56,7 +58,8 @@ impl<N: Net> Worker<N> {
             .filter(|_| !is_ending)
             .map(|draining| draining.goodbye_by);
         let due = self.access.next_due(id.slot);
-        let earlier = [latest, due].into_iter().flatten();
+        let subscribes_by = self.pending.subscribes_by(id.slot);
+        let earlier = [latest, due, subscribes_by].into_iter().flatten();
         self.wheel
             .arm(id.slot, earlier.fold(deadline, Deadline::min));
     }
@@ -69,6 +72,7 @@ impl<N: Net> Worker<N> {
             .iter()
             .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
             .collect();
+        self.note_outcomes(id, &outcomes);
         if let Some(window) = join.window {
             self.set_windows(id, join, &outcomes, window);
         }
@@ -82,6 +86,19 @@ impl<N: Net> Worker<N> {
         });
         if self.hub.is_behind(id.slot) {
             self.list_to_serve(id);
+        }
+    }
+
+    fn note_outcomes(&mut self, id: ConnId, outcomes: &[JoinOutcome]) {
+        let refused = outcomes
+            .iter()
+            .filter(|outcome| **outcome == JoinOutcome::ServerFull);
+        self.parts
+            .metrics
+            .subscriptions_refused
+            .add(refused.count() as u64);
+        if outcomes.iter().any(|outcome| outcome.joined().is_some()) {
+            self.pending.forget_silent(id.slot);
         }
     }
 

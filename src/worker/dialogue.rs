@@ -141,10 +141,23 @@ impl<N: Net> Worker<N> {
             return;
         }
         for id in std::mem::take(&mut self.held) {
-            if let Some(slot) = self.slot(id) {
+            if !self.rates.is_paused(id.slot)
+                && let Some(slot) = self.slot(id)
+            {
                 slot.is_held = false;
                 self.list_to_read(id);
             }
+        }
+    }
+
+    /// Reads a conn again, unless it has to wait for the feed.
+    pub(super) fn release_unless_behind(&mut self, id: ConnId) {
+        if self.parts.upstream.is_behind() {
+            return self.held.push(id);
+        }
+        if let Some(slot) = self.slot(id) {
+            slot.is_held = false;
+            self.list_to_read(id);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     pub(super) fn expire(&mut self) {
+        self.resume_reads();
         let mut fired = std::mem::take(&mut self.scratch.fired);
         if !self
             .wheel
@@ -30,10 +31,19 @@ impl<N: Net> Worker<N> {
     }
 
     fn expire_conn(&mut self, id: ConnId) {
+        if self.end_silent(id) {
+            return;
+        }
+        let is_paused = self.rates.is_paused(id.slot);
+        let now = self.now;
         let is_behind = self.hub.is_behind(id.slot) || !self.filters.unsent(id.slot).is_empty();
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
+        if is_paused {
+            // What it may have said is not read yet.
+            slot.conn.handle_resumed(now);
+        }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
         let standing = if is_waiting && !slot.is_writable {
             Standing::Blocked

@@ -6,6 +6,7 @@
 use super::Worker;
 use super::net::Net;
 use crate::config::limits::CONTROL_BYTES_MAX;
+use crate::conn::Stance;
 use crate::hub::Amount;
 use crate::id::ConnId;
 
@@ -28,6 +29,9 @@ impl<N: Net> Worker<N> {
             };
             self.check_conn(id);
         }
+        let stances = self.conns.iter().map(|(_, slot)| slot.conn.stance());
+        let pending = stances.filter(|stance| *stance == Stance::Pending);
+        assert_eq!(self.pending.count() as usize, pending.count(), "pending");
         for slot in self.hub.member_slots() {
             let slot = self.conns.get(slot as usize);
             assert!(
@@ -70,9 +74,11 @@ impl<N: Net> Worker<N> {
             "{id:?} on the list to flush"
         );
         let head_bytes = self.parts.config.limits.request_head_bytes;
-        assert_eq!(slot.is_held, self.held.contains(&id), "{id:?} is held");
+        let is_paused = self.rates.is_paused(id.slot);
+        let waits = self.held.contains(&id) || is_paused;
+        assert_eq!(slot.is_held, waits, "{id:?} is held");
         assert!(
-            !slot.is_held || self.is_upstream_behind(),
+            !slot.is_held || is_paused || self.is_upstream_behind(),
             "{id:?} is held for nothing"
         );
         if slot.is_readable && !slot.is_held && slot.conn.read_bytes_max(head_bytes) > 0 {

@@ -226,7 +226,10 @@ impl Net for MioNet {
             return AcceptOutcome::Drained;
         };
         let error = match socket.accept() {
-            Ok((stream, _peer)) => return AcceptOutcome::Accepted(stream),
+            Ok((socket, peer)) => {
+                let address = peer.ip();
+                return AcceptOutcome::Accepted { socket, address };
+            }
             Err(error) => error,
         };
         match error.raw_os_error() {

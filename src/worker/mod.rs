@@ -16,14 +16,18 @@ mod broadcast;
 mod dialogue;
 mod expire;
 mod flush;
+pub mod guard;
 pub mod inbox;
 mod inspect;
 pub mod kernel;
 pub mod keys;
 pub mod net;
+mod pending;
 mod poll;
+mod rates;
 mod read;
 mod reap;
+pub mod sources;
 mod storm;
 pub mod tls;
 pub mod upstream;
@@ -38,7 +42,7 @@ use slab::Slab;
 
 use crate::config::Config;
 use crate::config::limits::READ_BUFFER_BYTES;
-use crate::conn::Conn;
+use crate::conn::{Conn, Stance};
 use crate::deflate::Inflater;
 use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect};
@@ -51,9 +55,12 @@ use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use crate::token::Access;
 use flush::Collected;
+use guard::{Guard, Visitors};
 use inbox::{Batch, Inbox};
 use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
+use pending::Pending;
+use rates::Rates;
 use storm::Storm;
 use tls::{Filters, Secure};
 use upstream::Upstream;
@@ -79,6 +86,8 @@ pub struct Parts {
     pub pulse: Arc<AtomicU64>,
     /// Conns that this worker may have at once.
     pub conns_max: u32,
+    /// By what conns are kept away.
+    pub guard: Guard,
     /// TLS, if a listener speaks it.
     pub secure: Option<Secure>,
     /// By which tokens are known, if any are asked for.
@@ -112,6 +121,12 @@ pub struct Worker<N: Net> {
     /// There is somebody to visit, and the network says when that may go on.
     awaits_walk: bool,
     accepting: Accepting,
+    /// Where conns come from, if that matters.
+    visitors: Visitors,
+    /// Who has yet to do what it is here for.
+    pending: Pending,
+    /// How fast clients send, if that is limited.
+    rates: Rates,
     /// TLS, for those who came to a listener that speaks it.
     filters: Filters,
     /// What tokens allow.
@@ -199,11 +214,13 @@ impl<N: Net> Worker<N> {
     /// A worker without conns. The hub has no subscribers; it has what was published before, if
     /// that is known.
     #[must_use]
-    pub fn new(net: N, hub: Hub, parts: Parts) -> Self {
+    pub fn new(net: N, mut hub: Hub, parts: Parts) -> Self {
         let now = net.now();
+        if parts.guard.channels_max > 0 {
+            hub.limit_channels(parts.guard.channels_max as usize);
+        }
         Self {
             net,
-            parts,
             now,
             conns: Slab::new(),
             next_generation: 0,
@@ -218,6 +235,10 @@ impl<N: Net> Worker<N> {
             is_batch_held: false,
             awaits_walk: false,
             accepting: Accepting::default(),
+            visitors: Visitors::default(),
+            pending: Pending::default(),
+            rates: Rates::new(&parts.config.limits),
+            parts,
             filters: Filters::default(),
             access: Access::default(),
             storm: Storm::default(),
@@ -301,7 +322,10 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing {
             return None;
         }
+        let before = slot.conn.stance();
+        let is_trusted = slot.conn.takes_requests() && self.visitors.is_trusted(id.slot);
         let mut context = Context {
+            is_trusted,
             now: self.now,
             draw: Draw(self.net.draw()),
             worker: self.parts.number,
@@ -315,7 +339,9 @@ impl<N: Net> Worker<N> {
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
+        let after = slot.conn.stance();
         debug_assert!(self.scratch.out.is_empty());
+        self.note_stance(id, before, after);
         self.apply(id);
         self.list_to_flush(id);
         Some(result)
@@ -357,6 +383,9 @@ impl<N: Net> Worker<N> {
     fn close(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
+            if slot.conn.stance() == Stance::Pending {
+                self.pending.leave();
+            }
             self.to_reap.push((id, reason));
         }
     }

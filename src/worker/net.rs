@@ -5,6 +5,7 @@
 //! registered once, for both directions. [`super::kernel`] has the one that is real.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
@@ -104,7 +105,12 @@ pub enum Readiness {
 #[must_use]
 pub enum AcceptOutcome<S> {
     /// A connection.
-    Accepted(S),
+    Accepted {
+        /// Its near end.
+        socket: S,
+        /// Where its far end is.
+        address: IpAddr,
+    },
     /// Nobody is left.
     Drained,
     /// No descriptor or no memory is left; the connection stays in the backlog or was turned away.

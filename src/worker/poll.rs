@@ -61,6 +61,7 @@ impl<N: Net> Worker<N> {
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
             self.storm.due(),
+            self.rates.due(),
         ];
         let now = self.net.now();
         due.into_iter()

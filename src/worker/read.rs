@@ -62,7 +62,7 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || !may_be_read {
             return None;
         }
-        let length = slot.conn.read_bytes_max(head_bytes).min(buffer.len());
+        let length = slot.takes(head_bytes, &self.rates).min(buffer.len());
         if length > 0 && self.filters.has(id.slot) {
             return self.read_sealed(id, buffer);
         }
@@ -75,9 +75,7 @@ impl<N: Net> Worker<N> {
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 let bytes = buffer.get_mut(..count)?;
-                self.call(id, |conn, out, context| {
-                    conn.handle_bytes(bytes, out, context);
-                })?;
+                self.hand_bytes(id, bytes)?;
                 Some(count)
             }
             ReadOutcome::Eof => {

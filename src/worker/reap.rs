@@ -15,6 +15,11 @@ impl<N: Net> Worker<N> {
             self.leave_all(id, slot.conn.is_stream());
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
+            if let Some(visitor) = self.take_visitor(id.slot) {
+                self.forget_visitor(visitor);
+            }
+            self.pending.forget_silent(id.slot);
+            self.rates.forget(id.slot);
             // A descriptor is free again for whoever waits to be accepted.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
@@ -36,6 +41,7 @@ impl<N: Net> Worker<N> {
     /// then.
     fn show_gauges(&self) {
         let metrics = &self.parts.metrics;
+        metrics.conns_pending.set(self.pending.count().into());
         metrics.subscribers.set(self.hub.subscriber_count());
         metrics.channels.set(self.hub.channel_count() as u64);
         metrics.log_entries.set(self.hub.log().len() as u64);

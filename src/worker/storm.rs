@@ -62,6 +62,8 @@ impl<N: Net> Worker<N> {
             self.wheel.shrink_to(slots);
             self.hub.shrink_to(slots);
         }
+        self.visitors.shrink();
+        self.pending.shrink();
         self.to_read.shrink_to_fit();
         self.to_flush.shrink_to_fit();
         memory::give_back();

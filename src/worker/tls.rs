@@ -286,20 +286,19 @@ impl<N: Net> Worker<N> {
         let mut plain = secured.filter.take_plain();
         let mut taken = 0;
         while taken < plain.len() {
-            let slot = self.slot(id)?;
+            self.slot(id)?;
+            let slot = self.conns.get(id.slot as usize)?;
             let most = if slot.is_held {
                 0
             } else {
-                slot.conn.read_bytes_max(head_bytes)
+                slot.takes(head_bytes, &self.rates)
             };
             if most == 0 {
                 break;
             }
             let end = plain.len().min(taken + most);
             let piece = plain.get_mut(taken..end)?;
-            self.call(id, |conn, out, context| {
-                conn.handle_bytes(piece, out, context);
-            })?;
+            self.hand_bytes(id, piece)?;
             taken = end;
         }
         let secured = self.filters.get_mut(id.slot)?;

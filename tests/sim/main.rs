@@ -147,7 +147,13 @@ fn unseen(total: &Outcome) -> Vec<&'static str> {
     // These need thousands of conns or publications in one turn, or are gauges, at zero in the end,
     // or a client that shows no token or asks for more than its own allows. The peers break no TLS
     // and bring no tickets of it.
-    const OUT_OF_REACH: [&str; 9] = [
+    // Nor do they break PROXY headers, and memory and channels are without end.
+    const OUT_OF_REACH: [&str; 14] = [
+        "limit=\"memory\"",
+        "limit=\"proxy\"",
+        "reason=\"bad_proxy_header\"",
+        "reason=\"no_subscription\"",
+        "fanfare_subscriptions_refused_total",
         "outcome=\"refused\"",
         "phase=\"accept\"",
         "phase=\"expire\"",

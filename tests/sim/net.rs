@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub(crate) enum Sabotage {
 #[derive(Debug)]
 pub(crate) struct Pipe {
     number: u32,
+    /// Where the peer is.
+    address: IpAddr,
     id: Option<ConnId>,
     to_server: VecDeque<u8>,
     /// Written by the worker, not read by the peer.
@@ -153,6 +156,8 @@ pub(crate) struct FakeNet {
     backlogs: Vec<VecDeque<PipeRef>>,
     /// Those with TLS, a bit each.
     pub(crate) secure_listeners: u64,
+    /// Those with the PROXY protocol, a bit each.
+    pub(crate) proxied_listeners: u64,
     pipes: Vec<PipeRef>,
     /// Readiness on its way, by when it arrives.
     reports: BTreeMap<(u64, u64), Readiness>,
@@ -181,6 +186,7 @@ impl FakeNet {
             horizon_us: 0,
             backlogs: vec![VecDeque::new(); listeners],
             secure_listeners: 0,
+            proxied_listeners: 0,
             pipes: Vec::new(),
             reports: BTreeMap::new(),
             order: 0,
@@ -217,6 +223,8 @@ impl FakeNet {
         let number = self.pipes.len() as u32;
         let pipe = Rc::new(RefCell::new(Pipe {
             number,
+            // A few networks, and in each of them many addresses.
+            address: Ipv6Addr::from(u128::from(number % 3) << 64 | u128::from(number)).into(),
             id: None,
             to_server: VecDeque::new(),
             to_peer: VecDeque::new(),
@@ -234,6 +242,10 @@ impl FakeNet {
         self.note("connect", number.into(), room as u64);
         if !self.backlogs.is_empty() {
             let listener = self.random.usize(0..self.backlogs.len());
+            if self.proxied_listeners & (1 << listener) != 0 {
+                let header = header(number);
+                pipe.borrow_mut().to_server.extend(header);
+            }
             if self.secure_listeners & (1 << listener) != 0 {
                 let mut end = Box::new(PeerEnd::new());
                 pipe.borrow_mut().to_server.extend(end.sealed());
@@ -405,6 +417,23 @@ impl FakeNet {
     }
 }
 
+/// What a proxy says of a peer, in one version or the other.
+fn header(number: u32) -> Vec<u8> {
+    let client = (number / 4 % 3) as u8;
+    match number % 4 {
+        0 => format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 443\r\n").into_bytes(),
+        1 => b"PROXY UNKNOWN whatever\r\n".to_vec(),
+        2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+        _ => {
+            let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x14\xc0\0\x02".to_vec();
+            header.extend([client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]);
+            // An extension that means nothing here.
+            header.extend([4, 0, 5, 1, 2, 3, 4, 5]);
+            header
+        }
+    }
+}
+
 impl Net for FakeNet {
     type Socket = Socket;
 
@@ -459,7 +488,11 @@ impl Net for FakeNet {
             return AcceptOutcome::Failed;
         }
         self.note("accept", pipe.borrow().number.into(), 0);
-        AcceptOutcome::Accepted(Socket(pipe))
+        let address = pipe.borrow().address;
+        AcceptOutcome::Accepted {
+            socket: Socket(pipe),
+            address,
+        }
     }
 
     fn register(&mut self, socket: &mut Socket, id: ConnId) -> io::Result<()> {

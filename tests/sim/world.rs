@@ -15,7 +15,9 @@ use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
+use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::sources::Sources;
 use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
 
@@ -59,6 +61,8 @@ pub(crate) struct World {
     metrics: Arc<WorkerMetrics>,
     config: Arc<Config>,
     sequenced: Arc<AtomicU64>,
+    /// Where conns come from, if that is counted.
+    sources: Option<Arc<Sources>>,
     facts: Facts,
     checker: Checker,
     backend: Backend,
@@ -87,6 +91,7 @@ struct Hired {
     mailbox: Mailbox,
     metrics: Arc<WorkerMetrics>,
     sequenced: Arc<AtomicU64>,
+    sources: Option<Arc<Sources>>,
     backend: Backend,
 }
 
@@ -105,6 +110,7 @@ impl Hired {
         let wake = Arc::new(Wake::new().expect("a descriptor"));
         let (mut ends, reports) = upstream(&[wake], &feed_wake);
         let backend = Backend::new(reports, &mailbox, random);
+        let sources = Sources::new(&config.limits).map(Arc::new);
         let parts = Parts {
             number: 3,
             config: Arc::clone(config),
@@ -115,6 +121,12 @@ impl Hired {
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: if is_crowded { 3 } else { 1000 },
+            guard: Guard {
+                proxied: net.proxied_listeners,
+                pending_max: if is_crowded { 2 } else { 500 },
+                sources: sources.clone(),
+                ..Guard::default()
+            },
             keys: tickets::keys(config),
             secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
         };
@@ -123,6 +135,7 @@ impl Hired {
             mailbox,
             metrics,
             sequenced,
+            sources,
             backend,
         }
     }
@@ -132,13 +145,20 @@ impl World {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let is_crowded = random.u32(0..12) == 0;
-        let config = Arc::new(draw_config(&mut random));
+        let mut config = draw_config(&mut random);
+        // Apart, so that the other lives are not changed by it.
+        let mut guarding = fastrand::Rng::with_seed(!seed);
+        draw_limits(&mut config, is_crowded, &mut guarding);
+        let config = Arc::new(config);
         let listeners = random.usize(1..=2);
         let mut net = FakeNet::new(random.fork(), listeners, is_shown);
         net.faults = draw_faults(&mut random);
         net.sabotage = sabotage;
         if random.u32(0..6) == 0 {
             net.secure_listeners = random.u64(1..1 << listeners);
+        }
+        if guarding.u32(0..4) == 0 {
+            net.proxied_listeners = guarding.u64(1..1 << listeners);
         }
         let epoch = Epoch::new(random.u64(..) >> 1);
         let now_us = net.now_us();
@@ -156,6 +176,7 @@ impl World {
             mailbox: hired.mailbox,
             metrics: hired.metrics,
             sequenced: hired.sequenced,
+            sources: hired.sources,
             facts,
             checker: Checker::default(),
             backend: hired.backend,
@@ -191,6 +212,10 @@ impl World {
             self.drain_in_peace();
         }
         check::at_the_end(&self.worker, &self.metrics);
+        if let Some(sources) = &self.sources {
+            sources.sweep(Now(u64::MAX / 2));
+            assert_eq!(sources.count(), 0, "sources without conns");
+        }
         self.worker.confirm_the_rest();
         self.backend.check_end(!self.worker.is_upstream_behind());
         for peer in &mut self.peers {
@@ -287,6 +312,7 @@ impl World {
         self.mailbox = hired.mailbox;
         self.metrics = hired.metrics;
         self.sequenced = hired.sequenced;
+        self.sources = hired.sources;
         self.backend = hired.backend;
         self.checker.begin_again();
         self.waiting.clear();
@@ -542,6 +568,21 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     }
     draw_namespaces(&mut config, random);
     config
+}
+
+/// Bounds that nobody reaches who behaves, but where there is no room anyway.
+fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
+    let limits = &mut config.limits;
+    match (random.u32(0..6), is_crowded) {
+        (0..=1, false) => limits.conns_per_source = 1000,
+        (0..=1, true) => limits.conns_per_source = 1,
+        (2..=4, true) => limits.connects_per_second_per_source = 1,
+        _ => {}
+    }
+    if random.u32(0..4) == 0 {
+        limits.client_frames_per_second = 10;
+        limits.client_bytes_per_second = 3_000;
+    }
 }
 
 /// Some channels with bounds of their own, most of them tiny.

@@ -234,7 +234,7 @@ def exhausted(verdicts, label, squeeze, **config):
                 time.sleep(0.02)
             share = (server.cpu() - before) / (time.monotonic() - start) * 100
             exhaustions = server.metric("fanfare_descriptors_exhausted_total")
-            refused = server.metric("fanfare_conns_refused_total")
+            refused = server.metric('fanfare_conns_refused_total{limit="conns"}')
             for conn in excess:
                 conn.close()
             start = time.monotonic()

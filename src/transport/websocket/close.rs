@@ -12,6 +12,8 @@ use crate::frame::websocket::{Opcode, push_frame};
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
 /// A text message is not UTF-8, or a compressed one not what it says.
 pub(super) const INVALID_PAYLOAD: u16 = 1007;
+/// The client does not do what it is here for.
+pub(super) const POLICY: u16 = 1008;
 /// A message is over the limit.
 pub(super) const MESSAGE_TOO_BIG: u16 = 1009;
 /// The server goes away from this conn.

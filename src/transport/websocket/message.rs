@@ -103,6 +103,8 @@ pub(super) enum Refusal {
     TokenMissing,
     #[error("there is no window to acknowledge for")]
     NoWindow,
+    #[error("the server has as many channels as it may have")]
+    ServerFull,
     #[error("the conn has as many channels as it may have")]
     TooManyChannels,
     #[error("it could not be stored; try again later")]
@@ -132,6 +134,7 @@ impl Refusal {
             Self::NotSubscribed => "not_subscribed",
             Self::TokenMissing => "bad_token",
             Self::NoWindow => "no_window",
+            Self::ServerFull => "server_full",
             Self::TooManyChannels => "too_many_channels",
             Self::Unavailable => "unavailable",
             Self::UnknownType => "unknown_type",
@@ -587,6 +590,7 @@ mod tests {
             Refusal::NotAllowed,
             Refusal::NotSubscribed,
             Refusal::NoWindow,
+            Refusal::ServerFull,
             Refusal::TooManyChannels,
             Refusal::UnknownType,
         ] {

@@ -121,6 +121,7 @@ impl WebSocket {
                     let is_recovered = joined.is_recovered;
                     message::push_subscribed(channel, position, is_recovered, reference, out);
                 }
+                JoinOutcome::ServerFull => refuse(Refusal::ServerFull, reference, out, context),
                 JoinOutcome::TooManyChannels => {
                     refuse(Refusal::TooManyChannels, reference, out, context);
                 }
@@ -247,6 +248,9 @@ impl WebSocket {
                     close::push_close(farewell.code, &farewell.reason, out);
                 }
                 Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
+                Goodbye::NoSubscription => {
+                    close::push_close(close::POLICY, "no subscription", out);
+                }
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
                 Goodbye::TokenExpired => {
                     close::push_close(close::TOKEN_EXPIRED, "token_expired", out);

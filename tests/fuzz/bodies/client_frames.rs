@@ -85,6 +85,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
             sequence: Sequence(5),
         },
         date: DATE,
+        is_trusted: false,
         config: &config,
         metrics: &metrics,
         inflater: &mut inflater,

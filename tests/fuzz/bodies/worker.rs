@@ -17,6 +17,7 @@ use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
+use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, Posted, inbox};
 use fanfare::worker::upstream::{Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
@@ -91,6 +92,7 @@ impl World {
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: 6,
+            guard: Guard::default(),
             keys: None,
             secure: None,
         };

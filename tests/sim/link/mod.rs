@@ -366,7 +366,7 @@ impl Link {
                 if self.incoming.len() < head.length + length {
                     return 0;
                 }
-                if matches!(status, 408 | 503) {
+                if matches!(status, 408 | 429 | 503) {
                     self.stage = Stage::Over;
                     self.is_spoiled = true;
                 } else {
@@ -376,7 +376,7 @@ impl Link {
                 return head.length + length;
             }
             (_, 401) if self.ends_soon() => self.stage = Stage::Over,
-            (Service::Garbage, _) | (_, 408 | 503) => self.stage = Stage::Over,
+            (Service::Garbage, _) | (_, 408 | 429 | 503) => self.stage = Stage::Over,
             (service, status) => panic!("{status} for {service:?}"),
         }
         head.length

@@ -1,0 +1,102 @@
+//! Conns behind proxies: the header of the PROXY protocol ahead of everything, and whether the client
+//! that a proxy names may come in.
+//!
+//! What has come of the header is kept like a part of a request, and no byte beyond it is asked for:
+//! what follows may be TLS. The worker counts the client and says what came of it; until then the
+//! request that named it waits.
+
+use super::phase::{Partial, Phase, Stage};
+use super::{Conn, TooMany};
+use crate::effect::{CloseReason, Context, Effect};
+use crate::http;
+use crate::proxy::header::{HeaderRead, read_header};
+
+/// The longest time after which a client that is one too many is told to come back, in seconds.
+const RETRY_AFTER_S_MAX: u64 = 10;
+
+/// How many bytes of the header are to be read next.
+pub(super) fn bytes_to_come(partial: Option<&Partial>) -> usize {
+    let kept = partial.map_or(&[][..], |partial| &partial.bytes);
+    match read_header(kept) {
+        Ok(HeaderRead::Incomplete { more }) => more,
+        Ok(HeaderRead::Complete { .. }) | Err(_) => 0,
+    }
+}
+
+impl Conn {
+    /// Looks whether the header is there.
+    pub(super) fn handle_proxy_header(&mut self, context: &mut Context<'_>) {
+        let Phase::Request { partial, stage } = &mut self.phase else {
+            return;
+        };
+        let kept = partial.as_ref().map_or(&[][..], |partial| &partial.bytes);
+        match read_header(kept) {
+            Ok(HeaderRead::Incomplete { .. }) => {}
+            Ok(HeaderRead::Complete { length, client }) => {
+                let rest = partial.take().map(|mut partial| {
+                    partial.bytes.drain(..length);
+                    partial
+                });
+                *partial = rest.filter(|rest| !rest.bytes.is_empty());
+                *stage = Stage::Fresh;
+                context.ask(Effect::Proxied(client));
+            }
+            Err(_) => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
+        }
+    }
+
+    /// The conn is counted for whoever the PROXY header names, or may not come in.
+    pub fn handle_proxied(
+        &mut self,
+        admitted: Result<(), TooMany>,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if self.admit(admitted, out, context)
+            && let Some(mut partial) = self.take_partial()
+        {
+            self.handle_requests(&mut partial.bytes, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// The conn is counted for the client of an HTTP proxy, or that one may not come in. The
+    /// request that named it is answered now.
+    pub fn handle_entered(
+        &mut self,
+        admitted: Result<(), TooMany>,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if self.admit(admitted, out, context)
+            && let Some(mut partial) = self.take_partial()
+        {
+            self.answer_requests(&mut partial.bytes, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    fn admit(
+        &mut self,
+        admitted: Result<(), TooMany>,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let Err(too_many) = admitted else {
+            return true;
+        };
+        let retry_after_s = 1 + context.draw.below(RETRY_AFTER_S_MAX);
+        let detail = too_many.to_string();
+        let response = http::response::too_many(&detail, retry_after_s, context.date);
+        out.extend_from_slice(&response.bytes);
+        self.end(CloseReason::Refused, context);
+        false
+    }
+
+    fn take_partial(&mut self) -> Option<Box<Partial>> {
+        match &mut self.phase {
+            Phase::Request { partial, .. } => partial.take(),
+            Phase::Poll { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The machine behind proxies: headers however they are cut, and clients that are one too many.
+
+use super::tests::Rig;
+use super::*;
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n";
+const V2: &[u8] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x12\x67\x01\xbb";
+const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const FORWARDED: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+const HEAD_BYTES: u32 = 8192;
+
+fn proxied() -> Rig {
+    let mut rig = Rig::new();
+    rig.conn = Conn::proxied(Now(0));
+    rig
+}
+
+fn client() -> Option<std::net::IpAddr> {
+    Some([192, 0, 2, 1].into())
+}
+
+fn admit(rig: &mut Rig, admitted: Result<(), TooMany>) -> Vec<u8> {
+    assert_eq!(rig.effects.pop(), Some(Effect::Proxied(client())));
+    rig.call(|conn, out, context| conn.handle_proxied(admitted, out, context));
+    rig.drain()
+}
+
+#[test]
+fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
+    for header in [V1, V2] {
+        let mut rig = proxied();
+        let mut taken = 0;
+        while rig.conn.is_proxied() {
+            let most = rig.conn.read_bytes_max(HEAD_BYTES);
+            assert!(most > 0 && taken + most <= header.len());
+            // What is asked for may come in two.
+            let first = header[taken..taken + most.div_ceil(2)].to_vec();
+            rig.feed(&first);
+            taken += first.len();
+        }
+        assert_eq!(taken, header.len());
+        assert_eq!(rig.conn.stance(), Stance::Pending);
+        assert!(admit(&mut rig, Ok(())).is_empty());
+        rig.feed(PAGE);
+        assert!(rig.drain().starts_with(b"HTTP/1.1 200 "));
+        assert_eq!(rig.conn.stance(), Stance::Other);
+    }
+}
+
+#[test]
+fn request_in_one_piece_with_the_header_waits_until_the_client_is_counted() {
+    let mut rig = proxied();
+    rig.feed(&[V1, PAGE].concat());
+    assert!(rig.drain().is_empty());
+    assert!(admit(&mut rig, Ok(())).starts_with(b"HTTP/1.1 200 "));
+}
+
+#[test]
+fn client_that_is_one_too_many_is_told_to_come_back() {
+    let mut rig = proxied();
+    rig.feed(V2);
+    let said = admit(&mut rig, Err(TooMany::Conns));
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 429 "), "{said}");
+    assert!(said.contains("\r\nRetry-After: "), "{said}");
+    assert!(rig.conn.is_ending());
+}
+
+#[test]
+fn header_that_is_wrong_or_late_ends_the_conn_without_a_word() {
+    for wrong in [PAGE, b"PROXY TCP5", b"\r\n\r\n\0\r\nQUIT\n\x31"] {
+        let mut rig = proxied();
+        rig.feed(wrong);
+        assert_eq!(rig.closed(), Some(CloseReason::BadProxyHeader));
+        assert!(rig.drain().is_empty());
+    }
+    for part in [&b""[..], &V1[..20]] {
+        let mut rig = proxied();
+        rig.feed(part);
+        rig.time_out(Standing::CaughtUp);
+        assert_eq!(rig.closed(), Some(CloseReason::BadProxyHeader));
+        assert!(rig.drain().is_empty());
+    }
+    let mut rig = proxied();
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    assert_eq!(rig.closed(), Some(CloseReason::PeerGone));
+}
+
+#[test]
+fn every_request_of_a_trusted_proxy_waits_until_its_client_is_counted() {
+    let mut rig = Rig::new();
+    rig.is_trusted = true;
+    rig.config.proxy.trusted = vec!["10.0.0.0/8".parse().unwrap()];
+    rig.feed(&[FORWARDED, PAGE, FORWARDED].concat());
+    for (client, admitted, status) in [
+        (client(), Ok(()), "HTTP/1.1 200 "),
+        (None, Ok(()), "HTTP/1.1 200 "),
+        (client(), Err(TooMany::Connects), "HTTP/1.1 429 "),
+    ] {
+        assert_eq!(rig.effects.pop(), Some(Effect::Enter(client)));
+        rig.call(|conn, out, context| conn.handle_entered(admitted, out, context));
+        let said = String::from_utf8(rig.drain()).unwrap();
+        assert!(said.starts_with(status), "{said}");
+    }
+    assert!(rig.conn.is_ending());
+}

@@ -1,0 +1,227 @@
+//! Whether memory is short: how much is used of what there is, looked at once in a while.
+//!
+//! What is looked at depends on what binds. A bound that an operator has set is held against the
+//! process's own memory; else what the cgroup has used without what it can drop at once, or, where
+//! no cgroup binds, what the machine has no more to give. One thread looks; workers read a flag.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::config::limits::MEMORY_LEFT_PERCENT;
+
+/// Where cgroups of version 2 are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// What the last look has shown. The default is plenty.
+#[derive(Debug, Default)]
+pub struct Pressure {
+    is_short: AtomicBool,
+    used_bytes: AtomicU64,
+    limit_bytes: AtomicU64,
+}
+
+impl Pressure {
+    /// Whether nobody new is to come in.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    /// What is used.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What may be used; zero if that is not known.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes how much is used of what may be.
+    pub fn note(&self, used_bytes: u64, limit_bytes: u64) {
+        self.used_bytes.store(used_bytes, Ordering::Relaxed);
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        let is_short = limit_bytes > 0 && used_bytes > limit_bytes;
+        self.is_short.store(is_short, Ordering::Relaxed);
+    }
+}
+
+/// What is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meter {
+    /// The memory of a cgroup.
+    Cgroup {
+        /// Its folder.
+        folder: PathBuf,
+        /// What may be used.
+        limit_bytes: u64,
+    },
+    /// The memory of the machine.
+    Machine {
+        /// What may be used.
+        limit_bytes: u64,
+    },
+    /// The system does not say.
+    Nothing,
+    /// The memory of this process.
+    Process {
+        /// What may be used.
+        limit_bytes: u64,
+    },
+}
+
+impl Meter {
+    /// Holds a bound against this process; without one, whatever binds first.
+    #[must_use]
+    pub fn new(memory_bytes: u64) -> Self {
+        if memory_bytes > 0 {
+            return Self::Process {
+                limit_bytes: memory_bytes,
+            };
+        }
+        let Some(machine) = machine_bytes() else {
+            return Self::Nothing;
+        };
+        match own_cgroup() {
+            Some((folder, bytes)) if bytes < machine.total => Self::Cgroup {
+                folder,
+                limit_bytes: less_the_rest(bytes),
+            },
+            Some(_) | None => Self::Machine {
+                limit_bytes: less_the_rest(machine.total),
+            },
+        }
+    }
+
+    /// Looks.
+    pub fn look(&self, pressure: &Pressure) {
+        let (used, limit) = match self {
+            Self::Cgroup {
+                folder,
+                limit_bytes,
+            } => (cgroup_used(folder), *limit_bytes),
+            Self::Machine { limit_bytes } => {
+                let used = machine_bytes().map(|machine| machine.total - machine.available);
+                (used, *limit_bytes)
+            }
+            Self::Nothing => (None, 0),
+            Self::Process { limit_bytes } => (resident_bytes(), *limit_bytes),
+        };
+        // What cannot be seen keeps nobody away.
+        pressure.note(used.unwrap_or(0), limit);
+    }
+}
+
+fn less_the_rest(bytes: u64) -> u64 {
+    bytes - bytes / 100 * MEMORY_LEFT_PERCENT
+}
+
+/// Memory of this process that is in RAM: the second figure of `/proc/self/statm` counts pages
+/// (proc(5)).
+#[must_use]
+pub fn resident_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Machine {
+    total: u64,
+    available: u64,
+}
+
+fn machine_bytes() -> Option<Machine> {
+    parse_machine(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn parse_machine(text: &str) -> Option<Machine> {
+    let of = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.strip_suffix(" kB")?.trim().parse().ok()?;
+        kibibytes.checked_mul(1024)
+    };
+    let total = of("MemTotal:")?;
+    let available = of("MemAvailable:")?.min(total);
+    Some(Machine { total, available })
+}
+
+/// The cgroup above us, or our own, whose bound is the lowest, and the bound.
+fn own_cgroup() -> Option<(PathBuf, u64)> {
+    let text = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let own = Path::new(CGROUPS).join(path);
+    let folders = own.ancestors().take_while(|up| up.starts_with(CGROUPS));
+    let bounds = folders.filter_map(|folder| {
+        let bound = fs::read_to_string(folder.join("memory.max")).ok()?;
+        Some((folder.to_path_buf(), bound.trim().parse().ok()?))
+    });
+    bounds.min_by_key(|(_, bytes)| *bytes)
+}
+
+fn cgroup_used(folder: &Path) -> Option<u64> {
+    let current = fs::read_to_string(folder.join("memory.current")).ok()?;
+    let current: u64 = current.trim().parse().ok()?;
+    let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+    Some(current.saturating_sub(droppable_bytes(&stat)))
+}
+
+/// What the kernel drops before anything else: pages of files that nobody has used lately.
+fn droppable_bytes(stat: &str) -> u64 {
+    let line = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("inactive_file "));
+    line.and_then(|number| number.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_short_above_its_limit_and_never_without_one() {
+        let pressure = Pressure::default();
+        assert!(!pressure.is_short());
+        for (used, limit, expected) in [(10, 10, false), (11, 10, true), (11, 0, false)] {
+            pressure.note(used, limit);
+            assert_eq!(pressure.is_short(), expected);
+        }
+    }
+
+    #[test]
+    fn own_bound_is_held_against_the_process() {
+        let (tight, wide) = (Meter::new(1), Meter::new(1 << 50));
+        let pressure = Pressure::default();
+        tight.look(&pressure);
+        assert!(pressure.is_short());
+        assert!(pressure.used_bytes() > 1 << 20);
+        wide.look(&pressure);
+        assert!(!pressure.is_short());
+        assert_eq!(pressure.limit_bytes(), 1 << 50);
+    }
+
+    #[test]
+    fn what_the_system_says_is_understood() {
+        let text = "MemTotal:       24676560 kB\nMemFree: 1 kB\nMemAvailable:   23000000 kB\n";
+        let machine = parse_machine(text).unwrap();
+        assert_eq!(machine.total, 24_676_560 * 1024);
+        assert_eq!(machine.available, 23_000_000 * 1024);
+        assert_eq!(parse_machine("MemTotal: 5 kB\n"), None);
+        assert_eq!(parse_machine("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
+        assert_eq!(droppable_bytes("anon 5\ninactive_file 77\nfile 9\n"), 77);
+        assert_eq!(droppable_bytes(""), 0);
+        assert_eq!(less_the_rest(1000), 900);
+    }
+
+    #[test]
+    fn something_is_looked_at_without_a_bound() {
+        let pressure = Pressure::default();
+        let meter = Meter::new(0);
+        meter.look(&pressure);
+        assert!(meter == Meter::Nothing || pressure.limit_bytes() > 0);
+    }
+}

@@ -1,0 +1,255 @@
+//! guard: who comes in, for whom a conn is counted, and who is told to come back.
+//!
+//! Asked before a conn has a slot, and again when a proxy has named the client that it speaks for.
+//! What is known of where a conn comes from is in a table beside the slots that is empty unless
+//! something asks for it: limits per source, trusted proxies, or the PROXY protocol. A conn that is
+//! counted is forgotten in reap, once.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::Worker;
+use super::net::Net;
+use super::sources::Sources;
+use crate::effect::{CloseReason, Draw};
+use crate::http::response;
+use crate::id::ConnId;
+use crate::proxy::{Source, TooMany, contains};
+use crate::sys::pressure::Pressure;
+
+/// The time after which whoever is turned away is to come back, in seconds: at least, and how much
+/// is drawn on top, so that they do not come back together.
+const RETRY_AFTER_S: (u64, u64) = (5, 26);
+
+/// By what conns are kept away. The default keeps nobody away.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    /// Conns of this worker that may have yet to complete a request head; zero is no limit.
+    pub pending_max: u32,
+    /// Channels of this worker; zero is no limit.
+    pub channels_max: u32,
+    /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.
+    pub proxied: u64,
+    /// How many conns each source has, if that is limited.
+    pub sources: Option<Arc<Sources>>,
+    /// Whether memory is short.
+    pub pressure: Arc<Pressure>,
+}
+
+/// Where conns come from.
+#[derive(Debug, Default)]
+pub(super) struct Visitors {
+    by_slot: HashMap<u32, Visitor, RandomState>,
+}
+
+/// Where one conn comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visitor {
+    /// For whom it is counted, if it is.
+    counted: Option<Source>,
+    /// Who has connected, or whoever a PROXY header has named.
+    own: Source,
+    /// Whether that is a proxy whose word counts.
+    is_trusted: bool,
+    /// Whether TLS begins behind the PROXY header.
+    awaits_tls: bool,
+}
+
+/// Why somebody does not come in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Refused {
+    Full,
+    Memory,
+    Source(TooMany),
+    Untrusted,
+}
+
+impl Visitors {
+    pub(super) fn is_trusted(&self, slot: u32) -> bool {
+        let is_trusted = |visitor: &Visitor| visitor.is_trusted;
+        !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
+    }
+
+    /// Lets go of the room for those who have left.
+    pub(super) fn shrink(&mut self) {
+        self.by_slot.shrink_to_fit();
+    }
+}
+
+impl<N: Net> Worker<N> {
+    pub(super) fn is_proxied(&self, listener: u32) -> bool {
+        self.parts.guard.proxied & (1 << (listener % 64)) != 0
+    }
+
+    /// Whether it matters where conns come from.
+    fn knows_visitors(&self) -> bool {
+        let guard = &self.parts.guard;
+        guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
+    }
+
+    /// Whether somebody comes in, and as whom, if that matters. A conn that is let in and counted
+    /// has to be noted or forgotten.
+    pub(super) fn screen(
+        &self,
+        address: IpAddr,
+        listener: u32,
+    ) -> Result<Option<Visitor>, Refused> {
+        if self.conns.len() >= self.parts.conns_max as usize {
+            return Err(Refused::Full);
+        }
+        if self.parts.guard.pressure.is_short() {
+            return Err(Refused::Memory);
+        }
+        if !self.knows_visitors() {
+            return Ok(None);
+        }
+        let trusted = &self.parts.config.proxy.trusted;
+        let is_trusted = contains(trusted, address);
+        let is_proxied = self.is_proxied(listener);
+        if is_proxied && !is_trusted && !trusted.is_empty() {
+            return Err(Refused::Untrusted);
+        }
+        let mut visitor = Visitor {
+            counted: None,
+            own: Source::from(address),
+            is_trusted,
+            awaits_tls: is_proxied && self.is_secure(listener),
+        };
+        if !is_proxied && !is_trusted {
+            self.recount(&mut visitor, Some(Source::from(address)))
+                .map_err(Refused::Source)?;
+        }
+        Ok(Some(visitor))
+    }
+
+    /// Counts a conn for somebody else, or for nobody.
+    fn recount(&self, visitor: &mut Visitor, source: Option<Source>) -> Result<(), TooMany> {
+        let Some(sources) = &self.parts.guard.sources else {
+            return Ok(());
+        };
+        if visitor.counted == source {
+            return Ok(());
+        }
+        if let Some(source) = source {
+            sources.enter(source, self.now)?;
+        }
+        if let Some(before) = std::mem::replace(&mut visitor.counted, source) {
+            sources.leave(before, self.now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_visitor(&mut self, id: ConnId, visitor: Visitor) {
+        self.visitors.by_slot.insert(id.slot, visitor);
+    }
+
+    /// The conn that was let in has gone, or never had a slot.
+    pub(super) fn forget_visitor(&self, mut visitor: Visitor) {
+        // Nobody is refused as nobody.
+        let _uncounted = self.recount(&mut visitor, None);
+    }
+
+    /// A conn is freed.
+    pub(super) fn take_visitor(&mut self, slot: u32) -> Option<Visitor> {
+        if self.visitors.by_slot.is_empty() {
+            return None;
+        }
+        self.visitors.by_slot.remove(&slot)
+    }
+
+    /// Turns away a connection that has no slot: in words, where they can be understood.
+    pub(super) fn turn_away(&mut self, socket: N::Socket, listener: u32, refused: Refused) {
+        let counter = self.counter(refused);
+        counter.increment();
+        self.look_at_the_calendar();
+        let (least, more) = RETRY_AFTER_S;
+        let retry_after_s = least + Draw(self.net.draw()).below(more);
+        let date = &self.date.text;
+        let response = match refused {
+            Refused::Full => response::unavailable("the server is full", retry_after_s, date),
+            Refused::Memory => {
+                response::unavailable("the server is short of memory", retry_after_s, date)
+            }
+            Refused::Source(too_many) => {
+                response::too_many(&too_many.to_string(), retry_after_s, date)
+            }
+            Refused::Untrusted => return self.net.refuse(socket, &[]),
+        };
+        // There is no telling it before the handshake.
+        let told: &[u8] = if self.is_secure(listener) {
+            &[]
+        } else {
+            &response.bytes
+        };
+        self.net.refuse(socket, told);
+    }
+
+    fn counter(&self, refused: Refused) -> &crate::metrics::Counter {
+        let metrics = &self.parts.metrics;
+        match refused {
+            Refused::Full => &metrics.conns_refused,
+            Refused::Memory => &metrics.conns_refused_memory,
+            Refused::Source(TooMany::Connects) => &metrics.conns_refused_source_rate,
+            Refused::Source(TooMany::Conns) => &metrics.conns_refused_source_conns,
+            Refused::Untrusted => &metrics.conns_refused_proxy,
+        }
+    }
+
+    /// A PROXY header has named the client, or nobody. TLS begins behind it where that is spoken.
+    pub(super) fn name_by_header(&mut self, id: ConnId, client: Option<IpAddr>) {
+        let Some(mut visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
+            return;
+        };
+        if let Some(client) = client {
+            visitor.own = Source::from(client);
+            visitor.is_trusted = contains(&self.parts.config.proxy.trusted, client);
+        }
+        let source = (!visitor.is_trusted).then_some(visitor.own);
+        let admitted = self.count_for(id, visitor, source);
+        if visitor.awaits_tls && (admitted.is_err() || !self.secure(id)) {
+            return self.close(id, CloseReason::Refused);
+        }
+        self.call(id, |conn, out, context| {
+            conn.handle_proxied(admitted, out, context);
+        });
+    }
+
+    /// A trusted HTTP proxy has named the client of a request, or nobody.
+    pub(super) fn name_by_field(&mut self, id: ConnId, client: Option<IpAddr>) {
+        let Some(visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
+            return;
+        };
+        let trusted = &self.parts.config.proxy.trusted;
+        let client = client.filter(|client| !contains(trusted, *client));
+        let admitted = self.count_for(id, visitor, client.map(Source::from));
+        self.call(id, |conn, out, context| {
+            conn.handle_entered(admitted, out, context);
+        });
+    }
+
+    fn count_for(
+        &mut self,
+        id: ConnId,
+        mut visitor: Visitor,
+        source: Option<Source>,
+    ) -> Result<(), TooMany> {
+        let admitted = self.recount(&mut visitor, source);
+        if let Err(too_many) = admitted {
+            self.counter(Refused::Source(too_many)).increment();
+        }
+        if let Some(source) = source {
+            tracing::debug!(
+                worker = self.parts.number,
+                slot = id.slot,
+                %source,
+                is_admitted = admitted.is_ok(),
+                "named by a proxy"
+            );
+        }
+        self.note_visitor(id, visitor);
+        admitted
+    }
+}

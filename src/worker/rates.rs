@@ -1,0 +1,230 @@
+//! rates: how fast WebSocket clients may send.
+//!
+//! Whoever has sent more than a second's worth is not read until that is made up for: nothing is
+//! lost, and the kernel tells the client to wait. While it is not read it is not taken for dead,
+//! since its pongs wait too. The accounts are in a table of those who have sent something in the
+//! last second or two; an idle conn has none. `hand_over` is the one way by which what was read
+//! gets to a machine.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use super::{Slot, Worker};
+use crate::config::Limits;
+use crate::conn::Stance;
+use crate::id::ConnId;
+use crate::time::{Deadline, Now};
+
+use super::net::Net;
+
+/// What may be sent at once, in seconds' worth of it, and how often the table is swept.
+const BURST: Duration = Duration::from_secs(1);
+/// Bytes of a read for each frame that a client may send in a second: a few seconds' worth of the
+/// shortest frames, so that one read cannot bring those of minutes.
+const READ_BYTES_PER_FRAME: usize = 16;
+/// The least that is read at once from a client that is limited.
+const READ_BYTES_MIN: usize = 64;
+
+/// The accounts of one worker.
+#[derive(Debug)]
+pub(super) struct Rates {
+    /// Nanoseconds for which a frame, and a byte, is held against its client; zero is no limit.
+    frame_ns: u64,
+    byte_ns: u64,
+    read_bytes_max: usize,
+    by_slot: HashMap<u32, Account, RandomState>,
+    /// Who is read again, and when.
+    pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
+    swept: Now,
+}
+
+/// What one client has sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    /// When all its frames, and all its bytes, are made up for.
+    frames_ns: u64,
+    bytes_ns: u64,
+    is_paused: bool,
+}
+
+impl Rates {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let each_ns = |per_second: u32| 1_000_000_000_u64.checked_div(per_second.into());
+        let bytes = limits.client_bytes_per_second as usize;
+        let frames = limits.client_frames_per_second as usize;
+        let of_frames = frames.saturating_mul(READ_BYTES_PER_FRAME);
+        let least = [bytes, of_frames].into_iter().filter(|most| *most > 0);
+        Self {
+            frame_ns: each_ns(limits.client_frames_per_second).unwrap_or(0),
+            byte_ns: each_ns(limits.client_bytes_per_second).unwrap_or(0),
+            read_bytes_max: least
+                .min()
+                .map_or(usize::MAX, |most| most.max(READ_BYTES_MIN)),
+            by_slot: HashMap::default(),
+            pauses: BinaryHeap::new(),
+            swept: Now::default(),
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.frame_ns > 0 || self.byte_ns > 0
+    }
+
+    /// When the next client is read again.
+    pub(super) fn due(&self) -> Option<Deadline> {
+        self.pauses.peek().map(|Reverse((due, _))| *due)
+    }
+
+    pub(super) fn is_paused(&self, slot: u32) -> bool {
+        let account = match self.pauses.is_empty() {
+            true => None,
+            false => self.by_slot.get(&slot),
+        };
+        account.is_some_and(|account| account.is_paused)
+    }
+
+    pub(super) fn forget(&mut self, slot: u32) {
+        if !self.by_slot.is_empty() {
+            self.by_slot.remove(&slot);
+        }
+    }
+
+    /// Notes what a client has sent; until when it is not read for that, if it is too much.
+    fn charge(&mut self, slot: u32, frames: u64, bytes: u64, now: Now) -> Option<Deadline> {
+        if now.since(self.swept) >= BURST {
+            self.sweep(now);
+        }
+        let now_ns = now.0.saturating_mul(1000);
+        let account = self.by_slot.entry(slot).or_default();
+        let add = |until_ns: u64, count: u64, each_ns: u64| {
+            let cost = count.saturating_mul(each_ns);
+            until_ns.max(now_ns).saturating_add(cost)
+        };
+        account.frames_ns = add(account.frames_ns, frames, self.frame_ns);
+        account.bytes_ns = add(account.bytes_ns, bytes, self.byte_ns);
+        let burst_ns = u64::try_from(BURST.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = account.frames_ns.max(account.bytes_ns);
+        let until_ns = until_ns.saturating_sub(burst_ns);
+        account.is_paused = until_ns > now_ns;
+        account.is_paused.then(|| Deadline(until_ns.div_ceil(1000)))
+    }
+
+    /// Forgets those who have made up for what they have sent.
+    fn sweep(&mut self, now: Now) {
+        self.swept = now;
+        let now_ns = now.0.saturating_mul(1000);
+        self.by_slot
+            .retain(|_, account| account.frames_ns.max(account.bytes_ns) > now_ns);
+        if self.by_slot.len() * 4 < self.by_slot.capacity() {
+            self.by_slot.shrink_to_fit();
+        }
+    }
+}
+
+impl<S> Slot<S> {
+    /// How many bytes of its client's the machine may be handed now.
+    pub(super) fn takes(&self, head_bytes: u32, rates: &Rates) -> usize {
+        let most = self.conn.read_bytes_max(head_bytes);
+        match self.conn.stance() {
+            Stance::WebSocket => most.min(rates.read_bytes_max),
+            Stance::Pending | Stance::Other => most,
+        }
+    }
+}
+
+impl<N: Net> Worker<N> {
+    /// Hands a machine what came from its client, and holds the client to its rates.
+    pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
+        let frames_before = self.parts.metrics.client_frames.value();
+        self.call(id, |conn, out, context| {
+            conn.handle_bytes(bytes, out, context);
+        })?;
+        if self.rates.is_on() {
+            let frames = self.parts.metrics.client_frames.value() - frames_before;
+            self.charge(id, frames, bytes.len() as u64);
+        }
+        Some(())
+    }
+
+    fn charge(&mut self, id: ConnId, frames: u64, bytes: u64) {
+        let is_limited = self
+            .slot(id)
+            .is_some_and(|slot| slot.conn.stance() == Stance::WebSocket);
+        if !is_limited {
+            return;
+        }
+        let was_paused = self.rates.is_paused(id.slot);
+        if let Some(until) = self.rates.charge(id.slot, frames, bytes, self.now)
+            && !was_paused
+        {
+            self.parts.metrics.client_reads_paused.increment();
+            self.rates.pauses.push(Reverse((until, id)));
+            if let Some(slot) = self.slot(id) {
+                slot.is_held = true;
+            }
+        }
+    }
+
+    /// Reads those again who have made up for what they have sent.
+    pub(super) fn resume_reads(&mut self) {
+        while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
+            && self.now.has_reached(due)
+        {
+            self.rates.pauses.pop();
+            let now = self.now;
+            let Some(slot) = self.slot(id) else { continue };
+            slot.conn.handle_resumed(now);
+            if let Some(account) = self.rates.by_slot.get_mut(&id.slot) {
+                account.is_paused = false;
+            }
+            self.release_unless_behind(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(frames: u32, bytes: u32) -> Rates {
+        Rates::new(&Limits {
+            client_frames_per_second: frames,
+            client_bytes_per_second: bytes,
+            ..Limits::default()
+        })
+    }
+
+    #[test]
+    fn client_is_paused_until_its_frames_are_those_of_a_second() {
+        let mut rates = rates(10, 0);
+        for _ in 0..10 {
+            assert_eq!(rates.charge(1, 1, 1_000_000, Now(0)), None);
+        }
+        assert_eq!(rates.charge(1, 1, 0, Now(0)), Some(Deadline(100_000)));
+        assert_eq!(rates.charge(2, 10, 0, Now(0)), None);
+        assert_eq!(rates.charge(1, 0, 0, Now(100_000)), None);
+    }
+
+    #[test]
+    fn client_is_paused_for_its_bytes_too() {
+        let mut rates = rates(0, 1000);
+        assert_eq!(rates.charge(1, 1000, 1000, Now(0)), None);
+        assert_eq!(rates.charge(1, 0, 500, Now(0)), Some(Deadline(500_000)));
+        assert_eq!(rates.read_bytes_max, 1000);
+    }
+
+    #[test]
+    fn whoever_has_made_up_for_it_owns_nothing() {
+        let mut rates = rates(10, 0);
+        for slot in 0..1000 {
+            assert_eq!(rates.charge(slot, 1, 1, Now(0)), None);
+        }
+        assert_eq!(rates.charge(7, 1, 1, Now(2_000_000)), None);
+        assert_eq!(rates.by_slot.len(), 1);
+        assert!(rates.by_slot.capacity() < 100);
+    }
+}

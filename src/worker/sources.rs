@@ -1,0 +1,185 @@
+//! How many conns each source has and how fast they come, counted over all workers.
+//!
+//! The kernel spreads one source's conns over all listeners, so the table is shared: cut in parts
+//! with a lock each, held for one look-up. There only where a limit per source is configured. A
+//! source is in it while it has conns or is not yet forgiven its last ones. Asked by `guard` when
+//! conns come and go; swept by the server's watch.
+
+use std::hash::BuildHasher as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::quality::RandomState;
+use hashbrown::HashMap;
+
+use crate::config::Limits;
+use crate::config::limits::{CONNECTS_AT_ONCE_S, SOURCE_TABLE_PARTS};
+use crate::proxy::{Source, TooMany};
+use crate::time::Now;
+
+/// The table.
+#[derive(Debug)]
+pub struct Sources {
+    parts: Vec<Mutex<Part>>,
+    hasher: RandomState,
+    conns_max: u32,
+    /// Microseconds for which a conn that comes is held against its source; zero is no limit.
+    interval_us: u64,
+}
+
+type Part = HashMap<Source, Account, RandomState>;
+
+/// What is known of one source.
+#[derive(Clone, Copy, Debug, Default)]
+struct Account {
+    conns: u32,
+    /// When all conns that have come are forgiven.
+    forgiven_us: u64,
+}
+
+const _: () = assert!(size_of::<(Source, Account)>() <= 32);
+
+impl Sources {
+    /// An empty table; `None` where nothing is limited.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Option<Self> {
+        let per_second = u64::from(limits.connects_per_second_per_source);
+        limits.counts_sources().then(|| Self {
+            parts: (0..SOURCE_TABLE_PARTS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::default(),
+            conns_max: match limits.conns_per_source {
+                0 => u32::MAX,
+                limit => limit,
+            },
+            interval_us: 1_000_000_u64.checked_div(per_second).unwrap_or(0),
+        })
+    }
+
+    /// Counts one more conn of a source.
+    ///
+    /// # Errors
+    /// When it has too many, or they come too fast; then nothing is counted.
+    pub fn enter(&self, source: Source, now: Now) -> Result<(), TooMany> {
+        let Some(mut part) = self.part(source) else {
+            return Ok(());
+        };
+        let account = part.get(&source).copied().unwrap_or_default();
+        if account.conns >= self.conns_max {
+            return Err(TooMany::Conns);
+        }
+        let latest_us = now.0 + CONNECTS_AT_ONCE_S * 1_000_000;
+        let forgiven_us = account.forgiven_us.max(now.0) + self.interval_us;
+        if forgiven_us > latest_us {
+            return Err(TooMany::Connects);
+        }
+        let conns = account.conns + 1;
+        part.insert(source, Account { conns, forgiven_us });
+        Ok(())
+    }
+
+    /// Counts one conn less.
+    pub fn leave(&self, source: Source, now: Now) {
+        let Some(mut part) = self.part(source) else {
+            return;
+        };
+        let Some(account) = part.get_mut(&source) else {
+            return debug_assert!(false, "{source} leaves and has not come");
+        };
+        account.conns = account.conns.saturating_sub(1);
+        if is_idle(*account, now) {
+            part.remove(&source);
+        }
+    }
+
+    /// Forgets those who have no conn and are forgiven.
+    pub fn sweep(&self, now: Now) {
+        for part in &self.parts {
+            let mut part = lock(part);
+            part.retain(|_, account| !is_idle(*account, now));
+            if part.len() * 4 < part.capacity() {
+                part.shrink_to_fit();
+            }
+        }
+    }
+
+    /// How many sources there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.parts.iter().map(|part| lock(part).len()).sum()
+    }
+
+    fn part(&self, source: Source) -> Option<MutexGuard<'_, Part>> {
+        let hash = usize::try_from(self.hasher.hash_one(source)).unwrap_or(0);
+        self.parts.get(hash % SOURCE_TABLE_PARTS).map(lock)
+    }
+}
+
+fn is_idle(account: Account, now: Now) -> bool {
+    account.conns == 0 && account.forgiven_us <= now.0
+}
+
+fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(conns: u32, per_second: u32) -> Sources {
+        let limits = Limits {
+            conns_per_source: conns,
+            connects_per_second_per_source: per_second,
+            ..Limits::default()
+        };
+        Sources::new(&limits).unwrap()
+    }
+
+    const A: Source = Source::V4([192, 0, 2, 1]);
+    const B: Source = Source::V6([7; 8]);
+
+    #[test]
+    fn nothing_is_counted_without_a_limit() {
+        assert!(Sources::new(&Limits::default()).is_none());
+    }
+
+    #[test]
+    fn each_source_has_its_own_conns_and_gives_them_back() {
+        let sources = sources(2, 0);
+        for source in [A, A, B] {
+            assert_eq!(sources.enter(source, Now(0)), Ok(()));
+        }
+        assert_eq!(sources.enter(A, Now(0)), Err(TooMany::Conns));
+        assert_eq!(sources.enter(B, Now(0)), Ok(()));
+        sources.leave(A, Now(1));
+        assert_eq!(sources.enter(A, Now(1)), Ok(()));
+        for source in [A, A, B, B] {
+            sources.leave(source, Now(2));
+        }
+        assert_eq!(sources.count(), 0);
+    }
+
+    #[test]
+    fn conns_come_as_fast_as_they_may_and_those_of_some_seconds_at_once() {
+        let sources = sources(0, 10);
+        let burst = 10 * CONNECTS_AT_ONCE_S;
+        let come = |now: Now, count: u64| {
+            (0..count).filter(|_| sources.enter(A, now).is_ok()).count() as u64
+        };
+        assert_eq!(come(Now(0), 1000), burst);
+        assert_eq!(sources.enter(A, Now(99_999)), Err(TooMany::Connects));
+        assert_eq!(sources.enter(A, Now(100_000)), Ok(()));
+        assert_eq!(come(Now(1_100_000), 1000), 10);
+        assert_eq!(sources.enter(B, Now(1_100_000)), Ok(()));
+    }
+
+    #[test]
+    fn source_without_conns_is_kept_until_it_is_forgiven() {
+        let sources = sources(0, 1);
+        assert_eq!(sources.enter(A, Now(0)), Ok(()));
+        sources.leave(A, Now(10));
+        sources.sweep(Now(999_999));
+        assert_eq!(sources.count(), 1);
+        sources.sweep(Now(1_000_000));
+        assert_eq!(sources.count(), 0);
+    }
+}
