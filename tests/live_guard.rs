@@ -1,0 +1,342 @@
+//! Who the real binary lets in: limits per source, on those who have yet to say what they want, on
+//! channels, on what clients send, and on memory.
+//!
+//! Each test is somebody who asks for too much, and a subscriber beside it who must miss nothing.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::io::{BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use live::raw::connect;
+use live::secure::{Certificate, tls_addr};
+use live::socket::frame;
+use live::{Feeder, PATIENCE, Raw, Server, Socket, within};
+use serde_json::json;
+use socket2::{Domain, Type};
+
+/// A subscriber that gets everything, whatever is done beside it.
+struct Neighbour {
+    socket: Socket,
+    feeder: Feeder,
+    published: u64,
+}
+
+impl Neighbour {
+    fn new(server: &Server) -> Self {
+        Self {
+            socket: Socket::subscribed(server.addr, "channel=neighbour"),
+            feeder: Feeder::connect(&server.feed),
+            published: 0,
+        }
+    }
+
+    fn check(&mut self) {
+        self.published += 1;
+        let id = self.feeder.publish("neighbour", self.published);
+        let value = self.socket.publication();
+        assert_eq!(
+            (&value["id"], &value["data"]),
+            (&json!(id), &json!(self.published))
+        );
+    }
+}
+
+/// Connects from another address of this machine.
+fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, octet), 0));
+    socket.bind(&from.into()).unwrap();
+    socket.connect(&addr.into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.into()
+}
+
+fn get(mut stream: TcpStream) -> Raw {
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    Raw::read(&mut BufReader::new(stream))
+}
+
+fn ends_without_a_word(mut stream: impl std::io::Read) {
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    assert!(said.is_empty(), "{}", said.escape_ascii());
+}
+
+fn assert_put_off(response: &Raw, status: u16) {
+    response.assert_problem(status);
+    let wait: u32 = response.field("retry-after").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait}");
+}
+
+#[test]
+fn source_has_so_many_conns_and_another_one_its_own() {
+    let server = Server::with("[limits]\nconns_per_source = 4\n", &[]);
+    let mut neighbour = Neighbour::new(&server);
+    let mut kept: Vec<_> = (0..4).map(|_| connect_from(9, server.addr)).collect();
+    server.await_metric("fanfare_conns", 5.0);
+    for refused in 1..=20 {
+        assert_put_off(&get(connect_from(9, server.addr)), 429);
+        let name = "fanfare_conns_refused_total{limit=\"source_conns\"}";
+        server.await_metric(name, f64::from(refused));
+        neighbour.check();
+    }
+    assert_eq!(get(connect_from(10, server.addr)).status, 200);
+    drop(kept.pop());
+    server.await_metric("fanfare_conns", 4.0);
+    assert_eq!(get(connect_from(9, server.addr)).status, 200);
+    drop(kept);
+    drop(neighbour);
+    server.await_metric("fanfare_conns", 0.0);
+    server.await_metric("fanfare_sources", 0.0);
+}
+
+#[test]
+fn source_of_the_sixth_version_is_its_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[limits]\nconns_per_source = 1\n";
+    let server = Server::in_folder(folder.path(), "[::1]:0", config, &[]).unwrap();
+    let kept = connect(server.addr);
+    server.await_metric("fanfare_conns", 1.0);
+    assert_put_off(&get(connect(server.addr)), 429);
+    drop(kept);
+    server.await_metric("fanfare_conns", 0.0);
+    assert_eq!(get(connect(server.addr)).status, 200);
+}
+
+#[test]
+fn source_connects_so_many_times_a_second() {
+    let config = "[limits]\nconnects_per_second_per_source = 2\n";
+    let server = Server::with(config, &[]);
+    let mut neighbour = Neighbour::new(&server);
+    let start = Instant::now();
+    let statuses: Vec<u16> = (0..60)
+        .map(|_| get(connect_from(9, server.addr)).status)
+        .collect();
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    let most = 10 + 2 * (1 + usize::try_from(start.elapsed().as_secs()).unwrap());
+    assert!((10..=most).contains(&served), "{served}: {statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)));
+    neighbour.check();
+    within("it is forgiven", || {
+        (get(connect_from(9, server.addr)).status == 200).then_some(())
+    });
+    let name = "fanfare_conns_refused_total{limit=\"source_rate\"}";
+    assert!(server.metric(name) >= f64::from(60 - u8::try_from(served).unwrap()));
+}
+
+#[test]
+fn oldest_of_too_many_that_say_nothing_goes() {
+    let server = Server::with("[limits]\npending_conns = 20\n", &["--workers", "1"]);
+    let mut neighbour = Neighbour::new(&server);
+    let mut silent: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut stream = connect(server.addr);
+            stream.write_all(b"GET / HT").unwrap();
+            stream
+        })
+        .collect();
+    server.await_metric("fanfare_conns_pending", 20.0);
+    for gone in 1..=30 {
+        // Whoever comes and means it is served.
+        assert_eq!(Raw::get(server.addr, "/").status, 200);
+        ends_without_a_word(silent.remove(0));
+        silent.push(connect(server.addr));
+        neighbour.check();
+        assert!(server.metric("fanfare_conns_pending") <= 20.0);
+        let name = "fanfare_conns_closed_total{reason=\"crowded_out\"}";
+        server.await_metric(name, f64::from(gone));
+    }
+}
+
+#[test]
+fn handshakes_that_never_end_are_crowded_out_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "one");
+    let config = format!("{}[limits]\npending_conns = 5\n", certificate.config());
+    let server = Server::with(&config, &["--listen", "127.0.0.1:0 tls", "--workers", "1"]);
+    let secure = tls_addr(&server);
+    let mut neighbour = Neighbour::new(&server);
+    let first = connect(secure);
+    let _others: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = connect(secure);
+            stream.write_all(&[0x16, 3, 1]).unwrap();
+            stream
+        })
+        .collect();
+    ends_without_a_word(first);
+    neighbour.check();
+}
+
+#[test]
+fn websocket_that_subscribes_to_nothing_in_time_is_closed() {
+    let server = Server::with("[limits]\nfirst_subscribe_ms = 500\n", &[]);
+    let mut neighbour = Neighbour::new(&server);
+    let start = Instant::now();
+    let mut silent = Socket::open(server.addr, "");
+    assert_eq!(silent.closed(), (1008, String::from("no subscription")));
+    let waited = start.elapsed();
+    assert!(waited >= Duration::from_millis(400), "{waited:?}");
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    let mut late = Socket::open(server.addr, "");
+    late.send(&json!({"type": "subscribe", "channel": "a"}));
+    assert_eq!(late.json()["type"], "welcome");
+    assert_eq!(late.json()["type"], "subscribed");
+    late.send(&json!({"type": "unsubscribe", "channel": "a"}));
+    assert_eq!(late.json()["type"], "unsubscribed");
+    thread::sleep(Duration::from_millis(1200));
+    neighbour.check();
+    late.send(&json!({"type": "ping", "ref": 1}));
+    assert_eq!(late.json()["ref"], 1);
+    let name = "fanfare_conns_closed_total{reason=\"no_subscription\"}";
+    server.await_metric(name, 1.0);
+}
+
+#[test]
+fn channels_of_subscribers_are_bounded_and_those_of_feeders_are_not_refused() {
+    let server = Server::with("[limits]\nchannels = 5\n", &["--workers", "1"]);
+    let mut neighbour = Neighbour::new(&server);
+    let mut greedy = Socket::subscribed(server.addr, "channel=c0");
+    for number in 1..60 {
+        let channel = format!("c{number}");
+        greedy.send(&json!({"type": "subscribe", "channel": channel, "ref": number}));
+        let answer = greedy.json();
+        match number {
+            1..=3 => assert_eq!(answer["type"], "subscribed"),
+            _ => assert_eq!(
+                (&answer["code"], &answer["ref"]),
+                (&json!("server_full"), &json!(number))
+            ),
+        }
+        neighbour.check();
+    }
+    // One that exists is open to everybody.
+    Socket::subscribed(server.addr, "channel=c0");
+    for path in [
+        "/sse?channel=new",
+        "/poll?channel=new",
+        "/poll?channel=new&timeout=0",
+    ] {
+        assert_put_off(&Raw::get(server.addr, path), 503);
+    }
+    server.await_metric("fanfare_subscriptions_refused_total", 59.0);
+    server.await_metric("fanfare_channels", 5.0);
+    neighbour.feeder.publish("another", 1);
+    server.await_metric("fanfare_channels", 6.0);
+    neighbour.check();
+    greedy.send(&json!({"type": "unsubscribe", "channel": "c0"}));
+    assert_eq!(greedy.json()["type"], "unsubscribed");
+}
+
+/// Sends these frames many times; how long it took until all of them were answered.
+fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
+    let server = Server::with(config, &["--workers", "1"]);
+    let mut neighbour = Neighbour::new(&server);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let start = Instant::now();
+    let mut writer = socket.0.get_ref().try_clone().unwrap();
+    let frames = frame(0x81, message).repeat(count);
+    let writing = thread::spawn(move || writer.write_all(&frames).unwrap());
+    for number in 0..count {
+        assert_eq!(socket.json()["ref"], 1);
+        if number % 10 == 0 {
+            neighbour.check();
+        }
+    }
+    writing.join().unwrap();
+    assert!(server.metric("fanfare_client_reads_paused_total") >= 1.0);
+    (server, start.elapsed())
+}
+
+#[test]
+fn frames_beyond_the_rate_wait_and_none_is_lost() {
+    let config = "[limits]\nclient_frames_per_second = 50\n";
+    let (_server, took) = flood(config, br#"{"type":"ping","ref":1}"#, 200);
+    assert!(took > Duration::from_millis(2500), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn bytes_beyond_the_rate_wait_and_none_is_lost() {
+    let config = "[limits]\nclient_bytes_per_second = 20000\n";
+    let padding = " ".repeat(970);
+    let message = format!("{{\"type\":\"ping\",\"ref\":1{padding}}}");
+    let (_server, took) = flood(config, message.as_bytes(), 80);
+    assert!(took > Duration::from_millis(2000), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn client_that_is_paused_for_longer_than_heartbeats_is_not_taken_for_dead() {
+    let config = "[limits]\nclient_frames_per_second = 1\n[heartbeat]\ninterval_ms = 300\n";
+    let server = Server::with(config, &["--workers", "1"]);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    // Two fit into what is read at once, so that pauses are longer than a dead peer is given.
+    socket.send_raw(&frame(0x81, br#"{"type":"ping","ref":1}"#).repeat(6));
+    let start = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(socket.json()["ref"], 1);
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_secs(3), "{took:?}");
+    server.await_metric("fanfare_conns", 1.0);
+}
+
+#[test]
+fn nobody_new_comes_in_when_memory_is_short_and_who_is_there_stays() {
+    const LIMIT: u64 = 60 * 1024 * 1024;
+    let config = format!(
+        "[limits]\nmemory_bytes = {LIMIT}\n[log]\nbytes = 268435456\nage_ms = 4000\n\
+         [quota]\nbehind_bytes = 268435456\n"
+    );
+    let server = Server::with(&config, &["--workers", "1"]);
+    let mut neighbour = Neighbour::new(&server);
+    assert!((server.metric("fanfare_memory_limit_bytes") - 62_914_560.0).abs() < 0.5);
+    let fill = "x".repeat(1_000_000);
+    let mut published = 0;
+    let refused = within("memory is short", || {
+        if published < 150 {
+            published += 1;
+            neighbour.feeder.publish("heap", fill.clone());
+        }
+        neighbour.check();
+        let response = get(connect(server.addr));
+        (response.status != 200).then_some(response)
+    });
+    assert_put_off(&refused, 503);
+    neighbour.check();
+    assert!(server.metric("fanfare_memory_bytes") > 62_914_560.0);
+    assert!(server.metric("fanfare_conns_refused_total{limit=\"memory\"}") >= 1.0);
+}
+
+#[test]
+fn memory_of_the_system_is_watched_without_a_limit() {
+    let server = Server::start();
+    let total = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let total = total
+        .lines()
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap();
+    let total = total.parse::<f64>().unwrap() * 1024.0;
+    let limit = server.metric("fanfare_memory_limit_bytes");
+    assert!(limit > 0.0 && limit <= 0.91 * total, "{limit} of {total}");
+    assert!(server.metric("fanfare_memory_bytes") > 0.0);
+}
