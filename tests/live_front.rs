@@ -65,7 +65,7 @@ fn nginx(folder: &Path, front: SocketAddr, server: SocketAddr) -> Command {
 }
 
 fn haproxy(folder: &Path, front: SocketAddr, server: SocketAddr) -> Command {
-    let [example] = blocks("haproxy").try_into().unwrap();
+    let [example, _in_tcp_mode] = blocks("haproxy").try_into().unwrap();
     assert!(example.contains("127.0.0.1:8080"));
     let example = example.replace("127.0.0.1:8080", &server.to_string());
     let config = example.replace("bind :80", &format!("bind {front}"));

@@ -120,7 +120,10 @@ impl Hired {
             upstream: ends.remove(0),
             sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
-            conns_max: if is_crowded { 3 } else { 1000 },
+            conns_max: match config.limits.connects_per_second_per_source {
+                0 if is_crowded => 3,
+                _ => 1000,
+            },
             guard: Guard {
                 proxied: net.proxied_listeners,
                 pending_max: if is_crowded { 2 } else { 500 },
@@ -576,7 +579,7 @@ fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng
     match (random.u32(0..6), is_crowded) {
         (0..=1, false) => limits.conns_per_source = 1000,
         (0..=1, true) => limits.conns_per_source = 1,
-        (2..=4, true) => limits.connects_per_second_per_source = 1,
+        (2..=5, true) => limits.connects_per_second_per_source = 1,
         _ => {}
     }
     if random.u32(0..4) == 0 {
