@@ -13,14 +13,11 @@
 
 mod live;
 
-use std::fs;
 use std::io::{BufReader, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::Command;
+use std::net::SocketAddr;
 
 use live::raw::connect;
-use live::{Feeder, Lines, Raw, Server, Socket, within};
+use live::{Feeder, Lines, Proxy, Raw, Server, Socket};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{HandshakeError, error::Error};
 
@@ -37,43 +34,19 @@ fn blocks(language: &str) -> Vec<String> {
     found
 }
 
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
-}
-
 /// The README's blocks around this server.
-fn nginx(folder: &Path, front: SocketAddr, server: SocketAddr) -> Command {
+fn nginx(server: SocketAddr) -> Proxy {
     let [location, map] = blocks("nginx").try_into().unwrap();
     assert!(location.contains("http://127.0.0.1:8080;"));
     let location = location.replace("127.0.0.1:8080", &server.to_string());
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
-        .concat();
-    let config = format!(
-        "daemon off;\nmaster_process off;\npid {}/pid;\nerror_log stderr;\nevents {{}}\n\
-         http {{\naccess_log off;\n{temporary}{map}\
-         server {{\nlisten {front};\n{location}}}\n}}\n",
-        folder.display()
-    );
-    let file = folder.join("nginx.conf");
-    fs::write(&file, config).unwrap();
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.args(["-e", "stderr", "-p"]).arg(folder);
-    command.arg("-c").arg(file);
-    command
+    Proxy::nginx(|front| format!("{map}server {{\nlisten {front};\n{location}}}\n"))
 }
 
-fn haproxy(folder: &Path, front: SocketAddr, server: SocketAddr) -> Command {
+fn haproxy(server: SocketAddr) -> Proxy {
     let [example, _in_tcp_mode] = blocks("haproxy").try_into().unwrap();
     assert!(example.contains("127.0.0.1:8080"));
     let example = example.replace("127.0.0.1:8080", &server.to_string());
-    let config = example.replace("bind :80", &format!("bind {front}"));
-    let file = folder.join("haproxy.cfg");
-    fs::write(&file, config).unwrap();
-    let mut command = Command::new("/usr/sbin/haproxy");
-    command.args(["-db", "-f"]).arg(file);
-    command
+    Proxy::haproxy(|front| example.replace("bind :80", &format!("bind {front}")))
 }
 
 /// The status of a WebSocket handshake of a page.
@@ -91,12 +64,10 @@ fn handshake(front: SocketAddr, origin: &str) -> u16 {
     }
 }
 
-fn check(start: impl FnOnce(&Path, SocketAddr, SocketAddr) -> Command) {
-    let folder = tempfile::tempdir().unwrap();
+fn check(start: impl FnOnce(SocketAddr) -> Proxy) {
     let server = Server::start();
-    let front = free_address();
-    let _proxy = Lines::run(&mut start(folder.path(), front, server.addr));
-    within("the proxy", || TcpStream::connect(front).ok());
+    let proxy = start(server.addr);
+    let front = proxy.addr;
     let mut feeder = Feeder::connect(&server.feed);
 
     assert_eq!(handshake(front, &format!("http://{front}")), 101);

@@ -1,5 +1,5 @@
-//! The real binary behind proxies: `haproxy` with the PROXY protocol, nginx with the field that names
-//! the client, and hand-made headers that are wrong, late or a lie.
+//! The real binary behind proxies: `haproxy` with the PROXY protocol, nginx with the field that
+//! names the client, and hand-made headers that are wrong, late or a lie.
 //!
 //! Whom a conn is counted for is seen by a limit of one conn for each source.
 #![allow(
@@ -15,18 +15,15 @@
 
 mod live;
 
-use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use live::raw::connect;
 use live::secure::{Certificate, secured, tls_addr};
-use live::{Feeder, Lines, PATIENCE, Raw, Server, Socket, within};
+use live::{Feeder, Lines, PATIENCE, Proxy, Raw, Server, Socket, within};
 use socket2::{Domain, Type};
-use tempfile::TempDir;
 
 const ONE_EACH: &str = "[limits]\nconns_per_source = 1\nrequest_head_ms = 1500\n";
 const TRUSTING: &str = "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n";
@@ -49,81 +46,31 @@ impl Proxied {
     }
 }
 
-/// A proxy that runs until it is let go of.
-struct Proxy {
-    child: Child,
-    addr: SocketAddr,
-    _folder: TempDir,
+fn haproxy(mode: &str, how: &str, to: SocketAddr) -> Proxy {
+    Proxy::haproxy(|addr| {
+        format!(
+            "defaults\n mode {mode}\n timeout connect 5s\n timeout client 60s\n \
+             timeout server 60s\n timeout tunnel 60s\n\
+             listen fanfare\n bind {addr}\n {how}\n"
+        )
+        .replace("SERVER", &format!("server one {to}"))
+    })
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Proxy {
-    fn start(
-        program: &str,
-        config: impl FnOnce(&str, SocketAddr) -> String,
-        flags: &[&str],
-    ) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
-        let home = folder.path().to_str().unwrap();
-        let file = folder.path().join("proxy.conf");
-        fs::write(&file, config(home, addr)).unwrap();
-        let child = Command::new(program)
-            .args(flags)
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("stderr.txt")).unwrap())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}; run tests/run"));
-        within("the proxy", || TcpStream::connect(addr).ok());
-        Self {
-            child,
-            addr,
-            _folder: folder,
-        }
-    }
-
-    fn haproxy(mode: &str, how: &str, to: SocketAddr) -> Self {
-        let config = |_home: &str, addr: SocketAddr| {
-            format!(
-                "defaults\n mode {mode}\n timeout connect 5s\n timeout client 60s\n \
-                 timeout server 60s\n timeout tunnel 60s\n\
-                 listen fanfare\n bind {addr}\n {how}\n"
-            )
-            .replace("SERVER", &format!("server one {to}"))
-        };
-        Self::start("haproxy", config, &["-db", "-f"])
-    }
-
-    fn nginx(to: SocketAddr) -> Self {
-        let config = |home: &str, addr: SocketAddr| {
-            format!(
-                "daemon off; master_process off; pid {home}/pid; error_log {home}/log;\n\
-                 events {{}}\n\
-                 http {{ access_log off; client_body_temp_path {home}/a; proxy_temp_path {home}/b;\n\
-                 fastcgi_temp_path {home}/c; uwsgi_temp_path {home}/d; scgi_temp_path {home}/e;\n\
-                 map $http_upgrade $connection_upgrade {{ default upgrade; \"\" \"\"; }}\n\
-                 upstream fanfare {{ server {to}; keepalive 4; }}\n\
-                 server {{ listen {addr};\n\
-                 location / {{ proxy_pass http://fanfare; proxy_http_version 1.1;\n\
-                 proxy_set_header Host $host;\n\
-                 proxy_set_header Upgrade $http_upgrade;\n\
-                 proxy_set_header Connection $connection_upgrade;\n\
-                 proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
-                 proxy_buffering off; }} }} }}\n"
-            )
-        };
-        Self::start("nginx", config, &["-c"])
-    }
+fn nginx(to: SocketAddr) -> Proxy {
+    Proxy::nginx(|addr| {
+        format!(
+            "map $http_upgrade $connection_upgrade {{ default upgrade; \"\" \"\"; }}\n\
+             upstream fanfare {{ server {to}; keepalive 4; }}\n\
+             server {{ listen {addr};\n\
+             location / {{ proxy_pass http://fanfare; proxy_http_version 1.1;\n\
+             proxy_set_header Host $host;\n\
+             proxy_set_header Upgrade $http_upgrade;\n\
+             proxy_set_header Connection $connection_upgrade;\n\
+             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+             proxy_buffering off; }} }}\n"
+        )
+    })
 }
 
 fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
@@ -192,7 +139,7 @@ fn check_sources(server: &Server, addr: SocketAddr) {
 fn haproxy_names_its_clients_in_both_versions() {
     for how in ["SERVER send-proxy", "SERVER send-proxy-v2"] {
         let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
-        let proxy = Proxy::haproxy("tcp", how, proxied.addr);
+        let proxy = haproxy("tcp", how, proxied.addr);
         check_sources(&proxied.server, proxy.addr);
         assert_eq!(
             Socket::subscribed(proxy.addr, "channel=a")
@@ -209,7 +156,7 @@ fn haproxy_names_its_clients_in_both_versions() {
 fn checks_of_a_proxy_are_nobody_and_never_refused() {
     let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
     let how = "SERVER send-proxy-v2 check-send-proxy check inter 100ms";
-    let proxy = Proxy::haproxy("tcp", how, proxied.addr);
+    let proxy = haproxy("tcp", how, proxied.addr);
     within("some checks", || {
         (proxied.server.metric("fanfare_conns_accepted_total") > 8.0).then_some(())
     });
@@ -221,7 +168,7 @@ fn checks_of_a_proxy_are_nobody_and_never_refused() {
 #[test]
 fn haproxy_names_its_clients_in_a_field() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
-    let proxy = Proxy::haproxy("http", "option forwardfor\n SERVER", server.addr);
+    let proxy = haproxy("http", "option forwardfor\n SERVER", server.addr);
     check_sources(&server, proxy.addr);
     // It adds a line; what a client says before is not believed.
     let lie = "X-Forwarded-For: 192.0.2.1\r\n";
@@ -238,7 +185,7 @@ fn haproxy_names_its_clients_in_a_field() {
 #[test]
 fn nginx_names_its_clients_in_a_field() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
-    let proxy = Proxy::nginx(server.addr);
+    let proxy = nginx(server.addr);
     check_sources(&server, proxy.addr);
     let lie = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
     let (status, _kept) = stream_from(11, proxy.addr, lie);
@@ -304,7 +251,7 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
     again.write_all(v1("192.0.2.5").as_bytes()).unwrap();
     ends_without_a_word(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
-    let proxy = Proxy::haproxy("tcp", "SERVER send-proxy-v2", addr);
+    let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
     // Nothing is left of whoever looked whether the proxy was there.
     server.await_metric("fanfare_conns", 3.0);
     let mut through = secured(proxy.addr, &certificate.trusting());

@@ -1,8 +1,8 @@
-//! Conns behind proxies: the header of the PROXY protocol ahead of everything, and whether the client
-//! that a proxy names may come in.
+//! Conns behind proxies: the header of the PROXY protocol ahead of everything, and whether the
+//! client that a proxy names may come in.
 //!
-//! What has come of the header is kept like a part of a request, and no byte beyond it is asked for:
-//! what follows may be TLS. The worker counts the client and says what came of it; until then the
+//! What has come of the header is kept like a part of a request, and no byte beyond it is asked
+//! for: what follows may be TLS. The worker counts the client and says what came of it; until then the
 //! request that named it waits.
 
 use super::phase::{Partial, Phase, Stage};

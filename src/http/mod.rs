@@ -146,8 +146,8 @@ pub struct WebSocketRequest {
     pub entry: Entry,
 }
 
-/// Whom the request at the front of `bytes` comes from, as a trusted proxy says; `None` inside if it
-/// says nothing that is understood, and outside if there is no complete head.
+/// Whom the request at the front of `bytes` comes from, as a trusted proxy says; `None` inside if
+/// it says nothing that is understood, and outside if there is no complete head.
 #[must_use]
 pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);

@@ -1,8 +1,8 @@
 //! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
 //!
 //! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
-//! itself. Only whether TLS is spoken on it, and whether proxies say there whom they speak for, is a
-//! matter of its name in the unit file (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
+//! itself. Only whether TLS is spoken on it, and whether proxies say there whom they speak for, is
+//! a matter of its name in the unit file (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
 
 use std::io;
 use std::net::TcpListener;

@@ -7,6 +7,7 @@
 pub(crate) mod feeder;
 pub(crate) mod lines;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod relay;
 pub(crate) mod secure;
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 pub(crate) use feeder::Feeder;
 pub(crate) use lines::Lines;
 pub(crate) use process::Process;
+pub(crate) use proxy::Proxy;
 pub(crate) use raw::Raw;
 pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
