@@ -2,8 +2,8 @@
 //! client that a proxy names may come in.
 //!
 //! What has come of the header is kept like a part of a request, and no byte beyond it is asked
-//! for: what follows may be TLS. The worker counts the client and says what came of it; until then the
-//! request that named it waits.
+//! for: what follows may be TLS. The worker counts the client and says what came of it; until then
+//! the request that named it waits.
 
 use super::phase::{Partial, Phase, Stage};
 use super::{Conn, TooMany};
