@@ -37,9 +37,14 @@ struct Rig {
 
 impl Rig {
     fn with(config: &str) -> Self {
+        Self::with_tls(config, "")
+    }
+
+    /// With lines for the section `[tls]` beside.
+    fn with_tls(config: &str, lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(folder.path(), "own");
-        let config = format!("{config}{}", certificate.config());
+        let config = format!("{config}{}{lines}", certificate.config());
         let server = Server::with(&config, TLS);
         let addr = tls_addr(&server);
         Self {
@@ -268,8 +273,11 @@ fn what_is_no_tls_is_told_so_and_costs_nobody_else() {
 }
 
 #[test]
-fn handshake_that_is_not_finished_ends_when_the_head_is_due() {
-    let rig = Rig::with("[limits]\nrequest_head_ms = 300\n");
+fn handshake_that_is_not_finished_ends_when_its_time_is_over() {
+    let rig = Rig::with_tls(
+        "[limits]\nrequest_head_ms = 60000\n",
+        "handshake_ms = 300\n",
+    );
     let mut socket = rig.socket("channel=a");
     let silent: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(rig.addr).unwrap())

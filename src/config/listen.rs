@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -122,7 +123,7 @@ struct Entry {
 }
 
 /// Certificates and what is asked of clients.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// Files with certificate chains in PEM. Which one a client is shown is a matter of the name
@@ -134,8 +135,31 @@ pub struct Tls {
     pub client_authorities: PathBuf,
     /// What is asked of clients.
     pub client_auth: ClientAuth,
+    /// Time for the handshake, in milliseconds. That for the request head begins behind it.
+    pub handshake_ms: u64,
     /// Whether a certificate is made at start that nobody vouches for, for trying out.
     pub self_signed: bool,
+}
+
+impl Tls {
+    /// Time for the handshake.
+    #[must_use]
+    pub fn handshake(&self) -> Duration {
+        Duration::from_millis(self.handshake_ms)
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            certificates: Vec::new(),
+            keys: Vec::new(),
+            client_authorities: PathBuf::new(),
+            client_auth: ClientAuth::default(),
+            handshake_ms: 10_000,
+            self_signed: false,
+        }
+    }
 }
 
 /// Whether clients show a certificate.

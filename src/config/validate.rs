@@ -97,6 +97,8 @@ impl Config {
 
     fn check_tls(&self, found: &mut Vec<Invalid>) {
         let tls = &self.tls;
+        let range = 100..=600_000;
+        check_range("tls.handshake_ms", tls.handshake_ms, &range, found);
         let speaks_tls = self.listen.iter().any(|listen| listen.is_tls);
         if tls.certificates.len() != tls.keys.len() {
             let (certificates, keys) = (tls.certificates.len(), tls.keys.len());

@@ -182,6 +182,7 @@ impl<N: Net> Worker<N> {
             closes: None,
         };
         self.filters.by_slot.insert(id.slot, Box::new(secured));
+        self.arm(id, self.now.after(self.parts.config.tls.handshake()));
         true
     }
 
@@ -271,8 +272,12 @@ impl<N: Net> Worker<N> {
             }
         }
         let is_over = secured.closes.is_some() && secured.filter.unsent().is_empty();
+        let has_shaken = was_handshaking && !secured.filter.is_handshaking();
         if is_over {
             return self.close(id, CloseReason::TlsError);
+        }
+        if has_shaken {
+            self.call(id, |conn, _out, context| conn.handle_accepted(context));
         }
         self.list_to_flush(id);
         self.hand_over(id);
