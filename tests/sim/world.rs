@@ -342,7 +342,8 @@ impl World {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         let head_us = self.config.limits.request_head_ms * 1000;
         let poll_us = self.config.limits.poll_timeout_ms * 1000;
-        let wait = 4 * interval_us + head_us + poll_us + LINGER_US + 2_500_000;
+        let shake_us = self.config.tls.handshake_ms * 1000;
+        let wait = 4 * interval_us + shake_us + head_us + poll_us + LINGER_US + 2_500_000;
         let until = self.now_us() + wait;
         let turns = self.turns + TURNS_MAX;
         while self.now_us() < until {
@@ -551,6 +552,7 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     let mut pick = |choices: &[u64]| choices[random.usize(0..choices.len())];
     config.heartbeat.interval_ms = pick(&[400, 700, 2000]);
     config.limits.request_head_ms = pick(&[500, 2000]);
+    config.tls.handshake_ms = config.limits.request_head_ms;
     config.limits.request_head_bytes = pick(&[1024, 8192]) as u32;
     config.limits.client_message_bytes = pick(&[1000, 65_536]) as u32;
     config.limits.channels_per_conn = pick(&[1, 3, 128]) as u32;
