@@ -21,6 +21,9 @@ pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
 pub const STREAM_READ_BYTES: u32 = 16 * KIB;
 /// Conns read in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
+/// Time that reading may take in one turn before the other phases have theirs, in microseconds.
+/// Conns that all have their budget full would otherwise take a second.
+pub const READ_SLICE_US_MAX: u64 = 10_000;
 /// Reads in one turn of conns whose TLS handshake is under way. One costs up to a millisecond where
 /// the key is RSA, and a tenth of that otherwise.
 pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;

@@ -1,22 +1,29 @@
 //! read: socket -> the worker's one buffer -> the conn's machine.
 //!
-//! A conn has a budget of bytes, inflated ones included, and the phase a budget of conns and one of
-//! inflated bytes; whoever is cut off stays on the list. A conn whose answers pile up is not read
-//! at all until they have gone out.
+//! A conn has a budget of bytes, inflated ones included, and the phase one of conns, one of
+//! inflated bytes and one of time; whoever is cut off stays on the list. Nobody is read twice in a
+//! turn, however fast he sends. A conn whose answers pile up is not read at all until they have
+//! gone out.
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
 use crate::config::limits::{
     INFLATED_BYTES_PER_TURN_MAX, READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX,
+    READ_SLICE_US_MAX,
 };
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
+        let start = self.now;
         let mut inflated_bytes = 0;
-        for _ in 0..READ_CONNS_PER_TURN_MAX {
-            if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX {
+        // Who has more to be read is listed again behind the others, for the next turn.
+        let listed = self.to_read.len().min(READ_CONNS_PER_TURN_MAX as usize);
+        for _ in 0..listed {
+            // Looked at for each, since what the bytes of one cost is for him to say.
+            let took = self.net.now().since(start).as_micros();
+            if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
                 break;
             }
             let Some(id) = self.to_read.pop_front() else {
@@ -112,5 +119,201 @@ impl<N: Net> Worker<N> {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::{self, IoSlice};
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::config::limits::STREAM_READ_BYTES;
+    use crate::hub::Hub;
+    use crate::id::{Epoch, Sequence};
+    use crate::sys::wake::Wake;
+    use crate::time::Now;
+    use crate::worker::guard::Guard;
+    use crate::worker::inbox::inbox;
+    use crate::worker::net::{AcceptOutcome, Readiness, WriteOutcome};
+    use crate::worker::upstream::upstream;
+    use crate::worker::{Parts, Turn};
+
+    const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    /// A pong without a payload: nothing is answered, so nothing holds its sender back.
+    const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
+
+    /// A network of clients that send pongs without end.
+    struct Endless {
+        now_us: Cell<u64>,
+        read_us: u64,
+        waiting: usize,
+        ready: Vec<Readiness>,
+    }
+
+    /// How many bytes a client has sent.
+    #[derive(Debug, Default)]
+    struct Client(usize);
+
+    impl Net for Endless {
+        type Socket = Client;
+
+        fn now(&self) -> Now {
+            Now(self.now_us.get())
+        }
+
+        fn draw(&mut self) -> u64 {
+            0x5555_5555_5555_5555
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            784_111_777
+        }
+
+        fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+            ready.append(&mut self.ready);
+        }
+
+        fn listener_count(&self) -> u32 {
+            1
+        }
+
+        fn accept(&mut self, _listener: u32) -> AcceptOutcome<Client> {
+            let Some(waiting) = self.waiting.checked_sub(1) else {
+                return AcceptOutcome::Drained;
+            };
+            self.waiting = waiting;
+            AcceptOutcome::Accepted {
+                socket: Client::default(),
+                address: Ipv4Addr::LOCALHOST.into(),
+            }
+        }
+
+        fn register(&mut self, _socket: &mut Client, id: ConnId) -> io::Result<()> {
+            self.ready.push(Readiness::Conn {
+                id,
+                is_readable: true,
+                is_writable: true,
+                is_read_closed: false,
+            });
+            Ok(())
+        }
+
+        fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
+            self.now_us.set(self.now_us.get() + self.read_us);
+            // The head comes alone, as from a client that waits for its answer.
+            let (said, at) = match socket.0.checked_sub(HANDSHAKE.len()) {
+                None => (HANDSHAKE, socket.0),
+                Some(past) => (PONG, past % PONG.len()),
+            };
+            let most = if said == PONG {
+                into.len()
+            } else {
+                said.len() - at
+            };
+            let count = most.min(into.len());
+            for (to, from) in into
+                .iter_mut()
+                .zip(said.iter().cycle().skip(at))
+                .take(count)
+            {
+                *to = *from;
+            }
+            socket.0 += count;
+            ReadOutcome::Bytes {
+                count,
+                is_drained: false,
+            }
+        }
+
+        fn write(&mut self, _socket: &Client, slices: &[IoSlice<'_>]) -> WriteOutcome {
+            WriteOutcome::Wrote {
+                count: slices.iter().map(|slice| slice.len()).sum(),
+                is_blocked: false,
+            }
+        }
+
+        fn shutdown_write(&mut self, _socket: &mut Client) {}
+
+        fn refuse(&mut self, _socket: Client, _response: &[u8]) {}
+
+        fn stop_listening(&mut self) {}
+    }
+
+    /// A worker whose clients are all subscribed and flood, each read taking so long.
+    fn flooded(clients: usize, read_us: u64) -> Worker<Endless> {
+        let config = Arc::new(Config::default());
+        let wake = || Arc::new(Wake::new().unwrap());
+        let (_mailbox, inbox) = inbox(wake());
+        let feed = wake();
+        let (mut ends, _reports) = upstream(&[wake()], &feed);
+        let parts = Parts {
+            number: 0,
+            config: Arc::clone(&config),
+            metrics: Arc::default(),
+            inbox,
+            feed,
+            upstream: ends.remove(0),
+            sequenced: Arc::default(),
+            pulse: Arc::default(),
+            conns_max: 1000,
+            guard: Guard::default(),
+            secure: None,
+            keys: None,
+        };
+        let net = Endless {
+            now_us: Cell::new(0),
+            read_us: 0,
+            waiting: clients,
+            ready: vec![Readiness::Listener(0)],
+        };
+        let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
+        let mut worker = Worker::new(net, hub, parts);
+        while worker.hub().subscriber_count() < clients as u64 {
+            assert_eq!(worker.turn(), Turn::GoesOn);
+        }
+        worker.net_mut().read_us = read_us;
+        worker
+    }
+
+    /// Bytes read in one turn.
+    fn read_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
+        let before = worker.parts.metrics.received_bytes.value();
+        assert_eq!(worker.turn(), Turn::GoesOn);
+        worker.parts.metrics.received_bytes.value() - before
+    }
+
+    #[test]
+    fn conn_that_always_has_more_is_read_once_a_turn() {
+        let each = u64::from(READ_BYTES_PER_CONN_TURN_MAX + STREAM_READ_BYTES);
+        for clients in [1, 3] {
+            let mut worker = flooded(clients, 0);
+            for _ in 0..3 {
+                let read = read_in_a_turn(&mut worker);
+                assert!(read > 0 && read <= each * clients as u64, "{read}");
+            }
+        }
+    }
+
+    #[test]
+    fn reading_ends_when_its_time_is_over_and_goes_on_with_the_others() {
+        let mut worker = flooded(40, 1_000);
+        let before = worker.net.now();
+        let turns = 12;
+        for _ in 0..turns {
+            let start = worker.net.now();
+            assert!(read_in_a_turn(&mut worker) > 0);
+            let took = worker.net.now().since(start);
+            assert!(took < Duration::from_millis(20), "{took:?}");
+        }
+        // Everybody has had a turn.
+        assert!(worker.conns.iter().all(|(_, slot)| slot.socket.0 > 100_000));
+        assert!(worker.net.now().since(before) > Duration::from_millis(100));
     }
 }
