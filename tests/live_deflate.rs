@@ -1,5 +1,5 @@
-//! permessage-deflate on the real binary: the agreement, one frame for all, and clients that send
-//! bombs.
+//! permessage-deflate on the real binary: the agreement, one frame for all, and what is wrong
+//! or a bomb.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,44 +14,16 @@
 mod live;
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Decompress, FlushDecompress};
+use live::handmade::{deflate, deflating};
 use live::raw::connect;
 use live::socket::frame;
 use live::{Feeder, Server, Socket};
 use serde_json::{Value, json};
 
-const MIB: u64 = 1024 * 1024;
 const ENABLED: &str = "[deflate]\nenabled = true\n";
-/// By how much a bomb may make the process grow.
-const GROWTH_BYTES_MAX: u64 = 8 * MIB;
-/// How long a neighbour of bombs may wait, in a build without optimization beside other tests.
-const NEIGHBOUR_WAIT: Duration = Duration::from_secs(2);
-
-/// A client by hand that has agreed to compression, past the head of the response.
-fn open(addr: SocketAddr, query: &str) -> TcpStream {
-    let mut stream = connect(addr);
-    let request = format!(
-        "GET /ws?{query} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
-         Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
-    assert!(head.contains(
-        "\r\nSec-WebSocket-Extensions: permessage-deflate; \
-         server_no_context_takeover; client_no_context_takeover\r\n"
-    ));
-    stream
-}
 
 /// The next frame: its first byte and its payload.
 fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
@@ -80,15 +52,6 @@ fn closed(stream: &mut TcpStream) -> u16 {
     }
 }
 
-fn deflate(message: &[u8]) -> Vec<u8> {
-    let mut engine = Compress::new(Compression::best(), false);
-    let mut out = Vec::with_capacity(message.len() + 64);
-    let flushed = engine.compress_vec(message, &mut out, FlushCompress::Sync);
-    assert!(flushed.is_ok());
-    out.truncate(out.len() - 4);
-    out
-}
-
 fn inflate(compressed: &[u8]) -> Vec<u8> {
     let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
     let mut out = Vec::with_capacity(1 << 20);
@@ -100,7 +63,9 @@ fn inflate(compressed: &[u8]) -> Vec<u8> {
 #[test]
 fn publication_is_compressed_once_and_reaches_both_kinds_of_clients() {
     let server = Server::with(ENABLED, &[]);
-    let mut deflated: Vec<TcpStream> = (0..8).map(|_| open(server.addr, "channel=a")).collect();
+    let mut deflated: Vec<TcpStream> = (0..8)
+        .map(|_| deflating(server.addr, "channel=a"))
+        .collect();
     let mut plain = Socket::subscribed(server.addr, "channel=a");
     server.await_metric("fanfare_subscribers", 9.0);
     let mut feeder = Feeder::connect(&server.feed);
@@ -153,60 +118,28 @@ fn compression_is_off_unless_the_operator_turns_it_on() {
 }
 
 #[test]
-fn broken_messages_and_bombs_are_refused_with_their_codes_and_little_memory() {
+fn broken_messages_and_bombs_are_refused_with_their_codes() {
     let server = Server::with(ENABLED, &["--workers", "1"]);
-    let process = server.process();
     let bomb = deflate(&vec![0; 32 << 20]);
     assert!(bomb.len() < 33_000, "a thousand to one");
     let bomb_in_text = deflate(&b"x".repeat(32 << 20));
-    // The first of its kind makes the inflater.
-    let mut stream = open(server.addr, "channel=a");
+    let mut stream = deflating(server.addr, "channel=a");
     stream.write_all(&frame(0xc1, b"\xff\xff")).unwrap();
     assert_eq!(closed(&mut stream), 1007);
-    let before = process.resident_bytes();
     for query in ["channel=a", "channel=a&envelope=data"] {
-        for _ in 0..20 {
-            let mut stream = open(server.addr, query);
+        for _ in 0..3 {
+            let mut stream = deflating(server.addr, query);
             stream.write_all(&frame(0xc2, &bomb)).unwrap();
             assert_eq!(closed(&mut stream), 1009);
-            let mut stream = open(server.addr, query);
+            let mut stream = deflating(server.addr, query);
             let (start, end) = bomb_in_text.split_at(10_000);
             stream.write_all(&frame(0x41, start)).unwrap();
             stream.write_all(&frame(0x80, end)).unwrap();
             assert_eq!(closed(&mut stream), 1009);
         }
     }
-    let grown = process.resident_bytes().saturating_sub(before);
-    assert!(grown < GROWTH_BYTES_MAX, "{grown}");
     drop(stream);
     let closed = |reason| format!("fanfare_conns_closed_total{{reason=\"{reason}\"}}");
-    server.await_metric(&closed("message_too_big"), 80.0);
+    server.await_metric(&closed("message_too_big"), 12.0);
     server.await_metric(&closed("invalid_deflate"), 1.0);
-}
-
-#[test]
-fn flood_of_messages_that_just_fit_when_inflated_delays_nobody() {
-    let server = Server::with(ENABLED, &["--workers", "1"]);
-    let mut neighbour = Socket::subscribed(server.addr, "channel=a");
-    // 64 KiB out of some 80 bytes, each within the limit.
-    let hostile = open(server.addr, "channel=b&envelope=data");
-    let frames = frame(0xc2, &deflate(&vec![0; 65_536])).repeat(100);
-    let mut writer = hostile.try_clone().unwrap();
-    let flooding = std::thread::spawn(move || {
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(2) && writer.write_all(&frames).is_ok() {}
-    });
-    let (mut slowest, mut rounds) = (Duration::ZERO, 0);
-    while !flooding.is_finished() {
-        let start = Instant::now();
-        neighbour.send(&json!({"type": "ping", "ref": rounds}));
-        assert_eq!(neighbour.json()["ref"], rounds);
-        slowest = slowest.max(start.elapsed());
-        rounds += 1;
-    }
-    flooding.join().unwrap();
-    let inflated = server.metric("fanfare_client_messages_inflated_total");
-    eprintln!("slowest of {rounds} pongs {slowest:?}, {inflated} messages inflated");
-    assert!(slowest < NEIGHBOUR_WAIT, "{slowest:?}");
-    assert!(inflated > 100.0);
 }

@@ -16,16 +16,16 @@
 mod live;
 
 use std::io::{BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live::raw::connect;
+use live::handmade::ends_without_a_word;
+use live::raw::{connect, connect_from};
 use live::secure::{Certificate, tls_addr};
 use live::socket::frame;
-use live::{Feeder, PATIENCE, Raw, Server, Socket, within};
+use live::{Feeder, Raw, Server, Socket, within};
 use serde_json::json;
-use socket2::{Domain, Type};
 
 /// A subscriber that gets everything, whatever is done beside it.
 struct Neighbour {
@@ -54,27 +54,11 @@ impl Neighbour {
     }
 }
 
-/// Connects from another address of this machine.
-fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, octet), 0));
-    socket.bind(&from.into()).unwrap();
-    socket.connect(&addr.into()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
-}
-
 fn get(mut stream: TcpStream) -> Raw {
     stream
         .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();
     Raw::read(&mut BufReader::new(stream))
-}
-
-fn ends_without_a_word(mut stream: impl std::io::Read) {
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said);
-    assert!(said.is_empty(), "{}", said.escape_ascii());
 }
 
 fn assert_put_off(response: &Raw, status: u16) {

@@ -16,14 +16,14 @@
 mod live;
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use live::raw::connect;
+use live::handmade::ends_without_a_word;
+use live::raw::{connect, connect_from};
 use live::secure::{Certificate, secured, tls_addr};
-use live::{Feeder, Lines, PATIENCE, Proxy, Raw, Server, Socket, within};
-use socket2::{Domain, Type};
+use live::{Feeder, Lines, Proxy, Raw, Server, Socket, within};
 
 const ONE_EACH: &str = "[limits]\nconns_per_source = 1\nrequest_head_ms = 1500\n";
 const TRUSTING: &str = "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n";
@@ -38,9 +38,7 @@ struct Proxied {
 impl Proxied {
     fn with(config: &str) -> Self {
         let server = Server::with(config, PROXIED);
-        let mut words = server.ready.split_whitespace().rev();
-        let last = words.find_map(|word| word.strip_prefix("http://"));
-        let addr = last.unwrap().parse().unwrap();
+        let addr = server.last_addr();
         assert_ne!(addr, server.addr);
         Self { server, addr }
     }
@@ -73,15 +71,6 @@ fn nginx(to: SocketAddr) -> Proxy {
     })
 }
 
-fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, octet), 0));
-    socket.bind(&from.into()).unwrap();
-    socket.connect(&addr.into()).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.into()
-}
-
 fn ask(mut stream: TcpStream, head: &str) -> (Raw, BufReader<TcpStream>) {
     stream.write_all(head.as_bytes()).unwrap();
     let mut stream = BufReader::new(stream);
@@ -97,12 +86,6 @@ fn stream_from(octet: u8, addr: SocketAddr, fields: &str) -> (u16, BufReader<Tcp
 
 fn v1(client: &str) -> String {
     format!("PROXY TCP4 {client} 198.51.100.1 4711 443\r\n")
-}
-
-fn ends_without_a_word(mut stream: TcpStream) {
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said);
-    assert!(said.is_empty(), "{}", said.escape_ascii());
 }
 
 /// Clients of one address have one stream, those of another their own, and all get everything.

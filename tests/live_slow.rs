@@ -21,24 +21,14 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live::{Feeder, PATIENCE, Raw, Server, Socket, within};
+use live::raw::connect_small;
+use live::{Feeder, Raw, Server, Socket, within};
 use serde_json::{Value, json};
-use socket2::{Domain, SockRef, Type};
+use socket2::SockRef;
 use tungstenite::Message;
 use tungstenite::client::IntoClientRequest as _;
 
 const MIB: u64 = 1024 * 1024;
-
-/// A connection whose kernel takes little on its behalf.
-fn connect_small(addr: SocketAddr) -> TcpStream {
-    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    // Before connecting, since the window is agreed on then.
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&addr.into()).unwrap();
-    let stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 /// A WebSocket on such a connection, read up to the answer to its subscription.
 fn subscribe_small(addr: SocketAddr) -> Socket {

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 pub(crate) mod feeder;
+pub(crate) mod handmade;
 pub(crate) mod lines;
 pub(crate) mod process;
 pub(crate) mod proxy;
@@ -120,6 +121,13 @@ impl Server {
     /// The process as the system sees it.
     pub(crate) fn process(&self) -> Process {
         Process(self.child.id())
+    }
+
+    /// Where clients connect to the plain listener that was named last.
+    pub(crate) fn last_addr(&self) -> SocketAddr {
+        let mut words = self.ready.split_whitespace().rev();
+        let last = words.find_map(|word| word.strip_prefix("http://"));
+        last.unwrap().parse().unwrap()
     }
 
     /// A URL on the client listener.

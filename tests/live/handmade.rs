@@ -1,0 +1,97 @@
+//! Clients made by hand, for what no library sends: heads that are not followed up, compressed
+//! messages of any kind, and ends without a goodbye.
+
+use std::io::{BufReader, ErrorKind, Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use flate2::{Compress, Compression, FlushCompress};
+use socket2::SockRef;
+
+use super::raw::{Raw, connect};
+
+/// The head that opens a WebSocket.
+pub(crate) fn handshake(query: &str) -> Vec<u8> {
+    handshake_with(query, "")
+}
+
+fn handshake_with(query: &str, fields: &str) -> Vec<u8> {
+    format!(
+        "GET /ws?{query} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+         {fields}\r\n"
+    )
+    .into_bytes()
+}
+
+/// Asks for a WebSocket; what follows is the caller's to read or not.
+pub(crate) fn upgrade(addr: SocketAddr, query: &str) -> TcpStream {
+    let mut stream = connect(addr);
+    stream.write_all(&handshake(query)).unwrap();
+    stream
+}
+
+/// A WebSocket of which more than the response's head may have been read, and what it says is not
+/// looked at.
+pub(crate) fn upgraded(addr: SocketAddr, query: &str) -> TcpStream {
+    let mut stream = BufReader::new(upgrade(addr, query));
+    assert_eq!(Raw::read(&mut stream).status, 101);
+    stream.into_inner()
+}
+
+/// A WebSocket that has agreed to compression, past the head of the response.
+pub(crate) fn deflating(addr: SocketAddr, query: &str) -> TcpStream {
+    let mut stream = connect(addr);
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
+    stream.write_all(&handshake_with(query, offer)).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.contains(
+        "\r\nSec-WebSocket-Extensions: permessage-deflate; \
+         server_no_context_takeover; client_no_context_takeover\r\n"
+    ));
+    stream
+}
+
+/// A message as permessage-deflate sends it.
+pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut engine = Compress::new(Compression::best(), false);
+    let mut out = Vec::with_capacity(message.len() + 64);
+    let flushed = engine.compress_vec(message, &mut out, FlushCompress::Sync);
+    assert!(flushed.is_ok());
+    out.truncate(out.len() - 4);
+    out
+}
+
+/// Ends a connection with RST instead of FIN.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(stream);
+}
+
+/// Whether the server has ended a connection; what it says is read and dropped.
+pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Reads to the end and checks that nothing was said before it.
+pub(crate) fn ends_without_a_word(mut stream: impl Read) {
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    assert!(said.is_empty(), "{}", said.escape_ascii());
+}
