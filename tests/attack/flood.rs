@@ -96,7 +96,7 @@ impl Attacker {
             Err(_) => self.is_over = true,
         }
         if answers == Answers::Taken {
-            match self.stream.read(&mut [0; 65_536]) {
+            match self.stream.read(&mut [0; 16_384]) {
                 Ok(0) => self.is_over = true,
                 Ok(_) => has_moved = true,
                 Err(error) => self.is_over |= error.kind() != ErrorKind::WouldBlock,
