@@ -92,7 +92,7 @@ fn lines_without_end_are_refused() {
     }
     siege.weigh(Price {
         held: 1,
-        // A line of 1 MiB grows by doubling, and the allocator keeps some of each size for the next.
+        // A line of 1 MiB grows by doubling, and the allocator keeps some of each size.
         bytes_each: 12 * MIB,
         acts: count,
         cpu_each: 1000 * MS,
