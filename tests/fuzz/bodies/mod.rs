@@ -29,6 +29,7 @@ pub mod memory;
 pub mod patterns;
 pub mod proxy;
 pub mod tls;
+pub mod token;
 pub mod worker;
 
 mod feed;
@@ -61,5 +62,6 @@ pub const TARGETS: &[(&str, Body)] = &[
     ("patterns", patterns::attack),
     ("proxy", proxy::attack),
     ("tls", tls::attack),
+    ("token", token::attack),
     ("worker", worker::attack),
 ];
