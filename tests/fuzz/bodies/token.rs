@@ -57,7 +57,10 @@ fn token(bytes: &[u8]) {
 fn claims(bytes: &[u8]) {
     let token = signed(HEADER, bytes);
     let Ok(grant) = verify(&token) else { return };
-    let said: Value = serde_json::from_slice(bytes).expect("claims that were read");
+    // What means nothing here is passed over, and may hold numbers or text that nobody can.
+    let Ok(said) = serde_json::from_slice::<Value>(bytes) else {
+        return;
+    };
     // Parts of seconds are rounded.
     let exp = said["exp"].as_f64().expect("an end");
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{said}");
@@ -78,8 +81,9 @@ fn claims(bytes: &[u8]) {
 }
 
 fn header(bytes: &[u8]) {
-    if verify(&signed(bytes, CLAIMS)).is_ok() {
-        let said: Value = serde_json::from_slice(bytes).expect("a header that was read");
+    if verify(&signed(bytes, CLAIMS)).is_ok()
+        && let Ok(said) = serde_json::from_slice::<Value>(bytes)
+    {
         assert_eq!(said["alg"], "HS256");
         assert!(said["crit"].is_null(), "something critical: {said}");
     }
