@@ -365,9 +365,8 @@ impl Conn {
             | Phase::Poll { .. }
                 if is_refused =>
             {
-                let retry_after_s = 5 + context.draw.below(26);
                 let detail = "the server has as many channels as it may have";
-                let response = http::response::unavailable(detail, retry_after_s, context.date);
+                let response = http::response::unavailable(detail, context.draw, context.date);
                 out.extend_from_slice(&response.bytes);
                 context.metrics.requests_refused.increment();
                 self.end(CloseReason::Refused, context);

@@ -11,9 +11,6 @@ use crate::effect::{CloseReason, Context, Effect};
 use crate::http;
 use crate::proxy::header::{HeaderRead, read_header};
 
-/// The longest time after which a client that is one too many is told to come back, in seconds.
-const RETRY_AFTER_S_MAX: u64 = 10;
-
 /// How many bytes of the header are to be read next.
 pub(super) fn bytes_to_come(partial: Option<&Partial>) -> usize {
     let kept = partial.map_or(&[][..], |partial| &partial.bytes);
@@ -52,12 +49,7 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if self.admit(admitted, out, context)
-            && let Some(mut partial) = self.take_partial()
-        {
-            self.handle_requests(&mut partial.bytes, out, context);
-        }
-        self.settle(out, context);
+        self.go_on(admitted, Self::handle_requests, out, context);
     }
 
     /// The conn is counted for the client of an HTTP proxy, or that one may not come in. The
@@ -68,29 +60,29 @@ impl Conn {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        if self.admit(admitted, out, context)
-            && let Some(mut partial) = self.take_partial()
-        {
-            self.answer_requests(&mut partial.bytes, out, context);
-        }
-        self.settle(out, context);
+        self.go_on(admitted, Self::answer_requests, out, context);
     }
 
-    fn admit(
+    fn go_on(
         &mut self,
         admitted: Result<(), TooMany>,
+        answer: fn(&mut Self, &mut [u8], &mut Vec<u8>, &mut Context<'_>),
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
-    ) -> bool {
-        let Err(too_many) = admitted else {
-            return true;
-        };
-        let retry_after_s = 1 + context.draw.below(RETRY_AFTER_S_MAX);
-        let detail = too_many.to_string();
-        let response = http::response::too_many(&detail, retry_after_s, context.date);
-        out.extend_from_slice(&response.bytes);
-        self.end(CloseReason::Refused, context);
-        false
+    ) {
+        match admitted {
+            Ok(()) => {
+                if let Some(mut partial) = self.take_partial() {
+                    answer(self, &mut partial.bytes, out, context);
+                }
+            }
+            Err(too_many) => {
+                let response = http::response::too_many(too_many, context.draw, context.date);
+                out.extend_from_slice(&response.bytes);
+                self.end(CloseReason::Refused, context);
+            }
+        }
+        self.settle(out, context);
     }
 
     fn take_partial(&mut self) -> Option<Box<Partial>> {

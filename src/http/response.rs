@@ -5,15 +5,22 @@
 //! heads of streams are separate functions: their transport sends them when it knows whether there
 //! is a gap.
 
+use std::ops::RangeInclusive;
+
 use crate::config::limits::DEFLATE_WINDOW_BITS;
+use crate::effect::Draw;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
+use crate::proxy::TooMany;
 
 use super::extensions::Deflate;
 use super::head::{Method, SUBPROTOCOL};
 use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
+
+/// When whoever is put off is to come back, in seconds.
+const RETRY_AFTER_S: RangeInclusive<u64> = 5..=30;
 
 /// The live page, one file without outside assets.
 const PAGE: &[u8] = include_bytes!("page.html");
@@ -153,21 +160,23 @@ pub fn head_timeout(date: &str) -> Response {
     )
 }
 
-/// The response to a conn for which there is no room, or that comes while the server stops.
-/// `retry_after_s` is when to come back, in seconds. The conn closes after it.
+/// The response to a conn for which there is no room. When to come back is drawn, so that they do
+/// not come back together. The conn closes after it.
 #[must_use]
-pub fn unavailable(detail: &str, retry_after_s: u64, date: &str) -> Response {
-    put_off(Status::ServiceUnavailable, detail, retry_after_s, date)
+pub fn unavailable(detail: &str, draw: Draw, date: &str) -> Response {
+    put_off(Status::ServiceUnavailable, detail, draw, date)
 }
 
-/// The response to a client that has or opens too many conns (RFC 6585, 4). The conn closes after
-/// it.
+/// The response to a client that has or opens too many conns (RFC 6585, 4). When to come back is
+/// drawn as for [`unavailable`]. The conn closes after it.
 #[must_use]
-pub fn too_many(detail: &str, retry_after_s: u64, date: &str) -> Response {
-    put_off(Status::TooManyRequests, detail, retry_after_s, date)
+pub fn too_many(too_many: TooMany, draw: Draw, date: &str) -> Response {
+    put_off(Status::TooManyRequests, &too_many.to_string(), draw, date)
 }
 
-fn put_off(status: Status, detail: &str, retry_after_s: u64, date: &str) -> Response {
+fn put_off(status: Status, detail: &str, draw: Draw, date: &str) -> Response {
+    let (least, most) = (*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end());
+    let retry_after_s = least + draw.below(most - least + 1);
     let mut bytes = Vec::with_capacity(512);
     push_status_line(status, date, &mut bytes);
     push_number("Retry-After", retry_after_s, &mut bytes);

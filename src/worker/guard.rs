@@ -20,10 +20,6 @@ use crate::id::ConnId;
 use crate::proxy::{Source, TooMany, contains};
 use crate::sys::pressure::Pressure;
 
-/// The time after which whoever is turned away is to come back, in seconds: at least, and how much
-/// is drawn on top, so that they do not come back together.
-const RETRY_AFTER_S: (u64, u64) = (5, 26);
-
 /// By what conns are kept away. The default keeps nobody away.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
@@ -165,17 +161,12 @@ impl<N: Net> Worker<N> {
         let counter = self.counter(refused);
         counter.increment();
         self.look_at_the_calendar();
-        let (least, more) = RETRY_AFTER_S;
-        let retry_after_s = least + Draw(self.net.draw()).below(more);
+        let draw = Draw(self.net.draw());
         let date = &self.date.text;
         let response = match refused {
-            Refused::Full => response::unavailable("the server is full", retry_after_s, date),
-            Refused::Memory => {
-                response::unavailable("the server is short of memory", retry_after_s, date)
-            }
-            Refused::Source(too_many) => {
-                response::too_many(&too_many.to_string(), retry_after_s, date)
-            }
+            Refused::Full => response::unavailable("the server is full", draw, date),
+            Refused::Memory => response::unavailable("the server is short of memory", draw, date),
+            Refused::Source(too_many) => response::too_many(too_many, draw, date),
             Refused::Untrusted => return self.net.refuse(socket, &[]),
         };
         // There is no telling it before the handshake.
