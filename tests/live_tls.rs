@@ -1,5 +1,5 @@
-//! TLS of the real binary, by peers nobody here wrote: curl, openssl, Python, Node, Chromium;
-//! and by clients that mean harm.
+//! TLS of the real binary, by peers nobody here wrote: curl, openssl, sslscan, Python, Node and
+//! Chromium; and by clients that mean harm.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -19,6 +19,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
+use live::guest::{is_guest, run_in_guest};
 use live::secure::{Certificate, Secured, secured, tls_addr};
 use live::{Feeder, Lines, PATIENCE, Server, dependency, within};
 use serde_json::{Value, json};
@@ -199,6 +200,43 @@ fn openssl_speaks_both_versions_and_no_older_one() {
             is_spoken,
             "{said}"
         );
+    }
+}
+
+#[test]
+fn scanner_finds_nothing_weak() {
+    let rig = Rig::start();
+    let scan = Command::new("sslscan")
+        .args(["--no-colour", &rig.addr.to_string()])
+        .output()
+        .expect("sslscan, of the Debian package of that name");
+    let text = String::from_utf8_lossy(&scan.stdout);
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let lines: Vec<Vec<String>> = text.lines().map(words).collect();
+    let says = |wanted: &str| lines.contains(&words(wanted));
+    for old in ["SSLv2", "SSLv3", "TLSv1.0", "TLSv1.1"] {
+        assert!(says(&format!("{old} disabled")), "{text}");
+    }
+    for version in ["TLSv1.2", "TLSv1.3"] {
+        assert!(says(&format!("{version} enabled")), "{text}");
+        let heartbleed = format!("{version} not vulnerable to heartbleed");
+        assert!(says(&heartbleed), "{text}");
+    }
+    assert!(says("Session renegotiation not supported"), "{text}");
+    let suites = lines.iter().filter(|line| {
+        let first = line.first().map(String::as_str);
+        matches!(first, Some("Preferred" | "Accepted"))
+    });
+    let suites: Vec<&str> = suites.map(|line| line[4].as_str()).collect();
+    assert!(suites.len() >= 6, "{text}");
+    for suite in suites {
+        let is_sealed = suite.contains("GCM") || suite.contains("CHACHA20");
+        let is_forward_secret = suite.starts_with("TLS_") || suite.starts_with("ECDHE-");
+        assert!(is_sealed && is_forward_secret, "{suite}");
     }
 }
 
@@ -408,4 +446,127 @@ fn files_that_cannot_be_used_are_named_at_start() {
         assert_eq!(status.code(), Some(1), "{said}");
         assert!(said.contains(path.to_str().unwrap()), "{said}");
     }
+}
+
+/// Conns whose records the kernel went on with.
+const OFFLOADED: &str = "fanfare_tls_offloaded_total";
+
+fn has_kernel_tls() -> bool {
+    let offered = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp");
+    offered.is_ok_and(|offered| offered.split_whitespace().any(|one| one == "tls"))
+}
+
+#[test]
+fn all_of_this_is_so_where_the_kernel_has_tls() {
+    let this = std::env::current_exe().unwrap();
+    // The guest's own test of this would have no end, a browser does not start there, and
+    // a scanner takes too long.
+    let args = [
+        "--color=never",
+        "--skip",
+        "all_of_this",
+        "--skip",
+        "browser",
+    ];
+    let lines = run_in_guest("tls", &this, &args);
+    let told = lines.join("\n");
+    let result = lines.iter().find(|line| line.starts_with("test result:"));
+    let is_fine = result.is_some_and(|line| line.starts_with("test result: ok."));
+    assert!(is_fine, "{told}");
+    let wanted = "test kernel_goes_on_with_tls_where_it_can ... ok";
+    assert!(lines.iter().any(|line| line == wanted), "{told}");
+}
+
+#[test]
+fn kernel_goes_on_with_tls_where_it_can() {
+    assert!(has_kernel_tls() || !is_guest());
+    let rig = Rig::start();
+    let mut socket = rig.socket("channel=a");
+    let offloaded = if has_kernel_tls() { 1.0 } else { 0.0 };
+    rig.server.await_metric(OFFLOADED, offloaded);
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    for length in [1, 1400, 16_384, 300_000] {
+        let data = "x".repeat(length);
+        let id = feeder.publish("a", data.clone());
+        let value = next_json(&mut socket);
+        assert_eq!((&value["id"], &value["data"]), (&json!(id), &json!(data)));
+    }
+    // Many records in one segment.
+    for n in 0..20 {
+        let ping = Message::Ping(vec![n; 100].into());
+        socket.write(ping).unwrap();
+    }
+    socket.flush().unwrap();
+    for n in 0..20 {
+        assert_eq!(socket.read().unwrap(), Message::Pong(vec![n; 100].into()));
+    }
+    socket.close(None).unwrap();
+    while socket.read().is_ok() {}
+    rig.server.await_metric("fanfare_conns", 0.0);
+    rig.server.await_metric(OFFLOADED, offloaded);
+}
+
+#[test]
+fn kernel_is_not_asked_where_the_file_says_so_or_the_version_is_old() {
+    let rig = Rig::with_tls("", "kernel = \"off\"\n");
+    let mut socket = rig.socket("channel=a");
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let id = feeder.publish("a", 1);
+    assert_eq!(next_json(&mut socket)["id"], id.as_str());
+    assert!(rig.server.metric(OFFLOADED) < 1.0);
+
+    let rig = Rig::start();
+    let head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = openssl(rig.addr, &["-tls1_2", "-quiet", "-ign_eof"], head);
+    let text = String::from_utf8_lossy(&answer.stdout);
+    assert!(text.ends_with("</html>\n"), "{text}");
+    assert!(rig.server.metric(OFFLOADED) < 1.0);
+}
+
+#[test]
+fn records_that_are_wrong_end_their_conn_and_cost_nobody_else() {
+    let rig = Rig::start();
+    let mut bystander = rig.socket("channel=a");
+    let mut socket = rig.socket("channel=a");
+    if has_kernel_tls() {
+        rig.server.await_metric(OFFLOADED, 2.0);
+    }
+    // A record of data that no key opens.
+    let record = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
+    socket.get_mut().sock.write_all(&record).unwrap();
+    let ended = loop {
+        match socket.read() {
+            Ok(_) => {}
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(ended.contains("BadRecordMac"), "{ended}");
+    rig.server.await_metric("fanfare_conns", 1.0);
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let id = feeder.publish("a", 1);
+    assert_eq!(next_json(&mut bystander)["id"], id.as_str());
+}
+
+#[test]
+fn client_that_changes_its_key_goes_on_or_comes_back_with_its_cursor() {
+    let rig = Rig::start();
+    let mut socket = rig.socket("channel=a");
+    let mut feeder = Feeder::connect(&rig.server.feed);
+    let first = feeder.publish("a", 1);
+    assert_eq!(next_json(&mut socket)["id"], first.as_str());
+    if has_kernel_tls() {
+        rig.server.await_metric(OFFLOADED, 1.0);
+    }
+    socket.get_mut().conn.refresh_traffic_keys().unwrap();
+    socket.get_mut().flush().unwrap();
+    let _may_have_ended = socket.send(Message::Ping(vec![1].into()));
+    if has_kernel_tls() {
+        // The kernel would need the new key.
+        rig.server.await_metric("fanfare_conns", 0.0);
+        socket = rig.socket(&format!("channel=a&since={first}"));
+    } else {
+        assert_eq!(socket.read().unwrap(), Message::Pong(vec![1].into()));
+    }
+    let second = feeder.publish("a", 2);
+    assert_eq!(next_json(&mut socket)["id"], second.as_str());
 }

@@ -393,15 +393,15 @@ impl Drain {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Io {
-    /// Whether publications are sent many at a time.
-    pub ring: RingChoice,
+    /// Whether publications are sent many at a time, through `io_uring(7)`.
+    pub ring: KernelFeature,
 }
 
-/// Whether publications are sent through `io_uring(7)`.
+/// Whether use is made of something that not every kernel offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RingChoice {
-    /// Where the kernel lets us.
+pub enum KernelFeature {
+    /// Where the kernel offers it, which is found out at start.
     #[default]
     Auto,
     /// Not at all.

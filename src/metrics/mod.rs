@@ -109,6 +109,7 @@ metrics! {
         conns_accepted: Counter "fanfare_conns_accepted_total" "Conns accepted.",
         handshakes: Counter "fanfare_tls_handshakes_total" "TLS handshakes that were completed.",
         handshakes_resumed: Counter "fanfare_tls_handshakes_resumed_total" "Of those, the ones that a ticket made short.",
+        offloaded: Counter "fanfare_tls_offloaded_total" "Conns over TLS whose records the kernel went on to seal and open.",
         accept_errors: Counter "fanfare_accept_errors_total" "Accepts that failed for a reason of the peer or the network.",
         descriptors_exhausted: Counter "fanfare_descriptors_exhausted_total" "Times that accepting paused because no descriptor was left.",
         conns_refused: Counter "fanfare_conns_refused_total" {"limit=\"conns\""} "Conns refused, by the limit that was reached.",

@@ -9,11 +9,12 @@ use std::thread::{self, JoinHandle};
 
 use super::StartError;
 use crate::config::limits::{LISTENERS_MAX, RING_WRITES_MAX};
-use crate::config::{Config, Listen, RingChoice};
+use crate::config::{Config, KernelFeature, Listen};
 use crate::hub::Hub;
 use crate::sys::activation::InheritedListener;
 use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
+use crate::sys::kernel_tls;
 use crate::sys::listener::{self, SocketOptions};
 use crate::sys::ring::Ring;
 use crate::worker::kernel::MioNet;
@@ -137,6 +138,7 @@ impl Preparation {
             tracing::warn!(%error, cpu, "cannot pin a worker to its processor");
         }
         self.take_ring();
+        self.find_kernel_tls();
         let mut bound = Vec::with_capacity(addresses.len());
         if adopted.is_empty() {
             for address in addresses {
@@ -166,7 +168,7 @@ impl Preparation {
 
     /// Gets the ring, which belongs to the thread that made it and to its descriptor table.
     fn take_ring(&mut self) {
-        if self.parts.config.io.ring == RingChoice::Off {
+        if self.parts.config.io.ring == KernelFeature::Off {
             return;
         }
         match Ring::new(RING_WRITES_MAX) {
@@ -174,6 +176,27 @@ impl Preparation {
             // What the kernel answers one worker it answers all.
             Err(error) if self.parts.number == 0 => {
                 tracing::info!(%error, "no io_uring here: sends are made one by one");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Finds out whether the kernel can go on with TLS behind the handshake.
+    fn find_kernel_tls(&mut self) {
+        if self.parts.secure.is_none() || self.parts.config.tls.kernel == KernelFeature::Off {
+            return;
+        }
+        let found = kernel_tls::find();
+        let is_first = self.parts.number == 0;
+        match found {
+            Ok(()) => {
+                self.net.use_kernel_tls();
+                if is_first {
+                    tracing::info!("the kernel goes on with TLS behind the handshake");
+                }
+            }
+            Err(error) if is_first => {
+                tracing::info!(%error, "no TLS in this kernel: it is done here");
             }
             Err(_) => {}
         }

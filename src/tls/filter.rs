@@ -7,17 +7,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::ProtocolVersion;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
-use super::Identity;
+use super::{Identity, Offload};
+use crate::config::limits::TLS_RECORD_BYTES;
 
 /// Bytes that a record adds at most: header, explicit nonce, content type and tag (RFC 5246,
 /// 6.2.3.3; RFC 8446, 5.2).
 const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
-
-/// Bytes of plaintext in a record (RFC 8446, 5.1).
-const RECORD_BYTES: usize = 16_384;
 
 /// Room for an alert.
 const ALERT_BYTES: usize = 64;
@@ -146,7 +145,7 @@ impl Filter {
             return Ok(0);
         }
         self.process_partial()?;
-        let records = plaintext.len().div_ceil(RECORD_BYTES);
+        let records = plaintext.len().div_ceil(TLS_RECORD_BYTES);
         let room = plaintext.len() + records * RECORD_OVERHEAD + ALERT_BYTES;
         let written = self.write(room, |state, room| match state {
             ConnectionState::WriteTraffic(mut traffic) => {
@@ -170,6 +169,27 @@ impl Filter {
         });
         // A filter that is broken or has not begun has nothing to say goodbye to.
         drop(told);
+    }
+
+    /// Whether the kernel could go on at this very byte: TLS 1.3, the handshake is over, and
+    /// nothing that has come or is to be sent is held here.
+    #[must_use]
+    pub fn may_be_offloaded(&self) -> bool {
+        self.library.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            && !(self.is_handshaking() || self.library.wants_write())
+            && !(self.is_broken || self.is_peer_done)
+            && [&self.partial, &self.plain, &self.sealed]
+                .iter()
+                .all(|held| held.is_empty())
+    }
+
+    /// Ends the filter, and gives what the kernel needs to go on with its records.
+    ///
+    /// # Errors
+    /// When it is at no point for that, see [`Filter::may_be_offloaded`]. The conn is lost then.
+    pub fn offload(self) -> Result<Offload, TlsError> {
+        let (secrets, _rekeying) = self.library.dangerous_into_kernel_connection()?;
+        Offload::new(&secrets)
     }
 
     /// What is to be sent next.

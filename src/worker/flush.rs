@@ -325,11 +325,13 @@ impl<N: Net> Worker<N> {
                 if owed.sealed.is_some() {
                     self.note_sealed(id, count);
                 }
+                let sent = count;
                 // What is sealed counts as written.
                 let count = owed.sealed.unwrap_or(count);
                 let written = self.note_written(owed, planned, count, is_blocked);
-                if owed.sealed.is_some() {
-                    self.end_sealed(id);
+                match owed.sealed {
+                    Some(_) => self.end_sealed(id),
+                    None => self.note_offloaded(id, sent),
                 }
                 written
             }

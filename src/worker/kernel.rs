@@ -20,9 +20,11 @@ use super::walkers::Place;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
+use crate::sys::kernel_tls::{self, Alert, Control};
 use crate::sys::ring::{Ring, Send};
 use crate::sys::wake::Wake;
 use crate::time::Now;
+use crate::tls::Offload;
 
 /// What the slab keeps for each slot, in the shape that `slab` gives it.
 #[expect(dead_code, reason = "only its size is of interest")]
@@ -57,6 +59,8 @@ pub struct MioNet {
     answers: Vec<Option<io::Result<usize>>>,
     /// Needed for walking where there are more workers than processors.
     place: Option<Place>,
+    /// Whether the kernel seals and opens records of TLS.
+    has_kernel_tls: bool,
 }
 
 impl MioNet {
@@ -80,6 +84,7 @@ impl MioNet {
             ring: None,
             answers: Vec::new(),
             place: None,
+            has_kernel_tls: false,
         })
     }
 
@@ -115,6 +120,11 @@ impl MioNet {
     /// Has the worker walk only while it has a place.
     pub fn use_place(&mut self, place: Place) {
         self.place = Some(place);
+    }
+
+    /// Has the kernel seal and open records of TLS, which it can.
+    pub fn use_kernel_tls(&mut self) {
+        self.has_kernel_tls = true;
     }
 
     /// Writes what the ring can be given; the answers tell what it was.
@@ -176,6 +186,27 @@ fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => WriteOutcome::TimedOut,
         Err(_) => WriteOutcome::Failed,
     }
+}
+
+/// What has stopped a read where the kernel opens the records: one that is no data, or one that is
+/// wrong. The peer is told (RFC 8446, 6.2).
+fn below_data(socket: &TcpStream, error: &io::Error) -> ReadOutcome {
+    let alert = match error.raw_os_error() {
+        Some(libc::EIO) => match kernel_tls::fetch_control(socket.as_fd()) {
+            Ok(Control::PeerDone) => return ReadOutcome::Eof,
+            // Among these are new keys, for which only kernels from Linux 6.14 on ask.
+            Ok(Control::Other) => Alert::UnexpectedMessage,
+            Ok(Control::Alert) | Err(_) => return ReadOutcome::Failed,
+        },
+        Some(libc::EBADMSG) => Alert::BadRecordMac,
+        Some(libc::EMSGSIZE) => Alert::RecordOverflow,
+        _ => return ReadOutcome::Failed,
+    };
+    // A record that cannot be opened is an error of the socket's too, and nothing is sent before
+    // that has been taken.
+    drop(socket.take_error());
+    kernel_tls::send_alert(socket.as_fd(), alert);
+    ReadOutcome::Failed
 }
 
 impl Net for MioNet {
@@ -264,6 +295,7 @@ impl Net for MioNet {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Drained,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => ReadOutcome::Interrupted,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => ReadOutcome::TimedOut,
+            Err(error) if self.has_kernel_tls => below_data(socket, &error),
             Err(_) => ReadOutcome::Failed,
         }
     }
@@ -315,6 +347,18 @@ impl Net for MioNet {
         } else {
             place.leave();
         }
+    }
+
+    fn has_kernel_tls(&self) -> bool {
+        self.has_kernel_tls
+    }
+
+    fn offload(&mut self, socket: &mut TcpStream, keys: &Offload) -> io::Result<()> {
+        kernel_tls::offload(socket.as_fd(), keys)
+    }
+
+    fn close_offloaded(&mut self, socket: &mut TcpStream) {
+        kernel_tls::send_alert(socket.as_fd(), Alert::CloseNotify);
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {

@@ -22,6 +22,7 @@ mod inspect;
 pub mod kernel;
 pub mod keys;
 pub mod net;
+mod offload;
 mod pending;
 mod poll;
 mod rates;
@@ -59,6 +60,7 @@ use guard::{Guard, Visitors};
 use inbox::{Batch, Inbox};
 use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
+use offload::Offloaded;
 use pending::Pending;
 use rates::Rates;
 use storm::Storm;
@@ -129,6 +131,7 @@ pub struct Worker<N: Net> {
     rates: Rates,
     /// TLS, for those who came to a listener that speaks it.
     filters: Filters,
+    offloaded: Offloaded,
     /// What tokens allow.
     access: Access,
     storm: Storm,
@@ -240,6 +243,7 @@ impl<N: Net> Worker<N> {
             rates: Rates::new(&parts.config.limits),
             parts,
             filters: Filters::default(),
+            offloaded: Offloaded::default(),
             access: Access::default(),
             storm: Storm::default(),
             draining: None,

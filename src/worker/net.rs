@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
 use crate::id::ConnId;
 use crate::time::Now;
+use crate::tls::Offload;
 
 /// What a worker needs from outside.
 pub trait Net {
@@ -71,6 +72,23 @@ pub trait Net {
 
     /// The walks have gone on for their slice of the turn; says whether somebody is left to visit.
     fn rest_from_walk(&mut self, _is_walking: bool) {}
+
+    /// Whether the kernel seals and opens records of TLS.
+    fn has_kernel_tls(&self) -> bool {
+        false
+    }
+
+    /// Has the kernel seal what is written to a socket, and open what is read, from now on. A read
+    /// that brings less than there is room for does not mean then that nothing is left.
+    ///
+    /// # Errors
+    /// When the kernel does not. The socket is of no more use then.
+    fn offload(&mut self, _socket: &mut Self::Socket, _keys: &Offload) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Says below an offloaded socket that nothing more will be sent (`close_notify`).
+    fn close_offloaded(&mut self, _socket: &mut Self::Socket) {}
 
     /// Sends FIN.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);

@@ -78,8 +78,10 @@ impl<N: Net> Worker<N> {
             .filter(|buffer| !buffer.is_empty())?;
         match self.net.read(&mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input makes no edge of its own once it has been reported.
-                slot.is_readable = !is_drained || slot.is_read_closed;
+                // The end of the input makes no edge of its own once it has been reported, nor does
+                // a record behind which another is.
+                let is_offloaded = self.offloaded.has(id.slot);
+                slot.is_readable = !is_drained || slot.is_read_closed || is_offloaded;
                 self.parts.metrics.received_bytes.add(count as u64);
                 let bytes = buffer.get_mut(..count)?;
                 self.hand_bytes(id, bytes)?;

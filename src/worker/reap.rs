@@ -15,6 +15,7 @@ impl<N: Net> Worker<N> {
             self.leave_all(id, slot.conn.is_stream());
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
+            self.offloaded.remove(id.slot);
             if let Some(visitor) = self.take_visitor(id.slot) {
                 self.forget_visitor(visitor);
             }

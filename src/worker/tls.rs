@@ -116,6 +116,20 @@ impl Filters {
         !self.to_shake.is_empty()
     }
 
+    /// Whether the kernel could go on with a conn's records at this very byte.
+    pub(super) fn may_be_offloaded(&self, slot: u32) -> bool {
+        self.get(slot).is_some_and(|secured| {
+            let is_owed = secured.owes_fin || secured.owes_drained || secured.closes.is_some();
+            !is_owed && secured.filter.may_be_offloaded()
+        })
+    }
+
+    /// Gives a conn's filter away.
+    pub(super) fn take(&mut self, slot: u32) -> Option<Filter> {
+        let secured = self.by_slot.remove(&slot)?;
+        Some(secured.filter)
+    }
+
     /// Forgets a conn.
     pub(super) fn remove(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
@@ -281,6 +295,7 @@ impl<N: Net> Worker<N> {
         }
         self.list_to_flush(id);
         self.hand_over(id);
+        self.offload(id);
     }
 
     /// Hands plaintext to the machine as far as it takes any; what is left makes the conn readable
@@ -358,8 +373,9 @@ impl<N: Net> Worker<N> {
         {
             self.net.shutdown_write(&mut slot.socket);
         }
-        if let Some(reason) = closes {
-            self.close(id, reason);
+        match closes {
+            Some(reason) => self.close(id, reason),
+            None => self.offload(id),
         }
     }
 
@@ -372,6 +388,7 @@ impl<N: Net> Worker<N> {
                 return self.list_to_flush(id);
             }
         }
+        self.say_goodbye_offloaded(id);
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
             self.net.shutdown_write(&mut slot.socket);
         }
@@ -395,6 +412,9 @@ impl<N: Net> Worker<N> {
                 self.arm(id, linger);
                 return self.list_to_flush(id);
             }
+        }
+        if reason == CloseReason::Done {
+            self.say_goodbye_offloaded(id);
         }
         self.close(id, reason);
     }
