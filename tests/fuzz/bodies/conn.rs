@@ -4,8 +4,14 @@
 //! them: timers, a socket that takes nothing, the peer's end, what a backend says. There the
 //! machine must never be without a deadline, never say anything behind its FIN, keep to its memory,
 //! and end in time when its peer goes silent.
+//!
+//! What the bytes are decides what surrounds the conn: one that begins with a header of the PROXY
+//! protocol comes to a listener for that, one with a forwarded address comes from a trusted proxy,
+//! and where there is a token there are keys.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use fanfare::config::limits::CONTROL_BYTES_MAX;
 use fanfare::config::{ClientPublish, Config, Namespace};
@@ -17,13 +23,14 @@ use fanfare::frame::{Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
+use fanfare::proxy::TooMany;
 use fanfare::time::{Deadline, Now};
 use fanfare::token::Access;
 use fanfare::transport::poll::News;
 
 use super::head::DATE;
 use super::script::{Script, Step};
-use super::{memory, parts, wire};
+use super::{memory, parts, token, wire};
 
 const HEAD_BYTES_MAX: u32 = 512;
 const MESSAGE_BYTES_MAX: u32 = 300;
@@ -32,13 +39,25 @@ const CHANNELS_MAX: usize = 3;
 const PONG_BACKLOG_BYTES: usize = 4096;
 /// Timers after which a conn whose peer is silent and takes nothing has to have ended.
 const TIMEOUTS_MAX: u32 = 12;
+/// Where the conn lives.
+const SLOT: u32 = 1;
+/// How a header of the PROXY protocol begins.
+const PROXY_HEADERS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
+/// How a token begins: what JSON's `{"` is in base64url.
+const TOKEN: &[u8] = b"eyJ";
+/// The end of a forwarded address's field name, or of `X-Forwarded-For`'s first half.
+const FORWARDED: &[u8] = b"orwarded";
 /// What a conn may hold beside what has come and what waits.
 const HELD_BYTES: usize = 4096;
 
 /// A script: what the peer sends, and what happens meanwhile.
 pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
-    let config = config();
+    let mut config = config();
+    if bytes_have(script.stream, TOKEN) {
+        // Only that there is one matters; the key itself is ours.
+        config.auth.jwks = "keys".into();
+    }
     check_cuts(script.stream, &config);
     let rig = play(script, &config);
     let bound = 2 * HEAD_BYTES_MAX + 4 * MESSAGE_BYTES_MAX;
@@ -65,6 +84,7 @@ pub(super) fn config() -> Config {
             pattern: pattern.into(),
             client_publish: Some(publish),
             client_presence: Some(true),
+            anonymous_subscribe: Some(pattern == "b*"),
             ..Namespace::default()
         });
     }
@@ -80,6 +100,7 @@ struct Rig<'c> {
     metrics: WorkerMetrics,
     inflater: Inflater,
     access: Access,
+    is_trusted: bool,
     effects: Vec<Effect>,
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
@@ -102,17 +123,39 @@ fn cursor(sequence: u64) -> Cursor {
     }
 }
 
+/// Whether a proxy's client may come in: every other one.
+fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
+    let last = client.map(|client| match client {
+        IpAddr::V4(client) => client.octets()[3],
+        IpAddr::V6(client) => client.octets()[7],
+    });
+    match last.is_some_and(|last| last % 2 == 1) {
+        true => Err(TooMany::Conns),
+        false => Ok(()),
+    }
+}
+
 impl<'c> Rig<'c> {
-    fn new(config: &'c Config) -> Self {
+    /// A conn for a peer that will send these bytes.
+    fn new(stream: &[u8], config: &'c Config) -> Self {
         let now = Now(7);
+        let is_proxied = PROXY_HEADERS.iter().any(|begin| stream.starts_with(begin));
+        let mut access = Access::default();
+        if bytes_have(stream, TOKEN) {
+            access.renew(Some(Arc::new(token::verifier())), token::NOW_S);
+        }
         let mut rig = Self {
-            conn: Conn::new(now),
+            conn: match is_proxied {
+                true => Conn::proxied(now),
+                false => Conn::new(now),
+            },
             config,
             now,
             deadline: None,
             metrics: WorkerMetrics::default(),
             inflater: Inflater::default(),
-            access: Access::default(),
+            access,
+            is_trusted: bytes_have(stream, FORWARDED),
             effects: Vec::new(),
             out: Vec::new(),
             subscribed: BTreeSet::new(),
@@ -143,12 +186,12 @@ impl<'c> Rig<'c> {
             draw: Draw(u64::MAX / 3),
             worker: 0,
             conn: ConnId {
-                slot: 1,
+                slot: SLOT,
                 generation: 2,
             },
             head: cursor(9),
             date: DATE,
-            is_trusted: false,
+            is_trusted: self.is_trusted && self.conn.takes_requests(),
             config: self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,
@@ -185,19 +228,33 @@ impl<'c> Rig<'c> {
             Effect::Answer { since } => self.answer(since, Vec::new()),
             Effect::Arm(deadline) => {
                 assert!(deadline.0 >= self.now.0);
-                self.deadline = Some(deadline);
+                let due = self.access.next_due(SLOT);
+                self.deadline = Some(due.map_or(deadline, |due| due.min(deadline)));
             }
             Effect::Count { channel, reference } => self.sayings.push(Saying::Counted {
                 channel,
                 subscribers: 5,
                 reference,
             }),
-            Effect::Enter(_) | Effect::Proxied(_) => panic!("no proxy is trusted here"),
-            Effect::Confine => panic!("a token was taken where there are no keys"),
+            Effect::Enter(client) => {
+                assert!(self.is_trusted, "no proxy is trusted here");
+                let _result = self.call(|conn, out, context| {
+                    conn.handle_entered(admitted(client), out, context);
+                });
+            }
+            Effect::Proxied(client) => {
+                let _result = self.call(|conn, out, context| {
+                    conn.handle_proxied(admitted(client), out, context);
+                });
+            }
+            Effect::Confine => self.confine(),
             Effect::Close(reason) => self.closed = self.closed.or(Some(reason)),
             Effect::Join(join) => self.join(&join),
             Effect::Leave(leave) => self.leave(&leave),
-            Effect::LeaveAll { .. } => self.subscribed.clear(),
+            Effect::LeaveAll { .. } => {
+                self.subscribed.clear();
+                self.access.forget(SLOT);
+            }
             Effect::Publish { reference, .. } => self.sayings.push(Saying::Published {
                 outcome: Published::Broadcast(cursor(8)),
                 reference,
@@ -241,6 +298,20 @@ impl<'c> Rig<'c> {
         let _result = self.call(|conn, out, context| {
             conn.handle_joined(join, &outcomes, out, context);
         });
+    }
+
+    /// Leaves what the token does not allow.
+    fn confine(&mut self) {
+        assert!(
+            self.access.is_on(),
+            "a token was taken where there are no keys"
+        );
+        for channel in self.subscribed.clone() {
+            if !self.access.may_subscribe(SLOT, &channel, self.config) {
+                let reference = None;
+                self.leave(&Leave { channel, reference });
+            }
+        }
     }
 
     fn leave(&mut self, leave: &Leave) {
@@ -409,7 +480,7 @@ impl<'c> Rig<'c> {
 }
 
 fn play<'c>(script: Script<'_>, config: &'c Config) -> Rig<'c> {
-    let mut rig = Rig::new(config);
+    let mut rig = Rig::new(script.stream, config);
     let mut rest = script.stream;
     for step in script.steps() {
         let (piece, _) = rest.split_at(step.amount.min(rest.len()));
@@ -466,7 +537,7 @@ fn check_cuts(stream: &[u8], config: &Config) {
 /// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once;
 /// `None` where the answers to one piece are so long that their number depends on the cuts.
 fn come(pieces: &[&[u8]], config: &Config) -> Option<Came> {
-    let mut rig = Rig::new(config);
+    let mut rig = Rig::new(&pieces.concat(), config);
     for piece in pieces {
         let mut rest = *piece;
         loop {

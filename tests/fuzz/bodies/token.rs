@@ -15,7 +15,8 @@ use serde_json::Value;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const HEADER: &[u8] = br#"{"alg":"HS256"}"#;
 const CLAIMS: &[u8] = br#"{"exp":2000000000}"#;
-const NOW_S: u64 = 1_800_000_000;
+/// The time, in seconds since 1970.
+pub(super) const NOW_S: u64 = 1_800_000_000;
 
 /// A token, its claims, its header, or a file with keys.
 pub fn attack(bytes: &[u8]) {
@@ -30,10 +31,14 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-fn verify(token: &str) -> Result<Grant, TokenError> {
+/// What knows our key.
+pub(super) fn verifier() -> Verifier {
     let key = Key::new(Algorithm::Hs256, SECRET).expect("a secret");
-    let verifier = Verifier::new(vec![key], Terms::default()).expect("a key");
-    verifier.verify(token, NOW_S)
+    Verifier::new(vec![key], Terms::default()).expect("a key")
+}
+
+fn verify(token: &str) -> Result<Grant, TokenError> {
+    verifier().verify(token, NOW_S)
 }
 
 /// A header and claims with the signature that belongs to them.
