@@ -44,6 +44,8 @@
 //! A conn that came to a TLS listener has a filter between its socket and its machine
 //! (`worker/tls.rs`, [`tls`]): bytes are opened after they are read, and what flush has gathered is
 //! sealed before it is sent. Nothing further in knows of it, and plaintext frames stay shared.
+//! Where the kernel has TLS it takes the conn over behind the handshake (`worker/offload.rs`): the
+//! filter goes, and flush writes shared frames to the socket itself.
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
 //! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
