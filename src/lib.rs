@@ -96,8 +96,9 @@
 //! - `cli/doctor` reads a host's limits and does the sums; only its `tree.rs` touches a file, so
 //!   that recorded hosts are examined like live ones.
 //! - Nothing is written to a client outside `worker/flush.rs`, nothing freed outside
-//!   `worker/reap.rs`, no effect applied outside `worker/apply.rs`. The one exception is the
-//!   refusal of a connection that never got a slot ([`worker::net::Net::refuse`]).
+//!   `worker/reap.rs`, no effect applied outside `worker/apply.rs`. The exceptions are the refusal
+//!   of a connection that never got a slot ([`worker::net::Net::refuse`]), and the alert that
+//!   answers a record which the kernel could not open (`worker/kernel.rs`).
 //!
 //! # A turn
 //!
@@ -208,6 +209,9 @@
 //! - *What is sealed counts as written*, since it cannot be taken back: cursor and outbox have
 //!   moved on. Nothing is sealed on top of what the socket has not taken, so that is one write's
 //!   budget at most, and a conn's FIN, its end and the answer to its next request wait for it.
+//! - *The kernel's TLS is off unless asked for, and takes both directions.* The library gives up a
+//!   conn only whole, so transmitting alone cannot be had. What was measured speaks against it:
+//!   the kernel's memory for a conn is more than what the process saves.
 //! - *TLS beside the machine, not in it.* The design had it inside `conn`. Sealing needs the frames
 //!   of the log, which only flush has in its hands, and a table of the worker costs conns of plain
 //!   listeners no byte.

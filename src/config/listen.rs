@@ -161,7 +161,7 @@ impl Default for Tls {
             client_authorities: PathBuf::new(),
             client_auth: ClientAuth::default(),
             handshake_ms: 10_000,
-            kernel: KernelFeature::Auto,
+            kernel: KernelFeature::Off,
             self_signed: false,
         }
     }

@@ -36,7 +36,7 @@ impl<N: Net> Worker<N> {
         }
         let is_paused = self.rates.is_paused(id.slot);
         let now = self.now;
-        let is_behind = self.hub.is_behind(id.slot) || !self.filters.unsent(id.slot).is_empty();
+        let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };

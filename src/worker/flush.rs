@@ -167,6 +167,9 @@ impl<N: Net> Worker<N> {
     /// Collects a write for a conn; or, when nothing is owed or its socket takes nothing, holds it
     /// to its quota.
     fn serve(&mut self, id: ConnId, budget: usize) {
+        if self.offloaded.owes(id.slot) {
+            return self.say_goodbye_offloaded(id);
+        }
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
             Some(_) => self.tell_gaps(id),

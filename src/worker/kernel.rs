@@ -194,19 +194,21 @@ fn below_data(socket: &TcpStream, error: &io::Error) -> ReadOutcome {
     let alert = match error.raw_os_error() {
         Some(libc::EIO) => match kernel_tls::fetch_control(socket.as_fd()) {
             Ok(Control::PeerDone) => return ReadOutcome::Eof,
-            // Among these are new keys, for which only kernels from Linux 6.14 on ask.
+            Ok(Control::Passing) => return ReadOutcome::Interrupted,
+            // Among these are new keys, which only kernels from Linux 6.14 on could be given.
             Ok(Control::Other) => Alert::UnexpectedMessage,
-            Ok(Control::Alert) | Err(_) => return ReadOutcome::Failed,
+            Ok(Control::Alert) => return ReadOutcome::Broken,
+            Err(_) => return ReadOutcome::Failed,
         },
         Some(libc::EBADMSG) => Alert::BadRecordMac,
         Some(libc::EMSGSIZE) => Alert::RecordOverflow,
         _ => return ReadOutcome::Failed,
     };
     // A record that cannot be opened is an error of the socket's too, and nothing is sent before
-    // that has been taken.
+    // that has been taken. Nobody waits for room to say this.
     drop(socket.take_error());
-    kernel_tls::send_alert(socket.as_fd(), alert);
-    ReadOutcome::Failed
+    drop(kernel_tls::send_alert(socket.as_fd(), alert));
+    ReadOutcome::Broken
 }
 
 impl Net for MioNet {
@@ -353,12 +355,22 @@ impl Net for MioNet {
         self.has_kernel_tls
     }
 
+    fn begin_offload(&mut self, socket: &mut TcpStream) -> io::Result<()> {
+        kernel_tls::take_over(socket.as_fd())
+    }
+
     fn offload(&mut self, socket: &mut TcpStream, keys: &Offload) -> io::Result<()> {
         kernel_tls::offload(socket.as_fd(), keys)
     }
 
-    fn close_offloaded(&mut self, socket: &mut TcpStream) {
-        kernel_tls::send_alert(socket.as_fd(), Alert::CloseNotify);
+    fn close_offloaded(&mut self, socket: &mut TcpStream) -> bool {
+        let sent = kernel_tls::send_alert(socket.as_fd(), Alert::CloseNotify);
+        // A connection that is dead already is reported by the next read.
+        !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    fn unacknowledged_bytes(&self, socket: &TcpStream) -> u32 {
+        kernel_tls::unacknowledged_bytes(socket.as_fd())
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {

@@ -78,8 +78,16 @@ pub trait Net {
         false
     }
 
-    /// Has the kernel seal what is written to a socket, and open what is read, from now on. A read
-    /// that brings less than there is room for does not mean then that nothing is left.
+    /// Has the kernel look at what goes through a socket, which changes nothing yet.
+    ///
+    /// # Errors
+    /// When it does not. The socket is as before.
+    fn begin_offload(&mut self, _socket: &mut Self::Socket) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Has the kernel seal what is written to such a socket, and open what is read, from now on. A
+    /// read that brings less than there is room for does not mean then that nothing is left.
     ///
     /// # Errors
     /// When the kernel does not. The socket is of no more use then.
@@ -87,8 +95,17 @@ pub trait Net {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Says below an offloaded socket that nothing more will be sent (`close_notify`).
-    fn close_offloaded(&mut self, _socket: &mut Self::Socket) {}
+    /// Says below an offloaded socket that nothing more will be sent (`close_notify`). False when
+    /// there is no room for it, and the next readiness will be reported.
+    fn close_offloaded(&mut self, _socket: &mut Self::Socket) -> bool {
+        true
+    }
+
+    /// How much of what was written to an offloaded socket the peer has yet to acknowledge. When
+    /// that is nothing, closing it loses nothing.
+    fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
+        0
+    }
 
     /// Sends FIN.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
@@ -154,6 +171,8 @@ pub enum ReadOutcome {
     Eof,
     /// The connection is dead.
     Failed,
+    /// The connection is of no more use: what came below the data breaks the protocol.
+    Broken,
     /// Nothing happened; to be tried again.
     Interrupted,
     /// The connection is dead because the peer took nothing for as long as it may.

@@ -73,7 +73,7 @@ impl<N: Net> Worker<N> {
     /// A socket takes bytes again: whoever waits for that is served.
     fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
         let now = self.now;
-        let is_behind = self.hub.is_behind(id.slot) || !self.filters.unsent(id.slot).is_empty();
+        let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
         let Some(slot) = self.slot(id) else { return };
         if has_room_again {
             // The kernel had been full; room in it means that the peer has read.

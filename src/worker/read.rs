@@ -73,6 +73,10 @@ impl<N: Net> Worker<N> {
         if length > 0 && self.filters.has(id.slot) {
             return self.read_sealed(id, buffer);
         }
+        if length > 0 && self.offloaded.is_peer_done(id.slot) {
+            self.read_end(id);
+            return None;
+        }
         let buffer = buffer
             .get_mut(..length)
             .filter(|buffer| !buffer.is_empty())?;
@@ -88,6 +92,7 @@ impl<N: Net> Worker<N> {
                 Some(count)
             }
             ReadOutcome::Eof => {
+                self.offloaded.note_peer_done(id.slot);
                 self.read_end(id);
                 None
             }
@@ -113,6 +118,7 @@ impl<N: Net> Worker<N> {
         match outcome {
             ReadOutcome::Interrupted => return Some(1),
             ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
+            ReadOutcome::Broken => self.close(id, CloseReason::TlsError),
             ReadOutcome::TimedOut => self.close(id, CloseReason::Idle),
             ReadOutcome::Drained | ReadOutcome::Bytes { .. } | ReadOutcome::Eof => {
                 if let Some(slot) = self.slot(id) {

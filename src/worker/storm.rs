@@ -64,6 +64,8 @@ impl<N: Net> Worker<N> {
         }
         self.visitors.shrink();
         self.pending.shrink();
+        self.filters.shrink();
+        self.offloaded.shrink();
         self.to_read.shrink_to_fit();
         self.to_flush.shrink_to_fit();
         memory::give_back();

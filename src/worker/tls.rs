@@ -70,12 +70,20 @@ pub(super) struct Filters {
 struct Secured {
     filter: Filter,
     is_listed_to_shake: bool,
+    offloading: Offloading,
     /// FIN follows when everything has been sent.
     owes_fin: bool,
     /// The machine has to be told when everything has been sent.
     owes_drained: bool,
     /// The conn is closed when everything has been sent.
     closes: Option<CloseReason>,
+}
+
+/// Whether the kernel is asked to go on with a conn's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offloading {
+    ToTry,
+    Refused,
 }
 
 impl Filters {
@@ -116,17 +124,26 @@ impl Filters {
         !self.to_shake.is_empty()
     }
 
-    /// Whether the kernel could go on with a conn's records at this very byte.
-    pub(super) fn may_be_offloaded(&self, slot: u32) -> bool {
-        self.get(slot).is_some_and(|secured| {
+    /// Whether the kernel can go on with a conn's records at this very byte. What has to be said
+    /// before it can is on its way out afterwards.
+    pub(super) fn prepare_offload(&mut self, slot: u32) -> bool {
+        self.get_mut(slot).is_some_and(|secured| {
             let is_owed = secured.owes_fin || secured.owes_drained || secured.closes.is_some();
-            !is_owed && secured.filter.may_be_offloaded()
+            !is_owed && secured.offloading == Offloading::ToTry && secured.filter.prepare_offload()
         })
+    }
+
+    /// Has a conn keep its filter for good.
+    pub(super) fn keep(&mut self, slot: u32) {
+        if let Some(secured) = self.get_mut(slot) {
+            secured.offloading = Offloading::Refused;
+        }
     }
 
     /// Gives a conn's filter away.
     pub(super) fn take(&mut self, slot: u32) -> Option<Filter> {
         let secured = self.by_slot.remove(&slot)?;
+        self.calm();
         Some(secured.filter)
     }
 
@@ -134,10 +151,20 @@ impl Filters {
     pub(super) fn remove(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
             self.by_slot.remove(&slot);
-            if self.by_slot.is_empty() {
-                *self = Self::default();
-            }
+            self.calm();
         }
+    }
+
+    /// Without conns there is nothing to keep room for.
+    fn calm(&mut self) {
+        if self.by_slot.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// Gives back room that is not used.
+    pub(super) fn shrink(&mut self) {
+        self.by_slot.shrink_to_fit();
     }
 
     /// Seals as much as there is, up to the budget, if everything sealed before is gone. Says how
@@ -191,6 +218,7 @@ impl<N: Net> Worker<N> {
         let secured = Secured {
             filter,
             is_listed_to_shake: false,
+            offloading: Offloading::ToTry,
             owes_fin: false,
             owes_drained: false,
             closes: None,
@@ -388,7 +416,9 @@ impl<N: Net> Worker<N> {
                 return self.list_to_flush(id);
             }
         }
-        self.say_goodbye_offloaded(id);
+        if self.end_offloaded(id, None) {
+            return;
+        }
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
             self.net.shutdown_write(&mut slot.socket);
         }
@@ -413,9 +443,8 @@ impl<N: Net> Worker<N> {
                 return self.list_to_flush(id);
             }
         }
-        if reason == CloseReason::Done {
-            self.say_goodbye_offloaded(id);
+        if reason != CloseReason::Done || !self.end_offloaded(id, Some(reason)) {
+            self.close(id, reason);
         }
-        self.close(id, reason);
     }
 }

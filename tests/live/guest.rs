@@ -36,9 +36,11 @@ pub(crate) fn run_in_guest(module: &str, program: &Path, args: &[&str]) -> Vec<S
         .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"])
         .args(["mem=768M", "quiet", "con=null", "con0=null,fd:1"])
         .arg(format!("init={}", init.display()))
+        // Its memory is a file; where shared memory is, there may be room for little.
+        .env("TMPDIR", folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(folder.path().join("stderr")).unwrap())
         .process_group(0)
         .spawn()
         .expect("linux.uml, of the Debian package user-mode-linux");
@@ -64,8 +66,10 @@ pub(crate) fn run_in_guest(module: &str, program: &Path, args: &[&str]) -> Vec<S
             }
         }
     }
-    guest.wait().unwrap();
+    let status = guest.wait().unwrap();
     reader.join().unwrap();
+    lines.push(fs::read_to_string(folder.path().join("stderr")).unwrap());
+    lines.push(format!("the guest has ended with {status}"));
     lines
 }
 

@@ -75,9 +75,14 @@ impl Certificate {
 
 /// A connection whose handshake is still to come.
 pub(crate) fn secured(addr: SocketAddr, config: &Arc<ClientConfig>) -> Secured {
+    secured_over(connect(addr), config)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn secured_over(stream: TcpStream, config: &Arc<ClientConfig>) -> Secured {
     let name = ServerName::try_from("localhost").unwrap();
     let client = ClientConnection::new(Arc::clone(config), name).unwrap();
-    StreamOwned::new(client, connect(addr))
+    StreamOwned::new(client, stream)
 }
 
 /// Where a server speaks TLS.
