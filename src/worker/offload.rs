@@ -6,9 +6,9 @@
 //! sealed, since a key may not seal for ever, and the end of both directions.
 //!
 //! The kernel takes a whole record and holds what TCP has no room for, and neither FIN nor an end
-//! of the descriptor waits for that. So no FIN is sent: the peer is told by an alert, which is taken
-//! when there is room again, and the descriptor is closed when everything is acknowledged or the
-//! time for that is over.
+//! of the descriptor waits for that. So no FIN is sent: the peer is told by an alert, which goes
+//! out when there is room again, and the descriptor is closed when everything is acknowledged or
+//! the time for that is over.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
