@@ -261,6 +261,9 @@ impl FakeNet {
     pub(crate) fn send(&mut self, pipe: &PipeRef, bytes: &[u8]) {
         let mut open = pipe.borrow_mut();
         let sealed = open.secure.as_mut().map(|end| {
+            if self.random.u32(0..20) == 0 {
+                end.change_keys();
+            }
             end.say(bytes);
             end.sealed()
         });

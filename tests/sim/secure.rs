@@ -64,6 +64,11 @@ impl PeerEnd {
         self.0.writer().write_all(plaintext).expect("room");
     }
 
+    /// Goes on with a new key, and asks for one, if the handshake is done.
+    pub(crate) fn change_keys(&mut self) {
+        drop(self.0.refresh_traffic_keys());
+    }
+
     /// What is to be sent.
     pub(crate) fn sealed(&mut self) -> Vec<u8> {
         let mut sealed = Vec::new();

@@ -3,7 +3,8 @@
 //!
 //! The first byte says whether the handshake is done first. Then pieces, each a kind, a length and
 //! so many bytes: said by the client, said in small cuts, sealed by the server, or put on the wire
-//! as they are.
+//! as they are. Kinds from 64 on have the client change its keys first, from 128 on the filter is
+//! asked whether the kernel can go on, which must not change what comes out.
 
 use std::sync::LazyLock;
 
@@ -29,11 +30,17 @@ pub fn attack(bytes: &[u8]) {
     while let [kind, length, after @ ..] = rest {
         let (piece, others) = after.split_at(after.len().min(usize::from(*length)));
         rest = others;
+        if kind & 64 != 0 {
+            pair.peer.change_keys();
+        }
         match kind % 4 {
             0 => pair.say(piece, usize::MAX),
             1 => pair.say(piece, usize::from(kind / 4).max(1)),
             2 => pair.seal(piece),
             _ => pair.inject(piece),
+        }
+        if kind & 128 != 0 && pair.filter.prepare_offload() {
+            assert_eq!(pair.filter.buffer_bytes(), 0, "held back from the kernel");
         }
     }
     pair.check();
