@@ -38,7 +38,7 @@ const TURNS_MAX: u64 = 20_000;
 const LONELY_BYTES: usize = 5;
 const LINGER_US: u64 = 2_000_000;
 /// The longest for which anybody's commands are held against him where that is limited.
-const MADE_UP_US: u64 = 20_000_000;
+const MADE_UP_US: u64 = 60_000_000;
 /// Rounding of timers, and what the turns themselves take.
 const SLACK_US: u64 = 400_000;
 
@@ -347,12 +347,12 @@ impl World {
         let shake_us = self.config.tls.handshake_ms * 1000;
         let wait = 4 * interval_us + shake_us + head_us + poll_us + LINGER_US + 2_500_000;
         // Who has said too much at once is read when that is made up for.
-        let made_up_us = match self.config.limits.client_frames_per_second {
-            0 => 0,
-            _ => MADE_UP_US,
+        let (made_up_us, turns_max) = match self.config.limits.client_frames_per_second {
+            0 => (0, TURNS_MAX),
+            _ => (MADE_UP_US, 3 * TURNS_MAX),
         };
         let until = self.now_us() + wait + made_up_us;
-        let turns = self.turns + TURNS_MAX;
+        let turns = self.turns + turns_max;
         while self.now_us() < until {
             assert!(self.turns < turns, "the worker turns for nothing");
             self.post();
