@@ -238,6 +238,14 @@ impl Peer {
         }
     }
 
+    /// Whether its stream has yet to be given something.
+    pub(crate) fn is_owed(&self, facts: &Facts) -> bool {
+        let link = self.link.as_ref().filter(|link| link.is_stream());
+        link.is_some_and(|link| {
+            !matches!(link.service, Service::Poll { .. }) && link.ledger.owed(facts).is_some()
+        })
+    }
+
     /// What a calm world owes everybody: an open stream that is caught up, and every answer.
     pub(crate) fn check_settled(&self, facts: &Facts) {
         let Some(link) = &self.link else {
