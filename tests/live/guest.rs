@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// Whether this is the guest.
 pub(crate) fn is_guest() -> bool {
-    std::env::var_os("FANFARE_GUEST").is_some()
+    std::env::var_os("IN_GUEST").is_some()
 }
 
 /// Runs a program in a guest whose kernel has the module, and gives the lines that it printed. The
