@@ -29,7 +29,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
-use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, WriteOutcome};
+use fanfare::worker::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome};
 use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
 
@@ -87,8 +87,9 @@ impl Net for Generous {
         784_111_777
     }
 
-    fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+    fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
         ready.append(&mut self.ready);
+        Polled::Complete
     }
 
     fn listener_count(&self) -> u32 {

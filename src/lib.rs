@@ -73,8 +73,23 @@
 //! source, and again when a proxy has named its client: the machine reads the header of the PROXY
 //! protocol or the request ([`proxy`]) and asks to be counted for whoever that is. How many conns a
 //! source has is in [`worker::sources`], the one table that all workers share, and there only where
-//! it is limited. `worker/pending.rs` knows who has yet to say what it wants, `worker/rates.rs` who
-//! sends too fast and is not read for a while. None of it is in a slot.
+//! it is limited. `worker/pending.rs` counts silent conns, `worker/rates.rs` knows which send too
+//! fast and are not read for a while. None of it is in a slot.
+//!
+//! # Deadlines measure the peer
+//!
+//! A deadline or a limit counts against a client only what the client had the chance to do. Two
+//! mechanisms see to that, and no other code has to.
+//!
+//! - *Rounds* (`worker/round.rs`). A timer that fires, and a new conn, wait for a complete poll
+//!   that began afterwards and for one read of everything that it reported. Only then a conn is
+//!   closed as late, as idle or as one silent conn too many.
+//! - *Running time* ([`time::running`]). The wheel is on a clock that stands still while the worker
+//!   does not run: after SIGSTOP, on a paused machine, or without a processor. A WebSocket is idle
+//!   when the kernel has had a ping for a full heartbeat of that time. A late timer sends the ping.
+//!
+//! A conn that the server itself does not read, for its rate or for a slow consumer, is not judged.
+//! Ages of publications and the drain's window are on the monotonic clock.
 //!
 //! # Code map
 //!

@@ -9,6 +9,14 @@ pub const KIB: u32 = 1024;
 
 // -- One turn of a worker.
 
+/// How long a worker with conns sleeps at most, in milliseconds, so that a pause of the process or
+/// of its machine shows as a turn that came late.
+pub const SLEEP_MS_MAX: u64 = 1_000;
+/// What a turn may take beyond its sleep, in milliseconds. The rest is the server's own lag and
+/// does not count against peers ([`crate::time::running`]).
+pub const TURN_RUNNING_MS_MAX: u64 = 100;
+/// How often a read is tried again that was interrupted.
+pub const INTERRUPTED_READS_MAX: u32 = 64;
 /// How many readiness reports one poll takes from the kernel.
 pub const POLL_READINESS_MAX: u32 = 1024;
 /// Bytes of a worker's one read buffer, hence of one read.

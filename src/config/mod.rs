@@ -149,9 +149,8 @@ pub struct Limits {
     /// Conns of the whole server, shared out evenly among the workers and rounded up; 0 is as many
     /// as there are descriptors. A client is refused when the worker it came to has its share.
     pub conns: u32,
-    /// Conns of the whole server that have yet to complete their first request head, shared out
-    /// evenly among the workers and rounded up; 0 is no limit. Above it the oldest of them is
-    /// closed.
+    /// Silent conns of the whole server: everything that arrived has been read, and the first
+    /// request head is not complete. 0 is no limit. Above it the oldest of them is closed.
     pub pending_conns: u32,
     /// Conns from one address of IPv4 or one /64 of IPv6; 0 is no limit.
     pub conns_per_source: u32,

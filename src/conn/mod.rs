@@ -42,11 +42,26 @@ use crate::transport::{Flow, Goodbye, Transport};
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// When the peer last showed that it is there, in milliseconds of the worker's clock, wrapping.
+    /// When the peer last showed that it is there, in milliseconds of the worker's running clock,
+    /// wrapping.
     life_ms: u32,
+    ping: Ping,
+    /// Before the first request head was complete, a round found nothing of the peer to read.
+    is_silent: bool,
 }
 
 const _: () = assert!(size_of::<Conn>() <= 40);
+
+/// Where the ping is that the peer has to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ping {
+    /// The peer has shown life since the last one, or none was sent.
+    Answered,
+    /// It waits for the socket to take it, which is not the peer's silence.
+    Queued,
+    /// The kernel has it. When the timer fires next, the peer has had a full interval.
+    Sent,
+}
 
 /// How a conn stands when its timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +78,10 @@ pub enum Standing {
 /// What a worker keeps account of that a conn may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stance {
-    /// It has yet to complete its first request.
-    Pending,
+    /// It has yet to complete its first request, and the server has not looked for it.
+    Arriving,
+    /// It has yet to complete its first request, and nothing of it lay unread.
+    Silent,
     /// It is an open WebSocket.
     WebSocket,
     /// Anything else.
@@ -92,6 +109,8 @@ impl Conn {
             },
             outbox: Outbox::default(),
             life_ms: millis(now),
+            ping: Ping::Answered,
+            is_silent: false,
         }
     }
 
@@ -139,7 +158,10 @@ impl Conn {
             Phase::Request {
                 stage: Stage::Proxied | Stage::Fresh,
                 ..
-            } => Stance::Pending,
+            } => match self.is_silent {
+                true => Stance::Silent,
+                false => Stance::Arriving,
+            },
             Phase::Stream {
                 transport: Transport::WebSocket(_),
                 closing: None,
@@ -213,11 +235,18 @@ impl Conn {
     /// The conn was not read for a while, which is not the peer's silence.
     pub fn handle_resumed(&mut self, now: Now) {
         self.life_ms = millis(now);
+        self.ping = Ping::Answered;
+    }
+
+    /// A whole round has found no complete request head since the conn was accepted.
+    pub fn handle_nothing_read(&mut self) {
+        self.is_silent = true;
     }
 
     /// Bytes came from the peer. They are unmasked in place.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.life_ms = millis(context.now);
+        self.ping = Ping::Answered;
         match &mut self.phase {
             Phase::Request {
                 partial,
@@ -341,7 +370,14 @@ impl Conn {
                     self.handle_requests(&mut partial.bytes, out, context);
                 }
             }
-            Phase::Stream { transport, .. } => transport.handle_drained(out),
+            Phase::Stream { transport, .. } => {
+                if self.ping == Ping::Queued {
+                    self.ping = Ping::Sent;
+                    let deadline = context.now.after(context.config.heartbeat.interval());
+                    context.ask(Effect::Arm(deadline));
+                }
+                transport.handle_drained(out);
+            }
             Phase::Poll { .. } | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
@@ -505,7 +541,8 @@ impl Conn {
         None
     }
 
-    /// A heartbeat is due, or the last ones were in vain.
+    /// A heartbeat is due, or the peer has answered none for too long. An earlier deadline of its
+    /// token says nothing of its silence.
     fn beat(&mut self, standing: Standing, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let interval = context.config.heartbeat.interval();
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
@@ -513,19 +550,23 @@ impl Conn {
         let Phase::Stream { transport, .. } = &mut self.phase else {
             return;
         };
-        match context.access.take_due(context.conn.slot, context.now) {
+        let due = context.access.take_due(context.conn.slot, context.now);
+        match due {
             Some(Due::Late) => return self.say_goodbye(Goodbye::TokenMissing, out, context),
             Some(Due::Over) => return self.say_goodbye(Goodbye::TokenExpired, out, context),
             Some(Due::Soon(left)) => transport.handle_expiring(left, out),
             None => {}
         }
-        let must_show_life = transport.expects_pong() || standing == Standing::Blocked;
-        if must_show_life && silent >= interval * 2 {
+        let has_gone = self.ping == Ping::Sent || standing == Standing::Blocked;
+        if has_gone && due.is_none() && silent >= interval * 2 {
             return self.say_goodbye(Goodbye::Idle, out, context);
         }
         if silent >= interval / 2 && self.outbox.is_empty() {
             let is_caught_up = standing == Standing::CaughtUp;
             transport.handle_heartbeat(is_caught_up, out, context);
+            if transport.expects_pong() {
+                self.ping = Ping::Queued;
+            }
         }
         context.ask(Effect::Arm(context.now.after(interval)));
     }

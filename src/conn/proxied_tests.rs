@@ -40,7 +40,7 @@ fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
             taken += first.len();
         }
         assert_eq!(taken, header.len());
-        assert_eq!(rig.conn.stance(), Stance::Pending);
+        assert_eq!(rig.conn.stance(), Stance::Arriving);
         assert!(admit(&mut rig, Ok(())).is_empty());
         rig.feed(PAGE);
         assert!(rig.drain().starts_with(b"HTTP/1.1 200 "));

@@ -32,14 +32,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new() -> Self {
-        let conn = Conn {
-            phase: Phase::Request {
-                partial: None,
-                stage: Stage::Fresh,
-            },
-            outbox: Outbox::default(),
-            life_ms: 0,
-        };
+        let conn = Conn::new(Now(0));
         let (config, metrics) = (Config::default(), WorkerMetrics::default());
         Self {
             conn,
@@ -281,6 +274,36 @@ fn silent_websocket_is_pinged_and_then_closed() {
     assert_eq!(rig.closed(), None, "the peer may answer");
     rig.time_out(Standing::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::Idle));
+}
+
+#[test]
+fn late_timer_sends_a_ping_and_does_not_close() {
+    let mut rig = streaming(UPGRADE);
+    rig.pass(5);
+    rig.time_out(Standing::CaughtUp);
+    assert_eq!(rig.drain()[0], 0x89);
+    assert!(!rig.conn.is_ending());
+    rig.pass(1);
+    rig.time_out(Standing::CaughtUp);
+    assert!(rig.conn.is_ending());
+}
+
+#[test]
+fn ping_that_the_socket_has_not_taken_is_not_the_peers_silence() {
+    let mut rig = streaming(UPGRADE);
+    rig.pass(2);
+    rig.time_out(Standing::CaughtUp);
+    rig.pass(3);
+    rig.time_out(Standing::Serving);
+    assert!(!rig.conn.is_ending());
+    rig.effects.clear();
+    assert_eq!(rig.drain()[0], 0x89);
+    let deadline = rig.now.after(rig.config.heartbeat.interval());
+    assert_eq!(
+        rig.effects,
+        [Effect::Arm(deadline)],
+        "a full interval to answer"
+    );
 }
 
 #[test]

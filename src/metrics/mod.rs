@@ -181,6 +181,7 @@ metrics! {
         expire_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"expire\""} "Turns in which a phase used up its budget.",
         flush_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"flush\""} "Turns in which a phase used up its budget.",
         turns: Counter "fanfare_turns_total" "Turns of the workers' loops.",
+        turns_late: Counter "fanfare_turns_late_total" "Turns that took longer than they may, because the process was stopped or had no processor.",
     }
 }
 

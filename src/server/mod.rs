@@ -41,6 +41,7 @@ use crate::worker::Parts;
 use crate::worker::guard::Guard;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
+use crate::worker::pending::SilentLimit;
 use crate::worker::sources::Sources as Visitors;
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
@@ -298,6 +299,7 @@ struct Seat {
     number: usize,
     wake: Arc<Wake>,
     upstream: Upstream,
+    guard: Guard,
     metrics: Arc<WorkerMetrics>,
     pin: Option<usize>,
     place: Option<Place>,
@@ -338,12 +340,14 @@ impl Crew {
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
         let (ends, reports) = upstream(&wakes, &self.feed_wake);
+        let guard = self.guard(count);
         for (number, (wake, upstream)) in wakes.into_iter().zip(ends).enumerate() {
             let seat = Seat {
                 number,
                 wake,
                 upstream,
                 metrics: Arc::new(WorkerMetrics::default()),
+                guard: guard.clone(),
                 pin: pins.and_then(|cpus| cpus.get(number).copied()),
                 place: walkers
                     .as_ref()
@@ -384,7 +388,7 @@ impl Crew {
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
-            guard: self.guard(count),
+            guard: seat.guard,
         };
         let preparation = Preparation {
             net,
@@ -404,12 +408,12 @@ impl Crew {
         })
     }
 
-    /// By what one worker keeps conns away.
+    /// By what workers keep conns away. Clones of it share what counts for all workers together.
     fn guard(&self, workers: usize) -> Guard {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
         Guard {
-            pending_max: limits.pending_conns.div_ceil(workers),
+            silent: SilentLimit::new(limits.pending_conns, workers).map(Arc::new),
             channels_max: limits.channels.div_ceil(workers),
             ..self.guard.clone()
         }

@@ -3,6 +3,7 @@
 //! A [`Now`] is microseconds since the worker's clock started; a [`Deadline`] is a [`Now`] that has
 //! not come yet. The shell reads the clock once a turn; the simulation winds it by hand.
 
+pub mod running;
 pub mod wheel;
 
 use std::time::Duration;

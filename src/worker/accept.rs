@@ -88,14 +88,14 @@ impl<N: Net> Worker<N> {
             is_held: false,
             socket,
             conn: match is_proxied {
-                true => Conn::proxied(self.now),
-                false => Conn::new(self.now),
+                true => Conn::proxied(self.running.now()),
+                false => Conn::new(self.running.now()),
             },
         });
         if let Some(visitor) = visitor {
             self.note_visitor(id, visitor);
         }
-        self.note_pending(id);
+        self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
         // Behind a PROXY header TLS begins later.
         let has_come = is_proxied || !self.is_secure(listener) || self.secure(id);

@@ -98,7 +98,7 @@ impl<N: Net> Worker<N> {
             .subscriptions_refused
             .add(refused.count() as u64);
         if outcomes.iter().any(|outcome| outcome.joined().is_some()) {
-            self.pending.forget_silent(id.slot);
+            self.pending.forget_subscribes_by(id.slot);
         }
     }
 

@@ -94,7 +94,7 @@ impl<N: Net> Worker<N> {
         let spread = spacing.saturating_mul(count).min(window * 3 / 5);
         let spread_us = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
         let draining = Draining {
-            goodbye_by: self.now.after(spread),
+            goodbye_by: self.running.now().after(spread),
             end: self.now.after(window),
         };
         self.draining = Some(draining);
@@ -102,7 +102,7 @@ impl<N: Net> Worker<N> {
             if !slot.conn.is_ending() {
                 let wait = Duration::from_micros(self.net.draw() % spread_us.max(1));
                 let slot = u32::try_from(key).unwrap_or(u32::MAX);
-                self.wheel.arm(slot, self.now.after(wait));
+                self.wheel.arm(slot, self.running.now().after(wait));
             }
         }
     }

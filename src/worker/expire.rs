@@ -1,6 +1,8 @@
 //! expire: timers that are due go to their conns; what the log's bounds no longer allow is evicted.
 //!
-//! While the server drains, a conn's timer means that its goodbye is due.
+//! What a timer says of a conn is decided a round after it fired ([`super::round`]), so that no
+//! peer is judged by what lies unread. While the server drains, a conn's timer means that its
+//! goodbye is due.
 
 use super::Worker;
 use super::net::Net;
@@ -15,33 +17,52 @@ impl<N: Net> Worker<N> {
         let mut fired = std::mem::take(&mut self.scratch.fired);
         if !self
             .wheel
-            .expire(self.now, EXPIRES_PER_TURN_MAX, &mut fired)
+            .expire(self.running.now(), EXPIRES_PER_TURN_MAX, &mut fired)
         {
             self.parts.metrics.expire_budget_exhausted.increment();
         }
         for slot in fired.drain(..) {
             if let Some(id) = self.id_in(slot) {
-                self.expire_conn(id);
+                self.round.note_fired(id);
             }
         }
         self.scratch.fired = fired;
+        self.end_round();
         self.cut_off_the_rest();
         let evicted = self.hub.evict(self.now, EVICTIONS_PER_TURN_MAX);
         self.parts.metrics.evicted.add(u64::from(evicted));
     }
 
+    /// Decides what the round was for, if it is over.
+    fn end_round(&mut self) {
+        let handshakes = self.filters.to_shake();
+        let Some(questions) = self.round.end(&self.to_read, handshakes) else {
+            return;
+        };
+        for id in &questions.fired {
+            // What was read meanwhile may have set the timer again.
+            if !self.wheel.is_armed(id.slot) {
+                self.expire_conn(*id);
+            }
+        }
+        for id in &questions.arrived {
+            self.note_looked_at(*id);
+        }
+        self.round.reuse(questions);
+        self.crowd_out();
+    }
+
     fn expire_conn(&mut self, id: ConnId) {
-        if self.end_silent(id) {
+        if self.end_unsubscribed(id) {
             return;
         }
-        let is_paused = self.rates.is_paused(id.slot);
-        let now = self.now;
+        let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
-        if is_paused {
-            // What it may have said is not read yet.
+        if slot.is_held {
+            // Its client may have answered, but the server does not read that.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();

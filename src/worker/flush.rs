@@ -360,7 +360,7 @@ impl<N: Net> Worker<N> {
         let Self {
             conns,
             hub,
-            now,
+            running,
             parts,
             ..
         } = self;
@@ -373,7 +373,7 @@ impl<N: Net> Worker<N> {
             parts.metrics.writes_blocked.increment();
         }
         if count > 0 {
-            slot.conn.handle_written(*now, false);
+            slot.conn.handle_written(running.now(), false);
         }
         let had_own = !slot.conn.outbox().is_empty();
         let drained = slot.conn.outbox_mut().drain(count);

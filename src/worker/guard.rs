@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 
 use super::Worker;
 use super::net::Net;
+use super::pending::SilentLimit;
 use super::sources::Sources;
 use crate::effect::{CloseReason, Draw};
 use crate::http::response;
@@ -23,8 +24,8 @@ use crate::sys::pressure::Pressure;
 /// By what conns are kept away. The default keeps nobody away.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// Conns of this worker that may have yet to complete a request head; zero is no limit.
-    pub pending_max: u32,
+    /// How many silent conns there may be on the node, if that is limited.
+    pub silent: Option<Arc<SilentLimit>>,
     /// Channels of this worker; zero is no limit.
     pub channels_max: u32,
     /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.

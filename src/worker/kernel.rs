@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
-use super::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
+use super::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome};
 use super::walkers::Place;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
@@ -227,12 +227,14 @@ impl Net for MioNet {
         since.map_or(0, |since| since.as_secs())
     }
 
-    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
-        // An interrupted wait is a wait that was short.
+    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
+        // An interrupted wait reports nothing, whatever is ready: SIGSTOP and a debugger do that.
         if self.poll.poll(&mut self.events, timeout).is_err() {
-            return;
+            return Polled::Partial;
         }
+        let mut count = 0;
         for event in &self.events {
+            count += 1;
             let token = event.token();
             if token == WAKE {
                 self.wake.acknowledge();
@@ -247,6 +249,10 @@ impl Net for MioNet {
                     is_read_closed: event.is_read_closed() || event.is_error(),
                 });
             }
+        }
+        match count < POLL_READINESS_MAX {
+            true => Polled::Complete,
+            false => Polled::Partial,
         }
     }
 

@@ -23,11 +23,12 @@ pub mod kernel;
 pub mod keys;
 pub mod net;
 mod offload;
-mod pending;
+pub mod pending;
 mod poll;
 mod rates;
 mod read;
 mod reap;
+mod round;
 pub mod sources;
 mod storm;
 pub mod tls;
@@ -52,6 +53,7 @@ use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, Cursor, Sequence};
 use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
+use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use crate::token::Access;
@@ -63,6 +65,7 @@ use net::{Net, Readiness, WriteOutcome};
 use offload::Offloaded;
 use pending::Pending;
 use rates::Rates;
+use round::{Queue, Round};
 use storm::Storm;
 use tls::{Filters, Secure};
 use upstream::Upstream;
@@ -101,17 +104,22 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
+    /// The monotonic clock of the whole process: ages, and windows that are promised to others.
     now: Now,
+    /// The clock of the wheel and of every deadline that measures a peer.
+    running: Running,
     conns: Slab<Slot<N::Socket>>,
     next_generation: u32,
     wheel: Wheel,
     hub: Hub,
     /// Conns that may be read, in the order of their readiness.
-    to_read: VecDeque<ConnId>,
+    to_read: Queue,
     /// Conns that have something to write and may be written.
     to_flush: VecDeque<ConnId>,
     /// Conns to be freed at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
+    /// Conns that were freed at the end of the last turn.
+    reaped: Vec<(ConnId, CloseReason)>,
     /// Conns that are not read until the feed has taken what they sent.
     held: Vec<ConnId>,
     /// Whose comings and goings are reported.
@@ -125,8 +133,10 @@ pub struct Worker<N: Net> {
     accepting: Accepting,
     /// Where conns come from, if that matters.
     visitors: Visitors,
-    /// Who has yet to do what it is here for.
+    /// Conns that say nothing.
     pending: Pending,
+    /// Decisions that wait until everything that was sent has been read.
+    round: Round,
     /// How fast clients send, if that is limited.
     rates: Rates,
     /// TLS, for those who came to a listener that speaks it.
@@ -225,13 +235,15 @@ impl<N: Net> Worker<N> {
         Self {
             net,
             now,
+            running: Running::new(now),
             conns: Slab::new(),
             next_generation: 0,
             wheel: Wheel::new(now),
             hub,
-            to_read: VecDeque::new(),
+            to_read: Queue::default(),
             to_flush: VecDeque::new(),
             to_reap: Vec::new(),
+            reaped: Vec::new(),
             held: Vec::new(),
             watch: Arc::default(),
             batch: None,
@@ -240,6 +252,7 @@ impl<N: Net> Worker<N> {
             accepting: Accepting::default(),
             visitors: Visitors::default(),
             pending: Pending::default(),
+            round: Round::default(),
             rates: Rates::new(&parts.config.limits),
             parts,
             filters: Filters::default(),
@@ -330,7 +343,7 @@ impl<N: Net> Worker<N> {
         let is_trusted = slot.conn.takes_requests() && self.visitors.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
-            now: self.now,
+            now: self.running.now(),
             draw: Draw(self.net.draw()),
             worker: self.parts.number,
             conn: id,
@@ -384,7 +397,7 @@ impl<N: Net> Worker<N> {
         let may_be_read = slot.is_readable && !slot.is_listed_to_read && !slot.is_held;
         if may_be_read && slot.conn.read_bytes_max(head_bytes) > 0 {
             slot.is_listed_to_read = true;
-            self.to_read.push_back(id);
+            self.to_read.push(id);
         }
     }
 
@@ -392,10 +405,11 @@ impl<N: Net> Worker<N> {
     fn close(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
-            if slot.conn.stance() == Stance::Pending {
-                self.pending.leave();
-            }
+            let is_silent = slot.conn.stance() == Stance::Silent;
             self.to_reap.push((id, reason));
+            if is_silent {
+                self.leave_silent();
+            }
         }
     }
 

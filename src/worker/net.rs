@@ -29,7 +29,7 @@ pub trait Net {
 
     /// Waits until something is ready or the time is over, and reports what is ready. `None` waits
     /// without end.
-    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>);
+    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
     /// How many listeners there are.
     fn listener_count(&self) -> u32;
@@ -115,6 +115,16 @@ pub trait Net {
 
     /// Accepts no more.
     fn stop_listening(&mut self);
+}
+
+/// Whether a poll has reported everything that was ready when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Polled {
+    /// It has.
+    Complete,
+    /// The list was full or the wait was interrupted: more may be ready.
+    Partial,
 }
 
 /// What the kernel reports.

@@ -193,7 +193,7 @@ impl<N: Net> Worker<N> {
             below.closes = reason;
             below.unacknowledged_bytes = left;
             // Its timer may be what has ended it, and the peer may take nothing any more.
-            let linger = self.now.after(Duration::from_millis(LINGER_MS));
+            let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
             self.arm(id, linger);
         }
         self.list_to_flush(id);

@@ -1,12 +1,13 @@
-//! pending: conns that have yet to complete a request head, and a WebSocket that has yet to
-//! subscribe.
+//! pending: conns that say nothing, and `WebSocket`s that do not subscribe.
 //!
-//! Of the former there may be so many; then the oldest goes, because a client that means it is
-//! through in a round trip or two, and whoever only holds places has held the oldest. The queue
-//! keeps names of conns that are through until it is twice as long as it needs to be. The latter
-//! have a deadline here until they subscribe. Told by every call into a machine, by close and reap.
+//! A conn is *silent* when a round found nothing to read of it before its first request head was
+//! complete. Too many of them on the node are a flood: then the oldest are closed, because a
+//! legitimate client sends its head within a round trip or two. A worker closes its own only while
+//! it has more than its share, so that it never pays for the flood of another. A WebSocket that has
+//! to subscribe has a deadline here until it does.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -18,77 +19,81 @@ use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::time::Deadline;
 
-/// Names of conns that are through before anybody looks for them.
+/// Stale names that the queue may hold before it is cleaned up.
 const QUEUE_SLACK: usize = 64;
 
-/// Who has yet to do what it is here for.
+/// The bound of silent conns, shared by all workers.
+#[derive(Debug)]
+pub struct SilentLimit {
+    most: u32,
+    /// Those of one worker below which it closes none.
+    share: u32,
+    count: AtomicU32,
+}
+
+impl SilentLimit {
+    /// At most so many silent conns in all workers together; none for no bound.
+    #[must_use]
+    pub fn new(most: u32, workers: u32) -> Option<Self> {
+        (most > 0).then(|| Self {
+            most,
+            share: most / workers.max(1),
+            count: AtomicU32::new(0),
+        })
+    }
+
+    /// Silent conns of all workers.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn is_exceeded_by(&self, own: u32) -> bool {
+        own > self.share && self.count() > self.most
+    }
+}
+
+/// The conns of one worker that say nothing.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// Conns whose first request head is not complete.
-    count: u32,
-    /// Their names, the oldest first, and some others. Empty where there is no limit.
+    silent: u32,
+    /// Names of silent conns, the oldest first, and stale ones. Empty where there is no bound.
     queue: VecDeque<ConnId>,
     /// By when a WebSocket has to subscribe to something, by slot. Empty where it need not.
-    silent: HashMap<u32, Deadline, RandomState>,
+    subscribes_by: HashMap<u32, Deadline, RandomState>,
 }
 
 impl Pending {
     pub(super) fn shrink(&mut self) {
         self.queue.shrink_to_fit();
-        self.silent.shrink_to_fit();
+        self.subscribes_by.shrink_to_fit();
     }
 
     /// By when the WebSocket in a slot has to subscribe to something.
     pub(super) fn subscribes_by(&self, slot: u32) -> Option<Deadline> {
-        if self.silent.is_empty() {
+        if self.subscribes_by.is_empty() {
             return None;
         }
-        self.silent.get(&slot).copied()
+        self.subscribes_by.get(&slot).copied()
     }
 
-    /// It has subscribed, or is not there any more.
-    pub(super) fn forget_silent(&mut self, slot: u32) {
-        if !self.silent.is_empty() {
-            self.silent.remove(&slot);
+    /// The conn has subscribed or is freed.
+    pub(super) fn forget_subscribes_by(&mut self, slot: u32) {
+        if !self.subscribes_by.is_empty() {
+            self.subscribes_by.remove(&slot);
         }
     }
 
-    /// A conn that was pending is not any more.
-    pub(super) fn leave(&mut self) {
-        self.count = self.count.saturating_sub(1);
-    }
-
-    pub(super) fn count(&self) -> u32 {
-        self.count
+    /// Silent conns of this worker.
+    pub(super) fn silent(&self) -> u32 {
+        self.silent
     }
 }
 
 impl<N: Net> Worker<N> {
-    /// A conn has come. If it is one too many, the oldest goes.
-    pub(super) fn note_pending(&mut self, id: ConnId) {
-        self.pending.count += 1;
-        let most = self.parts.guard.pending_max;
-        if most == 0 {
-            return;
-        }
-        if self.pending.queue.len() > 2 * self.pending.count as usize + QUEUE_SLACK {
-            let mut queue = std::mem::take(&mut self.pending.queue);
-            queue.retain(|id| self.is_pending(*id));
-            self.pending.queue = queue;
-        }
-        self.pending.queue.push_back(id);
-        while self.pending.count > most
-            && let Some(oldest) = self.pending.queue.pop_front()
-        {
-            if self.is_pending(oldest) {
-                self.close(oldest, CloseReason::CrowdedOut);
-            }
-        }
-    }
-
-    fn is_pending(&mut self, id: ConnId) -> bool {
-        let slot = self.slot(id);
-        slot.is_some_and(|slot| slot.conn.stance() == Stance::Pending)
+    /// A round is over that began after a conn was accepted.
+    pub(super) fn note_looked_at(&mut self, id: ConnId) {
+        self.call(id, |conn, _out, _context| conn.handle_nothing_read());
     }
 
     /// What a call has made of a conn.
@@ -96,25 +101,94 @@ impl<N: Net> Worker<N> {
         if before == after {
             return;
         }
-        if before == Stance::Pending {
-            self.pending.leave();
+        if after == Stance::Silent {
+            self.enter_silent(id);
+        }
+        if before == Stance::Silent {
+            self.leave_silent();
         }
         if after == Stance::WebSocket
             && let Some(limit) = self.parts.config.limits.first_subscribe()
         {
-            let deadline = self.now.after(limit);
-            self.pending.silent.insert(id.slot, deadline);
+            let deadline = self.running.now().after(limit);
+            self.pending.subscribes_by.insert(id.slot, deadline);
         }
     }
 
+    fn enter_silent(&mut self, id: ConnId) {
+        self.pending.silent += 1;
+        let Some(limit) = &self.parts.guard.silent else {
+            return;
+        };
+        limit.count.fetch_add(1, Ordering::Relaxed);
+        if self.pending.queue.len() > 2 * self.pending.silent as usize + QUEUE_SLACK {
+            let mut queue = std::mem::take(&mut self.pending.queue);
+            queue.retain(|id| self.is_silent(*id));
+            self.pending.queue = queue;
+        }
+        self.pending.queue.push_back(id);
+    }
+
+    /// A silent conn is silent no more, or is closed.
+    pub(super) fn leave_silent(&mut self) {
+        debug_assert!(self.pending.silent > 0);
+        self.pending.silent = self.pending.silent.saturating_sub(1);
+        if let Some(limit) = &self.parts.guard.silent {
+            limit.count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this worker has to close silent conns.
+    pub(super) fn has_too_many_silent(&self) -> bool {
+        let limit = self.parts.guard.silent.as_ref();
+        limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent))
+    }
+
+    /// Closes the oldest silent conns beyond the bound. Only at the end of a round: none of them
+    /// has anything unread then.
+    pub(super) fn crowd_out(&mut self) {
+        while self.has_too_many_silent()
+            && let Some(oldest) = self.pending.queue.pop_front()
+        {
+            if self.is_silent(oldest) {
+                self.close(oldest, CloseReason::CrowdedOut);
+            }
+        }
+    }
+
+    fn is_silent(&mut self, id: ConnId) -> bool {
+        let slot = self.slot(id);
+        slot.is_some_and(|slot| slot.conn.stance() == Stance::Silent)
+    }
+
     /// Ends a WebSocket that should have subscribed by now. True if it was one.
-    pub(super) fn end_silent(&mut self, id: ConnId) -> bool {
+    pub(super) fn end_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);
-        let is_due = due.is_some_and(|due| self.now.has_reached(due));
+        let is_due = due.is_some_and(|due| self.running.now().has_reached(due));
         if is_due {
-            self.pending.forget_silent(id.slot);
+            self.pending.forget_subscribes_by(id.slot);
             self.call(id, |conn, out, context| conn.handle_loitering(out, context));
         }
         is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn worker_within_its_share_closes_none_for_the_flood_of_another() {
+        let limit = SilentLimit::new(100, 4).unwrap();
+        limit.count.store(101, Ordering::Relaxed);
+        assert!(!limit.is_exceeded_by(25));
+        assert!(limit.is_exceeded_by(26));
+        limit.count.store(100, Ordering::Relaxed);
+        assert!(!limit.is_exceeded_by(100));
+    }
+
+    #[test]
+    fn zero_is_no_bound() {
+        assert!(SilentLimit::new(0, 4).is_none());
     }
 }

@@ -7,13 +7,19 @@ use std::time::Duration;
 
 use super::Worker;
 use super::net::{Net, Readiness};
+use crate::config::limits::SLEEP_MS_MAX;
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
         let timeout = self.wait();
         let mut readiness = std::mem::take(&mut self.scratch.readiness);
-        self.net.poll(timeout, &mut readiness);
+        self.round.begin();
+        let polled = self.net.poll(timeout, &mut readiness);
         self.now = self.net.now();
+        if self.running.advance(self.now, timeout) {
+            self.parts.metrics.turns_late.increment();
+        }
+        let reports = readiness.len();
         for report in readiness.drain(..) {
             match report {
                 // Nobody is accepted any more, so nobody would ever take this back.
@@ -41,6 +47,11 @@ impl<N: Net> Worker<N> {
             }
         }
         self.scratch.readiness = readiness;
+        // The listeners, and the wake, which is not reported.
+        let others = self.net.listener_count() as usize + 1;
+        let sockets = self.conns.len() + others;
+        self.round
+            .note_polled(polled, reports + 1, sockets, &self.to_read);
     }
 
     /// How long poll may wait: not at all while work is left, else until the next thing is due.
@@ -49,30 +60,35 @@ impl<N: Net> Worker<N> {
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
             || self.filters.are_shaking()
+            || self.round.is_awaited()
+            || self.has_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)
             || (has_mail && !(self.is_batch_held && self.awaits_walk))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
         if has_work {
             return Some(Duration::ZERO);
         }
+        let now = self.net.now();
         let due = [
-            self.wheel.next_deadline(),
             self.hub.next_eviction(),
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
             self.storm.due(),
             self.rates.due(),
         ];
-        let now = self.net.now();
-        due.into_iter()
-            .flatten()
-            .min()
-            .map(|deadline| deadline.remaining(now))
+        let due = due.into_iter().flatten().min();
+        let timer = self.wheel.next_deadline();
+        let waits = [
+            due.map(|deadline| deadline.remaining(now)),
+            timer.map(|deadline| deadline.remaining(self.running.at(now))),
+            (!self.conns.is_empty()).then_some(Duration::from_millis(SLEEP_MS_MAX)),
+        ];
+        waits.into_iter().flatten().min()
     }
 
     /// A socket takes bytes again: whoever waits for that is served.
     fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
-        let now = self.now;
+        let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
         let Some(slot) = self.slot(id) else { return };
         if has_room_again {

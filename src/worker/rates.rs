@@ -131,7 +131,7 @@ impl<S> Slot<S> {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.stance() {
             Stance::WebSocket => most.min(rates.read_bytes_max),
-            Stance::Pending | Stance::Other => most,
+            Stance::Arriving | Stance::Silent | Stance::Other => most,
         }
     }
 }
@@ -175,7 +175,7 @@ impl<N: Net> Worker<N> {
             && self.now.has_reached(due)
         {
             self.rates.pauses.pop();
-            let now = self.now;
+            let now = self.running.now();
             let Some(slot) = self.slot(id) else { continue };
             slot.conn.handle_resumed(now);
             if let Some(account) = self.rates.by_slot.get_mut(&id.slot) {

@@ -8,8 +8,8 @@
 use super::Worker;
 use super::net::{Net, ReadOutcome};
 use crate::config::limits::{
-    INFLATED_BYTES_PER_TURN_MAX, READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX,
-    READ_SLICE_US_MAX,
+    INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX, READ_BYTES_PER_CONN_TURN_MAX,
+    READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
 };
 use crate::effect::CloseReason;
 use crate::id::ConnId;
@@ -26,7 +26,7 @@ impl<N: Net> Worker<N> {
             if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
                 break;
             }
-            let Some(id) = self.to_read.pop_front() else {
+            let Some(id) = self.to_read.pop() else {
                 break;
             };
             if let Some(slot) = self.slot(id) {
@@ -80,7 +80,7 @@ impl<N: Net> Worker<N> {
         let buffer = buffer
             .get_mut(..length)
             .filter(|buffer| !buffer.is_empty())?;
-        match self.net.read(&mut slot.socket, buffer) {
+        match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
                 // The end of the input makes no edge of its own once it has been reported, nor does
                 // a record behind which another is.
@@ -130,6 +130,23 @@ impl<N: Net> Worker<N> {
     }
 }
 
+/// Reads until the kernel has answered. An interruption is no answer, and the round that waits for
+/// this read would take it for one.
+pub(super) fn read_uninterrupted<N: Net>(
+    net: &mut N,
+    socket: &mut N::Socket,
+    into: &mut [u8],
+) -> ReadOutcome {
+    let mut outcome = ReadOutcome::Interrupted;
+    for _ in 0..INTERRUPTED_READS_MAX {
+        outcome = net.read(socket, into);
+        if outcome != ReadOutcome::Interrupted {
+            break;
+        }
+    }
+    outcome
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -147,7 +164,7 @@ mod tests {
     use crate::time::Now;
     use crate::worker::guard::Guard;
     use crate::worker::inbox::inbox;
-    use crate::worker::net::{AcceptOutcome, Readiness, WriteOutcome};
+    use crate::worker::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
     use crate::worker::upstream::upstream;
     use crate::worker::{Parts, Turn};
 
@@ -184,8 +201,9 @@ mod tests {
             784_111_777
         }
 
-        fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+        fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
             ready.append(&mut self.ready);
+            Polled::Complete
         }
 
         fn listener_count(&self) -> u32 {

@@ -9,7 +9,10 @@ use super::net::Net;
 
 impl<N: Net> Worker<N> {
     pub(super) fn reap(&mut self) {
-        for (id, reason) in std::mem::take(&mut self.to_reap) {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        reaped.clear();
+        reaped.append(&mut self.to_reap);
+        for &(id, reason) in &reaped {
             let slot = self.conns.remove(id.slot as usize);
             debug_assert_eq!(slot.generation, id.generation);
             self.leave_all(id, slot.conn.is_stream());
@@ -19,7 +22,7 @@ impl<N: Net> Worker<N> {
             if let Some(visitor) = self.take_visitor(id.slot) {
                 self.forget_visitor(visitor);
             }
-            self.pending.forget_silent(id.slot);
+            self.pending.forget_subscribes_by(id.slot);
             self.rates.forget(id.slot);
             // A descriptor is free again for whoever waits to be accepted.
             self.accepting.paused_until = None;
@@ -34,6 +37,7 @@ impl<N: Net> Worker<N> {
                 "closed"
             );
         }
+        self.reaped = reaped;
         self.calm();
         self.show_gauges();
     }
@@ -42,7 +46,7 @@ impl<N: Net> Worker<N> {
     /// then.
     fn show_gauges(&self) {
         let metrics = &self.parts.metrics;
-        metrics.conns_pending.set(self.pending.count().into());
+        metrics.conns_pending.set(self.pending.silent().into());
         metrics.subscribers.set(self.hub.subscriber_count());
         metrics.channels.set(self.hub.channel_count() as u64);
         metrics.log_entries.set(self.hub.log().len() as u64);

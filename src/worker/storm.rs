@@ -66,7 +66,9 @@ impl<N: Net> Worker<N> {
         self.pending.shrink();
         self.filters.shrink();
         self.offloaded.shrink();
-        self.to_read.shrink_to_fit();
+        self.reaped.shrink_to_fit();
+        self.to_read.shrink();
+        self.round.shrink();
         self.to_flush.shrink_to_fit();
         memory::give_back();
     }

@@ -9,7 +9,6 @@
 //! A handshake costs more than anything else a client can ask for, so handshakes have a list and a
 //! budget of their own, behind the reads of everybody who is in.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,6 +17,8 @@ use hashbrown::HashMap;
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
+use super::read::read_uninterrupted;
+use super::round::Queue;
 use crate::config::limits::{HANDSHAKES_PER_TURN_MAX, LINGER_MS};
 use crate::effect::CloseReason;
 use crate::id::ConnId;
@@ -61,7 +62,7 @@ pub struct Secure {
 pub(super) struct Filters {
     by_slot: HashMap<u32, Box<Secured>, RandomState>,
     /// Conns with something to read whose handshake waits for its turn.
-    to_shake: VecDeque<ConnId>,
+    to_shake: Queue,
     /// Where a write is gathered before it is sealed; kept for its room.
     gathered: Vec<u8>,
 }
@@ -124,6 +125,11 @@ impl Filters {
         !self.to_shake.is_empty()
     }
 
+    /// The handshakes that wait.
+    pub(super) fn to_shake(&self) -> &Queue {
+        &self.to_shake
+    }
+
     /// Whether the kernel can go on with a conn's records at this very byte. What has to be said
     /// before it can is on its way out afterwards.
     pub(super) fn prepare_offload(&mut self, slot: u32) -> bool {
@@ -158,13 +164,18 @@ impl Filters {
     /// Without conns there is nothing to keep room for.
     fn calm(&mut self) {
         if self.by_slot.is_empty() {
-            *self = Self::default();
+            *self = Self {
+                // A round may wait for a position in it.
+                to_shake: std::mem::take(&mut self.to_shake),
+                ..Self::default()
+            };
         }
     }
 
     /// Gives back room that is not used.
     pub(super) fn shrink(&mut self) {
         self.by_slot.shrink_to_fit();
+        self.to_shake.shrink();
     }
 
     /// Seals as much as there is, up to the budget, if everything sealed before is gone. Says how
@@ -224,14 +235,15 @@ impl<N: Net> Worker<N> {
             closes: None,
         };
         self.filters.by_slot.insert(id.slot, Box::new(secured));
-        self.arm(id, self.now.after(self.parts.config.tls.handshake()));
+        let deadline = self.running.now().after(self.parts.config.tls.handshake());
+        self.arm(id, deadline);
         true
     }
 
     /// The handshakes whose turn it is.
     pub(super) fn shake(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
-            let Some(id) = self.filters.to_shake.pop_front() else {
+            let Some(id) = self.filters.to_shake.pop() else {
                 return;
             };
             if let Some(secured) = self.filters.get_mut(id.slot) {
@@ -267,7 +279,7 @@ impl<N: Net> Worker<N> {
         if secured.filter.is_handshaking() {
             if !secured.is_listed_to_shake {
                 secured.is_listed_to_shake = true;
-                self.filters.to_shake.push_back(id);
+                self.filters.to_shake.push(id);
             }
             return None;
         }
@@ -279,7 +291,7 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing || !slot.is_readable {
             return None;
         }
-        match self.net.read(&mut slot.socket, buffer) {
+        match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
@@ -363,7 +375,7 @@ impl<N: Net> Worker<N> {
 
     /// The socket took so many sealed bytes.
     pub(super) fn note_sealed(&mut self, id: ConnId, count: usize) {
-        let now = self.now;
+        let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {
             secured.filter.advance(count);
         }
@@ -438,7 +450,7 @@ impl<N: Net> Worker<N> {
                 secured.owes_fin = true;
                 secured.closes = Some(reason);
                 // Its timer may be what has ended it, and the peer may take nothing any more.
-                let linger = self.now.after(Duration::from_millis(LINGER_MS));
+                let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
                 self.arm(id, linger);
                 return self.list_to_flush(id);
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
+use fanfare::effect::CloseReason;
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
@@ -17,6 +18,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::pending::SilentLimit;
 use fanfare::worker::sources::Sources;
 use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
@@ -33,7 +35,7 @@ use crate::tickets;
 /// Batches posted at once; below what the inbox holds, so that posting never waits.
 const BATCHES_MAX: usize = 50;
 /// Turns that a calm or a drain may take; more means that the worker does not sleep.
-const TURNS_MAX: u64 = 20_000;
+const TURNS_MAX: u64 = 40_000;
 /// Of the publications that come one by one in the end, which have no key.
 const LONELY_BYTES: usize = 5;
 const LINGER_US: u64 = 2_000_000;
@@ -42,6 +44,8 @@ const LINGER_US: u64 = 2_000_000;
 /// is owed.
 const MADE_UP_US: u64 = 20_000_000;
 const MADE_UP_US_MAX: u64 = 60_000_000;
+/// How often peers act while the process is stopped.
+const ACTS_PER_STOP: u64 = 8;
 /// Rounding of timers, and what the turns themselves take.
 const SLACK_US: u64 = 400_000;
 
@@ -131,7 +135,7 @@ impl Hired {
             },
             guard: Guard {
                 proxied: net.proxied_listeners,
-                pending_max: if is_crowded { 2 } else { 500 },
+                silent: SilentLimit::new(if is_crowded { 2 } else { 500 }, 1).map(Arc::new),
                 sources: sources.clone(),
                 ..Guard::default()
             },
@@ -162,6 +166,7 @@ impl World {
         let mut net = FakeNet::new(random.fork(), listeners, is_shown);
         net.faults = draw_faults(&mut random);
         net.sabotage = sabotage;
+        net.heartbeat_us = config.heartbeat.interval_ms * 1000;
         if random.u32(0..6) == 0 {
             net.secure_listeners = random.u64(1..1 << listeners);
         }
@@ -393,7 +398,8 @@ impl World {
         }
         self.facts.is_draining = true;
         // Its window is for the peers, not for a backlog of walks that wait for others.
-        self.worker.net_mut().faults.walk_waits = 0;
+        let faults = &mut self.worker.net_mut().faults;
+        (faults.walk_waits, faults.pause, faults.stop) = (0, 0, 0);
         for peer in &mut self.peers {
             peer.slow_down();
         }
@@ -449,6 +455,7 @@ impl World {
             let net = self.worker.net_mut();
             peer.act(net, &mut self.facts, &mut self.random);
         }
+        self.stop_at_times();
         let broadcasts = self.backend.turn(&self.mailbox, &mut self.random);
         for channel in broadcasts {
             let channel = self.facts.channel(channel.as_str());
@@ -481,7 +488,33 @@ impl World {
         }
         self.checker
             .after_turn(&self.worker, &self.metrics, &self.config);
+        self.check_reaped();
         self.facts.now = Now(self.now_us());
+    }
+
+    /// The process is stopped for a while, and peers go on.
+    fn stop_at_times(&mut self) {
+        let Some(us) = self.worker.net_mut().draw_stop() else {
+            return;
+        };
+        self.worker.net_mut().note_pause(us);
+        for _ in 0..ACTS_PER_STOP {
+            let net = self.worker.net_mut();
+            net.stay_stopped(us / ACTS_PER_STOP);
+            for peer in &mut self.peers {
+                peer.act(net, &mut self.facts, &mut self.random);
+            }
+        }
+    }
+
+    /// No conn was closed for its peer's silence that the worker had not listened for.
+    fn check_reaped(&mut self) {
+        let reaped = self.worker.reaped().to_vec();
+        for (id, reason) in reaped {
+            if let CloseReason::Idle | CloseReason::HeadTimeout | CloseReason::CrowdedOut = reason {
+                self.worker.net_mut().check_silent(id, reason);
+            }
+        }
     }
 
     fn publish(&mut self) {
@@ -658,6 +691,8 @@ fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         accept_failed: rate(100),
         register_failed: rate(100),
         walk_waits: rate(300),
+        pause: rate(3),
+        stop: rate(30),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
     }

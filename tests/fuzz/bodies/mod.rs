@@ -39,7 +39,7 @@ mod script;
 
 // The simulation's own parsers of what the server writes, and its network.
 #[expect(dead_code, reason = "the simulation needs more of it")]
-#[path = "../../sim/net.rs"]
+#[path = "../../sim/net/mod.rs"]
 mod net;
 #[path = "../../sim/secure.rs"]
 mod secure;

@@ -6,6 +6,8 @@
 //! that the kernel keeps: whoever was told to wait is told, sooner or later, to go on. The peers
 //! hold the other ends.
 
+mod pause;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, IoSlice};
@@ -15,7 +17,9 @@ use std::time::Duration;
 
 use fanfare::id::ConnId;
 use fanfare::time::Now;
-use fanfare::worker::net::{AcceptOutcome, Net, ReadOutcome, Readiness, Write, WriteOutcome};
+use fanfare::worker::net::{
+    AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome,
+};
 
 use super::secure::PeerEnd;
 
@@ -41,6 +45,10 @@ pub(crate) struct Faults {
     pub(crate) write_us: u64,
     /// Walking has to wait.
     pub(crate) walk_waits: u32,
+    /// The machine is paused, peers and all, at any point of a turn.
+    pub(crate) pause: u32,
+    /// The process is stopped between two turns, and peers go on.
+    pub(crate) stop: u32,
 }
 
 /// A defect of the network itself, to see that it is found out.
@@ -78,6 +86,12 @@ pub(crate) struct Pipe {
     /// Never taken by the worker, or turned away.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
+    /// A write was cut short, and no poll has reported room since.
+    is_full: bool,
+    /// When a poll reports, at the earliest, that something is unread.
+    unread_us: Option<u64>,
+    /// When the worker first wrote after its last read, on the clock without pauses.
+    asked_us: Option<u64>,
     /// The worker was once told that it takes no more.
     pub(crate) has_blocked: bool,
 }
@@ -167,6 +181,13 @@ pub(crate) struct FakeNet {
     /// When the worker that asked may walk.
     may_walk_us: Option<u64>,
     calendar_s: u64,
+    pub(crate) heartbeat_us: u64,
+    /// How long all pauses and stops were.
+    paused_us: u64,
+    /// The process has just been stopped, so its wait is interrupted.
+    was_stopped: bool,
+    /// When the last poll began that reported everything.
+    complete_us: u64,
 }
 
 impl FakeNet {
@@ -193,6 +214,10 @@ impl FakeNet {
             writes: 0,
             batch_writes_max,
             may_walk_us: None,
+            heartbeat_us: 0,
+            paused_us: 0,
+            was_stopped: false,
+            complete_us: 0,
         }
     }
 
@@ -236,6 +261,9 @@ impl FakeNet {
             is_closed: self.backlogs.is_empty(),
             is_refused: self.backlogs.is_empty(),
             is_write_blocked: false,
+            is_full: false,
+            unread_us: None,
+            asked_us: None,
             has_blocked: false,
         }));
         self.pipes.push(Rc::clone(&pipe));
@@ -348,7 +376,12 @@ impl FakeNet {
             is_writable: writable,
             is_read_closed: read_closed,
         };
-        self.schedule(report);
+        let due = self.schedule(report);
+        let mut open = pipe.borrow_mut();
+        if readable && !open.to_server.is_empty() {
+            open.unread_us = Some(open.unread_us.map_or(due, |before| before.min(due)));
+        }
+        drop(open);
         if self.happens(self.faults.stale) {
             // Once more, and perhaps when the conn has long gone.
             self.order += 1;
@@ -367,22 +400,69 @@ impl FakeNet {
         self.schedule(Readiness::Listener(listener as u32));
     }
 
-    fn schedule(&mut self, report: Readiness) {
+    /// Says when it will be reported.
+    fn schedule(&mut self, report: Readiness) -> u64 {
         self.order += 1;
-        let delay = self.random.u64(0..=self.faults.delay_us);
-        self.reports
-            .insert((self.now_us() + delay, self.order), report);
+        let due = self.now_us() + self.random.u64(0..=self.faults.delay_us);
+        self.reports.insert((due, self.order), report);
+        due
     }
 
-    fn take_due(&mut self, ready: &mut Vec<Readiness>) -> bool {
+    /// Takes what is due at a time, as far as the list has room.
+    fn take_due(&mut self, ready: &mut Vec<Readiness>) -> Polled {
         let max = self.random.usize(1..=64);
-        for _ in 0..max {
-            match self.reports.first_entry() {
-                Some(entry) if entry.key().0 <= self.clock_us.get() => ready.push(entry.remove()),
-                Some(_) | None => break,
+        let begin_us = self.clock_us.get();
+        while let Some(entry) = self.reports.first_entry()
+            && entry.key().0 <= begin_us
+        {
+            if ready.len() == max {
+                return Polled::Partial;
+            }
+            let report = entry.remove();
+            ready.push(self.merge(report, begin_us));
+        }
+        self.complete_us = begin_us;
+        Polled::Complete
+    }
+
+    /// Adds to a report what else is due about the same conn: the kernel has it on its list once.
+    fn merge(&mut self, report: Readiness, due_us: u64) -> Readiness {
+        let Readiness::Conn {
+            id,
+            mut is_readable,
+            mut is_writable,
+            mut is_read_closed,
+        } = report
+        else {
+            return report;
+        };
+        let due = self.reports.range(..=(due_us, u64::MAX));
+        let same =
+            due.filter(|(_, other)| matches!(other, Readiness::Conn { id: of, .. } if *of == id));
+        let keys: Vec<_> = same.map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(Readiness::Conn {
+                is_readable: readable,
+                is_writable: writable,
+                is_read_closed: read_closed,
+                ..
+            }) = self.reports.remove(&key)
+            {
+                is_readable |= readable;
+                is_writable |= writable;
+                is_read_closed |= read_closed;
             }
         }
-        !ready.is_empty()
+        let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
+        if let Some(pipe) = pipe.filter(|_| is_writable) {
+            pipe.borrow_mut().is_full = false;
+        }
+        Readiness::Conn {
+            id,
+            is_readable,
+            is_writable,
+            is_read_closed,
+        }
     }
 
     fn lie_about_readiness(&mut self, ready: &mut Vec<Readiness>) {
@@ -452,9 +532,15 @@ impl Net for FakeNet {
         self.calendar_s + self.clock_us.get() / 1_000_000
     }
 
-    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) {
+    fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
         self.take_time(1, 3);
-        if !self.take_due(ready) && timeout != Some(Duration::ZERO) {
+        self.pause_at_times();
+        if std::mem::take(&mut self.was_stopped) || self.happens(self.faults.interrupted) {
+            self.note("poll interrupted", 0, 0);
+            return Polled::Partial;
+        }
+        let mut polled = self.take_due(ready);
+        if ready.is_empty() && timeout != Some(Duration::ZERO) {
             let now = self.now_us();
             let wait = timeout.map_or(u64::MAX, |timeout| timeout.as_micros() as u64);
             let next = self
@@ -465,10 +551,14 @@ impl Net for FakeNet {
             let until = now.saturating_add(wait).min(next).min(walk);
             let until = until.min(self.horizon_us);
             self.pass(until.saturating_sub(now));
-            self.take_due(ready);
+            self.pause_at_times();
+            polled = self.take_due(ready);
         }
-        self.lie_about_readiness(ready);
+        if polled == Polled::Complete {
+            self.lie_about_readiness(ready);
+        }
         self.note("poll", ready.len() as u64, 0);
+        polled
     }
 
     fn listener_count(&self) -> u32 {
@@ -518,6 +608,7 @@ impl Net for FakeNet {
     fn read(&mut self, socket: &mut Socket, into: &mut [u8]) -> ReadOutcome {
         assert!(!into.is_empty(), "read into nothing");
         self.take_time(0, 2);
+        self.pause_at_times();
         if self.happens(self.faults.reset) {
             self.reset(&Rc::clone(&socket.0));
         }
@@ -534,6 +625,8 @@ impl Net for FakeNet {
         }
         if self.happens(self.faults.read_blocks) {
             // As if the bytes arrived only after this.
+            pipe.borrow_mut().unread_us = None;
+            self.pass(1);
             if waiting > 0 || has_fin {
                 self.report(&pipe, true, false, has_fin);
             }
@@ -555,6 +648,9 @@ impl Net for FakeNet {
             *to = from;
         }
         let is_drained = open.to_server.is_empty() && count < into.len();
+        open.asked_us = None;
+        // What is left after a short read has arrived only after it.
+        open.unread_us = (!open.to_server.is_empty()).then_some(self.now_us() + 1);
         self.note("read", open.number.into(), count as u64);
         ReadOutcome::Bytes { count, is_drained }
     }
@@ -588,11 +684,22 @@ impl Net for FakeNet {
         if is_lie {
             count = self.random.usize(0..count);
         }
+        if slices
+            .last()
+            .is_some_and(|last| last.ends_with(pause::CLOSE_AS_IDLE))
+        {
+            self.check_idle(&open);
+        }
         self.carry(&mut open, slices, count);
+        if count > 0 {
+            let running_us = self.now_us() - self.paused_us;
+            open.asked_us.get_or_insert(running_us);
+        }
         let number = open.number;
         let is_blocked = count < total;
         open.is_write_blocked = is_blocked && !is_lie;
         open.has_blocked |= is_blocked;
+        open.is_full |= is_blocked;
         drop(open);
         if is_lie {
             self.report(&pipe, false, true, false);

@@ -1,0 +1,250 @@
+//! round: holds a decision about a peer back until everything that the peer had sent has been read.
+//!
+//! A deadline or a limit measures the peer, never the server's own lag. When a timer fires or a
+//! conn is new, the bytes that matter may lie unread in the kernel: a wait was interrupted, its
+//! list was full, or reading ran out of budget. So every decision waits for a *round* that begins
+//! after it came up: a complete poll, then one read of each conn that was listed for reading when
+//! that poll ended, then one step of each handshake that was listed when those reads were done.
+//! Both lists are queues, so positions in them tell when that is. All timers of conns and
+//! [`super::pending`] are decided at the end of a round, in `expire`, and nowhere else.
+
+use std::collections::VecDeque;
+
+use super::net::Polled;
+use crate::id::ConnId;
+
+/// Conns that wait for something, first in, first out, with a count of those that have had it.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    conns: VecDeque<ConnId>,
+    taken: u64,
+}
+
+/// A position in a [`Queue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+impl Queue {
+    pub(super) fn push(&mut self, id: ConnId) {
+        self.conns.push_back(id);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<ConnId> {
+        let id = self.conns.pop_front()?;
+        self.taken += 1;
+        Some(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    pub(super) fn contains(&self, id: ConnId) -> bool {
+        self.conns.contains(&id)
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.conns.shrink_to_fit();
+    }
+
+    /// The position behind the last conn.
+    fn end(&self) -> Mark {
+        Mark(self.taken + self.conns.len() as u64)
+    }
+
+    /// Whether all conns in front of a position have been taken.
+    fn has_passed(&self, mark: Mark) -> bool {
+        self.taken >= mark.0 || self.conns.is_empty()
+    }
+}
+
+/// How far the round under way has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    /// The next poll begins a round.
+    #[default]
+    Ended,
+    /// So many readiness reports have come since the round began, and no poll was complete.
+    Polling { reports: usize },
+    /// What was listed for reading is read.
+    Reading(Mark),
+    /// What was listed for a handshake has its step.
+    Handshaking(Mark),
+}
+
+/// The round under way and what waits for the next one.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    progress: Progress,
+    /// What this round decides.
+    current: Questions,
+    /// What came up since it began.
+    next: Questions,
+}
+
+/// Conns about which something is to be decided.
+#[derive(Debug, Default)]
+pub(super) struct Questions {
+    /// Their timers have fired.
+    pub(super) fired: Vec<ConnId>,
+    /// They are new: the server has not looked for their request yet.
+    pub(super) arrived: Vec<ConnId>,
+}
+
+impl Round {
+    pub(super) fn note_fired(&mut self, id: ConnId) {
+        self.next.fired.push(id);
+    }
+
+    pub(super) fn note_arrived(&mut self, id: ConnId) {
+        self.next.arrived.push(id);
+    }
+
+    /// Whether a timer waits, so that no poll may sleep.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.next.fired.is_empty() || !self.current.fired.is_empty()
+    }
+
+    /// Whether the timer of a conn waits here.
+    pub(super) fn has_fired(&self, id: ConnId) -> bool {
+        self.next.fired.contains(&id) || self.current.fired.contains(&id)
+    }
+
+    /// A poll is about to begin.
+    pub(super) fn begin(&mut self) {
+        if self.progress == Progress::Ended {
+            std::mem::swap(&mut self.current, &mut self.next);
+            self.progress = Progress::Polling { reports: 0 };
+        }
+    }
+
+    /// A poll has ended, and what it reported is on the list for reading. `sockets` is how many
+    /// there are to report.
+    pub(super) fn note_polled(
+        &mut self,
+        polled: Polled,
+        reports: usize,
+        sockets: usize,
+        to_read: &Queue,
+    ) {
+        if let Progress::Polling { reports: before } = self.progress {
+            // The kernel reports in the order of readiness, so as many reports as there are sockets
+            // hold all that were ready at first, although no list had an end.
+            let reports = before + reports;
+            self.progress = match polled {
+                Polled::Partial if reports < sockets => Progress::Polling { reports },
+                Polled::Partial | Polled::Complete => Progress::Reading(to_read.end()),
+            };
+        }
+    }
+
+    /// Reads and handshakes of a turn are done. What the round was for, if it is over.
+    pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Questions> {
+        if let Progress::Reading(mark) = self.progress
+            && to_read.has_passed(mark)
+        {
+            self.progress = Progress::Handshaking(handshakes.end());
+        }
+        match self.progress {
+            Progress::Handshaking(mark) if handshakes.has_passed(mark) => {
+                self.progress = Progress::Ended;
+                Some(std::mem::take(&mut self.current))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the lists of a round back for their room.
+    pub(super) fn reuse(&mut self, mut questions: Questions) {
+        questions.fired.clear();
+        questions.arrived.clear();
+        self.current = questions;
+    }
+
+    pub(super) fn shrink(&mut self) {
+        for questions in [&mut self.current, &mut self.next] {
+            questions.fired.shrink_to_fit();
+            questions.arrived.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u32) -> ConnId {
+        let generation = 0;
+        ConnId { slot, generation }
+    }
+
+    fn fired(questions: Option<Questions>) -> Option<Vec<u32>> {
+        let slots = |questions: Questions| questions.fired.iter().map(|id| id.slot).collect();
+        questions.map(slots)
+    }
+
+    /// A turn whose poll ends so, with a read list and handshakes.
+    fn turn(round: &mut Round, polled: Polled, to_read: &Queue) -> Option<Vec<u32>> {
+        round.begin();
+        round.note_polled(polled, 1, 100, to_read);
+        fired(round.end(to_read, &Queue::default()))
+    }
+
+    #[test]
+    fn timer_waits_for_a_poll_that_begins_after_it() {
+        let (mut round, empty) = (Round::default(), Queue::default());
+        round.begin();
+        round.note_fired(id(1));
+        round.note_polled(Polled::Complete, 0, 1, &empty);
+        assert_eq!(fired(round.end(&empty, &empty)), Some(vec![]));
+        assert!(round.is_awaited());
+        assert_eq!(turn(&mut round, Polled::Complete, &empty), Some(vec![1]));
+        assert!(!round.is_awaited());
+    }
+
+    #[test]
+    fn timer_waits_for_a_poll_that_is_complete() {
+        let (mut round, empty) = (Round::default(), Queue::default());
+        round.note_fired(id(1));
+        assert_eq!(turn(&mut round, Polled::Partial, &empty), None);
+        assert_eq!(turn(&mut round, Polled::Partial, &empty), None);
+        assert_eq!(turn(&mut round, Polled::Complete, &empty), Some(vec![1]));
+    }
+
+    #[test]
+    fn polls_that_are_never_complete_end_when_every_socket_can_have_been_reported() {
+        let (mut round, empty) = (Round::default(), Queue::default());
+        round.note_fired(id(1));
+        for _ in 0..99 {
+            assert_eq!(turn(&mut round, Polled::Partial, &empty), None);
+        }
+        assert_eq!(turn(&mut round, Polled::Partial, &empty), Some(vec![1]));
+    }
+
+    #[test]
+    fn timer_waits_for_reads_and_then_for_handshakes_but_not_for_later_ones() {
+        let mut round = Round::default();
+        let (mut to_read, mut handshakes) = (Queue::default(), Queue::default());
+        round.note_fired(id(1));
+        to_read.push(id(2));
+        to_read.push(id(3));
+        round.begin();
+        round.note_polled(Polled::Complete, 2, 100, &to_read);
+        to_read.push(id(4));
+        assert!(round.end(&to_read, &handshakes).is_none());
+        to_read.pop();
+        assert!(round.end(&to_read, &handshakes).is_none());
+        to_read.pop();
+        handshakes.push(id(3));
+        handshakes.push(id(5));
+        assert!(round.end(&to_read, &handshakes).is_none());
+        handshakes.push(id(6));
+        handshakes.pop();
+        handshakes.pop();
+        assert_eq!(fired(round.end(&to_read, &handshakes)), Some(vec![1]));
+    }
+}

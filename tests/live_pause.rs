@@ -1,0 +1,236 @@
+//! Deadlines and limits of the real binary measure the peer, not the server's own lag: after a stop
+//! of the process, behind a slow consumer, and in a storm of connects.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod live;
+
+use std::io::{BufReader, ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use live::handmade::{handshake, upgraded};
+use live::raw::{connect, connect_from};
+use live::secure::{Certificate, secured, tls_addr};
+use live::socket::frame;
+use live::{Feeder, Raw, Server, Socket};
+use serde_json::json;
+
+const PING: &[u8] = &[0x89, 0];
+const CLOSE: u8 = 0x88;
+
+/// One heartbeat of the tests that stop the server. `FANFARE_PAUSE_HEARTBEAT_MS=25000` is the
+/// server's default.
+fn heartbeat() -> Duration {
+    let chosen = std::env::var("FANFARE_PAUSE_HEARTBEAT_MS").ok();
+    Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))
+}
+
+/// Clients that say nothing but pongs.
+struct Quiet {
+    clients: Vec<TcpStream>,
+    ended: usize,
+}
+
+impl Quiet {
+    fn connect(server: &Server, count: usize) -> Self {
+        let clients = (0..count).map(|_| {
+            let client = upgraded(server.addr, "channel=a");
+            client.set_nonblocking(true).unwrap();
+            client
+        });
+        Self {
+            clients: clients.collect(),
+            ended: 0,
+        }
+    }
+
+    /// Answers every ping for a while.
+    fn answer(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let before = self.clients.len();
+            self.clients.retain_mut(answer);
+            self.ended += before - self.clients.len();
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// False when the server has ended the connection.
+fn answer(client: &mut TcpStream) -> bool {
+    let mut bytes = [0; 4096];
+    match client.read(&mut bytes) {
+        Ok(0) => false,
+        Ok(count) => {
+            let got = &bytes[..count];
+            let pings = got.windows(2).filter(|pair| *pair == PING).count();
+            let pongs = frame(0x8a, b"").repeat(pings);
+            client.write_all(&pongs).unwrap();
+            !got.contains(&CLOSE)
+        }
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn stopped_server_closes_no_client_that_answers() {
+    let heartbeat = heartbeat();
+    let phases = [0.0, 0.4, 0.96, 1.96].map(|phase| {
+        thread::spawn(move || {
+            let interval = heartbeat.as_millis();
+            let server = Server::with(&format!("[heartbeat]\ninterval_ms = {interval}\n"), &[]);
+            let mut quiet = Quiet::connect(&server, 200);
+            quiet.answer(heartbeat.mul_f64(phase));
+            server.signal("STOP");
+            quiet.answer(heartbeat.mul_f64(2.4));
+            server.signal("CONT");
+            quiet.answer(heartbeat * 3);
+            let idle = server.metric("fanfare_conns_closed_total{reason=\"idle\"}");
+            assert_eq!((quiet.ended, idle), (0, 0.0), "stopped at {phase}");
+            assert!(server.metric("fanfare_turns_late_total") > 0.0);
+        })
+    });
+    for phase in phases {
+        phase.join().unwrap();
+    }
+}
+
+#[test]
+fn client_that_answers_no_ping_is_closed_all_the_same() {
+    let server = Server::with("[heartbeat]\ninterval_ms = 300\n", &[]);
+    let _deaf = upgraded(server.addr, "channel=a");
+    server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
+}
+
+#[test]
+fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "one");
+    let limits = "[limits]\nrequest_head_ms = 500\n";
+    let tls = format!("{}handshake_ms = 500\n", certificate.config());
+    let server = Server::with(&format!("{limits}{tls}"), &["--listen", "127.0.0.1:0 tls"]);
+    let mut plain: Vec<_> = (0..100).map(|_| connect(server.addr)).collect();
+    let mut sealed: Vec<_> = (0..20)
+        .map(|_| secured(tls_addr(&server), &certificate.trusting()))
+        .collect();
+    server.await_metric("fanfare_conns", 120.0);
+    server.signal("STOP");
+    let request = b"GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n";
+    for client in &mut plain {
+        client.write_all(request).unwrap();
+    }
+    for client in &mut sealed {
+        // ClientHello; the rest has to wait for the server.
+        client.conn.write_tls(&mut client.sock).unwrap();
+    }
+    // Longer than any of the deadlines: time has to pass for the server alone.
+    thread::sleep(Duration::from_millis(800));
+    server.signal("CONT");
+    for client in plain {
+        assert_eq!(Raw::read(&mut BufReader::new(client)).status, 200);
+    }
+    for mut client in sealed {
+        client.write_all(request).unwrap();
+        let mut head = [0; 12];
+        client.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200");
+    }
+    for reason in ["head_timeout", "tls_error"] {
+        let name = format!("fanfare_conns_closed_total{{reason=\"{reason}\"}}");
+        assert!(server.metric(&name) < 0.5, "{reason}");
+    }
+}
+
+#[test]
+fn client_that_sends_half_a_head_is_closed_all_the_same() {
+    let server = Server::with("[limits]\nrequest_head_ms = 300\n", &[]);
+    let mut slow = connect(server.addr);
+    slow.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    assert_eq!(Raw::read(&mut BufReader::new(slow)).status, 408);
+}
+
+#[test]
+fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
+    const CLIENTS: usize = 40;
+    const EACH: usize = 12;
+    let config = "[heartbeat]\ninterval_ms = 300\n\
+        [[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n";
+    let server = Server::with(config, &[]);
+    let mut consumer = Feeder::connect(&server.feed);
+    consumer.send(&json!({"consume": ["chat:*"], "ack": true}));
+    assert_eq!(consumer.answer()["ok"], true);
+    let mut quiet = Quiet::connect(&server, CLIENTS);
+    let pad = "x".repeat(20_000);
+    let message = json!({"type": "publish", "channel": "chat:1", "data": pad}).to_string();
+    let messages = frame(0x81, message.as_bytes()).repeat(EACH);
+    let senders = quiet.clients.iter().map(|client| {
+        let mut client = client.try_clone().unwrap();
+        let messages = messages.clone();
+        thread::spawn(move || {
+            let mut rest = messages.as_slice();
+            while !rest.is_empty() {
+                match client.write(rest) {
+                    Ok(count) => rest = &rest[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    Err(error) => panic!("a held client was cut off: {error}"),
+                }
+            }
+        })
+    });
+    let senders: Vec<_> = senders.collect();
+    let reader = thread::spawn(move || {
+        for _ in 0..CLIENTS * EACH {
+            consumer.skip_line();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    while !reader.is_finished() {
+        quiet.answer(Duration::from_millis(50));
+    }
+    reader.join().unwrap();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    let idle = server.metric("fanfare_conns_closed_total{reason=\"idle\"}");
+    assert_eq!((quiet.ended, idle), (0, 0.0));
+}
+
+#[test]
+fn storm_of_requests_that_lie_unread_crowds_none_out() {
+    const CLIENTS: u16 = 600;
+    let server = Server::with("[limits]\npending_conns = 50\n", &["--workers", "1"]);
+    let mut busy: Vec<_> = (0..50)
+        .map(|_| Socket::subscribed(server.addr, "channel=a"))
+        .collect();
+    let join = frame(0x81, br#"{"type":"subscribe","channel":"b"}"#);
+    let leave = frame(0x81, br#"{"type":"unsubscribe","channel":"b"}"#);
+    let commands = [join, leave].concat().repeat(300);
+    server.signal("STOP");
+    for socket in &mut busy {
+        socket.send_raw(&commands);
+    }
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = connect_from(u8::try_from(number % 200).unwrap() + 1, server.addr);
+            client.write_all(&handshake("channel=a")).unwrap();
+            client
+        })
+        .collect();
+    server.signal("CONT");
+    for client in clients {
+        assert_eq!(Raw::read(&mut BufReader::new(client)).status, 101);
+    }
+    assert!(server.metric("fanfare_conns_closed_total{reason=\"crowded_out\"}") < 0.5);
+}

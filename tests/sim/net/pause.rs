@@ -1,0 +1,79 @@
+//! Pauses of the server, and what must not follow from them.
+//!
+//! The machine is paused with its peers in it, or the process is stopped and the peers go on. In
+//! both cases the server may not hold against a peer what it had no chance to do.
+
+use fanfare::config::limits::TURN_RUNNING_MS_MAX;
+use fanfare::effect::CloseReason;
+use fanfare::id::ConnId;
+
+use super::{FakeNet, Pipe};
+
+/// The close frame of a WebSocket that was silent.
+pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
+
+impl FakeNet {
+    /// The machine is paused.
+    pub(super) fn pause_at_times(&mut self) {
+        if self.happens(self.faults.pause) {
+            let us = draw_pause(&mut self.random);
+            self.pass(us);
+            self.note_pause(us);
+            self.note("paused", us, 0);
+        }
+    }
+
+    /// If the process is stopped now, for how long.
+    pub(crate) fn draw_stop(&mut self) -> Option<u64> {
+        let stops = self.happens(self.faults.stop);
+        stops.then(|| draw_pause(&mut self.random))
+    }
+
+    /// A part of the time passes in which the process is stopped.
+    pub(crate) fn stay_stopped(&mut self, us: u64) {
+        self.pass(us);
+        self.was_stopped = true;
+        self.note("stopped", us, 0);
+    }
+
+    /// The worker was held up for so long. As much of it as a turn may take counts as its own.
+    pub(crate) fn note_pause(&mut self, us: u64) {
+        self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
+    }
+
+    /// A worker has closed a conn because of what its peer did not do. Panics if the worker had not
+    /// given it the chance.
+    pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
+        let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
+        let pipe = pipe.expect("a conn has a pipe").borrow();
+        let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
+        // A client that takes no answers is not read, and judged by what it takes.
+        assert!(
+            !is_unread || !pipe.to_peer.is_empty() || pipe.is_full,
+            "pipe {} is closed ({}) with {} bytes unread since {:?}",
+            pipe.number,
+            reason.label(),
+            pipe.to_server.len(),
+            pipe.unread_us
+        );
+    }
+
+    /// The worker says that a peer was silent. Panics if the peer had less than an interval of the
+    /// server's running time to answer.
+    pub(super) fn check_idle(&self, pipe: &Pipe) {
+        let running_us = self.now_us() - self.paused_us;
+        let waited_us = pipe.asked_us.map(|asked| running_us - asked);
+        // The worker reads the clock once a turn, and conns count in milliseconds.
+        assert!(
+            pipe.is_full || waited_us.is_some_and(|waited| waited + 2_000 >= self.heartbeat_us),
+            "pipe {} is closed as idle {waited_us:?} us after it was asked",
+            pipe.number
+        );
+    }
+}
+
+/// From what a scheduler does to what a migration of a machine takes.
+fn draw_pause(random: &mut fastrand::Rng) -> u64 {
+    let most = [10_000, 300_000, 5_000_000, 60_000_000][random.usize(0..4)];
+    random.u64(10_000..=most)
+}
