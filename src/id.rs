@@ -251,7 +251,7 @@ pub enum Since {
     Now,
     /// What was published after this position, as far as the log has it.
     After(Cursor),
-    /// A position was named that this server never gave out. Served from now on, and told of the
+    /// The client named something that is no position. It is served from now on and receives a
     /// gap.
     Unrecognised,
 }

@@ -291,8 +291,13 @@ fn event_stream_resumes_behind_the_id_it_is_given() {
 fn event_stream_tells_a_gap_when_the_id_is_of_another_life() {
     let server = Server::start();
     Feeder::connect(&server.feed).publish("a", 1);
-    let url = server.url("/sse?channel=a&since=0123456789ab-7");
-    let (_stream, head) = stream(&[&url]);
+    for (since, cause) in [("0123456789ab-7", "restart"), ("nonsense", "unknown")] {
+        gap_is_told_first(&server.url(&format!("/sse?channel=a&since={since}")), cause);
+    }
+}
+
+fn gap_is_told_first(url: &str, cause: &str) {
+    let (_stream, head) = stream(&[url]);
     assert!(head.iter().any(|line| line == "fanfare-gap: 1"), "{head:?}");
     // Whoever is cut off before the gap still resumes from before it.
     let gap = head.iter().position(|line| line == "event: fanfare.gap");
@@ -302,7 +307,7 @@ fn event_stream_tells_a_gap_when_the_id_is_of_another_life() {
         .find_map(|line| line.strip_prefix("data: "))
         .unwrap();
     let data: serde_json::Value = serde_json::from_str(data).unwrap();
-    assert_eq!(data["cause"], "restart", "{data}");
+    assert_eq!(data["cause"], cause, "{data}");
 }
 
 #[test]

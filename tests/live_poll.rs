@@ -194,9 +194,15 @@ fn gap_is_told_for_what_the_log_lacks_and_for_what_it_never_had() {
     assert_eq!(answer["gaps"][0]["since"], since.as_str());
     assert_eq!(answer["gaps"][0]["until"], all[2].as_str());
     assert_eq!(ids(&answer), [all[3].as_str(), all[4].as_str()]);
-    for foreign in ["nonsense", "0123456789ab-3", &since.replace("-0", "-999")] {
+    for (foreign, cause) in [
+        ("nonsense", "unknown"),
+        ("0123456789ab-3", "restart"),
+        ("0123456789ab-999", "restart"),
+        (&since.replace("-0", "-999"), "unknown"),
+        (&since.replace("-0", "-00"), "unknown"),
+    ] {
         let answer = poller.poll(&format!("channel=a&since={foreign}"));
-        assert_eq!(answer["gaps"][0]["cause"], "restart", "{foreign}");
+        assert_eq!(answer["gaps"][0]["cause"], cause, "{foreign}");
         assert_eq!(answer["gaps"][0]["channel"], "a");
         assert_eq!(answer["id"], all[4].as_str());
         assert_eq!(answer["publications"], Value::Array(Vec::new()));

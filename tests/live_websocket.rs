@@ -167,6 +167,27 @@ fn gap_is_told_on_an_id_of_another_life() {
 }
 
 #[test]
+fn gap_is_of_unknown_cause_where_the_id_was_never_given_out() {
+    let server = Server::start();
+    let mut feeder = Feeder::connect(&server.feed);
+    let last = feeder.publish("a", 1);
+    let mut socket = Socket::open(server.addr, "");
+    for (since, cause) in [
+        (Value::from("nonsense"), "unknown"),
+        (Value::from(7), "unknown"),
+        (Value::from(last.replace("-1", "-2")), "unknown"),
+        (Value::from("0123456789ab-2"), "restart"),
+    ] {
+        socket.send(&json!({"type": "subscribe", "channel": "a", "since": since}));
+        let gap = next_of_type(&mut socket, "gap");
+        assert_eq!(gap["cause"], cause, "{since}: {gap}");
+        assert_eq!(gap["until"], last.as_str(), "{since}: {gap}");
+        socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
+        assert_eq!(next_of_type(&mut socket, "unsubscribed")["channel"], "a");
+    }
+}
+
+#[test]
 fn gap_is_told_when_the_log_no_longer_has_the_id() {
     let server = Server::with("[log]\nentries = 4\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);

@@ -5,8 +5,8 @@ use crate::id::Cursor;
 /// Publications of one channel that a subscriber was not and will not be given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The last position before the gap: what the subscriber had. `None` if it named a position
-    /// that was never given out.
+    /// The last position before the gap: what the subscriber had. `None` if it named something
+    /// that is no position.
     pub since: Option<Cursor>,
     /// The last position inside the gap; the subscriber goes on after it.
     pub until: Cursor,
@@ -23,10 +23,12 @@ pub enum GapCause {
     Conflated,
     /// The log no longer has them.
     Expired,
-    /// The position is of another epoch, or of none, or what came after it may be lost.
+    /// The position is of another epoch, or what came after it may be lost.
     Restart,
     /// The subscriber was further behind than its quota.
     Slow,
+    /// The position is malformed, or beyond the head of the current epoch.
+    Unknown,
 }
 
 impl GapCause {
@@ -38,6 +40,13 @@ impl GapCause {
             Self::Expired => "expired",
             Self::Restart => "restart",
             Self::Slow => "slow",
+            Self::Unknown => "unknown",
         }
+    }
+
+    /// Whether the subscriber's position is of no use here. What it loses later adds nothing.
+    #[must_use]
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Self::Restart | Self::Unknown)
     }
 }

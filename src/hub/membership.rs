@@ -152,20 +152,23 @@ impl Hub {
             is_recovered: false,
             gap,
         };
-        let restart = |since| {
+        let foreign = |since, cause| {
             let until = self.head();
             from_now(Some(Gap {
                 since,
                 until,
                 missed: None,
-                cause: GapCause::Restart,
+                cause,
             }))
         };
         match since {
             Since::Now => from_now(None),
-            Since::Unrecognised => restart(None),
-            Since::After(cursor) if cursor.epoch != self.epoch || cursor.sequence > sequenced => {
-                restart(Some(cursor))
+            Since::Unrecognised => foreign(None, GapCause::Unknown),
+            Since::After(cursor) if cursor.epoch != self.epoch => {
+                foreign(Some(cursor), GapCause::Restart)
+            }
+            Since::After(cursor) if cursor.sequence > sequenced => {
+                foreign(Some(cursor), GapCause::Unknown)
             }
             Since::After(cursor) if cursor.sequence < evicted.max(self.lost_until) => {
                 let is_lost = cursor.sequence < self.lost_until;

@@ -90,7 +90,30 @@ mod tests {
         assert!(hub.is_behind(3), "it has to be told");
         assert_eq!(hub.take_gap(3), Some((name(), gap)));
         assert_eq!(hub.take_gap(3), None);
-        assert_eq!(gap.cause, GapCause::Restart);
+        assert_eq!(gap.cause, GapCause::Unknown);
+    }
+
+    #[test]
+    fn cause_of_a_foreign_position_stays_when_more_is_lost() {
+        let other = Cursor {
+            epoch: Epoch::new(8),
+            sequence: Sequence(1),
+        };
+        for (since, cause) in [
+            (Since::Unrecognised, GapCause::Unknown),
+            (Since::After(cursor(99)), GapCause::Unknown),
+            (Since::After(other), GapCause::Restart),
+        ] {
+            let mut hub = hub(2, &Config::default());
+            let outcome = hub.subscribe(3, &name(), since, Sequence(2));
+            let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome else {
+                panic!("{outcome:?}");
+            };
+            hub.keep_gap(3, &name(), gap);
+            hub.skip(3, 0, Sequence(5), Some(3), GapCause::Slow);
+            let (_, gap) = hub.take_gap(3).unwrap();
+            assert_eq!((gap.cause, gap.until), (cause, cursor(5)));
+        }
     }
 
     #[test]

@@ -259,9 +259,9 @@ impl Hub {
         };
         let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
-        // Who came with a foreign position does not know where it was, whatever is missing since;
-        // and who has lost something has not only been spared it.
-        if gap.cause != GapCause::Restart && cause != GapCause::Conflated {
+        // Where a subscriber with a foreign position was is not known, whatever is missing since. A
+        // real loss overrides `Conflated`.
+        if !gap.cause.is_foreign() && cause != GapCause::Conflated {
             gap.cause = cause;
         }
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);

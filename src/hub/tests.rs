@@ -228,18 +228,26 @@ fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
 }
 
 #[test]
-fn position_of_another_epoch_or_of_the_future_is_a_restart() {
+fn position_of_another_epoch_is_a_restart_and_one_never_given_out_unknown() {
     let mut hub = hub(|_| {});
     hub.publish(publication(1, 0, 1), Now(0));
-    let foreign = Since::After(Cursor {
-        epoch: Epoch::new(8),
-        sequence: Sequence(1),
-    });
-    for (slot, since) in [(0, foreign), (1, after(2)), (2, Since::Unrecognised)] {
+    let foreign = |sequence| {
+        Since::After(Cursor {
+            epoch: Epoch::new(8),
+            sequence: Sequence(sequence),
+        })
+    };
+    for (slot, since, cause) in [
+        (0, foreign(1), GapCause::Restart),
+        (1, foreign(u64::MAX), GapCause::Restart),
+        (2, after(2), GapCause::Unknown),
+        (3, after(u64::MAX), GapCause::Unknown),
+        (4, Since::Unrecognised, GapCause::Unknown),
+    ] {
         let JoinOutcome::Joined(joined) = hub.subscribe(slot, &name(0), since, Sequence(1)) else {
             panic!("refused")
         };
-        assert_eq!(joined.gap.unwrap().cause, GapCause::Restart);
+        assert_eq!(joined.gap.unwrap().cause, cause, "{since:?}");
         assert_eq!(joined.position, hub.head());
     }
 }

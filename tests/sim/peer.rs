@@ -229,7 +229,7 @@ impl Peer {
     /// Mostly where it was; at times something else.
     fn draw_ask(&self, facts: &Facts, random: &mut fastrand::Rng) -> Ask {
         match (random.u32(0..20), self.last_id) {
-            (0, _) => Ask::Nonsense,
+            (0, _) => [Ask::Foreign, Ask::Nonsense][random.usize(0..2)],
             (1, _) => Ask::Now,
             (2, _) => Ask::After(random.u64(0..=facts.publications.len() as u64)),
             (3, _) => Ask::After(facts.publications.len() as u64),

@@ -272,7 +272,7 @@ impl<'c> Rig<'c> {
             since: None,
             until: cursor(9),
             missed: None,
-            cause: GapCause::Restart,
+            cause: GapCause::Unknown,
         };
         let (gap, is_recovered) = match join.since {
             Since::Now => (None, false),

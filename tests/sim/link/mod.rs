@@ -346,7 +346,7 @@ impl Link {
                 if self.ledger.is_blind {
                     let position = match self.ask {
                         Ask::After(since) => since,
-                        Ask::Nonsense | Ask::Now => self.asked_at,
+                        Ask::Foreign | Ask::Nonsense | Ask::Now => self.asked_at,
                     };
                     for channel in self.channels.clone() {
                         self.ledger.start(channel, position);

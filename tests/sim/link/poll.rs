@@ -207,7 +207,7 @@ impl Link {
         let (ask, at) = self.polls.asked.front().map(|a| (a.ask, a.at)).unwrap();
         for gap in gaps {
             let told = told(gap, facts);
-            if ask == Ask::Nonsense {
+            if ask.foreign_cause().is_some() {
                 self.ledger.start(told.channel, 0);
             }
             self.ledger.gap_of_answer(&told, ask, at, facts);
@@ -262,7 +262,7 @@ impl Link {
         let asked = self.polls.asked.pop_front().expect("asked");
         let since = match asked.ask {
             Ask::After(since) => since,
-            Ask::Nonsense | Ask::Now => 0,
+            Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
         };
         self.ledger.caught_up(id, since, facts);
         self.seen.push(Seen::Position(id));

@@ -258,7 +258,7 @@ impl Link {
         let published = facts.publications.len() as u64;
         let ask = match random.u32(0..6) {
             0..2 => Ask::Now,
-            2 => Ask::Nonsense,
+            2 => [Ask::Foreign, Ask::Nonsense][random.usize(0..2)],
             3 => Ask::After(random.u64(0..=published)),
             _ => Ask::After(published.saturating_sub(random.u64(0..40))),
         };
@@ -355,15 +355,18 @@ impl Link {
     }
 }
 
-/// How an ask is written; nonsense is another epoch, the far future, or no id at all.
+/// How an ask is written.
 pub(super) fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
     match ask {
         Ask::Now => None,
         Ask::After(sequence) => Some(facts.id(sequence)),
-        Ask::Nonsense => Some(match random.u32(0..4) {
-            0 => "ffffffffffff-7".to_owned(),
-            1 => facts.id(u64::MAX),
-            2 => facts.id(facts.publications.len() as u64 + 1_000_000),
+        Ask::Foreign => Some(match random.bool() {
+            true => "ffffffffffff-7".to_owned(),
+            false => format!("ffffffffffff-{}", u64::MAX),
+        }),
+        Ask::Nonsense => Some(match random.u32(0..3) {
+            0 => facts.id(u64::MAX),
+            1 => facts.id(facts.publications.len() as u64 + 1_000_000),
             _ => "nonsense".to_owned(),
         }),
     }

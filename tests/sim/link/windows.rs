@@ -119,7 +119,8 @@ impl Link {
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) {
-        let id = ask_text(Ask::Nonsense, facts, random).unwrap_or_default();
+        let ask = [Ask::Foreign, Ask::Nonsense][random.usize(0..2)];
+        let id = ask_text(ask, facts, random).unwrap_or_default();
         let mut head = format!("{{\"type\":\"ack\",\"id\":\"{id}\"");
         if let Some(channel) = channel {
             write!(head, ",\"channel\":\"{}\"", facts.names[channel]).unwrap();
