@@ -62,11 +62,21 @@ fn client_and_backend_hold_a_conversation() {
     // The same connection publishes as well.
     backend.publish("chat:1", "to all");
     assert_eq!(client.publication()["data"], "to all");
-    backend.send(&json!({"disconnect": conn, "code": 4003, "reason": "not you"}));
-    assert_eq!(client.closed(), (4003, "not you".to_owned()));
+    backend.send(&json!({"disconnect": conn, "code": 4100, "reason": "not you"}));
+    assert_eq!(client.closed(), (4100, "not you".to_owned()));
     backend.send(&json!({"send": conn, "data": 1}));
     let refused = backend.answer();
     assert_eq!(refused["error"], "no_conn", "{refused}");
+}
+
+#[test]
+fn disconnect_without_a_code_says_not_allowed() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = Feeder::connect(&server.feed);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    backend.send(&json!({"disconnect": conn, "ack": true}));
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 1}));
+    assert_eq!(client.closed(), (4003, String::new()));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::frame::Payload;
 use crate::id::{ChannelName, ConnName};
 use crate::pattern::Pattern;
 
-/// The close code for a conn of which the backend says nothing else (RFC 6455, 7.4.1: policy).
-const CODE: u16 = 1008;
+/// The close code of a `disconnect` without one: not allowed, so that clients do not come back.
+const CODE: u16 = 4003;
 
 const CONSUME: Keys = Keys::of(&[Key::Ack, Key::Consume, Key::Notices]);
 const DISCONNECT: Keys = Keys::of(&[Key::Ack, Key::Code, Key::Disconnect, Key::Reason]);
@@ -244,20 +244,24 @@ mod tests {
         let json = r#"{"consume":["chat:*","a"],"notices":true}"#;
         assert_eq!(command(json), consume);
         let farewell = Farewell {
-            code: 4003,
+            code: 1008,
             reason: "gone".into(),
         };
         assert_eq!(
-            command(r#"{"disconnect":"1-2-3","code":4003,"reason":"gone"}"#),
+            command(r#"{"disconnect":"1-2-3","code":1008,"reason":"gone"}"#),
             Command::Disconnect {
                 conn: conn(),
                 farewell
             }
         );
-        let Command::Disconnect { farewell, .. } = command(r#"{"disconnect":"1-2-3"}"#) else {
-            panic!("no disconnect")
-        };
-        assert_eq!((farewell.code, &*farewell.reason), (1008, ""));
+        for json in [r#"{"disconnect":"1-2-3"}"#, r#"{"disconnect_sub":"alice"}"#] {
+            let (Command::Disconnect { farewell, .. } | Command::DisconnectSub { farewell, .. }) =
+                command(json)
+            else {
+                panic!("no disconnect")
+            };
+            assert_eq!((farewell.code, &*farewell.reason), (4003, ""));
+        }
         let payload = Payload::Json("{\"a\":1}".into());
         assert_eq!(
             command(r#"{"data":{"a" : 1},"send":"1-2-3"}"#),
