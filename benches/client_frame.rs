@@ -12,7 +12,7 @@ use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw};
 use fanfare::frame::Envelope;
 use fanfare::frame::websocket::RSV1;
-use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
+use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
 use fanfare::token::Access;
@@ -84,10 +84,11 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
     let mut context = Context {
         now: Now(1),
         draw: Draw(1),
-        worker: 0,
-        conn: ConnId {
+        conn: ConnName {
+            run: RunId(1),
+            worker: 0,
             slot: 1,
-            generation: 1,
+            serial: 1,
         },
         head: id,
         date: "",

@@ -22,7 +22,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use fanfare::config::Config;
 use fanfare::frame::{Payload, Publication};
 use fanfare::hub::Hub;
-use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
+use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
@@ -198,6 +198,7 @@ impl Rig {
         let (mut ends, _reports) = upstream(&[Arc::new(Wake::new().unwrap())], &feed);
         let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
         let parts = Parts {
+            run: RunId(1),
             number: 0,
             config: Arc::new(config),
             metrics: Arc::clone(&metrics),

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::effect::{Audience, Reference};
 use crate::frame::{Payload, Receipt};
-use crate::id::{ChannelName, ConnId, ConnName, Cursor};
+use crate::id::{ChannelName, ConnName, Cursor};
 use crate::pattern::Pattern;
 
 /// Something for one conn alone.
 #[derive(Debug)]
 pub struct Direct {
-    /// Which of the worker's conns.
-    pub conn: ConnId,
+    /// The conn.
+    pub to: ConnName,
     /// What.
     pub saying: Saying,
     /// For whoever wants to know what became of it.

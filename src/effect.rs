@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::config::Config;
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::deflate::Inflater;
-use crate::id::{ChannelName, ConnId, Cursor, Since};
+use crate::id::{ChannelName, ConnName, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
 use crate::token::Access;
@@ -22,10 +22,8 @@ pub struct Context<'a> {
     pub now: Now,
     /// Chance for this call: jitter, never secrets.
     pub draw: Draw,
-    /// Which worker this is; part of the name by which a client knows its conn.
-    pub worker: u32,
-    /// The conn that is called.
-    pub conn: ConnId,
+    /// The conn that is called, by the name that clients and backends know.
+    pub conn: ConnName,
     /// The newest publication's id in this worker's log.
     pub head: Cursor,
     /// The calendar's time as the `Date` field has it (RFC 9110, 5.6.7).

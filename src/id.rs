@@ -16,8 +16,8 @@ pub const CURSOR_BYTES_MAX: usize = 40;
 
 /// Names one conn of one worker for as long as it lives.
 ///
-/// The slot is reused after the conn has gone; the generation is not, so a late readiness or timer
-/// of the old conn is recognised as stale.
+/// The slot is reused after the conn has gone; the generation only after four billion others, so a
+/// late readiness or timer of the old conn is recognised as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// Index into the worker's slab.
@@ -26,7 +26,32 @@ pub struct ConnId {
     pub generation: u32,
 }
 
+/// How many generations there are. The largest `u32` is none, since it would collide with the names
+/// that the kernel carries for listeners.
+const GENERATIONS: u64 = u32::MAX as u64;
+
 impl ConnId {
+    /// The id of a conn, from its slot and how many conns its worker accepted before it.
+    #[must_use]
+    pub fn new(slot: u32, serial: u64) -> Self {
+        Self {
+            slot,
+            generation: (serial % GENERATIONS) as u32,
+        }
+    }
+
+    /// How many conns the worker accepted before this one, given how many it has accepted by now:
+    /// the newest serial with this generation.
+    ///
+    /// Of a conn that outlives 4,294,967,295 later ones the result becomes larger than the true
+    /// serial, and so its name changes. The new name is not another conn's either: this one has
+    /// been in the slot all the time, and whichever has it next gets a larger serial.
+    #[must_use]
+    pub fn serial(self, accepted: u64) -> u64 {
+        let newest = accepted.saturating_sub(1);
+        newest - newest.saturating_sub(self.generation.into()) % GENERATIONS
+    }
+
     /// Packs the id into the 64 bits that the kernel carries for us.
     #[must_use]
     pub fn to_bits(self) -> u64 {
@@ -47,25 +72,45 @@ impl ConnId {
     }
 }
 
-/// How a conn is called outside its worker: by clients, who learn their own at the welcome, and by
-/// backends. `<worker>-<slot>-<generation>`, and never used again in a process's life.
+/// The longest name of a conn, in bytes.
+pub const CONN_NAME_BYTES_MAX: usize = 40;
+
+/// A random value that names one start of the server, and with it the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(pub u64);
+
+/// Names a conn outside its worker: clients learn their own at the welcome, backends use it to
+/// address one. It is never used for another conn, also not after a restart.
+///
+/// On the wire it is opaque: [`CONN_NAME_BYTES_MAX`] hexadecimal digits for the run (16), the
+/// worker (4), the slot (8) and the serial (12). A worker that accepts a million connections a
+/// second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
+    /// The start of the server.
+    pub run: RunId,
     /// The worker's number.
-    pub worker: u32,
-    /// Its conn.
-    pub conn: ConnId,
+    pub worker: u16,
+    /// Index into the worker's slab, by which the conn is found.
+    pub slot: u32,
+    /// How many conns the worker accepted before this one.
+    pub serial: u64,
 }
 
-/// A text that names no conn.
+/// A text that names no conn of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a conn")]
 pub struct ConnNameError;
 
 impl fmt::Display for ConnName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ConnId { slot, generation } = self.conn;
-        write!(f, "{}-{slot}-{generation}", self.worker)
+        let Self {
+            run: RunId(run),
+            worker,
+            slot,
+            serial,
+        } = self;
+        write!(f, "{run:016x}{worker:04x}{slot:08x}{serial:012x}")
     }
 }
 
@@ -73,20 +118,25 @@ impl FromStr for ConnName {
     type Err = ConnNameError;
 
     fn from_str(text: &str) -> Result<Self, ConnNameError> {
-        // One spelling for each name, so that whoever compares texts compares conns.
-        let mut parts = text.split('-').map(|part| {
-            let is_plain = part.bytes().all(|byte| byte.is_ascii_digit());
-            let is_shortest = part == "0" || !part.starts_with('0');
-            part.parse().ok().filter(|_| is_plain && is_shortest)
-        });
-        let mut next = || parts.next().flatten().ok_or(ConnNameError);
-        let (worker, slot, generation) = (next()?, next()?, next()?);
-        let conn = ConnId { slot, generation };
-        match parts.next() {
-            None => Ok(Self { worker, conn }),
-            Some(_) => Err(ConnNameError),
-        }
+        // One spelling for each name, so that comparing texts compares conns.
+        let is_canonical = text.len() == CONN_NAME_BYTES_MAX && text.bytes().all(is_lower_hex);
+        let digits = |range| {
+            let digits = text.get(range).filter(|_| is_canonical);
+            digits.ok_or(ConnNameError)
+        };
+        let parse =
+            |range| u64::from_str_radix(digits(range)?, 16).map_err(|_not_hex| ConnNameError);
+        Ok(Self {
+            run: RunId(parse(0..16)?),
+            worker: u16::try_from(parse(16..20)?).map_err(|_too_large| ConnNameError)?,
+            slot: u32::try_from(parse(20..28)?).map_err(|_too_large| ConnNameError)?,
+            serial: parse(28..40)?,
+        })
     }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters or spaces.
@@ -226,9 +276,7 @@ impl FromStr for Cursor {
     fn from_str(text: &str) -> Result<Self, CursorError> {
         let (epoch, sequence) = text.split_once('-').ok_or(CursorError)?;
         let is_canonical = epoch.len() == 12
-            && epoch
-                .bytes()
-                .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && epoch.bytes().all(is_lower_hex)
             && !sequence.is_empty()
             && sequence.bytes().all(|b| b.is_ascii_digit())
             && (sequence == "0" || !sequence.starts_with('0'));
@@ -275,29 +323,59 @@ mod tests {
     #[test]
     fn conn_name_reads_what_it_shows_and_nothing_else() {
         let name = ConnName {
+            run: RunId(0x0123_4567_89ab_cdef),
             worker: 3,
-            conn: ConnId {
-                slot: 5,
-                generation: 7,
-            },
+            slot: 5,
+            serial: 7,
         };
-        assert_eq!(name.to_string(), "3-5-7");
-        assert_eq!("3-5-7".parse(), Ok(name));
+        let text = "0123456789abcdef000300000005000000000007";
+        assert_eq!(name.to_string(), text);
+        assert_eq!(text.parse(), Ok(name));
+        let greatest = ConnName {
+            run: RunId(u64::MAX),
+            worker: u16::MAX,
+            slot: u32::MAX,
+            serial: (1 << 48) - 1,
+        };
+        assert_eq!(greatest.to_string(), "f".repeat(CONN_NAME_BYTES_MAX));
+        assert_eq!(greatest.to_string().parse(), Ok(greatest));
         for text in [
             "",
-            "3",
-            "3-5",
-            "3-5-7-1",
-            "3-5-",
-            "3--7",
-            "+3-5-7",
-            "03-5-7",
-            "3-5-00",
-            "3-5-4294967296",
-            "a",
+            "3-5-7",
+            "0123456789abcdef00030000000500000000007",
+            "0123456789abcdef0003000000050000000000070",
+            "0123456789ABCDEF000300000005000000000007",
+            "+123456789abcdef000300000005000000000007",
+            "0123456789abcd\u{e9}f000300000005000000000007",
         ] {
             assert_eq!(text.parse::<ConnName>(), Err(ConnNameError), "{text}");
         }
+    }
+
+    #[test]
+    fn serial_is_found_again_after_generations_have_wrapped() {
+        for serial in [0, 1, GENERATIONS - 1, GENERATIONS, 5 * GENERATIONS + 17] {
+            let id = ConnId::new(3, serial);
+            assert_ne!(id.generation, u32::MAX);
+            for accepted in [1, 2, 1_000, GENERATIONS] {
+                assert_eq!(id.serial(serial + accepted), serial, "{accepted} after");
+            }
+        }
+    }
+
+    #[test]
+    fn serials_in_one_slot_never_meet() {
+        // The first conn stays while the generations wrap, twice; the next one in its slot may get
+        // the same generation.
+        let serial = 7;
+        let next = serial + 2 * GENERATIONS;
+        let (first, second) = (ConnId::new(3, serial), ConnId::new(3, next));
+        assert_eq!(first, second);
+        let accepted = [serial + 1, serial + GENERATIONS + 1, next];
+        let serials = accepted.map(|accepted| first.serial(accepted));
+        let later = serial + GENERATIONS;
+        assert_eq!(serials, [serial, later, later]);
+        assert_eq!(second.serial(next + 1), next);
     }
 
     #[test]

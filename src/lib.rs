@@ -53,6 +53,11 @@
 //! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
 //! the conn's machine. The words of it are in [`dialogue`].
 //!
+//! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
+//! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the
+//! conn and the rest confirms it, so a name that a backend remembers never reaches another client.
+//! A slot stores 32 bits of that count; the worker's own count of 64 bits completes them.
+//!
 //! # Who may do what
 //!
 //! Every request is read by the one reader of heads, the feed's too, which refuses what is doubtful

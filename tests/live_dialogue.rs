@@ -13,6 +13,7 @@
 
 mod live;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use live::{Feeder, Lines, PATIENCE, Server, Socket};
@@ -49,8 +50,8 @@ fn client_and_backend_hold_a_conversation() {
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
     client.send(&publish("chat:1", &json!({"say": "hello"}), 7));
     let said = backend.answer();
-    let expected =
-        json!({"type": "publish", "conn": conn, "channel": "chat:1", "data": {"say": "hello"}});
+    let expected = json!({"type": "publish", "conn": conn, "channel": "chat:1",
+                          "data": {"say": "hello"}});
     assert_eq!(said, expected);
     assert_eq!(client.json(), json!({"type": "ok", "ref": 7}));
     backend.send(&json!({"send": conn, "data": {"hello": "you"}, "ack": true}));
@@ -77,6 +78,64 @@ fn disconnect_without_a_code_says_not_allowed() {
     backend.send(&json!({"disconnect": conn, "ack": true}));
     assert_eq!(backend.answer(), json!({"ok": true, "line": 1}));
     assert_eq!(client.closed(), (4003, String::new()));
+}
+
+#[test]
+fn name_of_an_earlier_start_reaches_no_conn() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Server::in_folder(folder.path(), "127.0.0.1:0", OPEN, &[]).unwrap();
+    let mut first = start();
+    let (old, names): (Vec<_>, Vec<_>) = (0..8).map(|_| welcomed(&first, "channel=a")).unzip();
+    let mut names = BTreeSet::from_iter(names);
+    first.signal("KILL");
+    let _killed = first.wait();
+    drop(old);
+    let second = start();
+    let mut backend = Feeder::connect(&second.feed);
+    let mut clients = Vec::new();
+    // As many on each worker as before, so that slots and their use are the same.
+    for name in names.clone() {
+        assert!(name.len() <= 40 && name.is_ascii(), "{name}");
+        let (client, conn) = welcomed(&second, "channel=a");
+        clients.push((client, conn.clone()));
+        assert!(names.insert(conn), "a name has come again");
+        for command in ["send", "disconnect"] {
+            let mut line = json!({command: name, "ack": true});
+            if command == "send" {
+                line["data"] = json!("private");
+            }
+            backend.send(&line);
+            assert_eq!(backend.answer()["error"], "no_conn", "{line}");
+        }
+    }
+    // Whatever a name looked like in another version.
+    for (name, error) in [("1-0-0", "no_conn"), ("x", "no_conn"), ("", "bad_value")] {
+        backend.send(&json!({"send": name, "data": 1}));
+        assert_eq!(backend.answer()["error"], error, "{name:?}");
+    }
+    // The next message of each client is the public one.
+    backend.publish("a", "public");
+    for (client, _) in &mut clients {
+        assert_eq!(client.json()["data"], "public");
+    }
+}
+
+#[test]
+fn names_differ_when_slots_are_used_again() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = Feeder::connect(&server.feed);
+    let mut names = BTreeSet::new();
+    let mut last = None;
+    for _ in 0..5 {
+        let (client, conn) = welcomed(&server, "channel=a");
+        assert!(names.insert(conn.clone()), "{conn} has come again");
+        if let Some(last) = last.replace(conn) {
+            backend.send(&json!({"send": last, "data": "private"}));
+            assert_eq!(backend.answer()["error"], "no_conn");
+        }
+        drop(client);
+        server.await_metric("fanfare_conns", 0.0);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::dialogue::Farewell;
 use crate::effect::{Draw, Origin};
 use crate::frame::Payload;
 use crate::hub::Joined;
-use crate::id::{ConnId, Cursor, Epoch, Sequence, Since};
+use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use crate::token::Access;
 use crate::transport::test_context::World;
 
@@ -54,10 +54,11 @@ impl Rig {
         let mut context = Context {
             now: self.now,
             draw: Draw(u64::MAX / 2),
-            worker: 0,
-            conn: ConnId {
+            conn: ConnName {
+                run: RunId(3),
+                worker: 0,
                 slot: 1,
-                generation: 2,
+                serial: 2,
             },
             head: cursor(9),
             date: "Sun, 06 Nov 1994 08:49:37 GMT",

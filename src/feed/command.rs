@@ -12,7 +12,7 @@ use super::refusal::{Key, Keys, Refusal};
 use crate::config::limits::{CLOSE_REASON_BYTES_MAX, CONSUME_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::dialogue::Farewell;
 use crate::frame::Payload;
-use crate::id::{ChannelName, ConnName};
+use crate::id::{CONN_NAME_BYTES_MAX, ChannelName, ConnName};
 use crate::pattern::Pattern;
 
 /// The close code of a `disconnect` without one: not allowed, so that clients do not come back.
@@ -57,8 +57,8 @@ pub enum Command {
     },
     /// To end one conn.
     Disconnect {
-        /// Which.
-        conn: ConnName,
+        /// Which; `None` is a name that this version does not give out.
+        conn: Option<ConnName>,
         /// What its client is told.
         farewell: Farewell,
     },
@@ -73,8 +73,8 @@ pub enum Command {
     Presence(Vec<ChannelName>),
     /// To tell one conn something.
     Send {
-        /// Which.
-        conn: ConnName,
+        /// Which; `None` is a name that this version does not give out.
+        conn: Option<ConnName>,
         /// What.
         payload: Payload,
     },
@@ -155,8 +155,12 @@ impl Command {
     }
 }
 
-fn read_conn(key: Key, text: &str) -> Result<ConnName, Refusal> {
-    text.parse().map_err(|_no_name| Refusal::BadConn(key))
+/// Reads a conn's name. Names are opaque: one of another start, node or version is no error of the
+/// backend that remembers it.
+fn read_conn(key: Key, text: &str) -> Result<Option<ConnName>, Refusal> {
+    let is_name = (1..=CONN_NAME_BYTES_MAX).contains(&text.len()) && text.is_ascii();
+    let conn = is_name.then(|| text.parse().ok());
+    conn.ok_or(Refusal::BadConn(key))
 }
 
 fn read_sub(text: &str) -> Result<Box<str>, Refusal> {
@@ -210,7 +214,9 @@ fn is_allowed(code: u16) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ConnId;
+    use crate::id::RunId;
+
+    const CONN: &str = "0000000000000009000100000002000000000003";
 
     fn read(json: &str) -> Result<Line, Refusal> {
         let read = Line::from_json(json, &mut NameCache::default());
@@ -224,14 +230,13 @@ mod tests {
         }
     }
 
-    fn conn() -> ConnName {
-        ConnName {
+    fn conn() -> Option<ConnName> {
+        Some(ConnName {
+            run: RunId(9),
             worker: 1,
-            conn: ConnId {
-                slot: 2,
-                generation: 3,
-            },
-        }
+            slot: 2,
+            serial: 3,
+        })
     }
 
     #[test]
@@ -248,7 +253,9 @@ mod tests {
             reason: "gone".into(),
         };
         assert_eq!(
-            command(r#"{"disconnect":"1-2-3","code":1008,"reason":"gone"}"#),
+            command(&format!(
+                r#"{{"disconnect":"{CONN}","code":1008,"reason":"gone"}}"#
+            )),
             Command::Disconnect {
                 conn: conn(),
                 farewell
@@ -264,7 +271,7 @@ mod tests {
         }
         let payload = Payload::Json("{\"a\":1}".into());
         assert_eq!(
-            command(r#"{"data":{"a" : 1},"send":"1-2-3"}"#),
+            command(&format!(r#"{{"data":{{"a" : 1}},"send":"{CONN}"}}"#)),
             Command::Send {
                 conn: conn(),
                 payload
@@ -280,6 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn name_that_is_not_of_this_version_is_taken_and_names_no_conn() {
+        let upper = CONN.replace('9', "A");
+        for name in ["1-0-0", "x", upper.as_str(), &"f".repeat(39)] {
+            let json = format!(r#"{{"send":"{name}","data":1}}"#);
+            assert!(
+                matches!(command(&json), Command::Send { conn: None, .. }),
+                "{name}"
+            );
+        }
+        for name in ["", "\u{e9}", &"f".repeat(41)] {
+            let json = format!(r#"{{"disconnect":"{name}"}}"#);
+            assert_eq!(read(&json).unwrap_err().code(), "bad_value", "{name}");
+        }
+    }
+
+    #[test]
     fn refusals_of_commands_have_the_codes_of_the_contract() {
         let many = vec!["\"a\""; CONSUME_PATTERNS_MAX + 1].join(",");
         let long = "x".repeat(CLOSE_REASON_BYTES_MAX + 1);
@@ -288,7 +311,8 @@ mod tests {
             (r#"{"consume":["a b"]}"#.to_owned(), "bad_value"),
             (format!("{{\"consume\":[{many}]}}"), "too_many_patterns"),
             (r#"{"consume":"a","data":1}"#.to_owned(), "unknown_key"),
-            (r#"{"send":"1-2","data":1}"#.to_owned(), "bad_value"),
+            (r#"{"send":"","data":1}"#.to_owned(), "bad_value"),
+            (r#"{"send":5,"data":1}"#.to_owned(), "bad_value"),
             (r#"{"send":"1-2-3"}"#.to_owned(), "bad_payload"),
             (
                 r#"{"send":"1-2-3","data":1,"channel":"a"}"#.to_owned(),

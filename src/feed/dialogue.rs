@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::command::Command;
 use super::consumer::Wants;
 use super::feeder::{Feeder, Intake, Phase};
-use crate::dialogue::{Report, Saying, Verdict};
+use crate::dialogue::{Delivery, Report, Saying, Verdict};
 
 impl Feeder {
     /// Carries out a command, and owes the answer.
@@ -45,7 +45,10 @@ impl Feeder {
             Command::Send { conn, payload } => (conn, Saying::Message(payload)),
         };
         let verdict = Arc::new(Verdict::default());
-        sequencer.say(conn, saying, Some(Arc::clone(&verdict)));
+        match conn {
+            Some(conn) => sequencer.say(conn, saying, Some(Arc::clone(&verdict))),
+            None => verdict.decide(Delivery::NoConn),
+        }
         self.answers.owe_verdict(line, wants_ack, verdict);
     }
 

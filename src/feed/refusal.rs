@@ -4,7 +4,7 @@
 //! people and never repeat more than a short piece of what was sent.
 
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
-use crate::id::ChannelNameError;
+use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
 
 /// Why a publication is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -12,8 +12,8 @@ pub enum Refusal {
     /// A close code that may not be sent (RFC 6455, 7.4).
     #[error("`code` is 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999")]
     BadCode,
-    /// A text that names no conn.
-    #[error("`{0}` is the name of a conn, as its client was welcomed with")]
+    /// A text that cannot be the name of a conn.
+    #[error("`{0}` is the name of a connection, 1 to {CONN_NAME_BYTES_MAX} bytes of ASCII")]
     BadConn(Key),
     /// Not base64 with padding (RFC 4648, 4).
     #[error("`base64` is not base64 with padding")]

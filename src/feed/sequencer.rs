@@ -96,11 +96,11 @@ impl Sequencer {
         self.post();
         let unheard = verdict.as_ref().map(Arc::clone);
         let direct = Direct {
-            conn: to.conn,
+            to,
             saying,
             verdict,
         };
-        let mailbox = self.mailboxes.get(to.worker as usize);
+        let mailbox = self.mailboxes.get(usize::from(to.worker));
         match mailbox.map(|mailbox| mailbox.post(Mail::Direct(direct))) {
             Some(Posted::AtOnce) => {}
             Some(Posted::AfterWait) => self.metrics.inbox_waits.increment(),

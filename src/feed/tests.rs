@@ -12,7 +12,7 @@ use crate::config::limits::{FEED_ANSWER_BYTES_MAX, FEEDERS_MAX, INBOX_BATCHES_MA
 use crate::dialogue::{ClientPublication, Report};
 use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
-use crate::id::{ChannelName, ConnId, ConnName, Epoch};
+use crate::id::{ChannelName, ConnName, Epoch, RunId};
 use crate::worker::inbox::{Inbox, Mail, inbox};
 use crate::worker::upstream::{Reported, Upstream, upstream};
 
@@ -466,13 +466,15 @@ fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
     consumer.shutdown(Shutdown::Write).unwrap();
     let mut lines = BufReader::new(consumer.try_clone().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "{\"ok\":true,\"line\":1}");
-    let conn = ConnId {
+    let from = ConnName {
+        run: RunId(0),
+        worker: 0,
         slot: 1,
-        generation: 2,
+        serial: 2,
     };
     for name in ["b", "a"] {
         let report = Report::Publish(ClientPublication {
-            from: ConnName { worker: 0, conn },
+            from,
             channel: ChannelName::new(name).unwrap(),
             data: "1".into(),
             reference: None,
@@ -480,7 +482,7 @@ fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
         });
         assert_eq!(rig.upstream.report(report), Reported::AtOnce);
     }
-    let expected = r#"{"type":"publish","conn":"0-1-2","channel":"a","data":1}"#;
+    let expected = format!(r#"{{"type":"publish","conn":"{from}","channel":"a","data":1}}"#);
     assert_eq!(lines.next().unwrap().unwrap(), expected);
     assert_eq!(rig.metrics.unconsumed.value(), 1);
     drop(lines);

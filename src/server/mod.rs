@@ -29,7 +29,7 @@ use crate::config::{Config, Listen};
 use crate::feed::journal::past::{self, Circumstances, JournalError, Kept};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
-use crate::id::{Epoch, Sequence};
+use crate::id::{Epoch, RunId, Sequence};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
@@ -78,7 +78,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The system has no random numbers.
-    #[error("cannot draw an epoch: {0}")]
+    #[error("cannot draw a random number: {0}")]
     Random(#[from] getrandom::Error),
     /// The system has no descriptor or thread left, or refuses something else.
     #[error("cannot {what}: {source}")]
@@ -146,6 +146,7 @@ impl Server {
         let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
         let crew = Crew {
             config: Arc::clone(&config),
+            run: RunId(getrandom::u64()?),
             clock,
             hub: Arc::new(beginning.hub),
             feed_wake: Arc::clone(&feed_wake),
@@ -284,6 +285,7 @@ fn guard(config: &Config, listen: &[Listen], clock: Clock) -> Result<(Guard, Wat
 /// What all workers have in common while they are started.
 struct Crew {
     config: Arc<Config>,
+    run: RunId,
     clock: Clock,
     /// What every worker begins with.
     hub: Arc<Hub>,
@@ -377,7 +379,8 @@ impl Crew {
         }
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {
-            number: u32::try_from(seat.number).unwrap_or(u32::MAX),
+            run: self.run,
+            number: u16::try_from(seat.number).unwrap_or(u16::MAX),
             config: Arc::clone(&self.config),
             metrics: seat.metrics,
             inbox,

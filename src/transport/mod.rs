@@ -338,7 +338,7 @@ pub(crate) mod test_context {
     use crate::config::Config;
     use crate::deflate::Inflater;
     use crate::effect::{Draw, Effect};
-    use crate::id::{ConnId, Cursor, Epoch, Sequence};
+    use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence};
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;
     use crate::token::Access;
@@ -359,11 +359,12 @@ pub(crate) mod test_context {
             Context {
                 now: Now(0),
                 draw: Draw(self.draw),
-                worker: 3,
                 is_trusted: false,
-                conn: ConnId {
+                conn: ConnName {
+                    run: RunId(0xfa9),
+                    worker: 3,
                     slot: 5,
-                    generation: 7,
+                    serial: 7,
                 },
                 head: cursor(900),
                 date: "Sun, 06 Nov 1994 08:49:37 GMT",

@@ -60,12 +60,8 @@ impl<N: Net> Worker<N> {
         let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
             return;
         };
-        let id = ConnId {
-            slot,
-            generation: self.next_generation,
-        };
-        // The largest generation would collide with the names of the listeners.
-        self.next_generation = (self.next_generation + 1) % u32::MAX;
+        let id = ConnId::new(slot, self.accepted);
+        self.accepted += 1;
         if self.net.register(&mut socket, id).is_err() {
             if let Some(visitor) = visitor {
                 self.forget_visitor(visitor);

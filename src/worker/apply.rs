@@ -35,13 +35,16 @@ impl<N: Net> Worker<N> {
                     data,
                     reference,
                     audience,
-                } => self.publish_upstream(ClientPublication {
-                    from: self.name(id),
-                    channel,
-                    data,
-                    reference,
-                    audience,
-                }),
+                } => {
+                    let publication = ClientPublication {
+                        from: self.name(id),
+                        channel,
+                        data,
+                        reference,
+                        audience,
+                    };
+                    self.publish_upstream(id, publication);
+                }
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }

@@ -19,17 +19,26 @@ use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
-    /// How a conn is called outside.
+    /// The name of a conn outside this worker.
     pub(super) fn name(&self, id: ConnId) -> ConnName {
         ConnName {
+            run: self.parts.run,
             worker: self.parts.number,
-            conn: id,
+            slot: id.slot,
+            serial: id.serial(self.accepted),
         }
+    }
+
+    /// The conn that has a name, if there is one now.
+    fn find(&self, name: ConnName) -> Option<ConnId> {
+        let id = self.id_in(name.slot)?;
+        (self.name(id) == name).then_some(id)
     }
 
     /// Says something to one conn, and lets whoever asked know what became of it.
     pub(super) fn say(&mut self, direct: &Direct) {
-        let delivery = self.tell(direct.conn, &direct.saying);
+        let told = self.find(direct.to).map(|id| self.tell(id, &direct.saying));
+        let delivery = told.unwrap_or(Delivery::NoConn);
         let Some(verdict) = &direct.verdict else {
             return;
         };
@@ -105,8 +114,7 @@ impl<N: Net> Worker<N> {
         self.report_for(id, report, &refused);
     }
 
-    pub(super) fn publish_upstream(&mut self, publication: ClientPublication) {
-        let id = publication.from.conn;
+    pub(super) fn publish_upstream(&mut self, id: ConnId, publication: ClientPublication) {
         let refused = Saying::Published {
             outcome: Published::Busy,
             reference: publication.reference.clone(),

@@ -50,7 +50,7 @@ use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
-use crate::id::{ConnId, Cursor, Sequence};
+use crate::id::{ConnId, Cursor, RunId, Sequence};
 use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
@@ -73,8 +73,10 @@ use upstream::Upstream;
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// This start of the server, which is part of its conns' names.
+    pub run: RunId,
     /// Which worker it is, from zero.
-    pub number: u32,
+    pub number: u16,
     /// What the operator chose.
     pub config: Arc<Config>,
     /// Its counters.
@@ -109,7 +111,8 @@ pub struct Worker<N: Net> {
     /// The clock of the wheel and of every deadline that measures a peer.
     running: Running,
     conns: Slab<Slot<N::Socket>>,
-    next_generation: u32,
+    /// How many conns have had a slot so far.
+    accepted: u64,
     wheel: Wheel,
     hub: Hub,
     /// Conns that may be read, in the order of their readiness.
@@ -237,7 +240,7 @@ impl<N: Net> Worker<N> {
             now,
             running: Running::new(now),
             conns: Slab::new(),
-            next_generation: 0,
+            accepted: 0,
             wheel: Wheel::new(now),
             hub,
             to_read: Queue::default(),
@@ -335,6 +338,7 @@ impl<N: Net> Worker<N> {
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
     ) -> Option<R> {
         self.look_at_the_calendar();
+        let conn = self.name(id);
         let slot = self.conns.get_mut(id.slot as usize)?;
         if slot.generation != id.generation || slot.is_closing {
             return None;
@@ -345,8 +349,7 @@ impl<N: Net> Worker<N> {
             is_trusted,
             now: self.running.now(),
             draw: Draw(self.net.draw()),
-            worker: self.parts.number,
-            conn: id,
+            conn,
             head: self.hub.head(),
             date: &self.date.text,
             config: &self.parts.config,

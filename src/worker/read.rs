@@ -159,7 +159,7 @@ mod tests {
     use crate::config::Config;
     use crate::config::limits::STREAM_READ_BYTES;
     use crate::hub::Hub;
-    use crate::id::{Epoch, Sequence};
+    use crate::id::{Epoch, RunId, Sequence};
     use crate::sys::wake::Wake;
     use crate::time::Now;
     use crate::worker::guard::Guard;
@@ -280,6 +280,7 @@ mod tests {
         let feed = wake();
         let (mut ends, _reports) = upstream(&[wake()], &feed);
         let parts = Parts {
+            run: RunId(1),
             number: 0,
             config: Arc::clone(&config),
             metrics: Arc::default(),

@@ -1,8 +1,8 @@
 //! reap: frees the slots of conns that ended in this turn, tells hub and wheel, shows the gauges.
 //!
 //! The only place where a conn is freed, so that no other phase ever meets a slot that changed
-//! hands under it. A slot's generation is never used again, and readiness that is still on its way
-//! finds nobody.
+//! hands under it. The slot's next conn has another generation, so readiness that is still on its
+//! way finds none.
 
 use super::Worker;
 use super::net::Net;

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::dialogue::{ClientPublication, Notice};
     use crate::effect::Audience;
-    use crate::id::{ChannelName, ConnId, ConnName};
+    use crate::id::{ChannelName, ConnName, RunId};
 
     fn ends() -> (Upstream, Reports) {
         let wake = || Arc::new(Wake::new().unwrap());
@@ -197,11 +197,12 @@ mod tests {
     }
 
     fn from(slot: u32) -> ConnName {
-        let conn = ConnId {
+        ConnName {
+            run: RunId(0),
+            worker: 0,
             slot,
-            generation: 0,
-        };
-        ConnName { worker: 0, conn }
+            serial: 0,
+        }
     }
 
     fn notice(slot: u32) -> Report {

@@ -1,13 +1,15 @@
 //! The feed's side of what conns say and are told: takes reports late, answers, speaks to conns.
 //!
 //! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
-//! goings of a conn in a channel alternate and end with its going, and every verdict is given.
+//! goings of a conn in a channel alternate and end with its going, every verdict is given, and
+//! names of an earlier start reach no conn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fanfare::dialogue::{
-    ClientPublication, Counts, Direct, Farewell, Notice, Published, Report, Saying, Verdict, Watch,
+    ClientPublication, Counts, Delivery, Direct, Farewell, Notice, Published, Report, Saying,
+    Verdict, Watch,
 };
 use fanfare::effect::{Audience, Reference};
 use fanfare::frame::{Payload, Receipt};
@@ -27,11 +29,15 @@ pub(crate) struct Backend {
     present: BTreeSet<(ConnName, ChannelName)>,
     /// Conns it has heard of.
     known: Vec<ConnName>,
+    /// Conns of earlier starts of the server.
+    stale: Vec<ConnName>,
     is_watching: bool,
     /// Nothing is taken for a while.
     is_stuck: bool,
     counts: VecDeque<(ConnName, Option<Reference>, Counts)>,
     verdicts: Vec<Arc<Verdict>>,
+    /// Those about conns of earlier starts.
+    stale_verdicts: Vec<Arc<Verdict>>,
     said: BTreeMap<ConnName, u64>,
     notices_lost: u64,
 }
@@ -50,13 +56,21 @@ impl Backend {
             reports,
             present: BTreeSet::new(),
             known: Vec::new(),
+            stale: Vec::new(),
             is_watching,
             is_stuck: false,
             counts: VecDeque::new(),
             verdicts: Vec::new(),
+            stale_verdicts: Vec::new(),
             said: BTreeMap::new(),
             notices_lost: 0,
         }
+    }
+
+    /// The names that the backend of the start before this one knew.
+    pub(crate) fn remember(&mut self, before: Self) {
+        self.stale = before.stale;
+        self.stale.extend(before.known);
     }
 
     /// Now and then it takes nothing for a while, and what it says is at random.
@@ -157,7 +171,9 @@ impl Backend {
         if mailbox.waiting() >= MAILS_MAX || self.known.is_empty() {
             return;
         }
-        let to = self.known[random.usize(0..self.known.len())];
+        let is_stale = !self.stale.is_empty() && random.u32(0..8) == 0;
+        let names = if is_stale { &self.stale } else { &self.known };
+        let to = names[random.usize(0..names.len())];
         let saying = match random.u32(0..12) {
             0 => Saying::Disconnect(Farewell {
                 code: DISCONNECT_CODE,
@@ -170,7 +186,11 @@ impl Backend {
             }
         };
         let verdict = Arc::new(Verdict::default());
-        self.verdicts.push(Arc::clone(&verdict));
+        let verdicts = match is_stale {
+            true => &mut self.stale_verdicts,
+            false => &mut self.verdicts,
+        };
+        verdicts.push(Arc::clone(&verdict));
         say(to, saying, Some(verdict), mailbox);
     }
 
@@ -194,12 +214,18 @@ impl Backend {
             0,
             "no verdict"
         );
+        let reached = |verdict: &&Arc<Verdict>| verdict.delivery() != Some(Delivery::NoConn);
+        assert_eq!(
+            self.stale_verdicts.iter().filter(reached).count(),
+            0,
+            "reached by a name of an earlier start"
+        );
     }
 }
 
 fn say(to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>, mailbox: &Mailbox) {
     let _posted = mailbox.post(Mail::Direct(Direct {
-        conn: to.conn,
+        to,
         saying,
         verdict,
     }));

@@ -12,7 +12,7 @@ use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use fanfare::effect::CloseReason;
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;
-use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
+use fanfare::id::{ChannelName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
@@ -108,6 +108,7 @@ impl Hired {
     fn new(
         net: FakeNet,
         hub: Hub,
+        run: RunId,
         config: &Arc<Config>,
         is_crowded: bool,
         random: &mut fastrand::Rng,
@@ -121,6 +122,7 @@ impl Hired {
         let backend = Backend::new(reports, &mailbox, random);
         let sources = Sources::new(&config.limits).map(Arc::new);
         let parts = Parts {
+            run,
             number: 3,
             config: Arc::clone(config),
             metrics: Arc::clone(&metrics),
@@ -179,7 +181,7 @@ impl World {
         let peers = (0..random.u64(2..=crowd)).map(|number| Peer::new(number, &mut random, now_us));
         let peers = peers.collect();
         let hub = Hub::new(epoch, Sequence::ZERO, &config);
-        let hired = Hired::new(net, hub, &config, is_crowded, &mut random);
+        let hired = Hired::new(net, hub, RunId(0), &config, is_crowded, &mut random);
         let journal = random
             .bool()
             .then(|| Journal::new(epoch, &config, &mut random));
@@ -320,13 +322,15 @@ impl World {
             self.facts.add(publication);
         }
         let random = &mut self.random;
-        let hired = Hired::new(net, hub, &self.config, self.is_crowded, random);
+        let run = RunId(self.restarts);
+        let hired = Hired::new(net, hub, run, &self.config, self.is_crowded, random);
         self.worker = hired.worker;
         self.mailbox = hired.mailbox;
         self.metrics = hired.metrics;
         self.sequenced = hired.sequenced;
         self.sources = hired.sources;
-        self.backend = hired.backend;
+        let before = std::mem::replace(&mut self.backend, hired.backend);
+        self.backend.remember(before);
         self.checker.begin_again();
         self.waiting.clear();
         self.posted.clear();

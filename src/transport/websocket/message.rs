@@ -17,7 +17,7 @@ use crate::frame::Payload;
 use crate::frame::envelope::{push_display, push_json_string, push_payload_field};
 use crate::frame::websocket::{Opcode, push_header};
 use crate::hub::Gap;
-use crate::id::{ChannelName, ChannelNameError, ConnName, Cursor, Since};
+use crate::id::{ChannelName, ChannelNameError, Cursor, Since};
 use crate::transport::push_gap_fields;
 
 /// A command with the client's own mark on it.
@@ -248,15 +248,11 @@ fn parse_string(json: &RawValue) -> Option<String> {
 
 /// Appends the first message of a conn: its name and how often it hears from us.
 pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
-    let name = ConnName {
-        worker: context.worker,
-        conn: context.conn,
-    };
     push_message("welcome", None, out, |out| {
         push_display(
             &format_args!(
-                ",\"conn\":\"{name}\",\"heartbeat_ms\":{}",
-                context.config.heartbeat.interval_ms
+                ",\"conn\":\"{}\",\"heartbeat_ms\":{}",
+                context.conn, context.config.heartbeat.interval_ms
             ),
             out,
         );

@@ -544,7 +544,7 @@ fn joining_by_request_says_welcome_then_gaps_then_channels_from_one_position() {
         effects: Vec::new(),
     };
     let expected = [
-        r#"{"type":"welcome","conn":"3-5-7","heartbeat_ms":25000}"#,
+        r#"{"type":"welcome","conn":"0000000000000fa9000300000005000000000007","heartbeat_ms":25000}"#,
         concat!(
             r#"{"type":"gap","channel":"b","since":null,"until":"000000000abc-40","#,
             r#""missed":null,"cause":"restart"}"#

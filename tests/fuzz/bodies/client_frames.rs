@@ -10,7 +10,7 @@ use fanfare::config::Config;
 use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw, Effect};
 use fanfare::frame::Envelope;
-use fanfare::id::{ConnId, Cursor, Epoch, Sequence};
+use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
 use fanfare::token::Access;
@@ -75,10 +75,11 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
     let mut context = Context {
         now: Now(0),
         draw: Draw(0),
-        worker: 1,
-        conn: ConnId {
+        conn: ConnName {
+            run: RunId(7),
+            worker: 1,
             slot: 2,
-            generation: 3,
+            serial: 3,
         },
         head: Cursor {
             epoch: Epoch::new(4),

@@ -21,7 +21,7 @@ use fanfare::dialogue::{Delivery, Farewell, Published, Saying};
 use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave};
 use fanfare::frame::{Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
-use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence, Since};
+use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::proxy::TooMany;
 use fanfare::time::{Deadline, Now};
@@ -184,10 +184,11 @@ impl<'c> Rig<'c> {
         let mut context = Context {
             now: self.now,
             draw: Draw(u64::MAX / 3),
-            worker: 0,
-            conn: ConnId {
+            conn: ConnName {
+                run: RunId(1),
+                worker: 0,
                 slot: SLOT,
-                generation: 2,
+                serial: 2,
             },
             head: cursor(9),
             date: DATE,

@@ -6,7 +6,7 @@ use fanfare::feed::command::Command;
 use fanfare::feed::decode::{Decoder, Item};
 use fanfare::feed::draft::{Channels, Draft};
 use fanfare::frame::Payload;
-use fanfare::id::ChannelName;
+use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -139,7 +139,7 @@ pub fn print_command(command: &Command) -> String {
             fields.insert("notices".into(), (*notices).into());
         }
         Command::Disconnect { conn, farewell } => {
-            fields.insert("disconnect".into(), conn.to_string().into());
+            fields.insert("disconnect".into(), print_conn(*conn).into());
             print_farewell(&mut fields, farewell);
         }
         Command::DisconnectSub { sub, farewell } => {
@@ -150,11 +150,16 @@ pub fn print_command(command: &Command) -> String {
             fields.insert("presence".into(), print_names(names));
         }
         Command::Send { conn, payload } => {
-            fields.insert("send".into(), conn.to_string().into());
+            fields.insert("send".into(), print_conn(*conn).into());
             payload_sent = Some(payload);
         }
     }
     print(fields, payload_sent)
+}
+
+/// A conn's name, or a name that is not of this version.
+fn print_conn(conn: Option<ConnName>) -> String {
+    conn.map_or_else(|| String::from("1-2-3"), |conn| conn.to_string())
 }
 
 /// The fields as an object, and the payload's own text among them as it stands.

@@ -7,8 +7,8 @@ use fanfare::config::Config;
 use fanfare::effect::Reference;
 use fanfare::http::{Answer, Read, read_request};
 use fanfare::id::{
-    CHANNEL_NAME_BYTES_MAX, CURSOR_BYTES_MAX, ChannelName, ConnId, ConnName, Cursor, Epoch,
-    Sequence, Since,
+    CHANNEL_NAME_BYTES_MAX, CONN_NAME_BYTES_MAX, CURSOR_BYTES_MAX, ChannelName, ConnId, ConnName,
+    Cursor, Epoch, RunId, Sequence, Since,
 };
 use fanfare::metrics::WorkerMetrics;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -55,10 +55,16 @@ fn check_numbers(bytes: &[u8]) {
     assert_eq!(text.parse(), Ok(cursor));
     let conn = ConnId::from_bits(first);
     assert_eq!(conn.to_bits(), first);
+    let serial = first >> 16;
+    let later = second % u64::from(u32::MAX);
+    assert_eq!(ConnId::new(0, serial).serial(serial + 1 + later), serial);
     let name = ConnName {
-        worker: second as u32,
-        conn,
+        run: RunId(first),
+        worker: second as u16,
+        slot: second as u32,
+        serial: second >> 16,
     };
+    assert_eq!(name.to_string().len(), CONN_NAME_BYTES_MAX);
     assert_eq!(name.to_string().parse(), Ok(name));
 }
 

@@ -13,7 +13,7 @@ use fanfare::dialogue::{Counts, Direct, Published, Report, Saying};
 use fanfare::effect::{Audience, CloseReason};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;
-use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, Sequence};
+use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
@@ -83,6 +83,7 @@ impl World {
         let config = Arc::new(config(script));
         let hub = Hub::new(Epoch::new(EPOCH), Sequence::ZERO, &config);
         let parts = Parts {
+            run: RunId(1),
             number: 0,
             config: Arc::clone(&config),
             metrics: Arc::clone(&metrics),
@@ -186,15 +187,15 @@ impl World {
                         outcome: id.map_or(Published::NoConsumer, Published::Broadcast),
                         reference: said.reference,
                     };
-                    self.tell(said.from.conn, saying);
+                    self.tell(said.from, saying);
                 }
             }
         }
     }
 
-    fn tell(&self, conn: ConnId, saying: Saying) {
+    fn tell(&self, to: ConnName, saying: Saying) {
         self.post(Mail::Direct(Direct {
-            conn,
+            to,
             saying,
             verdict: None,
         }));
@@ -225,9 +226,11 @@ impl World {
                 let _id = self.publish(&name("b1"), Payload::Text(text.into()));
             }
             14 if self.mailbox.waiting() < MAILS_MAX => self.tell(
-                ConnId {
+                ConnName {
+                    run: RunId(1),
+                    worker: 0,
                     slot: 1,
-                    generation: self.hostile_conns,
+                    serial: self.hostile_conns.into(),
                 },
                 Saying::Message(Payload::Json("[1]".into())),
             ),
