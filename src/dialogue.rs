@@ -149,6 +149,8 @@ pub enum Report {
 pub struct ClientPublication {
     /// Who.
     pub from: ConnName,
+    /// The subject of the token that the client had shown.
+    pub sub: Option<Arc<str>>,
     /// Where to.
     pub channel: ChannelName,
     /// The JSON text as it was sent.
@@ -164,6 +166,8 @@ pub struct ClientPublication {
 pub struct Notice {
     /// Who.
     pub conn: ConnName,
+    /// The subject of the token that the client had shown.
+    pub sub: Option<Arc<str>>,
     /// Where.
     pub channel: ChannelName,
     /// Whether it has come.

@@ -84,7 +84,8 @@ pub enum Effect {
     /// Count the conn for the client of the HTTP proxy behind it, if that is known, then call
     /// `handle_entered`.
     Enter(Option<IpAddr>),
-    /// Have the conn leave what its token, which is another one now, does not allow.
+    /// The conn has another token since the effects before this one were asked for: report it by
+    /// that token's subject from now on, and leave what the token does not allow.
     Confine,
     /// Free the conn now. What is still unsent is lost, so a polite end comes as
     /// [`Effect::ShutdownWrite`] first.

@@ -51,7 +51,8 @@
 //! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
 //! (`feed/upstream.rs`); a conn whose report has to wait is not read. What a backend says to one
 //! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
-//! the conn's machine. The words of it are in [`dialogue`].
+//! the conn's machine. The words of it are in [`dialogue`]. Reports carry the subject of the conn's
+//! token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
 //! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the

@@ -16,7 +16,8 @@ mod live;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use live::{Feeder, Lines, PATIENCE, Server, Socket};
+use live::socket::frame;
+use live::{Feeder, Lines, PATIENCE, Server, Socket, fanfare};
 use serde_json::{Value, json};
 
 const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
@@ -43,6 +44,11 @@ fn publish(channel: &str, data: &Value, reference: u64) -> Value {
     json!({"type": "publish", "channel": channel, "data": data, "ref": reference})
 }
 
+/// The line of a consumer when a stream subscribes or unsubscribes.
+fn notice(kind: &str, conn: &str, sub: &Value, channel: &str) -> Value {
+    json!({"type": kind, "conn": conn, "sub": sub, "channel": channel})
+}
+
 #[test]
 fn client_and_backend_hold_a_conversation() {
     let server = Server::with(OPEN, &[]);
@@ -50,8 +56,9 @@ fn client_and_backend_hold_a_conversation() {
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
     client.send(&publish("chat:1", &json!({"say": "hello"}), 7));
     let said = backend.answer();
-    let expected = json!({"type": "publish", "conn": conn, "channel": "chat:1",
-                          "data": {"say": "hello"}});
+    let data = json!({"say": "hello"});
+    let expected =
+        json!({"type": "publish", "conn": conn, "sub": null, "channel": "chat:1", "data": data});
     assert_eq!(said, expected);
     assert_eq!(client.json(), json!({"type": "ok", "ref": 7}));
     backend.send(&json!({"send": conn, "data": {"hello": "you"}, "ack": true}));
@@ -138,6 +145,105 @@ fn names_differ_when_slots_are_used_again() {
     }
 }
 
+/// A server that asks for tokens of a secret in this folder, but for `open`.
+fn guarded(folder: &std::path::Path) -> Server {
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let keys = format!("HS256 {}", secret.display());
+    let config = format!(
+        "[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n{OPEN}\
+         [[namespace]]\nmatch = \"open\"\nanonymous_subscribe = true\n"
+    );
+    Server::in_folder(folder, "127.0.0.1:0", &config, &[]).unwrap()
+}
+
+/// A token for `chat:*`; without a `sub` if there is none.
+fn token(folder: &std::path::Path, sub: Option<&str>, seconds: u64) -> String {
+    let mut command = fanfare();
+    command.args(["token", "--subscribe", "chat:*", "--publish", "chat:*"]);
+    command.arg("--key").arg(folder.join("secret"));
+    command.args(["--expires-in", &seconds.to_string()]);
+    command.args(sub.map(|sub| format!("--sub={sub}")));
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn backend_learns_the_subject_of_the_token_of_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = guarded(folder.path());
+    let mut backend = consumer(&server, &json!(["*"]), true);
+    let mut expect = |kind: &str, sub: Value, channel: &str| {
+        let line = backend.answer();
+        let told = (&line["type"], &line["sub"], &line["channel"]);
+        assert_eq!(told, (&json!(kind), &sub, &json!(channel)), "{line}");
+    };
+    // In the request of a WebSocket; a `sub` needs escapes in JSON.
+    let query = |sub: Option<&str>, seconds| {
+        let token = token(folder.path(), sub, seconds);
+        format!("channel=chat:1&token={token}")
+    };
+    let (mut client, _) = welcomed(&server, &query(Some("a\"l\\é"), 60));
+    expect("subscribed", json!("a\"l\\é"), "chat:1");
+    client.send(&publish("chat:1", &json!(1), 1));
+    expect("publish", json!("a\"l\\é"), "chat:1");
+    client.send(&json!({"type": "unsubscribe", "channel": "chat:1"}));
+    expect("unsubscribed", json!("a\"l\\é"), "chat:1");
+    // A token without a subject.
+    let (client, _) = welcomed(&server, &query(None, 60));
+    expect("subscribed", Value::Null, "chat:1");
+    drop(client);
+    expect("unsubscribed", Value::Null, "chat:1");
+    // A token that ends.
+    let (mut client, _) = welcomed(&server, &query(Some("brief"), 1));
+    expect("subscribed", json!("brief"), "chat:1");
+    assert_eq!(client.closed().0, 4002);
+    expect("unsubscribed", json!("brief"), "chat:1");
+    // An event stream, which a backend ends by its subject.
+    let target = format!("/sse?{}", query(Some("bob"), 60));
+    let mut stream = Lines::curl([&server.url(&target)]);
+    stream.until("id:");
+    expect("subscribed", json!("bob"), "chat:1");
+    Feeder::connect(&server.feed).send(&json!({"disconnect_sub": "bob"}));
+    stream.until("event: fanfare.disconnect");
+    assert_eq!(stream.next().unwrap(), r#"data: {"code":4003,"reason":""}"#);
+    expect("unsubscribed", json!("bob"), "chat:1");
+}
+
+#[test]
+fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = guarded(folder.path());
+    let mut backend = consumer(&server, &json!(["*"]), true);
+    let (mut client, conn) = welcomed(&server, "channel=open");
+    let told = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
+    let (none, carol) = (Value::Null, json!("carol"));
+    assert_eq!(backend.answer(), told("subscribed", &none, "open"));
+    // All in one piece: what stands before the token is without a subject.
+    let token = token(folder.path(), Some("carol"), 60);
+    let commands = [
+        json!({"type": "unsubscribe", "channel": "open"}),
+        json!({"type": "subscribe", "channel": "open"}),
+        json!({"type": "auth", "token": token}),
+        json!({"type": "subscribe", "channel": "chat:1"}),
+        publish("chat:1", &json!(1), 1),
+    ];
+    let frames = commands.map(|command| frame(0x81, command.to_string().as_bytes()));
+    client.send_raw(&frames.concat());
+    assert_eq!(backend.answer(), told("unsubscribed", &none, "open"));
+    assert_eq!(backend.answer(), told("subscribed", &none, "open"));
+    assert_eq!(backend.answer(), told("subscribed", &carol, "chat:1"));
+    let said = backend.answer();
+    assert_eq!(said["sub"], "carol", "{said}");
+    assert_eq!(said["conn"], conn.as_str(), "{said}");
+    drop(client);
+    let mut left = [backend.answer(), backend.answer()];
+    left.sort_by_key(|line| line["channel"].to_string());
+    let expected = ["chat:1", "open"].map(|channel| told("unsubscribed", &carol, channel));
+    assert_eq!(left, expected);
+}
+
 #[test]
 fn clients_publish_only_where_they_may_and_somebody_listens() {
     let server = Server::with(OPEN, &[]);
@@ -176,7 +282,7 @@ fn consumer_is_told_who_comes_and_goes() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
-    let told = |kind: &str, conn: &str, channel: &str| json!({"type": kind, "conn": conn, "channel": channel});
+    let told = |kind: &str, conn: &str, channel: &str| notice(kind, conn, &Value::Null, channel);
     assert_eq!(backend.answer(), told("subscribed", &conn, "chat:1"));
     for (command, kind) in [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")] {
         client.send(&json!({"type": command, "channel": "other"}));

@@ -45,6 +45,7 @@ pub(super) fn line(report: &Report) -> Vec<u8> {
         ),
         Report::Notice(Notice {
             conn,
+            sub,
             channel,
             has_come,
         }) => {
@@ -53,15 +54,16 @@ pub(super) fn line(report: &Report) -> Vec<u8> {
             } else {
                 "unsubscribed"
             };
-            push_start(kind, *conn, channel, &mut out);
+            push_start(kind, *conn, sub.as_deref(), channel, &mut out);
         }
         Report::Publish(ClientPublication {
             from,
+            sub,
             channel,
             data,
             ..
         }) => {
-            push_start("publish", *from, channel, &mut out);
+            push_start("publish", *from, sub.as_deref(), channel, &mut out);
             out.extend_from_slice(b",\"data\":");
             // A line end in the client's white space would be one in ours.
             out.extend_from_slice(minify(data).as_bytes());
@@ -71,11 +73,22 @@ pub(super) fn line(report: &Report) -> Vec<u8> {
     out
 }
 
-fn push_start(kind: &str, conn: ConnName, channel: &ChannelName, out: &mut Vec<u8>) {
+fn push_start(
+    kind: &str,
+    conn: ConnName,
+    sub: Option<&str>,
+    channel: &ChannelName,
+    out: &mut Vec<u8>,
+) {
     push_display(
-        &format_args!("{{\"type\":\"{kind}\",\"conn\":\"{conn}\",\"channel\":"),
+        &format_args!("{{\"type\":\"{kind}\",\"conn\":\"{conn}\",\"sub\":"),
         out,
     );
+    match sub {
+        None => out.extend_from_slice(b"null"),
+        Some(sub) => push_json_string(sub, out),
+    }
+    out.extend_from_slice(b",\"channel\":");
     push_json_string(channel.as_str(), out);
 }
 
@@ -101,6 +114,7 @@ mod tests {
     fn publication(name: &str, data: &str) -> Report {
         Report::Publish(ClientPublication {
             from: from(),
+            sub: Some("a\"l".into()),
             channel: channel(name),
             data: data.into(),
             reference: None,
@@ -111,6 +125,7 @@ mod tests {
     fn notice(name: &str, has_come: bool) -> Report {
         Report::Notice(Notice {
             conn: from(),
+            sub: None,
             channel: channel(name),
             has_come,
         })
@@ -137,15 +152,15 @@ mod tests {
         for (report, expected) in [
             (
                 publication("a\"b", "{\n \"x\" : 1 }"),
-                r#"{"type":"publish","conn":"C","channel":"a\"b","data":{"x":1}}"#,
+                r#"{"type":"publish","conn":"C","sub":"a\"l","channel":"a\"b","data":{"x":1}}"#,
             ),
             (
                 notice("a", true),
-                r#"{"type":"subscribed","conn":"C","channel":"a"}"#,
+                r#"{"type":"subscribed","conn":"C","sub":null,"channel":"a"}"#,
             ),
             (
                 notice("a", false),
-                r#"{"type":"unsubscribed","conn":"C","channel":"a"}"#,
+                r#"{"type":"unsubscribed","conn":"C","sub":null,"channel":"a"}"#,
             ),
             (Report::Lost(7), r#"{"type":"notices_lost","count":7}"#),
         ] {

@@ -475,6 +475,7 @@ fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
     for name in ["b", "a"] {
         let report = Report::Publish(ClientPublication {
             from,
+            sub: None,
             channel: ChannelName::new(name).unwrap(),
             data: "1".into(),
             reference: None,
@@ -482,7 +483,8 @@ fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
         });
         assert_eq!(rig.upstream.report(report), Reported::AtOnce);
     }
-    let expected = format!(r#"{{"type":"publish","conn":"{from}","channel":"a","data":1}}"#);
+    let expected =
+        format!(r#"{{"type":"publish","conn":"{from}","sub":null,"channel":"a","data":1}}"#);
     assert_eq!(lines.next().unwrap().unwrap(), expected);
     assert_eq!(rig.metrics.unconsumed.value(), 1);
     drop(lines);

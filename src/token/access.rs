@@ -38,6 +38,9 @@ enum Held {
         warns: Option<Deadline>,
         /// When it was last shown in band.
         refreshed: Option<Now>,
+        /// Whether reports carry its subject. False until what the client asked for before it
+        /// showed its first token is done.
+        is_reported: bool,
     },
     /// A token is awaited, and with it what was asked for.
     Waiting { join: Join, until: Deadline },
@@ -141,7 +144,10 @@ impl Access {
         {
             return Err(ShowError::OtherSub);
         }
-        let granted = self.granted(grant, Warning::Ahead, now, Some(now));
+        let mut granted = self.granted(grant, Warning::Ahead, now, Some(now));
+        if let (None, Held::Granted { is_reported, .. }) = (held, &mut granted) {
+            *is_reported = false;
+        }
         let before = self.held.insert(slot, Box::new(granted));
         match before.map(|before| *before) {
             Some(Held::Waiting { join, .. }) => Ok(Shown::First(join)),
@@ -168,6 +174,27 @@ impl Access {
     pub fn may_publish(&self, slot: u32, channel: &ChannelName) -> bool {
         let grant = self.grant(slot);
         !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
+    }
+
+    /// What the conn in a slot asked for before it showed its token is done.
+    pub fn start_reporting(&mut self, slot: u32) {
+        let held = self.held.get_mut(&slot).map(|held| &mut **held);
+        if let Some(Held::Granted { is_reported, .. }) = held {
+            *is_reported = true;
+        }
+    }
+
+    /// The subject that reports about the conn in a slot carry.
+    #[must_use]
+    pub fn sub(&self, slot: u32) -> Option<Arc<str>> {
+        match &**self.held.get(&slot)? {
+            Held::Granted {
+                grant,
+                is_reported: true,
+                ..
+            } => grant.sub.clone(),
+            Held::Granted { .. } | Held::Waiting { .. } => None,
+        }
     }
 
     /// When something is due with the token of the conn in a slot.
@@ -229,6 +256,7 @@ impl Access {
             ends: now.after(left),
             warns,
             refreshed,
+            is_reported: true,
         }
     }
 }
@@ -340,6 +368,28 @@ mod tests {
         assert_eq!(access.next_due(1), Some(Deadline(62_000_000)));
         let bad = access.show(1, "x", at(4));
         assert_eq!(bad, Err(ShowError::Token(TokenError::Malformed)));
+    }
+
+    #[test]
+    fn subject_is_reported_from_when_the_token_was_shown() {
+        let mut access = access();
+        let grant = access.verify(&token("u", 60)).unwrap();
+        access.admit(1, grant, Warning::None, at(0));
+        assert_eq!(access.sub(1).as_deref(), Some("u"));
+        // Nothing but the token was heard of a conn that awaits one.
+        access.await_token(2, join(), Deadline(10_000_000));
+        assert_eq!(access.sub(2), None);
+        assert!(access.show(2, &token("v", 60), at(0)).is_ok());
+        assert_eq!(access.sub(2).as_deref(), Some("v"));
+        // What another one asked for may still be under way.
+        assert!(access.show(3, &token("w", 60), at(0)).is_ok());
+        assert_eq!(access.sub(3), None);
+        access.start_reporting(3);
+        assert_eq!(access.sub(3).as_deref(), Some("w"));
+        assert!(access.show(3, &token("w", 60), at(2)).is_ok());
+        assert_eq!(access.sub(3).as_deref(), Some("w"));
+        access.forget(3);
+        assert_eq!(access.sub(3), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! a claim of our own, `"fanfare": {"subscribe": [patterns], "publish": [patterns]}`; without it
 //! nothing may be done. A member that is there twice makes the token malformed.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::Number;
 
@@ -85,7 +87,7 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     }
     let rights = claims.fanfare.unwrap_or_default();
     Ok(Grant {
-        sub: sub.map(String::into_boxed_str),
+        sub: sub.map(Arc::from),
         subscribe: patterns(&rights.subscribe)?,
         publish: patterns(&rights.publish)?,
         ends_s,

@@ -3,14 +3,16 @@
 //! Data; made of claims by [`super::claims`], held for as long as its conn is served. Small: a conn
 //! with a token owns one of these, and a conn without none.
 
+use std::sync::Arc;
+
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
 
 /// What whoever showed a token may do, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Whom the token is about, by which a backend may end all of its conns.
-    pub sub: Option<Box<str>>,
+    /// The token's subject. Reports to backends carry it, and a backend may end all of its conns.
+    pub sub: Option<Arc<str>>,
     /// The channels that may be subscribed to.
     pub subscribe: Box<[Pattern]>,
     /// The channels that may be published to, where the namespace lets clients publish.

@@ -38,6 +38,7 @@ impl<N: Net> Worker<N> {
                 } => {
                     let publication = ClientPublication {
                         from: self.name(id),
+                        sub: self.access.sub(id.slot),
                         channel,
                         data,
                         reference,
@@ -115,8 +116,10 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Has a conn leave the channels that its token does not allow.
+    /// Reports a conn by its token from now on, and has it leave the channels that the token does
+    /// not allow.
     fn confine(&mut self, id: ConnId) {
+        self.access.start_reporting(id.slot);
         let config = &self.parts.config;
         let channels = self.hub.channels_of(id.slot).filter(|channel| {
             let may_stay = self.access.may_subscribe(id.slot, channel, config);

@@ -192,6 +192,7 @@ impl<N: Net> Worker<N> {
         }
         let notice = Notice {
             conn: self.name(id),
+            sub: self.access.sub(id.slot),
             channel: channel.clone(),
             has_come,
         };

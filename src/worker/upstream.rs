@@ -208,6 +208,7 @@ mod tests {
     fn notice(slot: u32) -> Report {
         Report::Notice(Notice {
             conn: from(slot),
+            sub: None,
             channel: ChannelName::new("a").unwrap(),
             has_come: true,
         })
@@ -216,6 +217,7 @@ mod tests {
     fn publication(bytes: usize) -> Report {
         Report::Publish(ClientPublication {
             from: from(0),
+            sub: None,
             channel: ChannelName::new("a").unwrap(),
             data: "1".repeat(bytes).into(),
             reference: None,

@@ -1,8 +1,8 @@
 //! The feed's side of what conns say and are told: takes reports late, answers, speaks to conns.
 //!
 //! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
-//! goings of a conn in a channel alternate and end with its going, every verdict is given, and
-//! names of an earlier start reach no conn.
+//! goings of a conn in a channel alternate and end with its going, every verdict is given, names of
+//! an earlier start reach no conn, and each report carries the subject of the conn's token.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,6 +31,9 @@ pub(crate) struct Backend {
     known: Vec<ConnName>,
     /// Conns of earlier starts of the server.
     stale: Vec<ConnName>,
+    /// The subject of each conn's token.
+    subs: BTreeMap<ConnName, Option<Arc<str>>>,
+    has_tokens: bool,
     is_watching: bool,
     /// Nothing is taken for a while.
     is_stuck: bool,
@@ -43,7 +46,12 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    pub(crate) fn new(reports: Reports, mailbox: &Mailbox, random: &mut fastrand::Rng) -> Self {
+    pub(crate) fn new(
+        reports: Reports,
+        has_tokens: bool,
+        mailbox: &Mailbox,
+        random: &mut fastrand::Rng,
+    ) -> Self {
         let is_watching = random.bool();
         if is_watching {
             let watch = Watch(vec![Pattern::new("c*").expect("a pattern")]);
@@ -57,6 +65,8 @@ impl Backend {
             present: BTreeSet::new(),
             known: Vec::new(),
             stale: Vec::new(),
+            subs: BTreeMap::new(),
+            has_tokens,
             is_watching,
             is_stuck: false,
             counts: VecDeque::new(),
@@ -110,6 +120,7 @@ impl Backend {
                 Report::Lost(count) => self.notices_lost += count,
                 Report::Notice(notice) => self.note(notice),
                 Report::Publish(publication) => {
+                    self.check_sub(publication.from, publication.sub.as_ref());
                     broadcasts.extend(Self::answer(publication, mailbox, random));
                 }
             }
@@ -121,9 +132,11 @@ impl Backend {
         assert!(self.is_watching, "{notice:?} and nobody asked");
         let Notice {
             conn,
+            sub,
             channel,
             has_come,
         } = notice;
+        self.check_sub(conn, sub.as_ref());
         self.known.push(conn);
         let key = (conn, channel);
         let is_right = match has_come {
@@ -132,6 +145,13 @@ impl Backend {
         };
         let is_excused = self.notices_lost > 0;
         assert!(is_right || is_excused, "{key:?} has come {has_come} twice");
+    }
+
+    /// Each peer shows one token, where they are asked for, before it may do anything.
+    fn check_sub(&mut self, conn: ConnName, sub: Option<&Arc<str>>) {
+        assert_eq!(sub.is_some(), self.has_tokens, "{conn}: {sub:?}");
+        let before = self.subs.entry(conn).or_insert_with(|| sub.cloned());
+        assert_eq!(before.as_ref(), sub, "{conn} is of two subjects");
     }
 
     fn answer(

@@ -119,7 +119,7 @@ impl Hired {
         let feed_wake = Arc::new(Wake::new().expect("a descriptor"));
         let wake = Arc::new(Wake::new().expect("a descriptor"));
         let (mut ends, reports) = upstream(&[wake], &feed_wake);
-        let backend = Backend::new(reports, &mailbox, random);
+        let backend = Backend::new(reports, config.auth.is_on(), &mailbox, random);
         let sources = Sources::new(&config.limits).map(Arc::new);
         let parts = Parts {
             run,

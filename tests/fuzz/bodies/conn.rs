@@ -248,7 +248,10 @@ impl<'c> Rig<'c> {
                     conn.handle_proxied(admitted(client), out, context);
                 });
             }
-            Effect::Confine => self.confine(),
+            Effect::Confine => {
+                self.access.start_reporting(SLOT);
+                self.confine();
+            }
             Effect::Close(reason) => self.closed = self.closed.or(Some(reason)),
             Effect::Join(join) => self.join(&join),
             Effect::Leave(leave) => self.leave(&leave),
