@@ -359,11 +359,14 @@ fn curl_speaking_http_1_0_sees_the_end_of_the_stream() {
 }
 
 #[test]
-fn heartbeat_comes_as_a_comment() {
+fn heartbeat_comes_as_a_position() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
-    let (mut stream, _) = stream(&[&server.url("/sse?channel=a")]);
-    stream.until(":");
-    stream.until(":");
+    let (mut stream, head) = stream(&[&server.url("/sse?channel=a")]);
+    for _ in 0..2 {
+        assert_eq!(stream.until("event:"), "event: fanfare.position");
+        assert_eq!(Some(&stream.until("id:")), head.last());
+        assert_eq!(stream.next().as_deref(), Some(""));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::frame::{Envelope, FrameKind, Payload};
 use crate::http::Sharing;
 use crate::http::response::{StreamBody, push_event_stream_head};
 use crate::hub::{Gap, JoinOutcome};
-use crate::id::ChannelName;
+use crate::id::{ChannelName, Cursor};
 use crate::transport::{Flow, Goodbye, push_gap_fields};
 
 /// The least reconnection time a client is told, in milliseconds: below it, a server that has just
@@ -89,10 +89,8 @@ impl EventStream {
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = RETRY_MS_MIN + context.draw.below(RETRY_MS_MAX - RETRY_MS_MIN + 1);
         let mut events = Vec::with_capacity(64);
+        // The time has no block of its own: the first event, a gap or the position, carries it.
         push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
-        if has_gap {
-            events.push(b'\n');
-        }
         // The position is behind all gaps: a client that is cut off before it resumes from where it
         // was, and is told of the gaps that it did not read.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
@@ -101,7 +99,7 @@ impl EventStream {
                 context.metrics.gaps.increment();
             }
         }
-        push_display(&format_args!("id: {position}\n\n"), &mut events);
+        push_position_event(Some(position), &mut events);
         self.push_body(&events, out);
         self.flow()
     }
@@ -124,8 +122,9 @@ impl EventStream {
         }
     }
 
-    /// Writes a comment; and for a client that has everything, how far that is, so that it does not
-    /// resume from an old position after a long silence on its channels.
+    /// Writes the position for a client that has everything, so that it does not resume from an old
+    /// one after a long silence on its channels. A client that is behind gets a comment line. No
+    /// empty line follows it, since some clients dispatch an event at every empty line.
     pub(super) fn handle_heartbeat(
         &self,
         is_caught_up: bool,
@@ -136,11 +135,11 @@ impl EventStream {
             return;
         }
         let mut block = Vec::with_capacity(64);
-        block.extend_from_slice(b":\n");
         if is_caught_up {
-            push_display(&format_args!("id: {}\n", context.head), &mut block);
+            push_position_event(Some(context.head), &mut block);
+        } else {
+            block.extend_from_slice(b":\n");
         }
-        block.push(b'\n');
         self.push_body(&block, out);
         context.metrics.heartbeats.increment();
     }
@@ -184,8 +183,9 @@ impl EventStream {
             }
             Goodbye::Shutdown => {
                 let retry_ms = context.draw.below(context.config.drain.retry_ms);
-                let mut block = Vec::with_capacity(32);
-                push_display(&format_args!("retry: {retry_ms}\n\n"), &mut block);
+                let mut block = Vec::with_capacity(64);
+                push_display(&format_args!("retry: {retry_ms}\n"), &mut block);
+                push_position_event(None, &mut block);
                 self.push_body(&block, out);
             }
         }
@@ -257,6 +257,18 @@ fn push_disconnect_event(farewell: &Farewell, event: &mut Vec<u8>) {
     );
     push_json_string(&farewell.reason, event);
     event.extend_from_slice(b"}\n\n");
+}
+
+/// Ends a block without data, which moves the client's position if it has one to tell.
+///
+/// A client that follows the standard dispatches nothing without data. Some libraries do, and the
+/// event's type keeps the block apart from publications there.
+fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: fanfare.position\n");
+    if let Some(position) = position {
+        push_display(&format_args!("id: {position}\n"), out);
+    }
+    out.push(b'\n');
 }
 
 /// Appends the event that tells a gap. It has no id, so the client's position stays.
@@ -343,7 +355,8 @@ mod tests {
             &mut World::default(),
         );
         assert!(!response.contains("Fanfare-Gap: "));
-        assert_eq!(body(&response), "retry: 1000\nid: 000000000abc-17\n\n");
+        let expected = "retry: 1000\nevent: fanfare.position\nid: 000000000abc-17\n\n";
+        assert_eq!(body(&response), expected);
         assert_eq!(
             stream.frame_kind(),
             FrameKind::EventStreamUntilClose(Envelope::Data)
@@ -369,11 +382,11 @@ mod tests {
         let (_, response) = open(StreamBody::Chunked, &outcomes, &mut world);
         assert!(response.contains("Fanfare-Gap: 1\r\n"));
         let expected = concat!(
-            "retry: 1000\n\n",
+            "retry: 1000\n",
             "event: fanfare.gap\n",
             "data: {\"channel\":\"a\",\"since\":\"000000000abc-1\",\"until\":\"000000000abc-60\",",
             "\"missed\":4,\"cause\":\"expired\"}\n\n",
-            "id: 000000000abc-20\n\n"
+            "event: fanfare.position\nid: 000000000abc-20\n\n"
         );
         assert_eq!(unchunk(body(&response)), expected);
         assert_eq!(world.metrics.gaps.value(), 1);
@@ -407,9 +420,10 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_is_a_comment_and_a_position_only_when_caught_up() {
+    fn heartbeat_is_a_position_when_caught_up_and_otherwise_a_comment_line() {
         let mut world = World::default();
-        for (is_caught_up, expected) in [(false, ":\n\n"), (true, ":\nid: 000000000abc-900\n\n")] {
+        let position = "event: fanfare.position\nid: 000000000abc-900\n\n";
+        for (is_caught_up, expected) in [(false, ":\n"), (true, position)] {
             let (stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
             let mut out = Vec::new();
             stream.handle_heartbeat(is_caught_up, &mut out, &world.context());
@@ -424,15 +438,40 @@ mod tests {
             draw: u64::MAX,
             ..World::default()
         };
+        let block = "retry: 29999\nevent: fanfare.position\n\n";
+        let chunked = format!("{:x}\r\n{block}\r\n0\r\n\r\n", block.len());
         for (stream_body, expected) in [
-            (StreamBody::Chunked, "e\r\nretry: 29999\n\n\r\n0\r\n\r\n"),
-            (StreamBody::UntilClose, "retry: 29999\n\n"),
+            (StreamBody::Chunked, chunked.as_str()),
+            (StreamBody::UntilClose, block),
         ] {
             let (mut stream, _) = open(stream_body, &[joined_at(1, None)], &mut world);
             let mut out = Vec::new();
             let flow = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
             assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));
             assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn every_block_without_data_has_a_reserved_type() {
+        let mut world = World::default();
+        for outcome in [joined_at(1, None), joined_at(1, Some(gap(60)))] {
+            let (mut stream, response) = open(StreamBody::UntilClose, &[outcome], &mut world);
+            let mut out = body(&response).as_bytes().to_vec();
+            stream.handle_heartbeat(true, &mut out, &world.context());
+            stream.handle_heartbeat(false, &mut out, &world.context());
+            stream.handle_gap(&channel("a"), &gap(9), &mut out, &world.context());
+            let _ended = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
+            let text = String::from_utf8(out).unwrap();
+            let blocks: Vec<_> = text.split_terminator("\n\n").collect();
+            assert!(blocks.len() >= 4, "{text:?}");
+            for block in blocks {
+                let mut lines = block.lines();
+                assert!(
+                    lines.any(|line| line.starts_with("event: fanfare.")),
+                    "{block:?}"
+                );
+            }
         }
     }
 

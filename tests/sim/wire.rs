@@ -67,6 +67,14 @@ pub(crate) fn take_block(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..end + 2)
 }
 
+/// What follows the comment lines that streams which are behind have for heartbeats.
+pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
+    while let Some(rest) = bytes.strip_prefix(b":\n") {
+        bytes = rest;
+    }
+    bytes
+}
+
 /// The value of a field in an event block.
 pub(crate) fn block_field<'b>(block: &'b str, name: &str) -> Option<&'b str> {
     block

@@ -178,8 +178,8 @@ fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Told>> {
             assert_eq!(publication["id"], id.as_str());
             vec![Told::Publication(publication)]
         }
-        (None, None, Some(id)) => vec![Told::Position(id)],
-        (None, None, None) => Vec::new(),
+        (Some("fanfare.position"), None, Some(id)) => vec![Told::Position(id)],
+        (Some("fanfare.position"), None, None) => Vec::new(),
         other => panic!("{other:?}"),
     })
 }

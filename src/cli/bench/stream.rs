@@ -381,15 +381,18 @@ fn hear_events(mut content: &[u8], hear: &mut impl FnMut(Heard)) {
 }
 
 fn hear_event(event: &[u8], hear: &mut impl FnMut(Heard)) {
-    if event.starts_with(b"retry:") {
+    // The first event of a stream has the reconnection time, whatever else it is.
+    let is_first = event.starts_with(b"retry:");
+    if is_first {
         hear(Heard::Ready {
             sequence: sequence_behind(event, &KEYS.id_field),
         });
-    } else if KEYS.gap_event.find(event).is_some() {
+    }
+    if KEYS.gap_event.find(event).is_some() {
         hear(Heard::Gap {
             until: sequence_behind(event, &KEYS.until),
         });
-    } else if KEYS.data_field.find(event).is_some() {
+    } else if !is_first && KEYS.data_field.find(event).is_some() {
         hear(publication(event, Some(&KEYS.id_field)));
     }
 }
@@ -517,8 +520,9 @@ mod tests {
     #[test]
     fn event_stream_is_heard_the_same_for_every_cut_and_chunking() {
         let events = [
-            "retry: 1000\nid: 0ab-6\n\n".to_owned(),
-            ":\n\n".to_owned(),
+            "retry: 1000\nevent: fanfare.position\nid: 0ab-6\n\n".to_owned(),
+            "event: fanfare.position\nid: 0ab-6\n\n".to_owned(),
+            ":\n".to_owned(),
             format!("id: 0ab-7\ndata: {STAMPED}\n\nid: 0ab-8\ndata: {STAMPED}\n\n"),
             "event: fanfare.gap\ndata: {\"since\":\"0ab-8\",\"until\":\"0ab-9\"}\n\n".to_owned(),
         ];
@@ -545,6 +549,17 @@ mod tests {
         );
         let torn = heard(Kind::EventStream, &[(torn + "0\r\n\r\n").as_bytes()]);
         assert_eq!(torn, expected);
+    }
+
+    #[test]
+    fn event_stream_that_begins_with_a_gap_is_ready_with_it() {
+        let bytes = "HTTP/1.1 200 OK\r\n\r\nretry: 1000\nevent: fanfare.gap\n\
+            data: {\"until\":\"0ab-9\"}\n\nevent: fanfare.position\nid: 0ab-9\n\n";
+        let expected = [
+            Heard::Ready { sequence: None },
+            Heard::Gap { until: Some(9) },
+        ];
+        check(Kind::EventStream, bytes.as_bytes(), &expected);
     }
 
     #[test]

@@ -18,7 +18,8 @@ use crate::model::{Ask, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
 use crate::tickets::Ticket;
 use crate::wire::{
-    block_field, client_frame, inflate, server_frame, take_block, take_chunk, take_frame, take_head,
+    after_comments, block_field, client_frame, inflate, server_frame, take_block, take_chunk,
+    take_frame, take_head,
 };
 
 /// What is asked of the server.
@@ -701,9 +702,9 @@ impl Link {
 
     fn take_blocks(&mut self, has_gap: bool, facts: &mut Facts) {
         let body = std::mem::take(&mut self.body);
-        let mut rest = &body[..];
+        let mut rest = after_comments(&body);
         while let Some(block) = take_block(rest) {
-            rest = &rest[block.len()..];
+            rest = after_comments(&rest[block.len()..]);
             let text = str::from_utf8(block).expect("an event stream is text");
             self.handle_block(text, has_gap, facts);
         }
@@ -731,6 +732,7 @@ impl Link {
                 return self.handle_direct(text);
             }
             Some("fanfare.disconnect") => return,
+            Some("fanfare.position") => return self.handle_position(id, facts),
             _ => {}
         }
         if block_field(block, "event") == Some("fanfare.gap") {
@@ -752,19 +754,24 @@ impl Link {
                 assert!(self.is_opened, "a publication before the position");
                 self.deliver(id, block.as_bytes(), facts);
             }
-            (Some(_), None) => panic!("a publication without id: {block:?}"),
-            (None, Some(id)) if !self.is_opened => {
+            _ => panic!("neither a publication nor of a reserved type: {block:?}"),
+        }
+    }
+
+    fn handle_position(&mut self, id: Option<u64>, facts: &Facts) {
+        match id {
+            Some(id) if !self.is_opened => {
                 self.ledger.newest = id;
-                self.last_id = Some(id);
                 self.finish_opening(id, facts);
             }
-            (None, Some(id)) => {
+            Some(id) => {
                 self.ledger.caught_up(id, 0, facts);
-                self.last_id = Some(id);
                 self.seen.push(Seen::Position(id));
             }
-            (None, None) => {}
+            // It only carries the delay before the next connection.
+            None => return,
         }
+        self.last_id = id;
     }
 
     /// All gaps of the opening are told: the other channels start where it says.
