@@ -139,9 +139,12 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
+/// What the names of the server's own channels begin with.
+const RESERVED_CHANNELS: &str = "fanfare:";
+
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters or spaces.
 ///
-/// Cloning shares the text.
+/// Names that begin with `fanfare:` are reserved for the server. Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
@@ -157,6 +160,9 @@ pub enum ChannelNameError {
     /// No text at all.
     #[error("a channel name has at least one byte")]
     Empty,
+    /// A name of the server's own channels.
+    #[error("channel names that begin with `{RESERVED_CHANNELS}` are reserved for the server")]
+    Reserved,
     /// More than [`CHANNEL_NAME_BYTES_MAX`] bytes.
     #[error("a channel name has at most {CHANNEL_NAME_BYTES_MAX} bytes, not {got}")]
     TooLong {
@@ -166,11 +172,23 @@ pub enum ChannelNameError {
 }
 
 impl ChannelName {
-    /// Checks a text.
+    /// Checks a name that a client, a feeder or a user gives.
     ///
     /// # Errors
     /// Says what is wrong with it.
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
+        if text.starts_with(RESERVED_CHANNELS) {
+            return Err(ChannelNameError::Reserved);
+        }
+        Self::with_reserved(text)
+    }
+
+    /// Checks a name that may also be one of the server's own: in a pattern, or in a journal that
+    /// an earlier version wrote.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn with_reserved(text: &str) -> Result<Self, ChannelNameError> {
         if text.is_empty() {
             return Err(ChannelNameError::Empty);
         }
@@ -409,6 +427,22 @@ mod tests {
             Err(ChannelNameError::TooLong { got: 201 })
         );
         assert!(ChannelName::new("чат:42").is_ok());
+    }
+
+    #[test]
+    fn channel_name_of_the_server_is_refused_unless_asked_for() {
+        for text in ["fanfare:", "fanfare:stats"] {
+            assert_eq!(ChannelName::new(text), Err(ChannelNameError::Reserved));
+            assert!(ChannelName::with_reserved(text).is_ok());
+        }
+        for text in [
+            "fanfare",
+            "fanfare.stats",
+            "Fanfare:stats",
+            "x:fanfare:stats",
+        ] {
+            assert!(ChannelName::new(text).is_ok(), "{text}");
+        }
     }
 
     #[test]

@@ -237,7 +237,8 @@
 //!   of the log, which only flush has in its hands, and a table of the worker costs conns of plain
 //!   listeners no byte.
 //! - *Heartbeats of event streams* carry the position when the stream has everything, so that a
-//!   client of a quiet channel does not resume from an hour ago.
+//!   client of a quiet channel does not resume from an hour ago. A block without data has the
+//!   reserved type `fanfare.position`, since some clients dispatch a message at every empty line.
 //!
 //! # Words
 //!

@@ -23,10 +23,9 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
         match text.strip_suffix('*') {
             Some("") => Ok(Self::Beginning(Box::default())),
-            Some(beginning) => {
-                ChannelName::new(beginning).map(|_name| Self::Beginning(Box::from(beginning)))
-            }
-            None => ChannelName::new(text).map(Self::Name),
+            Some(beginning) => ChannelName::with_reserved(beginning)
+                .map(|_name| Self::Beginning(Box::from(beginning))),
+            None => ChannelName::with_reserved(text).map(Self::Name),
         }
     }
 

@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use live::{Feeder, Lines, Server, Socket, fanfare};
+use live::{Feeder, Lines, Raw, Server, Socket, fanfare};
 use serde_json::{Value, json};
 
 /// Runs a command to its end with this standard input.
@@ -185,6 +185,56 @@ fn bad_requests_to_the_feed_are_problem_documents() {
         let is_problem = status.starts_with('4') && status.ends_with(" application/problem+json");
         assert!(is_problem, "{target}: {status} {body}");
     }
+}
+
+#[test]
+fn names_of_the_server_are_refused_from_every_way_in() {
+    let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n";
+    let server = Server::with(config, &[]);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    for (channel, event, error) in [
+        ("a", "fanfare.disconnect", "bad_value"),
+        ("a", " fanfare.gap", "bad_value"),
+        ("fanfare:stats", "e", "bad_channel"),
+    ] {
+        let publication = json!({"channel": channel, "event": event, "data": 1});
+        feeder.send(&publication);
+        assert_eq!(feeder.answer()["error"], error, "{publication}");
+        let line = publication.to_string();
+        let query = format!(
+            "/publish?channel={channel}&event={}",
+            event.replace(' ', "+")
+        );
+        for (target, body) in [
+            ("/publish", &*line),
+            ("/publish", &format!("[{line}]")),
+            (&query, "1"),
+        ] {
+            let (status, body) = curl(&server, target, "application/json", body);
+            assert!(status.starts_with("400 "), "{target}: {status} {body}");
+            assert!(body.contains(error), "{target}: {body}");
+        }
+        let mut publish = fanfare();
+        publish.args(["publish", channel, "1", "--event", event, "--feed"]);
+        let refused = run(publish.arg(&server.feed), "");
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(
+            text(&refused.stderr).contains("begin with `fanfare"),
+            "{refused:?}"
+        );
+    }
+    for command in ["subscribe", "publish"] {
+        socket.send(&json!({"type": command, "channel": "fanfare:stats", "data": 1, "ref": 1}));
+        assert_eq!(socket.json()["code"], "bad_channel", "{command}");
+    }
+    for path in ["/sse", "/poll"] {
+        Raw::get(server.addr, &format!("{path}?channel=fanfare:stats")).assert_problem(400);
+    }
+    // Nothing of it came, and names that only begin alike are taken.
+    feeder.send(&json!({"channel": "a", "event": "fanfares", "data": 2, "ack": true}));
+    assert_eq!(feeder.answer()["ok"], true);
+    assert_eq!(socket.publication()["event"], "fanfares");
 }
 
 #[test]

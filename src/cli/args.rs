@@ -12,6 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use super::bench::options::BenchArgs;
 use crate::config::Listen;
 use crate::config::file::Overrides;
+use crate::feed::draft::check_event;
+use crate::feed::refusal::Refusal;
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
 use crate::token::Algorithm;
@@ -136,7 +138,7 @@ pub struct PublishArgs {
     #[arg(long)]
     pub text: bool,
     /// Type of the publication: `event:` of server-sent events.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = event)]
     pub event: Option<String>,
     /// Conflation key: a later publication with it supersedes this one for whoever is behind.
     #[arg(long)]
@@ -247,6 +249,10 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
         Some(_) => Ok(algorithm),
         None => Err(format!("only secrets sign here, and {algorithm} has none")),
     }
+}
+
+fn event(text: &str) -> Result<String, Refusal> {
+    check_event(text).map(|()| String::from(text))
 }
 
 fn pattern(text: &str) -> Result<String, String> {

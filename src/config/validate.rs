@@ -377,7 +377,7 @@ fn check_pattern(namespace: &Namespace) -> Option<String> {
         return Some(message);
     }
     // A prefix may be empty: `*` is every channel.
-    match ChannelName::new(prefix.unwrap_or(pattern)) {
+    match ChannelName::with_reserved(prefix.unwrap_or(pattern)) {
         Err(ChannelNameError::Empty) if prefix.is_none() => {
             Some(String::from("is empty; `*` matches every channel"))
         }

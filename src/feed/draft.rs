@@ -14,6 +14,7 @@ use super::minify::minify;
 use super::refusal::{Key, Refusal};
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
+use crate::frame::publication::is_reserved_event;
 use crate::id::{ChannelName, ChannelNameError};
 
 /// A publication without its number.
@@ -84,22 +85,32 @@ impl Draft {
         channels: Channels,
         payload: Payload,
     ) -> Result<Self, Refusal> {
-        let event = label(Key::Event, fields.event.as_ref())?;
-        if event
-            .as_ref()
-            .is_some_and(|text| text.contains(char::is_control))
-        {
-            return Err(Refusal::BadEvent);
+        if let Some(event) = &fields.event {
+            check_event(event)?;
         }
         Ok(Self {
             channels,
             payload,
-            event,
+            event: label(Key::Event, fields.event.as_ref())?,
             key: label(Key::Key, fields.key.as_ref())?,
             dedupe: label(Key::Dedupe, fields.dedupe.as_ref())?,
             ttl: fields.ttl_ms.map(Duration::from_millis),
         })
     }
+}
+
+/// Checks the type of a publication, but for its length.
+///
+/// # Errors
+/// [`Refusal::BadEvent`] or [`Refusal::ReservedEvent`].
+pub fn check_event(event: &str) -> Result<(), Refusal> {
+    if event.contains(char::is_control) {
+        return Err(Refusal::BadEvent);
+    }
+    if is_reserved_event(event) {
+        return Err(Refusal::ReservedEvent);
+    }
+    Ok(())
 }
 
 /// Checks the names of channels.
@@ -241,6 +252,10 @@ mod tests {
             (r#"{"channel":["a",1],"data":1}"#.to_owned(), "bad_channel"),
             (r#"{"channel":"a b","data":1}"#.to_owned(), "bad_channel"),
             (
+                r#"{"channel":["a","fanfare:b"],"data":1}"#.to_owned(),
+                "bad_channel",
+            ),
+            (
                 format!("{{\"channel\":[{many}],\"data\":1}}"),
                 "too_many_channels",
             ),
@@ -277,6 +292,18 @@ mod tests {
                 "bad_value",
             ),
             (
+                r#"{"channel":"a","data":1,"event":"fanfare.gap"}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"event":"fanfare.gap"}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                r#"{"channel":"a","data":1,"event":" 　fanfare."}"#.to_owned(),
+                "bad_value",
+            ),
+            (
                 r#"{"channel":"a","data":1,"ttl_ms":-1}"#.to_owned(),
                 "bad_value",
             ),
@@ -296,6 +323,15 @@ mod tests {
             (r#"{"send":"1-2-3","data":1}"#.to_owned(), "unknown_key"),
         ] {
             assert_eq!(code(&json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn types_that_only_resemble_the_reserved_ones_are_taken() {
+        for event in ["fanfare", "fanfares", "Fanfare.gap", "x.fanfare.gap", ""] {
+            let json = format!("{{\"channel\":\"a\",\"data\":1,\"event\":\"{event}\"}}");
+            let (draft, _) = read(&json).unwrap();
+            assert_eq!(draft.event.as_deref(), Some(event));
         }
     }
 

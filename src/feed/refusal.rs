@@ -75,6 +75,9 @@ pub enum Refusal {
         /// Its length in bytes.
         got: usize,
     },
+    /// An event type of the server's own.
+    #[error("types of publications do not begin with `fanfare.`: those are the server's events")]
+    ReservedEvent,
     /// More patterns than one consumer may have.
     #[error("`consume` has at most {CONSUME_PATTERNS_MAX} patterns")]
     TooManyPatterns,
@@ -94,7 +97,11 @@ impl Refusal {
             Self::BadChannel(_) | Self::NoChannel => "bad_channel",
             Self::BadJson(_) | Self::NotAnObject | Self::NotUtf8 => "bad_json",
             Self::BadBase64 | Self::PayloadCount(_) => "bad_payload",
-            Self::BadCode | Self::BadConn(_) | Self::BadEvent | Self::BadPattern => "bad_value",
+            Self::BadCode
+            | Self::BadConn(_)
+            | Self::BadEvent
+            | Self::BadPattern
+            | Self::ReservedEvent => "bad_value",
             Self::BadValue { key, .. } => match key {
                 Key::Base64 | Key::Data | Key::Text => "bad_payload",
                 Key::Channel => "bad_channel",

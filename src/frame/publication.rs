@@ -10,6 +10,16 @@ use super::{Encoder, Envelope, Frame, FrameKind, Receipt, event_stream, poll, we
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
+/// What the types of the server's own events begin with.
+const RESERVED_EVENTS: &str = "fanfare.";
+
+/// Whether a publication of this type would pass for an event of the server. White space before it
+/// makes no difference, since some clients drop it.
+#[must_use]
+pub fn is_reserved_event(event: &str) -> bool {
+    event.trim_start().starts_with(RESERVED_EVENTS)
+}
+
 /// What a publication carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
@@ -60,7 +70,8 @@ pub struct Publication {
     pub channel: ChannelName,
     /// What it carries.
     pub payload: Payload,
-    /// Its type, without control characters: the `event:` field of server-sent events.
+    /// Its type, without control characters and none of the server's own: the `event:` field of
+    /// server-sent events.
     pub event: Option<Box<str>>,
     /// Conflation key: a later publication of the same channel and key supersedes this one.
     pub key: Option<Box<str>>,

@@ -22,6 +22,7 @@ use crate::config::limits::JOURNAL_PAUSE_MS;
 use crate::config::{Config, LogBounds};
 use crate::feed::dedupe::Dedupe;
 use crate::frame::Publication;
+use crate::frame::publication::is_reserved_event;
 use crate::hub::Hub;
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::metrics::FeedMetrics;
@@ -174,7 +175,7 @@ impl<'a> Collector<'a> {
     }
 
     fn take_record(&mut self, sequence: Sequence, record: &Record<'_>) {
-        let Ok(channel) = ChannelName::new(record.channel) else {
+        let Ok(channel) = ChannelName::with_reserved(record.channel) else {
             return;
         };
         let now = self.circumstances.now;
@@ -189,7 +190,10 @@ impl<'a> Collector<'a> {
         }
         let payload = record.payload.to_payload();
         let mut publication = Publication::new(id, channel, payload, published);
-        publication.event = record.event.map(Box::from);
+        // An earlier version may have taken a reserved type: the payload stays, without a type that
+        // would make it one of the server's own events.
+        let event = record.event.filter(|event| !is_reserved_event(event));
+        publication.event = event.map(Box::from);
         publication.key = record.key.map(Box::from);
         publication.expires = record
             .ttl_us
@@ -213,5 +217,46 @@ impl<'a> Collector<'a> {
         let hub = self.hub;
         let hub = hub.unwrap_or_else(|| Hub::new(self.epoch, head, config));
         (hub, self.dedupe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::PayloadRef;
+    use super::*;
+
+    #[test]
+    fn replay_keeps_publications_with_reserved_names_but_not_their_type() {
+        let config = Config::default();
+        let circumstances = Circumstances {
+            fresh: Epoch::new(1),
+            dedupe_seed: 7,
+            now: Now(0),
+            config: &config,
+        };
+        let mut collector = Collector::new(circumstances, 0);
+        let cases = [
+            ("a", "note", Some("note")),
+            ("a", "fanfare.disconnect", None),
+            ("fanfare:stats", "e", Some("e")),
+        ];
+        for (sequence, (channel, event, _)) in (1..).zip(cases) {
+            let record = Record {
+                published_us: 0,
+                ttl_us: None,
+                channel,
+                event: Some(event),
+                key: None,
+                dedupe: None,
+                payload: PayloadRef::Text("x"),
+            };
+            collector.take(&Replayed::Record(Sequence(sequence), record));
+        }
+        let hub = collector.hub.unwrap();
+        for (sequence, (channel, _, expected)) in (1..).zip(cases) {
+            let publication = &hub.log().get(Sequence(sequence)).unwrap().publication;
+            assert_eq!(publication.channel.as_str(), channel);
+            assert_eq!(publication.event.as_deref(), expected);
+        }
     }
 }

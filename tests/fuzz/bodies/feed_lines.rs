@@ -4,6 +4,7 @@
 //! printed. Bytes that begin an HTTP request are the other target's.
 
 use fanfare::feed::decode::Item;
+use fanfare::feed::draft::Draft;
 
 use super::feed::{self, check_payload, print_command, print_draft, read_line};
 
@@ -21,6 +22,7 @@ pub fn attack(bytes: &[u8]) {
             }
             Item::Publish { line, draft, .. } => {
                 check_payload(&draft.payload);
+                check_names(&draft);
                 let printed = print_draft(&draft);
                 match read_line(&printed) {
                     Item::Publish { draft: again, .. } => assert_eq!(again, draft, "{printed}"),
@@ -40,6 +42,15 @@ pub fn attack(bytes: &[u8]) {
     }
     let lines = bytes.split(|byte| *byte == b'\n').count();
     assert!(number <= lines as u64, "line {number} of {lines}");
+}
+
+/// Names of the server's own are not taken.
+fn check_names(draft: &Draft) {
+    let event = draft.event.as_deref().unwrap_or_default();
+    assert!(!event.trim().starts_with("fanfare."), "{event:?}");
+    for channel in draft.channels.as_slice() {
+        assert!(!channel.as_str().starts_with("fanfare:"), "{channel}");
+    }
 }
 
 fn check_command(command: &fanfare::feed::command::Command) {
