@@ -1,4 +1,5 @@
-//! Clients nobody here wrote, in other languages: Python `websockets`, Node `ws` and `eventsource`.
+//! Clients that this project did not write: Python `websockets`, `httpx-sse` and `sseclient-py`;
+//! Node `ws`, `eventsource` and `@microsoft/fetch-event-source`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -15,8 +16,8 @@ mod live;
 use std::path::Path;
 use std::process::Command;
 
-use live::{Feeder, Lines, Relay, Server, dependency};
-use serde_json::json;
+use live::{Feeder, Lines, Relay, Server, dependency, within};
+use serde_json::{Value, json};
 
 const COUNT: usize = 50;
 
@@ -191,6 +192,110 @@ fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
     let id = Feeder::connect(&second.feed).publish("a", 2);
     assert_eq!(peer.json()["id"], id.as_str());
     assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+/// What a library that follows event streams reports next, but for positions.
+fn reported(peer: &mut Lines) -> Value {
+    loop {
+        let value = peer.json();
+        if value["event"] != "fanfare.position" {
+            return value;
+        }
+        assert_eq!(value["data"], "", "{value}");
+    }
+}
+
+/// Publishes on a channel, each in a way that parsers may trip over, and returns what a library has
+/// to dispatch.
+fn publish_texts(server: &Server) -> Vec<Value> {
+    let mut feeder = Feeder::connect(&server.feed);
+    let texts = [
+        "one",
+        "",
+        "two\nlines\n",
+        "  ü\u{2028}🎺 ",
+        ": no comment\nid: 7",
+        "last",
+    ];
+    let mut publish = |(n, text): (usize, &str)| {
+        let event = if n % 2 == 0 { "message" } else { "price" };
+        let mut line = json!({"channel": "a", "text": text, "ack": true});
+        if event != "message" {
+            line["event"] = event.into();
+        }
+        feeder.send(&line);
+        json!({"id": feeder.answer()["id"], "event": event, "data": text})
+    };
+    texts.into_iter().enumerate().map(&mut publish).collect()
+}
+
+/// Lets a library follow a stream with heartbeats over a cut connection and a restart. It
+/// dispatches every publication once, and nothing that could pass for another one.
+fn check_event_stream_library(start_peer: impl FnOnce(&str, &str) -> Lines) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    let config = format!(
+        "[heartbeat]\ninterval_ms = 100\n[drain]\nwindow_ms = 200\nretry_ms = 500\n\
+         [journal]\npath = {journal:?}\n"
+    );
+    let start = |listen: &str| Server::in_folder(folder.path(), listen, &config, &[]).unwrap();
+    let mut first = start("127.0.0.1:0");
+    let addr = first.addr.to_string();
+    let relay = Relay::to(first.addr);
+    let url = format!("http://{}/sse?channel=a", relay.addr);
+    let mut peer = start_peer(&url, "24");
+    assert_eq!(reported(&mut peer)["opened"], 1);
+    first.await_metric("fanfare_subscribers", 1.0);
+    let await_heartbeats = |server: &Server| {
+        let sent = || server.metric("fanfare_heartbeats_total");
+        let before = sent();
+        within("heartbeats", || (sent() >= before + 2.0).then_some(()));
+    };
+    await_heartbeats(&first);
+    for expected in publish_texts(&first) {
+        assert_eq!(reported(&mut peer), expected);
+    }
+    await_heartbeats(&first);
+
+    relay.cut();
+    first.await_metric("fanfare_subscribers", 0.0);
+    let missed = publish_texts(&first);
+    assert_eq!(reported(&mut peer)["lost"], 1);
+    assert_eq!(reported(&mut peer)["opened"], 2);
+    for expected in missed {
+        assert_eq!(reported(&mut peer), expected);
+    }
+
+    first.signal("TERM");
+    assert!(first.wait().success());
+    let second = start(&addr);
+    let missed = publish_texts(&second);
+    assert_eq!(reported(&mut peer)["lost"], 2);
+    assert_eq!(reported(&mut peer)["opened"], 3);
+    await_heartbeats(&second);
+    for expected in missed.into_iter().chain(publish_texts(&second)) {
+        assert_eq!(reported(&mut peer), expected);
+    }
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+#[test]
+fn python_httpx_sse_dispatches_every_publication_and_no_blank_message() {
+    check_event_stream_library(|url, count| {
+        python("event_stream_client.py", &["httpx-sse", url, count])
+    });
+}
+
+#[test]
+fn python_sseclient_dispatches_every_publication_and_no_blank_message() {
+    check_event_stream_library(|url, count| {
+        python("event_stream_client.py", &["sseclient-py", url, count])
+    });
+}
+
+#[test]
+fn node_fetch_event_source_dispatches_every_publication_and_no_blank_message() {
+    check_event_stream_library(|url, count| node("fetch_event_source_client.mjs", &[url, count]));
 }
 
 /// Kills the server of an event stream's client, which stops after three publications, and has one
