@@ -12,6 +12,7 @@
 
 mod live;
 
+use std::fs;
 use std::process::Command;
 
 use live::{Feeder, Lines, Relay, Server, dependency};
@@ -51,13 +52,7 @@ fn check_page(server: &Server, end: &str) {
     for transport in ["ws", "sse"] {
         assert_eq!(page.json()["subscribed"], transport);
         let text = format!("<b>hello {transport}</b>{end}");
-        let channel = format!("test:page-{transport}");
-        // The stream may be open a moment before its channel is joined.
-        let line = json!({"channel": channel, "text": text, "ack": true});
-        live::within("a subscriber", || {
-            feeder.send(&line);
-            (feeder.answer()["subscribers"] == 1).then_some(())
-        });
+        publish_to_one(&mut feeder, &format!("test:page-{transport}"), &text);
         let seen = page.json();
         assert_eq!(seen["seen"], transport, "{seen}");
         assert!(seen["text"].as_str().unwrap().contains(&text), "{seen}");
@@ -66,6 +61,64 @@ fn check_page(server: &Server, end: &str) {
     assert_eq!(last["errors"], json!([]), "the page had errors");
     assert!(page.wait().success(), "{}", page.stderr());
     assert!(screenshot.metadata().unwrap().len() > 10_000);
+}
+
+#[test]
+fn page_asks_for_a_token_and_uses_the_one_it_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let config = format!(
+        "[auth]\nkeys = [\"HS256 {}\"]\nleeway_ms = 0\n\
+         [[namespace]]\nmatch = \"open\"\nanonymous_subscribe = true\n",
+        secret.display()
+    );
+    let server = Server::with(&config, &["--demo"]);
+    let mut page = Lines::run(
+        Command::new("node")
+            .arg(dependency("node").join("page_token.mjs"))
+            .arg("/usr/bin/chromium")
+            .arg(server.url("/"))
+            .arg(folder.path().join("profile"))
+            .arg(folder.path().join("page"))
+            .arg(env!("CARGO_BIN_EXE_fanfare"))
+            .arg(&secret),
+    );
+    let mut expect = |key: &str, part: &str| {
+        let value = page.json();
+        let text = value[key]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {key}: {value}"));
+        assert!(text.contains(part), "{value} has no {part}");
+    };
+    expect("asked", "demo:load, demo:memory, demo:network");
+    let mut feeder = Feeder::connect(&server.feed);
+    for transport in ["ws", "sse"] {
+        expect("subscribed", transport);
+        publish_to_one(&mut feeder, "open", &format!("hello {transport}"));
+        expect("seen", transport);
+    }
+    for (key, part) in [
+        ("asked", "malformed"),
+        ("asked", "expired"),
+        ("live", "sse"),
+        ("live", "ws"),
+        ("asked", "does not allow"),
+    ] {
+        expect(key, part);
+    }
+    assert_eq!(page.json(), json!({"leaks": [], "errors": []}));
+    assert!(page.wait().success(), "{}", page.stderr());
+}
+
+/// Publishes a text as soon as the channel has its subscriber: the stream may be open a moment
+/// before its channel is joined.
+fn publish_to_one(feeder: &mut Feeder, channel: &str, text: &str) {
+    let line = json!({"channel": channel, "text": text, "ack": true});
+    live::within("a subscriber", || {
+        feeder.send(&line);
+        (feeder.answer()["subscribers"] == 1).then_some(())
+    });
 }
 
 #[test]
