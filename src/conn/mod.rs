@@ -323,9 +323,14 @@ impl Conn {
             return context.ask(Effect::Arm(self.answer_deadline(context)));
         }
         match &mut self.phase {
-            Phase::Request { .. } if !self.outbox.is_empty() => {
-                context.ask(Effect::Close(CloseReason::Idle));
-            }
+            Phase::Request { .. } if !self.outbox.is_empty() => match standing {
+                Standing::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
+                // The client has taken what was written, and the rest is for the server to write.
+                Standing::CaughtUp | Standing::Serving => {
+                    let deadline = context.now.after(context.config.limits.request_head());
+                    context.ask(Effect::Arm(deadline));
+                }
+            },
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
             Phase::Request {
                 stage: Stage::Proxied,

@@ -53,6 +53,12 @@ impl<N: Net> Worker<N> {
     }
 
     fn expire_conn(&mut self, id: ConnId) {
+        let is_to_be_read = self.is_to_be_read(id);
+        if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
+            // The rest of its request may be among what is read next. The limit on the length of a
+            // head bounds how often this happens.
+            return self.round.note_fired(id);
+        }
         if self.end_unsubscribed(id) {
             return;
         }
@@ -61,8 +67,8 @@ impl<N: Net> Worker<N> {
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
-        if slot.is_held {
-            // Its client may have answered, but the server does not read that.
+        if slot.is_held || is_to_be_read {
+            // Its client may have answered, but the server has not read that.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
@@ -83,6 +89,12 @@ impl<N: Net> Worker<N> {
         });
         // A conn that has been told goodbye is read again, whatever it leaves unread itself.
         self.list_to_read(id);
+    }
+
+    /// Whether a conn is on a list for its bytes to be read.
+    pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
+        let is_listed = self.slot(id).is_some_and(|slot| slot.is_listed_to_read);
+        is_listed || self.filters.is_listed_to_shake(id.slot)
     }
 
     /// The window for draining is over: whoever is left is closed.

@@ -144,13 +144,19 @@ impl<N: Net> Worker<N> {
         limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent))
     }
 
-    /// Closes the oldest silent conns beyond the bound. Only at the end of a round: none of them
-    /// has anything unread then.
+    /// Closes the oldest silent conns beyond the bound, at the end of a round. One with something
+    /// to be read becomes the newest.
     pub(super) fn crowd_out(&mut self) {
-        while self.has_too_many_silent()
-            && let Some(oldest) = self.pending.queue.pop_front()
-        {
-            if self.is_silent(oldest) {
+        for _ in 0..self.pending.queue.len() {
+            if !self.has_too_many_silent() {
+                return;
+            }
+            let Some(oldest) = self.pending.queue.pop_front() else {
+                return;
+            };
+            if self.is_to_be_read(oldest) {
+                self.pending.queue.push_back(oldest);
+            } else if self.is_silent(oldest) {
                 self.close(oldest, CloseReason::CrowdedOut);
             }
         }

@@ -19,12 +19,15 @@ impl<N: Net> Worker<N> {
         if self.running.advance(self.now, timeout) {
             self.parts.metrics.turns_late.increment();
         }
-        let reports = readiness.len();
+        let mut reports = 0;
         for report in readiness.drain(..) {
             match report {
                 // Nobody is accepted any more, so nobody would ever take this back.
                 Readiness::Listener(_) if self.draining.is_some() => {}
-                Readiness::Listener(listener) => self.accepting.ready |= 1 << (listener % 64),
+                Readiness::Listener(listener) => {
+                    reports += 1;
+                    self.accepting.ready |= 1 << (listener % 64);
+                }
                 Readiness::Conn {
                     id,
                     is_readable,
@@ -35,6 +38,7 @@ impl<N: Net> Worker<N> {
                         self.parts.metrics.stale_readiness.increment();
                         continue;
                     };
+                    reports += 1;
                     slot.is_readable |= is_readable || is_read_closed;
                     slot.is_read_closed |= is_read_closed;
                     let has_room_again = is_writable && !slot.is_writable;
@@ -47,11 +51,9 @@ impl<N: Net> Worker<N> {
             }
         }
         self.scratch.readiness = readiness;
-        // The listeners, and the wake, which is not reported.
-        let others = self.net.listener_count() as usize + 1;
-        let sockets = self.conns.len() + others;
+        let sockets = self.conns.len() + self.net.listener_count() as usize;
         self.round
-            .note_polled(polled, reports + 1, sockets, &self.to_read);
+            .note_polled(polled, reports, sockets, &self.to_read);
     }
 
     /// How long poll may wait: not at all while work is left, else until the next thing is due.

@@ -123,7 +123,7 @@ impl Round {
     }
 
     /// A poll has ended, and what it reported is on the list for reading. `sockets` is how many
-    /// there are to report.
+    /// conns and listeners there are.
     pub(super) fn note_polled(
         &mut self,
         polled: Polled,

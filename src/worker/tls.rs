@@ -125,6 +125,11 @@ impl Filters {
         !self.to_shake.is_empty()
     }
 
+    /// Whether the handshake of a conn waits.
+    pub(super) fn is_listed_to_shake(&self, slot: u32) -> bool {
+        !self.by_slot.is_empty() && self.get(slot).is_some_and(|one| one.is_listed_to_shake)
+    }
+
     /// The handshakes that wait.
     pub(super) fn to_shake(&self) -> &Queue {
         &self.to_shake

@@ -169,6 +169,7 @@ impl World {
         net.faults = draw_faults(&mut random);
         net.sabotage = sabotage;
         net.heartbeat_us = config.heartbeat.interval_ms * 1000;
+        net.head_us = config.limits.request_head_ms * 1000;
         if random.u32(0..6) == 0 {
             net.secure_listeners = random.u64(1..1 << listeners);
         }
@@ -699,5 +700,7 @@ fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         stop: rate(30),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
+        // A few reads of these fill the slice of a turn.
+        read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

@@ -22,6 +22,7 @@ use fanfare::worker::net::{
 };
 
 use super::secure::PeerEnd;
+use pause::PartialPoll;
 
 /// One connection, as both ends see it.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
@@ -41,8 +42,9 @@ pub(crate) struct Faults {
     pub(crate) register_failed: u32,
     /// Readiness is reported at most so much later.
     pub(crate) delay_us: u64,
-    /// A write takes at most so long.
+    /// A write, and a read, takes at most so long.
     pub(crate) write_us: u64,
+    pub(crate) read_us: u64,
     /// Walking has to wait.
     pub(crate) walk_waits: u32,
     /// The machine is paused, peers and all, at any point of a turn.
@@ -88,6 +90,9 @@ pub(crate) struct Pipe {
     is_write_blocked: bool,
     /// A write was cut short, and no poll has reported room since.
     is_full: bool,
+    registered_us: u64,
+    /// The worker has written that the peer was silent.
+    is_told_idle: bool,
     /// When a poll reports, at the earliest, that something is unread.
     unread_us: Option<u64>,
     /// When the worker first wrote after its last read, on the clock without pauses.
@@ -186,8 +191,14 @@ pub(crate) struct FakeNet {
     paused_us: u64,
     /// The process has just been stopped, so its wait is interrupted.
     was_stopped: bool,
-    /// When the last poll began that reported everything.
+    /// When the last pause or stop ended.
+    resumed_us: u64,
+    /// When the last poll began that reported everything, and the same without pauses.
     complete_us: u64,
+    complete_running_us: u64,
+    /// The polls since then: when they began, and how much they reported.
+    partial: Vec<PartialPoll>,
+    pub(crate) head_us: u64,
 }
 
 impl FakeNet {
@@ -217,7 +228,11 @@ impl FakeNet {
             heartbeat_us: 0,
             paused_us: 0,
             was_stopped: false,
+            resumed_us: 0,
             complete_us: 0,
+            complete_running_us: 0,
+            partial: Vec::new(),
+            head_us: 0,
         }
     }
 
@@ -262,6 +277,8 @@ impl FakeNet {
             is_refused: self.backlogs.is_empty(),
             is_write_blocked: false,
             is_full: false,
+            registered_us: 0,
+            is_told_idle: false,
             unread_us: None,
             asked_us: None,
             has_blocked: false,
@@ -416,16 +433,17 @@ impl FakeNet {
             && entry.key().0 <= begin_us
         {
             if ready.len() == max {
+                self.note_partial(begin_us, ready);
                 return Polled::Partial;
             }
             let report = entry.remove();
             ready.push(self.merge(report, begin_us));
         }
-        self.complete_us = begin_us;
+        self.note_complete(begin_us, begin_us - self.paused_us);
         Polled::Complete
     }
 
-    /// Adds to a report what else is due about the same conn: the kernel has it on its list once.
+    /// Adds to a report what else is due of the same socket: the kernel has it on its list once.
     fn merge(&mut self, report: Readiness, due_us: u64) -> Readiness {
         let Readiness::Conn {
             id,
@@ -434,6 +452,8 @@ impl FakeNet {
             mut is_read_closed,
         } = report
         else {
+            self.reports
+                .retain(|(due, _), other| *due > due_us || *other != report);
             return report;
         };
         let due = self.reports.range(..=(due_us, u64::MAX));
@@ -595,6 +615,7 @@ impl Net for FakeNet {
         }
         let mut open = socket.0.borrow_mut();
         open.id = Some(id);
+        open.registered_us = self.now_us();
         let is_readable = !open.to_server.is_empty() || open.has_peer_fin || open.is_reset;
         let is_read_closed = open.has_peer_fin || open.is_reset;
         let number = open.number;
@@ -607,7 +628,7 @@ impl Net for FakeNet {
 
     fn read(&mut self, socket: &mut Socket, into: &mut [u8]) -> ReadOutcome {
         assert!(!into.is_empty(), "read into nothing");
-        self.take_time(0, 2);
+        self.take_time(0, 2 + self.faults.read_us);
         self.pause_at_times();
         if self.happens(self.faults.reset) {
             self.reset(&Rc::clone(&socket.0));
@@ -689,6 +710,7 @@ impl Net for FakeNet {
             .is_some_and(|last| last.ends_with(pause::CLOSE_AS_IDLE))
         {
             self.check_idle(&open);
+            open.is_told_idle = true;
         }
         self.carry(&mut open, slices, count);
         if count > 0 {

@@ -3,14 +3,27 @@
 //! The machine is paused with its peers in it, or the process is stopped and the peers go on. In
 //! both cases the server may not hold against a peer what it had no chance to do.
 
+use std::collections::BTreeSet;
+
 use fanfare::config::limits::TURN_RUNNING_MS_MAX;
 use fanfare::effect::CloseReason;
 use fanfare::id::ConnId;
 
-use super::{FakeNet, Pipe};
+use super::{FakeNet, Pipe, PipeRef, Readiness};
+
+/// A poll that filled its list.
+#[derive(Debug)]
+pub(super) struct PartialPoll {
+    begin_us: u64,
+    begin_running_us: u64,
+    reports: usize,
+}
 
 /// The close frame of a WebSocket that was silent.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
+
+/// What one turn takes at most that is not paused: a conn is accepted at the turn's time.
+const TURN_US: u64 = 100_000;
 
 impl FakeNet {
     /// The machine is paused.
@@ -19,6 +32,7 @@ impl FakeNet {
             let us = draw_pause(&mut self.random);
             self.pass(us);
             self.note_pause(us);
+            self.resumed_us = self.now_us();
             self.note("paused", us, 0);
         }
     }
@@ -33,6 +47,7 @@ impl FakeNet {
     pub(crate) fn stay_stopped(&mut self, us: u64) {
         self.pass(us);
         self.was_stopped = true;
+        self.resumed_us = self.now_us();
         self.note("stopped", us, 0);
     }
 
@@ -41,11 +56,65 @@ impl FakeNet {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
     }
 
+    /// A poll has reported everything that was ready when it began.
+    pub(super) fn note_complete(&mut self, begin_us: u64, begin_running_us: u64) {
+        self.complete_us = begin_us;
+        self.complete_running_us = begin_running_us;
+        self.partial.clear();
+    }
+
+    /// A poll has filled its list. As many reports as there are sockets, one after the other, hold
+    /// all that were ready at first.
+    pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
+        let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
+        let open = self
+            .pipes
+            .iter()
+            .filter(is_open)
+            .filter_map(|pipe| pipe.borrow().id);
+        let open: BTreeSet<u64> = open.map(ConnId::to_bits).collect();
+        let reports = ready.iter().filter(|report| match report {
+            Readiness::Conn { id, .. } => open.contains(&id.to_bits()),
+            Readiness::Listener(_) => true,
+        });
+        self.partial.push(PartialPoll {
+            begin_us,
+            begin_running_us: begin_us - self.paused_us,
+            reports: reports.count(),
+        });
+        let sockets = open.len() + self.backlogs.len();
+        let mut sum = 0;
+        let since = self.partial.iter().rev().find(|poll| {
+            sum += poll.reports;
+            sum >= sockets
+        });
+        if let Some(since) = since {
+            self.complete_us = self.complete_us.max(since.begin_us);
+            self.complete_running_us = self.complete_running_us.max(since.begin_running_us);
+        }
+    }
+
     /// A worker has closed a conn because of what its peer did not do. Panics if the worker had not
     /// given it the chance.
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
+        // The decision is older than that: the client has been given an answer, and time to take it.
+        let is_seen = pipe.secure.is_none();
+        if pipe.has_server_fin || pipe.is_told_idle || (reason == CloseReason::Idle && !is_seen) {
+            return;
+        }
+        let looked_by = match reason {
+            CloseReason::HeadTimeout => pipe.registered_us + self.head_us - TURN_US,
+            CloseReason::CrowdedOut => pipe.registered_us,
+            _ => 0,
+        };
+        assert!(
+            self.complete_us >= looked_by,
+            "pipe {} is closed ({}) without a look at it since {looked_by}",
+            pipe.number,
+            reason.label(),
+        );
         let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
         // A client that takes no answers is not read, and judged by what it takes.
         assert!(
@@ -67,6 +136,12 @@ impl FakeNet {
         assert!(
             pipe.is_full || waited_us.is_some_and(|waited| waited + 2_000 >= self.heartbeat_us),
             "pipe {} is closed as idle {waited_us:?} us after it was asked",
+            pipe.number
+        );
+        let due_us = pipe.asked_us.unwrap_or_default() + self.heartbeat_us;
+        assert!(
+            pipe.is_full || self.complete_running_us + 2_000 >= due_us,
+            "pipe {} is closed as idle without a look at it since {due_us}",
             pipe.number
         );
     }
