@@ -48,6 +48,8 @@ pub struct Conn {
     ping: Ping,
     /// Before the first request head was complete, a round found nothing of the peer to read.
     is_silent: bool,
+    /// The peer has sent FIN: it may still read, and sends no more.
+    is_peer_done: bool,
 }
 
 const _: () = assert!(size_of::<Conn>() <= 40);
@@ -111,6 +113,7 @@ impl Conn {
             life_ms: millis(now),
             ping: Ping::Answered,
             is_silent: false,
+            is_peer_done: false,
         }
     }
 
@@ -171,6 +174,13 @@ impl Conn {
             | Phase::Stream { .. }
             | Phase::Ending { .. } => Stance::Other,
         }
+    }
+
+    /// Whether it is a stream that ends when the peer has been given what it is owed now.
+    #[must_use]
+    pub fn ends_when_served(&self) -> bool {
+        let is_open = matches!(self.phase, Phase::Stream { closing: None, .. });
+        self.is_peer_done && is_open && self.outbox.is_empty()
     }
 
     /// Whether what comes next is a request.
@@ -272,10 +282,14 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The peer sends no more. True if the end is to be met once more: what came before it has to
-    /// be answered first.
+    /// The peer sends no more, and may still read: what it has asked for is answered (RFC 9112,
+    /// 9.6). True if the end is to be met once more: what came before it has to be answered first.
+    ///
+    /// A stream is not ended here: it is owed what the log has for it. See
+    /// [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
         let is_met_again = matches!(self.phase, Phase::Poll { .. });
+        self.is_peer_done = true;
         match &mut self.phase {
             // A conn is not read while a response waits; were it, the response would go first.
             Phase::Request { .. } if !self.outbox.is_empty() => {
@@ -293,20 +307,20 @@ impl Conn {
                 let reason = partial.is_none().then_some(CloseReason::Done);
                 poll.handle_end(reason, context);
             }
-            // Closing the conn is how an event stream's client ends it.
+            Phase::Stream { closing: None, .. } => {}
+            // It cannot answer our goodbye any more.
             Phase::Stream {
-                transport: Transport::EventStream(_),
-                closing: None,
+                closing: Some(reason),
+                ..
             } => {
-                context.ask(Effect::Close(CloseReason::Done));
+                let reason = *reason;
+                self.end(reason, context);
             }
-            Phase::Stream { closing, .. } => {
-                let reason = closing.unwrap_or(CloseReason::PeerGone);
-                context.ask(Effect::Close(reason));
-            }
-            // A client may send FIN behind its last request and still read the response.
-            Phase::Ending { is_peer_done, .. } if !self.outbox.is_empty() => *is_peer_done = true,
-            Phase::Ending { reason, .. } => context.ask(Effect::Close(*reason)),
+            Phase::Ending {
+                reason,
+                has_sent_fin: true,
+            } => context.ask(Effect::Close(*reason)),
+            Phase::Ending { .. } => {}
         }
         self.settle(out, context);
         is_met_again
@@ -498,6 +512,12 @@ impl Conn {
         self.settle(out, context);
     }
 
+    /// The peer has sent FIN and has been given everything: the stream ends.
+    pub fn handle_served(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        self.say_goodbye(Goodbye::PeerDone, out, context);
+        self.settle(out, context);
+    }
+
     /// It has subscribed to nothing for longer than it may.
     pub fn handle_loitering(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.say_goodbye(Goodbye::NoSubscription, out, context);
@@ -586,6 +606,8 @@ impl Conn {
     fn follow(&mut self, flow: Flow, context: &mut Context<'_>) {
         match flow {
             Flow::Open => {}
+            // Nothing that the peer could answer will come.
+            Flow::Closing(reason) if self.is_peer_done => self.end(reason, context),
             Flow::Closing(reason) => {
                 if let Phase::Stream { closing, .. } = &mut self.phase
                     && closing.is_none()
@@ -611,7 +633,6 @@ impl Conn {
         self.phase = Phase::Ending {
             reason,
             has_sent_fin: false,
-            is_peer_done: false,
         };
         let deadline = match self.outbox.has_answer() {
             true => self.answer_deadline(context),
@@ -628,14 +649,13 @@ impl Conn {
         if let Phase::Ending {
             reason,
             has_sent_fin,
-            is_peer_done,
         } = &mut self.phase
             && !*has_sent_fin
             && self.outbox.is_empty()
         {
             *has_sent_fin = true;
             context.ask(Effect::ShutdownWrite);
-            if *is_peer_done {
+            if self.is_peer_done {
                 context.ask(Effect::Close(*reason));
             }
         }

@@ -31,8 +31,6 @@ pub(super) enum Phase {
     Ending {
         reason: CloseReason,
         has_sent_fin: bool,
-        /// The peer's end has come, perhaps before it has our last bytes.
-        is_peer_done: bool,
     },
 }
 

@@ -236,7 +236,11 @@ fn response_still_goes_out_to_a_client_that_has_sent_fin() {
     rig.call(|conn, out, context| conn.handle_eof(out, context));
     assert_eq!(rig.closed(), None);
     assert!(text(&rig.drain()).starts_with("HTTP/1.1 200 "));
-    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+    assert_eq!(
+        rig.effects.iter().rev().nth(1),
+        Some(&Effect::ShutdownWrite)
+    );
+    assert_eq!(rig.closed(), Some(CloseReason::Done));
 }
 
 #[test]
@@ -362,14 +366,56 @@ fn shutdown_tells_each_phase_what_it_understands() {
 
 #[test]
 fn end_of_input_means_what_the_phase_makes_of_it() {
-    for (mut rig, expected) in [
-        (Rig::new(), CloseReason::PeerGone),
-        (streaming(STREAM), CloseReason::Done),
-        (streaming(UPGRADE), CloseReason::PeerGone),
+    let mut rig = Rig::new();
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    assert_eq!(rig.closed(), Some(CloseReason::PeerGone));
+    for (request, end, expected) in [
+        (STREAM, &b"0\r\n\r\n"[..], CloseReason::Done),
+        (
+            UPGRADE,
+            b"\x88\x0e\x03\xe8end of input",
+            CloseReason::PeerGone,
+        ),
     ] {
+        let mut rig = streaming(request);
         rig.call(|conn, out, context| conn.handle_eof(out, context));
+        assert!(rig.conn.ends_when_served());
+        assert_eq!(rig.closed(), None, "it may be owed something");
+        rig.call(Conn::handle_served);
+        assert!(!rig.conn.ends_when_served());
+        assert_eq!(rig.drain(), end);
+        let fin = rig.effects.iter().rev().nth(1);
+        assert_eq!(fin, Some(&Effect::ShutdownWrite));
         assert_eq!(rig.closed(), Some(expected));
     }
+}
+
+#[test]
+fn stream_whose_head_is_not_sent_does_not_end_by_fin() {
+    for request in [STREAM, UPGRADE] {
+        let mut rig = Rig::new();
+        rig.feed(request);
+        rig.join();
+        rig.call(|conn, out, context| conn.handle_eof(out, context));
+        assert_eq!((rig.closed(), rig.conn.ends_when_served()), (None, false));
+        assert!(text(&rig.drain()).starts_with("HTTP/1.1 "));
+        assert!(rig.conn.ends_when_served());
+    }
+}
+
+#[test]
+fn goodbye_goes_out_to_a_client_that_has_sent_fin_and_is_not_waited_for() {
+    let mut rig = streaming(UPGRADE);
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    assert_eq!(rig.closed(), None);
+    assert!(text(&rig.drain()).contains("retry_ms="));
+    assert_eq!(rig.closed(), Some(CloseReason::Shutdown));
+    let mut rig = streaming(UPGRADE);
+    rig.call(|conn, out, context| conn.handle_eof(out, context));
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    rig.drain();
+    assert_eq!(rig.closed(), Some(CloseReason::Shutdown));
 }
 
 #[test]

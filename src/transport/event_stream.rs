@@ -175,7 +175,7 @@ impl EventStream {
                 push_disconnect_event(farewell, &mut event);
                 self.push_body(&event, out);
             }
-            Goodbye::Idle | Goodbye::NoSubscription | Goodbye::Overflow => {}
+            Goodbye::Idle | Goodbye::NoSubscription | Goodbye::Overflow | Goodbye::PeerDone => {}
             Goodbye::TokenExpired | Goodbye::TokenMissing => {
                 let mut event = Vec::with_capacity(128);
                 push_disconnect_event(&token_expired(), &mut event);

@@ -134,6 +134,8 @@ pub enum Goodbye<'a> {
     NoSubscription,
     /// The peer is further behind than its quota.
     Overflow,
+    /// The peer has sent FIN, and has been given everything.
+    PeerDone,
     /// The server stops.
     Shutdown,
     /// The client's token has ended.
@@ -151,6 +153,7 @@ impl Goodbye<'_> {
             Self::Idle => CloseReason::Idle,
             Self::NoSubscription => CloseReason::NoSubscription,
             Self::Overflow => CloseReason::Overflow,
+            Self::PeerDone => CloseReason::Done,
             Self::Shutdown => CloseReason::Shutdown,
             Self::TokenExpired => CloseReason::TokenExpired,
             Self::TokenMissing => CloseReason::Unauthorized,

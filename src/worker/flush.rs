@@ -420,6 +420,7 @@ impl<N: Net> Worker<N> {
                 self.list_to_read(id);
             }
         }
+        self.end_if_served(id);
     }
 }
 

@@ -111,6 +111,17 @@ impl<N: Net> Worker<N> {
         {
             slot.is_readable = true;
         }
+        self.end_if_served(id);
+    }
+
+    /// Ends a stream whose peer has sent FIN, once nothing is left that it is owed.
+    pub(super) fn end_if_served(&mut self, id: ConnId) {
+        let ends = self
+            .slot(id)
+            .is_some_and(|slot| slot.conn.ends_when_served());
+        if ends && !self.hub.is_behind(id.slot) {
+            self.call(id, |conn, out, context| conn.handle_served(out, context));
+        }
     }
 
     /// What came of a read that brought neither bytes nor the end of them.

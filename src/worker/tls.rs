@@ -441,11 +441,11 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Closes a conn. One that has come to its end in order says goodbye first (`close_notify`),
-    /// behind what is sealed for it. Asked a second time it waits no more.
+    /// Closes a conn. One that has come to its end in order, or whose FIN waits for what is sealed
+    /// for it, says goodbye first (`close_notify`). Asked a second time it waits no more.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(secured) = self.filters.get_mut(id.slot)
-            && reason == CloseReason::Done
+            && (reason == CloseReason::Done || secured.owes_fin)
             && secured.closes.is_none()
         {
             if !secured.owes_fin {
@@ -460,7 +460,8 @@ impl<N: Net> Worker<N> {
                 return self.list_to_flush(id);
             }
         }
-        if reason != CloseReason::Done || !self.end_offloaded(id, Some(reason)) {
+        let is_orderly = reason == CloseReason::Done || self.offloaded.owes(id.slot);
+        if !is_orderly || !self.end_offloaded(id, Some(reason)) {
             self.close(id, reason);
         }
     }

@@ -493,13 +493,18 @@ impl Ledger {
 
     /// A channel with where its subscription stands and the first publication that is owed, if any.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
+        self.owed_until(facts.head, facts)
+    }
+
+    /// The same of the publications up to one.
+    pub(crate) fn owed_until(&self, last: u64, facts: &Facts) -> Option<(usize, u64, u64)> {
         if self.is_blind {
             return None;
         }
         self.subscriptions
             .iter()
             .find_map(|(channel, subscription)| {
-                let owed = facts.first_owed(*channel, subscription.last, facts.head)?;
+                let owed = facts.first_owed(*channel, subscription.last, last)?;
                 Some((*channel, subscription.last, owed))
             })
     }

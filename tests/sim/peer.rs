@@ -64,7 +64,8 @@ pub(crate) struct Peer {
     eager_us: u64,
     is_calm: bool,
     is_loyal: bool,
-    /// A calm peer that wants a stream stays with one; the others speak plain HTTP.
+    /// A calm peer that wants a stream stays with one; the others speak plain HTTP, or send FIN
+    /// right after they have asked for a stream.
     is_streamer: bool,
     /// Whether it connects again after its connection has ended.
     may_connect: bool,
@@ -180,7 +181,7 @@ impl Peer {
             link.read_the_rest(facts);
             link.check_goodbye();
             if self.is_calm && !link.is_from_chaos && !facts.is_draining {
-                link.check_answers();
+                link.check_answers(facts);
             }
             self.last_id = match acknowledged {
                 Some(acknowledged) => {
@@ -224,6 +225,10 @@ impl Peer {
             facts,
             random,
         ));
+        if let Some(link) = &mut self.link {
+            let stays = self.is_streamer || self.is_loyal;
+            link.decide_half_closing(self.is_calm, stays);
+        }
     }
 
     /// Mostly where it was; at times something else.
@@ -252,7 +257,7 @@ impl Peer {
             assert!(!self.is_streamer, "peer {} has no connection", self.number);
             return;
         };
-        if !link.is_stream() {
+        if !link.is_stream() || link.is_half_closing {
             return;
         }
         let stage = &link.stage;
@@ -274,7 +279,7 @@ impl Peer {
             self.number
         );
         link.ledger.check_complete(facts);
-        link.check_answers();
+        link.check_answers(facts);
     }
 }
 
@@ -297,8 +302,9 @@ fn draw_service(random: &mut fastrand::Rng) -> Service {
 }
 
 fn calm_service(is_streamer: bool, random: &mut fastrand::Rng) -> Service {
-    match random.u32(0..12) {
-        _ if !is_streamer => Service::Plain,
+    let choice = random.u32(0..12);
+    match choice {
+        _ if !is_streamer && choice.is_multiple_of(2) => Service::Plain,
         0..4 => Service::WebSocket { is_full: true },
         4 => Service::WebSocket { is_full: false },
         5..9 => Service::Poll {

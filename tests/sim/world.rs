@@ -443,7 +443,7 @@ impl World {
         let had_time = self.config.drain.window_ms >= 500;
         for peer in &mut self.peers {
             if let Some(link) = &mut peer.link {
-                link.must_hear_goodbye = had_time;
+                link.must_hear_goodbye = had_time && !link.is_half_closing;
                 link.expect_answers(had_time);
             }
         }

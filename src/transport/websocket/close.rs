@@ -8,6 +8,8 @@ use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::envelope::push_display;
 use crate::frame::websocket::{Opcode, push_frame};
 
+/// The stream is over.
+pub(super) const NORMAL: u16 = 1000;
 /// The client breaks the protocol.
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
 /// A text message is not UTF-8, or a compressed one not what it says.

@@ -252,6 +252,12 @@ impl WebSocket {
                     close::push_close(close::POLICY, "no subscription", out);
                 }
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
+                Goodbye::PeerDone => {
+                    close::push_close(close::NORMAL, "end of input", out);
+                    // It ends without the closing handshake that its protocol asks for.
+                    self.phase = Phase::Ended(CloseReason::PeerGone);
+                    return self.flow();
+                }
                 Goodbye::TokenExpired => {
                     close::push_close(close::TOKEN_EXPIRED, "token_expired", out);
                 }

@@ -357,6 +357,7 @@ impl<'c> Rig<'c> {
             self.conn.handle_written(self.now, self.is_blocked);
             if self.conn.outbox().is_empty() {
                 let _result = self.call(|conn, out, context| conn.handle_drained(out, context));
+                self.end_if_served();
             }
             most -= count;
         }
@@ -405,6 +406,15 @@ impl<'c> Rig<'c> {
         self.is_read_closed = true;
         let is_met_again = self.call(|conn, out, context| conn.handle_eof(out, context));
         self.has_eof = is_met_again == Some(true);
+        self.end_if_served();
+    }
+
+    /// Nothing is owed from a log here, so a stream whose peer is done has been given everything.
+    fn end_if_served(&mut self) {
+        if self.closed.is_none() && self.conn.ends_when_served() {
+            let _result = self.call(|conn, out, context| conn.handle_served(out, context));
+            assert!(!self.conn.ends_when_served(), "it ends once");
+        }
     }
 
     fn happen(&mut self, step: Step) {

@@ -1,0 +1,80 @@
+//! What has to have come by a connection's end: answers, what the log had, and a goodbye.
+//!
+//! Called by the peer when a connection is over, and where the world is calm before that.
+
+use super::{Goodbye, Link, Service, Stage};
+use crate::model::Facts;
+
+impl Link {
+    /// Everything that was asked has its answer, unless the end came between.
+    pub(crate) fn check_answers(&self, facts: &Facts) {
+        let pipe = self.pipe.borrow();
+        let is_cut_off = self.is_spoiled || pipe.is_reset || pipe.is_refused || self.is_abandoned;
+        if self.is_half_closing && !is_cut_off {
+            self.check_served(facts);
+        }
+        let is_excused =
+            is_cut_off || self.has_said_close || (self.goodbye.is_some() && self.is_stream());
+        if is_excused || self.stage == Stage::Over && self.is_stream() {
+            return;
+        }
+        assert!(
+            self.commands.is_empty(),
+            "commands without an answer: {:?}",
+            self.commands
+        );
+        assert!(self.pings.is_empty(), "pings without an answer");
+        assert_eq!(self.nameless, 0, "mistakes without an answer");
+        self.check_polls();
+        if self.service == Service::Plain {
+            assert_eq!(self.responses_awaited, 0, "requests without a response");
+        }
+    }
+
+    /// A stream whose client has sent FIN brings what the log had for the request, and then ends in
+    /// order.
+    fn check_served(&self, facts: &Facts) {
+        let has_end = match (&self.stage, self.service) {
+            (Stage::WebSocket, _) => {
+                matches!(
+                    self.goodbye,
+                    Some(Goodbye::Close {
+                        code: 1000 | 4002,
+                        ..
+                    })
+                )
+            }
+            (Stage::EventStream { .. }, Service::EventStream { is_chunked, .. }) => {
+                self.is_opened && (!is_chunked || self.goodbye == Some(Goodbye::LastChunk))
+            }
+            (Stage::AwaitHead, Service::Plain | Service::Poll { .. }) | (Stage::Over, _) => true,
+            _ => false,
+        };
+        assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
+        // What a window holds back is not given any more, and one answer does not have everything.
+        if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
+            let owed = self.ledger.owed_until(self.asked_at, facts);
+            assert_eq!(owed, None, "not given before the end");
+        }
+    }
+
+    /// Who is served when the server stops is told so, and when to come back.
+    pub(crate) fn check_goodbye(&self) {
+        let is_told = match (&self.stage, self.service) {
+            (Stage::WebSocket, _) => {
+                matches!(self.goodbye, Some(Goodbye::Close { code: 1012, .. }))
+            }
+            (Stage::EventStream { .. }, Service::EventStream { is_chunked, .. }) => {
+                let is_whole = !is_chunked || self.goodbye == Some(Goodbye::LastChunk);
+                is_whole && self.retries == 2
+            }
+            _ => self.has_due_answers(),
+        };
+        assert!(
+            is_told || !self.must_hear_goodbye,
+            "no goodbye in {:?}: {:?}",
+            self.stage,
+            self.goodbye
+        );
+    }
+}
