@@ -2,8 +2,9 @@
 //!
 //! A head is parsed once, when its end has arrived; until then a call costs one search for an empty
 //! line. What can never become a request is refused at its first bytes. Field values are borrowed
-//! and gathered in one pass; nothing is allocated. Faults in the framing do not hide the method:
-//! the head is handed out with the fault in it, and with [`After::Close`].
+//! and gathered in one pass; nothing is allocated but the ids of `If-None-Match`. Faults in the
+//! framing do not hide the method: the head is handed out with the fault in it, and with
+//! [`After::Close`].
 //! The one reader for everybody: [`super::read_request`] and the admin listener, whose requests
 //! have no content, take [`read_head`]; the feed, which reads it, takes [`read_message_head`].
 
@@ -119,7 +120,7 @@ pub struct ConnectionOptions {
 }
 
 /// The fields that mean something here, gathered in one pass.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Fields<'b> {
     /// `Authorization`
     pub authorization: Field<'b>,
@@ -222,7 +223,7 @@ impl<'b> Fields<'b> {
 }
 
 impl<'b> Head<'b> {
-    fn new(method: &str, target: &'b str, version: Version, fields: &Fields<'b>) -> Self {
+    fn new(method: &str, target: &'b str, version: Version, fields: Fields<'b>) -> Self {
         let method = match method {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
@@ -240,7 +241,6 @@ impl<'b> Head<'b> {
             method,
             target,
             version,
-            fields: *fields,
             framing: checked.unwrap_or(Framing::Absent),
             after: if stays && checked.is_ok() {
                 After::KeepAlive
@@ -248,6 +248,7 @@ impl<'b> Head<'b> {
                 After::Close
             },
             fault: checked.err(),
+            fields,
         }
     }
 
@@ -339,7 +340,7 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
     for header in request.headers.iter() {
         fields.note(header.name, header.value);
     }
-    Ok(Head::new(method, target, version, &fields))
+    Ok(Head::new(method, target, version, fields))
 }
 
 fn refusal_of(error: httparse::Error) -> Refusal {

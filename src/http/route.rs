@@ -139,7 +139,7 @@ fn poll(
         channels: query.channels,
         envelope: query.envelope.unwrap_or(Envelope::Full),
         timeout: asked.min(config.limits.poll_timeout()),
-        validators: head.fields.if_none_match,
+        validators: head.fields.if_none_match.clone(),
         sharing: source.sharing(),
         after: head.after,
         entry,

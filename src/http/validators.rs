@@ -1,27 +1,29 @@
 //! `If-None-Match` (RFC 9110, 13.1.2): which of our ids a client says it has.
 //!
-//! A list of entity tags, on one line or several, compared weakly: `W/` makes no difference. Only
-//! tags that could be ids of ours are kept, and of those a few: a client has one. What is no entity
-//! tag ends its line, which costs a client nothing but a whole answer.
+//! A list of entity tags, on one line or several, compared weakly: `W/` makes no difference, nor
+//! does what a proxy that compresses has appended to a tag of ours (`"ID-gzip"`, `"ID;br"`). Only
+//! tags that could be ids of ours are kept. What is no entity tag ends its line, which costs a
+//! client nothing but a whole answer.
 
 use crate::id::Cursor;
 
-/// How many ids are kept.
-const IDS_MAX: usize = 4;
+/// Bytes of an id before the digits of its sequence number.
+const EPOCH_BYTES: usize = 13;
 
 /// What a client has already.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
     /// `*`: whatever there is.
     is_any: bool,
-    ids: [Option<Cursor>; IDS_MAX],
+    /// As many as fit into a head.
+    ids: Vec<Cursor>,
 }
 
 impl Validators {
     /// Whether the client has what has this id.
     #[must_use]
     pub fn matches(&self, id: Cursor) -> bool {
-        self.is_any || self.ids.contains(&Some(id))
+        self.is_any || self.ids.contains(&id)
     }
 
     /// Takes one field line's value.
@@ -32,19 +34,26 @@ impl Validators {
         }
         let mut rest = value;
         while let Some((tag, after)) = take_tag(rest) {
-            let id = str::from_utf8(tag).ok().and_then(|tag| tag.parse().ok());
-            if let Some(id) = id
-                && let Some(free) = self.ids.iter_mut().find(|kept| kept.is_none())
-            {
-                *free = Some(id);
-            }
+            self.ids.extend(id_of(tag));
             rest = after;
         }
     }
 }
 
+/// The id that an opaque tag is, or begins with where a proxy has appended something. That begins
+/// with `-`, `;`, `:` or the like, and never goes on with the number.
+fn id_of(tag: &[u8]) -> Option<Cursor> {
+    let number = tag.get(EPOCH_BYTES..)?;
+    let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
+    let (id, suffix) = tag.split_at_checked(EPOCH_BYTES + digits.count())?;
+    if suffix.first().is_some_and(u8::is_ascii_alphanumeric) {
+        return None;
+    }
+    str::from_utf8(id).ok()?.parse().ok()
+}
+
 /// The next opaque tag of a list, without its quotes, and what follows it. A comma may stand inside
-/// the quotes.
+/// the quotes. Old proxies append to a tag after its quotes, which is passed over.
 fn take_tag(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = bytes
         .iter()
@@ -53,7 +62,9 @@ fn take_tag(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let tag = tag.strip_prefix(b"W/").unwrap_or(tag).strip_prefix(b"\"")?;
     let end = tag.iter().position(|byte| *byte == b'"')?;
     let (tag, after) = tag.split_at_checked(end)?;
-    Some((tag, after.strip_prefix(b"\"")?))
+    let after = after.strip_prefix(b"\"")?;
+    let next = after.iter().position(|byte| *byte == b',');
+    Some((tag, after.get(next.unwrap_or(after.len())..)?))
 }
 
 #[cfg(test)]
@@ -95,6 +106,33 @@ mod tests {
         );
         assert_eq!(matching(&[b"*"]).len(), 9);
         assert_eq!(matching(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn tag_is_known_whatever_a_proxy_has_appended_to_it() {
+        for suffix in [
+            "-gzip", "--gzip", "-br", "-zstd", "-df", ";br", ";gzip", ":gzip", "/br", "+x", "-5",
+            "\u{e4}",
+        ] {
+            for prefix in ["", "W/"] {
+                let line = format!("\"x\", {prefix}\"000000000001-3{suffix}\", \"y\"");
+                assert_eq!(matching(&[line.as_bytes()]), [3], "{line}");
+            }
+        }
+        let outside = b"\"000000000001-3\"-gzip , W/\"000000000001-5\"";
+        assert_eq!(matching(&[outside]), [3, 5]);
+        for other in ["0", "x", "5-gzip"] {
+            let line = format!("\"000000000001-3{other}\"");
+            assert_eq!(matching(&[line.as_bytes()]), [0; 0], "{line}");
+        }
+    }
+
+    #[test]
+    fn tag_is_found_at_any_place_of_a_long_list() {
+        let others = (10..400).map(|n| format!("\"000000000001-{n}\", \"x\", "));
+        let line = others.collect::<String>() + "W/\"000000000001-4-gzip\"";
+        assert_eq!(matching(&[line.as_bytes()]), [4]);
+        assert_eq!(matching(&[line.as_bytes(), b"\"000000000001-6\""]), [4, 6]);
     }
 
     #[test]
