@@ -219,7 +219,8 @@ fn event_stream_starts_with_its_fields_a_retry_and_its_position() {
     let (_stream, head) = stream(&[&server.url("/sse?channel=a")]);
     assert!(head[0].starts_with("http/1.1 200"), "{head:?}");
     for field in [
-        "content-type: text/event-stream",
+        "content-type: text/event-stream; charset=utf-8",
+        "connection: close",
         "cache-control: no-cache, no-transform",
         "x-accel-buffering: no",
         "transfer-encoding: chunked",

@@ -232,7 +232,7 @@ fn answer_names_the_listed_origin_that_asked() {
     const NAMED: &str = "\r\nVary: Origin\r\n\
                          Access-Control-Allow-Origin: https://a.example\r\n\
                          Access-Control-Allow-Credentials: true\r\n\
-                         Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n";
+                         Access-Control-Expose-Headers: ETag, Fanfare-Gap, Retry-After\r\n";
     let tag = "If-None-Match: \"000000000001-4\"\r\n";
     for (origin, is_named) in [("https://a.example", true), ("https://b.example", false)] {
         let fields = format!("{tag}Origin: {origin}\r\n");

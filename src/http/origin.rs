@@ -124,7 +124,11 @@ impl Reader<'_> {
                 push_field("Access-Control-Allow-Credentials", "true", out);
             }
         }
-        push_field("Access-Control-Expose-Headers", "Fanfare-Gap, ETag", out);
+        push_field(
+            "Access-Control-Expose-Headers",
+            "ETag, Fanfare-Gap, Retry-After",
+            out,
+        );
     }
 }
 

@@ -68,10 +68,11 @@ pub fn push_event_stream_head(
     if has_gap {
         push_field("Fanfare-Gap", "1", out);
     }
-    match body {
-        StreamBody::Chunked => push_field("Transfer-Encoding", "chunked", out),
-        StreamBody::UntilClose => push_field("Connection", "close", out),
+    if body == StreamBody::Chunked {
+        push_field("Transfer-Encoding", "chunked", out);
     }
+    // Nothing follows a stream, whatever the client has asked for (RFC 9112, 9.6).
+    push_connection(After::Close, out);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -249,7 +250,8 @@ pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
         push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
         push_field(
             "Access-Control-Allow-Headers",
-            "Last-Event-ID, Authorization, Cache-Control, If-None-Match",
+            "Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
+             X-Requested-With",
             &mut bytes,
         );
         push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
@@ -308,7 +310,7 @@ pub(super) fn poll_without_answer(then: After, reader: Reader<'_>, date: &str) -
 
 fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(Status::Ok, date, out);
-    push_field("Content-Type", "text/event-stream", out);
+    push_field("Content-Type", "text/event-stream; charset=utf-8", out);
     push_field("Cache-Control", "no-cache, no-transform", out);
     // Asks nginx not to gather the stream.
     push_field("X-Accel-Buffering", "no", out);

@@ -208,7 +208,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
         &[
             "GET / HTTP/1.2\r\n\r\n",
             "GET / HTTP/3\r\n\r\n",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "GET / HTTP/2.0\r\n\r\n",
         ],
     ),
     (
@@ -505,13 +505,15 @@ fn event_stream_head_has_these_bytes() {
     };
     let common = "HTTP/1.1 200 OK\r\n\
          Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-         Content-Type: text/event-stream\r\n\
+         Content-Type: text/event-stream; charset=utf-8\r\n\
          Cache-Control: no-cache, no-transform\r\n\
          X-Accel-Buffering: no\r\n\
          Vary: Origin\r\n";
     assert_eq!(
         head(StreamBody::Chunked, true),
-        format!("{common}Fanfare-Gap: 1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        format!(
+            "{common}Fanfare-Gap: 1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        )
     );
     assert_eq!(
         head(StreamBody::UntilClose, false),
@@ -523,8 +525,8 @@ fn event_stream_head_has_these_bytes() {
     let expected = format!(
         "{common}Access-Control-Allow-Origin: https://a.example\r\n\
          Access-Control-Allow-Credentials: true\r\n\
-         Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n\
-         Transfer-Encoding: chunked\r\n\r\n"
+         Access-Control-Expose-Headers: ETag, Fanfare-Gap, Retry-After\r\n\
+         Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     );
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
@@ -711,11 +713,12 @@ fn preflight_of_a_listed_page_has_these_bytes() {
          Vary: Origin\r\n\
          Access-Control-Allow-Origin: https://a.example\r\n\
          Access-Control-Allow-Credentials: true\r\n\
-         Access-Control-Expose-Headers: Fanfare-Gap, ETag\r\n\
+         Access-Control-Expose-Headers: ETag, Fanfare-Gap, Retry-After\r\n\
          Allow: GET, HEAD, OPTIONS\r\n\
          Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
          Access-Control-Allow-Headers: \
-         Last-Event-ID, Authorization, Cache-Control, If-None-Match\r\n\
+         Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
+         X-Requested-With\r\n\
          Access-Control-Max-Age: 86400\r\n\
          Connection: keep-alive\r\n\r\n"
     );

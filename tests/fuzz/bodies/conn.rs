@@ -589,7 +589,7 @@ fn take_apart(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
         if head.status == 101 {
             return (at, take_frames(&written[at..]));
         }
-        if head.field("content-type") == Some("text/event-stream") {
+        if head.field("content-type") == Some("text/event-stream; charset=utf-8") {
             if head.field("transfer-encoding").is_some() {
                 take_chunks(&written[at..]);
             }
