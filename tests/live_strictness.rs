@@ -43,10 +43,7 @@ fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
             .map_or(0, |length| length.parse().unwrap());
         let content = &bytes[end + 4..end + 4 + length];
         let problem: Option<serde_json::Value> = serde_json::from_slice(content).ok();
-        let word = problem.and_then(|problem| {
-            let word = problem.get("code").or_else(|| problem.get("error"))?;
-            Some(word.as_str()?.to_owned())
-        });
+        let word = problem.and_then(|problem| Some(problem.get("code")?.as_str()?.to_owned()));
         found.push((status, word.unwrap_or_default()));
         bytes = &bytes[end + 4 + length..];
     }
@@ -67,6 +64,9 @@ fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what
     stream.write_all(BEHIND).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
+    if let Verdict::GoAway(word) = verdict {
+        return check_goaway(&bytes, word, what);
+    }
     let first = |status, word: &str| (status, word.to_owned());
     let behind = first(404, "not_found");
     let expected = match verdict {
@@ -74,9 +74,23 @@ fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what
         Verdict::RefusedAndClosed(status, word) => vec![first(status, word)],
         Verdict::Refused(status, word) => vec![first(status, word), behind],
         Verdict::Served(status) => vec![first(status, ""), behind],
-        Verdict::Line | Verdict::Opens => panic!("sent to nobody"),
+        Verdict::GoAway(_) | Verdict::Line | Verdict::Opens => panic!("sent to nobody"),
     };
     assert_eq!(responses(&bytes), expected, "{what}");
+}
+
+/// SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` and a problem document (RFC 9113, 6.8).
+fn check_goaway(bytes: &[u8], word: &str, what: &str) {
+    let (settings, goaway) = bytes.split_at(9);
+    assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0], "{what}");
+    let (header, payload) = goaway.split_at(9);
+    let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+    assert_eq!(length as usize, payload.len(), "{what}");
+    assert_eq!(header[3..], [7, 0, 0, 0, 0, 0], "{what}");
+    let (numbers, document) = payload.split_at(8);
+    assert_eq!(numbers, [0, 0, 0, 0, 0, 0, 0, 0x0d], "{what}");
+    let problem: serde_json::Value = serde_json::from_slice(document).unwrap();
+    assert_eq!(problem["code"], word, "{what}");
 }
 
 #[test]

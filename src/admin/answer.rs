@@ -1,13 +1,16 @@
 //! What the admin listener says: metrics, liveness, readiness, refusals.
 //!
-//! All of it plain text for probes and people. No answer may be read by a page of another origin,
-//! since a browser on this machine reaches the listener and its visitor's pages should not.
-//! Reads counters and `/proc/self`; owns nothing.
+//! Plain text for probes and people; refusals are problem documents (RFC 9457). No answer may be
+//! read by a page of another origin, since a browser on this machine reaches the listener and its
+//! visitor's pages should not. Reads counters and `/proc/self`; owns nothing.
 
 use std::time::SystemTime;
 
 use crate::http::head::{Head, Method};
-use crate::http::response::{Status, push_content, push_field, push_status_line};
+use crate::http::origin::Reader;
+use crate::http::response::{
+    self, PROBLEM, Problem, Status, push_content, push_field, push_status_line,
+};
 use crate::http::{After, Refusal};
 use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
@@ -24,8 +27,12 @@ const RETRY_AFTER_S: &str = "1";
 /// Answers a head.
 pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> {
     if !matches!(head.method, Method::Get | Method::Head) {
-        let field = Some(("Allow", "GET, HEAD"));
-        return plain(Status::MethodNotAllowed, "only GET and HEAD", field, date);
+        let problem = Problem {
+            status: Status::MethodNotAllowed,
+            detail: "only GET and HEAD are answered here",
+            code: Refusal::Method.code(),
+        };
+        return refuse_with(problem, head.method, Some(("Allow", "GET, HEAD")), date);
     }
     if let Some(fault) = head.fault {
         return refuse(fault, head.method, date);
@@ -41,32 +48,51 @@ pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> 
             let (status, word) = readiness(sources.readiness.stage());
             (status, PLAIN, format!("{word}\n"))
         }
-        _ => (
-            Status::NotFound,
-            PLAIN,
-            String::from("see /metrics, /healthz and /readyz\n"),
-        ),
+        _ => {
+            let problem = Problem {
+                status: Status::NotFound,
+                detail: "there is nothing here; see /metrics, /healthz and /readyz",
+                code: Refusal::Path.code(),
+            };
+            return refuse_with(problem, head.method, None, date);
+        }
     };
     let field = (status == Status::ServiceUnavailable).then_some(("Retry-After", RETRY_AFTER_S));
-    respond(status, content_type, &content, head.method, field, date)
+    respond(
+        status,
+        content_type,
+        content.as_bytes(),
+        head.method,
+        field,
+        date,
+    )
 }
 
 /// The answer to a request that is refused.
 pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
-    let content = format!("{refusal}\n");
-    respond(refusal.status(), PLAIN, &content, method, None, date)
-}
-
-/// The answer to a head that did not come in time.
-pub(super) fn late(date: &str) -> Vec<u8> {
-    let words = "no complete request head in time";
-    plain(Status::RequestTimeout, words, None, date)
+    response::refuse(&refusal, method, After::Close, Reader::SameOrigin, date).bytes
 }
 
 /// The answer when every place is taken.
 pub(super) fn busy(date: &str) -> Vec<u8> {
+    let problem = Problem {
+        status: Status::ServiceUnavailable,
+        detail: "too many requests are being answered",
+        code: Refusal::ServerFullOfConns.code(),
+    };
     let field = Some(("Retry-After", RETRY_AFTER_S));
-    plain(Status::ServiceUnavailable, "too many at once", field, date)
+    refuse_with(problem, Method::Get, field, date)
+}
+
+/// A refusal in words of its own.
+fn refuse_with(
+    problem: Problem<'_>,
+    method: Method,
+    field: Option<(&str, &str)>,
+    date: &str,
+) -> Vec<u8> {
+    let document = problem.document();
+    respond(problem.status, PROBLEM, &document, method, field, date)
 }
 
 fn readiness(stage: Stage) -> (Status, &'static str) {
@@ -77,15 +103,10 @@ fn readiness(stage: Stage) -> (Status, &'static str) {
     }
 }
 
-fn plain(status: Status, words: &str, field: Option<(&str, &str)>, date: &str) -> Vec<u8> {
-    let content = format!("{words}\n");
-    respond(status, PLAIN, &content, Method::Get, field, date)
-}
-
 fn respond(
     status: Status,
     content_type: &str,
-    content: &str,
+    content: &[u8],
     method: Method,
     field: Option<(&str, &str)>,
     date: &str,
@@ -96,13 +117,7 @@ fn respond(
     if let Some((name, value)) = field {
         push_field(name, value, &mut out);
     }
-    push_content(
-        content_type,
-        content.as_bytes(),
-        method,
-        After::Close,
-        &mut out,
-    );
+    push_content(content_type, content, method, After::Close, &mut out);
     out
 }
 

@@ -9,6 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
+use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
 
 use super::{Sources, answer};
@@ -54,7 +55,10 @@ fn answer_to_one(
         match read(stream, &mut chunk, deadline)? {
             Took::Bytes(bytes) => held.extend_from_slice(bytes),
             Took::End => return Ok(None),
-            Took::Timeout => return Ok(Some(answer::late(&date()))),
+            Took::Timeout => {
+                let refusal = Refusal::HeadTimeout;
+                return Ok(Some(answer::refuse(refusal, Method::Get, &date())));
+            }
         }
         match read_head(&held, ADMIN_HEAD_BYTES_MAX) {
             HeadRead::Incomplete => {}

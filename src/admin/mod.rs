@@ -292,6 +292,11 @@ mod tests {
                 "{answer}"
             );
             assert!(!answer.contains("Access-Control"), "{answer}");
+            assert!(answer.contains("Content-Type: application/problem+json\r\n"));
+            let (_, content) = answer.split_once("\r\n\r\n").unwrap();
+            let problem: serde_json::Value = serde_json::from_str(content).unwrap();
+            assert_eq!(problem["status"].to_string(), status);
+            assert!(problem["code"].is_string(), "{problem}");
             assert_eq!(answer.contains("Allow: GET, HEAD\r\n"), status == "405");
         }
     }

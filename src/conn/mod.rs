@@ -353,7 +353,9 @@ impl Conn {
             Phase::Request {
                 partial: Some(_), ..
             } => {
-                out.extend_from_slice(&http::response::head_timeout(context.date).bytes);
+                let refusal = http::Refusal::HeadTimeout;
+                let response = http::response::turn_away(refusal, context.date);
+                out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::HeadTimeout, context);
             }
             Phase::Request {
@@ -414,17 +416,15 @@ impl Conn {
         match &mut self.phase {
             // Its request is not answered yet, and it could not be told later.
             Phase::Stream {
-                transport: Transport::EventStream(_),
+                transport: Transport::EventStream(stream),
                 closing: None,
+            } if is_refused => {
+                let sharing = stream.sharing();
+                self.refuse_joining(sharing, out, context);
             }
-            | Phase::Poll { .. }
-                if is_refused =>
-            {
-                let detail = "the server has as many channels as it may have";
-                let response = http::response::unavailable(detail, context.draw, context.date);
-                out.extend_from_slice(&response.bytes);
-                context.metrics.requests_refused.increment();
-                self.end(CloseReason::Refused, context);
+            Phase::Poll { poll, .. } if is_refused => {
+                let sharing = poll.sharing();
+                self.refuse_joining(sharing, out, context);
             }
             Phase::Stream {
                 transport,

@@ -9,6 +9,7 @@ use super::phase::{Partial, Phase, Stage};
 use super::{Conn, TooMany};
 use crate::effect::{CloseReason, Context, Effect};
 use crate::http;
+use crate::http::origin::Reader;
 use crate::proxy::header::{HeaderRead, read_header};
 
 /// How many bytes of the header are to be read next.
@@ -77,7 +78,9 @@ impl Conn {
                 }
             }
             Err(too_many) => {
-                let response = http::response::too_many(too_many, context.draw, context.date);
+                let (draw, date) = (context.draw, context.date);
+                let response =
+                    http::response::put_off(too_many.into(), Reader::SameOrigin, draw, date);
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::Refused, context);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Conn, Partial, Phase, Stage};
 use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
-use crate::http::{self, After, Answer, Entry, Read};
+use crate::http::{self, After, Answer, Entry, Read, Refusal, Sharing};
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
 use crate::token::Warning;
@@ -106,6 +106,30 @@ impl Conn {
             let flow = transport.handle_bytes(bytes, out, context);
             self.follow(flow, context);
         }
+    }
+
+    /// Answers HTTP that came without TLS to a port that speaks it. Nothing is sealed on this conn.
+    pub fn handle_plaintext(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        let response = http::response::turn_away(Refusal::PlainOnTls, context.date);
+        out.extend_from_slice(&response.bytes);
+        context.metrics.requests_refused.increment();
+        self.end(CloseReason::BadRequest, context);
+        self.settle(out, context);
+    }
+
+    /// Answers a request for channels that the server has no room for.
+    pub(super) fn refuse_joining(
+        &mut self,
+        sharing: Sharing,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        let refusal = Refusal::ServerFullOfChannels;
+        let reader = sharing.reader(&context.config.browser);
+        let response = http::response::put_off(refusal, reader, context.draw, context.date);
+        out.extend_from_slice(&response.bytes);
+        context.metrics.requests_refused.increment();
+        self.end(CloseReason::Refused, context);
     }
 
     fn keep(&mut self, bytes: &[u8], served: bool) {

@@ -351,15 +351,19 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A refused request's answer (RFC 9457).
 pub(super) fn problem(problem: &Problem, is_last: bool, is_head: bool, date: HttpDate) -> Vec<u8> {
     let title = reason(problem.status);
-    let mut body = b"{\"title\":\"".to_vec();
+    let mut body = b"{\"type\":\"about:blank\",\"title\":\"".to_vec();
     body.extend_from_slice(title.as_bytes());
     body.extend_from_slice(b"\",\"status\":");
     push_display(&problem.status, &mut body);
     body.extend_from_slice(b",\"detail\":");
     push_json_string(&problem.detail, &mut body);
-    body.extend_from_slice(b",\"error\":\"");
-    body.extend_from_slice(problem.error.as_bytes());
-    body.push(b'"');
+    // The member of refused lines, and that of every other problem document.
+    for member in ["error", "code"] {
+        push_display(
+            &format_args!(",\"{member}\":\"{}\"", problem.error),
+            &mut body,
+        );
+    }
     if let Some(index) = problem.index {
         body.extend_from_slice(b",\"index\":");
         push_display(&index, &mut body);
@@ -586,8 +590,9 @@ mod tests {
         let (_, body) = whole.split_once("\r\n\r\n").unwrap();
         assert_eq!(
             body,
-            "{\"title\":\"Method Not Allowed\",\"status\":405,\"detail\":\"a \\\"quoted\\\" word\",\
-             \"error\":\"method_not_allowed\",\"index\":3}\n"
+            "{\"type\":\"about:blank\",\"title\":\"Method Not Allowed\",\"status\":405,\
+             \"detail\":\"a \\\"quoted\\\" word\",\"error\":\"method_not_allowed\",\
+             \"code\":\"method_not_allowed\",\"index\":3}\n"
         );
         let head = problem(&refused, false, true, HttpDate::from(std::time::UNIX_EPOCH));
         assert!(head.ends_with(b"\r\n\r\n"));

@@ -12,6 +12,9 @@ use super::framing::is_token_byte;
 /// The longest method, in bytes, that is taken for one. The longest registered one has 17.
 const METHOD_BYTES_MAX: usize = 32;
 
+/// The first byte of a TLS client: the content type of its handshake's record (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// What came of looking for the lines of a head.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
@@ -33,6 +36,9 @@ pub(super) enum Found<'b> {
 pub(super) fn find(bytes: &[u8], head_bytes_max: usize) -> Found<'_> {
     let window = bytes.get(..head_bytes_max).unwrap_or(bytes);
     let rest = without_empty_lines(window);
+    if rest.first() == Some(&TLS_HANDSHAKE) {
+        return Found::Refused(Refusal::TlsOnPlain);
+    }
     if !may_be_request(rest) {
         return Found::Refused(Refusal::NotHttp);
     }
@@ -55,8 +61,8 @@ fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether the bytes begin with a method, or could once more of them have come. A TLS handshake or
-/// a binary protocol is known by its first byte and gets no time to wait for an answer.
+/// Whether the bytes begin with a method, or could once more of them have come. A binary protocol
+/// is known by its first byte and gets no time to wait for an answer.
 fn may_be_request(bytes: &[u8]) -> bool {
     if matches!(bytes, [] | [b'\r']) {
         return true;
@@ -98,6 +104,9 @@ fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
 /// Looks only at how the line ends: HTTP/0.9 has no version and no fields, so that nothing more
 /// would ever come, and another version has rules of its own (RFC 9112, 2.3).
 fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
+    if line == b"PRI * HTTP/2.0" {
+        return Err(Refusal::Http2);
+    }
     let last_word = line.rsplit(|&byte| byte == b' ').next().unwrap_or(line);
     match last_word.strip_prefix(b"HTTP/") {
         Some(b"1.0" | b"1.1") => Ok(()),
@@ -165,7 +174,9 @@ mod tests {
             ("GET / http/1.1\r\n", Refusal::NotHttp),
             ("GET / HTTP/1.2\r\n", Refusal::Version),
             ("GET / HTTP/0.9\r\n", Refusal::Version),
-            ("PRI * HTTP/2.0\r\n", Refusal::Version),
+            ("PRI * HTTP/2.0\r\n", Refusal::Http2),
+            ("GET / HTTP/2.0\r\n", Refusal::Version),
+            ("\u{16}", Refusal::TlsOnPlain),
             ("GET / HTTP/3\r\n", Refusal::Version),
         ] {
             assert_eq!(

@@ -5,11 +5,12 @@
 
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::ChannelNameError;
+use crate::proxy::TooMany;
 
 use super::entry::EntryError;
 use super::response::Status;
 
-/// Why a request is refused.
+/// Why a request is refused, or the connection before there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A `channel` of the query is no channel name.
@@ -62,12 +63,21 @@ pub enum Refusal {
         /// How many bytes it may have.
         limit: usize,
     },
+    /// The head is not complete in time.
+    #[error("no complete request head in time")]
+    HeadTimeout,
     /// `Host` is missing in HTTP/1.1, repeated or malformed (RFC 9112, 3.2).
     #[error("exactly one well-formed Host header field is needed")]
     Host,
+    /// The preface of HTTP/2 (RFC 9113, 3.4).
+    #[error("HTTP/2 is not spoken here, only HTTP/1.0 and HTTP/1.1")]
+    Http2,
     /// CR or LF stands alone (RFC 9112, 2.2).
     #[error("lines end in CR LF, and neither of the two stands alone")]
     LineEnd,
+    /// Memory is short.
+    #[error("the server is short of memory")]
+    MemoryShort,
     /// A method that nothing here has.
     #[error("only GET, HEAD and OPTIONS are answered here")]
     Method,
@@ -80,6 +90,15 @@ pub enum Refusal {
     /// No such path.
     #[error("there is nothing here; see /poll, /sse and /ws")]
     Path,
+    /// HTTP without TLS where TLS is spoken.
+    #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
+    PlainOnTls,
+    /// The server has as many channels as it may have.
+    #[error("the server has as many channels as it may have")]
+    ServerFullOfChannels,
+    /// The server has as many connections as it may have.
+    #[error("the server is full")]
+    ServerFullOfConns,
     /// The request target is in none of the forms of RFC 9112, 3.2.
     #[error("the request target is malformed")]
     Target,
@@ -92,6 +111,12 @@ pub enum Refusal {
     /// `timeout` is no number of seconds.
     #[error("timeout is a whole number of seconds")]
     Timeout,
+    /// A TLS handshake where TLS is not spoken.
+    #[error("a TLS handshake was sent to a port that speaks plain HTTP: use http:// or ws://")]
+    TlsOnPlain,
+    /// The client has or opens too many connections.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The content has a transfer coding that is not undone here.
     #[error("this transfer coding is not implemented here")]
     TransferCoding,
@@ -143,8 +168,10 @@ impl Refusal {
             | Self::Host
             | Self::LineEnd
             | Self::NotHttp
+            | Self::PlainOnTls
             | Self::Target
             | Self::Timeout
+            | Self::TlsOnPlain
             | Self::TransferEncoding
             | Self::UpgradeConnection
             | Self::UpgradeExtensions
@@ -156,13 +183,18 @@ impl Refusal {
             Self::ContentUnwanted => Status::ContentTooLarge,
             Self::Expectation => Status::ExpectationFailed,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
+            Self::HeadTimeout => Status::RequestTimeout,
+            Self::MemoryShort | Self::ServerFullOfChannels | Self::ServerFullOfConns => {
+                Status::ServiceUnavailable
+            }
             Self::Method => Status::MethodNotAllowed,
             Self::Origin => Status::Forbidden,
             Self::Path => Status::NotFound,
             Self::TargetTooLong { .. } => Status::UriTooLong,
+            Self::TooMany(_) => Status::TooManyRequests,
             Self::TransferCoding => Status::NotImplemented,
             Self::UpgradeMissing | Self::UpgradeVersion => Status::UpgradeRequired,
-            Self::Version => Status::VersionNotSupported,
+            Self::Http2 | Self::Version => Status::VersionNotSupported,
         }
     }
 
@@ -183,22 +215,119 @@ impl Refusal {
             Self::Field => "bad_field",
             Self::FieldsTooMany { .. } => "too_many_fields",
             Self::HeadTooLarge { .. } => "head_too_large",
+            Self::HeadTimeout => "head_timeout",
             Self::Host => "bad_host",
             Self::LineEnd => "line_end",
+            Self::MemoryShort => "memory_short",
             Self::Method => "method_not_allowed",
             Self::NotHttp => "not_http",
             Self::Origin => "origin_not_allowed",
             Self::Path => "not_found",
+            Self::PlainOnTls => "plain_http_on_tls",
+            Self::ServerFullOfChannels | Self::ServerFullOfConns => "server_full",
             Self::Target => "bad_target",
             Self::TargetTooLong { .. } => "target_too_long",
             Self::Timeout => "bad_timeout",
+            Self::TlsOnPlain => "tls_on_plain_http",
+            Self::TooMany(TooMany::Conns) => "too_many_connections",
+            Self::TooMany(TooMany::Connects) => "too_many_connects",
             Self::TransferCoding => "transfer_coding",
             Self::TransferEncoding => "transfer_encoding",
             Self::UpgradeConnection | Self::UpgradeExtensions | Self::UpgradeKey => "bad_upgrade",
             Self::UpgradeMissing => "upgrade_required",
             Self::UpgradeVersion => "upgrade_version",
-            Self::Version => "http_version",
+            Self::Http2 | Self::Version => "http_version",
             Self::Window | Self::WindowUnheard | Self::WindowWithoutIds => "bad_window",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::token::TokenError;
+
+    impl Refusal {
+        /// One of each variant, and the errors inside those whose code they decide.
+        pub(in crate::http) fn one_of_each() -> Vec<Self> {
+            let mut all = vec![Self::ChannelMissing];
+            while let Some(next) = all.last().and_then(|last| last.next()) {
+                all.push(next);
+            }
+            all
+        }
+
+        /// The variant after this one: a new one does not compile before it has its place.
+        fn next(self) -> Option<Self> {
+            let limit = 1;
+            Some(match self {
+                Self::ChannelMissing => Self::ChannelName(ChannelNameError::Empty),
+                Self::ChannelName(_) => Self::ChannelsTooMany { limit, got: 2 },
+                Self::ChannelsTooMany { .. } => Self::ContentFraming,
+                Self::ContentFraming => Self::ContentLength,
+                Self::ContentLength => Self::ContentUnwanted,
+                Self::ContentUnwanted => Self::Encoding,
+                Self::Encoding => Self::Entry(EntryError::NotAllowed),
+                Self::Entry(EntryError::NotAllowed) => Self::Entry(EntryError::TokenMissing),
+                Self::Entry(EntryError::TokenMissing) => Self::Entry(EntryError::TokenRepeated),
+                Self::Entry(EntryError::TokenRepeated) => {
+                    Self::Entry(EntryError::Token(TokenError::Malformed))
+                }
+                Self::Entry(EntryError::Token(_)) => Self::Envelope,
+                Self::Envelope => Self::Expectation,
+                Self::Expectation => Self::Field,
+                Self::Field => Self::FieldsTooMany { limit },
+                Self::FieldsTooMany { .. } => Self::HeadTimeout,
+                Self::HeadTimeout => Self::HeadTooLarge { limit },
+                Self::HeadTooLarge { .. } => Self::Host,
+                Self::Host => Self::Http2,
+                Self::Http2 => Self::LineEnd,
+                Self::LineEnd => Self::MemoryShort,
+                Self::MemoryShort => Self::Method,
+                Self::Method => Self::NotHttp,
+                Self::NotHttp => Self::Origin,
+                Self::Origin => Self::Path,
+                Self::Path => Self::PlainOnTls,
+                Self::PlainOnTls => Self::ServerFullOfChannels,
+                Self::ServerFullOfChannels => Self::ServerFullOfConns,
+                Self::ServerFullOfConns => Self::Target,
+                Self::Target => Self::TargetTooLong { limit },
+                Self::TargetTooLong { .. } => Self::Timeout,
+                Self::Timeout => Self::TlsOnPlain,
+                Self::TlsOnPlain => Self::TooMany(TooMany::Conns),
+                Self::TooMany(TooMany::Conns) => Self::TooMany(TooMany::Connects),
+                Self::TooMany(TooMany::Connects) => Self::TransferCoding,
+                Self::TransferCoding => Self::TransferEncoding,
+                Self::TransferEncoding => Self::UpgradeConnection,
+                Self::UpgradeConnection => Self::UpgradeExtensions,
+                Self::UpgradeExtensions => Self::UpgradeKey,
+                Self::UpgradeKey => Self::UpgradeMissing,
+                Self::UpgradeMissing => Self::UpgradeVersion,
+                Self::UpgradeVersion => Self::Version,
+                Self::Version => Self::Window,
+                Self::Window => Self::WindowWithoutIds,
+                Self::WindowWithoutIds => Self::WindowUnheard,
+                Self::WindowUnheard => return None,
+            })
+        }
+    }
+
+    #[test]
+    fn code_is_one_word_and_tells_apart_what_a_program_would() {
+        let all = Refusal::one_of_each();
+        for refusal in &all {
+            let is_part = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'2';
+            let code = refusal.code();
+            assert!(
+                !code.is_empty() && code.bytes().all(is_part),
+                "{refusal:?}: {code}"
+            );
+        }
+        let codes: BTreeSet<_> = all.iter().map(|refusal| refusal.code()).collect();
+        // Those that share one: two of HTTP's version, two of a full server, three each of a bad
+        // upgrade and a bad window.
+        assert_eq!(codes.len(), all.len() - 6);
     }
 }

@@ -11,9 +11,9 @@ use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::effect::Draw;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
-use crate::proxy::TooMany;
 
 use super::extensions::Deflate;
+use super::goaway::push_goaway;
 use super::head::{Method, SUBPROTOCOL};
 use super::origin::Reader;
 pub use super::status::Status;
@@ -29,6 +29,9 @@ const PAGE: &[u8] = include_bytes!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
+
+/// The media type of a problem document (RFC 9457, 3).
+pub const PROBLEM: &str = "application/problem+json";
 
 /// The methods of every path.
 const METHODS: &str = "GET, HEAD, OPTIONS";
@@ -151,42 +154,34 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The response to a conn whose head did not come in time. The conn closes after it.
+/// The response that says why there is no room, and when to come back. The delay is drawn, so that
+/// clients that are refused together do not come back together. The conn closes after it.
 #[must_use]
-pub fn head_timeout(date: &str) -> Response {
-    problem(
-        Status::RequestTimeout,
-        "no complete request head in time",
-        date,
-    )
-}
-
-/// The response to a conn for which there is no room. When to come back is drawn, so that they do
-/// not come back together. The conn closes after it.
-#[must_use]
-pub fn unavailable(detail: &str, draw: Draw, date: &str) -> Response {
-    put_off(Status::ServiceUnavailable, detail, draw, date)
-}
-
-/// The response to a client that has or opens too many conns (RFC 6585, 4). When to come back is
-/// drawn as for [`unavailable`]. The conn closes after it.
-#[must_use]
-pub fn too_many(too_many: TooMany, draw: Draw, date: &str) -> Response {
-    put_off(Status::TooManyRequests, &too_many.to_string(), draw, date)
-}
-
-fn put_off(status: Status, detail: &str, draw: Draw, date: &str) -> Response {
+pub fn put_off(refusal: Refusal, reader: Reader<'_>, draw: Draw, date: &str) -> Response {
     let (least, most) = (*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end());
     let retry_after_s = least + draw.below(most - least + 1);
     let mut bytes = Vec::with_capacity(512);
-    push_status_line(status, date, &mut bytes);
+    push_status_line(refusal.status(), date, &mut bytes);
+    reader.push_fields(&mut bytes);
     push_number("Retry-After", retry_after_s, &mut bytes);
-    push_problem(
-        status,
-        Told::detail(detail),
+    let problem = Problem::of(&refusal, &refusal.to_string()).document();
+    push_problem(&problem, Method::Get, After::Close, &mut bytes);
+    Response {
+        status: refusal.status(),
+        bytes,
+        then: After::Close,
+    }
+}
+
+/// The response to a connection that has no request that could be answered: it closes.
+#[must_use]
+pub fn turn_away(refusal: Refusal, date: &str) -> Response {
+    refuse(
+        &refusal,
         Method::Get,
         After::Close,
-        bytes,
+        Reader::SameOrigin,
+        date,
     )
 }
 
@@ -201,7 +196,16 @@ pub fn refuse(
 ) -> Response {
     let status = refusal.status();
     let detail = refusal.to_string();
+    let problem = Problem::of(refusal, &detail).document();
     let mut bytes = Vec::with_capacity(512);
+    if *refusal == Refusal::Http2 {
+        push_goaway(&problem, &mut bytes);
+        return Response {
+            status,
+            bytes,
+            then: After::Close,
+        };
+    }
     push_status_line(status, date, &mut bytes);
     reader.push_fields(&mut bytes);
     if status == Status::MethodNotAllowed {
@@ -213,29 +217,53 @@ pub fn refuse(
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
     }
-    let told = Told {
-        detail: &detail,
-        code: Some(refusal.code()),
-    };
     if let Refusal::Entry(error) = refusal
         && let Some(challenge) = error.challenge()
     {
         push_field("WWW-Authenticate", challenge, &mut bytes);
     }
-    push_problem(status, told, method, then, bytes)
+    push_problem(&problem, method, then, &mut bytes);
+    Response {
+        status,
+        bytes,
+        then,
+    }
 }
 
-/// What a problem document says beside its status.
-#[derive(Clone, Copy)]
-struct Told<'a> {
-    detail: &'a str,
-    /// For programs; an extension member (RFC 9457, 3.2).
-    code: Option<&'static str>,
+/// What a problem document says (RFC 9457).
+#[derive(Clone, Copy, Debug)]
+pub struct Problem<'a> {
+    /// The status of the response.
+    pub status: Status,
+    /// What is wrong, for people.
+    pub detail: &'a str,
+    /// The same for programs; an extension member (RFC 9457, 3.2).
+    pub code: &'static str,
 }
 
-impl<'a> Told<'a> {
-    fn detail(detail: &'a str) -> Self {
-        Self { detail, code: None }
+impl<'a> Problem<'a> {
+    fn of(refusal: &Refusal, detail: &'a str) -> Self {
+        Self {
+            status: refusal.status(),
+            detail,
+            code: refusal.code(),
+        }
+    }
+
+    /// The document.
+    #[must_use]
+    pub fn document(self) -> Vec<u8> {
+        let mut document = Vec::with_capacity(192);
+        document.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":");
+        push_json_string(self.status.reason(), &mut document);
+        document.extend_from_slice(b",\"status\":");
+        push_display(&self.status.code(), &mut document);
+        document.extend_from_slice(b",\"detail\":");
+        push_json_string(self.detail, &mut document);
+        document.extend_from_slice(b",\"code\":");
+        push_json_string(self.code, &mut document);
+        document.extend_from_slice(b"}\n");
+        document
     }
 }
 
@@ -317,45 +345,9 @@ fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     reader.push_fields(out);
 }
 
-fn problem(status: Status, detail: &str, date: &str) -> Response {
-    let mut bytes = Vec::with_capacity(512);
-    push_status_line(status, date, &mut bytes);
-    let told = Told::detail(detail);
-    push_problem(status, told, Method::Get, After::Close, bytes)
-}
-
-fn push_problem(
-    status: Status,
-    told: Told<'_>,
-    method: Method,
-    then: After,
-    mut bytes: Vec<u8>,
-) -> Response {
-    let mut document = Vec::with_capacity(192);
-    document.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":");
-    push_json_string(status.reason(), &mut document);
-    document.extend_from_slice(b",\"status\":");
-    push_display(&status.code(), &mut document);
-    document.extend_from_slice(b",\"detail\":");
-    push_json_string(told.detail, &mut document);
-    if let Some(code) = told.code {
-        document.extend_from_slice(b",\"code\":");
-        push_json_string(code, &mut document);
-    }
-    document.extend_from_slice(b"}\n");
-    push_field("Cache-Control", "no-store", &mut bytes);
-    push_content(
-        "application/problem+json",
-        &document,
-        method,
-        then,
-        &mut bytes,
-    );
-    Response {
-        status,
-        bytes,
-        then,
-    }
+fn push_problem(document: &[u8], method: Method, then: After, out: &mut Vec<u8>) {
+    push_field("Cache-Control", "no-store", out);
+    push_content(PROBLEM, document, method, then, out);
 }
 
 /// Appends the status line and `Date`.
@@ -408,4 +400,66 @@ fn push_number(name: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     push_display(&value, out);
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+    /// The content of a response as JSON.
+    fn document(response: &Response) -> serde_json::Value {
+        let text = str::from_utf8(&response.bytes).unwrap();
+        assert!(
+            text.contains("\r\nContent-Type: application/problem+json\r\n"),
+            "{text}"
+        );
+        let (_, content) = text.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(content).unwrap()
+    }
+
+    #[test]
+    fn every_refusal_is_a_problem_document_with_its_code() {
+        for refusal in Refusal::one_of_each() {
+            if refusal == Refusal::Http2 {
+                continue;
+            }
+            let refused = turn_away(refusal, DATE);
+            let put_off = put_off(refusal, Reader::Any, Draw(u64::MAX / 2), DATE);
+            for response in [refused, put_off] {
+                assert_eq!(response.then, After::Close);
+                let document = document(&response);
+                assert_eq!(document["type"], "about:blank");
+                assert_eq!(document["title"], refusal.status().reason());
+                assert_eq!(document["status"], refusal.status().code());
+                assert_eq!(document["code"], refusal.code());
+                assert_eq!(document["detail"], refusal.to_string());
+            }
+        }
+    }
+
+    #[test]
+    fn client_that_is_put_off_may_read_when_to_come_back() {
+        let response = put_off(Refusal::MemoryShort, Reader::Any, Draw(0), DATE);
+        let text = String::from_utf8(response.bytes).unwrap();
+        for line in [
+            "HTTP/1.1 503 Service Unavailable",
+            "Retry-After: 5",
+            "Access-Control-Allow-Origin: *",
+            "Access-Control-Expose-Headers: ETag, Fanfare-Gap, Retry-After",
+            "Connection: close",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn preface_of_http2_gets_frames_with_the_document_in_them() {
+        let bytes = turn_away(Refusal::Http2, DATE).bytes;
+        let (frames, document) = bytes.split_at(9 + 9 + 8);
+        assert_eq!(frames.last(), Some(&0x0d));
+        let document: serde_json::Value = serde_json::from_slice(document).unwrap();
+        assert_eq!(document["code"], "http_version");
+    }
 }

@@ -37,6 +37,8 @@ pub struct Filter {
     sealed: Vec<u8>,
     /// How much of `sealed` is gone. Below its length, or both are zero.
     sent: usize,
+    /// Something has been received.
+    has_begun: bool,
     is_peer_done: bool,
     /// The library has given up and is not asked any more.
     is_broken: bool,
@@ -65,6 +67,7 @@ impl Filter {
             plain: Vec::new(),
             sealed: Vec::new(),
             sent: 0,
+            has_begun: false,
             is_peer_done: false,
             is_broken: false,
         })
@@ -82,6 +85,12 @@ impl Filter {
         self.library.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
     }
 
+    /// Whether anything has been received.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// Whether the peer has said that it sends no more (`close_notify`).
     #[must_use]
     pub fn is_peer_done(&self) -> bool {
@@ -94,6 +103,7 @@ impl Filter {
     /// # Errors
     /// When the peer breaks the protocol or may not come in. Nothing can be received after that.
     pub fn receive(&mut self, bytes: &mut [u8]) -> Result<(), TlsError> {
+        self.has_begun = true;
         if self.is_broken {
             return Ok(());
         }

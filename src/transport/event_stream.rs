@@ -60,6 +60,12 @@ impl EventStream {
         }
     }
 
+    /// Whose pages may read it.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
     pub(super) fn frame_kind(&self) -> FrameKind {
         match self.body {
             StreamBody::Chunked => FrameKind::EventStream(self.envelope),

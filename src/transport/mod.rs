@@ -26,6 +26,7 @@ use crate::dialogue::{Farewell, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
+use crate::http::Sharing;
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use poll::{News, Terms};
@@ -64,6 +65,12 @@ impl Poll {
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         self.terms().frame_kind()
+    }
+
+    /// Whose pages may read the answer.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        self.terms().sharing()
     }
 
     /// Takes that the conn is subscribed. What came of it is part of the answer.

@@ -62,6 +62,10 @@ impl Terms {
         }
     }
 
+    pub(super) fn sharing(&self) -> Sharing {
+        self.sharing
+    }
+
     pub(super) fn frame_kind(&self) -> FrameKind {
         FrameKind::Poll(self.envelope)
     }

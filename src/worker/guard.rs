@@ -16,7 +16,8 @@ use super::net::Net;
 use super::pending::SilentLimit;
 use super::sources::Sources;
 use crate::effect::{CloseReason, Draw};
-use crate::http::response;
+use crate::http::origin::Reader;
+use crate::http::{Refusal, response};
 use crate::id::ConnId;
 use crate::proxy::{Source, TooMany, contains};
 use crate::sys::pressure::Pressure;
@@ -162,14 +163,14 @@ impl<N: Net> Worker<N> {
         let counter = self.counter(refused);
         counter.increment();
         self.look_at_the_calendar();
-        let draw = Draw(self.net.draw());
-        let date = &self.date.text;
-        let response = match refused {
-            Refused::Full => response::unavailable("the server is full", draw, date),
-            Refused::Memory => response::unavailable("the server is short of memory", draw, date),
-            Refused::Source(too_many) => response::too_many(too_many, draw, date),
+        let refusal = match refused {
+            Refused::Full => Refusal::ServerFullOfConns,
+            Refused::Memory => Refusal::MemoryShort,
+            Refused::Source(too_many) => Refusal::TooMany(too_many),
             Refused::Untrusted => return self.net.refuse(socket, &[]),
         };
+        let draw = Draw(self.net.draw());
+        let response = response::put_off(refusal, Reader::SameOrigin, draw, &self.date.text);
         // There is no telling it before the handshake.
         let told: &[u8] = if self.is_secure(listener) {
             &[]

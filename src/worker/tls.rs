@@ -316,6 +316,9 @@ impl<N: Net> Worker<N> {
         let Some(secured) = self.filters.get_mut(id.slot) else {
             return;
         };
+        if !secured.filter.has_begun() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
+            return self.refuse_plaintext(id);
+        }
         let was_handshaking = secured.filter.is_handshaking();
         let received = secured.filter.receive(bytes);
         let metrics = &self.parts.metrics;
@@ -341,6 +344,13 @@ impl<N: Net> Worker<N> {
         self.list_to_flush(id);
         self.hand_over(id);
         self.offload(id);
+    }
+
+    /// Answers a client that speaks HTTP. Its first byte is a letter; that of a TLS client is the
+    /// type of a record, which never is (RFC 8446, 5.1).
+    fn refuse_plaintext(&mut self, id: ConnId) {
+        drop(self.filters.take(id.slot));
+        self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
     /// Hands plaintext to the machine as far as it takes any; what is left makes the conn readable

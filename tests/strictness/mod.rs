@@ -65,6 +65,8 @@ fn head(start: &str, fields: &[&str], behind: &str) -> Vec<u8> {
 pub(crate) enum Verdict {
     /// Served, and nothing is read behind it.
     Ends(u16),
+    /// Frames of HTTP/2 with this word, and nothing is read behind it.
+    GoAway(&'static str),
     /// A WebSocket.
     Opens,
     /// Refused with this word, and nothing is read behind it.
@@ -81,6 +83,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ends(status) => write!(f, "{status}, closed"),
+            Self::GoAway(code) => write!(f, "GOAWAY `{code}`, closed"),
             Self::Opens => f.write_str("101"),
             Self::RefusedAndClosed(status, code) => write!(f, "{status} `{code}`, closed"),
             Self::Refused(status, code) => write!(f, "{status} `{code}`"),
@@ -110,7 +113,13 @@ and whom it is for, or one of them can be made to see a request that the other d
 RFC 9112, 11.2. So what is doubtful is refused and not mended, and where the end of a request is in
 doubt, the connection closes behind the answer and nothing that was sent behind it is looked at. One
 reader has these verdicts for clients and for the feed; where the columns differ, it is because other
-things are served there. The word is `code` in the problem document (`error` on the feed).
+things are served there. The word is `code` in the problem document.
+
+A client that speaks HTTP/2 takes a response of HTTP/1.1 for broken frames and shows nothing of it. It
+gets a GOAWAY frame with the code `HTTP_1_1_REQUIRED` (RFC 9113, 7), whose debug data is the problem
+document. A TLS handshake to a plain port gets a response too: TLS has no alert for this case, and
+clients report plain HTTP as such (Go) or as a wrong version (OpenSSL). The other way round, plain HTTP
+to a port that speaks TLS gets 400 `plain_http_on_tls`, without TLS.
 
 `tests/live_strictness.rs` sends every row to both sockets and compares this page with its table.
 ";

@@ -1,7 +1,7 @@
 //! The rows.
 
 use super::Sent::{Bytes, Head, Long, Upgrade};
-use super::Verdict::{self, Ends, Line, Opens, Served};
+use super::Verdict::{self, Ends, GoAway, Line, Opens, Served};
 use super::{Row, Sent};
 
 const fn row(what: &'static str, sent: Sent, clients: Verdict, feed: Verdict) -> Row {
@@ -129,14 +129,25 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 closed(505, "http_version"),
             ),
             both(
+                "HTTP/2.0 in a request line",
+                Head("GET / HTTP/2.0", &["Host: h"], ""),
+                closed(505, "http_version"),
+            ),
+            row(
                 "the preface of HTTP/2",
                 Head("PRI * HTTP/2.0", &[], "SM\r\n\r\n"),
+                GoAway("http_version"),
+                closed(505, "http_version"),
+            ),
+            both(
+                "a preface of another version",
+                Head("PRI * HTTP/3.0", &[], "SM\r\n\r\n"),
                 closed(505, "http_version"),
             ),
             row(
                 "a TLS handshake where none is spoken",
                 Bytes(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
-                closed(400, "not_http"),
+                closed(400, "tls_on_plain_http"),
                 Line,
             ),
             row(
@@ -606,6 +617,26 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 Head("GET / HTTP/1.1", &["Host: h", "Expect: tea"], ""),
                 refused(417, "expectation_failed"),
                 closed(417, "expectation_failed"),
+            ),
+            row(
+                "`Connection: keep-alive, close`",
+                Head(
+                    "GET / HTTP/1.1",
+                    &["Host: h", "Connection: keep-alive, close"],
+                    "",
+                ),
+                Ends(200),
+                closed(404, "not_found"),
+            ),
+            row(
+                "`Connection` on two lines, `close` on the second",
+                Head(
+                    "GET / HTTP/1.0",
+                    &["Connection: keep-alive", "Connection: x, Close"],
+                    "",
+                ),
+                Ends(200),
+                closed(404, "not_found"),
             ),
             row(
                 "`Connection: Host`",

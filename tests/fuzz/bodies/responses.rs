@@ -41,6 +41,9 @@ pub fn parse(bytes: &[u8]) -> Parsed {
 
 /// Checks a response that is there whole. `has_content` is false where the request was `HEAD`.
 pub fn check(response: &Response, has_content: bool) {
+    if response.bytes.first() == Some(&0) {
+        return check_goaway(response);
+    }
     let parsed = parse(&response.bytes);
     assert_eq!(parsed.status, response.status.code());
     let content = response.bytes.len() - parsed.length;
@@ -60,4 +63,13 @@ pub fn check(response: &Response, has_content: bool) {
     for field in ["date", "content-type", "cache-control", "upgrade"] {
         let _at_most_once = parsed.field(field);
     }
+}
+
+/// Checks the frames of HTTP/2 that refuse its preface.
+fn check_goaway(response: &Response) {
+    assert_eq!((response.status.code(), response.then), (505, After::Close));
+    let (settings, goaway) = response.bytes.split_at(9);
+    assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    let length = u32::from_be_bytes([0, goaway[0], goaway[1], goaway[2]]);
+    assert_eq!(length as usize, goaway.len() - 9);
 }

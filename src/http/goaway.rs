@@ -1,0 +1,40 @@
+//! The answer to a client that speaks HTTP/2 without having asked (RFC 9113, 3.3).
+//!
+//! Such a client takes a response of HTTP/1.1 for broken frames and shows its user nothing of it:
+//! curl says "Empty reply from server". A GOAWAY with the code that stands for this case reaches
+//! the client's own error, and its debug data has the problem document. [`super::response`] calls.
+
+/// An empty SETTINGS frame, which has to come first (RFC 9113, 3.4).
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+/// The type of a GOAWAY frame (RFC 9113, 6.8).
+const GOAWAY: u8 = 7;
+/// Bytes of a GOAWAY frame's payload before the debug data.
+const FIXED_BYTES: usize = 8;
+/// `HTTP_1_1_REQUIRED` (RFC 9113, 7).
+const HTTP_1_1_REQUIRED: u32 = 0x0d;
+
+/// Appends the frames that end the connection before its first stream.
+pub(super) fn push_goaway(debug: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&SETTINGS);
+    let length = u32::try_from(FIXED_BYTES + debug.len()).unwrap_or(u32::MAX);
+    let [_, length @ ..] = length.to_be_bytes();
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&[GOAWAY, 0, 0, 0, 0, 0]);
+    let last_stream = 0_u32;
+    out.extend_from_slice(&last_stream.to_be_bytes());
+    out.extend_from_slice(&HTTP_1_1_REQUIRED.to_be_bytes());
+    out.extend_from_slice(debug);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_those_of_the_standard() {
+        let mut out = Vec::new();
+        push_goaway(b"why", &mut out);
+        let expected = b"\0\0\0\x04\0\0\0\0\0\0\0\x0b\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0dwhy";
+        assert_eq!(out, expected);
+    }
+}
