@@ -198,6 +198,8 @@
 //! - Who conflates steps over an entry only if a later one of the same channel and key is in the
 //!   log behind it, and is told of it before it is given what follows. That begins when a conn is
 //!   further behind than its quota, also by coming back, and ends when it has caught up.
+//! - A client that has sent FIN is answered: a stream is given what the log has for it, and then
+//!   ends. It is not kept for later publications, since FIN may mean that the client has gone.
 //! - A conn always has a deadline armed, until it is freed.
 //! - A bit of readiness is cleared only when the socket would block. A conn that may be read and is
 //!   readable is on the list for read; one that has something to send that no window holds back,

@@ -170,6 +170,9 @@ fn short_poll_of_a_client_that_has_everything_is_not_modified() {
     for tag in [
         format!("\"{since}\""),
         format!("W/\"{since}\", \"x\""),
+        format!("\"x\", W/\"{since}-gzip\""),
+        format!("\"{since};br\""),
+        format!("\"x\"\r\nIf-None-Match: \"y\", \"{since}--gzip\""),
         "*".into(),
     ] {
         poller.ask(&query, &format!("If-None-Match: {tag}\r\n"));
