@@ -80,7 +80,7 @@ impl End {
     }
 
     /// What a response other than the wanted one means.
-    pub(super) fn of_response(status: u16, retry_after: Option<&str>, body: &[u8]) -> Self {
+    pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let mut cause = format!("the server answered {status}");
         if let Some(detail) = problem_detail(body) {
             cause.push_str(": ");
@@ -90,9 +90,7 @@ impl End {
             204 => Self::Finished(cause),
             408 | 429 | 500..=599 => Self::Lost(Lost {
                 cause,
-                asked: retry_after
-                    .and_then(|text| text.trim().parse().ok())
-                    .map(Duration::from_secs),
+                asked: retry_after,
                 was_joined: false,
                 is_orderly: false,
             }),
@@ -116,6 +114,11 @@ impl End {
             _ => Self::broken(cause, None),
         }
     }
+}
+
+/// Reads a number of seconds, as `Retry-After` has it.
+pub(super) fn seconds(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Reads `retry_ms=N` out of a close reason.
@@ -208,7 +211,7 @@ mod tests {
                 End::Failed(_)
             ));
         }
-        let busy = lost(End::of_response(503, Some(" 7"), b""));
+        let busy = lost(End::of_response(503, seconds(" 7"), b""));
         assert_eq!(busy.asked, Some(Duration::from_secs(7)));
         assert!(!busy.was_joined);
     }

@@ -4,10 +4,11 @@
 //! the head of the response is read with httparse, and a refusal is told in the server's words.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use super::Connection;
 use super::body::{Body, Framing};
-use super::end::End;
+use super::end::{End, seconds};
 use super::socket::Socket;
 
 /// The longest head of a response, in bytes.
@@ -25,7 +26,8 @@ pub(super) struct Response {
     pub(super) media_type: String,
     /// The server closes behind it.
     pub(super) is_last: bool,
-    retry_after: Option<String>,
+    /// How long the server wants us to stay away.
+    pub(super) retry_after: Option<Duration>,
     location: Option<String>,
     pub(super) rest: Vec<u8>,
 }
@@ -124,7 +126,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
         framing,
         media_type: field("content-type").unwrap_or_default(),
         is_last: field("connection").is_some_and(|options| options.contains("close")),
-        retry_after: field("retry-after"),
+        retry_after: field("retry-after").as_deref().and_then(seconds),
         location: field("location"),
         rest: Vec::from(bytes.get(length..).unwrap_or_default()),
     }))
@@ -150,5 +152,5 @@ pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
     if let (300..=399, Some(location)) = (response.status, response.location) {
         return End::Failed(format!("the server points to {location}"));
     }
-    End::of_response(response.status, response.retry_after.as_deref(), &content)
+    End::of_response(response.status, response.retry_after, &content)
 }

@@ -75,12 +75,12 @@ fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
             connection.note("connected");
             is_joined = true;
         }
-        let is_last = response.is_last;
+        let (is_last, asked_away) = (response.is_last, response.retry_after);
         let had_position = connection.last_id.is_some();
         let content = read_content(&mut socket, response, connection)?;
         let has_news = print(&content, connection)?;
         if is_last {
-            return Err(End::orderly("the server ended the connection", None));
+            return Err(End::orderly("the server ended the connection", asked_away));
         }
         if !has_news && had_position && !connection.sleep(PAUSE.saturating_sub(asked.elapsed())) {
             return Err(End::TimedOut);

@@ -207,6 +207,23 @@ fn poll_asks_again_from_the_last_id_on_the_same_conn_and_after_it_broke() {
 }
 
 #[test]
+fn poll_stays_away_as_long_as_its_last_answer_asks() {
+    let last = answer(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 42\r\n\
+         Connection: close\r\nRetry-After: 1\r\n\r\n{\"id\":\"e-1\",\"gap\":false,\"publications\":[]}",
+    );
+    let next = answers(&[r#"{"id":"e-2","gap":false,"publications":[{"id":"e-2","data":1}]}"#]);
+    let scripts: Vec<Box<dyn FnOnce(TcpStream) -> String + Send>> =
+        vec![Box::new(last), Box::new(next)];
+    let (port, _server) = server(scripts);
+    let begun = Instant::now();
+    let url = format!("http://127.0.0.1:{port}/poll?channel=a");
+    let (ended, _) = subscribe(&url, "--count 1 --timeout 30");
+    ended.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1), "asked at once");
+}
+
+#[test]
 fn poll_prints_bare_payloads_without_ids_of_their_own() {
     let (port, _server) = server(vec![answers(&[
         r#"{"id":"e-2","gap":false,"publications":[{"id":"mine"},"x"]}"#,

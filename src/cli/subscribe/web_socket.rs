@@ -18,7 +18,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
 use super::Connection;
-use super::end::End;
+use super::end::{End, seconds};
 use super::socket::Socket;
 use crate::cli::tell;
 
@@ -109,7 +109,7 @@ fn refused(error: Error, connection: &Connection<'_>) -> End {
                 return End::Failed(format!("the server points to {location}"));
             }
             let body = response.body().as_deref().unwrap_or_default();
-            End::of_response(status, field("retry-after"), body)
+            End::of_response(status, field("retry-after").and_then(seconds), body)
         }
         Error::Io(error) => connection.unreached(&error),
         other => match connection.is_over() {
