@@ -93,6 +93,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         head: id,
         date: "",
         is_trusted: false,
+        drain: None,
         config: &lent.config,
         metrics: &lent.metrics,
         inflater: &mut lent.inflater,

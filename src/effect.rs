@@ -6,14 +6,23 @@
 //! the only place where an effect becomes real.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use crate::config::Config;
-use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
+use crate::config::limits::{RESTART_MS, WINDOW_PUBLICATIONS_MAX};
+use crate::config::{Config, Drain};
 use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnName, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
 use crate::token::Access;
+
+/// When a client may return whose connection is lost, in milliseconds. Below the start, a server
+/// that was killed would meet all its clients at once. The end is short, because most connections
+/// are lost alone.
+const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
+/// When a client that is refused may return at the earliest, in milliseconds.
+const AFTER_REFUSAL_MS: u64 = 5_000;
 
 /// What surrounds one call into a machine.
 #[derive(Debug)]
@@ -30,6 +39,8 @@ pub struct Context<'a> {
     pub date: &'a str,
     /// Whether the conn comes from a proxy whose word counts. Said only while it is asked for.
     pub is_trusted: bool,
+    /// When the clients may return, while the server drains.
+    pub drain: Option<ReconnectDelay>,
     /// What the operator chose.
     pub config: &'a Config,
     /// This worker's counters.
@@ -47,6 +58,79 @@ impl Context<'_> {
     pub fn ask(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
+
+    /// Draws how long a client whose stream or poll ends waits before it returns, in milliseconds.
+    #[must_use]
+    pub fn reconnect_ms(&self) -> u64 {
+        let delay = self.drain;
+        let delay = delay.unwrap_or_else(|| ReconnectDelay::after_loss(&self.config.drain));
+        delay.draw_ms(self.draw)
+    }
+
+    /// Draws how long a client that is refused for now waits before it returns, in seconds.
+    #[must_use]
+    pub fn retry_after_s(&self) -> u64 {
+        let delay = self.drain;
+        let delay = delay.unwrap_or_else(|| ReconnectDelay::after_refusal(&self.config.drain));
+        delay.draw_s(self.draw)
+    }
+}
+
+/// How long a client waits before it returns. It is drawn, because clients that lose their
+/// connections together would return together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReconnectDelay {
+    least_ms: u64,
+    spread_ms: u64,
+}
+
+impl ReconnectDelay {
+    /// In a drain that ends after `rest`, for clients that return over `spread`: nothing listens
+    /// before the next server has started.
+    #[must_use]
+    pub fn after_drain(rest: Duration, spread: Duration) -> Self {
+        Self {
+            least_ms: millis(rest) + RESTART_MS,
+            spread_ms: millis(spread),
+        }
+    }
+
+    /// For a connection that is lost although the server does not drain.
+    #[must_use]
+    pub fn after_loss(drain: &Drain) -> Self {
+        Self::between(&AFTER_LOSS_MS, drain.retry_ms)
+    }
+
+    /// For a connection or request that is refused for now.
+    #[must_use]
+    pub fn after_refusal(drain: &Drain) -> Self {
+        Self::between(&(AFTER_REFUSAL_MS..=drain.retry_ms), drain.retry_ms)
+    }
+
+    fn between(range: &RangeInclusive<u64>, retry_ms: u64) -> Self {
+        let least_ms = retry_ms.min(*range.start());
+        Self {
+            least_ms,
+            spread_ms: retry_ms.min(*range.end()) - least_ms,
+        }
+    }
+
+    /// Draws the delay, in milliseconds.
+    #[must_use]
+    pub fn draw_ms(self, draw: Draw) -> u64 {
+        self.least_ms + draw.below(self.spread_ms + 1)
+    }
+
+    /// Draws the delay, in whole seconds, as `Retry-After` has it (RFC 9110, 10.2.3).
+    #[must_use]
+    pub fn draw_s(self, draw: Draw) -> u64 {
+        self.draw_ms(draw).div_ceil(1000)
+    }
+}
+
+/// Rounded up, so that a delay is never too short.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }
 
 /// A random number handed in from outside.
@@ -320,6 +404,33 @@ mod tests {
         assert_eq!(Draw(u64::MAX).below(10), 9);
         assert_eq!(Draw(0).below(10), 0);
         assert_eq!(Draw(u64::MAX).below(0), 0);
+    }
+
+    #[test]
+    fn delay_after_a_drain_is_the_rest_of_it_and_a_restart_and_a_draw() {
+        let rest = Duration::from_micros(1_500);
+        let delay = ReconnectDelay::after_drain(rest, Duration::from_secs(20));
+        assert_eq!(delay.draw_ms(Draw(0)), 1_002);
+        assert_eq!(delay.draw_ms(Draw(u64::MAX)), 21_002);
+        assert_eq!(delay.draw_s(Draw(0)), 2, "rounded up");
+    }
+
+    #[test]
+    fn delays_outside_drains_end_at_the_configured_one() {
+        for (retry_ms, lost, refused) in [
+            (30_000, (1_000, 5_000), (5_000, 30_000)),
+            (3_000, (1_000, 3_000), (3_000, 3_000)),
+            (0, (0, 0), (0, 0)),
+        ] {
+            let drain = Drain {
+                retry_ms,
+                ..Drain::default()
+            };
+            let ends =
+                |delay: ReconnectDelay| (delay.draw_ms(Draw(0)), delay.draw_ms(Draw(u64::MAX)));
+            assert_eq!(ends(ReconnectDelay::after_loss(&drain)), lost);
+            assert_eq!(ends(ReconnectDelay::after_refusal(&drain)), refused);
+        }
     }
 
     #[test]

@@ -229,6 +229,9 @@
 //!   position is moved on before the log moves past it.
 //! - *No id before the gaps it lies behind*. Streams open with their gaps and then the position,
 //!   that of the channel furthest back; a client that is cut off between resumes from where it was.
+//! - *A drain waits for kernels, not for clients.* A conn is closed when its peer's kernel has
+//!   acknowledged the goodbye, so a client that never closes holds nothing up.
+//!   The kernel reports no readiness for that: `worker/drain.rs` looks every few milliseconds.
 //! - *What is sealed counts as written*, since it cannot be taken back: cursor and outbox have
 //!   moved on. Nothing is sealed on top of what the socket has not taken, so that is one write's
 //!   budget at most, and a conn's FIN, its end and the answer to its next request wait for it.

@@ -104,8 +104,24 @@ pub const NAMESPACES_MAX: usize = 256;
 
 // -- Draining.
 
-/// Time between two goodbyes while a worker drains, in microseconds; less when the window is short.
-pub const DRAIN_SPACING_US: u64 = 1_000;
+/// Time between two goodbyes of all workers together, in microseconds; less when
+/// `drain.window_ms` is short.
+pub const DRAIN_SPACING_US: u64 = 200;
+/// How long the last goodbyes of a drain may take to arrive, in milliseconds.
+pub const DRAIN_ARRIVAL_MS: u64 = 1_000;
+/// How long after the end of a drain the first clients return, in milliseconds. Without a socket
+/// unit nothing listens before the next server has started.
+pub const RESTART_MS: u64 = 1_000;
+/// The least time over which clients return after a drain, in milliseconds, so that not even a few
+/// return at the same moment.
+pub const RECONNECTS_MS_MIN: u64 = 500;
+/// How long a drain waits for the request of a conn that was accepted just before, in
+/// milliseconds.
+pub const DRAIN_PENDING_MS: u64 = 50;
+/// Time between two checks whether a goodbye has arrived, in milliseconds.
+pub const DRAIN_CHECK_MS: u64 = 10;
+/// Goodbyes that one such check looks at.
+pub const DRAIN_CHECKS_MAX: usize = 1_024;
 
 // -- HTTP on the client side.
 

@@ -365,10 +365,12 @@ pub enum JournalSync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// Milliseconds over which conns are told goodbye.
+    /// The longest that a drain takes, in milliseconds.
     pub window_ms: u64,
-    /// Upper end of the reconnect delay drawn for each conn, in milliseconds.
+    /// Upper end of the reconnect delay drawn outside drains, in milliseconds.
     pub retry_ms: u64,
+    /// How many clients a second return after a drain.
+    pub reconnects_per_second: u32,
 }
 
 impl Default for Drain {
@@ -376,12 +378,13 @@ impl Default for Drain {
         Self {
             window_ms: 10_000,
             retry_ms: 30_000,
+            reconnects_per_second: 5_000,
         }
     }
 }
 
 impl Drain {
-    /// Time over which conns are told goodbye.
+    /// The longest that a drain takes.
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)

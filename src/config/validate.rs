@@ -52,6 +52,7 @@ impl Config {
         self.check_feed(&mut found);
         self.check_ranges(&mut found);
         self.check_rates(&mut found);
+        self.check_drain(&mut found);
         self.check_relations(&mut found);
         self.check_choices(&mut found);
         self.check_namespaces(&mut found);
@@ -184,7 +185,7 @@ impl Config {
 
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
-        let table: [(&'static str, u64, RangeInclusive<u64>); 19] = [
+        let table: [(&'static str, u64, RangeInclusive<u64>); 17] = [
             ("workers", self.workers.into(), 0..=1024),
             (
                 "heartbeat.interval_ms",
@@ -246,11 +247,21 @@ impl Config {
             ("log.entries", log.entries, 1..=u64::from(u32::MAX)),
             ("log.age_ms", log.age_ms, 1..=24 * HOUR_MS),
             ("journal.bytes", self.journal.bytes, 64 * MIB..=u64::MAX),
-            ("drain.window_ms", self.drain.window_ms, 0..=600_000),
-            ("drain.retry_ms", self.drain.retry_ms, 0..=HOUR_MS),
         ];
         let each = table.into_iter();
         each.for_each(|(key, value, range)| check_range(key, value, &range, found));
+    }
+
+    fn check_drain(&self, found: &mut Vec<Invalid>) {
+        let drain = &self.drain;
+        let rate = drain.reconnects_per_second.into();
+        for (key, value, range) in [
+            ("drain.window_ms", drain.window_ms, 0..=600_000),
+            ("drain.retry_ms", drain.retry_ms, 0..=HOUR_MS),
+            ("drain.reconnects_per_second", rate, 1..=1_000_000),
+        ] {
+            check_range(key, value, &range, found);
+        }
     }
 
     /// Limits that are off at zero.
@@ -454,6 +465,10 @@ mod tests {
         assert_eq!(wrong(|c| c.quota.behind_bytes = 0), ["quota.behind_bytes"]);
         assert_eq!(wrong(|c| c.log.entries = 0), ["log.entries"]);
         assert_eq!(wrong(|c| c.drain.window_ms = 600_001), ["drain.window_ms"]);
+        assert_eq!(
+            wrong(|c| c.drain.reconnects_per_second = 0),
+            ["drain.reconnects_per_second"]
+        );
     }
 
     #[test]

@@ -28,7 +28,8 @@ use crate::config::limits::{
 use crate::dialogue::{Delivery, Farewell, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
-use crate::http;
+use crate::http::origin::Reader;
+use crate::http::{self, Refusal};
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::ChannelName;
 use crate::metrics::WorkerMetrics;
@@ -353,7 +354,7 @@ impl Conn {
             Phase::Request {
                 partial: Some(_), ..
             } => {
-                let refusal = http::Refusal::HeadTimeout;
+                let refusal = Refusal::HeadTimeout;
                 let response = http::response::turn_away(refusal, context.date);
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::HeadTimeout, context);
@@ -541,6 +542,17 @@ impl Conn {
     /// The server stops.
     pub fn handle_shutdown(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
+            Phase::Request {
+                partial: Some(_),
+                stage: Stage::Fresh | Stage::Served,
+            } if self.outbox.is_empty() => {
+                let wait_s = context.retry_after_s();
+                let refusal = Refusal::Restarting;
+                let response =
+                    http::response::put_off(refusal, Reader::SameOrigin, wait_s, context.date);
+                out.extend_from_slice(&response.bytes);
+                self.end(CloseReason::Shutdown, context);
+            }
             Phase::Request { .. } if self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Shutdown));
             }
@@ -550,6 +562,27 @@ impl Conn {
                 self.say_goodbye(Goodbye::Shutdown, out, context);
             }
             Phase::Stream { .. } | Phase::Ending { .. } => {}
+        }
+        self.settle(out, context);
+    }
+
+    /// The peer's kernel has acknowledged all that was sent, and nothing from the peer waits to be
+    /// read. A WebSocket gets its FIN, and with it one round trip more for the peer's close.
+    pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+        match self.phase {
+            Phase::Stream {
+                closing: Some(reason),
+                ..
+            } => self.end(reason, context),
+            Phase::Ending {
+                reason,
+                has_sent_fin: true,
+                ..
+            } => context.ask(Effect::Close(reason)),
+            Phase::Ending { .. }
+            | Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { .. } => {}
         }
         self.settle(out, context);
     }

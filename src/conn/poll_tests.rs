@@ -1,9 +1,11 @@
 //! Polls, driven by bytes and time, with the worker's part played by hand.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::tests::{Rig, cursor, text};
 use super::*;
+use crate::effect::ReconnectDelay;
 use crate::frame::{Encoder, Envelope, Payload, Publication};
 use crate::hub::GapCause;
 use crate::id::Cursor;
@@ -386,11 +388,14 @@ fn conn_that_was_not_to_stay_ends_behind_the_answer() {
 #[test]
 fn shutdown_answers_a_poll_that_waits() {
     let mut rig = Rig::waiting(&poll("since=000000000001-9", ""));
+    let rest = Duration::from_secs(10);
+    rig.drain = Some(ReconnectDelay::after_drain(rest, Duration::ZERO));
     rig.call(|conn, out, context| conn.handle_shutdown(out, context));
     assert!(rig.wants_answer());
     rig.answer(nothing(9));
     let (head, content) = parts(&rig.drain());
     assert!(head.contains("\r\nConnection: close"));
+    assert!(head.contains("\r\nRetry-After: 11\r\n"), "{head}");
     assert!(content.contains("\"id\":\"000000000001-9\""));
     rig.eof();
     assert_eq!(rig.closed(), Some(CloseReason::Shutdown));

@@ -78,9 +78,10 @@ impl Conn {
                 }
             }
             Err(too_many) => {
-                let (draw, date) = (context.draw, context.date);
+                let wait_s = context.retry_after_s();
+                let refusal = too_many.into();
                 let response =
-                    http::response::put_off(too_many.into(), Reader::SameOrigin, draw, date);
+                    http::response::put_off(refusal, Reader::SameOrigin, wait_s, context.date);
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::Refused, context);
             }

@@ -126,7 +126,8 @@ impl Conn {
     ) {
         let refusal = Refusal::ServerFullOfChannels;
         let reader = sharing.reader(&context.config.browser);
-        let response = http::response::put_off(refusal, reader, context.draw, context.date);
+        let wait_s = context.retry_after_s();
+        let response = http::response::put_off(refusal, reader, wait_s, context.date);
         out.extend_from_slice(&response.bytes);
         context.metrics.requests_refused.increment();
         self.end(CloseReason::Refused, context);

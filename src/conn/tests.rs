@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::deflate::Inflater;
 use crate::dialogue::Farewell;
-use crate::effect::{Draw, Origin};
+use crate::effect::{Draw, Origin, ReconnectDelay};
 use crate::frame::Payload;
 use crate::hub::Joined;
 use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence, Since};
@@ -27,6 +27,7 @@ pub(super) struct Rig {
     access: Access,
     pub(super) effects: Vec<Effect>,
     pub(super) is_trusted: bool,
+    pub(super) drain: Option<ReconnectDelay>,
     out: Vec<u8>,
 }
 
@@ -43,6 +44,7 @@ impl Rig {
             access: Access::default(),
             effects: Vec::new(),
             is_trusted: false,
+            drain: None,
             out: Vec::new(),
         }
     }
@@ -63,6 +65,7 @@ impl Rig {
             head: cursor(9),
             date: "Sun, 06 Nov 1994 08:49:37 GMT",
             is_trusted: self.is_trusted,
+            drain: self.drain,
             config: &self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,
@@ -362,6 +365,54 @@ fn shutdown_tells_each_phase_what_it_understands() {
     );
     rig.feed(&client_frame(8, &[0x03, 0xf4]));
     assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+}
+
+#[test]
+fn half_a_request_is_answered_at_shutdown_with_when_to_return() {
+    let mut rig = Rig::new();
+    let rest = Duration::from_millis(700);
+    rig.drain = Some(ReconnectDelay::after_drain(rest, Duration::ZERO));
+    rig.feed(&PAGE[..10]);
+    rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+    let response = rig.drain();
+    let response = text(&response);
+    assert!(response.starts_with("HTTP/1.1 503 "), "{response}");
+    assert!(response.contains("\r\nRetry-After: 2\r\n"), "{response}");
+    assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+}
+
+#[test]
+fn shutdown_names_the_delay_of_the_drain_on_every_transport() {
+    for (request, expected) in [(STREAM, "retry: 11007\n"), (UPGRADE, "retry_ms=11007")] {
+        let mut rig = streaming(request);
+        let rest = Duration::from_secs(10);
+        rig.drain = Some(ReconnectDelay::after_drain(rest, Duration::from_millis(14)));
+        rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+        let goodbye = rig.drain();
+        assert!(text(&goodbye).contains(expected), "{}", text(&goodbye));
+    }
+}
+
+#[test]
+fn conn_ends_without_its_peer_once_its_goodbye_is_acknowledged() {
+    let acknowledge = |rig: &mut Rig| {
+        rig.call(|conn, out, context| conn.handle_goodbye_acknowledged(out, context));
+    };
+    for (request, was_fin_sent) in [(STREAM, true), (UPGRADE, false)] {
+        let mut rig = streaming(request);
+        acknowledge(&mut rig);
+        assert!(!rig.conn.is_ending(), "no goodbye was said");
+        rig.call(|conn, out, context| conn.handle_shutdown(out, context));
+        rig.drain();
+        assert_eq!(rig.effects.contains(&Effect::ShutdownWrite), was_fin_sent);
+        if !was_fin_sent {
+            acknowledge(&mut rig);
+            assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
+            assert_eq!(rig.closed(), None);
+        }
+        acknowledge(&mut rig);
+        assert_eq!(rig.closed(), Some(CloseReason::Shutdown));
+    }
 }
 
 #[test]

@@ -93,6 +93,9 @@ pub enum Refusal {
     /// HTTP without TLS where TLS is spoken.
     #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
     PlainOnTls,
+    /// The server drains, and the request head is not complete.
+    #[error("the server is restarting")]
+    Restarting,
     /// The server has as many channels as it may have.
     #[error("the server has as many channels as it may have")]
     ServerFullOfChannels,
@@ -184,9 +187,10 @@ impl Refusal {
             Self::Expectation => Status::ExpectationFailed,
             Self::FieldsTooMany { .. } | Self::HeadTooLarge { .. } => Status::FieldsTooLarge,
             Self::HeadTimeout => Status::RequestTimeout,
-            Self::MemoryShort | Self::ServerFullOfChannels | Self::ServerFullOfConns => {
-                Status::ServiceUnavailable
-            }
+            Self::MemoryShort
+            | Self::Restarting
+            | Self::ServerFullOfChannels
+            | Self::ServerFullOfConns => Status::ServiceUnavailable,
             Self::Method => Status::MethodNotAllowed,
             Self::Origin => Status::Forbidden,
             Self::Path => Status::NotFound,
@@ -224,6 +228,7 @@ impl Refusal {
             Self::Origin => "origin_not_allowed",
             Self::Path => "not_found",
             Self::PlainOnTls => "plain_http_on_tls",
+            Self::Restarting => "restarting",
             Self::ServerFullOfChannels | Self::ServerFullOfConns => "server_full",
             Self::Target => "bad_target",
             Self::TargetTooLong { .. } => "target_too_long",
@@ -290,7 +295,8 @@ mod tests {
                 Self::NotHttp => Self::Origin,
                 Self::Origin => Self::Path,
                 Self::Path => Self::PlainOnTls,
-                Self::PlainOnTls => Self::ServerFullOfChannels,
+                Self::PlainOnTls => Self::Restarting,
+                Self::Restarting => Self::ServerFullOfChannels,
                 Self::ServerFullOfChannels => Self::ServerFullOfConns,
                 Self::ServerFullOfConns => Self::Target,
                 Self::Target => Self::TargetTooLong { limit },

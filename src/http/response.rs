@@ -5,10 +5,7 @@
 //! heads of streams are separate functions: their transport sends them when it knows whether there
 //! is a gap.
 
-use std::ops::RangeInclusive;
-
 use crate::config::limits::DEFLATE_WINDOW_BITS;
-use crate::effect::Draw;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
 
@@ -18,9 +15,6 @@ use super::head::{Method, SUBPROTOCOL};
 use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
-
-/// When whoever is put off is to come back, in seconds.
-const RETRY_AFTER_S: RangeInclusive<u64> = 5..=30;
 
 /// The live page, one file without outside assets.
 const PAGE: &[u8] = include_bytes!("page.html");
@@ -88,6 +82,8 @@ pub struct PollHead<'a> {
     pub has_gap: bool,
     /// What becomes of the conn.
     pub then: After,
+    /// How long the client waits before it asks again, in seconds, if the server drains.
+    pub retry_after_s: Option<u64>,
     /// Whose pages may read it.
     pub reader: Reader<'a>,
     /// The time.
@@ -96,7 +92,7 @@ pub struct PollHead<'a> {
 
 /// Appends the head of a poll's answer, whose content has so many bytes.
 pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8>) {
-    push_poll_fields(Status::Ok, head.reader, head.date, out);
+    push_poll_answer(Status::Ok, head, out);
     push_field("Content-Type", "application/json", out);
     push_entity_tag(head.id, out);
     if head.has_gap {
@@ -109,10 +105,17 @@ pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8
 
 /// Appends the answer to a poll of a client that has everything, and says so (RFC 9110, 15.4.5).
 pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
-    push_poll_fields(Status::NotModified, head.reader, head.date, out);
+    push_poll_answer(Status::NotModified, head, out);
     push_entity_tag(head.id, out);
     push_connection(head.then, out);
     out.extend_from_slice(b"\r\n");
+}
+
+fn push_poll_answer(status: Status, head: PollHead<'_>, out: &mut Vec<u8>) {
+    push_poll_fields(status, head.reader, head.date, out);
+    if let Some(retry_after_s) = head.retry_after_s {
+        push_number("Retry-After", retry_after_s, out);
+    }
 }
 
 fn push_poll_fields(status: Status, reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
@@ -157,9 +160,7 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
 /// The response that says why there is no room, and when to come back. The delay is drawn, so that
 /// clients that are refused together do not come back together. The conn closes after it.
 #[must_use]
-pub fn put_off(refusal: Refusal, reader: Reader<'_>, draw: Draw, date: &str) -> Response {
-    let (least, most) = (*RETRY_AFTER_S.start(), *RETRY_AFTER_S.end());
-    let retry_after_s = least + draw.below(most - least + 1);
+pub fn put_off(refusal: Refusal, reader: Reader<'_>, retry_after_s: u64, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(refusal.status(), date, &mut bytes);
     reader.push_fields(&mut bytes);
@@ -426,7 +427,7 @@ mod tests {
                 continue;
             }
             let refused = turn_away(refusal, DATE);
-            let put_off = put_off(refusal, Reader::Any, Draw(u64::MAX / 2), DATE);
+            let put_off = put_off(refusal, Reader::Any, 9, DATE);
             for response in [refused, put_off] {
                 assert_eq!(response.then, After::Close);
                 let document = document(&response);
@@ -441,7 +442,7 @@ mod tests {
 
     #[test]
     fn client_that_is_put_off_may_read_when_to_come_back() {
-        let response = put_off(Refusal::MemoryShort, Reader::Any, Draw(0), DATE);
+        let response = put_off(Refusal::MemoryShort, Reader::Any, 5, DATE);
         let text = String::from_utf8(response.bytes).unwrap();
         for line in [
             "HTTP/1.1 503 Service Unavailable",

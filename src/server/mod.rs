@@ -105,6 +105,7 @@ pub struct Server {
     admin: Option<SocketAddr>,
     feed_path: PathBuf,
     workers: Vec<RunningWorker>,
+    metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
     /// Ends with the server.
@@ -172,7 +173,7 @@ impl Server {
             .map_err(StartError::system("start the feed's thread"))?;
         let readiness = Arc::new(Readiness::default());
         let sources = Sources {
-            workers: started.metrics,
+            workers: started.metrics.clone(),
             feed: feed_metrics,
             guard,
             readiness: Arc::clone(&readiness),
@@ -188,6 +189,7 @@ impl Server {
             admin: admin_address,
             feed_path,
             workers: started.workers,
+            metrics: started.metrics,
             feed,
             readiness,
             _watch: watch,
@@ -240,12 +242,17 @@ impl Server {
         is_alive
     }
 
-    /// Accepts no more and begins to tell everybody goodbye. Returns at once.
+    /// Accepts no more and begins to say goodbye to each client. Returns at once.
     pub fn drain(&self) {
         self.readiness.set(Stage::Draining);
+        let conns = self
+            .metrics
+            .iter()
+            .map(|metrics| metrics.conns_open.value());
+        let conns = conns.sum();
         for worker in &self.workers {
             // A worker that has ended already needs no telling.
-            let _posted = worker.mailbox.post(Mail::Drain);
+            let _posted = worker.mailbox.post(Mail::Drain { conns });
         }
     }
 

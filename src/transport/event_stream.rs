@@ -16,12 +16,6 @@ use crate::hub::{Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
 use crate::transport::{Flow, Goodbye, push_gap_fields};
 
-/// The least reconnection time a client is told, in milliseconds: below it, a server that has just
-/// fallen over would be met by all its clients at once.
-const RETRY_MS_MIN: u64 = 1_000;
-/// The greatest, in milliseconds: a person should not notice that the stream was cut.
-const RETRY_MS_MAX: u64 = 5_000;
-
 /// The code for a token that has ended.
 const TOKEN_EXPIRED: u16 = 4002;
 
@@ -93,7 +87,7 @@ impl EventStream {
         self.push_head(has_gap, out, context);
         self.phase = Phase::Streaming;
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
-        let retry_ms = RETRY_MS_MIN + context.draw.below(RETRY_MS_MAX - RETRY_MS_MIN + 1);
+        let retry_ms = context.reconnect_ms();
         let mut events = Vec::with_capacity(64);
         // The time has no block of its own: the first event, a gap or the position, carries it.
         push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
@@ -163,7 +157,7 @@ impl EventStream {
         self.flow()
     }
 
-    /// Ends the body. The client reconnects by itself; on shutdown it is told when.
+    /// Ends the body. The client reconnects by itself, after a drain when the last block says.
     pub(super) fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -188,7 +182,7 @@ impl EventStream {
                 self.push_body(&event, out);
             }
             Goodbye::Shutdown => {
-                let retry_ms = context.draw.below(context.config.drain.retry_ms);
+                let retry_ms = context.reconnect_ms();
                 let mut block = Vec::with_capacity(64);
                 push_display(&format_args!("retry: {retry_ms}\n"), &mut block);
                 push_position_event(None, &mut block);
@@ -444,7 +438,7 @@ mod tests {
             draw: u64::MAX,
             ..World::default()
         };
-        let block = "retry: 29999\nevent: fanfare.position\n\n";
+        let block = "retry: 5000\nevent: fanfare.position\n\n";
         let chunked = format!("{:x}\r\n{block}\r\n0\r\n\r\n", block.len());
         for (stream_body, expected) in [
             (StreamBody::Chunked, chunked.as_str()),

@@ -378,6 +378,7 @@ pub(crate) mod test_context {
                 },
                 head: cursor(900),
                 date: "Sun, 06 Nov 1994 08:49:37 GMT",
+                drain: None,
                 config: &self.config,
                 metrics: &self.metrics,
                 inflater: &mut self.inflater,

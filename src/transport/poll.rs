@@ -126,6 +126,10 @@ impl Terms {
                 Some(_) => After::Close,
                 None => After::KeepAlive,
             },
+            retry_after_s: match self.end {
+                Some(CloseReason::Shutdown) => Some(context.retry_after_s()),
+                Some(_) | None => None,
+            },
             reader: self.sharing.reader(&context.config.browser),
             date: context.date,
         }

@@ -57,6 +57,9 @@ impl<N: Net> Worker<N> {
     /// not been told goodbye cannot put that off.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
+        if is_ending && self.draining.is_some() {
+            self.leaving.add(id, self.now);
+        }
         let latest = self
             .draining
             .filter(|_| !is_ending)

@@ -4,12 +4,11 @@
 //! behind it the feed. So a subscriber that keeps up is never skipped because this worker is late.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::Worker;
 use super::inbox::Mail;
 use super::net::Net;
-use super::{Draining, Worker};
-use crate::config::limits::{DRAIN_SPACING_US, PUBLICATIONS_PER_TURN_MAX};
+use crate::config::limits::PUBLICATIONS_PER_TURN_MAX;
 use crate::frame::Publication;
 
 impl<N: Net> Worker<N> {
@@ -50,7 +49,7 @@ impl<N: Net> Worker<N> {
             match self.parts.inbox.take()? {
                 Mail::Count(counts) => self.count(&counts),
                 Mail::Direct(direct) => self.say(&direct),
-                Mail::Drain => self.start_draining(),
+                Mail::Drain { conns } => self.start_draining(conns),
                 Mail::Publish(batch) => self.batch = Some((batch, 0)),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
                 Mail::Watch { watch, receipt } => self.start_watching(watch, &receipt),
@@ -75,34 +74,6 @@ impl<N: Net> Worker<N> {
                 .is_some_and(|receipt| receipt.confirm(0))
             {
                 self.parts.feed.wake();
-            }
-        }
-    }
-
-    /// Accepts no more, and draws for each conn when it is told goodbye.
-    fn start_draining(&mut self) {
-        if self.draining.is_some() {
-            return;
-        }
-        self.net.stop_listening();
-        self.accepting.ready = 0;
-        // A few conns are told at once; many are spread over most of the window. What is left of it
-        // is for their answers.
-        let window = self.parts.config.drain.window();
-        let spacing = Duration::from_micros(DRAIN_SPACING_US);
-        let count = u32::try_from(self.conns.len()).unwrap_or(u32::MAX);
-        let spread = spacing.saturating_mul(count).min(window * 3 / 5);
-        let spread_us = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX);
-        let draining = Draining {
-            goodbye_by: self.running.now().after(spread),
-            end: self.now.after(window),
-        };
-        self.draining = Some(draining);
-        for (key, slot) in &self.conns {
-            if !slot.conn.is_ending() {
-                let wait = Duration::from_micros(self.net.draw() % spread_us.max(1));
-                let slot = u32::try_from(key).unwrap_or(u32::MAX);
-                self.wheel.arm(slot, self.running.now().after(wait));
             }
         }
     }

@@ -28,6 +28,7 @@ impl<N: Net> Worker<N> {
         }
         self.scratch.fired = fired;
         self.end_round();
+        self.end_acknowledged();
         self.cut_off_the_rest();
         let evicted = self.hub.evict(self.now, EVICTIONS_PER_TURN_MAX);
         self.parts.metrics.evicted.add(u64::from(evicted));

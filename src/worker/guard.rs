@@ -15,7 +15,7 @@ use super::Worker;
 use super::net::Net;
 use super::pending::SilentLimit;
 use super::sources::Sources;
-use crate::effect::{CloseReason, Draw};
+use crate::effect::{CloseReason, Draw, ReconnectDelay};
 use crate::http::origin::Reader;
 use crate::http::{Refusal, response};
 use crate::id::ConnId;
@@ -169,8 +169,9 @@ impl<N: Net> Worker<N> {
             Refused::Source(too_many) => Refusal::TooMany(too_many),
             Refused::Untrusted => return self.net.refuse(socket, &[]),
         };
-        let draw = Draw(self.net.draw());
-        let response = response::put_off(refusal, Reader::SameOrigin, draw, &self.date.text);
+        let delay = ReconnectDelay::after_refusal(&self.parts.config.drain);
+        let wait_s = delay.draw_s(Draw(self.net.draw()));
+        let response = response::put_off(refusal, Reader::SameOrigin, wait_s, &self.date.text);
         // There is no telling it before the handshake.
         let told: &[u8] = if self.is_secure(listener) {
             &[]

@@ -23,8 +23,11 @@ pub enum Mail {
     Count(Counts),
     /// Something for one conn.
     Direct(Direct),
-    /// Accept no more, tell everybody goodbye, end when nobody is left.
-    Drain,
+    /// Accept no more, say goodbye to each conn, end when none is left.
+    Drain {
+        /// How many conns all workers have together: as many clients may return.
+        conns: u64,
+    },
     /// Append these to the log and deliver them.
     Publish(Batch),
     /// End the conns whose token is about somebody.

@@ -14,6 +14,7 @@ mod answer;
 mod apply;
 mod broadcast;
 mod dialogue;
+mod drain;
 mod expire;
 mod flush;
 pub mod guard;
@@ -57,6 +58,7 @@ use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
 use crate::token::Access;
+use drain::{Draining, Leaving};
 use flush::Collected;
 use guard::{Guard, Visitors};
 use inbox::{Batch, Inbox};
@@ -149,6 +151,8 @@ pub struct Worker<N: Net> {
     access: Access,
     storm: Storm,
     draining: Option<Draining>,
+    /// While it drains.
+    leaving: Leaving,
     /// The calendar's time as the `Date` field has it.
     date: Date,
     scratch: Scratch,
@@ -182,14 +186,6 @@ struct Accepting {
     ready: u64,
     /// No descriptor was left; until then nobody is accepted.
     paused_until: Option<Deadline>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Draining {
-    /// By then everybody has been told goodbye, also whoever opens a stream meanwhile.
-    goodbye_by: Deadline,
-    /// Whoever is left then is cut off.
-    end: Deadline,
 }
 
 #[derive(Debug, Default)]
@@ -263,6 +259,7 @@ impl<N: Net> Worker<N> {
             access: Access::default(),
             storm: Storm::default(),
             draining: None,
+            leaving: Leaving::default(),
             date: Date::default(),
             scratch: Scratch {
                 read_buffer: vec![0; READ_BUFFER_BYTES as usize].into_boxed_slice(),
@@ -352,6 +349,7 @@ impl<N: Net> Worker<N> {
             conn,
             head: self.hub.head(),
             date: &self.date.text,
+            drain: self.draining.map(|draining| draining.delay(self.now)),
             config: &self.parts.config,
             metrics: &self.parts.metrics,
             inflater: &mut self.scratch.inflater,

@@ -101,8 +101,8 @@ pub trait Net {
         true
     }
 
-    /// How much of what was written to an offloaded socket the peer has yet to acknowledge. When
-    /// that is nothing, closing it loses nothing.
+    /// How much of what was written to a socket, FIN included, the peer's kernel has yet to
+    /// acknowledge. When that is nothing, closing the socket loses nothing.
     fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
         0
     }

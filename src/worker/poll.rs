@@ -75,6 +75,7 @@ impl<N: Net> Worker<N> {
             self.hub.next_eviction(),
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
+            self.leaving.due(),
             self.storm.due(),
             self.rates.due(),
         ];

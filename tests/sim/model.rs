@@ -37,7 +37,6 @@ pub(crate) struct Facts {
     /// What holds for each channel.
     pub(crate) rules: Vec<Retention>,
     pub(crate) channels_per_conn: usize,
-    pub(crate) retry_ms: u64,
     pub(crate) heartbeat_ms: u64,
     /// What the operator chose.
     pub(crate) config: Arc<Config>,
@@ -47,11 +46,23 @@ pub(crate) struct Facts {
     pub(crate) is_calm: bool,
     /// The worker has been told to stop, so nobody can count on an answer.
     pub(crate) is_draining: bool,
+    /// The delays in the goodbyes of the drain.
+    pub(crate) delays: Vec<Delay>,
+    /// When the drain was over.
+    pub(crate) ended_us: u64,
     /// Publications that a peer has read, over all.
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
     /// How often a client had as much unacknowledged as its window allows.
     pub(crate) windows_filled: u64,
+}
+
+/// How long a client has to stay away.
+#[derive(Debug)]
+pub(crate) struct Delay {
+    /// When the worker wrote it, or something after it.
+    pub(crate) written_us: u64,
+    pub(crate) retry_ms: u64,
 }
 
 impl Facts {
@@ -71,12 +82,13 @@ impl Facts {
             tail: 0,
             now,
             channels_per_conn: config.limits.channels_per_conn as usize,
-            retry_ms: config.drain.retry_ms,
             heartbeat_ms: config.heartbeat.interval_ms,
             has_deflate: config.deflate.enabled,
             config: Arc::clone(config),
             is_calm: false,
             is_draining: false,
+            delays: Vec::new(),
+            ended_us: 0,
             deliveries: 0,
             gaps: 0,
             windows_filled: 0,

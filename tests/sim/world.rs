@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use fanfare::config::limits::{RECONNECTS_MS_MIN, RESTART_MS};
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 use fanfare::effect::CloseReason;
 use fanfare::frame::{Payload, Publication, Receipt};
@@ -48,6 +49,12 @@ const MADE_UP_US_MAX: u64 = 60_000_000;
 const ACTS_PER_STOP: u64 = 8;
 /// Rounding of timers, and what the turns themselves take.
 const SLACK_US: u64 = 400_000;
+
+/// How long a drain of a few conns takes at most whose peers neither read nor close: a tick of the
+/// timers for the goodbye, two round trips, and the turns.
+const SILENT_DRAIN_US: u64 = 500_000;
+/// The longest delay for few conns, without the window.
+const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 /// What a life came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -237,6 +244,7 @@ impl World {
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
         }
+        self.check_delays();
         let (counted, read) = (
             self.deliveries_before + self.metrics.deliveries.value(),
             self.facts.deliveries,
@@ -408,8 +416,9 @@ impl World {
         for peer in &mut self.peers {
             peer.slow_down();
         }
+        let conns = self.metrics.conns_open.value();
         assert_eq!(
-            self.mailbox.post(Mail::Drain),
+            self.mailbox.post(Mail::Drain { conns }),
             fanfare::worker::inbox::Posted::AtOnce
         );
         let window_us = self.config.drain.window_ms * 1000;
@@ -420,6 +429,18 @@ impl World {
             assert!(self.now_us() < until, "the drain does not end");
             assert!(self.turns < turns, "the worker turns for nothing");
             self.step(50_000);
+        }
+        self.facts.ended_us = self.now_us();
+    }
+
+    /// No client is asked to return while nothing listens.
+    fn check_delays(&self) {
+        for delay in &self.facts.delays {
+            let returns_us = delay.written_us + delay.retry_ms * 1000;
+            let listens_us = self.facts.ended_us + RESTART_MS * 1000;
+            assert!(returns_us >= listens_us, "{delay:?} and {listens_us}");
+            let most = MOST_DELAY_MS + self.config.drain.window_ms;
+            assert!(delay.retry_ms <= most, "{delay:?}");
         }
     }
 
@@ -447,7 +468,15 @@ impl World {
                 link.expect_answers(had_time);
             }
         }
+        // Peers that neither read nor close hold nothing up: all that they were sent fits.
+        let are_silent = self.random.bool();
+        for peer in &mut self.peers {
+            peer.is_held = are_silent;
+        }
+        let begun_us = self.now_us();
         self.drain();
+        let took_us = self.now_us() - begun_us;
+        assert!(took_us <= SILENT_DRAIN_US, "drained for {took_us} us");
     }
 
     fn now_us(&mut self) -> u64 {
@@ -698,6 +727,7 @@ fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         walk_waits: rate(300),
         pause: rate(3),
         stop: rate(30),
+        unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
         // A few reads of these fill the slice of a turn.

@@ -208,10 +208,15 @@ def _await_end(thread):
 
 
 class Mute:
-    """A WebSocket client that never says anything after its request, not even goodbye."""
+    """A WebSocket client that neither sends nor reads anything after the handshake, and has room for
+    little."""
 
     def __init__(self):
-        self.connection = socket.create_connection(CLIENTS, 30)
+        self.connection = socket.socket()
+        self.connection.settimeout(30)
+        # Before connecting, since the window is agreed on then.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.connection.connect(CLIENTS)
         lines = [
             "GET /ws?channel=a HTTP/1.1",
             "Host: a",

@@ -53,7 +53,9 @@ fn example_file_tells_the_environment_name_of_a_key() {
 fn unknown_keys_are_errors_with_line_and_key() {
     assert_eq!(
         problems("workers = 1\n\n[drain]\nwindow = 3\n"),
-        ["fanfare.toml:4: drain.window: unknown key; [drain] has retry_ms, window_ms"]
+        [
+            "fanfare.toml:4: drain.window: unknown key; [drain] has reconnects_per_second, retry_ms, window_ms"
+        ]
     );
     assert!(problems("colour = 1\n")[0].starts_with("fanfare.toml:1: colour: unknown key;"));
     assert!(problems("\n[colour]\nred = 1\n")[0].starts_with(

@@ -265,8 +265,7 @@ impl WebSocket {
                     close::push_close(close::UNAUTHORIZED, "token_missing", out);
                 }
                 Goodbye::Shutdown => {
-                    let retry_ms = context.draw.below(context.config.drain.retry_ms);
-                    let reason = format_args!("retry_ms={retry_ms}");
+                    let reason = format_args!("retry_ms={}", context.reconnect_ms());
                     close::push_close(close::RESTART, reason, out);
                 }
             }

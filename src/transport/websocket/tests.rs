@@ -410,7 +410,7 @@ fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
         (
             Goodbye::Shutdown,
             CloseReason::Shutdown,
-            b"\x03\xf4retry_ms=14999",
+            b"\x03\xf4retry_ms=3000",
         ),
     ] {
         let mut world = World {

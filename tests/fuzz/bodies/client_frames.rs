@@ -87,6 +87,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         },
         date: DATE,
         is_trusted: false,
+        drain: None,
         config: &config,
         metrics: &metrics,
         inflater: &mut inflater,

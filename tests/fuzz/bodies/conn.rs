@@ -193,6 +193,7 @@ impl<'c> Rig<'c> {
             head: cursor(9),
             date: DATE,
             is_trusted: self.is_trusted && self.conn.takes_requests(),
+            drain: None,
             config: self.config,
             metrics: &self.metrics,
             inflater: &mut self.inflater,
@@ -440,6 +441,11 @@ impl<'c> Rig<'c> {
             11 => self.skip(),
             12 if self.conn.serving().is_some() => {
                 let _result = self.call(|conn, out, context| conn.handle_overflow(out, context));
+            }
+            13 if self.conn.is_ending() && self.conn.outbox().is_empty() => {
+                let _result = self.call(|conn, out, context| {
+                    conn.handle_goodbye_acknowledged(out, context);
+                });
             }
             13 => {
                 let _result = self.call(|conn, out, context| conn.handle_shutdown(out, context));

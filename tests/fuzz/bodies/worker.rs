@@ -244,7 +244,7 @@ impl World {
             self.turn(250_000);
         }
         self.check_witness();
-        self.post(Mail::Drain);
+        self.post(Mail::Drain { conns: 3 });
         let mut turns = 0;
         while !self.has_ended {
             assert!(turns < TURNS_MAX, "the drain does not end");

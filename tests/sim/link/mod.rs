@@ -15,7 +15,7 @@ use fanfare::config::ClientPublish;
 use fanfare::frame::{Encoder, Envelope, FrameKind};
 use fanfare::worker::net::Net as _;
 
-use crate::model::{Ask, Facts, Ledger, Seen, Told, check_start};
+use crate::model::{Ask, Delay, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
 use crate::tickets::Ticket;
 use crate::wire::{
@@ -446,7 +446,15 @@ impl Link {
         }
     }
 
-    fn handle_close(&mut self, payload: &[u8], facts: &Facts) {
+    /// A goodbye says when to return.
+    fn note_delay(&self, retry: &str, facts: &mut Facts) {
+        facts.delays.push(Delay {
+            written_us: self.pipe.borrow().written_us,
+            retry_ms: retry.parse().expect("a retry"),
+        });
+    }
+
+    fn handle_close(&mut self, payload: &[u8], facts: &mut Facts) {
         let code = payload
             .get(..2)
             .map(|code| u16::from_be_bytes([code[0], code[1]]));
@@ -454,8 +462,7 @@ impl Link {
         let code = code.unwrap_or(1005);
         if code == 1012 {
             let retry = reason.strip_prefix("retry_ms=").expect("a retry");
-            let retry: u64 = retry.parse().expect("a retry");
-            assert!(retry < facts.retry_ms.max(1), "retry_ms={retry}");
+            self.note_delay(retry, facts);
         }
         let is_known = match code {
             1001 | 1012 | 4100 => true,
@@ -684,12 +691,9 @@ impl Link {
     fn handle_block(&mut self, block: &str, has_gap: bool, facts: &mut Facts) {
         let id = block_field(block, "id").map(|id| facts.sequence(id));
         if let Some(retry) = block_field(block, "retry") {
-            let retry: u64 = retry.parse().expect("a retry");
-            let is_opening = self.retries == 0;
-            assert!(
-                is_opening || retry < facts.retry_ms.max(1),
-                "retry: {retry}"
-            );
+            if self.retries > 0 {
+                self.note_delay(retry, facts);
+            }
             self.retries += 1;
         }
         match block_field(block, "event") {

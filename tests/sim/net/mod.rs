@@ -51,7 +51,12 @@ pub(crate) struct Faults {
     pub(crate) pause: u32,
     /// The process is stopped between two turns, and peers go on.
     pub(crate) stop: u32,
+    /// What is written is not acknowledged before more is.
+    pub(crate) unacknowledged: u32,
 }
+
+/// How long an acknowledgement takes at most, in microseconds.
+pub(crate) const ACKNOWLEDGED_US_MAX: u64 = 60_000;
 
 /// A defect of the network itself, to see that it is found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +102,10 @@ pub(crate) struct Pipe {
     unread_us: Option<u64>,
     /// When the worker first wrote after its last read, on the clock without pauses.
     asked_us: Option<u64>,
+    /// When the worker wrote last.
+    pub(crate) written_us: u64,
+    /// When the peer's kernel has acknowledged everything.
+    acknowledged_us: u64,
     /// The worker was once told that it takes no more.
     pub(crate) has_blocked: bool,
 }
@@ -281,6 +290,8 @@ impl FakeNet {
             is_told_idle: false,
             unread_us: None,
             asked_us: None,
+            written_us: 0,
+            acknowledged_us: 0,
             has_blocked: false,
         }));
         self.pipes.push(Rc::clone(&pipe));
@@ -501,12 +512,22 @@ impl FakeNet {
         }
     }
 
+    /// When what is sent now is acknowledged; never if the peer's network is gone.
+    fn acknowledgement_us(&mut self) -> u64 {
+        if self.happens(self.faults.unacknowledged) {
+            return u64::MAX;
+        }
+        self.now_us() + self.random.u64(0..=ACKNOWLEDGED_US_MAX)
+    }
+
     /// Puts what the socket took into the pipe.
     fn carry(&mut self, pipe: &mut Pipe, slices: &[IoSlice<'_>], count: usize) {
         self.writes += 1;
         let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
         let before = pipe.to_peer.len();
         pipe.to_peer.extend(bytes.take(count));
+        pipe.written_us = self.now_us();
+        pipe.acknowledged_us = self.acknowledgement_us();
         if count > 2 && self.writes % 50 == 49 {
             match self.sabotage {
                 Some(Sabotage::DropByte) => drop(pipe.to_peer.remove(before + count / 2)),
@@ -765,8 +786,15 @@ impl Net for FakeNet {
         }
     }
 
+    fn unacknowledged_bytes(&self, socket: &Socket) -> u32 {
+        (socket.0.borrow().acknowledged_us > self.now_us()).into()
+    }
+
     fn shutdown_write(&mut self, socket: &mut Socket) {
         let number = socket.0.borrow().number;
+        let before_us = socket.0.borrow().acknowledged_us;
+        let fin_us = self.acknowledgement_us();
+        socket.0.borrow_mut().acknowledged_us = before_us.max(fin_us);
         let had = std::mem::replace(&mut socket.0.borrow_mut().has_server_fin, true);
         assert!(!had, "pipe {number}: FIN twice");
         self.note("server fin", number.into(), 0);

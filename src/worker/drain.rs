@@ -1,0 +1,220 @@
+//! drain: the worker's end. Each conn gets a goodbye, and is closed when its peer has it.
+//!
+//! A drain lasts as long as its goodbyes take, at most `drain.window_ms`. Its longest duration is
+//! settled when it begins, from the number of conns of all workers, because each goodbye names a
+//! delay that must not end before the drain. A peer that does not close holds nothing up: its
+//! kernel has acknowledged all that was sent, so closing the socket loses nothing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::Worker;
+use super::net::Net;
+use crate::config::Drain;
+use crate::config::limits::{
+    DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,
+    RECONNECTS_MS_MIN,
+};
+use crate::conn::Stance;
+use crate::effect::ReconnectDelay;
+use crate::id::ConnId;
+use crate::time::{Deadline, Now};
+
+/// How long the parts of a drain take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    /// Goodbyes are spread over this.
+    goodbyes: Duration,
+    /// The whole drain takes no longer.
+    window: Duration,
+    /// Clients return over this time.
+    reconnects: Duration,
+}
+
+impl Plan {
+    /// For so many conns of all workers. A few goodbyes are sent at once, many over most of the
+    /// window. The rest of the window is for what is still on its way.
+    fn new(drain: &Drain, conns: u64) -> Self {
+        let window = drain.window();
+        let goodbyes = Duration::from_micros(DRAIN_SPACING_US.saturating_mul(conns));
+        let goodbyes = goodbyes.min(window * 3 / 5);
+        let arrival = Duration::from_millis(DRAIN_ARRIVAL_MS);
+        let rate = u64::from(drain.reconnects_per_second.max(1));
+        let reconnects_ms = conns.saturating_mul(1000).div_ceil(rate);
+        Self {
+            goodbyes,
+            window: window.min(goodbyes * 5 / 3 + arrival),
+            reconnects: Duration::from_millis(reconnects_ms.max(RECONNECTS_MS_MIN)),
+        }
+    }
+}
+
+/// A drain under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draining {
+    /// By then each conn has its goodbye, also one that opens a stream meanwhile. In running time.
+    pub(super) goodbye_by: Deadline,
+    /// Conns that are left then are cut off. In monotonic time, which is promised to others.
+    pub(super) end: Deadline,
+    /// Clients return over this time.
+    reconnects: Duration,
+}
+
+impl Draining {
+    /// When a client whose goodbye is sent now may return.
+    pub(super) fn delay(&self, now: Now) -> ReconnectDelay {
+        ReconnectDelay::after_drain(self.end.remaining(now), self.reconnects)
+    }
+}
+
+/// Conns whose goodbye was sent, and when they are checked next. The kernel reports no
+/// readiness when a peer has acknowledged the last byte.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    conns: VecDeque<ConnId>,
+    due: Option<Deadline>,
+}
+
+impl Leaving {
+    /// The goodbye of a conn was sent. A conn that is added twice is checked twice.
+    pub(super) fn add(&mut self, id: ConnId, now: Now) {
+        self.conns.push_back(id);
+        self.due.get_or_insert_with(|| next_check(now));
+    }
+
+    /// When the next check is due.
+    pub(super) fn due(&self) -> Option<Deadline> {
+        self.due
+    }
+}
+
+fn next_check(now: Now) -> Deadline {
+    now.after(Duration::from_millis(DRAIN_CHECK_MS))
+}
+
+impl<N: Net> Worker<N> {
+    /// Accepts no more, and draws for each conn when its goodbye is sent.
+    pub(super) fn start_draining(&mut self, conns: u64) {
+        if self.draining.is_some() {
+            return;
+        }
+        self.net.stop_listening();
+        self.accepting.ready = 0;
+        let plan = Plan::new(&self.parts.config.drain, conns);
+        let goodbye_by = self.running.now().after(plan.goodbyes);
+        self.draining = Some(Draining {
+            goodbye_by,
+            end: self.now.after(plan.window),
+            reconnects: plan.reconnects,
+        });
+        let goodbyes_us = u64::try_from(plan.goodbyes.as_micros()).unwrap_or(u64::MAX);
+        let pending = plan.goodbyes + Duration::from_millis(DRAIN_PENDING_MS);
+        for (key, slot) in &self.conns {
+            let number = u32::try_from(key).unwrap_or(u32::MAX);
+            if slot.conn.is_ending() {
+                let generation = slot.generation;
+                let slot = number;
+                self.leaving.add(ConnId { slot, generation }, self.now);
+                continue;
+            }
+            let wait = match slot.conn.stance() {
+                // Its request may be on its way, and a proxy would answer 502 for it.
+                Stance::Arriving | Stance::Silent => pending,
+                Stance::WebSocket | Stance::Other => {
+                    Duration::from_micros(self.net.draw() % goodbyes_us.max(1))
+                }
+            };
+            self.wheel.arm(number, self.running.now().after(wait));
+        }
+    }
+
+    /// Ends the conns whose peers have everything that was sent, the goodbye too.
+    pub(super) fn end_acknowledged(&mut self) {
+        if !self
+            .leaving
+            .due
+            .is_some_and(|due| self.now.has_reached(due))
+        {
+            return;
+        }
+        for _ in 0..self.leaving.conns.len().min(DRAIN_CHECKS_MAX) {
+            let Some(id) = self.leaving.conns.pop_front() else {
+                break;
+            };
+            if self.has_peer_everything(id) {
+                self.call(id, |conn, out, context| {
+                    conn.handle_goodbye_acknowledged(out, context);
+                });
+            }
+            if self.slot(id).is_some() {
+                self.leaving.conns.push_back(id);
+            }
+        }
+        self.leaving.due = (!self.leaving.conns.is_empty()).then(|| next_check(self.now));
+    }
+
+    /// Whether all that a conn was sent is acknowledged, and nothing of what its peer sent is about
+    /// to be read: a socket that is closed with unread input resets the connection.
+    fn has_peer_everything(&self, id: ConnId) -> bool {
+        if self.owes_below(id.slot) {
+            return false;
+        }
+        let Some(slot) = self.conns.get(id.slot as usize) else {
+            return false;
+        };
+        slot.generation == id.generation
+            && slot.conn.outbox().is_empty()
+            && !slot.is_listed_to_read
+            && self.net.unacknowledged_bytes(&slot.socket) == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(conns: u64) -> [u64; 3] {
+        let plan = Plan::new(&Drain::default(), conns);
+        [plan.goodbyes, plan.window, plan.reconnects]
+            .map(|part| u64::try_from(part.as_millis()).unwrap())
+    }
+
+    #[test]
+    fn few_clients_leave_and_return_within_three_seconds() {
+        let [goodbyes, window, reconnects] = plan(12);
+        assert_eq!((goodbyes, window, reconnects), (2, 1_004, 500));
+    }
+
+    #[test]
+    fn many_clients_take_the_window_and_return_at_the_configured_rate() {
+        assert_eq!(plan(100_000), [6_000, 10_000, 20_000]);
+    }
+
+    #[test]
+    fn window_is_never_longer_than_configured() {
+        for window_ms in [0, 1, 200, 600_000] {
+            let drain = Drain {
+                window_ms,
+                ..Drain::default()
+            };
+            for conns in [0, 1, 12, 1_000_000, u64::MAX] {
+                let plan = Plan::new(&drain, conns);
+                assert!(plan.window <= drain.window());
+                assert!(plan.goodbyes <= plan.window);
+            }
+        }
+    }
+
+    #[test]
+    fn delay_ends_after_the_drain_whenever_goodbye_is_said() {
+        let draining = Draining {
+            goodbye_by: Deadline(100_000),
+            end: Deadline(1_000_000),
+            reconnects: Duration::from_millis(3),
+        };
+        for now_us in [0, 50_000, 999_999] {
+            let delay = draining.delay(Now(now_us)).draw_ms(crate::effect::Draw(0));
+            assert!(now_us + delay * 1000 >= 2_000_000);
+        }
+    }
+}
