@@ -17,10 +17,12 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use live::raw::{connect, connect_small};
 use live::{Feeder, Lines, Raw, Server, Socket, within};
+use rustix::process::{Pid, Signal, kill_process};
 
 const SHORT_DRAIN: &str = "[drain]\nwindow_ms = 500\nretry_ms = 4000\n";
 
@@ -173,6 +175,44 @@ fn clients_of_all_workers_are_spread_over_the_configured_rate() {
     let latest = sockets.iter().max().unwrap();
     assert!((7_000..=13_500).contains(latest), "{sockets:?}");
     assert!(server.wait().success());
+}
+
+/// Other daemons reopen their logs on SIGUSR1, so that scripts send it; and a server in the
+/// background of a terminal is stopped by what it writes.
+#[test]
+fn signals_without_a_meaning_end_and_stop_nothing() {
+    let mut server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    let ignored = [
+        "USR1", "USR2", "HUP", "PIPE", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ", "TTIN",
+        "TTOU", "WINCH", "URG", "CHLD", "CONT",
+    ];
+    for (number, signal) in ignored.into_iter().enumerate() {
+        server.signal(signal);
+        let id = feeder.publish("a", number);
+        assert_eq!(socket.publication()["id"], id.as_str(), "after {signal}");
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn signals_without_a_meaning_do_not_end_a_subscriber() {
+    let server = Server::start();
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["subscribe", &server.url("/sse?channel=a"), "--count", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    server.await_metric("fanfare_subscribers", 1.0);
+    let pid = Pid::from_child(&follower);
+    for signal in [Signal::USR1, Signal::USR2] {
+        kill_process(pid, signal).unwrap();
+    }
+    Feeder::connect(&server.feed).publish("a", 1);
+    let status = within("the subscriber's end", || follower.try_wait().unwrap());
+    assert!(status.success(), "{status}");
 }
 
 #[test]

@@ -18,8 +18,10 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use signal_hook::consts::{SIGUSR1, SIGUSR2};
 
 use crate::config::file::ConfigError;
+use crate::sys::signals;
 use args::{Arguments, Command};
 
 /// Why a subcommand did not end well.
@@ -84,6 +86,9 @@ pub fn run() -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
+    // `pkill -USR1 fanfare`, meant for a server, ends no publisher or subscriber either. Failing to
+    // ignore a signal that exists is impossible.
+    let _ignored = signals::ignore(&[SIGUSR1, SIGUSR2]);
     let ended = match &arguments.command {
         Command::Bench(args) => bench::run(args, &mut io::stdout()),
         Command::Check(args) => check::run(args, &mut io::stdout().lock()),

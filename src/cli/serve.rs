@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{
+    SIGALRM, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGVTALRM,
+};
 use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
@@ -18,12 +20,27 @@ use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
 use crate::server::{Server, identity, logs, service};
-use crate::sys::{activation, memory};
+use crate::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked whether everybody has gone.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Signals that end a process by default and mean nothing here. Scripts that rotate logs send
+/// SIGUSR1 to daemons.
+const UNUSED_SIGNALS: [i32; 7] = [
+    SIGUSR1,
+    SIGUSR2,
+    SIGALRM,
+    SIGVTALRM,
+    SIGPROF,
+    SIGIO,
+    libc::SIGPWR,
+];
+/// Signals of the terminal that would stop the server, and that of a file at its size limit, whose
+/// write then fails with an error.
+const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 
 /// Runs the server until it is told to stop.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -43,7 +60,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if !memory::refuse_huge_pages() {
         tracing::debug!("the system does not let go of huge pages; more memory is used");
     }
-    let signals = signals().context("cannot wait for signals")?;
+    let signals = catch_signals().context("cannot wait for signals")?;
     let server =
         Server::start(loaded.config, inherited, dropped_log_lines).map_err(anyhow::Error::from)?;
     let demo = args
@@ -78,8 +95,9 @@ impl Demo {
 }
 
 /// Signals as messages, so that they can be waited for together with time.
-fn signals() -> std::io::Result<Receiver<i32>> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+fn catch_signals() -> std::io::Result<Receiver<i32>> {
+    signals::ignore(&SILENT_SIGNALS)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().chain(&UNUSED_SIGNALS))?;
     let (sender, receiver) = crossbeam_channel::unbounded();
     thread::Builder::new()
         .name(String::from("fanfare-signal"))
@@ -135,6 +153,9 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     let signal = loop {
         match signals.recv_timeout(interval) {
             Ok(SIGHUP) => reload(&server),
+            Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
+                tracing::info!(signal, "signal ignored: it has no meaning here");
+            }
             Ok(signal) => break signal,
             Err(RecvTimeoutError::Disconnected) => break SIGTERM,
             Err(RecvTimeoutError::Timeout) => {
@@ -153,7 +174,7 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
     let begun = Instant::now();
     while !server.is_drained() {
         let signal = signals.recv_timeout(DRAIN_LOOK_INTERVAL);
-        if signal.is_ok_and(|signal| signal != SIGHUP) {
+        if signal.is_ok_and(|signal| [SIGINT, SIGTERM].contains(&signal)) {
             tracing::warn!("second signal: not waiting for those who are left");
             return;
         }

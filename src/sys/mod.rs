@@ -18,4 +18,5 @@ pub mod memory;
 pub mod outgoing;
 pub mod pressure;
 pub mod ring;
+pub mod signals;
 pub mod wake;
