@@ -1,26 +1,54 @@
 """Starts a program the way a service manager does that opens its sockets for it.
 
-usage: activation.py FOLDER PROGRAM ARGUMENT...
+usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
 `pid` and `tcp`, and becomes the program with them as its descriptors 3 and 4.
+
+With --again it stays, and keeps the sockets open: whenever the program ends, it prints the status as
+`ended`, and starts the program again a few seconds later, with another such line.
 """
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
+import time
 
-folder, *command = sys.argv[1:]
-tcp = socket.create_server(("127.0.0.1", 0), backlog=64)
+# Longer than the delay that a drain gives to few clients, so that they return while nothing serves.
+PAUSE_S = 3
+PR_SET_PDEATHSIG = 1
+
+arguments = sys.argv[1:]
+is_again = arguments[0] == "--again"
+folder, *command = arguments[is_again:]
+tcp = socket.create_server(("127.0.0.1", 0), backlog=4096)
 port = tcp.getsockname()[1]
 unix = socket.socket(socket.AF_UNIX)
 unix.bind(f"{folder}/handed.sock")
 unix.listen()
-# Both numbers may be taken by the sockets themselves; copies far up are out of the way.
-for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
-    os.dup2(source, target)
-    os.close(source)
-print(json.dumps({"pid": os.getpid(), "tcp": port}), flush=True)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}
-os.execvp(command[0], command)
+
+
+def become():
+    # Both numbers may be taken by the sockets themselves; copies far up are out of the way.
+    for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
+        os.dup2(source, target)
+        os.close(source)
+    print(json.dumps({"pid": os.getpid(), "tcp": port}), flush=True)
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}
+    os.execvp(command[0], command)
+
+
+if not is_again:
+    become()
+while True:
+    child = os.fork()
+    if child == 0:
+        # The test ends its own child only.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        become()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps({"ended": status}), flush=True)
+    time.sleep(PAUSE_S)
