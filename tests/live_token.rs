@@ -260,6 +260,16 @@ fn cookie_and_query_are_looked_at_only_where_they_are_named() {
     assert_eq!(get(&server, target, &cookie).status, 200);
     assert_eq!(get(&server, &query, "").status, 200);
     assert_eq!(get(&server, &format!("{query}x"), "").status, 401);
+    // Several lines are read as one, also where the token is in none of them.
+    let others = "Cookie: a=b\r\nCookie: c=d\r\n";
+    for (target, fields) in [
+        (target, format!("{cookie}Cookie: c=d\r\n")),
+        (target, format!("{others}{cookie}")),
+        (target, format!("{others}{}", bearer(&token))),
+        (&query, others.to_owned()),
+    ] {
+        assert_eq!(get(&server, target, &fields).status, 200, "{fields}");
+    }
     // Whatever is logged at the most talkative level, no part of a token is in it.
     let log = fs::read_to_string(server.feed.parent().unwrap().join("stderr.txt")).unwrap();
     let signature = token.rsplit('.').next().unwrap();

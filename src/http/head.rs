@@ -10,6 +10,7 @@
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
+use super::cookies::Cookies;
 use super::extensions::Offers;
 use super::framing::{Expectation, Framing, is_authority};
 use super::lines::{Found, find};
@@ -127,7 +128,7 @@ pub struct Fields<'b> {
     /// `Connection`
     pub connection: ConnectionOptions,
     /// `Cookie`
-    pub cookie: Field<'b>,
+    pub cookies: Cookies<'b>,
     /// `Content-Length`
     pub content_length: Field<'b>,
     /// `Content-Type`
@@ -202,8 +203,6 @@ impl<'b> Fields<'b> {
             self.expectation.note(value);
         } else if is("authorization") {
             self.authorization.note(value);
-        } else if is("cookie") {
-            self.cookie.note(value);
         } else if is("x-forwarded-for") {
             self.x_forwarded_for.note(value);
         } else if is("forwarded") {
@@ -336,7 +335,10 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
         Some(1) => Version::Http11,
         Some(_) | None => return Err(Refusal::Version),
     };
-    let mut fields = Fields::default();
+    let mut fields = Fields {
+        cookies: Cookies::of(lines),
+        ..Fields::default()
+    };
     for header in request.headers.iter() {
         fields.note(header.name, header.value);
     }

@@ -22,6 +22,7 @@ pub mod refusal;
 pub mod response;
 pub mod validators;
 
+mod cookies;
 mod goaway;
 mod lines;
 mod route;
