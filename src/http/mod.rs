@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod cookies;
 pub mod entry;
 pub mod extensions;
 pub mod framing;
@@ -22,7 +23,6 @@ pub mod refusal;
 pub mod response;
 pub mod validators;
 
-mod cookies;
 mod goaway;
 mod lines;
 mod route;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::{Unreadable, read};
 use crate::config::Config;
-use crate::token::{Key, KeyError, Verifier};
+use crate::token::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +37,23 @@ pub(super) fn load(config: &Config) -> Result<Option<Verifier>, LoadError> {
         keys.push(Key::new(file.algorithm, &content).map_err(of(&file.path))?);
     }
     if !auth.jwks.as_os_str().is_empty() {
-        keys.extend(Key::of_set(&read(&auth.jwks)?).map_err(of(&auth.jwks))?);
+        let set = KeySet::parse(&read(&auth.jwks)?).map_err(of(&auth.jwks))?;
+        report_ignored(&auth.jwks, &set);
+        keys.extend(set.keys);
     }
     Ok(Some(Verifier::new(keys, auth.terms())?))
+}
+
+/// A key for encryption is nothing unusual in a set. One that seems to be for tokens may be missed.
+fn report_ignored(path: &Path, set: &KeySet) {
+    let path = path.display();
+    for Ignored { name, reason } in &set.ignored {
+        if *reason == Reason::OtherUse {
+            tracing::info!("{path}: {name} is ignored: it {reason}");
+        } else {
+            tracing::warn!("{path}: {name} is ignored: it {reason}, which is not supported");
+        }
+    }
 }
 
 fn of(path: &Path) -> impl FnOnce(KeyError) -> LoadError {

@@ -1,28 +1,21 @@
 //! Keys by which tokens are verified, each for one algorithm.
 //!
 //! Made of the contents of files: a secret, a public key in PEM (RFC 7468), or a set of keys as
-//! JSON (RFC 7517). What is weak, private or for something else is refused when it is read, so that
-//! a mistake shows at start and not as a stream of refused clients.
+//! JSON ([`super::jwk`]). A key that is weak, private, for something else, or with which nothing
+//! can be verified is refused when it is read, so that a mistake shows at start and not as a stream
+//! of refused clients.
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use jsonwebtoken::DecodingKey;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::algorithm::Algorithm;
+use super::jwk::KeyName;
+use super::rsa::{EXPONENT_BITS_MAX, MODULUS_BITS_MAX, MODULUS_BITS_MIN};
+use super::{edwards, rsa};
 use crate::config::limits::TOKEN_KEYS_MAX;
 
 /// How a PEM text begins.
 const PEM: &[u8] = b"-----BEGIN ";
-/// Bytes of a point on P-256 as it stands in a key (SEC 1, 2.3.3).
-const P256_POINT_BYTES: usize = 65;
-/// Bytes of a public key of Ed25519 (RFC 8032, 5.1.5).
-const ED25519_KEY_BYTES: usize = 32;
-/// The smallest RSA modulus, in bytes (RFC 7518, 3.3), and the largest that is verified with.
-const RSA_MODULUS_BYTES_MIN: usize = 256;
-const RSA_MODULUS_BYTES_MAX: usize = 1024;
-/// What a public RSA key of PKCS #1 has beside its modulus, at most.
-const RSA_FRAME_BYTES_MAX: usize = 32;
 
 /// A key, and the one algorithm that it is for.
 #[derive(Clone, Debug)]
@@ -33,13 +26,75 @@ pub struct Key {
     pub(super) key: DecodingKey,
 }
 
-/// Why something is no key.
+/// Why something is no key. Each text goes on after the name of the file or of the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
+    /// No point of Ed25519 that a signer can have.
+    #[error("has no public key of Ed25519: 32 bytes that encode a point, not of small order")]
+    Ed25519,
+    /// No point of P-256.
+    #[error("has no point on the curve P-256")]
+    Es256,
+    /// An RSA exponent that has no inverse.
+    #[error("has an even RSA exponent (e)")]
+    ExponentEven,
+    /// No RSA exponent.
+    #[error("has no RSA exponent (e): it is empty or zero")]
+    ExponentMissing,
+    /// An RSA exponent under which everything is its own signature.
+    #[error("has the RSA exponent (e) 1")]
+    ExponentOne,
+    /// An RSA exponent that takes too long.
+    #[error("has an RSA exponent (e) of {got} bits; at most {EXPONENT_BITS_MAX} are accepted")]
+    ExponentSize {
+        /// Its bits.
+        got: usize,
+    },
+    /// A key of a set.
+    #[error("cannot be used: {name} {error}")]
+    InSet {
+        /// Which key.
+        name: KeyName,
+        /// Why.
+        error: Box<Self>,
+    },
+    /// A key of a set that is no JWK.
+    #[error("is no JWK: {0}")]
+    Jwk(Box<str>),
     /// A set of keys that is not one.
     #[error("is no JWK set: {0}")]
     Jwks(Box<str>),
-    /// Another kind of key, a broken one, or one whose size is not for the algorithm.
+    /// A value of a JWK that is not encoded as it has to be (RFC 7515, 2).
+    #[error("has a `{0}` that is not base64url without padding")]
+    MemberEncoding(&'static str),
+    /// A JWK without a value that its kind needs.
+    #[error("has no `{0}`")]
+    MemberMissing(&'static str),
+    /// A value of a JWK that has another length.
+    #[error("has a `{name}` of {got} bytes; it has {expected}, leading zeros included")]
+    MemberSize {
+        /// Which value.
+        name: &'static str,
+        /// Its bytes.
+        got: usize,
+        /// The bytes it has to have.
+        expected: usize,
+    },
+    /// An RSA modulus that is no product of two primes.
+    #[error("has an even RSA modulus (n)")]
+    ModulusEven,
+    /// An RSA modulus that is too small to be safe or too large to be verified with.
+    #[error(
+        "has an RSA modulus (n) of {got} bits; {MODULUS_BITS_MIN} to {MODULUS_BITS_MAX} are accepted"
+    )]
+    ModulusSize {
+        /// Its bits.
+        got: usize,
+    },
+    /// A JWK whose `alg` is for another kind of key.
+    #[error("has the `alg` {0}, which is for another `kty` or `crv`")]
+    OtherKind(Algorithm),
+    /// Another kind of key, or a broken one.
     #[error("is no public key for {0} in PEM (-----BEGIN PUBLIC KEY-----)")]
     Pem(Algorithm),
     /// A key that should be with the issuer only.
@@ -48,6 +103,9 @@ pub enum KeyError {
     /// A PEM text where a secret should be.
     #[error("is a PEM text; a secret for {0} has to be known to nobody but issuer and server")]
     PemAsSecret(Algorithm),
+    /// A PEM text with more than one key.
+    #[error("has more than one PEM block; give each key a file, or use a JWK set")]
+    Several,
     /// A secret that can be guessed.
     #[error("has {got} bytes; a secret for {algorithm} has at least {least}")]
     Short {
@@ -73,7 +131,8 @@ impl Key {
     /// What is wrong with it.
     pub fn new(algorithm: Algorithm, content: &[u8]) -> Result<Self, KeyError> {
         let key = match algorithm.secret_bytes_min() {
-            Some(least) => secret(algorithm, content, least)?,
+            Some(_) if content.starts_with(PEM) => return Err(KeyError::PemAsSecret(algorithm)),
+            Some(_) => secret(algorithm, without_line_end(content))?,
             None => public(algorithm, content)?,
         };
         Ok(Self {
@@ -82,76 +141,11 @@ impl Key {
             key,
         })
     }
-
-    /// Makes keys of a JWK set. Those that are for something else are passed over (RFC 7517, 5).
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn of_set(json: &[u8]) -> Result<Vec<Self>, KeyError> {
-        #[derive(Deserialize)]
-        struct Set<'a> {
-            #[serde(borrow)]
-            keys: Vec<&'a RawValue>,
-        }
-        let set: Set<'_> = serde_json::from_slice(json)
-            .map_err(|error| KeyError::Jwks(error.to_string().into_boxed_str()))?;
-        let keys = set.keys.iter().filter_map(|json| Self::of_jwk(json.get()));
-        let keys: Vec<Self> = keys.take(TOKEN_KEYS_MAX + 1).collect();
-        match keys.len() {
-            0 => Err(KeyError::Unusable),
-            1..=TOKEN_KEYS_MAX => Ok(keys),
-            _ => Err(KeyError::TooMany),
-        }
-    }
-
-    /// A JWK whose algorithm is named, or is the only one for its kind.
-    fn of_jwk(json: &str) -> Option<Self> {
-        let jwk: Jwk = serde_json::from_str(json).ok()?;
-        let is_for_signatures = match &jwk.common.public_key_use {
-            Some(PublicKeyUse::Signature) | None => true,
-            Some(PublicKeyUse::Encryption | PublicKeyUse::Other(_)) => false,
-        };
-        let operations = jwk.common.key_operations.as_ref();
-        let may_verify = operations.is_none_or(|all| all.contains(&KeyOperations::Verify));
-        if !is_for_signatures || !may_verify {
-            return None;
-        }
-        let named = jwk.common.key_algorithm.map(|name| name.to_string());
-        let kinds: &[Algorithm] = match &jwk.algorithm {
-            AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
-                &[Algorithm::Es256]
-            }
-            AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
-                &[Algorithm::EdDsa]
-            }
-            AlgorithmParameters::RSA(_) => &[Algorithm::Rs256],
-            AlgorithmParameters::OctetKey(_) => {
-                &[Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512]
-            }
-            _ => return None,
-        };
-        let algorithm = match (named, kinds) {
-            (Some(name), _) => *kinds.iter().find(|kind| kind.name() == name)?,
-            (None, [only]) => *only,
-            (None, _) => return None,
-        };
-        let key = DecodingKey::from_jwk(&jwk).ok()?;
-        if !fits(algorithm, &key) {
-            return None;
-        }
-        Some(Self {
-            algorithm,
-            id: jwk.common.key_id.map(String::into_boxed_str),
-            key,
-        })
-    }
 }
 
-fn secret(algorithm: Algorithm, content: &[u8], least: usize) -> Result<DecodingKey, KeyError> {
-    if content.starts_with(PEM) {
-        return Err(KeyError::PemAsSecret(algorithm));
-    }
-    let secret = without_line_end(content);
+/// Makes a key of a secret.
+pub(super) fn secret(algorithm: Algorithm, secret: &[u8]) -> Result<DecodingKey, KeyError> {
+    let least = algorithm.secret_bytes_min().unwrap_or(usize::MAX);
     let got = secret.len();
     if got < least {
         return Err(KeyError::Short {
@@ -161,6 +155,24 @@ fn secret(algorithm: Algorithm, content: &[u8], least: usize) -> Result<Decoding
         });
     }
     Ok(DecodingKey::from_secret(secret))
+}
+
+/// Makes a key of a point on P-256 (SEC 1, 2.3.3).
+pub(super) fn es256(point: &[u8]) -> Result<DecodingKey, KeyError> {
+    match ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point) {
+        Ok(_is_on_the_curve) => Ok(DecodingKey::from_ec_der(point)),
+        Err(_rejected) => Err(KeyError::Es256),
+    }
+}
+
+/// Makes a key of an encoded point of Ed25519.
+pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
+    let bytes = point.try_into();
+    if bytes.is_ok_and(edwards::is_public_key) {
+        Ok(DecodingKey::from_ed_der(point))
+    } else {
+        Err(KeyError::Ed25519)
+    }
 }
 
 /// A secret that was written as a line of text ends before the line end; one of random bytes may
@@ -182,46 +194,26 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<DecodingKey, KeyError>
     if is_private {
         return Err(KeyError::Private);
     }
+    let mut begins = memchr::memmem::find_iter(text, PEM);
+    if begins.nth(1).is_some() {
+        return Err(KeyError::Several);
+    }
     let is_public = text.starts_with(b"-----BEGIN PUBLIC KEY-----")
         || text.starts_with(b"-----BEGIN RSA PUBLIC KEY-----");
-    let key = match algorithm {
-        Algorithm::Es256 => DecodingKey::from_ec_pem(text),
-        Algorithm::EdDsa => DecodingKey::from_ed_pem(text),
-        Algorithm::Rs256 => rsa_pem(text),
-        Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => {
-            return Err(KeyError::Pem(algorithm));
+    let made = match algorithm {
+        _ if !is_public => None,
+        Algorithm::Es256 => bytes(DecodingKey::from_ec_pem(text)).map(|point| es256(&point)),
+        Algorithm::EdDsa => bytes(DecodingKey::from_ed_pem(text)).map(|point| ed25519(&point)),
+        Algorithm::Rs256 => {
+            bytes(DecodingKey::from_rsa_pem(text)).and_then(|der| rsa::of_der(&der))
         }
+        Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => None,
     };
-    let key = key.ok().filter(|key| is_public && fits(algorithm, key));
-    key.ok_or(KeyError::Pem(algorithm))
+    made.ok_or(KeyError::Pem(algorithm))?
 }
 
-/// The library would take the bits of any other key for one of RSA, so that these are told apart
-/// first.
-fn rsa_pem(text: &[u8]) -> jsonwebtoken::errors::Result<DecodingKey> {
-    if DecodingKey::from_ec_pem(text).is_ok() || DecodingKey::from_ed_pem(text).is_ok() {
-        return Err(jsonwebtoken::errors::ErrorKind::InvalidKeyFormat.into());
-    }
-    DecodingKey::from_rsa_pem(text)
-}
-
-/// Whether a key has the size that its algorithm asks for.
-fn fits(algorithm: Algorithm, key: &DecodingKey) -> bool {
-    let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-    match algorithm {
-        Algorithm::Es256 => bytes == P256_POINT_BYTES,
-        Algorithm::EdDsa => bytes == ED25519_KEY_BYTES,
-        Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => algorithm
-            .secret_bytes_min()
-            .is_some_and(|least| bytes >= least),
-        Algorithm::Rs256 => match key.kind() {
-            jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, .. } => {
-                (RSA_MODULUS_BYTES_MIN..=RSA_MODULUS_BYTES_MAX).contains(&n.len())
-            }
-            jsonwebtoken::DecodingKeyKind::SecretOrDer(der) => {
-                let most = RSA_MODULUS_BYTES_MAX + RSA_FRAME_BYTES_MAX;
-                (RSA_MODULUS_BYTES_MIN..=most).contains(&der.len())
-            }
-        },
-    }
+/// What the library has found in a PEM text. It looks no further into it, and takes the bits of any
+/// other key for one of RSA.
+fn bytes(found: jsonwebtoken::errors::Result<DecodingKey>) -> Option<Vec<u8>> {
+    found.ok()?.try_get_as_bytes().ok().map(<[u8]>::to_vec)
 }

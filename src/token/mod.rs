@@ -37,17 +37,23 @@
 mod access;
 mod algorithm;
 mod claims;
+mod edwards;
 mod grant;
+mod jwk;
 mod key;
 mod mint;
+mod rsa;
 mod verify;
 
 pub use access::{Access, Due, ShowError, Shown, Warning};
 pub use algorithm::{Algorithm, AlgorithmError};
 pub use grant::Grant;
+pub use jwk::{Ignored, KeyName, KeySet, Reason};
 pub use key::{Key, KeyError};
 pub use mint::{MintError, Wish, mint};
 pub use verify::{Terms, TokenError, Verifier};
 
+#[cfg(test)]
+mod key_tests;
 #[cfg(test)]
 mod tests;

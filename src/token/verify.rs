@@ -14,7 +14,7 @@ use super::algorithm::Algorithm;
 use super::claims;
 use super::grant::Grant;
 use super::key::{Key, KeyError};
-use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX, TOKEN_KEYS_TRIED_MAX};
+use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX};
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +145,7 @@ impl Verifier {
         if pinned.peek().is_none() {
             return Err(TokenError::Algorithm);
         }
-        let is_right = pinned.take(TOKEN_KEYS_TRIED_MAX).any(|key| {
+        let is_right = pinned.any(|key| {
             let algorithm = key.algorithm.of_library();
             let checked =
                 jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.key, algorithm);

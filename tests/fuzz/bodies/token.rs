@@ -8,7 +8,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanfare::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
-use fanfare::token::{Algorithm, Grant, Key, Terms, TokenError, Verifier};
+use fanfare::token::{Algorithm, Grant, Key, KeySet, Terms, TokenError, Verifier};
 use jsonwebtoken::EncodingKey;
 use serde_json::Value;
 
@@ -101,5 +101,5 @@ fn keys(bytes: &[u8]) {
         let least = algorithm.secret_bytes_min().unwrap_or(1);
         assert!(!is_key || bytes.len() >= least, "{algorithm}");
     }
-    let _keys_or_why_not = Key::of_set(bytes);
+    let _keys_or_why_not = KeySet::parse(bytes);
 }

@@ -1,0 +1,228 @@
+//! Sets of keys as JSON (RFC 7517).
+//!
+//! An issuer's set often has keys for more than one use. So a key that is for something else, or of
+//! a kind that is not known here, is ignored and reported (RFC 7517, 5). A key of a known kind that
+//! is malformed or can verify nothing is an error: its tokens would all be refused.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::algorithm::Algorithm;
+use super::key::{self, Key, KeyError};
+use super::rsa;
+use crate::config::limits::TOKEN_KEYS_MAX;
+
+/// Bytes of a coordinate of P-256. Unlike the numbers of RSA it has a fixed length, zeros included
+/// (RFC 7518, 6.2.1.2).
+const COORDINATE_BYTES: usize = 32;
+/// How a point begins that has both of its coordinates (SEC 1, 2.3.3).
+const UNCOMPRESSED: u8 = 4;
+
+/// A JWK set that has been read.
+#[derive(Debug)]
+pub struct KeySet {
+    /// The keys that verify tokens, in their order.
+    pub keys: Vec<Key>,
+    /// The others.
+    pub ignored: Vec<Ignored>,
+}
+
+/// A key of a set that is ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Which.
+    pub name: KeyName,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Why a key is ignored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// Its `use` or `key_ops` is something else.
+    #[error("is not for signatures")]
+    OtherUse,
+    /// Its `alg` is not known here.
+    #[error("is for the algorithm {0:?}")]
+    OtherAlgorithm(Box<str>),
+    /// Its `kty` or `crv` is not known here.
+    #[error("is of the kind {0:?}")]
+    OtherKind(Box<str>),
+    /// A secret without `alg` could be for several algorithms, and is for one.
+    #[error("is a secret without `alg`")]
+    UnnamedAlgorithm,
+}
+
+/// How a key of a set is named in messages: by its place, counted from one, and its `kid`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName {
+    /// From one.
+    pub place: usize,
+    /// Its `kid`.
+    pub id: Option<Box<str>>,
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {}", self.place)?;
+        match &self.id {
+            Some(id) => write!(f, " (kid {id:?})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The members that mean something here.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    #[serde(rename = "use")]
+    purpose: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    kid: Option<String>,
+    crv: Option<String>,
+    n: Option<Value>,
+    e: Option<Value>,
+    x: Option<Value>,
+    y: Option<Value>,
+    k: Option<Value>,
+}
+
+impl KeySet {
+    /// Reads a set.
+    ///
+    /// # Errors
+    /// Returns [`KeyError::Jwks`] for what is no set, [`KeyError::InSet`] for the first key that is
+    /// malformed, [`KeyError::Unusable`] if no key is left, and [`KeyError::TooMany`].
+    pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
+        #[derive(Deserialize)]
+        struct Set<'a> {
+            #[serde(borrow)]
+            keys: Vec<&'a RawValue>,
+        }
+        let set: Set<'_> =
+            serde_json::from_slice(json).map_err(|error| KeyError::Jwks(text(&error)))?;
+        let (mut keys, mut ignored) = (Vec::new(), Vec::new());
+        for (json, place) in set.keys.iter().zip(1..) {
+            let mut name = KeyName { place, id: None };
+            let read = read(json.get(), &mut name.id);
+            match read {
+                Ok(Ok(key)) if keys.len() < TOKEN_KEYS_MAX => keys.push(key),
+                Ok(Ok(_one_more)) => return Err(KeyError::TooMany),
+                Ok(Err(reason)) => ignored.push(Ignored { name, reason }),
+                Err(error) => {
+                    let error = Box::new(error);
+                    return Err(KeyError::InSet { name, error });
+                }
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeyError::Unusable);
+        }
+        Ok(Self { keys, ignored })
+    }
+}
+
+/// Reads one key, and notes its `kid` before anything else.
+fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
+    // Serde would take an array for an object's values in their order.
+    if !json.starts_with('{') {
+        return Err(KeyError::Jwk("not an object".into()));
+    }
+    let jwk: Jwk = serde_json::from_str(json).map_err(|error| KeyError::Jwk(text(&error)))?;
+    *id = jwk.kid.clone().map(String::into_boxed_str);
+    let algorithm = match jwk.algorithm()? {
+        Ok(algorithm) => algorithm,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    Ok(Ok(Key {
+        algorithm,
+        id: id.clone(),
+        key: jwk.key(algorithm)?,
+    }))
+}
+
+impl Jwk {
+    /// The one algorithm that the key is for.
+    fn algorithm(&self) -> Result<Result<Algorithm, Reason>, KeyError> {
+        let is_for_signatures = self
+            .purpose
+            .as_deref()
+            .is_none_or(|purpose| purpose == "sig");
+        let operations = self.key_ops.as_ref();
+        let may_verify = operations.is_none_or(|all| all.iter().any(|one| one == "verify"));
+        if !is_for_signatures || !may_verify {
+            return Ok(Err(Reason::OtherUse));
+        }
+        let curve = self.crv.as_deref().unwrap_or_default();
+        let kinds: &[Algorithm] = match (&*self.kty, curve) {
+            ("EC", "P-256") => &[Algorithm::Es256],
+            ("OKP", "Ed25519") => &[Algorithm::EdDsa],
+            ("EC" | "OKP", "") => return Err(KeyError::MemberMissing("crv")),
+            ("RSA", _) => &[Algorithm::Rs256],
+            ("oct", _) => &[Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512],
+            _ => &[],
+        };
+        let named = self
+            .alg
+            .as_deref()
+            .map(|name| (name, Algorithm::from_name(name)));
+        Ok(match (named, kinds) {
+            (Some((_, Some(algorithm))), kinds) if kinds.contains(&algorithm) => Ok(algorithm),
+            // One of the two is wrong.
+            (Some((_, Some(algorithm))), _) => return Err(KeyError::OtherKind(algorithm)),
+            (Some((name, None)), _) => Err(Reason::OtherAlgorithm(name.into())),
+            (None, [only]) => Ok(*only),
+            (None, []) => {
+                let kind = [&*self.kty, curve].join(" ");
+                Err(Reason::OtherKind(kind.trim_end().into()))
+            }
+            (None, _) => Err(Reason::UnnamedAlgorithm),
+        })
+    }
+
+    fn key(&self, algorithm: Algorithm) -> Result<DecodingKey, KeyError> {
+        match algorithm {
+            Algorithm::Rs256 => rsa::of_numbers(&member("n", &self.n)?, &member("e", &self.e)?),
+            Algorithm::Es256 => {
+                let (x, y) = (coordinate("x", &self.x)?, coordinate("y", &self.y)?);
+                key::es256(&[&[UNCOMPRESSED][..], &x, &y].concat())
+            }
+            Algorithm::EdDsa => key::ed25519(&member("x", &self.x)?),
+            Algorithm::Hs256 | Algorithm::Hs384 | Algorithm::Hs512 => {
+                key::secret(algorithm, &member("k", &self.k)?)
+            }
+        }
+    }
+}
+
+fn coordinate(name: &'static str, value: &Option<Value>) -> Result<Vec<u8>, KeyError> {
+    let bytes = member(name, value)?;
+    match bytes.len() {
+        COORDINATE_BYTES => Ok(bytes),
+        got => Err(KeyError::MemberSize {
+            name,
+            got,
+            expected: COORDINATE_BYTES,
+        }),
+    }
+}
+
+fn member(name: &'static str, value: &Option<Value>) -> Result<Vec<u8>, KeyError> {
+    let value = value.as_ref().ok_or(KeyError::MemberMissing(name))?;
+    let bytes = value
+        .as_str()
+        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+    bytes.ok_or(KeyError::MemberEncoding(name))
+}
+
+fn text(error: &serde_json::Error) -> Box<str> {
+    error.to_string().into_boxed_str()
+}
