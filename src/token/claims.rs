@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Number;
+use serde_json::value::RawValue;
 
 use super::grant::Grant;
 use super::verify::{Terms, TokenError};
@@ -16,9 +16,13 @@ use crate::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::pattern::Pattern;
 
 #[derive(Deserialize)]
-struct Claims {
-    exp: Option<Number>,
-    nbf: Option<Number>,
+struct Claims<'a> {
+    #[serde(borrow)]
+    exp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    nbf: Option<&'a RawValue>,
+    #[serde(borrow)]
+    iat: Option<&'a RawValue>,
     aud: Option<Audience>,
     iss: Option<String>,
     sub: Option<String>,
@@ -55,15 +59,23 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Claims);
     }
-    let claims: Claims = serde_json::from_slice(json).map_err(|_fault| TokenError::Claims)?;
-    let exp = claims.exp.as_ref().ok_or(TokenError::Claims)?;
-    let ends_s = seconds(exp)?.saturating_add(terms.leeway_s);
-    if unix_s >= ends_s {
+    let claims: Claims<'_> = serde_json::from_slice(json).map_err(|_fault| TokenError::Claims)?;
+    let date = |name, value: Option<&RawValue>| {
+        value
+            .map(|value| seconds(value.get()).ok_or(TokenError::Date(name)))
+            .transpose()
+    };
+    let exp = date("exp", claims.exp)?.ok_or(TokenError::NoEnd)?;
+    let nbf = date("nbf", claims.nbf)?;
+    // Says nothing about who may come in, but has to be what it is (RFC 7519, 4.1.6).
+    date("iat", claims.iat)?;
+    let leeway_s = i64::try_from(terms.leeway_s).unwrap_or(i64::MAX);
+    let now_s = i64::try_from(unix_s).unwrap_or(i64::MAX);
+    let ends_s = exp.saturating_add(leeway_s);
+    if now_s >= ends_s {
         return Err(TokenError::Expired);
     }
-    if let Some(nbf) = &claims.nbf
-        && seconds(nbf)? > unix_s.saturating_add(terms.leeway_s)
-    {
+    if nbf.is_some_and(|nbf| nbf > now_s.saturating_add(leeway_s)) {
         return Err(TokenError::NotYet);
     }
     let is_for_us = match (&claims.aud, &terms.audience) {
@@ -90,22 +102,24 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
         sub: sub.map(Arc::from),
         subscribe: patterns(&rights.subscribe)?,
         publish: patterns(&rights.publish)?,
-        ends_s,
+        ends_s: ends_s.unsigned_abs(),
     })
 }
 
-/// A number of seconds since 1970, perhaps with a fraction (RFC 7519, 2).
-fn seconds(number: &Number) -> Result<u64, TokenError> {
-    if let Some(whole) = number.as_u64() {
-        return Ok(whole);
+/// A number of seconds since 1970, perhaps negative or with a fraction (RFC 7519, 2), without its
+/// fraction. What is too large or too small to be held becomes the largest or smallest there is.
+/// `None` if the JSON is no number.
+fn seconds(json: &str) -> Option<i64> {
+    if !json.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return None;
     }
-    let float = number.as_f64().filter(|seconds| *seconds >= 0.0);
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "not negative, and what is too large becomes the largest"
+        reason = "saturates, and the fraction goes"
     )]
-    float.map(|float| float as u64).ok_or(TokenError::Claims)
+    json.parse()
+        .ok()
+        .or_else(|| Some(json.parse::<f64>().ok()?.floor() as i64))
 }
 
 fn patterns(texts: &[String]) -> Result<Box<[Pattern]>, TokenError> {

@@ -23,8 +23,9 @@
 //! - *To keep what a newer token no longer allows*: channels are left when one is shown.
 //! - *To wear somebody else's conn*: a token shown in band has to be of the same `sub`.
 //! - *To have us verify without end*: a bad token ends the conn or request, good ones come once
-//!   a second, four keys are tried.
-//! - *Memory by claims*: 8 KiB of token, 64 patterns, 256 bytes of `sub`.
+//!   a second, at most 64 keys are tried.
+//! - *Memory by claims*: 64 KiB of token, and no more than the request head or message may have; 64
+//!   patterns, 256 bytes of `sub`.
 //! - *To come in and show nothing*: a deadline, and no channel until then.
 //! - *To read tokens from logs, metrics or responses*: no error holds a byte of one; the
 //!   subprotocol is not echoed; the query is off.

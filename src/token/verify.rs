@@ -3,7 +3,7 @@
 //! The header is believed in two things only: which key it names, and that its algorithm is that
 //! key's (RFC 8725, 3.1 and 3.2). Keys that a header brings along or points to (`jwk`, `jku`,
 //! `x5c`) are passed over, and a header that names something critical is refused (RFC 7515,
-//! 4.1.11). How much is done for one token is bounded: its length, and how many keys are tried.
+//! 4.1.11). The work for one token is bounded by its length and by the number of keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,6 +28,9 @@ pub enum TokenError {
     /// A claim that is missing or not of its type, or too many patterns.
     #[error("the token's claims cannot be used")]
     Claims,
+    /// A time that is none.
+    #[error("the token's `{0}` has to be a number of seconds since 1970")]
+    Date(&'static str),
     /// Over.
     #[error("the token has expired")]
     Expired,
@@ -37,6 +40,9 @@ pub enum TokenError {
     /// Not three parts, not base64url, not JSON, or with something critical in its header.
     #[error("the token is malformed")]
     Malformed,
+    /// Valid without end.
+    #[error("the token has no `exp`")]
+    NoEnd,
     /// Not valid yet.
     #[error("the token is not valid yet")]
     NotYet,
@@ -58,7 +64,7 @@ impl TokenError {
         match self {
             Self::Algorithm => "token_algorithm",
             Self::Audience => "token_audience",
-            Self::Claims => "token_claims",
+            Self::Claims | Self::Date(_) | Self::NoEnd => "token_claims",
             Self::Expired => "token_expired",
             Self::Issuer => "token_issuer",
             Self::Malformed => "token_malformed",
