@@ -157,6 +157,10 @@ pub const TOKEN_KEYS_MAX: usize = 64;
 /// How long before its end the client of a WebSocket is told, in milliseconds, or half of the time
 /// it has.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
+/// How old a worker's calendar may be, in milliseconds. While a conn has a token, the worker wakes
+/// at least so often. The kernel would report a clock that was set, or a suspension, by a timer
+/// descriptor for each worker only; a wake costs about 10 us.
+pub const CALENDAR_MS: u64 = 500;
 /// Time between two tokens that a WebSocket may show, in milliseconds. A verification costs as much
 /// as a hundred other commands.
 pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;

@@ -106,6 +106,15 @@ impl Wheel {
         self.armed += 1;
     }
 
+    /// Gives a slot that has a deadline an earlier one.
+    pub fn bring_forward(&mut self, slot: u32, deadline: Deadline) {
+        let tick = deadline.0.div_ceil(TICK_US);
+        let link = self.links.get(slot as usize);
+        if link.is_some_and(|link| link.due != NEVER && u64::from(link.due) > tick) {
+            self.arm(slot, deadline);
+        }
+    }
+
     /// Takes a slot's deadline away, if it has one.
     pub fn disarm(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot as usize) else {
@@ -259,6 +268,22 @@ mod tests {
         wheel.disarm(2);
         assert_eq!(fire(&mut wheel, 4 * TICK_US), Vec::<u32>::new());
         assert_eq!(fire(&mut wheel, 5 * TICK_US), [1]);
+    }
+
+    #[test]
+    fn deadline_is_brought_forward_and_never_put_off() {
+        let mut wheel = Wheel::new(Now(0));
+        wheel.bring_forward(0, Deadline(TICK_US));
+        assert!(wheel.is_empty());
+        wheel.arm(0, Deadline(5 * TICK_US));
+        wheel.bring_forward(0, Deadline(9 * TICK_US));
+        wheel.bring_forward(0, Deadline(3 * TICK_US));
+        assert!(fire(&mut wheel, 2 * TICK_US).is_empty());
+        assert_eq!(fire(&mut wheel, 3 * TICK_US), [0]);
+        wheel.arm(0, Deadline(9 * TICK_US));
+        wheel.bring_forward(0, Deadline(0));
+        assert_eq!(fire(&mut wheel, 4 * TICK_US), [0]);
+        assert!(wheel.is_empty());
     }
 
     #[test]

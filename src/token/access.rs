@@ -1,15 +1,18 @@
 //! What the conns of one worker may do, and until when.
 //!
 //! A table beside the conns, so that one without a token owns nothing here: an entry comes when a
-//! token is taken, or is awaited, and goes when the conn is served no more. An entry's end is kept
-//! on the worker's own clock, so that a calendar that is set back lengthens nothing. Asked by
-//! `http`, the transports and the machine through their context; filled by them too, so that a
-//! command behind a token in the same packet is already held to it. The worker clears it.
+//! token is taken, or is awaited, and goes when the conn is served no more. A token ends by the
+//! calendar, which may be set and goes on while the machine is suspended; timers run on the
+//! worker's clock. So [`Calendar`] converts, and [`Access::renew`] reports when timers have to be
+//! brought forward. Asked by `http`, the transports and the machine through their context; filled
+//! by them too, so that a command behind a token in the same packet is already held to it. The
+//! worker clears it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::calendar::Calendar;
 use super::grant::Grant;
 use super::verify::{TokenError, Verifier};
 use crate::config::Config;
@@ -22,8 +25,7 @@ use crate::time::{Deadline, Now};
 #[derive(Debug, Default)]
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
-    /// The time, in seconds of the calendar.
-    unix_s: u64,
+    calendar: Calendar,
     /// By slot. Boxed, so that the tree's nodes stay small.
     held: BTreeMap<u32, Box<Held>>,
 }
@@ -33,9 +35,9 @@ enum Held {
     /// A token has been taken.
     Granted {
         grant: Grant,
-        ends: Deadline,
-        /// When its client is to be told that it will end; `None` when it has been, or cannot be.
-        warns: Option<Deadline>,
+        /// When its client is to be told that it will end, since 1970; `None` when it has been, or
+        /// cannot be.
+        warns: Option<Duration>,
         /// When it was last shown in band.
         refreshed: Option<Now>,
         /// Whether reports carry its subject. False until what the client asked for before it
@@ -89,10 +91,23 @@ pub enum ShowError {
 }
 
 impl Access {
-    /// Takes keys and time for what is decided from now on.
-    pub fn renew(&mut self, verifier: Option<Arc<Verifier>>, unix_s: u64) {
+    /// Takes keys and time for what is decided from now on. True if the calendar has gone ahead of
+    /// the worker's clock, so that [`Access::dues`] come before the timers that are set for them.
+    pub fn renew(&mut self, verifier: Option<Arc<Verifier>>, unix_s: u64, now: Now) -> bool {
         self.verifier = verifier;
-        self.unix_s = unix_s;
+        self.calendar.read(unix_s, now)
+    }
+
+    /// Whether any conn has a token or has to show one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// When something is due next with each token, by slot.
+    pub fn dues(&self) -> impl Iterator<Item = (u32, Deadline)> {
+        let held = self.held.iter();
+        held.map(|(slot, held)| (*slot, self.due(held)))
     }
 
     /// Whether anybody is asked for a token.
@@ -107,7 +122,7 @@ impl Access {
     /// Why it is refused.
     pub fn verify(&self, token: &str) -> Result<Grant, TokenError> {
         let verifier = self.verifier.as_ref().ok_or(TokenError::Algorithm)?;
-        verifier.verify(token, self.unix_s)
+        verifier.verify(token, self.calendar.unix_s)
     }
 
     /// Lets the conn in a slot do what its token says.
@@ -200,18 +215,19 @@ impl Access {
     /// When something is due with the token of the conn in a slot.
     #[must_use]
     pub fn next_due(&self, slot: u32) -> Option<Deadline> {
-        match &**self.held.get(&slot)? {
-            Held::Granted { ends, warns, .. } => Some(warns.unwrap_or(*ends)),
-            Held::Waiting { until, .. } => Some(*until),
-        }
+        self.held.get(&slot).map(|held| self.due(held))
     }
 
     /// What is due with the token of the conn in a slot. A warning is due once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
+        let calendar = &self.calendar;
         match &mut **self.held.get_mut(&slot)? {
-            Held::Granted { ends, .. } if now.has_reached(*ends) => Some(Due::Over),
-            Held::Granted { ends, warns, .. } => {
-                warns.take_if(|warns| now.has_reached(*warns))?;
+            Held::Granted { grant, warns, .. } => {
+                let ends = calendar.deadline(grant.ends());
+                if now.has_reached(ends) {
+                    return Some(Due::Over);
+                }
+                warns.take_if(|warns| now.has_reached(calendar.deadline(*warns)))?;
                 Some(Due::Soon(ends.remaining(now)))
             }
             Held::Waiting { until, .. } => now.has_reached(*until).then_some(Due::Late),
@@ -244,19 +260,27 @@ impl Access {
     }
 
     fn granted(&self, grant: Grant, warning: Warning, now: Now, refreshed: Option<Now>) -> Held {
-        let left = Duration::from_secs(grant.ends_s.saturating_sub(self.unix_s));
+        let left = self.calendar.deadline(grant.ends()).remaining(now);
         // Half of a short time is better than a warning that comes with the token.
         let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
         let warns = match warning {
-            Warning::Ahead => Some(now.after(left.saturating_sub(ahead))),
+            Warning::Ahead => Some(grant.ends().saturating_sub(ahead)),
             Warning::None => None,
         };
         Held::Granted {
             grant,
-            ends: now.after(left),
             warns,
             refreshed,
             is_reported: true,
+        }
+    }
+
+    fn due(&self, held: &Held) -> Deadline {
+        match held {
+            Held::Granted { grant, warns, .. } => self
+                .calendar
+                .deadline(warns.unwrap_or_else(|| grant.ends())),
+            Held::Waiting { until, .. } => *until,
         }
     }
 }
@@ -286,7 +310,7 @@ mod tests {
         let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
         let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
         let mut access = Access::default();
-        access.renew(Some(Arc::new(verifier)), NOW_S);
+        access.renew(Some(Arc::new(verifier)), NOW_S, at(0));
         access
     }
 
@@ -318,25 +342,51 @@ mod tests {
         let mut access = access();
         let grant = access.verify(&token("u", 100)).unwrap();
         access.admit(3, grant, Warning::Ahead, at(10));
-        assert_eq!(access.next_due(3), Some(Deadline(80_000_000)));
-        assert_eq!(access.take_due(3, at(79)), None);
+        assert_eq!(access.next_due(3), Some(Deadline(70_000_000)));
+        assert_eq!(access.take_due(3, at(69)), None);
         let left = Duration::from_secs(30);
-        assert_eq!(access.take_due(3, at(80)), Some(Due::Soon(left)));
-        assert_eq!(access.take_due(3, at(81)), None);
-        assert_eq!(access.next_due(3), Some(Deadline(110_000_000)));
-        assert_eq!(access.take_due(3, at(110)), Some(Due::Over));
+        assert_eq!(access.take_due(3, at(70)), Some(Due::Soon(left)));
+        assert_eq!(access.take_due(3, at(71)), None);
+        assert_eq!(access.next_due(3), Some(Deadline(100_000_000)));
+        assert_eq!(access.take_due(3, at(100)), Some(Due::Over));
         access.forget(3);
-        assert_eq!(access.take_due(3, at(110)), None);
+        assert_eq!(access.take_due(3, at(100)), None);
     }
 
     #[test]
     fn short_token_is_warned_of_in_its_middle_and_a_silent_one_never() {
         let mut access = access();
-        let grant = access.verify(&token("u", 4)).unwrap();
+        let grant = access.verify(&token("u", 5)).unwrap();
         access.admit(1, grant.clone(), Warning::Ahead, at(0));
         access.admit(2, grant, Warning::None, at(0));
-        assert_eq!(access.next_due(1), Some(Deadline(2_000_000)));
-        assert_eq!(access.next_due(2), Some(Deadline(4_000_000)));
+        assert_eq!(access.next_due(1), Some(Deadline(2_500_000)));
+        assert_eq!(access.next_due(2), Some(Deadline(5_000_000)));
+    }
+
+    #[test]
+    fn token_ends_by_the_calendar_when_that_is_set() {
+        let mut access = access();
+        let grant = access.verify(&token("u", 100)).unwrap();
+        access.admit(1, grant, Warning::None, at(0));
+        access.await_token(2, join(), Deadline(60_000_000));
+        let renew = |access: &mut Access, unix_s, seconds| {
+            let verifier = access.verifier.clone();
+            access.renew(verifier, unix_s, at(seconds))
+        };
+        let dues = |access: &Access| access.dues().map(|(_, due)| due.0).collect::<Vec<_>>();
+        assert!(!renew(&mut access, NOW_S + 10, 10));
+        assert_eq!(dues(&access), [100_000_000, 60_000_000]);
+        // Set back by an hour, it lasts for an hour longer, and timers may fire early.
+        assert!(!renew(&mut access, NOW_S - 3580, 20));
+        assert_eq!(dues(&access), [3_700_000_000, 60_000_000]);
+        assert_eq!(access.take_due(1, at(100)), None);
+        // Set ahead, or after a suspension, timers are late.
+        assert!(renew(&mut access, NOW_S + 99, 30));
+        assert_eq!(dues(&access), [31_000_000, 60_000_000]);
+        assert_eq!(access.take_due(1, at(30)), None);
+        assert!(renew(&mut access, NOW_S + 1000, 30));
+        assert_eq!(access.take_due(1, at(30)), Some(Due::Over));
+        assert_eq!(access.take_due(2, at(30)), None);
     }
 
     #[test]
@@ -365,7 +415,7 @@ mod tests {
         let other = access.show(1, &token("v", 90), at(2));
         assert_eq!(other, Err(ShowError::OtherSub));
         assert_eq!(access.show(1, &token("u", 90), at(2)), Ok(Shown::Next));
-        assert_eq!(access.next_due(1), Some(Deadline(62_000_000)));
+        assert_eq!(access.next_due(1), Some(Deadline(60_000_000)));
         let bad = access.show(1, "x", at(4));
         assert_eq!(bad, Err(ShowError::Token(TokenError::Malformed)));
     }

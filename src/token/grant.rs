@@ -4,6 +4,7 @@
 //! with a token owns one of these, and a conn without none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
@@ -24,6 +25,12 @@ pub struct Grant {
 const _: () = assert!(size_of::<Grant>() <= 56);
 
 impl Grant {
+    /// When it is over, since 1970.
+    #[must_use]
+    pub fn ends(&self) -> Duration {
+        Duration::from_secs(self.ends_s)
+    }
+
     /// Whether a channel may be subscribed to.
     #[must_use]
     pub fn may_subscribe(&self, channel: &ChannelName) -> bool {

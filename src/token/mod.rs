@@ -37,6 +37,7 @@
 
 mod access;
 mod algorithm;
+mod calendar;
 mod claims;
 mod edwards;
 mod grant;

@@ -44,7 +44,7 @@ use std::time::{Duration, SystemTime};
 use slab::Slab;
 
 use crate::config::Config;
-use crate::config::limits::READ_BUFFER_BYTES;
+use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
 use crate::conn::{Conn, Stance};
 use crate::deflate::Inflater;
 use crate::dialogue::Watch;
@@ -286,6 +286,7 @@ impl<N: Net> Worker<N> {
     /// One iteration of the loop.
     pub fn turn(&mut self) -> Turn {
         self.poll();
+        self.look_at_the_calendar();
         self.send_upstream();
         self.read();
         self.accept();
@@ -334,7 +335,6 @@ impl<N: Net> Worker<N> {
         id: ConnId,
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        self.look_at_the_calendar();
         let conn = self.name(id);
         let slot = self.conns.get_mut(id.slot as usize)?;
         if slot.generation != id.generation || slot.is_closing {
@@ -420,23 +420,34 @@ impl<N: Net> Worker<N> {
         sequence.max(Sequence(self.parts.sequenced.load(Ordering::Acquire)))
     }
 
-    /// Keeps the date, and the keys for tokens, not more than half a second old.
+    /// Keeps the date, and the keys for tokens, not more than half a second old. Where the calendar
+    /// has gone ahead, timers of tokens are brought forward.
     fn look_at_the_calendar(&mut self) {
-        let is_fresh = self
-            .date
-            .looked
-            .is_some_and(|looked| self.now.since(looked) < Duration::from_millis(500));
+        let is_fresh = self.date.looked.is_some_and(|looked| {
+            let due = looked.after(Duration::from_millis(CALENDAR_MS));
+            !self.now.has_reached(due)
+        });
         if is_fresh {
             return;
         }
         self.date.looked = Some(self.now);
         let second = self.net.unix_seconds();
         let keys = self.parts.keys.as_ref().map(|keys| keys.current());
-        self.access.renew(keys, second);
+        if self.access.renew(keys, second, self.running.now()) {
+            for (slot, due) in self.access.dues() {
+                self.wheel.bring_forward(slot, due);
+            }
+        }
         if second != self.date.second || self.date.text.is_empty() {
             self.date.second = second;
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
             self.date.text = httpdate::fmt_http_date(time);
         }
+    }
+
+    /// When the calendar is to be looked at although nothing else happens: only tokens end by it.
+    fn calendar_due(&self) -> Option<Deadline> {
+        let looked = self.date.looked.filter(|_| !self.access.is_empty())?;
+        Some(looked.after(Duration::from_millis(CALENDAR_MS)))
     }
 }

@@ -78,6 +78,7 @@ impl<N: Net> Worker<N> {
             self.leaving.due(),
             self.storm.due(),
             self.rates.due(),
+            self.calendar_due(),
         ];
         let due = due.into_iter().flatten().min();
         let timer = self.wheel.next_deadline();

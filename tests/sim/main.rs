@@ -19,6 +19,7 @@
 )]
 
 mod backend;
+mod calendar;
 mod check;
 mod disk;
 mod journey;

@@ -1,16 +1,20 @@
 //! Tokens in a world that asks for them: one secret, tokens that last and tokens that do not.
 //!
 //! Every stream and poll has one then. Those that end soon are for streams of the chaos: what ends
-//! in the calm would have to be served there.
+//! in the calm would have to be served there. In the chaos the calendar is set now and then, also
+//! while a token is open: it ends by the calendar, whatever the clock says.
 
 use std::sync::Arc;
 
 use fanfare::config::Config;
+use fanfare::hub::Hub;
 use fanfare::token::{Algorithm, Key, Verifier, Wish, mint};
 use fanfare::worker::keys::Keys;
+use fanfare::worker::net::Net as _;
 
 use crate::link::{Link, Service};
 use crate::model::Facts;
+use crate::net::FakeNet;
 use crate::wire::client_frame;
 
 const SECRET: [u8; 32] = [7; 32];
@@ -22,13 +26,27 @@ pub(crate) struct Ticket {
     /// In the first message, instead of the request.
     pub(crate) is_message: bool,
     pub(crate) ends_soon: bool,
+    /// When it ends, in seconds of the calendar.
+    ends_s: u64,
+    /// The latest second of the calendar since it was drawn, as the worker may know it.
+    latest_s: u64,
+    /// Since when it has ended, by the clock.
+    ended_us: Option<u64>,
 }
+
+/// How long a conn may be served after the end of its token: half a second until the calendar is
+/// looked at, a second for its rounding, and what timers and turns take.
+const LATE_US_MAX: u64 = 1_800_000;
+/// By how much the calendar is set, in seconds.
+const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
 
 /// Has everybody asked for a token.
 pub(crate) fn ask_for(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
+    // Each heartbeat arms the end of the token again, so with short ones no step could be missed.
+    config.heartbeat.interval_ms *= 4;
 }
 
 /// By what the worker knows tokens.
@@ -39,38 +57,78 @@ pub(crate) fn keys(config: &Config) -> Option<Arc<Keys>> {
     config.auth.is_on().then_some(keys)
 }
 
-/// A token for everything.
+/// By how much the calendar is set.
+pub(crate) fn draw_step_s(random: &mut fastrand::Rng) -> i64 {
+    STEPS_S[random.usize(0..STEPS_S.len())]
+}
+
+/// One that ends soon, or lasts longer than the world.
 fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> Ticket {
     let ends_soon = may_end && random.bool();
     let lasts_s = if ends_soon {
-        random.u64(1..=2)
+        [1, 2, 20, 3_000][random.usize(0..4)]
     } else {
         1_000_000
     };
-    let wish = Wish {
-        sub: Some(format!("u{}", random.u32(0..3))),
-        subscribe: vec!["*".into()],
-        publish: vec!["*".into()],
-        expires_s: unix_s + lasts_s,
-        ..Wish::default()
-    };
+    let ends_s = unix_s + lasts_s;
     Ticket {
-        token: mint(Algorithm::Hs256, &SECRET, &wish).expect("a token"),
+        ends_s,
+        latest_s: unix_s,
+        ended_us: None,
+        token: token(random.u32(0..3), ends_s),
         is_message: false,
         ends_soon,
     }
 }
 
+/// A token for everything, until then.
+pub(crate) fn token(sub: u32, ends_s: u64) -> String {
+    let wish = Wish {
+        sub: Some(format!("u{sub}")),
+        subscribe: vec!["*".into()],
+        publish: vec!["*".into()],
+        expires_s: ends_s,
+        ..Wish::default()
+    };
+    mint(Algorithm::Hs256, &SECRET, &wish).expect("a token")
+}
+
 impl Link {
     /// Gets a token where one is needed.
-    pub(crate) fn draw_ticket(&mut self, unix_s: u64, facts: &Facts, random: &mut fastrand::Rng) {
+    pub(crate) fn draw_ticket(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if facts.config.auth.is_on() && self.is_stream() {
             let is_poll = matches!(self.service, Service::Poll { .. });
-            let mut ticket = draw(!facts.is_calm && !is_poll, unix_s, random);
+            let mut ticket = draw(!facts.is_calm && !is_poll, net.unix_seconds(), random);
+            ticket.latest_s = net.unix_seconds_believed();
             let is_heard = self.service == Service::WebSocket { is_full: true };
             ticket.is_message = is_heard && random.bool();
             self.ticket = Some(ticket);
         }
+    }
+
+    /// After each turn: nobody is subscribed long after the end of his token.
+    pub(crate) fn check_token(&mut self, unix_s: u64, now_us: u64, hub: &Hub) {
+        let Some(ticket) = &mut self.ticket else {
+            return;
+        };
+        ticket.latest_s = ticket.latest_s.max(unix_s);
+        if unix_s < ticket.ends_s {
+            ticket.ended_us = None;
+            return;
+        }
+        let late_us = now_us - *ticket.ended_us.get_or_insert(now_us);
+        let slot = self.pipe.borrow().slot();
+        let is_served = slot.is_some_and(|slot| hub.channels_of(slot).next().is_some());
+        assert!(
+            !is_served || late_us <= LATE_US_MAX,
+            "served for {late_us} us after its token"
+        );
+    }
+
+    /// Whether its token has ended at any time, and not only by a timer.
+    pub(crate) fn has_ended(&self) -> bool {
+        let ticket = self.ticket.as_ref();
+        ticket.is_some_and(|ticket| ticket.latest_s >= ticket.ends_s)
     }
 
     /// Whether its token ends before the world does.

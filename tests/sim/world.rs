@@ -19,6 +19,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::net::Net as _;
 use fanfare::worker::pending::SilentLimit;
 use fanfare::worker::sources::Sources;
 use fanfare::worker::upstream::upstream;
@@ -102,8 +103,8 @@ pub(crate) struct World {
 }
 
 /// A server's worker and what the world has of it.
-struct Hired {
-    worker: Worker<FakeNet>,
+pub(crate) struct Hired {
+    pub(crate) worker: Worker<FakeNet>,
     mailbox: Mailbox,
     metrics: Arc<WorkerMetrics>,
     sequenced: Arc<AtomicU64>,
@@ -112,7 +113,7 @@ struct Hired {
 }
 
 impl Hired {
-    fn new(
+    pub(crate) fn new(
         net: FakeNet,
         hub: Hub,
         run: RunId,
@@ -292,6 +293,10 @@ impl World {
             }
             let random = &mut self.random;
             self.backend.be_chaotic(&self.mailbox, random);
+            if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
+                let step_s = tickets::draw_step_s(&mut self.random);
+                self.worker.net_mut().step_calendar(step_s);
+            }
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
             if self.journal.is_some() && self.random.u32(0..250) == 0 {
@@ -354,7 +359,7 @@ impl World {
         let net = self.worker.net_mut();
         net.faults = Faults::default();
         self.facts.is_calm = true;
-        let pause_us = self.config.heartbeat.interval_ms * 100;
+        let pause_us = calm_pause_us(&self.config);
         for peer in &mut self.peers {
             peer.calm_down(net, pause_us);
         }
@@ -451,7 +456,7 @@ impl World {
             let number = self.peers.len() as u64;
             let mut peer = Peer::new(number, &mut self.random, now_us);
             let net = self.worker.net_mut();
-            peer.calm_down(net, self.config.heartbeat.interval_ms * 100);
+            peer.calm_down(net, calm_pause_us(&self.config));
             peer.act(net, &mut self.facts, &mut self.random);
             (peer.is_held, peer.next_us) = (true, now_us + self.random.u64(0..150_000));
             self.peers.push(peer);
@@ -511,7 +516,11 @@ impl World {
             .log()
             .oldest()
             .map_or(self.facts.head, |entry| entry.publication.id.sequence.0 - 1);
+        let unix_s = self.worker.net_mut().unix_seconds();
         let now = Now(self.now_us());
+        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.check_token(unix_s, now.0, self.worker.hub());
+        }
         check::what_is_kept(self.worker.hub(), now, &self.config, &mut self.facts);
         while self
             .posted
@@ -629,6 +638,11 @@ impl World {
             self.config.namespace,
         )
     }
+}
+
+/// Calm peers act several times within a heartbeat, and within the shortest poll.
+fn calm_pause_us(config: &Config) -> u64 {
+    (config.heartbeat.interval_ms * 100).min(200_000)
 }
 
 fn draw_config(random: &mut fastrand::Rng) -> Config {

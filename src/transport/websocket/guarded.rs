@@ -6,7 +6,7 @@ use super::tests::{frame, server_frames};
 use super::*;
 use crate::effect::Effect;
 use crate::id::Since;
-use crate::time::Deadline;
+use crate::time::{Deadline, Now};
 use crate::token::{Algorithm, Key, Terms, Verifier, Wish, mint};
 use crate::transport::test_context::World;
 
@@ -23,7 +23,7 @@ fn guarded(seconds: u64) -> (World, String) {
     let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
     let mut world = World::default();
     world.config.auth.jwks = "jwks.json".into();
-    world.access.renew(Some(Arc::new(verifier)), 1_000);
+    world.access.renew(Some(Arc::new(verifier)), 1_000, Now(0));
     (world, token)
 }
 

@@ -116,6 +116,12 @@ impl Pipe {
         self.to_server.is_empty() && !self.is_handshaking()
     }
 
+    /// The slot of its conn, unless the worker has let go of it or it is dead.
+    pub(crate) fn slot(&self) -> Option<u32> {
+        let id = self.id.filter(|_| !self.is_closed && !self.is_reset);
+        id.map(|id| id.slot)
+    }
+
     /// The server sends no more, and the peer has taken everything.
     pub(crate) fn is_at_end(&self) -> bool {
         self.has_server_fin && self.to_peer.is_empty()
@@ -208,6 +214,8 @@ pub(crate) struct FakeNet {
     /// The polls since then: when they began, and how much they reported.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
+    /// What the calendar was before it was set, and when that was.
+    calendar_before: Option<(u64, u64)>,
 }
 
 impl FakeNet {
@@ -216,7 +224,7 @@ impl FakeNet {
         let batch_writes_max = 1 << random.u32(0..=8);
         Self {
             clock_us: Cell::new(random.u64(0..10_000_000)),
-            calendar_s: random.u64(0..4_000_000_000),
+            calendar_s: random.u64(1_000_000..4_000_000_000),
             random,
             faults: Faults::default(),
             sabotage: None,
@@ -242,6 +250,7 @@ impl FakeNet {
             complete_running_us: 0,
             partial: Vec::new(),
             head_us: 0,
+            calendar_before: None,
         }
     }
 
@@ -251,6 +260,24 @@ impl FakeNet {
 
     pub(crate) fn note(&mut self, what: &str, a: u64, b: u64) {
         self.trace.note(self.clock_us.get(), what, a, b);
+    }
+
+    /// The calendar is set, ahead or back, or the machine was suspended.
+    pub(crate) fn step_calendar(&mut self, seconds: i64) {
+        let before_s = self.unix_seconds_believed();
+        self.calendar_before = Some((before_s, self.now_us()));
+        self.calendar_s = self.calendar_s.saturating_add_signed(seconds);
+        self.note("calendar", self.calendar_s, 0);
+    }
+
+    /// The latest second of the calendar that the worker may still go by: it looks every half
+    /// second.
+    pub(crate) fn unix_seconds_believed(&self) -> u64 {
+        let before = self.calendar_before;
+        let before = before.filter(|(_, at_us)| self.now_us() - at_us <= 600_000);
+        before
+            .map_or(0, |(before_s, _)| before_s)
+            .max(self.unix_seconds())
     }
 
     fn happens(&mut self, thousandths: u32) -> bool {
