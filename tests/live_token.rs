@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use live::raw::connect;
 use live::{Feeder, Lines, Raw, Server, Socket, dependency, fanfare, within};
 use serde_json::{Value, json};
@@ -64,6 +66,13 @@ impl Issuer {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// A file with a JWK set.
+    fn set(&self, keys: &[Value]) -> PathBuf {
+        let path = self.path("jwks.json");
+        fs::write(&path, json!({"keys": keys}).to_string()).unwrap();
+        path
     }
 
     /// A section that trusts these keys, with more keys of the section behind.
@@ -178,10 +187,20 @@ fn token_that_is_wrong_in_any_way_is_refused_with_a_code() {
     let good = issuer.secret_token(&with(&[]));
     assert_eq!(status(&server, "chat:1", &good).0, 200);
     let now = unix_s();
+    for change in [
+        ("exp", json!(1e300)),
+        ("nbf", json!(-1)),
+        ("iat", json!(0.5)),
+    ] {
+        let token = issuer.secret_token(&with(&[change]));
+        assert_eq!(status(&server, "chat:1", &token).0, 200);
+    }
     for (change, code) in [
         (("exp", json!(now - 1)), "token_expired"),
         (("exp", json!("soon")), "token_claims"),
         (("exp", json!(null)), "token_claims"),
+        (("exp", json!(-1)), "token_expired"),
+        (("iat", json!("now")), "token_claims"),
         (("nbf", json!(now + 60)), "token_not_yet"),
         (("aud", json!("shop")), "token_audience"),
         (("aud", json!(null)), "token_audience"),
@@ -274,6 +293,57 @@ fn cookie_and_query_are_looked_at_only_where_they_are_named() {
     let log = fs::read_to_string(server.feed.parent().unwrap().join("stderr.txt")).unwrap();
     let signature = token.rsplit('.').next().unwrap();
     assert!(!log.contains(signature) && !log.contains(&token), "{log}");
+}
+
+#[test]
+fn token_may_be_as_long_as_the_request_head_in_every_place() {
+    let issuer = Issuer::new();
+    let more = "cookie = \"session\"\nquery = \"access_token\"\n\
+                [limits]\nrequest_head_bytes = 65536";
+    let server = Server::with(&issuer.auth(&[("HS256", "secret")], more), &[]);
+    let mut long = claims("u", 60);
+    long["groups"] = json!("g".repeat(40_000));
+    let token = issuer.secret_token(&long);
+    assert!(token.len() > 50_000);
+    let target = "/poll?timeout=0&channel=chat:1";
+    for (target, fields) in [
+        (target, bearer(&token)),
+        (target, format!("Cookie: session={token}\r\n")),
+        (&format!("{target}&access_token={token}"), String::new()),
+    ] {
+        assert_eq!(get(&server, target, &fields).status, 200);
+    }
+    let offer = format!("Sec-WebSocket-Protocol: fanfare.v1, fanfare.token.{token}\r\n");
+    let upgrade = format!("{}{offer}", UPGRADE.replace("Connection: Upgrade\r\n", ""));
+    let mut stream = connect(server.addr);
+    let request = "GET /ws?channel=chat:1 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n";
+    stream
+        .write_all(format!("{request}{upgrade}\r\n").as_bytes())
+        .unwrap();
+    assert_eq!(Raw::read(&mut BufReader::new(stream)).status, 101);
+    let mut socket = Socket::open(server.addr, "channel=chat:1");
+    socket.send(&json!({"type": "auth", "token": token, "ref": 1}));
+    assert_eq!(socket.json(), json!({"type": "ok", "ref": 1}));
+}
+
+#[test]
+fn every_key_counts_and_one_too_many_is_refused_at_start() {
+    let issuer = Issuer::new();
+    let names: Vec<String> = (0..65).map(|number| format!("secret{number}")).collect();
+    for name in &names {
+        fs::write(issuer.path(name), format!("{name:0>32}")).unwrap();
+    }
+    let trusted: Vec<(&str, &str)> = names.iter().map(|name| ("HS256", &**name)).collect();
+    let server = Server::with(&issuer.auth(&trusted[..64], ""), &[]);
+    for name in [&names[0], &names[5], &names[63]] {
+        let token = issuer.sign("HS256", name, &claims("u", 60));
+        assert_eq!(status(&server, "chat:1", &token).0, 200, "{name}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = issuer.auth(&trusted, "");
+    let started = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]);
+    let (_, said) = started.map(|_| ()).unwrap_err();
+    assert!(said.contains("65") && said.contains("at most 64"), "{said}");
 }
 
 #[test]
@@ -567,6 +637,38 @@ fn server_does_not_start_with_a_key_that_cannot_be_used() {
         assert_eq!(status.code(), Some(1), "{said}");
         assert!(said.contains(word), "{said}");
     }
+}
+
+#[test]
+fn key_of_a_set_that_can_verify_nothing_is_refused_at_start_and_on_sighup() {
+    let issuer = Issuer::new();
+    let good = json!({"kty": "oct", "alg": "HS256", "kid": "good",
+                      "k": URL_SAFE_NO_PAD.encode(SECRET)});
+    let bad = json!({"kty": "RSA", "kid": "bad", "n": "AQAB", "e": "AA"});
+    let config = |set: &Path| format!("[auth]\njwks = \"{}\"\n{SPACES}", set.display());
+    let folder = tempfile::tempdir().unwrap();
+    let config_bad = config(&issuer.set(&[good.clone(), bad.clone()]));
+    let started = Server::in_folder(folder.path(), "127.0.0.1:0", &config_bad, &[]);
+    let (_, said) = started.map(|_| ()).unwrap_err();
+    let why = "key 2 (kid \"bad\") has no RSA exponent (e)";
+    assert!(said.contains("jwks.json") && said.contains(why), "{said}");
+
+    let foreign = json!({"kty": "EC", "crv": "P-384", "kid": "foreign"});
+    let server = Server::with(&config(&issuer.set(&[foreign, good.clone()])), &[]);
+    let log = || fs::read_to_string(server.feed.parent().unwrap().join("stderr.txt")).unwrap();
+    let ignored = log()
+        .lines()
+        .any(|line| line.contains("WARN") && line.contains("foreign"));
+    assert!(ignored, "{}", log());
+    let token = issuer.secret_token(&claims("u", 60));
+    assert_eq!(status(&server, "chat:1", &token).0, 200);
+    issuer.set(&[bad, good]);
+    server.signal("HUP");
+    within("the complaint", || {
+        let log = log();
+        (log.contains("nothing has changed") && log.contains("(kid \"bad\")")).then_some(())
+    });
+    assert_eq!(status(&server, "chat:1", &token).0, 200);
 }
 
 #[test]
