@@ -70,7 +70,9 @@
 //! conn without a token owns nothing of it and one look at an empty table is all it costs. Commands
 //! are held to it by the transport, in the order in which they come. The end of a token, the
 //! warning before it and the wait for one share the conn's one timer: `worker/apply.rs` arms
-//! whichever is first. A conn with a token owns a box of about 100 bytes, a place in a tree, and
+//! whichever is first. A token ends by the calendar. While there is one, the worker looks at the
+//! calendar every half second, and brings timers forward when it was set ahead or the machine was
+//! suspended. A conn with a token owns a box of about 100 bytes, a place in a tree, and
 //! the texts of its `sub` and patterns, until it is served no more.
 //!
 //! # Who gets in

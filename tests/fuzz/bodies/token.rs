@@ -7,7 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanfare::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
+use fanfare::config::limits::{TOKEN_KEYS_MAX, TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use fanfare::token::{Algorithm, Grant, Key, KeySet, Terms, TokenError, Verifier};
 use jsonwebtoken::EncodingKey;
 use serde_json::Value;
@@ -71,6 +71,7 @@ fn claims(bytes: &[u8]) {
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{said}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;
     assert!(said["nbf"].is_null() || said["nbf"].as_f64().is_some_and(has_begun));
+    assert!(said["iat"].is_null() || said["iat"].is_number());
     assert!(said["aud"].is_null(), "for somebody else: {said}");
     let sub = grant.sub.as_deref();
     assert_eq!(sub, said["sub"].as_str().filter(|sub| !sub.is_empty()));
@@ -101,5 +102,7 @@ fn keys(bytes: &[u8]) {
         let least = algorithm.secret_bytes_min().unwrap_or(1);
         assert!(!is_key || bytes.len() >= least, "{algorithm}");
     }
-    let _keys_or_why_not = KeySet::parse(bytes);
+    if let Ok(set) = KeySet::parse(bytes) {
+        assert!((1..=TOKEN_KEYS_MAX).contains(&set.keys.len()));
+    }
 }
