@@ -124,7 +124,7 @@ fn find<'b>(
     }
     let auth = &config.auth;
     if !auth.cookie.is_empty()
-        && let Some(token) = fields.cookies.value(&auth.cookie)
+        && let Some(token) = cookie(fields.lines.named("cookie"), &auth.cookie)
     {
         return text(token);
     }
@@ -155,6 +155,20 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     is_bearer.then_some(token.trim_ascii())
 }
 
+/// The value of the first cookie of this name that is not empty, without the quotes that may stand
+/// around it (RFC 6265, 4.2.1). HTTP/2 splits the field (RFC 9113, 8.2.3), and a proxy may pass it
+/// on in pieces.
+fn cookie<'b>(lines: impl Iterator<Item = &'b [u8]>, name: &str) -> Option<&'b [u8]> {
+    let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    pairs.find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        let value = value.strip_prefix(b"=")?;
+        let quoted = value.strip_prefix(b"\"");
+        let quoted = quoted.and_then(|value| value.strip_suffix(b"\""));
+        Some(quoted.unwrap_or(value)).filter(|value| !value.is_empty())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +180,20 @@ mod tests {
         assert_eq!(bearer(b"Bearer "), Some(&b""[..]));
         for other in [&b"Basic abc"[..], b"Bearer", b"Bearerabc", b""] {
             assert_eq!(bearer(other), None);
+        }
+    }
+    #[test]
+    fn cookie_is_found_by_its_whole_name_on_any_line() {
+        let value = |lines: &[&'static str]| {
+            let lines = lines.iter().map(|line| line.as_bytes());
+            cookie(lines, "token").map(|value| str::from_utf8(value).unwrap())
+        };
+        assert_eq!(value(&["a=1; xtoken=2; token=3; token=4; b"]), Some("3"));
+        assert_eq!(value(&["token=\"3\""]), Some("3"));
+        assert_eq!(value(&["a=1", "b=2;token=3", "token=4"]), Some("3"));
+        assert_eq!(value(&["token=; a=1", "token=3"]), Some("3"));
+        for line in ["", "token", "token=", "token=\"\"", "tokens=3", ";;=;"] {
+            assert_eq!(value(&[line, line]), None, "{line}");
         }
     }
 }

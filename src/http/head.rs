@@ -10,12 +10,11 @@
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
-use super::cookies::Cookies;
 use super::extensions::Offers;
+use super::field_lines::FieldLines;
 use super::framing::{Expectation, Framing, is_authority};
 use super::lines::{Found, find};
 use super::{After, Refusal, Validators};
-use crate::proxy::Lines;
 
 /// The one subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
@@ -127,8 +126,6 @@ pub struct Fields<'b> {
     pub authorization: Field<'b>,
     /// `Connection`
     pub connection: ConnectionOptions,
-    /// `Cookie`
-    pub cookies: Cookies<'b>,
     /// `Content-Length`
     pub content_length: Field<'b>,
     /// `Content-Type`
@@ -137,8 +134,6 @@ pub struct Fields<'b> {
     pub expectation: Expectation,
     /// `Sec-WebSocket-Extensions`
     pub extensions: Offers,
-    /// `Forwarded`
-    pub forwarded: Lines<'b>,
     /// `Host`
     pub host: Field<'b>,
     /// `If-None-Match`
@@ -153,14 +148,14 @@ pub struct Fields<'b> {
     pub offers_subprotocol: bool,
     /// The token that `Sec-WebSocket-Protocol` offers.
     pub offered_token: Field<'b>,
+    /// All lines, for `Cookie`, `Forwarded` and `X-Forwarded-For`.
+    pub lines: FieldLines<'b>,
     /// `Transfer-Encoding`
     pub transfer_encoding: Field<'b>,
     /// `Sec-WebSocket-Key`
     pub websocket_key: Field<'b>,
     /// `Sec-WebSocket-Version`
     pub websocket_version: Field<'b>,
-    /// `X-Forwarded-For`
-    pub x_forwarded_for: Lines<'b>,
 }
 
 impl<'b> Fields<'b> {
@@ -203,10 +198,6 @@ impl<'b> Fields<'b> {
             self.expectation.note(value);
         } else if is("authorization") {
             self.authorization.note(value);
-        } else if is("x-forwarded-for") {
-            self.x_forwarded_for.note(value);
-        } else if is("forwarded") {
-            self.forwarded.note(value);
         }
     }
 
@@ -336,7 +327,7 @@ fn parse(lines: &[u8]) -> Result<Head<'_>, Refusal> {
         Some(_) | None => return Err(Refusal::Version),
     };
     let mut fields = Fields {
-        cookies: Cookies::of(lines),
+        lines: FieldLines::of(lines),
         ..Fields::default()
     };
     for header in request.headers.iter() {

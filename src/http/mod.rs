@@ -13,9 +13,9 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
-pub mod cookies;
 pub mod entry;
 pub mod extensions;
+pub mod field_lines;
 pub mod framing;
 pub mod head;
 pub mod origin;
@@ -157,11 +157,12 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
         return None;
     };
     let list = List::from(config.proxy.field);
-    let lines = match list {
-        List::Forwarded => &head.fields.forwarded,
-        List::XForwardedFor => &head.fields.x_forwarded_for,
+    let name = match list {
+        List::Forwarded => "forwarded",
+        List::XForwardedFor => "x-forwarded-for",
     };
-    Some(forwarded::client(lines, list, &config.proxy.trusted))
+    let newest_first = head.fields.lines.named(name).rev();
+    Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
 /// Reads one request from the front of `bytes` where nobody is asked for a token.

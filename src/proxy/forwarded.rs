@@ -10,30 +10,6 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::network::{Network, contains};
 
-/// Field lines that are looked at. Some proxies add to a line, others add a line.
-const LINES_MAX: usize = 4;
-
-/// The last lines of one field, in order.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lines<'b> {
-    /// Newest last; the unused ones in front are empty.
-    lines: [&'b [u8]; LINES_MAX],
-}
-
-impl<'b> Lines<'b> {
-    /// Adds a line.
-    pub fn note(&mut self, value: &'b [u8]) {
-        self.lines.rotate_left(1);
-        if let Some(last) = self.lines.last_mut() {
-            *last = value;
-        }
-    }
-
-    fn newest_first(&self) -> impl Iterator<Item = &'b [u8]> + '_ {
-        self.lines.iter().rev().copied()
-    }
-}
-
 /// Which list is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
@@ -45,11 +21,16 @@ pub enum List {
 
 /// The client of the proxies that are trusted: the last address that is not itself trusted, or the
 /// first of all where all are. `None` where there is no address, or something else where one should
-/// be.
+/// be. Some proxies add to a line, others add a line: the lines come newest first, all of them.
 #[must_use]
-pub fn client(lines: &Lines<'_>, list: List, trusted: &[Network]) -> Option<IpAddr> {
+pub fn client(
+    newest_first: impl Iterator<Item: AsRef<[u8]>>,
+    list: List,
+    trusted: &[Network],
+) -> Option<IpAddr> {
     let mut first = None;
-    for mut rest in lines.newest_first() {
+    for line in newest_first {
+        let mut rest = line.as_ref();
         while let Some((before, element)) = take_last(rest) {
             rest = before;
             // A list may have empty elements (RFC 9110, 5.6.1.2).
@@ -154,11 +135,8 @@ mod tests {
     }
 
     fn client_of(list: List, values: &[&str]) -> String {
-        let mut lines = Lines::default();
-        for value in values {
-            lines.note(value.as_bytes());
-        }
-        let client = client(&lines, list, &trusted());
+        let newest_first = values.iter().rev().map(|value| value.as_bytes());
+        let client = client(newest_first, list, &trusted());
         client.map_or_else(|| String::from("-"), |address| address.to_string())
     }
 
@@ -179,8 +157,10 @@ mod tests {
             (&["[2001:db8::1]:80"], "2001:db8::1"),
             (&["::ffff:192.0.2.1"], "192.0.2.1"),
             (
-                &["1.1.1.1", "10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.1"],
-                "10.0.0.1",
+                &[
+                    "6.6.6.6", "1.1.1.1", "10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4",
+                ],
+                "1.1.1.1",
             ),
         ] {
             assert_eq!(

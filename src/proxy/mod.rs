@@ -13,7 +13,6 @@ pub mod network;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-pub use forwarded::Lines;
 pub use header::{HeaderError, HeaderRead};
 pub use network::{Network, NetworkError, contains};
 

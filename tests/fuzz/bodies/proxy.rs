@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use fanfare::proxy::forwarded::{List, client};
 use fanfare::proxy::header::{HEADER_BYTES_MAX, HeaderRead, read_header};
-use fanfare::proxy::{Lines, Network, contains};
+use fanfare::proxy::{Network, contains};
 
 /// A header, a list or a network.
 pub fn attack(bytes: &[u8]) {
@@ -57,20 +57,14 @@ fn list(bytes: &[u8]) {
             b", for=\"192.0.2.77:443\";host=\"a,\\\"b\"",
         ),
     ] {
-        let mut lines = Lines::default();
-        for line in bytes.split(|byte| *byte == b'\n') {
-            lines.note(line);
-        }
-        let _said = client(&lines, list, &trusted);
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let _said = client(lines.rev(), list, &trusted);
         let whole = [bytes, end].concat();
-        let mut lines = Lines::default();
-        lines.note(&whole);
-        assert_eq!(client(&lines, list, &trusted), Some(own));
+        let alone = |line| client(std::iter::once(line), list, &trusted);
+        assert_eq!(alone(&whole), Some(own));
         let behind = [&whole[..], b", 10.1.2.3"].concat();
-        let mut lines = Lines::default();
-        lines.note(&behind);
         if list == List::XForwardedFor {
-            assert_eq!(client(&lines, list, &trusted), Some(own));
+            assert_eq!(alone(&behind), Some(own));
         }
     }
 }
