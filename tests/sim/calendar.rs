@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use fanfare::config::Config;
 use fanfare::hub::Hub;
-use fanfare::id::{Epoch, Sequence};
+use fanfare::id::{Epoch, RunId, Sequence};
 use fanfare::worker::Turn;
 use fanfare::worker::net::Net as _;
 
@@ -42,7 +42,7 @@ impl Stream {
         );
         net.send(&pipe, request.as_bytes());
         let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
-        let hired = Hired::new(net, hub, &config, false, &mut random);
+        let hired = Hired::new(net, hub, RunId(0), &config, false, &mut random);
         let mut stream = Self {
             hired,
             pipe,

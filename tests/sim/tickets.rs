@@ -106,8 +106,9 @@ impl Link {
         }
     }
 
-    /// After each turn: nobody is subscribed long after the end of his token.
-    pub(crate) fn check_token(&mut self, unix_s: u64, now_us: u64, hub: &Hub) {
+    /// After each turn: no conn is subscribed long after the end of its token. Pauses of the server
+    /// do not count.
+    pub(crate) fn check_token(&mut self, unix_s: u64, running_us: u64, hub: &Hub) {
         let Some(ticket) = &mut self.ticket else {
             return;
         };
@@ -116,7 +117,7 @@ impl Link {
             ticket.ended_us = None;
             return;
         }
-        let late_us = now_us - *ticket.ended_us.get_or_insert(now_us);
+        let late_us = running_us - *ticket.ended_us.get_or_insert(running_us);
         let slot = self.pipe.borrow().slot();
         let is_served = slot.is_some_and(|slot| hub.channels_of(slot).next().is_some());
         assert!(

@@ -516,10 +516,11 @@ impl World {
             .log()
             .oldest()
             .map_or(self.facts.head, |entry| entry.publication.id.sequence.0 - 1);
-        let unix_s = self.worker.net_mut().unix_seconds();
+        let net = self.worker.net_mut();
+        let (unix_s, running_us) = (net.unix_seconds(), net.running_us());
         let now = Now(self.now_us());
         for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
-            link.check_token(unix_s, now.0, self.worker.hub());
+            link.check_token(unix_s, running_us, self.worker.hub());
         }
         check::what_is_kept(self.worker.hub(), now, &self.config, &mut self.facts);
         while self

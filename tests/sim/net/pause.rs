@@ -22,9 +22,6 @@ pub(super) struct PartialPoll {
 /// The close frame of a WebSocket that was silent.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// What one turn takes at most that is not paused: a conn is accepted at the turn's time.
-const TURN_US: u64 = 100_000;
-
 impl FakeNet {
     /// The machine is paused.
     pub(super) fn pause_at_times(&mut self) {
@@ -35,6 +32,11 @@ impl FakeNet {
             self.resumed_us = self.now_us();
             self.note("paused", us, 0);
         }
+    }
+
+    /// The time without pauses.
+    pub(crate) fn running_us(&self) -> u64 {
+        self.now_us() - self.paused_us
     }
 
     /// If the process is stopped now, for how long.
@@ -99,13 +101,13 @@ impl FakeNet {
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
-        // The decision is older than that: the client has been given an answer, and time to take it.
+        // The decision is older: the client has been given an answer, and time to take it.
         let is_seen = pipe.secure.is_none();
         if pipe.has_server_fin || pipe.is_told_idle || (reason == CloseReason::Idle && !is_seen) {
             return;
         }
         let looked_by = match reason {
-            CloseReason::HeadTimeout => pipe.registered_us + self.head_us - TURN_US,
+            CloseReason::HeadTimeout => pipe.registered_us + self.head_us,
             CloseReason::CrowdedOut => pipe.registered_us,
             _ => 0,
         };
@@ -130,17 +132,16 @@ impl FakeNet {
     /// The worker says that a peer was silent. Panics if the peer had less than an interval of the
     /// server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        let running_us = self.now_us() - self.paused_us;
+        let running_us = self.turn_running_us;
         let waited_us = pipe.asked_us.map(|asked| running_us - asked);
-        // The worker reads the clock once a turn, and conns count in milliseconds.
         assert!(
-            pipe.is_full || waited_us.is_some_and(|waited| waited + 2_000 >= self.heartbeat_us),
+            pipe.is_full || waited_us.is_some_and(|waited| waited >= self.heartbeat_us),
             "pipe {} is closed as idle {waited_us:?} us after it was asked",
             pipe.number
         );
         let due_us = pipe.asked_us.unwrap_or_default() + self.heartbeat_us;
         assert!(
-            pipe.is_full || self.complete_running_us + 2_000 >= due_us,
+            pipe.is_full || self.complete_running_us >= due_us,
             "pipe {} is closed as idle without a look at it since {due_us}",
             pipe.number
         );
