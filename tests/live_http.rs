@@ -364,7 +364,7 @@ fn heartbeat_comes_as_a_position() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
     let (mut stream, head) = stream(&[&server.url("/sse?channel=a")]);
     for _ in 0..2 {
-        assert_eq!(stream.until("event:"), "event: fanfare.position");
+        assert_eq!(stream.until("event:"), "event:fanfare.position");
         assert_eq!(Some(&stream.until("id:")), head.last());
         assert_eq!(stream.next().as_deref(), Some(""));
     }

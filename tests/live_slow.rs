@@ -371,7 +371,7 @@ fn heartbeats_of_an_idle_event_stream_are_its_position() {
     let mut next = move |start: &str| lines.find(|line| line.starts_with(start)).unwrap();
     let first = next("id: ");
     for _ in 0..3 {
-        assert_eq!(next("event: "), "event: fanfare.position");
+        assert_eq!(next("event:"), "event:fanfare.position");
         assert_eq!(next("id: "), first);
     }
     // A quiet channel's client moves on with the others.
@@ -441,7 +441,7 @@ fn heartbeats_of_conns_that_came_together_are_spread() {
 /// How many heartbeats a stream has sent: positions after its first.
 fn beats(said: &[u8]) -> usize {
     let text = str::from_utf8(said).unwrap();
-    text.matches("event: fanfare.position\nid: ")
+    text.matches("event:fanfare.position\nid: ")
         .count()
         .saturating_sub(1)
 }

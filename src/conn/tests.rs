@@ -332,7 +332,7 @@ fn event_stream_lives_by_write_progress_and_dies_when_blocked() {
     for _ in 0..5 {
         rig.pass(1);
         rig.time_out(Standing::CaughtUp);
-        assert!(text(&rig.drain()).contains("event: fanfare.position\nid: "));
+        assert!(text(&rig.drain()).contains("event:fanfare.position\nid: "));
         let now = rig.now;
         rig.conn.handle_written(now, false);
     }

@@ -75,11 +75,11 @@ pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The value of a field in an event block.
+/// The value of a field in an event block, without the one space that may precede it.
 pub(crate) fn block_field<'b>(block: &'b str, name: &str) -> Option<&'b str> {
-    block
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    let mut lines = block.lines();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(value.strip_prefix(' ').unwrap_or(value))
 }
 
 /// A WebSocket frame from the server.

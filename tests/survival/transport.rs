@@ -162,7 +162,8 @@ fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Told>> {
         let mut line = String::new();
         lines.read_line(&mut line)?;
         let line = line.strip_suffix('\n').ok_or_else(broken)?;
-        match line.split_once(": ") {
+        let field = line.split_once(':');
+        match field.map(|(name, value)| (name, value.strip_prefix(' ').unwrap_or(value))) {
             Some(("id", value)) => id = Some(value.to_owned()),
             Some(("event", value)) => event = Some(value.to_owned()),
             Some(("data", value)) => data = Some(json(value)),

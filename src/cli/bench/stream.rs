@@ -520,8 +520,8 @@ mod tests {
     #[test]
     fn event_stream_is_heard_the_same_for_every_cut_and_chunking() {
         let events = [
-            "retry: 1000\nevent: fanfare.position\nid: 0ab-6\n\n".to_owned(),
-            "event: fanfare.position\nid: 0ab-6\n\n".to_owned(),
+            "retry: 1000\nevent:fanfare.position\nid: 0ab-6\n\n".to_owned(),
+            "event:fanfare.position\nid: 0ab-6\n\n".to_owned(),
             ":\n".to_owned(),
             format!("id: 0ab-7\ndata: {STAMPED}\n\nid: 0ab-8\ndata: {STAMPED}\n\n"),
             "event: fanfare.gap\ndata: {\"since\":\"0ab-8\",\"until\":\"0ab-9\"}\n\n".to_owned(),

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn parser_reads_what_the_server_writes() {
-        let text = b"retry: 1234\nevent: fanfare.position\nid: e-0\n\n\
+        let text = b"retry: 1234\nevent:fanfare.position\nid: e-0\n\n\
                      id: e-1\nevent: tick\ndata: {\"a\":1}\n\n:\n\
                      id: e-2\ndata: a\ndata: b\n\n";
         assert_eq!(
