@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::time::Duration;
 
+use fanfare::effect::CloseReason;
 use fanfare::id::ConnId;
 use fanfare::time::Now;
 use fanfare::worker::net::{
@@ -166,6 +167,12 @@ impl Net for FakeNet {
             self.check_idle(&open);
             open.is_told_idle = true;
         }
+        if slices
+            .iter()
+            .any(|slice| slice.starts_with(pause::HEAD_TIMEOUT))
+        {
+            self.check_looked_at(&open, CloseReason::HeadTimeout);
+        }
         self.carry(&mut open, slices, count);
         if count > 0 {
             open.asked_us.get_or_insert(self.turn_running_us);
@@ -268,6 +275,10 @@ impl FakeNet {
             let until = until.min(self.horizon_us);
             self.pass(until.saturating_sub(now));
             self.pause_at_times();
+            if self.happens(self.faults.interrupted) {
+                self.note("poll interrupted", 0, 0);
+                return Polled::Partial;
+            }
             polled = self.take_due(ready);
         }
         if polled == Polled::Complete {

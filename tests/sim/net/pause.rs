@@ -22,6 +22,9 @@ pub(super) struct PartialPoll {
 /// The close frame of a WebSocket that was silent.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
+/// The beginning of the answer to a head that is late.
+pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
+
 impl FakeNet {
     /// The machine is paused.
     pub(super) fn pause_at_times(&mut self) {
@@ -96,7 +99,7 @@ impl FakeNet {
         }
     }
 
-    /// A worker has closed a conn because of what its peer did not do. Panics if the worker had not
+    /// A worker has freed a conn because of what its peer did not do. Panics if the worker had not
     /// given it the chance.
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
@@ -106,6 +109,12 @@ impl FakeNet {
         if pipe.has_server_fin || pipe.is_told_idle || (reason == CloseReason::Idle && !is_seen) {
             return;
         }
+        self.check_looked_at(&pipe, reason);
+        self.check_read(&pipe, reason);
+    }
+
+    /// The worker has decided that a peer is late or silent: after a complete poll.
+    pub(super) fn check_looked_at(&self, pipe: &Pipe, reason: CloseReason) {
         let looked_by = match reason {
             CloseReason::HeadTimeout => pipe.registered_us + self.head_us,
             CloseReason::CrowdedOut => pipe.registered_us,
@@ -117,6 +126,10 @@ impl FakeNet {
             pipe.number,
             reason.label(),
         );
+    }
+
+    /// And it has read what that poll has found.
+    fn check_read(&self, pipe: &Pipe, reason: CloseReason) {
         let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
         // A client that takes no answers is not read, and judged by what it takes.
         assert!(
