@@ -152,6 +152,20 @@ fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
 }
 
 #[test]
+fn stopped_server_answers_the_health_check_that_came_meanwhile() {
+    let server = Server::start();
+    let mut check = connect(server.admin);
+    check.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    // The admin thread waits for the rest of the head, for 2 s.
+    thread::sleep(Duration::from_millis(100));
+    server.signal("STOP");
+    check.write_all(b"Host: a\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(2200));
+    server.signal("CONT");
+    assert_eq!(Raw::read(&mut BufReader::new(check)).status, 200);
+}
+
+#[test]
 fn client_that_sends_half_a_head_is_closed_all_the_same() {
     let server = Server::with("[limits]\nrequest_head_ms = 300\n", &[]);
     let mut slow = connect(server.addr);

@@ -1,7 +1,9 @@
 //! One request and its answer over a blocking socket, each under a deadline.
 //!
 //! The deadline is for the whole step and not for each read: a peer that sends a byte now and then
-//! gets no more time than one that sends nothing. One request per conn, then the conn closes.
+//! gets no more time than one that sends nothing. A peer is late only if its socket had nothing
+//! after the deadline: the process may have been stopped meanwhile. One request per conn, then the
+//! conn closes.
 //! Called by the conn's own thread.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -16,6 +18,8 @@ use super::{Sources, answer};
 
 /// Bytes taken from the socket at a time.
 const READ_BYTES: usize = 2048;
+/// The wait after the deadline. No socket takes zero as a timeout.
+const LAST_WAIT: Duration = Duration::from_millis(1);
 
 /// Reads one head, answers it, and says goodbye so that the answer arrives.
 pub(super) fn run(stream: &TcpStream, sources: &Sources, step: Duration) -> io::Result<()> {
@@ -85,37 +89,38 @@ fn read<'b>(
     deadline: Instant,
 ) -> io::Result<Took<'b>> {
     loop {
-        let Some(remaining) = remaining(deadline) else {
-            return Ok(Took::Timeout);
-        };
-        stream.set_read_timeout(Some(remaining))?;
+        let wait = wait(deadline);
+        stream.set_read_timeout(Some(wait))?;
         match stream.read(chunk) {
             Ok(0) => return Ok(Took::End),
             Ok(count) => return Ok(Took::Bytes(chunk.get(..count).unwrap_or_default())),
-            Err(error) if is_retry(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) if !is_retry(&error) => return Err(error),
+            Err(_) if wait == LAST_WAIT => return Ok(Took::Timeout),
+            Err(_) => {}
         }
     }
 }
 
 fn write_all(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        let remaining = remaining(deadline).ok_or(ErrorKind::TimedOut)?;
-        stream.set_write_timeout(Some(remaining))?;
+        let wait = wait(deadline);
+        stream.set_write_timeout(Some(wait))?;
         match stream.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
-            Err(error) if is_retry(&error) => {}
-            Err(error) => return Err(error),
+            Err(error) if !is_retry(&error) => return Err(error),
+            Err(_) if wait == LAST_WAIT => return Err(ErrorKind::TimedOut.into()),
+            Err(_) => {}
         }
     }
     Ok(())
 }
 
-/// The time left; `None` when there is none, which no socket takes as a timeout.
-fn remaining(deadline: Instant) -> Option<Duration> {
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    (!remaining.is_zero()).then_some(remaining)
+/// How long a socket may wait: for the time left, and once more for a moment after the deadline.
+fn wait(deadline: Instant) -> Duration {
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(LAST_WAIT)
 }
 
 /// Whether to look at the clock and try again: Linux reports a timeout as `WouldBlock`.
