@@ -41,8 +41,8 @@ impl<N: Net> Worker<N> {
             return;
         };
         for id in &questions.fired {
-            // What was read meanwhile may have set the timer again.
-            if !self.wheel.is_armed(id.slot) {
+            // What was read meanwhile may have set the timer again, or ended the conn.
+            if self.slot(*id).is_some() && !self.wheel.is_armed(id.slot) {
                 self.expire_conn(*id);
             }
         }

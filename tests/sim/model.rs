@@ -522,9 +522,9 @@ impl Ledger {
     }
 
     /// Nothing is on its way any more, so nothing may be owed.
-    pub(crate) fn check_complete(&self, facts: &Facts) {
+    pub(crate) fn check_complete(&self, facts: &Facts, pipe: u32) {
         if let Some((channel, last, owed)) = self.owed(facts) {
-            panic!("channel {channel} stands at {last} and {owed} is still owed");
+            panic!("pipe {pipe}: channel {channel} stands at {last} and {owed} is still owed");
         }
     }
 }

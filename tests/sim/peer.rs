@@ -278,7 +278,8 @@ impl Peer {
             "peer {} is not served: {stage:?}",
             self.number
         );
-        link.ledger.check_complete(facts);
+        link.ledger
+            .check_complete(facts, link.pipe.borrow().number());
         link.check_answers(facts);
     }
 }

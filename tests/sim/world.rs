@@ -378,15 +378,20 @@ impl World {
         let until = self.now_us() + wait + made_up_us;
         self.step_until(until, |_| true);
         if is_limited {
-            let until = until + MADE_UP_US_MAX - MADE_UP_US;
-            self.step_until(until, |world| {
-                world.peers.iter().any(|peer| peer.is_owed(&world.facts))
-            });
+            self.step_while_owed(MADE_UP_US_MAX - MADE_UP_US);
         }
         for peer in &self.peers {
             let is_half_open = peer.link.as_ref().is_some_and(|link| link.is_abandoned);
             assert!(!is_half_open, "peer {} is gone and kept", peer.number);
         }
+    }
+
+    /// Goes on for at most so long while a stream has yet to be given something.
+    fn step_while_owed(&mut self, us: u64) {
+        let until = self.now_us() + us;
+        self.step_until(until, |world| {
+            world.peers.iter().any(|peer| peer.is_owed(&world.facts))
+        });
     }
 
     /// Goes on until then, as long as it is needed.
@@ -407,6 +412,10 @@ impl World {
             self.sequence(channel, LONELY_BYTES, None);
             let until = self.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
+        }
+        // The acknowledgement that opens a window may have to wait for its client's rate.
+        if self.config.limits.client_frames_per_second > 0 {
+            self.step_while_owed(MADE_UP_US);
         }
     }
 

@@ -108,6 +108,10 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// The worker has everything that was sent.
     pub(crate) fn is_read(&self) -> bool {
         self.to_server.is_empty() && !self.is_handshaking()
