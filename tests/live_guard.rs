@@ -136,10 +136,10 @@ fn oldest_of_too_many_that_say_nothing_goes() {
         .collect();
     server.await_metric("fanfare_conns_pending", 20.0);
     for gone in 1..=30 {
-        // Whoever comes and means it is served.
+        // A client that sends its request is served, and no other is closed for it.
         assert_eq!(Raw::get(server.addr, "/").status, 200);
-        ends_without_a_word(silent.remove(0));
         silent.push(connect(server.addr));
+        ends_without_a_word(silent.remove(0));
         neighbour.check();
         assert!(server.metric("fanfare_conns_pending") <= 20.0);
         let name = "fanfare_conns_closed_total{reason=\"crowded_out\"}";

@@ -14,7 +14,7 @@
 mod live;
 
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use live::handmade::{handshake, upgraded};
 use live::raw::{connect, connect_from};
 use live::secure::{Certificate, secured, tls_addr};
 use live::socket::frame;
-use live::{Feeder, Raw, Server, Socket};
+use live::{Feeder, Raw, Server, Socket, within};
 use serde_json::json;
 
 const PING: &[u8] = &[0x89, 0];
@@ -35,50 +35,63 @@ fn heartbeat() -> Duration {
     Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))
 }
 
-/// Clients that say nothing but pongs.
-struct Quiet {
-    clients: Vec<TcpStream>,
+/// A client that answers pings, and sends what it has besides as far as the server takes it.
+struct Client {
+    stream: TcpStream,
+    unsent: Vec<u8>,
+}
+
+impl Client {
+    /// False when the server has ended the connection.
+    fn act(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let is_open = match self.stream.read(&mut bytes) {
+            Ok(0) => false,
+            Ok(count) => {
+                let got = &bytes[..count];
+                let pings = got.windows(2).filter(|pair| *pair == PING).count();
+                // Frames go out one after the other.
+                self.unsent.extend(frame(0x8a, b"").repeat(pings));
+                !got.contains(&CLOSE)
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        };
+        if let Ok(count) = self.stream.write(&self.unsent) {
+            self.unsent.drain(..count);
+        }
+        is_open
+    }
+}
+
+/// Many of them.
+struct Clients {
+    open: Vec<Client>,
     ended: usize,
 }
 
-impl Quiet {
+impl Clients {
     fn connect(server: &Server, count: usize) -> Self {
-        let clients = (0..count).map(|_| {
-            let client = upgraded(server.addr, "channel=a");
-            client.set_nonblocking(true).unwrap();
-            client
+        let open = (0..count).map(|_| {
+            let stream = upgraded(server.addr, "channel=a");
+            stream.set_nonblocking(true).unwrap();
+            let unsent = Vec::new();
+            Client { stream, unsent }
         });
         Self {
-            clients: clients.collect(),
+            open: open.collect(),
             ended: 0,
         }
     }
 
-    /// Answers every ping for a while.
-    fn answer(&mut self, time: Duration) {
+    /// They act for a while.
+    fn act(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let before = self.clients.len();
-            self.clients.retain_mut(answer);
-            self.ended += before - self.clients.len();
+            let before = self.open.len();
+            self.open.retain_mut(Client::act);
+            self.ended += before - self.open.len();
             thread::sleep(Duration::from_millis(10));
         }
-    }
-}
-
-/// False when the server has ended the connection.
-fn answer(client: &mut TcpStream) -> bool {
-    let mut bytes = [0; 4096];
-    match client.read(&mut bytes) {
-        Ok(0) => false,
-        Ok(count) => {
-            let got = &bytes[..count];
-            let pings = got.windows(2).filter(|pair| *pair == PING).count();
-            let pongs = frame(0x8a, b"").repeat(pings);
-            client.write_all(&pongs).unwrap();
-            !got.contains(&CLOSE)
-        }
-        Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }
 
@@ -89,12 +102,12 @@ fn stopped_server_closes_no_client_that_answers() {
         thread::spawn(move || {
             let interval = heartbeat.as_millis();
             let server = Server::with(&format!("[heartbeat]\ninterval_ms = {interval}\n"), &[]);
-            let mut quiet = Quiet::connect(&server, 200);
-            quiet.answer(heartbeat.mul_f64(phase));
+            let mut quiet = Clients::connect(&server, 200);
+            quiet.act(heartbeat.mul_f64(phase));
             server.signal("STOP");
-            quiet.answer(heartbeat.mul_f64(2.4));
+            quiet.act(heartbeat.mul_f64(2.4));
             server.signal("CONT");
-            quiet.answer(heartbeat * 3);
+            quiet.act(heartbeat * 3);
             let idle = server.metric("fanfare_conns_closed_total{reason=\"idle\"}");
             assert_eq!((quiet.ended, idle), (0, 0.0), "stopped at {phase}");
             assert!(server.metric("fanfare_turns_late_total") > 0.0);
@@ -151,13 +164,28 @@ fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
     }
 }
 
+/// Whether a server has accepted a connection and read all that came, by the kernel's table of
+/// connections (proc_pid_net(5)): one that is not accepted has no inode.
+fn is_read(client: SocketAddr, server: SocketAddr) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let end = |addr: SocketAddr| format!("0100007F:{:04X}", addr.port());
+    let (near, far) = (end(server), end(client));
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1..3) == Some(&[near.as_str(), far.as_str()])
+            && fields[4].ends_with(":00000000")
+            && fields[9] != "0"
+    })
+}
+
 #[test]
 fn stopped_server_answers_the_health_check_that_came_meanwhile() {
     let server = Server::start();
     let mut check = connect(server.admin);
     check.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
-    // The admin thread waits for the rest of the head, for 2 s.
-    thread::sleep(Duration::from_millis(100));
+    within("the first line to be read", || {
+        is_read(check.local_addr().unwrap(), server.admin).then_some(())
+    });
     server.signal("STOP");
     check.write_all(b"Host: a\r\n\r\n").unwrap();
     thread::sleep(Duration::from_millis(2200));
@@ -183,27 +211,12 @@ fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
     let mut consumer = Feeder::connect(&server.feed);
     consumer.send(&json!({"consume": ["chat:*"], "ack": true}));
     assert_eq!(consumer.answer()["ok"], true);
-    let mut quiet = Quiet::connect(&server, CLIENTS);
+    let mut clients = Clients::connect(&server, CLIENTS);
     let pad = "x".repeat(20_000);
     let message = json!({"type": "publish", "channel": "chat:1", "data": pad}).to_string();
-    let messages = frame(0x81, message.as_bytes()).repeat(EACH);
-    let senders = quiet.clients.iter().map(|client| {
-        let mut client = client.try_clone().unwrap();
-        let messages = messages.clone();
-        thread::spawn(move || {
-            let mut rest = messages.as_slice();
-            while !rest.is_empty() {
-                match client.write(rest) {
-                    Ok(count) => rest = &rest[count..],
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        thread::sleep(Duration::from_millis(10));
-                    }
-                    Err(error) => panic!("a held client was cut off: {error}"),
-                }
-            }
-        })
-    });
-    let senders: Vec<_> = senders.collect();
+    for client in &mut clients.open {
+        client.unsent = frame(0x81, message.as_bytes()).repeat(EACH);
+    }
     let reader = thread::spawn(move || {
         for _ in 0..CLIENTS * EACH {
             consumer.skip_line();
@@ -211,14 +224,11 @@ fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
         }
     });
     while !reader.is_finished() {
-        quiet.answer(Duration::from_millis(50));
+        clients.act(Duration::from_millis(50));
     }
     reader.join().unwrap();
-    for sender in senders {
-        sender.join().unwrap();
-    }
     let idle = server.metric("fanfare_conns_closed_total{reason=\"idle\"}");
-    assert_eq!((quiet.ended, idle), (0, 0.0));
+    assert_eq!((clients.ended, idle), (0, 0.0));
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub struct Conn {
     /// wrapping.
     life_ms: u32,
     ping: Ping,
-    /// Before the first request head was complete, a round found nothing of the peer to read.
+    /// The first request head was not complete at the end of a round ([`Stance::Silent`]).
     is_silent: bool,
     /// The peer has sent FIN: it may still read, and sends no more.
     is_peer_done: bool,
@@ -81,9 +81,9 @@ pub enum Standing {
 /// What a worker keeps account of that a conn may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stance {
-    /// It has yet to complete its first request, and the server has not looked for it.
+    /// Its first request head is not complete, and no round has ended since it was accepted.
     Arriving,
-    /// It has yet to complete its first request, and nothing of it lay unread.
+    /// Its first request head was not complete at the end of a round.
     Silent,
     /// It is an open WebSocket.
     WebSocket,
@@ -245,19 +245,28 @@ impl Conn {
 
     /// The conn was not read for a while, which is not the peer's silence.
     pub fn handle_resumed(&mut self, now: Now) {
-        self.life_ms = millis(now);
-        self.ping = Ping::Answered;
+        self.note_life(now);
     }
 
-    /// A whole round has found no complete request head since the conn was accepted.
-    pub fn handle_nothing_read(&mut self) {
+    /// The peer has shown that it is there. A peer that has to take an answer, or the last bytes,
+    /// shows that by taking them only.
+    fn note_life(&mut self, now: Now) {
+        let is_over = matches!(self.phase, Phase::Ending { .. });
+        if !is_over && !self.outbox.has_answer() {
+            self.life_ms = millis(now);
+            self.ping = Ping::Answered;
+        }
+    }
+
+    /// A round that began after the conn was accepted is over, and its first request head is not
+    /// complete.
+    pub fn handle_silent(&mut self) {
         self.is_silent = true;
     }
 
     /// Bytes came from the peer. They are unmasked in place.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
-        self.life_ms = millis(context.now);
-        self.ping = Ping::Answered;
+        self.note_life(context.now);
         match &mut self.phase {
             Phase::Request {
                 partial,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Now;
-use crate::config::limits::TURN_RUNNING_MS_MAX;
+use crate::config::limits::{SLEEP_MS_MAX, TURN_RUNNING_MS_MAX};
 
 /// Time for which a worker has run.
 #[derive(Clone, Copy, Debug)]
@@ -15,13 +15,18 @@ pub struct Running {
     now: Now,
     /// The monotonic clock when this one was advanced last.
     seen: Now,
+    is_late: bool,
 }
 
 impl Running {
     /// Shows `now` at first, so that both clocks agree until the worker is late.
     #[must_use]
     pub fn new(now: Now) -> Self {
-        Self { now, seen: now }
+        Self {
+            now,
+            seen: now,
+            is_late: false,
+        }
     }
 
     /// The time.
@@ -46,7 +51,18 @@ impl Running {
         let counted = if is_late { work } else { elapsed };
         self.now = Now(self.now.after(counted).0);
         self.seen = now;
+        self.is_late = is_late;
         is_late
+    }
+
+    /// How long the worker may sleep. Sleeps are short where turns are late, so that a worker that
+    /// is always late does not lose most of its time.
+    #[must_use]
+    pub fn sleep_max(self) -> Duration {
+        Duration::from_millis(match self.is_late {
+            true => TURN_RUNNING_MS_MAX,
+            false => SLEEP_MS_MAX,
+        })
     }
 }
 
@@ -72,6 +88,9 @@ mod tests {
         assert!(running.advance(Now(60_000_000), Some(SECOND)));
         let counted = Duration::from_millis(TURN_RUNNING_MS_MAX);
         assert_eq!(running.now().since(Now(0)), counted);
+        assert_eq!(running.sleep_max(), counted);
+        assert!(!running.advance(Now(60_200_000), Some(counted)));
+        assert_eq!(running.sleep_max(), SECOND);
     }
 
     #[test]

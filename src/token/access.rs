@@ -26,6 +26,8 @@ use crate::time::{Deadline, Now};
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
     calendar: Calendar,
+    /// The worker's time, by which tokens are verified.
+    now: Now,
     /// By slot. Boxed, so that the tree's nodes stay small.
     held: BTreeMap<u32, Box<Held>>,
 }
@@ -93,9 +95,20 @@ pub enum ShowError {
 impl Access {
     /// Takes keys and time for what is decided from now on. True if the calendar has gone ahead of
     /// the worker's clock, so that [`Access::dues`] come before the timers that are set for them.
-    pub fn renew(&mut self, verifier: Option<Arc<Verifier>>, unix_s: u64, now: Now) -> bool {
+    pub fn renew(
+        &mut self,
+        verifier: Option<Arc<Verifier>>,
+        since_1970: Duration,
+        now: Now,
+    ) -> bool {
         self.verifier = verifier;
-        self.calendar.read(unix_s, now)
+        self.now = now;
+        self.calendar.read(since_1970, now)
+    }
+
+    /// The worker's time has gone on.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
     }
 
     /// Whether any conn has a token or has to show one.
@@ -122,7 +135,7 @@ impl Access {
     /// Why it is refused.
     pub fn verify(&self, token: &str) -> Result<Grant, TokenError> {
         let verifier = self.verifier.as_ref().ok_or(TokenError::Algorithm)?;
-        verifier.verify(token, self.calendar.unix_s)
+        verifier.verify(token, self.calendar.unix_s(self.now))
     }
 
     /// Lets the conn in a slot do what its token says.
@@ -310,7 +323,7 @@ mod tests {
         let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
         let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
         let mut access = Access::default();
-        access.renew(Some(Arc::new(verifier)), NOW_S, at(0));
+        access.renew(Some(Arc::new(verifier)), Duration::from_secs(NOW_S), at(0));
         access
     }
 
@@ -371,7 +384,7 @@ mod tests {
         access.await_token(2, join(), Deadline(60_000_000));
         let renew = |access: &mut Access, unix_s, seconds| {
             let verifier = access.verifier.clone();
-            access.renew(verifier, unix_s, at(seconds))
+            access.renew(verifier, Duration::from_secs(unix_s), at(seconds))
         };
         let dues = |access: &Access| access.dues().map(|(_, due)| due.0).collect::<Vec<_>>();
         assert!(!renew(&mut access, NOW_S + 10, 10));

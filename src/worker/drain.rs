@@ -16,7 +16,7 @@ use crate::config::limits::{
     RECONNECTS_MS_MIN,
 };
 use crate::conn::Stance;
-use crate::effect::ReconnectDelay;
+use crate::effect::{CloseReason, ReconnectDelay};
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 
@@ -58,6 +58,8 @@ pub(super) struct Draining {
     pub(super) end: Deadline,
     /// Clients return over this time.
     reconnects: Duration,
+    /// The window is over, and each conn has got its goodbye.
+    is_over: bool,
 }
 
 impl Draining {
@@ -106,6 +108,7 @@ impl<N: Net> Worker<N> {
             goodbye_by,
             end: self.now.after(plan.window),
             reconnects: plan.reconnects,
+            is_over: false,
         });
         let goodbyes_us = u64::try_from(plan.goodbyes.as_micros()).unwrap_or(u64::MAX);
         let pending = plan.goodbyes + Duration::from_millis(DRAIN_PENDING_MS);
@@ -153,6 +156,47 @@ impl<N: Net> Worker<N> {
         self.leaving.due = (!self.leaving.conns.is_empty()).then(|| next_check(self.now));
     }
 
+    /// The window for draining is over: conns that are left are closed. A worker that was stopped or
+    /// starved may not have said goodbye to all of them. Those get theirs now, and are closed in the
+    /// next turn.
+    pub(super) fn cut_off_the_rest(&mut self) {
+        let Some(draining) = self.draining else {
+            return;
+        };
+        if !self.now.has_reached(draining.end) {
+            return;
+        }
+        let ids: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter_map(|(key, slot)| {
+                Some(ConnId {
+                    slot: u32::try_from(key).ok()?,
+                    generation: slot.generation,
+                })
+            })
+            .collect();
+        if draining.is_over {
+            for id in ids {
+                self.close(id, CloseReason::Shutdown);
+            }
+            return;
+        }
+        let is_over = true;
+        self.draining = Some(Draining {
+            is_over,
+            ..draining
+        });
+        for id in ids {
+            if self.slot(id).is_some_and(|slot| slot.conn.is_ending()) {
+                self.close(id, CloseReason::Shutdown);
+            } else {
+                self.call(id, |conn, out, context| conn.handle_shutdown(out, context));
+                self.list_to_read(id);
+            }
+        }
+    }
+
     /// Whether all that a conn was sent is acknowledged, and nothing of what its peer sent is about
     /// to be read: a socket that is closed with unread input resets the connection.
     fn has_peer_everything(&self, id: ConnId) -> bool {
@@ -165,6 +209,7 @@ impl<N: Net> Worker<N> {
         slot.generation == id.generation
             && slot.conn.outbox().is_empty()
             && !slot.is_listed_to_read
+            && !(slot.is_held && slot.is_readable)
             && self.net.unacknowledged_bytes(&slot.socket) == 0
     }
 }
@@ -211,6 +256,7 @@ mod tests {
             goodbye_by: Deadline(100_000),
             end: Deadline(1_000_000),
             reconnects: Duration::from_millis(3),
+            is_over: false,
         };
         for now_us in [0, 50_000, 999_999] {
             let delay = draining.delay(Now(now_us)).draw_ms(crate::effect::Draw(0));

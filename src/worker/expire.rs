@@ -8,7 +8,6 @@ use super::Worker;
 use super::net::Net;
 use crate::config::limits::{EVICTIONS_PER_TURN_MAX, EXPIRES_PER_TURN_MAX};
 use crate::conn::Standing;
-use crate::effect::CloseReason;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
@@ -47,7 +46,7 @@ impl<N: Net> Worker<N> {
             }
         }
         for id in &questions.arrived {
-            self.note_looked_at(*id);
+            self.note_silent(*id);
         }
         self.round.reuse(questions);
         self.crowd_out();
@@ -94,29 +93,9 @@ impl<N: Net> Worker<N> {
 
     /// Whether a conn is on a list for its bytes to be read.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
-        let is_listed = self.slot(id).is_some_and(|slot| slot.is_listed_to_read);
-        is_listed || self.filters.is_listed_to_shake(id.slot)
-    }
-
-    /// The window for draining is over: whoever is left is closed.
-    fn cut_off_the_rest(&mut self) {
-        if self
-            .draining
-            .is_some_and(|draining| self.now.has_reached(draining.end))
-        {
-            let ids: Vec<ConnId> = self
-                .conns
-                .iter()
-                .filter_map(|(key, slot)| {
-                    Some(ConnId {
-                        slot: u32::try_from(key).ok()?,
-                        generation: slot.generation,
-                    })
-                })
-                .collect();
-            for id in ids {
-                self.close(id, CloseReason::Shutdown);
-            }
-        }
+        let Some(slot) = self.slot(id).filter(|slot| slot.is_readable) else {
+            return false;
+        };
+        slot.is_listed_to_read || self.filters.is_listed_to_shake(id.slot)
     }
 }

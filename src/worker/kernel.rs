@@ -222,9 +222,9 @@ impl Net for MioNet {
         self.random.u64(..)
     }
 
-    fn unix_seconds(&self) -> u64 {
+    fn unix_time(&self) -> Duration {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_secs())
+        since.unwrap_or_default()
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {

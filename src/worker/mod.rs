@@ -138,7 +138,7 @@ pub struct Worker<N: Net> {
     accepting: Accepting,
     /// Where conns come from, if that matters.
     visitors: Visitors,
-    /// Conns that say nothing.
+    /// Silent connections, and WebSockets that do not subscribe.
     pending: Pending,
     /// Decisions that wait until everything that was sent has been read.
     round: Round,
@@ -308,6 +308,11 @@ impl<N: Net> Worker<N> {
         &mut self.net
     }
 
+    /// The network, for looking.
+    pub fn net(&self) -> &N {
+        &self.net
+    }
+
     /// The hub, for looking.
     pub fn hub(&self) -> &Hub {
         &self.hub
@@ -427,21 +432,22 @@ impl<N: Net> Worker<N> {
             let due = looked.after(Duration::from_millis(CALENDAR_MS));
             !self.now.has_reached(due)
         });
+        self.access.set_now(self.running.now());
         if is_fresh {
             return;
         }
         self.date.looked = Some(self.now);
-        let second = self.net.unix_seconds();
+        let time = self.net.unix_time();
         let keys = self.parts.keys.as_ref().map(|keys| keys.current());
-        if self.access.renew(keys, second, self.running.now()) {
+        if self.access.renew(keys, time, self.running.now()) {
             for (slot, due) in self.access.dues() {
                 self.wheel.bring_forward(slot, due);
             }
         }
+        let second = time.as_secs();
         if second != self.date.second || self.date.text.is_empty() {
             self.date.second = second;
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
-            self.date.text = httpdate::fmt_http_date(time);
+            self.date.text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + time);
         }
     }
 

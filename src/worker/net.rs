@@ -24,8 +24,8 @@ pub trait Net {
     /// A random number; for jitter.
     fn draw(&mut self) -> u64;
 
-    /// The calendar's time, in seconds since 1970.
-    fn unix_seconds(&self) -> u64;
+    /// The calendar's time since 1970.
+    fn unix_time(&self) -> Duration;
 
     /// Waits until something is ready or the time is over, and reports what is ready. `None` waits
     /// without end.

@@ -1,7 +1,7 @@
-//! pending: conns that say nothing, and `WebSocket`s that do not subscribe.
+//! pending: silent connections, and `WebSocket`s that do not subscribe.
 //!
-//! A conn is *silent* when a round found nothing to read of it before its first request head was
-//! complete. Too many of them on the node are a flood: then the oldest are closed, because a
+//! A conn is *silent* if its first request head is not complete at the end of a round that began
+//! after it was accepted. Too many of them on the node are a flood: then the oldest are closed, because a
 //! legitimate client sends its head within a round trip or two. A worker closes its own only while
 //! it has more than its share, so that it never pays for the flood of another. A WebSocket that has
 //! to subscribe has a deadline here until it does.
@@ -48,8 +48,10 @@ impl SilentLimit {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn is_exceeded_by(&self, own: u32) -> bool {
-        own > self.share && self.count() > self.most
+    /// Whether a worker with so many silent conns of its own, and more that may be, has to close
+    /// some.
+    fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
+        own + more > self.share && self.count() + more > self.most
     }
 }
 
@@ -92,8 +94,8 @@ impl Pending {
 
 impl<N: Net> Worker<N> {
     /// A round is over that began after a conn was accepted.
-    pub(super) fn note_looked_at(&mut self, id: ConnId) {
-        self.call(id, |conn, _out, _context| conn.handle_nothing_read());
+    pub(super) fn note_silent(&mut self, id: ConnId) {
+        self.call(id, |conn, _out, _context| conn.handle_silent());
     }
 
     /// What a call has made of a conn.
@@ -106,6 +108,9 @@ impl<N: Net> Worker<N> {
         }
         if before == Stance::Silent {
             self.leave_silent();
+        }
+        if before == Stance::WebSocket {
+            self.pending.forget_subscribes_by(id.slot);
         }
         if after == Stance::WebSocket
             && let Some(limit) = self.parts.config.limits.first_subscribe()
@@ -138,10 +143,16 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether this worker has to close silent conns.
-    pub(super) fn has_too_many_silent(&self) -> bool {
+    /// Whether this worker has to close silent conns, if all that have arrived are silent too.
+    pub(super) fn may_have_too_many_silent(&self) -> bool {
         let limit = self.parts.guard.silent.as_ref();
-        limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent))
+        let (silent, arrived) = (self.pending.silent, self.round.arrived());
+        limit.is_some_and(|limit| limit.is_exceeded_by(silent, arrived))
+    }
+
+    fn has_too_many_silent(&self) -> bool {
+        let limit = self.parts.guard.silent.as_ref();
+        limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent, 0))
     }
 
     /// Closes the oldest silent conns beyond the bound, at the end of a round. One with something
@@ -187,10 +198,11 @@ mod tests {
     fn worker_within_its_share_closes_none_for_the_flood_of_another() {
         let limit = SilentLimit::new(100, 4).unwrap();
         limit.count.store(101, Ordering::Relaxed);
-        assert!(!limit.is_exceeded_by(25));
-        assert!(limit.is_exceeded_by(26));
+        assert!(!limit.is_exceeded_by(25, 0));
+        assert!(limit.is_exceeded_by(26, 0));
         limit.count.store(100, Ordering::Relaxed);
-        assert!(!limit.is_exceeded_by(100));
+        assert!(!limit.is_exceeded_by(100, 0));
+        assert!(limit.is_exceeded_by(100, 1));
     }
 
     #[test]

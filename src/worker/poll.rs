@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::Worker;
 use super::net::{Net, Readiness};
-use crate::config::limits::SLEEP_MS_MAX;
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
@@ -63,7 +62,7 @@ impl<N: Net> Worker<N> {
             || !self.to_flush.is_empty()
             || self.filters.are_shaking()
             || self.round.is_awaited()
-            || self.has_too_many_silent()
+            || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)
             || (has_mail && !(self.is_batch_held && self.awaits_walk))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
@@ -85,7 +84,7 @@ impl<N: Net> Worker<N> {
         let waits = [
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
-            (!self.conns.is_empty()).then_some(Duration::from_millis(SLEEP_MS_MAX)),
+            (!self.conns.is_empty()).then_some(self.running.sleep_max()),
         ];
         waits.into_iter().flatten().min()
     }

@@ -208,8 +208,8 @@ mod tests {
             0x5555_5555_5555_5555
         }
 
-        fn unix_seconds(&self) -> u64 {
-            784_111_777
+        fn unix_time(&self) -> Duration {
+            Duration::from_secs(784_111_777)
         }
 
         fn poll(&mut self, _timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {

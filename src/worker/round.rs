@@ -104,6 +104,12 @@ impl Round {
         self.next.arrived.push(id);
     }
 
+    /// How many new conns wait to be looked at.
+    pub(super) fn arrived(&self) -> u32 {
+        let arrived = self.current.arrived.len() + self.next.arrived.len();
+        u32::try_from(arrived).unwrap_or(u32::MAX)
+    }
+
     /// Whether a timer waits, so that no poll may sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()

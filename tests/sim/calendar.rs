@@ -9,7 +9,6 @@ use fanfare::config::Config;
 use fanfare::hub::Hub;
 use fanfare::id::{Epoch, RunId, Sequence};
 use fanfare::worker::Turn;
-use fanfare::worker::net::Net as _;
 
 use crate::net::{FakeNet, PipeRef};
 use crate::tickets;

@@ -149,11 +149,10 @@ fn unseen(total: &Outcome) -> Vec<&'static str> {
     // or a client that shows no token or asks for more than its own allows. The peers break no TLS
     // and bring no tickets of it.
     // Nor do they break PROXY headers, and memory and channels are without end.
-    const OUT_OF_REACH: [&str; 14] = [
+    const OUT_OF_REACH: [&str; 13] = [
         "limit=\"memory\"",
         "limit=\"proxy\"",
         "reason=\"bad_proxy_header\"",
-        "reason=\"no_subscription\"",
         "fanfare_subscriptions_refused_total",
         "outcome=\"refused\"",
         "phase=\"accept\"",

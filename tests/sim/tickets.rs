@@ -10,7 +10,6 @@ use fanfare::config::Config;
 use fanfare::hub::Hub;
 use fanfare::token::{Algorithm, Key, Verifier, Wish, mint};
 use fanfare::worker::keys::Keys;
-use fanfare::worker::net::Net as _;
 
 use crate::link::{Link, Service};
 use crate::model::Facts;
@@ -108,11 +107,12 @@ impl Link {
 
     /// After each turn: no conn is subscribed long after the end of its token. Pauses of the server
     /// do not count.
-    pub(crate) fn check_token(&mut self, unix_s: u64, running_us: u64, hub: &Hub) {
+    pub(crate) fn check_token(&mut self, net: &FakeNet, hub: &Hub) {
+        let (unix_s, running_us) = (net.unix_seconds(), net.running_us());
         let Some(ticket) = &mut self.ticket else {
             return;
         };
-        ticket.latest_s = ticket.latest_s.max(unix_s);
+        ticket.latest_s = ticket.latest_s.max(net.unix_seconds_believed());
         if unix_s < ticket.ends_s {
             ticket.ended_us = None;
             return;

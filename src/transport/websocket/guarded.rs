@@ -23,7 +23,8 @@ fn guarded(seconds: u64) -> (World, String) {
     let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
     let mut world = World::default();
     world.config.auth.jwks = "jwks.json".into();
-    world.access.renew(Some(Arc::new(verifier)), 1_000, Now(0));
+    let time = Duration::from_secs(1_000);
+    world.access.renew(Some(Arc::new(verifier)), time, Now(0));
     (world, token)
 }
 

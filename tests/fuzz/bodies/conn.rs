@@ -142,7 +142,8 @@ impl<'c> Rig<'c> {
         let is_proxied = PROXY_HEADERS.iter().any(|begin| stream.starts_with(begin));
         let mut access = Access::default();
         if bytes_have(stream, TOKEN) {
-            access.renew(Some(Arc::new(token::verifier())), token::NOW_S, Now(0));
+            let time = std::time::Duration::from_secs(token::NOW_S);
+            access.renew(Some(Arc::new(token::verifier())), time, Now(0));
         }
         let mut rig = Self {
             conn: match is_proxied {

@@ -469,6 +469,7 @@ impl Link {
             1002 | 1007 | 1009 => self.is_spoiled,
             1000 => self.has_said_close || self.has_fin,
             4002 => self.has_ended(),
+            1008 => facts.config.limits.first_subscribe().is_some() && self.ledger.len() == 0,
             _ => false,
         };
         assert!(is_known, "closed with {code} {reason}");

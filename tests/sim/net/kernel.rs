@@ -25,8 +25,8 @@ impl Net for FakeNet {
         self.random.u64(..)
     }
 
-    fn unix_seconds(&self) -> u64 {
-        self.calendar_s + self.clock_us.get() / 1_000_000
+    fn unix_time(&self) -> Duration {
+        Duration::from_secs(self.calendar_s) + Duration::from_micros(self.clock_us.get())
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
@@ -125,6 +125,7 @@ impl Net for FakeNet {
         }
         let is_drained = open.to_server.is_empty() && count < into.len();
         open.asked_us = None;
+        open.read_turn_us = self.turn_us;
         // What is left after a short read has arrived only after it.
         open.unread_us = (!open.to_server.is_empty()).then_some(self.now_us() + 1);
         self.note("read", open.number.into(), count as u64);

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use fanfare::id::ConnId;
 use fanfare::worker::net::{Net, Polled, Readiness};
@@ -99,6 +100,8 @@ pub(crate) struct Pipe {
     unread_us: Option<u64>,
     /// When the worker first wrote after its last read, on the clock without pauses.
     asked_us: Option<u64>,
+    /// The turn of the worker's last read.
+    read_turn_us: u64,
     /// When the worker wrote last.
     pub(crate) written_us: u64,
     /// When the peer's kernel has acknowledged everything.
@@ -219,7 +222,7 @@ pub(crate) struct FakeNet {
     turn_us: u64,
     turn_running_us: u64,
     /// What the calendar was before it was set, and when that was.
-    calendar_before: Option<(u64, u64)>,
+    calendar_before: Option<(Duration, u64)>,
 }
 
 impl FakeNet {
@@ -270,20 +273,34 @@ impl FakeNet {
 
     /// The calendar is set, ahead or back, or the machine was suspended.
     pub(crate) fn step_calendar(&mut self, seconds: i64) {
-        let before_s = self.unix_seconds_believed();
-        self.calendar_before = Some((before_s, self.now_us()));
+        let before = self.unix_time_believed();
+        self.calendar_before = Some((before, self.now_us()));
         self.calendar_s = self.calendar_s.saturating_add_signed(seconds);
         self.note("calendar", self.calendar_s, 0);
     }
 
+    /// The calendar's time in whole seconds.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.unix_time().as_secs()
+    }
+
     /// The latest second of the calendar that the worker may still go by: it looks every half
-    /// second.
+    /// second, and counts on from there.
     pub(crate) fn unix_seconds_believed(&self) -> u64 {
-        let before = self.calendar_before;
-        let before = before.filter(|(_, at_us)| self.now_us() - at_us <= 600_000);
-        before
-            .map_or(0, |(before_s, _)| before_s)
-            .max(self.unix_seconds())
+        self.unix_time_believed().as_secs()
+    }
+
+    fn unix_time_believed(&self) -> Duration {
+        let before = self.calendar_before.map(|(before, at_us)| {
+            let since = Duration::from_micros(self.now_us() - at_us);
+            let is_believed = since <= Duration::from_millis(600);
+            if is_believed {
+                before + since
+            } else {
+                Duration::ZERO
+            }
+        });
+        before.unwrap_or_default().max(self.unix_time())
     }
 
     fn happens(&mut self, thousandths: u32) -> bool {
@@ -323,6 +340,7 @@ impl FakeNet {
             is_told_idle: false,
             unread_us: None,
             asked_us: None,
+            read_turn_us: 0,
             written_us: 0,
             acknowledged_us: 0,
             has_blocked: false,
