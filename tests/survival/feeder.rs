@@ -70,9 +70,13 @@ impl Feeder {
             let began = Instant::now();
             if stop.load(Ordering::Relaxed) && !*is_ended {
                 *is_ended = true;
-                for channel in self.channels.clone() {
-                    let number = say(published, channel, json!({"number": END}));
+                // All of them are owed from here on, also if the server has just been killed.
+                let ends = self.channels.iter().map(|channel| {
+                    let number = say(published, channel.clone(), json!({"number": END}));
                     unanswered.push_back(number);
+                    number
+                });
+                for number in ends.collect::<Vec<_>>() {
                     stream.write_all(line(published, number).as_bytes())?;
                 }
             }
