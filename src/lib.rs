@@ -87,7 +87,7 @@
 //! # Deadlines measure the peer
 //!
 //! A deadline or a limit counts against a client only what the client had the chance to do. Two
-//! mechanisms see to that, and no other code has to.
+//! mechanisms of the worker ensure that.
 //!
 //! - *Rounds* (`worker/round.rs`). A timer that fires, and a new conn, wait for a complete poll
 //!   that began afterwards and for one read of everything that it reported. Only then a conn is
@@ -96,8 +96,9 @@
 //!   does not run: after SIGSTOP, on a paused machine, or without a processor. A WebSocket is idle
 //!   when the kernel has had a ping for a full heartbeat of that time. A late timer sends the ping.
 //!
-//! A conn that the server itself does not read, for its rate or for a slow consumer, is not judged.
-//! Ages of publications and the drain's window are on the monotonic clock.
+//! A conn that the server itself does not read, for its rate or for a slow consumer, is not judged
+//! by its silence. Goodbyes of a drain are on running time, too. Ages of publications and the end
+//! of a drain are on the monotonic clock: what has no goodbye by then gets it at once.
 //!
 //! # Code map
 //!
@@ -202,7 +203,7 @@
 //!   further behind than its quota, also by coming back, and ends when it has caught up.
 //! - A client that has sent FIN is answered: a stream is given what the log has for it, and then
 //!   ends. It is not kept for later publications, since FIN may mean that the client has gone.
-//! - A conn always has a deadline armed, until it is freed.
+//! - Each conn has an armed deadline, or its timer has fired and waits for a round to end.
 //! - A bit of readiness is cleared only when the socket would block. A conn that may be read and is
 //!   readable is on the list for read; one that has something to send that no window holds back,
 //!   and is writable, is on the list for flush or in a walk.

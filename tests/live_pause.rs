@@ -165,7 +165,7 @@ fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
 }
 
 /// Whether a server has accepted a connection and read all that came, by the kernel's table of
-/// connections (proc_pid_net(5)): one that is not accepted has no inode.
+/// connections (`proc_pid_net`(5)): one that is not accepted has no inode.
 fn is_read(client: SocketAddr, server: SocketAddr) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let end = |addr: SocketAddr| format!("0100007F:{:04X}", addr.port());

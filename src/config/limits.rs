@@ -151,8 +151,8 @@ pub const TOKEN_BYTES_MAX: usize = 64 * KIB as usize;
 pub const TOKEN_PATTERNS_MAX: usize = 64;
 /// Bytes of the `sub` of a token.
 pub const TOKEN_SUB_BYTES_MAX: usize = 256;
-/// Keys by which tokens are verified. A token is tried with every key of its algorithm that it may
-/// mean: without a `kid`, so many signatures are checked before it is refused, 20 to 60 us each.
+/// Keys by which tokens are verified. A token is tried with every key that matches its algorithm
+/// and `kid`. Without a `kid`, up to this many signatures are checked, 20 to 60 us each.
 pub const TOKEN_KEYS_MAX: usize = 64;
 /// How long before its end the client of a WebSocket is told, in milliseconds, or half of the time
 /// it has.

@@ -1,4 +1,4 @@
-//! The answer to a client that speaks HTTP/2 without having asked (RFC 9113, 3.3).
+//! The response to an HTTP/2 connection preface (RFC 9113, 3.4).
 //!
 //! Such a client takes a response of HTTP/1.1 for broken frames and shows its user nothing of it:
 //! curl says "Empty reply from server". A GOAWAY with the code that stands for this case reaches

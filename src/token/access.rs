@@ -37,8 +37,8 @@ enum Held {
     /// A token has been taken.
     Granted {
         grant: Grant,
-        /// When its client is to be told that it will end, since 1970; `None` when it has been, or
-        /// cannot be.
+        /// When the client receives the expiry warning, since 1970; `None` after that, or if the
+        /// transport has none.
         warns: Option<Duration>,
         /// When it was last shown in band.
         refreshed: Option<Now>,

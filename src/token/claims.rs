@@ -67,7 +67,7 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     };
     let exp = date("exp", claims.exp)?.ok_or(TokenError::NoEnd)?;
     let nbf = date("nbf", claims.nbf)?;
-    // Says nothing about who may come in, but has to be what it is (RFC 7519, 4.1.6).
+    // `iat` grants nothing, but has to be a NumericDate (RFC 7519, 4.1.6).
     date("iat", claims.iat)?;
     let leeway_s = i64::try_from(terms.leeway_s).unwrap_or(i64::MAX);
     let now_s = i64::try_from(unix_s).unwrap_or(i64::MAX);

@@ -157,7 +157,8 @@ impl EventStream {
         self.flow()
     }
 
-    /// Ends the body. The client reconnects by itself, after a drain when the last block says.
+    /// Ends the body. The client reconnects by itself; after a drain the last block gives the
+    /// delay.
     pub(super) fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -262,8 +263,8 @@ fn push_disconnect_event(farewell: &Farewell, event: &mut Vec<u8>) {
 /// Ends a block without data, which moves the client's position if it has one to tell.
 ///
 /// A client that follows the standard dispatches nothing without data. Some libraries do, and the
-/// event's type keeps the block apart from publications there. It is written without the space
-/// that may follow a colon (WHATWG HTML, 9.2.6), so `event: fanfare.` in a stream is always an event
+/// event's type keeps the block apart from publications there. It is written without the space that
+/// may follow a colon (WHATWG HTML, 9.2.6), so `event: fanfare.` in a stream is always an event
 /// with data.
 fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event:fanfare.position\n");

@@ -138,7 +138,7 @@ pub struct Worker<N: Net> {
     accepting: Accepting,
     /// Where conns come from, if that matters.
     visitors: Visitors,
-    /// Silent connections, and WebSockets that do not subscribe.
+    /// Silent connections, and those that do not subscribe.
     pending: Pending,
     /// Decisions that wait until everything that was sent has been read.
     round: Round,

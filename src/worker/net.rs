@@ -121,7 +121,7 @@ pub trait Net {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Polled {
-    /// It has.
+    /// Everything that was ready is reported.
     Complete,
     /// The list was full or the wait was interrupted: more may be ready.
     Partial,

@@ -1,10 +1,10 @@
 //! pending: silent connections, and `WebSocket`s that do not subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
-//! after it was accepted. Too many of them on the node are a flood: then the oldest are closed, because a
-//! legitimate client sends its head within a round trip or two. A worker closes its own only while
-//! it has more than its share, so that it never pays for the flood of another. A WebSocket that has
-//! to subscribe has a deadline here until it does.
+//! after it was accepted. Too many of them on the node are a flood: then the oldest are closed,
+//! because a legitimate client sends its head within a round trip or two. A worker closes its own
+//! only while it has more than its share, so that it never pays for the flood of another. A
+//! WebSocket that has to subscribe has a deadline here until it does.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};

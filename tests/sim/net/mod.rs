@@ -93,6 +93,8 @@ pub(crate) struct Pipe {
     is_write_blocked: bool,
     /// A write was cut short, and no poll has reported room since.
     is_full: bool,
+    /// When a poll reported room.
+    freed_us: u64,
     registered_us: u64,
     /// The worker has written that the peer was silent.
     is_told_idle: bool,
@@ -336,6 +338,7 @@ impl FakeNet {
             is_refused: self.backlogs.is_empty(),
             is_write_blocked: false,
             is_full: false,
+            freed_us: 0,
             registered_us: 0,
             is_told_idle: false,
             unread_us: None,
@@ -537,7 +540,10 @@ impl FakeNet {
         }
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         if let Some(pipe) = pipe.filter(|_| is_writable) {
-            pipe.borrow_mut().is_full = false;
+            let mut open = pipe.borrow_mut();
+            if std::mem::take(&mut open.is_full) {
+                open.freed_us = self.now_us();
+            }
         }
         Readiness::Conn {
             id,

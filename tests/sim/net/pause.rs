@@ -22,6 +22,8 @@ pub(super) struct PartialPoll {
 /// The close frame of a WebSocket that was silent.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
+/// For so long after a socket has room again, what is written may have been decided before.
+const WRITTEN_US: u64 = 100_000;
 /// The beginning of the answer to a head that is late.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
 
@@ -145,8 +147,9 @@ impl FakeNet {
     /// The worker says that a peer was silent. Panics if the peer had less than an interval of the
     /// server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
-        // The decision is of the turn before, if its flush was cut short.
-        if pipe.read_turn_us == self.turn_us {
+        // The decision may be older than the write: the socket was full, or a flush was cut short.
+        let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
+        if has_waited || pipe.read_turn_us == self.turn_us {
             return;
         }
         let running_us = self.turn_running_us;
