@@ -201,34 +201,80 @@ fn client_that_sends_half_a_head_is_closed_all_the_same() {
     assert_eq!(Raw::read(&mut BufReader::new(slow)).status, 408);
 }
 
+/// A server, a consumer of what clients publish, and clients that have more to publish than fits.
+struct Held {
+    server: Server,
+    consumer: Feeder,
+    clients: Clients,
+    messages: usize,
+}
+
+impl Held {
+    fn new(heartbeat_ms: u32) -> Self {
+        const CLIENTS: usize = 40;
+        const EACH: usize = 12;
+        let config = format!(
+            "[heartbeat]\ninterval_ms = {heartbeat_ms}\n\
+             [[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n"
+        );
+        let server = Server::with(&config, &[]);
+        let mut consumer = Feeder::connect(&server.feed);
+        consumer.send(&json!({"consume": ["chat:*"], "ack": true}));
+        assert_eq!(consumer.answer()["ok"], true);
+        let mut clients = Clients::connect(&server, CLIENTS);
+        let pad = "x".repeat(20_000);
+        let message = json!({"type": "publish", "channel": "chat:1", "data": pad}).to_string();
+        for client in &mut clients.open {
+            client.unsent = frame(0x81, message.as_bytes()).repeat(EACH);
+        }
+        Self {
+            server,
+            consumer,
+            clients,
+            messages: CLIENTS * EACH,
+        }
+    }
+
+    /// The consumer reads everything, with a pause after each message.
+    fn consume(mut self, pause: Duration) {
+        let messages = self.messages;
+        let reader = thread::spawn(move || {
+            for _ in 0..messages {
+                assert_eq!(self.consumer.answer()["type"], "publish");
+                thread::sleep(pause);
+            }
+        });
+        while !reader.is_finished() {
+            self.clients.act(Duration::from_millis(50));
+        }
+        reader.join().unwrap();
+        let idle = "fanfare_conns_closed_total{reason=\"idle\"}";
+        assert_eq!((self.clients.ended, self.server.metric(idle)), (0, 0.0));
+    }
+}
+
 #[test]
 fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
-    const CLIENTS: usize = 40;
-    const EACH: usize = 12;
-    let config = "[heartbeat]\ninterval_ms = 300\n\
-        [[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n";
-    let server = Server::with(config, &[]);
-    let mut consumer = Feeder::connect(&server.feed);
-    consumer.send(&json!({"consume": ["chat:*"], "ack": true}));
-    assert_eq!(consumer.answer()["ok"], true);
-    let mut clients = Clients::connect(&server, CLIENTS);
-    let pad = "x".repeat(20_000);
-    let message = json!({"type": "publish", "channel": "chat:1", "data": pad}).to_string();
-    for client in &mut clients.open {
-        client.unsent = frame(0x81, message.as_bytes()).repeat(EACH);
-    }
-    let reader = thread::spawn(move || {
-        for _ in 0..CLIENTS * EACH {
-            consumer.skip_line();
-            thread::sleep(Duration::from_millis(5));
-        }
+    Held::new(300).consume(Duration::from_millis(5));
+}
+
+#[test]
+fn consumer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped() {
+    let mut held = Held::new(25_000);
+    let name = "fanfare_client_publications_total";
+    let mut before = -1.0;
+    within("a full consumer", || {
+        held.clients.act(Duration::from_millis(200));
+        let published = held.server.metric(name);
+        let is_full = published > 0.0 && (published - before).abs() < 0.5;
+        before = published;
+        is_full.then_some(())
     });
-    while !reader.is_finished() {
-        clients.act(Duration::from_millis(50));
-    }
-    reader.join().unwrap();
-    let idle = server.metric("fanfare_conns_closed_total{reason=\"idle\"}");
-    assert_eq!((clients.ended, idle), (0, 0.0));
+    held.server.signal("STOP");
+    // Longer than a consumer may read nothing: time has to pass for the server alone.
+    thread::sleep(Duration::from_millis(10_500));
+    held.server.signal("CONT");
+    held.consume(Duration::ZERO);
 }
 
 #[test]

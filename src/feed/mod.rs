@@ -55,6 +55,7 @@ use crate::id::{Cursor, Sequence};
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
+use crate::time::running::Running;
 use crate::time::{Deadline, Now};
 
 pub use self::handle::{Feed, FeedHandle, FeedParts, bind};
@@ -84,6 +85,8 @@ struct FeedLoop {
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
+    /// The clock by which consumers are judged.
+    running: Running,
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
     stop_deadline: Option<Deadline>,
@@ -137,6 +140,7 @@ impl FeedLoop {
             metrics,
             config: parts.config,
             clock: parts.clock,
+            running: Running::new(parts.clock.now()),
             wake: parts.wake,
             stop,
             stop_deadline: None,
@@ -147,7 +151,9 @@ impl FeedLoop {
         let mut readiness = Events::with_capacity(READINESS_MAX);
         while !self.has_stopped() {
             let timeout = self.timeout(self.clock.now());
-            match self.poll.poll(&mut readiness, timeout) {
+            let polled = self.poll.poll(&mut readiness, timeout);
+            self.running.advance(self.clock.now(), timeout);
+            match polled {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -186,12 +192,13 @@ impl FeedLoop {
             .feeders
             .iter()
             .filter_map(|(_, feeder)| feeder.deadline());
-        lingering
-            .chain(self.accept_again)
-            .chain(self.stop_deadline)
-            .chain(self.upstream.deadline())
-            .min()
-            .map(|deadline| deadline.remaining(now))
+        let due = lingering.chain(self.accept_again).chain(self.stop_deadline);
+        let due = due.min().map(|deadline| deadline.remaining(now));
+        let stall = self.upstream.deadline().map(|deadline| {
+            let left = deadline.remaining(self.running.at(now));
+            left.min(self.running.sleep_max())
+        });
+        due.into_iter().chain(stall).min()
     }
 
     /// Remembers what the kernel reports; acts on nothing yet.
@@ -257,8 +264,13 @@ impl FeedLoop {
         let now = self.clock.now();
         let mut touched = Vec::new();
         let sequencer = &mut self.intake.sequencer;
-        self.upstream
-            .turn(&mut self.feeders, sequencer, now, &mut touched);
+        self.upstream.turn(
+            &mut self.feeders,
+            sequencer,
+            now,
+            self.running.now(),
+            &mut touched,
+        );
         for slot in touched {
             if let Some(feeder) = self.feeders.get_mut(slot) {
                 queue(feeder, slot, &mut self.ready);

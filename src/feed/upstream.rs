@@ -66,17 +66,20 @@ impl Upstream {
         self.stuck.is_none() && self.owed.len() < FEED_ACKS_MAX && !self.reports.is_empty()
     }
 
-    /// When a consumer is cut off that still has no room.
+    /// When a consumer is cut off that still has no room, in running time.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         self.stuck.as_ref().map(|(_, deadline)| *deadline)
     }
 
     /// Takes reports, as far as there is room, and says which feeders have something to write.
+    /// Patience with a consumer is measured in running time, which a stop of the server does not use
+    /// up; publications have their age by `now`.
     pub(super) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,
         sequencer: &mut Sequencer,
         now: Now,
+        running: Now,
         touched: &mut Vec<usize>,
     ) {
         self.settle(sequencer);
@@ -90,12 +93,12 @@ impl Upstream {
                 None => match self.reports.take() {
                     Some(report) => {
                         let patience = Duration::from_millis(CONSUMER_STALL_MS);
-                        (report, now.after(patience))
+                        (report, running.after(patience))
                     }
                     None => break,
                 },
             };
-            if self.has_room(&report, feeders, now.has_reached(deadline), touched) {
+            if self.has_room(&report, feeders, running.has_reached(deadline), touched) {
                 self.take(report, feeders, sequencer, now, touched);
             } else {
                 self.stuck = Some((report, deadline));

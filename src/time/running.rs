@@ -1,4 +1,4 @@
-//! The clock of deadlines that measure a peer: it stands still while the worker does not run.
+//! The clock of deadlines that measure a peer: it stands still while its thread does not run.
 //!
 //! A stopped process, a paused virtual machine and a starved thread leave a peer no chance to be
 //! heard. Time that a turn takes beyond what it may need is therefore not counted. Every deadline
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Now;
 use crate::config::limits::{SLEEP_MS_MAX, TURN_RUNNING_MS_MAX};
 
-/// Time for which a worker has run.
+/// Time for which a worker, or the feed, has run.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     now: Now,
@@ -41,7 +41,7 @@ impl Running {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// A turn is over in which the worker meant to sleep no longer than `sleep`; `None` is without
+    /// A turn is over in which the thread meant to sleep no longer than `sleep`; `None` is without
     /// end. Returns true if it came late. How much of a late turn was sleep is unknown, so none of
     /// it is counted as such.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
@@ -55,8 +55,8 @@ impl Running {
         is_late
     }
 
-    /// How long the worker may sleep. Sleeps are short where turns are late, so that a worker that
-    /// is always late does not lose most of its time.
+    /// How long the thread may sleep. Sleeps are short where turns are late, so that a thread that is
+    /// always late does not lose most of its time.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {

@@ -45,8 +45,8 @@ const LINGER_US: u64 = 2_000_000;
 /// is owed.
 const MADE_UP_US: u64 = 20_000_000;
 const MADE_UP_US_MAX: u64 = 60_000_000;
-/// What the last turn of a drain takes.
-const LAST_TURN_US: u64 = 1_000;
+/// What the last turn of a drain takes: a slice of reads, and one read more.
+const LAST_TURN_US: u64 = 20_000;
 /// How often peers act while the process is stopped.
 const ACTS_PER_STOP: u64 = 8;
 /// Rounding of timers, and what the turns themselves take.
