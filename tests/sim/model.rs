@@ -150,6 +150,15 @@ impl Facts {
         self.now.has_reached(published.after(age))
     }
 
+    /// Whether a gap begins with what its channel keeps no longer, and may go on with what later
+    /// publications supersede: a real loss decides about the cause of both.
+    pub(crate) fn begins_too_old(&self, told: &Told) -> bool {
+        let since = told.since.as_deref().map_or(0, |id| self.sequence(id));
+        let first = self.between(told.channel, since, told.until).first();
+        self.rules[told.channel].overflow == Overflow::Conflate
+            && first.is_some_and(|first| self.is_too_old(told.channel, *first))
+    }
+
     /// Whether a later publication that the worker has stands for this one.
     fn is_superseded(&self, channel: usize, sequence: u64) -> bool {
         let key = &self.publication(sequence).key;

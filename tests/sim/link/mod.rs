@@ -593,10 +593,16 @@ impl Link {
             || !self.was_given
             || self.ledger.has_window(told.channel)
             || told.until <= facts.tail
-            || facts.is_too_old(told.channel, told.until);
+            || facts.is_too_old(told.channel, told.until)
+            || facts.begins_too_old(told);
         // These are for who is over its quota.
         let is_over = matches!(told.cause.as_str(), "conflated" | "slow");
-        assert!(is_excused || is_over, "{told:?}: it kept up");
+        let published = facts.publication(told.until).published;
+        let now = facts.now;
+        assert!(
+            is_excused || is_over,
+            "{told:?}: it kept up; {published:?} at {now:?}"
+        );
         self.ledger.gap(told, facts);
     }
 
