@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 
 use super::net::Polled;
+use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
 /// Conns that wait for something, first in, first out, with a count of those that have had it.
@@ -164,18 +165,13 @@ impl Round {
         }
     }
 
-    /// Takes the lists of a round back for their room.
+    /// Takes the lists of a round back for their room, as long as it is that of a usual turn.
     pub(super) fn reuse(&mut self, mut questions: Questions) {
-        questions.fired.clear();
-        questions.arrived.clear();
-        self.current = questions;
-    }
-
-    pub(super) fn shrink(&mut self) {
-        for questions in [&mut self.current, &mut self.next] {
-            questions.fired.shrink_to_fit();
-            questions.arrived.shrink_to_fit();
+        for list in [&mut questions.fired, &mut questions.arrived] {
+            list.clear();
+            list.shrink_to(ACCEPTS_PER_TURN_MAX as usize);
         }
+        self.current = questions;
     }
 }
 

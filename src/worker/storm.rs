@@ -68,7 +68,6 @@ impl<N: Net> Worker<N> {
         self.offloaded.shrink();
         self.reaped.shrink_to_fit();
         self.to_read.shrink();
-        self.round.shrink();
         self.to_flush.shrink_to_fit();
         memory::give_back();
     }
