@@ -72,8 +72,8 @@ impl Upstream {
     }
 
     /// Takes reports, as far as there is room, and says which feeders have something to write.
-    /// Patience with a consumer is measured in running time, which a stop of the server does not use
-    /// up; publications have their age by `now`.
+    /// Patience with a consumer is measured in running time, which a stop of the server does not
+    /// use up; publications have their age by `now`.
     pub(super) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,

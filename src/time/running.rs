@@ -55,8 +55,8 @@ impl Running {
         is_late
     }
 
-    /// How long the thread may sleep. Sleeps are short where turns are late, so that a thread that is
-    /// always late does not lose most of its time.
+    /// How long the thread may sleep. Sleeps are short where turns are late, so that a thread that
+    /// is always late does not lose most of its time.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {
