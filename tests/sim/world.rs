@@ -695,8 +695,8 @@ fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng
         (2..=5, true) => limits.connects_per_second_per_source = 1,
         _ => {}
     }
-    if random.u32(0..4) == 0 {
-        limits.first_subscribe_ms = 700;
+    if random.u32(0..2) == 0 {
+        limits.first_subscribe_ms = 300;
     }
     if random.u32(0..4) == 0 {
         limits.client_frames_per_second = 10;
