@@ -608,8 +608,8 @@ impl Conn {
         None
     }
 
-    /// A heartbeat is due, or the peer has answered none for too long. An earlier deadline of its
-    /// token says nothing of its silence.
+    /// A heartbeat is due, or the peer has answered none for too long. A timer of its token is
+    /// earlier, so its silence is not judged then.
     fn beat(&mut self, standing: Standing, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let interval = context.config.heartbeat.interval();
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));

@@ -58,7 +58,7 @@ impl Link {
         }
     }
 
-    /// Who is served when the server stops is told so, and when to come back.
+    /// Each client that is served when the server stops gets a goodbye with its return delay.
     pub(crate) fn check_goodbye(&self) {
         let is_told = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {

@@ -195,7 +195,7 @@ impl Net for FakeNet {
         self.batch_writes_max
     }
 
-    /// In any order: nobody may count on one.
+    /// In any order: the worker must not depend on one.
     fn write_batch(&mut self, writes: &[Write<'_, Socket>], outcomes: &mut Vec<WriteOutcome>) {
         let mut order: Vec<usize> = (0..writes.len()).collect();
         self.random.shuffle(&mut order);
