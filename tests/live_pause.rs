@@ -255,7 +255,8 @@ impl Held {
 
 #[test]
 fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
-    Held::new(300).consume(Duration::from_millis(5));
+    // Slow enough for a client to be held for longer than two heartbeats.
+    Held::new(300).consume(Duration::from_millis(20));
 }
 
 #[test]
