@@ -5,10 +5,10 @@
 
 use httparse::{Status, parse_chunk_size};
 
-/// The longest line with a chunk's size, in bytes; the rest of such a line is extensions that are
-/// ignored.
-const SIZE_LINE_BYTES_MAX: usize = 1024;
-/// Bytes of all trailer fields together; they are ignored.
+/// The longest line between the chunks, in bytes. An unfinished line is not consumed, so this is also
+/// what the caller keeps of it. Extensions behind a chunk's size and trailer fields are ignored.
+const LINE_BYTES_MAX: usize = 1024;
+/// Bytes of all trailer fields together.
 const TRAILER_BYTES_MAX: usize = 8192;
 
 /// A body on its way in.
@@ -159,11 +159,14 @@ impl Chunked {
             },
             Self::Size => self.take_size(rest, bytes_max),
             Self::Trailer { bytes } => {
-                let Some(end) = memchr::memchr(b'\n', rest) else {
-                    return within(*bytes + rest.len(), TRAILER_BYTES_MAX).map(|()| Line::Partial);
+                let found = memchr::memchr(b'\n', rest);
+                let line = found.map_or(rest.len(), |end| end + 1);
+                within(line, LINE_BYTES_MAX)?;
+                within(*bytes + line, TRAILER_BYTES_MAX)?;
+                let Some(end) = found else {
+                    return Ok(Line::Partial);
                 };
-                *bytes += end + 1;
-                within(*bytes, TRAILER_BYTES_MAX)?;
+                *bytes += line;
                 // A bare LF ends no line here either.
                 match rest.get(..end) {
                     Some([b'\r']) => Ok(Line::Last(end + 1)),
@@ -191,9 +194,9 @@ impl Chunked {
         }
         match parsed {
             Err(httparse::InvalidChunkSize) => Err(BodyError::Malformed),
-            Ok(Status::Partial) => within(rest.len(), SIZE_LINE_BYTES_MAX).map(|()| Line::Partial),
+            Ok(Status::Partial) => within(rest.len(), LINE_BYTES_MAX).map(|()| Line::Partial),
             Ok(Status::Complete((line, size))) => {
-                within(line, SIZE_LINE_BYTES_MAX)?;
+                within(line, LINE_BYTES_MAX)?;
                 let left = usize::try_from(size)
                     .ok()
                     .filter(|size| *size <= bytes_max)
@@ -214,5 +217,43 @@ fn within(bytes: usize, limit: usize) -> Result<(), BodyError> {
         Err(BodyError::Malformed)
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads a whole chunked body, after `0` and the line end that end its chunks.
+    fn trailer(lines: &str) -> Result<Progress, BodyError> {
+        let mut body = Body::chunked(100, Keeping::Kept);
+        body.take(format!("0\r\n{lines}").as_bytes())
+    }
+
+    #[test]
+    fn trailer_line_is_bounded_whether_or_not_it_has_ended() {
+        let longest = format!("a: {}\r\n", "x".repeat(LINE_BYTES_MAX - 5));
+        assert_eq!(
+            trailer(&format!("{longest}\r\n")),
+            Ok(Progress::Complete(LINE_BYTES_MAX + 5))
+        );
+        let partial = longest.trim_end();
+        assert_eq!(trailer(partial), Ok(Progress::More(3)));
+        assert_eq!(
+            trailer(&format!("b{longest}\r\n")),
+            Err(BodyError::Malformed)
+        );
+        assert_eq!(trailer(&format!("bbb{partial}")), Err(BodyError::Malformed));
+    }
+
+    #[test]
+    fn trailer_lines_are_bounded_together() {
+        let line = format!("a: {}\r\n", "x".repeat(507));
+        let within = TRAILER_BYTES_MAX / line.len() - 1;
+        assert_eq!(
+            trailer(&format!("{}\r\n", line.repeat(within))),
+            Ok(Progress::Complete(within * line.len() + 5))
+        );
+        assert_eq!(trailer(&line.repeat(within + 2)), Err(BodyError::Malformed));
     }
 }
