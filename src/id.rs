@@ -142,9 +142,10 @@ fn is_lower_hex(byte: u8) -> bool {
 /// What the names of the server's own channels begin with.
 const RESERVED_CHANNELS: &str = "fanfare:";
 
-/// A channel's name: 1 to 200 bytes of UTF-8 without control characters or spaces.
+/// A channel's name: 1 to 200 bytes of UTF-8 without control characters, spaces or `*`.
 ///
-/// Names that begin with `fanfare:` are reserved for the server. Cloning shares the text.
+/// Names that begin with `fanfare:` are reserved for the server. `*` is the mark of patterns: a
+/// subscriber to a channel of the name `prices:*` would wait for ever. Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
@@ -169,6 +170,12 @@ pub enum ChannelNameError {
         /// Length in bytes.
         got: usize,
     },
+    /// A `*`, at this byte.
+    #[error("a channel name has no `*` (byte {at}); only patterns have one, at their end")]
+    Wildcard {
+        /// Offset of the character.
+        at: usize,
+    },
 }
 
 impl ChannelName {
@@ -180,11 +187,14 @@ impl ChannelName {
         if text.starts_with(RESERVED_CHANNELS) {
             return Err(ChannelNameError::Reserved);
         }
+        if let Some(at) = text.find('*') {
+            return Err(ChannelNameError::Wildcard { at });
+        }
         Self::with_reserved(text)
     }
 
-    /// Checks a name that may also be one of the server's own: in a pattern, or in a journal that
-    /// an earlier version wrote.
+    /// Checks a name that may also be one of the server's own or have a `*`: in a journal that an
+    /// earlier version wrote, or of a pattern.
     ///
     /// # Errors
     /// Says what is wrong with it.
@@ -427,6 +437,15 @@ mod tests {
             Err(ChannelNameError::TooLong { got: 201 })
         );
         assert!(ChannelName::new("чат:42").is_ok());
+    }
+
+    #[test]
+    fn channel_name_with_a_star_is_taken_from_a_journal_only() {
+        for (text, at) in [("*", 0), ("prices:*", 7), ("a*b", 1), ("é*", 2)] {
+            let refused = Err(ChannelNameError::Wildcard { at });
+            assert_eq!(ChannelName::new(text), refused, "{text}");
+            assert!(ChannelName::with_reserved(text).is_ok(), "{text}");
+        }
     }
 
     #[test]

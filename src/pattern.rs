@@ -1,7 +1,7 @@
-//! Patterns of channel names: a whole name, or the beginning of names with one `*` behind it.
+//! Patterns of channel names: a whole name, or the beginning of names and one `*` at the end.
 //!
-//! `chat:*` is every channel that begins with `chat:`, and `*` alone is every channel. A name that
-//! itself ends in `*` can only be meant by such a beginning. A word of the feed's consumers; plain
+//! `chat:*` is every channel that begins with `chat:`, and `*` alone is every channel. No name has
+//! a `*`, so it stands nowhere else in a pattern. Used by consumers, tokens and namespaces; plain
 //! data, no table of rules.
 
 use crate::id::{ChannelName, ChannelNameError};
@@ -21,7 +21,11 @@ impl Pattern {
     /// # Errors
     /// What is wrong with it as the name or the beginning of a name.
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
-        match text.strip_suffix('*') {
+        let beginning = text.strip_suffix('*');
+        if let Some(at) = beginning.unwrap_or(text).find('*') {
+            return Err(ChannelNameError::Wildcard { at });
+        }
+        match beginning {
             Some("") => Ok(Self::Beginning(Box::default())),
             Some(beginning) => ChannelName::with_reserved(beginning)
                 .map(|_name| Self::Beginning(Box::from(beginning))),
@@ -60,7 +64,10 @@ mod tests {
 
     #[test]
     fn text_that_can_match_no_channel_is_no_pattern() {
-        for text in ["", "a b", "a b*", "\n*", &"x".repeat(201)] {
+        let long = "x".repeat(201);
+        for text in [
+            "", "a b", "a b*", "\n*", &long, "*x*", "a*b", "*a", "**", "a**",
+        ] {
             assert!(Pattern::new(text).is_err(), "{text:?}");
         }
     }

@@ -12,10 +12,11 @@
 
 mod live;
 
-use std::io::Write as _;
+use std::io::{BufReader, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
+use live::handmade::upgrade;
 use live::{Feeder, Lines, Raw, Server, Socket, fanfare};
 use serde_json::{Value, json};
 
@@ -185,6 +186,54 @@ fn bad_requests_to_the_feed_are_problem_documents() {
         let is_problem = status.starts_with('4') && status.ends_with(" application/problem+json");
         assert!(is_problem, "{target}: {status} {body}");
     }
+}
+
+#[test]
+fn patterns_are_refused_where_names_are_taken() {
+    let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n\
+        client_presence = true\n";
+    let server = Server::with(config, &[]);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    for (line, error) in [
+        (json!({"consume": ["*x*"]}), "bad_value"),
+        (json!({"consume": "a*b"}), "bad_value"),
+        (json!({"consume": ["a", "**"]}), "bad_value"),
+        (json!({"presence": ["chat:*"]}), "bad_channel"),
+        (json!({"channel": "prices:*", "data": 1}), "bad_channel"),
+        (json!({"channel": ["a", "*"], "data": 1}), "bad_channel"),
+    ] {
+        feeder.send(&line);
+        let answer = feeder.answer();
+        assert_eq!(answer["error"], error, "{line}: {answer}");
+        assert!(answer["message"].as_str().unwrap().contains('*'), "{line}");
+    }
+    for name in ["prices:*", "*", "a*b", "%2a"] {
+        for target in [
+            format!("/sse?channel={name}"),
+            format!("/poll?channel=a&channel={name}&timeout=0"),
+        ] {
+            let answer = Raw::get(server.addr, &target);
+            answer.assert_problem(400);
+            assert!(answer.body_text().contains("bad_channel"), "{target}");
+        }
+        let handshake = upgrade(server.addr, &format!("channel={name}"));
+        Raw::read(&mut BufReader::new(handshake)).assert_problem(400);
+    }
+    for kind in ["subscribe", "unsubscribe", "publish", "presence"] {
+        let command = json!({"type": kind, "channel": "prices:*", "data": 1, "ref": 1});
+        socket.send(&command);
+        let answer = socket.json();
+        assert_eq!(answer["code"], "bad_channel", "{command}");
+        assert!(
+            answer["message"].as_str().unwrap().contains('*'),
+            "{answer}"
+        );
+    }
+    let mut publish = fanfare();
+    publish.args(["publish", "prices:*", "1", "--feed"]);
+    let refused = run(publish.arg(&server.feed), "");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::limits::{LISTENERS_MAX, NAMESPACES_MAX, TOKEN_KEYS_MAX};
 use super::{ClientAuth, Config, Listen, Namespace};
-use crate::id::{ChannelName, ChannelNameError};
+use crate::id::ChannelNameError;
+use crate::pattern::Pattern;
 
 /// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -382,17 +383,9 @@ fn check_range(key: &str, value: u64, range: &RangeInclusive<u64>, found: &mut V
 /// Why a pattern is not one, if it is not.
 fn check_pattern(namespace: &Namespace) -> Option<String> {
     let pattern = namespace.pattern.as_str();
-    let prefix = namespace.prefix();
-    if prefix.unwrap_or(pattern).contains('*') {
-        let message = format!("`{pattern}` has a `*` that is not its one and last character");
-        return Some(message);
-    }
-    // A prefix may be empty: `*` is every channel.
-    match ChannelName::with_reserved(prefix.unwrap_or(pattern)) {
-        Err(ChannelNameError::Empty) if prefix.is_none() => {
-            Some(String::from("is empty; `*` matches every channel"))
-        }
-        Ok(_) | Err(ChannelNameError::Empty) => None,
+    match Pattern::new(pattern) {
+        Ok(_) => None,
+        Err(ChannelNameError::Empty) => Some(String::from("is empty; `*` matches every channel")),
         Err(error) => Some(format!("`{pattern}` matches no channel: {error}")),
     }
 }

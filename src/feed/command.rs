@@ -309,6 +309,9 @@ mod tests {
         for (json, expected) in [
             (r#"{"consume":5}"#.to_owned(), "bad_value"),
             (r#"{"consume":["a b"]}"#.to_owned(), "bad_value"),
+            (r#"{"consume":["*x*"]}"#.to_owned(), "bad_value"),
+            (r#"{"consume":["a*b"]}"#.to_owned(), "bad_value"),
+            (r#"{"presence":["chat:*"]}"#.to_owned(), "bad_channel"),
             (format!("{{\"consume\":[{many}]}}"), "too_many_patterns"),
             (r#"{"consume":"a","data":1}"#.to_owned(), "unknown_key"),
             (r#"{"send":"","data":1}"#.to_owned(), "bad_value"),

@@ -22,7 +22,7 @@ pub enum Refusal {
     #[error("{0}")]
     BadChannel(ChannelNameError),
     /// A pattern that no channel can match.
-    #[error("`consume` has names of channels, or their beginnings with one `*` behind")]
+    #[error("`consume` takes names of channels, or beginnings of names with one `*` at the end")]
     BadPattern,
     /// An event type with control characters.
     #[error("`event` has no control characters")]

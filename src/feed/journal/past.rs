@@ -239,6 +239,7 @@ mod tests {
             ("a", "note", Some("note")),
             ("a", "fanfare.disconnect", None),
             ("fanfare:stats", "e", Some("e")),
+            ("prices:*", "e", Some("e")),
         ];
         for (sequence, (channel, event, _)) in (1..).zip(cases) {
             let record = Record {

@@ -478,6 +478,16 @@ mod tests {
     }
 
     #[test]
+    fn pattern_is_no_channel_of_a_command() {
+        for kind in ["subscribe", "unsubscribe", "publish", "presence"] {
+            for name in ["*", "prices:*", "a*b"] {
+                let text = format!(r#"{{"type":"{kind}","channel":"{name}","data":1}}"#);
+                assert_eq!(refusal(&text), ("bad_channel", None), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn window_is_a_whole_number_within_its_limit() {
         let window = |window: &str| {
             let text = format!(r#"{{"type":"subscribe","channel":"c","window":{window}}}"#);
@@ -575,6 +585,7 @@ mod tests {
             Refusal::AlreadySubscribed,
             Refusal::BadChannel(ChannelNameError::Empty),
             Refusal::BadChannel(ChannelNameError::TooLong { got: 201 }),
+            Refusal::BadChannel(ChannelNameError::Wildcard { at: 1 }),
             Refusal::BadChannel(ChannelNameError::Character { at: 4 }),
             Refusal::BadId,
             Refusal::BadJson,

@@ -108,6 +108,7 @@ fn check_name(text: &str) {
     let is_name = !text.is_empty()
         && text.len() <= CHANNEL_NAME_BYTES_MAX
         && !text.contains(|c: char| c.is_control() || c.is_whitespace())
+        && !text.contains('*')
         && !text.starts_with("fanfare:");
     let name = ChannelName::new(text);
     assert_eq!(name.is_ok(), is_name, "{text:?}: {name:?}");

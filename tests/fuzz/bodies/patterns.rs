@@ -27,7 +27,8 @@ pub fn attack(bytes: &[u8]) {
 
 fn check_pattern(text: &str) {
     let name = text.strip_suffix('*').unwrap_or(text);
-    let is_pattern = text == "*" || ChannelName::with_reserved(name).is_ok();
+    let is_name = ChannelName::with_reserved(name).is_ok() && !name.contains('*');
+    let is_pattern = text == "*" || is_name;
     let pattern = Pattern::new(text);
     assert_eq!(pattern.is_ok(), is_pattern, "{text:?}: {pattern:?}");
     if let Ok(pattern) = pattern {
