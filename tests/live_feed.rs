@@ -12,7 +12,8 @@
 
 mod live;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
@@ -186,6 +187,83 @@ fn bad_requests_to_the_feed_are_problem_documents() {
         let is_problem = status.starts_with('4') && status.ends_with(" application/problem+json");
         assert!(is_problem, "{target}: {status} {body}");
     }
+}
+
+/// Head and body of the answer to a POST to the feed with these field lines.
+fn post(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> (String, String) {
+    let mut stream = UnixStream::connect(&server.feed).unwrap();
+    let head = format!(
+        "POST {target} HTTP/1.1\r\nHost: feed\r\nConnection: close\r\n{}\r\n\
+         Content-Length: {}\r\n\r\n",
+        fields.join("\r\n"),
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn bodies_that_are_no_payload_get_415_and_publish_nothing() {
+    const JSON: &str = "Content-Type: application/json";
+    const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let to_a = "/publish?channel=a";
+    let gzip: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x033\x04\0\xb7\xef\xdc\x83\x01\0\0\0";
+    let coding = ("content_coding", "Accept-Encoding: identity\r\n");
+    let media_type = ("unsupported_media_type", "Accept: application/json");
+    for (target, fields, body, (code, field)) in [
+        (to_a, vec!["Content-Encoding: gzip"], gzip, coding),
+        (to_a, vec![JSON, "Content-Encoding: br"], b"1", coding),
+        (
+            to_a,
+            vec!["Content-Encoding: identity", "content-encoding: gzip"],
+            b"x",
+            coding,
+        ),
+        (
+            "/publish",
+            vec![JSON, "Content-Encoding: deflate, identity"],
+            b"[{\"channel\":\"a\",\"data\":1}]",
+            coding,
+        ),
+        (to_a, vec![FORM], b"{\"x\":1}", media_type),
+        (
+            "/publish",
+            vec!["Content-Type: multipart/form-data; boundary=b"],
+            b"--b--",
+            media_type,
+        ),
+        (
+            to_a,
+            vec!["Content-Type: text/plain; charset=latin1"],
+            b"x",
+            media_type,
+        ),
+        (to_a, vec!["Content-Type: json"], b"1", media_type),
+    ] {
+        let (head, body) = post(&server, target, &fields, body);
+        assert!(head.starts_with("HTTP/1.1 415 "), "{fields:?}: {head}");
+        assert!(head.contains(field), "{fields:?}: {head}");
+        let problem: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(problem["code"], code, "{fields:?}: {problem}");
+    }
+    // What curl sends of itself, and the hint.
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-d", "{\"x\":1}", "--unix-socket"]);
+    let output = run(
+        curl.arg(&server.feed).arg("http://feed/publish?channel=a"),
+        "",
+    );
+    let hint = "-H 'content-type: application/json'";
+    assert!(text(&output.stdout).contains(hint), "{output:?}");
+    // Neither coding nor type: bytes.
+    let (head, _) = post(&server, to_a, &["Content-Encoding: identity"], b"hi!");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(socket.publication()["base64"], "aGkh");
 }
 
 #[test]

@@ -373,6 +373,7 @@ pub(super) fn problem(problem: &Problem, is_last: bool, is_head: bool, date: Htt
     let head = Head {
         status: problem.status,
         content_type: "application/problem+json",
+        field: problem.field,
         length: body.len(),
         is_last,
         date,
@@ -448,6 +449,7 @@ fn push_response(response: &Response, date: HttpDate, out: &mut Vec<u8>) -> bool
     let head = Head {
         status: 200,
         content_type: "application/json",
+        field: None,
         length: body.len(),
         is_last: response.is_last,
         date,
@@ -461,6 +463,8 @@ fn push_response(response: &Response, date: HttpDate, out: &mut Vec<u8>) -> bool
 struct Head {
     status: u16,
     content_type: &'static str,
+    /// One more field line, without its end.
+    field: Option<&'static str>,
     length: usize,
     is_last: bool,
     date: HttpDate,
@@ -472,6 +476,9 @@ impl std::fmt::Display for Head {
         write!(f, "Date: {}\r\n", self.date)?;
         write!(f, "Content-Type: {}\r\n", self.content_type)?;
         write!(f, "Content-Length: {}\r\n", self.length)?;
+        if let Some(field) = self.field {
+            write!(f, "{field}\r\n")?;
+        }
         if self.status == 405 {
             f.write_str("Allow: POST\r\n")?;
         }

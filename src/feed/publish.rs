@@ -16,6 +16,7 @@ use super::refusal::{Key, Refusal};
 use super::request::Problem;
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 use crate::frame::Payload;
+use crate::http::framing::is_token_byte;
 
 /// What a request publishes.
 #[derive(Debug, PartialEq)]
@@ -61,10 +62,10 @@ impl Plan {
         let kind = kind(content_type)?;
         if query.is_empty() {
             if kind != Kind::Json {
-                return Err(Problem::new(
-                    415,
-                    "unsupported_media_type",
+                return Err(Problem::unsupported(
+                    MEDIA_TYPE,
                     "without a channel in the query the body is application/json",
+                    "Accept: application/json",
                 ));
             }
             return Ok(Self::Publications);
@@ -133,30 +134,49 @@ fn bad_json(error: &serde_json::Error) -> Problem {
     Problem::new(400, "bad_json", &error.to_string())
 }
 
+/// The code of a refused media type.
+const MEDIA_TYPE: &str = "unsupported_media_type";
+const ACCEPT: &str = "Accept: application/json, text/*, application/octet-stream";
+
 /// The payload's kind by media type (RFC 9110, 8.3.1); without a type it is bytes.
 fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
-    let content_type = content_type.unwrap_or_default();
+    let content_type = content_type.unwrap_or_default().trim_ascii();
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     let essence = essence.trim_ascii().to_ascii_lowercase();
-    if essence == "application/json" {
-        return Ok(Kind::Json);
+    let refuse = |detail| Err(Problem::unsupported(MEDIA_TYPE, detail, ACCEPT));
+    let kind = match &*essence {
+        "application/json" => Kind::Json,
+        // The first is what curl sends with `-d` unless told otherwise.
+        "application/x-www-form-urlencoded" | "multipart/form-data" => {
+            return refuse(
+                "a form is not published: name the body's type, in curl by \
+                 -H 'content-type: application/json', text/plain or application/octet-stream",
+            );
+        }
+        essence if essence.starts_with("text/") => Kind::Text,
+        essence if content_type.is_empty() || is_media_type(essence) => Kind::Bytes,
+        _ => return refuse("Content-Type is a media type such as application/json"),
+    };
+    if kind != Kind::Bytes && has_other_charset(parameters) {
+        return refuse("JSON and text are UTF-8");
     }
-    if !essence.starts_with("text/") {
-        return Ok(Kind::Bytes);
-    }
-    let is_other_charset = parameters
+    Ok(kind)
+}
+
+/// Whether this is a type and a subtype (RFC 9110, 8.3.1).
+fn is_media_type(essence: &str) -> bool {
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    let parts = essence.split_once('/');
+    parts.is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
+}
+
+fn has_other_charset(parameters: &str) -> bool {
+    parameters
         .split(';')
         .filter_map(|parameter| parameter.split_once('='))
-        .any(|(name, value)| {
-            let value = value.trim_ascii().trim_matches('"');
-            name.trim_ascii().eq_ignore_ascii_case("charset")
-                && !value.eq_ignore_ascii_case("utf-8")
-                && !value.eq_ignore_ascii_case("us-ascii")
-        });
-    if is_other_charset {
-        return Err(Problem::new(415, "unsupported_media_type", "text is UTF-8"));
-    }
-    Ok(Kind::Text)
+        .filter(|(name, _)| name.trim_ascii().eq_ignore_ascii_case("charset"))
+        .map(|(_, value)| value.trim_ascii().trim_matches('"').to_ascii_lowercase())
+        .any(|charset| !matches!(&*charset, "utf-8" | "utf8" | "us-ascii"))
 }
 
 /// Reads a query as HTML forms write it: a plus is a space.

@@ -38,6 +38,8 @@ pub struct Problem {
     pub detail: Box<str>,
     /// Which publication of the body is at fault, counted from zero.
     pub index: Option<usize>,
+    /// A field line of the answer that says what would be accepted.
+    pub field: Option<&'static str>,
 }
 
 impl Problem {
@@ -47,6 +49,16 @@ impl Problem {
             error,
             detail: Box::from(detail),
             index: None,
+            field: None,
+        }
+    }
+
+    /// Content of a type or coding that is not taken, and the field line that names what is taken
+    /// (RFC 9110, 15.5.16).
+    pub(super) fn unsupported(error: &'static str, detail: &str, field: &'static str) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(415, error, detail)
         }
     }
 }
@@ -224,7 +236,24 @@ fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<Plan, Problem> {
             "a body is needed: Content-Length or chunks",
         ));
     }
+    check_content_coding(head)?;
     Plan::new(target.query, content_type(head.fields.content_type)?, names)
+}
+
+/// Refuses content that would have to be decoded before it is published (RFC 9110, 8.4).
+fn check_content_coding(head: &Head<'_>) -> Result<(), Problem> {
+    let lines = head.fields.lines.named("content-encoding");
+    let mut codings = lines
+        .flat_map(|line| line.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii);
+    if codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    Err(Problem::unsupported(
+        "content_coding",
+        "the body has a Content-Encoding, and none is decoded here: send it as it is",
+        "Accept-Encoding: identity",
+    ))
 }
 
 fn content_type(field: Field<'_>) -> Result<Option<&str>, Problem> {
@@ -292,10 +321,12 @@ mod tests {
                 "ab",
                 Payload::Bytes(b"ab".as_slice().into()),
             ),
+            ("image/svg+xml", "", Payload::Bytes(Box::default())),
+            ("", "ab", Payload::Bytes(b"ab".as_slice().into())),
             (
-                "application/x-www-form-urlencoded",
-                "",
-                Payload::Bytes(Box::default()),
+                "text/html; charset=\"UTF8\"",
+                "<p>",
+                Payload::Text("<p>".into()),
             ),
         ] {
             let request = one(&post(
@@ -460,6 +491,77 @@ mod tests {
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));
+    }
+
+    fn unsupported(bytes: &str) -> (&'static str, Option<&'static str>) {
+        let request = one(bytes);
+        assert!(!request.is_last, "{bytes}");
+        let problem = request.outcome.unwrap_err();
+        assert_eq!(problem.status, 415, "{bytes}");
+        (problem.error, problem.field)
+    }
+
+    #[test]
+    fn content_with_a_coding_is_refused_on_every_path() {
+        let with = |target: &str, coding: &str| {
+            let bytes = post(target, "application/json", "1");
+            bytes.replacen("Host: f", &format!("Host: f\r\n{coding}"), 1)
+        };
+        let refused = ("content_coding", Some("Accept-Encoding: identity"));
+        for coding in [
+            "Content-Encoding: gzip",
+            "content-encoding:BR",
+            "Content-Encoding: gzip, identity",
+            "Content-Encoding: identity\r\nContent-Encoding: deflate",
+            "Content-Encoding: identity;q=1",
+        ] {
+            for target in ["/publish?channel=a", "/publish", "/publish?event=x"] {
+                assert_eq!(unsupported(&with(target, coding)), refused, "{coding}");
+            }
+        }
+        for coding in [
+            "Content-Encoding: identity",
+            "Content-Encoding:",
+            "Content-Encoding: Identity, ,identity\r\nContent-Encoding: IDENTITY",
+        ] {
+            let request = one(&with("/publish?channel=a", coding));
+            assert!(request.outcome.is_ok(), "{coding}");
+        }
+        assert_eq!(
+            status(&with("/nowhere", "Content-Encoding: gzip")),
+            (404, false)
+        );
+        let expects = "Expect: 100-continue\r\nContent-Encoding: gzip";
+        let head = with("/publish?channel=a", expects).replace("\r\n\r\n1", "\r\n\r\n");
+        assert_eq!(status(&head), (415, true));
+    }
+
+    #[test]
+    fn content_types_that_are_not_payloads_are_refused() {
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "Application/X-WWW-Form-URLEncoded; charset=utf-8",
+            "multipart/form-data; boundary=x",
+            "text/plain; charset=latin1",
+            "text/plain; format=flowed; CharSet=\"iso-8859-1\"",
+            "application/json; charset=utf-16",
+            "json",
+            "application/",
+            "/json",
+            ";charset=utf-8",
+            "application/json, application/json",
+        ] {
+            let bytes = post("/publish?channel=a", content_type, "1");
+            let (error, field) = unsupported(&bytes);
+            assert_eq!(error, "unsupported_media_type", "{content_type}");
+            assert!(field.unwrap().starts_with("Accept: "), "{content_type}");
+        }
+        let form = "application/x-www-form-urlencoded";
+        for target in ["/publish", "/publish?channel=a"] {
+            let problem = one(&post(target, form, "{}")).outcome.unwrap_err();
+            let hint = "-H 'content-type: application/json'";
+            assert!(problem.detail.contains(hint), "{target}: {problem:?}");
+        }
     }
 
     #[test]

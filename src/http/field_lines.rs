@@ -18,7 +18,7 @@ impl<'b> FieldLines<'b> {
     }
 
     /// The values of the fields of this name, in their order.
-    pub(super) fn named(self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
+    pub fn named(self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
         let lines = self.head.split(|byte| *byte == b'\n');
         lines.filter_map(move |line| {
             let (field, rest) = line.split_at_checked(name.len())?;

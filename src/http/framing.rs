@@ -151,7 +151,8 @@ fn is_address_byte(byte: u8) -> bool {
 }
 
 /// `tchar` (RFC 9110, 5.6.2).
-pub(super) fn is_token_byte(byte: u8) -> bool {
+#[must_use]
+pub fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
