@@ -107,7 +107,7 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of access | [`proxy`], [`token`] |
+//! | words of input and access | [`json`], [`proxy`], [`token`] |
 //! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
@@ -310,6 +310,7 @@ pub mod deflate;
 pub mod dialogue;
 pub mod effect;
 pub mod id;
+pub mod json;
 pub mod metrics;
 pub mod pattern;
 pub mod proxy;

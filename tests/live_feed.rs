@@ -20,6 +20,7 @@ use std::thread;
 use live::handmade::upgrade;
 use live::{Feeder, Lines, Raw, Server, Socket, fanfare};
 use serde_json::{Value, json};
+use tungstenite::Message;
 
 /// Runs a command to its end with this standard input.
 fn run(command: &mut Command, input: &str) -> Output {
@@ -267,6 +268,68 @@ fn bodies_that_are_no_payload_get_415_and_publish_nothing() {
 }
 
 #[test]
+fn null_is_absent_and_numbers_have_any_spelling_on_every_way_in() {
+    let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n";
+    let server = Server::with(config, &[]);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    for nulls in [
+        r#""event":null,"key":null,"dedupe":null,"ttl_ms":null,"text":null,"base64":null"#,
+        r#""ttl_ms":60000.0"#,
+        r#""ttl_ms":6e4,"channel":["a"]"#,
+        r#""consume":null,"disconnect":null,"code":null"#,
+    ] {
+        let line = format!(r#"{{"channel":"a","data":null,{nulls},"ack":null}}"#);
+        let line = match nulls.contains("\"channel\"") {
+            true => line.replacen(r#""channel":"a","#, "", 1),
+            false => line,
+        };
+        feeder.write(&format!("{line}\n"));
+        assert_eq!(socket.publication()["data"], Value::Null, "{line}");
+        let array = format!("[{line}]");
+        let (head, body) = post(
+            &server,
+            "/publish",
+            &["Content-Type: application/json"],
+            array.as_bytes(),
+        );
+        assert!(head.starts_with("HTTP/1.1 200 "), "{line}: {body}");
+        assert_eq!(socket.publication()["data"], Value::Null, "{line}");
+    }
+    socket.send(&json!({"type": "publish", "channel": "a", "data": null, "ref": null}));
+    assert_eq!(socket.publication()["data"], Value::Null);
+    let subscribe = r#"{"type":"subscribe","channel":"b","since":null,"window":5.0,"ref":5.0}"#;
+    socket.0.send(subscribe.into()).unwrap();
+    assert_eq!(socket.json()["type"], "subscribed");
+    // A key that is needed is missing when it is null.
+    for (line, message) in [
+        (r#"{"channel":null,"data":1}"#, "`channel` is missing"),
+        (r#"{"disconnect":null}"#, "`disconnect` is missing"),
+        (
+            r#"{"channel":"a","data":1,"ttl_ms":5000.5}"#,
+            "`ttl_ms` is a whole number",
+        ),
+        (
+            r#"{"channel":"a","data":1,"ttl_ms":1e400}"#,
+            "`ttl_ms` is a whole number",
+        ),
+    ] {
+        feeder.write(&format!("{line}\n"));
+        let answer = feeder.answer();
+        let said = answer["message"].as_str().unwrap();
+        assert!(said.starts_with(message), "{line}: {answer}");
+    }
+    let (mut other, conn) = {
+        let mut other = Socket::open(server.addr, "channel=a");
+        let welcome = other.json();
+        (other, welcome["conn"].as_str().unwrap().to_owned())
+    };
+    let end = format!(r#"{{"disconnect":"{conn}","code":null,"reason":null}}"#);
+    feeder.write(&format!("{end}\n"));
+    assert_eq!(other.closed(), (4003, String::new()));
+}
+
+#[test]
 fn patterns_are_refused_where_names_are_taken() {
     let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n\
         client_presence = true\n";
@@ -312,6 +375,71 @@ fn patterns_are_refused_where_names_are_taken() {
     publish.args(["publish", "prices:*", "1", "--feed"]);
     let refused = run(publish.arg(&server.feed), "");
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+}
+
+#[test]
+fn payloads_that_other_parsers_fail_on_are_refused_on_every_way_in() {
+    let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"consume\"\n";
+    let server = Server::with(config, &[]);
+    let mut backend = Feeder::connect(&server.feed);
+    backend.send(&json!({"consume": ["*"], "ack": true}));
+    assert_eq!(backend.answer()["ok"], true);
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    // Levels and digits, at their limits and beyond.
+    let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let long = |digits: usize| format!("-0.{}", "7".repeat(digits - 1));
+    for (payload, is_good) in [
+        (deep(128), true),
+        (deep(129), false),
+        (deep(100_000), false),
+        (long(1000), true),
+        (long(1001), false),
+    ] {
+        let start = &payload[..20];
+        let line = format!("{{\"channel\":\"a\",\"data\":{payload},\"ack\":true}}");
+        feeder.write(&format!("{line}\n"));
+        let answer = feeder.answer();
+        assert_eq!(answer["ok"], is_good, "{start}: {answer}");
+        for (target, body) in [
+            ("/publish?channel=a", payload.clone()),
+            ("/publish", format!("[{line}]")),
+        ] {
+            let (head, answer) = post(
+                &server,
+                target,
+                &["Content-Type: application/json"],
+                body.as_bytes(),
+            );
+            let status = if is_good { "200" } else { "400" };
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{start}: {answer}"
+            );
+        }
+        if is_good {
+            for _ in 0..3 {
+                let Message::Text(publication) = socket.message() else {
+                    panic!("no text")
+                };
+                assert!(publication.contains(&payload), "{start}");
+            }
+        }
+        if payload.len() > 60_000 {
+            continue;
+        }
+        let command =
+            format!(r#"{{"type":"publish","channel":"a","data":{payload},"x":[{{}}],"ref":7}}"#);
+        socket.0.send(command.into()).unwrap();
+        if is_good {
+            backend.skip_line();
+        }
+        let answer = socket.json();
+        assert_eq!(answer["ref"], 7, "{start}: {answer}");
+        let is_ok = answer["type"] == "ok";
+        assert_eq!(is_ok, is_good, "{start}: {answer}");
+        assert!(is_good || answer["code"] == "bad_json", "{answer}");
+    }
 }
 
 #[test]

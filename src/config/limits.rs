@@ -247,6 +247,10 @@ pub const DEDUPE_KEYS_MAX: usize = 65_536;
 pub const DEDUPE_WINDOW_MS: u64 = 120_000;
 /// Longest idempotency or conflation key and longest event type, in bytes.
 pub const LABEL_BYTES_MAX: usize = 256;
+/// Levels of arrays and objects in a JSON payload, of a feeder or a client.
+pub const JSON_LEVELS_MAX: usize = 128;
+/// Digits of a number in a JSON payload, those of its fraction and exponent included.
+pub const JSON_DIGITS_MAX: usize = 1000;
 /// Channels one publication may name.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 

@@ -18,6 +18,14 @@ use crate::pattern::Pattern;
 /// The close code of a `disconnect` without one: not allowed, so that clients do not come back.
 const CODE: u16 = 4003;
 
+/// The keys by which a command is told.
+const COMMANDS: Keys = Keys::of(&[
+    Key::Consume,
+    Key::Disconnect,
+    Key::DisconnectSub,
+    Key::Presence,
+    Key::Send,
+]);
 const CONSUME: Keys = Keys::of(&[Key::Ack, Key::Consume, Key::Notices]);
 const DISCONNECT: Keys = Keys::of(&[Key::Ack, Key::Code, Key::Disconnect, Key::Reason]);
 const DISCONNECT_SUB: Keys = Keys::of(&[Key::Ack, Key::Code, Key::DisconnectSub, Key::Reason]);
@@ -91,6 +99,9 @@ impl Line {
         let line = match Command::from_fields(&fields, names)? {
             Some(command) => Self::Command(Box::new(command)),
             None => {
+                if let (None, Some(key)) = (&fields.channel, fields.null_of(COMMANDS)) {
+                    return Err(Refusal::Missing(key));
+                }
                 fields.only(PUBLISH)?;
                 Self::Publish(Draft::from_fields(&fields, names)?)
             }
@@ -142,7 +153,7 @@ impl Command {
         }
         if let Some(channels) = &fields.presence {
             fields.only(PRESENCE)?;
-            let channels = draft::channels(Some(channels), names)?;
+            let channels = draft::channels(Key::Presence, Some(channels), names)?;
             return Ok(Some(Self::Presence(channels.as_slice().to_vec())));
         }
         if let Some(conn) = &fields.send {
@@ -287,6 +298,30 @@ mod tests {
     }
 
     #[test]
+    fn null_in_a_command_means_absent() {
+        for (nulls, plain) in [
+            (
+                r#"{"disconnect":"1-2-3","code":null,"reason":null,"ack":null}"#,
+                r#"{"disconnect":"1-2-3"}"#,
+            ),
+            (
+                r#"{"disconnect_sub":"alice","code":4.003e3,"channel":null}"#,
+                r#"{"disconnect_sub":"alice","code":4003}"#,
+            ),
+            (
+                r#"{"consume":["a"],"notices":null,"data":1}"#,
+                r#"{"consume":["a"],"data":1}"#,
+            ),
+            (
+                r#"{"send":"1-2-3","data":null,"text":null}"#,
+                r#"{"send":"1-2-3","data":null}"#,
+            ),
+        ] {
+            assert_eq!(read(nulls), read(plain), "{nulls}");
+        }
+    }
+
+    #[test]
     fn name_that_is_not_of_this_version_is_taken_and_names_no_conn() {
         let upper = CONN.replace('9', "A");
         for name in ["1-0-0", "x", upper.as_str(), &"f".repeat(39)] {
@@ -312,6 +347,18 @@ mod tests {
             (r#"{"consume":["*x*"]}"#.to_owned(), "bad_value"),
             (r#"{"consume":["a*b"]}"#.to_owned(), "bad_value"),
             (r#"{"presence":["chat:*"]}"#.to_owned(), "bad_channel"),
+            (
+                r#"{"disconnect":"1-2-3","code":4003.5}"#.to_owned(),
+                "bad_value",
+            ),
+            (
+                format!(
+                    "{{\"send\":\"1-2-3\",\"data\":{}{}}}",
+                    "[".repeat(129),
+                    "]".repeat(129)
+                ),
+                "bad_json",
+            ),
             (format!("{{\"consume\":[{many}]}}"), "too_many_patterns"),
             (r#"{"consume":"a","data":1}"#.to_owned(), "unknown_key"),
             (r#"{"send":"","data":1}"#.to_owned(), "bad_value"),

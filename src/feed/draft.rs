@@ -74,7 +74,7 @@ impl NameCache {
 impl Draft {
     /// Checks what one object said.
     pub(super) fn from_fields(fields: &Fields<'_>, names: &mut NameCache) -> Result<Self, Refusal> {
-        let channels = channels(fields.channel.as_ref(), names)?;
+        let channels = channels(Key::Channel, fields.channel.as_ref(), names)?;
         let payload = payload(fields)?;
         Self::labelled(fields, channels, payload)
     }
@@ -113,18 +113,19 @@ pub fn check_event(event: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks the names of channels.
+/// Checks the names of channels that stand under a key.
 pub(super) fn channels(
+    key: Key,
     named: Option<&Names<'_>>,
     names: &mut NameCache,
 ) -> Result<Channels, Refusal> {
     match named {
-        None => Err(Refusal::NoChannel),
+        None => Err(Refusal::Missing(key)),
         Some(Names::One(text)) => names
             .name(text)
             .map(Channels::One)
             .map_err(Refusal::BadChannel),
-        Some(Names::Many(texts)) if texts.is_empty() => Err(Refusal::NoChannel),
+        Some(Names::Many(texts)) if texts.is_empty() => Err(Refusal::Missing(key)),
         Some(Names::Many(texts)) if texts.len() > CHANNELS_PER_PUBLICATION_MAX => {
             Err(Refusal::TooManyChannels)
         }
@@ -288,14 +289,6 @@ mod tests {
                 "bad_value",
             ),
             (
-                r#"{"channel":"a","data":1,"event":null}"#.to_owned(),
-                "bad_value",
-            ),
-            (
-                r#"{"channel":"a","data":1,"event":"fanfare.gap"}"#.to_owned(),
-                "bad_value",
-            ),
-            (
                 r#"{"channel":"a","data":1,"event":"fanfare.gap"}"#.to_owned(),
                 "bad_value",
             ),
@@ -327,6 +320,63 @@ mod tests {
     }
 
     #[test]
+    fn null_means_absent_and_only_data_may_be_null() {
+        let nulls = r#""event":null,"key":null,"dedupe":null,"ttl_ms":null,"ack":null"#;
+        let others = r#""code":null,"consume":null,"disconnect":null,"send":null,"reason":null"#;
+        let (draft, wants_ack) = read(&format!(
+            r#"{{"channel":"a","data":null,"text":null,"base64":null,{nulls},{others}}}"#
+        ))
+        .unwrap();
+        let plain = read(r#"{"channel":"a","data":null}"#).unwrap();
+        assert_eq!((draft, wants_ack), plain);
+        assert_eq!(plain.0.payload, Payload::Json(Box::from("null")));
+        for (json, message) in [
+            (r#"{"channel":null,"data":1}"#, "`channel` is missing"),
+            (r#"{"data":1,"send":null}"#, "`send` is missing"),
+            (r#"{"presence":null}"#, "`presence` is missing"),
+            (r#"{"consume":null,"notices":true}"#, "`consume` is missing"),
+            (
+                r#"{"channel":"a","event":null,"event":"e","data":1}"#,
+                "`event` stands there twice",
+            ),
+            (
+                r#"{"channel":"a","colour":null,"data":1}"#,
+                "`colour` is not a key of a publication",
+            ),
+        ] {
+            assert_eq!(read(json).unwrap_err().to_string(), message, "{json}");
+        }
+        assert_eq!(code(r#"{"channel":"a","text":null}"#), "bad_payload");
+        let two = r#"{"channel":"a","data":null,"text":"x"}"#;
+        assert_eq!(code(two), "bad_payload");
+        assert_eq!(code(r#"{"channel":["a",null],"data":1}"#), "bad_channel");
+    }
+
+    #[test]
+    fn ttl_is_a_whole_number_in_any_spelling() {
+        let ttl = |number: &str| {
+            let json = format!(r#"{{"channel":"a","data":1,"ttl_ms":{number}}}"#);
+            read(&json).map(|(draft, _)| draft.ttl)
+        };
+        for number in ["5000", "5000.0", "5e3", "50e+2", "500000E-2"] {
+            let expected = Ok(Some(Duration::from_millis(5000)));
+            assert_eq!(ttl(number), expected, "{number}");
+        }
+        for number in [
+            "5000.5",
+            "-1",
+            "1e400",
+            "18446744073709551616",
+            "\"5\"",
+            "[5]",
+            "true",
+        ] {
+            let refusal = Refusal::bad_value(Key::TtlMs);
+            assert_eq!(ttl(number), Err(refusal), "{number}");
+        }
+    }
+
+    #[test]
     fn types_that_only_resemble_the_reserved_ones_are_taken() {
         for event in ["fanfare", "fanfares", "Fanfare.gap", "x.fanfare.gap", ""] {
             let json = format!("{{\"channel\":\"a\",\"data\":1,\"event\":\"{event}\"}}");
@@ -348,15 +398,21 @@ mod tests {
     }
 
     #[test]
-    fn deeply_nested_data_is_no_danger() {
-        let depth = 200_000;
-        let json = format!(
-            "{{\"channel\":\"a\",\"data\":{}{}}}",
-            "[".repeat(depth),
-            "]".repeat(depth)
-        );
-        assert!(read(&json).is_ok());
-        let unknown = format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-        assert_eq!(code(&unknown), "unknown_key");
+    fn payload_that_other_parsers_fail_on_is_refused() {
+        let nested = |key: &str, levels: usize| {
+            let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+            format!("{{\"channel\":\"a\",\"{key}\":{open}{close}}}")
+        };
+        assert!(read(&nested("data", 128)).is_ok());
+        for levels in [129, 200_000] {
+            assert_eq!(code(&nested("data", levels)), "bad_json", "{levels}");
+            assert_eq!(code(&nested("x", levels)), "unknown_key", "{levels}");
+        }
+        let number = |digits: usize| {
+            let digits = "7".repeat(digits);
+            format!("{{\"channel\":\"a\",\"data\":[-{digits}]}}")
+        };
+        assert!(read(&number(1000)).is_ok());
+        assert_eq!(code(&number(1001)), "bad_json");
     }
 }

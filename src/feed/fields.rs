@@ -1,8 +1,8 @@
 //! The fields of one publication as they were sent, still borrowed from the line.
 //!
 //! Reads a JSON object with serde and notes which key was at fault, so that an error can name it.
-//! Strings without escapes are borrowed; `data` is kept as the raw text. What the fields mean is
-//! [`super::draft`]'s business.
+//! `null` means that the key is absent; only as `data` it is a value. Strings without escapes are
+//! borrowed; `data` is kept as the raw text. What the fields mean is [`super::draft`]'s business.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::refusal::{Key, Keys, Refusal};
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
+use crate::json;
 
 /// What one JSON object or one query said.
 #[derive(Debug, Default)]
@@ -35,8 +36,10 @@ pub(super) struct Fields<'a> {
     pub(super) presence: Option<Names<'a>>,
     pub(super) reason: Option<Cow<'a, str>>,
     pub(super) send: Option<Cow<'a, str>>,
-    /// What was there.
+    /// The keys that have a value.
     keys: Keys,
+    /// Those and the keys whose value is `null`.
+    named: Keys,
     /// The key whose value is being read.
     reading: Option<Key>,
     /// The first thing that was wrong in a text that may still turn out not to be JSON at all.
@@ -52,16 +55,19 @@ pub(super) enum Names<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads one JSON object.
-    pub(super) fn from_json(json: &'a str) -> Result<Self, Refusal> {
+    pub(super) fn from_json(text: &'a str) -> Result<Self, Refusal> {
         let mut fields = Self::default();
-        let mut deserializer = serde_json::Deserializer::from_str(json);
+        let mut deserializer = serde_json::Deserializer::from_str(text);
         let read = Object(&mut fields)
             .deserialize(&mut deserializer)
             .and_then(|()| deserializer.end());
         match (read, fields.refusal.take()) {
             (Err(error), noted) => Err(fields.refusal_of(&error, noted)),
             (Ok(()), Some(refusal)) => Err(refusal),
-            (Ok(()), None) => Ok(fields),
+            (Ok(()), None) => {
+                json::check_envelope(text)?;
+                Ok(fields)
+            }
         }
     }
 
@@ -81,49 +87,78 @@ impl<'a> Fields<'a> {
     }
 
     fn read_value<A: MapAccess<'a>>(&mut self, key: Key, map: &mut A) -> Result<(), A::Error> {
-        match key {
-            Key::Ack => self.ack = Some(map.next_value()?),
-            Key::Base64 => self.base64 = text(map)?,
-            Key::Channel => self.channel = Some(map.next_value()?),
-            Key::Code => self.code = Some(map.next_value()?),
-            Key::Consume => self.consume = Some(map.next_value()?),
-            Key::Data => self.data = Some(map.next_value()?),
-            Key::Dedupe => self.dedupe = text(map)?,
-            Key::Disconnect => self.disconnect = text(map)?,
-            Key::DisconnectSub => self.disconnect_sub = text(map)?,
-            Key::Event => self.event = text(map)?,
-            Key::Key => self.key = text(map)?,
-            Key::Notices => self.notices = Some(map.next_value()?),
-            Key::Presence => self.presence = Some(map.next_value()?),
-            Key::Reason => self.reason = text(map)?,
-            Key::Send => self.send = text(map)?,
-            Key::Text => self.text = text(map)?,
-            Key::TtlMs => self.ttl_ms = Some(map.next_value()?),
+        let is_present = match key {
+            Key::Ack => read(&mut self.ack, map),
+            Key::Base64 => read_text(&mut self.base64, map),
+            Key::Channel => read(&mut self.channel, map),
+            Key::Code => read_number(&mut self.code, map),
+            Key::Consume => read(&mut self.consume, map),
+            Key::Data => {
+                self.data = Some(map.next_value()?);
+                Ok(true)
+            }
+            Key::Dedupe => read_text(&mut self.dedupe, map),
+            Key::Disconnect => read_text(&mut self.disconnect, map),
+            Key::DisconnectSub => read_text(&mut self.disconnect_sub, map),
+            Key::Event => read_text(&mut self.event, map),
+            Key::Key => read_text(&mut self.key, map),
+            Key::Notices => read(&mut self.notices, map),
+            Key::Presence => read(&mut self.presence, map),
+            Key::Reason => read_text(&mut self.reason, map),
+            Key::Send => read_text(&mut self.send, map),
+            Key::Text => read_text(&mut self.text, map),
+            Key::TtlMs => read_number(&mut self.ttl_ms, map),
+        }?;
+        if is_present {
+            self.keys.insert(key);
         }
-        if !self.keys.insert(key) {
+        if !self.named.insert(key) {
             self.note(Refusal::DuplicateKey(key));
         }
         Ok(())
     }
 
-    /// Whether a key was there.
-    pub(super) fn has(&self, key: Key) -> bool {
-        self.keys.has(key)
+    /// The first of these keys whose value is `null`.
+    pub(super) fn null_of(&self, keys: Keys) -> Option<Key> {
+        let mut keys = Key::ALL.into_iter().filter(|key| keys.has(*key));
+        keys.find(|key| self.named.has(*key) && !self.keys.has(*key))
     }
 
     /// Refuses what is none of these.
     pub(super) fn only(&self, keys: Keys) -> Result<(), Refusal> {
         let mut others = Key::ALL.into_iter().filter(|key| !keys.has(*key));
-        match others.find(|key| self.has(*key)) {
+        match others.find(|key| self.keys.has(*key)) {
             Some(key) => Err(Refusal::unknown_key(&key.to_string())),
             None => Ok(()),
         }
     }
 }
 
-fn text<'a, A: MapAccess<'a>>(map: &mut A) -> Result<Option<Cow<'a, str>>, A::Error> {
-    let Text(text) = map.next_value()?;
-    Ok(Some(text))
+/// Reads a value, and says whether there is one.
+fn read<'a, T: Deserialize<'a>, A: MapAccess<'a>>(
+    place: &mut Option<T>,
+    map: &mut A,
+) -> Result<bool, A::Error> {
+    *place = map.next_value()?;
+    Ok(place.is_some())
+}
+
+fn read_text<'a, A: MapAccess<'a>>(
+    place: &mut Option<Cow<'a, str>>,
+    map: &mut A,
+) -> Result<bool, A::Error> {
+    let text: Option<Text<'_>> = map.next_value()?;
+    *place = text.map(|Text(text)| text);
+    Ok(place.is_some())
+}
+
+fn read_number<'a, A: MapAccess<'a>>(
+    place: &mut Option<u64>,
+    map: &mut A,
+) -> Result<bool, A::Error> {
+    let number: Option<WholeNumber> = map.next_value()?;
+    *place = number.map(|WholeNumber(number)| number);
+    Ok(place.is_some())
 }
 
 struct Object<'f, 'a>(&'f mut Fields<'a>);
@@ -156,6 +191,17 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
             fields.reading = None;
         }
         Ok(())
+    }
+}
+
+/// A number without a fraction, however it is written.
+struct WholeNumber(u64);
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?;
+        let number = json::whole_number(json.get()).map(Self);
+        number.ok_or_else(|| D::Error::custom("not a whole number"))
     }
 }
 

@@ -3,6 +3,8 @@
 //! Numbers and strings stay byte for byte as their author wrote them. The caller has already had
 //! the text checked to be JSON; of a text that is not, the result is unspecified but harmless.
 
+use crate::json::string_end;
+
 /// The text without white space between its tokens (RFC 8259, 2).
 #[must_use]
 pub fn minify(json: &str) -> Box<str> {
@@ -40,23 +42,6 @@ fn run_end(bytes: &[u8], start: usize) -> usize {
         } else {
             at + 1
         };
-    }
-    bytes.len()
-}
-
-/// Where the text goes on behind a string's closing quote. `start` is behind the opening one.
-fn string_end(bytes: &[u8], start: usize) -> usize {
-    let mut at = start;
-    while let Some(found) = bytes
-        .get(at..)
-        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
-    {
-        at += found;
-        if bytes.get(at) == Some(&b'"') {
-            return at + 1;
-        }
-        // A backslash and what it escapes.
-        at += 2;
     }
     bytes.len()
 }

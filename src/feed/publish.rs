@@ -17,6 +17,7 @@ use super::request::Problem;
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 use crate::frame::Payload;
 use crate::http::framing::is_token_byte;
+use crate::json;
 
 /// What a request publishes.
 #[derive(Debug, PartialEq)]
@@ -71,7 +72,7 @@ impl Plan {
             return Ok(Self::Publications);
         }
         let fields = read_query(query)?;
-        let channels = draft::channels(fields.channel.as_ref(), names)?;
+        let channels = draft::channels(Key::Channel, fields.channel.as_ref(), names)?;
         let draft = Draft::labelled(&fields, channels, Payload::Bytes(Box::default()))?;
         Ok(Self::Payload(Box::new(draft), kind))
     }
@@ -82,7 +83,7 @@ impl Plan {
             Self::Payload(mut draft, kind) => {
                 draft.payload = match kind {
                     Kind::Bytes => Payload::Bytes(Box::from(body)),
-                    Kind::Json => Payload::Json(minify(json(text(body)?)?.get())),
+                    Kind::Json => Payload::Json(minify(payload(text(body)?)?)),
                     Kind::Text => Payload::Text(Box::from(text(body)?)),
                 };
                 Ok(Publish {
@@ -126,8 +127,11 @@ fn text(body: &[u8]) -> Result<&str, Problem> {
         .map_err(|_not_utf8| Problem::new(400, "bad_payload", "the body is not UTF-8"))
 }
 
-fn json(body: &str) -> Result<&RawValue, Problem> {
-    serde_json::from_str(body).map_err(|error| bad_json(&error))
+/// Checks a body that is one JSON payload.
+fn payload(body: &str) -> Result<&str, Problem> {
+    let value: &RawValue = serde_json::from_str(body).map_err(|error| bad_json(&error))?;
+    json::check_value(value.get()).map_err(Refusal::from)?;
+    Ok(value.get())
 }
 
 fn bad_json(error: &serde_json::Error) -> Problem {
@@ -198,7 +202,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 continue;
             }
             Key::TtlMs => {
-                let ttl = value.parse().map_err(|_number| Refusal::bad_value(key))?;
+                let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;
                 if fields.ttl_ms.replace(ttl).is_some() {
                     return Err(Refusal::DuplicateKey(key));
                 }

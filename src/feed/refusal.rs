@@ -5,6 +5,7 @@
 
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
+use crate::json::LimitError;
 
 /// Why a publication is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +42,9 @@ pub enum Refusal {
     /// The same key twice.
     #[error("`{0}` stands there twice")]
     DuplicateKey(Key),
+    /// A text that parsers of other programs may fail on.
+    #[error(transparent)]
+    JsonLimit(#[from] LimitError),
     /// The journal cannot be written.
     #[error("the journal cannot be written; the publication was not taken")]
     Journal,
@@ -53,9 +57,9 @@ pub enum Refusal {
         /// The limit in bytes.
         limit: usize,
     },
-    /// No channel.
-    #[error("`channel` is missing")]
-    NoChannel,
+    /// A key that is needed is absent, `null` or an empty array.
+    #[error("`{0}` is missing")]
+    Missing(Key),
     /// JSON, but not an object.
     #[error("a publication is a JSON object")]
     NotAnObject,
@@ -63,7 +67,9 @@ pub enum Refusal {
     #[error("not UTF-8")]
     NotUtf8,
     /// Not exactly one of the three kinds of payload.
-    #[error("exactly one of `data`, `text` and `base64` is needed, not {0}")]
+    #[error(
+        "exactly one of `data`, `text` and `base64` is needed, not {0}; `\"data\":null` is one"
+    )]
     PayloadCount(usize),
     /// A label over its limit.
     #[error("`{key}` has at most {limit} bytes, not {got}")]
@@ -94,13 +100,14 @@ impl Refusal {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::BadChannel(_) | Self::NoChannel => "bad_channel",
-            Self::BadJson(_) | Self::NotAnObject | Self::NotUtf8 => "bad_json",
+            Self::BadChannel(_) | Self::Missing(Key::Channel | Key::Presence) => "bad_channel",
+            Self::BadJson(_) | Self::JsonLimit(_) | Self::NotAnObject | Self::NotUtf8 => "bad_json",
             Self::BadBase64 | Self::PayloadCount(_) => "bad_payload",
             Self::BadCode
             | Self::BadConn(_)
             | Self::BadEvent
             | Self::BadPattern
+            | Self::Missing(_)
             | Self::ReservedEvent => "bad_value",
             Self::BadValue { key, .. } => match key {
                 Key::Base64 | Key::Data | Key::Text => "bad_payload",
@@ -152,7 +159,7 @@ impl Refusal {
             Key::Channel | Key::Consume | Key::Presence => "a string or an array of strings",
             Key::Code => "a whole number",
             Key::Data => "a JSON value",
-            Key::TtlMs => "a whole number of milliseconds",
+            Key::TtlMs => "a whole number of milliseconds, below 2^64",
         };
         Self::BadValue { key, expected }
     }

@@ -565,6 +565,46 @@ mod tests {
     }
 
     #[test]
+    fn query_and_body_follow_the_rules_of_lines() {
+        let ttl = |ttl: &str| {
+            let bytes = post(
+                &format!("/publish?channel=a&ttl_ms={ttl}"),
+                "text/plain",
+                "x",
+            );
+            one(&bytes).outcome.map(|publish| publish.drafts[0].ttl)
+        };
+        for number in ["5000", "5000.0", "5e3"] {
+            let expected = Some(std::time::Duration::from_millis(5000));
+            assert_eq!(ttl(number), Ok(expected), "{number}");
+        }
+        for number in ["", "5000.5", "-1", "1e400", "null"] {
+            let problem = ttl(number).unwrap_err();
+            assert_eq!(
+                (problem.status, problem.error),
+                (400, "bad_value"),
+                "{number}"
+            );
+        }
+        let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let json = "application/json";
+        for (target, body, error) in [
+            ("/publish?channel=a*", "1", "bad_channel"),
+            ("/publish?channel=a", &deep(64).replace("[]", "\"\""), "ok"),
+            (
+                "/publish",
+                r#"[{"channel":"a","data":1,"dedupe":null,"key":null}]"#,
+                "ok",
+            ),
+            ("/publish", r#"{"channel":"a*","data":1}"#, "bad_channel"),
+        ] {
+            let outcome = one(&post(target, json, body)).outcome;
+            let found = outcome.map_or_else(|problem| problem.error, |_| "ok");
+            assert_eq!(found, error, "{target} {body}");
+        }
+    }
+
+    #[test]
     fn refusals_of_content_leave_the_connection_open() {
         for (bytes, expected) in [
             (post("/publish", "text/plain", "x"), (415, false)),

@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
@@ -18,6 +18,7 @@ use crate::frame::envelope::{push_display, push_json_string, push_payload_field}
 use crate::frame::websocket::{Opcode, push_header};
 use crate::hub::Gap;
 use crate::id::{ChannelName, ChannelNameError, Cursor, Since};
+use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
 /// A command with the client's own mark on it.
@@ -70,7 +71,7 @@ pub(super) enum Refusal {
     AlreadySubscribed,
     #[error("{0}")]
     BadChannel(ChannelNameError),
-    #[error("id is not one that this server has given out")]
+    #[error("id is missing or not one that this server has given out")]
     BadId,
     #[error("a command is one JSON object, no field twice")]
     BadJson,
@@ -93,6 +94,8 @@ pub(super) enum Refusal {
     DataMissing,
     #[error("no backend takes what is published there")]
     NoConsumer,
+    #[error("{0}")]
+    JsonLimit(LimitError),
     #[error("not allowed on this server")]
     NotAllowed,
     #[error("the conn is not subscribed to the channel")]
@@ -122,7 +125,7 @@ impl Refusal {
             Self::AlreadySubscribed => "already_subscribed",
             Self::BadChannel(_) | Self::ChannelMissing | Self::ChannelUnclear => "bad_channel",
             Self::BadId => "bad_id",
-            Self::BadJson => "bad_json",
+            Self::BadJson | Self::JsonLimit(_) => "bad_json",
             Self::BadReference => "bad_ref",
             Self::BadWindow => "bad_window",
             Self::BinaryMessage => "binary_message",
@@ -144,14 +147,14 @@ impl Refusal {
 }
 
 /// A command's fields as JSON, so that one of the wrong type does not hide the others. `null`
-/// counts as absent.
+/// counts as absent, but for `data`, where it is a value.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     channel: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "value")]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
@@ -163,6 +166,10 @@ struct Fields<'a> {
     window: Option<&'a RawValue>,
     #[serde(borrow, rename = "ref")]
     reference: Option<&'a RawValue>,
+}
+
+fn value<'de: 'a, 'a, D: Deserializer<'de>>(json: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(json).map(Some)
 }
 
 /// Reads a command.
@@ -182,6 +189,9 @@ pub(super) fn parse(text: &str) -> Result<Command, Refused> {
             some => some,
         },
     };
+    if let Err(limit) = json::check_envelope(text) {
+        return Err(refuse(Refusal::JsonLimit(limit), reference));
+    }
     match parse_action(&fields) {
         Ok(action) => Ok(Command { action, reference }),
         Err(refusal) => Err(refuse(refusal, reference)),
@@ -237,7 +247,7 @@ fn parse_id(fields: &Fields<'_>) -> Result<Cursor, Refusal> {
 }
 
 fn parse_window(fields: &Fields<'_>) -> Result<Option<Window>, Refusal> {
-    let number = |json: &RawValue| serde_json::from_str(json.get()).ok();
+    let number = |json: &RawValue| u32::try_from(json::whole_number(json.get())?).ok();
     let window = |json| number(json).and_then(Window::new).ok_or(Refusal::BadWindow);
     fields.window.map(window).transpose()
 }
@@ -478,12 +488,60 @@ mod tests {
     }
 
     #[test]
+    fn data_may_be_null_and_no_other_field() {
+        let text = r#"{"type":"publish","channel":"c","data":null,"ref":null}"#;
+        let data = Box::from("null");
+        let channel = channel("c");
+        assert_eq!(
+            parse(text).unwrap().action,
+            Action::Publish { channel, data }
+        );
+        for (text, code) in [
+            (r#"{"type":null,"channel":"c"}"#, "unknown_type"),
+            (r#"{"type":"auth","token":null}"#, "bad_token"),
+            (r#"{"type":"ack","id":null}"#, "bad_id"),
+            (r#"{"type":"presence","channel":null}"#, "bad_channel"),
+            (
+                r#"{"type":"publish","channel":null,"data":1}"#,
+                "bad_channel",
+            ),
+        ] {
+            assert_eq!(refusal(text), (code, None), "{text}");
+        }
+    }
+
+    #[test]
     fn pattern_is_no_channel_of_a_command() {
         for kind in ["subscribe", "unsubscribe", "publish", "presence"] {
             for name in ["*", "prices:*", "a*b"] {
                 let text = format!(r#"{{"type":"{kind}","channel":"{name}","data":1}}"#);
                 assert_eq!(refusal(&text), ("bad_channel", None), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn command_beyond_the_limits_of_json_is_refused_with_its_reference() {
+        let with = |field: &str, value: &str| {
+            format!(r#"{{"type":"publish","channel":"c","data":1,"{field}":{value},"ref":1}}"#)
+        };
+        let publish = |value: &str| with("data", value).replacen(r#""data":1,"#, "", 1);
+        let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let long = |digits| "7".repeat(digits);
+        for good in [
+            publish(&deep(128)),
+            publish(&long(1000)),
+            with("x", "1e400"),
+        ] {
+            assert!(parse(&good).is_ok(), "{good}");
+        }
+        for bad in [
+            publish(&deep(129)),
+            publish(&deep(20_000)),
+            publish(&long(1001)),
+            with("x", &deep(129)),
+        ] {
+            assert_eq!(refusal(&bad), ("bad_json", Some("1".to_owned())), "{bad}");
         }
     }
 
@@ -500,12 +558,14 @@ mod tests {
         assert_eq!(window("null"), Ok(None));
         assert_eq!(window("1"), Ok(Some(1)));
         assert_eq!(window("1024"), Ok(Some(1024)));
+        assert_eq!(window("5.0"), Ok(Some(5)));
+        assert_eq!(window("1e2"), Ok(Some(100)));
         for wrong in [
             "0",
             "1025",
             "-1",
             "1.5",
-            "1e2",
+            "1e400",
             "\"5\"",
             "[5]",
             "4294967297",
@@ -585,10 +645,12 @@ mod tests {
             Refusal::AlreadySubscribed,
             Refusal::BadChannel(ChannelNameError::Empty),
             Refusal::BadChannel(ChannelNameError::TooLong { got: 201 }),
-            Refusal::BadChannel(ChannelNameError::Wildcard { at: 1 }),
             Refusal::BadChannel(ChannelNameError::Character { at: 4 }),
             Refusal::BadId,
             Refusal::BadJson,
+            Refusal::JsonLimit(LimitError::Levels),
+            Refusal::JsonLimit(LimitError::Digits),
+            Refusal::BadChannel(ChannelNameError::Wildcard { at: 1 }),
             Refusal::BadReference,
             Refusal::BadWindow,
             Refusal::BinaryMessage,

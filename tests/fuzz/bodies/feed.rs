@@ -184,11 +184,13 @@ fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
     }
 }
 
-/// What is passed on of a JSON payload is JSON and has no white space that says nothing.
+/// What is passed on of a JSON payload is JSON within the limits and has no white space that says
+/// nothing.
 pub fn check_payload(payload: &Payload) {
     if let Payload::Json(text) = payload {
         let raw: &RawValue = serde_json::from_str(text).expect("a payload is JSON");
         assert_eq!(raw.get(), &**text);
+        assert_eq!(fanfare::json::check_value(text), Ok(()));
         assert_eq!(fanfare::feed::minify::minify(text), *text);
     }
 }

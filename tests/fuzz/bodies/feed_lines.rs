@@ -22,7 +22,7 @@ pub fn attack(bytes: &[u8]) {
             }
             Item::Publish { line, draft, .. } => {
                 check_payload(&draft.payload);
-                check_names(&draft);
+                check_labels(&draft);
                 let printed = print_draft(&draft);
                 match read_line(&printed) {
                     Item::Publish { draft: again, .. } => assert_eq!(again, draft, "{printed}"),
@@ -44,12 +44,13 @@ pub fn attack(bytes: &[u8]) {
     assert!(number <= lines as u64, "line {number} of {lines}");
 }
 
-/// Names of the server's own are not taken.
-fn check_names(draft: &Draft) {
+/// Neither names of the server's own nor patterns are taken.
+fn check_labels(draft: &Draft) {
     let event = draft.event.as_deref().unwrap_or_default();
     assert!(!event.trim().starts_with("fanfare."), "{event:?}");
     for channel in draft.channels.as_slice() {
         assert!(!channel.as_str().starts_with("fanfare:"), "{channel}");
+        assert!(!channel.as_str().contains('*'), "{channel}");
     }
 }
 
