@@ -330,6 +330,37 @@ fn null_is_absent_and_numbers_have_any_spelling_on_every_way_in() {
 }
 
 #[test]
+fn empty_keys_and_a_ttl_of_zero_are_refused() {
+    let server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    for (name, value) in [
+        ("dedupe", json!("")),
+        ("key", json!("")),
+        ("ttl_ms", json!(0)),
+    ] {
+        let line = json!({"channel": "a", "data": 1, name: value});
+        feeder.send(&line);
+        assert_eq!(feeder.answer()["error"], "bad_value", "{line}");
+        let query = format!(
+            "/publish?channel=a&{name}={}",
+            value.as_u64().map_or(String::new(), |n| n.to_string())
+        );
+        for (target, body) in [("/publish", line.to_string()), (&*query, "1".into())] {
+            let (status, body) = curl(&server, target, "application/json", &body);
+            assert!(status.starts_with("400 "), "{target}: {status}");
+            assert!(body.contains("bad_value"), "{target}: {body}");
+        }
+    }
+    let mut publish = fanfare();
+    publish.args(["publish", "a", "1", "--key", "", "--feed"]);
+    let refused = run(publish.arg(&server.feed), "");
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    feeder.send(&json!({"channel": "a", "text": "", "event": ""}));
+    assert_eq!(socket.publication()["text"], "");
+}
+
+#[test]
 fn patterns_are_refused_where_names_are_taken() {
     let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n\
         client_presence = true\n";

@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::bench::options::BenchArgs;
@@ -141,7 +142,7 @@ pub struct PublishArgs {
     #[arg(long, value_name = "NAME", value_parser = event)]
     pub event: Option<String>,
     /// Conflation key: a later publication with it supersedes this one for whoever is behind.
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub key: Option<String>,
     /// Wait for each publication to be sequenced; print its id and number of subscribers as JSON.
     #[arg(long)]

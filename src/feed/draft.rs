@@ -88,12 +88,15 @@ impl Draft {
         if let Some(event) = &fields.event {
             check_event(event)?;
         }
+        if fields.ttl_ms == Some(0) {
+            return Err(Refusal::NoTime);
+        }
         Ok(Self {
             channels,
             payload,
             event: label(Key::Event, fields.event.as_ref())?,
-            key: label(Key::Key, fields.key.as_ref())?,
-            dedupe: label(Key::Dedupe, fields.dedupe.as_ref())?,
+            key: key(Key::Key, fields.key.as_ref())?,
+            dedupe: key(Key::Dedupe, fields.dedupe.as_ref())?,
             ttl: fields.ttl_ms.map(Duration::from_millis),
         })
     }
@@ -153,6 +156,15 @@ pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
                 + usize::from(base64.is_some()),
         )),
     }
+}
+
+/// Checks a key that makes publications one. The empty text is none: it usually comes from a
+/// template whose variable is not set, and would make all its publications one.
+fn key(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
+    if text.is_some_and(|text| text.is_empty()) {
+        return Err(Refusal::Empty(key));
+    }
+    label(key, text)
 }
 
 fn label(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
@@ -353,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn ttl_is_a_whole_number_in_any_spelling() {
+    fn ttl_is_a_whole_number_in_any_spelling_and_not_zero() {
         let ttl = |number: &str| {
             let json = format!(r#"{{"channel":"a","data":1,"ttl_ms":{number}}}"#);
             read(&json).map(|(draft, _)| draft.ttl)
@@ -374,6 +386,18 @@ mod tests {
             let refusal = Refusal::bad_value(Key::TtlMs);
             assert_eq!(ttl(number), Err(refusal), "{number}");
         }
+        for number in ["0", "0.0", "-0", "0e9"] {
+            assert_eq!(ttl(number), Err(Refusal::NoTime), "{number}");
+        }
+    }
+
+    #[test]
+    fn empty_keys_are_refused_and_empty_texts_are_not() {
+        for (key, name) in [(Key::Dedupe, "dedupe"), (Key::Key, "key")] {
+            let json = format!(r#"{{"channel":"a","data":1,"{name}":""}}"#);
+            assert_eq!(read(&json), Err(Refusal::Empty(key)));
+        }
+        assert!(read(r#"{"channel":"a","text":"","event":""}"#).is_ok());
     }
 
     #[test]

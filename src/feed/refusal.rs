@@ -42,6 +42,9 @@ pub enum Refusal {
     /// The same key twice.
     #[error("`{0}` stands there twice")]
     DuplicateKey(Key),
+    /// A key that would be the same for all publications of a template whose variable is not set.
+    #[error("`{0}` is empty; leave it out, or set it to null")]
+    Empty(Key),
     /// A text that parsers of other programs may fail on.
     #[error(transparent)]
     JsonLimit(#[from] LimitError),
@@ -81,6 +84,9 @@ pub enum Refusal {
         /// Its length in bytes.
         got: usize,
     },
+    /// A publication that is over before a subscriber can have it.
+    #[error("`ttl_ms` is at least 1; leave it out for a publication that does not expire")]
+    NoTime,
     /// An event type of the server's own.
     #[error("types of publications do not begin with `fanfare.`: those are the server's events")]
     ReservedEvent,
@@ -107,7 +113,9 @@ impl Refusal {
             | Self::BadConn(_)
             | Self::BadEvent
             | Self::BadPattern
+            | Self::Empty(_)
             | Self::Missing(_)
+            | Self::NoTime
             | Self::ReservedEvent => "bad_value",
             Self::BadValue { key, .. } => match key {
                 Key::Base64 | Key::Data | Key::Text => "bad_payload",

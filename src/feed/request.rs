@@ -578,7 +578,7 @@ mod tests {
             let expected = Some(std::time::Duration::from_millis(5000));
             assert_eq!(ttl(number), Ok(expected), "{number}");
         }
-        for number in ["", "5000.5", "-1", "1e400", "null"] {
+        for number in ["", "0", "0.0", "5000.5", "-1", "1e400", "null"] {
             let problem = ttl(number).unwrap_err();
             assert_eq!(
                 (problem.status, problem.error),
@@ -589,12 +589,19 @@ mod tests {
         let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let json = "application/json";
         for (target, body, error) in [
+            ("/publish?channel=a&key=", "1", "bad_value"),
+            ("/publish?channel=a&dedupe=", "1", "bad_value"),
             ("/publish?channel=a*", "1", "bad_channel"),
             ("/publish?channel=a", &deep(64).replace("[]", "\"\""), "ok"),
             (
                 "/publish",
                 r#"[{"channel":"a","data":1,"dedupe":null,"key":null}]"#,
                 "ok",
+            ),
+            (
+                "/publish",
+                r#"[{"channel":"a","data":1,"dedupe":""}]"#,
+                "bad_value",
             ),
             ("/publish", r#"{"channel":"a*","data":1}"#, "bad_channel"),
         ] {

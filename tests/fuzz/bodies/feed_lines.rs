@@ -44,8 +44,11 @@ pub fn attack(bytes: &[u8]) {
     assert!(number <= lines as u64, "line {number} of {lines}");
 }
 
-/// Neither names of the server's own nor patterns are taken.
+/// Neither names of the server's own nor patterns are taken, and no key is empty.
 fn check_labels(draft: &Draft) {
+    assert_ne!(draft.key.as_deref(), Some(""));
+    assert_ne!(draft.dedupe.as_deref(), Some(""));
+    assert!(draft.ttl.is_none_or(|ttl| !ttl.is_zero()));
     let event = draft.event.as_deref().unwrap_or_default();
     assert!(!event.trim().starts_with("fanfare."), "{event:?}");
     for channel in draft.channels.as_slice() {
