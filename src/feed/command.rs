@@ -176,7 +176,10 @@ fn read_conn(key: Key, text: &str) -> Result<Option<ConnName>, Refusal> {
 
 fn read_sub(text: &str) -> Result<Box<str>, Refusal> {
     match text.len() {
-        0 => Err(Refusal::bad_value(Key::DisconnectSub)),
+        0 => Err(Refusal::BadValue {
+            key: Key::DisconnectSub,
+            expected: "a string that is not empty",
+        }),
         1..=TOKEN_SUB_BYTES_MAX => Ok(Box::from(text)),
         got => Err(Refusal::TooLong {
             key: Key::DisconnectSub,

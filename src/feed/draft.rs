@@ -353,7 +353,7 @@ mod tests {
             ),
             (
                 r#"{"channel":"a","colour":null,"data":1}"#,
-                "`colour` is not a key of a publication",
+                "`colour` is not a key here",
             ),
         ] {
             assert_eq!(read(json).unwrap_err().to_string(), message, "{json}");

@@ -96,8 +96,8 @@ pub enum Refusal {
     /// More channels than one publication may name.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// A key that publications do not have; its beginning.
-    #[error("`{0}` is not a key of a publication")]
+    /// A key that publications do not have, or that does not belong to the command; its beginning.
+    #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }
 
