@@ -201,6 +201,8 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 names.push(Cow::Owned(value));
                 continue;
             }
+            // What a program writes for a variable that is not set.
+            Key::TtlMs if value == "null" => continue,
             Key::TtlMs => {
                 let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;
                 if fields.ttl_ms.replace(ttl).is_some() {

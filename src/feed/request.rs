@@ -578,7 +578,8 @@ mod tests {
             let expected = Some(std::time::Duration::from_millis(5000));
             assert_eq!(ttl(number), Ok(expected), "{number}");
         }
-        for number in ["", "0", "0.0", "5000.5", "-1", "1e400", "null"] {
+        assert_eq!(ttl("null"), Ok(None));
+        for number in ["", "0", "0.0", "5000.5", "-1", "1e400", "Null"] {
             let problem = ttl(number).unwrap_err();
             assert_eq!(
                 (problem.status, problem.error),

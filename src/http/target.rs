@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
+use crate::json;
 
 use super::Refusal;
 use super::framing::is_authority;
@@ -91,6 +92,9 @@ impl Query {
             let value = decode(value)?;
             if name == "channel" {
                 channels.push(ChannelName::new(&value)?);
+            } else if value == "null" {
+                // What a program writes for a variable that is not set. No other parameter has a
+                // value of that text.
             } else if name == "envelope" {
                 envelope = envelope.or(Some(envelope_named(&value)?));
             } else if name == "timeout" {
@@ -146,15 +150,16 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
 
 /// A number too large to be one is a wait without end, which the limit on waiting takes care of.
 fn seconds(text: &str) -> Result<Duration, Refusal> {
-    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Refusal::Timeout);
+    let is_endless = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match json::whole_number(text) {
+        Some(number) => Ok(Duration::from_secs(number)),
+        None if is_endless => Ok(Duration::MAX),
+        None => Err(Refusal::Timeout),
     }
-    Ok(text.parse().map_or(Duration::MAX, Duration::from_secs))
 }
 
 fn publications(text: &str) -> Result<Window, Refusal> {
-    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| is_number);
+    let number = json::whole_number(text).and_then(|number| number.try_into().ok());
     number.and_then(Window::new).ok_or(Refusal::Window)
 }
 
@@ -288,12 +293,15 @@ mod tests {
         assert_eq!(since("lastEventId=000000000001-1"), first);
         assert_eq!(since("since=x"), Some(Since::Unrecognised));
         assert_eq!(since("since=&Since=1"), None);
+        assert_eq!(since("since=null&last_event_id=000000000001-1"), first);
+        assert_eq!(since("since=null"), None);
     }
 
     #[test]
     fn query_knows_two_envelopes() {
         let envelope = |query| Query::parse(query, 3).map(|query| query.envelope);
         assert_eq!(envelope(""), Ok(None));
+        assert_eq!(envelope("envelope=null"), Ok(None));
         assert_eq!(envelope("envelope=full"), Ok(Some(Envelope::Full)));
         assert_eq!(
             envelope("envelope=data&envelope=full"),
@@ -307,10 +315,10 @@ mod tests {
     fn query_takes_a_window_within_its_limit() {
         let window = |query: &str| Query::parse(query, 3).unwrap().window;
         assert_eq!(window(""), None);
-        assert_eq!(
-            window("window=1"),
-            Some(Window::new(1).ok_or(Refusal::Window))
-        );
+        assert_eq!(window("window=null"), None);
+        for one in ["window=1", "window=1.0", "window=10e-1"] {
+            assert_eq!(window(one), Some(Window::new(1).ok_or(Refusal::Window)));
+        }
         let first = window("window=1024&window=x").and_then(Result::ok);
         assert_eq!(first.map(Window::publications), Some(1024));
         for garbage in ["", "0", "1025", "-1", "+1", "1.5", "x", "99999999999"] {
@@ -323,6 +331,11 @@ mod tests {
     fn query_takes_a_timeout_in_whole_seconds() {
         let timeout = |query: &str| Query::parse(query, 3).unwrap().timeout;
         assert_eq!(timeout(""), None);
+        assert_eq!(timeout("timeout=null"), None);
+        for spelling in ["30", "30.0", "3e1"] {
+            let query = format!("timeout={spelling}");
+            assert_eq!(timeout(&query), Some(Ok(Duration::from_secs(30))));
+        }
         assert_eq!(timeout("timeout=0"), Some(Ok(Duration::ZERO)));
         assert_eq!(timeout("timeout=007"), Some(Ok(Duration::from_secs(7))));
         assert_eq!(
