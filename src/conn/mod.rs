@@ -160,7 +160,7 @@ impl Conn {
     pub fn stance(&self) -> Stance {
         match &self.phase {
             Phase::Request {
-                stage: Stage::Proxied | Stage::Fresh,
+                stage: Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh,
                 ..
             } => match self.is_silent {
                 true => Stance::Silent,
@@ -193,8 +193,13 @@ impl Conn {
     /// Whether a header of the PROXY protocol is yet to come.
     #[must_use]
     pub fn is_proxied(&self) -> bool {
-        let stage = Stage::Proxied;
-        matches!(&self.phase, Phase::Request { stage: now, .. } if *now == stage)
+        matches!(
+            self.phase,
+            Phase::Request {
+                stage: Stage::Proxied | Stage::Skipping { .. },
+                ..
+            }
+        )
     }
 
     /// Whether goodbye has been said.
@@ -220,6 +225,10 @@ impl Conn {
                 partial,
                 stage: Stage::Proxied,
             } => proxied::bytes_to_come(partial.as_deref()),
+            Phase::Request {
+                stage: Stage::Skipping { left },
+                ..
+            } => usize::from(*left),
             Phase::Request { .. } if !self.outbox.is_empty() => 0,
             Phase::Request { partial, .. } | Phase::Poll { partial, .. } => {
                 let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
@@ -275,6 +284,10 @@ impl Conn {
                 Partial::push(partial, bytes);
                 self.handle_proxy_header(context);
             }
+            Phase::Request {
+                stage: Stage::Skipping { .. },
+                ..
+            } => self.skip_extensions(bytes, context),
             Phase::Request { partial, .. } => match partial.take() {
                 Some(mut partial) => {
                     partial.bytes.extend_from_slice(bytes);
@@ -357,7 +370,7 @@ impl Conn {
             },
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
             Phase::Request {
-                stage: Stage::Proxied,
+                stage: Stage::Proxied | Stage::Skipping { .. },
                 ..
             } => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
             Phase::Request {
@@ -374,7 +387,9 @@ impl Conn {
             } => {
                 let reason = match stage {
                     Stage::Served => CloseReason::Done,
-                    Stage::Proxied | Stage::Fresh => CloseReason::HeadTimeout,
+                    Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh => {
+                        CloseReason::HeadTimeout
+                    }
                 };
                 context.ask(Effect::Close(reason));
             }

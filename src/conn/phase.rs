@@ -39,6 +39,9 @@ pub(super) enum Phase {
 pub(super) enum Stage {
     /// Nothing yet, and the first thing is a header of the PROXY protocol.
     Proxied,
+    /// The part of such a header that names the client, which is kept. The bytes of it that are
+    /// left are dropped as they come.
+    Skipping { left: u16 },
     /// Nothing, or such a header.
     Fresh,
     /// Other requests.

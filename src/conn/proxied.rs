@@ -1,9 +1,10 @@
 //! Conns behind proxies: the header of the PROXY protocol ahead of everything, and whether the
 //! client that a proxy names may come in.
 //!
-//! What has come of the header is kept like a part of a request, and no byte beyond it is asked
-//! for: what follows may be TLS. The worker counts the client and says what came of it; until then
-//! the request that named it waits.
+//! The part of the header that names the client is kept like a part of a request. What follows it
+//! in the header is only counted, so a header of any length costs some dozens of bytes. No byte
+//! beyond the header is asked for: what follows may be TLS. The worker counts the client and says
+//! what came of it; until then the request that named it waits.
 
 use super::phase::{Partial, Phase, Stage};
 use super::{Conn, TooMany};
@@ -22,7 +23,7 @@ pub(super) fn bytes_to_come(partial: Option<&Partial>) -> usize {
 }
 
 impl Conn {
-    /// Looks whether the header is there.
+    /// Looks whether the part of the header that names the client is there.
     pub(super) fn handle_proxy_header(&mut self, context: &mut Context<'_>) {
         let Phase::Request { partial, stage } = &mut self.phase else {
             return;
@@ -30,17 +31,41 @@ impl Conn {
         let kept = partial.as_ref().map_or(&[][..], |partial| &partial.bytes);
         match read_header(kept) {
             Ok(HeaderRead::Incomplete { .. }) => {}
-            Ok(HeaderRead::Complete { length, client }) => {
-                let rest = partial.take().map(|mut partial| {
-                    partial.bytes.drain(..length);
-                    partial
-                });
-                *partial = rest.filter(|rest| !rest.bytes.is_empty());
-                *stage = Stage::Fresh;
-                context.ask(Effect::Proxied(client));
+            Ok(HeaderRead::Complete { length, skip, .. }) => {
+                let after = partial
+                    .as_mut()
+                    .map(|partial| partial.bytes.split_off(length));
+                *stage = Stage::Skipping { left: skip };
+                self.skip_extensions(&after.unwrap_or_default(), context);
             }
             Err(_) => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
         }
+    }
+
+    /// Drops what belongs to the header. When all of it has come, the client is to be counted.
+    pub(super) fn skip_extensions(&mut self, bytes: &[u8], context: &mut Context<'_>) {
+        let Phase::Request { partial, stage } = &mut self.phase else {
+            return;
+        };
+        let Stage::Skipping { left } = stage else {
+            return;
+        };
+        let come = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let skipped = come.min(*left);
+        *left -= skipped;
+        if *left > 0 {
+            return;
+        }
+        let client = match read_header(&partial.take().map_or_else(Vec::new, |p| p.bytes)) {
+            Ok(HeaderRead::Complete { client, .. }) => client,
+            Ok(HeaderRead::Incomplete { .. }) | Err(_) => None,
+        };
+        Partial::push(
+            partial,
+            bytes.get(usize::from(skipped)..).unwrap_or_default(),
+        );
+        *stage = Stage::Fresh;
+        context.ask(Effect::Proxied(client));
     }
 
     /// The conn is counted for whoever the PROXY header names, or may not come in.

@@ -6,6 +6,8 @@ use super::*;
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n";
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x01\x12\x67\x01\xbb";
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11";
+const ADDRESSES: &[u8] = b"\xc0\0\x02\x01\xc6\x33\x64\x01\x12\x67\x01\xbb";
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 const FORWARDED: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
 const HEAD_BYTES: u32 = 8192;
@@ -14,6 +16,13 @@ fn proxied() -> Rig {
     let mut rig = Rig::new();
     rig.conn = Conn::proxied(Now(0));
     rig
+}
+
+/// A header with so many bytes of extensions.
+fn long_v2(extensions: u16) -> Vec<u8> {
+    let length = (12 + extensions).to_be_bytes();
+    let extensions = vec![0xea; extensions.into()];
+    [V2_START, &length, ADDRESSES, &extensions].concat()
 }
 
 fn client() -> Option<std::net::IpAddr> {
@@ -28,7 +37,7 @@ fn admit(rig: &mut Rig, admitted: Result<(), TooMany>) -> Vec<u8> {
 
 #[test]
 fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
-    for header in [V1, V2] {
+    for header in [V1, V2, &long_v2(1), &long_v2(4000)] {
         let mut rig = proxied();
         let mut taken = 0;
         while rig.conn.is_proxied() {
@@ -50,10 +59,31 @@ fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
 
 #[test]
 fn request_in_one_piece_with_the_header_waits_until_the_client_is_counted() {
+    for header in [V1, V2, &long_v2(700)] {
+        let mut rig = proxied();
+        rig.feed(&[header, PAGE].concat());
+        assert!(rig.drain().is_empty());
+        assert!(admit(&mut rig, Ok(())).starts_with(b"HTTP/1.1 200 "));
+    }
+}
+
+#[test]
+fn extensions_are_dropped_as_they_come_and_not_kept() {
+    let longest = long_v2(u16::MAX - 12);
     let mut rig = proxied();
-    rig.feed(&[V1, PAGE].concat());
-    assert!(rig.drain().is_empty());
-    assert!(admit(&mut rig, Ok(())).starts_with(b"HTTP/1.1 200 "));
+    for (at, piece) in longest.chunks(1000).enumerate() {
+        assert!(rig.conn.is_proxied(), "{at}");
+        rig.feed(piece);
+        let Phase::Request { partial, .. } = &rig.conn.phase else {
+            panic!("no request is awaited any more");
+        };
+        let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
+        assert!(kept <= crate::proxy::header::HEADER_BYTES_MAX, "{kept}");
+    }
+    assert!(!rig.conn.is_proxied());
+    assert!(admit(&mut rig, Ok(())).is_empty());
+    rig.feed(PAGE);
+    assert!(rig.drain().starts_with(b"HTTP/1.1 200 "));
 }
 
 #[test]
@@ -75,16 +105,19 @@ fn header_that_is_wrong_or_late_ends_the_conn_without_a_word() {
         assert_eq!(rig.closed(), Some(CloseReason::BadProxyHeader));
         assert!(rig.drain().is_empty());
     }
-    for part in [&b""[..], &V1[..20]] {
+    for part in [&b""[..], &V1[..20], &long_v2(100)[..128 - 1]] {
         let mut rig = proxied();
         rig.feed(part);
         rig.time_out(Standing::CaughtUp);
         assert_eq!(rig.closed(), Some(CloseReason::BadProxyHeader));
         assert!(rig.drain().is_empty());
     }
-    let mut rig = proxied();
-    rig.call(|conn, out, context| conn.handle_eof(out, context));
-    assert_eq!(rig.closed(), Some(CloseReason::PeerGone));
+    for part in [&b""[..], &long_v2(100)[..50]] {
+        let mut rig = proxied();
+        rig.feed(part);
+        rig.call(|conn, out, context| conn.handle_eof(out, context));
+        assert_eq!(rig.closed(), Some(CloseReason::PeerGone));
+    }
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! The PROXY protocol, versions 1 and 2: who a proxy speaks for, said ahead of everything else.
+//! The PROXY protocol, versions 1 and 2: a proxy names its client ahead of everything else.
 //!
-//! Reads one header from the front of what has come and says how long it is, or how many bytes it
-//! still has at least: whoever asks reads no byte beyond it, so that what follows, perhaps TLS, is
-//! untouched. What cannot become a header any more is refused at once. Lengths are bounded by the
-//! protocol (version 1) or by [`HEADER_BYTES_MAX`]. Allocates nothing.
+//! Reads one header from the front of what has come. What is not complete says how many bytes are
+//! still its own at least, so that no byte after it is read: that may be TLS. What cannot become a
+//! header any more is refused at once. Version 1 has at most 107 bytes. Of version 2 the addresses
+//! are read; what follows them, up to 65,535 bytes, is counted for the caller to skip, so that
+//! nothing has to keep more than [`HEADER_BYTES_MAX`]. Extensions are not looked at, the checksum
+//! neither. Allocates nothing.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,21 +19,23 @@ const V1_BYTES_MIN: usize = 15;
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The part of version 2 whose length is fixed.
 const V2_BYTES_MIN: usize = 16;
-/// Addresses and extensions of version 2. An address of a Unix socket has 216 bytes, and the
-/// extensions of load balancers some dozens.
-const V2_REST_BYTES_MAX: usize = 536;
+/// Both addresses and ports of the largest family that is read.
+const V2_ADDRESS_BYTES_MAX: usize = 36;
 
-/// The longest header.
-pub const HEADER_BYTES_MAX: usize = V2_BYTES_MIN + V2_REST_BYTES_MAX;
+/// The most bytes that are looked at.
+pub const HEADER_BYTES_MAX: usize = V1_BYTES_MAX;
+const _: () = assert!(V2_BYTES_MIN + V2_ADDRESS_BYTES_MAX <= HEADER_BYTES_MAX);
 
 /// What came of looking for a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum HeaderRead {
-    /// All of it is there.
+    /// All of it that matters is there.
     Complete {
-        /// Its bytes.
+        /// The bytes that were looked at.
         length: usize,
+        /// The bytes of the header that follow them, whether they have come or not.
+        skip: u16,
         /// The client; `None` where the proxy speaks for itself or does not know.
         client: Option<IpAddr>,
     },
@@ -105,6 +109,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     match bytes.get(end + 1) {
         Some(b'\n') => Ok(HeaderRead::Complete {
             length: end + 2,
+            skip: 0,
             client,
         }),
         None => Ok(HeaderRead::Incomplete { more: 1 }),
@@ -168,57 +173,64 @@ fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
         Some(_) => return Err(HeaderError::Malformed),
     };
     let family = match fixed.get(1) {
-        Some(family) => Family::parse(*family)?,
-        None => Family::Unknown,
+        // The family of a proxy that speaks for itself is to be ignored, whatever it is.
+        Some(family) if !is_local => Family::parse(*family)?,
+        Some(_) | None => Family::Unspecified,
     };
     let Some([high, low]) = fixed.get(2..4) else {
         return Ok(HeaderRead::Incomplete {
             more: V2_BYTES_MIN - bytes.len(),
         });
     };
-    let rest = usize::from(u16::from_be_bytes([*high, *low]));
-    if rest > V2_REST_BYTES_MAX {
-        return Err(HeaderError::TooLong);
-    }
-    if !is_local && rest < family.bytes() {
+    let rest = u16::from_be_bytes([*high, *low]);
+    let Some(after_addresses) = rest.checked_sub(family.bytes()) else {
         return Err(HeaderError::Malformed);
-    }
-    let length = V2_BYTES_MIN + rest;
+    };
+    let (read, skip) = match family {
+        Family::V4 | Family::V6 => (family.bytes(), after_addresses),
+        Family::Unix | Family::Unspecified => (0, rest),
+    };
+    let length = V2_BYTES_MIN + usize::from(read);
     let Some(addresses) = bytes.get(V2_BYTES_MIN..length) else {
         return Ok(HeaderRead::Incomplete {
             more: length - bytes.len(),
         });
     };
-    let client = family.client(addresses).filter(|_| !is_local);
-    Ok(HeaderRead::Complete { length, client })
+    Ok(HeaderRead::Complete {
+        length,
+        skip,
+        client: family.client(addresses),
+    })
 }
 
 /// What the addresses of version 2 are.
 #[derive(Clone, Copy)]
 enum Family {
     Unix,
-    Unknown,
+    Unspecified,
     V4,
     V6,
 }
 
 impl Family {
-    /// The family is the upper half of the byte, and whether it is a stream or datagrams the lower.
+    /// The upper half of the byte is the family, the lower half says whether it is a stream or
+    /// datagrams. Where either is unspecified, addresses are to be ignored. Values without a
+    /// meaning end the connection.
     fn parse(byte: u8) -> Result<Self, HeaderError> {
-        match byte {
-            0x00 => Ok(Self::Unknown),
-            0x11 | 0x12 => Ok(Self::V4),
-            0x21 | 0x22 => Ok(Self::V6),
-            0x31 | 0x32 => Ok(Self::Unix),
+        match (byte >> 4, byte & 0x0f) {
+            (0, 0..=2) | (1..=3, 0) => Ok(Self::Unspecified),
+            (1, 1 | 2) => Ok(Self::V4),
+            (2, 1 | 2) => Ok(Self::V6),
+            (3, 1 | 2) => Ok(Self::Unix),
             _ => Err(HeaderError::Malformed),
         }
     }
 
     /// Bytes of both addresses and ports.
-    fn bytes(self) -> usize {
+    fn bytes(self) -> u16 {
         match self {
             Self::Unix => 216,
-            Self::Unknown => 0,
+            Self::Unspecified => 0,
             Self::V4 => 12,
             Self::V6 => 36,
         }
@@ -226,7 +238,7 @@ impl Family {
 
     fn client(self, addresses: &[u8]) -> Option<IpAddr> {
         match self {
-            Self::Unix | Self::Unknown => None,
+            Self::Unix | Self::Unspecified => None,
             Self::V4 => {
                 let octets = addresses.first_chunk::<4>()?;
                 Some(Ipv4Addr::from(*octets).into())
@@ -250,27 +262,32 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    fn complete(header: &[u8], client: Option<&str>) {
+    /// The header names the client, and the last `skip` bytes of it are not looked at.
+    fn complete(header: &[u8], skip: u16, client: Option<&str>) {
+        let length = header.len() - usize::from(skip);
+        assert!(length <= HEADER_BYTES_MAX);
         let expected = HeaderRead::Complete {
-            length: header.len(),
+            length,
+            skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        assert_eq!(
-            read_header(header),
-            Ok(expected),
-            "{}",
-            header.escape_ascii()
-        );
-        // What follows is somebody else's.
-        for next in [&b"GET / HTTP/1.1\r\n"[..], b"\r\n", b"\0\xff"] {
-            let longer = [header, next].concat();
-            assert_eq!(read_header(&longer), Ok(expected));
+        // What follows is somebody else's, and what is skipped need not have come.
+        for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
+            for header in [header, &header[..length]] {
+                let longer = [header, next].concat();
+                assert_eq!(
+                    read_header(&longer),
+                    Ok(expected),
+                    "{}",
+                    header.escape_ascii()
+                );
+            }
         }
         // At every cut more is asked for, and never more than there is to come.
-        for cut in 0..header.len() {
+        for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {
-                    assert!((1..=header.len() - cut).contains(&more), "{cut}: {more}");
+                    assert!((1..=length - cut).contains(&more), "{cut}: {more}");
                 }
                 other => panic!("{cut} of {}: {other:?}", header.escape_ascii()),
             }
@@ -307,7 +324,7 @@ mod tests {
             (longest, None),
             (widest.as_bytes(), None),
         ] {
-            complete(header, client);
+            complete(header, 0, client);
         }
     }
 
@@ -318,17 +335,34 @@ mod tests {
         v6[..4].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
         v6[15] = 1;
         let with_tlvs = [&v4[..], &[4, 0, 3, 0, 0, 0], &[0xee; 100]].concat();
-        complete(&v2(0x21, 0x11, &v4), Some("192.0.2.1"));
-        complete(&v2(0x21, 0x12, &v4), Some("192.0.2.1"));
-        complete(&v2(0x21, 0x11, &with_tlvs), Some("192.0.2.1"));
-        complete(&v2(0x21, 0x21, &v6), Some("2001:db8::1"));
-        complete(&v2(0x21, 0x31, &[7; 216]), None);
-        complete(&v2(0x21, 0x00, &[]), None);
-        complete(&v2(0x21, 0x00, &[9; 40]), None);
-        complete(&v2(0x20, 0x00, &[]), None);
-        complete(&v2(0x20, 0x11, &v4), None);
-        complete(&v2(0x20, 0x21, &[1, 2]), None);
-        complete(&v2(0x21, 0x11, &[1; V2_REST_BYTES_MAX]), Some("1.1.1.1"));
+        complete(&v2(0x21, 0x11, &v4), 0, Some("192.0.2.1"));
+        complete(&v2(0x21, 0x12, &v4), 0, Some("192.0.2.1"));
+        complete(&v2(0x21, 0x11, &with_tlvs), 106, Some("192.0.2.1"));
+        complete(&v2(0x21, 0x21, &v6), 0, Some("2001:db8::1"));
+        let longest = [&v6[..], &vec![3; 0xffff - 36]].concat();
+        complete(&v2(0x21, 0x21, &longest), 0xffff - 36, Some("2001:db8::1"));
+        complete(
+            &v2(0x21, 0x11, &vec![1; 0xffff]),
+            0xffff - 12,
+            Some("1.1.1.1"),
+        );
+    }
+
+    #[test]
+    fn headers_of_version_two_may_name_nobody() {
+        for family in [0x31, 0x32] {
+            complete(&v2(0x21, family, &[7; 216]), 216, None);
+            complete(&v2(0x21, family, &vec![7; 0xffff]), 0xffff, None);
+        }
+        for family in [0x00, 0x01, 0x02, 0x10, 0x20, 0x30] {
+            complete(&v2(0x21, family, &[]), 0, None);
+            complete(&v2(0x21, family, &[9; 40]), 40, None);
+        }
+        for family in 0..=0xff {
+            complete(&v2(0x20, family, &[]), 0, None);
+            complete(&v2(0x20, family, &[1; 5]), 5, None);
+        }
+        complete(&v2(0x20, 0x11, &vec![1; 0xffff]), 0xffff, None);
     }
 
     #[test]
@@ -394,10 +428,9 @@ mod tests {
             (&v2(0x21, 0x11, &[0; 11]), HeaderError::Malformed),
             (&v2(0x21, 0x21, &[0; 35]), HeaderError::Malformed),
             (&v2(0x21, 0x31, &[0; 215]), HeaderError::Malformed),
-            (
-                &v2(0x21, 0x00, &[0; V2_REST_BYTES_MAX + 1]),
-                HeaderError::TooLong,
-            ),
+            (&v2(0x21, 0x03, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x21, 0xff, &[0; 12]), HeaderError::Malformed),
+            (&v2(0x00, 0x00, &[]), HeaderError::Malformed),
         ] {
             assert_eq!(read_header(bytes), Err(error), "{}", bytes.escape_ascii());
         }

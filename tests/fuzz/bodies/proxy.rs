@@ -1,7 +1,8 @@
 //! What proxies say: the header of the PROXY protocol, the lists of forwarded addresses, networks.
 //!
 //! The first byte says what the rest is. A header is read at every cut: no byte beyond it is asked
-//! for, and what has been found wrong or complete stays so. Whatever a client puts in front of a
+//! for, no more than a bounded part of it is looked at, and what has been found wrong or complete
+//! stays so. Whatever a client puts in front of a
 //! list, the address that the last proxy adds is the one that counts.
 
 use std::net::IpAddr;
@@ -31,8 +32,9 @@ fn header(bytes: &[u8]) {
                 asked_for = asked_for.max(cut + more);
                 assert!(asked_for <= HEADER_BYTES_MAX);
             }
-            Ok(HeaderRead::Complete { length, client }) => {
+            Ok(HeaderRead::Complete { length, client, .. }) => {
                 assert_eq!(length, cut, "found later than it was there");
+                assert!(length <= HEADER_BYTES_MAX);
                 assert!(asked_for <= length, "asked for what is not its own");
                 assert_eq!(client, client.map(|address| address.to_canonical()));
                 assert_eq!(read_header(bytes), read_header(&bytes[..cut]));

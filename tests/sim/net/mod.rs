@@ -601,16 +601,29 @@ impl FakeNet {
 /// What a proxy says of a peer, in one version or the other.
 fn header(number: u32) -> Vec<u8> {
     let client = (number / 4 % 3) as u8;
+    let v2 = |command: u8, family: u8, rest: &[u8]| {
+        let length = (rest.len() as u16).to_be_bytes();
+        [
+            b"\r\n\r\n\0\r\nQUIT\n",
+            &[command, family][..],
+            &length,
+            rest,
+        ]
+        .concat()
+    };
     match number % 4 {
         0 => format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 443\r\n").into_bytes(),
         1 => b"PROXY UNKNOWN whatever\r\n".to_vec(),
-        2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+        // One that speaks for itself, whatever it says of a family.
+        2 => v2(0x20, number as u8, &vec![0x20; number as usize % 300]),
         _ => {
-            let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x14\xc0\0\x02".to_vec();
-            header.extend([client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]);
-            // An extension that means nothing here.
-            header.extend([4, 0, 5, 1, 2, 3, 4, 5]);
-            header
+            let mut rest = vec![192, 0, 2, client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb];
+            // An extension that means nothing here, of any length.
+            let length = number.wrapping_mul(7919) as u16 % 5000;
+            rest.extend([0xea]);
+            rest.extend(length.to_be_bytes());
+            rest.resize(rest.len() + usize::from(length), 0x21);
+            v2(0x21, 0x11, &rest)
         }
     }
 }
