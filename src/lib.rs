@@ -81,8 +81,9 @@
 //! source, and again when a proxy has named its client: the machine reads the header of the PROXY
 //! protocol or the request ([`proxy`]) and asks to be counted for whoever that is. How many conns a
 //! source has is in [`worker::sources`], the one table that all workers share, and there only where
-//! it is limited. `worker/pending.rs` counts silent conns, `worker/rates.rs` knows which send too
-//! fast and are not read for a while. None of it is in a slot.
+//! it is limited. A conn that a proxy reuses counts for the client of its latest request, and as a
+//! connect only for the first. `worker/pending.rs` counts silent conns, `worker/rates.rs` knows
+//! which send too fast and are not read for a while. None of it is in a slot.
 //!
 //! # Deadlines measure the peer
 //!

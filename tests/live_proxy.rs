@@ -202,13 +202,14 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
     let config = format!("{}{ONE_EACH}", certificate.config());
     let server = Server::with(&config, &["--listen", "127.0.0.1:0 tls proxy"]);
     let addr = tls_addr(&server);
-    let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xc0\0\x02\x07".to_vec();
-    v2.extend([198, 51, 100, 1, 0x12, 0x67, 1, 0xbb, 4, 0, 0]);
+    let mut v2_header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xc0\0\x02\x07".to_vec();
+    v2_header.extend([198, 51, 100, 1, 0x12, 0x67, 1, 0xbb, 4, 0, 0]);
     let mut kept = Vec::new();
     for (header, pause) in [
         (v1("192.0.2.5").into_bytes(), 0),
         (v1("192.0.2.6").into_bytes(), 1),
-        (v2, 1),
+        (v2_header, 1),
+        (v2([192, 0, 2, 8], 30_000), 0),
     ] {
         let mut stream = secured(addr, &certificate.trusting());
         match pause {
@@ -228,33 +229,116 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
         assert_eq!(&start, b"HTTP/1.1 200");
         kept.push(stream);
     }
-    server.await_metric("fanfare_tls_handshakes_total", 3.0);
+    server.await_metric("fanfare_tls_handshakes_total", 4.0);
     // One too many is closed before the handshake.
     let mut again = connect(addr);
     again.write_all(v1("192.0.2.5").as_bytes()).unwrap();
     ends_without_a_word(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
-    // Nothing is left of whoever looked whether the proxy was there.
-    server.await_metric("fanfare_conns", 3.0);
-    let mut through = secured(proxy.addr, &certificate.trusting());
-    through
-        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        .unwrap();
-    let mut start = [0; 12];
-    through.read_exact(&mut start).unwrap();
+    // The connection that looked whether the proxy was there has the only place at first.
+    let start = within("a place behind the proxy", || {
+        let mut through = secured(proxy.addr, &certificate.trusting());
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        through.write_all(request).ok()?;
+        let mut start = [0; 12];
+        through.read_exact(&mut start).ok()?;
+        Some(start)
+    });
     assert_eq!(&start, b"HTTP/1.1 200");
+}
+
+/// A header of version 2 that names a client of IPv4, with so many bytes of extensions.
+fn v2(client: [u8; 4], extensions: u16) -> Vec<u8> {
+    let mut rest = [&client[..], &[198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]].concat();
+    rest.resize(12 + usize::from(extensions), 0xea);
+    v2_of(0x21, 0x11, &rest)
+}
+
+fn v2_of(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    let start = b"\r\n\r\n\0\r\nQUIT\n";
+    [start, &[command, family][..], &length, rest].concat()
+}
+
+/// Sends a header in two pieces, and then a request whose status is returned.
+fn status_behind(header: &[u8], addr: SocketAddr) -> u16 {
+    let mut stream = connect(addr);
+    let (first, second) = header.split_at(header.len() / 3);
+    for piece in [first, second] {
+        stream.write_all(piece).unwrap();
+    }
+    let (response, _) = ask(stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    response.status
+}
+
+#[test]
+fn header_of_any_length_and_family_is_read() {
+    let proxied = Proxied::with("");
+    for extensions in [0, 1, 524, 525, 4000, u16::MAX - 12] {
+        let header = v2([192, 0, 2, 1], extensions);
+        assert_eq!(status_behind(&header, proxied.addr), 200, "{extensions}");
+    }
+    for (command, family, length) in [
+        (0x20, 0x00, 0),
+        (0x20, 0xff, 7),
+        (0x20, 0x11, 60_000),
+        (0x21, 0x00, 300),
+        (0x21, 0x10, 12),
+        (0x21, 0x12, 12),
+        (0x21, 0x21, 36),
+        (0x21, 0x22, 3000),
+        (0x21, 0x31, 216),
+        (0x21, 0x32, 2000),
+    ] {
+        let header = v2_of(command, family, &vec![7; length]);
+        let status = status_behind(&header, proxied.addr);
+        assert_eq!(status, 200, "{command:x} {family:x} {length}");
+    }
+    let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
+    proxied.server.await_metric(name, 0.0);
+}
+
+#[test]
+fn conn_that_has_sent_most_of_a_long_header_keeps_none_of_it() {
+    const CONNS: u16 = 200;
+    let proxied = Proxied::with("[limits]\nrequest_head_ms = 20000\n");
+    let header = v2([192, 0, 2, 1], 60_000);
+    let process = proxied.server.process();
+    let received = || proxied.server.metric("fanfare_received_bytes_total");
+    let fill = || {
+        let before = received();
+        let mut streams: Vec<_> = (0..CONNS).map(|_| connect(proxied.addr)).collect();
+        for stream in &mut streams {
+            stream.write_all(&header[..header.len() - 1]).unwrap();
+        }
+        let bytes = f64::from(CONNS) * 60_000.0;
+        within("everything is read", || {
+            (received() - before > bytes).then_some(())
+        });
+        streams
+    };
+    // The tables of the server have grown by then.
+    drop(fill());
+    proxied.server.await_metric("fanfare_conns", 0.0);
+    let before = process.resident_bytes();
+    let _streams = fill();
+    let grown = process.resident_bytes().saturating_sub(before);
+    assert!(grown < u64::from(CONNS) * 4096, "{grown} bytes");
 }
 
 #[test]
 fn header_that_is_wrong_missing_or_late_ends_the_conn() {
     let proxied = Proxied::with(ONE_EACH);
     let mut neighbour = Socket::subscribed(proxied.server.addr, "channel=a");
-    let wrong: [&[u8]; 5] = [
+    let wrong: [&[u8]; 8] = [
         b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         b"PROXY TCP4 192.0.2.1 198.51.100.1 4711\r\n",
         b"\r\n\r\n\0\r\nQUIT\n\x31",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x41",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x0c",
         b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+        &v2([192, 0, 2, 1], 500)[..400],
         b"PROXY TCP4 192.0.2.1 198.51",
     ];
     for bytes in wrong {
@@ -264,7 +348,7 @@ fn header_that_is_wrong_missing_or_late_ends_the_conn() {
     }
     ends_without_a_word(connect(proxied.addr));
     let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
-    proxied.server.await_metric(name, 6.0);
+    proxied.server.await_metric(name, 9.0);
     let id = Feeder::connect(&proxied.server.feed).publish("a", 1);
     assert_eq!(neighbour.publication()["id"], id.as_str());
     // Behind a good one the request has its time and its answers.
@@ -303,6 +387,72 @@ fn proxies_that_are_not_trusted_are_not_believed() {
     // One that names nobody is held to nothing itself.
     let (_, _kept) = stream_from(77, addr, "X-Forwarded-For: unknown\r\n");
     assert_eq!(stream_from(77, addr, "").0, 200);
+}
+
+/// Asks for a position on a kept connection, for a client.
+fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
+    let head = format!(
+        "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"
+    );
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    Raw::read(stream).status
+}
+
+#[test]
+fn kept_connection_is_a_connect_of_its_first_client_alone() {
+    // Five seconds' worth may come at once.
+    const AT_ONCE: usize = 10;
+    let config =
+        format!("{TRUSTING}[limits]\nconnects_per_second_per_source = 2\nconns_per_source = 30\n");
+    let server = Server::with(&config, &[]);
+    let mut kept = BufReader::new(connect(server.addr));
+    for number in 0..10 * AT_ONCE {
+        let client = format!("192.0.2.{}", number % 3);
+        assert_eq!(poll_for(&client, &mut kept), 200, "{number}: {client}");
+    }
+    // A client for which the proxy connects each time is still held to its rate.
+    let connects: Vec<u16> = (0..2 * AT_ONCE)
+        .map(|_| poll_for("192.0.2.1", &mut BufReader::new(connect(server.addr))))
+        .collect();
+    assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
+    assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
+    // One whose first request names nobody is not yet a connect of anybody.
+    let connects: Vec<u16> = (0..2 * AT_ONCE)
+        .map(|_| {
+            let mut stream = BufReader::new(connect(server.addr));
+            assert_eq!(poll_for("unknown", &mut stream), 200);
+            poll_for("192.0.2.9", &mut stream)
+        })
+        .collect();
+    assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
+    drop(kept);
+    server.await_metric("fanfare_sources", 0.0);
+}
+
+#[test]
+fn kept_connection_is_a_conn_of_its_latest_client() {
+    let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
+    let mut kept = BufReader::new(connect(server.addr));
+    let stream_for = |client: &str| {
+        let field = format!("X-Forwarded-For: {client}\r\n");
+        stream_from(1, server.addr, &field)
+    };
+    assert_eq!(poll_for("192.0.2.1", &mut kept), 200);
+    assert_eq!(stream_for("192.0.2.1").0, 429);
+    assert_eq!(poll_for("192.0.2.2", &mut kept), 200);
+    let (status, stream) = stream_for("192.0.2.1");
+    assert_eq!(status, 200);
+    assert_eq!(stream_for("192.0.2.2").0, 429);
+    // The first client's only connection is the stream now, and the refusal ends the kept one.
+    assert_eq!(poll_for("192.0.2.1", &mut kept), 429);
+    drop(kept);
+    let other = within("the place of the second is free", || {
+        let (status, stream) = stream_for("192.0.2.2");
+        (status == 200).then_some(stream)
+    });
+    server.await_metric("fanfare_sources", 2.0);
+    drop((stream, other));
+    server.await_metric("fanfare_sources", 0.0);
 }
 
 #[test]

@@ -152,9 +152,11 @@ pub struct Limits {
     /// Silent conns of the whole server: everything that arrived has been read, and the first
     /// request head is not complete. 0 is no limit. Above it the oldest of them is closed.
     pub pending_conns: u32,
-    /// Conns from one address of IPv4 or one /64 of IPv6; 0 is no limit.
+    /// Conns from one address of IPv4 or one /64 of IPv6; 0 is no limit. A conn that a trusted
+    /// proxy reuses counts for the client of its latest request.
     pub conns_per_source: u32,
-    /// Conns that may come each second from one such source; 0 is no limit.
+    /// Conns that may come each second from one such source; 0 is no limit. A conn that a trusted
+    /// proxy reuses is a new one only of the first client that is named on it.
     pub connects_per_second_per_source: u32,
     /// Milliseconds after which a WebSocket that has subscribed to nothing is closed; 0 is never.
     pub first_subscribe_ms: u64,

@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use super::Worker;
 use super::net::Net;
 use super::pending::SilentLimit;
-use super::sources::Sources;
+use super::sources::{Arrival, Sources};
 use crate::effect::{CloseReason, Draw, ReconnectDelay};
 use crate::http::origin::Reader;
 use crate::http::{Refusal, response};
@@ -54,6 +54,8 @@ pub(super) struct Visitor {
     is_trusted: bool,
     /// Whether TLS begins behind the PROXY header.
     awaits_tls: bool,
+    /// It has been counted as a connect of somebody, which happens once.
+    has_connected: bool,
 }
 
 /// Why somebody does not come in.
@@ -115,6 +117,7 @@ impl<N: Net> Worker<N> {
             own: Source::from(address),
             is_trusted,
             awaits_tls: is_proxied && self.is_secure(listener),
+            has_connected: false,
         };
         if !is_proxied && !is_trusted {
             self.recount(&mut visitor, Some(Source::from(address)))
@@ -123,7 +126,9 @@ impl<N: Net> Worker<N> {
         Ok(Some(visitor))
     }
 
-    /// Counts a conn for somebody else, or for nobody.
+    /// Counts a conn for somebody else, or for nobody. Only the first for whom it is counted has
+    /// connected: a proxy that keeps a conn may change its client with each request, and a client
+    /// for which the proxy connects each time is always the first.
     fn recount(&self, visitor: &mut Visitor, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
@@ -132,7 +137,12 @@ impl<N: Net> Worker<N> {
             return Ok(());
         }
         if let Some(source) = source {
-            sources.enter(source, self.now)?;
+            let arrival = match visitor.has_connected {
+                true => Arrival::Reuse,
+                false => Arrival::Connect,
+            };
+            sources.enter(source, arrival, self.now)?;
+            visitor.has_connected = true;
         }
         if let Some(before) = std::mem::replace(&mut visitor.counted, source) {
             sources.leave(before, self.now);

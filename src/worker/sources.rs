@@ -28,6 +28,16 @@ pub struct Sources {
 
 type Part = HashMap<Source, Account, RandomState>;
 
+/// How a conn comes to be one of its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The source has made it, or is the first that a proxy names on it.
+    Connect,
+    /// A proxy that keeps it has sent the requests of another source on it before. That makes no
+    /// connection, so the rate of connects is not concerned.
+    Reuse,
+}
+
 /// What is known of one source.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
@@ -58,7 +68,7 @@ impl Sources {
     ///
     /// # Errors
     /// When it has too many, or they come too fast; then nothing is counted.
-    pub fn enter(&self, source: Source, now: Now) -> Result<(), TooMany> {
+    pub fn enter(&self, source: Source, arrival: Arrival, now: Now) -> Result<(), TooMany> {
         let Some(mut part) = self.part(source) else {
             return Ok(());
         };
@@ -66,9 +76,12 @@ impl Sources {
         if account.conns >= self.conns_max {
             return Err(TooMany::Conns);
         }
+        let forgiven_us = match arrival {
+            Arrival::Connect => account.forgiven_us.max(now.0) + self.interval_us,
+            Arrival::Reuse => account.forgiven_us,
+        };
         let latest_us = now.0 + CONNECTS_AT_ONCE_S * 1_000_000;
-        let forgiven_us = account.forgiven_us.max(now.0) + self.interval_us;
-        if forgiven_us > latest_us {
+        if arrival == Arrival::Connect && forgiven_us > latest_us {
             return Err(TooMany::Connects);
         }
         let conns = account.conns + 1;
@@ -134,6 +147,10 @@ mod tests {
         Sources::new(&limits).unwrap()
     }
 
+    fn connect(sources: &Sources, source: Source, now_us: u64) -> Result<(), TooMany> {
+        sources.enter(source, Arrival::Connect, Now(now_us))
+    }
+
     const A: Source = Source::V4([192, 0, 2, 1]);
     const B: Source = Source::V6([7; 8]);
 
@@ -146,12 +163,12 @@ mod tests {
     fn each_source_has_its_own_conns_and_gives_them_back() {
         let sources = sources(2, 0);
         for source in [A, A, B] {
-            assert_eq!(sources.enter(source, Now(0)), Ok(()));
+            assert_eq!(connect(&sources, source, 0), Ok(()));
         }
-        assert_eq!(sources.enter(A, Now(0)), Err(TooMany::Conns));
-        assert_eq!(sources.enter(B, Now(0)), Ok(()));
+        assert_eq!(connect(&sources, A, 0), Err(TooMany::Conns));
+        assert_eq!(connect(&sources, B, 0), Ok(()));
         sources.leave(A, Now(1));
-        assert_eq!(sources.enter(A, Now(1)), Ok(()));
+        assert_eq!(connect(&sources, A, 1), Ok(()));
         for source in [A, A, B, B] {
             sources.leave(source, Now(2));
         }
@@ -163,19 +180,38 @@ mod tests {
         let sources = sources(0, 10);
         let burst = 10 * CONNECTS_AT_ONCE_S;
         let come = |now: Now, count: u64| {
-            (0..count).filter(|_| sources.enter(A, now).is_ok()).count() as u64
+            (0..count)
+                .filter(|_| connect(&sources, A, now.0).is_ok())
+                .count() as u64
         };
         assert_eq!(come(Now(0), 1000), burst);
-        assert_eq!(sources.enter(A, Now(99_999)), Err(TooMany::Connects));
-        assert_eq!(sources.enter(A, Now(100_000)), Ok(()));
+        assert_eq!(connect(&sources, A, 99_999), Err(TooMany::Connects));
+        assert_eq!(connect(&sources, A, 100_000), Ok(()));
         assert_eq!(come(Now(1_100_000), 1000), 10);
-        assert_eq!(sources.enter(B, Now(1_100_000)), Ok(()));
+        assert_eq!(connect(&sources, B, 1_100_000), Ok(()));
+    }
+
+    #[test]
+    fn reused_conns_count_as_conns_and_not_as_connects() {
+        let sources = sources(50, 1);
+        for _ in 0..CONNECTS_AT_ONCE_S {
+            assert_eq!(connect(&sources, A, 0), Ok(()));
+        }
+        assert_eq!(connect(&sources, A, 0), Err(TooMany::Connects));
+        for _ in CONNECTS_AT_ONCE_S..50 {
+            assert_eq!(sources.enter(A, Arrival::Reuse, Now(0)), Ok(()));
+        }
+        let one_more = sources.enter(A, Arrival::Reuse, Now(0));
+        assert_eq!(one_more, Err(TooMany::Conns));
+        // They have not put off the next connect either.
+        sources.leave(A, Now(1_000_000));
+        assert_eq!(connect(&sources, A, 1_000_000), Ok(()));
     }
 
     #[test]
     fn source_without_conns_is_kept_until_it_is_forgiven() {
         let sources = sources(0, 1);
-        assert_eq!(sources.enter(A, Now(0)), Ok(()));
+        assert_eq!(connect(&sources, A, 0), Ok(()));
         sources.leave(A, Now(10));
         sources.sweep(Now(999_999));
         assert_eq!(sources.count(), 1);

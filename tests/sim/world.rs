@@ -686,7 +686,8 @@ fn draw_config(random: &mut fastrand::Rng) -> Config {
     config
 }
 
-/// Bounds that nobody reaches who behaves, but where there is no room anyway.
+/// Bounds that nobody reaches who behaves, but where there is no room anyway; and whether the peers
+/// are proxies whose word counts, each of which has clients in turn.
 fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
     let limits = &mut config.limits;
     match (random.u32(0..6), is_crowded) {
@@ -701,6 +702,9 @@ fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng
     if random.u32(0..4) == 0 {
         limits.client_frames_per_second = 10;
         limits.client_bytes_per_second = 3_000;
+    }
+    if random.u32(0..3) == 0 {
+        config.proxy.trusted = vec!["::/0".parse().expect("a network")];
     }
 }
 

@@ -145,6 +145,9 @@ pub(crate) struct Link {
     last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
+    /// The last of the clients that it speaks for, where it is a proxy.
+    client: u32,
+    has_response: bool,
     polls: poll::Polls,
     /// permessage-deflate was offered, and how: with a bound on the server's window or without.
     offer: Option<speech::Offer>,
@@ -203,6 +206,8 @@ impl Link {
             last_direct: 0,
             pings: VecDeque::new(),
             responses_awaited: 0,
+            client: 0,
+            has_response: false,
             polls: poll::Polls::default(),
             offer: None,
             is_deflated: false,
@@ -307,6 +312,7 @@ impl Link {
         let Some(head) = take_head(&self.incoming) else {
             return 0;
         };
+        self.check_too_many(head.status, facts);
         match (self.service, head.status) {
             (Service::WebSocket { .. }, 101) => {
                 let accept = head.field("sec-websocket-accept");
@@ -350,6 +356,17 @@ impl Link {
             (service, status) => panic!("{status} for {service:?}"),
         }
         head.length
+    }
+
+    /// Only the first client of a connection can have connected too often, not one for whom a proxy
+    /// reuses it.
+    fn check_too_many(&mut self, status: u16, facts: &Facts) {
+        let limits = &facts.config.limits;
+        if status == 429 && limits.conns_per_source == 0 {
+            assert!(!self.has_response, "a connection that was no connect");
+            assert!(limits.connects_per_second_per_source > 0);
+        }
+        self.has_response = true;
     }
 
     /// The kind whose bytes are compared: a compressed message is inflated before.

@@ -42,7 +42,7 @@ impl Link {
                 self.outgoing.extend(bytes);
                 return;
             }
-            Service::Plain => self.plain_requests(random),
+            Service::Plain => self.plain_requests(facts, random),
             Service::Poll { .. } => {
                 let ask = self.ask;
                 return self.say_poll(ask, facts, random);
@@ -124,7 +124,7 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
-        let token = self.token_field();
+        let token = self.token_field() + &self.forwarded_field(facts);
         let Some(since) = ask_text(ask, facts, random) else {
             return (target, token);
         };
@@ -136,7 +136,17 @@ impl Link {
         (target, token)
     }
 
-    fn plain_requests(&mut self, random: &mut fastrand::Rng) -> String {
+    /// Names the next client, where a proxy's word counts.
+    fn forwarded_field(&mut self, facts: &Facts) -> String {
+        if facts.config.proxy.trusted.is_empty() {
+            return String::new();
+        }
+        self.client += 1;
+        let client = (self.client + u32::from(self.key[3])) % 3;
+        format!("X-Forwarded-For: 203.0.113.{client}\r\n")
+    }
+
+    fn plain_requests(&mut self, facts: &Facts, random: &mut fastrand::Rng) -> String {
         let mut text = String::new();
         self.responses_awaited = random.u32(1..5);
         for number in 1..=self.responses_awaited {
@@ -147,7 +157,12 @@ impl Link {
                 (_, false) => "",
                 (_, true) => "Connection: close\r\n",
             };
-            write!(text, "GET {target} HTTP/1.1\r\nHost: h\r\n{field}\r\n").unwrap();
+            let client = self.forwarded_field(facts);
+            write!(
+                text,
+                "GET {target} HTTP/1.1\r\nHost: h\r\n{client}{field}\r\n"
+            )
+            .unwrap();
         }
         text
     }
