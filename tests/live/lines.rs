@@ -42,7 +42,7 @@ impl Lines {
     pub(crate) fn curl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Self {
         Self::run(
             Command::new("curl")
-                .args(["-sS", "-N", "-i", "--max-time", "60"])
+                .args(["-sS", "-N", "-i", "--max-time", "600"])
                 .args(args),
         )
     }

@@ -29,7 +29,7 @@ use tempfile::TempDir;
 pub(crate) use feeder::Feeder;
 pub(crate) use lines::Lines;
 pub(crate) use process::Process;
-pub(crate) use proxy::Proxy;
+pub(crate) use proxy::{Proxy, Recipe};
 pub(crate) use raw::Raw;
 pub(crate) use relay::Relay;
 pub(crate) use socket::Socket;
