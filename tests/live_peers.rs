@@ -1,11 +1,13 @@
 //! Clients that this project did not write: Python `websockets`, `httpx-sse` and `sseclient-py`;
-//! Node `ws`, `eventsource` and `@microsoft/fetch-event-source`.
+//! Node `ws`, `eventsource` and `@microsoft/fetch-event-source`. With `FANFARE_LONG` there are ten
+//! more, which `tests/long/run` installs.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::let_underscore_must_use,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::string_slice,
     clippy::unwrap_used,
     reason = "a test may panic"
@@ -13,6 +15,7 @@
 
 mod live;
 
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::Command;
 
@@ -40,6 +43,48 @@ fn node(script: &str, args: &[&str]) -> Lines {
             .arg(dependency("node").join(script))
             .args(args),
     )
+}
+
+/// Starts a library on a URL until it has had so many publications.
+fn library(name: &str, url: &str, count: &str) -> Lines {
+    match name {
+        "websockets" => python("websockets_client.py", &[url, count]),
+        "ws" => node("ws_client.mjs", &[url, count]),
+        "httpx-sse" | "sseclient-py" => python("event_stream_client.py", &[name, url, count]),
+        "http.client" => python("poll_client.py", &[url, count]),
+        "fetch-event-source" => node("fetch_event_source_client.mjs", &[url, count]),
+        "niquests" | "requests" | "aiohttp" | "picows" | "websocket-client" => {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/long/client.py");
+            Lines::run(
+                Command::new(dependency("long/venv/bin/python"))
+                    .arg(script)
+                    .args([name, url, count]),
+            )
+        }
+        _ => Lines::run(
+            Command::new("node")
+                .arg(dependency("long/node/client.mjs"))
+                .args([name, url, count]),
+        ),
+    }
+}
+
+/// Checks each library of `tests/run`, and with `FANFARE_LONG` each of `tests/long/run`.
+fn check_each(libraries: &[&str], of_long_run: &[&str], check: fn(&str)) {
+    let of_long_run: &[_] = match std::env::var_os("FANFARE_LONG") {
+        Some(_) => of_long_run,
+        None => &[],
+    };
+    let failed: Vec<_> = [libraries, of_long_run]
+        .concat()
+        .into_iter()
+        .filter(|name| {
+            let outcome = catch_unwind(|| check(name));
+            println!("{name}: {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+            outcome.is_err()
+        })
+        .collect();
+    assert!(failed.is_empty(), "libraries that fail: {failed:?}");
 }
 
 /// Publishes, and checks that the peer has every publication in order with its id.
@@ -73,6 +118,12 @@ fn check_deflating_peer(start: impl FnOnce(&str) -> Lines, agreed: &str) {
 }
 
 fn check_publications(server: &Server, mut peer: Lines) {
+    publish_and_compare(server, &mut peer);
+    assert_eq!(peer.json_with("closed")["closed"], 1000);
+    assert!(peer.wait().success(), "{}", peer.stderr());
+}
+
+fn publish_and_compare(server: &Server, peer: &mut Lines) {
     let mut feeder = Feeder::connect(&server.feed);
     for n in 0..COUNT {
         // Lengths on both sides of the frame header's edges.
@@ -83,24 +134,34 @@ fn check_publications(server: &Server, mut peer: Lines) {
         assert_eq!(value["channel"], "a");
         assert_eq!(value["data"], data);
     }
-    assert_eq!(peer.json_with("closed")["closed"], 1000);
-    assert!(peer.wait().success(), "{}", peer.stderr());
 }
 
 #[test]
-fn python_websockets_receives_everything_in_order() {
-    let server = Server::start();
-    let url = format!("ws://{}/ws?channel=a", server.addr);
-    let peer = python("websockets_client.py", &[&url, &COUNT.to_string()]);
-    check_websocket_peer(&server, peer);
+fn websocket_libraries_receive_everything_in_order() {
+    let of_long_run = [
+        "aiohttp",
+        "picows",
+        "websocket-client",
+        "reconnecting-websocket",
+        "websocket",
+    ];
+    check_each(&["websockets", "ws"], &of_long_run, |name| {
+        let server = Server::start();
+        let url = format!("ws://{}/ws?channel=a", server.addr);
+        check_websocket_peer(&server, library(name, &url, &COUNT.to_string()));
+    });
 }
 
 #[test]
-fn node_ws_receives_everything_in_order() {
-    let server = Server::start();
-    let url = format!("ws://{}/ws?channel=a", server.addr);
-    let peer = node("ws_client.mjs", &[&url, &COUNT.to_string()]);
-    check_websocket_peer(&server, peer);
+fn poll_libraries_lose_nothing() {
+    check_each(&["http.client"], &["requests"], |name| {
+        let server = Server::start();
+        let url = server.url("/poll?channel=a");
+        let mut peer = library(name, &url, &COUNT.to_string());
+        assert!(peer.json()["id"].is_string());
+        publish_and_compare(&server, &mut peer);
+        assert!(peer.wait().success(), "{}", peer.stderr());
+    });
 }
 
 #[test]
@@ -280,22 +341,17 @@ fn check_event_stream_library(start_peer: impl FnOnce(&str, &str) -> Lines) {
 }
 
 #[test]
-fn python_httpx_sse_dispatches_every_publication_and_no_blank_message() {
-    check_event_stream_library(|url, count| {
-        python("event_stream_client.py", &["httpx-sse", url, count])
+fn event_stream_libraries_dispatch_every_publication_and_no_blank_message() {
+    let of_long_run = [
+        "niquests",
+        "eventsource-client",
+        "launchdarkly-eventsource",
+        "undici",
+    ];
+    let of_run = ["httpx-sse", "sseclient-py", "fetch-event-source"];
+    check_each(&of_run, &of_long_run, |name| {
+        check_event_stream_library(|url, count| library(name, url, count));
     });
-}
-
-#[test]
-fn python_sseclient_dispatches_every_publication_and_no_blank_message() {
-    check_event_stream_library(|url, count| {
-        python("event_stream_client.py", &["sseclient-py", url, count])
-    });
-}
-
-#[test]
-fn node_fetch_event_source_dispatches_every_publication_and_no_blank_message() {
-    check_event_stream_library(|url, count| node("fetch_event_source_client.mjs", &[url, count]));
 }
 
 /// Kills the server of an event stream's client, which stops after three publications, and has one

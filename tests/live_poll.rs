@@ -15,7 +15,6 @@ mod live;
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -293,29 +292,6 @@ fn curl_polls_and_asks_for_the_head() {
     let head = curl(&["-I", &url]);
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert!(head.contains("\r\nContent-Type: application/json\r\n"));
-}
-
-#[test]
-fn python_polls_on_one_conn_without_loss() {
-    let server = Server::start();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/poll_client.py");
-    let mut peer = Lines::run(Command::new("python3").arg(script).args([
-        &server.addr.to_string(),
-        "a",
-        "200",
-    ]));
-    assert!(peer.json()["id"].is_string());
-    let mut feeder = Feeder::connect(&server.feed);
-    for n in 0..200 {
-        let id = feeder.publish("a", n);
-        if n % 3 == 0 {
-            let publication = peer.json();
-            assert_eq!(publication["id"], id.as_str());
-            continue;
-        }
-        assert_eq!(peer.json()["data"], n);
-    }
-    assert!(peer.wait().success(), "{}", peer.stderr());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 """Polls with Python's own http.client and prints each publication, one JSON object a line.
 
-usage: poll_client.py HOST:PORT CHANNEL COUNT
+usage: poll_client.py URL COUNT
 
 One connection for all polls, each from the id of the last answer. Ends with status 0 when COUNT
 publications have come and no gap was told; the first line has the position that it begins at.
@@ -9,14 +9,15 @@ publications have come and no gap was told; the first line has the position that
 import http.client
 import json
 import sys
+import urllib.parse
 
-address, channel, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-conn = http.client.HTTPConnection(address, timeout=20)
+url, count = urllib.parse.urlsplit(sys.argv[1]), int(sys.argv[2])
+conn = http.client.HTTPConnection(url.netloc, timeout=20)
 conn.connect()
 first = conn.sock
 since, seen = "", 0
 while seen < count:
-    conn.request("GET", f"/poll?channel={channel}&timeout=10&since={since}")
+    conn.request("GET", f"{url.path}?{url.query}&timeout=10&since={since}")
     response = conn.getresponse()
     assert response.status == 200, response.status
     answer = json.load(response)
