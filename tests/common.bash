@@ -66,7 +66,7 @@ debian_packages() {
   printf 'to install: %s\n' "${missing[*]}"
   command -v apt-get >/dev/null 2>&1 ||
     give_up "this system has no apt-get; install by hand: ${missing[*]}"
-  local installed=0
+  local installed=0 package
   if ((EUID != 0)); then
     command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null ||
       give_up "not root and no sudo without a password; run: apt-get install ${missing[*]}"
@@ -83,6 +83,12 @@ debian_packages() {
       apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || installed=$?
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"
   policy=
+  # Nor do they start with the machine. Packages without a service have nothing to disable.
+  if command -v systemctl >/dev/null 2>&1; then
+    for package in "${missing[@]}"; do
+      "${as_root[@]}" systemctl disable --quiet "$package" >/dev/null 2>&1
+    done
+  fi
   ((installed == 0)) || give_up "apt-get could not install: ${missing[*]}"
 }
 
