@@ -58,7 +58,10 @@ impl Conn {
         }
         let client = match read_header(&partial.take().map_or_else(Vec::new, |p| p.bytes)) {
             Ok(HeaderRead::Complete { client, .. }) => client,
-            Ok(HeaderRead::Incomplete { .. }) | Err(_) => None,
+            other => {
+                debug_assert!(false, "{other:?} of what was complete");
+                None
+            }
         };
         Partial::push(
             partial,
