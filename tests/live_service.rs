@@ -17,7 +17,8 @@ mod live;
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +42,15 @@ impl Service {
         let folder = tempfile::tempdir().unwrap();
         let notify = folder.path().join("notify.sock");
         let notices = UnixDatagram::bind(&notify).unwrap();
+        Self::notifying(notices, notify.as_os_str(), folder, environment)
+    }
+
+    fn notifying(
+        notices: UnixDatagram,
+        notify: &OsStr,
+        folder: TempDir,
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         notices.set_read_timeout(Some(PATIENCE)).unwrap();
         let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/activation.py");
         let mut process = Lines::run(
@@ -97,6 +107,23 @@ fn manager_hears_ready_with_the_status_and_stopping() {
     service.signal("TERM");
     let notice = service.notice();
     assert!(notice.starts_with("STOPPING=1\nSTATUS="), "{notice}");
+    assert!(service.process.wait().success());
+}
+
+#[test]
+fn manager_with_an_abstract_socket_gets_ready_and_the_watchdog() {
+    let name = format!("fanfare-test-{}", std::process::id());
+    let address = UnixAddr::from_abstract_name(&name).unwrap();
+    let notices = UnixDatagram::bind_addr(&address).unwrap();
+    let notify = format!("@{name}");
+    let environment = [("WATCHDOG_USEC", OsStr::new("300000"))];
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::notifying(notices, OsStr::new(&notify), folder, &environment);
+    service.ready();
+    for _ in 0..2 {
+        assert_eq!(service.notice(), "WATCHDOG=1\n");
+    }
+    service.signal("TERM");
     assert!(service.process.wait().success());
 }
 

@@ -19,7 +19,8 @@ use super::args::ServeArgs;
 use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
-use crate::server::{Server, identity, logs, service};
+use crate::server::service::{self, ServiceManager};
+use crate::server::{Server, identity, logs};
 use crate::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
@@ -67,8 +68,9 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .demo
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
-    announce(&server)?;
-    serve(server, &signals, demo);
+    let mut manager = ServiceManager::from_environment();
+    announce(&server, &mut manager)?;
+    serve(server, manager, &signals, demo);
     Ok(())
 }
 
@@ -112,7 +114,7 @@ fn catch_signals() -> std::io::Result<Receiver<i32>> {
 }
 
 /// The one line on standard output, and the service manager's notice.
-fn announce(server: &Server) -> Result<(), Failure> {
+fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure> {
     let clients: String = server
         .addresses()
         .iter()
@@ -128,7 +130,7 @@ fn announce(server: &Server) -> Result<(), Failure> {
         server.feed_path().display(),
         server.worker_count()
     );
-    service::notify_ready(&line);
+    manager.notify_ready(&line);
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}")
         .and_then(|()| stdout.flush())
@@ -136,23 +138,28 @@ fn announce(server: &Server) -> Result<(), Failure> {
 }
 
 /// Reads again what may have changed without a restart.
-fn reload(server: &Server) {
-    service::notify_reloading();
+fn reload(server: &Server, manager: &mut ServiceManager) {
+    manager.notify_reloading();
     match server.reload() {
         Ok(()) => tracing::info!("certificates and keys were read again"),
         Err(error) => tracing::error!(%error, "nothing has changed"),
     }
-    service::notify_reloaded();
+    manager.notify_reloaded();
 }
 
 /// Looks after the workers until a signal comes, then drains.
-fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
+fn serve(
+    mut server: Server,
+    mut manager: ServiceManager,
+    signals: &Receiver<i32>,
+    demo: Option<Demo>,
+) {
     let watchdog = service::watchdog_interval();
     let interval = watchdog.map_or(LOOK_INTERVAL, |interval| interval / 3);
     let mut is_alive = true;
     let signal = loop {
         match signals.recv_timeout(interval) {
-            Ok(SIGHUP) => reload(&server),
+            Ok(SIGHUP) => reload(&server, &mut manager),
             Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
             }
@@ -161,7 +168,7 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
             Err(RecvTimeoutError::Timeout) => {
                 let was_alive = std::mem::replace(&mut is_alive, server.is_alive());
                 if is_alive && watchdog.is_some() {
-                    service::notify_alive();
+                    manager.notify_alive();
                 } else if was_alive && !is_alive {
                     tracing::warn!("a worker has not turned for {interval:?}");
                 }
@@ -169,7 +176,7 @@ fn serve(mut server: Server, signals: &Receiver<i32>, demo: Option<Demo>) {
         }
     };
     tracing::info!(signal, "draining");
-    service::notify_stopping();
+    manager.notify_stopping();
     server.drain();
     let begun = Instant::now();
     while !server.is_drained() {
