@@ -81,7 +81,7 @@ pub struct ServeArgs {
     /// Directory of the journal, by which publications outlive a restart [default: none].
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
-    /// Where metrics and health are served; empty for nowhere [default: 127.0.0.1:9180].
+    /// Where metrics and health are served; off for nowhere [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<String>,
     /// Worker threads; 0 is one per core [default: 0].

@@ -39,7 +39,7 @@ pub struct Config {
     pub feed_mode: String,
     /// Group that owns the feed's socket, by name. Empty: the process's own.
     pub feed_group: String,
-    /// Where metrics and health are served. Empty text: nowhere.
+    /// Where metrics and health are served. `off` or an empty text: nowhere.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
     /// Worker threads; 0 is one per core.
@@ -464,7 +464,7 @@ mod optional_address {
     ) -> Result<S::Ok, S::Error> {
         match address {
             Some(address) => serializer.collect_str(address),
-            None => serializer.serialize_str(""),
+            None => serializer.serialize_str("off"),
         }
     }
 
@@ -472,12 +472,12 @@ mod optional_address {
         deserializer: D,
     ) -> Result<Option<SocketAddr>, D::Error> {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
-        if text.is_empty() {
+        if text.is_empty() || text == "off" {
             return Ok(None);
         }
         text.parse().map(Some).map_err(|_not_an_address| {
             de::Error::custom(format!(
-                "`{text}` is not an address and port such as 127.0.0.1:9180"
+                "`{text}` is neither an address and port such as 127.0.0.1:9180 nor `off`"
             ))
         })
     }

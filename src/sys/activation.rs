@@ -42,14 +42,25 @@ const PROXIED_NAMES: [&str; 2] = ["proxy", "tls-proxy"];
 /// When the environment promises sockets that are not there.
 pub fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
-    for (fd, name) in sd_notify::listen_fds_with_names()? {
+    // An empty variable is as if unset, for which the library has an error.
+    if ["LISTEN_PID", "LISTEN_FDS"]
+        .iter()
+        .any(|name| variable(name).is_none())
+    {
+        return Ok(inherited);
+    }
+    let fds = sd_notify::listen_fds()?;
+    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    for fd in fds {
+        let name = names.next().unwrap_or_default();
         let (fd, family) = take(fd)?;
         match family {
             AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),
             AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(InheritedListener {
                 listener: TcpListener::from(fd),
-                is_tls: TLS_NAMES.contains(&name.as_str()),
-                is_proxied: PROXIED_NAMES.contains(&name.as_str()),
+                is_tls: TLS_NAMES.contains(&name),
+                is_proxied: PROXIED_NAMES.contains(&name),
             }),
             _ => {
                 return Err(io::Error::other(
@@ -59,6 +70,11 @@ pub fn inherited() -> io::Result<Inherited> {
         }
     }
     Ok(inherited)
+}
+
+/// A variable that is set to something.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {

@@ -270,7 +270,8 @@ impl Draft {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Vec<String> {
         let ours: BTreeMap<String, String> = environment
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            // An empty variable is as if unset, so that a unit or a container can clear one.
+            .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
             .collect();
         let mut known = BTreeSet::new();
         for (key, default) in keys(&self.defaults) {

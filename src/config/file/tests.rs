@@ -190,7 +190,7 @@ fn environment_reaches_every_type_of_key() {
     let loaded = load_environment(&[
         ("FANFARE_LISTEN", "127.0.0.1:1, [::1]:2"),
         ("FANFARE_FEED", "/tmp/f.sock"),
-        ("FANFARE_ADMIN", ""),
+        ("FANFARE_ADMIN", "off"),
         ("FANFARE_PAGE", "false"),
         ("FANFARE_HEARTBEAT_INTERVAL_MS", "1500"),
         ("FANFARE_QUOTA_OVERFLOW", "close"),
@@ -206,6 +206,20 @@ fn environment_reaches_every_type_of_key() {
     assert_eq!(config.heartbeat.interval_ms, 1500);
     assert_eq!(config.quota.overflow, Overflow::Close);
     assert_eq!(config.logging.format, LogFormat::Json);
+    assert!(loaded.warnings.is_empty());
+}
+
+#[test]
+fn empty_variables_are_as_if_unset() {
+    let defaults = Table::try_from(Config::default()).unwrap();
+    let names: Vec<String> = keys(&defaults)
+        .iter()
+        .map(|(key, _)| environment_name(key))
+        .collect();
+    let mut empty: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    empty.push(("FANFARE_NO_KEY", ""));
+    let loaded = load_environment(&empty).unwrap();
+    assert_eq!(loaded.config, Config::default());
     assert!(loaded.warnings.is_empty());
 }
 
