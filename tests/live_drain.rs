@@ -264,7 +264,7 @@ fn file_that_is_no_socket_is_not_removed() {
     let file = folder.path().join("feed.sock");
     std::fs::write(&file, "precious").unwrap();
     let (status, said) = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap_err();
-    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(status.code(), Some(2), "{said}");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
 }
 

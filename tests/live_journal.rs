@@ -400,13 +400,13 @@ fn second_server_on_the_same_journal_is_refused() {
     first.signal("KILL");
 }
 
-/// Why a server does not start with this journal.
+/// Why a server does not start with this journal. `fanfare check` finds it, too.
 fn refusal(folder: &Path) -> String {
     let journal = folder.join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
     let other = tempfile::tempdir().unwrap();
     let (status, said) = Server::in_folder(other.path(), "127.0.0.1:0", "", &flags).unwrap_err();
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2));
     assert!(said.contains(flags[1]), "{said}");
     said
 }

@@ -449,7 +449,7 @@ fn files_that_cannot_be_used_are_named_at_start() {
         std::fs::write(path, spoilt).unwrap();
         let (status, said) =
             Server::in_folder(folder.path(), "127.0.0.1:0 tls", &own.config(), &[]).unwrap_err();
-        assert_eq!(status.code(), Some(1), "{said}");
+        assert_eq!(status.code(), Some(2), "{said}");
         assert!(said.contains(path.to_str().unwrap()), "{said}");
     }
 }

@@ -634,7 +634,7 @@ fn server_does_not_start_with_a_key_that_cannot_be_used() {
         let config = issuer.auth(&[key], "");
         let started = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &[]);
         let (status, said) = started.map(|_| ()).unwrap_err();
-        assert_eq!(status.code(), Some(1), "{said}");
+        assert_eq!(status.code(), Some(2), "{said}");
         assert!(said.contains(word), "{said}");
     }
 }

@@ -305,6 +305,24 @@ fn mio_is_named_where_it_belongs() {
 }
 
 #[test]
+fn errors_say_their_cause_once() {
+    check(&product_sources(), rules::causes_once);
+    let sample = |attribute: &str, variant: &str| format!("#[error({attribute})]\n{variant}\n}}\n");
+    for (attribute, variant) in [
+        ("\"a: {0}\"", "A(#[from] B),"),
+        ("\"a: {0}\"", "A(#[source] B),"),
+        ("\"a: {source}\"", "A { source: B },"),
+    ] {
+        let path = "src/feed/fields.rs";
+        breaks(path, &sample(attribute, variant), 2, rules::causes_once);
+    }
+    for (attribute, variant) in [("transparent", "A(#[from] B),"), ("\"a: {0}\"", "A(B),")] {
+        let path = "src/feed/fields.rs";
+        keeps(path, &sample(attribute, variant), rules::causes_once);
+    }
+}
+
+#[test]
 fn unsafe_code_is_only_in_sys() {
     check(&sources(&["src/"]), rules::unsafe_contained);
     breaks(

@@ -24,7 +24,8 @@ use crate::token::Algorithm;
 #[derive(Debug, Parser)]
 #[command(name = "fanfare", version, propagate_version = true)]
 #[command(after_help = "\
-Exit status: 0 fine, 1 failed while running, 2 bad usage or configuration.
+Exit status: 0 fine; 1 failed while running; 2 bad usage or configuration, which includes files that
+the configuration names and that are missing or cannot be used.
 
 Examples:
   fanfare serve --demo
@@ -43,7 +44,7 @@ pub struct Arguments {
 pub enum Command {
     /// Put load on a server and account for every publication.
     Bench(Box<BenchArgs>),
-    /// Validate a configuration file.
+    /// Validate a configuration, and the files that it names.
     Check(CheckArgs),
     /// Say how many connections this machine holds, and what stops more.
     Doctor(DoctorArgs),
@@ -61,7 +62,11 @@ pub enum Command {
 #[derive(Debug, Default, Args)]
 #[command(after_help = "\
 A value is taken from the first of these that names it: flag, environment variable, file, default.
-Every key of the file has a variable: FANFARE_, its section and its name in capitals.
+Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty
+variable is as if unset.
+
+Exit status: 0 drained; 1 the start failed although the configuration is right, such as for an
+address in use or an address of another machine; 2 what `fanfare check` finds is wrong.
 
 Examples:
   fanfare serve
@@ -265,6 +270,13 @@ fn pattern(text: &str) -> Result<String, String> {
 /// Arguments of `fanfare check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Reads the certificates, keys and JWK set that the configuration names, and checks the directories of
+the feed and the journal, as a start of the server does. Binds, locks and makes nothing, so it can
+run beside a server. Permissions are those of the user that runs it: the unit's ExecStartPre= sees
+what the server will see.
+
+Exit status: 0 all is well; 2 something is wrong: one line for each problem, with file, line and key.
+
 Examples:
   fanfare check /etc/fanfare/fanfare.toml
   FANFARE_WORKERS=2 fanfare check")]

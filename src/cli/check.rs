@@ -1,4 +1,5 @@
-//! `fanfare check`: says whether a configuration is right.
+//! `fanfare check`: says whether a configuration is right, and whether the files and directories
+//! that it names can be used.
 //!
 //! A named file is checked by itself, without the environment, which could hide a fault of the file
 //! on this machine and show it on the next. Without a file the environment is checked over the
@@ -10,6 +11,7 @@ use super::args::CheckArgs;
 use super::{Failure, tell};
 use crate::config::Retention;
 use crate::config::file::{self, Overrides};
+use crate::server;
 
 /// Checks, and says so on standard output if all is well.
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -18,9 +20,11 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
         Some(path) => file::load(Some(path), std::iter::empty(), &flags)?,
         None => file::load(None, file::process_environment(), &flags)?,
     };
+    let loaded = loaded.with_feed_path();
     for warning in &loaded.warnings {
         tell(&format!("warning: {warning}"));
     }
+    server::check(&loaded.config).map_err(|found| loaded.origins.locate(found))?;
     let written = match &args.file {
         Some(path) => writeln!(out, "ok: {}", path.display()),
         None => writeln!(out, "ok: environment and defaults"),

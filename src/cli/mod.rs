@@ -36,7 +36,7 @@ pub enum Failure {
     #[error("standard output is closed")]
     OutputClosed,
     /// Failed while running: status 1.
-    #[error("{0:#}")]
+    #[error(transparent)]
     Running(#[from] anyhow::Error),
     /// Failed while running, and standard error says why already: status 1.
     #[error("failed")]
@@ -65,7 +65,8 @@ impl Failure {
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
-                tell(&format!("fanfare: {self}"));
+                // The alternate form has the context, too.
+                tell(&format!("fanfare: {self:#}"));
                 ExitCode::FAILURE
             }
             Self::Told => ExitCode::FAILURE,

@@ -20,7 +20,7 @@ use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
 use crate::server::service::{self, ServiceManager};
-use crate::server::{Server, identity, logs};
+use crate::server::{Server, StartError, identity, logs};
 use crate::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
@@ -46,32 +46,50 @@ const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 /// Runs the server until it is told to stop.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let inherited = activation::inherited().context("cannot take the sockets handed to us")?;
-    let mut loaded = file::load(
-        args.config.as_deref(),
-        file::process_environment(),
-        &args.overrides(),
-    )?;
-    for warning in &loaded.warnings {
+    let file::Loaded {
+        config,
+        warnings,
+        origins,
+        file,
+    } = load(args)?;
+    for warning in &warnings {
         tell(&format!("warning: {warning}"));
     }
-    if loaded.config.feed.as_os_str().is_empty() {
-        loaded.config.feed = file::default_feed_path();
-    }
-    let (_logs, dropped_log_lines) = logs::start(&loaded.config.logging);
+    let (_logs, dropped_log_lines) = logs::start(&config.logging);
     if !memory::refuse_huge_pages() {
         tracing::debug!("the system does not let go of huge pages; more memory is used");
     }
     let signals = catch_signals().context("cannot wait for signals")?;
-    let server =
-        Server::start(loaded.config, inherited, dropped_log_lines).map_err(anyhow::Error::from)?;
+    let server = Server::start(config, inherited, dropped_log_lines);
+    let server = server.map_err(|error| match error {
+        StartError::Configuration(found) => Failure::Config(origins.locate(found)),
+        other => Failure::Running(other.into()),
+    })?;
     let demo = args
         .demo
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
     let mut manager = ServiceManager::from_environment();
     announce(&server, &mut manager)?;
-    serve(server, manager, &signals, demo);
+    serve(server, &Start { args, file }, manager, &signals, demo);
     Ok(())
+}
+
+/// What the server was started with, for a reload.
+struct Start<'a> {
+    args: &'a ServeArgs,
+    /// The values of the file.
+    file: toml::Table,
+}
+
+/// The configuration by the file, the environment and the flags, the same at each reload.
+fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
+    let loaded = file::load(
+        args.config.as_deref(),
+        file::process_environment(),
+        &args.overrides(),
+    );
+    loaded.map(file::Loaded::with_feed_path)
 }
 
 /// The machine's own figures, published by a thread that is a feeder like any other.
@@ -137,12 +155,32 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
         .map_err(Failure::of_output)
 }
 
-/// Reads again what may have changed without a restart.
-fn reload(server: &Server, manager: &mut ServiceManager) {
+/// Reads the configuration, certificates and keys again. A problem with any of them changes
+/// nothing.
+fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
-    match server.reload() {
-        Ok(()) => tracing::info!("certificates and keys were read again"),
-        Err(error) => tracing::error!(%error, "nothing has changed"),
+    let reloaded = load(start.args).and_then(|loaded| {
+        let changed = server.reload(&loaded.config);
+        let changed = changed.map_err(|found| loaded.origins.locate(found))?;
+        Ok((changed, loaded.overridden_since(&start.file)))
+    });
+    match reloaded {
+        Ok((changed, overridden)) => {
+            tracing::info!("certificates and keys were read again");
+            if !changed.is_empty() {
+                let keys = Vec::from_iter(changed).join(", ");
+                tracing::warn!("changed in the configuration, but needs a restart: {keys}");
+            }
+            if !overridden.is_empty() {
+                let keys = overridden.join(", ");
+                tracing::warn!("changed in the file, but a flag or a variable sets it: {keys}");
+            }
+        }
+        Err(error) => {
+            for problem in error.to_string().lines() {
+                tracing::error!("not reloaded, nothing has changed: {problem}");
+            }
+        }
     }
     manager.notify_reloaded();
 }
@@ -150,6 +188,7 @@ fn reload(server: &Server, manager: &mut ServiceManager) {
 /// Looks after the workers until a signal comes, then drains.
 fn serve(
     mut server: Server,
+    start: &Start<'_>,
     mut manager: ServiceManager,
     signals: &Receiver<i32>,
     demo: Option<Demo>,
@@ -159,7 +198,7 @@ fn serve(
     let mut is_alive = true;
     let signal = loop {
         match signals.recv_timeout(interval) {
-            Ok(SIGHUP) => reload(&server, &mut manager),
+            Ok(SIGHUP) => reload(&server, start, &mut manager),
             Ok(signal) if UNUSED_SIGNALS.contains(&signal) => {
                 tracing::info!(signal, "signal ignored: it has no meaning here");
             }

@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod browser;
+mod changes;
 pub mod file;
 pub mod limits;
 pub mod listen;

@@ -4,9 +4,12 @@
 //! form that editors jump to: `fanfare.toml:12: quota.overflow: …`. Where no file has the value,
 //! the environment variable or the flag stands in front.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use super::validate::Invalid;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +18,12 @@ pub enum ConfigError {
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
     /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -53,14 +56,41 @@ pub enum Origin {
     Flag(&'static str),
 }
 
+/// Where each value comes from, by `section.key`. Keys that are missing have their default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origins(pub(super) BTreeMap<String, Origin>);
+
+impl Origins {
+    /// Adds to each fault where the value stands. The key that was chosen is the one to mend, also
+    /// where it is the second named.
+    #[must_use]
+    pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
+        let located = found.into_iter().map(|invalid| {
+            let origin = invalid.keys.iter().find_map(|key| self.0.get(key));
+            Problem {
+                origin: origin.cloned().unwrap_or(Origin::Default),
+                key: invalid.keys.into_iter().next().unwrap_or_default(),
+                message: invalid.message,
+            }
+        });
+        ConfigError::Invalid(located.collect())
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Environment(name) => f.write_str(name),
+            Self::File { name, line } => write!(f, "{name}:{line}"),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.origin {
-            Origin::Default => f.write_str("default: ")?,
-            Origin::Environment(name) => write!(f, "{name}: ")?,
-            Origin::File { name, line } => write!(f, "{name}:{line}: ")?,
-            Origin::Flag(flag) => write!(f, "{flag}: ")?,
-        }
+        write!(f, "{}: ", self.origin)?;
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }

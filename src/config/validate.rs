@@ -39,6 +39,17 @@ pub struct Invalid {
     pub message: String,
 }
 
+impl Invalid {
+    /// Something that is wrong with one key.
+    #[must_use]
+    pub fn new(key: &str, message: impl Into<String>) -> Self {
+        Self {
+            keys: vec![String::from(key)],
+            message: message.into(),
+        }
+    }
+}
+
 impl Config {
     /// Checks every value and every relation.
     ///

@@ -62,6 +62,15 @@ pub struct FeedHandle {
     thread: JoinHandle<()>,
 }
 
+/// Checks that the configured path can be taken, whether or not another server has it now. Makes
+/// nothing. Returns everything for which [`bind`] would fail.
+#[must_use]
+pub fn check(config: &Config) -> Vec<FeedError> {
+    let owners = listener::owners(config).err();
+    let path = listener::check_path(&config.feed).err();
+    owners.into_iter().chain(path).collect()
+}
+
 /// Takes the configured path.
 ///
 /// # Errors

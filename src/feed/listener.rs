@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::directory;
 use crate::config::Config;
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::group::group_id;
@@ -25,7 +26,7 @@ use crate::sys::group::group_id;
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The access mode is not an octal number.
-    #[error("feed_mode `{0}` is not an octal mode such as 0660")]
+    #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
     /// The private directory under `/tmp` was made by somebody else.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
@@ -46,18 +47,33 @@ pub enum FeedError {
         path: PathBuf,
     },
     /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {error}", path.display())]
     System {
         /// What was tried.
         action: &'static str,
         /// On what.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// There is no such group.
-    #[error("feed_group `{0}` is not a group of this machine")]
+    #[error("`{0}` is not a group of this machine")]
     UnknownGroup(String),
+}
+
+impl FeedError {
+    /// The key of the configuration that it is about.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::BadMode(_) => "feed_mode",
+            Self::UnknownGroup(_) => "feed_group",
+            Self::ForeignDirectory { .. }
+            | Self::InUse { .. }
+            | Self::NotASocket { .. }
+            | Self::System { .. } => "feed",
+        }
+    }
 }
 
 /// The socket's file and the lock that makes it ours. Dropping it removes the file.
@@ -79,14 +95,42 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on the configured path.
-pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
-    let path = config.feed.as_path();
+/// Who can open the socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owners {
+    mode: u32,
+    group: Option<u32>,
+}
+
+/// Who can open the socket by the configuration.
+pub(super) fn owners(config: &Config) -> Result<Owners, FeedError> {
     let mode = u32::from_str_radix(&config.feed_mode, 8)
         .ok()
         .filter(|mode| *mode <= 0o777)
         .ok_or_else(|| FeedError::BadMode(config.feed_mode.clone()))?;
     let group = group(&config.feed_group)?;
+    Ok(Owners { mode, group })
+}
+
+/// Checks that a path can be taken, whether or not another server has it now. Makes nothing.
+pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
+    SockAddr::unix(path).map_err(failed("listen on", path))?;
+    if let Some(directory) = path.parent() {
+        directory::check(directory).map_err(failed("make a socket in", directory))?;
+        if let Some(uid) = owner_of_private(directory)
+            && directory.exists()
+        {
+            check_private(directory, uid)?;
+        }
+    }
+    check_kind(path).map(drop)
+}
+
+/// Listens on the configured path.
+pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
+    let Owners { mode, group } = owners(config)?;
+    let path = config.feed.as_path();
+    check_path(path)?;
     if let Some(directory) = path.parent() {
         make_directory(directory)?;
     }
@@ -104,10 +148,10 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> FeedError {
     let path = path.to_path_buf();
-    move |source| FeedError::System {
+    move |error| FeedError::System {
         action,
         path: path.clone(),
-        source,
+        error,
     }
 }
 
@@ -124,18 +168,21 @@ fn group(name: &str) -> Result<Option<u32>, FeedError> {
 /// Makes the directory if it is missing. The one under `/tmp`, where anybody may put things, has to
 /// be ours alone.
 fn make_directory(directory: &Path) -> Result<(), FeedError> {
-    let uid = rustix::process::getuid().as_raw();
-    let is_private = directory == Path::new(&format!("/tmp/fanfare-{uid}"));
-    let mode = if is_private { 0o700 } else { 0o755 };
+    let private = owner_of_private(directory);
+    let mode = if private.is_some() { 0o700 } else { 0o755 };
     DirBuilder::new()
         .recursive(true)
         .mode(mode)
         .create(directory)
         .map_err(failed("make the directory", directory))?;
-    if is_private {
-        check_private(directory, uid)?;
-    }
-    Ok(())
+    private.map_or(Ok(()), |uid| check_private(directory, uid))
+}
+
+/// This user, if the directory is the one under `/tmp`.
+fn owner_of_private(directory: &Path) -> Option<u32> {
+    let uid = rustix::process::getuid().as_raw();
+    let is_private = directory == Path::new(&format!("/tmp/fanfare-{uid}"));
+    is_private.then_some(uid)
 }
 
 fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
@@ -170,17 +217,24 @@ fn lock(path: &Path) -> Result<File, FeedError> {
     }
 }
 
+/// Whether there is a socket file. Anything else of this name is an error.
+fn check_kind(path: &Path) -> Result<bool, FeedError> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(FeedError::NotASocket {
+            path: path.to_path_buf(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
+}
+
 /// Removes a socket file that nobody listens on.
 fn remove_stale(path: &Path) -> Result<(), FeedError> {
-    let file = match fs::symlink_metadata(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("look at", path)(error)),
-    };
-    let path_buf = || path.to_path_buf();
-    if !file.file_type().is_socket() {
-        return Err(FeedError::NotASocket { path: path_buf() });
+    if !check_kind(path)? {
+        return Ok(());
     }
+    let path_buf = || path.to_path_buf();
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed("remove the stale socket", path))

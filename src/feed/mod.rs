@@ -16,6 +16,7 @@ mod consumer;
 pub mod decode;
 pub mod dedupe;
 mod dialogue;
+mod directory;
 pub mod draft;
 mod feeder;
 mod fields;
@@ -58,7 +59,7 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::{Deadline, Now};
 
-pub use self::handle::{Feed, FeedHandle, FeedParts, bind};
+pub use self::handle::{Feed, FeedHandle, FeedParts, bind, check};
 pub use self::listener::FeedError;
 
 const LISTENER: Token = Token(usize::MAX - 1);

@@ -15,7 +15,7 @@ use super::response::Status;
 pub enum Refusal {
     /// A `channel` of the query is no channel name.
     #[error("channel: {0}")]
-    ChannelName(#[from] ChannelNameError),
+    ChannelName(ChannelNameError),
     /// No channel where one is needed.
     #[error("name at least one channel: ?channel=NAME")]
     ChannelMissing,

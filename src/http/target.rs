@@ -91,7 +91,7 @@ impl Query {
             // Looked at even if the name is not ours: a broken query is refused as a whole.
             let value = decode(value)?;
             if name == "channel" {
-                channels.push(ChannelName::new(&value)?);
+                channels.push(ChannelName::new(&value).map_err(Refusal::ChannelName)?);
             } else if value == "null" {
                 // What a program writes for a variable that is not set. No other parameter has a
                 // value of that text.

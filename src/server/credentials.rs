@@ -4,19 +4,39 @@
 use std::sync::Arc;
 
 use super::{identity, keys};
+use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
+use crate::tls::Identity;
+use crate::token::Verifier;
 use crate::worker::keys::Keys;
 use crate::worker::tls::{Identities, Secure};
 
-/// Why they cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum CredentialError {
-    /// The certificates for TLS cannot be used.
-    #[error("cannot speak TLS: {0}")]
-    Identity(#[from] identity::LoadError),
-    /// The keys for tokens cannot be used.
-    #[error("cannot verify tokens: {0}")]
-    Keys(#[from] keys::LoadError),
+/// The content of the files that the configuration names. Each is there if it is asked for.
+#[derive(Debug)]
+pub(super) struct Material {
+    identity: Option<Identity>,
+    verifier: Option<Verifier>,
+}
+
+impl Material {
+    /// Reads the files. `has_inherited_tls` is whether TLS is spoken on a socket that the service
+    /// manager opened. Everything that is wrong goes into `found`.
+    pub(super) fn load(
+        config: &Config,
+        has_inherited_tls: bool,
+        former: Option<&Identity>,
+        found: &mut Vec<Invalid>,
+    ) -> Self {
+        // Certificates are read wherever they are named, so that `fanfare check` reads what a start
+        // behind a socket unit reads.
+        let tls = &config.tls;
+        let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
+        let identity = is_secure.then(|| identity::load(config, former, found));
+        Self {
+            identity: identity.flatten(),
+            verifier: keys::load(config, found),
+        }
+    }
 }
 
 /// Each is there if the configuration asks for it.
@@ -29,32 +49,32 @@ pub(super) struct Credentials {
 }
 
 impl Credentials {
-    /// Reads them for the first time.
-    pub(super) fn load(config: &Config, listen: &[Listen]) -> Result<Self, CredentialError> {
+    /// Shares them with the workers of these listeners.
+    pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = identity::secure_listeners(listen);
-        let secure = match listeners {
-            0 => None,
-            _ => Some(Secure {
+        let identity = material.identity.filter(|_| listeners != 0);
+        Self {
+            secure: identity.map(|identity| Secure {
                 listeners,
-                identities: Arc::new(Identities::new(identity::load(config, None)?)),
+                identities: Arc::new(Identities::new(identity)),
             }),
-        };
-        let keys = keys::load(config)?.map(|verifier| Arc::new(Keys::new(verifier)));
-        Ok(Self { secure, keys })
+            keys: material.verifier.map(|keys| Arc::new(Keys::new(keys))),
+        }
     }
 
-    /// Reads them again, for whoever connects or shows a token from now on. All of them change, or
-    /// nothing does.
-    pub(super) fn reload(&self, config: &Config) -> Result<(), CredentialError> {
+    /// Reads them again, for new connections and tokens. All of them change, or nothing does.
+    pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
+        let mut found = Vec::new();
         let identities = self.secure.as_ref().map(|secure| &secure.identities);
-        let identity = identities
-            .map(|identities| identity::load(config, Some(&identities.current())))
-            .transpose()?;
-        let verifier = keys::load(config)?;
-        if let (Some(identities), Some(identity)) = (identities, identity) {
+        let former = identities.map(|identities| identities.current());
+        let material = Material::load(config, former.is_some(), former.as_ref(), &mut found);
+        if !found.is_empty() {
+            return Err(found);
+        }
+        if let (Some(identities), Some(identity)) = (identities, material.identity) {
             identities.replace(identity);
         }
-        if let (Some(keys), Some(verifier)) = (&self.keys, verifier) {
+        if let (Some(keys), Some(verifier)) = (&self.keys, material.verifier) {
             keys.replace(verifier);
         }
         Ok(())

@@ -1,66 +1,84 @@
 //! What the server proves where TLS is spoken: read from files at start and again when asked.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
-use super::files::{Unreadable, read};
+use super::files::read;
+use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
-use crate::tls::{Identity, IdentityError, Material, self_signed};
+use crate::tls::{Identity, IdentityError, Material, check_pair, self_signed};
 
-/// Why there is no identity.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    Read(#[from] Unreadable),
-    /// A certificate or key cannot be used.
-    #[error("{path}: {source}")]
-    Pair {
-        /// The file that is to blame.
-        path: PathBuf,
-        /// Why.
-        source: IdentityError,
-    },
-    /// What was read cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-}
+const CERTIFICATES: &str = "tls.certificates";
+const KEYS: &str = "tls.keys";
+const AUTHORITIES: &str = "tls.client_authorities";
 
-/// Reads what the configuration names, or makes a certificate if that is what it says. `former` is
-/// what it will replace.
-pub(super) fn load(config: &Config, former: Option<&Identity>) -> Result<Identity, LoadError> {
+/// Reads the files that the configuration names, or makes a certificate if it says so. `former` is
+/// the identity that will be replaced. Everything that is wrong goes into `found`; then there is no
+/// identity.
+pub(super) fn load(
+    config: &Config,
+    former: Option<&Identity>,
+    found: &mut Vec<Invalid>,
+) -> Option<Identity> {
     let tls = &config.tls;
+    let before = found.len();
     let mut material = Material {
         client_auth: tls.client_auth,
         ..Material::default()
     };
     if tls.self_signed {
-        let made = self_signed(trial_names(&config.listen))?;
-        material
-            .pairs
-            .push((made.certificate.into_bytes(), made.key.into_bytes()));
+        match self_signed(trial_names(&config.listen)) {
+            Ok(made) => material
+                .pairs
+                .push((made.certificate.into_bytes(), made.key.into_bytes())),
+            Err(error) => found.push(Invalid::new("tls.self_signed", error.to_string())),
+        }
     }
-    for (certificate, key) in tls.certificates.iter().zip(&tls.keys) {
-        material.pairs.push((read(certificate)?, read(key)?));
+    let mut take = |key: &str, path: &Path| match read(path) {
+        Ok(content) => Some(content),
+        Err(message) => {
+            found.push(Invalid::new(key, message));
+            None
+        }
+    };
+    let mut pairs = Vec::new();
+    for (chain, key) in tls.certificates.iter().zip(&tls.keys) {
+        let content = take(CERTIFICATES, chain).zip(take(KEYS, key));
+        pairs.extend(content.map(|content| (content, chain, key)));
     }
     if !tls.client_authorities.as_os_str().is_empty() {
-        material.client_authorities = read(&tls.client_authorities)?;
+        let content = take(AUTHORITIES, &tls.client_authorities);
+        material.client_authorities = content.unwrap_or_default();
     }
-    Identity::new(&material, former).map_err(|error| {
-        let path = match &error {
-            IdentityError::Certificate { index, .. } => tls.certificates.get(*index),
-            IdentityError::Key { index, .. } => tls.keys.get(*index),
-            IdentityError::ClientAuthorities(_) => Some(&tls.client_authorities),
-            IdentityError::NoCertificate | IdentityError::Library(_) => None,
-        };
-        match path.cloned() {
-            Some(path) => LoadError::Pair {
-                path,
-                source: error,
-            },
-            None => LoadError::Identity(error),
+    for ((chain, key), chain_path, key_path) in pairs {
+        match check_pair(&chain, &key) {
+            Ok(()) => material.pairs.push((chain, key)),
+            Err(error) => found.push(invalid(error, chain_path, key_path)),
         }
-    })
+    }
+    if found.len() > before {
+        return None;
+    }
+    let identity = Identity::new(&material, former);
+    let authorities = &tls.client_authorities;
+    identity
+        .map_err(|error| found.push(invalid(error, authorities, authorities)))
+        .ok()
+}
+
+/// Names the file that is to blame. Pairs are checked before, so a whole identity can only fail for
+/// the authorities of clients, for want of a pair, or in the library.
+fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
+    let at =
+        |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));
+    match error {
+        IdentityError::Certificate { reason, .. } => at(CERTIFICATES, chain, reason),
+        IdentityError::Key { reason, .. } => at(KEYS, key, reason),
+        IdentityError::ClientAuthorities(reason) => at(AUTHORITIES, chain, reason),
+        IdentityError::NoCertificate | IdentityError::Library(_) => {
+            Invalid::new(CERTIFICATES, error.to_string())
+        }
+    }
 }
 
 /// Under which names a server that is tried out may be called: this host's, and the addresses.

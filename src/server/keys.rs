@@ -1,47 +1,55 @@
 //! The keys by which tokens are known: read from files at start and again when asked.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::files::{Unreadable, read};
+use super::files::read;
 use crate::config::Config;
+use crate::config::validate::Invalid;
 use crate::token::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 
-/// Why there are no keys.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    Read(#[from] Unreadable),
-    /// A file has no key in it that can be used.
-    #[error("{path} {source}")]
-    Key {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: KeyError,
-    },
-    /// The keys together cannot be used.
-    #[error("what [auth] names {0}")]
-    Keys(#[from] KeyError),
-}
-
-/// Reads what the configuration names; `None` where it names nothing.
-pub(super) fn load(config: &Config) -> Result<Option<Verifier>, LoadError> {
+/// Reads the files that the configuration names; `None` where it names none. Everything that is
+/// wrong goes into `found`; then there is no verifier either.
+pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier> {
     let auth = &config.auth;
     if !auth.is_on() {
-        return Ok(None);
+        return None;
     }
+    let before = found.len();
     let mut keys = Vec::new();
     for file in &auth.keys {
-        let content = read(&file.path)?;
-        keys.push(Key::new(file.algorithm, &content).map_err(of(&file.path))?);
+        let key = read(&file.path).and_then(|content| {
+            Key::new(file.algorithm, &content).map_err(|error| refused(&file.path, &error))
+        });
+        match key {
+            Ok(key) => keys.push(key),
+            Err(message) => found.push(Invalid::new("auth.keys", message)),
+        }
     }
     if !auth.jwks.as_os_str().is_empty() {
-        let set = KeySet::parse(&read(&auth.jwks)?).map_err(of(&auth.jwks))?;
-        report_ignored(&auth.jwks, &set);
-        keys.extend(set.keys);
+        match read_set(&auth.jwks) {
+            Ok(set) => keys.extend(set.keys),
+            Err(message) => found.push(Invalid::new("auth.jwks", message)),
+        }
     }
-    Ok(Some(Verifier::new(keys, auth.terms())?))
+    if found.len() > before {
+        return None;
+    }
+    let verifier = Verifier::new(keys, auth.terms());
+    let invalid = |error| Invalid {
+        keys: vec![String::from("auth.keys"), String::from("auth.jwks")],
+        message: format!("together with auth.jwks: {error}"),
+    };
+    verifier.map_err(|error| found.push(invalid(error))).ok()
+}
+
+fn read_set(path: &Path) -> Result<KeySet, String> {
+    let set = KeySet::parse(&read(path)?).map_err(|error| refused(path, &error))?;
+    report_ignored(path, &set);
+    Ok(set)
+}
+
+fn refused(path: &Path, error: &KeyError) -> String {
+    format!("{} {error}", path.display())
 }
 
 /// A key for encryption is nothing unusual in a set. One that seems to be for tokens may be missed.
@@ -54,9 +62,4 @@ fn report_ignored(path: &Path, set: &KeySet) {
             tracing::warn!("{path}: {name} is ignored: it {reason}, which is not supported");
         }
     }
-}
-
-fn of(path: &Path) -> impl FnOnce(KeyError) -> LoadError {
-    let path = path.to_path_buf();
-    |source| LoadError::Key { path, source }
 }

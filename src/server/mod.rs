@@ -5,15 +5,19 @@
 //! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
 //! process.
 
-pub mod credentials;
-pub mod files;
+mod credentials;
+mod files;
 pub mod identity;
-pub mod keys;
+mod keys;
 pub mod logs;
+mod prepare;
 pub mod service;
 mod threads;
 mod watch;
 
+pub use prepare::check;
+
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
@@ -25,6 +29,7 @@ use std::time::SystemTime;
 
 use crate::admin::{self, Readiness, Sources, Stage};
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
+use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::feed::journal::past::{self, Circumstances, JournalError, Kept};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
@@ -45,55 +50,62 @@ use crate::worker::pending::SilentLimit;
 use crate::worker::sources::Sources as Visitors;
 use crate::worker::upstream::{Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
-use credentials::{CredentialError, Credentials};
+use credentials::Credentials;
+use prepare::prepare;
 use threads::{Listeners, Preparation};
 use watch::Watch;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Certificates or keys cannot be used.
-    #[error(transparent)]
-    Credentials(#[from] CredentialError),
+    /// Files or directories that the configuration names cannot be used.
+    #[error("{}", joined(.0))]
+    Configuration(Vec<Invalid>),
     /// The admin listener's address cannot be had.
-    #[error("cannot listen on {address} for metrics (key `admin`): {source}")]
+    #[error("cannot listen on {address} for metrics (key `admin`): {error}")]
     Admin {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The feed's socket cannot be had.
-    #[error("cannot open the feed: {0}")]
-    Feed(#[from] feed::FeedError),
+    #[error("cannot open the feed (key `{key}`): {0}", key = .0.key())]
+    Feed(feed::FeedError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// An address for clients cannot be had.
-    #[error("cannot listen on {address} (key `listen`): {source}")]
+    #[error("cannot listen on {address} (key `listen`): {error}")]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The system has no random numbers.
     #[error("cannot draw a random number: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(getrandom::Error),
     /// The system has no descriptor or thread left, or refuses something else.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {error}")]
     System {
         /// What was tried.
         what: &'static str,
         /// Why it failed.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 impl StartError {
     fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { what, source }
+        move |error| Self::System { what, error }
     }
+}
+
+fn joined(found: &[Invalid]) -> String {
+    let each = found.iter();
+    let each = each.map(|invalid| format!("{}: {}", invalid.keys.join(", "), invalid.message));
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// A running server.
@@ -132,13 +144,14 @@ impl Server {
         dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
+        let material = prepare(&config, &inherited).map_err(StartError::Configuration)?;
         let descriptor_limit = descriptors::raise_limit();
         let clock = start_clock(&config);
         let (admin, admin_address) = bind_admin(&config)?;
         let feed = bind_feed(&config, inherited.unix)?;
         let feed_path = feed.path().to_path_buf();
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
-        let credentials = Credentials::load(&config, listeners.addresses())?;
+        let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
         let feed_metrics = Arc::new(FeedMetrics::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
@@ -147,7 +160,7 @@ impl Server {
         let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
         let crew = Crew {
             config: Arc::clone(&config),
-            run: RunId(getrandom::u64()?),
+            run: RunId(getrandom::u64().map_err(StartError::Random)?),
             clock,
             hub: Arc::new(beginning.hub),
             feed_wake: Arc::clone(&feed_wake),
@@ -202,13 +215,15 @@ impl Server {
         &self.addresses
     }
 
-    /// Reads certificates and keys again, for whoever connects or shows a token from now on. All
-    /// of them change, or nothing does.
+    /// Reads the running configuration's certificates and keys again, for new connections and
+    /// tokens. All of them change, or nothing does. Returns the keys whose values differ in the
+    /// configuration as it is now: they need a restart.
     ///
     /// # Errors
-    /// When a file cannot be read or used.
-    pub fn reload(&self) -> Result<(), CredentialError> {
-        self.credentials.reload(&self.config)
+    /// Each file that cannot be read or used.
+    pub fn reload(&self, now: &Config) -> Result<BTreeSet<String>, Vec<Invalid>> {
+        self.credentials.reload(&self.config)?;
+        Ok(self.config.changed_keys(now))
     }
 
     /// Where metrics and health are served.
@@ -467,7 +482,7 @@ impl Beginning {
         wake: &Arc<Wake>,
         metrics: &Arc<FeedMetrics>,
     ) -> Result<Self, StartError> {
-        let fresh = Epoch::new(getrandom::u64()?);
+        let fresh = Epoch::new(getrandom::u64().map_err(StartError::Random)?);
         let path = &config.journal.path;
         if path.as_os_str().is_empty() {
             return Ok(Self {
@@ -495,7 +510,7 @@ impl Beginning {
 fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<Feed, StartError> {
     match inherited.into_iter().next() {
         Some(listener) => Ok(Feed::from_listener(listener)),
-        None => Ok(feed::bind(config)?),
+        None => feed::bind(config).map_err(StartError::Feed),
     }
 }
 
@@ -510,9 +525,9 @@ fn bind_admin(config: &Config) -> Result<(Option<admin::Admin>, Option<SocketAdd
     let Some(address) = config.admin else {
         return Ok((None, None));
     };
-    let admin = admin::bind(address).map_err(|source| StartError::Admin { address, source })?;
+    let admin = admin::bind(address).map_err(|error| StartError::Admin { address, error })?;
     let bound = admin
         .local_address()
-        .map_err(|source| StartError::Admin { address, source })?;
+        .map_err(|error| StartError::Admin { address, error })?;
     Ok((Some(admin), Some(bound)))
 }

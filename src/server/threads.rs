@@ -37,9 +37,9 @@ impl Listeners {
     ) -> Result<Self, StartError> {
         if inherited.is_empty() {
             for Listen { address, .. } in &config.listen {
-                listener::probe(*address).map_err(|source| StartError::Listen {
+                listener::probe(*address).map_err(|error| StartError::Listen {
                     address: *address,
-                    source,
+                    error,
                 })?;
             }
             return Ok(Self {
@@ -48,8 +48,8 @@ impl Listeners {
             });
         }
         if inherited.len() > LISTENERS_MAX {
-            let source = io::Error::other(format!("there are more than {LISTENERS_MAX}"));
-            return Err(StartError::system("use the inherited listeners")(source));
+            let error = io::Error::other(format!("there are more than {LISTENERS_MAX}"));
+            return Err(StartError::system("use the inherited listeners")(error));
         }
         let mut addresses = Vec::with_capacity(inherited.len());
         for inherited in &inherited {
@@ -101,7 +101,7 @@ pub(super) fn start_worker(
         .map_err(StartError::system("start a worker's thread"))?;
     let ended = || StartError::System {
         what: "start a worker",
-        source: io::Error::other("its thread has ended"),
+        error: io::Error::other("its thread has ended"),
     };
     let bound = outcome.recv().map_err(|_hung_up| ended())??;
     for (listen, bound) in listeners.addresses.iter_mut().zip(bound) {
@@ -159,7 +159,7 @@ impl Preparation {
     }
 
     fn bind(&mut self, address: SocketAddr) -> Result<SocketAddr, StartError> {
-        let fail = |source| StartError::Listen { address, source };
+        let fail = |error| StartError::Listen { address, error };
         let listener = listener::bind(address, self.options).map_err(fail)?;
         let bound = listener.local_addr().map_err(fail)?;
         self.net.listen(listener).map_err(fail)?;

@@ -23,7 +23,7 @@ const ALERT_BYTES: usize = 64;
 
 /// Why a filter cannot go on. The alert that tells the peer, if there is one, is on its way out.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{0}")]
+#[error(transparent)]
 pub struct TlsError(#[from] rustls::Error);
 
 /// One conn's TLS state.

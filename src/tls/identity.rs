@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -183,17 +183,38 @@ impl ResolvesServerCert for Names {
     }
 }
 
+/// Checks that a certificate chain and a private key can be used together.
+///
+/// # Errors
+/// What [`Identity::new`] would return for them as its first pair.
+pub fn check_pair(chain: &[u8], key: &[u8]) -> Result<(), IdentityError> {
+    let certified = certified(0, chain, key)?;
+    names(0, &certified).map(drop)
+}
+
 fn certified(index: usize, chain: &[u8], key: &[u8]) -> Result<CertifiedKey, IdentityError> {
     let bad_chain = |reason: String| IdentityError::Certificate { index, reason };
     let bad_key = |reason: String| IdentityError::Key { index, reason };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain).collect();
     let chain = chain.map_err(|error| bad_chain(error.to_string()))?;
     if chain.is_empty() {
-        return Err(bad_chain(String::from("there is none in the PEM text")));
+        return Err(bad_chain(String::from(
+            "there is no certificate in the PEM text",
+        )));
     }
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| bad_key(error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            bad_key(String::from("there is no private key in the PEM text"))
+        }
+        other => bad_key(other.to_string()),
+    })?;
     let provider = aws_lc_rs::default_provider();
-    CertifiedKey::from_der(chain, key, &provider).map_err(|error| bad_key(error.to_string()))
+    CertifiedKey::from_der(chain, key, &provider).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            bad_key(String::from("it is not the key of the certificate"))
+        }
+        other => bad_key(other.to_string()),
+    })
 }
 
 /// The DNS names in a certificate, a leading `*` left out.

@@ -16,7 +16,7 @@ mod identity;
 mod offload;
 
 pub use filter::{Filter, TlsError};
-pub use identity::{Identity, IdentityError, Material, SelfSigned, self_signed};
+pub use identity::{Identity, IdentityError, Material, SelfSigned, check_pair, self_signed};
 pub use offload::{CryptoInfo, Offload};
 
 #[cfg(test)]

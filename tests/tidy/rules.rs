@@ -231,6 +231,33 @@ fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {
         .collect()
 }
 
+/// An error says its cause once: its text contains the cause, and it has no source that is printed
+/// again by code that prints chains (C-GOOD-ERR). Only a transparent error passes both on.
+pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut is_transparent = false;
+    let mut is_error = false;
+    for (index, line) in source.text.lines().enumerate() {
+        let line = line.trim_start();
+        if line.starts_with("#[error(") {
+            is_error = true;
+            is_transparent = line.starts_with("#[error(transparent)]");
+        } else if line == "}" {
+            is_error = false;
+        }
+        let has_from = ["#[from]", "#[source]"]
+            .iter()
+            .any(|mark| line.contains(mark));
+        let has_field = is_error && line.contains("source: ") && !line.starts_with("//");
+        if !is_transparent && (has_from && is_error || has_field) {
+            let message = "the cause is in the text and a source: name the field `error`, or be \
+                           transparent";
+            findings.push((index + 1, message.to_owned()));
+        }
+    }
+    findings
+}
+
 /// Words that the design's table has another word for, as whole words inside identifiers.
 const SYNONYMS: &[(&str, &str)] = &[
     ("broker", "hub"),

@@ -14,7 +14,8 @@ use serde::de::IntoDeserializer as _;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-pub use super::problem::{ConfigError, Origin, Problem};
+use super::changes::{self, keys};
+pub use super::problem::{ConfigError, Origin, Origins, Problem};
 use super::{Config, Listen, Namespace};
 
 /// How the names of environment variables begin.
@@ -52,12 +53,40 @@ pub struct Overrides {
 }
 
 /// A checked configuration and what was odd on the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     /// What the server runs with.
     pub config: Config,
     /// What an operator should look at, such as a misspelt variable.
     pub warnings: Vec<String>,
+    /// Where each value comes from.
+    pub origins: Origins,
+    /// The values of the file over the defaults.
+    pub file: Table,
+}
+
+impl Loaded {
+    /// Chooses the feed's path by the process's surroundings if nothing names it.
+    #[must_use]
+    pub fn with_feed_path(mut self) -> Self {
+        if self.config.feed.as_os_str().is_empty() {
+            self.config.feed = default_feed_path();
+        }
+        self
+    }
+
+    /// The keys whose values differ from those of an earlier file without effect, since a flag or
+    /// a variable sets them: `workers (--workers)`.
+    #[must_use]
+    pub fn overridden_since(&self, earlier: &Table) -> Vec<String> {
+        let changed = changes::between(earlier, &self.file).into_iter();
+        let overridden = changed.filter_map(|key| {
+            let origin = self.origins.0.get(&key)?;
+            matches!(origin, Origin::Environment(_) | Origin::Flag(_))
+                .then(|| format!("{key} ({origin})"))
+        });
+        overridden.collect()
+    }
 }
 
 /// Reads the file if one is named, then the environment, then the flags.
@@ -71,16 +100,22 @@ pub fn load(
 ) -> Result<Loaded, ConfigError> {
     let mut draft = Draft::new();
     if let Some(path) = path {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
             path: path.to_path_buf(),
-            source,
+            error,
         })?;
         draft.take_file(&text, &path.display().to_string());
     }
+    let file = draft.values.clone();
     let warnings = draft.take_environment(environment);
     draft.take_flags(flags);
-    let config = draft.finish()?;
-    Ok(Loaded { config, warnings })
+    let (config, origins) = draft.finish()?;
+    Ok(Loaded {
+        config,
+        warnings,
+        origins,
+        file,
+    })
 }
 
 /// Reads the text of a file over the defaults; `name` is what errors call it.
@@ -90,7 +125,7 @@ pub fn load(
 pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new();
     draft.take_file(text, name);
-    draft.finish()
+    draft.finish().map(|(config, _origins)| config)
 }
 
 /// The variables of this process that concern fanfare. A value that is not UTF-8 comes with
@@ -135,8 +170,7 @@ struct Draft {
     /// The defaults as a table: the list of all keys, with the type of each.
     defaults: Table,
     values: Table,
-    /// By `section.key`.
-    origins: BTreeMap<String, Origin>,
+    origins: Origins,
     problems: Vec<Problem>,
 }
 
@@ -147,7 +181,7 @@ impl Draft {
         Self {
             values: defaults.clone(),
             defaults,
-            origins: BTreeMap::new(),
+            origins: Origins::default(),
             problems: Vec::new(),
         }
     }
@@ -158,7 +192,8 @@ impl Draft {
             (Err(error), _) | (_, Err(error)) => {
                 let at = error.span().map_or(0, |span| span.start);
                 let origin = file_origin(text, name, at);
-                return self.problem(origin, "", error.message().replace('\n', ", "));
+                let key = key_around(text, at);
+                return self.problem(origin, &key, error.message().replace('\n', ", "));
             }
         };
         for (key, spanned) in spans.get_ref() {
@@ -211,7 +246,7 @@ impl Draft {
         let (Value::Array(tables), Some(spans)) = (value, spans.as_array()) else {
             return self.problem(origin, NAMESPACE, NOT_TABLES);
         };
-        self.origins.insert(String::from(NAMESPACE), origin);
+        self.origins.0.insert(String::from(NAMESPACE), origin);
         for (index, (table, spans)) in tables.iter().zip(spans).enumerate() {
             let at = file_origin(text, name, spans.span().start);
             let (Value::Table(table), Some(spans)) = (table, spans.get_ref().as_table()) else {
@@ -255,7 +290,7 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            self.origins.insert(indexed, origin);
+            self.origins.0.insert(indexed, origin);
             right.insert(key, value.clone());
         }
         let all = self.values.entry(NAMESPACE);
@@ -397,11 +432,11 @@ impl Draft {
         };
         if let Some(target) = target {
             target.insert(String::from(name), value);
-            self.origins.insert(String::from(key), origin);
+            self.origins.0.insert(String::from(key), origin);
         }
     }
 
-    fn finish(mut self) -> Result<Config, ConfigError> {
+    fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
         // A value that did not parse left its default behind; checking relations against that would
         // accuse keys that nobody touched.
         if !self.problems.is_empty() {
@@ -415,17 +450,10 @@ impl Draft {
                 return Err(ConfigError::Invalid(self.problems));
             }
         };
-        let Err(found) = config.validate() else {
-            return Ok(config);
-        };
-        for invalid in found {
-            // The key that somebody chose is the one to mend, also where it is the second named.
-            let origin = invalid.keys.iter().find_map(|key| self.origins.get(key));
-            let origin = origin.cloned().unwrap_or(Origin::Default);
-            let key = invalid.keys.into_iter().next().unwrap_or_default();
-            self.problem(origin, &key, invalid.message);
+        match config.validate() {
+            Ok(()) => Ok((config, self.origins)),
+            Err(found) => Err(self.origins.locate(found)),
         }
-        Err(ConfigError::Invalid(self.problems))
     }
 
     fn problem(&mut self, origin: Origin, key: &str, message: impl Into<String>) {
@@ -466,24 +494,26 @@ fn deserialize(table: Table) -> Result<Config, toml::de::Error> {
     serde::Deserialize::deserialize(table.into_deserializer())
 }
 
-/// Every key as `section.key` with its default.
-fn keys(defaults: &Table) -> Vec<(String, Value)> {
-    let mut found = Vec::new();
-    for (name, value) in defaults {
-        match value {
-            Value::Table(section) => found.extend(
-                section
-                    .iter()
-                    .map(|(key, value)| (format!("{name}.{key}"), value.clone())),
-            ),
-            single => found.push((name.clone(), single.clone())),
-        }
-    }
-    found
-}
-
 fn environment_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The key of the line that a fault of the syntax is in, if the line has one.
+fn key_around(text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let (above, line) = text.split_at(start);
+    let line = line.lines().next().unwrap_or_default();
+    let name = line.split_once('=').map_or("", |(name, _)| name.trim());
+    let is_bare = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_bare) {
+        return String::new();
+    }
+    let header = above.lines().rev().find(|line| line.starts_with('['));
+    match header.map(|header| header.trim_matches(['[', ']', ' '])) {
+        Some(section) => format!("{section}.{name}"),
+        None => String::from(name),
+    }
 }
 
 fn file_origin(text: &str, name: &str, at: usize) -> Origin {

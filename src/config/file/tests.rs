@@ -295,9 +295,28 @@ fn flag_error_names_the_flag() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.starts_with("--admin: admin: `here` is not an address"),
+        error.starts_with("--admin: admin: `here` is neither an address"),
         "{error}"
     );
+}
+
+#[test]
+fn broken_syntax_names_the_line_and_where_there_is_one_the_key() {
+    for (text, place) in [
+        ("workers = \n", "f:1: workers: "),
+        ("page = yes\n", "f:1: page: "),
+        (
+            "[log]\n[heartbeat]\ninterval_ms = oops\n",
+            "f:3: heartbeat.interval_ms: ",
+        ),
+        ("[[namespace]]\nmatch = a\n", "f:2: namespace.match: "),
+        ("[log\n", "f:1: "),
+        ("\n\"a\u{e9}\" = [\n", "f:"),
+    ] {
+        let error = parse(text, "f").unwrap_err().to_string();
+        assert!(error.starts_with(place), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::super::directory;
 use super::engine::EngineError;
 use super::state::Mark;
 
@@ -45,9 +46,9 @@ impl Folder {
     /// # Errors
     /// When somebody else has it or its content, or the system refuses.
     pub fn take(path: &Path) -> Result<Self, EngineError> {
+        examine(path)?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path)?;
-        check(path)?;
         let open = |name: &str| {
             let mut options = OpenOptions::new();
             options.create(true).truncate(false).read(true).write(true);
@@ -126,6 +127,24 @@ impl Folder {
     pub fn sync_mark(&self) -> Result<(), EngineError> {
         Ok(self.mark.sync_data()?)
     }
+}
+
+/// Checks that a directory can be taken, whether or not another server has it now. Makes nothing.
+///
+/// # Errors
+/// When its content is not a journal's, or the system refuses.
+pub fn examine(path: &Path) -> Result<(), EngineError> {
+    directory::check(path)?;
+    if !path.try_exists()? {
+        return Ok(());
+    }
+    for name in [LOCK, MARK] {
+        match File::options().read(true).write(true).open(path.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    check(path)
 }
 
 /// Refuses what is not a journal's, before anything is touched.

@@ -34,12 +34,12 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Why there is no journal although one is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot use the journal in {} (key `journal.path`): {source}", .path.display())]
+#[error("cannot use the journal in {} (key `journal.path`): {error}", .path.display())]
 pub struct JournalError {
     /// The directory.
     pub path: PathBuf,
     /// Why.
-    pub source: EngineError,
+    pub error: EngineError,
 }
 
 /// What a server with a journal starts with.
@@ -83,9 +83,9 @@ pub fn open(
     wake: Arc<Wake>,
     metrics: Arc<FeedMetrics>,
 ) -> Result<Past, JournalError> {
-    let refused = |source| JournalError {
+    let refused = |error| JournalError {
         path: path.to_path_buf(),
-        source,
+        error,
     };
     let folder = Folder::take(path).map_err(refused)?;
     let settings = settings(circumstances.config);

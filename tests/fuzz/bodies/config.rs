@@ -1,7 +1,8 @@
 //! Configuration files.
 //!
 //! A file that is accepted is valid, prints as TOML that is read to the same, and comes to the same
-//! from variables. One that is refused has a line for everything that is wrong with it.
+//! from variables; a configuration that differs from the default has changed keys. One that is
+//! refused has a line for everything that is wrong with it.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,8 @@ pub fn attack(bytes: &[u8]) {
         Ok(config) => {
             assert_eq!(config.validate(), Ok(()));
             check_printed(&config);
+            let changed = Config::default().changed_keys(&config);
+            assert_eq!(changed.is_empty(), config == Config::default());
             check_variables(&config);
             check_bounds(&config);
         }

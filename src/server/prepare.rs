@@ -1,0 +1,43 @@
+//! Opens everything that the configuration names outside itself, before anything is bound or made.
+//!
+//! `fanfare check` does this and nothing else, and each start does it first. So what `check` finds
+//! is what stops a start, with the same words. What depends on the moment is left to the start
+//! itself: addresses and locks that another process has.
+
+use super::credentials::Material;
+use crate::config::Config;
+use crate::config::validate::Invalid;
+use crate::feed;
+use crate::feed::journal::folder;
+use crate::sys::activation::Inherited;
+
+/// Checks the files and directories that a configuration names. Binds and makes nothing.
+///
+/// # Errors
+/// Everything that would stop a start.
+pub fn check(config: &Config) -> Result<(), Vec<Invalid>> {
+    prepare(config, &Inherited::default()).map(drop)
+}
+
+/// Reads certificates and keys, and checks the directories of the feed and the journal.
+pub(super) fn prepare(config: &Config, inherited: &Inherited) -> Result<Material, Vec<Invalid>> {
+    let mut found = Vec::new();
+    let has_inherited_tls = inherited.tcp.iter().any(|inherited| inherited.is_tls);
+    let material = Material::load(config, has_inherited_tls, None, &mut found);
+    if inherited.unix.is_empty() {
+        let errors = feed::check(config).into_iter();
+        found.extend(errors.map(|error| Invalid::new(error.key(), error.to_string())));
+    }
+    let journal = &config.journal.path;
+    if !journal.as_os_str().is_empty()
+        && let Err(error) = folder::examine(journal)
+    {
+        let message = format!("{}: {error}", journal.display());
+        found.push(Invalid::new("journal.path", message));
+    }
+    if found.is_empty() {
+        Ok(material)
+    } else {
+        Err(found)
+    }
+}
