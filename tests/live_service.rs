@@ -160,6 +160,16 @@ fn sockets_handed_over_replace_those_of_the_configuration() {
         "{line}"
     );
     assert!(!line.contains("127.0.0.1:1 "), "{line}");
+    let mut said = String::new();
+    live::within("both warnings", || {
+        said += &service.process.stderr();
+        let parts = [
+            "WARN",
+            "`listen` names it: 127.0.0.1:1. ",
+            "and not /nonexistent/feed.sock",
+        ];
+        parts.iter().all(|part| said.contains(part)).then_some(())
+    });
     // Enough for both workers to have some.
     let mut sockets: Vec<Socket> = (0..8)
         .map(|_| Socket::subscribed(service.addr, "channel=a"))

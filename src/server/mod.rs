@@ -508,8 +508,21 @@ impl Beginning {
 
 /// The feed that was handed to us, or the one that is configured.
 fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<Feed, StartError> {
+    let count = inherited.len();
     match inherited.into_iter().next() {
-        Some(listener) => Ok(Feed::from_listener(listener)),
+        Some(listener) => {
+            let feed = Feed::from_listener(listener);
+            let (own, configured) = (feed.path().display(), config.feed.display());
+            if feed.path() != config.feed {
+                tracing::warn!(
+                    "the feed is {own}, which a socket unit names, and not {configured}"
+                );
+            }
+            if count > 1 {
+                tracing::warn!("socket units name {count} Unix sockets; only {own} is served");
+            }
+            Ok(feed)
+        }
         None => feed::bind(config).map_err(StartError::Feed),
     }
 }

@@ -51,6 +51,7 @@ impl Listeners {
             let error = io::Error::other(format!("there are more than {LISTENERS_MAX}"));
             return Err(StartError::system("use the inherited listeners")(error));
         }
+        warn_of_unserved(&config.listen, &inherited);
         let mut addresses = Vec::with_capacity(inherited.len());
         for inherited in &inherited {
             let listener = &inherited.listener;
@@ -75,6 +76,22 @@ impl Listeners {
     fn adopted(&self) -> Result<Vec<TcpListener>, StartError> {
         let clones: io::Result<_> = self.adopted.iter().map(TcpListener::try_clone).collect();
         clones.map_err(StartError::system("use an inherited listener"))
+    }
+}
+
+/// Inherited sockets replace `listen`. An address that is configured and not served would look
+/// like a failure of the network.
+fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
+    let is_served = |wanted: &&Listen| inherited.iter().any(|one| one.covers(wanted));
+    let unserved = listen.iter().filter(|wanted| !is_served(wanted));
+    let unserved: Vec<String> = unserved.map(ToString::to_string).collect();
+    if !unserved.is_empty() {
+        tracing::warn!(
+            "not served although `listen` names it: {}. The sockets that the service manager opened \
+             replace `listen`: add it to a socket unit (with FileDescriptorName=tls for TLS), or \
+             disable the socket units",
+            unserved.join(", ")
+        );
     }
 }
 

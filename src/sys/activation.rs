@@ -11,6 +11,9 @@ use std::os::unix::net::UnixListener;
 
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::socket_domain;
+use socket2::SockRef;
+
+use crate::config::Listen;
 
 /// What we were handed.
 #[derive(Debug, Default)]
@@ -30,6 +33,28 @@ pub struct InheritedListener {
     pub is_tls: bool,
     /// Whether conns begin with a header of the PROXY protocol.
     pub is_proxied: bool,
+}
+
+impl InheritedListener {
+    /// Whether connections to a configured address arrive here, and are served as configured.
+    #[must_use]
+    pub fn covers(&self, wanted: &Listen) -> bool {
+        let Ok(own) = self.listener.local_addr() else {
+            return false;
+        };
+        let is_dual = || {
+            SockRef::from(&self.listener)
+                .only_v6()
+                .is_ok_and(|only| !only)
+        };
+        let is_reached = own.ip() == wanted.address.ip()
+            || own.ip().is_unspecified()
+                && (own.is_ipv4() == wanted.address.is_ipv4() || own.is_ipv6() && is_dual());
+        is_reached
+            && own.port() == wanted.address.port()
+            && self.is_tls == wanted.is_tls
+            && self.is_proxied == wanted.is_proxied
+    }
 }
 
 /// Names of sockets on which TLS is spoken, and of those with the PROXY protocol.
@@ -85,4 +110,40 @@ fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {
     // else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok((fd, family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_covers_an_address_that_it_serves_in_the_same_way() {
+        for (bound, name, wanted, is_covered) in [
+            ("127.0.0.1:0", "", "127.0.0.1:PORT", true),
+            ("127.0.0.1:0", "", "127.0.0.1:1", false),
+            ("127.0.0.1:0", "", "127.0.0.1:PORT tls", false),
+            ("127.0.0.1:0", "tls", "127.0.0.1:PORT tls", true),
+            ("127.0.0.1:0", "tls", "127.0.0.1:PORT", false),
+            ("127.0.0.1:0", "proxy", "127.0.0.1:PORT proxy", true),
+            ("127.0.0.1:0", "", "0.0.0.0:PORT", false),
+            ("0.0.0.0:0", "", "127.0.0.1:PORT", true),
+            ("0.0.0.0:0", "", "[::1]:PORT", false),
+            ("[::]:0", "", "0.0.0.0:PORT", true),
+            ("[::]:0", "", "[::1]:PORT", true),
+        ] {
+            let listener = TcpListener::bind(bound).unwrap();
+            let port = listener.local_addr().unwrap().port().to_string();
+            let inherited = InheritedListener {
+                listener,
+                is_tls: TLS_NAMES.contains(&name),
+                is_proxied: PROXIED_NAMES.contains(&name),
+            };
+            let wanted = wanted.replace("PORT", &port).parse().unwrap();
+            assert_eq!(
+                inherited.covers(&wanted),
+                is_covered,
+                "{bound} {name} {wanted}"
+            );
+        }
+    }
 }
