@@ -18,7 +18,7 @@ import time
 import traceback
 
 import host
-from host import CONFIG, FEED, SERVICE, SOCKET, Crowd, Mute, Stream, get, ok, show, within
+from host import CONFIG, FEED, SERVICE, SOCKET, TLS_SOCKET, Crowd, Mute, Stream, get, ok, show, within
 
 CHECKS = []
 
@@ -35,7 +35,7 @@ def check(function):
 @check
 def unit_files_have_no_mistake():
     host.fresh()
-    done = host.run("systemd-analyze", "verify", SERVICE, SOCKET)
+    done = host.run("systemd-analyze", "verify", SERVICE, SOCKET, TLS_SOCKET)
     said = [line for line in done.stderr.splitlines() if "fanfare" in line]
     assert done.returncode == 0 and not said, done.stderr
 
@@ -346,6 +346,21 @@ def wrong_configuration_behind_the_socket_comes_to_rest():
     return f"{show('Result', SOCKET)} after {starts} starts"
 
 
+@check
+def reload_with_a_wrong_configuration_changes_nothing_and_says_why():
+    pid = host.start()
+    began = time.time()
+    CONFIG.write_text("heartbeat = 5\n")
+    ok("systemctl", "reload", SERVICE)
+    place = f"ERROR not reloaded, nothing has changed: {CONFIG}:1: heartbeat: "
+    within(5, "the error", lambda: place in host.journal(began))
+    assert get() == 200 and host.main_pid() == pid and show("ActiveState") == "active"
+    shutil.copy("/checks/units/fanfare.toml", CONFIG)
+    ok("systemctl", "reload", SERVICE)
+    within(5, "the reload", lambda: "read again" in host.journal(began))
+    return "the file, the line and the key are in the journal"
+
+
 # -- Stopping and restarting.
 
 
@@ -440,6 +455,35 @@ def crash_behind_the_socket_refuses_nobody():
     assert crowd.refused == 0, str(crowd)
     assert crowd.longest < 1.5, str(crowd)
     return str(crowd)
+
+
+@check
+def recipes_of_the_readme_serve_tls_on_port_443():
+    host.uninstall()
+    checkout = pathlib.Path("/tmp/checkout")
+    shutil.copytree("/checks/units", checkout / "systemd")
+    (checkout / "target/release").mkdir(parents=True)
+    shutil.copy("/checks/fanfare", checkout / "target/release")
+    for name, suffix in (("certificate", "pem"), ("key", "key")):
+        shutil.copy(f"/checks/out/{name}.pem", checkout / f"example.org.{suffix}")
+    began = time.time()
+    for recipe in ("systemd", "TLS under systemd"):
+        # The binary is there already.
+        script = f"set -e\ncd {checkout}\ncargo() {{ :; }}\n{host.recipe(recipe)}"
+        ok("bash", "-c", script)
+    command = ["curl", "--silent", "--show-error", "--cacert", checkout / "example.org.pem"]
+    command += ["--connect-to", "example.org:443:127.0.0.1:443"]
+    url = "https://example.org:443/poll?channel=a&timeout=0"
+    said = ok(*command, url)
+    assert '"publications":[]' in said, said
+    assert get() == 200
+    status = host.status(host.main_pid())
+    assert int(status["CapEff"], 16) == 0, status
+    warned = [line for line in host.journal(began).splitlines() if "WARN" in line]
+    assert not warned, warned
+    ok("systemctl", "restart", SERVICE)
+    ok(*command, url)
+    return show("StatusText")
 
 
 def main():

@@ -12,6 +12,7 @@ import time
 
 SERVICE = "fanfare.service"
 SOCKET = "fanfare.socket"
+TLS_SOCKET = "fanfare-tls.socket"
 CONFIG = pathlib.Path("/etc/fanfare/fanfare.toml")
 FEED = "/run/fanfare/feed.sock"
 CLIENTS = ("127.0.0.1", 8080)
@@ -37,7 +38,7 @@ def install():
     shutil.copy("/checks/fanfare", "/usr/local/bin/fanfare")
     CONFIG.parent.mkdir()
     shutil.copy(UNITS / "fanfare.toml", CONFIG)
-    for unit in (SERVICE, SOCKET):
+    for unit in (SERVICE, SOCKET, TLS_SOCKET):
         shutil.copy(UNITS / unit, "/etc/systemd/system")
     for comment in (UNITS / SERVICE).read_text().splitlines():
         words = comment.lstrip("#").split()
@@ -49,14 +50,34 @@ def install():
     ok("systemctl", "daemon-reload")
 
 
+def uninstall():
+    """Removes what `install` installed, so that it can be installed in another way."""
+    fresh()
+    shutil.rmtree(CONFIG.parent)
+    DROP_IN.unlink()
+    for unit in (SERVICE, SOCKET, TLS_SOCKET):
+        pathlib.Path("/etc/systemd/system", unit).unlink()
+    pathlib.Path("/usr/local/bin/fanfare").unlink()
+    ok("userdel", "fanfare")
+    # The publisher is a member, so that the group is left.
+    run("groupdel", "fanfare")
+
+
+def recipe(name):
+    """The shell commands below a heading of the README."""
+    text = pathlib.Path("/checks/README.md").read_text()
+    below = text.split(f"**{name}.**", 1)[1]
+    return below.split("```sh\n", 1)[1].split("```", 1)[0]
+
+
 def fresh(*service_lines):
     """Stops everything; the next start is with the files as shipped and these lines on top."""
-    run("systemctl", "stop", SOCKET, SERVICE)
+    run("systemctl", "stop", SOCKET, TLS_SOCKET, SERVICE)
     shutil.copy(UNITS / "fanfare.toml", CONFIG)
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     DROP_IN.write_text("\n".join(["[Service]", *service_lines, ""]))
     ok("systemctl", "daemon-reload")
-    run("systemctl", "reset-failed", SOCKET, SERVICE)
+    run("systemctl", "reset-failed", SOCKET, TLS_SOCKET, SERVICE)
 
 
 def start(*service_lines):
