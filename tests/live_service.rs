@@ -181,6 +181,27 @@ fn sockets_handed_over_replace_those_of_the_configuration() {
 }
 
 #[test]
+fn socket_for_tls_without_a_certificate_stops_the_start_with_status_2() {
+    let environment = [("ACTIVATION_NAMES", OsStr::new("tls:b"))];
+    let mut service = Service::start(&environment);
+    assert_eq!(service.process.wait().code(), Some(2));
+    let mut said = String::new();
+    live::within("the error", || {
+        said += &service.process.stderr();
+        let place = "default: tls.certificates: is empty, and a socket unit";
+        said.contains(place).then_some(())
+    });
+}
+
+#[test]
+fn names_for_another_number_of_sockets_stop_the_start() {
+    let mut service = Service::start(&[("ACTIVATION_NAMES", OsStr::new("tls"))]);
+    assert_eq!(service.process.wait().code(), Some(1));
+    let mut service = Service::start(&[("ACTIVATION_NAMES", OsStr::new(""))]);
+    service.ready();
+}
+
+#[test]
 fn feed_that_was_handed_over_is_left_behind_for_the_next_server() {
     let mut service = Service::start(&[]);
     service.ready();

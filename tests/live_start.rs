@@ -34,6 +34,7 @@ impl Folder {
         fs::write(path.join("junk"), "no PEM, no JSON").unwrap();
         fs::write(path.join("empty.json"), "{\"keys\":[]}").unwrap();
         fs::create_dir(path.join("directory")).unwrap();
+        fs::create_dir(path.join("locked.lock")).unwrap();
         fs::create_dir(path.join("foreign")).unwrap();
         fs::write(path.join("foreign/notes"), "").unwrap();
         symlink(path.join("nowhere"), path.join("dangling")).unwrap();
@@ -178,6 +179,11 @@ fn values() -> Vec<Case> {
                 "journal.path",
                 "\"notes\" there does not belong to a journal",
             )],
+        ),
+        (
+            // The lock beside it is a directory.
+            feed("@/locked"),
+            &[("feed", "cannot open @/locked.lock: Is a directory")],
         ),
         (
             feed("@/junk"),

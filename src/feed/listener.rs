@@ -123,6 +123,13 @@ pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
             check_private(directory, uid)?;
         }
     }
+    let lock_path = lock_path(path);
+    match lock_options().open(&lock_path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("open", &lock_path)(error));
+        }
+        Ok(_) | Err(_) => {}
+    }
     check_kind(path).map(drop)
 }
 
@@ -196,16 +203,25 @@ fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
     })
 }
 
-fn lock(path: &Path) -> Result<File, FeedError> {
+fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let lock_path = PathBuf::from(name);
-    let file = OpenOptions::new()
-        .write(true)
+    PathBuf::from(name)
+}
+
+/// How the lock file is opened if it is there.
+fn lock_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(libc::O_NOFOLLOW);
+    options
+}
+
+fn lock(path: &Path) -> Result<File, FeedError> {
+    let lock_path = lock_path(path);
+    let file = lock_options()
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
         .open(&lock_path)
         .map_err(failed("open", &lock_path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

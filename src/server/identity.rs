@@ -75,9 +75,11 @@ fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
         IdentityError::Certificate { reason, .. } => at(CERTIFICATES, chain, reason),
         IdentityError::Key { reason, .. } => at(KEYS, key, reason),
         IdentityError::ClientAuthorities(reason) => at(AUTHORITIES, chain, reason),
-        IdentityError::NoCertificate | IdentityError::Library(_) => {
-            Invalid::new(CERTIFICATES, error.to_string())
-        }
+        IdentityError::NoCertificate => Invalid::new(
+            CERTIFICATES,
+            "is empty, and a socket unit has FileDescriptorName=tls",
+        ),
+        IdentityError::Library(_) => Invalid::new(CERTIFICATES, error.to_string()),
     }
 }
 

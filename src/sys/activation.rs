@@ -75,10 +75,18 @@ pub fn inherited() -> io::Result<Inherited> {
         return Ok(inherited);
     }
     let fds = sd_notify::listen_fds()?;
-    let names = variable("LISTEN_FDNAMES").unwrap_or_default();
-    let mut names = names.split(':');
-    for fd in fds {
-        let name = names.next().unwrap_or_default();
+    let names = variable("LISTEN_FDNAMES");
+    let names: Vec<&str> = match &names {
+        Some(names) => names.split(':').collect(),
+        None => vec![""; fds.len()],
+    };
+    // A name decides about TLS, so none may be missing.
+    if fds.len() > 0 && names.len() != fds.len() {
+        let (names, fds) = (names.len(), fds.len());
+        let message = format!("LISTEN_FDNAMES has {names} names for {fds} sockets");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    for (fd, name) in fds.zip(names) {
         let (fd, family) = take(fd)?;
         match family {
             AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),

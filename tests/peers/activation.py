@@ -2,6 +2,8 @@
 
 usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 
+ACTIVATION_NAMES in the environment is what the two sockets are called, `a:b` if it is not there.
+
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
 `pid` and `tcp`, and becomes the program with them as its descriptors 3 and 4.
 
@@ -20,6 +22,7 @@ import time
 # Longer than the delay that a drain gives to few clients, so that they return while nothing serves.
 PAUSE_S = 3
 PR_SET_PDEATHSIG = 1
+NAMES = os.environ.get("ACTIVATION_NAMES", "a:b")
 
 arguments = sys.argv[1:]
 is_again = arguments[0] == "--again"
@@ -37,7 +40,7 @@ def become():
         os.dup2(source, target)
         os.close(source)
     print(json.dumps({"pid": os.getpid(), "tcp": port}), flush=True)
-    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}
+    os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": NAMES}
     os.execvp(command[0], command)
 
 
