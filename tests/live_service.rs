@@ -202,6 +202,37 @@ fn names_for_another_number_of_sockets_stop_the_start() {
 }
 
 #[test]
+fn sockets_for_another_process_and_an_unknown_notify_socket_do_not_stop_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Lines::run(
+        live::fanfare()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "off",
+                "--feed",
+            ])
+            .arg(folder.path().join("feed.sock"))
+            .envs([("LISTEN_PID", "1"), ("LISTEN_FDS", "1")])
+            .envs([
+                ("WATCHDOG_USEC", "30000"),
+                ("NOTIFY_SOCKET", "vsock:2:1234"),
+            ]),
+    );
+    let ready = process.next().unwrap();
+    assert!(ready.contains(" ready: http://127.0.0.1:"), "{ready}");
+    let mut said = String::new();
+    live::within("a warning", || {
+        said += &process.stderr();
+        said.contains("NOTIFY_SOCKET=\"vsock:2:1234\"")
+            .then_some(())
+    });
+    assert_eq!(said.matches("WARN").count(), 1, "{said}");
+}
+
+#[test]
 fn feed_that_was_handed_over_is_left_behind_for_the_next_server() {
     let mut service = Service::start(&[]);
     service.ready();

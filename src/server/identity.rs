@@ -67,7 +67,7 @@ pub(super) fn load(
 }
 
 /// Names the file that is to blame. Pairs are checked before, so a whole identity can only fail for
-/// the authorities of clients, for want of a pair, or in the library.
+/// the authorities of clients, because there is no pair, or in the library.
 fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     let at =
         |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));
