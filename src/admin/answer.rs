@@ -73,17 +73,6 @@ pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
     response::refuse(&refusal, method, After::Close, Reader::SameOrigin, date).bytes
 }
 
-/// The answer when every place is taken.
-pub(super) fn busy(date: &str) -> Vec<u8> {
-    let problem = Problem {
-        status: Status::ServiceUnavailable,
-        detail: "too many requests are being answered",
-        code: Refusal::ServerFullOfConns.code(),
-    };
-    let field = Some(("Retry-After", RETRY_AFTER_S));
-    refuse_with(problem, Method::Get, field, date)
-}
-
 /// A refusal in words of its own.
 fn refuse_with(
     problem: Problem<'_>,

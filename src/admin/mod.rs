@@ -1,27 +1,34 @@
 //! SHELL: the admin listener, with metrics, liveness and readiness.
 //!
-//! Blocking sockets on threads of their own: a scrape every few seconds needs no event loop, and
-//! nothing here may wait on a worker or make one wait. One thread accepts; each conn has a thread
-//! for the one request it may send, at most `ADMIN_CONNS_MAX` of them, each step under a deadline.
+//! One thread and one loop over non-blocking sockets: poll, advance what is ready, end what is
+//! late, accept. Nothing here waits on a worker or makes one wait. At most `ADMIN_CONNS_MAX`
+//! connections are held, each for one request; a new one is always accepted, and the oldest silent
+//! one makes room for it. So neither silent clients nor clients that do not read keep a health
+//! check out.
 //! Reads the counters that workers and feed write; writes none. The main thread binds it, spawns it
-//! and tells its [`Readiness`]. It ends with the process.
+//! and sets its [`Readiness`]. It ends with the process.
 
 mod answer;
 mod exchange;
 
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::limits::{ACCEPT_PAUSE_MS, ADMIN_CONNS_MAX, ADMIN_STEP_MS};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::limits::{
+    ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
+};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::worker::guard::Guard;
+use exchange::{Exchange, Worth};
 
-/// Stack of a conn's thread. Its largest frame is the parser's table of header fields.
+/// Stack of the thread. Its largest frame is the parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
 
 /// How far the server is between its start and its end.
@@ -100,8 +107,10 @@ pub struct Admin {
 /// # Errors
 /// When the address cannot be had.
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
     Ok(Admin {
-        listener: TcpListener::bind(address)?,
+        listener,
         step: Duration::from_millis(ADMIN_STEP_MS),
     })
 }
@@ -123,43 +132,148 @@ impl Admin {
         thread::Builder::new()
             .name(String::from("fanfare-admin"))
             .stack_size(STACK_BYTES)
-            .spawn(move || self.accept(&Arc::new(sources)))
+            .spawn(move || self.serve(&sources))
     }
 
-    fn accept(&self, sources: &Arc<Sources>) {
-        for accepted in self.listener.incoming() {
-            if let Err(error) = accepted.and_then(|stream| self.serve(stream, sources)) {
-                tracing::debug!(%error, "admin conn not served");
-                // Without a descriptor or a thread to spare the next accept fails at once too.
-                thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
+    fn serve(&self, sources: &Sources) -> ! {
+        let mut turns = Turns {
+            listener: &self.listener,
+            step: self.step,
+            sources,
+            exchanges: Vec::new(),
+            paused_until: None,
+        };
+        loop {
+            turns.turn();
+        }
+    }
+}
+
+/// The connections, and what the loop does with them.
+struct Turns<'a> {
+    listener: &'a TcpListener,
+    step: Duration,
+    sources: &'a Sources,
+    /// In the order in which they were accepted.
+    exchanges: Vec<Exchange>,
+    /// No connection is accepted until then.
+    paused_until: Option<Instant>,
+}
+
+impl Turns<'_> {
+    fn turn(&mut self) {
+        // A poll that begins after a deadline sees everything that came before the deadline.
+        let begun = Instant::now();
+        self.paused_until = self.paused_until.filter(|until| *until > begun);
+        let ready = match self.poll(begun) {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::debug!(%error, "cannot poll the admin sockets");
+                return thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
+            }
+        };
+        let (sources, mut ready) = (self.sources, ready.into_iter());
+        self.exchanges.retain_mut(|exchange| {
+            let is_open = !ready.next().unwrap_or(false) || exchange.advance(sources);
+            is_open && (exchange.deadline() > begun || exchange.expire())
+        });
+        if self.paused_until.is_none() {
+            self.accept();
+        }
+    }
+
+    /// Waits for a socket or the next deadline. Says of each connection whether it is ready.
+    fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
+        let listens = match self.paused_until {
+            Some(_) => PollFlags::empty(),
+            None => PollFlags::IN,
+        };
+        let mut sockets = vec![PollFd::new(self.listener, listens)];
+        sockets.extend(self.exchanges.iter().map(|exchange| {
+            let flags = match exchange.is_writing() {
+                true => PollFlags::OUT,
+                false => PollFlags::IN,
+            };
+            PollFd::new(exchange.stream(), flags)
+        }));
+        let deadlines = self.exchanges.iter().map(Exchange::deadline);
+        let next = deadlines.chain(self.paused_until).min();
+        let wait = next.map(|next| next.saturating_duration_since(begun));
+        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+        match poll(&mut sockets, wait.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let reports = sockets.iter().skip(1);
+        Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
+            let error = match self.listener.accept() {
+                Ok((stream, _)) => {
+                    self.admit(Exchange::new(stream, self.step));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match error.kind() {
+                ErrorKind::WouldBlock => return,
+                // The peer has gone already.
+                ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
+                // With a descriptor free again, the same connection is accepted next.
+                _ if self.make_room() => {}
+                _ => {
+                    tracing::debug!(%error, "admin connection not accepted");
+                    let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
+                    self.paused_until = Some(Instant::now() + pause);
+                    return;
+                }
             }
         }
     }
 
-    fn serve(&self, stream: TcpStream, sources: &Arc<Sources>) -> io::Result<()> {
-        // Each conn holds one reference beside the accepting thread's own, and only that thread
-        // hands them out: the count can fall meanwhile, never rise.
-        if Arc::strong_count(sources) > ADMIN_CONNS_MAX {
-            exchange::turn_away(&stream);
-            return Ok(());
+    /// Serves a new connection. Its request has often arrived with it.
+    fn admit(&mut self, exchange: io::Result<Exchange>) {
+        if self.exchanges.len() >= ADMIN_CONNS_MAX {
+            self.make_room();
         }
-        let sources = Arc::clone(sources);
-        let step = self.step;
-        thread::Builder::new()
-            .name(String::from("fanfare-admin-conn"))
-            .stack_size(STACK_BYTES)
-            .spawn(move || {
-                if let Err(error) = exchange::run(&stream, &sources, step) {
-                    tracing::debug!(%error, "admin conn ended early");
+        match exchange {
+            Ok(mut exchange) => {
+                if exchange.advance(self.sources) {
+                    self.exchanges.push(exchange);
                 }
-            })?;
-        Ok(())
+            }
+            Err(error) => tracing::debug!(%error, "admin connection not served"),
+        }
+    }
+
+    /// Closes the oldest silent connection, or the oldest of those that are worth least. A request
+    /// that has arrived meanwhile is answered instead. False if there is none.
+    fn make_room(&mut self) -> bool {
+        for index in 0..self.exchanges.len() {
+            let silent = self.exchanges.get_mut(index);
+            if let Some(silent) = silent.filter(|exchange| exchange.worth() == Worth::Silent)
+                && (!silent.advance(self.sources) || silent.worth() == Worth::Silent)
+            {
+                drop(self.exchanges.remove(index));
+                return true;
+            }
+        }
+        let oldest = (0..).zip(&self.exchanges);
+        let oldest = oldest.min_by_key(|(index, exchange)| (exchange.worth(), *index));
+        let Some((index, _)) = oldest else {
+            return false;
+        };
+        drop(self.exchanges.remove(index));
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
 
     use super::*;
 
@@ -319,30 +433,41 @@ mod tests {
     }
 
     #[test]
-    fn stalled_peers_block_nobody_until_all_places_are_taken() {
+    fn silent_connections_make_room_for_new_ones_the_oldest_first() {
         let server = patient();
-        let mut stalled: Vec<_> = (1..ADMIN_CONNS_MAX)
-            .map(|_| {
+        let mut silent: Vec<_> = (0..3 * ADMIN_CONNS_MAX)
+            .map(|number| {
                 let mut stream = server.connect();
-                stream.write_all(b"GET /heal").unwrap();
+                if number % 2 == 0 {
+                    stream.write_all(b"GET /heal").unwrap();
+                }
                 stream
             })
             .collect();
         assert!(server.get("/healthz").ends_with("ok\n"));
-        // The conn just served may hold its place for an instant more.
-        let turned_away = loop {
-            let mut stream = server.connect();
-            stream.set_nonblocking(true).unwrap();
-            thread::sleep(Duration::from_millis(50));
-            let mut first = [0u8; 12];
-            match stream.read(&mut first) {
-                Ok(_) => break first,
-                Err(_still_waiting) => stalled.push(stream),
-            }
-            assert!(stalled.len() < ADMIN_CONNS_MAX + 2);
-        };
-        assert_eq!(&turned_away, b"HTTP/1.1 503");
-        stalled.clear();
+        let mut newest = silent.pop().unwrap();
+        assert_eq!(answer_on(&mut silent[0]), "");
+        newest.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        assert!(answer_on(&mut newest).ends_with("ok\n"));
+    }
+
+    #[test]
+    fn connections_that_have_their_answer_make_room_before_one_whose_answer_is_on_its_way() {
+        let server = patient();
+        let mut first = server.connect();
+        first.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        let mut held: Vec<_> = (0..2 * ADMIN_CONNS_MAX)
+            .map(|_| {
+                let mut stream = server.connect();
+                let pipelined = "GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n".repeat(3);
+                stream.write_all(pipelined.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        assert!(server.get("/healthz").ends_with("ok\n"));
+        assert!(answer_on(&mut first).starts_with("HTTP/1.1 200 OK\r\n"));
+        let newest = answer_on(held.last_mut().unwrap());
+        assert_eq!(newest.matches("HTTP/1.1 ").count(), 1, "{newest}");
     }
 
     #[test]

@@ -284,8 +284,11 @@ pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 
 // -- The admin listener.
 
-/// Conns to the admin listener that are served at once; more are told to come back.
-pub const ADMIN_CONNS_MAX: usize = 8;
+/// Connections of the admin listener; beyond them the oldest silent one makes room for a new one.
+/// At 50 a second a silent one has more than [`ADMIN_STEP_MS`].
+pub const ADMIN_CONNS_MAX: usize = 128;
+/// Connections of the admin listener accepted before those that are held are looked at again.
+pub const ADMIN_ACCEPTS_PER_TURN_MAX: usize = 16;
 /// Bytes of a request head on the admin listener.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
 /// Time for a whole head to arrive on the admin listener, and again for its answer to leave, in
