@@ -168,9 +168,10 @@
 //!
 //! With N + P = 111 that is 728 bytes, so the default `log.bytes` of 64 MiB holds 92,000 of them. A
 //! million were 727 MB by the bound and 1.2 GB resident, with the allocator's share and tables that
-//! have just doubled (`cargo bench --bench log`). An entry that its channel's bounds removed from
-//! the middle costs a bit and its share of a segment, together less than a byte, until the log's
-//! tail passes it.
+//! have just doubled (`cargo bench --bench log`). With several workers, a table that all share
+//! (`worker/census.rs`) counts each channel once, in 16 bytes outside the bound. An entry that its
+//! channel's bounds removed from the middle costs a bit and its share of a segment, together less
+//! than a byte, until the log's tail passes it.
 //!
 //! # Invariants
 //!

@@ -57,6 +57,8 @@ debian_packages() {
   need varnishd varnish
   need squid squid
   need lighttpd lighttpd
+  # promtool, which checks the format of metrics.
+  need promtool prometheus
   # A guest whose kernel has TLS, which the host's may lack.
   [[ $(uname -m) != x86_64 ]] || need linux.uml user-mode-linux
   if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then

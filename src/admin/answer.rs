@@ -16,7 +16,7 @@ use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
 
 use super::{Sources, Stage};
-use crate::sys::pressure::resident_bytes;
+use crate::sys::pressure::{Meter, resident_bytes};
 
 /// The media type of everything but metrics.
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -124,35 +124,56 @@ fn push_process(sources: &Sources, out: &mut String) {
     const VERSION: &str = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let mut one = |name, labels, kind, help, value| {
         push_header(name, kind, help, out);
-        push_value(name, labels, value, out);
+        push_value(name, labels, value, 1, out);
     };
-    let help = "Always 1; the label says which version runs.";
+    let help = "Always 1; the label has the version that runs.";
     one("fanfare_info", VERSION, Kind::Gauge, help, 1);
-    let help = "When the server started, in seconds since 1970.";
+    let help = "When the server started, in seconds since 1970-01-01 UTC.";
     let started = seconds_since_epoch(sources.started);
     one("fanfare_start_time_seconds", "", Kind::Gauge, help, started);
     let workers = sources.workers.len() as u64;
-    one("fanfare_workers", "", Kind::Gauge, "Workers.", workers);
+    let help = "Worker threads.";
+    one("fanfare_workers", "", Kind::Gauge, help, workers);
+    let help = "Channels that have subscribers or log entries in any worker.";
+    let channels = sources.guard.channels.count();
+    one("fanfare_channels", "", Kind::Gauge, help, channels);
     let help = "Log lines dropped because their reader was too slow.";
     let dropped = (sources.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";
     one(name, "", Kind::Counter, help, dropped);
-    let pressure = &sources.guard.pressure;
-    let help = "Memory used of what `fanfare_memory_limit_bytes` is about.";
-    let used = pressure.used_bytes();
+    let help = memory_help(&sources.meter);
+    let used = sources.meter.used_bytes();
     one("fanfare_memory_bytes", "", Kind::Gauge, help, used);
-    let help = "Memory above which nobody new comes in; 0 if that is not known.";
-    let limit = pressure.limit_bytes();
+    let help =
+        "Limit of fanfare_memory_bytes above which new connections are refused; 0 if unknown.";
+    let limit = sources.meter.limit_bytes();
     one("fanfare_memory_limit_bytes", "", Kind::Gauge, help, limit);
     if let Some(visitors) = &sources.guard.sources {
-        let help = "Addresses and networks that limits per source know of.";
+        let help = "Addresses and networks that the limits per source keep a count of.";
         let count = visitors.count() as u64;
         one("fanfare_sources", "", Kind::Gauge, help, count);
     }
     if let Some(bytes) = resident_bytes() {
-        let help = "Memory of the process that is in RAM.";
+        let help = "Resident memory of this process.";
         let name = "process_resident_memory_bytes";
         one(name, "", Kind::Gauge, help, bytes);
+    }
+}
+
+/// Which memory `fanfare_memory_bytes` is about: that for which `limits.memory_bytes` or the system
+/// has a limit.
+fn memory_help(meter: &Meter) -> &'static str {
+    match meter {
+        Meter::Cgroup { .. } => {
+            "Memory of the cgroup whose limit applies to this server, without inactive file pages."
+        }
+        Meter::Machine { .. } => {
+            "Memory of the whole machine that is in use: MemTotal less MemAvailable of /proc/meminfo."
+        }
+        Meter::Nothing => "Always 0, because the system does not report its memory.",
+        Meter::Process { .. } => {
+            "Resident memory of this process, which limits.memory_bytes limits."
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::config::limits::{
     ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
 };
 use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::sys::pressure::Meter;
 use crate::worker::guard::Guard;
 use exchange::{Exchange, Worth};
 
@@ -75,8 +76,10 @@ pub struct Sources {
     pub workers: Vec<Arc<WorkerMetrics>>,
     /// The feed's table.
     pub feed: Arc<FeedMetrics>,
-    /// Memory, and where conns come from.
+    /// Channels of all workers, and where conns come from.
     pub guard: Guard,
+    /// The memory that is watched.
+    pub meter: Meter,
     /// The server's stage.
     pub readiness: Arc<Readiness>,
     /// When the server started.
@@ -295,6 +298,7 @@ mod tests {
                     workers: vec![worker, Arc::default()],
                     feed: Arc::default(),
                     guard: Guard::default(),
+                    meter: Meter::Nothing,
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
                     dropped_log_lines: Arc::new(|| 3),
@@ -452,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_have_their_answer_make_room_before_one_whose_answer_is_on_its_way() {
+    fn clients_that_pipeline_and_do_not_read_make_room_for_new_ones() {
         let server = patient();
         let mut first = server.connect();
         first.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();

@@ -28,6 +28,7 @@ pub mod subscribers;
 pub mod window;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -69,6 +70,14 @@ pub enum Visit {
     WalkDone(Now),
 }
 
+/// Counts the channels of several hubs, each channel once.
+pub trait ChannelCensus: fmt::Debug + Send + Sync {
+    /// A hub has added a channel.
+    fn add(&self, name: &ChannelName);
+    /// A hub has dropped a channel.
+    fn remove(&self, name: &ChannelName);
+}
+
 /// A worker's log and channels.
 #[derive(Clone, Debug)]
 pub struct Hub {
@@ -82,6 +91,8 @@ pub struct Hub {
     /// Nobody may subscribe to one that does not exist when there are so many.
     channels_max: usize,
     channels: Slab<Channel>,
+    /// Counts the channels of this hub together with those of others.
+    census: Option<Arc<dyn ChannelCensus>>,
     names: Map<ChannelName, ChannelIndex>,
     /// By slot.
     members: Vec<Member>,
@@ -122,6 +133,7 @@ impl Hub {
             channels_per_conn: config.limits.channels_per_conn,
             channels_max: usize::MAX,
             channels: Slab::new(),
+            census: None,
             names: Map::default(),
             members: Vec::new(),
             replays: Map::default(),
@@ -140,6 +152,14 @@ impl Hub {
     /// Has nobody subscribe to a channel that does not exist when there are so many.
     pub fn limit_channels(&mut self, channels_max: usize) {
         self.channels_max = channels_max;
+    }
+
+    /// Counts the channels here together with those of other workers.
+    pub fn join_census(&mut self, census: Arc<dyn ChannelCensus>) {
+        for (_, channel) in &self.channels {
+            census.add(&channel.name);
+        }
+        self.census = Some(census);
     }
 
     /// Notes that numbers up to this one may have been given out before a restart and are lost.
@@ -275,6 +295,9 @@ impl Hub {
         let forgotten = self.rules.forgotten(rule);
         let channel = Channel::new(name.clone(), rule, forgotten);
         let key = self.channels.insert(channel);
+        if let Some(census) = &self.census {
+            census.add(name);
+        }
         let index = ChannelIndex(u32::try_from(key).unwrap_or(u32::MAX));
         self.names.insert(name.clone(), index);
         index
@@ -285,6 +308,9 @@ impl Hub {
         if self.channels.get(key).is_some_and(Channel::is_abandoned) {
             let channel = self.channels.remove(key);
             self.names.remove(&channel.name);
+            if let Some(census) = &self.census {
+                census.remove(&channel.name);
+            }
             self.rules.forget(channel.rule, channel.evicted);
         }
     }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{Kind, Metric};
+use super::{Across, Kind, Metric};
 
 /// The media type of what [`push`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Appends a table: each number summed over its owners, with help and type before the first line of
-/// each name.
+/// Appends a table: one number for all owners, with help and type before the first line of each
+/// name.
 pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
     let mut last_name = "";
     for metric in table {
@@ -16,11 +16,12 @@ pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
             push_header(metric.name, metric.kind, metric.help, out);
             last_name = metric.name;
         }
-        let sum = owners
-            .iter()
-            .map(|owner| (metric.read)(owner))
-            .fold(0, u64::wrapping_add);
-        push_value(metric.name, metric.labels, sum, out);
+        let numbers = owners.iter().map(|owner| (metric.read)(owner));
+        let number = match metric.across {
+            Across::Sum => numbers.fold(0, u64::wrapping_add),
+            Across::Most => numbers.max().unwrap_or(0),
+        };
+        push_value(metric.name, metric.labels, number, metric.per_unit, out);
     }
 }
 
@@ -35,12 +36,22 @@ pub fn push_header(name: &str, kind: Kind, help: &str, out: &mut String) {
     debug_assert!(written.is_ok());
 }
 
-/// Appends one value.
-pub fn push_value(name: &str, labels: &str, value: u64, out: &mut String) {
-    let written = if labels.is_empty() {
-        writeln!(out, "{name} {value}")
+/// Appends one value, a number of which `per_unit` make one of the unit that the name has: 1, or
+/// 1,000,000 for microseconds shown as seconds.
+pub fn push_value(name: &str, labels: &str, number: u64, per_unit: u32, out: &mut String) {
+    let per_unit = u64::from(per_unit.max(1));
+    let (whole, rest) = (number / per_unit, number % per_unit);
+    let braces = if labels.is_empty() {
+        ["", ""]
     } else {
-        writeln!(out, "{name}{{{labels}}} {value}")
+        ["{", "}"]
+    };
+    let [open, close] = braces;
+    let written = if per_unit == 1 {
+        writeln!(out, "{name}{open}{labels}{close} {whole}")
+    } else {
+        let digits = per_unit.ilog10() as usize;
+        writeln!(out, "{name}{open}{labels}{close} {whole}.{rest:0digits$}")
     };
     debug_assert!(written.is_ok());
 }
@@ -69,6 +80,39 @@ mod tests {
         unique.dedup();
         assert_eq!(headers.len(), unique.len());
         assert_eq!(text.matches("# TYPE fanfare_streams gauge").count(), 1);
+    }
+
+    #[test]
+    fn number_that_every_worker_has_is_not_added_up() {
+        let (a, b) = (WorkerMetrics::default(), WorkerMetrics::default());
+        a.publications.add(7);
+        b.publications.add(6);
+        a.log_entries.set(5);
+        b.walk_last_us.set(1_002_003);
+        let mut text = String::new();
+        push(WorkerMetrics::TABLE, &[&a, &b], &mut text);
+        for line in [
+            "fanfare_publications_total 7",
+            "fanfare_log_entries 5",
+            "fanfare_walk_seconds 1.002003",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn help_is_one_sentence_and_names_no_unit_but_a_base_unit() {
+        let workers = WorkerMetrics::TABLE.iter().map(|m| (m.name, m.help));
+        let feed = FeedMetrics::TABLE.iter().map(|m| (m.name, m.help));
+        for (name, help) in workers.chain(feed) {
+            let sentences = help.matches(". ").count() + 1;
+            assert!(help.ends_with('.') && sentences == 1, "{name}: {help}");
+            for unit in [
+                "micro", "milli", "nano", "kilo", "minutes", "kib", "_ms", "_us",
+            ] {
+                assert!(!name.contains(unit), "{name}");
+            }
+        }
     }
 
     #[test]

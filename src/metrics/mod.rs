@@ -1,8 +1,11 @@
 //! What is counted, and how it is shown.
 //!
 //! Each worker has its own [`WorkerMetrics`] and is the only one to write it; the admin thread
-//! reads them all and adds them up. A count is a relaxed load and store, half a nanosecond, without
-//! a locked instruction. Every name stands in one of the two tables below and nowhere else.
+//! reads them all and makes one number of them. Most are added up. What every worker does for the
+//! same event, such as appending a publication to its log, counts once: the number of the worker
+//! that has most stands for all ([`Across`]). A count is a relaxed load and store, half a
+//! nanosecond, without a locked instruction. Every name stands in one of the two tables below, but
+//! for those of the process, which `admin` has.
 
 pub mod exposition;
 
@@ -58,6 +61,24 @@ pub enum Kind {
     Gauge,
 }
 
+/// How the numbers of all owners make one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Across {
+    /// Each owner counts events of its own.
+    Sum,
+    /// Every owner counts the same events, some of them a little later than others.
+    Most,
+}
+
+macro_rules! across {
+    () => {
+        Across::Sum
+    };
+    ($across:ident) => {
+        Across::$across
+    };
+}
+
 /// One line of a table: how a number is shown.
 #[derive(Debug)]
 pub struct Metric<T> {
@@ -67,6 +88,10 @@ pub struct Metric<T> {
     pub labels: &'static str,
     /// Whether it only grows.
     pub kind: Kind,
+    /// How the numbers of all owners make one.
+    pub across: Across,
+    /// How much of the number makes one of the unit that is shown.
+    pub per_unit: u32,
     /// What it means, in one sentence.
     pub help: &'static str,
     /// Reads it.
@@ -74,7 +99,7 @@ pub struct Metric<T> {
 }
 
 macro_rules! metrics {
-    ($(#[$doc:meta])* $owner:ident { $($field:ident: $kind:ident $name:literal $({$labels:literal})? $help:literal,)* }) => {
+    ($(#[$doc:meta])* $owner:ident { $($field:ident: $kind:ident $($across:ident)? $name:literal $(/ $per_unit:literal)? $({$labels:literal})? $help:literal,)* }) => {
         $(#[$doc])*
         #[derive(Debug, Default)]
         pub struct $owner {
@@ -88,6 +113,8 @@ macro_rules! metrics {
                     name: $name,
                     labels: concat!("", $($labels)?),
                     kind: Kind::$kind,
+                    across: across!($($across)?),
+                    per_unit: 1 $(* $per_unit)?,
                     help: $help,
                     read: |metrics| metrics.$field.value(),
                 },)*
@@ -99,49 +126,48 @@ macro_rules! metrics {
 metrics! {
     /// Numbers of one worker.
     WorkerMetrics {
-        conns_open: Gauge "fanfare_conns" "Conns open now.",
-        conns_pending: Gauge "fanfare_conns_pending" "Conns open now that have yet to complete a request head.",
-        websocket_open: Gauge "fanfare_streams" {"transport=\"websocket\""} "Streams open now and long polls that wait, by transport.",
-        event_stream_open: Gauge "fanfare_streams" {"transport=\"event_stream\""} "Streams open now and long polls that wait, by transport.",
-        long_poll_open: Gauge "fanfare_streams" {"transport=\"long_poll\""} "Streams open now and long polls that wait, by transport.",
-        subscribers: Gauge "fanfare_subscribers" "Memberships of conns in channels.",
-        channels: Gauge "fanfare_channels" "Channels that have subscribers or log entries, over all workers.",
-        conns_accepted: Counter "fanfare_conns_accepted_total" "Conns accepted.",
-        handshakes: Counter "fanfare_tls_handshakes_total" "TLS handshakes that were completed.",
-        handshakes_resumed: Counter "fanfare_tls_handshakes_resumed_total" "Of those, the ones that a ticket made short.",
-        offloaded: Counter "fanfare_tls_offloaded_total" "Conns over TLS whose records the kernel went on to seal and open.",
+        conns_open: Gauge "fanfare_conns" "Connections of clients that are open.",
+        conns_pending: Gauge "fanfare_conns_pending" "Open connections whose first request head has not arrived.",
+        websocket_open: Gauge "fanfare_streams" {"transport=\"websocket\""} "Open streams and waiting long polls, by transport.",
+        event_stream_open: Gauge "fanfare_streams" {"transport=\"event_stream\""} "Open streams and waiting long polls, by transport.",
+        long_poll_open: Gauge "fanfare_streams" {"transport=\"long_poll\""} "Open streams and waiting long polls, by transport.",
+        subscribers: Gauge "fanfare_subscribers" "Subscriptions of connections to channels.",
+        conns_accepted: Counter "fanfare_conns_accepted_total" "Connections accepted.",
+        handshakes: Counter "fanfare_tls_handshakes_total" "TLS handshakes completed.",
+        handshakes_resumed: Counter "fanfare_tls_handshakes_resumed_total" "TLS handshakes completed that resumed a session.",
+        offloaded: Counter "fanfare_tls_offloaded_total" "TLS connections whose records the kernel took over.",
         accept_errors: Counter "fanfare_accept_errors_total" "Accepts that failed for a reason of the peer or the network.",
         descriptors_exhausted: Counter "fanfare_descriptors_exhausted_total" "Times that accepting paused because no descriptor was left.",
-        conns_refused: Counter "fanfare_conns_refused_total" {"limit=\"conns\""} "Conns refused, by the limit that was reached.",
-        conns_refused_memory: Counter "fanfare_conns_refused_total" {"limit=\"memory\""} "Conns refused, by the limit that was reached.",
-        conns_refused_proxy: Counter "fanfare_conns_refused_total" {"limit=\"proxy\""} "Conns refused, by the limit that was reached.",
-        conns_refused_source_conns: Counter "fanfare_conns_refused_total" {"limit=\"source_conns\""} "Conns refused, by the limit that was reached.",
-        conns_refused_source_rate: Counter "fanfare_conns_refused_total" {"limit=\"source_rate\""} "Conns refused, by the limit that was reached.",
-        closed_done: Counter "fanfare_conns_closed_total" {"reason=\"done\""} "Conns closed, by reason.",
-        closed_peer_gone: Counter "fanfare_conns_closed_total" {"reason=\"peer_gone\""} "Conns closed, by reason.",
-        closed_bad_proxy_header: Counter "fanfare_conns_closed_total" {"reason=\"bad_proxy_header\""} "Conns closed, by reason.",
-        closed_bad_request: Counter "fanfare_conns_closed_total" {"reason=\"bad_request\""} "Conns closed, by reason.",
-        closed_head_timeout: Counter "fanfare_conns_closed_total" {"reason=\"head_timeout\""} "Conns closed, by reason.",
-        closed_idle: Counter "fanfare_conns_closed_total" {"reason=\"idle\""} "Conns closed, by reason.",
-        closed_invalid_deflate: Counter "fanfare_conns_closed_total" {"reason=\"invalid_deflate\""} "Conns closed, by reason.",
-        closed_invalid_text: Counter "fanfare_conns_closed_total" {"reason=\"invalid_text\""} "Conns closed, by reason.",
-        closed_message_too_big: Counter "fanfare_conns_closed_total" {"reason=\"message_too_big\""} "Conns closed, by reason.",
-        closed_no_subscription: Counter "fanfare_conns_closed_total" {"reason=\"no_subscription\""} "Conns closed, by reason.",
-        closed_not_allowed: Counter "fanfare_conns_closed_total" {"reason=\"not_allowed\""} "Conns closed, by reason.",
-        closed_protocol_error: Counter "fanfare_conns_closed_total" {"reason=\"protocol_error\""} "Conns closed, by reason.",
-        closed_tls_error: Counter "fanfare_conns_closed_total" {"reason=\"tls_error\""} "Conns closed, by reason.",
-        closed_token_expired: Counter "fanfare_conns_closed_total" {"reason=\"token_expired\""} "Conns closed, by reason.",
-        closed_unauthorized: Counter "fanfare_conns_closed_total" {"reason=\"unauthorized\""} "Conns closed, by reason.",
-        closed_overflow: Counter "fanfare_conns_closed_total" {"reason=\"overflow\""} "Conns closed, by reason.",
-        closed_crowded_out: Counter "fanfare_conns_closed_total" {"reason=\"crowded_out\""} "Conns closed, by reason.",
-        closed_refused: Counter "fanfare_conns_closed_total" {"reason=\"refused\""} "Conns closed, by reason.",
-        closed_disconnected: Counter "fanfare_conns_closed_total" {"reason=\"disconnected\""} "Conns closed, by reason.",
-        closed_shutdown: Counter "fanfare_conns_closed_total" {"reason=\"shutdown\""} "Conns closed, by reason.",
-        requests: Counter "fanfare_requests_total" "Request heads parsed.",
+        conns_refused: Counter "fanfare_conns_refused_total" {"limit=\"conns\""} "Connections refused, by the limit that was reached.",
+        conns_refused_memory: Counter "fanfare_conns_refused_total" {"limit=\"memory\""} "Connections refused, by the limit that was reached.",
+        conns_refused_proxy: Counter "fanfare_conns_refused_total" {"limit=\"proxy\""} "Connections refused, by the limit that was reached.",
+        conns_refused_source_conns: Counter "fanfare_conns_refused_total" {"limit=\"source_conns\""} "Connections refused, by the limit that was reached.",
+        conns_refused_source_rate: Counter "fanfare_conns_refused_total" {"limit=\"source_rate\""} "Connections refused, by the limit that was reached.",
+        closed_done: Counter "fanfare_conns_closed_total" {"reason=\"done\""} "Connections closed, by reason.",
+        closed_peer_gone: Counter "fanfare_conns_closed_total" {"reason=\"peer_gone\""} "Connections closed, by reason.",
+        closed_bad_proxy_header: Counter "fanfare_conns_closed_total" {"reason=\"bad_proxy_header\""} "Connections closed, by reason.",
+        closed_bad_request: Counter "fanfare_conns_closed_total" {"reason=\"bad_request\""} "Connections closed, by reason.",
+        closed_head_timeout: Counter "fanfare_conns_closed_total" {"reason=\"head_timeout\""} "Connections closed, by reason.",
+        closed_idle: Counter "fanfare_conns_closed_total" {"reason=\"idle\""} "Connections closed, by reason.",
+        closed_invalid_deflate: Counter "fanfare_conns_closed_total" {"reason=\"invalid_deflate\""} "Connections closed, by reason.",
+        closed_invalid_text: Counter "fanfare_conns_closed_total" {"reason=\"invalid_text\""} "Connections closed, by reason.",
+        closed_message_too_big: Counter "fanfare_conns_closed_total" {"reason=\"message_too_big\""} "Connections closed, by reason.",
+        closed_no_subscription: Counter "fanfare_conns_closed_total" {"reason=\"no_subscription\""} "Connections closed, by reason.",
+        closed_not_allowed: Counter "fanfare_conns_closed_total" {"reason=\"not_allowed\""} "Connections closed, by reason.",
+        closed_protocol_error: Counter "fanfare_conns_closed_total" {"reason=\"protocol_error\""} "Connections closed, by reason.",
+        closed_tls_error: Counter "fanfare_conns_closed_total" {"reason=\"tls_error\""} "Connections closed, by reason.",
+        closed_token_expired: Counter "fanfare_conns_closed_total" {"reason=\"token_expired\""} "Connections closed, by reason.",
+        closed_unauthorized: Counter "fanfare_conns_closed_total" {"reason=\"unauthorized\""} "Connections closed, by reason.",
+        closed_overflow: Counter "fanfare_conns_closed_total" {"reason=\"overflow\""} "Connections closed, by reason.",
+        closed_crowded_out: Counter "fanfare_conns_closed_total" {"reason=\"crowded_out\""} "Connections closed, by reason.",
+        closed_refused: Counter "fanfare_conns_closed_total" {"reason=\"refused\""} "Connections closed, by reason.",
+        closed_disconnected: Counter "fanfare_conns_closed_total" {"reason=\"disconnected\""} "Connections closed, by reason.",
+        closed_shutdown: Counter "fanfare_conns_closed_total" {"reason=\"shutdown\""} "Connections closed, by reason.",
+        requests: Counter "fanfare_requests_total" "Requests read, with those refused for their head.",
         requests_refused: Counter "fanfare_requests_refused_total" "Requests answered with a 4xx or 5xx status.",
         origins_refused: Counter "fanfare_origins_refused_total" "Requests refused because of the page that they came from.",
-        tokens_accepted: Counter "fanfare_tokens_total" {"outcome=\"accepted\""} "Tokens that clients have shown.",
-        tokens_refused: Counter "fanfare_tokens_total" {"outcome=\"refused\""} "Tokens that clients have shown.",
+        tokens_accepted: Counter "fanfare_tokens_total" {"outcome=\"accepted\""} "Tokens that clients have shown, by outcome.",
+        tokens_refused: Counter "fanfare_tokens_total" {"outcome=\"refused\""} "Tokens that clients have shown, by outcome.",
         upgrades: Counter "fanfare_upgrades_total" "WebSocket handshakes completed.",
         polls_with_news: Counter "fanfare_poll_answers_total" {"outcome=\"news\""} "Polls answered: with publications or a gap, with neither, or with 304.",
         polls_without_news: Counter "fanfare_poll_answers_total" {"outcome=\"empty\""} "Polls answered: with publications or a gap, with neither, or with 304.",
@@ -150,30 +176,30 @@ metrics! {
         client_messages_inflated: Counter "fanfare_client_messages_inflated_total" "Compressed messages received from WebSocket clients.",
         client_commands_refused: Counter "fanfare_client_commands_refused_total" "Commands of WebSocket clients answered with an error.",
         client_reads_paused: Counter "fanfare_client_reads_paused_total" "Times that a WebSocket client was not read for a while because it sent too much.",
-        subscriptions_refused: Counter "fanfare_subscriptions_refused_total" "Subscriptions refused because there were too many channels.",
+        subscriptions_refused: Counter "fanfare_subscriptions_refused_total" "Subscriptions refused because of limits.channels.",
         acknowledgements: Counter "fanfare_client_acknowledgements_total" "Acknowledgements of WebSocket clients for a window.",
         client_publications: Counter "fanfare_client_publications_total" "Publications of clients handed to the feed.",
-        direct: Counter "fanfare_direct_total" "Messages of backends to one conn that were put on their way.",
-        direct_refused: Counter "fanfare_direct_refused_total" "Messages of backends to a conn that is not there, or is owed too much.",
-        received_bytes: Counter "fanfare_received_bytes_total" "Bytes read from clients.",
-        sent_bytes: Counter "fanfare_sent_bytes_total" "Bytes written to clients.",
+        direct: Counter "fanfare_direct_total" "Messages of backends queued for their connection.",
+        direct_refused: Counter "fanfare_direct_refused_total" "Messages of backends not queued: the connection is gone, or too much waits for it.",
+        received_bytes: Counter "fanfare_received_bytes_total" "Bytes read from clients' sockets.",
+        sent_bytes: Counter "fanfare_sent_bytes_total" "Bytes written to clients' sockets.",
         deliveries: Counter "fanfare_deliveries_total" "Publications written to a subscriber to the last byte.",
-        writes: Counter "fanfare_writes_total" "Vectored writes to clients.",
+        writes: Counter "fanfare_writes_total" "Writes to clients' sockets.",
         writes_blocked: Counter "fanfare_writes_blocked_total" "Writes of which the kernel took nothing or only a part.",
-        skipped: Counter "fanfare_publications_skipped_total" "Publications a subscriber was not given because it was over its quota.",
-        conflated: Counter "fanfare_publications_conflated_total" "Publications a subscriber was not given because newer ones with the same key superseded them.",
-        gaps: Counter "fanfare_gaps_total" "Gaps told to subscribers.",
+        skipped: Counter "fanfare_publications_skipped_total" "Publications that a subscriber did not receive because it was over its quota.",
+        conflated: Counter "fanfare_publications_conflated_total" "Publications that a subscriber did not receive because later ones with the same key superseded them.",
+        gaps: Counter "fanfare_gaps_total" "Gap notifications to subscribers.",
         heartbeats: Counter "fanfare_heartbeats_total" "Heartbeats sent.",
-        publications: Counter "fanfare_publications_total" "Publications appended to the log, over all workers.",
-        evicted: Counter "fanfare_log_evicted_total" "Publications evicted from the log by its bounds, over all workers.",
-        log_entries: Gauge "fanfare_log_entries" "Publications in the log, over all workers.",
-        log_bytes: Gauge "fanfare_log_bytes" "Bytes in the log with its frames, over all workers, which share most of them.",
+        publications: Counter Most "fanfare_publications_total" "Publications appended to the log, each counted once whatever the number of workers.",
+        evicted: Counter Most "fanfare_log_evicted_total" "Publications removed from the log by its bounds, each counted once whatever the number of workers.",
+        log_entries: Gauge Most "fanfare_log_entries" "Publications in the log of the worker that has the most of them.",
+        log_bytes: Gauge Most "fanfare_log_bytes" "Bytes that count against log.bytes in the worker that has the most of them.",
         frames_deflated: Counter "fanfare_frames_deflated_total" "Frames compressed, each once for all subscribers and workers.",
         deflated_from_bytes: Counter "fanfare_deflate_bytes_total" {"side=\"before\""} "Bytes of the messages that were compressed, before and after.",
         deflated_to_bytes: Counter "fanfare_deflate_bytes_total" {"side=\"after\""} "Bytes of the messages that were compressed, before and after.",
-        walks: Counter "fanfare_walks_total" "Walks over a channel's subscribers that reached the last one.",
-        walk_last_us: Gauge "fanfare_walk_microseconds" "Time to the last subscriber of the newest finished walk, over all workers.",
-        stale_readiness: Counter "fanfare_stale_readiness_total" "Readiness reports for conns that had gone.",
+        walks: Counter "fanfare_walks_total" "Walks of a worker over its subscribers of a channel that reached the last one.",
+        walk_last_us: Gauge Most "fanfare_walk_seconds" / 1_000_000 "Time that the newest finished walk took, in the worker where it was longest.",
+        stale_readiness: Counter "fanfare_stale_readiness_total" "Readiness reports for connections that had gone.",
         read_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"read\""} "Turns in which a phase used up its budget.",
         handshake_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"handshake\""} "Turns in which a phase used up its budget.",
         accept_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"accept\""} "Turns in which a phase used up its budget.",
@@ -191,7 +217,7 @@ metrics! {
         feeders: Gauge "fanfare_feeders" "Feeders connected now.",
         feeders_accepted: Counter "fanfare_feeders_accepted_total" "Feeders accepted.",
         feeders_refused: Counter "fanfare_feeders_refused_total" "Feeders refused because too many were connected.",
-        publications: Counter "fanfare_feed_publications_total" "Publications sequenced.",
+        publications: Counter "fanfare_feed_publications_total" "Publications that got a number.",
         consumers: Gauge "fanfare_feed_consumers" "Feeders that consume what clients publish.",
         consumers_cut_off: Counter "fanfare_feed_consumers_cut_off_total" "Consumers cut off because they read nothing for too long.",
         consumed: Counter "fanfare_feed_consumed_total" "Publications of clients handed to consumers.",
@@ -206,9 +232,9 @@ metrics! {
         inbox_waits: Counter "fanfare_feed_inbox_waits_total" "Times the feed waited for a worker's full inbox.",
         journal_records: Counter "fanfare_journal_records_total" "Publications written to the journal.",
         journal_bytes: Counter "fanfare_journal_bytes_total" "Bytes written to the journal.",
-        journal_syncs: Counter "fanfare_journal_syncs_total" "Times the disk was made to keep what was written to the journal.",
-        journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Batches refused because the journal could not be written, and syncs that failed.",
-        journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Batches refused because the journal could not be written, and syncs that failed.",
+        journal_syncs: Counter "fanfare_journal_syncs_total" "Syncs of the journal to disk.",
+        journal_write_errors: Counter "fanfare_journal_errors_total" {"step=\"write\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
+        journal_sync_errors: Counter "fanfare_journal_errors_total" {"step=\"sync\""} "Errors of the journal, by step: a batch that was not written, or a sync that failed.",
         journal_failing: Gauge "fanfare_journal_failing" "1 while publications are refused because the journal cannot be written.",
     }
 }

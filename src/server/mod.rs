@@ -43,6 +43,7 @@ use crate::sys::wake::Wake;
 use crate::sys::{cpu, descriptors};
 use crate::time::Now;
 use crate::worker::Parts;
+use crate::worker::census::Census;
 use crate::worker::guard::Guard;
 use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
@@ -166,7 +167,7 @@ impl Server {
             feed_wake: Arc::clone(&feed_wake),
             sequenced: Arc::clone(&sequenced),
             credentials: credentials.clone(),
-            guard: guard.clone(),
+            guard,
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
@@ -188,7 +189,8 @@ impl Server {
         let sources = Sources {
             workers: started.metrics.clone(),
             feed: feed_metrics,
-            guard,
+            guard: started.guard,
+            meter: watch.meter().clone(),
             readiness: Arc::clone(&readiness),
             started: SystemTime::now(),
             dropped_log_lines,
@@ -334,6 +336,7 @@ struct Started {
     workers: Vec<RunningWorker>,
     reports: Reports,
     metrics: Vec<Arc<WorkerMetrics>>,
+    guard: Guard,
 }
 
 impl Started {
@@ -384,6 +387,7 @@ impl Crew {
             workers,
             reports,
             metrics,
+            guard,
         })
     }
 
@@ -440,6 +444,7 @@ impl Crew {
         Guard {
             silent: SilentLimit::new(limits.pending_conns, workers).map(Arc::new),
             channels_max: limits.channels.div_ceil(workers),
+            channels: Arc::new(Census::new(workers as usize)),
             ..self.guard.clone()
         }
     }

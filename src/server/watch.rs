@@ -18,6 +18,7 @@ use crate::worker::sources::Sources;
 /// The thread; ends with this.
 #[derive(Debug)]
 pub(super) struct Watch {
+    meter: Meter,
     _end: Sender<()>,
 }
 
@@ -38,12 +39,13 @@ impl Watch {
         }
         meter.look(&pressure);
         let (end, ended) = bounded(0);
+        let looked_at = meter.clone();
         let look = move || {
             while ended.recv_timeout(Duration::from_millis(WATCH_MS))
                 == Err(RecvTimeoutError::Timeout)
             {
                 let was_short = pressure.is_short();
-                meter.look(&pressure);
+                looked_at.look(&pressure);
                 tell(&pressure, was_short);
                 if let Some(sources) = &sources {
                     sources.sweep(clock.now());
@@ -53,7 +55,12 @@ impl Watch {
         thread::Builder::new()
             .name(String::from("fanfare-watch"))
             .spawn(look)?;
-        Ok(Self { _end: end })
+        Ok(Self { meter, _end: end })
+    }
+
+    /// What is looked at.
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 }
 

@@ -98,20 +98,33 @@ impl Meter {
 
     /// Looks.
     pub fn look(&self, pressure: &Pressure) {
-        let (used, limit) = match self {
-            Self::Cgroup {
-                folder,
-                limit_bytes,
-            } => (cgroup_used(folder), *limit_bytes),
-            Self::Machine { limit_bytes } => {
-                let used = machine_bytes().map(|machine| machine.total - machine.available);
-                (used, *limit_bytes)
-            }
-            Self::Nothing => (None, 0),
-            Self::Process { limit_bytes } => (resident_bytes(), *limit_bytes),
-        };
         // What cannot be seen keeps nobody away.
-        pressure.note(used.unwrap_or(0), limit);
+        pressure.note(self.used_bytes(), self.limit_bytes());
+    }
+
+    /// What is used now; zero if the system does not say.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let used = match self {
+            Self::Cgroup { folder, .. } => cgroup_used(folder),
+            Self::Machine { .. } => {
+                machine_bytes().map(|machine| machine.total - machine.available)
+            }
+            Self::Nothing => None,
+            Self::Process { .. } => resident_bytes(),
+        };
+        used.unwrap_or(0)
+    }
+
+    /// What may be used; zero if that is not known.
+    #[must_use]
+    pub fn limit_bytes(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Cgroup { limit_bytes, .. }
+            | Self::Machine { limit_bytes }
+            | Self::Process { limit_bytes } => *limit_bytes,
+        }
     }
 }
 

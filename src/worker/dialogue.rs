@@ -119,18 +119,23 @@ impl<N: Net> Worker<N> {
             outcome: Published::Busy,
             reference: publication.reference.clone(),
         };
-        self.parts.metrics.client_publications.increment();
-        self.report_for(id, Report::Publish(publication), &refused);
+        if self.report_for(id, Report::Publish(publication), &refused) {
+            self.parts.metrics.client_publications.increment();
+        }
     }
 
-    /// Reports what a conn has caused. While that waits, the conn does.
-    fn report_for(&mut self, id: ConnId, report: Report, refused: &Saying) {
+    /// Reports what a conn has caused. While that waits, the conn does. False if it is refused.
+    fn report_for(&mut self, id: ConnId, report: Report, refused: &Saying) -> bool {
         match self.parts.upstream.report(report) {
-            Reported::AtOnce => {}
-            Reported::Later => self.hold(id),
+            Reported::AtOnce => true,
+            Reported::Later => {
+                self.hold(id);
+                true
+            }
             Reported::Refused => {
                 let _told = self.tell(id, refused);
                 self.hold(id);
+                false
             }
         }
     }

@@ -12,6 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::Worker;
+use super::census::Census;
 use super::net::Net;
 use super::pending::SilentLimit;
 use super::sources::{Arrival, Sources};
@@ -29,6 +30,8 @@ pub struct Guard {
     pub silent: Option<Arc<SilentLimit>>,
     /// Channels of this worker; zero is no limit.
     pub channels_max: u32,
+    /// Channels of all workers.
+    pub channels: Arc<Census>,
     /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.
     pub proxied: u64,
     /// How many conns each source has, if that is limited.

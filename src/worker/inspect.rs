@@ -46,6 +46,13 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
+    /// How many channels all workers have.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn census(&self) -> u64 {
+        self.parts.guard.channels.count()
+    }
+
     /// The conns that were freed at the end of the last turn.
     #[doc(hidden)]
     #[must_use]

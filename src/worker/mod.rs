@@ -13,6 +13,7 @@ mod accept;
 mod answer;
 mod apply;
 mod broadcast;
+pub mod census;
 mod dialogue;
 mod drain;
 mod expire;
@@ -231,6 +232,8 @@ impl<N: Net> Worker<N> {
         if parts.guard.channels_max > 0 {
             hub.limit_channels(parts.guard.channels_max as usize);
         }
+        let census = Arc::clone(&parts.guard.channels);
+        hub.join_census(census);
         Self {
             net,
             now,

@@ -106,6 +106,8 @@ impl Checker {
             worker.hub().subscriber_count(),
             "the gauge of subscribers"
         );
+        let channels = worker.hub().channel_count() as u64;
+        assert_eq!(worker.census(), channels, "the count of channels");
         self.check_log(worker, metrics, config);
         let head = worker.hub().head().sequence.0;
         while let Some((sequence, receipt)) = self.receipts.front()
