@@ -2,13 +2,22 @@
 //!
 //! Data only: each struct is read by the file of its subcommand. Flags of `serve` that stand for
 //! keys of the configuration have no environment name here, since [`crate::config::file`] gives
-//! every key its own.
+//! every key its own; their texts name it in the form that clap writes.
+//!
+//! All help texts have one layout: summary, usage, arguments, options, notes, exit status,
+//! examples. They are wrapped at `HELP_COLUMNS_MAX`.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "help texts have the names of variables as clap writes them"
+)]
+
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{NonEmptyStringValueParser, Resettable};
+use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::bench::options::BenchArgs;
 use crate::config::Listen;
@@ -19,13 +28,19 @@ use crate::id::ChannelName;
 use crate::pattern::Pattern;
 use crate::token::Algorithm;
 
-/// A push server for one Linux machine: publications in over a Unix socket, out over WebSocket and
-/// server-sent events.
+/// Columns of the widest line of a help text.
+const HELP_COLUMNS_MAX: usize = 100;
+
+/// A push server for one Linux machine: publications in over a Unix socket, out over WebSocket,
+/// server-sent events and polls.
 #[derive(Debug, Parser)]
 #[command(name = "fanfare", version, propagate_version = true)]
+#[command(max_term_width = HELP_COLUMNS_MAX)]
 #[command(after_help = "\
-Exit status: 0 fine; 1 failed while running; 2 bad usage or configuration, which includes files that
-the configuration names and that are missing or cannot be used.
+Exit status:
+  0  success
+  1  failure while running
+  2  bad usage or configuration; files that the configuration names belong to it
 
 Examples:
   fanfare serve --demo
@@ -39,14 +54,37 @@ pub struct Arguments {
     pub command: Command,
 }
 
+impl Arguments {
+    /// Takes the arguments apart. A negative number after an option is its value, so that an error
+    /// names the option. An empty environment variable is as if unset.
+    ///
+    /// # Errors
+    /// Returns what to print, which may be a help text, and the exit status.
+    pub fn take(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+        let take_negative = |arg: Arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
+        let skip_empty = |arg: Arg| match arg.get_env() {
+            Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+            _ => arg,
+        };
+        let mut command = Self::command()
+            .mut_subcommands(|sub| sub.mut_args(|arg| skip_empty(take_negative(arg))));
+        let mut matches: ArgMatches = command.try_get_matches_from_mut(line)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Put load on a server and account for every publication.
     Bench(Box<BenchArgs>),
-    /// Validate a configuration, and the files that it names.
+    /// Validate a configuration and the files that it names.
     Check(CheckArgs),
-    /// Say how many connections this machine holds, and what stops more.
+    /// Report how many connections this machine holds and which limit stops more.
     Doctor(DoctorArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
@@ -54,7 +92,7 @@ pub enum Command {
     Serve(ServeArgs),
     /// Print what a subscriber receives.
     Subscribe(SubscribeArgs),
-    /// Make a token for trying out.
+    /// Make a token for testing.
     Token(TokenArgs),
 }
 
@@ -65,8 +103,10 @@ A value is taken from the first of these that names it: flag, environment variab
 Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty
 variable is as if unset.
 
-Exit status: 0 drained; 1 the start failed although the configuration is right, such as for an
-address in use or an address of another machine; 2 what `fanfare check` finds is wrong.
+Exit status:
+  0  success, after a signal and a drain
+  1  failure at the start or while running, such as an address that is in use
+  2  bad usage or configuration: what `fanfare check` finds
 
 Examples:
   fanfare serve
@@ -74,32 +114,35 @@ Examples:
   fanfare serve --listen 0.0.0.0:8080 --workers 4
   FANFARE_HEARTBEAT_INTERVAL_MS=15000 fanfare serve --config /etc/fanfare/fanfare.toml")]
 pub struct ServeArgs {
-    /// Configuration file; without it no file is read.
-    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG")]
+    /// Configuration file [env: FANFARE_CONFIG] [default: none].
+    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
-    /// Where clients connect, "ADDR:PORT tls" with TLS; may be repeated [default: 127.0.0.1:8080].
+    /// Where clients connect; "ADDR:PORT tls" is with TLS; may be repeated [env: FANFARE_LISTEN]
+    /// [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<Listen>,
-    /// Path of the feed's Unix socket.
+    /// Unix socket of the feed [env: FANFARE_FEED] [default: feed.sock in $RUNTIME_DIRECTORY,
+    /// /run/user/UID/fanfare or /tmp/fanfare-UID].
     #[arg(long, value_name = "PATH")]
     pub feed: Option<PathBuf>,
-    /// Directory of the journal, by which publications outlive a restart [default: none].
+    /// Directory of the journal of publications [env: FANFARE_JOURNAL_PATH] [default: none].
     #[arg(long, value_name = "DIR")]
     pub journal: Option<PathBuf>,
-    /// Where metrics and health are served; off for nowhere [default: 127.0.0.1:9180].
+    /// Where metrics and health are served; off: nowhere [env: FANFARE_ADMIN]
+    /// [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<String>,
-    /// Worker threads; 0 is one per core [default: 0].
+    /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
-    /// Diagnostics: error, warn, info or debug [default: info].
+    /// Diagnostics: error, warn, info or debug [env: FANFARE_LOGGING_LEVEL] [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<String>,
-    /// Speak TLS with a certificate made now, which clients have to be told to trust; on
-    /// 127.0.0.1:8443 if no address says tls. For trying out.
+    /// Speak TLS with a certificate made at start, for testing; on 127.0.0.1:8443 if no address
+    /// says tls [env: FANFARE_TLS_SELF_SIGNED].
     #[arg(long)]
     pub tls_self_signed: bool,
-    /// Publish this machine's own load, memory and network figures every second.
+    /// Publish load, memory and network figures of this machine every second.
     #[arg(long)]
     pub demo: bool,
 }
@@ -123,10 +166,15 @@ impl ServeArgs {
 /// Arguments of `fanfare publish`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without DATA each line of standard input is one publication. Exit status 1 when the feed refused a
-line; the other lines are published all the same. With --ack each line has an idempotency key of its
-own: when the server ends, what it has not acknowledged is sent again to the next one, for up to a
-minute, and nothing is lost or doubled if the server has a journal.
+Without DATA each line of standard input is one publication. A line that the feed refuses does not
+stop the others. With --ack each line has an idempotency key of its own: when the server ends, what
+it has not acknowledged is sent again to the next one, for up to a minute, and nothing is lost or
+doubled if the server has a journal.
+
+Exit status:
+  0  success
+  1  a line was refused, or failure while running
+  2  bad usage or configuration
 
 Examples:
   fanfare publish prices '{\"eur\":1.0841}'
@@ -134,26 +182,26 @@ Examples:
   vmstat -n 1 | fanfare publish load --text
   fanfare publish prices --ack < prices.ndjson")]
 pub struct PublishArgs {
-    /// The channel.
+    /// Channel to publish to.
     #[arg(value_parser = ChannelName::new)]
     pub channel: ChannelName,
-    /// The payload: JSON, or any text with --text.
+    /// Payload: JSON, or any text with --text.
     #[arg(allow_hyphen_values = true)]
     pub data: Option<String>,
-    /// Send text as it is instead of JSON.
+    /// Take the payload as text instead of JSON.
     #[arg(long)]
     pub text: bool,
     /// Type of the publication: `event:` of server-sent events.
     #[arg(long, value_name = "NAME", value_parser = event)]
     pub event: Option<String>,
-    /// Conflation key: a later publication with it supersedes this one for whoever is behind.
+    /// Conflation key; a later publication with the same key supersedes this one.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub key: Option<String>,
-    /// Wait for each publication to be sequenced; print its id and number of subscribers as JSON.
+    /// Wait for acknowledgements; print id and number of subscribers as JSON.
     #[arg(long)]
     pub ack: bool,
-    /// Path of the feed's Unix socket.
-    #[arg(long, value_name = "PATH", env = "FANFARE_FEED")]
+    /// Unix socket of the feed [env: FANFARE_FEED] [default: as for serve].
+    #[arg(long, value_name = "PATH", env = "FANFARE_FEED", hide_env = true)]
     pub feed: Option<PathBuf>,
 }
 
@@ -167,7 +215,13 @@ pub struct PublishArgs {
 ws://HOST/ws?channel=NAME prints each message as it comes, one JSON object per line;
 http://HOST/sse?channel=NAME prints the data of each event; http://HOST/poll?channel=NAME polls and
 prints each publication as ws:// does. When the connection is lost it is made again with exponential
-back-off and jitter, and resumes behind the last id. Notices such as gaps go to standard error.
+back-off and jitter, and resumes after the last id. Each failed attempt is reported on standard
+error, as gaps are. What no further attempt mends ends at once, such as a missing token.
+
+Exit status:
+  0  success: --count publications, the end of the stream, or a closed standard output
+  1  refused by the server, --timeout, or failure while running
+  2  bad usage or configuration
 
 Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=prices'
@@ -175,18 +229,18 @@ Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=a' --count 1 --timeout 5
   fanfare subscribe 'http://127.0.0.1:8080/sse?channel=a' --header 'Authorization: Bearer …'")]
 pub struct SubscribeArgs {
-    /// Where to subscribe: ws:// or http:// with the path of the transport and the channels.
+    /// URL of a transport with the channels, such as ws://HOST/ws?channel=NAME.
     pub url: String,
-    /// End after so many publications.
+    /// End after this many publications.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// Fail when this much time is over before the end.
+    /// Fail if the end has not come after this time.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
-    /// Resume behind this id.
+    /// Resume after this id.
     #[arg(long, value_name = "ID")]
     pub since: Option<String>,
-    /// Send this header field; may be repeated.
+    /// Send this header field; repeatable.
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub headers: Vec<Header>,
     /// End when the connection ends.
@@ -195,10 +249,10 @@ pub struct SubscribeArgs {
     /// Print the id and a tab before each publication.
     #[arg(long, conflicts_with = "json")]
     pub ids: bool,
-    /// Print events as {"id","event","data"}, one per line also if their data has several.
+    /// Print each event of an event stream on one line: {"id","event","data"}.
     #[arg(long)]
     pub json: bool,
-    /// Tell on standard error of control messages and of the connection's life.
+    /// Report control messages and connections on standard error.
     #[arg(long, short)]
     pub verbose: bool,
 }
@@ -215,7 +269,12 @@ pub struct Header {
 /// Arguments of `fanfare token`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the token alone. The server knows it when the key's file is in [auth] keys.
+Prints the token alone. The server accepts it when the file of the key is in [auth] keys.
+
+Exit status:
+  0  success
+  1  failure while running
+  2  bad usage or configuration
 
 Examples:
   head -c 32 /dev/urandom | base64 -w0 > secret
@@ -223,28 +282,28 @@ Examples:
   curl -N -H \"Authorization: Bearer $(fanfare token --key secret --subscribe 'chat:*')\" \\
       'http://127.0.0.1:8080/sse?channel=chat:1'")]
 pub struct TokenArgs {
-    /// The file with the secret.
+    /// File with the secret.
     #[arg(long, value_name = "FILE")]
     pub key: PathBuf,
-    /// HS256, HS384 or HS512.
+    /// Algorithm: HS256, HS384 or HS512.
     #[arg(long, value_name = "NAME", default_value = "HS256", value_parser = algorithm)]
     pub algorithm: Algorithm,
-    /// Whom the token is about.
+    /// Subject of the token.
     #[arg(long, value_name = "NAME")]
     pub sub: Option<String>,
-    /// Channels that may be subscribed to: a name, or a beginning with one * behind; repeatable.
+    /// Channels to subscribe to: a name, or a prefix and *; repeatable.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub subscribe: Vec<String>,
-    /// Channels that may be published to; repeatable.
+    /// Channels to publish to; repeatable.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
     pub publish: Vec<String>,
-    /// For whom it is, if the server asks for an audience.
+    /// Audience, if the server requires one.
     #[arg(long, value_name = "NAME")]
     pub audience: Option<String>,
-    /// From whom it is, if the server asks for an issuer.
+    /// Issuer, if the server requires one.
     #[arg(long, value_name = "NAME")]
     pub issuer: Option<String>,
-    /// How long it lasts.
+    /// Lifetime of the token.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     pub expires_in: u64,
 }
@@ -275,21 +334,29 @@ the feed and the journal, as a start of the server does. Binds, locks and makes 
 run beside a server. Permissions are those of the user that runs it: the unit's ExecStartPre= sees
 what the server will see.
 
-Exit status: 0 all is well; 2 something is wrong: one line for each problem, with file, line and key.
+Exit status:
+  0  success: nothing is wrong
+  1  failure while running
+  2  bad usage or configuration: one line for each problem, with file, line and key
 
 Examples:
   fanfare check /etc/fanfare/fanfare.toml
   FANFARE_WORKERS=2 fanfare check")]
 pub struct CheckArgs {
-    /// The file; without it the environment is checked over the defaults.
+    /// Configuration file; without it the environment is checked over the defaults.
     pub file: Option<PathBuf>,
 }
 
 /// Arguments of `fanfare doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status 1 when the target does not fit. To examine another host, record it there with
-`fanfare doctor --record DIR`, bring DIR here and say `fanfare doctor --root DIR`.
+To examine another host, record it there with `fanfare doctor --record DIR`, copy DIR here and run
+`fanfare doctor --root DIR`.
+
+Exit status:
+  0  success: the target fits, or none was given
+  1  the target does not fit, or failure while running
+  2  bad usage or configuration
 
 Examples:
   fanfare doctor
@@ -297,29 +364,29 @@ Examples:
   fanfare doctor --target 1000000 --workers 56 --json
   fanfare doctor --pid $(systemctl show -P MainPID fanfare)")]
 pub struct DoctorArgs {
-    /// Say what has to change for so many connections.
+    /// Report what has to change for this many connections.
     #[arg(long, value_name = "CONNS", value_parser = clap::value_parser!(u64).range(1..=TARGET_MAX))]
     pub target: Option<u64>,
-    /// Configuration file; without it no file is read.
-    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG")]
+    /// Configuration file [env: FANFARE_CONFIG] [default: none].
+    #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
-    /// Worker threads; 0 is one per core [default: 0].
+    /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
     pub workers: Option<u32>,
-    /// How many of a hundred connections have a full send buffer at the same time.
+    /// Percentage of connections whose send buffer is full at the same time.
     #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=100))]
     pub stalled: u8,
-    /// Examine this process's limits instead of our own, such as those of the running server.
+    /// Examine the limits of this process, such as the running server.
     #[arg(long, value_name = "PID")]
     pub pid: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Read below this folder: for examining another host's recorded tree.
-    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    /// Read the recorded host below this directory [default: /].
+    #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Copy what is read to this folder: for examining this host elsewhere.
-    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    /// Copy what is read to this directory.
+    #[arg(long, value_name = "DIR")]
     pub record: Option<PathBuf>,
 }
 
@@ -356,12 +423,11 @@ fn header(text: &str) -> Result<Header, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parsed(line: &str) -> Result<Command, clap::Error> {
-        Arguments::try_parse_from(line.split_whitespace()).map(|arguments| arguments.command)
+        let line = line.split_whitespace().map(OsString::from);
+        Arguments::take(line).map(|arguments| arguments.command)
     }
 
     #[test]
@@ -398,8 +464,53 @@ mod tests {
         ] {
             assert_eq!(parsed(line).unwrap_err().exit_code(), 2, "{line}");
         }
+        for (line, flag) in [
+            ("fanfare bench --seconds x", "--seconds"),
+            ("fanfare bench --websockets -1", "--websockets"),
+            ("fanfare subscribe ws://h/ws --count -1", "--count"),
+            ("fanfare subscribe ws://h/ws --timeout -1", "--timeout"),
+            ("fanfare token --key k --expires-in -1", "--expires-in"),
+            ("fanfare serve --workers -1", "--workers"),
+            ("fanfare doctor --target -1", "--target"),
+        ] {
+            let error = parsed(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(flag), "{error}");
+        }
         assert_eq!(parsed("fanfare --help").unwrap_err().exit_code(), 0);
         assert_eq!(parsed("fanfare --version").unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn help_texts_name_variables_that_the_configuration_has() {
+        let mut names = 0;
+        for sub in Arguments::command().get_subcommands() {
+            for arg in sub.get_arguments() {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let Some((_, rest)) = help.split_once("[env: ") else {
+                    continue;
+                };
+                let name = rest.split(']').next().unwrap_or_default();
+                if name != "FANFARE_CONFIG" {
+                    let value = match name {
+                        "FANFARE_TLS_SELF_SIGNED" => "true",
+                        "FANFARE_LOGGING_LEVEL" => "warn",
+                        "FANFARE_LISTEN" | "FANFARE_ADMIN" => "127.0.0.1:1",
+                        "FANFARE_WORKERS" => "1",
+                        _ => "/tmp/x",
+                    };
+                    let variable = (name.to_owned(), value.to_owned());
+                    let loaded = crate::config::file::load(
+                        None,
+                        [variable].into_iter(),
+                        &Overrides::default(),
+                    );
+                    assert!(loaded.is_ok(), "{name}: {:?}", loaded.err());
+                    names += 1;
+                }
+            }
+        }
+        assert!(names >= 8, "{names}");
     }
 
     #[test]

@@ -14,12 +14,9 @@ mod serve;
 mod subscribe;
 mod token;
 
-use std::ffi::OsStr;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::builder::Resettable;
-use clap::{CommandFactory as _, FromArgMatches as _};
 use signal_hook::consts::{SIGUSR1, SIGUSR2};
 
 use crate::config::file::ConfigError;
@@ -81,7 +78,7 @@ impl Failure {
 /// Runs the subcommand that the process's arguments name.
 #[must_use]
 pub fn run() -> ExitCode {
-    let arguments = match parse() {
+    let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version come this way too, with status 0. A closed terminal is no failure.
@@ -105,18 +102,6 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-/// Parses the process's arguments. An empty environment variable is as if unset.
-fn parse() -> Result<Arguments, clap::Error> {
-    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let command = Arguments::command().mut_subcommands(|subcommand| {
-        subcommand.mut_args(|argument| match argument.get_env() {
-            Some(name) if is_empty(name) => argument.env(Resettable::Reset),
-            _ => argument,
-        })
-    });
-    Arguments::from_arg_matches(&command.try_get_matches()?)
 }
 
 /// Writes a line to standard error. Where nobody reads it there is nobody to tell.

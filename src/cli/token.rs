@@ -27,6 +27,6 @@ pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> 
         expires_s: now.as_secs().saturating_add(args.expires_in),
     };
     let token = mint(args.algorithm, &key, &wish);
-    let token = token.map_err(|error| Failure::Usage(format!("{path} {error}")))?;
+    let token = token.map_err(|error| Failure::Usage(format!("--key: {path} {error}")))?;
     writeln!(out, "{token}").map_err(Failure::of_output)
 }

@@ -27,8 +27,12 @@ const SPARE_DESCRIPTORS: u64 = 64;
 )]
 #[command(after_help = "\
 Starts a server of its own, or attaches to one that runs, subscribes, publishes stamped publications
-through the feed, and checks on every connection that each comes once and in order. Exit status 1
-when one was lost, doubled, out of order, or skipped without a word.
+through the feed, and checks on every connection that each comes once and in order.
+
+Exit status:
+  0  success: every publication is accounted for
+  1  one was lost, doubled, out of order or skipped without a gap, or failure while running
+  2  bad usage or configuration
 
 Examples:
   fanfare bench
@@ -43,75 +47,74 @@ pub struct BenchArgs {
     /// WebSocket connections.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub websockets: usize,
-    /// Event streams.
+    /// Event stream connections.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub event_streams: usize,
-    /// Connections that poll: each holds a long poll and asks for the next when it is answered.
+    /// Connections that send one long poll after another.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub polls: usize,
-    /// The channel; NAME:0, NAME:1 and so on when there are several.
+    /// Channel; with several, NAME:0, NAME:1 and so on.
     #[arg(long, value_name = "NAME", default_value = "bench")]
     pub channel: String,
-    /// Channels over which connections and publications are dealt in turn.
+    /// Channels that connections and publications use in turn.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub channels: u16,
-    /// Publications per second, over all channels; 0 is --listen-only.
+    /// Publications per second in all; 0 is --listen-only.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 20.0)]
     pub rate: f64,
-    /// For how long to publish or listen; 0 to connect and no more.
+    /// How long to publish or listen; 0 only connects.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub seconds: f64,
-    /// Publications that arrive together.
+    /// Publications sent together.
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub burst: u32,
-    /// Bytes of JSON in each publication; at least 64, with --deflate at least 256 [and there 1024
-    /// if nothing is said].
+    /// Bytes of JSON in each publication, 64 or more.
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     #[arg(default_value_if("deflate", "true", "1024"))]
     pub payload: usize,
-    /// Offer permessage-deflate on each WebSocket, to a server that has it enabled.
+    /// Offer permessage-deflate on each WebSocket; --payload is then 256 or more, by default 1024.
     #[arg(long)]
     pub deflate: bool,
-    /// Publish nothing, only check what others publish.
+    /// Publish nothing; check what others publish.
     #[arg(long)]
     pub listen_only: bool,
-    /// Per cent of the connections that stop reading until everything is published.
+    /// Percentage of connections that read only at the end.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub stalled: usize,
-    /// Per cent of the connections that read a little, twice a second.
+    /// Percentage of connections that read slowly.
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     pub slow: usize,
-    /// Further connections per second that come, and go a second later.
+    /// Extra connections per second, each for one second.
     #[arg(long, value_name = "PER_SECOND", default_value_t = 0)]
     pub churn: usize,
-    /// Measure for so long what the connections cost before anything is published.
+    /// Measure idle connections first, this long.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
     pub idle: f64,
-    /// Connect all and drop all, so often, and publish nothing.
+    /// Times to connect and drop all, without publishing.
     #[arg(long, value_name = "TIMES", default_value_t = 0)]
     pub storms: u32,
-    /// While publishing, ask for `/` on a new connection every 50 ms.
+    /// While publishing, request / on a new connection every 50 ms.
     #[arg(long)]
     pub probe: bool,
-    /// Count a gap that is told to a connection that reads as a failure.
+    /// Count a gap on a connection that reads as a failure.
     #[arg(long)]
     pub strict: bool,
-    /// A server that runs already.
+    /// Use a server that runs already.
     #[arg(long, value_name = "ADDR:PORT")]
     pub attach: Option<SocketAddr>,
-    /// The feed of that server, to publish.
+    /// Feed of that server, to publish.
     #[arg(long, value_name = "PATH", requires = "attach")]
     pub feed: Option<PathBuf>,
-    /// The process of that server, to measure it.
+    /// Process of that server, to measure it.
     #[arg(long, value_name = "PID", requires = "attach")]
     pub pid: Option<u32>,
-    /// Workers of a server of our own.
+    /// Worker threads of the server that is started.
     #[arg(long, value_name = "N", default_value_t = 2, conflicts_with = "attach")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub workers: u32,
-    /// Flags handed on to `fanfare serve`, as one argument.
+    /// Flags for `fanfare serve`, as one argument.
     #[arg(
         long,
         value_name = "FLAGS",
@@ -120,13 +123,13 @@ pub struct BenchArgs {
     )]
     #[arg(allow_hyphen_values = true)]
     pub server_flags: String,
-    /// Address to connect from; may be repeated [default: many of 127.0.0.0/8 on loopback].
+    /// Address to connect from; repeatable [default: many of 127.0.0.0/8].
     #[arg(long, value_name = "ADDR")]
     pub source: Vec<IpAddr>,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Draw the latencies into this file, as SVG.
+    /// Write a plot of the latencies to this SVG file.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
 }
