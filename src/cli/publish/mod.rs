@@ -93,7 +93,7 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
         let shown = path.display();
         let advice = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "nobody listens there; is `fanfare serve` running? \
+                "no server listens there; is `fanfare serve` running? \
                  --feed or FANFARE_FEED names another socket"
             }
             io::ErrorKind::PermissionDenied => {

@@ -187,6 +187,7 @@ impl<W: Write> Courier<'_, W> {
             self.exchange
                 .tell("the feed closed the connection: trying again");
         }
+        let mut told = None;
         loop {
             let fresh = || (Instant::now(), PAUSE.0);
             let (since, pause) = self.trouble.unwrap_or_else(fresh);
@@ -195,8 +196,15 @@ impl<W: Write> Courier<'_, W> {
             }
             thread::sleep(pause);
             self.trouble = Some((since, (pause * 2).min(PAUSE.1)));
-            if let Ok(stream) = UnixStream::connect(self.way.path) {
-                return Ok(stream);
+            let error = match UnixStream::connect(self.way.path) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            if told != Some(error.kind()) {
+                told = Some(error.kind());
+                let path = self.way.path.display();
+                self.exchange
+                    .tell(&format!("cannot connect to the feed {path}: {error}"));
             }
         }
     }

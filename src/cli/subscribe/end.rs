@@ -81,8 +81,12 @@ impl End {
 
     /// What a response other than the wanted one means.
     pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
-        let mut cause = format!("the server answered {status}");
-        if let Some(detail) = problem_detail(body) {
+        let problem = Problem::read(body);
+        let mut cause = match problem.code {
+            Some(code) => format!("{} ({status})", code.replace('_', " ")),
+            None => format!("the server answered {status}"),
+        };
+        if let Some(detail) = problem.detail.or(problem.title) {
             cause.push_str(": ");
             cause.push_str(&detail);
         }
@@ -131,15 +135,19 @@ fn retry_ms(reason: &str) -> Option<Duration> {
     Some(Duration::from_millis(number))
 }
 
-/// What a problem document says (RFC 9457): its detail, else its title.
-fn problem_detail(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Problem {
-        detail: Option<String>,
-        title: Option<String>,
+/// What a problem document says (RFC 9457), with our own `code`.
+#[derive(Default, Deserialize)]
+struct Problem {
+    code: Option<String>,
+    detail: Option<String>,
+    title: Option<String>,
+}
+
+impl Problem {
+    /// Reads a body. Nothing, if it is no problem document.
+    fn read(body: &[u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
     }
-    let problem: Problem = serde_json::from_slice(body).ok()?;
-    problem.detail.or(problem.title)
 }
 
 /// Exponential back-off with full jitter.
@@ -223,6 +231,11 @@ mod tests {
             panic!("another end");
         };
         assert_eq!(cause, "the server answered 400: d");
+        let body = br#"{"title":"t","detail":"d","code":"token_missing"}"#;
+        let End::Failed(cause) = End::of_response(401, None, body) else {
+            panic!("another end");
+        };
+        assert_eq!(cause, "token missing (401): d");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Connection;
 use super::body::Body;
@@ -109,9 +109,18 @@ fn handle(
         }
         Item::Event { id, event, data } => {
             connection.last_id = Some(id.clone());
-            if event == "fanfare.gap" {
-                tell(&format!("gap: {data}"));
-                return Ok(());
+            // Events of the server itself are not publications.
+            match event.strip_prefix("fanfare.") {
+                Some("disconnect") => return Err(disconnected(&data)),
+                Some("gap") => {
+                    tell(&format!("gap: {data}"));
+                    return Ok(());
+                }
+                Some(_) => {
+                    connection.note(&format!("{event}: {data}"));
+                    return Ok(());
+                }
+                None => {}
             }
             if !connection.args.json {
                 return connection.publication(&id, &data);
@@ -125,5 +134,19 @@ fn handle(
             let line = serde_json::to_string(&shown).unwrap_or_default();
             connection.publication(&id, &line)
         }
+    }
+}
+
+/// What it means that the server disconnects: the same as the close of a WebSocket with this code.
+fn disconnected(data: &str) -> End {
+    #[derive(Deserialize)]
+    struct Disconnect {
+        code: u16,
+        #[serde(default)]
+        reason: String,
+    }
+    match serde_json::from_str::<Disconnect>(data) {
+        Ok(Disconnect { code, reason }) => End::of_close(code, &reason),
+        Err(_unknown) => End::broken(format!("disconnected by the server: {data}"), None),
     }
 }

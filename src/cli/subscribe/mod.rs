@@ -28,7 +28,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Subscribes until the arguments, the server or the reader of `out` say that it is enough.
 pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let target = Target::parse(&args.url).map_err(Failure::Usage)?;
+    let target = Target::parse(&args.url);
+    let target = target.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
     let mut connection = Connection {
         args,
         target: &target,
@@ -38,6 +39,7 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
             .and_then(|wait| Instant::now().checked_add(wait)),
         last_id: args.since.clone(),
         printed: 0,
+        was_joined: false,
     };
     let mut backoff = Backoff::default();
     loop {
@@ -46,6 +48,9 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
             Scheme::Poll => poll::follow(&mut connection),
             Scheme::WebSocket => web_socket::follow(&mut connection),
         };
+        if let End::Lost(lost) = &end {
+            connection.was_joined |= lost.was_joined;
+        }
         let lost = match end {
             End::Enough => return Ok(()),
             End::Failed(cause) => return Err(failed(cause)),
@@ -81,6 +86,8 @@ struct Connection<'a> {
     last_id: Option<String>,
     /// Publications printed so far.
     printed: u64,
+    /// Whether there was a stream before.
+    was_joined: bool,
 }
 
 impl Connection<'_> {
@@ -125,10 +132,14 @@ impl Connection<'_> {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
-        End::unreached(match error.kind() {
-            io::ErrorKind::TimedOut => format!("no answer from {authority}"),
-            _ => format!("cannot reach {authority}: {error}"),
-        })
+        match error.kind() {
+            // An unknown host is a mistake in the URL, unless it was reached before.
+            io::ErrorKind::NotFound if !self.was_joined => {
+                End::Failed(format!("cannot reach {authority}: {error}"))
+            }
+            io::ErrorKind::TimedOut => End::unreached(format!("no answer from {authority}")),
+            _ => End::unreached(format!("cannot reach {authority}: {error}")),
+        }
     }
 
     /// What an error on the stream means.

@@ -18,10 +18,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the first address of the host that answers.
+    /// Connects to the first address of the host that answers. `NotFound` if the host is unknown.
     pub(super) fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in (host, port).to_socket_addrs()? {
+        for address in (host, port).to_socket_addrs().map_err(unresolved)? {
             match TcpStream::connect_timeout(&address, left(deadline)?) {
                 Ok(stream) => return Self::new(stream, deadline),
                 Err(error) => failure = error,
@@ -60,6 +60,23 @@ fn left(deadline: Instant) -> io::Result<Duration> {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(left)
+}
+
+/// What the resolver says of a host that does not exist, with glibc and with musl. The standard
+/// library has no code for it.
+const UNKNOWN_HOST: [&str; 3] = [
+    "Name or service not known",
+    "No address associated with hostname",
+    "Name does not resolve",
+];
+
+/// Tells an unknown host from a resolver that does not answer.
+fn unresolved(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    match UNKNOWN_HOST.iter().find(|known| text.contains(**known)) {
+        Some(known) => io::Error::new(io::ErrorKind::NotFound, *known),
+        None => error,
+    }
 }
 
 /// The kernel says that a wait was too long as if the socket did not block.

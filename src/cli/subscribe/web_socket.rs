@@ -3,6 +3,9 @@
 //! Prints publications as they come. Messages with a `type` are the server's own and are not
 //! printed: gaps and errors are told on standard error, the rest to the curious. Resumes with
 //! `since` in the query; with `envelope=data` there are no ids, so there is nothing to resume by.
+//!
+//! A server that wants a token accepts the WebSocket and waits for a command that brings one, which
+//! never comes from here. A pong without a welcome before it shows that the server waits.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -12,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tungstenite::client::IntoClientRequest as _;
+use tungstenite::error::ProtocolError;
 use tungstenite::handshake::client::Request;
 use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -24,6 +28,12 @@ use crate::cli::tell;
 
 /// The longest message, in bytes: more than the longest publication in its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Asks whether the server waits for a token.
+const PING: &str = r#"{"type":"ping"}"#;
+/// What ends a conn whose server waits for a token.
+const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
+                             --header 'Authorization: Bearer TOKEN'";
 
 /// What tells the server's own messages from publications, and where a publication stands.
 #[derive(Deserialize)]
@@ -63,6 +73,9 @@ fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
     connection.note("connected");
     if target.is_bare() {
         connection.last_id = None;
+    } else {
+        conn.send(Message::text(PING))
+            .map_err(|error| ended(error, None, connection))?;
     }
     let end = read_messages(&mut conn, connection);
     if matches!(end, Err(End::Enough)) {
@@ -112,10 +125,10 @@ fn refused(error: Error, connection: &Connection<'_>) -> End {
             End::of_response(status, field("retry-after").and_then(seconds), body)
         }
         Error::Io(error) => connection.unreached(&error),
-        other => match connection.is_over() {
-            true => End::TimedOut,
-            false => End::unreached(format!("no WebSocket there: {other}")),
-        },
+        Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => {
+            connection.unreached(&io::Error::other("closed without an answer"))
+        }
+        other => End::Failed(format!("no WebSocket there: {other}")),
     }
 }
 
@@ -123,10 +136,10 @@ fn read_messages(
     conn: &mut WebSocket<Socket>,
     connection: &mut Connection<'_>,
 ) -> Result<Infallible, End> {
-    let mut close = None;
+    let (mut close, mut is_welcome) = (None, false);
     loop {
         match conn.read() {
-            Ok(Message::Text(text)) => take_text(text.as_str(), connection)?,
+            Ok(Message::Text(text)) => take_text(text.as_str(), &mut is_welcome, connection)?,
             Ok(Message::Binary(bytes)) => connection.publication("", &STANDARD.encode(&bytes))?,
             Ok(Message::Close(frame)) => close = Some(frame),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
@@ -135,7 +148,11 @@ fn read_messages(
     }
 }
 
-fn take_text(text: &str, connection: &mut Connection<'_>) -> Result<(), End> {
+fn take_text(
+    text: &str,
+    is_welcome: &mut bool,
+    connection: &mut Connection<'_>,
+) -> Result<(), End> {
     if connection.target.is_bare() {
         return connection.publication("", text);
     }
@@ -153,6 +170,12 @@ fn take_text(text: &str, connection: &mut Connection<'_>) -> Result<(), End> {
         // earlier one and what lies between may still be on its way.
         "subscribed" if connection.last_id.is_none() && !id.is_empty() => {
             connection.last_id = Some(String::from(id));
+            connection.note(text);
+        }
+        "pong" if !*is_welcome => return Err(End::Failed(String::from(TOKEN_MISSING))),
+        "pong" => {}
+        "welcome" => {
+            *is_welcome = true;
             connection.note(text);
         }
         "error" | "gap" => tell(&format!("{kind}: {text}")),
