@@ -110,7 +110,9 @@ impl Party {
         let mut answered = None;
         let Conn { stream, ear, .. } = conn;
         stream.push(bytes, &mut self.inflations, &mut |heard| match heard {
-            Heard::End | Heard::NotDeflated | Heard::Refused { .. } => end = Some(heard),
+            Heard::Closed { .. } | Heard::End | Heard::NotDeflated | Heard::Refused { .. } => {
+                end = Some(heard);
+            }
             Heard::Ping => pings += 1,
             heard => {
                 is_ready |= matches!(heard, Heard::Ready { .. });
@@ -254,6 +256,7 @@ fn complaint(end: Heard) -> Option<String> {
             let what = "the server does not agree to permessage-deflate without context takeover";
             Some(what.to_owned())
         }
+        Heard::Closed { code } => Some(format!("closed with code {code}")),
         Heard::Refused { status } => Some(format!("answered with status {status}")),
         Heard::Answered { .. }
         | Heard::End

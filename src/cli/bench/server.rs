@@ -1,7 +1,9 @@
 //! SHELL: the server under load: a child of ours, or one that runs already.
 //!
 //! A child gets a port that is free and a feed in a folder of its own, says when it is ready as
-//! `fanfare serve` does, and ends with its handle, together with whatever it has started.
+//! `fanfare serve` does, and ends with its handle, together with whatever it has started. A signal
+//! that ends this process ends the child first and removes the folder; if this process is killed,
+//! the kernel kills the child.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};
@@ -9,11 +11,17 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use signal_hook::low_level::emulate_default_handler;
 
 use super::process::{Process, slab};
+use crate::sys::signals;
 
 /// A server, and as much of it as we may know.
 #[derive(Debug)]
@@ -33,6 +41,8 @@ pub struct Server {
 struct Owned {
     child: Child,
     folder: PathBuf,
+    /// Of the thread that waits for signals.
+    signals: Handle,
 }
 
 impl Server {
@@ -44,6 +54,7 @@ impl Server {
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
+        signals::kill_with_parent(&mut command);
         let spawned = command
             .arg(feed_flag)
             .arg(&feed)
@@ -57,7 +68,11 @@ impl Server {
                 return Err(error).with_context(|| format!("cannot start {command:?}"));
             }
         };
-        let mut owned = Owned { child, folder };
+        let mut owned = Owned {
+            signals: end_on_signal(Process(child.id()), folder.clone())?,
+            child,
+            folder,
+        };
         let mut ready = String::new();
         if let Some(stdout) = owned.child.stdout.take() {
             BufReader::new(stdout).read_line(&mut ready)?;
@@ -123,21 +138,42 @@ impl Server {
 
 impl Drop for Owned {
     fn drop(&mut self) {
+        self.signals.close();
         // What it has started would outlive it.
         let descendants = Process(self.child.id()).descendants();
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
-        for Process(pid) in descendants {
-            let pid = i32::try_from(pid)
-                .ok()
-                .and_then(rustix::process::Pid::from_raw);
-            if let Some(pid) = pid {
-                // It may have ended with its parent.
-                let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
+        descendants.into_iter().for_each(kill);
         remove(&self.folder);
+    }
+}
+
+/// Starts a thread that does for a signal what dropping the handle does, and then lets the signal
+/// end this process.
+fn end_on_signal(child: Process, folder: PathBuf) -> Result<Handle> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let handle = signals.handle();
+    thread::Builder::new()
+        .name("bench-signal".to_owned())
+        .spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                let descendants = child.descendants();
+                kill(child);
+                descendants.into_iter().for_each(kill);
+                remove(&folder);
+                // The numbers are those of signals that end a process.
+                let _unknown = emulate_default_handler(signal);
+            }
+        })?;
+    Ok(handle)
+}
+
+/// Kills a process that may have ended already.
+fn kill(Process(pid): Process) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
@@ -215,7 +251,7 @@ mod tests {
         };
         while descendants.iter().any(is_alive) {
             assert!(Instant::now() < end, "it still runs");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
     }
 

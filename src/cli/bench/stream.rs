@@ -95,6 +95,11 @@ pub enum Heard {
         /// From where it goes on.
         position: Cursor,
     },
+    /// A close frame with a code (RFC 6455, 7.4).
+    Closed {
+        /// The code.
+        code: u16,
+    },
     /// The stream has ended, or made no sense.
     End,
     /// Publications are missing, and the server says so.
@@ -267,6 +272,12 @@ impl Stream {
             // With RSV1 it is compressed.
             0xc1 if self.kind == Kind::Deflated => inflations.hear(payload, read_message),
             0x89 => Some(Heard::Ping),
+            0x88 => Some(match payload.first_chunk() {
+                Some(code) => Heard::Closed {
+                    code: u16::from_be_bytes(*code),
+                },
+                None => Heard::End,
+            }),
             _ => Some(Heard::End),
         };
         if let Some(heard) = heard {
@@ -512,7 +523,7 @@ mod tests {
                 stamp: None,
                 sequence: Some(10),
             },
-            Heard::End,
+            Heard::Closed { code: 0x365 },
         ];
         check(Kind::WebSocket, &bytes, &expected);
     }

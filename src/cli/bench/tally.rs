@@ -293,7 +293,11 @@ impl Ear {
     /// Takes note of what was heard. Returns how many more publications are accounted for.
     pub fn note(&mut self, heard: Heard, hearing: &Hearing, tally: &mut Tally) -> u64 {
         match heard {
-            Heard::End | Heard::NotDeflated | Heard::Ping | Heard::Refused { .. } => 0,
+            Heard::Closed { .. }
+            | Heard::End
+            | Heard::NotDeflated
+            | Heard::Ping
+            | Heard::Refused { .. } => 0,
             Heard::Answered { position } => {
                 if !hearing.role.is_impaired() {
                     tally.answers += 1;
