@@ -27,7 +27,7 @@ use fanfare::metrics::FeedMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
 use fanfare::worker::inbox::{Inbox, Mail, inbox};
-use fanfare::worker::upstream::upstream;
+use fanfare::worker::upstream::{Bounds, upstream};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Lines in one round through the decoder.
@@ -117,7 +117,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
         epoch: Epoch::new(1),
         kept: None,
         mailboxes: vec![mailbox],
-        reports: upstream(&[Arc::clone(wake)], &feed_wake).1,
+        reports: upstream(&[Arc::clone(wake)], &feed_wake, Bounds::default()).1,
         wake: Arc::clone(&feed_wake),
         sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),

@@ -30,7 +30,7 @@ use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome};
-use fanfare::worker::upstream::upstream;
+use fanfare::worker::upstream::{Bounds, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
 const CONNS: u32 = 100_000;
@@ -195,7 +195,8 @@ impl Rig {
             published: 0,
         };
         let feed = Arc::new(Wake::new().unwrap());
-        let (mut ends, _reports) = upstream(&[Arc::new(Wake::new().unwrap())], &feed);
+        let (mut ends, _reports) =
+            upstream(&[Arc::new(Wake::new().unwrap())], &feed, Bounds::default());
         let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
         let parts = Parts {
             run: RunId(1),

@@ -236,11 +236,28 @@ pub const REPORTS_PER_ROUND_MAX: u32 = 256;
 /// Bytes of what clients have published that one worker keeps until the feed has room; more is
 /// refused.
 pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
-/// Comings and goings that one worker keeps until the feed has room; more are counted as lost.
+/// Notices that may wait for consumers, of all workers together; more are counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
-/// How long a consumer that is owed too much may read nothing before it is cut off, in
-/// milliseconds. Until then every client waits that publishes to it.
+/// Notices of one conn that may wait before it is no longer read. Half as many let it be read
+/// again.
+pub const NOTICES_PER_CONN_MAX: usize = 32;
+/// Bytes of notices that wait to be written to one consumer.
+pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
+/// Bytes of the kernel's memory with what a consumer has not read, up to which it gets more
+/// notices. A publication has little in front of it, however slowly the consumer reads.
+pub const NOTICE_UNREAD_BYTES_MAX: u32 = 8 * KIB;
+/// After so many bytes of publications and answers a consumer gets notices although it has more
+/// unread, so that steady publications leave them a share.
+pub const NOTICE_INTERVAL_BYTES: u64 = 64 * KIB as u64;
+/// How long a consumer may make others wait and read next to nothing before it is cut off, in
+/// milliseconds of running time.
 pub const CONSUMER_STALL_MS: u64 = 10_000;
+/// What a consumer has to read in that time, in bytes of the kernel's memory; less is next to
+/// nothing.
+pub const CONSUMER_READ_BYTES_MIN: u64 = 2 * KIB as u64;
+/// Bytes written to a consumer at once. The kernel counts a piece as unread until its last byte has
+/// been read, and with its own data this one fills 2 KiB.
+pub const CONSUMER_PIECE_BYTES: usize = 1_728;
 /// Idempotency keys remembered.
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
 /// How long an idempotency key is remembered, in milliseconds.

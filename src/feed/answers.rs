@@ -59,6 +59,8 @@ pub(super) struct Answers {
     unsent: Vec<u8>,
     /// How much of `unsent` has been sent. Below its length, or both are zero.
     sent: usize,
+    /// Bytes sent so far.
+    sent_total: u64,
     waiting: VecDeque<Waiting>,
     /// Acknowledgements in `waiting`.
     acks: usize,
@@ -208,6 +210,7 @@ impl Answers {
     /// Notes that so many bytes were sent.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
+        self.sent_total += bytes as u64;
         debug_assert!(self.sent <= self.unsent.len());
         if self.sent < self.unsent.len() {
             // A feeder that never quite catches up must not make us keep what it has read.
@@ -222,6 +225,24 @@ impl Answers {
         if self.unsent.capacity() > BUFFER_BYTES_KEPT {
             self.unsent = Vec::new();
         }
+    }
+
+    /// Forgets everything, as if it had been sent.
+    pub(super) fn abandon(&mut self) {
+        *self = Self {
+            sent_total: self.ready_total(),
+            ..Self::default()
+        };
+    }
+
+    /// Bytes sent so far.
+    pub(super) fn sent_total(&self) -> u64 {
+        self.sent_total
+    }
+
+    /// Bytes sent so far and those that are ready to follow.
+    pub(super) fn ready_total(&self) -> u64 {
+        self.sent_total + (self.unsent().len() + self.ready_bytes) as u64
     }
 
     /// Whether an answer waits for workers.

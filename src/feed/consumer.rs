@@ -5,6 +5,7 @@
 //! them and leaves. Who gets which report is decided by the loop in [`super`].
 
 use super::minify::minify;
+use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
 use crate::dialogue::{ClientPublication, Notice, Report};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::{ChannelName, ConnName};
@@ -30,6 +31,37 @@ impl Wants {
 
     fn has(&self, channel: &ChannelName) -> bool {
         self.patterns.iter().any(|pattern| pattern.matches(channel))
+    }
+}
+
+/// How much of what a consumer has not read may be notices. They share one stream of bytes with
+/// publications, so few are in it at any time: a publication never waits for many, and those that
+/// wait elsewhere can still be undone.
+#[derive(Debug, Default)]
+pub(super) struct NoticeShare {
+    /// Where the last notice ends, counted in bytes since the consumer connected.
+    end: u64,
+    /// Bytes of notices of which the last ends there.
+    bytes: usize,
+}
+
+impl NoticeShare {
+    /// Whether there is room for a notice. `sent` is what the socket has taken so far; `unread`
+    /// says how much of that the consumer has not read.
+    pub(super) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
+        match sent.checked_sub(self.end) {
+            None => self.bytes < NOTICE_BYTES_AT_ONCE,
+            Some(others) => others >= NOTICE_INTERVAL_BYTES || unread() <= NOTICE_UNREAD_BYTES_MAX,
+        }
+    }
+
+    /// Notes a notice of so many bytes, the last of what the consumer is owed up to `end`.
+    pub(super) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
+        if sent >= self.end {
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.end = end;
     }
 }
 
@@ -145,6 +177,24 @@ mod tests {
         assert!(wants.covers(&notice("chat:1", true)));
         assert!(!wants.covers(&notice("a", true)));
         assert!(wants.covers(&Report::Lost(1)));
+    }
+
+    #[test]
+    fn few_notices_are_on_their_way_and_steady_publications_leave_them_a_share() {
+        let mut share = NoticeShare::default();
+        let read_all = || 0;
+        let read_nothing = || NOTICE_UNREAD_BYTES_MAX + 1;
+        assert!(share.has_room(0, read_all));
+        assert!(!share.has_room(0, read_nothing));
+        share.note(0, NOTICE_BYTES_AT_ONCE - 1, 10_000);
+        assert!(share.has_room(0, read_nothing), "the batch is not full");
+        share.note(0, 1, 10_001);
+        assert!(!share.has_room(10_000, read_all), "it is not written");
+        assert!(share.has_room(10_001, read_all));
+        assert!(!share.has_room(10_001 + NOTICE_INTERVAL_BYTES - 1, read_nothing));
+        assert!(share.has_room(10_001 + NOTICE_INTERVAL_BYTES, read_nothing));
+        share.note(80_000, 1, 80_001);
+        assert!(share.has_room(80_000, read_nothing), "another batch");
     }
 
     #[test]

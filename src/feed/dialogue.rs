@@ -2,14 +2,18 @@
 //!
 //! The part of a [`Feeder`] that has to do with conns instead of publications. Commands go to the
 //! workers through the sequencer, behind what was published before; reports are owed to consumers
-//! like answers, within the same bounds.
+//! like answers, within the same bounds, and notices within a share of them. A consumer that makes
+//! others wait is judged by what it reads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::command::Command;
 use super::consumer::Wants;
 use super::feeder::{Feeder, Intake, Phase};
+use crate::config::limits::{CONSUMER_READ_BYTES_MIN, CONSUMER_STALL_MS};
 use crate::dialogue::{Delivery, Report, Saying, Verdict};
+use crate::time::{Deadline, Now};
 
 impl Feeder {
     /// Carries out a command, and owes the answer.
@@ -54,7 +58,8 @@ impl Feeder {
 
     /// What it consumes, if it does.
     pub(super) fn wants(&self) -> Option<&Wants> {
-        self.wants.as_ref().filter(|_| self.phase != Phase::Gone)
+        let reads = self.phase != Phase::Gone && !self.socket.is_hung_up;
+        self.wants.as_ref().filter(|_| reads)
     }
 
     /// Whether consumers are fewer without it.
@@ -72,17 +77,95 @@ impl Feeder {
         self.answers.is_congested()
     }
 
+    /// Whether a notice may be owed to it.
+    pub(super) fn has_notice_room(&mut self) -> bool {
+        let sent = self.answers.sent_total();
+        let socket = &mut self.socket;
+        self.notice_share.has_room(sent, || socket.look_at_unread())
+    }
+
     /// Owes a report to a consumer.
     pub(super) fn owe_report(&mut self, line: &[u8]) {
         self.answers.owe_bytes(line);
     }
 
-    /// It has read nothing for too long, and others wait for it.
-    pub(super) fn cut_off(&mut self) {
+    /// Owes a notice to a consumer.
+    pub(super) fn owe_notice(&mut self, line: &[u8]) {
+        self.answers.owe_bytes(line);
+        let (sent, end) = (self.answers.sent_total(), self.answers.ready_total());
+        self.notice_share.note(sent, line.len(), end);
+    }
+
+    /// It makes others wait from now on, if it has not before.
+    pub(super) fn begin_patience(&mut self, running: Now) {
+        self.socket.look_at_unread();
+        let read_before = self.socket.read_by_peer();
+        self.patience
+            .get_or_insert_with(|| Patience::new(read_before, running));
+    }
+
+    /// Whether something that it is owed finds room in the kernel.
+    pub(super) fn can_write(&self) -> bool {
+        self.socket.is_writable && !self.answers.unsent().is_empty()
+    }
+
+    /// Judges it by what it has read. `is_waited_for` says that others wait for it now.
+    pub(super) fn judge(&mut self, is_waited_for: bool, running: Now) -> Judgement {
+        let Some(patience) = self.patience else {
+            return Judgement::Settled;
+        };
+        let unread = self.socket.look_at_unread();
+        let read = self.socket.read_by_peer();
+        if read.saturating_sub(patience.read_before) >= CONSUMER_READ_BYTES_MIN {
+            self.patience = is_waited_for.then(|| Patience::new(read, running));
+        } else if unread == 0 && self.answers.unsent().is_empty() {
+            self.patience = None;
+        } else if is_waited_for && running.has_reached(patience.until) {
+            self.cut_off();
+            return Judgement::CutOff;
+        }
+        match self.patience {
+            Some(patience) if is_waited_for => Judgement::Until(patience.until),
+            Some(_) => Judgement::Open,
+            None => Judgement::Settled,
+        }
+    }
+
+    /// It has read next to nothing for too long, and others wait for it.
+    fn cut_off(&mut self) {
         tracing::warn!(
             pid = self.socket.peer.pid,
-            "a consumer reads nothing and is cut off"
+            "a consumer reads next to nothing and is cut off"
         );
         self.phase = Phase::Gone;
     }
+}
+
+/// How long others wait for a consumer. Not ended by a little room alone, or a consumer that reads
+/// a line now and then would never be judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    until: Deadline,
+    /// What the consumer had read when it began.
+    read_before: u64,
+}
+
+impl Patience {
+    fn new(read_before: u64, running: Now) -> Self {
+        let until = running.after(Duration::from_millis(CONSUMER_STALL_MS));
+        Self { until, read_before }
+    }
+}
+
+/// What is found of a consumer that others have waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// It has read too little.
+    CutOff,
+    /// Others wait, and may until then.
+    Until(Deadline),
+    /// Nothing waits for it, but it has not read enough either.
+    Open,
+    /// It reads.
+    Settled,
 }

@@ -15,8 +15,9 @@ use std::time::{Duration, SystemTime};
 use httpdate::HttpDate;
 
 use super::answers::{self, Answers, Response};
-use super::consumer::Wants;
+use super::consumer::{NoticeShare, Wants};
 use super::decode::{Decoder, Item};
+use super::dialogue::Patience;
 use super::request::Request;
 use super::sequencer::{Awaited, Sequencer};
 use super::socket::{ReadOutcome, Socket};
@@ -72,6 +73,9 @@ pub(super) struct Feeder {
     pub(super) answers: Answers,
     /// There while it consumes.
     pub(super) wants: Option<Wants>,
+    pub(super) notice_share: NoticeShare,
+    /// There while it makes others wait, and until it has read enough.
+    pub(super) patience: Option<Patience>,
     /// Whether the loop has it on its list.
     pub(super) is_queued: bool,
     /// How often it may still be read; set when the feed stops.
@@ -118,6 +122,8 @@ impl Feeder {
             is_stalled: false,
             answers: Answers::default(),
             wants: None,
+            notice_share: NoticeShare::default(),
+            patience: None,
             is_queued: false,
             reads_left: None,
             publications: 0,
@@ -156,7 +162,7 @@ impl Feeder {
         // The calendar is only needed for the `Date` of HTTP answers; reading it costs no call.
         let date = HttpDate::from(SystemTime::now());
         self.answers.settle(date);
-        self.socket.write(&mut self.answers);
+        self.write();
         match self.phase {
             Phase::Open => self.take_in(intake, now, date),
             Phase::Leaving | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
@@ -164,8 +170,15 @@ impl Feeder {
         }
         intake.sequencer.post();
         self.answers.settle(date);
-        self.socket.write(&mut self.answers);
+        self.write();
         self.next(now)
+    }
+
+    fn write(&mut self) {
+        match self.wants {
+            None => self.socket.write(&mut self.answers, usize::MAX),
+            Some(_) => self.socket.write_to_consumer(&mut self.answers),
+        }
     }
 
     fn take_in(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {

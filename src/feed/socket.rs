@@ -5,10 +5,12 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use super::answers::Answers;
+use crate::config::limits::CONSUMER_PIECE_BYTES;
+use crate::sys::kernel_tls::unacknowledged_bytes;
 
 /// A connected stream with what is known of its readiness.
 #[derive(Debug)]
@@ -19,6 +21,10 @@ pub(super) struct Socket {
     pub(super) is_writable: bool,
     /// Nobody reads any more at the other end.
     pub(super) is_hung_up: bool,
+    /// What the peer had not read when that was looked at last, in bytes of the kernel's memory.
+    unread: u32,
+    /// What the peer has read, as far as it was looked at, in the same bytes.
+    read_by_peer: u64,
 }
 
 /// Who connected; `None` where the kernel does not say.
@@ -58,6 +64,8 @@ impl Socket {
             is_readable: true,
             is_writable: true,
             is_hung_up: false,
+            unread: 0,
+            read_by_peer: 0,
         })
     }
 
@@ -81,22 +89,51 @@ impl Socket {
         }
     }
 
-    /// Writes what is owed, as far as the kernel takes it.
-    pub(super) fn write(&mut self, answers: &mut Answers) {
+    /// Writes what is owed, as far as the kernel takes it, in pieces of so many bytes.
+    pub(super) fn write(&mut self, answers: &mut Answers, piece_bytes: usize) {
         while self.is_writable && !answers.unsent().is_empty() {
-            match self.stream.write(answers.unsent()) {
+            let unsent = answers.unsent();
+            let piece = unsent.get(..piece_bytes).unwrap_or(unsent);
+            match self.stream.write(piece) {
                 Ok(bytes) => answers.advance(bytes),
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => self.is_writable = false,
                     // Nobody reads answers any more. What was sent to us may still be unread.
                     _ => {
-                        *answers = Answers::default();
+                        answers.abandon();
                         self.is_hung_up = true;
                     }
                 },
             }
         }
+    }
+
+    /// Writes to a consumer, and sees what it has read until now.
+    pub(super) fn write_to_consumer(&mut self, answers: &mut Answers) {
+        if answers.unsent().is_empty() {
+            return;
+        }
+        self.look_at_unread();
+        self.write(answers, CONSUMER_PIECE_BYTES);
+        self.unread = unacknowledged_bytes(self.stream.as_fd());
+    }
+
+    /// Looks at how much the peer has not read, in bytes of the kernel's memory.
+    pub(super) fn look_at_unread(&mut self) -> u32 {
+        let unread = unacknowledged_bytes(self.stream.as_fd());
+        if unread < self.unread {
+            self.read_by_peer += u64::from(self.unread - unread);
+            // The kernel reports room only when three quarters of its buffer are free.
+            self.is_writable = true;
+        }
+        self.unread = unread;
+        unread
+    }
+
+    /// What the peer has read, as far as it was looked at, in bytes of the kernel's memory.
+    pub(super) fn read_by_peer(&self) -> u64 {
+        self.read_by_peer
     }
 
     pub(super) fn shutdown(&self, how: Shutdown) -> io::Result<()> {

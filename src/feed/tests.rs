@@ -14,7 +14,7 @@ use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
 use crate::id::{ChannelName, ConnName, Epoch, RunId};
 use crate::worker::inbox::{Inbox, Mail, inbox};
-use crate::worker::upstream::{Reported, Upstream, upstream};
+use crate::worker::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
@@ -45,7 +45,7 @@ impl Rig {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let feed_wake = Arc::new(Wake::new().unwrap());
         let worker_wake = Arc::new(Wake::new().unwrap());
-        let (mut ends, reports) = upstream(&[worker_wake], &feed_wake);
+        let (mut ends, reports) = upstream(&[worker_wake], &feed_wake, Bounds::default());
         let metrics = Arc::new(FeedMetrics::default());
         let parts = FeedParts {
             epoch: Epoch::new(1),
@@ -423,7 +423,7 @@ fn listener_handed_over_stays_when_the_feed_stops() {
         epoch: Epoch::new(1),
         kept: None,
         mailboxes: Vec::new(),
-        reports: upstream(&[], &wake).1,
+        reports: upstream(&[], &wake, Bounds::default()).1,
         wake,
         sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),

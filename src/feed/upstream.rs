@@ -1,37 +1,44 @@
 //! SHELL: what workers report, on its way to consumers and back to the clients.
 //!
 //! A report is taken when everybody whom it is for has room. While somebody has not, it and all
-//! behind it wait, in the end with the clients they came from; a consumer that makes everybody wait
-//! for too long is cut off. The loop in [`super`] calls in every round.
+//! behind it wait, in the end with the clients they came from. Notices wait apart from reports, for
+//! a smaller room of their own, and with the clients too. A consumer that makes others wait and
+//! reads next to nothing is cut off. The loop in [`super`] calls in every round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use slab::Slab;
 
 use super::answers::Ack;
 use super::consumer;
+use super::dialogue::Judgement;
 use super::draft::{Channels, Draft};
 use super::feeder::Feeder;
 use super::minify::minify;
 use super::refusal::Refusal;
 use super::sequencer::{Awaited, Sequencer};
-use crate::config::limits::{CONSUMER_STALL_MS, FEED_ACKS_MAX, REPORTS_PER_ROUND_MAX};
+use crate::config::limits::{FEED_ACKS_MAX, REPORTS_PER_ROUND_MAX};
 use crate::dialogue::{ClientPublication, Counts, Published, Report, Saying, Watch};
 use crate::effect::{Audience, Reference};
 use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
-use crate::worker::upstream::Reports;
+use crate::worker::upstream::{Reports, Waiting};
 
 /// The feed's end of the way upstream.
 #[derive(Debug)]
 pub(super) struct Upstream {
     reports: Reports,
-    /// A report that somebody has no room for, and until when he may take to make some.
-    stuck: Option<(Report, Deadline)>,
+    /// Whether the report in front, and the first notice, wait for consumers or for each other.
+    is_report_stuck: bool,
+    is_notice_stuck: bool,
+    /// Consumers that others wait for in this turn, and those they have waited for.
+    waited_for: Vec<usize>,
+    judged: Vec<usize>,
+    /// When the next of them is cut off, in running time.
+    deadline: Option<Deadline>,
     /// Clients that wait for workers, oldest first.
     owed: VecDeque<Owed>,
     metrics: Arc<FeedMetrics>,
@@ -55,7 +62,11 @@ impl Upstream {
     pub(super) fn new(reports: Reports, metrics: Arc<FeedMetrics>) -> Self {
         Self {
             reports,
-            stuck: None,
+            is_report_stuck: false,
+            is_notice_stuck: false,
+            waited_for: Vec::new(),
+            judged: Vec::new(),
+            deadline: None,
             owed: VecDeque::new(),
             metrics,
         }
@@ -63,17 +74,18 @@ impl Upstream {
 
     /// Whether there is something to take that was not there in vain a moment ago.
     pub(super) fn has_news(&self) -> bool {
-        self.stuck.is_none() && self.owed.len() < FEED_ACKS_MAX && !self.reports.is_empty()
+        let may_take = !self.is_report_stuck && self.owed.len() < FEED_ACKS_MAX;
+        may_take && !self.reports.is_empty() || !self.is_notice_stuck && self.reports.has_notices()
     }
 
-    /// When a consumer is cut off that still has no room, in running time.
+    /// When a consumer is cut off that has read next to nothing by then, in running time.
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.stuck.as_ref().map(|(_, deadline)| *deadline)
+        self.deadline
     }
 
-    /// Takes reports, as far as there is room, and says which feeders have something to write.
-    /// Patience with a consumer is measured in running time, which a stop of the server does not
-    /// use up; publications have their age by `now`.
+    /// Takes reports and notices, as far as there is room, and says which feeders have something to
+    /// write. Patience with a consumer is measured in running time, which a stop of the server does
+    /// not use up; publications have their age by `now`.
     pub(super) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,
@@ -83,55 +95,114 @@ impl Upstream {
         touched: &mut Vec<usize>,
     ) {
         self.settle(sequencer);
-        for _ in 0..REPORTS_PER_ROUND_MAX {
-            if self.owed.len() >= FEED_ACKS_MAX {
-                break;
-            }
-            let stuck = self.stuck.take();
-            let (report, deadline) = match stuck {
-                Some((report, deadline)) => (report, deadline),
-                None => match self.reports.take() {
-                    Some(report) => {
-                        let patience = Duration::from_millis(CONSUMER_STALL_MS);
-                        (report, running.after(patience))
-                    }
-                    None => break,
-                },
-            };
-            if self.has_room(&report, feeders, running.has_reached(deadline), touched) {
-                self.take(report, feeders, sequencer, now, touched);
-            } else {
-                self.stuck = Some((report, deadline));
-                break;
-            }
-        }
+        self.waited_for.clear();
+        self.take_reports(feeders, sequencer, now, touched);
+        self.take_notices(feeders, touched);
+        self.judge(feeders, running, touched);
         sequencer.post();
         // Nobody wakes the feed for what the journal has refused.
         self.settle(sequencer);
+        let metrics = &self.metrics;
+        let waiting = self.reports.notices_waiting();
+        metrics.notices_waiting.set(waiting as u64);
+        metrics
+            .notices_cancelled
+            .set(self.reports.notices_cancelled());
     }
 
-    /// Whether everybody whom a report is for has room for it. Who has not is cut off when it is
-    /// too late.
-    fn has_room(
-        &self,
-        report: &Report,
+    fn take_reports(
+        &mut self,
         feeders: &mut Slab<Feeder>,
-        is_too_late: bool,
+        sequencer: &mut Sequencer,
+        now: Now,
         touched: &mut Vec<usize>,
-    ) -> bool {
-        let mut has_room = true;
-        for (slot, feeder) in feeders {
-            if feeder.consumes(report) && feeder.is_congested() {
-                if is_too_late {
-                    feeder.cut_off();
-                    touched.push(slot);
-                    self.metrics.consumers_cut_off.increment();
-                } else {
-                    has_room = false;
-                }
+    ) {
+        self.is_report_stuck = false;
+        for _ in 0..REPORTS_PER_ROUND_MAX {
+            if self.owed.len() >= FEED_ACKS_MAX || self.reports.front().is_none() {
+                return;
+            }
+            // What its conn has caused before comes first.
+            let before = self.reports.notices_before_front();
+            let Some(report) = self.reports.front() else {
+                return;
+            };
+            let has_room = note_full(feeders, &mut self.waited_for, |feeder| {
+                let is_concerned = feeder.consumes(report)
+                    || before.iter().any(|notice| feeder.consumes(&notice.report));
+                is_concerned && feeder.is_congested()
+            });
+            if !has_room {
+                self.is_report_stuck = true;
+                return;
+            }
+            for notice in before {
+                self.take_notice(&notice, feeders, touched);
+            }
+            if let Some(report) = self.reports.take() {
+                self.take(report, feeders, sequencer, now, touched);
             }
         }
-        has_room
+    }
+
+    fn take_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
+        self.is_notice_stuck = false;
+        for _ in 0..REPORTS_PER_ROUND_MAX {
+            let Some(notice) = self.reports.notice() else {
+                self.is_notice_stuck = self.reports.has_notices();
+                return;
+            };
+            let has_room = note_full(feeders, &mut self.waited_for, |feeder| {
+                feeder.consumes(&notice.report) && !feeder.has_notice_room()
+            });
+            if !has_room {
+                self.is_notice_stuck = true;
+                return;
+            }
+            self.take_notice(&notice, feeders, touched);
+        }
+    }
+
+    /// Hands a notice out, unless it was undone meanwhile.
+    fn take_notice(&self, notice: &Waiting, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
+        if self.reports.take_notice(notice) {
+            let owe = Feeder::owe_notice;
+            let consumers = hand_out(&notice.report, owe, feeders, touched);
+            self.note(&notice.report, consumers);
+        }
+    }
+
+    /// Cuts off consumers that make others wait and read next to nothing.
+    fn judge(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
+        for slot in &self.waited_for {
+            if let Some(feeder) = feeders.get_mut(*slot) {
+                feeder.begin_patience(running);
+            }
+            if !self.judged.contains(slot) {
+                self.judged.push(*slot);
+            }
+        }
+        self.deadline = None;
+        self.judged.retain(|slot| {
+            let Some(feeder) = feeders.get_mut(*slot) else {
+                return false;
+            };
+            let is_waited_for = self.waited_for.contains(slot);
+            let judgement = feeder.judge(is_waited_for, running);
+            if judgement == Judgement::CutOff || feeder.can_write() {
+                touched.push(*slot);
+            }
+            match judgement {
+                Judgement::CutOff => self.metrics.consumers_cut_off.increment(),
+                Judgement::Until(until) => {
+                    self.deadline = self.deadline.into_iter().chain([until]).min();
+                    return true;
+                }
+                Judgement::Open => return true,
+                Judgement::Settled => {}
+            }
+            false
+        });
     }
 
     fn take(
@@ -155,7 +226,7 @@ impl Upstream {
                 self.broadcast(publication, sequencer, now);
             }
             Report::Lost(_) | Report::Notice(_) | Report::Publish(_) => {
-                let consumers = hand_out(&report, feeders, touched);
+                let consumers = hand_out(&report, Feeder::owe_report, feeders, touched);
                 self.note(&report, consumers);
                 if let Report::Publish(publication) = report {
                     answer(publication, consumers, sequencer);
@@ -231,13 +302,32 @@ fn published(ack: &Ack) -> Option<Published> {
     })
 }
 
+/// Whether no consumer is full; notes those that are.
+fn note_full(
+    feeders: &mut Slab<Feeder>,
+    waited_for: &mut Vec<usize>,
+    mut is_full: impl FnMut(&mut Feeder) -> bool,
+) -> bool {
+    let before = waited_for.len();
+    let full = feeders
+        .iter_mut()
+        .filter_map(|(slot, feeder)| is_full(feeder).then_some(slot));
+    waited_for.extend(full);
+    waited_for.len() == before
+}
+
 /// Gives a report to everybody whom it is for, and says to how many.
-fn hand_out(report: &Report, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) -> usize {
+fn hand_out(
+    report: &Report,
+    owe: fn(&mut Feeder, &[u8]),
+    feeders: &mut Slab<Feeder>,
+    touched: &mut Vec<usize>,
+) -> usize {
     let mut line = None;
     let mut consumers = 0;
     for (slot, feeder) in feeders {
         if feeder.consumes(report) {
-            feeder.owe_report(line.get_or_insert_with(|| consumer::line(report)));
+            owe(feeder, line.get_or_insert_with(|| consumer::line(report)));
             touched.push(slot);
             consumers += 1;
         }

@@ -49,7 +49,7 @@ use crate::worker::inbox::{Mail, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
 use crate::worker::pending::SilentLimit;
 use crate::worker::sources::Sources as Visitors;
-use crate::worker::upstream::{Reports, Upstream, upstream};
+use crate::worker::upstream::{Bounds, Reports, Upstream, upstream};
 use crate::worker::walkers::{Place, Walkers};
 use credentials::Credentials;
 use prepare::prepare;
@@ -366,7 +366,7 @@ impl Crew {
         let walkers = (count > places).then(|| Arc::new(Walkers::new(places, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
-        let (ends, reports) = upstream(&wakes, &self.feed_wake);
+        let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
         let guard = self.guard(count);
         for (number, (wake, upstream)) in wakes.into_iter().zip(ends).enumerate() {
             let seat = Seat {

@@ -1,14 +1,15 @@
 //! dialogue: what a backend says to one conn of this worker, and what its conns say upstream.
 //!
 //! Downstream, a saying goes to the conn's machine if the conn is still there, and the verdict says
-//! so. Upstream, publications and comings and goings become reports; a conn whose report has to
-//! wait is not read until the feed has caught up.
+//! so. Upstream, publications and questions become reports, and arrivals and departures become
+//! notices. A conn whose report has to wait, or with too many notices that wait, is not read until
+//! the feed has caught up.
 
 use std::sync::Arc;
 
 use super::Worker;
 use super::net::Net;
-use super::upstream::Reported;
+use super::upstream::{Noticed, Reported};
 use crate::dialogue::{
     ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Revocation, Saying,
     Watch,
@@ -90,6 +91,7 @@ impl<N: Net> Worker<N> {
     /// From now on reports comings and goings of these channels, and says so.
     pub(super) fn start_watching(&mut self, watch: Arc<Watch>, receipt: &Receipt) {
         self.watch = watch;
+        self.parts.upstream.note_watch();
         if receipt.confirm(0) {
             self.parts.feed.wake();
         }
@@ -147,31 +149,39 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Hands over what waits for the feed; when that is all, those who waited are read again.
+    /// Hands over what waits for the feed. Conns are read again when that is all, and when the feed
+    /// has taken enough of their notices.
     pub(super) fn send_upstream(&mut self) {
         self.parts.upstream.send_kept();
+        for name in self.parts.upstream.take_released() {
+            if let Some(id) = self.find(name) {
+                self.release(id);
+            }
+        }
         if self.parts.upstream.is_behind() {
             return;
         }
         for id in std::mem::take(&mut self.held) {
-            if !self.rates.is_paused(id.slot)
-                && let Some(slot) = self.slot(id)
-            {
-                slot.is_held = false;
-                self.list_to_read(id);
-            }
+            self.release(id);
         }
     }
 
-    /// Reads a conn again, unless it has to wait for the feed.
-    pub(super) fn release_unless_behind(&mut self, id: ConnId) {
-        if self.parts.upstream.is_behind() {
+    /// One reason not to read a conn is gone; it is read again unless there is another.
+    pub(super) fn release(&mut self, id: ConnId) {
+        let name = self.name(id);
+        let upstream = &self.parts.upstream;
+        if self.rates.is_paused(id.slot) || upstream.is_full(name) {
+            return;
+        }
+        let is_behind = upstream.is_behind();
+        let Some(slot) = self.slot(id).filter(|slot| slot.is_held) else {
+            return;
+        };
+        if is_behind {
             return self.held.push(id);
         }
-        if let Some(slot) = self.slot(id) {
-            slot.is_held = false;
-            self.list_to_read(id);
-        }
+        slot.is_held = false;
+        self.list_to_read(id);
     }
 
     /// Reports the channels that a stream has come to, if somebody wants to know.
@@ -201,8 +211,13 @@ impl<N: Net> Worker<N> {
             channel: channel.clone(),
             has_come,
         };
-        // What is not kept is counted there, and told.
-        let _reported = self.parts.upstream.report(Report::Notice(notice));
+        // What finds no room is counted there, and consumers get the count.
+        if self.parts.upstream.notify(notice) == Noticed::Full
+            && let Some(slot) = self.slot(id).filter(|slot| !slot.is_held)
+        {
+            slot.is_held = true;
+            self.parts.metrics.client_reads_held.increment();
+        }
     }
 
     /// Ends all subscriptions of a conn, and what its token allowed. A poll comes and goes with
@@ -216,5 +231,10 @@ impl<N: Net> Worker<N> {
         }
         self.hub.leave(id.slot);
         self.access.forget(id.slot);
+        let name = self.name(id);
+        if self.parts.upstream.is_full(name) {
+            self.parts.upstream.forget(name);
+            self.release(id);
+        }
     }
 }

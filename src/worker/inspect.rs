@@ -9,7 +9,7 @@ use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::conn::Stance;
 use crate::effect::CloseReason;
 use crate::hub::Amount;
-use crate::id::ConnId;
+use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
     /// Panics if slab, hub, wheel and lists disagree, or if somebody could be forgotten: a conn
@@ -17,6 +17,7 @@ impl<N: Net> Worker<N> {
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
+        self.parts.upstream.check_invariants();
         assert!(self.to_reap.is_empty(), "a conn was not reaped");
         for (key, slot) in &self.conns {
             let id = ConnId {
@@ -60,6 +61,21 @@ impl<N: Net> Worker<N> {
         &self.reaped
     }
 
+    /// The channels of all streams, as a backend knows them.
+    #[doc(hidden)]
+    pub fn streams_in_channels(&self) -> impl Iterator<Item = (ConnName, &ChannelName)> {
+        let slots = self.conns.iter();
+        let streams = slots.filter(|(_, slot)| slot.conn.is_stream());
+        streams.flat_map(move |(key, slot)| {
+            let id = ConnId {
+                slot: u32::try_from(key).unwrap_or(u32::MAX),
+                generation: slot.generation,
+            };
+            let channels = self.hub.channels_of(id.slot);
+            channels.map(move |channel| (self.name(id), channel))
+        })
+    }
+
     /// Whether something is kept that the feed has no room for.
     #[doc(hidden)]
     #[must_use]
@@ -86,10 +102,11 @@ impl<N: Net> Worker<N> {
         );
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let is_paused = self.rates.is_paused(id.slot);
-        let waits = self.held.contains(&id) || is_paused;
+        let is_full = self.parts.upstream.is_full(self.name(id));
+        let waits = self.held.contains(&id) || is_paused || is_full;
         assert_eq!(slot.is_held, waits, "{id:?} is held");
         assert!(
-            !slot.is_held || is_paused || self.is_upstream_behind(),
+            !slot.is_held || is_paused || is_full || self.is_upstream_behind(),
             "{id:?} is held for nothing"
         );
         if slot.is_readable && !slot.is_held && slot.conn.read_bytes_max(head_bytes) > 0 {

@@ -24,6 +24,7 @@ mod inspect;
 pub mod kernel;
 pub mod keys;
 pub mod net;
+mod notices;
 mod offload;
 pub mod pending;
 mod poll;
@@ -126,7 +127,7 @@ pub struct Worker<N: Net> {
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
     reaped: Vec<(ConnId, CloseReason)>,
-    /// Conns that are not read until the feed has taken what they sent.
+    /// Conns that are not read until the feed has taken the reports that wait.
     held: Vec<ConnId>,
     /// Whose comings and goings are reported.
     watch: Arc<Watch>,

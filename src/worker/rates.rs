@@ -181,7 +181,7 @@ impl<N: Net> Worker<N> {
             if let Some(account) = self.rates.by_slot.get_mut(&id.slot) {
                 account.is_paused = false;
             }
-            self.release_unless_behind(id);
+            self.release(id);
         }
     }
 }

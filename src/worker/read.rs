@@ -176,7 +176,7 @@ mod tests {
     use crate::worker::guard::Guard;
     use crate::worker::inbox::inbox;
     use crate::worker::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
-    use crate::worker::upstream::upstream;
+    use crate::worker::upstream::{Bounds, upstream};
     use crate::worker::{Parts, Turn};
 
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
@@ -289,7 +289,7 @@ mod tests {
         let wake = || Arc::new(Wake::new().unwrap());
         let (_mailbox, inbox) = inbox(wake());
         let feed = wake();
-        let (mut ends, _reports) = upstream(&[wake()], &feed);
+        let (mut ends, _reports) = upstream(&[wake()], &feed, Bounds::default());
         let parts = Parts {
             run: RunId(1),
             number: 0,

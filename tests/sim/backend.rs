@@ -2,7 +2,9 @@
 //!
 //! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
 //! goings of a conn in a channel alternate and end with its going, every verdict is given, names of
-//! an earlier start reach no conn, and each report carries the subject of the conn's token.
+//! an earlier start reach no conn, and each report carries the subject of the conn's token. When no
+//! notice waits the backend knows every subscription, but for as many as it was told are lost.
+//! Notices that it does not take hold up no publication, and no more of them wait than may.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -15,10 +17,12 @@ use fanfare::effect::{Audience, Reference};
 use fanfare::frame::{Payload, Receipt};
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
+use fanfare::worker::Worker;
 use fanfare::worker::inbox::{Mail, Mailbox};
-use fanfare::worker::upstream::Reports;
+use fanfare::worker::upstream::{Bounds, Reports};
 
 use crate::link::DISCONNECT_CODE;
+use crate::net::FakeNet;
 
 /// Mails in the inbox from which on nothing is said; below what it holds.
 const MAILS_MAX: usize = 55;
@@ -35,8 +39,12 @@ pub(crate) struct Backend {
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// Nothing is taken for a while.
+    /// Nothing is taken for a while, or no notices.
     is_stuck: bool,
+    is_deaf: bool,
+    bounds: Bounds,
+    /// Apart, so that the other lives are not changed by it.
+    random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, Counts)>,
     verdicts: Vec<Arc<Verdict>>,
     /// Those about conns of earlier starts.
@@ -45,9 +53,18 @@ pub(crate) struct Backend {
     notices_lost: u64,
 }
 
+/// So few that lives come to both.
+pub(crate) fn draw_bounds(random: &mut fastrand::Rng) -> Bounds {
+    Bounds {
+        notices: [4, 1000][random.usize(0..2)],
+        per_conn: random.usize(1..=4),
+    }
+}
+
 impl Backend {
     pub(crate) fn new(
         reports: Reports,
+        bounds: Bounds,
         has_tokens: bool,
         mailbox: &Mailbox,
         random: &mut fastrand::Rng,
@@ -69,6 +86,9 @@ impl Backend {
             has_tokens,
             is_watching,
             is_stuck: false,
+            is_deaf: false,
+            bounds,
+            random: random.clone(),
             counts: VecDeque::new(),
             verdicts: Vec::new(),
             stale_verdicts: Vec::new(),
@@ -86,6 +106,7 @@ impl Backend {
     /// Now and then it takes nothing for a while, and what it says is at random.
     pub(crate) fn be_chaotic(&mut self, mailbox: &Mailbox, random: &mut fastrand::Rng) {
         self.is_stuck ^= random.u32(0..80) == 0;
+        self.is_deaf ^= self.random.u32(0..30) == 0;
         if random.u32(0..10) == 0 {
             self.speak(mailbox, random);
         }
@@ -93,6 +114,7 @@ impl Backend {
 
     pub(crate) fn calm_down(&mut self) {
         self.is_stuck = false;
+        self.is_deaf = false;
     }
 
     /// Takes what there is. Returns the channels to which clients broadcast.
@@ -103,32 +125,82 @@ impl Backend {
     ) -> Vec<ChannelName> {
         self.settle(mailbox);
         let mut broadcasts = Vec::new();
-        while !self.is_stuck && mailbox.waiting() < MAILS_MAX {
-            let Some(report) = self.reports.take() else {
-                break;
-            };
-            match report {
-                Report::Count {
-                    from,
-                    channel,
-                    reference,
-                } => {
-                    let counts: Counts = [(channel, Receipt::new(1))].into();
-                    let _posted = mailbox.post(Mail::Count(Arc::clone(&counts)));
-                    self.counts.push_back((from, reference, counts));
-                }
-                Report::Lost(count) => self.notices_lost += count,
-                Report::Notice(notice) => self.note(notice),
-                Report::Publish(publication) => {
-                    self.check_sub(publication.from, publication.sub.as_ref());
-                    broadcasts.extend(Self::answer(publication, mailbox, random));
+        while !self.is_stuck && mailbox.waiting() < MAILS_MAX && self.reports.front().is_some() {
+            if self.random.bool() {
+                self.take_notice();
+            }
+            for notice in self.reports.notices_before_front() {
+                if self.reports.take_notice(&notice) {
+                    self.note(notice.report);
                 }
             }
+            let report = self.reports.take();
+            broadcasts.extend(report.and_then(|report| self.take(report, mailbox, random)));
         }
+        while !self.is_stuck && !self.is_deaf && self.take_notice() {}
         broadcasts
     }
 
-    fn note(&mut self, notice: Notice) {
+    fn take(
+        &mut self,
+        report: Report,
+        mailbox: &Mailbox,
+        random: &mut fastrand::Rng,
+    ) -> Option<ChannelName> {
+        match report {
+            Report::Count {
+                from,
+                channel,
+                reference,
+            } => {
+                let counts: Counts = [(channel, Receipt::new(1))].into();
+                let _posted = mailbox.post(Mail::Count(Arc::clone(&counts)));
+                self.counts.push_back((from, reference, counts));
+                None
+            }
+            Report::Lost(_) | Report::Notice(_) => panic!("{report:?} among reports"),
+            Report::Publish(publication) => {
+                self.check_sub(publication.from, publication.sub.as_ref());
+                Self::answer(publication, mailbox, random)
+            }
+        }
+    }
+
+    /// Takes a notice, if one may be taken.
+    fn take_notice(&mut self) -> bool {
+        let notice = self.reports.notice();
+        let notice = notice.filter(|notice| self.reports.take_notice(notice));
+        let is_taken = notice.is_some();
+        if let Some(notice) = notice {
+            self.note(notice.report);
+        }
+        is_taken
+    }
+
+    fn note(&mut self, report: Report) {
+        match report {
+            Report::Lost(count) => self.notices_lost += count,
+            Report::Notice(notice) => self.note_notice(notice),
+            Report::Count { .. } | Report::Publish(_) => panic!("{report:?} among notices"),
+        }
+    }
+
+    /// The worker has had its turn.
+    pub(crate) fn check(&self, worker: &Worker<FakeNet>) {
+        let waiting = self.reports.notices_waiting();
+        // And the count of lost ones.
+        assert!(waiting <= self.bounds.notices + 1, "{waiting} notices wait");
+        if !self.is_watching || waiting > 0 {
+            return;
+        }
+        let truth = worker.streams_in_channels();
+        let truth: BTreeSet<_> = truth.map(|(conn, name)| (conn, name.clone())).collect();
+        let wrong: Vec<_> = truth.symmetric_difference(&self.present).collect();
+        let lost = self.notices_lost;
+        assert!(wrong.len() as u64 <= lost, "{lost} lost, but {wrong:?}");
+    }
+
+    fn note_notice(&mut self, notice: Notice) {
         assert!(self.is_watching, "{notice:?} and nobody asked");
         let Notice {
             conn,
@@ -216,12 +288,8 @@ impl Backend {
 
     /// The worker has ended. `is_all_told` says that it kept nothing back.
     pub(crate) fn check_end(&mut self, is_all_told: bool) {
-        self.is_stuck = false;
-        while let Some(report) = self.reports.take() {
-            if let Report::Notice(notice) = report {
-                self.note(notice);
-            }
-        }
+        while self.reports.take().is_some() {}
+        while self.take_notice() {}
         let is_excused = self.notices_lost > 0 || !is_all_told;
         assert!(
             self.present.is_empty() || is_excused,

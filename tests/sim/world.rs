@@ -24,7 +24,7 @@ use fanfare::worker::sources::Sources;
 use fanfare::worker::upstream::upstream;
 use fanfare::worker::{Parts, Turn, Worker};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, draw_bounds};
 use crate::check::{self, Checker, Debts};
 use crate::disk::Journal;
 use crate::model::Facts;
@@ -127,8 +127,10 @@ impl Hired {
         let sequenced = Arc::new(AtomicU64::new(hub.head().sequence.0));
         let feed_wake = Arc::new(Wake::new().expect("a descriptor"));
         let wake = Arc::new(Wake::new().expect("a descriptor"));
-        let (mut ends, reports) = upstream(&[wake], &feed_wake);
-        let backend = Backend::new(reports, config.auth.is_on(), &mailbox, random);
+        let bounds = draw_bounds(&mut random.clone());
+        let (mut ends, reports) = upstream(&[wake], &feed_wake, bounds);
+        let has_tokens = config.auth.is_on();
+        let backend = Backend::new(reports, bounds, has_tokens, &mailbox, random);
         let sources = Sources::new(&config.limits).map(Arc::new);
         let parts = Parts {
             run,
@@ -544,6 +546,7 @@ impl World {
         }
         self.checker
             .after_turn(&self.worker, &self.metrics, &self.config);
+        self.backend.check(&self.worker);
         self.check_reaped();
         self.facts.now = Now(self.now_us());
     }

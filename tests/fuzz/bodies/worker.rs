@@ -19,7 +19,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, Posted, inbox};
-use fanfare::worker::upstream::{Reports, upstream};
+use fanfare::worker::upstream::{Bounds, Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
 use super::conn;
@@ -73,7 +73,7 @@ impl World {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
         let feed = Arc::new(Wake::new().expect("a descriptor"));
         let wake = Arc::new(Wake::new().expect("a descriptor"));
-        let (mut ends, reports) = upstream(&[wake], &feed);
+        let (mut ends, reports) = upstream(&[wake], &feed, Bounds::default());
         let metrics = Arc::new(WorkerMetrics::default());
         let sequenced = Arc::new(AtomicU64::new(0));
         let witness = net.connect(usize::MAX);

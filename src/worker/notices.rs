@@ -1,0 +1,307 @@
+//! Notices on their way to consumers: one bounded table for all workers.
+//!
+//! Apart from the queue of reports, so that no number of notices delays what clients publish. The
+//! latest notice of a conn and channel that still waits is removed by one that undoes it: the table
+//! holds what has changed, not how often. A conn with too many notices here is not read until the
+//! feed has taken some. Beyond the bound for all conns notices are counted as lost.
+//!
+//! Workers add and the feed takes, each through its end in [`super::upstream`]. The lock is held
+//! for a few look-ups.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
+use crate::dialogue::{Notice, Report};
+use crate::id::{ChannelName, ConnName};
+
+/// Tables with room for more are given back when they are empty.
+const CAPACITY_KEPT: usize = 1024;
+
+/// How many notices may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// For all conns together; beyond it they are counted as lost.
+    pub notices: usize,
+    /// With so many a conn is not read.
+    pub per_conn: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            notices: NOTICES_MAX,
+            per_conn: NOTICES_PER_CONN_MAX,
+        }
+    }
+}
+
+/// A notice, or a count of lost ones, that waits for room at its consumers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting {
+    order: u64,
+    /// [`Report::Notice`] or [`Report::Lost`].
+    pub report: Report,
+}
+
+/// Where a notice comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// The end of the worker that adds it.
+    pub(super) end: usize,
+    /// Reports of that worker before it. The feed takes them first.
+    pub(super) reports: u64,
+    /// What consumers wanted then: how often that had changed.
+    pub(super) watch: u64,
+}
+
+/// What became of a notice that was added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It has removed the one that it undoes.
+    Cancelled,
+    /// It waits, and its conn has so many now that it must not be read.
+    Full,
+    /// It waits.
+    Kept,
+    /// There was no room.
+    Lost,
+}
+
+/// The table and its lock.
+#[derive(Debug)]
+pub(super) struct Notices {
+    table: Mutex<Table>,
+    bounds: Bounds,
+    /// What the feed has to take, readable without the lock.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next_order: u64,
+    by_order: BTreeMap<u64, Entry>,
+    /// The order of the latest that waits.
+    latest: HashMap<(ConnName, ChannelName), u64, RandomState>,
+    conns: HashMap<ConnName, Conn, RandomState>,
+    lost: Option<Lost>,
+    cancelled: u64,
+    /// Conns that may be read again, for each worker's end.
+    released: Vec<Vec<ConnName>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    notice: Notice,
+    origin: Origin,
+}
+
+/// The notices of one conn that wait; at least one.
+#[derive(Debug, Default)]
+struct Conn {
+    orders: BTreeSet<u64>,
+    is_held: bool,
+}
+
+/// Notices that consumers have to be told are lost, where the first of them would stand.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    order: u64,
+    count: u64,
+}
+
+impl Entry {
+    /// Whether consumers know the same with neither as with both. An arrival that they have not
+    /// heard of is undone by any departure. A departure is undone only by an arrival that is the
+    /// same to everyone who listens.
+    fn is_undone_by(&self, notice: &Notice, origin: Origin) -> bool {
+        match (self.notice.has_come, notice.has_come) {
+            (true, false) => true,
+            (false, true) => self.notice.sub == notice.sub && self.origin.watch == origin.watch,
+            (true, true) | (false, false) => false,
+        }
+    }
+}
+
+impl Notices {
+    pub(super) fn new(ends: usize, bounds: Bounds) -> Self {
+        let table = Table {
+            released: vec![Vec::new(); ends],
+            ..Table::default()
+        };
+        Self {
+            table: Mutex::new(table),
+            bounds,
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a notice, or removes the one that it undoes.
+    pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
+        let mut table = self.lock();
+        let added = table.add(notice, origin, self.bounds);
+        self.count(&table);
+        added
+    }
+
+    /// The first that may be handed out: `taken` is how many reports of each worker the feed has
+    /// taken.
+    pub(super) fn first(&self, taken: &[u64]) -> Option<Waiting> {
+        self.lock().first(taken)
+    }
+
+    /// The notices of a conn that it had caused before its worker made a report, in order.
+    pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<Waiting> {
+        let table = self.lock();
+        let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
+        let entries = orders.into_iter().flatten().filter_map(|order| {
+            let entry = table.by_order.get(order)?;
+            (entry.origin.reports <= reports).then(|| entry.waiting(*order))
+        });
+        entries.collect()
+    }
+
+    /// Takes one. `None` if it was undone meanwhile; otherwise the end whose worker has to be woken
+    /// because a conn may be read again.
+    pub(super) fn take(&self, waiting: &Waiting) -> Option<Woken> {
+        let mut table = self.lock();
+        let woken = match waiting.report {
+            Report::Lost(count) => {
+                table.lost = table
+                    .lost
+                    .filter(|lost| lost.count > count)
+                    .map(|lost| Lost {
+                        count: lost.count - count,
+                        ..lost
+                    });
+                Some(Woken(None))
+            }
+            _ => table.remove(waiting.order, self.bounds),
+        };
+        self.count(&table);
+        woken
+    }
+
+    /// Conns of an end that may be read again.
+    pub(super) fn released(&self, end: usize) -> Vec<ConnName> {
+        let mut table = self.lock();
+        let released = table.released.get_mut(end).map(std::mem::take);
+        let mut released = released.unwrap_or_default();
+        // One that had caused more before its worker noticed is held again.
+        released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
+        released
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// How many were not handed out because another has undone them, and those others.
+    pub(super) fn cancelled(&self) -> u64 {
+        self.lock().cancelled
+    }
+
+    /// Whether a conn has too many, or has its release yet to be noticed by its worker.
+    pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
+        let table = self.lock();
+        let is_released = |names: &Vec<ConnName>| names.contains(&conn);
+        table.conns.get(&conn).is_some_and(|conn| conn.is_held)
+            || table.released.get(end).is_some_and(is_released)
+    }
+
+    fn count(&self, table: &Table) {
+        let waiting = table.by_order.len() + usize::from(table.lost.is_some());
+        self.waiting.store(waiting, Ordering::Release);
+    }
+}
+
+/// The end of the worker that has to be woken, if one has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Woken(pub(super) Option<usize>);
+
+impl Entry {
+    fn waiting(&self, order: u64) -> Waiting {
+        Waiting {
+            order,
+            report: Report::Notice(self.notice.clone()),
+        }
+    }
+}
+
+impl Table {
+    fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> Added {
+        let key = (notice.conn, notice.channel.clone());
+        let latest = self.latest.get(&key).copied();
+        if let Some(order) = latest
+            && let Some(entry) = self.by_order.get(&order)
+            && entry.is_undone_by(&notice, origin)
+        {
+            self.remove(order, bounds);
+            self.cancelled += 2;
+            return Added::Cancelled;
+        }
+        let order = self.next_order;
+        self.next_order += 1;
+        if self.by_order.len() >= bounds.notices {
+            self.lost.get_or_insert(Lost { order, count: 0 }).count += 1;
+            return Added::Lost;
+        }
+        let conn = self.conns.entry(notice.conn).or_default();
+        conn.orders.insert(order);
+        let is_full = conn.orders.len() >= bounds.per_conn;
+        conn.is_held |= is_full;
+        self.latest.insert(key, order);
+        self.by_order.insert(order, Entry { notice, origin });
+        if is_full { Added::Full } else { Added::Kept }
+    }
+
+    fn remove(&mut self, order: u64, bounds: Bounds) -> Option<Woken> {
+        let Entry { notice, origin } = self.by_order.remove(&order)?;
+        let key = (notice.conn, notice.channel.clone());
+        if self.latest.get(&key) == Some(&order) {
+            self.latest.remove(&key);
+        }
+        let mut woken = None;
+        if let Some(conn) = self.conns.get_mut(&notice.conn) {
+            conn.orders.remove(&order);
+            // Not at the first, so that a worker is not woken for each.
+            if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
+                conn.is_held = false;
+                if let Some(released) = self.released.get_mut(origin.end) {
+                    released.push(notice.conn);
+                    woken = Some(origin.end);
+                }
+            }
+            if conn.orders.is_empty() {
+                self.conns.remove(&notice.conn);
+            }
+        }
+        if self.by_order.is_empty() && self.latest.capacity() > CAPACITY_KEPT {
+            self.latest = HashMap::default();
+            self.conns = HashMap::default();
+        }
+        Some(Woken(woken))
+    }
+
+    fn first(&self, taken: &[u64]) -> Option<Waiting> {
+        let first = self.by_order.first_key_value();
+        if let Some(Lost { order, count }) = self.lost
+            && first.is_none_or(|(first, _)| *first > order)
+        {
+            let report = Report::Lost(count);
+            return Some(Waiting { order, report });
+        }
+        let (order, entry) = first?;
+        let reports = taken.get(entry.origin.end).copied().unwrap_or(u64::MAX);
+        (reports >= entry.origin.reports).then(|| entry.waiting(*order))
+    }
+}
