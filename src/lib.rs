@@ -49,7 +49,9 @@
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
 //! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
-//! (`feed/upstream.rs`); a conn whose report has to wait is not read. What a backend says to one
+//! (`feed/upstream.rs`); a conn whose report has to wait is not read. Notices of subscriptions wait
+//! in a table of their own (`worker/notices.rs`), where pairs cancel out, so that they delay no
+//! publication; a conn with too many there is not read either. What a backend says to one
 //! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
 //! the conn's machine. The words of it are in [`dialogue`]. Reports carry the subject of the conn's
 //! token.

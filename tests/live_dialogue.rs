@@ -14,10 +14,11 @@
 mod live;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use live::socket::frame;
-use live::{Feeder, Lines, PATIENCE, Server, Socket, fanfare};
+use live::{Feeder, Lines, PATIENCE, Server, Socket, fanfare, within};
 use serde_json::{Value, json};
 
 const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
@@ -145,14 +146,14 @@ fn names_differ_when_slots_are_used_again() {
     }
 }
 
-/// A server that asks for tokens of a secret in this folder, but for `open`.
+/// A server that asks for tokens of a secret in this folder, but for `open*`.
 fn guarded(folder: &std::path::Path) -> Server {
     let secret = folder.join("secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
     let keys = format!("HS256 {}", secret.display());
     let config = format!(
         "[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n{OPEN}\
-         [[namespace]]\nmatch = \"open\"\nanonymous_subscribe = true\n"
+         [[namespace]]\nmatch = \"open*\"\nanonymous_subscribe = true\n"
     );
     Server::in_folder(folder, "127.0.0.1:0", &config, &[]).unwrap()
 }
@@ -224,7 +225,7 @@ fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
     let token = token(folder.path(), Some("carol"), 60);
     let commands = [
         json!({"type": "unsubscribe", "channel": "open"}),
-        json!({"type": "subscribe", "channel": "open"}),
+        json!({"type": "subscribe", "channel": "open2"}),
         json!({"type": "auth", "token": token}),
         json!({"type": "subscribe", "channel": "chat:1"}),
         publish("chat:1", &json!(1), 1),
@@ -232,7 +233,7 @@ fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
     let frames = commands.map(|command| frame(0x81, command.to_string().as_bytes()));
     client.send_raw(&frames.concat());
     assert_eq!(backend.answer(), told("unsubscribed", &none, "open"));
-    assert_eq!(backend.answer(), told("subscribed", &none, "open"));
+    assert_eq!(backend.answer(), told("subscribed", &none, "open2"));
     assert_eq!(backend.answer(), told("subscribed", &carol, "chat:1"));
     let said = backend.answer();
     assert_eq!(said["sub"], "carol", "{said}");
@@ -240,7 +241,7 @@ fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
     drop(client);
     let mut left = [backend.answer(), backend.answer()];
     left.sort_by_key(|line| line["channel"].to_string());
-    let expected = ["chat:1", "open"].map(|channel| told("unsubscribed", &carol, channel));
+    let expected = ["chat:1", "open2"].map(|channel| told("unsubscribed", &carol, channel));
     assert_eq!(left, expected);
 }
 
@@ -361,6 +362,180 @@ fn consumer_that_stops_reading_holds_clients_up_and_loses_nothing() {
     for number in 0..COUNT {
         assert_eq!(client.json(), json!({"type": "ok", "ref": number}));
     }
+}
+
+/// Commands of a client as frames.
+fn frames<'a>(commands: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+    let commands = commands.into_iter();
+    let frames = commands.flat_map(|(kind, channel)| {
+        let command = json!({"type": kind, "channel": channel}).to_string();
+        frame(0x81, command.as_bytes())
+    });
+    frames.collect()
+}
+
+#[test]
+fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let (mut honest, honest_conn) = welcomed(&server, "channel=other");
+    let (mut flooder, conn) = welcomed(&server, "channel=other");
+    // More notices than a consumer gets that does not read; then pairs that cancel out, more than
+    // sockets and buffers hold.
+    let long = "x".repeat(150);
+    let names: Vec<String> = (0..120)
+        .map(|number| format!("chat:{number}-{long}"))
+        .collect();
+    let mut flood = frames(names.iter().map(|name| ("subscribe", name.as_str())));
+    let pair = frames([("subscribe", "chat:pair"), ("unsubscribe", "chat:pair")]);
+    flood.extend(pair.repeat(20_000));
+    flood.extend(frames([("subscribe", "chat:last")]));
+    let mut answers = flooder.0.get_ref().try_clone().unwrap();
+    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let writer = std::thread::spawn(move || {
+        flooder.send_raw(&flood);
+        flooder
+    });
+    let is_held = || (server.metric("fanfare_client_reads_held_total") > 0.5).then_some(());
+    within("the flooder is held", is_held);
+    // The consumer has not read anything, and publications reach it all the same.
+    honest.send(&json!({"type": "subscribe", "channel": "chat:honest"}));
+    honest.send(&publish("chat:1", &json!("said"), 7));
+    assert_eq!(honest.json()["type"], "subscribed");
+    assert_eq!(honest.json(), json!({"type": "ok", "ref": 7}));
+    assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
+    let told = |kind: &str, channel: &str| notice(kind, &conn, &Value::Null, channel);
+    let own = notice("subscribed", &honest_conn, &Value::Null, "chat:honest");
+    let (mut came, mut has_own, mut has_said) = (0, false, false);
+    loop {
+        let line = backend.answer();
+        if line["type"] == "publish" {
+            assert!(has_own, "a publication before the notice of its own client");
+            assert!(came < names.len(), "behind all notices of the flood");
+            has_said = true;
+        } else if line == own {
+            has_own = true;
+        } else if line == told("subscribed", "chat:last") {
+            break;
+        } else if line["channel"] != "chat:pair" {
+            assert_eq!(line, told("subscribed", &names[came]));
+            came += 1;
+        }
+    }
+    assert!(has_said && came == names.len(), "{has_said}, {came}");
+    let flooder = writer.join().unwrap();
+    flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
+    let _ended = reader.join().unwrap();
+    // Each channel is left once, and nothing else is told.
+    for _ in 0..=names.len() {
+        assert_eq!(backend.answer()["type"], "unsubscribed");
+    }
+    assert!(server.metric("fanfare_feed_notices_lost_total") < 0.5);
+    server.await_metric("fanfare_feed_notices_waiting", 0.0);
+}
+
+#[test]
+fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let long = "x".repeat(150);
+    let query: String = (0..120)
+        .map(|number| format!("&channel=chat:{number}-{long}"))
+        .collect();
+    // Long queries are refused, so there are several.
+    let crowd: Vec<_> = query
+        .split_inclusive(&long)
+        .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
+        .collect();
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
+    within("notices wait", waits);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    client.send_raw(&frames([
+        ("subscribe", "chat:brief"),
+        ("unsubscribe", "chat:brief"),
+        ("unsubscribe", "chat:1"),
+        ("subscribe", "chat:stays"),
+    ]));
+    for _ in 0..4 {
+        let _answer = client.json();
+    }
+    // Read up to the last of them: no trace of the pairs.
+    let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
+    let mut others = 0;
+    loop {
+        let line = backend.answer();
+        if line == stays {
+            break;
+        }
+        assert_ne!(line["conn"], conn.as_str(), "{line}");
+        others += 1;
+    }
+    assert_eq!(others, crowd.len());
+    server.await_metric("fanfare_feed_notices_cancelled_total", 4.0);
+}
+
+#[test]
+fn consumer_that_reads_slowly_is_not_cut_off() {
+    const COUNT: u64 = 100;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    // Far less than what makes its socket writable, for longer than a consumer may read nothing.
+    let (start, mut lines) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(13) {
+        let mut bytes = [0; 2048];
+        backend.take_bytes(&mut bytes);
+        lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(lines < COUNT / 2, "it did not read slowly");
+    for _ in lines..COUNT {
+        backend.skip_line();
+    }
+    let mut client = writer.join().unwrap();
+    for number in 0..COUNT {
+        assert_eq!(client.json(), json!({"type": "ok", "ref": number}));
+    }
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+}
+
+#[test]
+fn consumer_that_reads_next_to_nothing_is_cut_off() {
+    let server = Server::with(OPEN, &[]);
+    // One for publications and one for notices; both hold somebody up.
+    let mut readers = [
+        consumer(&server, &json!(["chat:*"]), false),
+        consumer(&server, &json!(["other:*"]), true),
+    ];
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let (mut subscriber, _) = welcomed(&server, "channel=chat:1");
+    let long = "x".repeat(150);
+    for number in 0..100 {
+        subscriber.send(&json!({"type": "subscribe", "channel": format!("other:{number}-{long}")}));
+    }
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..20 {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    within("both are cut off", || {
+        for reader in &mut readers {
+            // A few bytes each second, until there are no more.
+            let _read = reader.try_take_byte();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        (server.metric("fanfare_feed_consumers_cut_off_total") > 1.5).then_some(())
+    });
+    drop(writer.join().unwrap());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A program with news, on the feed's Unix socket.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -48,6 +48,17 @@ impl Feeder {
     /// Reads past one line.
     pub(crate) fn skip_line(&mut self) {
         self.0.skip_until(b'\n').unwrap();
+    }
+
+    /// Reads as many bytes, from the socket itself.
+    pub(crate) fn take_bytes(&mut self, bytes: &mut [u8]) {
+        assert!(self.0.buffer().is_empty(), "lines are read ahead");
+        self.0.get_mut().read_exact(bytes).unwrap();
+    }
+
+    /// Reads one byte from the socket itself, if there is one.
+    pub(crate) fn try_take_byte(&mut self) -> bool {
+        self.0.get_mut().read(&mut [0]).is_ok_and(|count| count > 0)
     }
 
     /// Whether the server has closed the connection.
