@@ -475,6 +475,33 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
 }
 
 #[test]
+fn notices_that_one_consumer_does_not_take_hold_up_no_other_consumer() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let _deaf = consumer(&server, &json!(["chat:*"]), true);
+    let mut backend = consumer(&server, &json!(["room:*"]), true);
+    let (mut crowd, _) = welcomed(&server, "channel=other");
+    let long = "x".repeat(150);
+    let names: Vec<String> = (0..100)
+        .map(|number| format!("chat:{number}-{long}"))
+        .collect();
+    crowd.send_raw(&frames(
+        names.iter().map(|name| ("subscribe", name.as_str())),
+    ));
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
+    within("notices wait", waits);
+    for number in 0..3 {
+        let channel = format!("room:{number}");
+        let (client, conn) = welcomed(&server, &format!("channel={channel}"));
+        let told = |kind: &str| notice(kind, &conn, &Value::Null, &channel);
+        assert_eq!(backend.answer(), told("subscribed"));
+        drop(client);
+        assert_eq!(backend.answer(), told("unsubscribed"));
+    }
+    assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+}
+
+#[test]
 fn consumer_that_reads_slowly_is_not_cut_off() {
     const COUNT: u64 = 100;
     let server = Server::with(OPEN, &[]);

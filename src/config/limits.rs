@@ -241,6 +241,9 @@ pub const NOTICES_MAX: usize = 65_536;
 /// Notices of one conn that may wait before it is no longer read. Half as many let it be read
 /// again.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
+/// Notices that are passed over because their consumers have no room. Those that come after so many
+/// wait too, whatever consumers they are for.
+pub const NOTICES_PASSED_MAX: usize = 4_096;
 /// Bytes of notices that wait to be written to one consumer.
 pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
 /// Bytes of the kernel's memory with what a consumer has not read, up to which it gets more

@@ -284,6 +284,7 @@ impl FeedLoop {
         let Some(receipt) = self.intake.new_wants.take() else {
             return;
         };
+        self.upstream.look_again();
         let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
         self.metrics.consumers.set(consumers.count() as u64);
         let watch = Arc::new(upstream::watch(&self.feeders));

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashSet;
 use slab::Slab;
 
 use super::answers::Ack;
@@ -18,8 +20,8 @@ use super::feeder::Feeder;
 use super::minify::minify;
 use super::refusal::Refusal;
 use super::sequencer::{Awaited, Sequencer};
-use crate::config::limits::{FEED_ACKS_MAX, REPORTS_PER_ROUND_MAX};
-use crate::dialogue::{ClientPublication, Counts, Published, Report, Saying, Watch};
+use crate::config::limits::{FEED_ACKS_MAX, NOTICES_PASSED_MAX, REPORTS_PER_ROUND_MAX};
+use crate::dialogue::{ClientPublication, Counts, Notice, Published, Report, Saying, Watch};
 use crate::effect::{Audience, Reference};
 use crate::frame::Payload;
 use crate::id::ConnName;
@@ -31,9 +33,9 @@ use crate::worker::upstream::{Reports, Waiting};
 #[derive(Debug)]
 pub(super) struct Upstream {
     reports: Reports,
-    /// Whether the report in front, and the first notice, wait for consumers or for each other.
+    /// Whether the report in front waits for consumers.
     is_report_stuck: bool,
-    is_notice_stuck: bool,
+    scan: Scan,
     /// Consumers that others wait for in this turn, and those they have waited for.
     waited_for: Vec<usize>,
     judged: Vec<usize>,
@@ -42,6 +44,23 @@ pub(super) struct Upstream {
     /// Clients that wait for workers, oldest first.
     owed: VecDeque<Owed>,
     metrics: Arc<FeedMetrics>,
+}
+
+/// How far notices were looked at, and what was passed over because it has to wait. A consumer
+/// without room holds up no notices of others, but for those of the same conn: they stay in order.
+#[derive(Debug, Default)]
+struct Scan {
+    /// What comes before this place in the order was passed over.
+    next: u64,
+    /// Conns of notices that were passed over.
+    passed: HashSet<ConnName, RandomState>,
+    notices_passed: usize,
+    /// Consumers without room.
+    full: Vec<usize>,
+    /// Whether a notice has to wait for a report.
+    awaits_report: bool,
+    /// Whether nothing else can be taken for now.
+    is_stuck: bool,
 }
 
 /// What a client is told when workers have confirmed.
@@ -63,7 +82,7 @@ impl Upstream {
         Self {
             reports,
             is_report_stuck: false,
-            is_notice_stuck: false,
+            scan: Scan::default(),
             waited_for: Vec::new(),
             judged: Vec::new(),
             deadline: None,
@@ -75,7 +94,7 @@ impl Upstream {
     /// Whether there is something to take that was not there in vain a moment ago.
     pub(super) fn has_news(&self) -> bool {
         let may_take = !self.is_report_stuck && self.owed.len() < FEED_ACKS_MAX;
-        may_take && !self.reports.is_empty() || !self.is_notice_stuck && self.reports.has_notices()
+        may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
     /// When a consumer is cut off that has read next to nothing by then, in running time.
@@ -96,6 +115,10 @@ impl Upstream {
     ) {
         self.settle(sequencer);
         self.waited_for.clear();
+        if self.deadline.is_some_and(|due| running.has_reached(due)) {
+            // What a consumer is judged for may have been undone meanwhile.
+            self.look_again();
+        }
         self.take_reports(feeders, sequencer, now, touched);
         self.take_notices(feeders, touched);
         self.judge(feeders, running, touched);
@@ -127,17 +150,20 @@ impl Upstream {
             let Some(report) = self.reports.front() else {
                 return;
             };
-            let has_room = note_full(feeders, &mut self.waited_for, |feeder| {
+            let is_stuck = note_full(feeders, &mut self.waited_for, |feeder| {
                 let is_concerned = feeder.consumes(report)
                     || before.iter().any(|notice| feeder.consumes(&notice.report));
                 is_concerned && feeder.is_congested()
             });
-            if !has_room {
+            if is_stuck {
                 self.is_report_stuck = true;
                 return;
             }
             for notice in before {
                 self.take_notice(&notice, feeders, touched);
+            }
+            if self.scan.awaits_report {
+                self.look_again();
             }
             if let Some(report) = self.reports.take() {
                 self.take(report, feeders, sequencer, now, touched);
@@ -145,22 +171,62 @@ impl Upstream {
         }
     }
 
+    /// Hands out notices, but for those that have to wait.
     fn take_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
-        self.is_notice_stuck = false;
-        for _ in 0..REPORTS_PER_ROUND_MAX {
-            let Some(notice) = self.reports.notice() else {
-                self.is_notice_stuck = self.reports.has_notices();
-                return;
-            };
-            let has_room = note_full(feeders, &mut self.waited_for, |feeder| {
-                feeder.consumes(&notice.report) && !feeder.has_notice_room()
-            });
-            if !has_room {
-                self.is_notice_stuck = true;
-                return;
-            }
-            self.take_notice(&notice, feeders, touched);
+        let mut has_room =
+            |slot: &usize| feeders.get_mut(*slot).is_none_or(Feeder::has_notice_room);
+        if self.scan.full.iter().any(&mut has_room) {
+            self.look_again();
         }
+        self.scan.is_stuck = self.scan.notices_passed >= NOTICES_PASSED_MAX;
+        for _ in 0..REPORTS_PER_ROUND_MAX {
+            if self.scan.is_stuck {
+                break;
+            }
+            let Some(notice) = self.reports.notice(self.scan.next) else {
+                self.scan.is_stuck = true;
+                break;
+            };
+            if self.has_to_wait(&notice, feeders) {
+                self.pass_over(&notice);
+            } else {
+                self.scan.next = notice.order + 1;
+                self.take_notice(&notice, feeders, touched);
+            }
+        }
+        self.waited_for.extend_from_slice(&self.scan.full);
+    }
+
+    fn has_to_wait(&mut self, notice: &Waiting, feeders: &mut Slab<Feeder>) -> bool {
+        let is_passed = match &notice.report {
+            Report::Notice(notice) => self.scan.passed.contains(&notice.conn),
+            _ => false,
+        };
+        self.scan.awaits_report |= !notice.is_due;
+        let has_room =
+            |feeder: &mut Feeder| !feeder.consumes(&notice.report) || feeder.has_notice_room();
+        is_passed
+            || !notice.is_due
+            || note_full(feeders, &mut self.scan.full, |feeder| !has_room(feeder))
+    }
+
+    /// Goes on behind a notice that has to wait.
+    fn pass_over(&mut self, notice: &Waiting) {
+        match &notice.report {
+            Report::Notice(Notice { conn, .. }) => {
+                self.scan.next = notice.order + 1;
+                self.scan.passed.insert(*conn);
+                self.scan.notices_passed += 1;
+                self.scan.is_stuck = self.scan.notices_passed >= NOTICES_PASSED_MAX;
+            }
+            // A count of lost ones keeps its place for everybody.
+            _ => self.scan.is_stuck = true,
+        }
+    }
+
+    /// Looks at all notices again: some that had to wait may not have to any more.
+    pub(super) fn look_again(&mut self) {
+        self.scan = Scan::default();
     }
 
     /// Hands a notice out, unless it was undone meanwhile.
@@ -302,18 +368,22 @@ fn published(ack: &Ack) -> Option<Published> {
     })
 }
 
-/// Whether no consumer is full; notes those that are.
+/// Whether a consumer is full; notes those that are.
 fn note_full(
     feeders: &mut Slab<Feeder>,
-    waited_for: &mut Vec<usize>,
+    full: &mut Vec<usize>,
     mut is_full: impl FnMut(&mut Feeder) -> bool,
 ) -> bool {
-    let before = waited_for.len();
-    let full = feeders
-        .iter_mut()
-        .filter_map(|(slot, feeder)| is_full(feeder).then_some(slot));
-    waited_for.extend(full);
-    waited_for.len() == before
+    let mut is_any = false;
+    for (slot, feeder) in feeders {
+        if is_full(feeder) {
+            is_any = true;
+            if !full.contains(&slot) {
+                full.push(slot);
+            }
+        }
+    }
+    is_any
 }
 
 /// Gives a report to everybody whom it is for, and says to how many.

@@ -43,9 +43,12 @@ impl Default for Bounds {
 /// A notice, or a count of lost ones, that waits for room at its consumers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Waiting {
-    order: u64,
+    /// Its place in the order in which notices were caused.
+    pub order: u64,
     /// [`Report::Notice`] or [`Report::Lost`].
     pub report: Report,
+    /// Whether the feed has taken the reports that its worker made before.
+    pub is_due: bool,
 }
 
 /// Where a notice comes from.
@@ -152,10 +155,10 @@ impl Notices {
         added
     }
 
-    /// The first that may be handed out: `taken` is how many reports of each worker the feed has
-    /// taken.
-    pub(super) fn first(&self, taken: &[u64]) -> Option<Waiting> {
-        self.lock().first(taken)
+    /// The first from a place in the order on. `taken` is how many reports of each worker the feed
+    /// has taken.
+    pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<Waiting> {
+        self.lock().first(from, taken)
     }
 
     /// The notices of a conn that it had caused before its worker made a report, in order.
@@ -164,9 +167,9 @@ impl Notices {
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
         let entries = orders.into_iter().flatten().filter_map(|order| {
             let entry = table.by_order.get(order)?;
-            (entry.origin.reports <= reports).then(|| entry.waiting(*order))
+            Some(entry.waiting(*order, reports))
         });
-        entries.collect()
+        entries.filter(|waiting| waiting.is_due).collect()
     }
 
     /// Takes one. `None` if it was undone meanwhile; otherwise the end whose worker has to be woken
@@ -229,10 +232,11 @@ impl Notices {
 pub(super) struct Woken(pub(super) Option<usize>);
 
 impl Entry {
-    fn waiting(&self, order: u64) -> Waiting {
+    fn waiting(&self, order: u64, taken: u64) -> Waiting {
         Waiting {
             order,
             report: Report::Notice(self.notice.clone()),
+            is_due: taken >= self.origin.reports,
         }
     }
 }
@@ -292,16 +296,22 @@ impl Table {
         Some(Woken(woken))
     }
 
-    fn first(&self, taken: &[u64]) -> Option<Waiting> {
-        let first = self.by_order.first_key_value();
+    fn first(&self, from: u64, taken: &[u64]) -> Option<Waiting> {
+        let first = self.by_order.range(from..).next();
         if let Some(Lost { order, count }) = self.lost
+            && order >= from
             && first.is_none_or(|(first, _)| *first > order)
         {
             let report = Report::Lost(count);
-            return Some(Waiting { order, report });
+            let is_due = true;
+            return Some(Waiting {
+                order,
+                report,
+                is_due,
+            });
         }
         let (order, entry) = first?;
-        let reports = taken.get(entry.origin.end).copied().unwrap_or(u64::MAX);
-        (reports >= entry.origin.reports).then(|| entry.waiting(*order))
+        let taken = taken.get(entry.origin.end).copied().unwrap_or(u64::MAX);
+        Some(entry.waiting(*order, taken))
     }
 }

@@ -309,11 +309,12 @@ impl Reports {
         Some(report)
     }
 
-    /// The oldest notice, or count of lost ones, if it may be handed out now.
+    /// The oldest notice, or count of lost ones, from a place in their order on. One that is passed
+    /// over stays, and so must all of its conn.
     #[must_use]
-    pub fn notice(&self) -> Option<Waiting> {
+    pub fn notice(&self, from: u64) -> Option<Waiting> {
         match self.has_notices() {
-            true => self.notices.first(&self.taken),
+            true => self.notices.first(from, &self.taken),
             false => None,
         }
     }
@@ -413,9 +414,24 @@ mod tests {
     }
 
     fn take_notice(reports: &Reports) -> Option<Report> {
-        let notice = reports.notice()?;
+        let notice = reports.notice(0).filter(|notice| notice.is_due)?;
         assert!(reports.take_notice(&notice));
         Some(notice.report)
+    }
+
+    /// Takes the first that may be taken of other conns.
+    fn take_notice_passing(reports: &Reports, passed: ConnName) -> Option<Report> {
+        let mut passed = vec![passed];
+        let mut next = 0;
+        while let Some(notice) = reports.notice(next) {
+            next = notice.order + 1;
+            match &notice.report {
+                Report::Notice(Notice { conn, .. }) if passed.contains(conn) => {}
+                Report::Notice(Notice { conn, .. }) if !notice.is_due => passed.push(*conn),
+                _ => return reports.take_notice(&notice).then_some(notice.report),
+            }
+        }
+        None
     }
 
     /// Takes the report in front and what has to come before it, as the feed does.
@@ -519,7 +535,7 @@ mod tests {
         let (mut end, mut reports) = ends(Bounds::default());
         publish(&mut end, CONN, "[1]");
         go(&mut end, CONN, "a");
-        assert_eq!(reports.notice(), None);
+        assert!(!reports.notice(0).unwrap().is_due);
         assert!(reports.has_notices());
         assert_eq!(take_all(&mut end, &mut reports), ["1 [1]", "1 -a"]);
     }
@@ -576,7 +592,7 @@ mod tests {
     fn notice_that_is_undone_before_it_is_taken_is_not_handed_out() {
         let (mut end, reports) = ends(Bounds::default());
         come(&mut end, CONN, "a");
-        let waiting = reports.notice().unwrap();
+        let waiting = reports.notice(0).unwrap();
         go(&mut end, CONN, "a");
         assert!(!reports.take_notice(&waiting));
     }
@@ -684,9 +700,11 @@ mod tests {
                     6 | 7 => take_front(&mut reports)
                         .iter()
                         .for_each(|report| hand(&mut histories, report)),
-                    8 => take_notice(&reports)
-                        .iter()
-                        .for_each(|report| hand(&mut histories, report)),
+                    8 => {
+                        let passed = from(random.u32(0..6));
+                        let taken = take_notice_passing(&reports, passed);
+                        taken.iter().for_each(|report| hand(&mut histories, report));
+                    }
                     _ => {
                         end.send_kept();
                         let _released = end.take_released();

@@ -166,15 +166,25 @@ impl Backend {
         }
     }
 
-    /// Takes a notice, if one may be taken.
+    /// Takes a notice, if one may be taken. At times it passes over some conns.
     fn take_notice(&mut self) -> bool {
-        let notice = self.reports.notice();
-        let notice = notice.filter(|notice| self.reports.take_notice(notice));
-        let is_taken = notice.is_some();
-        if let Some(notice) = notice {
-            self.note(notice.report);
+        let mut passed = BTreeSet::new();
+        let mut next = 0;
+        while let Some(notice) = self.reports.notice(next) {
+            next = notice.order + 1;
+            if let Report::Notice(Notice { conn, .. }) = &notice.report
+                && (!notice.is_due || passed.contains(conn) || self.random.u32(0..4) == 0)
+            {
+                passed.insert(*conn);
+            } else if self.reports.take_notice(&notice) {
+                self.note(notice.report);
+                return true;
+            }
         }
-        is_taken
+        // With nothing taken it ends with the first.
+        let first = self.reports.notice(0).filter(|notice| notice.is_due);
+        let first = first.filter(|notice| self.reports.take_notice(notice));
+        first.map(|notice| self.note(notice.report)).is_some()
     }
 
     fn note(&mut self, report: Report) {
