@@ -57,7 +57,7 @@ struct Scan {
     notices_passed: usize,
     /// Consumers without room.
     full: Vec<usize>,
-    /// Whether a notice has to wait for a report.
+    /// Whether a notice was passed over because a report comes before it.
     awaits_report: bool,
     /// Whether nothing else can be taken for now.
     is_stuck: bool,
@@ -210,7 +210,7 @@ impl Upstream {
             || note_full(feeders, &mut self.scan.full, |feeder| !has_room(feeder))
     }
 
-    /// Goes on behind a notice that has to wait.
+    /// Goes on after a notice that has to wait.
     fn pass_over(&mut self, notice: &Waiting) {
         match &notice.report {
             Report::Notice(Notice { conn, .. }) => {
@@ -219,7 +219,7 @@ impl Upstream {
                 self.scan.notices_passed += 1;
                 self.scan.is_stuck = self.scan.notices_passed >= NOTICES_PASSED_MAX;
             }
-            // A count of lost ones keeps its place for everybody.
+            // A count of lost ones keeps its place for all consumers.
             _ => self.scan.is_stuck = true,
         }
     }

@@ -168,11 +168,11 @@ pub fn send_alert(socket: BorrowedFd<'_>, alert: Alert) -> io::Result<()> {
     }
 }
 
-/// Bytes that TCP was given and the peer has not acknowledged; of a Unix socket, the kernel's memory
-/// with what the peer has not read, where a piece that was written at once counts until its last
-/// byte is read. What the kernel has sealed and could
-/// not give to TCP is none of them; it follows as soon as there is room, also when the socket is
-/// closed, but is dropped if there is none then.
+/// Bytes that TCP was given and the peer has not acknowledged. Of a Unix socket, bytes of the
+/// kernel's memory with what the peer has not read; a piece that was written at once counts until
+/// its last byte is read. What the kernel has sealed and could not give to TCP is none of them; it
+/// follows as soon as there is room, also when the socket is closed, but is dropped if there is
+/// none then.
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int to where the pointer is to (tcp(7), unix(7): SIOCOUTQ).

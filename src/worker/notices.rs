@@ -120,7 +120,7 @@ struct Lost {
 impl Entry {
     /// Whether consumers know the same with neither as with both. An arrival that they have not
     /// heard of is undone by any departure. A departure is undone only by an arrival that is the
-    /// same to everyone who listens.
+    /// same for every consumer.
     fn is_undone_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_come, notice.has_come) {
             (true, false) => true,

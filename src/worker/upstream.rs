@@ -5,7 +5,7 @@
 //! caused it is not read. What a worker keeps is bounded too, and publications beyond that are
 //! refused.
 //!
-//! Notices have a table of their own ([`super::notices`]). A publication may overtake notices of
+//! Notices have a table of their own (`notices.rs`). A publication may overtake notices of
 //! other conns; what one conn causes stays in order. A notice therefore notes how many reports its
 //! worker had made, and waits until the feed has taken them; a publication comes with the notices
 //! that its conn had caused before it.
@@ -41,7 +41,7 @@ pub struct Upstream {
     notices: Arc<Notices>,
     /// Reports so far, without refused ones.
     reports: u64,
-    /// How often it has changed what is reported.
+    /// How often consumers have changed which notices they want.
     watch: u64,
     /// Conns with so many notices that they are not read.
     full: HashSet<ConnName, RandomState>,
@@ -188,7 +188,8 @@ impl Upstream {
         released
     }
 
-    /// What is reported changes: what was undone before is news from now on.
+    /// Consumers want something else now. A departure from before is not cancelled any more: a new
+    /// consumer would miss the arrival.
     pub fn note_watch(&mut self) {
         self.watch += 1;
     }
@@ -270,7 +271,7 @@ fn weight(report: &Report) -> usize {
 }
 
 impl Reports {
-    /// The oldest publication or question, if there is one. Whoever waits for room is told.
+    /// The oldest publication or question, if there is one. Wakes workers that wait for room.
     pub fn front(&mut self) -> Option<&Report> {
         if self.front.is_none() {
             self.front = Some(self.receiver.try_recv().ok()?);
@@ -661,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn each_conn_is_told_of_in_order_and_nothing_is_lost_uncounted() {
+    fn notices_of_each_conn_keep_their_order_and_every_loss_is_counted() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
             let bounds = Bounds {
