@@ -1,9 +1,10 @@
 //! Notices on their way to consumers: one bounded table for all workers.
 //!
 //! Apart from the queue of reports, so that no number of notices delays what clients publish. The
-//! latest notice of a conn and channel that still waits is removed by one that undoes it: the table
-//! holds what has changed, not how often. A conn with too many notices here is not read until the
-//! feed has taken some. Beyond the bound for all conns notices are counted as lost.
+//! latest notice of a conn and channel that still waits is removed by one that undoes it, unless the
+//! conn has published in between: the table holds what has changed, not how often. A conn with too
+//! many notices here is not read until the feed has taken some. Beyond the bound for all conns
+//! notices are counted as lost.
 //!
 //! Workers add and the feed takes, each through its end in [`super::upstream`]. The lock is held
 //! for a few look-ups.
@@ -107,6 +108,8 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Conn {
     orders: BTreeSet<u64>,
+    /// Those before this place come before something that the conn has published.
+    published: u64,
     is_held: bool,
 }
 
@@ -153,6 +156,15 @@ impl Notices {
         let added = table.add(notice, origin, self.bounds);
         self.count(&table);
         added
+    }
+
+    /// A conn publishes: what consumers get with that is what was so then.
+    pub(super) fn note_published(&self, conn: ConnName) {
+        let mut table = self.lock();
+        let next_order = table.next_order;
+        if let Some(conn) = table.conns.get_mut(&conn) {
+            conn.published = next_order;
+        }
     }
 
     /// The first from a place in the order on. `taken` is how many reports of each worker the feed
@@ -245,7 +257,8 @@ impl Table {
     fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> Added {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
-        if let Some(order) = latest
+        let published = self.conns.get(&notice.conn).map(|conn| conn.published);
+        if let Some(order) = latest.filter(|order| published <= Some(*order))
             && let Some(entry) = self.by_order.get(&order)
             && entry.is_undone_by(&notice, origin)
         {

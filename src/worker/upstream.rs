@@ -121,6 +121,11 @@ impl Upstream {
     /// Gives the feed a publication or a question, now or later.
     pub fn report(&mut self, report: Report) -> Reported {
         debug_assert!(matches!(report, Report::Count { .. } | Report::Publish(_)));
+        if let Report::Publish(publication) = &report
+            && self.notices.waiting() > 0
+        {
+            self.notices.note_published(publication.from);
+        }
         let reported = self.send_or_keep(report);
         self.reports += u64::from(reported != Reported::Refused);
         reported
@@ -359,6 +364,8 @@ impl Reports {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::dialogue::ClientPublication;
     use crate::effect::Audience;
@@ -522,13 +529,27 @@ mod tests {
         come(&mut end, CONN, "b");
         go(&mut end, CONN, "c");
         publish(&mut end, CONN, "[2]");
+        go(&mut end, CONN, "a");
         let mut taken = take_front(&mut reports);
         taken.extend(take_notice(&reports));
         taken.extend(take_front(&mut reports));
         let taken: Vec<String> = taken.iter().map(text).collect();
         let expected = ["1 +a", "1 [1]", "2 +a", "1 +b", "1 -c", "1 [2]"];
         assert_eq!(taken, expected);
-        assert_eq!(take_all(&mut end, &mut reports), Vec::<String>::new());
+        assert_eq!(take_all(&mut end, &mut reports), ["1 -a"]);
+    }
+
+    #[test]
+    fn notices_around_a_publication_of_their_conn_are_kept() {
+        let (mut end, mut reports) = ends(Bounds::default());
+        come(&mut end, CONN, "a");
+        publish(&mut end, OTHER, "[1]");
+        go(&mut end, CONN, "a");
+        come(&mut end, CONN, "b");
+        publish(&mut end, CONN, "[2]");
+        go(&mut end, CONN, "b");
+        let all = take_all(&mut end, &mut reports);
+        assert_eq!(all, ["2 [1]", "1 +b", "1 [2]", "1 -b"]);
     }
 
     #[test]
@@ -735,6 +756,20 @@ mod tests {
         }
     }
 
+    /// The channels of a conn at each of its publications.
+    fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
+        let mut channels = BTreeSet::new();
+        let mut all = Vec::new();
+        for text in texts {
+            match text.split_at(2).1.split_at(1) {
+                ("+", channel) => assert!(channels.insert(channel)),
+                ("-", channel) => assert!(channels.remove(channel)),
+                _ => all.push(channels.clone()),
+            }
+        }
+        all
+    }
+
     /// What was handed out is in the order in which it was done, has every publication, and leaves
     /// consumers with the truth.
     fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
@@ -751,6 +786,8 @@ mod tests {
         if lost > 0 {
             return;
         }
+        let [done, handed] = [&history.done, &history.handed].map(|texts| at_publications(texts));
+        assert_eq!(done, handed, "seed {seed}: known when it published");
         for (channel, is_present) in ["a", "b", "c"].into_iter().zip(present) {
             let texts = history.handed.iter();
             let of_channel = texts.filter(|text| text.ends_with(channel));
