@@ -48,13 +48,13 @@
 //! filter goes, and flush writes shared frames to the socket itself.
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
-//! a report (`worker/upstream.rs`) for the feed, which hands it to consumers or sequences it
+//! a report (`worker/upstream`) for the feed, which hands it to consumers or sequences it
 //! (`feed/upstream.rs`); a conn whose report has to wait is not read. Notices of subscriptions wait
-//! in a table of their own (`worker/notices.rs`), where pairs cancel out, so that they delay no
-//! publication; a conn with too many there is not read either. What a backend says to one
-//! conn comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to
-//! the conn's machine. The words of it are in [`dialogue`]. Reports carry the subject of the conn's
-//! token.
+//! in a table of their own (`worker/upstream/notices.rs`), so that they delay no publication. Pairs
+//! cancel out there, and a conn with too many notices is not read. What a backend says to one conn
+//! comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to the
+//! conn's machine. The words of it are in [`dialogue`]. Reports and notices carry the subject of
+//! the conn's token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
 //! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the
@@ -273,7 +273,8 @@
 //! | quota | the bounds of one conn, and what happens when it exceeds them |
 //! | feed, feeder | the Unix socket by which publications arrive, and who writes to it |
 //! | consumer | a feeder that is told what clients publish, and who comes and goes |
-//! | report | what a worker tells the feed |
+//! | report | what a worker gives to the feed: a publication or a question of a client |
+//! | notice | says that a stream has subscribed or unsubscribed; for consumers that ask for it |
 //! | effect, close reason | what a machine asks the worker to do; why a conn ended |
 #![cfg_attr(
     test,

@@ -24,7 +24,6 @@ mod inspect;
 pub mod kernel;
 pub mod keys;
 pub mod net;
-mod notices;
 mod offload;
 pub mod pending;
 mod poll;

@@ -1,12 +1,12 @@
 //! Notices on their way to consumers: one bounded table for all workers.
 //!
 //! Apart from the queue of reports, so that no number of notices delays what clients publish. The
-//! latest notice of a conn and channel that still waits is removed by one that undoes it, unless the
-//! conn has published in between: the table holds what has changed, not how often. A conn with too
-//! many notices here is not read until the feed has taken some. Beyond the bound for all conns
+//! latest notice of a conn and channel that still waits is removed by one that undoes it, unless
+//! the conn has published in between: the table holds what has changed, not how often. A conn with
+//! too many notices here is not read until the feed has taken some. Beyond the bound for all conns
 //! notices are counted as lost.
 //!
-//! Workers add and the feed takes, each through its end in [`super::upstream`]. The lock is held
+//! Workers add and the feed takes, each through its end in [`super`]. The lock is held
 //! for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};

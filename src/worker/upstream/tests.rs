@@ -1,0 +1,474 @@
+//! Both ends together, as workers and the feed use them.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::dialogue::ClientPublication;
+use crate::effect::Audience;
+use crate::id::{ChannelName, RunId};
+
+const CONN: u32 = 1;
+const OTHER: u32 = 2;
+
+fn ends(bounds: Bounds) -> (Upstream, Reports) {
+    let wake = || Arc::new(Wake::new().unwrap());
+    let (mut ends, reports) = upstream(&[wake()], &wake(), bounds);
+    (ends.pop().unwrap(), reports)
+}
+
+fn from(slot: u32) -> ConnName {
+    ConnName {
+        run: RunId(0),
+        worker: 7,
+        slot,
+        serial: 0,
+    }
+}
+
+fn notice(slot: u32, channel: &str, has_come: bool) -> Notice {
+    Notice {
+        conn: from(slot),
+        sub: None,
+        channel: ChannelName::new(channel).unwrap(),
+        has_come,
+    }
+}
+
+fn publication(slot: u32, data: &str) -> Report {
+    Report::Publish(ClientPublication {
+        from: from(slot),
+        sub: None,
+        channel: ChannelName::new("a").unwrap(),
+        data: data.into(),
+        reference: None,
+        audience: Audience::Consumers,
+    })
+}
+
+fn come(end: &mut Upstream, slot: u32, channel: &str) {
+    assert_eq!(end.notify(notice(slot, channel, true)), Noticed::AtOnce);
+}
+
+fn go(end: &mut Upstream, slot: u32, channel: &str) {
+    assert_eq!(end.notify(notice(slot, channel, false)), Noticed::AtOnce);
+}
+
+fn publish(end: &mut Upstream, slot: u32, data: &str) {
+    assert_ne!(end.report(publication(slot, data)), Reported::Refused);
+}
+
+fn take_notice(reports: &Reports) -> Option<Report> {
+    let notice = reports.notice(0).filter(|notice| notice.is_due)?;
+    assert!(reports.take_notice(&notice));
+    Some(notice.report)
+}
+
+/// Takes the first that may be taken of other conns.
+fn take_notice_passing(reports: &Reports, passed: ConnName) -> Option<Report> {
+    let mut passed = vec![passed];
+    let mut next = 0;
+    while let Some(notice) = reports.notice(next) {
+        next = notice.order + 1;
+        match &notice.report {
+            Report::Notice(Notice { conn, .. }) if passed.contains(conn) => {}
+            Report::Notice(Notice { conn, .. }) if !notice.is_due => passed.push(*conn),
+            _ => return reports.take_notice(&notice).then_some(notice.report),
+        }
+    }
+    None
+}
+
+/// Takes the report in front and what has to come before it, as the feed does.
+fn take_front(reports: &mut Reports) -> Vec<Report> {
+    if reports.front().is_none() {
+        return Vec::new();
+    }
+    let before = reports.notices_before_front().into_iter();
+    let before = before.filter(|notice| reports.take_notice(notice));
+    let mut taken: Vec<Report> = before.map(|notice| notice.report).collect();
+    taken.extend(reports.take());
+    taken
+}
+
+/// What is left, notices last.
+fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
+    let mut all = Vec::new();
+    while !reports.is_empty() || end.is_behind() {
+        all.extend(take_front(reports));
+        end.send_kept();
+    }
+    all.extend(std::iter::from_fn(|| take_notice(reports)));
+    assert!(!reports.has_notices());
+    all.iter().map(text).collect()
+}
+
+/// A report in short: slot, then `+channel`, `-channel` or the data.
+fn text(report: &Report) -> String {
+    match report {
+        Report::Notice(notice) => {
+            let sign = if notice.has_come { '+' } else { '-' };
+            format!("{} {sign}{}", notice.conn.slot, notice.channel)
+        }
+        Report::Publish(publication) => {
+            format!("{} {}", publication.from.slot, publication.data)
+        }
+        Report::Lost(count) => format!("lost {count}"),
+        Report::Count { .. } => "count".to_owned(),
+    }
+}
+
+#[test]
+fn reports_keep_their_order_over_a_full_queue() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    for _ in 0..REPORTS_MAX {
+        assert_eq!(end.report(publication(1, "1")), Reported::AtOnce);
+    }
+    assert_eq!(end.report(publication(2, "1")), Reported::Later);
+    assert_eq!(end.report(publication(3, "1")), Reported::Later);
+    assert!(end.is_behind());
+    let all = take_all(&mut end, &mut reports);
+    assert_eq!(all[REPORTS_MAX - 1..], ["1 1", "2 1", "3 1"]);
+    assert!(!end.is_behind() && reports.is_empty());
+}
+
+#[test]
+fn feed_that_makes_room_finds_who_waits_for_it() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    let (_wake, is_waiting) = reports.workers[0].clone();
+    (0..REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
+    assert!(!is_waiting.load(Ordering::SeqCst));
+    publish(&mut end, 0, "1");
+    assert!(is_waiting.load(Ordering::SeqCst));
+    let _report = reports.take();
+    assert!(!is_waiting.load(Ordering::SeqCst));
+}
+
+#[test]
+fn publications_beyond_the_bytes_that_are_kept_are_refused() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    (0..=REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
+    let large = publication(0, &"1".repeat(UPSTREAM_BYTES_MAX));
+    assert_eq!(end.report(large), Reported::Refused);
+    // What was refused is not waited for.
+    come(&mut end, 0, "a");
+    let all = take_all(&mut end, &mut reports);
+    assert_eq!(all.len(), REPORTS_MAX + 2);
+    assert_eq!(all.last().unwrap(), "0 +a");
+}
+
+#[test]
+fn publication_overtakes_notices_of_other_conns_only() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    come(&mut end, OTHER, "a");
+    come(&mut end, CONN, "a");
+    publish(&mut end, CONN, "[1]");
+    come(&mut end, CONN, "b");
+    go(&mut end, CONN, "c");
+    publish(&mut end, CONN, "[2]");
+    go(&mut end, CONN, "a");
+    let mut taken = take_front(&mut reports);
+    taken.extend(take_notice(&reports));
+    taken.extend(take_front(&mut reports));
+    let taken: Vec<String> = taken.iter().map(text).collect();
+    let expected = ["1 +a", "1 [1]", "2 +a", "1 +b", "1 -c", "1 [2]"];
+    assert_eq!(taken, expected);
+    assert_eq!(take_all(&mut end, &mut reports), ["1 -a"]);
+}
+
+#[test]
+fn notices_around_a_publication_of_their_conn_are_kept() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    come(&mut end, CONN, "a");
+    publish(&mut end, OTHER, "[1]");
+    go(&mut end, CONN, "a");
+    come(&mut end, CONN, "b");
+    publish(&mut end, CONN, "[2]");
+    go(&mut end, CONN, "b");
+    let all = take_all(&mut end, &mut reports);
+    assert_eq!(all, ["2 [1]", "1 +b", "1 [2]", "1 -b"]);
+}
+
+#[test]
+fn notice_does_not_overtake_a_publication_before_it() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    publish(&mut end, CONN, "[1]");
+    go(&mut end, CONN, "a");
+    assert!(!reports.notice(0).unwrap().is_due);
+    assert!(reports.has_notices());
+    assert_eq!(take_all(&mut end, &mut reports), ["1 [1]", "1 -a"]);
+}
+
+#[test]
+fn only_notices_of_one_conn_and_channel_undo_each_other() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    come(&mut end, CONN, "a");
+    go(&mut end, CONN, "b");
+    go(&mut end, OTHER, "a");
+    assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "1 -b", "2 -a"]);
+    assert_eq!(reports.notices_cancelled(), 0);
+    for _ in 0..1000 {
+        come(&mut end, CONN, "a");
+        assert_eq!(reports.notices_waiting(), 1);
+        go(&mut end, CONN, "a");
+        assert_eq!(reports.notices_waiting(), 0);
+    }
+    assert_eq!(reports.notices_cancelled(), 2000);
+    go(&mut end, CONN, "a");
+    come(&mut end, CONN, "a");
+    assert_eq!(take_all(&mut end, &mut reports), Vec::<String>::new());
+}
+
+#[test]
+fn arrival_after_a_departure_is_news_to_a_new_consumer_and_with_a_new_subject() {
+    let (mut end, mut reports) = ends(Bounds::default());
+    go(&mut end, CONN, "a");
+    end.note_watch();
+    come(&mut end, CONN, "a");
+    assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
+    go(&mut end, CONN, "a");
+    let sub = Some("carol".into());
+    let by_carol = Notice {
+        sub,
+        ..notice(CONN, "a", true)
+    };
+    assert_eq!(end.notify(by_carol), Noticed::AtOnce);
+    assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
+    // One that consumers do not know of leaves with any subject.
+    end.note_watch();
+    come(&mut end, CONN, "b");
+    end.note_watch();
+    let sub = Some("carol".into());
+    let by_carol = Notice {
+        sub,
+        ..notice(CONN, "b", false)
+    };
+    assert_eq!(end.notify(by_carol), Noticed::AtOnce);
+    assert_eq!(take_all(&mut end, &mut reports), Vec::<String>::new());
+}
+
+#[test]
+fn notice_that_is_undone_before_it_is_taken_is_not_handed_out() {
+    let (mut end, reports) = ends(Bounds::default());
+    come(&mut end, CONN, "a");
+    let waiting = reports.notice(0).unwrap();
+    go(&mut end, CONN, "a");
+    assert!(!reports.take_notice(&waiting));
+}
+
+#[test]
+fn notices_beyond_the_bound_are_counted_where_the_first_is_missing() {
+    let bounds = Bounds {
+        notices: 2,
+        per_conn: 100,
+    };
+    let (mut end, mut reports) = ends(bounds);
+    for channel in ["a", "b", "c", "d"] {
+        come(&mut end, CONN, channel);
+    }
+    // The one that it undoes makes room.
+    go(&mut end, CONN, "b");
+    come(&mut end, CONN, "e");
+    assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "lost 2", "1 +e"]);
+}
+
+#[test]
+fn conn_with_too_many_notices_is_held_until_half_are_taken() {
+    let bounds = Bounds {
+        notices: 100,
+        per_conn: 4,
+    };
+    let (mut end, reports) = ends(bounds);
+    for channel in ["a", "b", "c"] {
+        come(&mut end, CONN, channel);
+    }
+    assert_eq!(end.notify(notice(CONN, "d", true)), Noticed::Full);
+    come(&mut end, OTHER, "a");
+    assert!(end.is_full(from(CONN)) && !end.is_full(from(OTHER)));
+    for left in [3, 2] {
+        assert_eq!(end.take_released(), []);
+        let _notice = take_notice(&reports).unwrap();
+        end.check_invariants();
+        assert_eq!(reports.notices_waiting(), left + 1);
+    }
+    assert_eq!(end.take_released(), [from(CONN)]);
+    assert!(!end.is_full(from(CONN)));
+}
+
+#[test]
+fn conn_that_became_full_again_before_its_worker_looked_is_not_released() {
+    let bounds = Bounds {
+        notices: 100,
+        per_conn: 2,
+    };
+    let (mut end, reports) = ends(bounds);
+    come(&mut end, CONN, "a");
+    assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
+    let _notice = take_notice(&reports).unwrap();
+    assert_eq!(end.notify(notice(CONN, "c", true)), Noticed::Full);
+    assert_eq!(end.take_released(), []);
+    end.check_invariants();
+    let _notice = take_notice(&reports).unwrap();
+    assert_eq!(end.take_released(), [from(CONN)]);
+}
+
+/// What one conn does, told apart by a number, and what consumers get of it.
+#[derive(Default)]
+struct History {
+    done: Vec<String>,
+    handed: Vec<String>,
+}
+
+/// Three conns in three channels, a worker and a feed that act at random.
+struct Play {
+    end: Upstream,
+    reports: Reports,
+    histories: [History; 3],
+    present: [[bool; 3]; 3],
+    notices: u64,
+    lost: u64,
+}
+
+impl Play {
+    fn new(bounds: Bounds) -> Self {
+        let (end, reports) = ends(bounds);
+        Self {
+            end,
+            reports,
+            histories: Default::default(),
+            present: [[false; 3]; 3],
+            notices: 0,
+            lost: 0,
+        }
+    }
+
+    fn act(&mut self, random: &mut fastrand::Rng) {
+        let slot = random.u32(0..3);
+        let done = &mut self.histories[slot as usize].done;
+        match random.u32(0..10) {
+            0..=4 if !self.end.is_full(from(slot)) => {
+                let channel = random.usize(0..3);
+                let has_come = &mut self.present[slot as usize][channel];
+                *has_come ^= true;
+                let notice = notice(slot, ["a", "b", "c"][channel], *has_come);
+                done.push(text(&Report::Notice(notice.clone())));
+                let _noticed = self.end.notify(notice);
+                self.notices += 1;
+            }
+            5 => {
+                let data = done.len().to_string();
+                publish(&mut self.end, slot, &data);
+                done.push(format!("{slot} {data}"));
+            }
+            6 | 7 => self.take_front(),
+            8 => {
+                let passed = from(random.u32(0..6));
+                let taken = take_notice_passing(&self.reports, passed);
+                self.note_handed(taken);
+            }
+            _ => {
+                self.end.send_kept();
+                let _released = self.end.take_released();
+            }
+        }
+    }
+
+    fn take_front(&mut self) {
+        let taken = take_front(&mut self.reports);
+        self.note_handed(taken);
+    }
+
+    fn note_handed(&mut self, reports: impl IntoIterator<Item = Report>) {
+        for report in reports {
+            if let Report::Lost(count) = report {
+                self.lost += count;
+                continue;
+            }
+            let text = text(&report);
+            let slot: usize = text[..1].parse().unwrap();
+            self.histories[slot].handed.push(text);
+        }
+    }
+
+    fn end(&mut self) {
+        while !self.reports.is_empty() || self.end.is_behind() {
+            self.take_front();
+            self.end.send_kept();
+        }
+        while let Some(report) = take_notice(&self.reports) {
+            self.note_handed([report]);
+        }
+        let _released = self.end.take_released();
+    }
+}
+
+#[test]
+fn notices_of_each_conn_keep_their_order_and_every_loss_is_counted() {
+    for seed in 0..200 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let bounds = Bounds {
+            notices: [4, 1000][random.usize(0..2)],
+            per_conn: 3,
+        };
+        let mut play = Play::new(bounds);
+        for _ in 0..random.u32(1..2000) {
+            play.act(&mut random);
+            assert!(play.reports.notices_waiting() <= bounds.notices + 1);
+            play.end.check_invariants();
+        }
+        play.end();
+        assert!(play.end.full.is_empty(), "seed {seed}: never released");
+        let is_notice = |text: &&String| text.contains(['+', '-']);
+        let handed = play.histories.iter().flat_map(|history| &history.handed);
+        let handed = handed.filter(is_notice).count() as u64;
+        let cancelled = play.reports.notices_cancelled();
+        assert_eq!(handed + cancelled + play.lost, play.notices, "seed {seed}");
+        for (history, present) in play.histories.iter().zip(play.present) {
+            check_history(history, present, play.lost, seed);
+        }
+    }
+}
+
+/// The channels of a conn at each of its publications.
+fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
+    let mut channels = BTreeSet::new();
+    let mut all = Vec::new();
+    for text in texts {
+        match text.split_at(2).1.split_at(1) {
+            ("+", channel) => assert!(channels.insert(channel)),
+            ("-", channel) => assert!(channels.remove(channel)),
+            _ => all.push(channels.clone()),
+        }
+    }
+    all
+}
+
+/// What was handed out is in the order in which it was done, has every publication, and leaves
+/// consumers with the truth.
+fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
+    let mut done = history.done.iter();
+    for text in &history.handed {
+        assert!(done.any(|other| other == text), "seed {seed}: {text}");
+    }
+    let publications = |texts: &[String]| {
+        let texts = texts.iter().filter(|text| !text.contains(['+', '-']));
+        texts.cloned().collect::<Vec<_>>()
+    };
+    let [done, handed] = [&history.done, &history.handed].map(|texts| publications(texts));
+    assert_eq!(done, handed, "seed {seed}");
+    if lost > 0 {
+        return;
+    }
+    let [done, handed] = [&history.done, &history.handed].map(|texts| at_publications(texts));
+    assert_eq!(done, handed, "seed {seed}: known when it published");
+    for (channel, is_present) in ["a", "b", "c"].into_iter().zip(present) {
+        let texts = history.handed.iter();
+        let of_channel = texts.filter(|text| text.ends_with(channel));
+        let signs: Vec<char> = of_channel.filter_map(|text| text.chars().nth(2)).collect();
+        let alternate = "+-".chars().cycle().take(signs.len());
+        assert!(
+            alternate.eq(signs.iter().copied()),
+            "seed {seed}: {signs:?}"
+        );
+        assert_eq!(signs.len() % 2 == 1, is_present, "seed {seed}: {channel}");
+    }
+}
