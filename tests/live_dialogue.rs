@@ -534,6 +534,31 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
 }
 
 #[test]
+fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
+    const CLIENTS: usize = 20;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let long = "x".repeat(150);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
+            welcomed(&server, &Vec::from_iter(names).join("&"))
+        })
+        .collect();
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 100.0).then_some(());
+    within("notices wait", waits);
+    let paused = Instant::now();
+    while paused.elapsed() < Duration::from_secs(13) {
+        assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for _ in 0..CLIENTS * 20 {
+        assert_eq!(backend.answer()["type"], "subscribed");
+    }
+    drop(clients);
+}
+
+#[test]
 fn consumer_that_reads_next_to_nothing_is_cut_off() {
     let server = Server::with(OPEN, &[]);
     // One for publications and one for notices; both hold somebody up.

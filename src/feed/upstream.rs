@@ -194,7 +194,11 @@ impl Upstream {
                 self.take_notice(&notice, feeders, touched);
             }
         }
-        self.waited_for.extend_from_slice(&self.scan.full);
+        // Notices in the table hold up no client until one has too many of them, and no other
+        // consumer until too many were passed over.
+        if self.reports.has_held() || self.scan.notices_passed >= NOTICES_PASSED_MAX {
+            self.waited_for.extend_from_slice(&self.scan.full);
+        }
     }
 
     fn has_to_wait(&mut self, notice: &Waiting, feeders: &mut Slab<Feeder>) -> bool {

@@ -359,6 +359,12 @@ impl Reports {
         self.notices.waiting()
     }
 
+    /// Whether conns are not read until more notices are taken.
+    #[must_use]
+    pub fn has_held(&self) -> bool {
+        self.notices.held() > 0
+    }
+
     /// How many notices were not handed out because one of the pair undid the other.
     #[must_use]
     pub fn notices_cancelled(&self) -> u64 {

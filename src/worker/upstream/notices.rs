@@ -83,6 +83,8 @@ pub(super) struct Notices {
     bounds: Bounds,
     /// What the feed has to take, readable without the lock.
     waiting: AtomicUsize,
+    /// Conns that are not read, readable without the lock.
+    held: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +94,8 @@ struct Table {
     /// The order of the latest that waits.
     latest: HashMap<(ConnName, ChannelName), u64, RandomState>,
     conns: HashMap<ConnName, Conn, RandomState>,
+    /// Conns that are not read.
+    held: usize,
     lost: Option<Lost>,
     cancelled: u64,
     /// Conns that may be read again, for each worker's end.
@@ -143,6 +147,7 @@ impl Notices {
             table: Mutex::new(table),
             bounds,
             waiting: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         }
     }
 
@@ -220,6 +225,11 @@ impl Notices {
         self.waiting.load(Ordering::Acquire)
     }
 
+    /// How many conns are not read because of those that wait.
+    pub(super) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
     /// How many were not handed out because another has undone them, and those others.
     pub(super) fn cancelled(&self) -> u64 {
         self.lock().cancelled
@@ -236,6 +246,7 @@ impl Notices {
     fn count(&self, table: &Table) {
         let waiting = table.by_order.len() + usize::from(table.lost.is_some());
         self.waiting.store(waiting, Ordering::Release);
+        self.held.store(table.held, Ordering::Release);
     }
 }
 
@@ -275,6 +286,7 @@ impl Table {
         let conn = self.conns.entry(notice.conn).or_default();
         conn.orders.insert(order);
         let is_full = conn.orders.len() >= bounds.per_conn;
+        self.held += usize::from(is_full && !conn.is_held);
         conn.is_held |= is_full;
         self.latest.insert(key, order);
         self.by_order.insert(order, Entry { notice, origin });
@@ -293,6 +305,7 @@ impl Table {
             // Not at the first, so that a worker is not woken for each.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
+                self.held -= 1;
                 if let Some(released) = self.released.get_mut(origin.end) {
                     released.push(notice.conn);
                     woken = Some(origin.end);
