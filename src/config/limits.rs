@@ -83,6 +83,11 @@ pub const SOURCE_TABLE_PARTS: usize = 64;
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
 /// How often it is looked whether memory is short, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
+/// How often it is checked whether the feed's socket and the journal's files are still there, in
+/// milliseconds.
+pub const FILES_CHECK_MS: u64 = 500;
+/// How often a fault that lasts goes to the log, in milliseconds.
+pub const FAULT_REPEATED_MS: u64 = 60_000;
 /// The share of memory that is left to others where no bound is configured, in percent.
 pub const MEMORY_LEFT_PERCENT: u64 = 10;
 /// How long accepting pauses when no descriptor is left, in milliseconds.
@@ -294,6 +299,8 @@ pub const JOURNAL_FILES_MAX: usize = 64;
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
 /// Milliseconds that a store which has failed is left alone before it is opened again.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
+/// Milliseconds without a batch after which a store that has failed is opened again without one.
+pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The longest record, in bytes: the longest line or body of the feed and some room.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
 /// Numbers that may be given out before the next are put aside. After a start that cannot know

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cpu;
 pub mod descriptors;
 pub mod group;
+pub mod inode;
 pub mod kernel_tls;
 pub mod listener;
 pub mod memory;

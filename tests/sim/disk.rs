@@ -34,6 +34,10 @@ struct Platter {
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
+    /// Its directory is elsewhere.
+    is_moved: bool,
+    /// How likely it is moved away before a batch, in thousandths.
+    moves: u32,
     /// How likely a write or a sync fails, in thousandths.
     failures: u32,
     random: fastrand::Rng,
@@ -55,13 +59,39 @@ impl Disk {
             mark: Mark::default(),
             refused: None,
             is_broken: false,
+            is_moved: false,
+            moves: 0,
             failures: 0,
             random,
         })))
     }
 
-    pub(crate) fn set_failures(&self, thousandths: u32) {
-        self.0.lock().unwrap().failures = thousandths;
+    fn set_faults(&self, failures: u32, moves: u32) {
+        let mut platter = self.0.lock().unwrap();
+        platter.failures = failures;
+        platter.moves = moves;
+    }
+
+    /// From now on nothing fails, and the directory is where it was.
+    pub(crate) fn calm_down(&self) {
+        self.set_faults(0, 0);
+        self.put_back();
+    }
+
+    fn put_back(&self) {
+        self.0.lock().unwrap().is_moved = false;
+    }
+
+    /// Moves the directory away or puts it back, if chance has it. Whether it is away.
+    fn move_about(&self) -> bool {
+        let mut platter = self.0.lock().unwrap();
+        let likely = match platter.is_moved {
+            true => 200,
+            false => platter.moves,
+        };
+        let is_moving = platter.random.u32(0..1000) < likely;
+        platter.is_moved ^= is_moving;
+        platter.is_moved
     }
 
     /// The process that has it open is killed.
@@ -99,6 +129,13 @@ impl OpenDisk {
 }
 
 impl Platter {
+    fn check(&self) -> Result<(), EngineError> {
+        match self.is_moved {
+            true => Err(EngineError::Removed("store".into())),
+            false => Ok(()),
+        }
+    }
+
     fn may_fail(&mut self) -> Result<(), EngineError> {
         if self.random.u32(0..1000) < self.failures {
             let kinds = [ErrorKind::StorageFull, ErrorKind::Other];
@@ -111,6 +148,7 @@ impl Platter {
 impl Opener for Disk {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let mut platter = self.0.lock().unwrap();
+        platter.check()?;
         platter.is_broken = false;
         platter.refused = None;
         Ok(Arc::new(OpenDisk(self.clone())))
@@ -118,6 +156,10 @@ impl Opener for Disk {
 }
 
 impl Engine for OpenDisk {
+    fn check(&self) -> Result<(), EngineError> {
+        self.0.0.lock().unwrap().check()
+    }
+
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
         self.with(|platter| Ok(platter.state.clone()))
     }
@@ -199,6 +241,8 @@ pub(crate) struct Journal {
     settings: Settings,
     /// What was refused since the last that was taken: the first of it may turn up.
     refused: Option<Arc<Publication>>,
+    /// A check has noticed that the directory is away.
+    has_noticed: bool,
 }
 
 impl Journal {
@@ -217,17 +261,20 @@ impl Journal {
         };
         let opener = Box::new(disk.clone());
         let keeper = recover::open(opener, settings, epoch, &mut |_| {}).expect("an empty disk");
-        disk.set_failures([0, 0, 20, 200][random.usize(0..4)]);
+        let failures = [0, 0, 20, 200][random.usize(0..4)];
+        disk.set_faults(failures, [0, 10, 50][random.usize(0..3)]);
         Self {
             disk,
             keeper: Some(keeper),
             settings,
             refused: None,
+            has_noticed: false,
         }
     }
 
     /// Whether the disk takes a publication. One that it refuses has not happened.
     pub(crate) fn take(&mut self, publication: &Arc<Publication>) -> bool {
+        self.move_about();
         let keeper = self.keeper.as_mut().expect("it is open");
         assert_eq!(keeper.head().next(), publication.id.sequence);
         let published = publication.published;
@@ -241,9 +288,30 @@ impl Journal {
             payload: PayloadRef::of(&publication.payload),
         });
         assert!(is_staged, "a short record");
-        let is_taken = keeper.append().is_ok();
-        self.refused = (!is_taken).then(|| Arc::clone(publication));
-        is_taken
+        match keeper.append() {
+            Ok(_) => self.refused = None,
+            // Nothing was tried, so what turns up is what was refused before.
+            Err(EngineError::Removed(_)) => return false,
+            Err(_) => {
+                self.refused = Some(Arc::clone(publication));
+                return false;
+            }
+        }
+        assert!(!self.has_noticed, "taken into files that are away");
+        true
+    }
+
+    /// The directory may be moved away or put back, and a check may come.
+    fn move_about(&mut self) {
+        let is_away = self.disk.move_about();
+        self.has_noticed &= is_away;
+        let is_due = self.disk.0.lock().unwrap().random.bool();
+        let keeper = self.keeper.as_mut().expect("it is open");
+        if is_due {
+            let checked = keeper.check();
+            assert!(checked.is_err() || !is_away, "nothing was noticed");
+            self.has_noticed |= is_away;
+        }
     }
 
     /// The server is killed, and the next one opens what it left. Returns its hub and, if it turned
@@ -257,6 +325,9 @@ impl Journal {
         let before = self.keeper.take().map(|keeper| keeper.head());
         let head = before.expect("it is open");
         self.disk.kill();
+        // What the next server finds without it is another journal.
+        self.disk.put_back();
+        self.has_noticed = false;
         let circumstances = Circumstances {
             // It has to be the journal's, not this one.
             fresh: Epoch::new(0),

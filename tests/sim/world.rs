@@ -307,7 +307,7 @@ impl World {
             }
         }
         if let Some(journal) = &self.journal {
-            journal.disk.set_failures(0);
+            journal.disk.calm_down();
         }
         self.backend.calm_down();
     }

@@ -7,6 +7,7 @@
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::state::Mark;
@@ -25,7 +26,9 @@ pub enum EngineError {
     )]
     Damaged(String),
     /// Something that is not a journal's lies in its place.
-    #[error("{0:?} there does not belong to a journal")]
+    #[error(
+        "{0:?} there does not belong to a journal. Name another directory, or move that file away"
+    )]
     Foreign(String),
     /// The disk is full, and what failed for that was not being made durable.
     #[error("the disk is full")]
@@ -36,6 +39,13 @@ pub enum EngineError {
     /// The system refuses.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A file or directory of it is no longer where it was when it was opened.
+    #[error(
+        "{} was removed or replaced while the server ran. Put the original back, or restart the \
+         server to continue with what is left",
+        .0.display()
+    )]
+    Removed(PathBuf),
     /// A publication is longer than any record may be.
     #[error("a publication is too long for it")]
     TooLong,
@@ -45,7 +55,19 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether a full disk is to blame. Then nothing is forgotten that was kept before.
+    /// Whether all that was durable before the error still is.
+    #[must_use]
+    pub fn forgets_nothing(&self) -> bool {
+        self.is_full() || self.is_removed()
+    }
+
+    /// Whether files were removed while they were in use.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        matches!(self, Self::Removed(_))
+    }
+
+    /// Whether a full disk is to blame.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
@@ -56,6 +78,7 @@ impl EngineError {
             | Self::Damaged(_)
             | Self::Foreign(_)
             | Self::InUse
+            | Self::Removed(_)
             | Self::TooLong
             | Self::Version => false,
         }
@@ -131,6 +154,13 @@ pub type Each<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError
 
 /// An open store.
 pub trait Engine: Debug + Send + Sync {
+    /// Compares what is on the file system with what was opened. Writing to a file that was removed
+    /// succeeds, so only this shows that a later start would not find what is written.
+    ///
+    /// # Errors
+    /// [`EngineError::Removed`] with the path that is missing or is another file now.
+    fn check(&self) -> Result<(), EngineError>;
+
     /// What the journal keeps beside its records.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
@@ -54,6 +55,8 @@ struct Inner {
     refused: Option<Written>,
     is_open: bool,
     is_broken: bool,
+    /// Its files were removed, or put back since.
+    is_removed: bool,
     room: usize,
     faults: Faults,
     rng: Rng,
@@ -84,6 +87,11 @@ impl FakeStore {
     /// Bytes that still fit.
     pub(in crate::feed) fn set_room(&self, bytes: usize) {
         self.0.lock().unwrap().room = bytes;
+    }
+
+    /// Removes its files, or puts them back.
+    pub(in crate::feed) fn set_removed(&self, is_removed: bool) {
+        self.0.lock().unwrap().is_removed = is_removed;
     }
 
     pub(in crate::feed) fn syncs(&self) -> u64 {
@@ -138,6 +146,7 @@ impl Opener for FakeStore {
         if inner.is_open {
             return Err(EngineError::InUse);
         }
+        inner.check()?;
         inner.is_open = true;
         inner.is_broken = false;
         Ok(Arc::new(FakeEngine(self.clone())))
@@ -177,6 +186,13 @@ impl Inner {
         self.rng.u32(..1000) < thousandths
     }
 
+    fn check(&self) -> Result<(), EngineError> {
+        match self.is_removed {
+            true => Err(EngineError::Removed(PathBuf::from("store"))),
+            false => Ok(()),
+        }
+    }
+
     fn sync(&mut self) -> Result<(), ErrorKind> {
         self.syncs += 1;
         if self.draw(self.faults.sync_errors) {
@@ -189,6 +205,10 @@ impl Inner {
 }
 
 impl Engine for FakeEngine {
+    fn check(&self) -> Result<(), EngineError> {
+        self.0.0.lock().unwrap().check()
+    }
+
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
         self.with(|inner| Ok(inner.state.clone()))
     }

@@ -1,4 +1,5 @@
 //! SHELL: the journal's directory: who has it, what lies in it, and the mark beside the store.
+//! [`Folder::check`] finds out whether it is still there.
 //!
 //! `lock` is locked for as long as a [`Folder`] lives: two servers that append to one journal would
 //! destroy it. `store` is the store's own directory; it is made under another name and renamed when
@@ -9,12 +10,14 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::super::directory;
 use super::engine::EngineError;
 use super::state::Mark;
+use crate::sys::inode::Inode;
 
 /// The file whose lock stands for the directory's.
 const LOCK: &str = "lock";
@@ -35,9 +38,12 @@ const KEYSPACES: &str = "keyspaces";
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    inode: Inode,
     mark: File,
     /// Holds the lock.
-    _lock: File,
+    lock: File,
+    /// The store's directory, since it was opened for the first time.
+    store: OnceLock<Inode>,
 }
 
 impl Folder {
@@ -61,12 +67,37 @@ impl Folder {
         }
         Ok(Self {
             path: path.to_path_buf(),
+            inode: Inode::at(path)?,
             mark: open(MARK)?,
-            _lock: lock,
+            lock,
+            store: OnceLock::new(),
         })
     }
 
-    /// The store's directory; `make` makes it if there is none.
+    /// Checks that the directory and what lies in it are those that were opened.
+    ///
+    /// # Errors
+    /// [`EngineError::Removed`] with the first path that is not.
+    pub fn check(&self) -> Result<(), EngineError> {
+        expect(&self.path, Some(self.inode))?;
+        expect(&self.path.join(LOCK), Inode::of(&self.lock).ok())?;
+        expect(&self.path.join(MARK), Inode::of(&self.mark).ok())?;
+        let Some(inode) = self.store.get() else {
+            return Ok(());
+        };
+        let store = self.path.join(STORE);
+        expect(&store, Some(*inode))?;
+        for name in [VERSION, KEYSPACES] {
+            let path = store.join(name);
+            if Inode::at(&path).is_err() {
+                return Err(EngineError::Removed(path));
+            }
+        }
+        Ok(())
+    }
+
+    /// The store's directory; `make` makes it if there is none. Once it was opened, it is not made
+    /// again: what was written to the first one would be missing from the second.
     ///
     /// # Errors
     /// What `make` says, or the system.
@@ -74,9 +105,21 @@ impl Folder {
         &self,
         make: impl FnOnce(&Path) -> Result<(), EngineError>,
     ) -> Result<PathBuf, EngineError> {
+        self.check()?;
         let store = self.path.join(STORE);
+        self.make_store(&store, make)?;
+        let inode = Inode::at(&store)?;
+        let _first = self.store.get_or_init(|| inode);
+        Ok(store)
+    }
+
+    fn make_store(
+        &self,
+        store: &Path,
+        make: impl FnOnce(&Path) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
         if store.try_exists()? {
-            return Ok(store);
+            return Ok(());
         }
         let unfinished = self.path.join(UNFINISHED);
         match std::fs::remove_dir_all(&unfinished) {
@@ -85,9 +128,8 @@ impl Folder {
         }
         DirBuilder::new().mode(0o700).create(&unfinished)?;
         make(&unfinished)?;
-        std::fs::rename(&unfinished, &store)?;
-        File::open(&self.path)?.sync_all()?;
-        Ok(store)
+        std::fs::rename(&unfinished, store)?;
+        Ok(File::open(&self.path)?.sync_all()?)
     }
 
     /// Bytes that the file system has left; no limit if it does not say.
@@ -147,6 +189,14 @@ pub fn examine(path: &Path) -> Result<(), EngineError> {
     check(path)
 }
 
+/// Refuses a path that is not this file any more.
+fn expect(path: &Path, inode: Option<Inode>) -> Result<(), EngineError> {
+    match Inode::at(path) {
+        Ok(found) if Some(found) == inode => Ok(()),
+        Ok(_) | Err(_) => Err(EngineError::Removed(path.to_path_buf())),
+    }
+}
+
 /// Refuses what is not a journal's, before anything is touched.
 fn check(path: &Path) -> Result<(), EngineError> {
     let store = path.join(STORE);
@@ -154,19 +204,24 @@ fn check(path: &Path) -> Result<(), EngineError> {
         let ours = [LOCK, MARK, UNFINISHED, LOST_AND_FOUND];
         return check_names(path, |name| ours.contains(&name));
     }
-    if !store.join(VERSION).is_file() {
-        return Err(EngineError::Foreign(String::from(STORE)));
+    let keyspaces = store.join(KEYSPACES);
+    match (store.join(VERSION).is_file(), keyspaces.is_dir()) {
+        (true, true) => {}
+        (true, false) => return Err(missing(KEYSPACES)),
+        // A part of a store, from which files were removed.
+        (false, true) => return Err(missing(VERSION)),
+        (false, false) => return Err(EngineError::Foreign(String::from(STORE))),
     }
     // The store would end the process over names that it does not know.
-    let keyspaces = store.join(KEYSPACES);
-    if !keyspaces.is_dir() {
-        return Err(EngineError::Damaged(format!("{KEYSPACES} are missing")));
-    }
     check_names(&keyspaces, is_number)?;
     check_names(&store, |name| {
         let log = name.strip_suffix(".jnl");
         log.is_none_or(|number| is_number(number) && store.join(name).is_file())
     })
+}
+
+fn missing(name: &str) -> EngineError {
+    EngineError::Damaged(format!("{STORE}/{name} is missing"))
 }
 
 fn is_number(name: &str) -> bool {
@@ -267,6 +322,81 @@ mod tests {
                 "{name}: {refused}"
             );
             assert!(is_folder || std::fs::read(&path).unwrap() == b"mine");
+        }
+    }
+
+    #[test]
+    fn check_names_what_was_removed_or_replaced() {
+        type Change = fn(&Path);
+        let cases: [(&str, Change); 9] = [
+            ("", |path| std::fs::remove_dir_all(path).unwrap()),
+            ("", |path| {
+                std::fs::rename(path, path.with_extension("away")).unwrap();
+            }),
+            ("", |path| {
+                std::fs::rename(path, path.with_extension("away")).unwrap();
+                std::fs::create_dir(path).unwrap();
+            }),
+            (LOCK, |path| std::fs::remove_file(path.join(LOCK)).unwrap()),
+            (MARK, |path| std::fs::remove_file(path.join(MARK)).unwrap()),
+            (MARK, |path| {
+                std::fs::rename(path.join(MARK), path.join("old")).unwrap();
+                std::fs::write(path.join(MARK), [0; Mark::BYTES]).unwrap();
+            }),
+            (STORE, |path| {
+                std::fs::remove_dir_all(path.join(STORE)).unwrap();
+            }),
+            ("store/version", |path| {
+                std::fs::remove_file(path.join(STORE).join(VERSION)).unwrap();
+            }),
+            ("store/keyspaces", |path| {
+                std::fs::remove_dir(path.join(STORE).join(KEYSPACES)).unwrap();
+            }),
+        ];
+        for (name, change) in cases {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("journal");
+            let folder = Folder::take(&path).unwrap();
+            folder.check().unwrap();
+            folder.store(make).unwrap();
+            folder.check().unwrap();
+            change(&path);
+            let expected = match name {
+                "" => path.clone(),
+                name => path.join(name),
+            };
+            for found in [
+                folder.check(),
+                folder
+                    .store(|_| panic!("it would be another one"))
+                    .map(|_| ()),
+            ] {
+                let found = found.unwrap_err();
+                assert!(
+                    matches!(&found, EngineError::Removed(path) if *path == expected),
+                    "{name}: {found}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn part_of_a_store_is_damage_with_a_remedy() {
+        for missing in [VERSION, KEYSPACES] {
+            let place = tempfile::tempdir().unwrap();
+            let folder = Folder::take(place.path()).unwrap();
+            folder.store(make).unwrap();
+            drop(folder);
+            let path = place.path().join(STORE).join(missing);
+            std::fs::remove_file(&path)
+                .or_else(|_| std::fs::remove_dir(&path))
+                .unwrap();
+            let refused = Folder::take(place.path()).unwrap_err();
+            let text = refused.to_string();
+            assert!(
+                text.contains(missing) && text.contains("move it away"),
+                "{text}"
+            );
         }
     }
 

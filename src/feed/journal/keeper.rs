@@ -287,6 +287,19 @@ impl Keeper {
         engine.put_state(&state.encode())
     }
 
+    /// Checks that the store is where it was. If not, it is let go; one that was let go is opened
+    /// again if that is possible.
+    ///
+    /// # Errors
+    /// What keeps the store from being written to.
+    pub fn check(&mut self) -> Result<(), EngineError> {
+        let checked = self.open_again().and_then(|engine| engine.check());
+        if checked.is_err() {
+            self.let_go();
+        }
+        checked
+    }
+
     /// Notes that a sync has failed: the system may have forgotten what it could not write, so the
     /// store cannot be believed, nor what comes behind it in the same file.
     pub fn doubt(&mut self) {
@@ -296,14 +309,17 @@ impl Keeper {
         self.let_go();
     }
 
-    /// Passes on what became of something that may sync. A disk that is full has refused and
-    /// forgotten nothing; after any other error it may have.
+    /// Passes on what became of something that may sync. A disk that is full, or whose files were
+    /// removed, has forgotten nothing; after any other error it may have.
     fn unless_doubtful(
         &mut self,
         engine: &Arc<dyn Engine>,
         outcome: Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        if outcome.as_ref().is_err_and(|error| !error.is_full()) {
+        if outcome
+            .as_ref()
+            .is_err_and(|error| !error.forgets_nothing())
+        {
             self.note_doubt(engine.as_ref());
         }
         outcome
@@ -341,7 +357,7 @@ impl Keeper {
         }
         let opened = self.opener.open().and_then(|engine| {
             let begun = self.begin_chunk(&engine);
-            // The store may have been moved away meanwhile.
+            // Also shows that the store can be written to.
             let ready = begun.and_then(|()| self.put_state(&engine, self.ceiling, None));
             self.unless_doubtful(&engine, ready)?;
             Ok(engine)
@@ -365,6 +381,7 @@ impl Keeper {
     /// # Errors
     /// What the store says; the next start then looks more closely.
     pub fn close(mut self) -> Result<(), EngineError> {
+        self.check()?;
         let engine = self.open_again()?;
         engine.sync()?;
         engine.sync_mark()?;

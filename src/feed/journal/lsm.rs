@@ -5,7 +5,7 @@
 //! only ever read at a start, so there is next to no cache, no filter and no compaction. Nothing of
 //! fjall's files is read here; `mend` cuts off a torn log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::engine::{Batch, Each, Engine, EngineError, Opener};
 use super::folder::Folder;
-use super::mend::{self, Opened};
+use super::mend::{self, Log, Opened};
 use super::state::Mark;
 use crate::config::limits::{
     JOURNAL_CACHE_BYTES, JOURNAL_CHUNKS_UNFLUSHED_MAX, JOURNAL_FILES_MAX, JOURNAL_LOG_BYTES,
@@ -26,6 +26,8 @@ use crate::id::Sequence;
 
 /// The keyspace with the state, and its key there.
 const STATE: &str = "state";
+/// Where a keyspace has its tables.
+const TABLES: &str = "tables";
 /// Bytes that are read at once.
 const BLOCK_BYTES: u32 = 64 * 1024;
 /// How long a new chunk waits for those before to be flushed, in steps of so long.
@@ -58,6 +60,8 @@ impl Opener for Place {
         })?;
         Ok(Arc::new(Lsm {
             folder: Arc::clone(&self.0),
+            newest_log: Mutex::new(mend::newest_log(&path)?),
+            path,
             database,
             state,
             filling: Mutex::default(),
@@ -107,6 +111,9 @@ impl From<fjall::Error> for EngineError {
 /// The open store.
 struct Lsm {
     folder: Arc<Folder>,
+    path: PathBuf,
+    /// The write-ahead log with the highest number at the last check, which is appended to.
+    newest_log: Mutex<Option<Log>>,
     database: Database,
     state: Keyspace,
     filling: Mutex<Filling>,
@@ -152,6 +159,44 @@ impl Lsm {
         }
     }
 
+    /// Checks that the log which is appended to is there, and none of those before it is missing.
+    fn check_logs(&self) -> Result<(), EngineError> {
+        // The store's own thread removes old logs, so that they may be fewer than a moment ago.
+        let count = self.database.journal_count();
+        let logs = mend::logs(&self.path)?;
+        let count = count.min(self.database.journal_count());
+        let newest = logs.iter().max_by_key(|log| log.number);
+        let mut known = self
+            .newest_log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = known.as_ref()
+            && newest.is_none_or(|newest| !newest.continues(before))
+        {
+            return Err(EngineError::Removed(before.path.clone()));
+        }
+        if logs.len() < count {
+            return Err(EngineError::Removed(self.path.join("*.jnl")));
+        }
+        *known = newest.cloned();
+        Ok(())
+    }
+
+    /// Checks that each chunk has as many tables as the store counts.
+    fn check_tables(&self) -> Result<(), EngineError> {
+        for first in self.chunks()? {
+            let chunk = self.chunk(first)?;
+            // Counted first: a table is counted when it is whole, and none goes before its chunk.
+            let count = chunk.table_count();
+            let tables = chunk.path().join(TABLES);
+            let found = std::fs::read_dir(&tables).map_or(0, Iterator::count);
+            if found < count || !chunk.path().is_dir() {
+                return Err(EngineError::Removed(tables));
+            }
+        }
+        Ok(())
+    }
+
     fn filling(&self) -> MutexGuard<'_, Filling> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,6 +233,12 @@ fn name(first: Sequence) -> String {
 }
 
 impl Engine for Lsm {
+    fn check(&self) -> Result<(), EngineError> {
+        self.folder.check()?;
+        self.check_logs()?;
+        self.check_tables()
+    }
+
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
         let state = self.state.get(STATE)?;
         Ok(state.map(|state| state.to_vec()))
@@ -233,6 +284,9 @@ impl Engine for Lsm {
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        // The store names directories by path: it would make them again where they were removed,
+        // and remove them from a journal that took their place.
+        self.check()?;
         if !self.database.keyspace_exists(&name(first)) {
             return Ok(());
         }
@@ -272,7 +326,6 @@ impl Engine for Lsm {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::PathBuf;
 
     use super::*;
     use crate::config::limits::JOURNAL_CHUNK_BYTES;
@@ -417,25 +470,8 @@ mod tests {
     fn damaged_table_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let engine = place(folder.path()).open().unwrap();
-        engine.begin_chunk(FIRST).unwrap();
-        let text = "x".repeat(1024 * 1024);
-        let count = JOURNAL_CHUNK_BYTES / text.len() as u64 + 1;
-        for number in 1..=count {
-            engine.append(FIRST, &batch(number, &[&text])).unwrap();
-        }
-        engine.begin_chunk(Sequence(count + 1)).unwrap();
-        let tables = || {
-            let keyspaces = fs::read_dir(folder.path().join("store/keyspaces")).unwrap();
-            let tables = keyspaces.map(|entry| entry.unwrap().path().join("tables"));
-            let files = tables.filter_map(|tables| fs::read_dir(tables).ok());
-            let files = files.flatten().map(|entry| entry.unwrap().path());
-            files.max_by_key(|path| fs::metadata(path).map_or(0, |meta| meta.len()))
-        };
-        while tables().is_none_or(|path| fs::metadata(path).unwrap().len() == 0) {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let table = fill_chunk(engine.as_ref(), folder.path());
         drop(engine);
-        let table = tables().unwrap();
         let mut bytes = fs::read(&table).unwrap();
         bytes[1000] ^= 1;
         fs::write(&table, bytes).unwrap();
@@ -443,6 +479,80 @@ mod tests {
             .open()
             .and_then(|engine| texts(engine.as_ref()));
         assert!(matches!(outcome, Err(EngineError::Damaged(_))));
+    }
+
+    /// Fills a chunk and waits until it is in a table.
+    fn fill_chunk(engine: &dyn Engine, folder: &Path) -> PathBuf {
+        engine.begin_chunk(FIRST).unwrap();
+        let text = "x".repeat(1024 * 1024);
+        let count = JOURNAL_CHUNK_BYTES / text.len() as u64 + 1;
+        for number in 1..=count {
+            engine.append(FIRST, &batch(number, &[&text])).unwrap();
+        }
+        engine.begin_chunk(Sequence(count + 1)).unwrap();
+        let table = || {
+            let keyspaces = fs::read_dir(folder.join("store/keyspaces")).unwrap();
+            let tables = keyspaces.map(|entry| entry.unwrap().path().join("tables"));
+            let files = tables.filter_map(|tables| fs::read_dir(tables).ok());
+            let files = files.flatten().map(|entry| entry.unwrap().path());
+            files.max_by_key(|path| fs::metadata(path).map_or(0, |meta| meta.len()))
+        };
+        loop {
+            match table() {
+                Some(path) if fs::metadata(&path).is_ok_and(|meta| meta.len() > 0) => return path,
+                Some(_) | None => thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    #[test]
+    fn check_finds_what_the_store_needs_and_makes_nothing_again() {
+        for name in ["", "store", "store/0.jnl", "table"] {
+            let place_of_all = tempfile::tempdir().unwrap();
+            let folder = place_of_all.path().join("journal");
+            let engine = place(&folder).open().unwrap();
+            let table = fill_chunk(engine.as_ref(), &folder);
+            engine.check().unwrap();
+            let removed = match name {
+                "table" => table,
+                name => folder.join(name),
+            };
+            if removed.is_dir() {
+                fs::remove_dir_all(&removed).unwrap();
+            } else {
+                // Tables are counted when they are whole.
+                while engine.check().is_ok() {
+                    let _gone = fs::remove_file(&removed);
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            let found = engine.check().unwrap_err();
+            assert!(found.is_removed(), "{name}: {found}");
+            let refused = engine.begin_chunk(Sequence(1000)).unwrap_err();
+            assert!(refused.is_removed(), "{name}: {refused}");
+            drop(engine);
+            assert_eq!(folder.exists(), !name.is_empty(), "{name}");
+            let has_store = !["", "store"].contains(&name);
+            assert_eq!(folder.join("store").exists(), has_store, "{name}");
+        }
+    }
+
+    #[test]
+    fn check_takes_the_store_for_whole_while_its_logs_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = place(folder.path()).open().unwrap();
+        let text = "x".repeat(1024 * 1024);
+        engine.begin_chunk(FIRST).unwrap();
+        for number in 1..=100 {
+            if number % 16 == 0 {
+                engine.begin_chunk(Sequence(number)).unwrap();
+            }
+            let chunk = Sequence((number / 16 * 16).max(1));
+            engine.append(chunk, &batch(number, &[&text])).unwrap();
+            engine.check().unwrap();
+        }
+        let (log, _) = log_of(folder.path());
+        assert!(!log.ends_with("0.jnl"), "{}", log.display());
     }
 
     #[test]

@@ -43,7 +43,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::commit::{Commit, Fate};
 use self::engine::EngineError;
@@ -51,10 +51,20 @@ use self::keeper::Keeper;
 use self::record::{PayloadRef, Record};
 use self::syncer::{Request, Syncer, Tools};
 use crate::config::JournalSync;
+use crate::config::limits::{FILES_CHECK_MS, JOURNAL_QUIET_MS};
 use crate::frame::Publication;
 use crate::id::Cursor;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
+
+/// Why publications are refused.
+#[derive(Debug)]
+struct Failure {
+    reason: String,
+    is_removed: bool,
+    /// When the last batch was refused.
+    refused: Instant,
+}
 
 /// The feed's end of the journal.
 #[derive(Debug)]
@@ -71,7 +81,9 @@ pub struct Journal {
     records: u64,
     /// A publication was too long for a record.
     has_misfit: bool,
-    is_failing: bool,
+    /// Why publications are refused.
+    failure: Option<Failure>,
+    checked: Instant,
     metrics: Arc<FeedMetrics>,
 }
 
@@ -98,7 +110,8 @@ impl Journal {
             unix_us: 0,
             records: 0,
             has_misfit: false,
-            is_failing: false,
+            failure: None,
+            checked: Instant::now(),
             metrics,
         })
     }
@@ -151,10 +164,12 @@ impl Journal {
         let Some(commit) = self.open.take() else {
             return true;
         };
+        self.check();
         let records = std::mem::take(&mut self.records);
         let outcome = self.write();
         self.note(outcome.as_ref().err());
         let Ok(bytes) = outcome else {
+            self.metrics.journal_write_errors.increment();
             commit.decide(Fate::Refused);
             return false;
         };
@@ -192,19 +207,62 @@ impl Journal {
         }
     }
 
+    /// Checks that the files are where they were, if the last check was long enough ago: what is
+    /// written to a file that was removed succeeds and is lost.
+    pub fn check(&mut self) {
+        if self.checked.elapsed() >= Duration::from_millis(FILES_CHECK_MS) {
+            self.check_now();
+        }
+    }
+
+    fn check_now(&mut self) {
+        self.checked = Instant::now();
+        // A store that has failed otherwise is tried with the next batch: that it can be opened
+        // does not show that it has room. Without batches an attempt has to do.
+        let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
+        if let Some(failure) = &self.failure
+            && !failure.is_removed
+            && failure.refused.elapsed() < quiet
+        {
+            return;
+        }
+        match self.keeper.check() {
+            // It is left alone for a while, and what it failed with is known.
+            Err(EngineError::Broken) => {}
+            checked => self.note(checked.err().as_ref()),
+        }
+    }
+
+    /// Why publications are refused; nothing if they are not.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_ref().map(|failure| failure.reason.as_str())
+    }
+
     fn note(&mut self, error: Option<&EngineError>) {
-        if error.is_some() {
-            self.metrics.journal_write_errors.increment();
-        }
-        match (error, self.is_failing) {
-            (Some(error), false) => {
-                tracing::warn!(%error, "the journal cannot be written: publications are refused");
+        match (error, &mut self.failure) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                tracing::warn!("the journal can be written again");
+                self.failure = None;
             }
-            (None, true) => tracing::warn!("the journal can be written again"),
-            (Some(_), true) | (None, false) => return,
+            (Some(error), Some(failure))
+                if matches!(error, EngineError::Broken)
+                    || failure.is_removed == error.is_removed() =>
+            {
+                failure.refused = Instant::now();
+            }
+            (Some(error), _) => {
+                tracing::error!(%error, "the journal cannot be written: publications are refused");
+                self.failure = Some(Failure {
+                    reason: error.to_string(),
+                    is_removed: error.is_removed(),
+                    refused: Instant::now(),
+                });
+            }
         }
-        self.is_failing = error.is_some();
-        self.metrics.journal_failing.set(self.is_failing.into());
+        let is_failing = self.failure.is_some();
+        self.metrics.journal_failing.set(is_failing.into());
     }
 
     /// Makes everything durable and notes that the stop was clean.

@@ -76,7 +76,12 @@ fn begin(
 ) -> Result<(State, Mark), EngineError> {
     let mark = engine.mark()?;
     if mark.sequence > Sequence::ZERO {
-        tracing::warn!("the journal's publications are gone: it begins anew under a new epoch");
+        tracing::warn!(
+            last = mark.sequence.0,
+            "the journal's publications were removed: a new journal was begun, with a new epoch"
+        );
+    } else {
+        tracing::info!("a new journal was begun: there was none");
     }
     let state = State {
         epoch,

@@ -25,7 +25,7 @@ fn settings(sync: JournalSync, boot: &str) -> Settings {
         bytes_max: JOURNAL_CHUNK_BYTES,
         sync,
         boot: Boot::new(boot),
-        pause: std::time::Duration::ZERO,
+        pause: Duration::ZERO,
     }
 }
 
@@ -175,7 +175,7 @@ fn refused_batch_that_turns_up_is_left_behind_once_the_store_is_open_again() {
 fn store_that_has_failed_is_left_alone_for_a_while() {
     let store = FakeStore::new(1);
     let slow = Settings {
-        pause: std::time::Duration::from_secs(3600),
+        pause: Duration::from_secs(3600),
         ..settings(JournalSync::Os, "x")
     };
     let (mut keeper, _) = start(&store, slow).unwrap();
@@ -284,6 +284,105 @@ fn oldest_chunks_go_when_the_store_would_hold_too_much() {
     assert!(told.texts.len() >= 30);
 }
 
+#[test]
+fn store_whose_files_are_gone_is_refused_until_they_are_back() {
+    for sync in [JournalSync::Always, JournalSync::Batch, JournalSync::Os] {
+        let store = FakeStore::new(1);
+        let (mut keeper, _) = start(&store, settings(sync, "x")).unwrap();
+        append(&mut keeper, "one").unwrap();
+        keeper.check().unwrap();
+        store.set_removed(true);
+        let found = keeper.check().unwrap_err();
+        assert!(matches!(found, EngineError::Removed(_)), "{found}");
+        assert!(found.to_string().contains("restart the server"), "{found}");
+        let refused = append(&mut keeper, "two").unwrap_err();
+        assert!(matches!(refused, EngineError::Removed(_)), "{refused}");
+        assert!(!keeper.is_doubtful());
+        store.set_removed(false);
+        append(&mut keeper, "three").unwrap();
+        drop(keeper);
+        let (_, told) = start(&store, settings(sync, "y")).unwrap();
+        let expected = [(1, "one".to_owned()), (2, "three".to_owned())];
+        assert_eq!(told.texts, expected);
+    }
+}
+
+#[test]
+fn stop_writes_nothing_where_files_are_gone() {
+    let store = FakeStore::new(1);
+    let (mut keeper, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();
+    append(&mut keeper, "one").unwrap();
+    let syncs = store.syncs();
+    store.set_removed(true);
+    let refused = keeper.close().unwrap_err();
+    assert!(matches!(refused, EngineError::Removed(_)), "{refused}");
+    assert_eq!(store.syncs(), syncs);
+}
+
+fn journal(store: &FakeStore) -> Journal {
+    let (keeper, _) = start(store, settings(JournalSync::Always, "x")).unwrap();
+    Journal::new(keeper, Arc::new(Wake::new().unwrap()), Arc::default()).unwrap()
+}
+
+/// Stages a batch of one and writes it.
+fn write(journal: &mut Journal) -> bool {
+    let _commit = journal.commit();
+    stage(&mut journal.keeper, "text");
+    journal.append()
+}
+
+#[test]
+fn failure_lasts_until_the_files_are_back_without_a_batch() {
+    let store = FakeStore::new(1);
+    let mut journal = journal(&store);
+    assert!(write(&mut journal) && journal.failure().is_none());
+    store.set_removed(true);
+    for _ in 0..3 {
+        journal.check_now();
+        assert!(journal.failure().unwrap().contains("removed"));
+        assert_eq!(journal.metrics.journal_failing.value(), 1);
+        assert!(!write(&mut journal));
+    }
+    store.set_removed(false);
+    journal.check_now();
+    assert_eq!(journal.failure(), None);
+    assert_eq!(journal.metrics.journal_failing.value(), 0);
+    assert!(write(&mut journal));
+}
+
+#[test]
+fn batch_is_written_only_after_a_check_that_is_due() {
+    let store = FakeStore::new(1);
+    let mut journal = journal(&store);
+    store.set_removed(true);
+    journal.checked -= Duration::from_millis(FILES_CHECK_MS);
+    assert!(!write(&mut journal));
+    assert!(journal.failure().unwrap().contains("removed"));
+}
+
+#[test]
+fn full_store_counts_as_failing_until_a_batch_is_written_or_none_comes_for_a_while() {
+    let store = FakeStore::new(1);
+    let mut journal = journal(&store);
+    store.set_room(0);
+    assert!(!write(&mut journal));
+    // It could be opened, but that does not show that it has room.
+    journal.check_now();
+    assert!(journal.failure().is_some());
+    journal.failure.as_mut().unwrap().refused -= Duration::from_millis(JOURNAL_QUIET_MS);
+    journal.check_now();
+    assert_eq!(journal.failure(), None);
+    assert!(!write(&mut journal) && journal.failure().is_some());
+    store.set_room(usize::MAX);
+    assert!(write(&mut journal) && journal.failure().is_none());
+    // Files that are removed meanwhile are another reason.
+    store.set_room(0);
+    assert!(!write(&mut journal));
+    store.set_removed(true);
+    assert!(!write(&mut journal));
+    assert!(journal.failure().unwrap().contains("removed"));
+}
+
 /// What a run appended, what of it was acknowledged as durable, and how it ended.
 struct Run {
     appended: Vec<(u64, String)>,
@@ -302,9 +401,15 @@ fn run(keeper: &mut Keeper, rng: &mut Rng, told: &Told, store: &FakeStore) -> Ru
             stage(keeper, &text);
             batch_texts.push((keeper.head().0 + 1 + index, text));
         }
-        if keeper.append().is_err() {
+        let is_removed = rng.u8(..20) == 0;
+        store.set_removed(is_removed);
+        let is_noticed = rng.bool() && keeper.check().is_err() && is_removed;
+        let appended = keeper.append();
+        store.set_removed(false);
+        if appended.is_err() {
             continue;
         }
+        assert!(!is_noticed, "appended to a store whose files are gone");
         run.appended.extend(batch_texts);
         let is_synced = match keeper.settings.sync {
             JournalSync::Always => true,
