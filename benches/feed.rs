@@ -121,6 +121,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
         wake: Arc::clone(&feed_wake),
         sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),
+        health: Arc::default(),
         config: Arc::new(config.clone()),
         clock: Clock::start(),
     };

@@ -314,6 +314,7 @@ pub mod config;
 pub mod deflate;
 pub mod dialogue;
 pub mod effect;
+pub mod health;
 pub mod id;
 pub mod json;
 pub mod metrics;

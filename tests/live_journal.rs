@@ -23,7 +23,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use live::{Feeder, Lines, Raw, Server, Socket, fanfare};
+use live::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 use serde_json::{Value, json};
 
 /// How often the server is killed, unless `FANFARE_SIM_KILLS` says otherwise.
@@ -538,6 +538,14 @@ fn full_disk_refuses_publications_until_there_is_room() {
         (&json!("unavailable"), &json!(7))
     );
     assert!((running.metric("fanfare_journal_failing") - 1.0).abs() < f64::EPSILON);
+    let reason = within("/readyz 503", || {
+        let answer = Raw::get(running.admin, "/readyz");
+        (answer.status == 503).then(|| answer.body_text().to_owned())
+    });
+    assert!(
+        reason.starts_with("not ready: the journal refuses publications: "),
+        "{reason}"
+    );
     std::fs::remove_file(&ballast).unwrap();
     // It leaves the disk alone for a while before it tries again.
     let mut answer = Value::Null;
@@ -553,5 +561,8 @@ fn full_disk_refuses_publications_until_there_is_room() {
     let second = answer["id"].as_str().unwrap_or_else(|| panic!("{answer}"));
     assert_eq!(sequence(second), sequence(&first) + 1);
     assert!(running.metric("fanfare_journal_failing").abs() < f64::EPSILON);
+    within("/readyz 200", || {
+        (Raw::get(running.admin, "/readyz").status == 200).then_some(())
+    });
     running.signal("KILL");
 }

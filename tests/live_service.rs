@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use live::{Feeder, Lines, PATIENCE, Socket};
+use live::{Feeder, Lines, PATIENCE, Raw, Socket, within};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -161,7 +161,7 @@ fn sockets_handed_over_replace_those_of_the_configuration() {
     );
     assert!(!line.contains("127.0.0.1:1 "), "{line}");
     let mut said = String::new();
-    live::within("both warnings", || {
+    within("both warnings", || {
         said += &service.process.stderr();
         let parts = [
             "WARN",
@@ -186,7 +186,7 @@ fn socket_for_tls_without_a_certificate_stops_the_start_with_status_2() {
     let mut service = Service::start(&environment);
     assert_eq!(service.process.wait().code(), Some(2));
     let mut said = String::new();
-    live::within("the error", || {
+    within("the error", || {
         said += &service.process.stderr();
         let place = "default: tls.certificates: is empty, and a socket unit";
         said.contains(place).then_some(())
@@ -224,12 +224,44 @@ fn sockets_for_another_process_and_an_unknown_notify_socket_do_not_stop_a_start(
     let ready = process.next().unwrap();
     assert!(ready.contains(" ready: http://127.0.0.1:"), "{ready}");
     let mut said = String::new();
-    live::within("a warning", || {
+    within("a warning", || {
         said += &process.stderr();
         said.contains("NOTIFY_SOCKET=\"vsock:2:1234\"")
             .then_some(())
     });
     assert_eq!(said.matches("WARN").count(), 1, "{said}");
+}
+
+#[test]
+fn feed_that_was_handed_over_and_is_removed_is_reported_and_not_bound_again() {
+    let mut service = Service::start(&[]);
+    let line = service.ready();
+    let (_, admin) = line.split_once("admin=http://").unwrap();
+    let admin: SocketAddr = admin.split(' ').next().unwrap().parse().unwrap();
+    let mut connected = Feeder::connect(&service.feed);
+    connected.publish("a", 0);
+    let aside = service.feed.with_extension("aside");
+    std::fs::rename(&service.feed, &aside).unwrap();
+    let reason = within("/readyz 503", || {
+        let answer = Raw::get(admin, "/readyz");
+        (answer.status == 503).then(|| answer.body_text().to_owned())
+    });
+    let said = format!("the feed's socket {}, which", service.feed.display());
+    assert!(
+        reason.contains(&said) && reason.contains("restart its socket unit"),
+        "{reason}"
+    );
+    let mut log = String::new();
+    within("the same in the log", || {
+        log += &service.process.stderr();
+        log.contains(&said).then_some(())
+    });
+    assert!(!service.feed.exists());
+    connected.publish("a", 1);
+    std::fs::rename(&aside, &service.feed).unwrap();
+    within("/readyz 200", || {
+        (Raw::get(admin, "/readyz").status == 200).then_some(())
+    });
 }
 
 #[test]

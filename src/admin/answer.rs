@@ -45,8 +45,8 @@ pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> 
         "/healthz" => (Status::Ok, PLAIN, String::from("ok\n")),
         "/metrics" => (Status::Ok, exposition::CONTENT_TYPE, metrics(sources)),
         "/readyz" => {
-            let (status, word) = readiness(sources.readiness.stage());
-            (status, PLAIN, format!("{word}\n"))
+            let (status, text) = readiness(sources);
+            (status, PLAIN, text)
         }
         _ => {
             let problem = Problem {
@@ -84,12 +84,20 @@ fn refuse_with(
     respond(problem.status, PROBLEM, &document, method, field, date)
 }
 
-fn readiness(stage: Stage) -> (Status, &'static str) {
-    match stage {
-        Stage::Starting => (Status::ServiceUnavailable, "starting"),
-        Stage::Ready => (Status::Ok, "ready"),
-        Stage::Draining => (Status::ServiceUnavailable, "draining"),
+/// A line for each reason why the server is not ready.
+fn readiness(sources: &Sources) -> (Status, String) {
+    let reasons = match sources.readiness.stage() {
+        Stage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
+        Stage::Draining => return (Status::ServiceUnavailable, String::from("draining\n")),
+        Stage::Ready => sources.readiness.health().reasons(),
+    };
+    if reasons.is_empty() {
+        return (Status::Ok, String::from("ready\n"));
     }
+    let lines = reasons
+        .iter()
+        .map(|reason| format!("not ready: {reason}\n"));
+    (Status::ServiceUnavailable, lines.collect())
 }
 
 fn respond(

@@ -24,6 +24,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::config::limits::{
     ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
 };
+use crate::health::Health;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::pressure::Meter;
 use crate::worker::guard::Guard;
@@ -43,26 +44,39 @@ pub enum Stage {
     Draining,
 }
 
-/// The server's stage: set by the main thread, read by the admin threads.
+/// The server's stage, which the main thread sets, and the health of its parts. Read by the admin
+/// threads.
 #[derive(Debug)]
-pub struct Readiness(AtomicU8);
+pub struct Readiness {
+    stage: AtomicU8,
+    health: Arc<Health>,
+}
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self(AtomicU8::new(Stage::Starting as u8))
+        Self {
+            stage: AtomicU8::new(Stage::Starting as u8),
+            health: Arc::default(),
+        }
     }
 }
 
 impl Readiness {
     /// Replaces the stage.
     pub fn set(&self, stage: Stage) {
-        self.0.store(stage as u8, Ordering::Relaxed);
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Why a server that has started is not ready.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// The stage as it is now.
     #[must_use]
     pub fn stage(&self) -> Stage {
-        match self.0.load(Ordering::Relaxed) {
+        match self.stage.load(Ordering::Relaxed) {
             0 => Stage::Starting,
             1 => Stage::Ready,
             _ => Stage::Draining,
@@ -279,6 +293,7 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::health::Part;
 
     struct Server {
         address: SocketAddr,
@@ -357,6 +372,23 @@ mod tests {
             assert!(answer.ends_with(word), "{answer}");
             assert_eq!(answer.contains("Retry-After: "), status == "503");
         }
+    }
+
+    #[test]
+    fn server_that_cannot_do_its_work_is_not_ready_and_says_why() {
+        let server = patient();
+        server.readiness.set(Stage::Ready);
+        let health = server.readiness.health();
+        health.set(Part::Journal, Some("the disk is full"));
+        let answer = server.get("/readyz");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nnot ready: the disk is full\n"),
+            "{answer}"
+        );
+        assert!(server.get("/healthz").starts_with("HTTP/1.1 200 "));
+        health.set(Part::Journal, None);
+        assert!(server.get("/readyz").starts_with("HTTP/1.1 200 "));
     }
 
     #[test]

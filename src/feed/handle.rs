@@ -12,9 +12,11 @@ use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
 use super::journal::past::Kept;
-use super::listener::{self, FeedError, SocketFile};
+use super::listener::{self, FeedError};
+use super::watch::SocketPlace;
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
+use crate::health::Health;
 use crate::id::Epoch;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
@@ -25,10 +27,10 @@ use crate::worker::upstream::Reports;
 /// A socket on which feeders can connect already, but nobody accepts yet.
 #[derive(Debug)]
 pub struct Feed {
+    /// Before the listener: the file is ours to remove only as long as that lives.
+    pub(super) place: SocketPlace,
     pub(super) listener: UnixListener,
     path: PathBuf,
-    /// `None` when the socket was handed to us: then its file is not ours to remove.
-    pub(super) file: Option<SocketFile>,
 }
 
 /// What the feed's thread works with.
@@ -48,6 +50,8 @@ pub struct FeedParts {
     pub sequenced: Arc<AtomicU64>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,
+    /// Where a socket or a journal that is gone is reported.
+    pub health: Arc<Health>,
     /// What the operator chose.
     pub config: Arc<Config>,
     /// The process's clock.
@@ -66,9 +70,9 @@ pub struct FeedHandle {
 /// nothing. Returns everything for which [`bind`] would fail.
 #[must_use]
 pub fn check(config: &Config) -> Vec<FeedError> {
-    let owners = listener::owners(config).err();
+    let access = listener::access(config).err();
     let path = listener::check_path(&config.feed).err();
-    owners.into_iter().chain(path).collect()
+    access.into_iter().chain(path).collect()
 }
 
 /// Takes the configured path.
@@ -78,9 +82,9 @@ pub fn check(config: &Config) -> Vec<FeedError> {
 pub fn bind(config: &Config) -> Result<Feed, FeedError> {
     let (listener, file) = listener::listen(config)?;
     Ok(Feed {
+        place: SocketPlace::Bound(file),
         listener,
         path: config.feed.clone(),
-        file: Some(file),
     })
 }
 
@@ -90,10 +94,11 @@ impl Feed {
     pub fn from_listener(listener: UnixListener) -> Self {
         let address = listener.local_addr().ok();
         let path = address.and_then(|address| address.as_pathname().map(Path::to_path_buf));
+        let path = path.unwrap_or_default();
         Self {
+            place: SocketPlace::inherited(&path),
             listener,
-            path: path.unwrap_or_default(),
-            file: None,
+            path,
         }
     }
 

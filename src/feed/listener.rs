@@ -4,6 +4,9 @@
 //! that of two servers started at once exactly one finds a stale socket and replaces it. Under the
 //! lock a socket file is removed only if connecting to it is refused. The lock file stays behind:
 //! removing it would let two servers lock two files of the same name.
+//!
+//! Cleaners of temporary directories remove sockets that are in use. [`SocketFile::restore`] makes
+//! socket and lock again, the directory only if the server made it in the first place.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -19,8 +22,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::directory;
 use crate::config::Config;
+use crate::config::file::default_feed_path;
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::group::group_id;
+use crate::sys::inode::Inode;
 
 /// Why the feed's path could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -80,36 +85,72 @@ impl FeedError {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another file of the same name is not ours to remove.
-    identity: (u64, u64),
-    _lock: File,
+    access: SocketAccess,
+    /// Whether a directory that is missing is made.
+    makes_directory: bool,
+    /// Another file of the same name is not ours to remove. It is ours only while the socket lives.
+    inode: Inode,
+    lock: File,
+}
+
+/// Which processes may connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SocketAccess {
+    mode: u32,
+    group: Option<u32>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+        if self.is_there()
+            && let Err(error) = fs::remove_file(&self.path)
+        {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the feed's socket");
         }
     }
 }
 
-/// Who can open the socket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Owners {
-    mode: u32,
-    group: Option<u32>,
+impl SocketFile {
+    /// Where feeders connect.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still names the socket.
+    pub(super) fn is_there(&self) -> bool {
+        Inode::at_link(&self.path).is_ok_and(|found| found == self.inode)
+    }
+
+    /// Makes whatever is missing again; a new listener if the socket was.
+    ///
+    /// # Errors
+    /// As [`listen`]: what took the place of the socket is left alone.
+    pub(super) fn restore(&mut self) -> Result<Option<UnixListener>, FeedError> {
+        let is_there = self.is_there();
+        if !is_there && self.makes_directory {
+            make_directory(parent(&self.path))?;
+        }
+        let lock_inode = Inode::at_link(&lock_path(&self.path));
+        if !lock_inode.is_ok_and(|found| Inode::of(&self.lock).is_ok_and(|ours| found == ours)) {
+            self.lock = lock(&self.path)?;
+        }
+        if is_there {
+            return Ok(None);
+        }
+        let (listener, inode) = take(&self.path, self.access)?;
+        self.inode = inode;
+        Ok(Some(listener))
+    }
 }
 
-/// Who can open the socket by the configuration.
-pub(super) fn owners(config: &Config) -> Result<Owners, FeedError> {
+/// Which processes may connect by the configuration.
+pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
     let mode = u32::from_str_radix(&config.feed_mode, 8)
         .ok()
         .filter(|mode| *mode <= 0o777)
         .ok_or_else(|| FeedError::BadMode(config.feed_mode.clone()))?;
     let group = group(&config.feed_group)?;
-    Ok(Owners { mode, group })
+    Ok(SocketAccess { mode, group })
 }
 
 /// Checks that a path can be taken, whether or not another server has it now. Makes nothing.
@@ -135,22 +176,44 @@ pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
 
 /// Listens on the configured path.
 pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), FeedError> {
-    let Owners { mode, group } = owners(config)?;
+    let access = access(config)?;
     let path = config.feed.as_path();
     check_path(path)?;
-    if let Some(directory) = path.parent() {
-        make_directory(directory)?;
-    }
+    let directory = parent(path);
+    // What an earlier run made at the default path is as good as made by this one.
+    let makes_directory = !directory.exists() || is_default_directory(directory);
+    make_directory(directory)?;
     let lock = lock(path)?;
-    remove_stale(path)?;
-    let listener = bind(path, mode, group).map_err(failed("listen on", path))?;
-    let file = fs::symlink_metadata(path).map_err(failed("find", path))?;
+    let (listener, inode) = take(path, access)?;
     let socket_file = SocketFile {
         path: path.to_path_buf(),
-        identity: (file.dev(), file.ino()),
-        _lock: lock,
+        access,
+        makes_directory,
+        inode,
+        lock,
     };
     Ok((listener, socket_file))
+}
+
+/// Listens where no other process does; under the lock.
+fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
+    remove_stale(path)?;
+    let listener = bind(path, access).map_err(failed("listen on", path))?;
+    let inode = Inode::at_link(path).map_err(failed("find", path))?;
+    Ok((listener, inode))
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether the directory is the one that the server makes where none is configured. Under a service
+/// manager that is the manager's.
+fn is_default_directory(directory: &Path) -> bool {
+    std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> FeedError {
@@ -260,23 +323,23 @@ fn remove_stale(path: &Path) -> Result<(), FeedError> {
     }
 }
 
-fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
+fn bind(path: &Path, access: SocketAccess) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // The file is made with the socket's own mode: nobody else can connect until it is all set.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
-    finish(&socket, path, mode, group).inspect_err(|_| {
+    finish(&socket, path, access).inspect_err(|_| {
         // The error that is told is the one that came first.
         let _removed = fs::remove_file(path);
     })?;
     Ok(UnixListener::from(OwnedFd::from(socket)))
 }
 
-fn finish(socket: &Socket, path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
-    if group.is_some() {
-        std::os::unix::fs::chown(path, None, group)?;
+fn finish(socket: &Socket, path: &Path, access: SocketAccess) -> io::Result<()> {
+    if access.group.is_some() {
+        std::os::unix::fs::chown(path, None, access.group)?;
     }
-    rustix::fs::chmod(path, Mode::from_raw_mode(mode))?;
+    rustix::fs::chmod(path, Mode::from_raw_mode(access.mode))?;
     socket.listen(LISTEN_BACKLOG)
 }
 
@@ -356,6 +419,44 @@ mod tests {
         fs::write(&path, "theirs").unwrap();
         drop(file);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn directory_is_made_again_only_if_the_server_made_it() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("a/b");
+        for is_made in [true, false] {
+            let path = directory.join("feed.sock");
+            let (_listener, mut file) = listen(&config(&path)).unwrap();
+            assert!(file.restore().unwrap().is_none());
+            fs::remove_dir_all(place.path().join("a")).unwrap();
+            if is_made {
+                let _restored = file.restore().unwrap().unwrap();
+                assert!(UnixStream::connect(&path).is_ok());
+                assert!(file.is_there() && file.restore().unwrap().is_none());
+                // Another server is kept out by the new lock.
+                fs::remove_file(&path).unwrap();
+                let refused = listen(&config(&path));
+                assert!(matches!(refused, Err(FeedError::InUse { .. })));
+                drop(file);
+                // The next one finds the directory.
+                fs::create_dir_all(&directory).unwrap();
+            } else {
+                let refused = file.restore().unwrap_err();
+                assert!(matches!(refused, FeedError::System { .. }), "{refused}");
+                assert!(!place.path().join("a").exists());
+            }
+        }
+    }
+
+    #[test]
+    fn lock_that_was_removed_is_taken_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feed.sock");
+        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        fs::remove_file(lock_path(&path)).unwrap();
+        assert!(file.restore().unwrap().is_none());
+        assert!(matches!(lock(&path), Err(FeedError::InUse { .. })));
     }
 
     #[test]

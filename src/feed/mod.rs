@@ -30,6 +30,7 @@ pub mod request;
 mod sequencer;
 mod socket;
 mod upstream;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -47,11 +48,12 @@ use slab::Slab;
 
 use self::dedupe::Dedupe;
 use self::feeder::{Feeder, Intake, Next};
-use self::listener::SocketFile;
 use self::sequencer::{Continuation, Sequencer};
 use self::upstream::Upstream;
+use self::watch::SocketWatch;
 use crate::config::Config;
-use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, LINGER_MS};
+use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FILES_CHECK_MS, LINGER_MS};
+use crate::health::{Health, Part};
 use crate::id::{Cursor, Sequence};
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
@@ -70,9 +72,11 @@ const READINESS_MAX: usize = 256;
 #[derive(Debug)]
 struct FeedLoop {
     poll: Poll,
+    socket: SocketWatch,
     /// `None` when the feed stops.
     listener: Option<UnixListener>,
-    file: Option<SocketFile>,
+    check_files_at: Deadline,
+    health: Arc<Health>,
     /// Whether the listener may hold somebody.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
@@ -128,8 +132,10 @@ impl FeedLoop {
         );
         Ok(Self {
             poll,
+            socket: SocketWatch::new(feed.place, Arc::clone(&parts.health)),
             listener: Some(feed.listener),
-            file: feed.file,
+            check_files_at: parts.clock.now().after(Duration::ZERO),
+            health: parts.health,
             is_acceptable: true,
             accept_again: None,
             feeders: Slab::new(),
@@ -164,6 +170,7 @@ impl FeedLoop {
             }
             self.note(&readiness);
             self.expire();
+            self.check_files();
             self.turn_feeders();
             self.turn_upstream();
             self.accept();
@@ -193,7 +200,10 @@ impl FeedLoop {
             .feeders
             .iter()
             .filter_map(|(_, feeder)| feeder.deadline());
-        let due = lingering.chain(self.accept_again).chain(self.stop_deadline);
+        let due = lingering
+            .chain(self.accept_again)
+            .chain(self.stop_deadline)
+            .chain([self.check_files_at]);
         let due = due.min().map(|deadline| deadline.remaining(now));
         let stall = self.upstream.deadline().map(|deadline| {
             let left = deadline.remaining(self.running.at(now));
@@ -233,6 +243,46 @@ impl FeedLoop {
             self.accept_again = None;
         }
         self.queue_where(|feeder| feeder.deadline().is_some_and(|due| now.has_reached(due)));
+    }
+
+    /// Looks whether the socket and the journal are still there, now and then.
+    fn check_files(&mut self) {
+        let now = self.clock.now();
+        if !now.has_reached(self.check_files_at) {
+            return;
+        }
+        self.check_files_at = now.after(Duration::from_millis(FILES_CHECK_MS));
+        let sequencer = &mut self.intake.sequencer;
+        sequencer.check_journal();
+        let failure = sequencer.journal_failure();
+        let reason = failure.map(|reason| format!("the journal refuses publications: {reason}"));
+        self.health.set(Part::Journal, reason.as_deref());
+        if self.stop_deadline.is_none()
+            && let Some(listener) = self.socket.check(now)
+        {
+            self.replace_listener(listener);
+        }
+    }
+
+    /// Goes on with another listener, after those that wait in the backlog of this one.
+    fn replace_listener(&mut self, listener: UnixListener) {
+        let ready = listener
+            .set_nonblocking(true)
+            .and_then(|()| register(&self.poll, &listener, LISTENER, Interest::READABLE));
+        if let Err(error) = ready {
+            tracing::error!(%error, "the feed cannot wait for feeders on its new socket");
+        }
+        self.is_acceptable = true;
+        let Some(old) = self.listener.replace(listener) else {
+            return;
+        };
+        while let Ok((stream, _)) = old.accept() {
+            self.admit(stream);
+        }
+        let fd = old.as_raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            tracing::debug!(%error, "the feed's former socket was not registered");
+        }
     }
 
     fn queue_where(&mut self, condition: impl Fn(&Feeder) -> bool) {
@@ -365,8 +415,11 @@ impl FeedLoop {
     fn begin_stop(&mut self) {
         self.stop_deadline = Some(self.clock.now().after(Duration::from_millis(LINGER_MS)));
         self.is_acceptable = false;
+        let is_bound = self.socket.is_bound();
+        // Before the listener goes: only until then no other file has its number.
+        self.socket.release();
         if let Some(listener) = self.listener.take()
-            && self.file.is_some()
+            && is_bound
         {
             // Copies in other descriptor tables must not go on taking connections that nobody
             // accepts. A listener that was handed to us goes on for whoever comes after us.
@@ -374,7 +427,6 @@ impl FeedLoop {
                 tracing::debug!(%error, "the feed's listener cannot be shut down");
             }
         }
-        self.file = None;
         for (slot, feeder) in &mut self.feeders {
             feeder.begin_stop();
             queue(feeder, slot, &mut self.ready);

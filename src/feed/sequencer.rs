@@ -187,6 +187,18 @@ impl Sequencer {
         let _handed = self.hand_over();
     }
 
+    /// Checks the journal's files, if that is due.
+    pub(super) fn check_journal(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            journal.check();
+        }
+    }
+
+    /// Why the journal refuses publications; nothing if it takes them or there is none.
+    pub(super) fn journal_failure(&self) -> Option<&str> {
+        self.journal.as_ref().and_then(Journal::failure)
+    }
+
     /// Makes what was written durable and stops writing.
     pub(super) fn close(self) {
         if let Some(journal) = self.journal {

@@ -55,6 +55,7 @@ impl Rig {
             wake: Arc::clone(&feed_wake),
             sequenced: Arc::default(),
             metrics: Arc::clone(&metrics),
+            health: Arc::default(),
             config: Arc::new(config),
             clock: Clock::start(),
         };
@@ -427,6 +428,7 @@ fn listener_handed_over_stays_when_the_feed_stops() {
         wake,
         sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),
+        health: Arc::default(),
         config: Arc::new(Config::default()),
         clock: Clock::start(),
     };

@@ -155,6 +155,7 @@ impl Server {
         let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
         let feed_metrics = Arc::new(FeedMetrics::default());
+        let readiness = Arc::new(Readiness::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
         let epoch = beginning.epoch;
         let sequenced = Arc::new(AtomicU64::new(beginning.hub.head().sequence.0));
@@ -181,11 +182,11 @@ impl Server {
                 wake: feed_wake,
                 sequenced,
                 metrics: Arc::clone(&feed_metrics),
+                health: Arc::clone(readiness.health()),
                 config: Arc::clone(&config),
                 clock,
             })
             .map_err(StartError::system("start the feed's thread"))?;
-        let readiness = Arc::new(Readiness::default());
         let sources = Sources {
             workers: started.metrics.clone(),
             feed: feed_metrics,
