@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What can fail while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// Descriptors for feeders.
+    FeedDescriptors,
     /// The feed's socket on the file system.
     FeedSocket,
     /// The journal's files.

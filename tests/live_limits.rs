@@ -15,14 +15,17 @@
 mod live;
 
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use live::handmade::{has_ended, upgrade};
 use live::raw::connect;
 use live::socket::frame;
-use live::{Feeder, Raw, Server, Socket, within};
+use live::{Feeder, Lines, PATIENCE, Raw, Server, Socket, within};
 use serde_json::json;
+use tempfile::TempDir;
 
 #[test]
 fn client_over_the_limit_on_conns_is_refused_at_once_until_one_leaves() {
@@ -163,4 +166,103 @@ fn two_hundred_feeders_at_once_are_all_heard() {
     seen.sort();
     told.sort();
     assert_eq!(seen, told);
+}
+
+/// A server that cannot raise its limit on descriptors.
+struct Limited {
+    process: Lines,
+    addr: SocketAddr,
+    admin: SocketAddr,
+    log: String,
+    _folder: TempDir,
+}
+
+impl Limited {
+    /// What it said instead if it does not start.
+    fn start(flags: &[&str], limit: u64) -> Result<Self, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/limited.py");
+        let mut process = Lines::run(
+            Command::new("python3")
+                .arg(launcher)
+                .args(flags)
+                .arg(limit.to_string())
+                .arg(env!("CARGO_BIN_EXE_fanfare"))
+                .args(["serve", "--workers", "2", "--listen", "127.0.0.1:0"])
+                .args(["--admin", "127.0.0.1:0", "--feed"])
+                .arg(folder.path().join("feed.sock")),
+        );
+        let Some(ready) = process.next() else {
+            process.wait();
+            return Err(process.stderr());
+        };
+        let address = |mark: &str| {
+            let (_, rest) = ready.split_once(mark).unwrap();
+            rest.split(' ').next().unwrap().parse().unwrap()
+        };
+        Ok(Self {
+            addr: address("ready: http://"),
+            admin: address("admin=http://"),
+            process,
+            log: String::new(),
+            _folder: folder,
+        })
+    }
+
+    fn await_log(&mut self, text: &str) {
+        within(text, || {
+            self.log += &self.process.stderr();
+            self.log.contains(text).then_some(())
+        });
+    }
+
+    fn readiness(&self) -> (u16, String) {
+        let answer = Raw::get(self.admin, "/readyz");
+        (answer.status, answer.body_text().to_owned())
+    }
+
+    /// Whether a client gets anything but the end of its connection.
+    fn serves(&self) -> bool {
+        let mut stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The server may have closed it already.
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
+    }
+}
+
+#[test]
+fn limit_on_descriptors_that_cannot_be_raised_is_reported_with_what_it_is_enough_for() {
+    let mut server = Limited::start(&[], 1024).unwrap();
+    server.await_log(
+        "WARN cannot raise the limit on descriptors (RLIMIT_NOFILE): Operation not permitted",
+    );
+    // 64 and one for each worker are left out in each of the two tables.
+    server.await_log("It stays at 1024 for each of 2 workers, which is enough for about 1916 ");
+    assert_eq!(server.readiness(), (200, String::from("ready\n")));
+    assert!(server.serves());
+}
+
+#[test]
+fn server_without_a_descriptor_for_any_connection_is_not_ready_and_says_why() {
+    let mut found = [false; 3];
+    for limit in 10..40 {
+        let Ok(server) = Limited::start(&["--shared"], limit) else {
+            found[0] = true;
+            continue;
+        };
+        let said = format!(
+            "not ready: no connection fits: the server itself uses all descriptors that \
+             RLIMIT_NOFILE, {limit}, allows"
+        );
+        // The last descriptor may be this client's or that of the probe.
+        let is_served = within("a client is served, or /readyz says why not", || {
+            let is_served = server.serves();
+            let (status, reason) = server.readiness();
+            let is_known = status == 503 && reason.contains(&said);
+            (is_served || is_known).then_some(is_served)
+        });
+        found[if is_served { 2 } else { 1 }] = true;
+    }
+    assert_eq!(found, [true; 3], "a limit for each outcome");
 }

@@ -42,7 +42,7 @@ impl Entrant {
     pub(crate) fn stage(self) -> Result<Stage> {
         let server = Server::start(self.command, self.feed_flag)?;
         let conns: usize = self.kinds.iter().map(|(_, count)| count).sum();
-        let per_thread = usize::try_from(raise_limit())?.saturating_sub(SPARE_DESCRIPTORS);
+        let per_thread = usize::try_from(raise_limit().in_force)?.saturating_sub(SPARE_DESCRIPTORS);
         let plan = Plan {
             target: server.address(),
             sources: Vec::new(),

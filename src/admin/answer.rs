@@ -16,6 +16,7 @@ use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
 
 use super::{Sources, Stage};
+use crate::sys::descriptors;
 use crate::sys::pressure::{Meter, resident_bytes};
 
 /// The media type of everything but metrics.
@@ -86,11 +87,12 @@ fn refuse_with(
 
 /// A line for each reason why the server is not ready.
 fn readiness(sources: &Sources) -> (Status, String) {
-    let reasons = match sources.readiness.stage() {
+    let mut reasons = match sources.readiness.stage() {
         Stage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
         Stage::Draining => return (Status::ServiceUnavailable, String::from("draining\n")),
         Stage::Ready => sources.readiness.health().reasons(),
     };
+    reasons.extend(no_descriptor(sources));
     if reasons.is_empty() {
         return (Status::Ok, String::from("ready\n"));
     }
@@ -98,6 +100,23 @@ fn readiness(sources: &Sources) -> (Status, String) {
         .iter()
         .map(|reason| format!("not ready: {reason}\n"));
     (Status::ServiceUnavailable, lines.collect())
+}
+
+/// Why no connection fits, if none does.
+fn no_descriptor(sources: &Sources) -> Option<String> {
+    let sum = |read: fn(&WorkerMetrics) -> u64| -> u64 {
+        sources.workers.iter().map(|worker| read(worker)).sum()
+    };
+    let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
+    // Of workers that share a descriptor table, one may have the descriptors of all.
+    let is_empty = sum(|worker| worker.conns_open.value()) == 0;
+    (is_blocked && is_empty).then(|| {
+        format!(
+            "no connection fits: the server itself uses all descriptors that RLIMIT_NOFILE, {}, \
+             allows; raise it (LimitNOFILE= of the unit, ulimit -n)",
+            descriptors::limit()
+        )
+    })
 }
 
 fn respond(

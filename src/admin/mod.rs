@@ -26,6 +26,7 @@ use crate::config::limits::{
 };
 use crate::health::Health;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
+use crate::sys::descriptors::Spare;
 use crate::sys::pressure::Meter;
 use crate::worker::guard::Guard;
 use exchange::{Exchange, Worth};
@@ -117,6 +118,8 @@ pub struct Admin {
     listener: TcpListener,
     /// Time for a head to arrive, and again for the answer to leave.
     step: Duration,
+    /// For a probe that asks while no descriptor is left.
+    spare: Spare,
 }
 
 /// Binds the admin listener.
@@ -124,9 +127,13 @@ pub struct Admin {
 /// # Errors
 /// When the address cannot be had.
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
+    // Taken first, since the lowest descriptors outlive a limit that is lowered.
+    let mut spare = Spare::default();
+    spare.reserve();
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(Admin {
+        spare,
         listener,
         step: Duration::from_millis(ADMIN_STEP_MS),
     })
@@ -152,10 +159,11 @@ impl Admin {
             .spawn(move || self.serve(&sources))
     }
 
-    fn serve(&self, sources: &Sources) -> ! {
+    fn serve(self, sources: &Sources) -> ! {
         let mut turns = Turns {
-            listener: &self.listener,
+            listener: self.listener,
             step: self.step,
+            spare: self.spare,
             sources,
             exchanges: Vec::new(),
             paused_until: None,
@@ -168,8 +176,10 @@ impl Admin {
 
 /// The connections, and what the loop does with them.
 struct Turns<'a> {
-    listener: &'a TcpListener,
+    listener: TcpListener,
     step: Duration,
+    /// For a probe that asks while no descriptor is left.
+    spare: Spare,
     sources: &'a Sources,
     /// In the order in which they were accepted.
     exchanges: Vec<Exchange>,
@@ -182,8 +192,11 @@ impl Turns<'_> {
         // A poll that begins after a deadline sees everything that came before the deadline.
         let begun = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > begun);
+        self.spare.reserve();
         let ready = match self.poll(begun) {
             Ok(ready) => ready,
+            // It has found nothing out, so no connection is late yet.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(error) => {
                 tracing::debug!(%error, "cannot poll the admin sockets");
                 return thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
@@ -205,7 +218,7 @@ impl Turns<'_> {
             Some(_) => PollFlags::empty(),
             None => PollFlags::IN,
         };
-        let mut sockets = vec![PollFd::new(self.listener, listens)];
+        let mut sockets = vec![PollFd::new(&self.listener, listens)];
         sockets.extend(self.exchanges.iter().map(|exchange| {
             let flags = match exchange.is_writing() {
                 true => PollFlags::OUT,
@@ -217,10 +230,7 @@ impl Turns<'_> {
         let next = deadlines.chain(self.paused_until).min();
         let wait = next.map(|next| next.saturating_duration_since(begun));
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-        match poll(&mut sockets, wait.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll(&mut sockets, wait.as_ref())?;
         let reports = sockets.iter().skip(1);
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
@@ -240,6 +250,7 @@ impl Turns<'_> {
                 ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                 // With a descriptor free again, the same connection is accepted next.
                 _ if self.make_room() => {}
+                _ if is_exhausted(&error) && self.spare.release() => {}
                 _ => {
                     tracing::debug!(%error, "admin connection not accepted");
                     let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
@@ -285,6 +296,11 @@ impl Turns<'_> {
         drop(self.exchanges.remove(index));
         true
     }
+}
+
+/// Whether an accept failed for want of a descriptor.
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 #[cfg(test)]

@@ -52,7 +52,9 @@ use self::sequencer::{Continuation, Sequencer};
 use self::upstream::Upstream;
 use self::watch::SocketWatch;
 use crate::config::Config;
-use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FILES_CHECK_MS, LINGER_MS};
+use crate::config::limits::{
+    ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FAULT_REPEATED_MS, FILES_CHECK_MS, LINGER_MS,
+};
 use crate::health::{Health, Part};
 use crate::id::{Cursor, Sequence};
 use crate::metrics::FeedMetrics;
@@ -80,6 +82,8 @@ struct FeedLoop {
     /// Whether the listener may hold somebody.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
+    /// When a pause goes to the log again.
+    log_pause_at: Option<Deadline>,
     feeders: Slab<Feeder>,
     feeders_max: usize,
     /// Slots of feeders that have something to do, and the same list of the round under way.
@@ -138,6 +142,7 @@ impl FeedLoop {
             health: parts.health,
             is_acceptable: true,
             accept_again: None,
+            log_pause_at: None,
             feeders: Slab::new(),
             feeders_max,
             ready: Vec::new(),
@@ -373,7 +378,7 @@ impl FeedLoop {
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => {
                         self.is_acceptable = false;
-                        return;
+                        return self.health.set(Part::FeedDescriptors, None);
                     }
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => return self.pause_accepting(&error),
@@ -384,10 +389,19 @@ impl FeedLoop {
 
     /// Whoever waits in the backlog keeps the listener ready: without a pause the loop would spin.
     fn pause_accepting(&mut self, error: &io::Error) {
-        tracing::warn!(%error, "cannot accept feeders for now");
+        let now = self.clock.now();
+        if self.log_pause_at.is_none_or(|due| now.has_reached(due)) {
+            tracing::warn!(%error, "cannot accept feeders for now");
+            let repeated = Duration::from_millis(FAULT_REPEATED_MS);
+            self.log_pause_at = Some(now.after(repeated));
+        }
+        if self.feeders.is_empty() {
+            let reason = format!("no feeder can connect: {error}");
+            self.health.set(Part::FeedDescriptors, Some(&reason));
+        }
         self.metrics.accept_pauses.increment();
         let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
-        self.accept_again = Some(self.clock.now().after(pause));
+        self.accept_again = Some(now.after(pause));
     }
 
     fn admit(&mut self, stream: UnixStream) {

@@ -138,6 +138,7 @@ metrics! {
         offloaded: Counter "fanfare_tls_offloaded_total" "TLS connections whose records the kernel took over.",
         accept_errors: Counter "fanfare_accept_errors_total" "Accepts that failed for a reason of the peer or the network.",
         descriptors_exhausted: Counter "fanfare_descriptors_exhausted_total" "Times that accepting paused because no descriptor was left.",
+        accept_blocked: Gauge "fanfare_accept_blocked" "Workers that have no connection and no descriptor for one.",
         conns_refused: Counter "fanfare_conns_refused_total" {"limit=\"conns\""} "Connections refused, by the limit that was reached.",
         conns_refused_memory: Counter "fanfare_conns_refused_total" {"limit=\"memory\""} "Connections refused, by the limit that was reached.",
         conns_refused_proxy: Counter "fanfare_conns_refused_total" {"limit=\"proxy\""} "Connections refused, by the limit that was reached.",

@@ -38,9 +38,10 @@ use crate::id::{Epoch, RunId, Sequence};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
+use crate::sys::cpu;
+use crate::sys::descriptors::{self, RaisedLimit};
 use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
-use crate::sys::{cpu, descriptors};
 use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::census::Census;
@@ -318,7 +319,7 @@ struct Crew {
     sequenced: Arc<AtomicU64>,
     credentials: Credentials,
     guard: Guard,
-    descriptor_limit: u64,
+    descriptor_limit: RaisedLimit,
 }
 
 /// What one worker has for itself before it starts.
@@ -360,6 +361,7 @@ impl Crew {
             .map(|_| Wake::new().map(Arc::new))
             .collect::<io::Result<_>>()
             .map_err(StartError::system("make the workers' wakes"))?;
+        self.report_limit(count);
         // Pinning helps when every worker has a processor to itself; otherwise the scheduler knows
         // better.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
@@ -450,14 +452,30 @@ impl Crew {
         }
     }
 
+    /// Reports a limit on descriptors that could not be raised.
+    fn report_limit(&self, workers: usize) {
+        let RaisedLimit { in_force, refused } = &self.descriptor_limit;
+        let Some(error) = refused else { return };
+        // A worker's own table has no more than this one has now.
+        let free = in_force.saturating_sub(descriptors::open_count());
+        let each = u64::from(self.conns_max(workers)).min(free);
+        let connections = each.saturating_mul(workers as u64);
+        tracing::warn!(
+            "cannot raise the limit on descriptors (RLIMIT_NOFILE): {error}. It stays at \
+             {in_force} for each of {workers} workers, which is enough for about {connections} \
+             connections. Raise it with LimitNOFILE= in the unit or with ulimit -n"
+        );
+    }
+
     /// A worker's share of the limit on conns; without one, as many as its descriptor table holds.
     fn conns_max(&self, workers: usize) -> u32 {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         match self.config.limits.conns {
             0 => {
                 // A small table keeps half of itself, so that somebody is served under any limit.
-                let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(self.descriptor_limit / 2);
-                u32::try_from(self.descriptor_limit - kept).unwrap_or(u32::MAX)
+                let limit = self.descriptor_limit.in_force;
+                let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
+                u32::try_from(limit - kept).unwrap_or(u32::MAX)
             }
             limit => limit.div_ceil(workers),
         }

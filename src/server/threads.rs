@@ -18,6 +18,7 @@ use crate::sys::kernel_tls;
 use crate::sys::listener::{self, SocketOptions};
 use crate::sys::ring::Ring;
 use crate::worker::kernel::MioNet;
+use crate::worker::net::Net as _;
 use crate::worker::{Parts, Worker};
 
 /// Where the workers listen.
@@ -172,6 +173,8 @@ impl Preparation {
                 .listen(listener)
                 .map_err(StartError::system("use a listener"))?;
         }
+        let is_blocked = !self.net.has_descriptor();
+        self.parts.metrics.accept_blocked.set(is_blocked.into());
         Ok(bound)
     }
 

@@ -5,6 +5,7 @@
 //! look-ups in a table that is not shared are cheaper. What must mean the same everywhere is made
 //! before.
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::RawFd;
@@ -12,20 +13,68 @@ use std::os::fd::RawFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// Raises the soft limit on descriptors to the hard one and returns it.
+/// The limit on descriptors after an attempt to raise it.
+#[derive(Debug)]
+pub struct RaisedLimit {
+    /// Descriptors in each table.
+    pub in_force: u64,
+    /// Why it is still the soft limit that the process was started with.
+    pub refused: Option<io::Error>,
+}
+
+/// Raises the soft limit on descriptors to the hard one.
 ///
 /// Where the system refuses (a sandbox that forbids `setrlimit`), the limit stays as it is.
-pub fn raise_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
+pub fn raise_limit() -> RaisedLimit {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
+        current: maximum,
+        maximum,
     };
-    let in_force = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_refused) => limit.current,
+    let outcome = match current == maximum {
+        true => Ok(()),
+        false => setrlimit(Resource::Nofile, raised),
     };
-    in_force.unwrap_or(u64::MAX)
+    RaisedLimit {
+        in_force: limit(),
+        refused: outcome.err().map(io::Error::from),
+    }
+}
+
+/// The limit on descriptors in each table.
+#[must_use]
+pub fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Descriptors that are open in the calling thread's table; none if the system does not say.
+#[must_use]
+pub fn open_count() -> u64 {
+    std::fs::read_dir("/proc/thread-self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
+/// A descriptor in reserve, for one more connection when the limit is reached.
+#[derive(Debug, Default)]
+pub struct Spare(Option<File>);
+
+impl Spare {
+    /// Takes a descriptor if there is none in reserve. Whether there is one now.
+    pub fn reserve(&mut self) -> bool {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+        self.0.is_some()
+    }
+
+    /// Frees it. Whether there was one.
+    pub fn release(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+
+    /// Whether the table has room for another descriptor beside the one in reserve.
+    pub fn has_another(&mut self) -> bool {
+        self.reserve() && Self::default().reserve()
+    }
 }
 
 /// Gives the calling thread a descriptor table of its own: a copy of the one it shared. The thread
@@ -103,8 +152,8 @@ mod tests {
 
     #[test]
     fn closing_in_a_table_of_its_own_leaves_the_others_alone() {
-        let kept = std::fs::File::open("/dev/null").unwrap();
-        let dropped = std::fs::File::open("/dev/null").unwrap();
+        let kept = File::open("/dev/null").unwrap();
+        let dropped = File::open("/dev/null").unwrap();
         let (kept_fd, dropped_fd) = (kept.as_raw_fd(), dropped.as_raw_fd());
         let link = |fd: RawFd| std::fs::read_link(format!("/proc/thread-self/fd/{fd}")).is_ok();
         let seen = std::thread::spawn(move || {
@@ -131,9 +180,9 @@ mod tests {
 
     #[test]
     fn limit_is_raised_to_the_hard_one() {
-        assert_eq!(
-            raise_limit(),
-            getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
-        );
+        let raised = raise_limit();
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        assert_eq!((raised.in_force, limit()), (hard, hard));
+        assert!(raised.refused.is_none());
     }
 }

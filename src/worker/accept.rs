@@ -22,6 +22,9 @@ impl<N: Net> Worker<N> {
         {
             self.accepting.paused_until = None;
         }
+        if self.accepting.paused_until.is_none() {
+            self.look_for_descriptor();
+        }
         let mut budget = ACCEPTS_PER_TURN_MAX;
         for listener in 0..self.net.listener_count() {
             let bit = 1 << (listener % 64);
@@ -37,13 +40,23 @@ impl<N: Net> Worker<N> {
         }
     }
 
+    /// A worker that could not take any connection may be able to by now.
+    fn look_for_descriptor(&mut self) {
+        let metrics = &self.parts.metrics;
+        if metrics.accept_blocked.value() > 0 && self.net.has_descriptor() {
+            metrics.accept_blocked.set(0);
+        }
+    }
+
     /// False when the listener has nobody left.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
             AcceptOutcome::Accepted { socket, address } => self.admit(socket, address, listener),
             AcceptOutcome::Drained => return false,
             AcceptOutcome::Exhausted => {
-                self.parts.metrics.descriptors_exhausted.increment();
+                let metrics = &self.parts.metrics;
+                metrics.descriptors_exhausted.increment();
+                metrics.accept_blocked.set(self.conns.is_empty().into());
                 let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
                 self.accepting.paused_until = Some(self.now.after(pause));
             }

@@ -20,6 +20,7 @@ use super::walkers::Place;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
+use crate::sys::descriptors::Spare;
 use crate::sys::kernel_tls::{self, Alert, Control};
 use crate::sys::ring::{Ring, Send};
 use crate::sys::wake::Wake;
@@ -52,7 +53,7 @@ pub struct MioNet {
     random: fastrand::Rng,
     /// Given up for a moment when no other descriptor is left, so that a connection can be taken
     /// and turned away instead of staying in the backlog for ever.
-    spare: Option<std::fs::File>,
+    spare: Spare,
     /// Takes batches of writes, where the kernel lets us have it.
     ring: Option<Ring>,
     /// What the ring has answered; kept for its room.
@@ -80,7 +81,7 @@ impl MioNet {
             wake,
             clock,
             random: fastrand::Rng::new(),
-            spare: None,
+            spare: Spare::default(),
             ring: None,
             answers: Vec::new(),
             place: None,
@@ -108,7 +109,7 @@ impl MioNet {
             .registry()
             .register(&mut listener, token, Interest::READABLE)?;
         self.listeners.push(listener);
-        self.reserve();
+        self.spare.reserve();
         Ok(())
     }
 
@@ -144,20 +145,14 @@ impl MioNet {
         }
     }
 
-    fn reserve(&mut self) {
-        if self.spare.is_none() {
-            self.spare = std::fs::File::open("/dev/null").ok();
-        }
-    }
-
     /// Takes a connection with the spare descriptor and drops it, so that its client learns at
     /// once.
     fn turn_away(&mut self, listener: u32) {
-        self.spare = None;
+        self.spare.release();
         if let Some(listener) = self.listeners.get(listener as usize) {
             drop(listener.accept());
         }
-        self.reserve();
+        self.spare.reserve();
     }
 }
 
@@ -254,6 +249,10 @@ impl Net for MioNet {
             true => Polled::Complete,
             false => Polled::Partial,
         }
+    }
+
+    fn has_descriptor(&mut self) -> bool {
+        self.spare.has_another()
     }
 
     fn listener_count(&self) -> u32 {

@@ -34,6 +34,11 @@ pub trait Net {
     /// How many listeners there are.
     fn listener_count(&self) -> u32;
 
+    /// Whether there is a descriptor for another connection.
+    fn has_descriptor(&mut self) -> bool {
+        true
+    }
+
     /// Takes one connection from a listener.
     fn accept(&mut self, listener: u32) -> AcceptOutcome<Self::Socket>;
 

@@ -47,7 +47,7 @@ use stage::{Pace, Stage};
 
 /// Does what the arguments ask, prints the figures, and fails when something was lost.
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let descriptors = descriptors::raise_limit();
+    let descriptors = descriptors::raise_limit().in_force;
     args.check(descriptors).map_err(Failure::Usage)?;
     let report = measure(args, descriptors)?;
     if let (Some(path), Some(measured)) = (&args.plot, &report.measured) {
