@@ -162,6 +162,129 @@ fn what_allows_more_is_not_lowered_and_what_is_too_much_is_left_out() {
     assert!(said.contains("too much for the memory of this host, left out: net.ipv4.tcp_mem"));
 }
 
+/// Key, value before, value in the file, value after.
+const MERGED: &[(&str, &str, &str, &str)] = &[
+    // Several numbers, each on its own.
+    (
+        "net.ipv4.tcp_rmem",
+        "4096\t131072\t6291456\n",
+        "4096 16384 1048576",
+        "4096\t131072\t6291456\n",
+    ),
+    (
+        "net.ipv4.tcp_wmem",
+        "4096\t16384\t4194304\n",
+        "8192 16384 1048576",
+        "8192 16384 4194304\n",
+    ),
+    (
+        "net.ipv4.tcp_mem",
+        "1\t9223372036854775807\t9223372036854775807\n",
+        "1572864 2097152 3145728",
+        "1572864 9223372036854775807 9223372036854775807\n",
+    ),
+    (
+        "net.ipv4.tcp_rmem",
+        "4096 131072 6291456\n",
+        "5000",
+        "5000 131072 6291456\n",
+    ),
+    // A range is widened at either end.
+    (
+        "net.ipv4.ip_local_port_range",
+        "32768\t60999\n",
+        "10240 65535",
+        "10240 65535\n",
+    ),
+    (
+        "net.ipv4.ip_local_port_range",
+        "1024\t60999\n",
+        "10240 65535",
+        "1024 65535\n",
+    ),
+    (
+        "net.ipv4.ip_local_port_range",
+        "1024\t65535\n",
+        "10240 65000",
+        "1024\t65535\n",
+    ),
+    // No limit.
+    ("fs.file-max", "-1\n", "4194304", "-1\n"),
+    ("kernel.threads-max", "max\n", "4194304", "max\n"),
+    ("fs.nr_open", "unlimited\n", "2097152", "unlimited\n"),
+    // Numbers that no arithmetic holds.
+    (
+        "fs.file-max",
+        "18446744073709551615\n",
+        "4194304",
+        "18446744073709551615\n",
+    ),
+    (
+        "fs.file-max",
+        "18446744073709551614\n",
+        "18446744073709551615",
+        "18446744073709551615\n",
+    ),
+    ("fs.file-max", "99999\n", "0000100000", "0000100000\n"),
+    ("fs.file-max", "100000\n", "0000099999", "100000\n"),
+    ("net.core.somaxconn", "08192\n", "4096", "08192\n"),
+    (
+        "net.ipv4.tcp_mem",
+        TCP_MEM,
+        "1 2 18446744073709551615",
+        TCP_MEM,
+    ),
+    // A limit that the file of this repository lowered, and one that it does not name.
+    (
+        "net.ipv4.tcp_notsent_lowat",
+        "4294967295\n",
+        "16384",
+        "4294967295\n",
+    ),
+    ("net.core.rmem_max", "212992\n", "65536", "212992\n"),
+    // Times, weights and modes are set as wanted.
+    ("net.ipv4.tcp_fin_timeout", "60\n", "30", "30\n"),
+    (
+        "net.netfilter.nf_conntrack_tcp_timeout_established",
+        "432000\n",
+        "1800",
+        "1800\n",
+    ),
+    ("net.ipv4.tcp_tw_reuse", "2\n", "1", "1\n"),
+    ("net.ipv4.tcp_keepalive_time", "7200\n", "300", "300\n"),
+];
+
+#[test]
+fn no_kind_of_value_is_lowered() {
+    for (key, old, wanted, expected) in MERGED.iter().copied() {
+        let host = Host::new(&[(key, old)]);
+        let file = host.config(&format!("{key} = {wanted}\n"));
+        let dry = host.run("apply", &["--dry-run", &file]);
+        assert_eq!(
+            (dry.0, host.get(key).as_str()),
+            (0, old),
+            "{key}: {}",
+            dry.1
+        );
+        assert_eq!(
+            dry.1.contains("would set"),
+            old != expected,
+            "{key}: {}",
+            dry.1
+        );
+        for _ in 0..2 {
+            let (status, said) = host.run("apply", &[&file]);
+            assert_eq!(status, 0, "{key}: {said}");
+            assert_eq!(host.get(key), expected, "{key}: {said}");
+        }
+        assert_eq!(host.run("revert", &[]).0, 0);
+        assert_eq!(
+            host.get(key).split_whitespace().collect::<Vec<_>>(),
+            old.split_whitespace().collect::<Vec<_>>()
+        );
+    }
+}
+
 #[test]
 fn key_that_cannot_be_set_is_named_and_the_others_are_set() {
     let host = Host::new(&[("vm.swappiness", "60\n")]);
