@@ -12,9 +12,10 @@
 //! store reads its log as far as that is whole, so what comes behind a hole is no safer than the
 //! hole.
 //!
-//! Writing to a file that was removed succeeds. [`Journal::check`] therefore compares what is on the
-//! file system with what was opened, and refuses publications until the original is back. Nothing
-//! is made again meanwhile: a part of a journal would keep the next start from beginning another.
+//! Writing to a file that was removed succeeds. [`Journal::check`] therefore compares what is on
+//! the file system with what was opened, and refuses publications until the original is back.
+//! Nothing is made again meanwhile: a part of a journal would keep the next start from beginning
+//! another.
 //!
 //! Why fjall: its write-ahead log has a batch whole or not at all, without a sync it outlives the
 //! process, and it syncs when asked. redb has nothing between a commit with a sync and one that is
