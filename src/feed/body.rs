@@ -6,7 +6,7 @@
 use httparse::{Status, parse_chunk_size};
 
 /// The longest line between the chunks, in bytes. An unfinished line is not consumed, so this is
-/// also what the caller keeps of it. Extensions after a chunk's size and trailer fields are ignored.
+/// also what the caller keeps of it. Chunk extensions and trailer fields are ignored.
 const LINE_BYTES_MAX: usize = 1024;
 /// Bytes of all trailer fields together.
 const TRAILER_BYTES_MAX: usize = 8192;

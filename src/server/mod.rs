@@ -158,7 +158,6 @@ impl Server {
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
-        let epoch = beginning.epoch;
         let sequenced = Arc::new(AtomicU64::new(beginning.hub.head().sequence.0));
         let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
         let crew = Crew {
@@ -173,10 +172,9 @@ impl Server {
             descriptor_limit,
         };
         let started = crew.start(&mut listeners)?;
-        drop(crew);
         let feed = feed
             .spawn(FeedParts {
-                epoch,
+                epoch: beginning.epoch,
                 kept: beginning.kept,
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
@@ -351,7 +349,7 @@ impl Started {
 impl Crew {
     /// Starts the workers one after the other. Their wakes are made before the first of them leaves
     /// the common descriptor table, so that they mean the same in each.
-    fn start(&self, listeners: &mut Listeners) -> Result<Started, StartError> {
+    fn start(self, listeners: &mut Listeners) -> Result<Started, StartError> {
         let cpus = cpu::allowed();
         let count = match self.config.workers {
             0 => cpus.len(),
