@@ -40,7 +40,7 @@ const HELP_COLUMNS_MAX: usize = 100;
 Exit status:
   0  success
   1  failure while running
-  2  bad usage or configuration; files that the configuration names belong to it
+  2  bad usage or configuration
 
 Examples:
   fanfare serve --demo
@@ -101,12 +101,13 @@ pub enum Command {
 #[command(after_help = "\
 A value is taken from the first of these that names it: flag, environment variable, file, default.
 Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty
-variable is as if unset.
+variable is as if unset. Files that the configuration names belong to it: what `fanfare check` finds
+ends with status 2. An address that is in use ends with status 1.
 
 Exit status:
   0  success, after a signal and a drain
-  1  failure at the start or while running, such as an address that is in use
-  2  bad usage or configuration: what `fanfare check` finds
+  1  failure at the start or while running
+  2  bad usage or configuration
 
 Examples:
   fanfare serve
@@ -332,12 +333,12 @@ fn pattern(text: &str) -> Result<String, String> {
 Reads the certificates, keys and JWK set that the configuration names, and checks the directories of
 the feed and the journal, as a start of the server does. Binds, locks and makes nothing, so it can
 run beside a server. Permissions are those of the user that runs it: the unit's ExecStartPre= sees
-what the server will see.
+what the server will see. Prints one line for each problem, with file, line and key.
 
 Exit status:
   0  success: nothing is wrong
   1  failure while running
-  2  bad usage or configuration: one line for each problem, with file, line and key
+  2  bad usage or configuration
 
 Examples:
   fanfare check /etc/fanfare/fanfare.toml
