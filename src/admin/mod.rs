@@ -202,17 +202,20 @@ impl Turns<'_> {
                 return thread::sleep(Duration::from_millis(ACCEPT_PAUSE_MS));
             }
         };
-        let (sources, mut ready) = (self.sources, ready.into_iter());
+        let mut ready = ready.into_iter();
+        let is_asked = ready.next().unwrap_or(false);
+        let sources = self.sources;
         self.exchanges.retain_mut(|exchange| {
             let is_open = !ready.next().unwrap_or(false) || exchange.advance(sources);
             is_open && (exchange.deadline() > begun || exchange.expire())
         });
-        if self.paused_until.is_none() {
+        if is_asked {
             self.accept();
         }
     }
 
-    /// Waits for a socket or the next deadline. Says of each connection whether it is ready.
+    /// Waits for a socket or the next deadline. Says of the listener and of each connection whether
+    /// it is ready.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
@@ -231,34 +234,49 @@ impl Turns<'_> {
         let wait = next.map(|next| next.saturating_duration_since(begun));
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         poll(&mut sockets, wait.as_ref())?;
-        let reports = sockets.iter().skip(1);
+        let reports = sockets.iter();
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
+    /// Accepts connections while a descriptor is left, and one if none is. Called when one waits.
     fn accept(&mut self) {
-        for _ in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
-            let error = match self.listener.accept() {
-                Ok((stream, _)) => {
-                    self.admit(Exchange::new(stream, self.step));
-                    continue;
-                }
-                Err(error) => error,
+        for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
+            let outcome = match self.listener.accept() {
+                // Linux looks for a descriptor first and for a connection then, so this does not say
+                // that another one waits.
+                Err(error) if is_exhausted(&error) && accepted > 0 => return,
+                Err(error) if is_exhausted(&error) => return self.accept_last(error),
+                outcome => outcome,
             };
-            match error.kind() {
-                ErrorKind::WouldBlock => return,
-                // The peer has gone already.
-                ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
-                // With a descriptor free again, the same connection is accepted next.
-                _ if self.make_room() => {}
-                _ if is_exhausted(&error) && self.spare.release() => {}
-                _ => {
-                    tracing::debug!(%error, "admin connection not accepted");
-                    let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
-                    self.paused_until = Some(Instant::now() + pause);
-                    return;
-                }
+            match outcome {
+                Ok((stream, _)) => self.admit(Exchange::new(stream, self.step)),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return,
+                    // The peer has gone already.
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
+                    _ => return self.pause(&error),
+                },
             }
         }
+    }
+
+    /// Accepts one connection with the descriptor of another one, or with the one in reserve.
+    fn accept_last(&mut self, error: io::Error) {
+        if !self.make_room() && !self.spare.release() {
+            return self.pause(&error);
+        }
+        match self.listener.accept() {
+            Ok((stream, _)) => self.admit(Exchange::new(stream, self.step)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.pause(&error),
+        }
+    }
+
+    /// The next accept would fail at once, too.
+    fn pause(&mut self, error: &io::Error) {
+        tracing::debug!(%error, "admin connection not accepted");
+        let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
+        self.paused_until = Some(Instant::now() + pause);
     }
 
     /// Serves a new connection. Its request has often arrived with it.
