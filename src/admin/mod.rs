@@ -242,10 +242,10 @@ impl Turns<'_> {
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
-                // Linux looks for a descriptor first and for a connection then, so this does not say
-                // that another one waits.
+                // Linux looks for a descriptor before it looks for a connection, so this does not
+                // say that another one waits.
                 Err(error) if is_exhausted(&error) && accepted > 0 => return,
-                Err(error) if is_exhausted(&error) => return self.accept_last(error),
+                Err(error) if is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
             };
             match outcome {
@@ -261,9 +261,9 @@ impl Turns<'_> {
     }
 
     /// Accepts one connection with the descriptor of another one, or with the one in reserve.
-    fn accept_last(&mut self, error: io::Error) {
+    fn accept_last(&mut self, error: &io::Error) {
         if !self.make_room() && !self.spare.release() {
-            return self.pause(&error);
+            return self.pause(error);
         }
         match self.listener.accept() {
             Ok((stream, _)) => self.admit(Exchange::new(stream, self.step)),

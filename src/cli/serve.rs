@@ -25,7 +25,7 @@ use crate::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often it is looked whether everybody has gone.
+/// Interval between checks for the end of a drain.
 const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Signals that end a process by default and mean nothing here. Scripts that rotate logs send
@@ -162,11 +162,15 @@ fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     let reloaded = load(start.args).and_then(|loaded| {
         let changed = server.reload(&loaded.config);
         let changed = changed.map_err(|found| loaded.origins.locate(found))?;
-        Ok((changed, loaded.overridden_since(&start.file)))
+        let overridden = loaded.overridden_since(&start.file);
+        Ok((changed, overridden, loaded.warnings))
     });
     match reloaded {
-        Ok((changed, overridden)) => {
+        Ok((changed, overridden, warnings)) => {
             tracing::info!("certificates and keys were read again");
+            for warning in &warnings {
+                tracing::warn!("{warning}");
+            }
             if !changed.is_empty() {
                 let keys = Vec::from_iter(changed).join(", ");
                 tracing::warn!("changed in the configuration, but needs a restart: {keys}");

@@ -1,9 +1,9 @@
 //! SHELL: what workers report, on its way to consumers and back to the clients.
 //!
-//! A report is taken when everybody whom it is for has room. While somebody has not, it and all
-//! behind it wait, in the end with the clients they came from. Notices wait apart from reports, for
-//! a smaller room of their own, and with the clients too. A consumer that makes others wait and
-//! reads next to nothing is cut off. The loop in [`super`] calls in every round.
+//! A report is taken when every consumer of it has room. Until then it and all later reports wait;
+//! in the end their clients are not read. Notices wait apart from reports, for a smaller room of
+//! their own, and their clients too. A consumer that makes others wait and reads next to nothing is
+//! cut off. The loop in [`super`] calls in every round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ struct Scan {
     full: Vec<usize>,
     /// Whether a notice was passed over because a report comes before it.
     awaits_report: bool,
+    /// Whether notices for other consumers wait behind those that were passed over.
+    holds_others: bool,
     /// Whether nothing else can be taken for now.
     is_stuck: bool,
 }
@@ -178,7 +180,7 @@ impl Upstream {
         if self.scan.full.iter().any(&mut has_room) {
             self.look_again();
         }
-        self.scan.is_stuck = self.scan.notices_passed >= NOTICES_PASSED_MAX;
+        self.scan.is_stuck = self.scan.holds_others;
         for _ in 0..REPORTS_PER_ROUND_MAX {
             if self.scan.is_stuck {
                 break;
@@ -194,9 +196,8 @@ impl Upstream {
                 self.take_notice(&notice, feeders, touched);
             }
         }
-        // Notices in the table hold up no client until one has too many of them, and no other
-        // consumer until too many were passed over.
-        if self.reports.has_held() || self.scan.notices_passed >= NOTICES_PASSED_MAX {
+        // Notices in the table hold up no client until one has too many of them.
+        if self.reports.has_held() || self.scan.holds_others {
             self.waited_for.extend_from_slice(&self.scan.full);
         }
     }
@@ -221,11 +222,12 @@ impl Upstream {
                 self.scan.next = notice.order + 1;
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
-                self.scan.is_stuck = self.scan.notices_passed >= NOTICES_PASSED_MAX;
+                self.scan.holds_others = self.scan.notices_passed >= NOTICES_PASSED_MAX;
             }
             // A count of lost ones keeps its place for all consumers.
-            _ => self.scan.is_stuck = true,
+            _ => self.scan.holds_others = true,
         }
+        self.scan.is_stuck = self.scan.holds_others;
     }
 
     /// Looks at all notices again: some that had to wait may not have to any more.
@@ -390,7 +392,7 @@ fn note_full(
     is_any
 }
 
-/// Gives a report to everybody whom it is for, and says to how many.
+/// Queues a report for each of its consumers and returns their number.
 fn hand_out(
     report: &Report,
     owe: fn(&mut Feeder, &[u8]),

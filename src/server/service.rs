@@ -56,10 +56,7 @@ impl ServiceManager {
 
     /// The server drains.
     pub fn notify_stopping(&mut self) {
-        self.notify(&[
-            NotifyState::Stopping,
-            NotifyState::Status("telling everybody goodbye"),
-        ]);
+        self.notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
 
     /// Every worker is alive.

@@ -129,9 +129,9 @@ impl<N: Net> Worker<N> {
         Ok(Some(visitor))
     }
 
-    /// Counts a conn for somebody else, or for nobody. Only the first for whom it is counted has
-    /// connected: a proxy that keeps a conn may change its client with each request, and a client
-    /// for which the proxy connects each time is always the first.
+    /// Moves a conn to another source's account, or to none. Only the first source has connected: a
+    /// proxy that keeps a conn may change its client with each request, and a client for which the
+    /// proxy connects each time is always the first.
     fn recount(&self, visitor: &mut Visitor, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());

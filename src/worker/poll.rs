@@ -61,6 +61,7 @@ impl<N: Net> Worker<N> {
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
             || self.filters.are_shaking()
+            || self.parts.upstream.has_released()
             || self.round.is_awaited()
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)

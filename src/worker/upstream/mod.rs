@@ -1,4 +1,4 @@
-//! The one way out of the workers: reports to the feed, bounded, and never waited for.
+//! Reports from workers to the feed: one bounded queue. Workers never block on it.
 //!
 //! All workers share one queue for publications and questions. A worker for whose report there is
 //! no room keeps it, in order, and is woken when the feed has taken some; meanwhile the conn that
@@ -178,16 +178,22 @@ impl Upstream {
         !self.full.is_empty() && self.full.contains(&conn)
     }
 
-    /// Forgets a conn that is not read any more, or will be in any case.
+    /// Forgets a conn that has closed. Its notices hold up no client any more.
     pub fn forget(&mut self, conn: ConnName) {
-        if !self.full.is_empty() {
-            self.full.remove(&conn);
+        if !self.full.is_empty() && self.full.remove(&conn) {
+            self.notices.forget(conn);
         }
+    }
+
+    /// Whether [`Upstream::take_released`] names a conn.
+    #[must_use]
+    pub fn has_released(&self) -> bool {
+        self.notices.has_released(self.end)
     }
 
     /// Conns of which the feed has taken enough notices.
     pub fn take_released(&mut self) -> Vec<ConnName> {
-        if self.full.is_empty() {
+        if !self.has_released() {
             return Vec::new();
         }
         let released = self.notices.released(self.end);

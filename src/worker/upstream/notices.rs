@@ -10,7 +10,7 @@
 //! for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -85,6 +85,10 @@ pub(super) struct Notices {
     waiting: AtomicUsize,
     /// Conns that are not read, readable without the lock.
     held: AtomicUsize,
+    /// Whether conns of an end may be read again, readable without the lock.
+    has_released: Box<[AtomicBool]>,
+    /// As in the table, readable without the lock.
+    cancelled: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +152,8 @@ impl Notices {
             bounds,
             waiting: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            has_released: (0..ends).map(|_| AtomicBool::new(false)).collect(),
+            cancelled: AtomicU64::new(0),
         }
     }
 
@@ -158,7 +164,8 @@ impl Notices {
     /// Adds a notice, or removes the one that it undoes.
     pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
         let mut table = self.lock();
-        let added = table.add(notice, origin, self.bounds);
+        let (added, woken) = table.add(notice, origin, self.bounds);
+        self.note_released(woken);
         self.count(&table);
         added
     }
@@ -195,24 +202,42 @@ impl Notices {
         let mut table = self.lock();
         let woken = match waiting.report {
             Report::Lost(count) => {
-                table.lost = table
-                    .lost
-                    .filter(|lost| lost.count > count)
-                    .map(|lost| Lost {
-                        count: lost.count - count,
-                        ..lost
-                    });
+                table.take_lost(count);
                 Some(Woken(None))
             }
             _ => table.remove(waiting.order, self.bounds),
         };
+        self.note_released(woken);
         self.count(&table);
         woken
+    }
+
+    fn note_released(&self, woken: Option<Woken>) {
+        let end = woken.and_then(|Woken(end)| end);
+        if let Some(has_released) = end.and_then(|end| self.has_released.get(end)) {
+            has_released.store(true, Ordering::Release);
+        }
+    }
+
+    /// A conn has closed. Its notices wait on, and it is not read in any case.
+    pub(super) fn forget(&self, conn: ConnName) {
+        let mut table = self.lock();
+        table.forget(conn);
+        self.count(&table);
+    }
+
+    /// Whether conns of an end may be read again.
+    pub(super) fn has_released(&self, end: usize) -> bool {
+        let has_released = self.has_released.get(end);
+        has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
     }
 
     /// Conns of an end that may be read again.
     pub(super) fn released(&self, end: usize) -> Vec<ConnName> {
         let mut table = self.lock();
+        if let Some(has_released) = self.has_released.get(end) {
+            has_released.store(false, Ordering::Release);
+        }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
         // One that had caused more before its worker noticed is held again.
@@ -232,7 +257,7 @@ impl Notices {
 
     /// How many were not handed out because another has undone them, and those others.
     pub(super) fn cancelled(&self) -> u64 {
-        self.lock().cancelled
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Whether a conn has too many, or has its release yet to be noticed by its worker.
@@ -247,6 +272,7 @@ impl Notices {
         let waiting = table.by_order.len() + usize::from(table.lost.is_some());
         self.waiting.store(waiting, Ordering::Release);
         self.held.store(table.held, Ordering::Release);
+        self.cancelled.store(table.cancelled, Ordering::Relaxed);
     }
 }
 
@@ -265,7 +291,8 @@ impl Entry {
 }
 
 impl Table {
-    fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> Added {
+    /// Adds a notice, or removes the one that it undoes. That may let its conn be read again.
+    fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> (Added, Option<Woken>) {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
         let published = self.conns.get(&notice.conn).map(|conn| conn.published);
@@ -273,15 +300,14 @@ impl Table {
             && let Some(entry) = self.by_order.get(&order)
             && entry.is_undone_by(&notice, origin)
         {
-            self.remove(order, bounds);
             self.cancelled += 2;
-            return Added::Cancelled;
+            return (Added::Cancelled, self.remove(order, bounds));
         }
         let order = self.next_order;
         self.next_order += 1;
         if self.by_order.len() >= bounds.notices {
             self.lost.get_or_insert(Lost { order, count: 0 }).count += 1;
-            return Added::Lost;
+            return (Added::Lost, None);
         }
         let conn = self.conns.entry(notice.conn).or_default();
         conn.orders.insert(order);
@@ -290,7 +316,28 @@ impl Table {
         conn.is_held |= is_full;
         self.latest.insert(key, order);
         self.by_order.insert(order, Entry { notice, origin });
-        if is_full { Added::Full } else { Added::Kept }
+        match is_full {
+            true => (Added::Full, None),
+            false => (Added::Kept, None),
+        }
+    }
+
+    fn forget(&mut self, conn: ConnName) {
+        if let Some(conn) = self.conns.get_mut(&conn).filter(|conn| conn.is_held) {
+            conn.is_held = false;
+            self.held -= 1;
+        }
+    }
+
+    /// Consumers have the count of so many that were lost. What was lost meanwhile is reported
+    /// after what they have by now.
+    fn take_lost(&mut self, count: u64) {
+        let rest = self.lost.map_or(0, |lost| lost.count.saturating_sub(count));
+        self.lost = (rest > 0).then_some(Lost {
+            order: self.next_order,
+            count: rest,
+        });
+        self.next_order += u64::from(rest > 0);
     }
 
     fn remove(&mut self, order: u64, bounds: Bounds) -> Option<Woken> {

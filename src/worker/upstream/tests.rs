@@ -311,6 +311,58 @@ fn conn_that_became_full_again_before_its_worker_looked_is_not_released() {
     assert_eq!(end.take_released(), [from(CONN)]);
 }
 
+#[test]
+fn conn_whose_notices_cancel_out_is_released_and_its_worker_does_not_sleep() {
+    let bounds = Bounds {
+        notices: 100,
+        per_conn: 2,
+    };
+    let (mut end, _reports) = ends(bounds);
+    come(&mut end, CONN, "a");
+    assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
+    assert!(!end.has_released());
+    go(&mut end, CONN, "b");
+    assert!(end.has_released());
+    assert_eq!(end.take_released(), [from(CONN)]);
+    assert!(!end.has_released());
+}
+
+#[test]
+fn conn_that_has_closed_waits_for_nothing() {
+    let bounds = Bounds {
+        notices: 100,
+        per_conn: 2,
+    };
+    let (mut end, mut reports) = ends(bounds);
+    come(&mut end, CONN, "a");
+    assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
+    assert!(reports.has_held());
+    end.forget(from(CONN));
+    assert!(!reports.has_held());
+    assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "1 +b"]);
+    assert!(!end.has_released());
+}
+
+#[test]
+fn notices_lost_while_the_count_is_handed_out_are_reported_after_it() {
+    let bounds = Bounds {
+        notices: 1,
+        per_conn: 100,
+    };
+    let (mut end, mut reports) = ends(bounds);
+    for channel in ["a", "b"] {
+        come(&mut end, CONN, channel);
+    }
+    assert!(take_notice(&reports).is_some());
+    let lost = reports.notice(0).unwrap();
+    come(&mut end, CONN, "c");
+    come(&mut end, CONN, "d");
+    assert!(reports.take_notice(&lost));
+    let next = reports.notice(lost.order + 1).map(|notice| notice.report);
+    assert_eq!(next, Some(Report::Notice(notice(CONN, "c", true))));
+    assert_eq!(take_all(&mut end, &mut reports), ["1 +c", "lost 1"]);
+}
+
 /// What one conn does, told apart by a number, and what consumers get of it.
 #[derive(Default)]
 struct History {
