@@ -349,24 +349,25 @@ impl Link {
                     assert!(self.responses_awaited > 0, "a response to nothing");
                     self.responses_awaited -= 1;
                 }
+                self.has_response = true;
                 return head.length + length;
             }
             (_, 401) if self.has_ended() => self.stage = Stage::Over,
             (Service::Garbage, _) | (_, 408 | 429 | 503) => self.stage = Stage::Over,
             (service, status) => panic!("{status} for {service:?}"),
         }
+        self.has_response = true;
         head.length
     }
 
     /// Only the first client of a connection can have connected too often, not one for whom a proxy
     /// reuses it.
-    fn check_too_many(&mut self, status: u16, facts: &Facts) {
+    fn check_too_many(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
             assert!(!self.has_response, "a connection that was no connect");
             assert!(limits.connects_per_second_per_source > 0);
         }
-        self.has_response = true;
     }
 
     /// The kind whose bytes are compared: a compressed message is inflated before.
