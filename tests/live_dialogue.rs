@@ -559,6 +559,27 @@ fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
 }
 
 #[test]
+fn consumer_that_reads_nothing_is_cut_off_when_another_waits_for_the_same_notices() {
+    let server = Server::with(OPEN, &[]);
+    let _deaf = consumer(&server, &json!(["chat:*"]), true);
+    let long = "x".repeat(150);
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
+            welcomed(&server, &Vec::from_iter(names).join("&"))
+        })
+        .collect();
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 10.0).then_some(());
+    within("notices wait", waits);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let late = welcomed(&server, "channel=chat:late");
+    let told = notice("subscribed", &late.1, &Value::Null, "chat:late");
+    while backend.answer() != told {}
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") > 0.5);
+    drop(clients);
+}
+
+#[test]
 fn consumer_that_reads_next_to_nothing_is_cut_off() {
     let server = Server::with(OPEN, &[]);
     // One for publications and one for notices; both hold somebody up.

@@ -59,10 +59,17 @@ struct Scan {
     full: Vec<usize>,
     /// Whether a notice was passed over because a report comes before it.
     awaits_report: bool,
-    /// Whether notices for other consumers wait behind those that were passed over.
+    /// Whether a consumer that has room waits for one that has none.
     holds_others: bool,
     /// Whether nothing else can be taken for now.
     is_stuck: bool,
+}
+
+impl Scan {
+    /// Whether no more may be passed over, so that all later notices wait.
+    fn is_blocked(&self) -> bool {
+        self.notices_passed >= NOTICES_PASSED_MAX
+    }
 }
 
 /// What a client is told when workers have confirmed.
@@ -180,7 +187,7 @@ impl Upstream {
         if self.scan.full.iter().any(&mut has_room) {
             self.look_again();
         }
-        self.scan.is_stuck = self.scan.holds_others;
+        self.scan.is_stuck = self.scan.is_blocked();
         for _ in 0..REPORTS_PER_ROUND_MAX {
             if self.scan.is_stuck {
                 break;
@@ -194,10 +201,14 @@ impl Upstream {
             } else {
                 self.scan.next = notice.order + 1;
                 self.take_notice(&notice, feeders, touched);
+                if matches!(notice.report, Report::Lost(_)) {
+                    // More may have been lost meanwhile, and stands at the same place.
+                    self.look_again();
+                }
             }
         }
-        // Notices in the table hold up no client until one has too many of them.
-        if self.reports.has_held() || self.scan.holds_others {
+        // Notices that wait for a consumer alone, and that hold up no client, may do so for long.
+        if self.reports.has_held() || self.scan.holds_others || self.scan.is_blocked() {
             self.waited_for.extend_from_slice(&self.scan.full);
         }
     }
@@ -208,11 +219,23 @@ impl Upstream {
             _ => false,
         };
         self.scan.awaits_report |= !notice.is_due;
-        let has_room =
-            |feeder: &mut Feeder| !feeder.consumes(&notice.report) || feeder.has_notice_room();
-        is_passed
-            || !notice.is_due
-            || note_full(feeders, &mut self.scan.full, |feeder| !has_room(feeder))
+        let (mut is_full, mut has_room) = (false, false);
+        for (slot, feeder) in feeders {
+            if !feeder.consumes(&notice.report) {
+                continue;
+            }
+            if feeder.has_notice_room() {
+                has_room = true;
+                continue;
+            }
+            is_full = true;
+            if !self.scan.full.contains(&slot) {
+                self.scan.full.push(slot);
+            }
+        }
+        let is_held_up = is_full || is_passed && !self.scan.full.is_empty();
+        self.scan.holds_others |= has_room && is_held_up;
+        is_passed || is_full || !notice.is_due
     }
 
     /// Goes on after a notice that has to wait.
@@ -222,12 +245,11 @@ impl Upstream {
                 self.scan.next = notice.order + 1;
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
-                self.scan.holds_others = self.scan.notices_passed >= NOTICES_PASSED_MAX;
             }
-            // A count of lost ones keeps its place for all consumers.
-            _ => self.scan.holds_others = true,
+            // A count of lost ones keeps its place for all consumers: nothing passes it.
+            _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
-        self.scan.is_stuck = self.scan.holds_others;
+        self.scan.is_stuck = self.scan.is_blocked();
     }
 
     /// Looks at all notices again: some that had to wait may not have to any more.

@@ -185,7 +185,8 @@ impl Notices {
         self.lock().first(from, taken)
     }
 
-    /// The notices of a conn that it had caused before its worker made a report, in order.
+    /// The notices of a conn that it had caused before its worker made a report, in order, with the
+    /// count of lost ones where that comes before one of them.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<Waiting> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -193,7 +194,13 @@ impl Notices {
             let entry = table.by_order.get(order)?;
             Some(entry.waiting(*order, reports))
         });
-        entries.filter(|waiting| waiting.is_due).collect()
+        let mut found: Vec<_> = entries.filter(|waiting| waiting.is_due).collect();
+        if let Some(lost) = table.lost
+            && let Some(at) = found.iter().position(|waiting| waiting.order > lost.order)
+        {
+            found.insert(at, lost.waiting());
+        }
+        found
     }
 
     /// Takes one. `None` if it was undone meanwhile; otherwise the end whose worker has to be woken
@@ -280,6 +287,16 @@ impl Notices {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Woken(pub(super) Option<usize>);
 
+impl Lost {
+    fn waiting(self) -> Waiting {
+        Waiting {
+            order: self.order,
+            report: Report::Lost(self.count),
+            is_due: true,
+        }
+    }
+}
+
 impl Entry {
     fn waiting(&self, order: u64, taken: u64) -> Waiting {
         Waiting {
@@ -329,15 +346,16 @@ impl Table {
         }
     }
 
-    /// Consumers have the count of so many that were lost. What was lost meanwhile is reported
-    /// after what they have by now.
+    /// Consumers have the count of so many that were lost. What was lost meanwhile keeps the place:
+    /// it is missing before what comes after that.
     fn take_lost(&mut self, count: u64) {
-        let rest = self.lost.map_or(0, |lost| lost.count.saturating_sub(count));
-        self.lost = (rest > 0).then_some(Lost {
-            order: self.next_order,
-            count: rest,
-        });
-        self.next_order += u64::from(rest > 0);
+        self.lost = self
+            .lost
+            .filter(|lost| lost.count > count)
+            .map(|lost| Lost {
+                count: lost.count - count,
+                ..lost
+            });
     }
 
     fn remove(&mut self, order: u64, bounds: Bounds) -> Option<Woken> {
@@ -375,13 +393,7 @@ impl Table {
             && order >= from
             && first.is_none_or(|(first, _)| *first > order)
         {
-            let report = Report::Lost(count);
-            let is_due = true;
-            return Some(Waiting {
-                order,
-                report,
-                is_due,
-            });
+            return Some(Lost { order, count }.waiting());
         }
         let (order, entry) = first?;
         let taken = taken.get(entry.origin.end).copied().unwrap_or(u64::MAX);

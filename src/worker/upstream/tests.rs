@@ -344,7 +344,7 @@ fn conn_that_has_closed_waits_for_nothing() {
 }
 
 #[test]
-fn notices_lost_while_the_count_is_handed_out_are_reported_after_it() {
+fn notices_lost_while_the_count_is_handed_out_are_reported_at_the_same_place() {
     let bounds = Bounds {
         notices: 1,
         per_conn: 100,
@@ -358,9 +358,26 @@ fn notices_lost_while_the_count_is_handed_out_are_reported_after_it() {
     come(&mut end, CONN, "c");
     come(&mut end, CONN, "d");
     assert!(reports.take_notice(&lost));
-    let next = reports.notice(lost.order + 1).map(|notice| notice.report);
-    assert_eq!(next, Some(Report::Notice(notice(CONN, "c", true))));
-    assert_eq!(take_all(&mut end, &mut reports), ["1 +c", "lost 1"]);
+    assert_eq!(take_all(&mut end, &mut reports), ["lost 1", "1 +c"]);
+}
+
+#[test]
+fn count_of_lost_notices_comes_before_a_later_notice_that_a_publication_brings_along() {
+    let bounds = Bounds {
+        notices: 1,
+        per_conn: 100,
+    };
+    let (mut end, mut reports) = ends(bounds);
+    come(&mut end, CONN, "a");
+    come(&mut end, CONN, "b");
+    assert!(take_notice(&reports).is_some());
+    come(&mut end, CONN, "c");
+    publish(&mut end, CONN, "1");
+    assert!(reports.front().is_some());
+    let before = reports.notices_before_front();
+    let before: Vec<_> = before.into_iter().map(|notice| notice.report).collect();
+    let later = Report::Notice(notice(CONN, "c", true));
+    assert_eq!(before, [Report::Lost(1), later]);
 }
 
 /// What one conn does, told apart by a number, and what consumers get of it.
