@@ -157,9 +157,11 @@ fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
                  -H 'content-type: application/json', text/plain or application/octet-stream",
             );
         }
+        essence if !content_type.is_empty() && !is_media_type(essence) => {
+            return refuse("Content-Type is a media type such as application/json");
+        }
         essence if essence.starts_with("text/") => Kind::Text,
-        essence if content_type.is_empty() || is_media_type(essence) => Kind::Bytes,
-        _ => return refuse("Content-Type is a media type such as application/json"),
+        _ => Kind::Bytes,
     };
     if kind != Kind::Bytes && has_other_charset(parameters) {
         return refuse("JSON and text are UTF-8");

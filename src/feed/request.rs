@@ -547,6 +547,7 @@ mod tests {
             "application/json; charset=utf-16",
             "json",
             "application/",
+            "text/",
             "/json",
             ";charset=utf-8",
             "application/json, application/json",

@@ -68,6 +68,9 @@ impl Target {
         if host.is_empty() {
             return Err(format!("`{url}` names no host"));
         }
+        let port = port(&uri, host).ok_or_else(|| {
+            format!("`{url}` is not a URL: its port is not a number from 1 to 65535")
+        })?;
         let authority = match uri.port_u16() {
             Some(port) => format!("{host}:{port}"),
             None => String::from(host),
@@ -75,7 +78,7 @@ impl Target {
         Ok(Self {
             scheme,
             host: String::from(host.trim_start_matches('[').trim_end_matches(']')),
-            port: uri.port_u16().unwrap_or(80),
+            port,
             authority,
             path: String::from(uri.path()),
             query: uri.query().map(String::from),
@@ -112,6 +115,17 @@ impl Target {
     }
 }
 
+/// The port; that of plain HTTP without one, or with an empty one (RFC 3986, 3.2.3).
+fn port(uri: &Uri, host: &str) -> Option<u16> {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let (_user, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let after_host = authority.strip_prefix(host)?;
+    match after_host.trim_start_matches(':') {
+        "" => Some(80),
+        digits => digits.parse().ok().filter(|port| *port > 0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +141,8 @@ mod tests {
         assert_eq!(target.authority, "[::1]");
         assert_eq!(target.request_target(), "/sse");
         assert_eq!(target.scheme, Scheme::EventStream);
+        let port = |url| Target::parse(url).unwrap().port;
+        assert_eq!((port("ws://8:80/ws"), port("ws://u@h:/ws")), (80, 80));
         let target = Target::parse("http://h/poll?channel=a").unwrap();
         assert_eq!(target.scheme, Scheme::Poll);
     }
@@ -135,6 +151,9 @@ mod tests {
     fn target_refuses_what_it_cannot_reach() {
         for url in [
             "",
+            "ws://127.0.0.1:99999/ws",
+            "http://[::1]:0/sse",
+            "http://h:x/poll",
             "127.0.0.1:8080/ws",
             "wss://h/",
             "https://h/",
