@@ -187,8 +187,9 @@
 //! - With a journal ([`feed::journal`]) a batch is on disk before anybody sees it, or it is refused
 //!   and its numbers are free again. No number is given out twice, whatever is lost with the power.
 //! - Twice a second the feed compares its socket and the journal's files with what was opened. A
-//!   socket that is gone is made again; publications are refused while a file of the journal is
-//!   gone. [`health`] has the reasons, which `/readyz` shows.
+//!   socket that is gone is made again, except where another user could replace it; publications
+//!   are refused while a file of the journal is gone. [`health`] has the reasons, which `/readyz`
+//!   shows.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
 //!   skipped or evicted any more, and its id stands for all that it gave.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and

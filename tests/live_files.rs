@@ -14,14 +14,18 @@
 mod live;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live::{Feeder, Raw, Server, within};
+use live::{Feeder, Raw, Server, fanfare, within};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// How long anything may go on after a file was removed.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
@@ -48,6 +52,29 @@ fn await_feed(server: &Server) -> Feeder {
         UnixStream::connect(&server.feed).ok()
     });
     Feeder::connect(&server.feed)
+}
+
+fn await_connection(feed: &Path) {
+    within("the feed's socket", || UnixStream::connect(feed).ok());
+}
+
+fn make_fifo(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
+/// What a command says of a configuration, which it has to do without waiting for long.
+fn end_of(command: &str, config: &Path) -> Output {
+    let mut child = fanfare()
+        .arg(command)
+        .args((command == "serve").then_some("--config"))
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    within("the end of the command", || child.try_wait().unwrap());
+    child.wait_with_output().unwrap()
 }
 
 fn mode(path: &Path) -> u32 {
@@ -115,7 +142,10 @@ fn socket_that_another_process_has_bound_is_left_alone_and_reported() {
     let mut connected = Feeder::connect(&server.feed);
     connected.publish("a", 0);
     fs::remove_file(&server.feed).unwrap();
-    let theirs = UnixListener::bind(&server.feed).unwrap();
+    // Room for one connection, which this process does not accept.
+    let theirs = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+    theirs.bind(&SockAddr::unix(&server.feed).unwrap()).unwrap();
+    theirs.listen(0).unwrap();
     let reason = await_readiness(&server, 503);
     let path = server.feed.display().to_string();
     assert!(reason.starts_with("not ready: no feeder can connect: "));
@@ -127,14 +157,92 @@ fn socket_that_another_process_has_bound_is_left_alone_and_reported() {
         &server,
         &format!("ERROR {}", &reason["not ready: ".len()..].trim()),
     );
-    connected.publish("a", 1);
-    // Several checks later it is the same line.
-    thread::sleep(Duration::from_millis(1500));
+    // Several checks later publications are still acknowledged, and it is the same line.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        connected.publish("a", 1);
+        thread::sleep(Duration::from_millis(50));
+    }
     assert_eq!(log(&server).matches("no feeder can connect").count(), 1);
     server.signal("TERM");
     assert!(server.wait().success());
+    // The checks took no place in the backlog.
+    let accepted = theirs.accept().unwrap_err();
+    assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
     assert!(UnixStream::connect(&server.feed).is_ok());
+}
+
+#[test]
+fn socket_that_another_process_leaves_behind_is_replaced() {
+    let server = Server::start();
+    fs::remove_file(&server.feed).unwrap();
+    let theirs = UnixListener::bind(&server.feed).unwrap();
+    await_readiness(&server, 503);
     drop(theirs);
+    assert_eq!(await_readiness(&server, 200), "ready\n");
+    await_feed(&server).publish("a", 1);
+}
+
+#[test]
+fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
+    let server = Server::start();
+    let lock = server.feed.with_file_name("feed.sock.lock");
+    fs::remove_file(&lock).unwrap();
+    make_fifo(&lock);
+    let reason = await_readiness(&server, 503);
+    let said = format!("{} exists and is not a regular file", lock.display());
+    assert!(reason.contains(&said), "{reason}");
+    assert!(!reason.contains("no feeder can connect"), "{reason}");
+    Feeder::connect(&server.feed).publish("a", 1);
+    let config = server.feed.with_file_name("other.toml");
+    fs::write(
+        &config,
+        format!("feed = {:?}\nlisten = [\"127.0.0.1:0\"]\n", server.feed),
+    )
+    .unwrap();
+    for command in ["check", "serve"] {
+        let ended = end_of(command, &config);
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(stderr.contains(&said), "{stderr}");
+    }
+    fs::remove_file(&lock).unwrap();
+    assert_eq!(await_readiness(&server, 200), "ready\n");
+    await_log(
+        &server,
+        "the feed's socket and its lock file are in place again",
+    );
+}
+
+#[test]
+fn socket_is_not_made_again_in_a_directory_that_others_can_write_to() {
+    let place = tempfile::tempdir().unwrap();
+    let made = place.path().join("made");
+    let feed = made.join("feed.sock");
+    let server = Server::with("", &["--feed", feed.to_str().unwrap()]);
+    await_connection(&feed);
+    fs::remove_dir_all(&made).unwrap();
+    // The directory comes back with it.
+    await_connection(&feed);
+    fs::remove_dir_all(&made).unwrap();
+    let open = place.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    // The server may have made the directory again meanwhile.
+    within("a link in its place", || {
+        let _ = fs::remove_dir_all(&made);
+        std::os::unix::fs::symlink(&open, &made).ok()
+    });
+    let reason = await_readiness(&server, 503);
+    let said = format!(
+        "{} belongs to another user or is open to others",
+        open.display()
+    );
+    assert!(reason.contains(&said), "{reason}");
+    assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+    fs::remove_file(&made).unwrap();
+    await_connection(&feed);
+    assert_eq!(await_readiness(&server, 200), "ready\n");
 }
 
 #[test]
@@ -148,7 +256,10 @@ fn feed_comes_back_when_what_took_its_place_goes() {
     fs::remove_file(&server.feed).unwrap();
     await_feed(&server).publish("a", 1);
     assert_eq!(await_readiness(&server, 200), "ready\n");
-    await_log(&server, "feeders can connect again");
+    await_log(
+        &server,
+        "the feed's socket and its lock file are in place again",
+    );
 }
 
 #[test]

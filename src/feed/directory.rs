@@ -1,11 +1,12 @@
-//! SHELL: whether a directory is there or can be made.
+//! SHELL: whether a directory is there or can be made, and whether another user could replace it.
 //!
 //! Asked before anything is made, so that `fanfare check` finds what would stop a start and leaves
 //! nothing behind.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
@@ -34,9 +35,74 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The first part of a directory's path that another user has or can replace; `None` if only this
+/// user and root can. Parts that are missing are left out.
+pub(super) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
+    let absolute = std::path::absolute(path)?;
+    // Links are in the first path, and where they lead in the second.
+    let real = match fs::canonicalize(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => absolute.clone(),
+        outcome => outcome?,
+    };
+    for part in absolute.ancestors().chain(real.ancestors()) {
+        match fs::symlink_metadata(part) {
+            Ok(found) if is_safe(&found, rustix::process::geteuid().as_raw()) => {}
+            Ok(_) => return Ok(Some(part.to_path_buf())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether only root and this user can change a directory or a link. Others can write to a sticky
+/// directory, but cannot replace what is not theirs there.
+fn is_safe(found: &Metadata, uid: u32) -> bool {
+    let is_closed = found.is_symlink() || found.mode() & 0o022 == 0 || found.mode() & 0o1000 != 0;
+    [0, uid].contains(&found.uid()) && is_closed
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn directory_that_others_can_replace_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let open = place.path().join("open");
+        let inner = open.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&inner, &link).unwrap();
+        let set_mode = |mode| {
+            fs::set_permissions(&open, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        for (mode, is_safe) in [
+            (0o755, true),
+            (0o775, false),
+            (0o777, false),
+            (0o1777, true),
+        ] {
+            set_mode(mode);
+            for path in [&open, &inner, &link, &inner.join("missing/../missing")] {
+                let found = replaceable_part(path).unwrap();
+                let expected = (!is_safe).then_some(&open);
+                assert_eq!(found.as_ref(), expected, "{mode:o} {}", path.display());
+            }
+        }
+        let uid = rustix::process::geteuid().as_raw();
+        let found = fs::symlink_metadata(&inner).unwrap();
+        assert!(is_safe(&found, uid));
+        let link = fs::symlink_metadata(&link).unwrap();
+        assert!(is_safe(&link, uid));
+        // For another user, what is neither theirs nor root's is not safe.
+        assert_eq!(
+            is_safe(&found, uid + 1) || is_safe(&link, uid + 1),
+            uid == 0
+        );
+    }
 
     #[test]
     fn directory_is_there_or_can_be_made_and_nothing_is_made() {

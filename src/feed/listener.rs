@@ -6,18 +6,21 @@
 //! removing it would let two servers lock two files of the same name.
 //!
 //! Cleaners of temporary directories remove sockets that are in use. [`SocketFile::restore`] makes
-//! socket and lock again, the directory only if the server made it in the first place.
+//! socket and lock again, the directory only if the server made it in the first place. Meanwhile
+//! another user may have made that directory, or a link: the socket is not made where another user
+//! could replace it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
 };
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::directory;
@@ -26,6 +29,7 @@ use crate::config::file::default_feed_path;
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::sys::group::group_id;
 use crate::sys::inode::Inode;
+use crate::sys::regular;
 
 /// Why the feed's path could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +37,7 @@ pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// The private directory under `/tmp` was made by somebody else.
+    /// The private directory under `/tmp`, or one made since the start, is not safe.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The directory.
@@ -45,10 +49,32 @@ pub enum FeedError {
         /// The socket's path.
         path: PathBuf,
     },
+    /// Another process holds the lock.
+    #[error(
+        "another process is listening on {} or is about to: it has locked {}",
+        path.display(),
+        lock_path(path).display()
+    )]
+    Locked {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The lock file's name belongs to something else.
+    #[error("{} exists and is not a regular file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// Something else has this name. It is left as it is.
     #[error("{} exists and is not a socket", path.display())]
     NotASocket {
         /// The path.
+        path: PathBuf,
+    },
+    /// The path no longer names the socket that was just made there.
+    #[error("another process has replaced {}", path.display())]
+    Replaced {
+        /// The socket's path.
         path: PathBuf,
     },
     /// The system refused.
@@ -75,7 +101,10 @@ impl FeedError {
             Self::UnknownGroup(_) => "feed_group",
             Self::ForeignDirectory { .. }
             | Self::InUse { .. }
+            | Self::Locked { .. }
+            | Self::NotAFile { .. }
             | Self::NotASocket { .. }
+            | Self::Replaced { .. }
             | Self::System { .. } => "feed",
         }
     }
@@ -88,6 +117,8 @@ pub(super) struct SocketFile {
     access: SocketAccess,
     /// Whether a directory that is missing is made.
     makes_directory: bool,
+    /// Open, so that no other directory gets its inode.
+    directory: File,
     /// Another file of the same name is not ours to remove. It is ours only while the socket lives.
     inode: Inode,
     lock: File,
@@ -102,11 +133,7 @@ pub(super) struct SocketAccess {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_there()
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!(path = %self.path.display(), %error, "cannot remove the feed's socket");
-        }
+        remove_own(&self.path, self.inode);
     }
 }
 
@@ -118,28 +145,52 @@ impl SocketFile {
 
     /// Whether the path still names the socket.
     pub(super) fn is_there(&self) -> bool {
-        Inode::at_link(&self.path).is_ok_and(|found| found == self.inode)
+        is_at(&self.path, self.inode)
     }
 
-    /// Makes whatever is missing again; a new listener if the socket was.
+    /// Makes whatever is missing again; a new listener if the socket was. `adopt` makes the
+    /// listener ready for use; if that fails, the next call makes another one.
     ///
     /// # Errors
-    /// As [`listen`]: what took the place of the socket is left alone.
-    pub(super) fn restore(&mut self) -> Result<Option<UnixListener>, FeedError> {
+    /// As [`listen`], and what `adopt` says. What took the place of the socket is left alone.
+    pub(super) fn restore(
+        &mut self,
+        adopt: impl FnOnce(&UnixListener) -> io::Result<()>,
+    ) -> Result<Option<UnixListener>, FeedError> {
         let is_there = self.is_there();
-        if !is_there && self.makes_directory {
-            make_directory(parent(&self.path))?;
+        if !is_there {
+            self.restore_directory()?;
         }
-        let lock_inode = Inode::at_link(&lock_path(&self.path));
-        if !lock_inode.is_ok_and(|found| Inode::of(&self.lock).is_ok_and(|ours| found == ours)) {
+        if !Inode::of(&self.lock).is_ok_and(|ours| is_at(&lock_path(&self.path), ours)) {
             self.lock = lock(&self.path)?;
         }
         if is_there {
             return Ok(None);
         }
         let (listener, inode) = take(&self.path, self.access)?;
+        adopt(&listener).map_err(|error| {
+            remove_own(&self.path, inode);
+            failed("wait for feeders on", &self.path)(error)
+        })?;
         self.inode = inode;
         Ok(Some(listener))
+    }
+
+    /// Makes sure that the socket's directory is the one of the start, or one as safe.
+    fn restore_directory(&mut self) -> Result<(), FeedError> {
+        let directory = parent(&self.path);
+        let found = Inode::at(directory).ok();
+        if found.is_some() && found == Inode::of(&self.directory).ok() {
+            return Ok(());
+        }
+        check_owners(directory)?;
+        if self.makes_directory {
+            make_directory(directory)?;
+            // It may have been made by another user after the first look.
+            check_owners(directory)?;
+        }
+        self.directory = open_directory(directory)?;
+        Ok(())
     }
 }
 
@@ -164,12 +215,9 @@ pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
             check_private(directory, uid)?;
         }
     }
-    let lock_path = lock_path(path);
-    match lock_options().open(&lock_path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("open", &lock_path)(error));
-        }
-        Ok(_) | Err(_) => {}
+    match open_lock(path, File::options().write(true)) {
+        Err(FeedError::System { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+        outcome => drop(outcome?),
     }
     check_kind(path).map(drop)
 }
@@ -180,15 +228,17 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // What an earlier run made at the default path is as good as made by this one.
+    // A directory at the default path counts as made by this server.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
+    let open_directory = open_directory(directory)?;
     let lock = lock(path)?;
     let (listener, inode) = take(path, access)?;
     let socket_file = SocketFile {
         path: path.to_path_buf(),
         access,
         makes_directory,
+        directory: open_directory,
         inode,
         lock,
     };
@@ -198,9 +248,20 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
 /// Listens where no other process does; under the lock.
 fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
     remove_stale(path)?;
-    let listener = bind(path, access).map_err(failed("listen on", path))?;
-    let inode = Inode::at_link(path).map_err(failed("find", path))?;
-    Ok((listener, inode))
+    bind(path, access)
+}
+
+fn is_at(path: &Path, inode: Inode) -> bool {
+    Inode::at_link(path).is_ok_and(|found| found == inode)
+}
+
+/// Removes a socket's file unless another file has taken its place. The socket has to be open.
+fn remove_own(path: &Path, inode: Inode) {
+    if is_at(path, inode)
+        && let Err(error) = fs::remove_file(path)
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove the feed's socket");
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -266,33 +327,44 @@ fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
     })
 }
 
+/// Refuses a directory that another user could replace.
+fn check_owners(directory: &Path) -> Result<(), FeedError> {
+    let unsafe_part = directory::replaceable_part(directory);
+    match unsafe_part.map_err(failed("look at", directory))? {
+        Some(path) => Err(FeedError::ForeignDirectory { path }),
+        None => Ok(()),
+    }
+}
+
+fn open_directory(directory: &Path) -> Result<File, FeedError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_PATH | libc::O_DIRECTORY);
+    options.open(directory).map_err(failed("open", directory))
+}
+
 fn lock_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     PathBuf::from(name)
 }
 
-/// How the lock file is opened if it is there.
-fn lock_options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).custom_flags(libc::O_NOFOLLOW);
-    options
+fn open_lock(path: &Path, options: &mut OpenOptions) -> Result<File, FeedError> {
+    let path = lock_path(path);
+    let opened = regular::open(&path, options).map_err(failed("open", &path))?;
+    opened.ok_or(FeedError::NotAFile { path })
 }
 
 fn lock(path: &Path) -> Result<File, FeedError> {
-    let lock_path = lock_path(path);
-    let file = lock_options()
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(failed("open", &lock_path))?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    let file = open_lock(path, &mut options)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(FeedError::InUse {
+        Err(Errno::WOULDBLOCK) => Err(FeedError::Locked {
             path: path.to_path_buf(),
         }),
-        Err(error) => Err(failed("lock", &lock_path)(error.into())),
+        Err(error) => Err(failed("lock", &lock_path(path))(error.into())),
     }
 }
 
@@ -308,46 +380,105 @@ fn check_kind(path: &Path) -> Result<bool, FeedError> {
     }
 }
 
-/// Removes a socket file that nobody listens on.
+/// Removes a socket file that no process has bound.
 fn remove_stale(path: &Path) -> Result<(), FeedError> {
     if !check_kind(path)? {
         return Ok(());
     }
-    let path_buf = || path.to_path_buf();
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed("remove the stale socket", path))
-        }
-        Ok(_) => Err(FeedError::InUse { path: path_buf() }),
-        Err(error) => Err(failed("find out who listens on", path)(error)),
+    let is_bound = is_bound(path).map_err(failed("find out who listens on", path))?;
+    if is_bound {
+        return Err(FeedError::InUse {
+            path: path.to_path_buf(),
+        });
     }
+    fs::remove_file(path).map_err(failed("remove the stale socket", path))
 }
 
-fn bind(path: &Path, access: SocketAccess) -> io::Result<UnixListener> {
+/// Whether a process has bound the socket at a path. Never waits: a process that does not accept
+/// would have a full backlog after a few probes.
+fn is_bound(path: &Path) -> io::Result<bool> {
+    let address = SockAddr::unix(path)?;
+    // Linux tells a datagram socket that the other one is of another type, which takes no place in
+    // its backlog. Other kernels (gVisor) refuse a datagram socket in either case.
+    for kind in [Type::DGRAM, Type::STREAM] {
+        let probe = Socket::new(Domain::UNIX, kind.nonblocking(), None)?;
+        let Err(error) = probe.connect(&address) else {
+            return Ok(true);
+        };
+        match Errno::from_io_error(&error) {
+            Some(Errno::CONNREFUSED) => {}
+            // Another type, a datagram socket with a peer of its own, a full backlog.
+            Some(Errno::PROTOTYPE | Errno::PERM | Errno::AGAIN) => return Ok(true),
+            _ => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
+    let failed_to_listen = failed("listen on", path);
+    let socket = make_socket(path).map_err(&failed_to_listen)?;
+    let (file, inode) = open_bound(path)?;
+    finish(&socket, &file, access).map_err(|error| {
+        remove_own(path, inode);
+        failed_to_listen(error)
+    })?;
+    Ok((UnixListener::from(OwnedFd::from(socket)), inode))
+}
+
+fn make_socket(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file is made with the socket's own mode: nobody else can connect until it is all set.
+    // The file is made with the socket's own mode: no other user can connect until it is all set.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
-    finish(&socket, path, access).inspect_err(|_| {
-        // The error that is told is the one that came first.
-        let _removed = fs::remove_file(path);
-    })?;
-    Ok(UnixListener::from(OwnedFd::from(socket)))
+    Ok(socket)
 }
 
-fn finish(socket: &Socket, path: &Path, access: SocketAccess) -> io::Result<()> {
-    if access.group.is_some() {
-        std::os::unix::fs::chown(path, None, access.group)?;
+/// Opens the file of a socket that was just bound, so that its mode and group are changed on that
+/// file, and not on another one that has taken its place.
+fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(libc::O_PATH | libc::O_NOFOLLOW);
+    let file = options.open(path).map_err(failed("find", path))?;
+    let found = file.metadata().map_err(failed("look at", path))?;
+    let is_own = found.uid() == rustix::process::geteuid().as_raw();
+    if is_own && found.file_type().is_socket() {
+        return Ok((file, Inode::from(&found)));
     }
-    rustix::fs::chmod(path, Mode::from_raw_mode(access.mode))?;
+    Err(FeedError::Replaced {
+        path: path.to_path_buf(),
+    })
+}
+
+fn finish(socket: &Socket, file: &File, access: SocketAccess) -> io::Result<()> {
+    if let Some(group) = access.group {
+        let group = Some(Gid::from_raw(group));
+        rustix::fs::chownat(file, "", None, group, AtFlags::EMPTY_PATH)?;
+    }
+    // The descriptor does not allow a change of mode, but its name under /proc does. A thread may
+    // have a descriptor table of its own.
+    let descriptor = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+    rustix::fs::chmod(&descriptor, Mode::from_raw_mode(access.mode)).map_err(|error| {
+        let error = io::Error::from(error);
+        let said = format!("its mode cannot be set through {descriptor}: {error}");
+        io::Error::new(error.kind(), said)
+    })?;
     socket.listen(LISTEN_BACKLOG)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::fs::{CWD, FileType, mknodat};
 
     use super::*;
+
+    fn restore(file: &mut SocketFile) -> Result<Option<UnixListener>, FeedError> {
+        file.restore(|_| Ok(()))
+    }
 
     fn config(path: &Path) -> Config {
         Config {
@@ -395,7 +526,7 @@ mod tests {
         let ours = listen(&config(&path)).unwrap();
         assert!(matches!(
             listen(&config(&path)),
-            Err(FeedError::InUse { .. })
+            Err(FeedError::Locked { .. })
         ));
         drop(ours);
     }
@@ -428,21 +559,21 @@ mod tests {
         for is_made in [true, false] {
             let path = directory.join("feed.sock");
             let (_listener, mut file) = listen(&config(&path)).unwrap();
-            assert!(file.restore().unwrap().is_none());
+            assert!(restore(&mut file).unwrap().is_none());
             fs::remove_dir_all(place.path().join("a")).unwrap();
             if is_made {
-                let _restored = file.restore().unwrap().unwrap();
+                let _restored = restore(&mut file).unwrap().unwrap();
                 assert!(UnixStream::connect(&path).is_ok());
-                assert!(file.is_there() && file.restore().unwrap().is_none());
+                assert!(file.is_there() && restore(&mut file).unwrap().is_none());
                 // Another server is kept out by the new lock.
                 fs::remove_file(&path).unwrap();
                 let refused = listen(&config(&path));
-                assert!(matches!(refused, Err(FeedError::InUse { .. })));
+                assert!(matches!(refused, Err(FeedError::Locked { .. })));
                 drop(file);
                 // The next one finds the directory.
                 fs::create_dir_all(&directory).unwrap();
             } else {
-                let refused = file.restore().unwrap_err();
+                let refused = restore(&mut file).unwrap_err();
                 assert!(matches!(refused, FeedError::System { .. }), "{refused}");
                 assert!(!place.path().join("a").exists());
             }
@@ -455,8 +586,130 @@ mod tests {
         let path = place.path().join("feed.sock");
         let (_listener, mut file) = listen(&config(&path)).unwrap();
         fs::remove_file(lock_path(&path)).unwrap();
-        assert!(file.restore().unwrap().is_none());
-        assert!(matches!(lock(&path), Err(FeedError::InUse { .. })));
+        assert!(restore(&mut file).unwrap().is_none());
+        assert!(matches!(lock(&path), Err(FeedError::Locked { .. })));
+    }
+
+    #[test]
+    fn probes_take_no_place_in_the_backlog_of_another_process() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feed.sock");
+        let theirs = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+        theirs.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        // Bound, but not listening yet.
+        assert!(is_bound(&path).unwrap());
+        theirs.listen(0).unwrap();
+        for _ in 0..3 {
+            let refused = remove_stale(&path).unwrap_err();
+            assert!(matches!(refused, FeedError::InUse { .. }), "{refused}");
+        }
+        let accepted = theirs.accept().unwrap_err();
+        assert_eq!(accepted.kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+        for kind in [Type::DGRAM, Type::SEQPACKET] {
+            let theirs = Socket::new(Domain::UNIX, kind, None).unwrap();
+            theirs.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+            assert!(is_bound(&path).unwrap());
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn lock_that_is_no_regular_file_is_refused_without_waiting() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feed.sock");
+        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        let lock_path = lock_path(&path);
+        fs::remove_file(&lock_path).unwrap();
+        mknodat(CWD, &lock_path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        for refused in [
+            check_path(&path).unwrap_err(),
+            restore(&mut file).unwrap_err(),
+            lock(&path).unwrap_err(),
+        ] {
+            let expected = format!("{} exists and is not a regular file", lock_path.display());
+            assert_eq!(refused.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn socket_that_cannot_be_used_is_removed_and_made_again() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feed.sock");
+        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        fs::remove_file(&path).unwrap();
+        for _ in 0..2 {
+            let refused = file.restore(|_| Err(Errno::NOSPC.into())).unwrap_err();
+            assert!(refused.to_string().contains("No space left"), "{refused}");
+            assert!(!path.exists());
+        }
+        let _listener = restore(&mut file).unwrap().unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+    }
+
+    #[test]
+    fn socket_is_not_made_again_where_another_user_could_replace_it() {
+        let place = tempfile::tempdir().unwrap();
+        let made = place.path().join("made");
+        let path = made.join("feed.sock");
+        let open = place.path().join("open");
+        fs::create_dir_all(open.join("inner")).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let (_listener, mut file) = listen(&config(&path)).unwrap();
+        // The directory of the start may be open to others, as the operator chose.
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _listener = restore(&mut file).unwrap().unwrap();
+        fs::remove_dir_all(&made).unwrap();
+        let replacements: [&dyn Fn(); 3] = [
+            &|| {
+                fs::create_dir(&made).unwrap();
+                fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
+            },
+            &|| std::os::unix::fs::symlink(&open, &made).unwrap(),
+            &|| std::os::unix::fs::symlink(open.join("inner"), &made).unwrap(),
+        ];
+        for replace in replacements {
+            replace();
+            let refused = restore(&mut file).unwrap_err();
+            assert!(
+                matches!(refused, FeedError::ForeignDirectory { .. }),
+                "{refused}"
+            );
+            assert_eq!(
+                fs::read_dir(&made).unwrap().count(),
+                usize::from(made.join("inner").exists())
+            );
+            fs::remove_dir(&made)
+                .or_else(|_| fs::remove_file(&made))
+                .unwrap();
+        }
+        let _listener = restore(&mut file).unwrap().unwrap();
+    }
+
+    #[test]
+    fn mode_and_group_are_those_of_the_opened_file_and_not_of_one_in_its_place() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("feed.sock");
+        let socket = make_socket(&path).unwrap();
+        let (file, _inode) = open_bound(&path).unwrap();
+        let aside = place.path().join("aside");
+        fs::rename(&path, &aside).unwrap();
+        let theirs = place.path().join("theirs");
+        fs::write(&theirs, "").unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&theirs, &path).unwrap();
+        let access = SocketAccess {
+            mode: 0o666,
+            group: Some(rustix::process::getgid().as_raw()),
+        };
+        finish(&socket, &file, access).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&aside), mode(&theirs)), (0o666, 0o600));
+        let refused = open_bound(&path).unwrap_err();
+        assert!(matches!(refused, FeedError::Replaced { .. }), "{refused}");
     }
 
     #[test]

@@ -109,8 +109,7 @@ impl FeedLoop {
         stop: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        feed.listener.set_nonblocking(true)?;
-        register(&poll, &feed.listener, LISTENER, Interest::READABLE)?;
+        adopt(&poll, &feed.listener)?;
         register(&poll, &parts.wake, WAKE, Interest::READABLE)?;
         let metrics = parts.metrics;
         let continuation = match parts.kept {
@@ -262,21 +261,17 @@ impl FeedLoop {
         let failure = sequencer.journal_failure();
         let reason = failure.map(|reason| format!("the journal refuses publications: {reason}"));
         self.health.set(Part::Journal, reason.as_deref());
-        if self.stop_deadline.is_none()
-            && let Some(listener) = self.socket.check(now)
-        {
+        if self.stop_deadline.is_some() {
+            return;
+        }
+        let adopt = |listener: &UnixListener| adopt(&self.poll, listener);
+        if let Some(listener) = self.socket.check(now, adopt) {
             self.replace_listener(listener);
         }
     }
 
     /// Goes on with another listener, after those that wait in the backlog of this one.
     fn replace_listener(&mut self, listener: UnixListener) {
-        let ready = listener
-            .set_nonblocking(true)
-            .and_then(|()| register(&self.poll, &listener, LISTENER, Interest::READABLE));
-        if let Err(error) = ready {
-            tracing::error!(%error, "the feed cannot wait for feeders on its new socket");
-        }
         self.is_acceptable = true;
         let Some(old) = self.listener.replace(listener) else {
             return;
@@ -446,6 +441,12 @@ impl FeedLoop {
             queue(feeder, slot, &mut self.ready);
         }
     }
+}
+
+/// Makes the loop wait for feeders that connect to a listener.
+fn adopt(poll: &Poll, listener: &UnixListener) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    register(poll, listener, LISTENER, Interest::READABLE)
 }
 
 fn register(

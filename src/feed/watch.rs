@@ -4,6 +4,7 @@
 //! that the server bound is made again; one that the service manager opened is only reported, since
 //! the manager would go on listening on the other. The feed's loop calls [`SocketWatch::check`].
 
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,10 +77,15 @@ impl SocketWatch {
         self.place = SocketPlace::Unseen;
     }
 
-    /// Looks at the path. Returns a new listener that replaces the one whose file is gone.
-    pub(super) fn check(&mut self, now: Now) -> Option<UnixListener> {
+    /// Looks at the path. Returns a new listener that replaces the one whose file is gone, after
+    /// `adopt` made it ready for use.
+    pub(super) fn check(
+        &mut self,
+        now: Now,
+        adopt: impl FnOnce(&UnixListener) -> io::Result<()>,
+    ) -> Option<UnixListener> {
         let (listener, fault) = match &mut self.place {
-            SocketPlace::Bound(file) => restore(file),
+            SocketPlace::Bound(file) => restore(file, adopt),
             SocketPlace::Inherited { path, inode } => (None, inherited_fault(path, *inode)),
             SocketPlace::Unseen => (None, None),
         };
@@ -91,7 +97,7 @@ impl SocketWatch {
         self.health.set(Part::FeedSocket, reason.as_deref());
         let Some(reason) = reason else {
             if self.fault.take().is_some() {
-                tracing::warn!("feeders can connect again");
+                tracing::warn!("the feed's socket and its lock file are in place again");
             }
             return;
         };
@@ -107,8 +113,11 @@ impl SocketWatch {
     }
 }
 
-fn restore(file: &mut SocketFile) -> (Option<UnixListener>, Option<String>) {
-    match file.restore() {
+fn restore(
+    file: &mut SocketFile,
+    adopt: impl FnOnce(&UnixListener) -> io::Result<()>,
+) -> (Option<UnixListener>, Option<String>) {
+    match file.restore(adopt) {
         Ok(None) => (None, None),
         Ok(Some(listener)) => {
             let path = file.path().display();
@@ -117,6 +126,13 @@ fn restore(file: &mut SocketFile) -> (Option<UnixListener>, Option<String>) {
         }
         Err(error) => {
             let path = file.path().display();
+            if file.is_there() {
+                let reason = format!(
+                    "another server could replace the feed's socket {path}: its lock file was \
+                     removed or replaced and cannot be locked again: {error}"
+                );
+                return (None, Some(reason));
+            }
             let reason = format!(
                 "no feeder can connect: the feed's socket {path} was removed or replaced and cannot \
                  be made again: {error}"
@@ -135,4 +151,64 @@ fn inherited_fault(path: &Path, inode: Inode) -> Option<String> {
             path.display()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::feed::listener;
+    use crate::sys::clock::Clock;
+
+    #[test]
+    fn listener_that_cannot_be_used_is_a_fault_until_one_can() {
+        let place = tempfile::tempdir().unwrap();
+        let config = Config {
+            feed: place.path().join("feed.sock"),
+            ..Config::default()
+        };
+        let (_listener, file) = listener::listen(&config).unwrap();
+        let health = Arc::new(Health::default());
+        let mut watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
+        let now = Clock::start().now();
+        std::fs::remove_file(&config.feed).unwrap();
+        for _ in 0..2 {
+            let refused = watch.check(now, |_| Err(io::ErrorKind::StorageFull.into()));
+            assert!(refused.is_none());
+            let reasons = health.reasons();
+            let said = reasons.first().unwrap();
+            assert!(said.starts_with("no feeder can connect: "), "{said}");
+            assert!(said.contains("cannot wait for feeders on"), "{said}");
+        }
+        let _listener = watch.check(now, |_| Ok(())).unwrap();
+        assert!(health.reasons().is_empty());
+    }
+
+    #[test]
+    fn lock_that_another_process_has_taken_is_reported_by_itself() {
+        let place = tempfile::tempdir().unwrap();
+        let config = Config {
+            feed: place.path().join("feed.sock"),
+            ..Config::default()
+        };
+        let (_listener, file) = listener::listen(&config).unwrap();
+        let health = Arc::new(Health::default());
+        let mut watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
+        let now = Clock::start().now();
+        let lock_path = place.path().join("feed.sock.lock");
+        std::fs::remove_file(&lock_path).unwrap();
+        let theirs = std::fs::File::create(&lock_path).unwrap();
+        theirs.lock().unwrap();
+        assert!(watch.check(now, |_| Ok(())).is_none());
+        let reasons = health.reasons();
+        let said = reasons.first().unwrap();
+        assert!(
+            said.starts_with("another server could replace the feed's socket "),
+            "{said}"
+        );
+        assert!(!said.contains("no feeder can connect"), "{said}");
+        drop(theirs);
+        assert!(watch.check(now, |_| Ok(())).is_none());
+        assert!(health.reasons().is_empty());
+    }
 }

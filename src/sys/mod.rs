@@ -18,6 +18,7 @@ pub mod listener;
 pub mod memory;
 pub mod outgoing;
 pub mod pressure;
+pub mod regular;
 pub mod ring;
 pub mod signals;
 pub mod wake;

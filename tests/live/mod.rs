@@ -77,7 +77,8 @@ impl Server {
         let file = folder.join("fanfare.toml");
         fs::write(&file, config).unwrap();
         let said = folder.join("stderr.txt");
-        let feed = folder.join("feed.sock");
+        let own_feed = flags.iter().position(|flag| *flag == "--feed");
+        let feed = own_feed.map_or_else(|| folder.join("feed.sock"), |at| flags[at + 1].into());
         let workers: &[&str] = if flags.contains(&"--workers") {
             &[]
         } else {
@@ -88,8 +89,8 @@ impl Server {
             .args(workers)
             .arg("--config")
             .arg(file)
-            .arg("--feed")
-            .arg(&feed)
+            .args(own_feed.is_none().then_some("--feed"))
+            .args(own_feed.is_none().then_some(&feed))
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,56 @@
+//! Opens files that have to be regular, such as locks.
+//!
+//! Opening a FIFO waits for its other end, and opening a device may have effects.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Opens a regular file, without waiting; `None` if the path names anything else, links included.
+///
+/// # Errors
+/// What the system says, also of a directory that is to be written.
+pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
+    let found = fs::symlink_metadata(path);
+    if found.is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Ok(None);
+    }
+    // The file may have been replaced since.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = options.custom_flags(flags).open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_opened_and_nothing_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let fifo = place.path().join("fifo");
+        mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let file = place.path().join("file");
+        let link = place.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let mut options = File::options();
+        options.write(true);
+        let missing = open(&file, &mut options).unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        fs::write(&file, "").unwrap();
+        assert!(open(&file, &mut options).unwrap().is_some());
+        for other in [&fifo, &link, Path::new("/dev/null")] {
+            let opened = open(other, &mut options).unwrap();
+            assert!(opened.is_none(), "{}", other.display());
+        }
+        let directory = open(place.path(), &mut options).unwrap_err();
+        assert_eq!(directory.kind(), ErrorKind::IsADirectory);
+        let opened = open(place.path(), File::options().read(true)).unwrap();
+        assert!(opened.is_none());
+    }
+}
