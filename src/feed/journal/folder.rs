@@ -18,6 +18,7 @@ use super::super::directory;
 use super::engine::EngineError;
 use super::state::Mark;
 use crate::sys::inode::Inode;
+use crate::sys::regular;
 
 /// The file whose lock stands for the directory's.
 const LOCK: &str = "lock";
@@ -55,12 +56,10 @@ impl Folder {
         examine(path)?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(path)?;
-        let open = |name: &str| {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(false).read(true).write(true);
-            options.mode(0o600).open(path.join(name))
-        };
-        let lock = open(LOCK)?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        options.mode(0o600);
+        let lock = open(path, LOCK, &mut options)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(EngineError::InUse),
             outcome => outcome.map_err(std::io::Error::from)?,
@@ -68,7 +67,7 @@ impl Folder {
         Ok(Self {
             path: path.to_path_buf(),
             inode: Inode::at(path)?,
-            mark: open(MARK)?,
+            mark: open(path, MARK, &mut options)?,
             lock,
             store: OnceLock::new(),
         })
@@ -181,12 +180,17 @@ pub fn examine(path: &Path) -> Result<(), EngineError> {
         return Ok(());
     }
     for name in [LOCK, MARK] {
-        match File::options().read(true).write(true).open(path.join(name)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
-            Ok(_) | Err(_) => {}
+        match open(path, name, File::options().read(true).write(true)) {
+            Err(EngineError::Io(error)) if error.kind() == ErrorKind::NotFound => {}
+            outcome => drop(outcome?),
         }
     }
     check(path)
+}
+
+fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, EngineError> {
+    let file = regular::open(&path.join(name), options)?;
+    file.ok_or_else(|| EngineError::Foreign(String::from(name)))
 }
 
 /// Refuses a path that is not this file any more.
@@ -241,6 +245,8 @@ fn check_names(path: &Path, is_ours: impl Fn(&str) -> bool) -> Result<(), Engine
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
     use super::*;
     use crate::id::Sequence;
 
@@ -322,6 +328,22 @@ mod tests {
                 "{name}: {refused}"
             );
             assert!(is_folder || std::fs::read(&path).unwrap() == b"mine");
+        }
+    }
+
+    #[test]
+    fn lock_and_mark_that_are_no_regular_files_are_refused_without_waiting() {
+        for name in [LOCK, MARK] {
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join(name);
+            let mode = Mode::RUSR | Mode::WUSR;
+            mknodat(CWD, &path, FileType::Fifo, mode, 0).unwrap();
+            for refused in [
+                examine(place.path()).unwrap_err(),
+                Folder::take(place.path()).unwrap_err(),
+            ] {
+                assert!(matches!(refused, EngineError::Foreign(_)), "{refused}");
+            }
         }
     }
 
