@@ -284,6 +284,47 @@ fn directory_that_the_server_did_not_make_is_waited_for() {
     assert_eq!(await_readiness(&server, 200), "ready\n");
 }
 
+// -- Files that the configuration names.
+
+#[test]
+fn configuration_and_keys_may_come_from_a_fifo() {
+    let place = tempfile::tempdir().unwrap();
+    let (config, key) = (place.path().join("config"), place.path().join("key"));
+    make_fifo(&config);
+    make_fifo(&key);
+    let text = format!("[auth]\nkeys = [\"HS256 {}\"]\n", key.display());
+    let writer = thread::spawn({
+        let config = config.clone();
+        move || {
+            fs::write(config, text).unwrap();
+            fs::write(key, "0123456789abcdef0123456789abcdef").unwrap();
+        }
+    });
+    let ended = end_of("check", &config);
+    assert!(ended.status.success(), "{ended:?}");
+    writer.join().unwrap();
+}
+
+#[test]
+fn fifo_without_a_writer_stops_neither_a_check_nor_a_reload() {
+    let mut server = Server::start();
+    let config = server.feed.with_file_name("fanfare.toml");
+    fs::remove_file(&config).unwrap();
+    make_fifo(&config);
+    server.signal("HUP");
+    let said = format!("{}: nothing was written to it for 10 s", config.display());
+    let ended = end_of("check", &config);
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert!(stderr.contains(&said), "{stderr}");
+    await_log(
+        &server,
+        &format!("not reloaded, nothing has changed: {said}"),
+    );
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
 // -- The journal.
 
 /// A server with a journal in its folder.

@@ -10,12 +10,13 @@ use anyhow::Context as _;
 
 use super::Failure;
 use super::args::TokenArgs;
+use crate::sys::input;
 use crate::token::{Wish, mint};
 
 /// Makes a token and prints it.
 pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let path = args.key.display();
-    let key = std::fs::read(&args.key).with_context(|| format!("cannot read {path}"))?;
+    let key = input::read(&args.key).with_context(|| format!("cannot read {path}"))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.context("the calendar stands before 1970")?;
     let wish = Wish {

@@ -86,6 +86,11 @@ pub const WATCH_MS: u64 = 1_000;
 /// How often it is checked whether the feed's socket and the journal's files are still there, in
 /// milliseconds.
 pub const FILES_CHECK_MS: u64 = 500;
+/// How long a FIFO that the configuration names may be silent, in milliseconds. Less than the
+/// watchdog of the service allows, since a reload waits for it.
+pub const INPUT_PAUSE_MS: u64 = 10_000;
+/// Bytes of a configuration file, a certificate or a key.
+pub const INPUT_BYTES: usize = 16 * 1024 * 1024;
 /// How often a fault that lasts goes to the log, in milliseconds.
 pub const FAULT_REPEATED_MS: u64 = 60_000;
 /// The share of memory that is left to others where no bound is configured, in percent.

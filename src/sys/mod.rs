@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod descriptors;
 pub mod group;
 pub mod inode;
+pub mod input;
 pub mod kernel_tls;
 pub mod listener;
 pub mod memory;

@@ -17,6 +17,7 @@ use toml::{Table, Value};
 use super::changes::{self, keys};
 pub use super::problem::{ConfigError, Origin, Origins, Problem};
 use super::{Config, Listen, Namespace};
+use crate::sys::input;
 
 /// How the names of environment variables begin.
 const PREFIX: &str = "FANFARE_";
@@ -100,7 +101,7 @@ pub fn load(
 ) -> Result<Loaded, ConfigError> {
     let mut draft = Draft::new();
     if let Some(path) = path {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+        let text = input::read_text(path).map_err(|error| ConfigError::Read {
             path: path.to_path_buf(),
             error,
         })?;
