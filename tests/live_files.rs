@@ -26,9 +26,12 @@ use live::{Feeder, Raw, Server, fanfare, within};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
+use tempfile::TempDir;
 
 /// How long anything may go on after a file was removed.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+/// Longer than the server leaves a store alone before it opens it again.
+const REFUSED_FOR: Duration = Duration::from_secs(3);
 
 fn log(server: &Server) -> String {
     fs::read_to_string(server.feed.with_file_name("stderr.txt")).unwrap()
@@ -341,21 +344,32 @@ fn publish(feeder: &mut Feeder) -> Value {
     feeder.answer()
 }
 
-/// Publishes until that is refused, which has to be soon, and waits until everything says so.
+/// Publishes until that is refused, which has to be soon, and checks that everything says so and
+/// nothing is taken again.
 fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
     let begun = Instant::now();
     loop {
+        // Not when it is answered: the disk may be slow.
+        let sent_after = begun.elapsed();
         let answer = publish(feeder);
         if answer["ok"] != true {
             assert_eq!(answer["error"], "journal", "{answer}");
             break;
         }
-        assert!(begun.elapsed() < NOTICED_WITHIN, "{}", removed.display());
-    }
-    for _ in 0..20 {
-        assert_eq!(publish(feeder)["error"], "journal");
+        assert!(sent_after < NOTICED_WITHIN, "{}", removed.display());
     }
     let reason = await_readiness(server, 503);
+    let taken_again = || {
+        let log = log(server);
+        log.matches("the journal can be written again").count()
+    };
+    let (refused, before) = (Instant::now(), taken_again());
+    while refused.elapsed() < REFUSED_FOR {
+        assert_eq!(publish(feeder)["error"], "journal");
+        assert_eq!(Raw::get(server.admin, "/readyz").status, 503);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(taken_again(), before);
     let said = format!(
         "{} was removed or replaced while the server ran. Put the original back, or restart the \
          server",
@@ -415,7 +429,7 @@ fn journal_that_is_moved_away_goes_on_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let away = folder.path().join("away");
-    let mut server = journalled(folder.path(), "always").unwrap();
+    let server = journalled(folder.path(), "always").unwrap();
     let mut feeder = Feeder::connect(&server.feed);
     let first = feeder.publish("a", 0);
     for is_replaced in [false, true] {
@@ -434,6 +448,11 @@ fn journal_that_is_moved_away_goes_on_when_it_is_back() {
         assert_eq!(await_readiness(&server, 200), "ready\n");
         feeder.publish("a", 1);
     }
+    assert_goes_on(server, feeder, &folder, &first);
+}
+
+/// Publishes twice and checks that a restart has that and the first publication.
+fn assert_goes_on(mut server: Server, mut feeder: Feeder, folder: &TempDir, first: &str) {
     let last_but_one = feeder.publish("a", 1);
     let last = feeder.publish("a", 2);
     server.signal("TERM");
@@ -443,11 +462,62 @@ fn journal_that_is_moved_away_goes_on_when_it_is_back() {
         let target = format!("/poll?channel=a&timeout=0&since={since}");
         serde_json::from_str(Raw::get(server.addr, &target).body_text()).unwrap()
     };
-    assert_eq!(poll(&first)["gap"], false);
+    assert_eq!(poll(first)["gap"], false);
     let answer = poll(&last_but_one);
     assert_eq!(answer["gap"], false, "{answer}");
     assert_eq!(answer["publications"][0]["id"], last.as_str(), "{answer}");
     server.signal("KILL");
+}
+
+#[test]
+fn log_of_a_journal_that_is_moved_away_is_waited_for_and_a_copy_is_not_enough() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = journalled(folder.path(), "always").unwrap();
+    let mut feeder = Feeder::connect(&server.feed);
+    let first = feeder.publish("a", 0);
+    let log = newest_log(&folder.path().join("journal/store"));
+    let away = folder.path().join("away");
+    fs::rename(&log, &away).unwrap();
+    await_refusal(&server, &mut feeder, &log);
+    fs::copy(&away, &log).unwrap();
+    await_refusal(&server, &mut feeder, &log);
+    fs::rename(&away, &log).unwrap();
+    assert_eq!(await_readiness(&server, 200), "ready\n");
+    assert_goes_on(server, feeder, &folder, &first);
+}
+
+#[test]
+fn server_without_a_free_descriptor_still_takes_publications_into_its_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = journalled(folder.path(), "always").unwrap();
+    let mut feeder = Feeder::connect(&server.feed);
+    let first = feeder.publish("a", 0);
+    let connect = |count| {
+        let feeders = (0..count).map(|_| Feeder::connect(&server.feed));
+        feeders.collect::<Vec<_>>()
+    };
+    let mut others = connect(20);
+    server.await_metric("fanfare_feeders", 21.0);
+    let process = server.process();
+    let limit = process.descriptors_max();
+    process.limit_descriptors(limit);
+    // They take what is free below the limit.
+    others.extend(connect(20));
+    let unchecked = "WARN cannot check whether the journal's files are still there";
+    await_log(&server, unchecked);
+    let begun = Instant::now();
+    while begun.elapsed() < REFUSED_FOR {
+        feeder.publish("a", 1);
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(log(&server).matches(unchecked).count(), 1);
+    assert!(!log(&server).contains("the journal cannot be written"));
+    drop(others);
+    within("free descriptors", || {
+        (process.descriptors_max() < limit - 10).then_some(())
+    });
+    assert_eq!(await_readiness(&server, 200), "ready\n");
+    assert_goes_on(server, feeder, &folder, &first);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use crate::config::limits::{
 };
 use crate::health::Health;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
-use crate::sys::descriptors::Spare;
+use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
 use crate::worker::guard::Guard;
 use exchange::{Exchange, Worth};
@@ -244,8 +244,8 @@ impl Turns<'_> {
             let outcome = match self.listener.accept() {
                 // Linux looks for a descriptor before it looks for a connection, so this does not
                 // say that another one waits.
-                Err(error) if is_exhausted(&error) && accepted > 0 => return,
-                Err(error) if is_exhausted(&error) => return self.accept_last(&error),
+                Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
+                Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
             };
             match outcome {
@@ -314,11 +314,6 @@ impl Turns<'_> {
         drop(self.exchanges.remove(index));
         true
     }
-}
-
-/// Whether an accept failed for want of a descriptor.
-fn is_exhausted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 #[cfg(test)]

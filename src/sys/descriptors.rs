@@ -22,6 +22,12 @@ pub struct RaisedLimit {
     pub refused: Option<io::Error>,
 }
 
+/// Whether something failed because no descriptor was free, so that nothing was done.
+#[must_use]
+pub fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Raises the soft limit on descriptors to the hard one.
 ///
 /// Where the system refuses (a sandbox that forbids `setrlimit`), the limit stays as it is.

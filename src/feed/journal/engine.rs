@@ -158,7 +158,8 @@ pub trait Engine: Debug + Send + Sync {
     /// succeeds, so only this shows that a later start would not find what is written.
     ///
     /// # Errors
-    /// [`EngineError::Removed`] with the path that is missing or is another file now.
+    /// [`EngineError::Removed`] with the path that is missing or is another file now;
+    /// [`EngineError::Io`] if the check itself is not possible, which shows nothing.
     fn check(&self) -> Result<(), EngineError>;
 
     /// What the journal keeps beside its records.

@@ -6,7 +6,7 @@
 //! a store that writes its buffers then.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -39,6 +39,16 @@ impl Written {
     }
 }
 
+/// What a check finds.
+#[derive(Clone, Copy, Debug, Default)]
+enum Files {
+    #[default]
+    There,
+    Removed,
+    /// No descriptor is left for a check.
+    Unchecked,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     chunks: BTreeSet<u64>,
@@ -55,8 +65,7 @@ struct Inner {
     refused: Option<Written>,
     is_open: bool,
     is_broken: bool,
-    /// Its files were removed, or put back since.
-    is_removed: bool,
+    files: Files,
     room: usize,
     faults: Faults,
     rng: Rng,
@@ -91,7 +100,15 @@ impl FakeStore {
 
     /// Removes its files, or puts them back.
     pub(in crate::feed) fn set_removed(&self, is_removed: bool) {
-        self.0.lock().unwrap().is_removed = is_removed;
+        self.0.lock().unwrap().files = match is_removed {
+            true => Files::Removed,
+            false => Files::There,
+        };
+    }
+
+    /// Makes checks impossible.
+    pub(super) fn set_unchecked(&self) {
+        self.0.lock().unwrap().files = Files::Unchecked;
     }
 
     pub(in crate::feed) fn syncs(&self) -> u64 {
@@ -187,9 +204,13 @@ impl Inner {
     }
 
     fn check(&self) -> Result<(), EngineError> {
-        match self.is_removed {
-            true => Err(EngineError::Removed(PathBuf::from("store"))),
-            false => Ok(()),
+        match self.files {
+            Files::There => Ok(()),
+            Files::Removed => Err(EngineError::Removed(PathBuf::from("store"))),
+            Files::Unchecked => {
+                let error = io::Error::from_raw_os_error(libc::EMFILE);
+                Err(EngineError::Io(error))
+            }
         }
     }
 
@@ -249,6 +270,7 @@ impl Engine for FakeEngine {
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
+        self.check()?;
         self.with(|inner| {
             inner.chunks.remove(&first.0);
             for written in inner.log.iter_mut().filter(|one| one.chunk == first.0) {

@@ -10,12 +10,13 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::super::directory;
 use super::engine::EngineError;
+use super::files::{StoreFiles, expect, expect_any};
 use super::state::Mark;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
@@ -45,6 +46,8 @@ pub struct Folder {
     lock: File,
     /// The store's directory, since it was opened for the first time.
     store: OnceLock<Inode>,
+    /// What the store has, also while it is not open.
+    files: Mutex<StoreFiles>,
 }
 
 impl Folder {
@@ -70,29 +73,38 @@ impl Folder {
             mark: open(path, MARK, &mut options)?,
             lock,
             store: OnceLock::new(),
+            files: Mutex::default(),
         })
     }
 
     /// Checks that the directory and what lies in it are those that were opened.
     ///
     /// # Errors
-    /// [`EngineError::Removed`] with the first path that is not.
+    /// [`EngineError::Removed`] with the first path that is not; [`EngineError::Io`] if the system
+    /// does not say, which leaves open whether anything is missing.
     pub fn check(&self) -> Result<(), EngineError> {
-        expect(&self.path, Some(self.inode))?;
-        expect(&self.path.join(LOCK), Inode::of(&self.lock).ok())?;
-        expect(&self.path.join(MARK), Inode::of(&self.mark).ok())?;
+        expect(&self.path, self.inode)?;
+        expect(&self.path.join(LOCK), Inode::of(&self.lock)?)?;
+        expect(&self.path.join(MARK), Inode::of(&self.mark)?)?;
         let Some(inode) = self.store.get() else {
             return Ok(());
         };
         let store = self.path.join(STORE);
-        expect(&store, Some(*inode))?;
+        expect(&store, *inode)?;
         for name in [VERSION, KEYSPACES] {
-            let path = store.join(name);
-            if Inode::at(&path).is_err() {
-                return Err(EngineError::Removed(path));
-            }
+            expect_any(&store.join(name))?;
         }
-        Ok(())
+        self.files().check(&store)
+    }
+
+    /// The files that [`Folder::check`] expects of the store.
+    pub(super) fn files(&self) -> MutexGuard<'_, StoreFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the logs that are there for all that the store has.
+    pub(super) fn note_logs(&self) -> Result<(), EngineError> {
+        Ok(self.files().replace_logs(&self.path.join(STORE))?)
     }
 
     /// The store's directory; `make` makes it if there is none. Once it was opened, it is not made
@@ -191,14 +203,6 @@ pub fn examine(path: &Path) -> Result<(), EngineError> {
 fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, EngineError> {
     let file = regular::open(&path.join(name), options)?;
     file.ok_or_else(|| EngineError::Foreign(String::from(name)))
-}
-
-/// Refuses a path that is not this file any more.
-fn expect(path: &Path, inode: Option<Inode>) -> Result<(), EngineError> {
-    match Inode::at(path) {
-        Ok(found) if Some(found) == inode => Ok(()),
-        Ok(_) | Err(_) => Err(EngineError::Removed(path.to_path_buf())),
-    }
 }
 
 /// Refuses what is not a journal's, before anything is touched.

@@ -7,6 +7,7 @@
 //! Opening after a restart is [`super::recover`]'s.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,12 @@ use super::content::{Content, is_forgotten};
 use super::engine::{Batch, Engine, EngineError, Opener};
 use super::record::{self, Record};
 use super::state::{Boot, Mark, State};
-use crate::config::limits::{JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_NUMBERS_ASIDE};
+use crate::config::limits::{
+    FAULT_REPEATED_MS, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_NUMBERS_ASIDE,
+};
 use crate::config::{JournalSync, LogBounds};
 use crate::id::{Epoch, Sequence};
+use crate::sys::descriptors;
 
 /// What an operator chose, and where we are.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +94,8 @@ pub struct Keeper {
     total: Content,
     staged: Batch,
     staged_content: Content,
+    /// When the log last said that a check was not possible.
+    unchecked_logged: Option<Instant>,
 }
 
 /// What opening has found and made ready.
@@ -123,6 +129,7 @@ impl Keeper {
             older,
             staged: Batch::default(),
             staged_content: Content::default(),
+            unchecked_logged: None,
         }
     }
 
@@ -288,16 +295,34 @@ impl Keeper {
     }
 
     /// Checks that the store is where it was. If not, it is let go; one that was let go is opened
-    /// again if that is possible.
+    /// again if that is possible. A check that the system does not allow, such as without a free
+    /// descriptor, finds nothing: the store can be written to.
     ///
     /// # Errors
     /// What keeps the store from being written to.
     pub fn check(&mut self) -> Result<(), EngineError> {
-        let checked = self.open_again().and_then(|engine| engine.check());
-        if checked.is_err() {
-            self.let_go();
+        match self.open_again()?.check() {
+            Err(EngineError::Io(error)) => {
+                self.note_unchecked(&error);
+                Ok(())
+            }
+            Err(error) => {
+                self.let_go();
+                Err(error)
+            }
+            Ok(()) => Ok(()),
         }
-        checked
+    }
+
+    fn note_unchecked(&mut self, error: &io::Error) {
+        let repeated = Duration::from_millis(FAULT_REPEATED_MS);
+        if self
+            .unchecked_logged
+            .is_none_or(|logged| logged.elapsed() >= repeated)
+        {
+            tracing::warn!(%error, "cannot check whether the journal's files are still there");
+            self.unchecked_logged = Some(Instant::now());
+        }
     }
 
     /// Notes that a sync has failed: the system may have forgotten what it could not write, so the
@@ -309,8 +334,8 @@ impl Keeper {
         self.let_go();
     }
 
-    /// Passes on what became of something that may sync. A disk that is full, or whose files were
-    /// removed, has forgotten nothing; after any other error it may have.
+    /// Passes on what became of something that may sync. Nothing is forgotten if the disk is full,
+    /// if files were removed, or if no descriptor was free. After any other error it may be.
     fn unless_doubtful(
         &mut self,
         engine: &Arc<dyn Engine>,
@@ -318,7 +343,7 @@ impl Keeper {
     ) -> Result<(), EngineError> {
         if outcome
             .as_ref()
-            .is_err_and(|error| !error.forgets_nothing())
+            .is_err_and(|error| !error.forgets_nothing() && !lacks_descriptor(error))
         {
             self.note_doubt(engine.as_ref());
         }
@@ -387,4 +412,9 @@ impl Keeper {
         engine.sync_mark()?;
         self.put_state(&engine, self.ceiling, Some(self.head))
     }
+}
+
+/// Whether a file could not be opened, which is no failed sync.
+fn lacks_descriptor(error: &EngineError) -> bool {
+    matches!(error, EngineError::Io(error) if descriptors::is_exhausted(error))
 }

@@ -5,7 +5,7 @@
 //! only ever read at a start, so there is next to no cache, no filter and no compaction. Nothing of
 //! fjall's files is read here; `mend` cuts off a torn log.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,8 +15,9 @@ use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::engine::{Batch, Each, Engine, EngineError, Opener};
+use super::files::ChunkFiles;
 use super::folder::Folder;
-use super::mend::{self, Log, Opened};
+use super::mend::{self, Opened};
 use super::state::Mark;
 use crate::config::limits::{
     JOURNAL_CACHE_BYTES, JOURNAL_CHUNKS_UNFLUSHED_MAX, JOURNAL_FILES_MAX, JOURNAL_LOG_BYTES,
@@ -26,8 +27,6 @@ use crate::id::Sequence;
 
 /// The keyspace with the state, and its key there.
 const STATE: &str = "state";
-/// Where a keyspace has its tables.
-const TABLES: &str = "tables";
 /// Bytes that are read at once.
 const BLOCK_BYTES: u32 = 64 * 1024;
 /// How long a new chunk waits for those before to be flushed, in steps of so long.
@@ -52,19 +51,23 @@ impl Opener for Place {
             let (database, _state) = open(path).map_err(opening)?;
             Ok(database.persist(PersistMode::SyncAll)?)
         })?;
-        let (database, state) = mend::open(&path, || match open(&path) {
+        let opened = mend::open(&path, || match open(&path) {
             Err(fjall::Error::JournalRecovery(error)) => {
                 Ok(Opened::Torn(EngineError::Damaged(error.to_string())))
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
-        })?;
+        });
+        // They were complete before, and `mend` may have replaced one.
+        self.0.note_logs()?;
+        let (database, state) = opened?;
         Ok(Arc::new(Lsm {
-            folder: Arc::clone(&self.0),
-            newest_log: Mutex::new(mend::newest_log(&path)?),
-            path,
             database,
             state,
             filling: Mutex::default(),
+            closed: Closed {
+                folder: Arc::clone(&self.0),
+                is_complete: false,
+            },
         }))
     }
 }
@@ -110,13 +113,11 @@ impl From<fjall::Error> for EngineError {
 
 /// The open store.
 struct Lsm {
-    folder: Arc<Folder>,
-    path: PathBuf,
-    /// The write-ahead log with the highest number at the last check, which is appended to.
-    newest_log: Mutex<Option<Log>>,
     database: Database,
     state: Keyspace,
     filling: Mutex<Filling>,
+    /// Dropped last, when the store is closed.
+    closed: Closed,
 }
 
 /// What is on its way into tables.
@@ -131,8 +132,31 @@ struct Filling {
 impl std::fmt::Debug for Lsm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lsm")
-            .field("folder", &self.folder)
+            .field("folder", &self.closed.folder)
             .finish_non_exhaustive()
+    }
+}
+
+/// Notes what the store has left behind: its own thread removes logs until it ends.
+struct Closed {
+    folder: Arc<Folder>,
+    /// Whether nothing was missing immediately before.
+    is_complete: bool,
+}
+
+impl Drop for Lsm {
+    fn drop(&mut self) {
+        self.closed.is_complete = self.check().is_ok();
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        if self.is_complete
+            && let Err(error) = self.folder.note_logs()
+        {
+            tracing::debug!(%error, "cannot list the logs of the journal");
+        }
     }
 }
 
@@ -149,52 +173,31 @@ impl Lsm {
         Ok(self.database.keyspace(&name(first), options)?)
     }
 
-    /// The store's own thread says only that it has failed; without room it cannot but fail.
+    /// The store's own thread says only that it has failed; without free space it always fails.
     fn explain(&self, error: fjall::Error) -> EngineError {
         match EngineError::from(error) {
-            EngineError::Broken if self.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
+            EngineError::Broken if self.closed.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
                 EngineError::Full
             }
             other => other,
         }
     }
 
-    /// Checks that the log which is appended to is there, and none of those before it is missing.
-    fn check_logs(&self) -> Result<(), EngineError> {
-        // The store's own thread removes old logs, so that they may be fewer than a moment ago.
-        let count = self.database.journal_count();
-        let logs = mend::logs(&self.path)?;
-        let count = count.min(self.database.journal_count());
-        let newest = logs.iter().max_by_key(|log| log.number);
-        let mut known = self
-            .newest_log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = known.as_ref()
-            && newest.is_none_or(|newest| !newest.continues(before))
-        {
-            return Err(EngineError::Removed(before.path.clone()));
-        }
-        if logs.len() < count {
-            return Err(EngineError::Removed(self.path.join("*.jnl")));
-        }
-        *known = newest.cloned();
-        Ok(())
-    }
-
-    /// Checks that each chunk has as many tables as the store counts.
-    fn check_tables(&self) -> Result<(), EngineError> {
+    /// Checks that everything is on the file system that the store counts now.
+    fn compare(&self) -> Result<(), EngineError> {
+        let mut chunks = Vec::new();
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
-            // Counted first: a table is counted when it is whole, and none goes before its chunk.
-            let count = chunk.table_count();
-            let tables = chunk.path().join(TABLES);
-            let found = std::fs::read_dir(&tables).map_or(0, Iterator::count);
-            if found < count || !chunk.path().is_dir() {
-                return Err(EngineError::Removed(tables));
-            }
+            chunks.push(ChunkFiles {
+                // A table is counted when it is whole, and none goes before its chunk.
+                table_count: chunk.table_count(),
+                path: chunk.path().to_path_buf(),
+            });
         }
-        Ok(())
+        let folder = &self.closed.folder;
+        folder.files().chunks = chunks;
+        folder.files().log_count = self.database.journal_count();
+        folder.check()
     }
 
     fn filling(&self) -> MutexGuard<'_, Filling> {
@@ -234,9 +237,11 @@ fn name(first: Sequence) -> String {
 
 impl Engine for Lsm {
     fn check(&self) -> Result<(), EngineError> {
-        self.folder.check()?;
-        self.check_logs()?;
-        self.check_tables()
+        match self.compare() {
+            // The store's own thread may have removed an old log after it was counted.
+            Err(EngineError::Removed(_)) => self.compare(),
+            outcome => outcome,
+        }
     }
 
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
@@ -250,15 +255,15 @@ impl Engine for Lsm {
     }
 
     fn mark(&self) -> Result<Mark, EngineError> {
-        self.folder.mark()
+        self.closed.folder.mark()
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        self.folder.put_mark(mark)
+        self.closed.folder.put_mark(mark)
     }
 
     fn sync_mark(&self) -> Result<(), EngineError> {
-        self.folder.sync_mark()
+        self.closed.folder.sync_mark()
     }
 
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
@@ -326,7 +331,9 @@ impl Engine for Lsm {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
+    use super::super::files::TABLES;
     use super::*;
     use crate::config::limits::JOURNAL_CHUNK_BYTES;
 
@@ -529,6 +536,94 @@ mod tests {
             let has_store = !["", "store"].contains(&name);
             assert_eq!(folder.join("store").exists(), has_store, "{name}");
         }
+    }
+
+    #[test]
+    fn store_is_opened_again_only_with_all_files_that_it_had() {
+        let text = "x".repeat(1024 * 1024);
+        for is_closed in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let place = place(folder.path());
+            let mut engine = place.open().unwrap();
+            fill_chunk(engine.as_ref(), folder.path());
+            let chunk = loop {
+                engine.check().unwrap();
+                let files = place.0.files();
+                let mut chunks = files.chunks.iter();
+                if let Some(chunk) = chunks.find(|chunk| chunk.table_count > 0) {
+                    break chunk.path.clone();
+                }
+            };
+            let mut tables = fs::read_dir(chunk.join(TABLES)).unwrap();
+            let table = tables.next().unwrap().unwrap().path();
+            let next = engine.chunks().unwrap().pop().unwrap();
+            engine.append(next, &batch(next.0, &[&text])).unwrap();
+            let count = texts(engine.as_ref()).unwrap().len();
+            let (log, _) = log_of(folder.path());
+            for path in [log, table, chunk, folder.path().join("store")] {
+                let away = folder.path().join("away");
+                if is_closed {
+                    drop(engine);
+                    fs::rename(&path, &away).unwrap();
+                } else {
+                    fs::rename(&path, &away).unwrap();
+                    let found = engine.check().unwrap_err();
+                    assert!(found.is_removed(), "{}: {found}", path.display());
+                    drop(engine);
+                }
+                for _ in 0..3 {
+                    let refused = place.open().unwrap_err();
+                    assert!(refused.is_removed(), "{}: {refused}", path.display());
+                    assert!(!path.exists());
+                }
+                fs::rename(&away, &path).unwrap();
+                engine = place.open().unwrap();
+                engine.check().unwrap();
+                assert_eq!(texts(engine.as_ref()).unwrap().len(), count);
+            }
+        }
+    }
+
+    #[test]
+    fn store_is_not_opened_with_an_older_copy_of_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        let engine = place.open().unwrap();
+        engine.begin_chunk(FIRST).unwrap();
+        engine.append(FIRST, &batch(1, &["one"])).unwrap();
+        let (log, _) = log_of(folder.path());
+        let copy = fs::read(&log).unwrap();
+        engine.append(FIRST, &batch(2, &["two"])).unwrap();
+        drop(engine);
+        fs::remove_file(&log).unwrap();
+        fs::write(&log, copy).unwrap();
+        let refused = place.open().unwrap_err();
+        assert!(refused.is_removed(), "{refused}");
+    }
+
+    #[test]
+    fn logs_and_chunks_that_the_store_has_removed_are_not_expected() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        let text = "x".repeat(1024 * 1024);
+        let mut first = 1;
+        for _ in 0..5 {
+            let engine = place.open().unwrap();
+            for _ in 0..2 {
+                engine.begin_chunk(Sequence(first)).unwrap();
+                for number in first..first + 16 {
+                    let chunk = Sequence(first);
+                    engine.append(chunk, &batch(number, &[&text])).unwrap();
+                }
+                first += 16;
+            }
+            engine.check().unwrap();
+            let oldest = engine.chunks().unwrap()[0];
+            engine.remove_chunk(oldest).unwrap();
+        }
+        let (log, _) = log_of(folder.path());
+        assert!(!log.ends_with("0.jnl"), "{}", log.display());
+        place.open().unwrap().check().unwrap();
     }
 
     #[test]

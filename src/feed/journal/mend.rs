@@ -6,18 +6,15 @@
 //! cut off behind it, so the place is found by halving. The whole log lies beside it meanwhile, so
 //! that being killed costs nothing. How much is lost is told by the mark.
 
-use std::cmp::Ordering;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::engine::EngineError;
-use crate::sys::inode::Inode;
+use super::files::find_logs;
 
 /// The whole log while its place is looked for.
 const WHOLE: &str = "torn";
-/// How the names of logs end. A number stands before it.
-const LOG: &str = "jnl";
 
 /// What a store says of a log.
 #[derive(Debug)]
@@ -32,7 +29,7 @@ pub(super) fn open<T>(
     try_open: impl Fn() -> Result<Opened<T>, EngineError>,
 ) -> Result<T, EngineError> {
     let whole = store.join(WHOLE);
-    let Some(Log { path: log, .. }) = newest_log(store)? else {
+    let Some(log) = newest_log(store)? else {
         return taken(try_open()?);
     };
     if whole.try_exists()? {
@@ -96,52 +93,12 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(file.sync_all()?)
 }
 
-/// A write-ahead log of the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Log {
-    pub(super) number: u64,
-    pub(super) path: PathBuf,
-    pub(super) inode: Inode,
-}
-
-impl Log {
-    /// Whether this is the same log as the newest one before, or one that was begun since.
-    pub(super) fn continues(&self, before: &Self) -> bool {
-        match self.number.cmp(&before.number) {
-            Ordering::Less => false,
-            Ordering::Equal => self.inode == before.inode,
-            Ordering::Greater => true,
-        }
-    }
-}
-
 /// The log that the store goes on with: the others were synced before it was begun.
-pub(super) fn newest_log(store: &Path) -> Result<Option<Log>, EngineError> {
-    Ok(logs(store)?.into_iter().max_by_key(|log| log.number))
-}
-
-/// All of its logs.
-pub(super) fn logs(store: &Path) -> Result<Vec<Log>, EngineError> {
-    let entries = match fs::read_dir(store) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        outcome => outcome?,
-    };
-    let mut logs = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let is_log = path.extension().is_some_and(|end| end == LOG);
-        let stem = path.file_stem().and_then(|stem| stem.to_str());
-        let number = stem.and_then(|stem| stem.parse().ok());
-        // The store removes old logs by itself, at any time.
-        if let (true, Some(number), Ok(inode)) = (is_log, number, Inode::at(&path)) {
-            logs.push(Log {
-                number,
-                path,
-                inode,
-            });
-        }
-    }
-    Ok(logs)
+fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
+    let newest = find_logs(store)?
+        .into_iter()
+        .max_by_key(|(number, _)| *number);
+    Ok(newest.map(|(_, path)| path))
 }
 
 #[cfg(test)]

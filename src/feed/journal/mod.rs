@@ -14,6 +14,8 @@
 //!
 //! Writing to a file that was removed succeeds. [`Journal::check`] therefore compares what is on
 //! the file system with what was opened, and refuses publications until the original is back.
+//! `files` has what the store needs, also while it is not open: it opens without a log that is
+//! missing.
 //! Nothing is made again meanwhile: a part of a journal would keep the next start from beginning
 //! another.
 //!
@@ -31,6 +33,7 @@
 pub mod commit;
 mod content;
 pub mod engine;
+mod files;
 pub mod folder;
 pub mod keeper;
 pub mod lsm;

@@ -308,6 +308,44 @@ fn store_whose_files_are_gone_is_refused_until_they_are_back() {
 }
 
 #[test]
+fn check_that_is_not_possible_keeps_the_store() {
+    let store = FakeStore::new(1);
+    let mut journal = journal(&store);
+    store.set_unchecked();
+    for _ in 0..3 {
+        journal.check_now();
+        assert_eq!(journal.failure(), None);
+        assert!(write(&mut journal));
+    }
+    store.set_removed(true);
+    journal.check_now();
+    assert!(journal.failure().unwrap().contains("removed"));
+    // It was let go, and without a descriptor it cannot be opened.
+    store.set_unchecked();
+    assert!(!write(&mut journal));
+    assert!(!journal.keeper.is_doubtful());
+    store.set_removed(false);
+    journal.check_now();
+    assert!(write(&mut journal));
+}
+
+#[test]
+fn chunk_that_cannot_be_begun_without_a_descriptor_leaves_no_doubt() {
+    let store = FakeStore::new(1);
+    let (mut keeper, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+    let text = "x".repeat(1024 * 1024);
+    for _ in 0..JOURNAL_CHUNK_BYTES / text.len() as u64 {
+        append(&mut keeper, &text).unwrap();
+    }
+    store.set_unchecked();
+    let refused = append(&mut keeper, "refused").unwrap_err();
+    assert!(matches!(refused, EngineError::Io(_)), "{refused}");
+    store.set_removed(false);
+    append(&mut keeper, "one").unwrap();
+    assert!(!keeper.is_doubtful());
+}
+
+#[test]
 fn stop_writes_nothing_where_files_are_gone() {
     let store = FakeStore::new(1);
     let (mut keeper, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();

@@ -1,0 +1,270 @@
+//! SHELL: the files that the store has by its own count.
+//!
+//! They must be there while the store is open and before it is opened again: a store whose log is
+//! missing opens without the log's records. [`super::lsm`] updates them, [`super::folder`] keeps
+//! and checks them.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::engine::EngineError;
+use crate::sys::inode::Inode;
+
+/// The extension of logs. A number stands before it.
+const LOG: &str = "jnl";
+/// The directory of a chunk's tables.
+pub(super) const TABLES: &str = "tables";
+
+/// The files of a store.
+#[derive(Debug, Default)]
+pub(super) struct StoreFiles {
+    /// Write-ahead logs by ascending numbers.
+    logs: Vec<Log>,
+    /// How many logs there are. More than are known if one was removed before it was listed.
+    pub(super) log_count: usize,
+    pub(super) chunks: Vec<ChunkFiles>,
+}
+
+/// A write-ahead log.
+#[derive(Debug)]
+struct Log {
+    number: u64,
+    path: PathBuf,
+    /// Held, so that the system gives its inode to no other file.
+    file: File,
+}
+
+/// The directory of a chunk.
+#[derive(Debug)]
+pub(super) struct ChunkFiles {
+    pub(super) path: PathBuf,
+    pub(super) table_count: usize,
+}
+
+impl StoreFiles {
+    /// Adds logs that were begun since, and forgets old ones: the store has the newest, since it
+    /// removes the oldest first.
+    fn update_logs(&mut self, found: Vec<(u64, PathBuf)>) -> io::Result<()> {
+        for (number, path) in found {
+            if self.logs.iter().any(|log| log.number == number) {
+                continue;
+            }
+            match hold(&path) {
+                Ok(file) => self.logs.push(Log { number, path, file }),
+                // The store removes old logs by itself, at any time.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.logs.sort_unstable_by_key(|log| log.number);
+        let surplus = self.logs.len().saturating_sub(self.log_count);
+        self.logs.drain(..surplus);
+        Ok(())
+    }
+
+    /// Takes the logs in a directory for all of them.
+    pub(super) fn replace_logs(&mut self, store: &Path) -> io::Result<()> {
+        let found = find_logs(store)?;
+        let mut fresh = Self {
+            log_count: found.len(),
+            ..Self::default()
+        };
+        fresh.update_logs(found)?;
+        (self.logs, self.log_count) = (fresh.logs, fresh.log_count);
+        Ok(())
+    }
+
+    /// Checks that all of them are there.
+    pub(super) fn check(&mut self, store: &Path) -> Result<(), EngineError> {
+        self.update_logs(find_logs(store)?)?;
+        for log in &self.logs {
+            expect(&log.path, Inode::of(&log.file)?)?;
+        }
+        if self.logs.len() < self.log_count {
+            return Err(EngineError::Removed(store.join(format!("*.{LOG}"))));
+        }
+        for chunk in &self.chunks {
+            expect_any(&chunk.path)?;
+            if chunk.table_count > 0 {
+                let tables = chunk.path.join(TABLES);
+                let found = unless_missing(&tables, fs::read_dir(&tables))?;
+                if found.count() < chunk.table_count {
+                    return Err(EngineError::Removed(tables));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds a file without opening what it stands for: opening a FIFO would wait for a writer.
+fn hold(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_PATH).open(path)
+}
+
+/// The numbers and paths of a store's logs.
+pub(super) fn find_logs(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(store) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        outcome => outcome?,
+    };
+    let mut logs = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let is_log = path.extension().is_some_and(|end| end == LOG);
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let number = stem.and_then(|stem| stem.parse().ok());
+        if let (true, Some(number)) = (is_log, number) {
+            logs.push((number, path));
+        }
+    }
+    Ok(logs)
+}
+
+/// Refuses a path that is not this file any more.
+pub(super) fn expect(path: &Path, inode: Inode) -> Result<(), EngineError> {
+    match unless_missing(path, Inode::at(path))? == inode {
+        true => Ok(()),
+        false => Err(EngineError::Removed(path.to_path_buf())),
+    }
+}
+
+/// Refuses a path where nothing is.
+pub(super) fn expect_any(path: &Path) -> Result<(), EngineError> {
+    unless_missing(path, Inode::at(path)).map(drop)
+}
+
+/// Any other error says nothing of whether the file is there.
+fn unless_missing<T>(path: &Path, outcome: io::Result<T>) -> Result<T, EngineError> {
+    outcome.map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => EngineError::Removed(path.to_path_buf()),
+        _ => EngineError::Io(error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_logs(store: &Path, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            fs::write(store.join(format!("{number}.{LOG}")), "").unwrap();
+        }
+    }
+
+    /// What is found missing if there should be so many logs.
+    fn removed(files: &mut StoreFiles, store: &Path, log_count: usize) -> Option<PathBuf> {
+        files.log_count = log_count;
+        match files.check(store) {
+            Ok(()) => None,
+            Err(EngineError::Removed(path)) => Some(path),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn log_that_is_removed_is_named_until_it_is_back() {
+        for number in 9..12 {
+            let folder = tempfile::tempdir().unwrap();
+            let store = folder.path();
+            write_logs(store, 9..12);
+            let mut files = StoreFiles::default();
+            assert_eq!(removed(&mut files, store, 3), None);
+            let path = store.join(format!("{number}.{LOG}"));
+            fs::rename(&path, store.join("away")).unwrap();
+            assert_eq!(removed(&mut files, store, 3).as_ref(), Some(&path));
+            fs::write(&path, "another").unwrap();
+            assert_eq!(removed(&mut files, store, 3).as_ref(), Some(&path));
+            fs::rename(store.join("away"), &path).unwrap();
+            assert_eq!(removed(&mut files, store, 3), None);
+        }
+    }
+
+    #[test]
+    fn old_logs_that_the_store_counts_no_longer_are_not_expected() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path();
+        write_logs(store, 9..11);
+        let mut files = StoreFiles::default();
+        assert_eq!(removed(&mut files, store, 2), None);
+        fs::remove_file(store.join("9.jnl")).unwrap();
+        write_logs(store, 11..12);
+        assert_eq!(removed(&mut files, store, 2), None);
+        fs::remove_file(store.join("10.jnl")).unwrap();
+        files.replace_logs(store).unwrap();
+        assert_eq!(removed(&mut files, store, 1), None);
+        fs::remove_file(store.join("11.jnl")).unwrap();
+        let missing = Some(store.join("11.jnl"));
+        assert_eq!(removed(&mut files, store, 1), missing);
+    }
+
+    #[test]
+    fn log_that_was_removed_before_it_was_listed_is_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path();
+        write_logs(store, [1, 3]);
+        let mut files = StoreFiles::default();
+        let missing = Some(store.join("*.jnl"));
+        assert_eq!(removed(&mut files, store, 3), missing);
+        write_logs(store, [2]);
+        assert_eq!(removed(&mut files, store, 3), None);
+    }
+
+    #[test]
+    fn logs_that_changed_while_the_directory_was_away_are_found_when_it_is_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, away) = (folder.path().join("store"), folder.path().join("away"));
+        fs::create_dir(&store).unwrap();
+        write_logs(&store, [3, 4]);
+        let mut files = StoreFiles::default();
+        assert_eq!(removed(&mut files, &store, 2), None);
+        write_logs(&store, [5]);
+        fs::remove_file(store.join("3.jnl")).unwrap();
+        fs::rename(&store, &away).unwrap();
+        assert!(removed(&mut files, &store, 2).is_some());
+        fs::rename(&away, &store).unwrap();
+        assert_eq!(removed(&mut files, &store, 2), None);
+    }
+
+    #[test]
+    fn fifo_in_the_place_of_a_log_is_another_file_and_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path();
+        let path = store.join("1.jnl");
+        let make_fifo = || {
+            use rustix::fs::{CWD, FileType, Mode, mknodat};
+            mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        };
+        make_fifo();
+        assert_eq!(removed(&mut StoreFiles::default(), store, 1), None);
+        fs::remove_file(&path).unwrap();
+        write_logs(store, [1]);
+        let mut files = StoreFiles::default();
+        assert_eq!(removed(&mut files, store, 1), None);
+        fs::remove_file(&path).unwrap();
+        make_fifo();
+        assert_eq!(removed(&mut files, store, 1), Some(path.clone()));
+    }
+
+    #[test]
+    fn only_a_missing_or_another_file_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "").unwrap();
+        let inode = Inode::at(&path).unwrap();
+        expect(&path, inode).unwrap();
+        // A name that is too long, as any error but a missing file, says nothing.
+        let long = folder.path().join("x".repeat(300));
+        for outcome in [expect(&long, inode), expect_any(&long)] {
+            let unknown = outcome.unwrap_err();
+            assert!(matches!(unknown, EngineError::Io(_)), "{unknown}");
+        }
+        for missing in [folder.path().join("none"), path.join("none")] {
+            assert!(expect_any(&missing).unwrap_err().is_removed());
+        }
+        assert!(expect(folder.path(), inode).unwrap_err().is_removed());
+    }
+}
