@@ -400,7 +400,7 @@ fn second_server_on_the_same_journal_is_refused() {
     first.signal("KILL");
 }
 
-/// Why a server does not start with this journal. `fanfare check` finds it, too.
+/// Why a server does not start with this journal, and would not at another attempt.
 fn refusal(folder: &Path) -> String {
     let journal = folder.join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
@@ -453,6 +453,38 @@ fn damaged_journal_is_an_error_and_is_left_as_it_was() {
     );
     std::fs::rename(folder.path().join("elsewhere"), store.join("keyspaces")).unwrap();
     let running = server(folder.path(), "always");
+    running.signal("KILL");
+}
+
+/// Files of which only opening the store shows that they are wrong.
+#[test]
+fn journal_that_cannot_be_opened_is_an_error_that_no_restart_helps() {
+    let folder = tempfile::tempdir().unwrap();
+    let running = server(folder.path(), "always");
+    let id = Feeder::connect(&running.feed).publish("a", 1);
+    running.signal("KILL");
+    drop(running);
+    let store = folder.path().join("journal/store");
+    for (name, content, reason) in [
+        ("version", &b"FJL\x02"[..], "another version"),
+        ("version", b"theirs", "another version"),
+        ("keyspaces/1/current", b"", "is damaged"),
+    ] {
+        let path = store.join(name);
+        let original = std::fs::read(&path).unwrap();
+        std::fs::write(&path, content).unwrap();
+        let said = refusal(folder.path());
+        assert!(
+            said.contains("--journal: journal.path: ") && said.contains(reason),
+            "{name}: {said}"
+        );
+        assert!(said.to_lowercase().contains("move "), "{name}: {said}");
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+        std::fs::write(&path, original).unwrap();
+    }
+    let running = server(folder.path(), "always");
+    let next = Feeder::connect(&running.feed).publish("a", 2);
+    assert_eq!(sequence(&next), sequence(&id) + 1);
     running.signal("KILL");
 }
 

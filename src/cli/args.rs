@@ -102,7 +102,7 @@ pub enum Command {
 A value is taken from the first of these that names it: flag, environment variable, file, default.
 Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty
 variable is as if unset. Files that the configuration names belong to it: what `fanfare check` finds
-ends with status 2. An address that is in use ends with status 1.
+ends with status 2, as does a damaged journal. An address that is in use ends with status 1.
 
 Exit status:
   0  success, after a signal and a drain

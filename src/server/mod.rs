@@ -76,7 +76,7 @@ pub enum StartError {
     Feed(feed::FeedError),
     /// The journal cannot be used.
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Journal(JournalError),
     /// An address for clients cannot be had.
     #[error("cannot listen on {address} (key `listen`): {error}")]
     Listen {
@@ -101,6 +101,16 @@ pub enum StartError {
 impl StartError {
     fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::System { what, error }
+    }
+}
+
+impl From<JournalError> for StartError {
+    fn from(refused: JournalError) -> Self {
+        if !refused.error.is_lasting() {
+            return Self::Journal(refused);
+        }
+        let message = format!("{}: {}", refused.path.display(), refused.error);
+        Self::Configuration(vec![Invalid::new("journal.path", message)])
     }
 }
 

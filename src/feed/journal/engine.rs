@@ -50,7 +50,10 @@ pub enum EngineError {
     #[error("a publication is too long for it")]
     TooLong,
     /// It was written by a version of the store that this one does not read.
-    #[error("it was written by another version of the store")]
+    #[error(
+        "it was written by another version of the store. Start the version that wrote it, or move \
+         the directory away to start without its publications"
+    )]
     Version,
 }
 
@@ -59,6 +62,12 @@ impl EngineError {
     #[must_use]
     pub fn forgets_nothing(&self) -> bool {
         self.is_full() || self.is_removed()
+    }
+
+    /// Whether no later start succeeds before the directory was changed.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Damaged(_) | Self::Foreign(_) | Self::Version)
     }
 
     /// Whether files were removed while they were in use.
