@@ -55,6 +55,8 @@ impl<N: Net> Worker<N> {
         let told = self.call(id, |conn, out, context| {
             conn.handle_saying(saying, out, context)
         });
+        // One that ends is read even where its answers had piled up.
+        self.list_to_read(id);
         told.unwrap_or(Delivery::NoConn)
     }
 
@@ -71,6 +73,7 @@ impl<N: Net> Worker<N> {
             self.call(id, |conn, out, context| {
                 conn.handle_revoked(&revocation.farewell, out, context);
             });
+            self.list_to_read(id);
         }
         if revocation.receipt.confirm(count) {
             self.parts.feed.wake();
