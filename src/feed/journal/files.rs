@@ -14,6 +14,8 @@ use crate::sys::inode::Inode;
 
 /// The extension of logs. A number stands before it.
 const LOG: &str = "jnl";
+/// The file that says which version of a keyspace holds. It is replaced, and never missing.
+const CURRENT: &str = "current";
 /// The directory of a chunk's tables.
 pub(super) const TABLES: &str = "tables";
 
@@ -36,7 +38,7 @@ struct Log {
     file: File,
 }
 
-/// The directory of a chunk.
+/// The directory of a chunk or of another keyspace.
 #[derive(Debug)]
 pub(super) struct ChunkFiles {
     pub(super) path: PathBuf,
@@ -87,6 +89,7 @@ impl StoreFiles {
         }
         for chunk in &self.chunks {
             expect_any(&chunk.path)?;
+            expect_any(&chunk.path.join(CURRENT))?;
             if chunk.table_count > 0 {
                 let tables = chunk.path.join(TABLES);
                 let found = unless_missing(&tables, fs::read_dir(&tables))?;

@@ -27,6 +27,8 @@ use crate::id::Sequence;
 
 /// The keyspace with the state, and its key there.
 const STATE: &str = "state";
+/// The directory of the keyspace in which the store keeps the names of all keyspaces.
+const NAMES: &str = "0";
 /// Bytes that are read at once.
 const BLOCK_BYTES: u32 = 64 * 1024;
 /// How long a new chunk waits for those before to be flushed, in steps of so long.
@@ -83,12 +85,16 @@ fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
     Ok((database, state))
 }
 
-/// A file that is missing or ends too early is damage while a store is being opened.
+/// A file that is missing or ends too early is damage while a store is being opened, and so is a
+/// directory without the file that says what is in it: the store would make the directory anew.
 fn opening(error: fjall::Error) -> EngineError {
-    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     match EngineError::from(error) {
         EngineError::Io(error)
-            if matches!(error.kind(), InvalidData | NotFound | UnexpectedEof) =>
+            if matches!(
+                error.kind(),
+                AlreadyExists | InvalidData | NotFound | UnexpectedEof
+            ) =>
         {
             EngineError::Damaged(error.to_string())
         }
@@ -185,7 +191,15 @@ impl Lsm {
 
     /// Checks that everything is on the file system that the store counts now.
     fn compare(&self) -> Result<(), EngineError> {
-        let mut chunks = Vec::new();
+        let state = self.state.path();
+        // Their tables come and go, since the store compacts them.
+        let names = state.with_file_name(NAMES);
+        let mut chunks: Vec<_> = [names, state.to_path_buf()]
+            .map(|path| ChunkFiles {
+                path,
+                table_count: 0,
+            })
+            .into();
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
@@ -514,7 +528,16 @@ mod tests {
 
     #[test]
     fn check_finds_what_the_store_needs_and_makes_nothing_again() {
-        for name in ["", "store", "store/0.jnl"] {
+        for name in [
+            "",
+            "store",
+            "store/0.jnl",
+            "store/keyspaces/0",
+            "store/keyspaces/0/current",
+            "store/keyspaces/1",
+            "store/keyspaces/1/current",
+            "store/keyspaces/2/current",
+        ] {
             let place_of_all = tempfile::tempdir().unwrap();
             let folder = place_of_all.path().join("journal");
             let engine = place(&folder).open().unwrap();
@@ -648,6 +671,9 @@ mod tests {
     fn missing_part_is_damage() {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
+        fs::remove_file(folder.path().join("store/keyspaces/0/current")).unwrap();
+        let refused = place(folder.path()).open().unwrap_err();
+        assert!(matches!(refused, EngineError::Damaged(_)), "{refused}");
         fs::remove_dir_all(folder.path().join("store/keyspaces")).unwrap();
         let refused = Folder::take(folder.path()).unwrap_err();
         assert!(matches!(refused, EngineError::Damaged(_)), "{refused}");
