@@ -559,24 +559,31 @@ fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
 }
 
 #[test]
-fn consumer_that_reads_nothing_is_cut_off_when_another_waits_for_the_same_notices() {
+fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channels() {
+    const CLIENTS: usize = 250;
     let server = Server::with(OPEN, &[]);
     let _deaf = consumer(&server, &json!(["chat:*"]), true);
+    let mut held = vec![welcomed(&server, "channel=chat:first")];
     let long = "x".repeat(150);
-    let clients: Vec<_> = (0..4)
-        .map(|client| {
-            let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
-            welcomed(&server, &Vec::from_iter(names).join("&"))
-        })
-        .collect();
+    let mut come = |client: usize| {
+        let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
+        held.push(welcomed(&server, &Vec::from_iter(names).join("&")));
+    };
+    (0..4).for_each(&mut come);
     let waits = || (server.metric("fanfare_feed_notices_waiting") > 10.0).then_some(());
     within("notices wait", waits);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let started = Instant::now();
     let late = welcomed(&server, "channel=chat:late");
     let told = notice("subscribed", &late.1, &Value::Null, "chat:late");
     while backend.answer() != told {}
+    assert!(started.elapsed() < Duration::from_secs(5));
+    // More than may wait for a consumer. It is cut off, and the other gets the rest.
+    (4..CLIENTS).for_each(come);
+    for _ in 4 * 20..CLIENTS * 20 {
+        assert_eq!(backend.answer()["type"], "subscribed");
+    }
     assert!(server.metric("fanfare_feed_consumers_cut_off_total") > 0.5);
-    drop(clients);
 }
 
 #[test]

@@ -219,23 +219,31 @@ impl Upstream {
             _ => false,
         };
         self.scan.awaits_report |= !notice.is_due;
-        let (mut is_full, mut has_room) = (false, false);
+        let (mut has_room, mut is_congested, mut full) = (false, false, Vec::new());
         for (slot, feeder) in feeders {
             if !feeder.consumes(&notice.report) {
                 continue;
             }
             if feeder.has_notice_room() {
                 has_room = true;
-                continue;
-            }
-            is_full = true;
-            if !self.scan.full.contains(&slot) {
-                self.scan.full.push(slot);
+            } else {
+                is_congested |= feeder.is_congested();
+                full.push(slot);
             }
         }
-        let is_held_up = is_full || is_passed && !self.scan.full.is_empty();
+        if has_room && !is_congested {
+            // The small share of notices is there for publications to the same consumer. It is no
+            // reason to keep another one waiting.
+            full.clear();
+        }
+        for slot in &full {
+            if !self.scan.full.contains(slot) {
+                self.scan.full.push(*slot);
+            }
+        }
+        let is_held_up = !full.is_empty() || is_passed && !self.scan.full.is_empty();
         self.scan.holds_others |= has_room && is_held_up;
-        is_passed || is_full || !notice.is_due
+        is_passed || !full.is_empty() || !notice.is_due
     }
 
     /// Goes on after a notice that has to wait.
