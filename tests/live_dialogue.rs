@@ -426,7 +426,7 @@ fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
     let flooder = writer.join().unwrap();
     flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
     let _ended = reader.join().unwrap();
-    // Each channel is left once, and nothing else is told.
+    // Each channel is left once, and nothing else is reported.
     for _ in 0..=names.len() {
         assert_eq!(backend.answer()["type"], "unsubscribed");
     }
@@ -589,7 +589,7 @@ fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channel
 #[test]
 fn consumer_that_reads_next_to_nothing_is_cut_off() {
     let server = Server::with(OPEN, &[]);
-    // One for publications and one for notices; both hold somebody up.
+    // One for publications and one for notices; both hold clients up.
     let mut readers = [
         consumer(&server, &json!(["chat:*"]), false),
         consumer(&server, &json!(["other:*"]), true),

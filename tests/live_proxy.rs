@@ -416,7 +416,7 @@ fn kept_connection_is_a_connect_of_its_first_client_alone() {
         .collect();
     assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
     assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
-    // One whose first request names nobody is not yet a connect of anybody.
+    // A connection whose first request names no client is not a connect yet.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| {
             let mut stream = BufReader::new(connect(server.addr));

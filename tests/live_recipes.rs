@@ -217,7 +217,7 @@ fn check_quiet_time(front: &Front) {
     assert_eq!(stream.until("data: "), "data: \"later\"");
 }
 
-/// A drain is what it is without a proxy: every client is told when to come back, and ends well.
+/// A drain is what it is without a proxy: every client learns when to reconnect, and ends well.
 fn check_drain(mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");

@@ -18,7 +18,7 @@ use crate::pattern::Pattern;
 /// The close code of a `disconnect` without one: not allowed, so that clients do not come back.
 const CODE: u16 = 4003;
 
-/// The keys by which a command is told.
+/// The keys that make a line a command.
 const COMMANDS: Keys = Keys::of(&[
     Key::Consume,
     Key::Disconnect,

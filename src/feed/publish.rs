@@ -150,7 +150,7 @@ fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
     let refuse = |detail| Err(Problem::unsupported(MEDIA_TYPE, detail, ACCEPT));
     let kind = match &*essence {
         "application/json" => Kind::Json,
-        // The first is what curl sends with `-d` unless told otherwise.
+        // The first is what curl sends with `-d` by default.
         "application/x-www-form-urlencoded" | "multipart/form-data" => {
             return refuse(
                 "a form is not published: name the body's type, in curl by \

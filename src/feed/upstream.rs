@@ -132,7 +132,7 @@ impl Upstream {
         self.take_notices(feeders, touched);
         self.judge(feeders, running, touched);
         sequencer.post();
-        // Nobody wakes the feed for what the journal has refused.
+        // The journal does not wake the feed for what it refuses.
         self.settle(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();

@@ -271,7 +271,7 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // What follows is somebody else's, and what is skipped need not have come.
+        // What follows does not belong to the header, and what is skipped need not have come.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();

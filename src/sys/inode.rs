@@ -1,4 +1,4 @@
-//! Which file a path names, so that another file of the same name is told apart.
+//! The file that a path names: another file of the same name is another inode.
 
 use std::fs::{self, File, Metadata};
 use std::io;

@@ -96,9 +96,9 @@ impl Meter {
         }
     }
 
-    /// Looks.
+    /// Notes what is used and what is allowed.
     pub fn look(&self, pressure: &Pressure) {
-        // What cannot be seen keeps nobody away.
+        // Usage that the system does not report refuses no connection.
         pressure.note(self.used_bytes(), self.limit_bytes());
     }
 

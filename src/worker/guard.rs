@@ -57,7 +57,7 @@ pub(super) struct Visitor {
     is_trusted: bool,
     /// Whether TLS begins behind the PROXY header.
     awaits_tls: bool,
-    /// It has been counted as a connect of somebody, which happens once.
+    /// It has been counted as a connect of one source, which happens once.
     has_connected: bool,
 }
 

@@ -3,7 +3,7 @@
 //! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
 //! goings of a conn in a channel alternate and end with its going, every verdict is given, names of
 //! an earlier start reach no conn, and each report carries the subject of the conn's token. When no
-//! notice waits the backend knows every subscription, but for as many as it was told are lost.
+//! notice waits the backend knows every subscription, except for the number reported as lost.
 //! Notices that it does not take hold up no publication, and no more of them wait than may.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -86,7 +86,7 @@ fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
 }
 
 /// A file that is missing or ends too early is damage while a store is being opened, and so is a
-/// directory without the file that says what is in it: the store would make the directory anew.
+/// directory without the file that says what is in it: the store would make a new one.
 fn opening(error: fjall::Error) -> EngineError {
     use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     match EngineError::from(error) {

@@ -248,7 +248,7 @@ impl Upstream {
     fn try_send(&self, report: Report) -> Result<(), Report> {
         let end = self.end;
         match self.sender.try_send(Sent { end, report }) {
-            // Nobody listens any more, so nobody misses it.
+            // The feed has ended and misses nothing.
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(Sent { report, .. })) => Err(report),
         }

@@ -121,7 +121,7 @@ struct Conn {
     is_held: bool,
 }
 
-/// Notices that consumers have to be told are lost, where the first of them would stand.
+/// The number of lost notices, which consumers get where the first of them would stand.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,

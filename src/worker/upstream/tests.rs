@@ -380,7 +380,7 @@ fn count_of_lost_notices_comes_before_a_later_notice_that_a_publication_brings_a
     assert_eq!(before, [Report::Lost(1), later]);
 }
 
-/// What one conn does, told apart by a number, and what consumers get of it.
+/// What one conn does, numbered, and what consumers get of it.
 #[derive(Default)]
 struct History {
     done: Vec<String>,
