@@ -240,8 +240,8 @@ fn check_drain(mut front: Front) {
     assert!(front.server.wait().success());
 }
 
-/// A server that is killed says nothing: streams are cut off, and the client can tell. Caddy ends
-/// them as if they were complete.
+/// A server that is killed sends no goodbye: streams are cut off, and the client can tell. Caddy
+/// ends them as if they were complete.
 fn check_kill(recipe: Recipe, mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");

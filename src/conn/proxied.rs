@@ -4,7 +4,7 @@
 //! The part of the header that names the client is kept like a part of a request. What follows it
 //! in the header is only counted, so a header of any length costs some dozens of bytes. No byte
 //! beyond the header is asked for: what follows may be TLS. The worker counts the client and says
-//! what came of it; until then the request that named it waits.
+//! the outcome; until then the request that named it waits.
 
 use super::phase::{Partial, Phase, Stage};
 use super::{Conn, TooMany};

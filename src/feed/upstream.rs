@@ -59,6 +59,8 @@ struct Scan {
     full: Vec<usize>,
     /// Whether a notice was passed over because a report comes before it.
     awaits_report: bool,
+    /// Congested consumers of notices for which another consumer has room.
+    blocking: Vec<usize>,
     /// Whether a consumer that has room waits for one that has none.
     holds_others: bool,
     /// Whether nothing else can be taken for now.
@@ -184,7 +186,9 @@ impl Upstream {
     fn take_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
         let mut has_room =
             |slot: &usize| feeders.get_mut(*slot).is_none_or(Feeder::has_notice_room);
-        if self.scan.full.iter().any(&mut has_room) {
+        let has_room = self.scan.full.iter().any(&mut has_room);
+        let is_free = |slot: &usize| feeders.get(*slot).is_none_or(|one| !one.is_congested());
+        if has_room || self.scan.blocking.iter().any(is_free) {
             self.look_again();
         }
         self.scan.is_stuck = self.scan.is_blocked();
@@ -219,7 +223,7 @@ impl Upstream {
             _ => false,
         };
         self.scan.awaits_report |= !notice.is_due;
-        let (mut has_room, mut is_congested, mut full) = (false, false, Vec::new());
+        let (mut has_room, mut congested, mut full) = (false, Vec::new(), Vec::new());
         for (slot, feeder) in feeders {
             if !feeder.consumes(&notice.report) {
                 continue;
@@ -227,19 +231,20 @@ impl Upstream {
             if feeder.has_notice_room() {
                 has_room = true;
             } else {
-                is_congested |= feeder.is_congested();
                 full.push(slot);
+                if feeder.is_congested() {
+                    congested.push(slot);
+                }
             }
         }
-        if has_room && !is_congested {
+        if has_room && congested.is_empty() {
             // The small share of notices is there for publications to the same consumer. It is no
             // reason to keep another one waiting.
             full.clear();
         }
-        for slot in &full {
-            if !self.scan.full.contains(slot) {
-                self.scan.full.push(*slot);
-            }
+        note(&full, &mut self.scan.full);
+        if has_room {
+            note(&congested, &mut self.scan.blocking);
         }
         let is_held_up = !full.is_empty() || is_passed && !self.scan.full.is_empty();
         self.scan.holds_others |= has_room && is_held_up;
@@ -404,6 +409,15 @@ fn published(ack: &Ack) -> Option<Published> {
     })
 }
 
+/// Adds slots to those that are known.
+fn note(slots: &[usize], known: &mut Vec<usize>) {
+    for slot in slots {
+        if !known.contains(slot) {
+            known.push(*slot);
+        }
+    }
+}
+
 /// Whether a consumer is full; notes those that are.
 fn note_full(
     feeders: &mut Slab<Feeder>,
@@ -414,9 +428,7 @@ fn note_full(
     for (slot, feeder) in feeders {
         if is_full(feeder) {
             is_any = true;
-            if !full.contains(&slot) {
-                full.push(slot);
-            }
+            note(&[slot], full);
         }
     }
     is_any

@@ -140,7 +140,7 @@ pub(super) fn expect_any(path: &Path) -> Result<(), EngineError> {
     unless_missing(path, Inode::at(path)).map(drop)
 }
 
-/// Any other error says nothing of whether the file is there.
+/// Any other error leaves open whether the file is there.
 fn unless_missing<T>(path: &Path, outcome: io::Result<T>) -> Result<T, EngineError> {
     outcome.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => EngineError::Removed(path.to_path_buf()),
@@ -259,7 +259,7 @@ mod tests {
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
         expect(&path, inode).unwrap();
-        // A name that is too long, as any error but a missing file, says nothing.
+        // A name that is too long, like any error but a missing file, leaves it open.
         let long = folder.path().join("x".repeat(300));
         for outcome in [expect(&long, inode), expect_any(&long)] {
             let unknown = outcome.unwrap_err();
