@@ -81,6 +81,8 @@ impl Siege {
         let beside = Beside::new(&server, connections);
         let process = server.process();
         await_count(&server, "fanfare_subscribers", beside.count());
+        // A feeder that is accepted later would look like a descriptor that is not given back.
+        await_count(&server, "fanfare_feeders", 1);
         Self {
             name,
             beside,
@@ -125,6 +127,7 @@ impl Siege {
         }
         await_count(server, "fanfare_conns_pending", 0);
         await_count(server, "fanfare_feeders", 1);
+        println!("{}: descriptors before: {:?}", self.name, self.descriptors);
         within("the descriptors are given back", || {
             let now = process.descriptors();
             // The table of a thread that has ended is gone with it.
