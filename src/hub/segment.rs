@@ -13,7 +13,7 @@ use super::log::Entry;
 pub(super) const SEGMENT_NUMBERS: u64 = 64;
 
 /// The entries of so many neighbouring numbers.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Segment {
     /// A bit for each number whose entry is here.
     present: u64,
@@ -22,6 +22,18 @@ pub(super) struct Segment {
 }
 
 const _: () = assert!(size_of::<Segment>() <= 40);
+
+impl Clone for Segment {
+    /// A clone has the same room: the bytes of the log's copy are those of the log.
+    fn clone(&self) -> Self {
+        let mut entries = VecDeque::with_capacity(self.entries.capacity());
+        entries.extend(self.entries.iter().cloned());
+        Self {
+            present: self.present,
+            entries,
+        }
+    }
+}
 
 impl Segment {
     pub(super) fn new() -> Self {
