@@ -243,6 +243,8 @@
 //! - *A drain waits for kernels, not for clients.* A conn is closed when its peer's kernel has
 //!   acknowledged the goodbye, so a client that never closes holds nothing up.
 //!   The kernel reports no readiness for that: `worker/drain.rs` looks every few milliseconds.
+//!   The order to drain overtakes the inbox, and names when it was given: the windows of all
+//!   workers end at one time, after which clients are asked to return.
 //! - *What is sealed counts as written*, since it cannot be taken back: cursor and outbox have
 //!   moved on. Nothing is sealed on top of what the socket has not taken, so that is one write's
 //!   budget at most, and a conn's FIN, its end and the answer to its next request wait for it.

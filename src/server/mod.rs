@@ -46,7 +46,7 @@ use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::census::Census;
 use crate::worker::guard::Guard;
-use crate::worker::inbox::{Mail, Mailbox, inbox};
+use crate::worker::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
 use crate::worker::pending::SilentLimit;
 use crate::worker::sources::Sources as Visitors;
@@ -124,6 +124,7 @@ fn joined(found: &[Invalid]) -> String {
 #[derive(Debug)]
 pub struct Server {
     config: Arc<Config>,
+    clock: Clock,
     addresses: Vec<Listen>,
     credentials: Credentials,
     admin: Option<SocketAddr>,
@@ -160,8 +161,7 @@ impl Server {
         let descriptor_limit = descriptors::raise_limit();
         let clock = start_clock(&config);
         let (admin, admin_address) = bind_admin(&config)?;
-        let feed = bind_feed(&config, inherited.unix)?;
-        let feed_path = feed.path().to_path_buf();
+        let (feed, feed_path) = bind_feed(&config, inherited.unix)?;
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::new(material, listeners.addresses());
         let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
@@ -209,6 +209,7 @@ impl Server {
         readiness.set(Stage::Ready);
         Ok(Self {
             config,
+            clock,
             addresses: listeners.addresses().to_vec(),
             credentials,
             admin: admin_address,
@@ -276,10 +277,12 @@ impl Server {
             .metrics
             .iter()
             .map(|metrics| metrics.conns_open.value());
-        let conns = conns.sum();
+        let order = DrainOrder {
+            conns: conns.sum(),
+            given: self.clock.now(),
+        };
         for worker in &self.workers {
-            // A worker that has ended already needs no telling.
-            let _posted = worker.mailbox.post(Mail::Drain { conns });
+            worker.mailbox.order_drain(order);
         }
     }
 
@@ -538,10 +541,10 @@ impl Beginning {
     }
 }
 
-/// The feed that was handed to us, or the one that is configured.
-fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<Feed, StartError> {
+/// The feed that was handed to us, or the one that is configured, and its path.
+fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, PathBuf), StartError> {
     let count = inherited.len();
-    match inherited.into_iter().next() {
+    let feed = match inherited.into_iter().next() {
         Some(listener) => {
             let feed = Feed::from_listener(listener);
             let (own, configured) = (feed.path().display(), config.feed.display());
@@ -553,10 +556,12 @@ fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<Feed, Star
             if count > 1 {
                 tracing::warn!("socket units name {count} Unix sockets; only {own} is served");
             }
-            Ok(feed)
+            feed
         }
-        None => feed::bind(config).map_err(StartError::Feed),
-    }
+        None => feed::bind(config).map_err(StartError::Feed)?,
+    };
+    let path = feed.path().to_path_buf();
+    Ok((feed, path))
 }
 
 fn spawn_admin(admin: Option<admin::Admin>, sources: Sources) -> Result<(), StartError> {

@@ -14,6 +14,7 @@ use crate::frame::Publication;
 impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
+        self.drain_if_ordered();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             let Some(publication) = self.next_publication() else {
                 return;
@@ -49,7 +50,6 @@ impl<N: Net> Worker<N> {
             match self.parts.inbox.take()? {
                 Mail::Count(counts) => self.count(&counts),
                 Mail::Direct(direct) => self.say(&direct),
-                Mail::Drain { conns } => self.start_draining(conns),
                 Mail::Publish(batch) => self.batch = Some((batch, 0)),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
                 Mail::Watch { watch, receipt } => self.start_watching(watch, &receipt),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Worker;
+use super::inbox::DrainOrder;
 use super::net::Net;
 use crate::config::Drain;
 use crate::config::limits::{
@@ -95,18 +96,25 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Accepts no more, and draws for each conn when its goodbye is sent.
-    pub(super) fn start_draining(&mut self, conns: u64) {
-        if self.draining.is_some() {
-            return;
+    /// Starts to drain when that is ordered. What waits in the inbox is still appended and given,
+    /// as far as there is time.
+    pub(super) fn drain_if_ordered(&mut self) {
+        if self.draining.is_none()
+            && let Some(order) = self.parts.inbox.drain_order()
+        {
+            self.start_draining(order);
         }
+    }
+
+    /// Accepts no more, and draws for each conn when its goodbye is sent.
+    fn start_draining(&mut self, order: DrainOrder) {
         self.net.stop_listening();
         self.accepting.ready = 0;
-        let plan = Plan::new(&self.parts.config.drain, conns);
+        let plan = Plan::new(&self.parts.config.drain, order.conns);
         let goodbye_by = self.running.now().after(plan.goodbyes);
         self.draining = Some(Draining {
             goodbye_by,
-            end: self.now.after(plan.window),
+            end: order.given.after(plan.window),
             reconnects: plan.reconnects,
             is_over: false,
         });

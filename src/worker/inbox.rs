@@ -2,9 +2,10 @@
 //!
 //! Handed over are references to publications that are already sequenced and, in order with them,
 //! what a backend says to one conn or asks of the worker. A full inbox makes the feed wait: a
-//! worker that lags slows the feed, not the memory.
+//! worker that lags slows the feed, not the memory. The order to drain overtakes all of that, since
+//! its window is promised whatever waits here.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
@@ -12,6 +13,7 @@ use crate::config::limits::INBOX_BATCHES_MAX;
 use crate::dialogue::{Counts, Direct, Revocation, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::sys::wake::Wake;
+use crate::time::Now;
 
 /// Publications in sequence order, without holes.
 pub type Batch = Arc<[Arc<Publication>]>;
@@ -23,11 +25,6 @@ pub enum Mail {
     Count(Counts),
     /// Something for one conn.
     Direct(Direct),
-    /// Accept no more, say goodbye to each conn, end when none is left.
-    Drain {
-        /// How many conns all workers have together: as many clients may return.
-        conns: u64,
-    },
     /// Append these to the log and deliver them.
     Publish(Batch),
     /// End the conns whose token is about somebody.
@@ -41,10 +38,20 @@ pub enum Mail {
     },
 }
 
+/// The order to accept no more, say goodbye to each conn, and end when none is left.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainOrder {
+    /// How many conns all workers have together: as many clients may return.
+    pub conns: u64,
+    /// When it was given. The window of all workers begins then, however late one of them is.
+    pub given: Now,
+}
+
 /// The sending end; the feed and the main thread hold one per worker.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
+    drain: Arc<OnceLock<DrainOrder>>,
     wake: Arc<Wake>,
 }
 
@@ -52,6 +59,7 @@ pub struct Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Mail>,
+    drain: Arc<OnceLock<DrainOrder>>,
 }
 
 /// How a mail was taken.
@@ -70,7 +78,13 @@ pub enum Posted {
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
-    (Mailbox { sender, wake }, Inbox { receiver })
+    let drain = Arc::default();
+    let mailbox = Mailbox {
+        sender,
+        drain: Arc::clone(&drain),
+        wake,
+    };
+    (mailbox, Inbox { receiver, drain })
 }
 
 impl Mailbox {
@@ -98,7 +112,21 @@ impl Mailbox {
     }
 }
 
+impl Mailbox {
+    /// Has the worker drain. Never waits; the first order stands.
+    pub fn order_drain(&self, order: DrainOrder) {
+        let _given = self.drain.set(order);
+        self.wake.wake();
+    }
+}
+
 impl Inbox {
+    /// The order to drain, if it was given.
+    #[must_use]
+    pub fn drain_order(&self) -> Option<DrainOrder> {
+        self.drain.get().copied()
+    }
+
     /// The next mail, if there is one.
     #[must_use]
     pub fn take(&self) -> Option<Mail> {

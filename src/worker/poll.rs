@@ -57,12 +57,14 @@ impl<N: Net> Worker<N> {
 
     /// How long poll may wait: not at all while work is left, else until the next thing is due.
     fn wait(&self) -> Option<Duration> {
+        let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
         let has_mail = self.batch.is_some() || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
             || self.filters.are_shaking()
             || self.parts.upstream.has_released()
             || self.round.is_awaited()
+            || has_order
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)
             || (has_mail && !(self.is_batch_held && self.awaits_walk))

@@ -18,7 +18,7 @@ use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
-use fanfare::worker::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::inbox::{DrainOrder, Mail, Mailbox, inbox};
 use fanfare::worker::pending::SilentLimit;
 use fanfare::worker::sources::Sources;
 use fanfare::worker::upstream::upstream;
@@ -434,13 +434,10 @@ impl World {
             peer.slow_down();
         }
         let conns = self.metrics.conns_open.value();
-        assert_eq!(
-            self.mailbox.post(Mail::Drain { conns }),
-            fanfare::worker::inbox::Posted::AtOnce
-        );
+        let given = Now(self.now_us());
+        self.mailbox.order_drain(DrainOrder { conns, given });
         let window_us = self.config.drain.window_ms * 1000;
-        // What is in the inbox comes first, and the window begins after it.
-        let until = self.now_us() + window_us + LINGER_US + SLACK_US + 1_000_000;
+        let until = given.0 + window_us + SLACK_US;
         let turns = self.turns + TURNS_MAX;
         while !self.has_ended {
             assert!(self.now_us() < until, "the drain does not end");

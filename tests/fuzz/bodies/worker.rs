@@ -18,7 +18,7 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
-use fanfare::worker::inbox::{Mail, Mailbox, Posted, inbox};
+use fanfare::worker::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
 use fanfare::worker::upstream::{Bounds, Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
@@ -244,7 +244,8 @@ impl World {
             self.turn(250_000);
         }
         self.check_witness();
-        self.post(Mail::Drain { conns: 3 });
+        let given = self.now();
+        self.mailbox.order_drain(DrainOrder { conns: 3, given });
         let mut turns = 0;
         while !self.has_ended {
             assert!(turns < TURNS_MAX, "the drain does not end");
