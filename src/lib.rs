@@ -15,7 +15,7 @@
 //!    cursor that has fallen off the log is a *gap*, and a gap is always told.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
 //!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
-//!    so the simulation in `tests/sim` runs a whole worker over a network that lies and a clock it
+//!    so the simulation in `tests/sim` runs whole workers over networks that lie and a clock it
 //!    winds.
 //! 3. **An idle socket owns only its slot.** One read buffer per worker; what a conn needs beyond
 //!    its slot (a partial head, a partial frame, bytes on their way out) is boxed while it exists.

@@ -1,6 +1,6 @@
 //! The feed's side of what conns say and are told: takes reports late, answers, speaks to conns.
 //!
-//! Stands in for the feed and a backend behind it. What it holds against the worker: comings and
+//! Stands in for the feed and a backend behind it. What it holds against the workers: comings and
 //! goings of a conn in a channel alternate and end with its going, every verdict is given, names of
 //! an earlier start reach no conn, and each report carries the subject of the conn's token. When no
 //! notice waits the backend knows every subscription, except for the number reported as lost.
@@ -17,15 +17,12 @@ use fanfare::effect::{Audience, Reference};
 use fanfare::frame::{Payload, Receipt};
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
-use fanfare::worker::Worker;
-use fanfare::worker::inbox::{Mail, Mailbox};
+use fanfare::worker::inbox::Mail;
 use fanfare::worker::upstream::{Bounds, Reports};
 
+use crate::feed::Mailboxes;
 use crate::link::DISCONNECT_CODE;
-use crate::net::FakeNet;
-
-/// Mails in the inbox from which on nothing is said; below what it holds.
-const MAILS_MAX: usize = 55;
+use crate::world::node::Member;
 
 pub(crate) struct Backend {
     reports: Reports,
@@ -66,15 +63,17 @@ impl Backend {
         reports: Reports,
         bounds: Bounds,
         has_tokens: bool,
-        mailbox: &Mailbox,
+        mailboxes: &Mailboxes,
         random: &mut fastrand::Rng,
     ) -> Self {
         let is_watching = random.bool();
         if is_watching {
             let watch = Watch(vec![Pattern::new("c*").expect("a pattern")]);
-            let _posted = mailbox.post(Mail::Watch {
-                watch: Arc::new(watch),
-                receipt: Arc::new(Receipt::new(1)),
+            let watch = Arc::new(watch);
+            let receipt = Arc::new(Receipt::new(mailboxes.count()));
+            let _ended = mailboxes.post_to_all(|| Mail::Watch {
+                watch: Arc::clone(&watch),
+                receipt: Arc::clone(&receipt),
             });
         }
         Self {
@@ -104,11 +103,11 @@ impl Backend {
     }
 
     /// Now and then it takes nothing for a while, and what it says is at random.
-    pub(crate) fn be_chaotic(&mut self, mailbox: &Mailbox, random: &mut fastrand::Rng) {
+    pub(crate) fn be_chaotic(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
         self.is_stuck ^= random.u32(0..80) == 0;
         self.is_deaf ^= self.random.u32(0..30) == 0;
         if random.u32(0..10) == 0 {
-            self.speak(mailbox, random);
+            self.speak(mailboxes, random);
         }
     }
 
@@ -120,12 +119,12 @@ impl Backend {
     /// Takes what there is. Returns the channels to which clients broadcast.
     pub(crate) fn turn(
         &mut self,
-        mailbox: &Mailbox,
+        mailboxes: &Mailboxes,
         random: &mut fastrand::Rng,
     ) -> Vec<ChannelName> {
-        self.settle(mailbox);
+        self.settle(mailboxes);
         let mut broadcasts = Vec::new();
-        while !self.is_stuck && mailbox.waiting() < MAILS_MAX && self.reports.front().is_some() {
+        while !self.is_stuck && mailboxes.have_room() && self.reports.front().is_some() {
             if self.random.bool() {
                 self.take_notice();
             }
@@ -135,7 +134,7 @@ impl Backend {
                 }
             }
             let report = self.reports.take();
-            broadcasts.extend(report.and_then(|report| self.take(report, mailbox, random)));
+            broadcasts.extend(report.and_then(|report| self.take(report, mailboxes, random)));
         }
         while !self.is_stuck && !self.is_deaf && self.take_notice() {}
         broadcasts
@@ -144,7 +143,7 @@ impl Backend {
     fn take(
         &mut self,
         report: Report,
-        mailbox: &Mailbox,
+        mailboxes: &Mailboxes,
         random: &mut fastrand::Rng,
     ) -> Option<ChannelName> {
         match report {
@@ -153,15 +152,17 @@ impl Backend {
                 channel,
                 reference,
             } => {
-                let counts: Counts = [(channel, Receipt::new(1))].into();
-                let _posted = mailbox.post(Mail::Count(Arc::clone(&counts)));
+                let counts: Counts = [(channel, Receipt::new(mailboxes.count()))].into();
+                for _ended in 0..mailboxes.post_to_all(|| Mail::Count(Arc::clone(&counts))) {
+                    let _is_last = counts[0].1.confirm(0);
+                }
                 self.counts.push_back((from, reference, counts));
                 None
             }
             Report::Lost(_) | Report::Notice(_) => panic!("{report:?} among reports"),
             Report::Publish(publication) => {
                 self.check_sub(publication.from, publication.sub.as_ref());
-                Self::answer(publication, mailbox, random)
+                Self::answer(publication, mailboxes, random)
             }
         }
     }
@@ -195,15 +196,17 @@ impl Backend {
         }
     }
 
-    /// The worker has had its turn.
-    pub(crate) fn check(&self, worker: &Worker<FakeNet>) {
+    /// A worker has had its turn.
+    pub(crate) fn check(&self, workers: &[Member]) {
         let waiting = self.reports.notices_waiting();
         // And the count of lost ones.
         assert!(waiting <= self.bounds.notices + 1, "{waiting} notices wait");
         if !self.is_watching || waiting > 0 {
             return;
         }
-        let truth = worker.streams_in_channels();
+        let truth = workers
+            .iter()
+            .flat_map(|member| member.worker.streams_in_channels());
         let truth: BTreeSet<_> = truth.map(|(conn, name)| (conn, name.clone())).collect();
         let wrong: Vec<_> = truth.symmetric_difference(&self.present).collect();
         let lost = self.notices_lost;
@@ -238,7 +241,7 @@ impl Backend {
 
     fn answer(
         publication: ClientPublication,
-        mailbox: &Mailbox,
+        mailboxes: &Mailboxes,
         random: &mut fastrand::Rng,
     ) -> Option<ChannelName> {
         assert_eq!(&*publication.data, "[1,\n2]");
@@ -249,12 +252,12 @@ impl Backend {
         };
         let reference = publication.reference;
         let saying = Saying::Published { outcome, reference };
-        say(publication.from, saying, None, mailbox);
+        say(publication.from, saying, None, mailboxes);
         is_broadcast.then_some(publication.channel)
     }
 
-    fn settle(&mut self, mailbox: &Mailbox) {
-        while mailbox.waiting() < MAILS_MAX
+    fn settle(&mut self, mailboxes: &Mailboxes) {
+        while mailboxes.have_room()
             && let Some((_, _, counts)) = self.counts.front()
             && let Some(subscribers) = counts[0].1.subscribers()
             && let Some((to, reference, counts)) = self.counts.pop_front()
@@ -264,13 +267,13 @@ impl Backend {
                 subscribers,
                 reference,
             };
-            say(to, saying, None, mailbox);
+            say(to, saying, None, mailboxes);
         }
     }
 
     /// Says something to a conn that may be there, or ends it.
-    fn speak(&mut self, mailbox: &Mailbox, random: &mut fastrand::Rng) {
-        if mailbox.waiting() >= MAILS_MAX || self.known.is_empty() {
+    fn speak(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
+        if !mailboxes.have_room() || self.known.is_empty() {
             return;
         }
         let is_stale = !self.stale.is_empty() && random.u32(0..8) == 0;
@@ -293,13 +296,18 @@ impl Backend {
             false => &mut self.verdicts,
         };
         verdicts.push(Arc::clone(&verdict));
-        say(to, saying, Some(verdict), mailbox);
+        say(to, saying, Some(verdict), mailboxes);
     }
 
-    /// The worker has ended. `is_all_told` says that it kept nothing back.
+    /// The workers have ended. `is_all_told` says that they kept nothing back.
     pub(crate) fn check_end(&mut self, is_all_told: bool) {
         while self.reports.take().is_some() {}
         while self.take_notice() {}
+        let waiting = self.reports.notices_waiting();
+        assert!(
+            waiting == 0 || !is_all_told,
+            "{waiting} notices wait for ever"
+        );
         let is_excused = self.notices_lost > 0 || !is_all_told;
         assert!(
             self.present.is_empty() || is_excused,
@@ -321,10 +329,15 @@ impl Backend {
     }
 }
 
-fn say(to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>, mailbox: &Mailbox) {
-    let _posted = mailbox.post(Mail::Direct(Direct {
+fn say(to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>, mailboxes: &Mailboxes) {
+    let unheard = verdict.clone();
+    let direct = Direct {
         to,
         saying,
         verdict,
-    }));
+    };
+    let is_posted = mailboxes.post(to.worker.into(), Mail::Direct(direct));
+    if let Some(verdict) = unheard.filter(|_| !is_posted) {
+        verdict.decide(Delivery::NoConn);
+    }
 }

@@ -10,9 +10,9 @@ use fanfare::hub::Hub;
 use fanfare::id::{Epoch, RunId, Sequence};
 use fanfare::worker::Turn;
 
-use crate::net::{FakeNet, PipeRef};
+use crate::net::{FakeNet, Machine, PipeRef};
 use crate::tickets;
-use crate::world::Hired;
+use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
 /// How late a stream may end, and how early by the rounding of the calendar.
@@ -20,7 +20,7 @@ const LATE_US_MAX: u64 = 1_800_000;
 const EARLY_US_MAX: u64 = 1_000_000;
 
 struct Stream {
-    hired: Hired,
+    node: Node,
     pipe: PipeRef,
     opened_us: u64,
 }
@@ -32,18 +32,19 @@ impl Stream {
         tickets::ask_for(&mut config);
         let config = Arc::new(config);
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut net = FakeNet::new(random.fork(), 1, false);
+        let machine = Machine::new(&mut random, false);
+        let mut net = FakeNet::new(&machine, 0, random.fork(), 1);
         net.horizon_us = u64::MAX;
         let pipe = net.connect(1 << 20);
-        let token = tickets::token(0, net.unix_seconds() + TOKEN_S);
+        let token = tickets::token(0, machine.unix_seconds() + TOKEN_S);
         let request = format!(
             "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
         net.send(&pipe, request.as_bytes());
         let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
-        let hired = Hired::new(net, hub, RunId(0), &config, false, &mut random);
+        let (node, _) = Node::start(vec![net], &hub, RunId(0), &config, false, &mut random);
         let mut stream = Self {
-            hired,
+            node,
             pipe,
             opened_us: 0,
         };
@@ -53,7 +54,7 @@ impl Stream {
     }
 
     fn net(&mut self) -> &mut FakeNet {
-        self.hired.worker.net_mut()
+        self.node.net(0)
     }
 
     fn now_us(&mut self) -> u64 {
@@ -68,7 +69,7 @@ impl Stream {
             if is_done(&String::from_utf8_lossy(&unread)) {
                 return self.now_us();
             }
-            assert_eq!(self.hired.worker.turn(), Turn::GoesOn);
+            assert_eq!(self.node.workers[0].worker.turn(), Turn::GoesOn);
         }
         panic!("never read");
     }
@@ -94,7 +95,7 @@ fn stream_ends_with_its_token_by_a_steady_calendar() {
 fn stream_ends_at_once_when_the_calendar_has_passed_its_token() {
     for seed in 0..20 {
         let mut stream = Stream::open(seed);
-        stream.net().step_calendar(3600);
+        stream.net().machine.step_calendar(3600);
         let ended_us = stream.ended_us();
         assert!(ended_us < LATE_US_MAX, "{ended_us}");
     }
@@ -104,14 +105,14 @@ fn stream_ends_at_once_when_the_calendar_has_passed_its_token() {
 fn stream_goes_on_when_the_calendar_is_set_back_and_ends_when_it_is_set_right() {
     for seed in 0..20 {
         let mut stream = Stream::open(seed);
-        stream.net().step_calendar(-3600);
+        stream.net().machine.step_calendar(-3600);
         let until_us = stream.opened_us + 2 * TOKEN_S * 1_000_000;
         while stream.now_us() < until_us {
-            assert_eq!(stream.hired.worker.turn(), Turn::GoesOn);
+            assert_eq!(stream.node.workers[0].worker.turn(), Turn::GoesOn);
         }
         let unread: Vec<u8> = stream.pipe.borrow().to_peer.clone().into();
         assert!(!String::from_utf8_lossy(&unread).contains("4002"));
-        stream.net().step_calendar(3600);
+        stream.net().machine.step_calendar(3600);
         let ended_us = stream.ended_us();
         let late_us = stream.opened_us + ended_us - until_us;
         assert!(late_us < LATE_US_MAX, "{late_us}");

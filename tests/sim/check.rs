@@ -1,9 +1,9 @@
-//! What must hold of the worker between two turns, and at its end.
+//! What must hold of each worker, and of all of them together, between two turns and at the end.
 //!
-//! The worker's own parts agree (its `check_invariants`), what it counts is what happened, its log
+//! A worker's own parts agree (its `check_invariants`), what it counts is what happened, its log
 //! keeps to its bounds, and every receipt is confirmed. A panic is a finding.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
 use fanfare::worker::Worker;
 
-use crate::model::Facts;
+use crate::model::{Facts, LogFacts};
 use crate::net::FakeNet;
+use crate::world::node::Member;
 
 /// What conns were behind, looked at whenever flush had done with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,19 +66,9 @@ pub(crate) struct Checker {
     /// The log was over its bound.
     was_over: bool,
     pub(crate) debts: Debts,
-    pub(crate) receipts: VecDeque<(u64, Arc<Receipt>)>,
 }
 
 impl Checker {
-    /// Another server counts from zero, and nobody asks for what the one before had to confirm.
-    pub(crate) fn begin_again(&mut self) {
-        let debts = self.debts;
-        *self = Self {
-            debts,
-            ..Self::default()
-        };
-    }
-
     pub(crate) fn after_turn(
         &mut self,
         worker: &Worker<FakeNet>,
@@ -106,20 +97,7 @@ impl Checker {
             worker.hub().subscriber_count(),
             "the gauge of subscribers"
         );
-        let channels = worker.hub().channel_count() as u64;
-        assert_eq!(worker.census(), channels, "the count of channels");
         self.check_log(worker, metrics, config);
-        let head = worker.hub().head().sequence.0;
-        while let Some((sequence, receipt)) = self.receipts.front()
-            && *sequence <= head
-        {
-            let subscribers = receipt.subscribers();
-            assert!(
-                subscribers.is_some(),
-                "{sequence} is in the log and not confirmed"
-            );
-            self.receipts.pop_front();
-        }
     }
 
     /// A turn evicts before it encodes what it writes. So it may end over the bound in bytes, but
@@ -147,39 +125,85 @@ impl Checker {
     }
 }
 
-/// Follows what leaves the log, and finds each that left before it had to.
-pub(crate) fn what_is_kept(hub: &Hub, now: Now, config: &Config, facts: &mut Facts) {
+/// The node counts each channel once that any of its workers has: for its subscribers, or because
+/// something of it is in the log.
+pub(crate) fn census(workers: &[Member], facts: &Facts) {
+    let mut all = BTreeSet::new();
+    for (Member { worker, .. }, log) in workers.iter().zip(&facts.logs) {
+        let hub = worker.hub();
+        let has_channel = |channel: &usize| {
+            let newest = Sequence(facts.newest(*channel, log.head));
+            hub.log().get(newest).is_some() || hub.subscribers_of(&facts.channels[*channel]) > 0
+        };
+        let own: Vec<usize> = (0..facts.names.len()).filter(has_channel).collect();
+        assert_eq!(hub.channel_count(), own.len(), "channels of a worker");
+        all.extend(own);
+    }
+    for Member { worker, .. } in workers {
+        assert_eq!(worker.census(), all.len() as u64, "the count of channels");
+    }
+}
+
+/// A receipt is complete when every worker has the publication, and not before. Returns the newest
+/// that is.
+pub(crate) fn receipts(receipts: &mut VecDeque<(u64, Arc<Receipt>)>, workers: &[Member]) -> u64 {
+    let heads = workers.iter().filter(|member| !member.has_ended);
+    let heads = heads.map(|member| member.worker.hub().head().sequence.0);
+    let Some(everywhere) = heads.min() else {
+        return 0;
+    };
+    let mut acknowledged = 0;
+    while let Some((sequence, receipt)) = receipts.front()
+        && *sequence <= everywhere
+    {
+        let is_complete = receipt.subscribers().is_some();
+        assert!(is_complete, "{sequence} is in all logs and not confirmed");
+        acknowledged = *sequence;
+        receipts.pop_front();
+    }
+    if let Some((sequence, receipt)) = receipts.front() {
+        let is_early = receipt.subscribers().is_some();
+        assert!(!is_early, "{sequence} is confirmed and not in all logs");
+    }
+    acknowledged
+}
+
+/// Follows what leaves a worker's log, and finds each that left before it had to.
+pub(crate) fn what_is_kept(hub: &Hub, worker: usize, now: Now, facts: &mut Facts) {
+    let log = &facts.logs[worker];
+    let (head, tail) = (log.head, log.tail);
     for channel in 0..facts.names.len() {
         let all = &facts.by_channel[channel];
-        let appended = all.partition_point(|sequence| *sequence <= facts.head);
-        let mut gone = all.partition_point(|sequence| *sequence <= facts.evicted[channel]);
+        let appended = all.partition_point(|sequence| *sequence <= head);
+        let mut gone =
+            all.partition_point(|sequence| *sequence <= facts.logs[worker].evicted[channel]);
         while gone < appended && hub.log().get(Sequence(all[gone])).is_none() {
             let newer = &all[gone..appended];
             let (entries, bytes) = held(newer, facts);
-            let rules = rules(config, &facts.names[channel]);
+            let rules = &facts.rules[channel];
             let newest = facts.publication(all[gone]);
             let age = Duration::from_millis(rules.age_ms);
             let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
-                || all[gone] <= facts.tail
+                || all[gone] <= tail
                 || now.has_reached(newest.published.after(age));
             assert!(
                 had_to_go,
                 "{} of {} has left the log",
                 all[gone], facts.names[channel]
             );
-            facts.evicted[channel] = all[gone];
+            facts.logs[worker].evicted[channel] = all[gone];
             gone += 1;
         }
     }
 }
 
 /// When all is quiet no channel has more in the log than its bounds allow.
-pub(crate) fn bounds_of_channels(hub: &Hub, config: &Config, facts: &Facts) {
+pub(crate) fn bounds_of_channels(hub: &Hub, log: &LogFacts, facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];
-        let kept = all.partition_point(|sequence| *sequence <= facts.evicted[channel]);
+        let kept = all.partition_point(|sequence| *sequence <= log.evicted[channel]);
         let (entries, bytes) = held(&all[kept..], facts);
-        let rules = rules(config, name);
+        let rules = &facts.rules[channel];
         let is_within = entries <= rules.entries && bytes <= rules.bytes;
         assert!(
             is_within || entries <= 1,

@@ -235,6 +235,7 @@ impl Engine for OpenDisk {
 }
 
 /// The journal over a server's lives.
+#[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) disk: Disk,
     keeper: Option<Keeper>,

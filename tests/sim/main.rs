@@ -1,11 +1,11 @@
-//! The deterministic simulation: the real worker over a network that lies, by seed.
+//! The deterministic simulation: one to four real workers over networks that lie, by seed.
 //!
 //! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test
 //! --release --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A
-//! failure names its seed. [`world`] is a life, [`net`] the network, [`disk`] what outlives the
-//! server, [`backend`] the feed, [`peer`] and [`link`] the clients, [`wire`] their parsers,
-//! [`model`] the truth, [`journey`] what it comes to for one client over all transports, [`check`]
-//! what must hold of the worker.
+//! failure names its seed. [`world`] is a life, [`net`] the networks, [`feed`] the sequencer,
+//! [`disk`] what outlives the server, [`backend`] the rest of the feed, [`peer`] and [`link`] the
+//! clients, [`wire`] their parsers, [`model`] the truth, [`journey`] what it comes to for one
+//! client over all workers and transports, [`check`] what must hold of the workers.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -22,6 +22,8 @@ mod backend;
 mod calendar;
 mod check;
 mod disk;
+mod drain;
+mod feed;
 mod journey;
 mod link;
 mod model;
@@ -66,6 +68,7 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.deliveries += outcome.deliveries;
     total.gaps += outcome.gaps;
     total.windows_filled += outcome.windows_filled;
+    total.ahead += outcome.ahead;
     total.restarts += outcome.restarts;
     total.debts.merge(&outcome.debts);
 }
@@ -113,6 +116,7 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         "nobody came near the quota"
     );
     assert!(seeds < SEEDS || total.restarts > 0, "nobody was killed");
+    assert!(seeds < SEEDS || total.ahead > 0, "no worker was behind");
     assert!(
         seeds < SEEDS || total.windows_filled > 0,
         "no window was ever full"
@@ -133,8 +137,8 @@ fn show(seeds: u64, total: &Outcome) {
         total.turns, total.publications, total.deliveries, total.gaps
     );
     eprintln!(
-        "{} windows filled, {} restarts",
-        total.windows_filled, total.restarts
+        "{} windows filled, {} restarts, {} connections ahead of their workers",
+        total.windows_filled, total.restarts, total.ahead
     );
     let debts = &total.debts;
     eprintln!(

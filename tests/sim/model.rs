@@ -16,21 +16,39 @@ use fanfare::time::Now;
 
 use crate::check;
 
-/// Everything that was published, and how far the worker is.
-#[derive(Debug)]
-pub(crate) struct Facts {
-    pub(crate) epoch: Epoch,
-    pub(crate) names: Vec<String>,
-    /// By sequence number, from 1.
-    pub(crate) publications: Vec<Arc<Publication>>,
-    /// Sequence numbers, by channel.
-    pub(crate) by_channel: Vec<Vec<u64>>,
-    /// The newest publication in the worker's log.
+/// How far one worker's log is.
+#[derive(Clone, Debug)]
+pub(crate) struct LogFacts {
+    /// The newest publication in it.
     pub(crate) head: u64,
     /// The newest publication that has left it, by channel.
     pub(crate) evicted: Vec<u64>,
     /// Everything up to here has left it.
     pub(crate) tail: u64,
+}
+
+impl LogFacts {
+    /// The newest publication that has left the log, of any channel.
+    fn evicted_of_any(&self) -> u64 {
+        self.evicted.iter().copied().max().unwrap_or_default()
+    }
+}
+
+/// Everything that was published, and how far the workers are.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) epoch: Epoch,
+    pub(crate) names: Vec<String>,
+    /// The same, as the server has them.
+    pub(crate) channels: Vec<ChannelName>,
+    /// By sequence number, from 1.
+    pub(crate) publications: Vec<Arc<Publication>>,
+    /// Sequence numbers, by channel.
+    pub(crate) by_channel: Vec<Vec<u64>>,
+    /// By worker.
+    pub(crate) logs: Vec<LogFacts>,
+    /// All receipts up to here are complete: a feeder knows that every worker has these.
+    pub(crate) acknowledged: u64,
     pub(crate) now: Now,
     /// The log may be full for all channels together.
     pub(crate) is_tight: bool,
@@ -55,6 +73,8 @@ pub(crate) struct Facts {
     pub(crate) gaps: u64,
     /// How often a client had as much unacknowledged as its window allows.
     pub(crate) windows_filled: u64,
+    /// Connections that began at a position that their worker had not reached.
+    pub(crate) ahead: u64,
 }
 
 /// How long a client has to stay away.
@@ -67,19 +87,35 @@ pub(crate) struct Delay {
 
 impl Facts {
     /// Nothing has been published yet.
-    pub(crate) fn new(epoch: Epoch, config: &Arc<Config>, channels: usize, now: Now) -> Self {
+    pub(crate) fn new(
+        epoch: Epoch,
+        config: &Arc<Config>,
+        workers: usize,
+        channels: usize,
+        now: Now,
+    ) -> Self {
         let names: Vec<String> = (0..channels).map(|number| format!("c{number}")).collect();
+        let channels_named = names
+            .iter()
+            .map(|name| ChannelName::new(name).expect("a name"));
         let rules = names.iter().map(|name| check::rules(config, name));
         Self {
             epoch,
+            channels: channels_named.collect(),
             rules: rules.collect(),
             is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
             names,
             publications: Vec::new(),
             by_channel: vec![Vec::new(); channels],
-            head: 0,
-            evicted: vec![0; channels],
-            tail: 0,
+            logs: vec![
+                LogFacts {
+                    head: 0,
+                    evicted: vec![0; channels],
+                    tail: 0,
+                };
+                workers
+            ],
+            acknowledged: 0,
             now,
             channels_per_conn: config.limits.channels_per_conn as usize,
             heartbeat_ms: config.heartbeat.interval_ms,
@@ -92,6 +128,7 @@ impl Facts {
             deliveries: 0,
             gaps: 0,
             windows_filled: 0,
+            ahead: 0,
         }
     }
 
@@ -102,6 +139,13 @@ impl Facts {
         let channel = self.channel(publication.channel.as_str());
         self.by_channel[channel].push(sequence);
         self.publications.push(publication);
+    }
+
+    /// Several have their numbers.
+    pub(crate) fn add_all(&mut self, publications: impl IntoIterator<Item = Arc<Publication>>) {
+        for publication in publications {
+            self.add(publication);
+        }
     }
 
     pub(crate) fn channel(&self, name: &str) -> usize {
@@ -119,8 +163,7 @@ impl Facts {
 
     /// What clients may do in a channel.
     pub(crate) fn client_rules(&self, channel: usize) -> ClientRules {
-        let name = ChannelName::new(&self.names[channel]).expect("a name");
-        self.config.client_rules(&name)
+        self.config.client_rules(&self.channels[channel])
     }
 
     /// The sequence number in an id that the server sent.
@@ -133,6 +176,13 @@ impl Facts {
     pub(crate) fn publication(&self, sequence: u64) -> &Arc<Publication> {
         let found = self.publications.get(sequence as usize - 1);
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
+    }
+
+    /// The newest publication of a channel up to one; zero if there is none.
+    pub(crate) fn newest(&self, channel: usize, last: u64) -> u64 {
+        let all = &self.by_channel[channel];
+        let count = all.partition_point(|sequence| *sequence <= last);
+        all[..count].last().copied().unwrap_or_default()
     }
 
     pub(crate) fn draw_channels(&self, random: &mut fastrand::Rng) -> Vec<usize> {
@@ -159,10 +209,10 @@ impl Facts {
             && first.is_some_and(|first| self.is_too_old(told.channel, *first))
     }
 
-    /// Whether a later publication that the worker has stands for this one.
-    fn is_superseded(&self, channel: usize, sequence: u64) -> bool {
+    /// Whether a later publication that is in a log stands for this one.
+    fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = &self.publication(sequence).key;
-        let later = self.between(channel, sequence, self.head);
+        let later = self.between(channel, sequence, log.head);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
             && key.is_some()
@@ -170,15 +220,10 @@ impl Facts {
     }
 
     /// The first publication of a channel after one and up to another that nothing stands for.
-    fn first_newest(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
+    fn first_newest(&self, log: &LogFacts, channel: usize, after: u64, last: u64) -> Option<u64> {
         let between = self.between(channel, after, last).iter().copied();
         let mut owed = between.filter(|s| !self.publication(*s).has_expired(self.now));
-        owed.find(|sequence| !self.is_superseded(channel, *sequence))
-    }
-
-    /// The newest publication that has left the log, of any channel.
-    fn evicted_of_any(&self) -> u64 {
-        self.evicted.iter().copied().max().unwrap_or_default()
+        owed.find(|sequence| !self.is_superseded(log, channel, *sequence))
     }
 
     fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
@@ -275,8 +320,10 @@ struct Window {
 }
 
 /// How far one connection's subscriptions have got.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    /// The worker that serves the connection.
+    worker: usize,
     subscriptions: BTreeMap<usize, Subscription>,
     /// The newest id given on the connection.
     pub(crate) newest: u64,
@@ -285,6 +332,15 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    pub(crate) fn new(worker: usize) -> Self {
+        Self {
+            worker,
+            subscriptions: BTreeMap::new(),
+            newest: 0,
+            is_blind: false,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.subscriptions.len()
     }
@@ -413,6 +469,7 @@ impl Ledger {
 
     /// A gap in mid-stream was told.
     pub(crate) fn gap(&mut self, told: &Told, facts: &Facts) {
+        let log = &facts.logs[self.worker];
         let name = &facts.names[told.channel];
         let subscription = self.of(told.channel);
         let since = facts.sequence(told.since.as_deref().expect("where a live gap begins"));
@@ -440,20 +497,20 @@ impl Ledger {
                     range.contains(&missed) && missed > 0,
                     "{told:?}: {range:?} are missing"
                 );
-                let newest = facts.first_newest(told.channel, since, told.until);
+                let newest = facts.first_newest(log, told.channel, since, told.until);
                 assert!(
                     cause == "slow" || newest.is_none(),
                     "{told:?}: nothing supersedes {newest:?}"
                 );
             }
             ("slow", None) => {
-                let evicted = facts.evicted[told.channel];
+                let evicted = log.evicted[told.channel];
                 assert!(evicted > since, "{told:?}: nothing was evicted");
             }
             ("expired", None) => {
-                let evicted = facts.evicted[told.channel];
+                let evicted = log.evicted[told.channel];
                 assert!(evicted > since, "{told:?}: nothing was evicted");
-                let newest = facts.first_newest(told.channel, evicted, told.until);
+                let newest = facts.first_newest(log, told.channel, evicted, told.until);
                 assert_eq!(newest, None, "{told:?} is in the log");
             }
             _ => panic!("{told:?}: cause and count"),
@@ -463,6 +520,7 @@ impl Ledger {
 
     /// A gap in a poll's answer was told, which is found on joining or later.
     pub(crate) fn gap_of_answer(&mut self, told: &Told, ask: Ask, at: u64, facts: &Facts) {
+        let log = &facts.logs[self.worker];
         let subscription = self.of(told.channel);
         let is_known = told.cause == "conflated";
         assert_eq!(told.missed.is_some(), is_known, "{told:?}: cannot be known");
@@ -472,11 +530,11 @@ impl Ledger {
                 assert!(since >= asked && since < told.until, "{told:?}");
                 let lost = facts.first_owed(told.channel, subscription.last, since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
-                let newest = facts.first_newest(told.channel, since, told.until);
+                let newest = facts.first_newest(log, told.channel, since, told.until);
                 assert_eq!(newest, None, "{told:?}: nothing supersedes it");
             }
             (ask, cause) if ask.foreign_cause() == Some(cause) => {
-                assert!((at..=facts.head).contains(&told.until), "{told:?}");
+                assert!((at..=log.head).contains(&told.until), "{told:?}");
             }
             (Ask::After(asked), "expired") => {
                 let since = facts.sequence(told.since.as_deref().expect("where it begins"));
@@ -484,8 +542,8 @@ impl Ledger {
                 let lost = facts.first_owed(told.channel, subscription.last, since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 // What it knows of a channel that came back is no better than that.
-                let evicted = facts.evicted_of_any();
-                let newest = facts.first_newest(told.channel, evicted, told.until);
+                let evicted = log.evicted_of_any();
+                let newest = facts.first_newest(log, told.channel, evicted, told.until);
                 assert!(
                     told.until <= evicted || newest.is_none(),
                     "{told:?} is in the log"
@@ -499,7 +557,8 @@ impl Ledger {
     /// The server says that the connection has everything up to here.
     /// It may have come from a faster one, up to `since`.
     pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
-        assert!(head <= facts.head.max(since), "{head} is not published yet");
+        let published = facts.logs[self.worker].head;
+        assert!(head <= published.max(since), "{head} is not published yet");
         assert!(
             head >= self.newest,
             "the id went back from {} to {head}",
@@ -514,7 +573,7 @@ impl Ledger {
 
     /// A channel with where its subscription stands and the first publication that is owed, if any.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
-        self.owed_until(facts.head, facts)
+        self.owed_until(facts.logs[self.worker].head, facts)
     }
 
     /// The same of the publications up to one.
@@ -538,20 +597,22 @@ impl Ledger {
     }
 }
 
-/// Whether a subscription that asked for something may start here, and so.
+/// Whether a subscription at a worker that asked for something may start here, and so.
 pub(crate) fn check_start(
+    worker: usize,
     ask: Ask,
     asked_at: u64,
     position: u64,
     gap: Option<&Told>,
     facts: &Facts,
 ) {
+    let log = &facts.logs[worker];
     let at = (ask, position, gap);
     let Some(told) = gap else {
         return match ask {
             Ask::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
             Ask::Foreign | Ask::Nonsense => panic!("{at:?}: no gap"),
-            Ask::Now => assert!((asked_at..=facts.head).contains(&position), "{at:?}"),
+            Ask::Now => assert!((asked_at..=log.head).contains(&position), "{at:?}"),
         };
     };
     assert_eq!(told.until, position, "{at:?}: goes on elsewhere");
@@ -561,13 +622,13 @@ pub(crate) fn check_start(
             assert_eq!(told.cause, "expired", "{at:?}");
             assert_eq!(told.since, Some(facts.id(since)), "{at:?}");
             assert!(
-                since < position && position <= facts.evicted_of_any(),
+                since < position && position <= log.evicted_of_any(),
                 "{at:?}"
             );
         }
         Ask::Foreign | Ask::Nonsense => {
             assert_eq!(Some(&*told.cause), ask.foreign_cause(), "{at:?}");
-            assert!((asked_at..=facts.head).contains(&position), "{at:?}");
+            assert!((asked_at..=log.head).contains(&position), "{at:?}");
         }
         Ask::Now => panic!("{at:?}: a gap before now"),
     }

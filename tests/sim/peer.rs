@@ -2,13 +2,14 @@
 //! back.
 //!
 //! What it remembers over its connections is its last id; everything about one connection is the
-//! [`Link`]'s. How it behaves is drawn once and changes when the world becomes calm: then it reads
-//! everything, answers everything and stays.
+//! [`Link`]'s. Each connection is to a worker drawn for it. How the peer behaves is drawn once and
+//! changes when the world becomes calm: then it reads everything, answers everything and stays.
 
 use crate::journey::Journey;
 use crate::link::{Link, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
+use crate::world::node::Node;
 
 /// How a peer behaves.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,8 @@ pub(crate) struct Peer {
     eager_us: u64,
     is_calm: bool,
     is_loyal: bool,
+    /// It often breaks its connection off and goes on with another one.
+    is_roaming: bool,
     /// A calm peer that wants a stream stays with one; the others speak plain HTTP, or send FIN
     /// right after they have asked for a stream.
     is_streamer: bool,
@@ -78,6 +81,7 @@ impl Peer {
         Self {
             journey: None,
             is_loyal: random.u32(0..3) == 0,
+            is_roaming: random.u32(0..3) == 0,
             number,
             temper: Temper::draw(random),
             link: None,
@@ -93,11 +97,12 @@ impl Peer {
 
     /// From now on it does nothing wrong. What it broke before stays broken, so such a connection
     /// is given up, unless it was abandoned without a word: that one is the server's to end.
-    pub(crate) fn calm_down(&mut self, net: &mut FakeNet, pause_us: u64) {
+    pub(crate) fn calm_down(&mut self, node: &mut Node, pause_us: u64) {
         self.is_calm = true;
         self.temper = Temper::calm(pause_us);
-        self.next_us = net.now_us();
+        self.next_us = node.now_us();
         if let Some(link) = &mut self.link {
+            let net = node.net(link.worker);
             if link.is_abandoned {
                 return;
             }
@@ -122,11 +127,16 @@ impl Peer {
         self.may_connect || self.link.is_some()
     }
 
-    /// One act, if it is time.
-    pub(crate) fn act(&mut self, net: &mut FakeNet, facts: &mut Facts, random: &mut fastrand::Rng) {
-        if self.next_us > net.now_us() {
+    /// One act, if it is time. It connects to any worker, whichever it was on before.
+    pub(crate) fn act(&mut self, node: &mut Node, facts: &mut Facts, random: &mut fastrand::Rng) {
+        if self.next_us > node.now_us() {
             return;
         }
+        let worker = match &self.link {
+            Some(link) => link.worker,
+            None => random.usize(0..node.workers.len()),
+        };
+        let net = node.net(worker);
         let pause_us = self.temper.pause_us;
         self.next_us = if self.is_calm {
             // All at once, so that a calm world needs few turns.
@@ -167,6 +177,8 @@ impl Peer {
             self.end(facts);
         } else if self.is_calm {
             // It only listens.
+        } else if self.is_roaming && link.last_id.is_some() && random.u32(0..8) == 0 {
+            net.reset(&link.pipe);
         } else if random.u32(0..1000) < self.temper.mischief {
             link.misbehave(net, facts, random);
         } else {
@@ -243,11 +255,12 @@ impl Peer {
         }
     }
 
-    /// Whether its stream has yet to be given something.
+    /// Whether its stream has yet to be given something, or to be answered.
     pub(crate) fn is_owed(&self, facts: &Facts) -> bool {
         let link = self.link.as_ref().filter(|link| link.is_stream());
         link.is_some_and(|link| {
-            !matches!(link.service, Service::Poll { .. }) && link.ledger.owed(facts).is_some()
+            let is_poll = matches!(link.service, Service::Poll { .. });
+            !is_poll && (link.ledger.owed(facts).is_some() || link.awaits_answers())
         })
     }
 
@@ -262,16 +275,15 @@ impl Peer {
         }
         let stage = &link.stage;
         if matches!(link.service, Service::Poll { .. }) {
-            assert_eq!(
-                *stage,
-                Stage::AwaitHead,
-                "peer {} is not served",
-                self.number
-            );
-            return link.check_waiting(facts);
+            // An answer may be on its way: the worker writes it in pieces.
+            return match stage {
+                Stage::Answer => {}
+                Stage::AwaitHead => link.check_waiting(facts),
+                _ => panic!("peer {} is not served: {stage:?}", self.number),
+            };
         }
         if let Some(journey) = &self.journey {
-            journey.check_complete(facts.head, facts);
+            journey.check_complete(facts.logs[link.worker].head, facts);
         }
         assert!(
             matches!(stage, Stage::WebSocket | Stage::EventStream { .. }),

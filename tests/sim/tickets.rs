@@ -13,7 +13,7 @@ use fanfare::worker::keys::Keys;
 
 use crate::link::{Link, Service};
 use crate::model::Facts;
-use crate::net::FakeNet;
+use crate::net::{FakeNet, Machine};
 use crate::wire::client_frame;
 
 const SECRET: [u8; 32] = [7; 32];
@@ -97,27 +97,35 @@ impl Link {
     pub(crate) fn draw_ticket(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if facts.config.auth.is_on() && self.is_stream() {
             let is_poll = matches!(self.service, Service::Poll { .. });
-            let mut ticket = draw(!facts.is_calm && !is_poll, net.unix_seconds(), random);
-            ticket.latest_s = net.unix_seconds_believed();
+            let unix_s = net.machine.unix_seconds();
+            let mut ticket = draw(!facts.is_calm && !is_poll, unix_s, random);
+            ticket.latest_s = net.machine.unix_seconds_believed();
             let is_heard = self.service == Service::WebSocket { is_full: true };
             ticket.is_message = is_heard && random.bool();
             self.ticket = Some(ticket);
         }
     }
 
-    /// After each turn: no conn is subscribed long after the end of its token. Pauses of the server
-    /// do not count.
+    /// After each turn: notes what the calendar shows.
+    pub(crate) fn note_calendar(&mut self, machine: &Machine) {
+        if let Some(ticket) = &mut self.ticket {
+            ticket.latest_s = ticket.latest_s.max(machine.unix_seconds_believed());
+        }
+    }
+
+    /// After each turn of its worker: no conn is subscribed long after the end of its token. Pauses
+    /// of the server do not count.
     pub(crate) fn check_token(&mut self, net: &FakeNet, hub: &Hub) {
-        let (unix_s, running_us) = (net.unix_seconds(), net.running_us());
+        let (unix_s, running_us) = (net.machine.unix_seconds(), net.running_us());
         let Some(ticket) = &mut self.ticket else {
             return;
         };
-        ticket.latest_s = ticket.latest_s.max(net.unix_seconds_believed());
         if unix_s < ticket.ends_s {
             ticket.ended_us = None;
             return;
         }
-        let late_us = running_us - *ticket.ended_us.get_or_insert(running_us);
+        let ended_us = *ticket.ended_us.get_or_insert(running_us);
+        let late_us = running_us.saturating_sub(ended_us);
         let slot = self.pipe.borrow().slot();
         let is_served = slot.is_some_and(|slot| hub.channels_of(slot).next().is_some());
         assert!(

@@ -23,7 +23,7 @@ use fanfare::worker::upstream::{Bounds, Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
 use super::conn;
-use super::net::{FakeNet, PipeRef};
+use super::net::{FakeNet, Machine, PipeRef};
 use super::parts::chance;
 use super::script::{Script, Step};
 use super::wire;
@@ -69,7 +69,9 @@ struct World {
 
 impl World {
     fn new(script: Script<'_>) -> Self {
-        let mut net = FakeNet::new(chance(script.stream), 1, false);
+        let mut random = chance(script.stream);
+        let machine = Machine::new(&mut random, false);
+        let mut net = FakeNet::new(&machine, 0, random, 1);
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().expect("a descriptor")));
         let feed = Arc::new(Wake::new().expect("a descriptor"));
         let wake = Arc::new(Wake::new().expect("a descriptor"));

@@ -31,6 +31,14 @@ impl Link {
         }
     }
 
+    /// Whether something that was said is still to be answered.
+    pub(crate) fn awaits_answers(&self) -> bool {
+        let is_asked = !self.commands.is_empty() || !self.pings.is_empty() || self.nameless > 0;
+        let is_served = self.stage == Stage::WebSocket && self.goodbye.is_none();
+        let may_hear = !self.is_spoiled && !self.has_said_close && !self.is_abandoned;
+        is_asked && is_served && may_hear && !self.pipe.borrow().is_reset
+    }
+
     /// A stream whose client has sent FIN brings what the log had for the request, and then ends in
     /// order.
     fn check_served(&self, facts: &Facts) {

@@ -5,6 +5,7 @@
 //! is its only user.
 
 mod end;
+mod event_stream;
 mod poll;
 mod speech;
 mod windows;
@@ -13,14 +14,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fanfare::config::ClientPublish;
 use fanfare::frame::{Encoder, Envelope, FrameKind};
+use fanfare::hub::Hub;
 
 use crate::model::{Ask, Delay, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
 use crate::tickets::Ticket;
-use crate::wire::{
-    after_comments, block_field, client_frame, inflate, server_frame, take_block, take_chunk,
-    take_frame, take_head,
-};
+use crate::wire::{client_frame, inflate, server_frame, take_frame, take_head};
 
 /// What is asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +94,8 @@ pub(crate) const DISCONNECT_CODE: u16 = 4242;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) pipe: PipeRef,
+    /// The worker that it is connected to.
+    pub(crate) worker: usize,
     pub(crate) service: Service,
     pub(crate) stage: Stage,
     pub(crate) ledger: Ledger,
@@ -116,6 +117,8 @@ pub(crate) struct Link {
     /// It sends FIN right after its request, and reads on.
     pub(crate) is_half_closing: bool,
     pub(crate) goodbye: Option<Goodbye>,
+    /// Its worker had not reached its position.
+    was_ahead: bool,
     /// It is served, and the server is about to stop.
     pub(crate) must_hear_goodbye: bool,
     /// How often an event stream was told when to come back: at its beginning and at its end.
@@ -171,11 +174,13 @@ impl Link {
         let pipe = net.connect(room);
         let mut channels = loyalty.map_or_else(|| facts.draw_channels(random), <[usize]>::to_vec);
         random.shuffle(&mut channels);
+        let worker = net.worker;
         let mut link = Self {
             pipe,
+            worker,
             service,
             stage: Stage::AwaitHead,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(worker),
             last_id: None,
             seen: Vec::new(),
             was_given: false,
@@ -187,12 +192,13 @@ impl Link {
             has_fin: false,
             is_half_closing: false,
             goodbye: None,
+            was_ahead: false,
             must_hear_goodbye: false,
             retries: 0,
             unconfirmed: channels.iter().copied().collect(),
             channels,
             ask,
-            asked_at: facts.head,
+            asked_at: facts.logs[worker].head,
             window: None,
             outgoing: VecDeque::new(),
             incoming: Vec::new(),
@@ -245,6 +251,14 @@ impl Link {
                 std::mem::take(&mut self.seen)
             }
         }
+    }
+
+    /// After each turn of its worker: counts it once if it is ahead of its worker.
+    pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
+        let slot = self.pipe.borrow().slot();
+        let is_ahead = slot.is_some_and(|slot| hub.is_ahead(slot));
+        facts.ahead += u64::from(is_ahead && !self.was_ahead);
+        self.was_ahead |= is_ahead;
     }
 
     /// Sends what is to be sent, at most `max` bytes.
@@ -589,7 +603,7 @@ impl Link {
         self.ledger.set_window(channel, window);
         let position = start;
         self.seen.push(Seen::Start { channel, position });
-        check_start(ask, at, position, gap.as_ref(), facts);
+        check_start(self.worker, ask, at, position, gap.as_ref(), facts);
     }
 
     fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
@@ -610,7 +624,7 @@ impl Link {
             || facts.is_tight
             || !self.was_given
             || self.ledger.has_window(told.channel)
-            || told.until <= facts.tail
+            || told.until <= facts.logs[self.worker].tail
             || facts.is_too_old(told.channel, told.until)
             || facts.begins_too_old(told);
         // These are for who is over its quota.
@@ -669,119 +683,6 @@ impl Link {
             self.last_direct
         );
         self.last_direct = number;
-    }
-
-    fn take_event_stream(&mut self, has_gap: bool, facts: &mut Facts) -> usize {
-        assert!(
-            self.goodbye.is_none() || self.incoming.is_empty(),
-            "bytes after the end"
-        );
-        let is_chunked = matches!(
-            self.service,
-            Service::EventStream {
-                is_chunked: true,
-                ..
-            }
-        );
-        if !is_chunked {
-            self.body.append(&mut self.incoming);
-            self.take_blocks(has_gap, facts);
-            return 0;
-        }
-        let Some((content, taken)) = take_chunk(&self.incoming) else {
-            return 0;
-        };
-        if content.is_empty() {
-            self.goodbye = Some(Goodbye::LastChunk);
-            return taken;
-        }
-        self.body.extend(content);
-        self.take_blocks(has_gap, facts);
-        assert!(self.body.is_empty(), "a block across chunks");
-        taken
-    }
-
-    fn take_blocks(&mut self, has_gap: bool, facts: &mut Facts) {
-        let body = std::mem::take(&mut self.body);
-        let mut rest = after_comments(&body);
-        while let Some(block) = take_block(rest) {
-            rest = after_comments(&rest[block.len()..]);
-            let text = str::from_utf8(block).expect("an event stream is text");
-            self.handle_block(text, has_gap, facts);
-        }
-        self.body.extend(rest);
-    }
-
-    fn handle_block(&mut self, block: &str, has_gap: bool, facts: &mut Facts) {
-        let id = block_field(block, "id").map(|id| facts.sequence(id));
-        if let Some(retry) = block_field(block, "retry") {
-            if self.retries > 0 {
-                self.note_delay(retry, facts);
-            }
-            self.retries += 1;
-        }
-        match block_field(block, "event") {
-            Some("fanfare.direct") => {
-                let data = block_field(block, "data").expect("data");
-                let text = match data.strip_prefix("{\"text\":\"") {
-                    Some(full) => full.strip_suffix("\"}").expect("an object"),
-                    None => data,
-                };
-                return self.handle_direct(text);
-            }
-            Some("fanfare.disconnect") => return,
-            Some("fanfare.position") => return self.handle_position(id, facts),
-            _ => {}
-        }
-        if block_field(block, "event") == Some("fanfare.gap") {
-            let data = block_field(block, "data").expect("a gap's data");
-            let json: serde_json::Value = serde_json::from_str(data).expect("JSON");
-            let told = told(&json, facts);
-            facts.gaps += 1;
-            self.seen.push((&told).into());
-            assert_eq!(id, None, "a gap with an id");
-            if self.is_opened {
-                return self.live_gap(&told, facts);
-            }
-            assert!(has_gap, "the head did not tell of the gap");
-            check_start(self.ask, self.asked_at, told.until, Some(&told), facts);
-            return self.ledger.start(told.channel, told.until);
-        }
-        match (block_field(block, "data"), id) {
-            (Some(_), Some(id)) => {
-                assert!(self.is_opened, "a publication before the position");
-                self.deliver(id, block.as_bytes(), facts);
-            }
-            _ => panic!("neither a publication nor of a reserved type: {block:?}"),
-        }
-    }
-
-    fn handle_position(&mut self, id: Option<u64>, facts: &Facts) {
-        match id {
-            Some(id) if !self.is_opened => {
-                self.ledger.newest = id;
-                self.finish_opening(id, facts);
-            }
-            Some(id) => {
-                self.ledger.caught_up(id, 0, facts);
-                self.seen.push(Seen::Position(id));
-            }
-            // It only carries the delay before the next connection.
-            None => return,
-        }
-        self.last_id = id;
-    }
-
-    /// All gaps of the opening are told: the other channels start where it says.
-    fn finish_opening(&mut self, position: u64, facts: &Facts) {
-        self.is_opened = true;
-        for channel in self.channels.clone() {
-            if !self.ledger.has(channel) {
-                check_start(self.ask, self.asked_at, position, None, facts);
-                self.ledger.start(channel, position);
-                self.seen.push(Seen::Start { channel, position });
-            }
-        }
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct Polls {
 struct Asked {
     ask: Ask,
     at: u64,
+    /// Every worker had everything up to here.
+    acknowledged: u64,
     /// It has the answer from there.
     has_answer: bool,
 }
@@ -98,7 +100,8 @@ impl Link {
         self.outgoing.extend(request.as_bytes());
         self.polls.asked.push_back(Asked {
             ask,
-            at: facts.head,
+            at: facts.logs[self.worker].head,
+            acknowledged: facts.acknowledged,
             has_answer,
         });
     }
@@ -129,7 +132,7 @@ impl Link {
             return;
         };
         for channel in &self.channels {
-            let owed = facts.first_owed(*channel, since, facts.head);
+            let owed = facts.first_owed(*channel, since, facts.logs[self.worker].head);
             assert_eq!(owed, None, "a poll from {since} that is not answered");
         }
     }
@@ -143,7 +146,7 @@ impl Link {
         assert!(!is_last || may_end, "the server closes without a reason");
         self.polls.is_last |= is_last;
         let asked = self.polls.asked.front().expect("an answer to nothing");
-        self.ledger = Ledger::default();
+        self.ledger = Ledger::new(self.worker);
         if let Ask::After(position) = asked.ask {
             for channel in self.channels.iter().copied() {
                 self.ledger.start(channel, position);
@@ -153,7 +156,7 @@ impl Link {
         if head.status == 304 {
             let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
             assert!(is_short && asked.has_answer && asked.ask == Ask::After(id));
-            self.finish_answer(id, facts);
+            self.finish_answer(id, true, facts);
             return;
         }
         let length = head.field("content-length").expect("a length");
@@ -180,7 +183,8 @@ impl Link {
         answer.left = answer.left.checked_sub(taken).expect("a longer content");
         if taken == 2 && incoming.starts_with(b"]}") {
             assert_eq!(answer.left, 0, "a shorter content");
-            self.finish_answer(answer.id, facts);
+            let is_empty = answer.is_first && !answer.has_gap;
+            self.finish_answer(answer.id, is_empty, facts);
         } else {
             self.polls.answer = Some(answer);
         }
@@ -215,7 +219,10 @@ impl Link {
             facts.gaps += 1;
         }
         if ask == Ask::Now {
-            assert!((at..=facts.head).contains(&answer.id), "where now is");
+            assert!(
+                (at..=facts.logs[self.worker].head).contains(&answer.id),
+                "where now is"
+            );
             let position = answer.id;
             for channel in self.channels.iter().copied() {
                 self.ledger.start(channel, position);
@@ -258,13 +265,18 @@ impl Link {
         separator.len() + length
     }
 
-    fn finish_answer(&mut self, id: u64, facts: &Facts) {
+    fn finish_answer(&mut self, id: u64, is_empty: bool, facts: &Facts) {
         let asked = self.polls.asked.pop_front().expect("asked");
         let since = match asked.ask {
             Ask::After(since) => since,
             Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
         };
         self.ledger.caught_up(id, since, facts);
+        if let Ask::After(since) = asked.ask
+            && is_empty
+        {
+            self.check_acknowledged(since, asked.acknowledged, id, facts);
+        }
         self.seen.push(Seen::Position(id));
         self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
         self.polls.answered += 1;
@@ -272,6 +284,20 @@ impl Link {
             true => Stage::Over,
             false => Stage::AwaitHead,
         };
+    }
+}
+
+impl Link {
+    /// An answer brings, or begins to bring, what had been acknowledged to its feeder when the poll
+    /// was sent. An empty one stands for having everything.
+    fn check_acknowledged(&self, since: u64, acknowledged: u64, id: u64, facts: &Facts) {
+        let channels = self.channels.iter();
+        let owed = channels.filter_map(|of| facts.first_owed(*of, since, acknowledged));
+        let first = owed.min();
+        assert!(
+            first.is_none_or(|first| first <= id),
+            "a poll from {since} is answered with nothing up to {id}, but {first:?} is acknowledged"
+        );
     }
 }
 

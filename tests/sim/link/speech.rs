@@ -168,7 +168,7 @@ impl Link {
     }
 
     /// Says something that may be said.
-    pub(crate) fn speak(&mut self, net: &mut FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
+    pub(crate) fn speak(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if !self.may_speak() {
             return;
         }
@@ -288,7 +288,7 @@ impl Link {
         if let Some(window) = window {
             write!(head, ",\"window\":{window}").unwrap();
         }
-        let at = facts.head;
+        let at = facts.logs[self.worker].head;
         let command = Command::Subscribe {
             channel,
             ask,

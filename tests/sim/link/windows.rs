@@ -73,7 +73,8 @@ impl Link {
             // Of an unknown channel, or of one that has no window.
             (1, _) => {
                 let other = random.usize(0..facts.names.len());
-                self.say_acknowledge(Some(other), facts.head, facts, random);
+                let head = facts.logs[self.worker].head;
+                self.say_acknowledge(Some(other), head, facts, random);
             }
             (2, Some(_)) => {
                 let id = given[0] - 1;

@@ -18,7 +18,8 @@ impl Net for FakeNet {
     type Socket = Socket;
 
     fn now(&self) -> Now {
-        Now(self.clock_us.get())
+        self.let_others_act();
+        self.machine.now()
     }
 
     fn draw(&mut self) -> u64 {
@@ -26,12 +27,20 @@ impl Net for FakeNet {
     }
 
     fn unix_time(&self) -> Duration {
-        Duration::from_secs(self.calendar_s) + Duration::from_micros(self.clock_us.get())
+        self.machine.unix_time()
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
+        self.note_starved();
+        self.let_others_act();
+        let timeout = match self.is_woken.take() {
+            true => Some(Duration::ZERO),
+            false => timeout,
+        };
+        self.was_busy = timeout == Some(Duration::ZERO);
         let polled = self.wait(timeout, ready);
         self.turn_us = self.now_us();
+        self.noted_us = 0;
         self.turn_running_us = self.turn_us - self.paused_us;
         polled
     }
@@ -83,6 +92,7 @@ impl Net for FakeNet {
 
     fn read(&mut self, socket: &mut Socket, into: &mut [u8]) -> ReadOutcome {
         assert!(!into.is_empty(), "read into nothing");
+        self.let_others_act();
         self.take_time(0, 2 + self.faults.read_us);
         self.pause_at_times();
         if self.happens(self.faults.reset) {
@@ -202,6 +212,7 @@ impl Net for FakeNet {
         let mut unordered = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for place in order {
+            self.let_others_act();
             let Write { socket, slices } = writes[place];
             let number = socket.0.borrow().number;
             assert!(seen.insert(number), "pipe {number}: twice in a batch");

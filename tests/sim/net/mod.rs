@@ -1,5 +1,6 @@
-//! A network that lies: the worker's [`Net`] over pipes in memory and a clock wound by hand.
+//! A network that lies: each worker's `Net` over pipes in memory and a clock wound by hand.
 //!
+//! The workers of a node share one [`Machine`]: its clock, its calendar and the trace of events.
 //! Owns both ends' kernel buffers, the readiness that is on its way, and every fault: short reads
 //! and writes, blocking at any byte, interruptions, resets, late, spurious and stale readiness,
 //! accepting and registering that fails. All of it is drawn from the seed. It keeps the one promise
@@ -7,6 +8,7 @@
 //! hold the other ends.
 
 mod kernel;
+mod machine;
 mod pause;
 
 use std::cell::{Cell, RefCell};
@@ -14,12 +16,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
-use std::time::Duration;
 
 use fanfare::id::ConnId;
-use fanfare::worker::net::{Net, Polled, Readiness};
+use fanfare::worker::net::{Polled, Readiness};
 
 use super::secure::PeerEnd;
+pub(crate) use machine::{Machine, MidTurn};
 use pause::PartialPoll;
 
 /// One connection, as both ends see it.
@@ -166,31 +168,18 @@ impl Drop for Socket {
     }
 }
 
-/// What happened, folded into one number; and shown if somebody looks.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    pub(crate) hash: u64,
-    pub(crate) is_shown: bool,
-}
-
-impl Trace {
-    pub(crate) fn note(&mut self, now_us: u64, what: &str, a: u64, b: u64) {
-        for byte in what.bytes().map(u64::from).chain([now_us, a, b]) {
-            self.hash = (self.hash ^ byte).wrapping_mul(0x0100_0000_01b3);
-        }
-        if self.is_shown {
-            eprintln!("{now_us:>12} {what} {a} {b}");
-        }
-    }
-}
-
 #[derive(Debug)]
 pub(crate) struct FakeNet {
-    clock_us: Cell<u64>,
+    pub(crate) machine: Rc<Machine>,
+    /// Whose network it is.
+    pub(crate) worker: usize,
+    /// Acts while the worker is in the middle of a turn.
+    pub(crate) mid_turn: Option<Rc<RefCell<dyn MidTurn>>>,
+    /// It has acted, so the worker's wake was used: the next poll does not sleep.
+    is_woken: Cell<bool>,
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
     pub(crate) sabotage: Option<Sabotage>,
-    pub(crate) trace: Trace,
     /// A poll sleeps no longer than to here.
     pub(crate) horizon_us: u64,
     backlogs: Vec<VecDeque<PipeRef>>,
@@ -206,14 +195,17 @@ pub(crate) struct FakeNet {
     batch_writes_max: usize,
     /// When the worker that asked may walk.
     may_walk_us: Option<u64>,
-    calendar_s: u64,
     pub(crate) heartbeat_us: u64,
     /// How long all pauses and stops were.
     paused_us: u64,
+    /// For how long the worker had no turn while others had one.
+    starved_us: u64,
+    /// Pauses and stops since the last poll returned.
+    noted_us: u64,
+    /// The last poll did not sleep because work was left.
+    was_busy: bool,
     /// The process has just been stopped, so its wait is interrupted.
     was_stopped: bool,
-    /// When the last pause or stop ended.
-    resumed_us: u64,
     /// When the last poll began that reported everything, and the same without pauses.
     complete_us: u64,
     complete_running_us: u64,
@@ -223,24 +215,25 @@ pub(crate) struct FakeNet {
     /// When the last poll ended, which is the worker's time in the turn; the same without pauses.
     turn_us: u64,
     turn_running_us: u64,
-    /// What the calendar was before it was set, and when that was.
-    calendar_before: Option<(Duration, u64)>,
 }
 
 impl FakeNet {
-    pub(crate) fn new(mut random: fastrand::Rng, listeners: usize, is_shown: bool) -> Self {
+    pub(crate) fn new(
+        machine: &Rc<Machine>,
+        worker: usize,
+        mut random: fastrand::Rng,
+        listeners: usize,
+    ) -> Self {
         // From one at a time to all of them together.
         let batch_writes_max = 1 << random.u32(0..=8);
         Self {
-            clock_us: Cell::new(random.u64(0..10_000_000)),
-            calendar_s: random.u64(1_000_000..4_000_000_000),
+            machine: Rc::clone(machine),
+            worker,
+            mid_turn: None,
+            is_woken: Cell::new(false),
             random,
             faults: Faults::default(),
             sabotage: None,
-            trace: Trace {
-                hash: 0xcbf2_9ce4_8422_2325,
-                is_shown,
-            },
             horizon_us: 0,
             backlogs: vec![VecDeque::new(); listeners],
             secure_listeners: 0,
@@ -253,56 +246,39 @@ impl FakeNet {
             may_walk_us: None,
             heartbeat_us: 0,
             paused_us: 0,
+            starved_us: 0,
+            noted_us: 0,
+            was_busy: false,
             was_stopped: false,
-            resumed_us: 0,
             complete_us: 0,
             complete_running_us: 0,
             partial: Vec::new(),
             head_us: 0,
-            turn_us: 0,
+            turn_us: machine.now_us(),
             turn_running_us: 0,
-            calendar_before: None,
         }
     }
 
     pub(crate) fn now_us(&self) -> u64 {
-        self.clock_us.get()
+        self.machine.now_us()
     }
 
-    pub(crate) fn note(&mut self, what: &str, a: u64, b: u64) {
-        self.trace.note(self.clock_us.get(), what, a, b);
+    pub(crate) fn note(&self, what: &str, a: u64, b: u64) {
+        self.machine.note(self.worker, what, a, b);
     }
 
-    /// The calendar is set, ahead or back, or the machine was suspended.
-    pub(crate) fn step_calendar(&mut self, seconds: i64) {
-        let before = self.unix_time_believed();
-        self.calendar_before = Some((before, self.now_us()));
-        self.calendar_s = self.calendar_s.saturating_add_signed(seconds);
-        self.note("calendar", self.calendar_s, 0);
+    /// Lets the rest of the node act, as it may at any time while the worker runs.
+    fn let_others_act(&self) {
+        if let Some(others) = &self.mid_turn {
+            let has_acted = others.borrow_mut().act(self.machine.now());
+            self.is_woken.set(self.is_woken.get() || has_acted);
+        }
     }
 
-    /// The calendar's time in whole seconds.
-    pub(crate) fn unix_seconds(&self) -> u64 {
-        self.unix_time().as_secs()
-    }
-
-    /// The latest second of the calendar that the worker may still go by: it looks every half
-    /// second, and counts on from there.
-    pub(crate) fn unix_seconds_believed(&self) -> u64 {
-        self.unix_time_believed().as_secs()
-    }
-
-    fn unix_time_believed(&self) -> Duration {
-        let before = self.calendar_before.map(|(before, at_us)| {
-            let since = Duration::from_micros(self.now_us() - at_us);
-            let is_believed = since <= Duration::from_millis(600);
-            if is_believed {
-                before + since
-            } else {
-                Duration::ZERO
-            }
-        });
-        before.unwrap_or_default().max(self.unix_time())
+    /// Whether the worker has something to do now, as far as the network knows.
+    pub(crate) fn is_due(&self) -> bool {
+        let next = self.reports.first_key_value();
+        self.was_busy || next.is_some_and(|((due, _), _)| *due <= self.now_us())
     }
 
     fn happens(&mut self, thousandths: u32) -> bool {
@@ -316,12 +292,12 @@ impl FakeNet {
     }
 
     fn pass(&self, us: u64) {
-        self.clock_us.set(self.clock_us.get() + us);
+        self.machine.pass(us);
     }
 
     /// A peer connects.
     pub(crate) fn connect(&mut self, room: usize) -> PipeRef {
-        let number = self.pipes.len() as u32;
+        let number = self.machine.next_pipe();
         let pipe = Rc::new(RefCell::new(Pipe {
             number,
             // A few networks, and in each of them many addresses.
@@ -441,8 +417,6 @@ impl FakeNet {
             let mut open = pipe.borrow_mut();
             (open.id, open.is_reset, open.is_closed) = (None, true, true);
         }
-        let down_us = self.random.u64(0..300_000);
-        self.pass(down_us);
     }
 
     /// Has readiness reported, sooner or later.
@@ -493,7 +467,7 @@ impl FakeNet {
     /// Takes what is due at a time, as far as the list has room.
     fn take_due(&mut self, ready: &mut Vec<Readiness>) -> Polled {
         let max = self.random.usize(1..=64);
-        let begin_us = self.clock_us.get();
+        let begin_us = self.now_us();
         while let Some(entry) = self.reports.first_entry()
             && entry.key().0 <= begin_us
         {

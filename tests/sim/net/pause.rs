@@ -34,14 +34,26 @@ impl FakeNet {
             let us = draw_pause(&mut self.random);
             self.pass(us);
             self.note_pause(us);
-            self.resumed_us = self.now_us();
             self.note("paused", us, 0);
         }
     }
 
-    /// The time without pauses.
+    /// The time in which the worker had its turns: without pauses, and without what others took.
     pub(crate) fn running_us(&self) -> u64 {
-        self.now_us() - self.paused_us
+        self.now_us() - self.paused_us - self.starved_us
+    }
+
+    /// When the last poll returned.
+    pub(crate) fn polled_us(&self) -> u64 {
+        self.turn_us
+    }
+
+    /// A turn begins. As much of the time since the last one as a turn may take counts as the
+    /// worker's own; it may also count more of it.
+    pub(super) fn note_starved(&mut self) {
+        let us = self.now_us() - self.turn_us;
+        let most = TURN_RUNNING_MS_MAX * 1000;
+        self.starved_us += us.saturating_sub(self.noted_us.max(most));
     }
 
     /// If the process is stopped now, for how long.
@@ -50,17 +62,17 @@ impl FakeNet {
         stops.then(|| draw_pause(&mut self.random))
     }
 
-    /// A part of the time passes in which the process is stopped.
-    pub(crate) fn stay_stopped(&mut self, us: u64) {
-        self.pass(us);
+    /// The process has been stopped for so long.
+    pub(crate) fn note_stop(&mut self, us: u64) {
+        self.note_pause(us);
         self.was_stopped = true;
-        self.resumed_us = self.now_us();
         self.note("stopped", us, 0);
     }
 
     /// The worker was held up for so long. As much of it as a turn may take counts as its own.
-    pub(crate) fn note_pause(&mut self, us: u64) {
+    fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
+        self.noted_us += us;
     }
 
     /// A poll has reported everything that was ready when it began.

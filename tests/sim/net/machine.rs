@@ -1,0 +1,122 @@
+//! The machine that the workers of a node run on: one clock, one calendar, one trace of events.
+//!
+//! Time only goes forward: what one worker does takes time from all of them. [`MidTurn`] is the
+//! rest of the node, which also acts while a worker is in the middle of a turn.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use fanfare::time::Now;
+
+/// What acts while a worker runs: called in the middle of its turns.
+pub(crate) trait MidTurn: fmt::Debug {
+    /// Acts, or not. True if the worker may have been woken.
+    fn act(&mut self, now: Now) -> bool;
+}
+
+/// The events so far, folded into one number; printed on request.
+#[derive(Debug)]
+struct Trace {
+    hash: u64,
+    is_shown: bool,
+}
+
+/// One machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    clock_us: Cell<u64>,
+    calendar_s: Cell<u64>,
+    /// What the calendar was before it was set, and when that was.
+    calendar_before: Cell<Option<(Duration, u64)>>,
+    /// Connections so far.
+    pipes: Cell<u32>,
+    trace: RefCell<Trace>,
+}
+
+impl Machine {
+    pub(crate) fn new(random: &mut fastrand::Rng, is_shown: bool) -> Rc<Self> {
+        Rc::new(Self {
+            clock_us: Cell::new(random.u64(0..10_000_000)),
+            calendar_s: Cell::new(random.u64(1_000_000..4_000_000_000)),
+            calendar_before: Cell::new(None),
+            pipes: Cell::new(0),
+            trace: RefCell::new(Trace {
+                hash: 0xcbf2_9ce4_8422_2325,
+                is_shown,
+            }),
+        })
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.clock_us.get()
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now(self.now_us())
+    }
+
+    pub(crate) fn pass(&self, us: u64) {
+        self.clock_us.set(self.now_us() + us);
+    }
+
+    /// The number of another connection.
+    pub(super) fn next_pipe(&self) -> u32 {
+        self.pipes.replace(self.pipes.get() + 1)
+    }
+
+    pub(crate) fn note(&self, worker: usize, what: &str, a: u64, b: u64) {
+        let now_us = self.now_us();
+        let mut trace = self.trace.borrow_mut();
+        let numbers = [now_us, worker as u64, a, b];
+        for byte in what.bytes().map(u64::from).chain(numbers) {
+            trace.hash = (trace.hash ^ byte).wrapping_mul(0x0100_0000_01b3);
+        }
+        if trace.is_shown {
+            eprintln!("{now_us:>12} {worker} {what} {a} {b}");
+        }
+    }
+
+    /// All that has happened, as one number.
+    pub(crate) fn hash(&self) -> u64 {
+        self.trace.borrow().hash
+    }
+
+    pub(super) fn unix_time(&self) -> Duration {
+        Duration::from_secs(self.calendar_s.get()) + Duration::from_micros(self.now_us())
+    }
+
+    /// The calendar is set, ahead or back, or the machine was suspended.
+    pub(crate) fn step_calendar(&self, seconds: i64) {
+        let before = self.unix_time_believed();
+        self.calendar_before.set(Some((before, self.now_us())));
+        let set = self.calendar_s.get().saturating_add_signed(seconds);
+        self.calendar_s.set(set);
+        self.note(0, "calendar", set, 0);
+    }
+
+    /// The calendar's time in whole seconds.
+    pub(crate) fn unix_seconds(&self) -> u64 {
+        self.unix_time().as_secs()
+    }
+
+    /// The latest second of the calendar that a worker may still go by: it looks every half second,
+    /// and counts on from there.
+    pub(crate) fn unix_seconds_believed(&self) -> u64 {
+        self.unix_time_believed().as_secs()
+    }
+
+    fn unix_time_believed(&self) -> Duration {
+        let before = self.calendar_before.get().map(|(before, at_us)| {
+            let since = Duration::from_micros(self.now_us() - at_us);
+            let is_believed = since <= Duration::from_millis(600);
+            if is_believed {
+                before + since
+            } else {
+                Duration::ZERO
+            }
+        });
+        before.unwrap_or_default().max(self.unix_time())
+    }
+}

@@ -1,0 +1,459 @@
+//! One seeded life of a node: chaos, then calm, then its end.
+//!
+//! In the chaos everything that can go wrong does. In the calm the network is perfect, peers behave
+//! and time passes, so that everybody must be served to the last publication. At the end the
+//! workers drain, sometimes out of the chaos itself. Everything is drawn from the seed: also how
+//! many workers there are, and which of them turns next. Here are the beginning, the chaos and the
+//! step; [`calm`] has what follows, [`node`] the workers, [`draw`] what is drawn before.
+
+mod calm;
+mod draw;
+pub(crate) mod node;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use fanfare::config::Config;
+use fanfare::effect::CloseReason;
+use fanfare::hub::Hub;
+use fanfare::id::{Epoch, RunId, Sequence};
+use fanfare::metrics::{Kind, WorkerMetrics};
+use fanfare::worker::{Turn, Worker};
+
+use crate::check::{self, Debts};
+use crate::disk::Journal;
+use crate::feed::Feed;
+use crate::model::Facts;
+use crate::net::{FakeNet, Machine, Sabotage};
+use crate::peer::Peer;
+use crate::tickets;
+use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
+use node::{Member, Node};
+
+/// How often peers act while the process is stopped.
+const ACTS_PER_STOP: u64 = 8;
+/// A worker whose turns are to be in time gets one that often. Turns are late by 100 ms.
+const PUNCTUAL_US: u64 = 90_000;
+
+/// How often channels are counted, which takes its time.
+const TURNS_PER_CENSUS: u64 = 8;
+
+/// What a life came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) hash: u64,
+    pub(crate) turns: u64,
+    pub(crate) publications: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) gaps: u64,
+    pub(crate) windows_filled: u64,
+    /// Connections that began at a position that their worker had not reached.
+    pub(crate) ahead: u64,
+    pub(crate) restarts: u64,
+    pub(crate) debts: Debts,
+    /// The workers' counters, in the order of their table.
+    pub(crate) counts: Vec<u64>,
+}
+
+pub(crate) struct World {
+    machine: Rc<Machine>,
+    node: Node,
+    feed: Rc<RefCell<Feed>>,
+    config: Arc<Config>,
+    facts: Facts,
+    peers: Vec<Peer>,
+    random: fastrand::Rng,
+    turns: u64,
+    /// Not everybody finds room.
+    is_crowded: bool,
+    /// No worker waits for its turn so long that it is late.
+    is_punctual: bool,
+    /// What servers have counted that were killed.
+    counts_before: Vec<u64>,
+    deliveries_before: u64,
+    debts_before: Debts,
+    restarts: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let is_crowded = random.u32(0..12) == 0;
+        let mut config = draw_config(&mut random);
+        draw_limits(&mut config, is_crowded, &mut random);
+        let config = Arc::new(config);
+        let machine = Machine::new(&mut random, is_shown);
+        let now = machine.now();
+        let workers = draw_workers(&mut random);
+        let mut nets = draw_nets(&machine, workers, &config, &mut random);
+        let epoch = Epoch::new(random.u64(..) >> 1);
+        let crowd = if random.u32(0..8) == 0 { 60 } else { 12 };
+        let peers = 0..random.u64(2..=crowd);
+        let peers = peers.map(|number| Peer::new(number, &mut random, now.0));
+        let peers = peers.collect();
+        let facts = Facts::new(epoch, &config, workers, random.usize(1..=6), now);
+        let feed = draw_feed(&facts, &mut random);
+        for net in &mut nets {
+            net.sabotage = sabotage;
+            net.mid_turn = Some(Rc::clone(&feed) as _);
+        }
+        let hub = Hub::new(epoch, Sequence::ZERO, &config);
+        let (node, ends) = Node::start(nets, &hub, RunId(0), &config, is_crowded, &mut random);
+        feed.borrow_mut().begin(ends.mailboxes, ends.sequenced, 0);
+        Self {
+            machine,
+            node,
+            feed,
+            facts,
+            peers,
+            turns: 0,
+            is_crowded,
+            is_punctual: random.bool(),
+            counts_before: vec![0; WorkerMetrics::TABLE.len()],
+            deliveries_before: 0,
+            debts_before: Debts::default(),
+            restarts: 0,
+            config,
+            random,
+        }
+    }
+
+    /// Lives to the end.
+    pub(crate) fn live(&mut self) -> Outcome {
+        self.be_chaotic();
+        if self.is_crowded || self.random.u32(0..5) == 0 {
+            self.drain();
+        } else {
+            self.calm_down();
+            self.be_calm();
+            self.publish_one_by_one();
+            self.check_calm();
+            self.drain_in_peace();
+        }
+        self.check_end();
+        let mut counts = self.counts_before.clone();
+        self.node.add_counts(None, &mut counts);
+        let mut debts = self.node.debts();
+        debts.merge(&self.debts_before);
+        Outcome {
+            hash: self.machine.hash(),
+            turns: self.turns,
+            publications: self.facts.publications.len() as u64,
+            deliveries: self.facts.deliveries,
+            gaps: self.facts.gaps,
+            windows_filled: self.facts.windows_filled,
+            ahead: self.facts.ahead,
+            restarts: self.restarts,
+            debts,
+            counts,
+        }
+    }
+
+    fn be_chaotic(&mut self) {
+        let steps = self.random.u32(100..1200);
+        let busy = self.random.u32(1..=6);
+        let pause_us = [2_000, 20_000, self.config.heartbeat.interval_ms * 250];
+        let pause_us = pause_us[self.random.usize(0..3)];
+        for _ in 0..steps {
+            self.feed_at_random(busy);
+            let feed = self.feed.borrow();
+            let backend = &mut self.node.backend;
+            backend.be_chaotic(&feed.mailboxes, &mut self.random);
+            drop(feed);
+            if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
+                let step_s = tickets::draw_step_s(&mut self.random);
+                self.machine.step_calendar(step_s);
+            }
+            self.starve_at_times();
+            let pause = self.random.u64(1..=pause_us);
+            self.step(pause);
+            if self.random.u32(0..250) == 0 {
+                self.restart();
+            }
+        }
+        let mut feed = self.feed.borrow_mut();
+        feed.calm_down();
+        if let Some(journal) = &feed.journal {
+            journal.disk.calm_down();
+        }
+        self.node.backend.calm_down();
+    }
+
+    /// Publishes now and then, and posts to workers. While a worker's mail is late, other workers
+    /// are ahead, and so are clients that come from there.
+    fn feed_at_random(&mut self, busy: u32) {
+        let mut feed = self.feed.borrow_mut();
+        feed.draw_lateness();
+        if self.random.u32(0..busy) == 0 {
+            let burst = [1, 1, 3, 30][self.random.usize(0..4)];
+            for _ in 0..self.random.u32(1..=burst) {
+                feed.publish_at_random(self.machine.now());
+            }
+        }
+        feed.post_some();
+        self.facts.add_all(feed.take_fresh());
+    }
+
+    /// A worker gets no turn for a while.
+    fn starve_at_times(&mut self) {
+        let count = self.node.workers.len();
+        if count > 1 && self.random.u32(0..200) == 0 {
+            let us = [5_000, 200_000, 3_000_000][self.random.usize(0..3)];
+            let until_us = self.machine.now_us() + self.random.u64(0..us);
+            self.node.workers[self.random.usize(0..count)].starved_until_us = until_us;
+        }
+    }
+
+    /// The server is killed between two turns, and another goes on from its journal, if it has one.
+    fn restart(&mut self) {
+        let now = self.machine.now();
+        let (hub, turned_up) = {
+            let mut feed = self.feed.borrow_mut();
+            let Some(journal) = &mut feed.journal else {
+                return;
+            };
+            if self.node.net(0).sabotage == Some(Sabotage::LoseRecord) {
+                journal.disk.forget();
+            }
+            journal.kill(self.facts.epoch, now, &self.config)
+        };
+        let kind = Some(Kind::Counter);
+        self.node.add_counts(kind, &mut self.counts_before);
+        self.deliveries_before += self.node.deliveries();
+        self.debts_before.merge(&self.node.debts());
+        self.restarts += 1;
+        let mut nets = self.node.take_nets(&mut self.random);
+        nets.iter_mut().for_each(FakeNet::lose_server);
+        self.machine.pass(self.random.u64(0..300_000));
+        self.facts.add_all(turned_up);
+        let run = RunId(self.restarts);
+        let random = &mut self.random;
+        let (node, ends) = Node::start(nets, &hub, run, &self.config, self.is_crowded, random);
+        let before = std::mem::replace(&mut self.node, node);
+        self.node.backend.remember(before.backend);
+        let head = self.facts.publications.len() as u64;
+        let mut feed = self.feed.borrow_mut();
+        feed.begin(ends.mailboxes, ends.sequenced, head);
+        drop(feed);
+        self.facts.now = self.machine.now();
+        for worker in 0..self.node.workers.len() {
+            self.look_at_log(worker);
+        }
+        // What was written to them before is right, whether they have read it or not.
+        for peer in &mut self.peers {
+            peer.end(&mut self.facts);
+        }
+    }
+
+    /// Peers act, then a worker turns once.
+    fn step(&mut self, pause_us: u64) {
+        self.let_peers_act();
+        self.stop_at_times();
+        self.let_backend_act();
+        let worker = self.draw_next();
+        let horizon_us = self.horizon_us(worker, self.machine.now_us() + pause_us);
+        self.node.net(worker).horizon_us = horizon_us;
+        self.turn(worker);
+    }
+
+    fn let_peers_act(&mut self) {
+        for peer in &mut self.peers {
+            peer.act(&mut self.node, &mut self.facts, &mut self.random);
+        }
+    }
+
+    fn let_backend_act(&mut self) {
+        let mut feed = self.feed.borrow_mut();
+        let broadcasts = self.node.backend.turn(&feed.mailboxes, &mut self.random);
+        for channel in broadcasts {
+            let channel = self.facts.channel(channel.as_str());
+            feed.sequence(channel, 10, None, self.machine.now());
+        }
+        self.facts.add_all(feed.take_fresh());
+    }
+
+    /// Which worker turns next: any that is not starved. Where turns are punctual, it is one that
+    /// would be late otherwise, or one with something to do.
+    fn draw_next(&mut self) -> usize {
+        let now_us = self.machine.now_us();
+        let workers = &self.node.workers;
+        let all = (0..workers.len()).filter(|worker| !workers[*worker].has_ended);
+        let all: Vec<usize> = all.collect();
+        let is_free = |worker: &usize| workers[*worker].starved_until_us <= now_us;
+        let mut free: Vec<usize> = all.iter().copied().filter(is_free).collect();
+        if free.is_empty() {
+            free = all;
+        }
+        if self.is_punctual && free.len() > 1 {
+            let polled_us = |worker: &usize| workers[*worker].worker.net().polled_us();
+            let oldest = free.iter().copied().min_by_key(polled_us);
+            let oldest = oldest.expect("one that has not ended");
+            free.retain(|worker| self.is_due(*worker));
+            if free.is_empty() || polled_us(&oldest) + PUNCTUAL_US <= now_us {
+                return oldest;
+            }
+        }
+        free[self.random.usize(0..free.len())]
+    }
+
+    fn is_due(&self, worker: usize) -> bool {
+        let net = self.node.workers[worker].worker.net();
+        net.is_due() || self.feed.borrow().mailboxes.is_waiting(worker)
+    }
+
+    /// Until when a worker may sleep: to when a peer acts, or another worker has something to do.
+    fn horizon_us(&self, worker: usize, latest_us: u64) -> u64 {
+        let awake = self.peers.iter().filter(|peer| peer.is_awake());
+        let next_us = awake.map(|peer| peer.next_us).min();
+        let mut horizon_us = next_us.map_or(latest_us, |next_us| next_us.min(latest_us));
+        let now_us = self.machine.now_us();
+        for (other, member) in self.node.workers.iter().enumerate() {
+            let is_free = member.starved_until_us <= now_us && !member.has_ended;
+            if self.is_punctual && is_free && other != worker {
+                let due_us = match self.is_due(other) {
+                    true => now_us,
+                    false => member.worker.net().polled_us() + PUNCTUAL_US,
+                };
+                horizon_us = horizon_us.min(due_us);
+            }
+        }
+        horizon_us
+    }
+
+    fn turn(&mut self, worker: usize) {
+        let member = &mut self.node.workers[worker];
+        self.feed.borrow_mut().is_mid_turn = true;
+        member.has_ended = member.worker.turn() == Turn::Ended;
+        self.feed.borrow_mut().is_mid_turn = false;
+        if self.random.u32(0..64) == 0 {
+            member.worker.give_back_memory();
+        }
+        self.turns += 1;
+        if member.has_ended {
+            member.worker.confirm_the_rest();
+            self.feed.borrow_mut().note_ended(worker);
+        }
+        self.facts.add_all(self.feed.borrow_mut().take_fresh());
+        self.facts.now = self.machine.now();
+        self.check_turn(worker);
+    }
+
+    /// Notes how far a worker's log is and what has left it.
+    fn look_at_log(&mut self, worker: usize) {
+        let hub = self.node.workers[worker].worker.hub();
+        let head = hub.head().sequence.0;
+        let oldest = hub.log().oldest();
+        let log = &mut self.facts.logs[worker];
+        log.head = head;
+        log.tail = oldest.map_or(head, |entry| entry.publication.id.sequence.0 - 1);
+        check::what_is_kept(hub, worker, self.facts.now, &mut self.facts);
+    }
+
+    fn check_turn(&mut self, worker: usize) {
+        self.look_at_log(worker);
+        let member = &mut self.node.workers[worker];
+        for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
+            link.note_calendar(&self.machine);
+            if link.worker == worker {
+                let hub = member.worker.hub();
+                link.check_token(member.worker.net(), hub);
+                link.count_ahead(hub, &mut self.facts);
+            }
+        }
+        check_reaped(&mut member.worker);
+        let Member {
+            checker,
+            metrics,
+            worker,
+            ..
+        } = member;
+        checker.after_turn(worker, metrics, &self.config);
+        let workers = &self.node.workers;
+        if self.turns.is_multiple_of(TURNS_PER_CENSUS) {
+            check::census(workers, &self.facts);
+        }
+        let mut feed = self.feed.borrow_mut();
+        let acknowledged = check::receipts(&mut feed.receipts, workers);
+        self.facts.acknowledged = self.facts.acknowledged.max(acknowledged);
+        self.node.backend.check(workers);
+    }
+
+    /// The process is stopped for a while, and peers go on.
+    fn stop_at_times(&mut self) {
+        let Some(us) = self.node.net(0).draw_stop() else {
+            return;
+        };
+        for _ in 0..ACTS_PER_STOP {
+            self.machine.pass(us / ACTS_PER_STOP);
+            self.let_peers_act();
+        }
+        self.node.nets().for_each(|net| net.note_stop(us));
+    }
+
+    /// Where it is, for the search after a failure.
+    pub(crate) fn whereabouts(&self) -> String {
+        let heads: Vec<u64> = self.facts.logs.iter().map(|log| log.head).collect();
+        format!(
+            "turn {}, {} us, heads {heads:?} of {}, {:?} {:?} {:?}",
+            self.turns,
+            self.machine.now_us(),
+            self.facts.publications.len(),
+            self.config.quota,
+            self.config.log,
+            self.config.namespace,
+        )
+    }
+}
+
+/// No conn was closed for its peer's silence that the worker had not listened for.
+fn check_reaped(worker: &mut Worker<FakeNet>) {
+    let reaped = worker.reaped().to_vec();
+    for (id, reason) in reaped {
+        if let CloseReason::Idle | CloseReason::HeadTimeout | CloseReason::CrowdedOut = reason {
+            worker.net_mut().check_silent(id, reason);
+        }
+    }
+}
+
+/// The networks of the workers. They have the same listeners, and faults of the same kinds.
+fn draw_nets(
+    machine: &Rc<Machine>,
+    workers: usize,
+    config: &Config,
+    random: &mut fastrand::Rng,
+) -> Vec<FakeNet> {
+    let listeners = random.usize(1..=2);
+    let mut draw_listeners = |one_in: u32| match random.u32(0..one_in) {
+        0 => random.u64(1..1 << listeners),
+        _ => 0,
+    };
+    let (secure, proxied) = (draw_listeners(6), draw_listeners(4));
+    let faults = draw_faults(random);
+    let nets = (0..workers).map(|worker| {
+        let mut net = FakeNet::new(machine, worker, random.fork(), listeners);
+        net.faults = faults;
+        net.heartbeat_us = config.heartbeat.interval_ms * 1000;
+        net.head_us = config.limits.request_head_ms * 1000;
+        (net.secure_listeners, net.proxied_listeners) = (secure, proxied);
+        net
+    });
+    nets.collect()
+}
+
+fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
+    let config = &facts.config;
+    let journal = random
+        .bool()
+        .then(|| Journal::new(facts.epoch, config, random));
+    let size_max = (config.quota.behind_bytes * 2).min(20_000) as usize;
+    let mut feed = Feed::new(
+        facts.epoch,
+        facts.channels.clone(),
+        size_max,
+        journal,
+        random.fork(),
+    );
+    feed.acts_in_turns = draw_acts_in_turns(random);
+    Rc::new(RefCell::new(feed))
+}

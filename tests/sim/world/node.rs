@@ -1,0 +1,200 @@
+//! The workers of one server, and what they share.
+//!
+//! Built as the real server builds them: one hub that each worker begins with, one table of
+//! sources, one count of channels, one queue of reports. The world turns the workers one by one.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use fanfare::config::Config;
+use fanfare::hub::Hub;
+use fanfare::id::RunId;
+use fanfare::metrics::{Kind, WorkerMetrics};
+use fanfare::sys::wake::Wake;
+use fanfare::time::Now;
+use fanfare::worker::census::Census;
+use fanfare::worker::guard::Guard;
+use fanfare::worker::inbox::inbox;
+use fanfare::worker::pending::SilentLimit;
+use fanfare::worker::sources::Sources;
+use fanfare::worker::upstream::upstream;
+use fanfare::worker::{Parts, Worker};
+
+use crate::backend::{Backend, draw_bounds};
+use crate::check::{Checker, Debts};
+use crate::feed::Mailboxes;
+use crate::net::FakeNet;
+use crate::secure::secure;
+use crate::tickets;
+
+/// How many conns a crowded node has room for, and how many of them may be silent.
+const CROWDED_CONNS: u32 = 3;
+const CROWDED_SILENT: u32 = 2;
+
+/// One worker and what the world knows of it.
+pub(crate) struct Member {
+    pub(crate) worker: Worker<FakeNet>,
+    pub(crate) metrics: Arc<WorkerMetrics>,
+    pub(crate) checker: Checker,
+    pub(crate) has_ended: bool,
+    /// Until then it gets no turn.
+    pub(crate) starved_until_us: u64,
+}
+
+/// The workers of one server.
+pub(crate) struct Node {
+    pub(crate) workers: Vec<Member>,
+    pub(crate) backend: Backend,
+    /// Where conns come from, if that is counted.
+    sources: Option<Arc<Sources>>,
+}
+
+/// What the feed needs of a node.
+pub(crate) struct Ends {
+    pub(crate) mailboxes: Mailboxes,
+    pub(crate) sequenced: Arc<AtomicU64>,
+}
+
+impl Node {
+    /// A worker for each network, all with what is in this hub.
+    pub(crate) fn start(
+        nets: Vec<FakeNet>,
+        hub: &Hub,
+        run: RunId,
+        config: &Arc<Config>,
+        is_crowded: bool,
+        random: &mut fastrand::Rng,
+    ) -> (Self, Ends) {
+        let count = nets.len();
+        let wake = || Arc::new(Wake::new().expect("a descriptor"));
+        let feed_wake = wake();
+        let wakes: Vec<_> = nets.iter().map(|_| wake()).collect();
+        let sequenced = Arc::new(AtomicU64::new(hub.head().sequence.0));
+        let bounds = draw_bounds(&mut random.clone());
+        let (upstreams, reports) = upstream(&wakes, &feed_wake, bounds);
+        let guard = guard(count as u32, config, is_crowded);
+        let mut mailboxes = Vec::new();
+        let mut workers = Vec::new();
+        for ((number, net), (wake, upstream)) in
+            (0..).zip(nets).zip(wakes.into_iter().zip(upstreams))
+        {
+            let (mailbox, inbox) = inbox(wake);
+            mailboxes.push(mailbox);
+            let metrics = Arc::new(WorkerMetrics::default());
+            let parts = Parts {
+                run,
+                number,
+                config: Arc::clone(config),
+                metrics: Arc::clone(&metrics),
+                inbox,
+                feed: Arc::clone(&feed_wake),
+                upstream,
+                sequenced: Arc::clone(&sequenced),
+                pulse: Arc::default(),
+                conns_max: match config.limits.connects_per_second_per_source {
+                    0 if is_crowded => CROWDED_CONNS.div_ceil(count as u32),
+                    _ => 1000,
+                },
+                guard: Guard {
+                    proxied: net.proxied_listeners,
+                    ..guard.clone()
+                },
+                keys: tickets::keys(config),
+                secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
+            };
+            workers.push(Member {
+                worker: Worker::new(net, hub.clone(), parts),
+                metrics,
+                checker: Checker::default(),
+                has_ended: false,
+                starved_until_us: 0,
+            });
+        }
+        let mailboxes = Mailboxes::new(mailboxes);
+        let has_tokens = config.auth.is_on();
+        let node = Self {
+            workers,
+            backend: Backend::new(reports, bounds, has_tokens, &mailboxes, random),
+            sources: guard.sources,
+        };
+        let ends = Ends {
+            mailboxes,
+            sequenced,
+        };
+        (node, ends)
+    }
+
+    pub(crate) fn net(&mut self, worker: usize) -> &mut FakeNet {
+        self.workers[worker].worker.net_mut()
+    }
+
+    pub(crate) fn nets(&mut self) -> impl Iterator<Item = &mut FakeNet> {
+        self.workers.iter_mut().map(|one| one.worker.net_mut())
+    }
+
+    pub(crate) fn now_us(&self) -> u64 {
+        self.workers[0].worker.net().now_us()
+    }
+
+    /// Takes the networks, which outlive the server. Those that take their place are not used.
+    pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
+        let nets = self.nets().map(|net| {
+            let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);
+            std::mem::replace(net, idle)
+        });
+        nets.collect()
+    }
+
+    pub(crate) fn conns(&self) -> u64 {
+        let each = self
+            .workers
+            .iter()
+            .map(|one| one.metrics.conns_open.value());
+        each.sum()
+    }
+
+    pub(crate) fn deliveries(&self) -> u64 {
+        let each = self
+            .workers
+            .iter()
+            .map(|one| one.metrics.deliveries.value());
+        each.sum()
+    }
+
+    pub(crate) fn debts(&self) -> Debts {
+        let mut all = Debts::default();
+        for one in &self.workers {
+            all.merge(&one.checker.debts);
+        }
+        all
+    }
+
+    /// Adds what the workers have counted, in the order of the table of metrics.
+    pub(crate) fn add_counts(&self, kind: Option<Kind>, sums: &mut [u64]) {
+        for (line, sum) in WorkerMetrics::TABLE.iter().zip(sums) {
+            if kind.is_none_or(|kind| line.kind == kind) {
+                let each = self.workers.iter().map(|one| (line.read)(&one.metrics));
+                *sum += each.sum::<u64>();
+            }
+        }
+    }
+
+    /// All workers have ended, so no source has conns.
+    pub(crate) fn check_sources(&self) {
+        if let Some(sources) = &self.sources {
+            sources.sweep(Now(u64::MAX / 2));
+            assert_eq!(sources.count(), 0, "sources without conns");
+        }
+    }
+}
+
+/// By what the workers keep conns away. Clones of it share what counts for all of them together.
+fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
+    let silent = if is_crowded { CROWDED_SILENT } else { 500 };
+    Guard {
+        silent: SilentLimit::new(silent, workers).map(Arc::new),
+        channels: Arc::new(Census::new(workers as usize)),
+        sources: Sources::new(&config.limits).map(Arc::new),
+        ..Guard::default()
+    }
+}
