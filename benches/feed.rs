@@ -22,7 +22,8 @@ use criterion::{Criterion, Throughput};
 use fanfare::config::{Config, Limits};
 use fanfare::feed::decode::{Decoder, Item};
 use fanfare::feed::{self, FeedHandle, FeedParts};
-use fanfare::id::Epoch;
+use fanfare::id::{ChannelName, Epoch, Sequence};
+use fanfare::log::{Amount, Stake, Writer};
 use fanfare::metrics::FeedMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
@@ -96,8 +97,8 @@ fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
         wake.acknowledge();
         while let Some(mail) = inbox.take() {
             let Mail::Publish(batch) = mail else { continue };
-            for publication in batch.iter() {
-                let receipt = publication.receipt.as_ref();
+            for item in batch {
+                let receipt = item.receipt;
                 if receipt.is_some_and(|receipt| receipt.confirm(0)) {
                     feed.wake();
                 }
@@ -112,14 +113,28 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
         ..Config::default()
     };
     let (mailbox, inbox) = inbox(Arc::clone(wake));
+    let writer = Writer::new(&config, Sequence::ZERO);
+    // The worker has a subscriber of the channel.
+    let (name, stake) = (
+        ChannelName::new("prices").unwrap(),
+        Stake {
+            worker: 0,
+            place: 0,
+        },
+    );
+    let none = (Sequence::ZERO, Amount::default());
+    writer
+        .log()
+        .enter(&name, stake, none.0, none.1, &mut Vec::new())
+        .unwrap();
     let feed_wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {
         epoch: Epoch::new(1),
+        writer,
         kept: None,
         mailboxes: vec![mailbox],
         reports: upstream(&[Arc::clone(wake)], &feed_wake, Bounds::default()).1,
         wake: Arc::clone(&feed_wake),
-        sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
         config: Arc::new(config.clone()),

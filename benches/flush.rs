@@ -23,6 +23,7 @@ use fanfare::config::Config;
 use fanfare::frame::{Payload, Publication};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, ConnId, Cursor, Epoch, RunId, Sequence};
+use fanfare::log::Writer;
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
@@ -30,6 +31,7 @@ use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{Mail, Mailbox, inbox};
 use fanfare::worker::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome};
+use fanfare::worker::outgoing::Outgoing;
 use fanfare::worker::upstream::{Bounds, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
@@ -170,6 +172,7 @@ fn ready(id: ConnId) -> Readiness {
 struct Rig {
     worker: Worker<Generous>,
     mailbox: Mailbox,
+    writer: Writer,
     metrics: Arc<WorkerMetrics>,
     clock: Clock,
     published: u64,
@@ -197,7 +200,9 @@ impl Rig {
         let feed = Arc::new(Wake::new().unwrap());
         let (mut ends, _reports) =
             upstream(&[Arc::new(Wake::new().unwrap())], &feed, Bounds::default());
-        let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let log = Arc::clone(writer.log());
+        let hub = Hub::new(log, 0, Epoch::new(1), Sequence::ZERO, &config);
         let parts = Parts {
             run: RunId(1),
             number: 0,
@@ -206,7 +211,6 @@ impl Rig {
             inbox,
             feed,
             upstream: ends.remove(0),
-            sequenced: Arc::new(AtomicU64::new(0)),
             pulse: Arc::new(AtomicU64::new(0)),
             conns_max: CONNS,
             guard: Guard::default(),
@@ -223,6 +227,7 @@ impl Rig {
         Self {
             worker,
             mailbox,
+            writer,
             metrics,
             clock,
             published: 0,
@@ -237,12 +242,19 @@ impl Rig {
             };
             let channel = ChannelName::new("prices").unwrap();
             let payload = Payload::Json(format!("\"{}\"", "x".repeat(payload_bytes - 2)).into());
-            Arc::new(Publication::new(id, channel, payload, self.clock.now()))
+            Publication::new(id, channel, payload, self.clock.now())
         };
         let batch = (self.published + 1..=self.published + count).map(publication);
-        let batch = batch.collect();
+        let batch: Vec<_> = batch.collect();
         self.published += count;
-        Mail::Publish(batch)
+        self.writer.announce(Sequence(self.published));
+        let mut outgoing = Outgoing::new(1);
+        for publication in batch {
+            outgoing.add(&mut self.writer, publication, None);
+        }
+        self.writer.note_posted();
+        self.writer.evict(self.clock.now(), u32::MAX);
+        Mail::Publish(outgoing.take().unwrap().1)
     }
 
     /// Publishes and turns until everybody has everything, and whoever polls waits again.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::config::{Config, Namespace};
 use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-use fanfare::hub::Hub;
+use fanfare::hub::Node;
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence, Since};
 use fanfare::time::Now;
 
@@ -62,15 +62,15 @@ fn publications_to(
     (first..first + count).map(publication).collect()
 }
 
-fn hub(subscribers: u32) -> Hub {
-    let mut hub = Hub::new(Epoch::new(1), Sequence::ZERO, &Config::default());
+fn hub(subscribers: u32) -> Node {
+    let mut hub = Node::new(Epoch::new(1), Sequence::ZERO, &Config::default());
     for slot in 0..subscribers {
         let _joined = hub.subscribe(slot, &channel(), Since::Now, Sequence::ZERO);
     }
     hub
 }
 
-fn fill(hub: &mut Hub, publications: Vec<Arc<Publication>>) {
+fn fill(hub: &mut Node, publications: Vec<Arc<Publication>>) {
     for publication in publications {
         hub.publish(publication, Now(0));
     }
@@ -117,7 +117,7 @@ fn evict(criterion: &mut Criterion) {
 
 /// One subscriber's share of a flush: gaps, plan, frames, advance, quota; without the write.
 fn serve_one(
-    hub: &mut Hub,
+    hub: &mut Node,
     slot: u32,
     encoder: &mut Encoder,
     planned: &mut Vec<fanfare::hub::Planned>,
@@ -127,7 +127,7 @@ fn serve_one(
     hub.plan(slot, KIND, Now(0), 65_536, encoder, planned);
     let mut total = 0;
     for step in &*planned {
-        total += black_box(hub.frame(step.sequence, KIND)).len();
+        total += black_box(hub.frame(step, KIND)).len();
     }
     let advanced = hub.advance(slot, planned, total);
     debug_assert!(advanced.begun.is_none());
@@ -189,12 +189,12 @@ fn million(criterion: &mut Criterion) {
         .collect();
     let name = |sequence| names[scatter(sequence) as usize].clone();
     let resident = resident_bytes();
-    let mut hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
+    let mut hub = Node::new(Epoch::new(1), Sequence::ZERO, &config);
     fill(&mut hub, publications_to(1, MILLION, name));
     // Half of it again, out of order, so that the log is full of holes.
     fill(&mut hub, publications_to(MILLION + 1, MILLION / 2, name));
     hub.trim(u32::MAX);
-    assert_eq!(hub.log().len() as u64, MILLION);
+    assert_eq!(hub.log().len(), MILLION);
     let grown = resident_bytes() - resident;
     println!(
         "a million channels with an entry of 100 bytes each: {} B each by the log's bound, {} B \

@@ -155,6 +155,8 @@ pub enum Effect {
     Answer {
         /// Where a client stays that is owed nothing; without it, it is taken as far as the log is.
         since: Option<Cursor>,
+        /// Whether everything has to be in it that had been posted to the workers by now.
+        is_up_to_date: bool,
     },
     /// Call `handle_timeout` at this time; replaces what was armed before.
     Arm(Deadline),

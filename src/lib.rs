@@ -323,6 +323,7 @@ pub mod effect;
 pub mod health;
 pub mod id;
 pub mod json;
+pub mod log;
 pub mod metrics;
 pub mod pattern;
 pub mod proxy;

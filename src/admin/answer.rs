@@ -161,8 +161,8 @@ fn push_process(sources: &Sources, out: &mut String) {
     let workers = sources.workers.len() as u64;
     let help = "Worker threads.";
     one("fanfare_workers", "", Kind::Gauge, help, workers);
-    let help = "Channels that have subscribers or log entries in any worker.";
-    let channels = sources.guard.channels.count();
+    let help = "Channels that have subscribers.";
+    let channels = sources.log.subscribed();
     one("fanfare_channels", "", Kind::Gauge, help, channels);
     let help = "Log lines dropped because their reader was too slow.";
     let dropped = (sources.dropped_log_lines)();

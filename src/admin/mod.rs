@@ -25,6 +25,7 @@ use crate::config::limits::{
     ACCEPT_PAUSE_MS, ADMIN_ACCEPTS_PER_TURN_MAX, ADMIN_CONNS_MAX, ADMIN_STEP_MS,
 };
 use crate::health::Health;
+use crate::log::Log;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
@@ -93,6 +94,8 @@ pub struct Sources {
     pub feed: Arc<FeedMetrics>,
     /// Channels of all workers, and where conns come from.
     pub guard: Guard,
+    /// The log.
+    pub log: Arc<Log>,
     /// The memory that is watched.
     pub meter: Meter,
     /// The server's stage.
@@ -322,7 +325,10 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::config::Config;
     use crate::health::Part;
+    use crate::id::Sequence;
+    use crate::log::Writer;
 
     struct Server {
         address: SocketAddr,
@@ -337,11 +343,13 @@ mod tests {
             let readiness = Arc::new(Readiness::default());
             let worker = Arc::new(WorkerMetrics::default());
             worker.conns_accepted.add(7);
+            let writer = Writer::new(&Config::default(), Sequence::ZERO);
             admin
                 .spawn(Sources {
                     workers: vec![worker, Arc::default()],
                     feed: Arc::default(),
                     guard: Guard::default(),
+                    log: Arc::clone(writer.log()),
                     meter: Meter::Nothing,
                     readiness: Arc::clone(&readiness),
                     started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),

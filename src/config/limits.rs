@@ -52,6 +52,8 @@ pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
 pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
 /// Publications evicted from the log in one turn.
 pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
+/// Publications that one publication evicts from its channel while the channel is locked.
+pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
 /// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// Workers that walk over subscribers at once, for each processor. With one the scheduler finds
@@ -224,6 +226,14 @@ pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
 pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
 pub const INBOX_BATCHES_MAX: usize = 64;
+/// How long the feed waits for a full inbox before it looks after the log's bounds, in milliseconds.
+pub const INBOX_WAIT_MS: u64 = 10;
+/// After how many milliseconds a poll is looked at again that has to be answered and waits for
+/// publications that its worker has not taken in.
+pub const ANSWER_WAIT_MS: u64 = 1_000;
+/// How long a worker sleeps that has entries which are not due before others are posted, in
+/// milliseconds.
+pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// Feeders connected at once.
 pub const FEEDERS_MAX: usize = 1024;
 /// Answers that one feeder may leave unread before it is no longer read, in bytes.

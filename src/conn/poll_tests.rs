@@ -58,7 +58,7 @@ impl Rig {
     /// What the worker was asked to answer with, if it was.
     fn take_answer(&mut self) -> Option<Option<Cursor>> {
         let found = self.effects.iter().find_map(|effect| {
-            if let Effect::Answer { since } = effect {
+            if let Effect::Answer { since, .. } = effect {
                 Some(*since)
             } else {
                 None

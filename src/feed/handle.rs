@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;
 use crate::id::Epoch;
+use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
@@ -38,6 +39,8 @@ pub struct Feed {
 pub struct FeedParts {
     /// The epoch of all ids.
     pub epoch: Epoch,
+    /// Writes the log.
+    pub writer: Writer,
     /// The journal and what it remembers, if there is one.
     pub kept: Option<Kept>,
     /// One for each worker.
@@ -46,8 +49,6 @@ pub struct FeedParts {
     pub reports: Reports,
     /// By which a worker says that it was the last to confirm a receipt.
     pub wake: Arc<Wake>,
-    /// Where the newest number given out is shown to the workers.
-    pub sequenced: Arc<AtomicU64>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,
     /// Where a socket or a journal that is gone is reported.

@@ -129,8 +129,9 @@ impl FeedLoop {
         };
         let sequencer = Sequencer::new(
             continuation,
+            parts.writer,
             parts.mailboxes,
-            parts.sequenced,
+            parts.clock,
             Arc::clone(&metrics),
         );
         Ok(Self {
@@ -174,6 +175,7 @@ impl FeedLoop {
             }
             self.note(&readiness);
             self.expire();
+            self.intake.sequencer.evict();
             self.check_files();
             self.turn_feeders();
             self.turn_upstream();
@@ -207,6 +209,7 @@ impl FeedLoop {
         let due = lingering
             .chain(self.accept_again)
             .chain(self.stop_deadline)
+            .chain(self.intake.sequencer.next_eviction())
             .chain([self.check_files_at]);
         let due = due.min().map(|deadline| deadline.remaining(now));
         let stall = self.upstream.deadline().map(|deadline| {

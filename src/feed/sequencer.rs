@@ -1,41 +1,51 @@
-//! SHELL: gives every publication its number and hands batches to all workers.
+//! SHELL: gives every publication its number, adds it to the log, and posts it to the workers that
+//! have subscribers of its channel.
 //!
 //! The only place where the node's one sequence grows, hence every worker sees the same order. A
-//! batch is what one read of one feeder brought, cut when it becomes large; handing it over waits
-//! while a worker's inbox is full, and with it the whole feed.
+//! batch is what one read of one feeder brought, cut when it becomes large; posting it waits while a
+//! worker's inbox is full, and with it the whole feed. Meanwhile the log's bounds are kept.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::answers::Ack;
 use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
 use super::journal::Journal;
 use super::journal::commit::Commit;
-use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX};
+use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
 use crate::dialogue::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
+use crate::log::Writer;
 use crate::metrics::FeedMetrics;
-use crate::time::Now;
-use crate::worker::inbox::{Batch, Mail, Mailbox, Posted};
+use crate::sys::clock::Clock;
+use crate::time::{Deadline, Now};
+use crate::worker::inbox::{Mail, Mailbox, Posted};
+use crate::worker::outgoing::Outgoing;
 
 /// The end of the feed's road: numbers, batches and mailboxes.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     /// The last number that was given out.
     head: Cursor,
-    /// The same for the workers, which may not have come so far: an id above it was never given
-    /// out.
-    sequenced: Arc<AtomicU64>,
+    writer: Writer,
     dedupe: Dedupe,
     mailboxes: Vec<Mailbox>,
-    batch: Vec<Arc<Publication>>,
+    batch: Vec<Staged>,
+    outgoing: Outgoing,
+    clock: Clock,
     /// Bytes held by `batch`.
     batch_bytes: u64,
     /// Where a batch is written before it is handed over, if anywhere.
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
+}
+
+/// A publication that has its number.
+#[derive(Debug)]
+struct Staged {
+    publication: Publication,
+    receipt: Option<Arc<Receipt>>,
 }
 
 /// Where the numbers go on, and what is known of those before.
@@ -65,15 +75,18 @@ pub(super) enum Awaited {
 impl Sequencer {
     pub(super) fn new(
         continuation: Continuation,
+        writer: Writer,
         mailboxes: Vec<Mailbox>,
-        sequenced: Arc<AtomicU64>,
+        clock: Clock,
         metrics: Arc<FeedMetrics>,
     ) -> Self {
         Self {
             head: continuation.head,
-            sequenced,
+            writer,
             dedupe: continuation.dedupe,
+            outgoing: Outgoing::new(mailboxes.len()),
             mailboxes,
+            clock,
             batch: Vec::new(),
             batch_bytes: 0,
             journal: continuation.journal,
@@ -85,7 +98,7 @@ impl Sequencer {
     pub(super) fn sequence(&mut self, draft: Draft, awaited: Awaited, now: Now) -> Ack {
         if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
             let channel = channel.clone();
-            let receipt = self.receipt(awaited, 1);
+            let receipt = Self::receipt(awaited, 1);
             return self.sequence_one(draft, channel, receipt, now);
         }
         self.sequence_many(&draft, awaited, now)
@@ -181,7 +194,17 @@ impl Sequencer {
         Receipt::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
-    /// Hands the batch to every worker; waits for those that lag.
+    /// Removes from the log what its bounds no longer allow.
+    pub(super) fn evict(&mut self) {
+        keep_bounds(&mut self.writer, &self.metrics, self.clock.now());
+    }
+
+    /// When the next publication has to be removed from the log.
+    pub(super) fn next_eviction(&self) -> Option<Deadline> {
+        self.writer.next_eviction()
+    }
+
+    /// Adds the batch to the log and posts it; waits for workers that lag.
     pub(super) fn post(&mut self) {
         // Whoever is owed an answer reads it off the commit.
         let _handed = self.hand_over();
@@ -216,23 +239,62 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
-        self.sequenced
-            .store(self.head.sequence.0, Ordering::Release);
-        let batch: Batch = self.batch.drain(..).collect();
-        for mailbox in &self.mailboxes {
-            match mailbox.post(Mail::Publish(Arc::clone(&batch))) {
+        self.writer.announce(self.head.sequence);
+        let mut receipts = Vec::new();
+        for Staged {
+            publication,
+            receipt,
+        } in std::mem::take(&mut self.batch)
+        {
+            let (writer, outgoing) = (&mut self.writer, &mut self.outgoing);
+            let trimmed = outgoing.add(writer, publication, receipt.as_ref());
+            self.metrics.logged.increment();
+            self.metrics.evicted.add(u64::from(trimmed));
+            receipts.extend(receipt);
+        }
+        self.post_outgoing();
+        self.writer.note_posted();
+        // Only now does whoever asks for them, on any worker, get the publications.
+        for receipt in receipts {
+            let subscribers = 0;
+            // The feed is awake and settles its answers after posting.
+            let _is_last = receipt.confirm(subscribers);
+        }
+        self.evict();
+        Handed::Over
+    }
+
+    /// Posts what was added to the log; waits for workers that lag.
+    fn post_outgoing(&mut self) {
+        let Self {
+            writer,
+            outgoing,
+            mailboxes,
+            metrics,
+            clock,
+            ..
+        } = self;
+        while let Some((worker, batch)) = outgoing.take() {
+            let Some(mailbox) = mailboxes.get(worker) else {
+                continue;
+            };
+            let receipts: Vec<_> = batch.iter().filter_map(|i| i.receipt.clone()).collect();
+            let meanwhile = || keep_bounds(writer, metrics, clock.now());
+            match mailbox.post_and_meanwhile(Mail::Publish(batch), meanwhile) {
                 Posted::AtOnce => {}
-                Posted::AfterWait => self.metrics.inbox_waits.increment(),
-                Posted::WorkerGone => confirm_in_place(&batch),
+                Posted::AfterWait => metrics.inbox_waits.increment(),
+                // It has no subscribers any more.
+                Posted::WorkerGone => receipts.iter().for_each(|receipt| {
+                    let _is_last = receipt.confirm(0);
+                }),
             }
         }
-        Handed::Over
     }
 
     /// Gives the batch's numbers to whoever comes next.
     fn take_back(&mut self) {
         if let Some(first) = self.batch.first() {
-            self.head.sequence = Sequence(first.id.sequence.0 - 1);
+            self.head.sequence = Sequence(first.publication.id.sequence.0 - 1);
         }
         self.metrics.errors.add(self.batch.len() as u64);
         self.batch.clear();
@@ -257,9 +319,8 @@ impl Sequencer {
         publication.event = draft.event;
         publication.key = draft.key;
         publication.expires = draft.ttl.map(|ttl| now.after(ttl));
-        publication.receipt = receipt.as_ref().map(Arc::clone);
         let commit = self.commit();
-        let _handed = self.push(publication, None);
+        let _handed = self.push(publication, receipt.clone(), None);
         Ack {
             id,
             receipt,
@@ -288,7 +349,7 @@ impl Sequencer {
         // The receipt has to know how many will be confirmed before the first of them can be.
         let receipt = match fresh.len() {
             0 => None,
-            publications => self.receipt(awaited, publications),
+            publications => Self::receipt(awaited, publications),
         };
         // What this repeats may itself not be decided yet.
         let mut commit = self.journal.as_ref().map(Journal::newest);
@@ -297,9 +358,9 @@ impl Sequencer {
             publication.event.clone_from(&draft.event);
             publication.key.clone_from(&draft.key);
             publication.expires = draft.ttl.map(|ttl| now.after(ttl));
-            publication.receipt = receipt.as_ref().map(Arc::clone);
             commit = self.commit();
-            if self.push(publication, draft.dedupe.as_deref()) == Handed::Refused {
+            let dedupe = draft.dedupe.as_deref();
+            if self.push(publication, receipt.clone(), dedupe) == Handed::Refused {
                 break;
             }
         }
@@ -319,23 +380,31 @@ impl Sequencer {
         self.head
     }
 
-    fn receipt(&self, awaited: Awaited, publications: usize) -> Option<Arc<Receipt>> {
+    fn receipt(awaited: Awaited, publications: usize) -> Option<Arc<Receipt>> {
         match awaited {
             Awaited::No => None,
+            // Its own confirmations; each worker that is posted to adds one.
             Awaited::Yes => {
-                let confirmations = self.mailboxes.len() * publications;
-                let confirmations = u32::try_from(confirmations).unwrap_or(u32::MAX);
+                let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
                 Some(Arc::new(Receipt::new(confirmations)))
             }
         }
     }
 
-    fn push(&mut self, publication: Publication, dedupe: Option<&str>) -> Handed {
+    fn push(
+        &mut self,
+        publication: Publication,
+        receipt: Option<Arc<Receipt>>,
+        dedupe: Option<&str>,
+    ) -> Handed {
         if let Some(journal) = &mut self.journal {
             journal.stage(&publication, dedupe);
         }
         self.batch_bytes += publication.bytes_held();
-        self.batch.push(Arc::new(publication));
+        self.batch.push(Staged {
+            publication,
+            receipt,
+        });
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             return self.hand_over();
         }
@@ -343,21 +412,19 @@ impl Sequencer {
     }
 }
 
-/// A worker that has ended has no subscribers; whoever waits must not wait for it.
-fn confirm_in_place(batch: &Batch) {
-    for publication in batch.iter() {
-        if let Some(receipt) = &publication.receipt {
-            // The feed is awake and settles its answers after posting.
-            let _is_last = receipt.confirm(0);
-        }
-    }
+/// Removes from the log what its bounds no longer allow, and shows how much there is.
+fn keep_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
+    let evicted = writer.trim(EVICTIONS_PER_TURN_MAX) + writer.evict(now, EVICTIONS_PER_TURN_MAX);
+    metrics.evicted.add(u64::from(evicted));
+    metrics.log_entries.set(writer.log().len());
+    metrics.log_bytes.set(writer.log().bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::limits::INBOX_BATCHES_MAX;
-    use crate::config::{JournalSync, LogBounds};
+    use crate::config::{Config, JournalSync, LogBounds};
     use crate::feed::command::publication;
     use crate::feed::draft::NameCache;
     use crate::feed::journal::commit::Fate;
@@ -367,7 +434,7 @@ mod tests {
     use crate::feed::journal::state::Boot;
     use crate::id::Epoch;
     use crate::sys::wake::Wake;
-    use crate::worker::inbox::{Inbox, inbox};
+    use crate::worker::inbox::{Inbox, Item, inbox};
 
     fn sequencer() -> (Sequencer, Inbox) {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
@@ -380,7 +447,10 @@ mod tests {
             dedupe: Dedupe::new(7),
             journal: None,
         };
-        let sequencer = Sequencer::new(continuation, vec![mailbox], Arc::default(), metrics);
+        let writer = Writer::new(&Config::default(), Sequence::ZERO);
+        writer.log().enter_all(0, &["a", "b", "c", "d"]);
+        let (mailboxes, clock) = (vec![mailbox], Clock::start());
+        let sequencer = Sequencer::new(continuation, writer, mailboxes, clock, metrics);
         (sequencer, inbox)
     }
 
@@ -518,11 +588,9 @@ mod tests {
     fn received(inbox: &Inbox) -> Vec<(u64, String)> {
         let mut publications = Vec::new();
         while let Some(Mail::Publish(batch)) = inbox.take() {
-            for publication in batch.iter() {
-                publications.push((
-                    publication.id.sequence.0,
-                    publication.channel.as_str().to_owned(),
-                ));
+            for Item { entry, .. } in batch {
+                let channel = entry.publication.channel.as_str().to_owned();
+                publications.push((entry.sequence().0, channel));
             }
         }
         publications
@@ -569,8 +637,8 @@ mod tests {
         let Some(Mail::Publish(batch)) = inbox.take() else {
             panic!("a batch")
         };
-        for publication in batch.iter() {
-            publication.receipt.as_ref().unwrap().confirm(3);
+        for item in batch {
+            item.receipt.unwrap().confirm(3);
         }
         assert_eq!(ack.receipt.unwrap().subscribers(), Some(6));
     }

@@ -13,7 +13,8 @@ use crate::dialogue::{ClientPublication, Report};
 use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
 use crate::id::{ChannelName, ConnName, Epoch, RunId};
-use crate::worker::inbox::{Inbox, Mail, inbox};
+use crate::log::Writer;
+use crate::worker::inbox::{Inbox, Item, Mail, inbox};
 use crate::worker::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
@@ -47,13 +48,18 @@ impl Rig {
         let worker_wake = Arc::new(Wake::new().unwrap());
         let (mut ends, reports) = upstream(&[worker_wake], &feed_wake, Bounds::default());
         let metrics = Arc::new(FeedMetrics::default());
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let numbered: Vec<String> = (0..20).map(|number| format!("c{number}")).collect();
+        let mut names = vec!["a", "b", "end"];
+        names.extend(numbered.iter().map(String::as_str));
+        writer.log().enter_all(0, &names);
         let parts = FeedParts {
             epoch: Epoch::new(1),
+            writer,
             kept: None,
             mailboxes: vec![mailbox],
             reports,
             wake: Arc::clone(&feed_wake),
-            sequenced: Arc::default(),
             metrics: Arc::clone(&metrics),
             health: Arc::default(),
             config: Arc::new(config),
@@ -94,12 +100,11 @@ impl Rig {
                     }
                     _ => continue,
                 };
-                for publication in batch.iter() {
-                    let receipt = publication.receipt.as_ref();
+                for Item { entry, receipt, .. } in batch {
                     if receipt.is_some_and(|receipt| receipt.confirm(SUBSCRIBERS)) {
                         wake.wake();
                     }
-                    publications.push(Arc::clone(publication));
+                    publications.push(entry.publication);
                 }
             }
             publications
@@ -422,11 +427,11 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     let wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {
         epoch: Epoch::new(1),
+        writer: Writer::new(&Config::default(), Sequence::ZERO),
         kept: None,
         mailboxes: Vec::new(),
         reports: upstream(&[], &wake, Bounds::default()).1,
         wake,
-        sequenced: Arc::default(),
         metrics: Arc::new(FeedMetrics::default()),
         health: Arc::default(),
         config: Arc::new(Config::default()),

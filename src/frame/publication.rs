@@ -1,12 +1,12 @@
 //! One payload addressed to a channel, with its id and a cell for each encoding.
 //!
-//! Made by the feed, shared by reference with every worker, dropped when the last log and the last
+//! Made by the feed, shared by reference with the workers, dropped when the log and the last
 //! half-written frame let go of it. Immutable but for the cells, each of which is filled once by
 //! whoever needs it first; a worker that needs it in the same moment waits for the other.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use super::{Encoder, Envelope, Frame, FrameKind, Receipt, event_stream, poll, websocket};
+use super::{Encoder, Envelope, Frame, FrameKind, event_stream, poll, websocket};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
@@ -79,14 +79,12 @@ pub struct Publication {
     pub published: Now,
     /// From when on it is not delivered any more.
     pub expires: Option<Deadline>,
-    /// Who waits for it to be in every log.
-    pub receipt: Option<Arc<Receipt>>,
     /// Its encodings, by [`FrameKind::cell`].
     pub frames: Frames,
 }
 
 impl Publication {
-    /// A publication with neither event, key, expiry nor receipt.
+    /// A publication with neither event, key nor expiry.
     #[must_use]
     pub fn new(id: Cursor, channel: ChannelName, payload: Payload, published: Now) -> Self {
         Self {
@@ -97,7 +95,6 @@ impl Publication {
             key: None,
             published,
             expires: None,
-            receipt: None,
             frames: Frames::default(),
         }
     }

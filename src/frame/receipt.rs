@@ -1,8 +1,9 @@
 //! What a feeder that asked for `ack` waits for.
 //!
-//! Shared by the feed and all workers: each worker confirms when the publication is in its log and
-//! says how many subscribers the channel has there; the last one to confirm makes the receipt
-//! complete. Two atomic counters, no lock.
+//! Shared by the feed and the workers. The feed confirms when the publication is in the log and
+//! posted; each worker to which it was posted confirms when it has taken it, and says how many
+//! subscribers the channel has there. The last one to confirm makes the receipt complete. Two
+//! atomic counters, no lock.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -14,13 +15,19 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// A receipt that is complete when `workers` have confirmed.
+    /// A receipt that is complete after so many confirmations.
     #[must_use]
-    pub fn new(workers: u32) -> Self {
+    pub fn new(confirmations: u32) -> Self {
         Self {
-            awaited: AtomicU32::new(workers),
+            awaited: AtomicU32::new(confirmations),
             subscribers: AtomicU64::new(0),
         }
+    }
+
+    /// One more worker is to confirm. Called while a confirmation of the caller is outstanding.
+    pub fn expect_another(&self) {
+        let before = self.awaited.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "the receipt is complete already");
     }
 
     /// Notes that one worker has the publication, and its number of subscribers. True for the last

@@ -1,126 +1,161 @@
-//! One channel: its thread through the log, its totals, its subscribers.
+//! A channel with subscribers on this worker: how far it has come here, who they are, and the walk
+//! over them.
 
-use super::retention::RuleIndex;
 use super::subscribers::Subscribers;
+use super::tail::Tail;
 use crate::id::{ChannelName, Sequence};
+use crate::log::{Amount, ChannelKey, Entry, RuleIndex, Standing};
 use crate::time::Now;
 
-/// A channel's place in the hub; reused after the channel has gone.
+/// A channel's place in the hub. Another channel may have it when the last subscriber has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelIndex(pub u32);
 
-/// A named point of fan-out. Exists while it has subscribers or log entries.
-#[derive(Clone, Debug)]
+/// A channel that has subscribers here.
+#[derive(Debug)]
 pub struct Channel {
     /// Its name.
     pub name: ChannelName,
-    /// Its oldest entry in the log; zero if it has none.
-    pub first: Sequence,
-    /// Its newest publication, in the log or not; zero before the first.
-    pub last: Sequence,
-    /// Its newest publication that has left the log. Whoever stands before it has missed something.
-    pub evicted: Sequence,
-    /// Everything published in it since it exists.
-    pub total: Amount,
-    /// What everybody had been visited for when the pass under way began.
-    pub walk_floor: Amount,
-    /// The same for the pass after this one.
-    pub again_floor: Amount,
-    /// How much of it is kept, and what happens to who is behind.
+    /// Its key in the log.
+    pub key: ChannelKey,
+    /// How much of it is kept, and what happens to conns that are behind.
     pub rule: RuleIndex,
-    /// Whether the hub has this channel among those that may be over their bounds.
-    pub is_over_queued: bool,
-    /// Whether the hub has this channel among its walks.
-    pub is_walk_queued: bool,
-    /// When the walk under way began.
-    pub walk_started: Now,
-    /// Who is subscribed, and the walk over them.
+    /// Its newest publication up to the hub's head; zero before the first.
+    pub last: Sequence,
+    /// Everything published in it up to `last`, since it exists.
+    pub total: Amount,
+    /// The walk under way, or one whose conns are still written to.
+    pub walk: Option<Box<Walk>>,
+    /// The conns that are subscribed.
     pub subscribers: Subscribers,
 }
 
+const _: () = assert!(size_of::<Channel>() <= 104);
+
+/// What is being brought to a channel's subscribers.
+#[derive(Debug, Default)]
+pub struct Walk {
+    /// The channel's newest entries: at least those that not every subscriber was visited for.
+    pub tail: Tail,
+    /// What all subscribers had been visited for when the pass under way began.
+    pub floor: Amount,
+    /// The same for the pass after this one.
+    pub again_floor: Amount,
+    /// When it began.
+    pub started: Now,
+    /// Whether the hub has it among its walks.
+    pub is_queued: bool,
+}
+
+impl Walk {
+    /// Forgets everything, for the next walk.
+    pub fn reset(&mut self) {
+        self.tail.clear();
+        self.is_queued = false;
+    }
+}
+
 impl Channel {
-    /// A channel without entries or subscribers. What was published before `evicted` is not known.
+    /// A channel without subscribers, as the log has it.
     #[must_use]
-    pub fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
+    pub fn new(name: ChannelName, standing: &Standing) -> Self {
         Self {
             name,
-            rule,
-            is_over_queued: false,
-            first: Sequence::ZERO,
-            last: Sequence::ZERO,
-            evicted,
-            total: Amount::default(),
-            walk_floor: Amount::default(),
-            again_floor: Amount::default(),
-            is_walk_queued: false,
-            walk_started: Now(0),
+            key: standing.key,
+            rule: standing.rule,
+            last: standing.last,
+            total: standing.total,
+            walk: None,
             subscribers: Subscribers::default(),
         }
     }
 
-    /// Marks everybody as behind a publication that came on top of `before`. True if the hub has to
-    /// queue the walk.
-    pub fn mark_behind(&mut self, before: Amount, now: Now) -> bool {
+    /// Takes in the channel's newest entry and marks all subscribers as behind. True if the hub has
+    /// to queue the walk. `fresh` makes a walk where there is none.
+    pub fn take(
+        &mut self,
+        entry: Entry,
+        quota: Amount,
+        conflates: bool,
+        now: Now,
+        fresh: impl FnOnce() -> Box<Walk>,
+    ) -> bool {
+        let (last, total) = (entry.sequence(), entry.total());
+        let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
+        if let Some(walk) = &mut self.walk {
+            // How the channel stood was told with what the log had evicted above the head.
+            for floor in [&mut walk.floor, &mut walk.again_floor] {
+                if floor.publications > entry.before.publications {
+                    *floor = entry.before;
+                }
+            }
+            if conflates {
+                walk.tail.supersede(&entry);
+            }
+            walk.tail.push(entry);
+            walk.tail.forget(total, quota, walk.floor);
+        }
+        is_to_queue
+    }
+
+    /// Takes in how the channel stands in the log, with entries that are not held here. Otherwise
+    /// as [`Self::take`].
+    pub fn take_standing(
+        &mut self,
+        standing: &Standing,
+        now: Now,
+        fresh: impl FnOnce() -> Box<Walk>,
+    ) -> bool {
+        let (last, total, before) = (standing.last, standing.total, self.total);
+        let is_to_queue = self.take_in(last, total, before, now, fresh);
+        if let Some(walk) = &mut self.walk {
+            walk.tail.clear();
+        }
+        is_to_queue
+    }
+
+    fn take_in(
+        &mut self,
+        last: Sequence,
+        total: Amount,
+        before: Amount,
+        now: Now,
+        fresh: impl FnOnce() -> Box<Walk>,
+    ) -> bool {
+        (self.last, self.total) = (last, total);
         let had_second_pass = self.subscribers.has_second_pass();
-        if self.subscribers.mark_behind() {
-            self.walk_floor = before;
-            self.walk_started = now;
-            return !std::mem::replace(&mut self.is_walk_queued, true);
+        let begins = self.subscribers.mark_behind();
+        let walk = self.walk.get_or_insert_with(fresh);
+        if begins {
+            walk.floor = before;
+            walk.started = now;
+            return !std::mem::replace(&mut walk.is_queued, true);
         }
         if !had_second_pass {
-            self.again_floor = before;
+            walk.again_floor = before;
         }
         false
     }
 
-    /// Whether nothing keeps it.
-    #[must_use]
-    pub fn is_abandoned(&self) -> bool {
-        self.first == Sequence::ZERO && self.subscribers.is_empty()
-    }
-
-    /// What has been published that the walk under way has not yet brought to everybody.
+    /// What has been published that the walk under way has not yet brought to all subscribers.
     #[must_use]
     pub fn walk_debt(&self) -> Amount {
-        if self.subscribers.is_walking() {
-            self.total.minus(self.walk_floor)
-        } else {
-            Amount::default()
-        }
-    }
-}
-
-/// A number of publications and of their payload bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Payload bytes.
-    pub bytes: u64,
-    /// Publications.
-    pub publications: u64,
-}
-
-impl Amount {
-    /// The sum.
-    #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes + other.bytes,
-            publications: self.publications + other.publications,
+        match &self.walk {
+            Some(walk) if self.subscribers.is_walking() => self.total.minus(walk.floor),
+            Some(_) | None => Amount::default(),
         }
     }
 
-    /// The difference; zero where it would be negative.
+    /// The first entry behind a position that is held.
     #[must_use]
-    pub fn minus(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_sub(other.bytes),
-            publications: self.publications.saturating_sub(other.publications),
-        }
+    pub fn held_after(&self, position: Sequence) -> Option<&Entry> {
+        self.walk.as_ref()?.tail.after(position)
     }
 
-    /// Whether either number is above its bound.
+    /// The newest entries, if they include all that follow a position.
     #[must_use]
-    pub fn exceeds(self, bound: Self) -> bool {
-        self.bytes > bound.bytes || self.publications > bound.publications
+    pub fn tail_after(&self, position: Sequence) -> Option<&Tail> {
+        let tail = &self.walk.as_ref()?.tail;
+        tail.covers(position).then_some(tail)
     }
 }

@@ -1,110 +1,19 @@
-//! Conflation: who is far behind is given only the newest publication of each key.
+//! Conflation: a conn that is far behind is given only the newest publication of each key.
 //!
 //! Where a channel's policy says so, a publication supersedes the one before it of the same channel
 //! and key: one flag in the log's entry, set when its successor is appended. A conn that is further
-//! behind than its quota steps over such entries until it has caught up, and is told so; one that
-//! keeps up never meets this. A conn that comes back further behind than its quota is treated the
-//! same, since what it missed need not be sent to it first and superseded on the way.
+//! behind than its quota steps over such entries until it has caught up, and a gap reports them; a
+//! conn that keeps up never meets this. A conn that resumes from further back than its quota is
+//! treated the same, since what it missed need not be sent to it first and superseded on the way.
 //!
-//! What has not been superseded is listed by channel, so that neither stepping over nor counting
-//! costs more for what has been. Called by [`super::serve`], [`super::quota`] and, for every entry
-//! that comes or goes, by the hub.
+//! The log lists what is not superseded; the tail of a walk has marks of its own. Called by
+//! [`super::serve`] and [`super::quota`].
 
-use std::collections::BTreeSet;
-use std::hash::BuildHasher as _;
-
-use foldhash::quality::RandomState;
-use hashbrown::hash_table::{Entry as Place, HashTable};
-
-use super::log::{Entry, Log};
 use super::member::Subscription;
-use super::{Amount, Channel, ChannelIndex, GapCause, Hub};
+use super::tail::Tail;
+use super::{Amount, ChannelIndex, GapCause, Hub};
 use crate::config::Overflow;
 use crate::id::Sequence;
-
-/// Bytes of memory for a place in the list, in nodes that are at least half full.
-const PLACE_BYTES: u64 = 2 * size_of::<(ChannelIndex, Sequence)>() as u64;
-/// Bytes of memory for a key, in a table that doubles as it grows.
-const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
-
-/// The entries, of channels whose policy is to conflate, that nothing supersedes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Newest {
-    /// In the order of their channel.
-    places: BTreeSet<(ChannelIndex, Sequence)>,
-    /// Those with a key, found by channel and key. Both are read from the log.
-    keys: HashTable<Sequence>,
-    hasher: RandomState,
-}
-
-impl Newest {
-    /// Bytes of memory held.
-    pub(super) fn bytes(&self) -> u64 {
-        self.places.len() as u64 * PLACE_BYTES + self.keys.len() as u64 * KEY_BYTES
-    }
-
-    /// Takes in a channel's newest entry. Returns which one it supersedes.
-    pub(super) fn add(&mut self, log: &Log, sequence: Sequence) -> Option<Sequence> {
-        let Self {
-            places,
-            keys,
-            hasher,
-        } = self;
-        let entry = log.get(sequence)?;
-        places.insert((entry.channel, sequence));
-        let key = entry.publication.key.as_deref()?;
-        let has_same = |known: &Sequence| {
-            log.get(*known).is_some_and(|known| {
-                known.channel == entry.channel && known.publication.key.as_deref() == Some(key)
-            })
-        };
-        let rehash = |known: &Sequence| log.get(*known).map_or(0, |known| hash(hasher, known));
-        match keys.entry(hash(hasher, entry), has_same, rehash) {
-            Place::Occupied(mut known) => {
-                let superseded = std::mem::replace(known.get_mut(), sequence);
-                places.remove(&(entry.channel, superseded));
-                Some(superseded)
-            }
-            Place::Vacant(place) => {
-                place.insert(sequence);
-                None
-            }
-        }
-    }
-
-    /// Forgets an entry that has left the log.
-    pub(super) fn remove(&mut self, entry: &Entry) {
-        let sequence = entry.publication.id.sequence;
-        if self.places.remove(&(entry.channel, sequence))
-            && entry.publication.key.is_some()
-            && let Ok(place) = self
-                .keys
-                .find_entry(hash(&self.hasher, entry), |known| *known == sequence)
-        {
-            place.remove();
-        }
-    }
-
-    /// Those of a channel from a number on.
-    fn from(
-        &self,
-        channel: ChannelIndex,
-        sequence: Sequence,
-    ) -> impl Iterator<Item = Sequence> + '_ {
-        let range = (channel, sequence)..=(channel, Sequence(u64::MAX));
-        self.places.range(range).map(|(_, sequence)| *sequence)
-    }
-
-    pub(super) fn shrink_to_fit(&mut self, log: &Log) {
-        let hasher = &self.hasher;
-        self.keys
-            .shrink_to_fit(|known| log.get(*known).map_or(0, |known| hash(hasher, known)));
-    }
-}
-
-fn hash(hasher: &RandomState, entry: &Entry) -> u64 {
-    hasher.hash_one((entry.channel, entry.publication.key.as_deref()))
-}
 
 impl Hub {
     /// Publications that were stepped over because newer ones superseded them, over all conns.
@@ -113,19 +22,9 @@ impl Hub {
         self.conflated_total
     }
 
-    /// Notes an entry that has been appended.
-    pub(super) fn note_key(&mut self, index: ChannelIndex, sequence: Sequence) {
-        if self.conflates(index)
-            && let Some(superseded) = self.newest.add(&self.log, sequence)
-        {
-            self.log.supersede(superseded);
-        }
-    }
-
     /// Steps over what is superseded of what the conn in a slot is owed next, if it conflates.
     pub(super) fn step_over_superseded(&mut self, slot: u32) {
-        // Nearly always: no channel conflates, or none has anything to do it with.
-        if self.newest.places.is_empty() {
+        if !self.log.rules().has_conflation() {
             return;
         }
         if self.replays.contains_key(&slot) && self.owed(slot).exceeds(self.quota) {
@@ -150,7 +49,7 @@ impl Hub {
     pub(super) fn begin_conflation(&mut self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         let may = subscriptions.any(|subscription| {
-            self.conflates(subscription.channel) && self.successor_of(*subscription).is_some()
+            self.conflates(subscription.channel) && self.has_next(*subscription)
         });
         may && self.conflating.insert(slot)
     }
@@ -159,7 +58,7 @@ impl Hub {
     pub(super) fn end_conflation(&mut self, slot: u32) {
         if self.conflating.contains(&slot) {
             let mut subscriptions = self.subscriptions(slot).iter();
-            if !subscriptions.any(|subscription| self.successor_of(*subscription).is_some()) {
+            if !subscriptions.any(|subscription| self.has_next(*subscription)) {
                 self.conflating.remove(&slot);
             }
         }
@@ -168,39 +67,40 @@ impl Hub {
     /// What the conn in a slot is owed of a channel after a position, when it conflates. Looks at
     /// each publication, of which a conn that is held to its quota is not owed many more.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
-        let Subscription {
-            channel, position, ..
-        } = subscription;
-        let newest = self.newest.from(channel, position.next());
-        let amounts = newest
-            .filter_map(|sequence| self.log.get(sequence))
-            .map(|entry| Amount {
-                bytes: entry.publication.payload_bytes(),
-                publications: 1,
-            });
-        amounts.fold(Amount::default(), Amount::plus)
+        let position = subscription.position;
+        let Some(channel) = self.channel(subscription.channel) else {
+            return Amount::default();
+        };
+        if let Some(tail) = channel.tail_after(position) {
+            return tail.newest_after(position);
+        }
+        let tail = channel.walk.as_ref().map(|walk| &walk.tail);
+        let begin = tail.and_then(Tail::begin).unwrap_or(self.head);
+        let held = tail.map_or_else(Amount::default, |tail| tail.newest_after(position));
+        self.log
+            .newest_after(channel.key, position, begin)
+            .plus(held)
     }
 
-    /// Whether who is far behind on a channel steps over what is superseded.
+    /// Whether conns that are far behind on a channel step over what is superseded.
     pub(super) fn conflates(&self, index: ChannelIndex) -> bool {
-        let channel = self.channels.get(index.0 as usize);
-        let rule = |channel: &Channel| self.rules.overflow(channel.rule);
-        channel.map(rule) == Some(Overflow::Conflate)
+        let rule = self.channel(index).map(|channel| channel.rule);
+        let overflow = rule.map(|rule| self.log.rules().overflow(rule));
+        overflow == Some(Overflow::Conflate)
     }
 
     /// The superseded entries that a subscription stands before: where they end and how many they
     /// are.
     fn superseded_run(&self, subscription: Subscription) -> Option<(Sequence, u64)> {
-        let next = self.log.get(self.successor_of(subscription)?)?;
-        if !next.is_superseded {
+        let channel = self.channel(subscription.channel)?;
+        if !self.has_next(subscription) || !self.conflates(subscription.channel) {
             return None;
         }
-        let mut newest = self
-            .newest
-            .from(subscription.channel, next.publication.id.sequence);
-        // What supersedes an entry leaves the log after it.
-        let newest = self.log.get(newest.next()?)?;
-        Some((newest.previous, newest.ordinal - next.ordinal))
+        let position = subscription.position;
+        match channel.tail_after(position) {
+            Some(tail) => tail.superseded_run(position),
+            None => self.log.superseded_run(channel.key, position, self.head),
+        }
     }
 }
 
@@ -211,7 +111,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace};
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-    use crate::hub::{Gap, Verdict};
+    use crate::hub::{Gap, Node, Verdict};
     use crate::id::{ChannelName, Cursor, Epoch, Since};
     use crate::time::Now;
 
@@ -229,7 +129,7 @@ mod tests {
     }
 
     /// A hub in which everything is conflated, but for `plain`.
-    fn hub(change: impl FnOnce(&mut Config)) -> Hub {
+    fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = QUOTA;
         config.namespace = vec![
@@ -244,14 +144,14 @@ mod tests {
             },
         ];
         change(&mut config);
-        Hub::new(Epoch::new(7), Sequence::ZERO, &config)
+        Node::new(Epoch::new(7), Sequence::ZERO, &config)
     }
 
     /// One publication for each word, which is its key; `-` is none.
-    fn publish(hub: &mut Hub, channel: &str, keys: &str) {
+    fn publish(hub: &mut Node, channel: &str, keys: &str) {
         for key in keys.split_whitespace() {
             let id = Cursor {
-                sequence: hub.log.expected(),
+                sequence: hub.log().sequenced().next(),
                 ..cursor(0)
             };
             let payload = Payload::Text("x".into());
@@ -262,13 +162,13 @@ mod tests {
         }
     }
 
-    fn subscribe(hub: &mut Hub, channel: &str, since: Since) {
-        let head = hub.head;
+    fn subscribe(hub: &mut Node, channel: &str, since: Since) {
+        let head = hub.head().sequence;
         let _joined = hub.subscribe(0, &name(channel), since, head);
     }
 
     /// What the conn is told and given until nothing is left, as flush would do it.
-    fn serve(hub: &mut Hub) -> (Vec<Gap>, Vec<u64>) {
+    fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Data);
         loop {
@@ -377,7 +277,8 @@ mod tests {
             serve(&mut hub),
             (vec![conflated(0, 5, 2)], vec![1, 2, 3, 6])
         );
-        assert_eq!(hub.newest.bytes(), PLACE_BYTES + KEY_BYTES);
+        assert_eq!(hub.log().listed(&name("c")), (1, 1));
+        assert_eq!(hub.log().listed(&name("plain")), (0, 0));
     }
 
     #[test]
@@ -385,7 +286,7 @@ mod tests {
         let mut hub = hub(|_| {});
         publish(&mut hub, "c", "a");
         publish(&mut hub, "d", "a");
-        let is_superseded = |n| hub.log.get(Sequence(n)).unwrap().is_superseded;
+        let is_superseded = |n| hub.log().find(Sequence(n)).unwrap().is_superseded;
         assert_eq!((is_superseded(1), is_superseded(2)), (false, false));
     }
 
@@ -396,11 +297,10 @@ mod tests {
             publish(&mut hub, "c", "a b - a c");
         }
         hub.shrink_to(0);
-        assert_eq!(hub.newest.keys.len(), 3);
-        assert_eq!(hub.newest.places.len(), 103, "and those without");
+        assert_eq!(hub.log().listed(&name("c")), (103, 3), "and those without");
         hub.evict(Now(u64::MAX / 2), u32::MAX);
         assert_eq!(hub.log_bytes(), 0);
         publish(&mut hub, "c", "a a");
-        assert_eq!(hub.newest.keys.len(), 1);
+        assert_eq!(hub.log().listed(&name("c")), (1, 1));
     }
 }

@@ -5,8 +5,9 @@
 //! or of nowhere is a gap and not an error.
 
 use super::member::{Member, Subscription};
-use super::{Gap, GapCause, Hub};
+use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
 use crate::id::{ChannelName, Cursor, Sequence, Since};
+use crate::log::Stake;
 
 /// What came of subscribing to one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub enum JoinOutcome {
     Joined(Joined),
     /// The conn was a subscriber already; nothing has changed.
     AlreadyJoined,
-    /// The channel does not exist, and there are as many as there may be.
+    /// The channel has no subscribers, and as many channels as may be have some.
     ServerFull,
     /// The conn has as many channels as it may have.
     TooManyChannels,
@@ -64,30 +65,24 @@ impl Hub {
         sequenced: Sequence,
     ) -> JoinOutcome {
         self.make_room(slot);
-        if self.channels.len() >= self.channels_max && !self.names.contains_key(name) {
-            return JoinOutcome::ServerFull;
-        }
-        let index = self.channel_for(name);
-        let member = self
-            .members
-            .get(slot as usize)
-            .map(Member::all)
-            .unwrap_or_default();
-        if member
-            .iter()
-            .any(|subscription| subscription.channel == index)
+        let known = self.index_of(name);
+        let member = self.subscriptions(slot);
+        if let Some(index) = known
+            && member.iter().any(|one| one.channel == index)
         {
             return JoinOutcome::AlreadyJoined;
         }
         if member.len() >= self.channels_per_conn as usize {
-            self.drop_if_abandoned(index);
             return JoinOutcome::TooManyChannels;
         }
+        let Some((index, evicted)) = self.channel_for(name, known) else {
+            return JoinOutcome::ServerFull;
+        };
         let Some(channel) = self.channels.get_mut(index.0 as usize) else {
-            return JoinOutcome::TooManyChannels;
+            debug_assert!(false, "{index:?} has no channel");
+            return JoinOutcome::ServerFull;
         };
         let place = channel.subscribers.push(slot);
-        let evicted = channel.evicted;
         let start = self.start(since, evicted, sequenced);
         let subscription = Subscription {
             position: start.position.sequence,
@@ -98,7 +93,7 @@ impl Hub {
             member.add(subscription);
         }
         self.subscribers += 1;
-        if self.successor_of(subscription).is_some() {
+        if self.has_next(subscription) {
             self.replays.insert(slot, self.head);
         }
         JoinOutcome::Joined(start)
@@ -106,7 +101,7 @@ impl Hub {
 
     /// Ends a subscription. False if there was none.
     pub fn unsubscribe(&mut self, slot: u32, name: &ChannelName) -> bool {
-        let Some(index) = self.names.get(name).copied() else {
+        let Some(index) = self.index_of(name) else {
             return false;
         };
         let member = self.members.get_mut(slot as usize);
@@ -170,9 +165,9 @@ impl Hub {
             Since::After(cursor) if cursor.sequence > sequenced => {
                 foreign(Some(cursor), GapCause::Unknown)
             }
-            Since::After(cursor) if cursor.sequence < evicted.max(self.lost_until) => {
-                let is_lost = cursor.sequence < self.lost_until;
-                let until = self.cursor(evicted.max(self.lost_until));
+            Since::After(cursor) if cursor.sequence < evicted.max(self.log.lost_until()) => {
+                let is_lost = cursor.sequence < self.log.lost_until();
+                let until = self.cursor(evicted.max(self.log.lost_until()));
                 let gap = Gap {
                     since: Some(cursor),
                     until,
@@ -212,7 +207,46 @@ impl Hub {
                     }
                 });
         }
-        self.drop_if_abandoned(index);
+        self.leave_channel_if_empty(index);
+    }
+
+    /// The channel with this name here, which is made if it has no subscribers yet, and its newest
+    /// publication that has left the log.
+    fn channel_for(
+        &mut self,
+        name: &ChannelName,
+        known: Option<ChannelIndex>,
+    ) -> Option<(ChannelIndex, Sequence)> {
+        if let Some(index) = known {
+            let key = self.channel(index)?.key;
+            let standing = self.log.standing(key, self.head)?;
+            return Some((index, standing.evicted));
+        }
+        let entry = self.channels.vacant_entry();
+        let place = u32::try_from(entry.key()).ok()?;
+        let worker = self.worker;
+        let (stake, mut late) = (Stake { worker, place }, Vec::new());
+        let (log, quota) = (&self.log, self.quota);
+        let (standing, last) = log.enter(name, stake, self.head, quota, &mut late)?;
+        entry.insert(Channel::new(name.clone(), &standing));
+        let index = ChannelIndex(place);
+        for entry in late {
+            let number = entry.sequence();
+            self.late.insert((number, index), Late::Held(entry));
+        }
+        // Even if it has left the log: then there is a gap to report.
+        self.note_late(index, standing.next, last);
+        Some((ChannelIndex(place), standing.evicted))
+    }
+
+    fn leave_channel_if_empty(&mut self, index: ChannelIndex) {
+        let place = index.0 as usize;
+        let channel = self.channels.get(place);
+        if channel.is_some_and(|channel| channel.subscribers.is_empty()) {
+            let channel = self.channels.remove(place);
+            self.late.retain(|(_, late), _| *late != index);
+            self.log.leave(channel.key, self.worker);
+        }
     }
 
     /// Lets go of the room for conns in slots from here on, who have left, and for channels that
@@ -222,14 +256,14 @@ impl Hub {
         self.members.truncate(slots);
         self.members.shrink_to_fit();
         self.channels.shrink_to_fit();
-        self.names.shrink_to_fit();
         self.replays.shrink_to_fit();
         self.conflating.shrink_to_fit();
-        self.newest.shrink_to_fit(&self.log);
         self.gaps.shrink_to_fit();
         self.windows.shrink_to_fit();
         self.walks.shrink_to_fit();
-        self.rules.shrink_to_fit();
+        self.walked.shrink_to_fit();
+        self.spare_walks = Vec::new();
+        self.fetched.shrink_to_fit();
     }
 
     fn make_room(&mut self, slot: u32) {

@@ -1,54 +1,57 @@
-//! Who is owed what: the log, the channels, their subscribers, and the arithmetic of cursors and
-//! quotas.
+//! The subscribers of one worker: what each is owed, and the arithmetic of cursors and quotas.
 //!
-//! **The log is the queue.** Publishing appends once and marks the channel's subscribers as behind;
-//! serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and a resume
-//! are the same act. How far a subscriber is behind is a subtraction; skipping is moving its
-//! cursor; a cursor that has fallen off the log's tail is a gap, and a gap is always told.
+//! **The log is the queue.** A publication comes once and marks the channel's subscribers as
+//! behind; serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and a
+//! resume are the same act. How far a subscriber is behind is a subtraction; skipping is moving its
+//! cursor; a cursor that has fallen off the log is a gap, and a gap is always reported.
+//!
+//! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which this worker has
+//! been sent everything. It holds what it is about to write: the entries of a walk in the channel's
+//! [`tail`], those of a conn that catches up until its writes are noted. So the log may evict at any
+//! time.
 //!
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
-//! worker is its only caller: `broadcast` publishes, `apply` subscribes, `flush` visits, plans and
-//! advances, `expire` evicts. Here: publishing and walking; [`membership`] has who is subscribed
-//! from where, [`serve`] has cursors, [`quota`] what happens to who is behind, [`conflation`] what
-//! is superseded, [`retention`] what is kept and for how long, [`poll`] what only polls need,
-//! [`window`] what waits for an acknowledgement.
+//! worker is its only caller: `broadcast` brings publications, `apply` subscribes, `flush` visits,
+//! plans and advances. Here: publications and walks; [`membership`] has the subscriptions and where
+//! they start, [`serve`] has cursors, [`quota`] what happens to a conn that is behind,
+//! [`conflation`] what is superseded, [`poll`] what only polls need, [`window`] what waits for an
+//! acknowledgement.
 
 pub mod channel;
 pub mod conflation;
 pub mod gap;
-pub mod log;
 pub mod member;
 pub mod membership;
+pub mod node;
 pub mod poll;
 pub mod quota;
-pub mod retention;
-mod segment;
 pub mod serve;
 pub mod subscribers;
+pub mod tail;
 pub mod window;
 
-use std::collections::VecDeque;
-use std::fmt;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 use slab::Slab;
 
-pub use channel::{Amount, Channel, ChannelIndex};
+pub use crate::log::Amount;
+pub use channel::{Channel, ChannelIndex};
 pub use gap::{Gap, GapCause};
 pub use membership::{JoinOutcome, Joined};
+pub use node::Node;
 pub use quota::Verdict;
 pub use serve::{Advanced, Planned};
 pub use window::Acknowledged;
 
-use crate::config::Config;
-use crate::frame::Publication;
+use crate::config::{Config, Overflow};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::log::{ChannelKey, Entry, Log};
 use crate::time::Now;
-use conflation::Newest;
-use log::{Log, Thread};
+use channel::Walk;
 use member::Member;
-use retention::Rules;
+use poll::Samples;
 use subscribers::Step;
 use window::Windows;
 
@@ -70,71 +73,80 @@ pub enum Visit {
     WalkDone(Now),
 }
 
-/// Counts the channels of several hubs, each channel once.
-pub trait ChannelCensus: fmt::Debug + Send + Sync {
-    /// A hub has added a channel.
-    fn add(&self, name: &ChannelName);
-    /// A hub has dropped a channel.
-    fn remove(&self, name: &ChannelName);
-}
-
-/// A worker's log and channels.
-#[derive(Clone, Debug)]
+/// The channels of one worker that have subscribers.
+#[derive(Debug)]
 pub struct Hub {
+    log: Arc<Log>,
+    /// The worker's number.
+    worker: u16,
     epoch: Epoch,
+    /// Everything up to here has been taken in.
     head: Sequence,
-    log: Log,
-    rules: Rules,
-    newest: Newest,
     quota: Amount,
     channels_per_conn: u32,
-    /// Nobody may subscribe to one that does not exist when there are so many.
-    channels_max: usize,
     channels: Slab<Channel>,
-    /// Counts the channels of this hub together with those of others.
-    census: Option<Arc<dyn ChannelCensus>>,
-    names: Map<ChannelName, ChannelIndex>,
     /// By slot.
     members: Vec<Member>,
-    /// Conns that resumed: what was in the log up to here does not count for their quota.
+    /// Conns that resumed: what was published up to here does not count for their quota.
     replays: Map<u32, Sequence>,
     /// Conns that step over what is superseded, until they have caught up.
     conflating: Set<u32>,
     conflated_total: u64,
-    /// Gaps that have not been told yet.
+    /// Gaps that have not been reported yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
     /// Of subscriptions that asked for one.
     windows: Windows,
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
-    /// Numbers up to here may have been given out and lost. Zero if none.
-    lost_until: Sequence,
+    /// Channels that may have a tail although their walk is done.
+    walked: Vec<ChannelIndex>,
+    /// Walks that are over, for their room.
+    spare_walks: Vec<Box<Walk>>,
+    /// Publications of channels whose first subscriber came when the log had them already. They are
+    /// not sent, and are taken in when the head passes them.
+    late: BTreeMap<(Sequence, ChannelIndex), Late>,
     /// All subscriptions.
     subscribers: u64,
+    /// When the head was where.
+    samples: Samples,
     /// Used by `serve` while it merges several channels.
     merge: Vec<serve::Source>,
+    /// Entries of the log that are planned to be written.
+    fetched: Vec<Entry>,
+    /// A plan has left something out that the log has evicted.
+    has_found_loss: bool,
 }
 
+/// A publication that was there before its channel's first subscriber here.
+#[derive(Debug)]
+enum Late {
+    /// It is held.
+    Held(Entry),
+    /// It has left the log, or is one of too many. The log is asked how the channel stands, and for
+    /// the next one up to this number.
+    Unheld { until: Sequence },
+}
+
+/// Walks that are over and kept for their room.
+const SPARE_WALKS_MAX: usize = 64;
+
 impl Hub {
-    /// An empty hub that continues after `head`.
+    /// The hub of a worker without conns, which has been sent everything up to `head`.
     #[must_use]
-    pub fn new(epoch: Epoch, head: Sequence, config: &Config) -> Self {
+    pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
+            samples: Samples::new(log.rules()),
+            log,
+            worker,
             epoch,
             head,
-            log: Log::new(head),
-            rules: Rules::new(config, head),
-            newest: Newest::default(),
             quota: Amount {
                 bytes: config.quota.behind_bytes,
                 publications: config.quota.behind_publications,
             },
             channels_per_conn: config.limits.channels_per_conn,
-            channels_max: usize::MAX,
             channels: Slab::new(),
-            census: None,
-            names: Map::default(),
             members: Vec::new(),
             replays: Map::default(),
             conflating: Set::default(),
@@ -143,43 +155,29 @@ impl Hub {
             windows: Windows::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
-            lost_until: Sequence::ZERO,
+            walked: Vec::new(),
+            spare_walks: Vec::new(),
+            late: BTreeMap::new(),
             subscribers: 0,
             merge: Vec::new(),
+            fetched: Vec::new(),
+            has_found_loss: false,
         }
     }
 
-    /// Has nobody subscribe to a channel that does not exist when there are so many.
-    pub fn limit_channels(&mut self, channels_max: usize) {
-        self.channels_max = channels_max;
-    }
-
-    /// Counts the channels here together with those of other workers.
-    pub fn join_census(&mut self, census: Arc<dyn ChannelCensus>) {
-        for (_, channel) in &self.channels {
-            census.add(&channel.name);
-        }
-        self.census = Some(census);
-    }
-
-    /// Notes that numbers up to this one may have been given out before a restart and are lost.
-    pub fn note_lost(&mut self, until: Sequence) {
-        self.lost_until = until;
-    }
-
-    /// The newest publication's id.
+    /// The id up to which everything has been taken in.
     #[must_use]
     pub fn head(&self) -> Cursor {
         self.cursor(self.head)
     }
 
-    /// The log, for reading.
+    /// The log.
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// How many channels there are.
+    /// How many channels have subscribers here.
     #[must_use]
     pub fn channel_count(&self) -> usize {
         self.channels.len()
@@ -191,62 +189,111 @@ impl Hub {
         self.subscribers
     }
 
-    /// Whether a publication can be appended without taking it away from a subscriber that keeps
-    /// up. While the walk over a channel is more than a quota behind, the rest waits in the inbox.
+    /// Whether an entry can be taken in without taking one away from a subscriber that keeps up.
+    /// While the walk over a channel is more than a quota behind, the rest waits in the inbox.
     #[must_use]
-    pub fn has_room_for(&self, publication: &Publication) -> bool {
-        let Some(channel) = self.named(&publication.channel) else {
-            return true;
-        };
-        let debt = channel.walk_debt();
-        let this = Amount {
-            bytes: publication.payload_bytes(),
-            publications: 1,
-        };
-        debt == Amount::default() || !debt.plus(this).exceeds(self.quota)
+    pub fn has_room_for(&self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
+        let channel = self.addressed(place, key, entry);
+        channel.is_none_or(|channel| self.has_room(channel, Amount::of(&entry.publication)))
     }
 
-    /// Appends a publication, marks the channel's subscribers as behind, and returns how many they
-    /// are.
-    pub fn publish(&mut self, publication: Arc<Publication>, now: Now) -> u32 {
-        let sequence = publication.id.sequence;
-        if sequence != self.log.expected() {
-            debug_assert!(false, "a hole before {sequence:?}");
-            return 0;
+    fn has_room(&self, channel: &Channel, more: Amount) -> bool {
+        let debt = channel.walk_debt();
+        debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
+    }
+
+    /// Everything up to this number has been sent to this worker, and taken in.
+    pub fn advance_head(&mut self, head: Sequence, now: Now) {
+        if head <= self.head {
+            return;
         }
-        self.head = sequence;
-        let index = self.channel_for(&publication.channel);
-        let Some(channel) = self.channels.get_mut(index.0 as usize) else {
+        self.samples.note(self.head, now);
+        self.head = head;
+        while let Some(first) = self.late.first_entry()
+            && first.key().0 <= head
+        {
+            let ((_, index), late) = first.remove_entry();
+            match late {
+                Late::Held(entry) => self.take_at(index, entry, now),
+                Late::Unheld { until } => self.look_again(index, until, now),
+            }
+        }
+    }
+
+    /// Notes a channel's next publication above the head, unless it is held or will be sent.
+    fn note_late(&mut self, index: ChannelIndex, next: Option<Sequence>, until: Sequence) {
+        if let Some(next) = next.filter(|next| *next <= until) {
+            let unheld = Late::Unheld { until };
+            self.late.entry((next, index)).or_insert(unheld);
+        }
+    }
+
+    /// Whether entries wait for the head to pass them.
+    #[must_use]
+    pub fn has_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Takes in an entry of a channel and marks its subscribers as behind. `place` is where the
+    /// channel was when it was sent: it may have lost its last subscriber since. Returns how many
+    /// subscribers there are.
+    pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
+        let Some(channel) = self.addressed(place, key, &entry) else {
             return 0;
         };
-        let before = channel.total;
-        let thread = Thread {
-            bytes_before: before.bytes,
-            ordinal: before.publications,
-            previous: channel.last,
-            channel: index,
-        };
-        let is_first = channel.first == Sequence::ZERO;
-        if is_first {
-            channel.first = sequence;
-        }
-        channel.last = sequence;
-        channel.total = before.plus(Amount {
-            bytes: publication.payload_bytes(),
-            publications: 1,
-        });
-        if channel.mark_behind(before, now) {
-            self.walks.push_back(index);
-        }
         let subscribers = channel.subscribers.len();
-        self.log.push(publication, thread);
-        self.note_key(index, sequence);
-        if is_first {
-            self.note_kept();
-        } else {
-            self.note_if_over(index);
+        // What was there when the first subscriber came is known already.
+        if entry.sequence() > channel.last {
+            self.take_at(ChannelIndex(place), entry, now);
         }
         subscribers
+    }
+
+    fn take_at(&mut self, index: ChannelIndex, entry: Entry, now: Now) {
+        let Self {
+            channels,
+            spare_walks,
+            quota,
+            log,
+            ..
+        } = self;
+        if let Some(channel) = channels.get_mut(index.0 as usize) {
+            let fresh = || spare_walks.pop().unwrap_or_default();
+            let conflates = log.rules().overflow(channel.rule) == Overflow::Conflate;
+            if channel.take(entry, *quota, conflates, now, fresh) {
+                self.walks.push_back(index);
+            }
+        }
+    }
+
+    /// Takes in how a channel stands at the head, and notes when to look again.
+    fn look_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
+        let Self {
+            channels,
+            spare_walks,
+            log,
+            ..
+        } = self;
+        let Some(channel) = channels.get_mut(index.0 as usize) else {
+            return;
+        };
+        let Some(standing) = log.standing(channel.key, self.head) else {
+            debug_assert!(false, "{index:?} is not in the log");
+            return;
+        };
+        let fresh = || spare_walks.pop().unwrap_or_default();
+        if standing.last > channel.last && channel.take_standing(&standing, now, fresh) {
+            self.walks.push_back(index);
+        }
+        self.note_late(index, standing.next, until);
+    }
+
+    /// The channel that an entry was sent for. Another one may be in its place by now, even with the
+    /// same key.
+    fn addressed(&self, place: u32, key: ChannelKey, entry: &Entry) -> Option<&Channel> {
+        let channel = self.channels.get(place as usize)?;
+        let is_it = channel.key == key && channel.name == entry.publication.channel;
+        is_it.then_some(channel)
     }
 
     /// Takes the next step of the walks, channel by channel in turn.
@@ -257,12 +304,18 @@ impl Hub {
                 self.walks.rotate_left(1);
                 continue;
             }
-            let Some(channel) = self.channels.get_mut(index.0 as usize) else {
+            let channel = self.channels.get_mut(index.0 as usize);
+            let Some((channel, walk)) = channel.and_then(|channel| {
+                let Channel {
+                    subscribers, walk, ..
+                } = channel;
+                Some((subscribers, walk.as_mut()?))
+            }) else {
                 self.walks.pop_front();
                 continue;
             };
-            match channel.subscribers.step() {
-                Step::NextPass => channel.walk_floor = channel.again_floor,
+            match channel.step() {
+                Step::NextPass => walk.floor = walk.again_floor,
                 Step::Visit(slot) => {
                     self.visits_in_a_row += 1;
                     return Visit::Subscriber(slot);
@@ -270,15 +323,39 @@ impl Hub {
                 Step::Done => {
                     self.walks.pop_front();
                     self.visits_in_a_row = 0;
-                    if std::mem::take(&mut channel.is_walk_queued) {
-                        let started = channel.walk_started;
-                        self.note_if_over(index);
-                        return Visit::WalkDone(started);
+                    if std::mem::take(&mut walk.is_queued) {
+                        self.walked.push(index);
+                        return Visit::WalkDone(walk.started);
                     }
                 }
             }
         }
         Visit::Nobody
+    }
+
+    /// Lets go of the entries of walks that are done. The worker says so when all conns have been
+    /// served whose socket takes it: until then one that keeps up may be owed some of them.
+    pub fn release_walked(&mut self) {
+        for index in self.walked.drain(..) {
+            let Some(channel) = self.channels.get_mut(index.0 as usize) else {
+                continue;
+            };
+            if channel.subscribers.is_walking() {
+                continue;
+            }
+            if let Some(mut walk) = channel.walk.take()
+                && self.spare_walks.len() < SPARE_WALKS_MAX
+            {
+                walk.reset();
+                self.spare_walks.push(walk);
+            }
+        }
+    }
+
+    /// Lets go of the entries that were planned. The worker says so when all writes are noted.
+    pub fn release_planned(&mut self) {
+        self.fetched.clear();
+        self.fetched.shrink_to(FETCHED_KEPT);
     }
 
     /// Whether a walk is under way.
@@ -287,36 +364,14 @@ impl Hub {
         !self.walks.is_empty()
     }
 
-    fn channel_for(&mut self, name: &ChannelName) -> ChannelIndex {
-        if let Some(index) = self.names.get(name) {
-            return *index;
-        }
-        let rule = self.rules.find(name);
-        let forgotten = self.rules.forgotten(rule);
-        let channel = Channel::new(name.clone(), rule, forgotten);
-        let key = self.channels.insert(channel);
-        if let Some(census) = &self.census {
-            census.add(name);
-        }
-        let index = ChannelIndex(u32::try_from(key).unwrap_or(u32::MAX));
-        self.names.insert(name.clone(), index);
-        index
-    }
-
-    fn drop_if_abandoned(&mut self, index: ChannelIndex) {
-        let key = index.0 as usize;
-        if self.channels.get(key).is_some_and(Channel::is_abandoned) {
-            let channel = self.channels.remove(key);
-            self.names.remove(&channel.name);
-            if let Some(census) = &self.census {
-                census.remove(&channel.name);
-            }
-            self.rules.forget(channel.rule, channel.evicted);
-        }
-    }
-
     fn named(&self, name: &ChannelName) -> Option<&Channel> {
-        self.channels.get(self.names.get(name)?.0 as usize)
+        let place = self.log.place_in(self.worker, name)?;
+        self.channels.get(place as usize)
+    }
+
+    /// The place of a channel, if it has subscribers here.
+    fn index_of(&self, name: &ChannelName) -> Option<ChannelIndex> {
+        Some(ChannelIndex(self.log.place_in(self.worker, name)?))
     }
 
     fn cursor(&self, sequence: Sequence) -> Cursor {
@@ -338,7 +393,6 @@ impl Hub {
     /// Panics if the parts of the hub disagree. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        assert_eq!(self.names.len(), self.channels.len());
         let places: usize = self
             .channels
             .iter()
@@ -356,15 +410,38 @@ impl Hub {
             }
         }
         self.check_windows();
-        for (key, channel) in &self.channels {
-            assert!(!channel.is_abandoned());
-            assert!(channel.first == Sequence::ZERO || channel.evicted < channel.first);
-            let first = self.log.get(channel.first).map(|entry| entry.channel);
-            let is_kept = channel.first != Sequence::ZERO;
-            assert_eq!(first.map(|index| index.0 as usize), is_kept.then_some(key));
+        for (place, channel) in &self.channels {
+            assert!(!channel.subscribers.is_empty(), "nothing keeps a channel");
+            assert!(channel.last <= self.head);
+            let known = self.log.place_in(self.worker, &channel.name);
+            assert_eq!(known.map(|place| place as usize), Some(place));
+            let standing = self.log.standing(channel.key, self.head);
+            let standing = standing.expect("a channel with subscribers is in the log");
+            // What has left the log may have been anywhere before.
+            let is_known = standing.evicted < standing.last;
+            assert!(
+                !is_known || channel.last == standing.last,
+                "{:?} is at {:?}, the head at {:?}: {standing:?}",
+                channel.name,
+                channel.last,
+                self.head
+            );
+            if let Some(walk) = &channel.walk {
+                let is_known = walk.is_queued || self.walked.contains(&index_at(place));
+                assert!(is_known, "a tail is kept for nothing");
+            }
         }
     }
 }
 
+fn index_at(place: usize) -> ChannelIndex {
+    ChannelIndex(u32::try_from(place).unwrap_or(u32::MAX))
+}
+
+/// Planned entries for which there is room between two turns.
+const FETCHED_KEPT: usize = 1024;
+
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod tests;

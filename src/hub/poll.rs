@@ -3,25 +3,21 @@
 //!
 //! A poll is a subscriber like any other while it waits; what it is owed is [`super::serve`]'s.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::{Gap, Hub};
-use crate::frame::Publication;
 use crate::id::{ChannelName, Cursor, Sequence};
+use crate::log::Rules;
+use crate::time::Now;
 
 impl Hub {
     /// Keeps a gap that was found on subscribing, to be taken with the gaps found later. From now
     /// on the conn in the slot is behind.
     pub fn keep_gap(&mut self, slot: u32, name: &ChannelName, gap: Gap) {
-        if let Some(index) = self.names.get(name) {
-            self.gaps.insert((slot, *index), gap);
+        if let Some(index) = self.index_of(name) {
+            self.gaps.insert((slot, index), gap);
         }
-    }
-
-    /// A publication of the log.
-    #[must_use]
-    pub fn publication(&self, sequence: Sequence) -> Option<&Arc<Publication>> {
-        self.log.get(sequence).map(|entry| &entry.publication)
     }
 
     /// The position of the conn in a slot, which is behind in nothing: everything up to the log's
@@ -42,14 +38,87 @@ impl Hub {
         let all = self.subscriptions(slot).iter();
         all.map(|subscription| subscription.position)
     }
+
+    /// Whether what follows a position, to which the conn in a slot has everything, is in the older
+    /// half of what the log may hold, or gone. A client that stays there would soon be told of a
+    /// gap, perhaps without need, although nothing happens on its channels.
+    #[must_use]
+    pub fn is_sinking(&self, slot: u32, position: Sequence, now: Now) -> bool {
+        if position >= self.head {
+            return false;
+        }
+        let Some(oldest) = self.log.oldest() else {
+            return true;
+        };
+        let rules = self.log.rules();
+        let bounds = rules.bounds();
+        let channels = self.subscriptions(slot).iter();
+        let channels = channels.filter_map(|s| self.channel(s.channel));
+        let ages = channels.map(|channel| rules.age(channel.rule));
+        let age = ages.fold(bounds.age(), Duration::min);
+        let since = self.samples.after(position);
+        let is_old = since.is_none_or(|since| now.has_reached(since.after(age / 2)));
+        let is_half_full =
+            self.log.bytes() > bounds.bytes / 2 || self.log.len() > bounds.entries / 2;
+        let span = (self.head.0 + 1).saturating_sub(oldest.0);
+        let behind = self.head.0 - position.0;
+        position.next() < oldest || is_old || (is_half_full && behind > span / 2)
+    }
+}
+
+/// When the head was where: samples from which the age of a position is known closely enough.
+#[derive(Debug)]
+pub(super) struct Samples {
+    /// What was published behind a number came at this time or later.
+    samples: VecDeque<(Sequence, Now)>,
+    /// Between two of them.
+    interval: Duration,
+}
+
+/// Samples that are kept: they reach as far back as the oldest publication.
+const SAMPLES_MAX: u32 = 1024;
+/// Between two samples, unless the log's age is longer than all of them.
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Samples within the shortest age of the log.
+const SAMPLES_IN_AN_AGE: u32 = 16;
+
+impl Samples {
+    pub(super) fn new(rules: &Rules) -> Self {
+        Self {
+            samples: VecDeque::new(),
+            interval: INTERVAL_MAX
+                .min(rules.age_min() / SAMPLES_IN_AN_AGE)
+                .max(rules.bounds().age() / SAMPLES_MAX),
+        }
+    }
+
+    /// Publications behind `head` come now.
+    pub(super) fn note(&mut self, head: Sequence, now: Now) {
+        let last = self.samples.back();
+        if last.is_none_or(|(_, last)| now.has_reached(last.after(self.interval))) {
+            if self.samples.len() >= SAMPLES_MAX as usize {
+                self.samples.pop_front();
+            }
+            self.samples.push_back((head, now));
+        }
+    }
+
+    /// A time at which nothing behind a position was published yet. `None` if that is too long ago.
+    fn after(&self, position: Sequence) -> Option<Now> {
+        let after = self.samples.partition_point(|(head, _)| *head <= position);
+        let (_, since) = self.samples.get(after.checked_sub(1)?)?;
+        Some(*since)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::config::Config;
-    use crate::frame::Payload;
-    use crate::hub::{GapCause, JoinOutcome, Joined};
+    use crate::frame::{Payload, Publication};
+    use crate::hub::{GapCause, JoinOutcome, Joined, Node};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
 
@@ -67,8 +136,8 @@ mod tests {
     }
 
     /// A hub with so many publications, one each second.
-    fn hub(count: u64, config: &Config) -> Hub {
-        let mut hub = Hub::new(Epoch::new(7), Sequence::ZERO, config);
+    fn hub(count: u64, config: &Config) -> Node {
+        let mut hub = Node::new(Epoch::new(7), Sequence::ZERO, config);
         for sequence in 1..=count {
             let now = Now(sequence * SECOND);
             let payload = Payload::Text("x".into());
@@ -144,7 +213,7 @@ mod tests {
     fn position_sinks_with_age_and_with_a_log_that_fills() {
         let config = Config::default();
         let hub_of_ten = hub(10, &config);
-        let sinks = |hub: &Hub, second| -> Vec<u64> {
+        let sinks = |hub: &Node, second| -> Vec<u64> {
             let now = Now(second * SECOND);
             let all = 0..=11;
             all.filter(|sequence| hub.is_sinking(0, Sequence(*sequence), now))

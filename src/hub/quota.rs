@@ -5,11 +5,10 @@
 //! over what is not superseded. Knows nothing of frames or sockets. Called by `flush` when a conn's
 //! socket takes no more, and by [`super::serve`] and [`super::conflation`].
 
-use super::log::Entry;
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
 use crate::config::Overflow;
-use crate::id::Sequence;
+use crate::log::Entry;
 use crate::time::Now;
 
 /// What the quota says of a conn.
@@ -92,19 +91,13 @@ impl Hub {
             let Some((index, next)) = owed else {
                 return skipped;
             };
-            let Some(entry) = self.log.get(next) else {
-                return skipped;
-            };
-            let counts = !entry.publication.has_expired(now);
-            let amount = Amount {
-                bytes: entry.publication.payload_bytes(),
-                publications: 1,
-            };
-            if next > exempt {
-                behind = behind.minus(amount);
+            let counts = !next.publication.has_expired(now);
+            if next.sequence() > exempt {
+                behind = behind.minus(Amount::of(&next.publication));
             }
             skipped += u64::from(counts);
-            self.skip(slot, index, next, Some(u64::from(counts)), GapCause::Slow);
+            let missed = Some(u64::from(counts));
+            self.skip(slot, index, next.sequence(), missed, GapCause::Slow);
         }
     }
 
@@ -112,16 +105,16 @@ impl Hub {
     fn has_to_close(&self, slot: u32) -> bool {
         self.subscriptions(slot).iter().any(|subscription| {
             let rule = self.channel(subscription.channel).map(|c| c.rule);
-            let overflow = rule.map(|rule| self.rules.overflow(rule));
-            overflow == Some(Overflow::Close) && self.successor_of(*subscription).is_some()
+            let overflow = rule.map(|rule| self.log.rules().overflow(rule));
+            overflow == Some(Overflow::Close) && self.has_next(*subscription)
         })
     }
 
     /// The oldest publication that the conn in a slot is owed, and for which of its subscriptions.
-    fn oldest_owed(&self, slot: u32) -> Option<(usize, Sequence)> {
+    fn oldest_owed(&self, slot: u32) -> Option<(usize, Entry)> {
         let owed = self.subscriptions(slot).iter().enumerate();
-        owed.filter_map(|(index, s)| Some((index, self.successor_of(*s)?)))
-            .min_by_key(|(_, next)| *next)
+        owed.filter_map(|(index, s)| Some((index, self.next_of(*s)?)))
+            .min_by_key(|(_, next)| next.sequence())
     }
 
     /// Ends the exemption of a conn that has been given everything it resumed for.
@@ -130,8 +123,8 @@ impl Hub {
             return;
         };
         let is_over = self.subscriptions(slot).iter().all(|subscription| {
-            self.successor_of(*subscription)
-                .is_none_or(|next| next > until)
+            let next = self.before_next(*subscription);
+            next.is_none_or(|(next, _)| next > until)
         });
         if is_over {
             self.replays.remove(&slot);
@@ -139,19 +132,10 @@ impl Hub {
     }
 
     fn amount_after(&self, subscription: Subscription) -> Amount {
-        let next = self
-            .successor_of(subscription)
-            .and_then(|next| self.log.get(next));
-        match (next, self.channel(subscription.channel)) {
-            (Some(entry), Some(channel)) => channel.total.minus(before(entry)),
+        let channel = self.channel(subscription.channel);
+        match (self.before_next(subscription), channel) {
+            (Some((_, before)), Some(channel)) => channel.total.minus(before),
             _ => Amount::default(),
         }
-    }
-}
-
-fn before(entry: &Entry) -> Amount {
-    Amount {
-        bytes: entry.bytes_before,
-        publications: entry.ordinal,
     }
 }

@@ -14,6 +14,7 @@ use crate::frame::{Encoder, FrameKind, Publication};
 use crate::hub::member::{Member, Subscription};
 use crate::hub::window::{self, Given, Room};
 use crate::id::{ChannelName, Sequence};
+use crate::log::{Amount, Entry};
 use crate::time::Now;
 
 /// One publication that a conn is about to be given.
@@ -25,11 +26,32 @@ pub struct Planned {
     pub length: usize,
     /// Which of the conn's subscriptions it is for.
     pub subscription: u32,
+    held: Held,
 }
 
-/// Where a plan takes a channel's next publication from: its number, for which of the conn's
-/// subscriptions, and how much more that one may be given.
-pub(super) type Source = (Sequence, u32, Room);
+/// Where the hub holds an entry that is planned, until its write is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// Index into [`Hub::fetched`].
+    Fetched(u32),
+    /// In a channel's tail: its number among all entries of the channel.
+    Tail { channel: ChannelIndex, ordinal: u64 },
+}
+
+const _: () = assert!(size_of::<Planned>() <= 48);
+
+/// Where a plan takes a channel's next publication from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    /// Its number; [`END`] if there is none.
+    next: Sequence,
+    held: Held,
+    channel: ChannelIndex,
+    /// For which of the conn's subscriptions.
+    subscription: u32,
+    /// How much more that one may be given.
+    room: Room,
+}
 
 /// What a write has brought.
 #[derive(Debug, Default)]
@@ -42,8 +64,9 @@ pub struct Advanced {
 
 impl Hub {
     /// Lists what the conn in a slot is to be given next, in sequence order: at most `budget` bytes
-    /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that nobody
-    /// has needed yet are encoded.
+    /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that were
+    /// not needed yet are encoded. What the log has evicted since the gaps of the conn were taken is
+    /// left out, and [`Self::take_found_loss`] says so.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -54,86 +77,216 @@ impl Hub {
         planned: &mut Vec<Planned>,
     ) {
         planned.clear();
-        self.find_sources(slot);
-        let Self {
-            log,
-            merge,
-            conflating,
-            ..
-        } = self;
-        let conflates = !conflating.is_empty() && conflating.contains(&slot);
+        let conflates = !self.conflating.is_empty() && self.conflating.contains(&slot);
+        let mut sources = std::mem::take(&mut self.merge);
+        self.find_sources(slot, &mut sources);
         let mut bytes = 0;
-        // One pair for most conns; for the others the smallest sequence number goes first.
+        // One source for most conns; for the others the smallest sequence number goes first.
         while planned.len() < GATHER_SLICES_MAX
-            && let Some(pair) = merge.iter_mut().min()
-            && let Some(entry) = log.get(pair.0)
+            && let Some(source) = sources.iter_mut().min_by_key(|source| source.next)
+            && let Some(entry) = self.held(source.held).filter(|_| source.next != END)
         {
-            let (sequence, subscription, room) = *pair;
-            // It is told of those before what follows them.
+            // The conn is told of what is superseded before what follows it.
             if conflates && entry.is_superseded && !planned.is_empty() {
-                return;
+                break;
             }
             let has_expired = entry.publication.has_expired(now);
-            // What has expired is stepped over and takes no room in a window.
-            let room = if has_expired {
-                room
-            } else {
-                room.after(sequence)
-            };
-            let next = if entry.next == Sequence::ZERO || room.is_over() {
-                END
-            } else {
-                entry.next
-            };
-            *pair = (next, subscription, room);
-            let length = if has_expired {
-                0
-            } else {
-                log.charge(sequence, kind, encoder).unwrap_or(0)
+            let length = match has_expired {
+                true => 0,
+                false => self.encode(source, kind, encoder),
             };
             if bytes > 0 && bytes + length > budget {
-                return;
+                break;
             }
             bytes += length;
             planned.push(Planned {
-                sequence,
+                sequence: source.next,
                 length,
-                subscription,
+                subscription: source.subscription,
+                held: source.held,
             });
-        }
-    }
-
-    /// Lists where the conn in a slot is to be given something from: no channel of which its window
-    /// allows nothing more.
-    fn find_sources(&mut self, slot: u32) {
-        let mut sources = std::mem::take(&mut self.merge);
-        sources.clear();
-        let windows = self.windows.of(slot);
-        for (subscription, index) in self.subscriptions(slot).iter().zip(0u32..) {
-            let window = window::find(windows, subscription.channel);
-            let room = window.map_or(Room::ENDLESS, Given::room);
-            if !room.is_over()
-                && let Some(next) = self.successor_of(*subscription)
-            {
-                sources.push((next, index, room));
+            // What has expired is stepped over and takes no room in a window.
+            if !has_expired {
+                source.room = source.room.after(source.next);
             }
+            *source = self.successor(*source);
         }
         self.merge = sources;
     }
 
+    /// Lists where the conn in a slot is to be given something from: no channel of which its window
+    /// allows nothing more.
+    fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
+        sources.clear();
+        for index in 0..self.subscriptions(slot).len() {
+            let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
+                return;
+            };
+            if !self.has_next(subscription) {
+                continue;
+            }
+            let window = window::find(self.windows.of(slot), subscription.channel);
+            let room = window.map_or(Room::ENDLESS, Given::room);
+            if room.is_over() {
+                continue;
+            }
+            let start = Source {
+                next: subscription.position,
+                held: Held::Fetched(u32::MAX),
+                channel: subscription.channel,
+                subscription: u32::try_from(index).unwrap_or(u32::MAX),
+                room,
+            };
+            sources.push(self.source_after(start));
+        }
+    }
+
+    /// The source after its entry has been planned.
+    fn successor(&mut self, source: Source) -> Source {
+        let end = Source {
+            next: END,
+            ..source
+        };
+        if source.room.is_over() {
+            return end;
+        }
+        match source.held {
+            Held::Tail { channel, ordinal } => {
+                let ordinal = ordinal + 1;
+                let held = Held::Tail { channel, ordinal };
+                let next = self.held(held);
+                next.map_or(end, |next| Source {
+                    next: next.sequence(),
+                    held,
+                    ..source
+                })
+            }
+            Held::Fetched(index) => {
+                let next = self.fetched.get(index as usize + 1);
+                match next.filter(|next| next.previous == source.next) {
+                    Some(next) => Source {
+                        next: next.sequence(),
+                        held: Held::Fetched(index + 1),
+                        ..source
+                    },
+                    None => self.source_after(source),
+                }
+            }
+        }
+    }
+
+    /// The source of what follows its number in its channel: in the tail if that has all of it.
+    fn source_after(&mut self, source: Source) -> Source {
+        let end = Source {
+            next: END,
+            ..source
+        };
+        let Some(channel) = self.channels.get(source.channel.0 as usize) else {
+            return end;
+        };
+        if channel.last <= source.next {
+            return end;
+        }
+        let tail = channel.tail_after(source.next);
+        if let Some(entry) = tail.and_then(|tail| tail.after(source.next)) {
+            return Source {
+                next: entry.sequence(),
+                held: Held::Tail {
+                    channel: source.channel,
+                    ordinal: entry.before.publications,
+                },
+                ..source
+            };
+        }
+        self.fetch_after(source).unwrap_or_else(|| {
+            self.has_found_loss = true;
+            end
+        })
+    }
+
+    /// The source of what follows its number in the log. `None` if something of that is lost.
+    fn fetch_after(&mut self, source: Source) -> Option<Source> {
+        let key = self.channel(source.channel)?.key;
+        let (index, entries) = (self.fetched.len(), &mut self.fetched);
+        let (position, most) = (source.next, GATHER_SLICES_MAX);
+        let evicted = self.log.fetch(key, position, self.head, most, entries);
+        let first = self.fetched.get(index)?;
+        (evicted <= position).then_some(Source {
+            next: first.sequence(),
+            held: Held::Fetched(u32::try_from(index).ok()?),
+            ..source
+        })
+    }
+
+    /// Whether a plan has found that the log has evicted what its conn was owed. The conn is to be
+    /// served again, which finds the gap.
+    pub fn take_found_loss(&mut self) -> bool {
+        std::mem::take(&mut self.has_found_loss)
+    }
+
+    fn held(&self, held: Held) -> Option<&Entry> {
+        match held {
+            Held::Fetched(index) => self.fetched.get(index as usize),
+            Held::Tail { channel, ordinal } => {
+                let walk = self.channel(channel)?.walk.as_ref()?;
+                walk.tail.get(ordinal)
+            }
+        }
+    }
+
+    /// Makes the frame of a source's entry, if there is none yet, and has the log's bound count it.
+    /// Returns the length.
+    fn encode(&mut self, source: &Source, kind: FrameKind, encoder: &mut Encoder) -> usize {
+        let Self {
+            channels,
+            fetched,
+            log,
+            ..
+        } = self;
+        let channel = channels.get_mut(source.channel.0 as usize);
+        let Some(Channel { key, walk, .. }) = channel else {
+            return 0;
+        };
+        let entry = match source.held {
+            Held::Fetched(index) => fetched.get_mut(index as usize),
+            Held::Tail { ordinal, .. } => {
+                let walk = walk.as_mut();
+                walk.and_then(|walk| walk.tail.get_mut(ordinal))
+            }
+        };
+        let Some(entry) = entry else { return 0 };
+        let Some(frame) = entry.publication.encode(kind, encoder) else {
+            return 0;
+        };
+        let length = frame.wire(kind).len();
+        if let Some(cell) = entry.publication.holder(kind)
+            && entry.charged & (1 << cell) == 0
+        {
+            entry.charged |= 1 << cell;
+            log.charge(*key, entry.sequence(), cell);
+        }
+        length
+    }
+
     /// The wire bytes of a planned publication.
     #[must_use]
-    pub fn frame(&self, sequence: Sequence, kind: FrameKind) -> &[u8] {
+    pub fn frame(&self, step: &Planned, kind: FrameKind) -> &[u8] {
         let frame = self
-            .log
-            .get(sequence)
+            .held(step.held)
             .and_then(|entry| entry.publication.frame(kind));
         frame.map(|frame| frame.wire(kind)).unwrap_or_default()
+    }
+
+    /// A planned publication.
+    #[must_use]
+    pub fn publication(&self, step: &Planned) -> Option<&Arc<Publication>> {
+        Some(&self.held(step.held)?.publication)
     }
 
     /// Moves the cursors of the conn in a slot over what was written of a plan.
     pub fn advance(&mut self, slot: u32, planned: &[Planned], mut written: usize) -> Advanced {
         let mut advanced = Advanced::default();
+        let mut begun = None;
         let Some(member) = self.members.get_mut(slot as usize) else {
             return advanced;
         };
@@ -151,15 +304,16 @@ impl Hub {
                 }
             }
             if written < step.length {
-                let publication = self
-                    .log
-                    .get(step.sequence)
-                    .map(|e| Arc::clone(&e.publication));
-                advanced.begun = publication.map(|publication| (publication, written));
+                begun = Some((step, written));
                 break;
             }
             written -= step.length;
             advanced.delivered += u64::from(step.length > 0);
+        }
+        if let Some((step, written)) = begun {
+            let publication = self.publication(step).map(Arc::clone);
+            debug_assert!(publication.is_some(), "{step:?} is not held");
+            advanced.begun = publication.map(|publication| (publication, written));
         }
         if !self.replays.is_empty() {
             self.end_replay(slot);
@@ -181,11 +335,26 @@ impl Hub {
 
     /// Whether something is to be given or told of a subscription's channel.
     pub(super) fn is_owed(&self, slot: u32, subscription: Subscription) -> bool {
-        self.successor_of(subscription).is_some()
-            || self.gaps.contains_key(&(slot, subscription.channel))
-            || self
-                .channel(subscription.channel)
-                .is_some_and(|c| subscription.position < c.evicted)
+        self.has_next(subscription) || self.gaps.contains_key(&(slot, subscription.channel))
+    }
+
+    /// Whether something was published in a subscription's channel that it has not been given.
+    pub(super) fn has_next(&self, subscription: Subscription) -> bool {
+        let channel = self.channel(subscription.channel);
+        channel.is_some_and(|channel| subscription.position < channel.last)
+    }
+
+    /// What has left the log of what a subscription is owed, and is not held in a tail: up to here.
+    fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
+        let position = subscription.position;
+        let channel = self.channel(subscription.channel)?;
+        if position >= channel.last || channel.tail_after(position).is_some() {
+            return None;
+        }
+        let standing = self.log.standing(channel.key, self.head)?;
+        let tail = channel.walk.as_ref().and_then(|walk| walk.tail.begin());
+        let evicted = standing.evicted.min(tail.unwrap_or(channel.last));
+        (position < evicted).then_some(evicted)
     }
 
     /// Whether the conn in a slot came with a position that this log has not reached yet: another
@@ -218,11 +387,7 @@ impl Hub {
             let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
                 return;
             };
-            let Some(channel) = self.channel(subscription.channel) else {
-                continue;
-            };
-            let evicted = channel.evicted;
-            if subscription.position < evicted {
+            if let Some(evicted) = self.loss_before_next(subscription) {
                 self.skip(slot, index, evicted, None, GapCause::Expired);
             }
         }
@@ -267,31 +432,39 @@ impl Hub {
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);
     }
 
-    /// The oldest entry of the subscription's channel after its cursor.
-    pub(super) fn successor_of(&self, subscription: Subscription) -> Option<Sequence> {
-        let channel = self.channel(subscription.channel)?;
+    /// The number of the entry after a subscription's cursor, and everything published in its
+    /// channel before that.
+    pub(super) fn before_next(&self, subscription: Subscription) -> Option<(Sequence, Amount)> {
         let position = subscription.position;
-        if channel.first == Sequence::ZERO || channel.last <= position {
+        let channel = self.channel(subscription.channel)?;
+        if position >= channel.last {
             return None;
         }
-        if position < channel.first {
-            return Some(channel.first);
+        let held = channel.held_after(position);
+        let held = held.map(|next| (next.sequence(), next.before));
+        if channel.tail_after(position).is_some() {
+            return held;
         }
-        if let Some(entry) = self.log.get(position)
-            && entry.channel == subscription.channel
-        {
-            return (entry.next != Sequence::ZERO).then_some(entry.next);
+        let next = self.log.next_after(channel.key, position, self.head);
+        // The log may have evicted more than what lies before the tail.
+        next.into_iter().chain(held).min_by_key(|(next, _)| *next)
+    }
+
+    /// The entry after a subscription's cursor.
+    pub(super) fn next_of(&self, subscription: Subscription) -> Option<Entry> {
+        let position = subscription.position;
+        let channel = self.channel(subscription.channel)?;
+        if position >= channel.last {
+            return None;
         }
-        // The cursor stands on a publication of another channel. Only what it is owed lies between
-        // it and the newest entry, and it stands on one of its own as soon as it has been given the
-        // first.
-        let mut next = channel.last;
-        while let Some(entry) = self.log.get(next)
-            && entry.previous > position
-        {
-            next = entry.previous;
+        let held = channel.held_after(position).cloned();
+        if channel.tail_after(position).is_some() {
+            return held;
         }
-        Some(next)
+        let mut next = Vec::with_capacity(1);
+        self.log
+            .fetch(channel.key, position, self.head, 1, &mut next);
+        next.into_iter().chain(held).min_by_key(Entry::sequence)
     }
 
     pub(super) fn subscriptions(&self, slot: u32) -> &[Subscription] {
@@ -306,5 +479,5 @@ impl Hub {
     }
 }
 
-/// A sequence number after every other: a channel that has nothing more to merge.
+/// A number after all others: a channel that has nothing more to merge.
 const END: Sequence = Sequence(u64::MAX);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Namespace, Overflow};
 use crate::effect::Window;
-use crate::frame::{Encoder, Envelope, FrameKind, Payload};
+use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
 use crate::id::Since;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
@@ -38,10 +38,10 @@ fn after(sequence: u64) -> Since {
     })
 }
 
-fn hub(config: impl FnOnce(&mut Config)) -> Hub {
+fn hub(config: impl FnOnce(&mut Config)) -> Node {
     let mut settings = Config::default();
     config(&mut settings);
-    Hub::new(epoch(), Sequence::ZERO, &settings)
+    Node::new(epoch(), Sequence::ZERO, &settings)
 }
 
 fn namespace(pattern: &str) -> Namespace {
@@ -52,7 +52,7 @@ fn namespace(pattern: &str) -> Namespace {
 }
 
 /// Gives the conn up to `bytes` as one write that the socket takes whole.
-fn give(hub: &mut Hub, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
+fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
     hub.plan(
         slot,
@@ -71,7 +71,13 @@ fn give(hub: &mut Hub, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
         .collect()
 }
 
-fn give_all(hub: &mut Hub, slot: u32) -> Vec<u64> {
+/// Ends all walks as if all sockets were full.
+fn end_walks(hub: &mut Node) {
+    while hub.visit() != Visit::Nobody {}
+    hub.release_walked();
+}
+
+fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     let mut given = Vec::new();
     loop {
         let more = give(hub, slot, 1 << 20, Now(0));
@@ -195,7 +201,6 @@ fn cursor_that_fell_off_the_log_is_a_gap_and_goes_on_with_what_is_there() {
     for sequence in 1..=4 {
         hub.publish(publication(sequence, 0, 1), Now(0));
     }
-    assert_eq!(hub.evict(Now(0), 100), 2);
     let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(1), Sequence(4)) else {
         panic!("refused")
     };
@@ -218,6 +223,7 @@ fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
     for sequence in 1..=8 {
         hub.publish(publication(sequence, 0, 1), Now(0));
     }
+    end_walks(&mut hub);
     hub.evict(Now(0), 100);
     assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
     let (_, gap) = hub.take_gap(0).unwrap();
@@ -269,7 +275,7 @@ fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing()
 
 #[test]
 fn cursor_before_numbers_that_may_be_lost_is_a_gap_and_goes_on_behind_them() {
-    let mut hub = Hub::new(epoch(), Sequence(100), &Config::default());
+    let mut hub = Node::new(epoch(), Sequence(100), &Config::default());
     hub.note_lost(Sequence(100));
     hub.publish(publication(101, 0, 1), Now(0));
     for (slot, since) in [(0, 3), (1, 99)] {
@@ -295,15 +301,15 @@ fn cursor_before_numbers_that_may_be_lost_is_a_gap_and_goes_on_behind_them() {
 fn channel_goes_with_its_last_entry_and_subscriber_but_its_past_is_not_forgotten() {
     let mut hub = hub(|c| c.log.age_ms = 10);
     hub.publish(publication(1, 0, 1), Now(0));
-    assert_eq!(hub.channel_count(), 1);
+    assert_eq!(hub.log().channel_count(), 1);
     hub.evict(Now(1_000_000), 100);
-    assert_eq!(hub.channel_count(), 0);
+    assert_eq!(hub.log().channel_count(), 0);
     let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(0), Sequence(1)) else {
         panic!("refused")
     };
     assert_eq!(joined.gap.unwrap().cause, GapCause::Expired);
     hub.leave(0);
-    assert_eq!(hub.channel_count(), 0);
+    assert_eq!(hub.log().channel_count(), 0);
 }
 
 #[test]
@@ -409,7 +415,7 @@ fn act() -> impl Strategy<Value = Act> {
 /// Every publication of a channel is given once and in order, or lies in a gap that was told, or is
 /// still owed and within the quota.
 struct Model {
-    hub: Hub,
+    hub: Node,
     quota: Amount,
     head: u64,
     /// Channel of each publication, by sequence number.
@@ -595,9 +601,7 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
         let mut planned = Vec::new();
         hub.plan(slot, kind, Now(0), 1 << 20, &mut encoder, &mut planned);
         let lengths: Vec<usize> = planned.iter().map(|step| step.length).collect();
-        let frames = planned
-            .iter()
-            .map(|step| hub.frame(step.sequence, kind).len());
+        let frames = planned.iter().map(|step| hub.frame(step, kind).len());
         assert_eq!(frames.collect::<Vec<_>>(), lengths);
         let behind = hub.behind(slot).bytes;
         (lengths, hub.log().bytes() - empty, behind)
@@ -618,21 +622,26 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
 }
 
 #[test]
-fn nobody_makes_a_channel_when_there_are_enough_and_publications_do() {
-    let mut hub = Hub::new(epoch(), Sequence::ZERO, &Config::default());
-    hub.limit_channels(2);
-    let join = |hub: &mut Hub, slot, channel| {
+fn limit_of_channels_counts_those_with_subscribers_and_refuses_only_a_further_one() {
+    let mut hub = hub(|config| config.limits.channels = 2);
+    hub.publish(publication(1, 7, 5), Now(0));
+    hub.publish(publication(2, 8, 5), Now(0));
+    assert_eq!(hub.log().subscribed(), 0);
+    let join = |hub: &mut Node, slot, channel| {
         let outcome = hub.subscribe(slot, &name(channel), Since::Now, Sequence::ZERO);
         outcome == JoinOutcome::ServerFull
     };
     assert!(!join(&mut hub, 0, 0) && !join(&mut hub, 0, 1));
     assert!(join(&mut hub, 0, 2) && join(&mut hub, 1, 2));
     assert!(!join(&mut hub, 1, 1));
-    hub.publish(publication(1, 3, 5), Now(0));
-    assert_eq!(hub.channel_count(), 3);
-    assert!(!join(&mut hub, 1, 3) && join(&mut hub, 1, 4));
+    assert!(join(&mut hub, 1, 7), "only the log has it");
+    assert_eq!((hub.log().channel_count(), hub.log().subscribed()), (4, 2));
+    assert!(hub.unsubscribe(0, &name(1)));
+    assert!(join(&mut hub, 0, 7), "the other conn is still there");
+    hub.leave(1);
+    assert!(!join(&mut hub, 1, 7));
     hub.leave(0);
     hub.leave(1);
-    assert!(!join(&mut hub, 1, 4));
+    assert_eq!((hub.log().channel_count(), hub.log().subscribed()), (2, 0));
     hub.check_invariants();
 }

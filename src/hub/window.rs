@@ -189,7 +189,7 @@ impl Hub {
     /// Has the conn in a slot, which has just become a subscriber, given no more of a channel than
     /// the window allows before it acknowledges.
     pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
-        if let Some(channel) = self.names.get(name).copied() {
+        if let Some(channel) = self.index_of(name) {
             self.windows.add(slot, channel, window);
         }
     }
@@ -208,7 +208,7 @@ impl Hub {
             return Acknowledged::BadId;
         }
         let channel = match (name, self.subscriptions(slot)) {
-            (Some(name), _) => self.names.get(name).copied(),
+            (Some(name), _) => self.index_of(name),
             (None, [only]) => Some(only.channel),
             (None, []) => None,
             (None, [_, ..]) => return Acknowledged::ChannelUnclear,
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-    use crate::hub::{Gap, GapCause, Verdict};
+    use crate::hub::{Gap, GapCause, Node, Verdict, Visit};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
 
@@ -291,10 +291,10 @@ mod tests {
     }
 
     /// A hub in which the conn in slot 0 has a window of two on `a` and none on `b`.
-    fn hub(change: impl FnOnce(&mut Config)) -> Hub {
+    fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         change(&mut config);
-        let mut hub = Hub::new(Epoch::new(7), Sequence::ZERO, &config);
+        let mut hub = Node::new(Epoch::new(7), Sequence::ZERO, &config);
         for channel in ["a", "b"] {
             let _joined = hub.subscribe(0, &name(channel), Since::Now, Sequence::ZERO);
         }
@@ -303,9 +303,9 @@ mod tests {
     }
 
     /// One publication in each channel named; one in capitals expires at once.
-    fn publish(hub: &mut Hub, channels: &str) {
+    fn publish(hub: &mut Node, channels: &str) {
         for channel in channels.chars() {
-            let id = cursor(hub.log.expected().0);
+            let id = cursor(hub.log().sequenced().next().0);
             let lower = channel.to_ascii_lowercase().to_string();
             let mut publication =
                 Publication::new(id, name(&lower), Payload::Text("x".into()), Now(0));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     /// What the conn is told and given until nothing is left to be written, as flush does it.
-    fn serve(hub: &mut Hub) -> (Vec<Gap>, Vec<u64>) {
+    fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
         loop {
@@ -336,8 +336,8 @@ mod tests {
         }
     }
 
-    fn acknowledge(hub: &mut Hub, sequence: u64) -> Acknowledged {
-        let head = hub.head;
+    fn acknowledge(hub: &mut Node, sequence: u64) -> Acknowledged {
+        let head = hub.head().sequence;
         hub.acknowledge(0, Some(&name("a")), cursor(sequence), head)
     }
 
@@ -396,7 +396,7 @@ mod tests {
         let mut hub = hub(|_| {});
         publish(&mut hub, "aaa");
         assert_eq!(serve(&mut hub).1, [1, 2]);
-        let without_name = |hub: &mut Hub| hub.acknowledge(0, None, cursor(2), Sequence(9));
+        let without_name = |hub: &mut Node| hub.acknowledge(0, None, cursor(2), Sequence(9));
         assert_eq!(without_name(&mut hub), Acknowledged::ChannelUnclear);
         hub.unsubscribe(0, &name("b"));
         assert_eq!(without_name(&mut hub), Acknowledged::Opened);
@@ -421,6 +421,8 @@ mod tests {
         publish(&mut hub, "aa");
         assert_eq!(serve(&mut hub).1, [1, 2]);
         publish(&mut hub, "ab");
+        while hub.visit() != Visit::Nobody {}
+        hub.release_walked();
         hub.evict(Now(1), 100);
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
         let (gaps, given) = serve(&mut hub);

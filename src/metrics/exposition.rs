@@ -83,19 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn number_that_every_worker_has_is_not_added_up() {
+    fn longest_time_of_a_worker_is_not_added_up() {
         let (a, b) = (WorkerMetrics::default(), WorkerMetrics::default());
-        a.publications.add(7);
-        b.publications.add(6);
-        a.log_entries.set(5);
+        a.conns_open.set(7);
+        b.conns_open.set(6);
         b.walk_last_us.set(1_002_003);
         let mut text = String::new();
         push(WorkerMetrics::TABLE, &[&a, &b], &mut text);
-        for line in [
-            "fanfare_publications_total 7",
-            "fanfare_log_entries 5",
-            "fanfare_walk_seconds 1.002003",
-        ] {
+        for line in ["fanfare_conns 13", "fanfare_walk_seconds 1.002003"] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
     }

@@ -35,6 +35,7 @@ use crate::feed::journal::past::{self, Circumstances, JournalError, Kept};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
+use crate::log::{Log, Writer};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
 use crate::sys::clock::Clock;
@@ -44,7 +45,6 @@ use crate::sys::listener::SocketOptions;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 use crate::worker::Parts;
-use crate::worker::census::Census;
 use crate::worker::guard::Guard;
 use crate::worker::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::kernel::MioNet;
@@ -168,15 +168,15 @@ impl Server {
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
-        let sequenced = Arc::new(AtomicU64::new(beginning.hub.head().sequence.0));
         let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
+        let log = Arc::clone(beginning.writer.log());
         let crew = Crew {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
             clock,
-            hub: Arc::new(beginning.hub),
+            epoch: beginning.epoch,
+            log: Arc::clone(&log),
             feed_wake: Arc::clone(&feed_wake),
-            sequenced: Arc::clone(&sequenced),
             credentials: credentials.clone(),
             guard,
             descriptor_limit,
@@ -185,11 +185,11 @@ impl Server {
         let feed = feed
             .spawn(FeedParts {
                 epoch: beginning.epoch,
+                writer: beginning.writer,
                 kept: beginning.kept,
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
-                sequenced,
                 metrics: Arc::clone(&feed_metrics),
                 health: Arc::clone(readiness.health()),
                 config: Arc::clone(&config),
@@ -200,6 +200,7 @@ impl Server {
             workers: started.metrics.clone(),
             feed: feed_metrics,
             guard: started.guard,
+            log,
             meter: watch.meter().clone(),
             readiness: Arc::clone(&readiness),
             started: SystemTime::now(),
@@ -324,10 +325,9 @@ struct Crew {
     config: Arc<Config>,
     run: RunId,
     clock: Clock,
-    /// What every worker begins with.
-    hub: Arc<Hub>,
+    epoch: Epoch,
+    log: Arc<Log>,
     feed_wake: Arc<Wake>,
-    sequenced: Arc<AtomicU64>,
     credentials: Credentials,
     guard: Guard,
     descriptor_limit: RaisedLimit,
@@ -426,16 +426,16 @@ impl Crew {
             inbox,
             feed: Arc::clone(&self.feed_wake),
             upstream: seat.upstream,
-            sequenced: Arc::clone(&self.sequenced),
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
             guard: seat.guard,
         };
+        let (log, head) = (Arc::clone(&self.log), self.log.posted());
         let preparation = Preparation {
             net,
-            hub: Arc::clone(&self.hub),
+            hub: Hub::new(log, parts.number, self.epoch, head, &self.config),
             parts,
             pin: seat.pin,
             options: SocketOptions::new(&self.config),
@@ -457,8 +457,6 @@ impl Crew {
         let limits = &self.config.limits;
         Guard {
             silent: SilentLimit::new(limits.pending_conns, workers).map(Arc::new),
-            channels_max: limits.channels.div_ceil(workers),
-            channels: Arc::new(Census::new(workers as usize)),
             ..self.guard.clone()
         }
     }
@@ -505,7 +503,7 @@ fn start_clock(config: &Config) -> Clock {
 /// From where a server goes on.
 struct Beginning {
     epoch: Epoch,
-    hub: Hub,
+    writer: Writer,
     kept: Option<Kept>,
 }
 
@@ -522,7 +520,7 @@ impl Beginning {
         if path.as_os_str().is_empty() {
             return Ok(Self {
                 epoch: fresh,
-                hub: Hub::new(fresh, Sequence::ZERO, config),
+                writer: Writer::new(config, Sequence::ZERO),
                 kept: None,
             });
         }
@@ -535,7 +533,7 @@ impl Beginning {
         let past = past::open(path, circumstances, Arc::clone(wake), Arc::clone(metrics))?;
         Ok(Self {
             epoch: past.kept.journal.head().epoch,
-            hub: past.hub,
+            writer: past.writer,
             kept: Some(past.kept),
         })
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use super::StartError;
@@ -131,8 +131,7 @@ pub(super) fn start_worker(
 /// What a worker's thread needs before it can turn.
 pub(super) struct Preparation {
     pub(super) net: MioNet,
-    /// What every worker begins with; copied in its own thread, at the same time as the others.
-    pub(super) hub: Arc<Hub>,
+    pub(super) hub: Hub,
     pub(super) parts: Parts,
     pub(super) pin: Option<usize>,
     pub(super) options: SocketOptions,
@@ -141,7 +140,7 @@ pub(super) struct Preparation {
 
 impl Preparation {
     fn into_worker(self) -> Worker<MioNet> {
-        Worker::new(self.net, Arc::unwrap_or_clone(self.hub), self.parts)
+        Worker::new(self.net, self.hub, self.parts)
     }
 
     fn prepare(

@@ -31,7 +31,10 @@ impl LongPoll {
 
     pub(super) fn handle_joined(join: &Join, context: &mut Context<'_>) {
         match join.since {
-            Since::Now => context.ask(Effect::Answer { since: None }),
+            Since::Now => context.ask(Effect::Answer {
+                since: None,
+                is_up_to_date: false,
+            }),
             Since::After(_) | Since::Unrecognised => {}
         }
     }

@@ -85,7 +85,10 @@ impl Poll {
     /// have stayed.
     pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
         self.terms_mut().end_with(reason);
-        context.ask(Effect::Answer { since: None });
+        context.ask(Effect::Answer {
+            since: None,
+            is_up_to_date: reason.is_none(),
+        });
     }
 
     /// Writes the answer up to its publications, which go out behind `out`. Returns why the conn

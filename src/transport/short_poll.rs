@@ -45,7 +45,12 @@ impl ShortPoll {
 
     pub(super) fn handle_joined(join: &Join, context: &mut Context<'_>) {
         let since = position(join.since, context.head);
-        context.ask(Effect::Answer { since });
+        // A poll from now on is owed nothing.
+        let is_up_to_date = join.since != Since::Now;
+        context.ask(Effect::Answer {
+            since,
+            is_up_to_date,
+        });
     }
 
     pub(super) fn handle_answer(

@@ -6,13 +6,14 @@
 //! `apply` for whoever cannot.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Worker;
 use super::net::Net;
-use crate::config::limits::POLL_PLANS_MAX;
+use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
 use crate::frame::{FrameKind, Publication};
 use crate::hub::Gap;
-use crate::id::{ChannelName, ConnId, Cursor};
+use crate::id::{ChannelName, ConnId, Cursor, Sequence};
 use crate::transport::poll::News;
 
 impl<N: Net> Worker<N> {
@@ -20,6 +21,37 @@ impl<N: Net> Worker<N> {
     pub(super) fn poll_kind(&mut self, id: ConnId) -> Option<FrameKind> {
         let kind = self.slot(id)?.conn.serving()?;
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
+    }
+
+    /// Answers a poll that cannot wait, when everything that had been posted at its request has been
+    /// taken in: what a feeder knows to be published is in its answer.
+    pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
+        let posted = self.hub.log().posted();
+        match posted <= self.hub.head().sequence {
+            true => self.answer(id, since),
+            false => {
+                self.to_answer.push_back((posted, id, since));
+                self.awaiting_answer.insert(id);
+                // Until then it has a timer like any other conn.
+                let again = Duration::from_millis(ANSWER_WAIT_MS);
+                self.arm(id, self.running.now().after(again));
+            }
+        }
+    }
+
+    /// Answers the polls for which everything has been taken in.
+    pub(super) fn answer_the_caught_up(&mut self) {
+        let head = self.hub.head().sequence;
+        let is_due = |first: &mut (Sequence, ConnId, Option<Cursor>)| first.0 <= head;
+        while let Some((_, id, since)) = self.to_answer.pop_front_if(is_due) {
+            self.awaiting_answer.remove(&id);
+            self.answer(id, since);
+        }
+    }
+
+    /// Whether a poll has to wait for what its answer is to have.
+    pub(super) fn awaits_answer(&self, id: ConnId) -> bool {
+        !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
     /// Answers a poll, even with nothing. `since` is where it stays then.
@@ -30,9 +62,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Answers a poll that there is something for. Anybody else goes on.
+    /// Answers a poll that there is something for, unless that has to wait for more.
     pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
-        if self.hub.is_behind(id.slot) {
+        if self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.give(id, news);
@@ -69,7 +101,7 @@ impl<N: Net> Worker<N> {
             self.hub
                 .plan(slot, kind, self.now, budget, encoder, planned);
             let given = planned.iter().filter(|step| step.length > 0);
-            let given = given.filter_map(|step| self.hub.publication(step.sequence));
+            let given = given.filter_map(|step| self.hub.publication(step));
             let given: Vec<_> = given.map(Arc::clone).collect();
             let bytes = planned.iter().map(|step| step.length).sum();
             let is_all = planned.is_empty();

@@ -20,7 +20,11 @@ impl<N: Net> Worker<N> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Acknowledge(what) => self.acknowledge(id, &what),
-                Effect::Answer { since } => self.answer(id, since),
+                Effect::Answer {
+                    since,
+                    is_up_to_date: true,
+                } => self.answer_when_caught_up(id, since),
+                Effect::Answer { since, .. } => self.answer(id, since),
                 Effect::Arm(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close_when_sent(id, reason),
                 Effect::Enter(client) => self.name_by_field(id, client),

@@ -1,79 +1,99 @@
-//! broadcast: inbox -> hub: append to the log, mark the channel's subscribers as behind.
+//! broadcast: inbox -> hub: note what is new and mark its channel's subscribers as behind.
 //!
 //! Stops when the walk over a channel is more than a quota behind: the rest waits in the inbox, and
 //! behind it the feed. So a subscriber that keeps up is never skipped because this worker is late.
-
-use std::sync::Arc;
+//!
+//! The hub's head moves to each entry that is taken in; with an empty inbox it moves to what the
+//! feed has posted, since everything up to there concerned other workers or was taken.
 
 use super::Worker;
-use super::inbox::Mail;
+use super::inbox::{Item, Mail};
 use super::net::Net;
 use crate::config::limits::PUBLICATIONS_PER_TURN_MAX;
-use crate::frame::Publication;
 
 impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
+        // Before the inbox is looked at: whatever is posted later is not in it yet.
+        let posted = self.hub.log().posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
-            let Some(publication) = self.next_publication() else {
-                return;
-            };
-            if !self.hub.has_room_for(&publication) {
-                self.put_back();
-                return self.parts.metrics.broadcast_budget_exhausted.increment();
+            if !self.open_batch() {
+                self.hub.advance_head(posted, self.now);
+                return self.answer_the_caught_up();
             }
-            self.append(publication);
+            if !self.take_next() {
+                self.is_batch_held = true;
+                break;
+            }
         }
         self.parts.metrics.broadcast_budget_exhausted.increment();
+        self.answer_the_caught_up();
     }
 
-    fn append(&mut self, publication: Arc<Publication>) {
-        let receipt = publication.receipt.clone();
-        let subscribers = self.hub.publish(publication, self.now);
-        self.parts.metrics.publications.increment();
-        if receipt.is_some_and(|receipt| receipt.confirm(subscribers)) {
-            self.parts.feed.wake();
+    /// Brings the head up to date if nothing waits, so that a subscriber that comes now starts at
+    /// the newest publication.
+    pub(super) fn catch_up(&mut self) {
+        let posted = self.hub.log().posted();
+        if self.batch.len() == 0 && self.parts.inbox.is_empty() {
+            self.hub.advance_head(posted, self.now);
         }
     }
 
-    /// The next publication of the batch under way, or of the next mail.
-    fn next_publication(&mut self) -> Option<Arc<Publication>> {
-        loop {
-            if let Some((batch, index)) = &mut self.batch {
-                if let Some(publication) = batch.get(*index) {
-                    *index += 1;
-                    return Some(Arc::clone(publication));
-                }
-                self.batch = None;
-            }
-            match self.parts.inbox.take()? {
+    /// Takes mail until an entry is next. False if nothing is left.
+    fn open_batch(&mut self) -> bool {
+        while self.batch.len() == 0 {
+            let Some(mail) = self.parts.inbox.take() else {
+                return false;
+            };
+            match mail {
                 Mail::Count(counts) => self.count(&counts),
                 Mail::Direct(direct) => self.say(&direct),
-                Mail::Publish(batch) => self.batch = Some((batch, 0)),
+                Mail::Publish(batch) => self.batch = batch.into_iter(),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
                 Mail::Watch { watch, receipt } => self.start_watching(watch, &receipt),
             }
         }
+        true
     }
 
-    fn put_back(&mut self) {
-        if let Some((_, index)) = &mut self.batch {
-            *index -= 1;
+    /// Takes the next entry in. False if it has to wait for the walk over its channel.
+    fn take_next(&mut self) -> bool {
+        let Some(Item {
+            place, key, entry, ..
+        }) = self.batch.as_slice().first()
+        else {
+            return true;
+        };
+        if !self.hub.has_room_for(*place, *key, entry) {
+            return false;
         }
-        self.is_batch_held = true;
+        let Some(item) = self.batch.next() else {
+            return true;
+        };
+        let Item {
+            place,
+            key,
+            entry,
+            receipt,
+        } = item;
+        self.hub.advance_head(entry.sequence(), self.now);
+        let subscribers = self.hub.take(place, key, entry, self.now);
+        self.parts.metrics.publications.increment();
+        if receipt.is_some_and(|receipt| receipt.confirm(subscribers)) {
+            self.parts.feed.wake();
+        }
+        true
     }
 
     /// Confirms what arrived while this worker was ending, so that no feeder waits for it.
     #[doc(hidden)]
     pub fn confirm_the_rest(&mut self) {
-        while let Some(publication) = self.next_publication() {
-            if publication
-                .receipt
-                .as_ref()
-                .is_some_and(|receipt| receipt.confirm(0))
-            {
-                self.parts.feed.wake();
+        while self.open_batch() {
+            for item in std::mem::take(&mut self.batch) {
+                if item.receipt.is_some_and(|receipt| receipt.confirm(0)) {
+                    self.parts.feed.wake();
+                }
             }
         }
     }

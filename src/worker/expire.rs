@@ -1,4 +1,4 @@
-//! expire: timers that are due go to their conns; what the log's bounds no longer allow is evicted.
+//! expire: timers that are due go to their conns.
 //!
 //! What a timer says of a conn is decided a round after it fired ([`super::round`]), so that no
 //! peer is judged by what lies unread. While the server drains, a conn's timer means that its
@@ -6,7 +6,7 @@
 
 use super::Worker;
 use super::net::Net;
-use crate::config::limits::{EVICTIONS_PER_TURN_MAX, EXPIRES_PER_TURN_MAX};
+use crate::config::limits::EXPIRES_PER_TURN_MAX;
 use crate::conn::Standing;
 use crate::id::ConnId;
 
@@ -29,8 +29,6 @@ impl<N: Net> Worker<N> {
         self.end_round();
         self.end_acknowledged();
         self.cut_off_the_rest();
-        let evicted = self.hub.evict(self.now, EVICTIONS_PER_TURN_MAX);
-        self.parts.metrics.evicted.add(u64::from(evicted));
     }
 
     /// Decides what the round was for, if it is over.

@@ -3,8 +3,8 @@
 //!
 //! Writes are collected, done as a batch, and then noted one by one, so that the kernel can be
 //! asked for many at a time. Until a batch is done nothing that its writes point to is changed:
-//! outboxes, cursors and the log are touched only before it and after it, and no conn is in it
-//! twice.
+//! outboxes and cursors are touched only before it and after it, no conn is in it twice, and the hub
+//! holds the entries, whatever the log evicts meanwhile.
 //!
 //! Resumable. A broadcast to half a million subscribers takes seconds of system calls, so both the
 //! list of conns and the walks over channels yield after a slice of time and go on in the next
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::net::{Net, Write, WriteOutcome};
-use crate::config::limits::{BATCH_WRITE_BYTES_MAX, EVICTIONS_PER_TURN_MAX, FLUSH_SLICE_US_MAX};
+use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
@@ -80,8 +80,7 @@ impl<N: Net> Worker<N> {
         self.walk(start);
         // Whoever is left on the list takes more than its turn allows and is still to be given it.
         if self.to_flush.is_empty() {
-            let trimmed = self.hub.trim(EVICTIONS_PER_TURN_MAX);
-            self.parts.metrics.evicted.add(u64::from(trimmed));
+            self.hub.release_walked();
         }
         if !self.to_flush.is_empty() || self.hub.is_walking() {
             self.parts.metrics.flush_budget_exhausted.increment();
@@ -178,6 +177,10 @@ impl<N: Net> Worker<N> {
         if !self.collect(id, budget) {
             self.hold_to_quota(id);
         }
+        // The log has evicted it while the conn was served: the next time tells of the gap.
+        if self.hub.take_found_loss() {
+            self.list_to_serve(id);
+        }
     }
 
     /// False if there is nothing to write.
@@ -202,7 +205,9 @@ impl<N: Net> Worker<N> {
         if is_sealed && !is_ahead && filters.is_shaking(id.slot) {
             return false;
         }
-        let kind = slot.conn.serving().filter(|_| !is_ahead);
+        // A poll is given publications in its answer only.
+        let kind = slot.conn.serving();
+        let kind = kind.filter(|kind| !is_ahead && !matches!(kind, FrameKind::Poll(_)));
         let own_bytes = match is_ahead {
             true => 0,
             false => slot.conn.outbox().bytes(),
@@ -267,6 +272,7 @@ impl<N: Net> Worker<N> {
             self.scratch.outcomes = outcomes;
         }
         self.scratch.collected.clear();
+        self.hub.release_planned();
     }
 
     /// For each conn one vectored write: the rest of a frame, control bytes, then frames from the
@@ -412,6 +418,10 @@ impl<N: Net> Worker<N> {
     }
 
     fn hold_to_quota(&mut self, id: ConnId) {
+        // It is the worker that makes such a poll wait.
+        if self.awaits_answer(id) {
+            return;
+        }
         match self.hub.enforce(id.slot, self.now) {
             Verdict::Within => {}
             Verdict::Skipped(count) => self.parts.metrics.skipped.add(count),
@@ -432,7 +442,7 @@ fn to_write<'a>(
     steps: &'a [Planned],
 ) -> impl Iterator<Item = &'a [u8]> {
     let frames = steps.iter().map(move |step| match kind {
-        Some(kind) if step.length > 0 => hub.frame(step.sequence, kind),
+        Some(kind) if step.length > 0 => hub.frame(step, kind),
         _ => &[],
     });
     let own = conn.outbox().slices();

@@ -12,7 +12,6 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::Worker;
-use super::census::Census;
 use super::net::Net;
 use super::pending::SilentLimit;
 use super::sources::{Arrival, Sources};
@@ -28,10 +27,6 @@ use crate::sys::pressure::Pressure;
 pub struct Guard {
     /// How many silent conns there may be on the node, if that is limited.
     pub silent: Option<Arc<SilentLimit>>,
-    /// Channels of this worker; zero is no limit.
-    pub channels_max: u32,
-    /// Channels of all workers.
-    pub channels: Arc<Census>,
     /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.
     pub proxied: u64,
     /// How many conns each source has, if that is limited.

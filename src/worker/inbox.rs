@@ -1,22 +1,37 @@
 //! The one way into a worker: a bounded mailbox and a wake.
 //!
-//! Handed over are references to publications that are already sequenced and, in order with them,
-//! what a backend says to one conn or asks of the worker. A full inbox makes the feed wait: a
-//! worker that lags slows the feed, not the memory. The order to drain overtakes all of that, since
-//! its window is promised whatever waits here.
+//! Handed over are entries of the log, for channels that have subscribers on this worker, and, in
+//! order with them, what a backend says to one conn or asks of the worker. A full inbox makes the
+//! feed wait: a worker that lags slows the feed, not the memory. The order to drain overtakes all
+//! of that, since its window is promised whatever waits here.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
-use crate::config::limits::INBOX_BATCHES_MAX;
+use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS};
 use crate::dialogue::{Counts, Direct, Revocation, Watch};
-use crate::frame::{Publication, Receipt};
+use crate::frame::Receipt;
+use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// Publications in sequence order, without holes.
-pub type Batch = Arc<[Arc<Publication>]>;
+/// An entry of the log, for the subscribers of its channel.
+#[derive(Debug)]
+pub struct Item {
+    /// Where the worker has the channel, unless its last subscriber has left meanwhile.
+    pub place: u32,
+    /// The channel's key in the log.
+    pub key: ChannelKey,
+    /// The entry.
+    pub entry: Entry,
+    /// Who waits for the worker to have it.
+    pub receipt: Option<Arc<Receipt>>,
+}
+
+/// Entries in the order of their numbers.
+pub type Batch = Vec<Item>;
 
 /// What a worker is sent.
 #[derive(Debug)]
@@ -25,7 +40,7 @@ pub enum Mail {
     Count(Counts),
     /// Something for one conn.
     Direct(Direct),
-    /// Append these to the log and deliver them.
+    /// Deliver these.
     Publish(Batch),
     /// End the conns whose token is about somebody.
     Revoke(Arc<Revocation>),
@@ -97,16 +112,31 @@ impl Mailbox {
 
     /// Hands over a mail; waits while the inbox is full.
     pub fn post(&self, mail: Mail) -> Posted {
-        let posted = match self.sender.try_send(mail) {
-            Ok(()) => Posted::AtOnce,
-            Err(TrySendError::Disconnected(_)) => Posted::WorkerGone,
-            Err(TrySendError::Full(mail)) => {
-                self.wake.wake();
-                self.sender
-                    .send(mail)
-                    .map_or(Posted::WorkerGone, |()| Posted::AfterWait)
-            }
+        self.post_and_meanwhile(mail, || {})
+    }
+
+    /// The same, with something that is done now and then during the wait.
+    pub fn post_and_meanwhile(&self, mail: Mail, mut act: impl FnMut()) -> Posted {
+        assert_unlocked();
+        let mut posted = Posted::AtOnce;
+        let mut unsent = match self.sender.try_send(mail) {
+            Ok(()) => None,
+            Err(TrySendError::Disconnected(_)) => return Posted::WorkerGone,
+            Err(TrySendError::Full(mail)) => Some(mail),
         };
+        while let Some(mail) = unsent.take() {
+            posted = Posted::AfterWait;
+            self.wake.wake();
+            let wait = Duration::from_millis(INBOX_WAIT_MS);
+            match self.sender.send_timeout(mail, wait) {
+                Ok(()) => {}
+                Err(SendTimeoutError::Disconnected(_)) => return Posted::WorkerGone,
+                Err(SendTimeoutError::Timeout(mail)) => {
+                    act();
+                    unsent = Some(mail);
+                }
+            }
+        }
         self.wake.wake();
         posted
     }

@@ -47,13 +47,6 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
-    /// How many channels all workers have.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn census(&self) -> u64 {
-        self.parts.guard.channels.count()
-    }
-
     /// The conns that were freed at the end of the last turn.
     #[doc(hidden)]
     #[must_use]
@@ -116,7 +109,7 @@ impl<N: Net> Worker<N> {
             assert!(is_in_flush, "{id:?} could be written and is not listed");
         }
         let is_visited = is_in_flush || self.hub.is_walking();
-        if slot.is_writable && self.hub.is_behind(id.slot) {
+        if slot.is_writable && self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             assert!(is_visited, "{id:?} is owed something and is not listed");
         }
         let quota = &self.parts.config.quota;
@@ -124,7 +117,7 @@ impl<N: Net> Worker<N> {
             bytes: quota.behind_bytes,
             publications: quota.behind_publications,
         };
-        if !is_visited {
+        if !is_visited && !self.awaits_answer(id) {
             assert!(
                 !self.hub.behind(id.slot).exceeds(quota),
                 "{id:?} is over its quota"

@@ -13,7 +13,6 @@ mod accept;
 mod answer;
 mod apply;
 mod broadcast;
-pub mod census;
 mod dialogue;
 mod drain;
 mod expire;
@@ -25,6 +24,7 @@ pub mod kernel;
 pub mod keys;
 pub mod net;
 mod offload;
+pub mod outgoing;
 pub mod pending;
 mod poll;
 mod rates;
@@ -42,6 +42,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use hashbrown::HashSet;
 use slab::Slab;
 
 use crate::config::Config;
@@ -62,7 +63,7 @@ use crate::token::Access;
 use drain::{Draining, Leaving};
 use flush::Collected;
 use guard::{Guard, Visitors};
-use inbox::{Batch, Inbox};
+use inbox::{Inbox, Item};
 use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
 use offload::Offloaded;
@@ -90,8 +91,6 @@ pub struct Parts {
     pub feed: Arc<Wake>,
     /// Where its reports go.
     pub upstream: Upstream,
-    /// The newest sequence number that the feed has given out.
-    pub sequenced: Arc<AtomicU64>,
     /// Counts turns, so that somebody can see that the loop is alive.
     pub pulse: Arc<AtomicU64>,
     /// Conns that this worker may have at once.
@@ -122,6 +121,10 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns that have something to write and may be written.
     to_flush: VecDeque<ConnId>,
+    /// Polls that cannot wait, each with the number up to which it needs everything.
+    to_answer: VecDeque<(Sequence, ConnId, Option<Cursor>)>,
+    /// The same, to be found.
+    awaiting_answer: HashSet<ConnId>,
     /// Conns to be freed at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
@@ -130,9 +133,9 @@ pub struct Worker<N: Net> {
     held: Vec<ConnId>,
     /// Whose comings and goings are reported.
     watch: Arc<Watch>,
-    /// A batch of which only the first publications have been appended.
-    batch: Option<(Batch, usize)>,
-    /// The next publication cannot be appended before the walk over its channel has gone on.
+    /// The rest of the batch that is being taken in.
+    batch: std::vec::IntoIter<Item>,
+    /// The next publication cannot be taken in before the walk over its channel has gone on.
     is_batch_held: bool,
     /// There is somebody to visit, and the network says when that may go on.
     awaits_walk: bool,
@@ -224,16 +227,10 @@ pub enum Turn {
 }
 
 impl<N: Net> Worker<N> {
-    /// A worker without conns. The hub has no subscribers; it has what was published before, if
-    /// that is known.
+    /// A worker without conns. The hub has no subscribers.
     #[must_use]
-    pub fn new(net: N, mut hub: Hub, parts: Parts) -> Self {
+    pub fn new(net: N, hub: Hub, parts: Parts) -> Self {
         let now = net.now();
-        if parts.guard.channels_max > 0 {
-            hub.limit_channels(parts.guard.channels_max as usize);
-        }
-        let census = Arc::clone(&parts.guard.channels);
-        hub.join_census(census);
         Self {
             net,
             now,
@@ -244,11 +241,13 @@ impl<N: Net> Worker<N> {
             hub,
             to_read: Queue::default(),
             to_flush: VecDeque::new(),
+            to_answer: VecDeque::new(),
+            awaiting_answer: HashSet::new(),
             to_reap: Vec::new(),
             reaped: Vec::new(),
             held: Vec::new(),
             watch: Arc::default(),
-            batch: None,
+            batch: Vec::new().into_iter(),
             is_batch_held: false,
             awaits_walk: false,
             accepting: Accepting::default(),
@@ -425,7 +424,7 @@ impl<N: Net> Worker<N> {
     /// The newest sequence number that any client can have seen.
     fn sequenced(&self) -> Sequence {
         let Cursor { sequence, .. } = self.hub.head();
-        sequence.max(Sequence(self.parts.sequenced.load(Ordering::Acquire)))
+        sequence.max(self.hub.log().sequenced())
     }
 
     /// Keeps the date, and the keys for tokens, not more than half a second old. Where the calendar

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::net::{Net, Readiness};
+use crate::config::limits::LATE_ENTRIES_WAIT_MS;
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
@@ -15,6 +16,7 @@ impl<N: Net> Worker<N> {
         self.round.begin();
         let polled = self.net.poll(timeout, &mut readiness);
         self.now = self.net.now();
+        self.catch_up();
         if self.running.advance(self.now, timeout) {
             self.parts.metrics.turns_late.increment();
         }
@@ -58,7 +60,7 @@ impl<N: Net> Worker<N> {
     /// How long poll may wait: not at all while work is left, else until the next thing is due.
     fn wait(&self) -> Option<Duration> {
         let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
-        let has_mail = self.batch.is_some() || !self.parts.inbox.is_empty();
+        let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
             || self.filters.are_shaking()
@@ -67,14 +69,14 @@ impl<N: Net> Worker<N> {
             || has_order
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)
-            || (has_mail && !(self.is_batch_held && self.awaits_walk))
+            || ((has_mail || !self.to_answer.is_empty())
+                && !(self.is_batch_held && self.awaits_walk))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
         if has_work {
             return Some(Duration::ZERO);
         }
         let now = self.net.now();
         let due = [
-            self.hub.next_eviction(),
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
             self.leaving.due(),
@@ -88,6 +90,10 @@ impl<N: Net> Worker<N> {
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
+            // The feed does not wake this worker for what concerns others.
+            self.hub
+                .has_late()
+                .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),
         ];
         waits.into_iter().flatten().min()
     }

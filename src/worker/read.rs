@@ -171,6 +171,7 @@ mod tests {
     use crate::config::limits::STREAM_READ_BYTES;
     use crate::hub::Hub;
     use crate::id::{Epoch, RunId, Sequence};
+    use crate::log::Writer;
     use crate::sys::wake::Wake;
     use crate::time::Now;
     use crate::worker::guard::Guard;
@@ -298,7 +299,6 @@ mod tests {
             inbox,
             feed,
             upstream: ends.remove(0),
-            sequenced: Arc::default(),
             pulse: Arc::default(),
             conns_max: 1000,
             guard: Guard::default(),
@@ -311,7 +311,9 @@ mod tests {
             waiting: clients,
             ready: vec![Readiness::Listener(0)],
         };
-        let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let log = Arc::clone(writer.log());
+        let hub = Hub::new(log, 0, Epoch::new(1), Sequence::ZERO, &config);
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < clients as u64 {
             assert_eq!(worker.turn(), Turn::GoesOn);

@@ -48,8 +48,6 @@ impl<N: Net> Worker<N> {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());
         metrics.subscribers.set(self.hub.subscriber_count());
-        metrics.log_entries.set(self.hub.log().len() as u64);
-        metrics.log_bytes.set(self.hub.log_bytes());
         metrics.conflated.set(self.hub.conflated_total());
         let deflated = self.scratch.encoder.deflated();
         metrics.frames_deflated.set(deflated.frames);

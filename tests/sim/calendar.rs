@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use fanfare::config::Config;
-use fanfare::hub::Hub;
 use fanfare::id::{Epoch, RunId, Sequence};
+use fanfare::log::Writer;
 use fanfare::worker::Turn;
 
 use crate::net::{FakeNet, Machine, PipeRef};
@@ -41,8 +41,9 @@ impl Stream {
             "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
         );
         net.send(&pipe, request.as_bytes());
-        let hub = Hub::new(Epoch::new(1), Sequence::ZERO, &config);
-        let (node, _) = Node::start(vec![net], &hub, RunId(0), &config, false, &mut random);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let (log, epoch, run) = (writer.log(), Epoch::new(1), RunId(0));
+        let (node, _) = Node::start(vec![net], log, epoch, run, &config, false, &mut random);
         let mut stream = Self {
             node,
             pipe,

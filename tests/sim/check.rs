@@ -3,20 +3,19 @@
 //! A worker's own parts agree (its `check_invariants`), what it counts is what happened, its log
 //! keeps to its bounds, and every receipt is confirmed. A panic is a finding.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::config::{Config, Quota, Retention, namespace};
 use fanfare::effect::CloseReason;
-use fanfare::frame::Receipt;
-use fanfare::hub::{Amount, Hub};
+use fanfare::hub::Amount;
 use fanfare::id::Sequence;
+use fanfare::log::Writer;
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
 use fanfare::worker::Worker;
 
-use crate::model::{Facts, LogFacts};
+use crate::feed::Owed;
+use crate::model::Facts;
 use crate::net::FakeNet;
 use crate::world::node::Member;
 
@@ -58,13 +57,9 @@ impl Debts {
     }
 }
 
-/// What the last turn had counted.
+/// What was found so far.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    publications: u64,
-    evicted: u64,
-    /// The log was over its bound.
-    was_over: bool,
     pub(crate) debts: Debts,
 }
 
@@ -97,111 +92,86 @@ impl Checker {
             worker.hub().subscriber_count(),
             "the gauge of subscribers"
         );
-        self.check_log(worker, metrics, config);
-    }
-
-    /// A turn evicts before it encodes what it writes. So it may end over the bound in bytes, but
-    /// the next one then evicts; entries keep to theirs after every turn that appends nothing.
-    fn check_log(&mut self, worker: &Worker<FakeNet>, metrics: &WorkerMetrics, config: &Config) {
-        let (publications, evicted) = (metrics.publications.value(), metrics.evicted.value());
-        let has_appended = publications != self.publications;
-        let has_evicted = evicted != self.evicted;
-        let log = worker.hub().log();
-        let bytes = worker.hub().log_bytes();
-        let is_over = bytes > config.log.bytes;
-        assert!(
-            !(self.was_over && is_over) || has_evicted,
-            "{bytes} bytes and nothing is evicted"
-        );
-        assert!(
-            has_appended || log.len() as u64 <= config.log.entries,
-            "{} entries",
-            log.len()
-        );
-        (self.publications, self.evicted, self.was_over) = (publications, evicted, is_over);
-        if log.is_empty() {
-            assert_eq!(worker.hub().log_bytes(), 0, "an empty log holds nothing");
-        }
     }
 }
 
-/// The node counts each channel once that any of its workers has: for its subscribers, or because
-/// something of it is in the log.
-pub(crate) fn census(workers: &[Member], facts: &Facts) {
-    let mut all = BTreeSet::new();
-    for (Member { worker, .. }, log) in workers.iter().zip(&facts.logs) {
-        let hub = worker.hub();
-        let has_channel = |channel: &usize| {
-            let newest = Sequence(facts.newest(*channel, log.head));
-            hub.log().get(newest).is_some() || hub.subscribers_of(&facts.channels[*channel]) > 0
-        };
-        let own: Vec<usize> = (0..facts.names.len()).filter(has_channel).collect();
-        assert_eq!(hub.channel_count(), own.len(), "channels of a worker");
-        all.extend(own);
+/// The node counts each channel once that has subscribers on any worker, and the log has those and
+/// the ones with entries.
+pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
+    writer.check_invariants();
+    let log = writer.log();
+    let (mut subscribed, mut known) = (0, 0);
+    for (channel, name) in facts.channels.iter().enumerate() {
+        let mut hubs = workers.iter().map(|member| member.worker.hub());
+        let has_subscribers = hubs.any(|hub| hub.subscribers_of(name) > 0);
+        let newest = Sequence(facts.newest(channel, u64::MAX));
+        let has_entries = log.newest_of(name).is_some_and(|last| last <= newest);
+        subscribed += u64::from(has_subscribers);
+        known += usize::from(has_subscribers || has_entries);
     }
-    for Member { worker, .. } in workers {
-        assert_eq!(worker.census(), all.len() as u64, "the count of channels");
-    }
+    assert_eq!(log.subscribed(), subscribed, "channels with subscribers");
+    assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// A receipt is complete when every worker has the publication, and not before. Returns the newest
-/// that is.
-pub(crate) fn receipts(receipts: &mut VecDeque<(u64, Arc<Receipt>)>, workers: &[Member]) -> u64 {
-    let heads = workers.iter().filter(|member| !member.has_ended);
-    let heads = heads.map(|member| member.worker.hub().head().sequence.0);
-    let Some(everywhere) = heads.min() else {
-        return 0;
-    };
+/// A receipt is complete when its publication was posted and every worker that it was posted to has
+/// it, and not before. Returns the newest that is.
+pub(crate) fn receipts(receipts: &mut Vec<Owed>, workers: &[Member]) -> u64 {
     let mut acknowledged = 0;
-    while let Some((sequence, receipt)) = receipts.front()
-        && *sequence <= everywhere
-    {
-        let is_complete = receipt.subscribers().is_some();
-        assert!(is_complete, "{sequence} is in all logs and not confirmed");
-        acknowledged = *sequence;
-        receipts.pop_front();
-    }
-    if let Some((sequence, receipt)) = receipts.front() {
-        let is_early = receipt.subscribers().is_some();
-        assert!(!is_early, "{sequence} is confirmed and not in all logs");
-    }
+    receipts.retain(|owed| {
+        let mut concerned = owed.workers.iter().map(|worker| &workers[*worker]);
+        let has_it = |member: &Member| {
+            let head = member.worker.hub().head().sequence.0;
+            member.has_ended || head >= owed.sequence
+        };
+        let has_to_be = owed.is_posted && concerned.all(has_it);
+        let is_complete = owed.receipt.subscribers().is_some();
+        assert_eq!(is_complete, has_to_be, "is the receipt complete? {owed:?}");
+        if is_complete {
+            acknowledged = acknowledged.max(owed.sequence);
+        }
+        !is_complete
+    });
     acknowledged
 }
 
-/// Follows what leaves a worker's log, and finds each that left before it had to.
-pub(crate) fn what_is_kept(hub: &Hub, worker: usize, now: Now, facts: &mut Facts) {
-    let log = &facts.logs[worker];
-    let (head, tail) = (log.head, log.tail);
+/// Follows what leaves the log, and finds each that left before it had to.
+pub(crate) fn what_is_kept(writer: &Writer, now: Now, facts: &mut Facts) {
+    let (log, head) = (writer.log(), writer.head().0);
+    let tail = log.oldest().map_or(head, |oldest| oldest.0 - 1);
     for channel in 0..facts.names.len() {
+        let oldest = log.oldest_of(&facts.channels[channel]);
         let all = &facts.by_channel[channel];
-        let appended = all.partition_point(|sequence| *sequence <= head);
-        let mut gone =
-            all.partition_point(|sequence| *sequence <= facts.logs[worker].evicted[channel]);
-        while gone < appended && hub.log().get(Sequence(all[gone])).is_none() {
-            let newer = &all[gone..appended];
+        let added = all.partition_point(|sequence| *sequence <= head);
+        let mut gone = all.partition_point(|sequence| *sequence <= facts.logs[0].evicted[channel]);
+        let mut evicted = facts.logs[0].evicted[channel];
+        while gone < added && oldest.is_none_or(|oldest| all[gone] < oldest.0) {
+            let newer = &all[gone..added];
             let (entries, bytes) = held(newer, facts);
             let rules = &facts.rules[channel];
             let newest = facts.publication(all[gone]);
             let age = Duration::from_millis(rules.age_ms);
             let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
-                || all[gone] <= tail
+                || facts.is_tight
                 || now.has_reached(newest.published.after(age));
             assert!(
                 had_to_go,
                 "{} of {} has left the log",
                 all[gone], facts.names[channel]
             );
-            facts.logs[worker].evicted[channel] = all[gone];
+            evicted = all[gone];
             gone += 1;
+        }
+        for log in &mut facts.logs {
+            (log.evicted[channel], log.tail, log.added) = (evicted, tail, head);
         }
     }
 }
 
 /// When all is quiet no channel has more in the log than its bounds allow.
-pub(crate) fn bounds_of_channels(hub: &Hub, log: &LogFacts, facts: &Facts) {
+pub(crate) fn bounds_of_channels(facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];
-        let kept = all.partition_point(|sequence| *sequence <= log.evicted[channel]);
+        let kept = all.partition_point(|sequence| *sequence <= facts.logs[0].evicted[channel]);
         let (entries, bytes) = held(&all[kept..], facts);
         let rules = &facts.rules[channel];
         let is_within = entries <= rules.entries && bytes <= rules.bytes;
@@ -210,7 +180,6 @@ pub(crate) fn bounds_of_channels(hub: &Hub, log: &LogFacts, facts: &Facts) {
             "{name} has {entries} of {bytes} bytes"
         );
     }
-    hub.check_invariants();
 }
 
 fn held(sequences: &[u64], facts: &Facts) -> (u64, u64) {

@@ -19,8 +19,8 @@ use fanfare::feed::journal::record::{PayloadRef, Record};
 use fanfare::feed::journal::recover;
 use fanfare::feed::journal::state::{Boot, Mark};
 use fanfare::frame::Publication;
-use fanfare::hub::Hub;
 use fanfare::id::{Epoch, Sequence};
+use fanfare::log::Writer;
 use fanfare::time::Now;
 
 type Records = Vec<(u64, Vec<u8>)>;
@@ -315,14 +315,14 @@ impl Journal {
         }
     }
 
-    /// The server is killed, and the next one opens what it left. Returns its hub and, if it turned
-    /// up, what had been refused.
+    /// The server is killed, and the next one opens what it left. Returns the writer of its log
+    /// and, if it turned up, what had been refused.
     pub(crate) fn kill(
         &mut self,
         epoch: Epoch,
         now: Now,
         config: &Config,
-    ) -> (Hub, Option<Arc<Publication>>) {
+    ) -> (Writer, Option<Arc<Publication>>) {
         let before = self.keeper.take().map(|keeper| keeper.head());
         let head = before.expect("it is open");
         self.disk.kill();
@@ -341,9 +341,9 @@ impl Journal {
         let mut each = |replayed: recover::Replayed<'_>| collector.take(&replayed);
         let keeper = recover::open(opener, self.settings, Epoch::new(0), &mut each);
         let keeper = keeper.expect("a disk that keeps its promises");
-        let (hub, _dedupe) = collector.finish(&keeper);
+        let (writer, _dedupe) = collector.finish(&keeper);
         assert_eq!(keeper.epoch(), epoch, "the epoch after a restart");
-        assert_eq!(hub.head().sequence, keeper.head());
+        assert_eq!(writer.head(), keeper.head());
         let turned_up = match keeper.head().cmp(&head) {
             Ordering::Less => panic!("{head:?} was taken and is gone"),
             Ordering::Equal => None,
@@ -352,6 +352,6 @@ impl Journal {
         let most = head.0 + u64::from(turned_up.is_some());
         assert_eq!(keeper.head().0, most, "what nobody published");
         self.keeper = Some(keeper);
-        (hub, turned_up)
+        (writer, turned_up)
     }
 }

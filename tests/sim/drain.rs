@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use fanfare::config::Config;
-use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, Epoch, RunId, Sequence};
+use fanfare::log::Writer;
 use fanfare::worker::Turn;
 use fanfare::worker::inbox::DrainOrder;
 
@@ -33,11 +33,13 @@ fn drain_begins_although_publications_wait_in_the_inbox() {
         let pipe = net.connect(1 << 20);
         net.send(&pipe, b"GET /sse?channel=a HTTP/1.1\r\nHost: h\r\n\r\n");
         let epoch = Epoch::new(1);
-        let hub = Hub::new(epoch, Sequence::ZERO, &config);
-        let (mut node, ends) = Node::start(vec![net], &hub, RunId(0), &config, false, &mut random);
+        let writer = || Writer::new(&config, Sequence::ZERO);
+        let (first, run) = (writer(), RunId(0));
+        let (nets, log) = (vec![net], first.log());
+        let (mut node, mailboxes) = Node::start(nets, log, epoch, run, &config, false, &mut random);
         let channels = vec![ChannelName::new("a").expect("a name")];
-        let mut feed = Feed::new(epoch, channels, 0, None, random.fork());
-        feed.begin(ends.mailboxes, ends.sequenced, 0);
+        let mut feed = Feed::new(epoch, channels, 0, None, writer(), random.fork());
+        feed.begin(mailboxes, first, 0);
         let worker = &mut node.workers[0].worker;
         while worker.hub().subscriber_count() == 0 {
             assert_eq!(worker.turn(), Turn::GoesOn);
@@ -45,7 +47,7 @@ fn drain_begins_although_publications_wait_in_the_inbox() {
         for _ in 0..PUBLICATIONS {
             feed.sequence(0, 10, None, machine.now());
         }
-        feed.post_everything();
+        feed.post_everything(machine.now());
         let given = machine.now();
         let order = DrainOrder { conns: 1, given };
         feed.mailboxes.order_drain(order);

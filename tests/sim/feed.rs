@@ -1,18 +1,20 @@
-//! The feed's side of publications: numbers them and posts them to all workers.
+//! The feed's side of publications: numbers them, adds them to the log and posts them.
 //!
-//! Each worker gets every publication in order, in batches of its own and at times late, so that
-//! workers are at different places in the sequence. The world calls between turns. A worker's
-//! network calls in the middle of a turn, as the feed's thread may act at any time.
+//! What the real sequencer does in a row happens here in steps ([`Step`]), any of which may be late:
+//! each publication is added, each worker's mail is posted, all of it is noted
+//! as posted and confirmed, the log evicts. The world calls between turns. A worker's network calls
+//! in the middle of a turn, as the feed's thread may act at any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
+use fanfare::log::Writer;
 use fanfare::time::Now;
-use fanfare::worker::inbox::{DrainOrder, Mail, Mailbox, Posted};
+use fanfare::worker::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
+use fanfare::worker::outgoing::Outgoing;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;
@@ -77,12 +79,28 @@ impl Mailboxes {
     }
 }
 
-/// What is sequenced and not yet posted to one worker.
-#[derive(Debug, Default)]
-struct Outgoing {
-    waiting: VecDeque<Arc<Publication>>,
-    /// Nothing is posted for a while.
-    is_late: bool,
+/// What the sequencer does next with a batch.
+#[derive(Debug)]
+enum Step {
+    /// Adds it to the log.
+    Add(Publication, Option<Arc<Receipt>>),
+    /// Takes what is to be posted.
+    Collect,
+    Post(usize, Batch),
+    NotePosted,
+    Confirm(Vec<Arc<Receipt>>),
+    Evict,
+}
+
+/// A feeder waits for this.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    pub(crate) sequence: u64,
+    pub(crate) receipt: Arc<Receipt>,
+    /// The workers that it was posted to, or is about to be.
+    pub(crate) workers: Vec<usize>,
+    /// The feed has confirmed it.
+    pub(crate) is_posted: bool,
 }
 
 /// The sequencer's side of a node.
@@ -93,16 +111,20 @@ pub(crate) struct Feed {
     size_max: usize,
     /// The last number that was given out.
     head: u64,
-    /// The same for the workers.
-    sequenced: Arc<AtomicU64>,
+    pub(crate) writer: Writer,
     pub(crate) mailboxes: Mailboxes,
-    outgoing: Vec<Outgoing>,
+    /// Numbered and not yet part of a batch.
+    staged: Vec<(Publication, Option<Arc<Receipt>>)>,
+    outgoing: Outgoing,
+    steps: VecDeque<Step>,
+    /// The worker that is not posted to for a while.
+    late: Option<usize>,
     /// With it the server may be killed and goes on.
     pub(crate) journal: Option<Journal>,
     /// Publications of which the world does not know yet.
     fresh: Vec<Arc<Publication>>,
-    /// Those that are not complete, by the number of the publication.
-    pub(crate) receipts: VecDeque<(u64, Arc<Receipt>)>,
+    /// Those that are not complete, in the order of their publications.
+    pub(crate) receipts: Vec<Owed>,
     random: fastrand::Rng,
     /// A worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
@@ -116,6 +138,7 @@ impl Feed {
         channels: Vec<ChannelName>,
         size_max: usize,
         journal: Option<Journal>,
+        writer: Writer,
         random: fastrand::Rng,
     ) -> Self {
         Self {
@@ -123,12 +146,15 @@ impl Feed {
             channels,
             size_max,
             head: 0,
-            sequenced: Arc::default(),
+            writer,
             mailboxes: Mailboxes::new([]),
-            outgoing: Vec::new(),
+            staged: Vec::new(),
+            outgoing: Outgoing::new(0),
+            steps: VecDeque::new(),
+            late: None,
             journal,
             fresh: Vec::new(),
-            receipts: VecDeque::new(),
+            receipts: Vec::new(),
             random,
             is_mid_turn: false,
             acts_in_turns: 0,
@@ -136,11 +162,13 @@ impl Feed {
     }
 
     /// The workers of a server that begins, and after which publication they do.
-    pub(crate) fn begin(&mut self, mailboxes: Mailboxes, sequenced: Arc<AtomicU64>, head: u64) {
-        self.outgoing = mailboxes.0.iter().map(|_| Outgoing::default()).collect();
+    pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
+        self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
-        self.sequenced = sequenced;
+        self.writer = writer;
         self.head = head;
+        self.staged.clear();
+        self.steps.clear();
         self.receipts.clear();
     }
 
@@ -149,19 +177,19 @@ impl Feed {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Some workers' mail may be late from now on, or no more.
+    /// A worker may not be posted to from now on, or is again. All that follows waits for it.
     pub(crate) fn draw_lateness(&mut self) {
-        for outgoing in &mut self.outgoing {
-            outgoing.is_late ^= self.random.u32(0..100) == 0;
+        if self.random.u32(0..50) == 0 {
+            let workers = self.mailboxes.0.len();
+            let is_late = self.late.is_none() && self.random.bool();
+            self.late = is_late.then(|| self.random.usize(0..workers));
         }
     }
 
     /// Nothing is late any more, and nothing happens in the middle of turns.
     pub(crate) fn calm_down(&mut self) {
         self.acts_in_turns = 0;
-        for outgoing in &mut self.outgoing {
-            outgoing.is_late = false;
-        }
+        self.late = None;
     }
 
     pub(crate) fn publish_at_random(&mut self, now: Now) {
@@ -194,81 +222,147 @@ impl Feed {
                 Payload::Bytes(bytes.into())
             }
         };
-        let name = self.channels[channel].clone();
-        let mut publication = Publication::new(id, name, payload, now);
         let key = self.random.u32(0..6);
         let has_key = ttl_ms.is_some() || key < 3;
-        publication.key = (has_key && size != LONELY_BYTES).then(|| format!("k{key}").into());
-        publication.event = (self.random.u32(0..5) == 0).then(|| "tick".into());
-        publication.expires = ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
-        let workers = self.mailboxes.count();
-        let receipt = (self.random.u32(0..8) == 0).then(|| Arc::new(Receipt::new(workers)));
-        publication.receipt = receipt.as_ref().map(Arc::clone);
-        let publication = Arc::new(publication);
+        let has_key = has_key && size != LONELY_BYTES;
+        let event = (self.random.u32(0..5) == 0).then(|| "tick".into());
+        let make = || {
+            let name = self.channels[channel].clone();
+            let mut publication = Publication::new(id, name, payload.clone(), now);
+            publication.key = has_key.then(|| format!("k{key}").into());
+            publication.event.clone_from(&event);
+            publication.expires = ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
+            publication
+        };
+        let publication = make();
+        let receipt = (self.random.u32(0..8) == 0).then(|| Arc::new(Receipt::new(1)));
+        // What the world keeps is not what the log evicts.
+        let for_world = Arc::new(make());
         if let Some(journal) = &mut self.journal
-            && !journal.take(&publication)
+            && !journal.take(&for_world)
         {
             return;
         }
         self.head = sequence;
-        let receipts = &mut self.receipts;
-        receipts.extend(receipt.map(|receipt| (sequence, receipt)));
-        self.fresh.push(Arc::clone(&publication));
-        self.sequenced.store(sequence, Ordering::Release);
-        for worker in 0..self.outgoing.len() {
-            let waiting = &mut self.outgoing[worker].waiting;
-            waiting.push_back(Arc::clone(&publication));
-            self.confirm_if_ended(worker);
-        }
+        self.writer.announce(Sequence(sequence));
+        self.receipts.extend(receipt.as_ref().map(|receipt| Owed {
+            sequence,
+            receipt: Arc::clone(receipt),
+            workers: Vec::new(),
+            is_posted: false,
+        }));
+        self.fresh.push(for_world);
+        self.staged.push((publication, receipt));
     }
 
-    /// Posts a batch to each worker whose mail is not late; to most of them.
-    pub(crate) fn post_some(&mut self) {
-        for worker in 0..self.outgoing.len() {
-            if !self.outgoing[worker].is_late && self.random.u32(0..3) > 0 {
-                self.post(worker);
+    /// Does some of what is to be done.
+    pub(crate) fn post_some(&mut self, now: Now) {
+        for _ in 0..self.random.u32(0..12) {
+            if !self.step(now) {
+                return;
             }
         }
     }
 
-    /// Posts a batch to each worker.
-    pub(crate) fn post_to_all(&mut self) {
-        for worker in 0..self.outgoing.len() {
-            self.post(worker);
+    /// Does all of it, as far as the inboxes have room.
+    pub(crate) fn post_everything(&mut self, now: Now) {
+        while self.step(now) {}
+    }
+
+    /// Whether nothing is to be done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.staged.is_empty() && self.steps.is_empty()
+    }
+
+    /// Makes a batch of what was numbered.
+    fn hand_over(&mut self) {
+        let count = match self.random.bool() {
+            true => self.staged.len(),
+            false => self.random.usize(1..=self.staged.len()),
+        };
+        let batch: Vec<_> = self.staged.drain(..count).collect();
+        let receipts = batch.iter().filter_map(|(_, receipt)| receipt.clone());
+        let receipts = receipts.collect();
+        let adds = batch.into_iter();
+        self.steps
+            .extend(adds.map(|(publication, receipt)| Step::Add(publication, receipt)));
+        let rest = [
+            Step::Collect,
+            Step::NotePosted,
+            Step::Confirm(receipts),
+            Step::Evict,
+        ];
+        self.steps.extend(rest);
+    }
+
+    /// Does the next thing. False if there is nothing, or it has to wait for an inbox.
+    fn step(&mut self, now: Now) -> bool {
+        if self.steps.is_empty() && !self.staged.is_empty() {
+            self.hand_over();
+        }
+        let Some(step) = self.steps.pop_front() else {
+            // The log ages without publications.
+            self.writer.evict(now, u32::MAX);
+            return false;
+        };
+        match step {
+            Step::Add(publication, receipt) => {
+                self.outgoing
+                    .add(&mut self.writer, publication, receipt.as_ref());
+            }
+            Step::Collect => {
+                while let Some((worker, batch)) = self.outgoing.take() {
+                    self.note_owed(worker, &batch);
+                    self.steps.push_front(Step::Post(worker, batch));
+                }
+            }
+            Step::Post(worker, batch) => return self.post(worker, batch, now),
+            Step::NotePosted => self.writer.note_posted(),
+            Step::Confirm(receipts) => receipts.iter().for_each(|receipt| {
+                let _is_last = receipt.confirm(0);
+                let mut all = self.receipts.iter_mut();
+                let owed = all.find(|owed| Arc::ptr_eq(&owed.receipt, receipt));
+                owed.expect("a receipt that is owed").is_posted = true;
+            }),
+            Step::Evict => {
+                self.writer.trim(u32::MAX);
+                self.writer.evict(now, u32::MAX);
+            }
+        }
+        true
+    }
+
+    fn note_owed(&mut self, worker: usize, batch: &Batch) {
+        for item in batch.iter().filter(|item| item.receipt.is_some()) {
+            let mut all = self.receipts.iter_mut();
+            let owed = all.find(|owed| owed.sequence == item.entry.sequence().0);
+            owed.expect("a receipt that is owed").workers.push(worker);
         }
     }
 
-    /// Posts what waits, as far as the inboxes have room.
-    pub(crate) fn post_everything(&mut self) {
-        for worker in 0..self.outgoing.len() {
-            while self.post(worker) {}
-        }
-    }
-
-    /// Hands a worker a batch. False if there is none or its inbox has no room.
-    fn post(&mut self, worker: usize) -> bool {
-        let waiting = &mut self.outgoing[worker].waiting;
-        if waiting.is_empty() || !self.mailboxes.has_room_for_batch(worker) {
+    /// Hands a worker its mail. False if its inbox has no room; then the log's bounds are kept.
+    fn post(&mut self, worker: usize, batch: Batch, now: Now) -> bool {
+        let is_late = self.late == Some(worker);
+        if is_late || !self.mailboxes.has_room_for_batch(worker) {
+            self.steps.push_front(Step::Post(worker, batch));
+            self.writer.evict(now, u32::MAX);
             return false;
         }
-        let count = self.random.usize(1..=waiting.len());
-        let batch: Vec<_> = waiting.drain(..count).collect();
-        self.mailboxes.post(worker, Mail::Publish(batch.into()))
+        let receipts: Vec<_> = batch
+            .iter()
+            .filter_map(|item| item.receipt.clone())
+            .collect();
+        if !self.mailboxes.post(worker, Mail::Publish(batch)) {
+            receipts.iter().for_each(|receipt| {
+                let _is_last = receipt.confirm(0);
+            });
+        }
+        true
     }
 
     /// A worker has ended and confirmed what was posted to it.
     pub(crate) fn note_ended(&mut self, worker: usize) {
         self.mailboxes.0[worker] = None;
-        self.confirm_if_ended(worker);
-    }
-
-    fn confirm_if_ended(&mut self, worker: usize) {
-        if self.mailboxes.0[worker].is_none() {
-            let waiting = self.outgoing[worker].waiting.drain(..);
-            for receipt in waiting.filter_map(|publication| publication.receipt.clone()) {
-                let _is_last = receipt.confirm(0);
-            }
-        }
     }
 }
 
@@ -282,11 +376,10 @@ impl MidTurn for Feed {
         for _ in 0..choice {
             self.publish_at_random(now);
         }
-        if choice != 1 {
-            let worker = self.random.usize(0..self.outgoing.len());
-            if !self.outgoing[worker].is_late {
-                self.post(worker);
-            }
+        match choice {
+            1 => {}
+            2 => self.post_everything(now),
+            _ => self.post_some(now),
         }
         true
     }

@@ -22,12 +22,8 @@ pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
 pub(super) const USER_BYTES_PER_CONN: u64 = 256;
 /// The program, its allocator, and the threads that are no workers, in bytes; rounded up.
 const PROCESS_BYTES: u64 = 16 << 20;
-/// A worker without its log, in bytes: read buffer, stack, timer wheel, poll; rounded up.
+/// A worker, in bytes: read buffer, stack, timer wheel, poll; rounded up.
 const WORKER_BYTES: u64 = 1 << 20;
-/// One entry of a worker's log: what [`crate::hub::log::Entry`] has.
-const LOG_ENTRY_BYTES: u64 = size_of::<crate::hub::log::Entry>() as u64;
-/// Bytes that the log counts for the smallest publications worth planning for.
-const LOGGED_BYTES_MIN: u64 = 256;
 /// Descriptors of the process that are in no worker's table, rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
 /// Threads that are no workers: main, signals, feed, admin, log, demo.
@@ -47,8 +43,6 @@ pub(super) struct Plan {
     pub(super) send_buffer_bytes: u32,
     /// `log.bytes`.
     pub(super) log_bytes: u64,
-    /// `log.entries`.
-    pub(super) log_entries: u64,
     /// How many of a hundred conns have a full send buffer at the same time.
     pub(super) stalled_percent: u8,
 }
@@ -61,7 +55,6 @@ impl Plan {
             conns_key: config.limits.conns,
             send_buffer_bytes: config.quota.send_buffer_bytes,
             log_bytes: config.log.bytes,
-            log_entries: config.log.entries,
             stalled_percent,
         }
     }
@@ -81,16 +74,13 @@ impl Plan {
         KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
     }
 
-    /// Memory that is needed before the first conn. Publications are shared by the workers; the
-    /// ring that points to them is each worker's own.
+    /// Memory that is needed before the first conn. The log is one for all workers.
     pub(super) fn fixed_bytes(&self) -> u64 {
         let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
-        let entries = self.log_entries.min(self.log_bytes / LOGGED_BYTES_MIN);
-        let worker = WORKER_BYTES.saturating_add(entries.saturating_mul(LOG_ENTRY_BYTES));
         PROCESS_BYTES
             .saturating_add(inbox)
             .saturating_add(self.log_bytes)
-            .saturating_add(worker.saturating_mul(self.workers.into()))
+            .saturating_add(WORKER_BYTES.saturating_mul(self.workers.into()))
     }
 
     /// Threads of the whole process.

@@ -1,8 +1,8 @@
-//! SHELL: opens the configured journal and turns its records into what a server starts with: a hub
-//! with a full log for each worker, the memory of idempotency keys, and the journal itself.
+//! SHELL: opens the configured journal and turns its records into what a server starts with: a full
+//! log, the memory of idempotency keys, and the journal itself.
 //!
-//! Every record goes through a hub as it did when it was published, so that what is kept of it is
-//! what the rules of its channel keep, and who resumes is told of exactly what was evicted.
+//! Every record is added to the log as it was when it was published, so that what is kept of it is
+//! what the rules of its channel keep, and a gap reports exactly what was evicted.
 //! Age is told by the calendar here, since no other clock outlives a restart; a calendar that was
 //! set back makes publications younger, never negative.
 
@@ -23,8 +23,8 @@ use crate::config::{Config, LogBounds};
 use crate::feed::dedupe::Dedupe;
 use crate::frame::Publication;
 use crate::frame::publication::is_reserved_event;
-use crate::hub::Hub;
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 use crate::time::Now;
@@ -47,8 +47,8 @@ pub struct JournalError {
 pub struct Past {
     /// For the feed.
     pub kept: Kept,
-    /// For each worker.
-    pub hub: Hub,
+    /// Writes the log, which has what the journal kept.
+    pub writer: Writer,
 }
 
 /// What the feed goes on with.
@@ -94,16 +94,16 @@ pub fn open(
     let opener = Box::new(Place::new(folder));
     let keeper =
         recover::open(opener, settings, circumstances.fresh, &mut each).map_err(refused)?;
-    let (hub, dedupe) = collector.finish(&keeper);
+    let (writer, dedupe) = collector.finish(&keeper);
     tracing::info!(
-        publications = hub.log().len(),
+        publications = writer.log().len(),
         head = keeper.head().0,
         "journal opened"
     );
     let journal = Journal::new(keeper, wake, metrics).map_err(|e| refused(e.into()))?;
     Ok(Past {
         kept: Kept { journal, dedupe },
-        hub,
+        writer,
     })
 }
 
@@ -139,7 +139,7 @@ pub struct Collector<'a> {
     unix_us: u64,
     epoch: Epoch,
     /// From the first record or hole on.
-    hub: Option<Hub>,
+    writer: Option<Writer>,
     dedupe: Dedupe,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Collector<'a> {
             circumstances,
             unix_us,
             epoch: circumstances.fresh,
-            hub: None,
+            writer: None,
             dedupe: Dedupe::new(circumstances.dedupe_seed),
         }
     }
@@ -167,9 +167,9 @@ impl<'a> Collector<'a> {
                     "publications are lost from the journal, or may be: whoever resumes from \
                      before is told of a gap"
                 );
-                let mut hub = Hub::new(self.epoch, *until, self.circumstances.config);
-                hub.note_lost(*until);
-                self.hub = Some(hub);
+                let mut writer = Writer::new(self.circumstances.config, *until);
+                writer.note_lost(*until);
+                self.writer = Some(writer);
             }
         }
     }
@@ -200,23 +200,27 @@ impl<'a> Collector<'a> {
             .map(|ttl| published.after(Duration::from_micros(ttl)));
         let before = Sequence(sequence.0.saturating_sub(1));
         let config = self.circumstances.config;
-        let hub = self
-            .hub
-            .get_or_insert_with(|| Hub::new(epoch, before, config));
-        // Nobody has subscribed yet.
-        let _subscribers = hub.publish(Arc::new(publication), now);
-        hub.trim(u32::MAX);
-        hub.evict(now, u32::MAX);
+        let fresh = || Writer::new(config, before);
+        let writer = self.writer.get_or_insert_with(fresh);
+        writer.announce(sequence);
+        // No worker has subscribers yet.
+        let send = |_, _, _| debug_assert!(false, "a channel has subscribers before the start");
+        let _trimmed = writer.publish(Arc::new(publication), send);
+        let _trimmed = writer.trim(u32::MAX);
+        let _evicted = writer.evict(now, u32::MAX);
+        writer.note_posted();
     }
 
     /// What was collected, with the journal open.
     #[must_use]
-    pub fn finish(self, keeper: &Keeper) -> (Hub, Dedupe) {
+    pub fn finish(self, keeper: &Keeper) -> (Writer, Dedupe) {
         let head = keeper.head();
         let config = self.circumstances.config;
-        let hub = self.hub;
-        let hub = hub.unwrap_or_else(|| Hub::new(self.epoch, head, config));
-        (hub, self.dedupe)
+        let writer = self.writer;
+        (
+            writer.unwrap_or_else(|| Writer::new(config, head)),
+            self.dedupe,
+        )
     }
 }
 
@@ -253,9 +257,9 @@ mod tests {
             };
             collector.take(&Replayed::Record(Sequence(sequence), record));
         }
-        let hub = collector.hub.unwrap();
+        let writer = collector.writer.unwrap();
         for (sequence, (channel, _, expected)) in (1..).zip(cases) {
-            let publication = &hub.log().get(Sequence(sequence)).unwrap().publication;
+            let publication = &writer.log().find(Sequence(sequence)).unwrap().publication;
             assert_eq!(publication.channel.as_str(), channel);
             assert_eq!(publication.event.as_deref(), expected);
         }

@@ -228,7 +228,7 @@ impl<'c> Rig<'c> {
                     conn.handle_acknowledged(&what, outcome, out, context);
                 });
             }
-            Effect::Answer { since } => self.answer(since, Vec::new()),
+            Effect::Answer { since, .. } => self.answer(since, Vec::new()),
             Effect::Arm(deadline) => {
                 assert!(deadline.0 >= self.now.0);
                 let due = self.access.next_due(SLOT);

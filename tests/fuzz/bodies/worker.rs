@@ -6,7 +6,6 @@
 //! it drains and nothing is left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanfare::config::{Config, Overflow};
 use fanfare::dialogue::{Counts, Direct, Published, Report, Saying};
@@ -14,11 +13,13 @@ use fanfare::effect::{Audience, CloseReason};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence};
+use fanfare::log::Writer;
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
+use fanfare::worker::outgoing::Outgoing;
 use fanfare::worker::upstream::{Bounds, Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
@@ -56,7 +57,7 @@ struct World {
     mailbox: Mailbox,
     reports: Reports,
     metrics: Arc<WorkerMetrics>,
-    sequenced: Arc<AtomicU64>,
+    writer: Writer,
     /// The well-behaved subscriber and what it has.
     witness: PipeRef,
     heard: Vec<u8>,
@@ -77,13 +78,14 @@ impl World {
         let wake = Arc::new(Wake::new().expect("a descriptor"));
         let (mut ends, reports) = upstream(&[wake], &feed, Bounds::default());
         let metrics = Arc::new(WorkerMetrics::default());
-        let sequenced = Arc::new(AtomicU64::new(0));
         let witness = net.connect(usize::MAX);
         let request = b"GET /sse?channel=c HTTP/1.1\r\nHost: w\r\n\r\n";
         net.send(&witness, request);
         let hostile = net.connect(4096);
         let config = Arc::new(config(script));
-        let hub = Hub::new(Epoch::new(EPOCH), Sequence::ZERO, &config);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let log = Arc::clone(writer.log());
+        let hub = Hub::new(log, 0, Epoch::new(EPOCH), Sequence::ZERO, &config);
         let parts = Parts {
             run: RunId(1),
             number: 0,
@@ -92,7 +94,6 @@ impl World {
             inbox,
             feed,
             upstream: ends.remove(0),
-            sequenced: Arc::clone(&sequenced),
             pulse: Arc::default(),
             conns_max: 6,
             guard: Guard::default(),
@@ -104,7 +105,7 @@ impl World {
             mailbox,
             reports,
             metrics,
-            sequenced,
+            writer,
             witness,
             heard: Vec::new(),
             owed: Vec::new(),
@@ -148,14 +149,21 @@ impl World {
         if self.mailbox.waiting() >= MAILS_MAX {
             return None;
         }
-        let sequence = self.sequenced.fetch_add(1, Ordering::Relaxed) + 1;
+        let sequence = self.writer.head().next();
         let id = Cursor {
             epoch: Epoch::new(EPOCH),
-            sequence: Sequence(sequence),
+            sequence,
         };
         let now = self.now();
         let publication = Publication::new(id, channel.clone(), payload, now);
-        self.post(Mail::Publish([Arc::new(publication)].into()));
+        self.writer.announce(sequence);
+        let mut outgoing = Outgoing::new(1);
+        outgoing.add(&mut self.writer, publication, None);
+        if let Some((_, batch)) = outgoing.take() {
+            self.post(Mail::Publish(batch));
+        }
+        self.writer.note_posted();
+        self.writer.evict(now, u32::MAX);
         Some(id)
     }
 

@@ -88,7 +88,7 @@ impl Link {
                 Some(&told),
                 facts,
             );
-            return self.ledger.start(told.channel, told.until);
+            return self.ledger.start(told.channel, told.until, facts);
         }
         match (block_field(block, "data"), id) {
             (Some(_), Some(id)) => {
@@ -121,7 +121,7 @@ impl Link {
         for channel in self.channels.clone() {
             if !self.ledger.has(channel) {
                 check_start(self.worker, self.ask, self.asked_at, position, None, facts);
-                self.ledger.start(channel, position);
+                self.ledger.start(channel, position, facts);
                 self.seen.push(Seen::Start { channel, position });
             }
         }

@@ -339,7 +339,7 @@ impl Link {
                         Ask::Foreign | Ask::Nonsense | Ask::Now => self.asked_at,
                     };
                     for channel in self.channels.clone() {
-                        self.ledger.start(channel, position);
+                        self.ledger.start(channel, position, facts);
                     }
                 }
             }
@@ -599,7 +599,7 @@ impl Link {
         assert_eq!(is_recovered, gap.is_none() && ask != Ask::Now);
         let start = gap.as_ref().map_or(position, |told| told.until);
         assert!(position <= start, "stands at {position}, starts at {start}");
-        self.ledger.start(channel, start);
+        self.ledger.start(channel, start, facts);
         self.ledger.set_window(channel, window);
         let position = start;
         self.seen.push(Seen::Start { channel, position });
@@ -617,14 +617,15 @@ impl Link {
     }
 
     /// A gap in mid-stream. A channel's own bounds take nothing from who takes everything, as long
-    /// as there is room in the log. Before it was given anything it may not have been known to take
-    /// anything.
+    /// as there is room in the log, but for what was there when it subscribed. Before it was given
+    /// anything it may not have been known to take anything.
     fn live_gap(&mut self, told: &Told, facts: &Facts) {
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight
             || !self.was_given
             || self.ledger.has_window(told.channel)
             || told.until <= facts.logs[self.worker].tail
+            || self.ledger.was_there(told.channel, told.until)
             || facts.is_too_old(told.channel, told.until)
             || facts.begins_too_old(told);
         // These are for who is over its quota.

@@ -149,7 +149,7 @@ impl Link {
         self.ledger = Ledger::new(self.worker);
         if let Ask::After(position) = asked.ask {
             for channel in self.channels.iter().copied() {
-                self.ledger.start(channel, position);
+                self.ledger.start(channel, position, facts);
                 self.seen.push(Seen::Start { channel, position });
             }
         }
@@ -212,7 +212,7 @@ impl Link {
         for gap in gaps {
             let told = told(gap, facts);
             if ask.foreign_cause().is_some() {
-                self.ledger.start(told.channel, 0);
+                self.ledger.start(told.channel, 0, facts);
             }
             self.ledger.gap_of_answer(&told, ask, at, facts);
             self.seen.push((&told).into());
@@ -225,7 +225,7 @@ impl Link {
             );
             let position = answer.id;
             for channel in self.channels.iter().copied() {
-                self.ledger.start(channel, position);
+                self.ledger.start(channel, position, facts);
                 self.seen.push(Seen::Start { channel, position });
             }
         }
@@ -272,8 +272,11 @@ impl Link {
             Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
         };
         self.ledger.caught_up(id, since, facts);
+        // One that waits may have something to report before its worker is that far.
+        let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
         if let Ask::After(since) = asked.ask
-            && is_empty
+            && (is_empty || is_short)
+            && !self.polls.is_last
         {
             self.check_acknowledged(since, asked.acknowledged, id, facts);
         }

@@ -85,7 +85,7 @@ impl World {
         let turns = self.turns_max();
         while self.machine.now_us() < until_us && is_needed(self) {
             assert!(self.turns < turns, "the workers turn for nothing");
-            self.feed.borrow_mut().post_to_all();
+            self.feed.borrow_mut().post_everything(self.machine.now());
             self.step(interval_us);
         }
     }
@@ -113,10 +113,11 @@ impl World {
 
     /// Every worker has everything, and so has everybody else.
     pub(super) fn check_calm(&self) {
-        for (member, log) in self.node.workers.iter().zip(&self.facts.logs) {
+        for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
-            check::bounds_of_channels(member.worker.hub(), log, &self.facts);
         }
+        check::bounds_of_channels(&self.facts);
+        assert!(self.feed.borrow().is_done());
         let receipts = &self.feed.borrow().receipts;
         assert!(receipts.is_empty(), "not confirmed: {receipts:?}");
         for peer in &self.peers {
@@ -125,7 +126,7 @@ impl World {
     }
 
     pub(super) fn drain(&mut self) {
-        self.feed.borrow_mut().post_everything();
+        self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
         // Its window is for the peers, not for a backlog of walks that wait for others.

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use fanfare::config::Config;
 use fanfare::effect::CloseReason;
-use fanfare::hub::Hub;
 use fanfare::id::{Epoch, RunId, Sequence};
+use fanfare::log::Writer;
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::worker::{Turn, Worker};
 
@@ -98,9 +98,12 @@ impl World {
             net.sabotage = sabotage;
             net.mid_turn = Some(Rc::clone(&feed) as _);
         }
-        let hub = Hub::new(epoch, Sequence::ZERO, &config);
-        let (node, ends) = Node::start(nets, &hub, RunId(0), &config, is_crowded, &mut random);
-        feed.borrow_mut().begin(ends.mailboxes, ends.sequenced, 0);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let log = Arc::clone(writer.log());
+        let run = RunId(0);
+        let (node, mailboxes) =
+            Node::start(nets, &log, epoch, run, &config, is_crowded, &mut random);
+        feed.borrow_mut().begin(mailboxes, writer, 0);
         Self {
             machine,
             node,
@@ -191,7 +194,7 @@ impl World {
                 feed.publish_at_random(self.machine.now());
             }
         }
-        feed.post_some();
+        feed.post_some(self.machine.now());
         self.facts.add_all(feed.take_fresh());
     }
 
@@ -208,7 +211,7 @@ impl World {
     /// The server is killed between two turns, and another goes on from its journal, if it has one.
     fn restart(&mut self) {
         let now = self.machine.now();
-        let (hub, turned_up) = {
+        let (writer, turned_up) = {
             let mut feed = self.feed.borrow_mut();
             let Some(journal) = &mut feed.journal else {
                 return;
@@ -229,12 +232,14 @@ impl World {
         self.facts.add_all(turned_up);
         let run = RunId(self.restarts);
         let random = &mut self.random;
-        let (node, ends) = Node::start(nets, &hub, run, &self.config, self.is_crowded, random);
+        let (log, epoch) = (Arc::clone(writer.log()), self.facts.epoch);
+        let (config, is_crowded) = (&self.config, self.is_crowded);
+        let (node, mailboxes) = Node::start(nets, &log, epoch, run, config, is_crowded, random);
         let before = std::mem::replace(&mut self.node, node);
         self.node.backend.remember(before.backend);
         let head = self.facts.publications.len() as u64;
         let mut feed = self.feed.borrow_mut();
-        feed.begin(ends.mailboxes, ends.sequenced, head);
+        feed.begin(mailboxes, writer, head);
         drop(feed);
         self.facts.now = self.machine.now();
         for worker in 0..self.node.workers.len() {
@@ -342,12 +347,9 @@ impl World {
     /// Notes how far a worker's log is and what has left it.
     fn look_at_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
-        let head = hub.head().sequence.0;
-        let oldest = hub.log().oldest();
-        let log = &mut self.facts.logs[worker];
-        log.head = head;
-        log.tail = oldest.map_or(head, |entry| entry.publication.id.sequence.0 - 1);
-        check::what_is_kept(hub, worker, self.facts.now, &mut self.facts);
+        self.facts.logs[worker].head = hub.head().sequence.0;
+        let feed = self.feed.borrow();
+        check::what_is_kept(&feed.writer, self.facts.now, &mut self.facts);
     }
 
     fn check_turn(&mut self, worker: usize) {
@@ -371,7 +373,8 @@ impl World {
         checker.after_turn(worker, metrics, &self.config);
         let workers = &self.node.workers;
         if self.turns.is_multiple_of(TURNS_PER_CENSUS) {
-            check::census(workers, &self.facts);
+            let feed = self.feed.borrow();
+            check::census(workers, &feed.writer, &self.facts);
         }
         let mut feed = self.feed.borrow_mut();
         let acknowledged = check::receipts(&mut feed.receipts, workers);
@@ -452,6 +455,7 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         facts.channels.clone(),
         size_max,
         journal,
+        Writer::new(config, Sequence::ZERO),
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);

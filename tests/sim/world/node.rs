@@ -1,18 +1,16 @@
 //! The workers of one server, and what they share.
 //!
-//! Built as the real server builds them: one hub that each worker begins with, one table of
-//! sources, one count of channels, one queue of reports. The world turns the workers one by one.
+//! Built as the real server builds them: one log, one table of sources, one queue of reports. The world turns the workers one by one.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use fanfare::config::Config;
 use fanfare::hub::Hub;
-use fanfare::id::RunId;
+use fanfare::id::{Epoch, RunId};
+use fanfare::log::Log;
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
-use fanfare::worker::census::Census;
 use fanfare::worker::guard::Guard;
 use fanfare::worker::inbox::inbox;
 use fanfare::worker::pending::SilentLimit;
@@ -49,27 +47,21 @@ pub(crate) struct Node {
     sources: Option<Arc<Sources>>,
 }
 
-/// What the feed needs of a node.
-pub(crate) struct Ends {
-    pub(crate) mailboxes: Mailboxes,
-    pub(crate) sequenced: Arc<AtomicU64>,
-}
-
 impl Node {
-    /// A worker for each network, all with what is in this hub.
+    /// A worker for each network, all of which read this log.
     pub(crate) fn start(
         nets: Vec<FakeNet>,
-        hub: &Hub,
+        log: &Arc<Log>,
+        epoch: Epoch,
         run: RunId,
         config: &Arc<Config>,
         is_crowded: bool,
         random: &mut fastrand::Rng,
-    ) -> (Self, Ends) {
+    ) -> (Self, Mailboxes) {
         let count = nets.len();
         let wake = || Arc::new(Wake::new().expect("a descriptor"));
         let feed_wake = wake();
         let wakes: Vec<_> = nets.iter().map(|_| wake()).collect();
-        let sequenced = Arc::new(AtomicU64::new(hub.head().sequence.0));
         let bounds = draw_bounds(&mut random.clone());
         let (upstreams, reports) = upstream(&wakes, &feed_wake, bounds);
         let guard = guard(count as u32, config, is_crowded);
@@ -89,7 +81,6 @@ impl Node {
                 inbox,
                 feed: Arc::clone(&feed_wake),
                 upstream,
-                sequenced: Arc::clone(&sequenced),
                 pulse: Arc::default(),
                 conns_max: match config.limits.connects_per_second_per_source {
                     0 if is_crowded => CROWDED_CONNS.div_ceil(count as u32),
@@ -102,8 +93,9 @@ impl Node {
                 keys: tickets::keys(config),
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
+            let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             workers.push(Member {
-                worker: Worker::new(net, hub.clone(), parts),
+                worker: Worker::new(net, hub, parts),
                 metrics,
                 checker: Checker::default(),
                 has_ended: false,
@@ -117,11 +109,7 @@ impl Node {
             backend: Backend::new(reports, bounds, has_tokens, &mailboxes, random),
             sources: guard.sources,
         };
-        let ends = Ends {
-            mailboxes,
-            sequenced,
-        };
-        (node, ends)
+        (node, mailboxes)
     }
 
     pub(crate) fn net(&mut self, worker: usize) -> &mut FakeNet {
@@ -193,7 +181,6 @@ fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {
         silent: SilentLimit::new(silent, workers).map(Arc::new),
-        channels: Arc::new(Census::new(workers as usize)),
         sources: Sources::new(&config.limits).map(Arc::new),
         ..Guard::default()
     }

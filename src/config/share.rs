@@ -1,0 +1,68 @@
+//! A part of a whole.
+
+use serde::{Deserialize, Serialize};
+
+/// A part of a whole: a number from 0 to 1, kept in millionths so that configurations can be
+/// compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Share(u32);
+
+const WHOLE: u32 = 1_000_000;
+
+/// A number that is no part of a whole.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("is {0}, but has to be from 0 to 1")]
+pub struct ShareError(f64);
+
+impl Share {
+    /// A half.
+    pub const HALF: Self = Self(WHOLE / 2);
+
+    /// This part of an amount, rounded down.
+    #[must_use]
+    pub fn of(self, amount: u64) -> u64 {
+        let part = u128::from(amount) * u128::from(self.0) / u128::from(WHOLE);
+        u64::try_from(part).unwrap_or(amount)
+    }
+}
+
+impl TryFrom<f64> for Share {
+    type Error = ShareError;
+
+    fn try_from(number: f64) -> Result<Self, ShareError> {
+        if !(0.0..=1.0).contains(&number) {
+            return Err(ShareError(number));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the number is from 0 to 1"
+        )]
+        let millionths = (number * f64::from(WHOLE)).round() as u32;
+        Ok(Self(millionths))
+    }
+}
+
+impl From<Share> for f64 {
+    fn from(share: Share) -> Self {
+        Self::from(share.0) / Self::from(WHOLE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn share_is_a_number_from_zero_to_one() {
+        for (number, of_ten) in [(0.0, 0), (0.25, 2), (0.5, 5), (1.0, 10)] {
+            let share = Share::try_from(number).unwrap();
+            assert_eq!((share.of(10), f64::from(share)), (of_ten, number));
+        }
+        assert_eq!(Share::try_from(1.0).unwrap().of(u64::MAX), u64::MAX);
+        for number in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            assert!(Share::try_from(number).is_err(), "{number}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! A hub with a log of its own: one worker, its writer and its reader in one thread.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use super::Hub;
+use crate::config::Config;
+use crate::frame::Publication;
+use crate::id::{Epoch, Sequence};
+use crate::log::{Amount, Writer};
+use crate::time::{Deadline, Now};
+
+/// A hub and the writer of its log.
+#[derive(Debug)]
+pub struct Node {
+    writer: Writer,
+    hub: Hub,
+}
+
+/// The number of the only worker.
+const WORKER: u16 = 0;
+
+impl Node {
+    /// An empty log that continues after `head`, and a hub without subscribers.
+    #[must_use]
+    pub fn new(epoch: Epoch, head: Sequence, config: &Config) -> Self {
+        let writer = Writer::new(config, head);
+        let hub = Hub::new(Arc::clone(writer.log()), WORKER, epoch, head, config);
+        Self { writer, hub }
+    }
+
+    /// Adds a publication to the log, marks the channel's subscribers as behind, and returns how
+    /// many they are.
+    pub fn publish(&mut self, publication: Arc<Publication>, now: Now) -> u32 {
+        let Self { writer, hub } = self;
+        let sequence = publication.id.sequence;
+        writer.announce(sequence);
+        let mut subscribers = 0;
+        let mut sent = None;
+        let _trimmed = writer.publish(publication, |stake, key, entry| {
+            sent = Some((stake.place, key, entry));
+        });
+        writer.note_posted();
+        hub.advance_head(sequence, now);
+        if let Some((place, key, entry)) = sent {
+            subscribers = hub.take(place, key, entry, now);
+        }
+        subscribers
+    }
+
+    /// Whether a publication can be taken in without taking one away from a subscriber that keeps
+    /// up.
+    #[must_use]
+    pub fn has_room_for(&self, publication: &Publication) -> bool {
+        let channel = self.hub.named(&publication.channel);
+        channel.is_none_or(|channel| self.hub.has_room(channel, Amount::of(publication)))
+    }
+
+    /// See [`Writer::note_lost`].
+    pub fn note_lost(&mut self, until: Sequence) {
+        self.writer.note_lost(until);
+    }
+
+    /// See [`Writer::trim`].
+    pub fn trim(&mut self, max: u32) -> u32 {
+        self.writer.trim(max)
+    }
+
+    /// See [`Writer::evict`].
+    pub fn evict(&mut self, now: Now, max: u32) -> u32 {
+        self.writer.evict(now, max)
+    }
+
+    /// See [`Writer::next_eviction`].
+    #[must_use]
+    pub fn next_eviction(&self) -> Option<Deadline> {
+        self.writer.next_eviction()
+    }
+
+    /// Bytes of memory that the log's bound counts.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.writer.bytes()
+    }
+
+    /// Gives back memory for conns in slots from here on, who have left.
+    pub fn shrink_to(&mut self, slots: usize) {
+        self.hub.shrink_to(slots);
+        self.writer.shrink_to_fit();
+    }
+
+    /// Panics if the parts of log and hub disagree. For tests.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.writer.check_invariants();
+        self.hub.check_invariants();
+    }
+}
+
+impl Deref for Node {
+    type Target = Hub;
+
+    fn deref(&self) -> &Hub {
+        &self.hub
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Hub {
+        &mut self.hub
+    }
+}

@@ -1,0 +1,246 @@
+//! What the log keeps, and what its bounds remove, seen from a hub.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::config::Namespace;
+use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+use crate::id::Since;
+use crate::time::Deadline;
+
+const MS: u64 = 1_000;
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::new(text).unwrap()
+}
+
+fn hub(namespaces: Vec<Namespace>, change: impl FnOnce(&mut Config)) -> Node {
+    let mut config = Config {
+        namespace: namespaces,
+        ..Config::default()
+    };
+    change(&mut config);
+    Node::new(Epoch::new(7), Sequence::ZERO, &config)
+}
+
+fn namespace(pattern: &str, change: impl FnOnce(&mut Namespace)) -> Namespace {
+    let mut namespace = Namespace {
+        pattern: pattern.into(),
+        ..Namespace::default()
+    };
+    change(&mut namespace);
+    namespace
+}
+
+fn publish(hub: &mut Node, channel: &str, bytes: usize, at_ms: u64) -> u64 {
+    let id = Cursor {
+        epoch: Epoch::new(7),
+        sequence: hub.log().sequenced().next(),
+    };
+    let payload = Payload::Text("x".repeat(bytes).into());
+    let now = Now(at_ms * MS);
+    let publication = Publication::new(id, name(channel), payload, now);
+    hub.publish(Arc::new(publication), now);
+    id.sequence.0
+}
+
+fn held(hub: &Node) -> Vec<u64> {
+    let all = 1..hub.log().sequenced().next().0;
+    all.filter(|sequence| hub.log().find(Sequence(*sequence)).is_some())
+        .collect()
+}
+
+/// What the conn in a slot is given, by numbers.
+fn give(hub: &mut Node, slot: u32) -> Vec<u64> {
+    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let kind = FrameKind::WebSocket(Envelope::Data);
+    hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+    hub.advance(slot, &planned, usize::MAX / 2);
+    planned.iter().map(|step| step.sequence.0).collect()
+}
+
+fn walk(hub: &mut Node) {
+    while hub.visit() != Visit::Nobody {}
+}
+
+#[test]
+fn channel_keeps_its_newest_entries_and_leaves_others_theirs() {
+    let mut hub = hub(vec![namespace("a*", |n| n.log_entries = Some(2))], |_| {});
+    for channel in ["a1", "b", "a1", "a2", "a1", "b", "a1"] {
+        publish(&mut hub, channel, 1, 0);
+    }
+    assert_eq!(held(&hub), [2, 4, 5, 6, 7]);
+    assert_ne!(hub.next_eviction(), Some(Deadline(0)));
+    hub.check_invariants();
+}
+
+#[test]
+fn channel_keeps_its_newest_bytes_but_its_newest_publication_in_any_case() {
+    let mut hub = hub(vec![namespace("a", |n| n.log_bytes = Some(25))], |_| {});
+    for bytes in [10, 10, 10] {
+        publish(&mut hub, "a", bytes, 0);
+    }
+    assert_eq!(held(&hub), [2, 3]);
+    publish(&mut hub, "a", 26, 0);
+    assert_eq!(held(&hub), [4]);
+}
+
+#[test]
+fn cursor_before_what_a_channel_has_dropped_is_told_so_and_others_are_not() {
+    let mut hub = hub(vec![namespace("a", |n| n.log_entries = Some(1))], |_| {});
+    for channel in ["a", "b", "a", "a"] {
+        publish(&mut hub, channel, 1, 0);
+    }
+    hub.trim(100);
+    let mut join = |slot, channel: &str, sequence| {
+        let since = Since::After(Cursor {
+            epoch: Epoch::new(7),
+            sequence: Sequence(sequence),
+        });
+        match hub.subscribe(slot, &name(channel), since, Sequence(4)) {
+            JoinOutcome::Joined(joined) => joined,
+            other => panic!("{other:?}"),
+        }
+    };
+    let gap = join(0, "a", 2).gap.unwrap();
+    assert_eq!(gap.cause, GapCause::Expired);
+    assert_eq!(gap.until.sequence, Sequence(3));
+    assert_eq!(join(1, "a", 3).gap, None);
+    assert_eq!(join(2, "b", 0).gap, None);
+    assert_eq!(join(3, "a", 4).gap, None);
+}
+
+#[test]
+fn nothing_is_taken_from_subscribers_that_are_still_to_be_visited() {
+    let mut hub = hub(vec![namespace("a", |n| n.log_entries = Some(1))], |_| {});
+    let _joined = hub.subscribe(0, &name("a"), Since::Now, Sequence::ZERO);
+    for _ in 0..5 {
+        publish(&mut hub, "a", 1, 0);
+    }
+    assert_eq!(held(&hub), [5], "the log keeps what its bounds allow");
+    assert!(hub.visit() == Visit::Subscriber(0));
+    assert_eq!(hub.take_gap(0), None);
+    walk(&mut hub);
+    // The bounds for all do not matter either.
+    hub.evict(Now(u64::MAX / 2), 100);
+    assert_eq!(give(&mut hub, 0), [1, 2, 3, 4, 5]);
+    publish(&mut hub, "a", 1, 0);
+    publish(&mut hub, "a", 1, 0);
+    walk(&mut hub);
+    hub.release_walked();
+    // The rest was for those whose socket takes it.
+    assert_eq!(
+        hub.take_gap(0).map(|(_, gap)| gap.cause),
+        Some(GapCause::Expired)
+    );
+    assert_eq!(give(&mut hub, 0), [7]);
+}
+
+#[test]
+fn ages_end_without_traffic_and_each_at_its_time() {
+    let short = namespace("short", |n| n.log_age_ms = Some(100));
+    let long = namespace("long", |n| n.log_age_ms = Some(500));
+    let mut hub = hub(vec![short, long], |c| c.log.age_ms = 1_000);
+    for (at_ms, channel) in [(0, "other"), (10, "long"), (20, "short"), (30, "short")] {
+        publish(&mut hub, channel, 1, at_ms);
+    }
+    let mut ends = Vec::new();
+    hub.evict(Now(30 * MS), 100);
+    while let Some(due) = hub.next_eviction() {
+        assert_eq!(hub.evict(Now(due.0 - 1), 100), 0);
+        assert_eq!(hub.evict(Now(due.0), 100), 1);
+        ends.push((due.0 / MS, held(&hub)));
+    }
+    assert_eq!(
+        ends,
+        [
+            (120, vec![1, 2, 4]),
+            (130, vec![1, 2]),
+            (510, vec![1]),
+            (1_000, vec![]),
+        ]
+    );
+    assert_eq!((hub.channel_count(), hub.log_bytes()), (0, 0));
+}
+
+#[test]
+fn busy_channel_takes_no_room_from_what_others_keep() {
+    let last_only = namespace("fast", |n| n.log_entries = Some(1));
+    let mut hub = hub(vec![last_only], |c| c.log.entries = 3);
+    for channel in ["slow", "fast", "fast", "fast", "fast"] {
+        publish(&mut hub, channel, 1, 0);
+    }
+    assert_eq!(hub.evict(Now(0), 100), 0);
+    assert_eq!(held(&hub), [1, 5]);
+}
+
+#[test]
+fn eviction_that_ends_at_its_budget_goes_on_at_once() {
+    let mut hub = hub(Vec::new(), |c| c.log.entries = 1);
+    for channel in ["a", "b", "c", "d"] {
+        publish(&mut hub, channel, 1, 0);
+    }
+    assert_eq!(hub.evict(Now(0), 2), 2);
+    assert_eq!(hub.next_eviction(), Some(Deadline(0)));
+    assert_eq!(hub.evict(Now(0), 2), 1);
+    assert_ne!(hub.next_eviction(), Some(Deadline(0)));
+}
+
+#[test]
+fn channel_that_came_and_went_in_one_namespace_says_nothing_of_another() {
+    let short = namespace("short*", |n| n.log_age_ms = Some(10));
+    let mut hub = hub(vec![short], |_| {});
+    publish(&mut hub, "short1", 1, 0);
+    assert_eq!(hub.evict(Now(10 * MS), 100), 1);
+    let since = Since::After(Cursor {
+        epoch: Epoch::new(7),
+        sequence: Sequence::ZERO,
+    });
+    for (slot, channel, has_gap) in [(0, "short1", true), (1, "short2", true), (2, "x", false)] {
+        let outcome = hub.subscribe(slot, &name(channel), since, Sequence(1));
+        let JoinOutcome::Joined(joined) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(joined.gap.is_some(), has_gap, "{channel}");
+    }
+}
+
+#[test]
+fn position_sinks_with_the_age_of_its_channels() {
+    let short = namespace("short", |n| n.log_age_ms = Some(100));
+    let mut hub = hub(vec![short], |_| {});
+    let _joined = hub.subscribe(0, &name("short"), Since::Now, Sequence::ZERO);
+    let _joined = hub.subscribe(1, &name("long"), Since::Now, Sequence::ZERO);
+    publish(&mut hub, "other", 1, 0);
+    let sinks = |slot, at_ms| hub.is_sinking(slot, Sequence::ZERO, Now(at_ms * MS));
+    assert_eq!(
+        [sinks(0, 49), sinks(0, 50), sinks(1, 50)],
+        [false, true, false]
+    );
+}
+
+#[test]
+fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
+    const CHANNELS: u64 = 20_000;
+    let last_only = namespace("*", |n| n.log_entries = Some(1));
+    let mut unbounded = hub(vec![], |c| c.log.bytes = 1 << 40);
+    for number in 0..CHANNELS {
+        publish(&mut unbounded, &format!("c{number:05}"), 10, 0);
+    }
+    let bound = unbounded.log_bytes();
+    let mut hub = hub(vec![last_only], |c| c.log.bytes = 2 * bound);
+    for round in 0..3 {
+        for number in 0..CHANNELS {
+            publish(&mut hub, &format!("c{number:05}"), 10, round);
+        }
+        hub.trim(u32::MAX);
+        assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
+        assert_eq!(hub.log().len(), CHANNELS);
+    }
+    // The order list may have a dead place for each entry.
+    let most = bound + bound / 10;
+    assert!(hub.log_bytes() <= most, "{} of {bound}", hub.log_bytes());
+    publish(&mut hub, "one:too:many", 2 * bound as usize, 3);
+    assert!(hub.evict(Now(3), u32::MAX) > 0);
+    assert!(hub.log_bytes() <= 2 * bound);
+}

@@ -1,0 +1,130 @@
+//! The newest entries of a channel, held by the hub while it brings them to the subscribers.
+//!
+//! A copy of the end of the channel's deque: the same entries, so it may be dropped at any time,
+//! and the log is asked instead. It is what makes a walk free of locks, and keeps what a walk has
+//! not brought to all subscribers, although the log evicts it.
+
+use std::collections::VecDeque;
+
+use crate::id::Sequence;
+use crate::log::{Amount, Entry};
+
+/// The newest entries of a channel.
+#[derive(Debug, Default)]
+pub struct Tail(VecDeque<Entry>);
+
+impl Tail {
+    /// Whether it has all of the channel's entries that follow a position.
+    #[must_use]
+    pub fn covers(&self, position: Sequence) -> bool {
+        let first = self.0.front();
+        first.is_some_and(|first| first.previous <= position)
+    }
+
+    /// The position before its first entry.
+    #[must_use]
+    pub fn begin(&self) -> Option<Sequence> {
+        Some(self.0.front()?.previous)
+    }
+
+    /// The first entry behind a position.
+    #[must_use]
+    pub fn after(&self, position: Sequence) -> Option<&Entry> {
+        let last = self.0.back()?;
+        if last.sequence() <= position {
+            return None;
+        }
+        // Most subscribers stand before the newest entry.
+        if last.previous <= position {
+            return Some(last);
+        }
+        let index = self.0.partition_point(|entry| entry.sequence() <= position);
+        self.0.get(index)
+    }
+
+    /// The entry with this number among all of the channel.
+    #[must_use]
+    pub fn get(&self, ordinal: u64) -> Option<&Entry> {
+        self.0.get(self.index(ordinal)?)
+    }
+
+    /// The same, to note an encoding.
+    pub fn get_mut(&mut self, ordinal: u64) -> Option<&mut Entry> {
+        let index = self.index(ordinal)?;
+        self.0.get_mut(index)
+    }
+
+    /// What follows a position and is not superseded.
+    #[must_use]
+    pub fn newest_after(&self, position: Sequence) -> Amount {
+        let newest = self.from(position).filter(|entry| !entry.is_superseded);
+        let amounts = newest.map(|entry| Amount::of(&entry.publication));
+        amounts.fold(Amount::default(), Amount::plus)
+    }
+
+    /// The superseded entries that follow a position: where they end and how many they are.
+    #[must_use]
+    pub fn superseded_run(&self, position: Sequence) -> Option<(Sequence, u64)> {
+        let run = self.from(position).take_while(|entry| entry.is_superseded);
+        let mut run = run.map(Entry::sequence);
+        let first = run.next()?;
+        let (last, count) = run.fold((first, 1), |(_, count), next| (next, count + 1));
+        Some((last, count))
+    }
+
+    /// Marks the entry that a newer one of a channel that conflates is about to supersede. It is
+    /// marked in the log, but these are copies.
+    pub fn supersede(&mut self, newer: &Entry) {
+        let Some(key) = newer.publication.key.as_deref() else {
+            return;
+        };
+        let mut same = self.0.iter_mut().rev();
+        let same = same.find(|entry| entry.publication.key.as_deref() == Some(key));
+        if let Some(entry) = same {
+            entry.is_superseded = true;
+        }
+    }
+
+    fn from(&self, position: Sequence) -> impl Iterator<Item = &Entry> {
+        let first = self.0.partition_point(|entry| entry.sequence() <= position);
+        self.0.range(first..)
+    }
+
+    /// Adds the channel's newest entry. Where that does not follow the last one, only it is kept.
+    pub fn push(&mut self, entry: Entry) {
+        // The channel was dropped and made again, or its older entries were too many to be held.
+        if self
+            .0
+            .back()
+            .is_some_and(|last| last.sequence() != entry.previous)
+        {
+            self.0.clear();
+        }
+        self.0.push_back(entry);
+    }
+
+    /// Drops the oldest entries that all subscribers were visited for, beyond a quota: a conn that
+    /// is further behind is not given them, or asks the log.
+    pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
+        while let Some(first) = self.0.front()
+            && first.before.publications < floor.publications
+            && total.minus(first.before).exceeds(quota)
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// Drops all entries.
+    pub fn clear(&mut self) {
+        self.0.clear();
+        self.0.shrink_to(ROOM_KEPT);
+    }
+
+    fn index(&self, ordinal: u64) -> Option<usize> {
+        let first = self.0.front()?.before.publications;
+        usize::try_from(ordinal.checked_sub(first)?).ok()
+    }
+}
+
+/// Entries for which an empty tail keeps its room.
+const ROOM_KEPT: usize = 4;

@@ -1,0 +1,137 @@
+//! What has not been superseded in a channel that conflates.
+//!
+//! A publication supersedes the one before it with the same key. What has not been superseded is
+//! listed, so that neither stepping over nor counting costs more for what has been.
+
+use std::collections::BTreeSet;
+use std::hash::BuildHasher;
+
+use hashbrown::hash_table::{Entry as Place, HashTable};
+
+use super::shard::Channel;
+use super::{Amount, Entry};
+use crate::id::Sequence;
+
+/// Bytes of memory for a place in the list, in nodes that are at least half full.
+const PLACE_BYTES: u64 = 2 * size_of::<Sequence>() as u64;
+/// Bytes of memory for a key, in a table that doubles as it grows.
+const KEY_BYTES: u64 = 2 * (size_of::<Sequence>() as u64 + 1);
+
+/// The entries of one channel that nothing supersedes.
+#[derive(Debug, Default)]
+pub(super) struct Newest {
+    places: BTreeSet<Sequence>,
+    /// Those with a key, found by it. The keys are read from the channel's entries.
+    keys: HashTable<Sequence>,
+}
+
+impl Newest {
+    /// Bytes of memory held.
+    pub(super) fn bytes(&self) -> u64 {
+        let itself = size_of::<Self>() as u64;
+        itself + self.places.len() as u64 * PLACE_BYTES + self.keys.len() as u64 * KEY_BYTES
+    }
+
+    /// How many there are, and how many of them have a key.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.places.len(), self.keys.len())
+    }
+
+    /// The first one with this number or a later one.
+    fn first_from(&self, sequence: Sequence) -> Option<Sequence> {
+        self.places.range(sequence..).next().copied()
+    }
+}
+
+impl Channel {
+    /// Bytes of memory held by the list.
+    pub(super) fn newest_bytes(&self) -> u64 {
+        self.newest.as_ref().map_or(0, |newest| newest.bytes())
+    }
+
+    /// Lists the newest entry, and marks the one that it supersedes.
+    pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
+        let mut newest = self.newest.take().unwrap_or_default();
+        let superseded = self.add_newest(&mut newest, hasher);
+        self.newest = Some(newest);
+        if let Some(entry) = superseded.and_then(|sequence| self.get_mut(sequence)) {
+            entry.is_superseded = true;
+        }
+    }
+
+    fn add_newest(&self, newest: &mut Newest, hasher: &impl BuildHasher) -> Option<Sequence> {
+        let Newest { places, keys } = newest;
+        let entry = self.entries.back()?;
+        let sequence = entry.sequence();
+        places.insert(sequence);
+        let key = entry.publication.key.as_deref()?;
+        let key_of = |known: &Sequence| self.get(*known)?.publication.key.as_deref();
+        let has_same = |known: &Sequence| key_of(known) == Some(key);
+        let rehash = |known: &Sequence| hasher.hash_one(key_of(known).unwrap_or_default());
+        match keys.entry(hasher.hash_one(key), has_same, rehash) {
+            Place::Occupied(mut known) => {
+                let superseded = std::mem::replace(known.get_mut(), sequence);
+                places.remove(&superseded);
+                Some(superseded)
+            }
+            Place::Vacant(place) => {
+                place.insert(sequence);
+                None
+            }
+        }
+    }
+
+    /// Forgets an entry that has left the log.
+    pub(super) fn forget_newest(&mut self, entry: &Entry, hasher: &impl BuildHasher) {
+        let Some(newest) = &mut self.newest else {
+            return;
+        };
+        let sequence = entry.sequence();
+        if newest.places.remove(&sequence)
+            && let Some(key) = entry.publication.key.as_deref()
+            && let Ok(place) = newest
+                .keys
+                .find_entry(hasher.hash_one(key), |known| *known == sequence)
+        {
+            place.remove();
+        }
+        if newest.places.is_empty() {
+            self.newest = None;
+        }
+    }
+
+    /// The superseded entries that follow a position, up to a horizon: where they end and how many
+    /// they are.
+    pub(super) fn superseded_run(
+        &self,
+        position: Sequence,
+        until: Sequence,
+    ) -> Option<(Sequence, u64)> {
+        let next = self.entries.get(self.index_after(position))?;
+        if !next.is_superseded || next.sequence() > until {
+            return None;
+        }
+        // What supersedes an entry leaves the log after it.
+        let newest = self.newest.as_ref()?.first_from(next.sequence())?;
+        let end = self.get(newest)?.previous;
+        let end = match end <= until {
+            true => self.get(end)?,
+            // The run goes on beyond the horizon.
+            false => self.entries.get(self.index_after(until).checked_sub(1)?)?,
+        };
+        let count = end.before.publications + 1 - next.before.publications;
+        Some((end.sequence(), count))
+    }
+
+    /// What follows a position up to a horizon and is not superseded. Looks at each entry.
+    pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
+        let Some(newest) = &self.newest else {
+            return Amount::default();
+        };
+        let places = newest.places.range(position.next()..);
+        let places = places.take_while(|sequence| **sequence <= until);
+        let entries = places.filter_map(|sequence| self.get(*sequence));
+        let amounts = entries.map(|entry| Amount::of(&entry.publication));
+        amounts.fold(Amount::default(), Amount::plus)
+    }
+}

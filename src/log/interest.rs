@@ -1,0 +1,94 @@
+//! Which workers have subscribers of a channel.
+
+/// A worker's own record of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stake {
+    /// The worker's number.
+    pub worker: u16,
+    /// The place of the channel in the worker's hub.
+    pub place: u32,
+}
+
+/// The workers with subscribers of a channel. Most channels have none or one.
+#[derive(Debug, Default)]
+pub(super) enum Interest {
+    /// No worker.
+    #[default]
+    None,
+    /// One worker.
+    One(Stake),
+    /// Several workers.
+    #[expect(clippy::box_collection, reason = "a channel is smaller with a box")]
+    Many(Box<Vec<Stake>>),
+}
+
+const _: () = assert!(size_of::<Interest>() <= 16);
+
+impl Interest {
+    pub(super) fn all(&self) -> &[Stake] {
+        match self {
+            Self::None => &[],
+            Self::One(stake) => std::slice::from_ref(stake),
+            Self::Many(stakes) => stakes,
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    /// The place of the channel in a worker's hub.
+    pub(super) fn place_in(&self, worker: u16) -> Option<u32> {
+        let mut stakes = self.all().iter();
+        let stake = stakes.find(|stake| stake.worker == worker)?;
+        Some(stake.place)
+    }
+
+    pub(super) fn add(&mut self, stake: Stake) {
+        debug_assert_eq!(self.place_in(stake.worker), None, "{stake:?} comes twice");
+        match self {
+            Self::None => *self = Self::One(stake),
+            Self::One(one) => *self = Self::Many(Box::new(vec![*one, stake])),
+            Self::Many(stakes) => stakes.push(stake),
+        }
+    }
+
+    pub(super) fn remove(&mut self, worker: u16) {
+        match self {
+            Self::Many(stakes) => {
+                stakes.retain(|stake| stake.worker != worker);
+                if let [one] = stakes.as_slice() {
+                    *self = Self::One(*one);
+                }
+            }
+            Self::One(one) if one.worker == worker => *self = Self::None,
+            Self::None | Self::One(_) => {
+                debug_assert!(false, "worker {worker} has no stake");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interest_grows_to_a_list_and_shrinks_to_one_in_place() {
+        let stake = |worker| Stake { worker, place: 7 };
+        let mut interest = Interest::default();
+        for worker in 0..3 {
+            interest.add(stake(worker));
+        }
+        interest.remove(1);
+        assert_eq!(interest.all(), [stake(0), stake(2)]);
+        assert_eq!(
+            (interest.place_in(2), interest.place_in(1)),
+            (Some(7), None)
+        );
+        interest.remove(0);
+        assert!(matches!(interest, Interest::One(_)));
+        interest.remove(2);
+        assert!(interest.is_none());
+    }
+}

@@ -1,0 +1,196 @@
+//! The log: recent publications, by channel and in sequence order, written by one [`Writer`].
+//!
+//! **The log is the queue.** Each channel has a deque of its own entries. They enter at the back
+//! and leave at the front, so that a position is found by binary search and an entry that has left
+//! costs nothing. An order list over all channels finds the oldest entry for the bounds of the
+//! whole log and for ages.
+//!
+//! The writer alone adds and removes entries. Readers look a channel up, copy references to at most
+//! a few entries, and register interest in a channel. Channels lie in shards with a lock each; no
+//! thread holds two of them, and none is held across an encoding, a system call, a post to a worker
+//! or the drop of a publication ([`shard`] asserts it in debug builds).
+//!
+//! What a reader asks for ends at its *horizon*: the number up to which it has been told of
+//! everything. Nothing above it is found, counted or named.
+
+mod conflation;
+pub mod entry;
+mod interest;
+mod order;
+mod read;
+mod rules;
+mod shard;
+mod writer;
+
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::quality::RandomState;
+
+pub use entry::{Amount, Entry};
+pub use interest::Stake;
+pub use read::Standing;
+pub use rules::{RuleIndex, Rules};
+pub use writer::Writer;
+
+pub(crate) use shard::assert_unlocked;
+
+use crate::config::Config;
+use crate::id::{ChannelName, Sequence};
+use shard::Shards;
+
+/// The key of a channel of the log. Another channel may have it when the channel is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelKey(u32);
+
+/// The log, for reading. Shared by the writer and all readers.
+#[derive(Debug)]
+pub struct Log {
+    shards: Shards,
+    hasher: RandomState,
+    rules: Rules,
+    /// Bytes of encodings that the log's bound counts.
+    encoded: AtomicU64,
+    /// What the writer last had, for gauges and for the position of polls.
+    shown: Shown,
+    numbers: Numbers,
+    subscribed: Subscribed,
+}
+
+/// How many channels have subscribers on any worker.
+#[derive(Debug)]
+struct Subscribed {
+    count: AtomicU64,
+    /// Never exceeded.
+    max: u64,
+}
+
+impl Subscribed {
+    /// Counts one more. False at the limit. Called with the channel's shard locked, which guards
+    /// what is counted.
+    fn try_add(&self) -> bool {
+        let add = |count| (count < self.max).then_some(count + 1);
+        let added = self
+            .count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        added.is_ok()
+    }
+}
+
+/// How far the writer has come.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Numbers {
+    /// The newest number that may be met: stored before the first entry of a batch is added.
+    sequenced: AtomicU64,
+    /// Everything up to here has been posted: stored after the last mail of a batch.
+    posted: AtomicU64,
+    /// Numbers up to here may have been given out before a restart and are lost. Zero if none.
+    lost_until: AtomicU64,
+}
+
+/// Figures that the writer shows.
+#[derive(Debug, Default)]
+struct Shown {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+    /// The number of the oldest entry. Zero if there is none.
+    oldest: AtomicU64,
+}
+
+impl Log {
+    /// An empty log whose channels have had no entry above `head`.
+    fn new(config: &Config, head: Sequence) -> Self {
+        Self {
+            shards: Shards::default(),
+            hasher: RandomState::default(),
+            rules: Rules::new(config, head),
+            encoded: AtomicU64::new(0),
+            shown: Shown::default(),
+            numbers: Numbers {
+                sequenced: AtomicU64::new(head.0),
+                posted: AtomicU64::new(head.0),
+                lost_until: AtomicU64::new(0),
+            },
+            subscribed: Subscribed {
+                count: AtomicU64::new(0),
+                max: match config.limits.channels {
+                    0 => u64::MAX,
+                    max => max.into(),
+                },
+            },
+        }
+    }
+
+    /// How many channels have subscribers on any worker.
+    #[must_use]
+    pub fn subscribed(&self) -> u64 {
+        self.subscribed.count.load(Ordering::Relaxed)
+    }
+
+    /// The newest number that any client can have met: no id above it was ever given out.
+    #[must_use]
+    pub fn sequenced(&self) -> Sequence {
+        Sequence(self.numbers.sequenced.load(Ordering::Acquire))
+    }
+
+    /// Everything up to this number is in the inboxes of the workers that it concerns, or was taken
+    /// from there. A worker that loads it and then finds its inbox empty has taken all of it.
+    #[must_use]
+    pub fn posted(&self) -> Sequence {
+        Sequence(self.numbers.posted.load(Ordering::Acquire))
+    }
+
+    /// Numbers up to this one may have been given out before a restart and are lost.
+    #[must_use]
+    pub fn lost_until(&self) -> Sequence {
+        Sequence(self.numbers.lost_until.load(Ordering::Acquire))
+    }
+
+    /// How much of each channel is kept, and what happens to conns that are behind.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Bytes of memory that the log's bound counts: publications, their encodings, the channels
+    /// that have any, their places in the order list, and the index of keys.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.shown.bytes.load(Ordering::Relaxed) + self.encoded.load(Ordering::Relaxed)
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.shown.entries.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of the oldest entry.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Sequence> {
+        let oldest = self.shown.oldest.load(Ordering::Relaxed);
+        (oldest > 0).then_some(Sequence(oldest))
+    }
+
+    /// Registers a worker that has subscribers of these channels, each at its index.
+    #[cfg(test)]
+    pub(crate) fn enter_all(&self, worker: u16, names: &[&str]) {
+        for (place, name) in (0..).zip(names) {
+            let (name, stake) = (ChannelName::new(name).unwrap(), Stake { worker, place });
+            let (none, mut late) = (Amount::default(), Vec::new());
+            self.enter(&name, stake, self.posted(), none, &mut late)
+                .unwrap();
+        }
+    }
+
+    fn hash(&self, name: &ChannelName) -> u64 {
+        self.hasher.hash_one(name)
+    }
+}

@@ -1,0 +1,277 @@
+//! All entries of the log in the order of their numbers, whatever their channel.
+//!
+//! Entries are added at the end and removed anywhere. They lie in chunks. A removed entry leaves a
+//! dead place; a chunk of which half is dead is packed, and joined with the one before it when both
+//! are small. So the list has the size of what is in it, whatever numbers are missing in between.
+//! Knows numbers and keys only.
+
+use std::collections::VecDeque;
+
+use super::{ChannelKey, RuleIndex};
+use crate::id::Sequence;
+use crate::time::Now;
+
+/// Entries of one chunk.
+const CHUNK_ENTRIES: usize = 512;
+
+/// What the list knows of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ordered {
+    pub(super) sequence: Sequence,
+    /// When it was published.
+    pub(super) published: Now,
+    /// Its channel.
+    pub(super) channel: ChannelKey,
+    /// Its channel's rule.
+    pub(super) rule: RuleIndex,
+    is_dead: bool,
+}
+
+const _: () = assert!(size_of::<Ordered>() <= 24);
+
+impl Ordered {
+    pub(super) fn new(
+        sequence: Sequence,
+        published: Now,
+        channel: ChannelKey,
+        rule: RuleIndex,
+    ) -> Self {
+        Self {
+            sequence,
+            published,
+            channel,
+            rule,
+            is_dead: false,
+        }
+    }
+}
+
+/// The list.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// Each has an entry that is not dead, and the first one begins with it.
+    chunks: VecDeque<Chunk>,
+    len: u64,
+    /// Places of all chunks, the dead ones too.
+    places: u64,
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    places: VecDeque<Ordered>,
+    dead: usize,
+}
+
+impl Chunk {
+    fn first(&self) -> Sequence {
+        self.places
+            .front()
+            .map_or(Sequence::ZERO, |first| first.sequence)
+    }
+
+    fn live(&self) -> usize {
+        self.places.len() - self.dead
+    }
+
+    /// The index of the first place with this number or a later one.
+    fn index_from(&self, sequence: Sequence) -> usize {
+        self.places
+            .partition_point(|place| place.sequence < sequence)
+    }
+
+    /// Returns how many there were.
+    fn drop_dead_in_front(&mut self) -> u64 {
+        let before = self.dead;
+        while self.places.pop_front_if(|place| place.is_dead).is_some() {
+            self.dead -= 1;
+        }
+        (before - self.dead) as u64
+    }
+
+    /// Drops dead places. Returns how many there were.
+    fn pack(&mut self) -> u64 {
+        if self.dead > 0 {
+            self.places.retain(|place| !place.is_dead);
+            self.places.shrink_to_fit();
+        }
+        std::mem::take(&mut self.dead) as u64
+    }
+}
+
+impl Order {
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn bytes(&self) -> u64 {
+        self.places * size_of::<Ordered>() as u64 + (self.chunks.len() * size_of::<Chunk>()) as u64
+    }
+
+    /// The oldest entry.
+    pub(super) fn oldest(&self) -> Option<Ordered> {
+        self.chunks.front()?.places.front().copied()
+    }
+
+    /// The oldest entry with this number or a later one.
+    pub(super) fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
+        let chunk = self.chunk_of(sequence);
+        let mut chunks = self.chunks.range(chunk..);
+        let here = chunks.next()?;
+        let mut rest = here.places.range(here.index_from(sequence)..);
+        let found = rest.find(|place| !place.is_dead);
+        let found = found.or_else(|| chunks.next()?.places.iter().find(|place| !place.is_dead));
+        found.copied()
+    }
+
+    /// Adds an entry with a number above all others.
+    pub(super) fn push(&mut self, entry: Ordered) {
+        self.len += 1;
+        self.places += 1;
+        if let Some(last) = self.chunks.back_mut()
+            && last.places.len() < CHUNK_ENTRIES
+        {
+            return last.places.push_back(entry);
+        }
+        let mut fresh = Chunk::default();
+        fresh.places.push_back(entry);
+        self.chunks.push_back(fresh);
+    }
+
+    /// Removes an entry. False if there is none with this number.
+    pub(super) fn remove(&mut self, sequence: Sequence) -> bool {
+        let index = self.chunk_of(sequence);
+        let Some(chunk) = self.chunks.get_mut(index) else {
+            return false;
+        };
+        let place = chunk.index_from(sequence);
+        let place = chunk.places.get_mut(place);
+        let Some(place) = place.filter(|place| place.sequence == sequence && !place.is_dead) else {
+            return false;
+        };
+        place.is_dead = true;
+        chunk.dead += 1;
+        self.len -= 1;
+        self.tidy(index);
+        true
+    }
+
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.chunks.shrink_to_fit();
+    }
+
+    /// The index of the chunk in which a number is, or would be.
+    fn chunk_of(&self, sequence: Sequence) -> usize {
+        let after = self
+            .chunks
+            .partition_point(|chunk| chunk.first() <= sequence);
+        after.saturating_sub(1)
+    }
+
+    /// Gives back what a chunk does not need.
+    fn tidy(&mut self, index: usize) {
+        let Some(chunk) = self.chunks.get_mut(index) else {
+            return;
+        };
+        if chunk.live() == 0 {
+            self.places -= chunk.places.len() as u64;
+            self.chunks.remove(index);
+        } else if chunk.dead * 2 > chunk.places.len() {
+            self.places -= chunk.pack();
+            self.join_with_the_one_before(index);
+        }
+        // The list begins with an entry.
+        if index == 0
+            && let Some(front) = self.chunks.front_mut()
+        {
+            self.places -= front.drop_dead_in_front();
+        }
+    }
+
+    fn join_with_the_one_before(&mut self, index: usize) {
+        let Some(before) = index.checked_sub(1) else {
+            return;
+        };
+        let live = |index: usize| self.chunks.get(index).map_or(0, Chunk::live);
+        if live(before) + live(index) > CHUNK_ENTRIES / 2 {
+            return;
+        }
+        if let Some(mut chunk) = self.chunks.remove(index)
+            && let Some(before) = self.chunks.get_mut(before)
+        {
+            self.places -= before.pack();
+            before.places.append(&mut chunk.places);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(sequence: u64) -> Ordered {
+        let (channel, rule) = (ChannelKey(0), RuleIndex::default());
+        Ordered::new(Sequence(sequence), Now(0), channel, rule)
+    }
+
+    fn number(entry: Option<Ordered>) -> Option<u64> {
+        entry.map(|entry| entry.sequence.0)
+    }
+
+    fn places(order: &Order) -> usize {
+        order.chunks.iter().map(|chunk| chunk.places.len()).sum()
+    }
+
+    #[test]
+    fn list_has_the_size_of_what_is_left_in_it() {
+        let mut order = Order::default();
+        for sequence in 1..=100_000 {
+            order.push(entry(sequence));
+        }
+        for sequence in (1..=100_000).filter(|sequence| sequence % 1000 != 0) {
+            assert!(order.remove(Sequence(sequence)));
+            assert!(!order.remove(Sequence(sequence)));
+        }
+        assert_eq!((order.len(), number(order.oldest())), (100, Some(1000)));
+        assert!(places(&order) <= 200, "{}", places(&order));
+        assert!(order.chunks.len() <= 4, "{}", order.chunks.len());
+        assert_eq!(number(order.oldest_from(Sequence(1001))), Some(2000));
+        assert_eq!(number(order.oldest_from(Sequence(100_001))), None);
+    }
+
+    proptest! {
+        #[test]
+        fn order_agrees_with_a_list(
+            acts in proptest::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..3000)
+        ) {
+            let mut order = Order::default();
+            let mut list: Vec<u64> = Vec::new();
+            let mut next = 1;
+            for (act, index) in acts {
+                match act {
+                    0..=2 => {
+                        order.push(entry(next));
+                        list.push(next);
+                        // Numbers may have holes.
+                        next += 1 + index.index(3) as u64;
+                    }
+                    3 | 4 if !list.is_empty() => {
+                        let at = index.index(list.len());
+                        prop_assert!(order.remove(Sequence(list.remove(at))));
+                    }
+                    _ if !list.is_empty() => prop_assert!(order.remove(Sequence(list.remove(0)))),
+                    _ => prop_assert!(!order.remove(Sequence(next))),
+                }
+                prop_assert_eq!(order.len(), list.len() as u64);
+                prop_assert_eq!(order.places, places(&order) as u64);
+                prop_assert!(order.places <= 2 * order.len() + 1, "{} places", order.places);
+                prop_assert_eq!(number(order.oldest()), list.first().copied());
+                let at = index.index(next as usize + 5) as u64;
+                let later = list.iter().find(|sequence| **sequence >= at);
+                prop_assert_eq!(number(order.oldest_from(Sequence(at))), later.copied());
+            }
+        }
+    }
+}

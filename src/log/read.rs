@@ -1,0 +1,308 @@
+//! What readers ask of the log.
+//!
+//! Each question locks one shard for a look-up or for a copy of references, and is answered up to
+//! the reader's horizon.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use super::shard::{Channel, key};
+use super::{Amount, ChannelKey, Entry, Log, RuleIndex, Stake};
+use crate::id::{ChannelName, Sequence};
+
+/// How a channel stands at a reader's horizon.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Its key.
+    pub key: ChannelKey,
+    /// Its rule.
+    pub rule: RuleIndex,
+    /// Its newest publication, whether the log still has it or not, or a later number up to which
+    /// it has none.
+    pub last: Sequence,
+    /// Its newest publication that has left the log.
+    pub evicted: Sequence,
+    /// Everything published in it up to `last`, since it exists.
+    pub total: Amount,
+    /// The number above the horizon at which its next publication may be, whether the log still has
+    /// it or not: when a reader has to look again.
+    pub next: Option<Sequence>,
+}
+
+impl Channel {
+    fn standing(&self, key: ChannelKey, horizon: Sequence) -> Standing {
+        let (last, total) = match self.entries.get(self.index_after(horizon)) {
+            // Later entries are not known yet.
+            Some(later) => (later.previous, later.before),
+            None => (self.last, self.total),
+        };
+        Standing {
+            key,
+            rule: self.rule,
+            last: last.min(horizon),
+            evicted: self.evicted.min(horizon),
+            total,
+            next: self.next_above(horizon),
+        }
+    }
+
+    /// The number above this one at which its next publication may be, whether the log still has it
+    /// or not.
+    fn next_above(&self, number: Sequence) -> Option<Sequence> {
+        if self.evicted > number {
+            // Which ones have left the log is not known.
+            return Some(number.next());
+        }
+        let next = match self.entries.get(self.index_after(number)) {
+            // One before it has left the log.
+            Some(later) if later.previous > number => later.previous,
+            Some(later) => later.sequence(),
+            None => self.last,
+        };
+        (next > number).then_some(next)
+    }
+}
+
+impl Log {
+    /// The place of a channel in a worker's hub, if that worker has subscribers.
+    #[must_use]
+    pub fn place_in(&self, worker: u16, name: &ChannelName) -> Option<u32> {
+        let hash = self.hash(name);
+        let (_, shard) = self.shards.read_by_hash(hash);
+        let shard = shard?;
+        let channel = shard.get(shard.find(hash, name)?)?;
+        channel.interest.place_in(worker)
+    }
+
+    /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
+    /// What is added from now on is sent to that worker. What was added before, above its horizon,
+    /// is not: the newest `late_max` of these entries go to `late`. Returns how the channel stands at
+    /// the horizon, and its newest publication beyond that; `None` when the
+    /// channel has no subscribers on any worker and `limits.channels` others have some.
+    pub fn enter(
+        &self,
+        name: &ChannelName,
+        stake: Stake,
+        horizon: Sequence,
+        late_max: Amount,
+        late: &mut Vec<Entry>,
+    ) -> Option<(Standing, Sequence)> {
+        let hash = self.hash(name);
+        let (number, shard) = self.shards.write_by_hash(hash);
+        let mut shard = shard?;
+        let place = shard.find_or_add(self, hash, name)?;
+        let channel = shard.get_mut(place)?;
+        if channel.interest.is_none() && !self.subscribed.try_add() {
+            shard.drop_if_abandoned(self, place);
+            return None;
+        }
+        channel.interest.add(stake);
+        let total = channel.total;
+        let behind = channel.entries.range(channel.index_after(horizon)..);
+        let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
+        late.extend(behind.cloned());
+        Some((channel.standing(key(number, place), horizon), channel.last))
+    }
+
+    /// A worker has no subscribers of a channel any more. The channel goes if it has no entries.
+    pub fn leave(&self, key: ChannelKey, worker: u16) {
+        let Some(mut shard) = self.shards.write(key) else {
+            return;
+        };
+        if let Some(channel) = shard.get_mut(key.place()) {
+            channel.interest.remove(worker);
+            if channel.interest.is_none() {
+                self.subscribed.count.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        shard.drop_if_abandoned(self, key.place());
+    }
+
+    /// How a channel stands at a horizon.
+    #[must_use]
+    pub fn standing(&self, key: ChannelKey, horizon: Sequence) -> Option<Standing> {
+        let shard = self.shards.read(key)?;
+        let channel = shard.get(key.place())?;
+        Some(channel.standing(key, horizon))
+    }
+
+    /// Adds references to a channel's entries behind a position, up to a horizon, at most `max`.
+    /// Returns the channel's newest publication that has left the log: the entries follow without a
+    /// hole only if the position is not before it.
+    pub fn fetch(
+        &self,
+        key: ChannelKey,
+        position: Sequence,
+        horizon: Sequence,
+        max: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Sequence {
+        let Some(shard) = self.shards.read(key) else {
+            return Sequence::ZERO;
+        };
+        let Some(channel) = shard.get(key.place()) else {
+            return Sequence::ZERO;
+        };
+        let behind = channel.entries.range(channel.index_after(position)..);
+        let known = behind.take_while(|entry| entry.sequence() <= horizon);
+        entries.extend(known.take(max).cloned());
+        channel.evicted.min(horizon)
+    }
+
+    /// The entry behind a position, up to a horizon, and what was published in its channel before
+    /// it.
+    #[must_use]
+    pub fn next_after(
+        &self,
+        key: ChannelKey,
+        position: Sequence,
+        horizon: Sequence,
+    ) -> Option<(Sequence, Amount)> {
+        let shard = self.shards.read(key)?;
+        let channel = shard.get(key.place())?;
+        let next = channel.entries.get(channel.index_after(position))?;
+        (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
+    }
+
+    /// The superseded entries that follow a position, up to a horizon: where they end and how many
+    /// they are.
+    #[must_use]
+    pub fn superseded_run(
+        &self,
+        key: ChannelKey,
+        position: Sequence,
+        horizon: Sequence,
+    ) -> Option<(Sequence, u64)> {
+        let shard = self.shards.read(key)?;
+        shard.get(key.place())?.superseded_run(position, horizon)
+    }
+
+    /// What follows a position, up to a horizon, and is not superseded.
+    #[must_use]
+    pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Sequence) -> Amount {
+        let shard = self.shards.read(key);
+        let channel = shard.as_ref().and_then(|shard| shard.get(key.place()));
+        channel.map_or_else(Amount::default, |channel| {
+            channel.newest_after(position, horizon)
+        })
+    }
+
+    /// Counts the encoding in a publication's cell for the log's bound, once, as long as the log
+    /// has the publication.
+    pub fn charge(&self, key: ChannelKey, sequence: Sequence, cell: usize) {
+        let Some(mut shard) = self.shards.write(key) else {
+            return;
+        };
+        let channel = shard.get_mut(key.place());
+        let entry = channel.and_then(|channel| channel.get_mut(sequence));
+        if let Some(entry) = entry.filter(|entry| entry.charged & (1 << cell) == 0)
+            && let Some(bytes) = entry.publication.encoded(cell)
+        {
+            entry.charged |= 1 << cell;
+            self.encoded.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// An entry, wherever it is. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn find(&self, sequence: Sequence) -> Option<Entry> {
+        let mut shards = self.shards.each();
+        shards.find_map(|(_, shard)| shard.channels().find_map(|c| c.get(sequence)).cloned())
+    }
+
+    /// How many entries of a channel are not superseded, and how many of them have a key. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn listed(&self, name: &ChannelName) -> (usize, usize) {
+        let hash = self.hash(name);
+        let (_, shard) = self.shards.read_by_hash(hash);
+        let newest = shard.as_ref().and_then(|shard| {
+            let channel = shard.get(shard.find(hash, name)?)?;
+            channel.newest.as_ref().map(|newest| newest.counts())
+        });
+        newest.unwrap_or_default()
+    }
+
+    /// The number of a channel's oldest entry. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn oldest_of(&self, name: &ChannelName) -> Option<Sequence> {
+        self.end_of(name, |entries| entries.front())
+    }
+
+    /// The number of a channel's newest entry. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn newest_of(&self, name: &ChannelName) -> Option<Sequence> {
+        self.end_of(name, |entries| entries.back())
+    }
+
+    fn end_of(
+        &self,
+        name: &ChannelName,
+        end: impl FnOnce(&VecDeque<Entry>) -> Option<&Entry>,
+    ) -> Option<Sequence> {
+        let hash = self.hash(name);
+        let (_, shard) = self.shards.read_by_hash(hash);
+        let shard = shard?;
+        let channel = shard.get(shard.find(hash, name)?)?;
+        end(&channel.entries).map(Entry::sequence)
+    }
+
+    /// How many channels have entries or subscribers. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn channel_count(&self) -> usize {
+        let counts = self
+            .shards
+            .each()
+            .map(|(_, shard)| shard.channels().count());
+        counts.sum()
+    }
+
+    /// Panics if a channel's parts disagree. For tests.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        let (mut entries, mut encoded, mut subscribed) = (0, 0, 0);
+        for (_, shard) in self.shards.each() {
+            for channel in shard.channels() {
+                assert!(!channel.is_abandoned(), "{:?} is kept", channel.name);
+                assert_eq!(
+                    shard
+                        .find(self.hash(&channel.name), &channel.name)
+                        .map(|_| ()),
+                    Some(())
+                );
+                channel.check_entries();
+                entries += channel.entries.len() as u64;
+                subscribed += u64::from(!channel.interest.is_none());
+                encoded += channel
+                    .entries
+                    .iter()
+                    .map(Entry::charged_bytes)
+                    .sum::<u64>();
+            }
+        }
+        assert_eq!(entries, self.len(), "entries");
+        assert_eq!(subscribed, self.subscribed(), "channels with subscribers");
+        let counted = self.encoded.load(Ordering::Relaxed);
+        assert_eq!(encoded, counted, "bytes of encodings");
+    }
+}
+
+impl Channel {
+    fn check_entries(&self) {
+        let mut previous = self.evicted;
+        let mut before = None;
+        for entry in &self.entries {
+            assert!(entry.sequence() > previous, "numbers of {:?}", self.name);
+            assert!(before.is_none_or(|before| before == entry.before));
+            assert!(entry.previous <= previous, "a hole in {:?}", self.name);
+            (previous, before) = (entry.sequence(), Some(entry.total()));
+        }
+        if !self.entries.is_empty() {
+            assert_eq!((previous, before), (self.last, Some(self.total)));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How much of each channel is kept, and what happens to conns that are behind.
+//!
+//! A channel learns its rule once, when it is made: an index into a small table, one row for each
+//! namespace and one for all other channels.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Amount;
+use crate::config::namespace::{self, Namespace};
+use crate::config::{Config, LogBounds, Overflow, Retention};
+use crate::id::{ChannelName, Sequence};
+
+/// A channel's place in the table of rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleIndex(u16);
+
+/// The rules, and the newest loss in channels that are gone.
+#[derive(Debug)]
+pub struct Rules {
+    namespaces: Vec<Namespace>,
+    /// First that of channels in no namespace, then one for each namespace.
+    table: Vec<Rule>,
+    /// Ages that are shorter than the log's, each once.
+    pub(super) ages: Vec<Duration>,
+    /// For all channels together.
+    pub(super) bounds: LogBounds,
+}
+
+/// What holds for the channels of one namespace.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// Most that is kept of a channel. Its newest publication is kept, whatever its size.
+    pub(super) bound: Amount,
+    age: Duration,
+    overflow: Overflow,
+    /// Index into [`Rules::ages`]; none where the age is the log's.
+    pub(super) clock: Option<usize>,
+    /// The newest eviction of any channel that is gone. A channel that is made again may have had
+    /// entries up to here.
+    forgotten: AtomicU64,
+}
+
+impl Rules {
+    pub(super) fn new(config: &Config, head: Sequence) -> Self {
+        let mut ages: Vec<Duration> = Vec::new();
+        let whole = config.retention();
+        let in_namespaces = config.namespace.iter().map(|n| config.retention_in(n));
+        let all = std::iter::once(whole).chain(in_namespaces);
+        let table = all.map(|retention| {
+            let Retention {
+                entries,
+                bytes,
+                age_ms,
+                overflow,
+            } = retention;
+            let age = Duration::from_millis(age_ms);
+            let clock = (age_ms < whole.age_ms).then(|| {
+                let known = ages.iter().position(|known| *known == age);
+                known.unwrap_or_else(|| {
+                    ages.push(age);
+                    ages.len() - 1
+                })
+            });
+            Rule {
+                bound: Amount {
+                    bytes,
+                    publications: entries,
+                },
+                age,
+                overflow,
+                clock,
+                forgotten: AtomicU64::new(head.0),
+            }
+        });
+        let table = table.collect();
+        Self {
+            namespaces: config.namespace.clone(),
+            table,
+            ages,
+            bounds: config.log,
+        }
+    }
+
+    /// What happens to a conn that is further behind on such a channel than its quota.
+    #[must_use]
+    pub fn overflow(&self, index: RuleIndex) -> Overflow {
+        self.get(index).map_or(Overflow::Skip, |rule| rule.overflow)
+    }
+
+    /// How long a publication of such a channel is kept.
+    #[must_use]
+    pub fn age(&self, index: RuleIndex) -> Duration {
+        let age = self.get(index).map(|rule| rule.age);
+        age.unwrap_or_else(|| self.bounds.age())
+    }
+
+    /// The shortest age of all.
+    #[must_use]
+    pub fn age_min(&self) -> Duration {
+        let ages = self.ages.iter().copied();
+        ages.fold(self.bounds.age(), Duration::min)
+    }
+
+    /// Whether any channel conflates.
+    #[must_use]
+    pub fn has_conflation(&self) -> bool {
+        let mut rules = self.table.iter();
+        rules.any(|rule| rule.overflow == Overflow::Conflate)
+    }
+
+    /// The bounds for all channels together.
+    #[must_use]
+    pub fn bounds(&self) -> &LogBounds {
+        &self.bounds
+    }
+
+    /// The rule for a channel that is made.
+    pub(super) fn find(&self, name: &ChannelName) -> RuleIndex {
+        let found = namespace::find(&self.namespaces, name.as_str());
+        RuleIndex(found.map_or(0, |index| u16::try_from(index + 1).unwrap_or(0)))
+    }
+
+    pub(super) fn get(&self, index: RuleIndex) -> Option<&Rule> {
+        self.table.get(usize::from(index.0))
+    }
+
+    /// The newest eviction of any channel with this rule that is gone. Called with the shard of the
+    /// channel that is made locked, as [`Self::forget`] is with that of the one that goes.
+    pub(super) fn forgotten(&self, index: RuleIndex) -> Sequence {
+        let rule = self.get(index);
+        rule.map_or(Sequence::ZERO, |rule| {
+            Sequence(rule.forgotten.load(Ordering::Relaxed))
+        })
+    }
+
+    /// A channel of which this was the newest eviction is gone.
+    pub(super) fn forget(&self, index: RuleIndex, evicted: Sequence) {
+        if let Some(rule) = self.get(index) {
+            rule.forgotten.fetch_max(evicted.0, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Channels in shards, with a lock for each shard.
+//!
+//! A thread locks one shard at a time. While it does, it neither encodes, nor drops a publication,
+//! nor calls the system: debug builds assert with [`assert_unlocked`] that it holds no lock.
+
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::conflation::Newest;
+use super::interest::Interest;
+use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
+use crate::id::{ChannelName, Sequence};
+
+/// Bits of a key that name the shard.
+const SHARD_BITS: u32 = 8;
+/// Bits of a key that name the channel's place in its shard.
+const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
+
+/// A named point of fan-out. Exists while it has entries or subscribers.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) name: ChannelName,
+    /// Oldest first, with rising numbers and ordinals without holes.
+    pub(super) entries: VecDeque<Entry>,
+    /// Its newest publication, whether the log still has it or not. A channel that is made may have
+    /// had one up to here before.
+    pub(super) last: Sequence,
+    /// Its newest publication that has left the log. A subscriber that stands before it has missed
+    /// something.
+    pub(super) evicted: Sequence,
+    /// Everything published in it since it exists.
+    pub(super) total: Amount,
+    pub(super) interest: Interest,
+    /// Only where the channel conflates and has entries.
+    pub(super) newest: Option<Box<Newest>>,
+    pub(super) rule: RuleIndex,
+    /// Whether the writer has it on its list of channels that are over their bounds.
+    pub(super) is_over_queued: bool,
+}
+
+/// Bytes of memory for a channel itself: its slot, and its place in a directory that doubles as it
+/// grows.
+pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 16) as u64;
+
+const _: () = assert!(CHANNEL_BYTES <= 144);
+
+impl Channel {
+    fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
+        Self {
+            name,
+            entries: VecDeque::new(),
+            last: evicted,
+            evicted,
+            total: Amount::default(),
+            interest: Interest::None,
+            newest: None,
+            rule,
+            is_over_queued: false,
+        }
+    }
+
+    /// The index of the first entry behind a position.
+    pub(super) fn index_after(&self, position: Sequence) -> usize {
+        // Most positions are at one of the ends.
+        match self.entries.back() {
+            Some(last) if last.sequence() <= position => return self.entries.len(),
+            Some(last) if last.previous <= position => return self.entries.len() - 1,
+            Some(_) | None => {}
+        }
+        self.entries
+            .partition_point(|entry| entry.sequence() <= position)
+    }
+
+    pub(super) fn get(&self, sequence: Sequence) -> Option<&Entry> {
+        let index = self
+            .entries
+            .partition_point(|entry| entry.sequence() < sequence);
+        let entry = self.entries.get(index)?;
+        (entry.sequence() == sequence).then_some(entry)
+    }
+
+    pub(super) fn get_mut(&mut self, sequence: Sequence) -> Option<&mut Entry> {
+        let index = self
+            .entries
+            .partition_point(|entry| entry.sequence() < sequence);
+        let entry = self.entries.get_mut(index)?;
+        (entry.sequence() == sequence).then_some(entry)
+    }
+
+    /// Bytes of memory held by the list of entries.
+    pub(super) fn deque_bytes(&self) -> u64 {
+        (self.entries.capacity() * size_of::<Entry>()) as u64
+    }
+
+    /// Whether nothing keeps it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.entries.is_empty() && self.interest.is_none()
+    }
+}
+
+/// Some of the channels.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    /// Their places, found by name.
+    directory: HashTable<u32>,
+    channels: Slab<Channel>,
+}
+
+impl Shard {
+    pub(super) fn find(&self, hash: u64, name: &ChannelName) -> Option<u32> {
+        let is_it = |place: &u32| {
+            let channel = self.channels.get(*place as usize);
+            channel.is_some_and(|channel| channel.name == *name)
+        };
+        self.directory.find(hash, is_it).copied()
+    }
+
+    pub(super) fn get(&self, place: u32) -> Option<&Channel> {
+        self.channels.get(place as usize)
+    }
+
+    pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Channel> {
+        self.channels.get_mut(place as usize)
+    }
+
+    pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
+        self.channels.iter().map(|(_, channel)| channel)
+    }
+
+    /// The place of the channel with this name, which is made if there is none. `None` when the
+    /// shard is full.
+    pub(super) fn find_or_add(&mut self, log: &Log, hash: u64, name: &ChannelName) -> Option<u32> {
+        if let Some(place) = self.find(hash, name) {
+            return Some(place);
+        }
+        if self.channels.len() >= 1 << PLACE_BITS {
+            debug_assert!(false, "a shard is full");
+            return None;
+        }
+        let rule = log.rules.find(name);
+        let channel = Channel::new(name.clone(), rule, log.rules.forgotten(rule));
+        let place = u32::try_from(self.channels.insert(channel)).ok()?;
+        let channels = &self.channels;
+        let rehash = |place: &u32| {
+            let channel = channels.get(*place as usize);
+            channel.map_or(0, |channel| log.hash(&channel.name))
+        };
+        self.directory.insert_unique(hash, place, rehash);
+        Some(place)
+    }
+
+    /// Removes a channel that has neither entries nor subscribers. True if it is gone.
+    pub(super) fn drop_if_abandoned(&mut self, log: &Log, place: u32) -> bool {
+        let channel = self.get(place).filter(|channel| channel.is_abandoned());
+        let Some(channel) = channel else {
+            return false;
+        };
+        let hash = log.hash(&channel.name);
+        log.rules.forget(channel.rule, channel.evicted);
+        match self.directory.find_entry(hash, |known| *known == place) {
+            Ok(found) => drop(found.remove()),
+            Err(_) => debug_assert!(false, "a channel is not in the directory"),
+        }
+        self.channels.remove(place as usize);
+        let room = self.channels.capacity();
+        if room > 64 && self.channels.len() * 4 < room {
+            self.channels.shrink_to_fit();
+            let channels = &self.channels;
+            self.directory.shrink_to_fit(|place| {
+                let channel = channels.get(*place as usize);
+                channel.map_or(0, |channel| log.hash(&channel.name))
+            });
+        }
+        true
+    }
+}
+
+/// A lock on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Locked(RwLock<Shard>);
+
+/// All shards.
+#[derive(Debug)]
+pub(super) struct Shards(Box<[Locked]>);
+
+impl Default for Shards {
+    fn default() -> Self {
+        let shards = (0..1 << SHARD_BITS).map(|_| Locked::default());
+        Self(shards.collect())
+    }
+}
+
+impl ChannelKey {
+    fn shard(self) -> u32 {
+        self.0 >> PLACE_BITS
+    }
+
+    /// The channel's place in its shard.
+    pub(super) fn place(self) -> u32 {
+        self.0 & ((1 << PLACE_BITS) - 1)
+    }
+}
+
+impl Shards {
+    /// Locks the shard of a name to read; gives the shard's number too.
+    pub(super) fn read_by_hash(
+        &self,
+        hash: u64,
+    ) -> (u32, Option<Guard<RwLockReadGuard<'_, Shard>>>) {
+        let shard = shard_of(hash);
+        (shard, self.read_number(shard))
+    }
+
+    /// Locks the shard of a name to write; gives the shard's number too.
+    pub(super) fn write_by_hash(
+        &self,
+        hash: u64,
+    ) -> (u32, Option<Guard<RwLockWriteGuard<'_, Shard>>>) {
+        let shard = shard_of(hash);
+        (shard, self.write_number(shard))
+    }
+
+    pub(super) fn read(&self, key: ChannelKey) -> Option<Guard<RwLockReadGuard<'_, Shard>>> {
+        self.read_number(key.shard())
+    }
+
+    pub(super) fn write(&self, key: ChannelKey) -> Option<Guard<RwLockWriteGuard<'_, Shard>>> {
+        self.write_number(key.shard())
+    }
+
+    /// Locks each shard in turn. For tests.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u32, Guard<RwLockReadGuard<'_, Shard>>)> {
+        let numbers = 0..u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        numbers.filter_map(|number| Some((number, self.read_number(number)?)))
+    }
+
+    fn read_number(&self, shard: u32) -> Option<Guard<RwLockReadGuard<'_, Shard>>> {
+        let Locked(lock) = self.0.get(shard as usize)?;
+        let held = Held::new();
+        let guard = lock.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Guard(guard, held))
+    }
+
+    fn write_number(&self, shard: u32) -> Option<Guard<RwLockWriteGuard<'_, Shard>>> {
+        let Locked(lock) = self.0.get(shard as usize)?;
+        let held = Held::new();
+        let guard = lock.write().unwrap_or_else(PoisonError::into_inner);
+        Some(Guard(guard, held))
+    }
+}
+
+/// The key of a place in a shard.
+pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
+    ChannelKey(shard << PLACE_BITS | place)
+}
+
+fn shard_of(hash: u64) -> u32 {
+    // The directories use the other bits.
+    let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
+    u32::try_from(bits).unwrap_or_default()
+}
+
+/// A locked shard.
+#[derive(Debug)]
+pub(super) struct Guard<G>(G, Held);
+
+impl<G: Deref> Deref for Guard<G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<G: DerefMut> DerefMut for Guard<G> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+/// Counts the locks of this thread in debug builds.
+#[derive(Debug)]
+struct Held;
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static LOCKS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+impl Held {
+    fn new() -> Self {
+        assert_unlocked();
+        #[cfg(debug_assertions)]
+        LOCKS.set(LOCKS.get() + 1);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        LOCKS.set(LOCKS.get() - 1);
+    }
+}
+
+/// Panics in debug builds if this thread holds the lock of a shard.
+pub(crate) fn assert_unlocked() {
+    #[cfg(debug_assertions)]
+    assert_eq!(LOCKS.get(), 0, "a shard of the log is locked");
+}

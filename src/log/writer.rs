@@ -1,0 +1,402 @@
+//! The one that adds entries to the log and removes them.
+//!
+//! A channel's own bounds remove its oldest entries; the bounds for all channels together remove
+//! the oldest of all; a clock for each age that is shorter than the log's steps over every entry
+//! once. Nothing of this asks a reader: a worker holds what it is about to write.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::order::{Order, Ordered};
+use super::shard::{CHANNEL_BYTES, Channel, Shard, assert_unlocked, key};
+use super::{Amount, ChannelKey, Entry, Log, Stake};
+use crate::config::limits::TRIMS_PER_PUBLICATION_MAX;
+use crate::config::{Config, Overflow};
+use crate::frame::Publication;
+use crate::id::Sequence;
+use crate::time::{Deadline, Now};
+
+/// Adds entries and removes them.
+#[derive(Debug)]
+pub struct Writer {
+    log: Arc<Log>,
+    /// The newest entry's number.
+    head: Sequence,
+    order: Order,
+    clocks: Vec<Clock>,
+    /// Channels that may be over their bounds.
+    over: VecDeque<ChannelKey>,
+    /// Bytes of publications, of the channels' deques, and of what is listed for conflation.
+    bytes: u64,
+    /// Channels that have entries.
+    kept: u64,
+    /// The last eviction ended at its budget.
+    is_cut_short: bool,
+    /// Entries that were removed while a shard was locked, to be dropped after that.
+    removed: Vec<Entry>,
+}
+
+/// Finds the oldest entry among the channels with one age.
+#[derive(Clone, Debug)]
+struct Clock {
+    age: Duration,
+    /// Everything before it is of other channels or gone.
+    next: Sequence,
+    /// When the next of its entries will be too old, as far as was looked.
+    due: Option<Deadline>,
+}
+
+impl Writer {
+    /// A writer of an empty log, whose entries will have numbers above `head`.
+    #[must_use]
+    pub fn new(config: &Config, head: Sequence) -> Self {
+        let log = Arc::new(Log::new(config, head));
+        let clocks = log.rules.ages.iter().map(|age| Clock {
+            age: *age,
+            next: head.next(),
+            due: None,
+        });
+        Self {
+            clocks: clocks.collect(),
+            log,
+            head,
+            order: Order::default(),
+            over: VecDeque::new(),
+            bytes: 0,
+            kept: 0,
+            is_cut_short: false,
+            removed: Vec::new(),
+        }
+    }
+
+    /// The log, for readers.
+    #[must_use]
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The newest entry's number.
+    #[must_use]
+    pub fn head(&self) -> Sequence {
+        self.head
+    }
+
+    /// Announces that numbers up to this one are about to be added. Called before each batch.
+    pub fn announce(&mut self, last: Sequence) {
+        let sequenced = &self.log.numbers.sequenced;
+        debug_assert!(last.0 >= sequenced.load(Ordering::Relaxed));
+        // Released before the first entry is added: no reader meets a number above it.
+        sequenced.store(last.0, Ordering::Release);
+    }
+
+    /// Everything that was added has been posted to the workers that it concerns.
+    pub fn note_posted(&mut self) {
+        self.log
+            .numbers
+            .posted
+            .store(self.head.0, Ordering::Release);
+        self.show();
+    }
+
+    /// Numbers up to this one may have been given out before a restart and are lost.
+    pub fn note_lost(&mut self, until: Sequence) {
+        self.log
+            .numbers
+            .lost_until
+            .store(until.0, Ordering::Release);
+    }
+
+    /// Adds a publication with a number above all others, and removes what its channel's bounds no
+    /// longer allow, at most [`TRIMS_PER_PUBLICATION_MAX`] entries; the rest is for [`Self::trim`].
+    /// Each worker with subscribers of the channel is passed to `send` with its copy. Returns how
+    /// many were removed.
+    pub fn publish(
+        &mut self,
+        publication: Arc<Publication>,
+        send: impl FnMut(Stake, ChannelKey, Entry),
+    ) -> u32 {
+        assert_unlocked();
+        let sequence = publication.id.sequence;
+        if sequence <= self.head {
+            debug_assert!(false, "{sequence:?} is not above {:?}", self.head);
+            return 0;
+        }
+        debug_assert!(
+            sequence <= self.log.sequenced(),
+            "{sequence:?} was not announced"
+        );
+        self.head = sequence;
+        let published = publication.published;
+        let log = Arc::clone(&self.log);
+        let hash = log.hash(&publication.channel);
+        let (number, shard) = log.shards.write_by_hash(hash);
+        let Some(mut shard) = shard else { return 0 };
+        let place = shard.find_or_add(&log, hash, &publication.channel);
+        let Some(place) = place else { return 0 };
+        let key = key(number, place);
+        let Some(channel) = shard.get_mut(place) else {
+            return 0;
+        };
+        let rule = channel.rule;
+        let this = Amount::of(&publication);
+        let mut removed = 0;
+        // Before the new one is added, so that a channel that keeps one entry has room for one.
+        while removed < TRIMS_PER_PUBLICATION_MAX && self.is_over(channel, this) {
+            self.remove_first(channel);
+            removed += 1;
+        }
+        let is_over = self.is_over(channel, this);
+        if is_over && !std::mem::replace(&mut channel.is_over_queued, true) {
+            self.over.push_back(key);
+        }
+        self.append(channel, publication, key, send);
+        drop(shard);
+        self.order
+            .push(Ordered::new(sequence, published, key, rule));
+        self.drop_removed();
+        removed
+    }
+
+    fn append(
+        &mut self,
+        channel: &mut Channel,
+        publication: Arc<Publication>,
+        key: ChannelKey,
+        mut send: impl FnMut(Stake, ChannelKey, Entry),
+    ) {
+        let sequence = publication.id.sequence;
+        self.bytes += publication.bytes_held();
+        self.kept += u64::from(channel.entries.is_empty());
+        let entry = Entry {
+            publication,
+            before: channel.total,
+            previous: channel.last,
+            charged: 0,
+            is_superseded: false,
+        };
+        channel.last = sequence;
+        channel.total = entry.total();
+        for stake in channel.interest.all() {
+            send(*stake, key, entry.clone());
+        }
+        let before = channel.deque_bytes();
+        if channel.entries.capacity() == 0 {
+            channel.entries.reserve_exact(1);
+        }
+        channel.entries.push_back(entry);
+        self.bytes = self.bytes + channel.deque_bytes() - before;
+        if self.log.rules.overflow(channel.rule) == Overflow::Conflate {
+            let before = channel.newest_bytes();
+            channel.note_newest(&self.log.hasher);
+            self.bytes = self.bytes + channel.newest_bytes() - before;
+        }
+    }
+
+    /// Removes what is too old and what the bounds for all channels no longer allow, at most `max`
+    /// entries. Returns how many.
+    pub fn evict(&mut self, now: Now, max: u32) -> u32 {
+        let mut count = 0;
+        // What its own channel has no use for goes before what others keep.
+        while count < max && self.is_full() && self.trim(1) > 0 {
+            count += 1;
+        }
+        while count < max
+            && let Some(oldest) = self.order.oldest()
+            && (self.is_full() || now.has_reached(self.too_old(&oldest)))
+        {
+            self.remove_oldest_of(oldest.channel);
+            count += 1;
+        }
+        for clock in 0..self.clocks.len() {
+            while let Some((due, channel)) = self.look(clock)
+                && now.has_reached(due)
+                && count < max
+            {
+                self.remove_oldest_of(channel);
+                count += 1;
+            }
+        }
+        self.is_cut_short = count >= max;
+        self.show();
+        count
+    }
+
+    /// Removes what the channels' own bounds do not allow and [`Self::publish`] has left, at most
+    /// `max` entries. Returns how many.
+    pub fn trim(&mut self, max: u32) -> u32 {
+        let log = Arc::clone(&self.log);
+        let mut count = 0;
+        while count < max
+            && let Some(key) = self.over.front().copied()
+        {
+            let mut shard = log.shards.write(key);
+            let channel = shard.as_mut().and_then(|shard| shard.get_mut(key.place()));
+            if let Some(channel) = channel {
+                if self.is_over(channel, Amount::default()) {
+                    self.remove_first(channel);
+                    count += 1;
+                } else {
+                    channel.is_over_queued = false;
+                    self.over.pop_front();
+                }
+            } else {
+                self.over.pop_front();
+            }
+            drop(shard);
+            self.drop_removed();
+        }
+        self.show();
+        count
+    }
+
+    /// When the next entry has to be removed.
+    #[must_use]
+    pub fn next_eviction(&self) -> Option<Deadline> {
+        if !self.over.is_empty() || self.is_cut_short {
+            return Some(Deadline(0));
+        }
+        let oldest = self.order.oldest();
+        let oldest = oldest.map(|oldest| self.too_old(&oldest));
+        let clocks = self.clocks.iter().filter_map(|clock| clock.due);
+        clocks.chain(oldest).min()
+    }
+
+    /// Gives back memory that is not used.
+    pub fn shrink_to_fit(&mut self) {
+        self.order.shrink_to_fit();
+        self.over.shrink_to_fit();
+        self.removed.shrink_to_fit();
+    }
+
+    /// Bytes of memory that the log's bound counts.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let channels = self.kept * CHANNEL_BYTES;
+        self.bytes + self.order.bytes() + channels + self.log.encoded.load(Ordering::Relaxed)
+    }
+
+    /// Shows readers and gauges how much there is.
+    fn show(&self) {
+        let shown = &self.log.shown;
+        let encoded = self.log.encoded.load(Ordering::Relaxed);
+        let bytes = self.bytes().saturating_sub(encoded);
+        shown.bytes.store(bytes, Ordering::Relaxed);
+        shown.entries.store(self.order.len(), Ordering::Relaxed);
+        let oldest = self.order.oldest();
+        let oldest = oldest.map_or(Sequence::ZERO, |oldest| oldest.sequence);
+        shown.oldest.store(oldest.0, Ordering::Relaxed);
+    }
+
+    fn is_full(&self) -> bool {
+        let bounds = &self.log.rules.bounds;
+        self.bytes() > bounds.bytes || self.order.len() > bounds.entries
+    }
+
+    fn too_old(&self, entry: &Ordered) -> Deadline {
+        entry.published.after(self.log.rules.bounds.age())
+    }
+
+    /// Whether a channel has more entries than its rule allows, with so much more.
+    fn is_over(&self, channel: &Channel, more: Amount) -> bool {
+        let rule = self.log.rules.get(channel.rule);
+        let (Some(rule), Some(first)) = (rule, channel.entries.front()) else {
+            return false;
+        };
+        let held = channel.total.plus(more).minus(first.before);
+        held.publications > 1 && held.exceeds(rule.bound)
+    }
+
+    /// Removes a channel's oldest entry, with its shard locked.
+    fn remove_first(&mut self, channel: &mut Channel) {
+        let Some(entry) = channel.entries.pop_front() else {
+            debug_assert!(false, "{:?} has no entry", channel.name);
+            return;
+        };
+        channel.evicted = entry.sequence();
+        let before = channel.newest_bytes() + channel.deque_bytes();
+        channel.forget_newest(&entry, &self.log.hasher);
+        let room = channel.entries.capacity();
+        if room > 16 && channel.entries.len() * 4 < room {
+            channel.entries.shrink_to(channel.entries.len() * 2);
+        }
+        self.bytes = self.bytes + channel.newest_bytes() + channel.deque_bytes() - before;
+        self.bytes -= entry.publication.bytes_held();
+        self.kept -= u64::from(channel.entries.is_empty());
+        let encoded = entry.charged_bytes();
+        self.log.encoded.fetch_sub(encoded, Ordering::Relaxed);
+        self.removed.push(entry);
+    }
+
+    /// Removes the oldest entry of a channel.
+    fn remove_oldest_of(&mut self, key: ChannelKey) {
+        let log = Arc::clone(&self.log);
+        let mut shard = log.shards.write(key);
+        if let Some(shard) = shard.as_deref_mut() {
+            self.remove_oldest_in(&log, shard, key);
+        }
+        drop(shard);
+        self.drop_removed();
+    }
+
+    fn remove_oldest_in(&mut self, log: &Log, shard: &mut Shard, key: ChannelKey) {
+        if let Some(channel) = shard.get_mut(key.place()) {
+            self.remove_first(channel);
+            if channel.entries.is_empty() {
+                self.bytes -= channel.deque_bytes();
+                channel.entries = VecDeque::new();
+            }
+        }
+        shard.drop_if_abandoned(log, key.place());
+    }
+
+    /// Drops what was removed, now that no shard is locked.
+    fn drop_removed(&mut self) {
+        assert_unlocked();
+        for entry in self.removed.drain(..) {
+            let was_listed = self.order.remove(entry.sequence());
+            debug_assert!(was_listed, "{:?} is not in order", entry.sequence());
+        }
+    }
+
+    /// The next entry of a clock: when it is too old, and its channel, of which it is the oldest.
+    fn look(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
+        let this = self.clocks.get_mut(clock)?;
+        this.due = None;
+        while let Some(entry) = self.order.oldest_from(this.next) {
+            this.next = entry.sequence;
+            let rule = self.log.rules.get(entry.rule);
+            if rule.is_some_and(|rule| rule.clock == Some(clock)) {
+                let due = entry.published.after(this.age);
+                this.due = Some(due);
+                return Some((due, entry.channel));
+            }
+            this.next = this.next.next();
+        }
+        this.next = self.head.next();
+        None
+    }
+
+    /// Panics if the parts of the log disagree. For tests.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.show();
+        self.log.check_invariants();
+        assert!(self.removed.is_empty());
+        let held = self.log.shards.each().map(|(_, shard)| {
+            shard.channels().fold((0, 0), |(count, bytes), channel| {
+                let entries = channel.entries.iter();
+                let held: u64 = entries.map(|entry| entry.publication.bytes_held()).sum();
+                let held = held + channel.newest_bytes() + channel.deque_bytes();
+                (count + u64::from(!channel.entries.is_empty()), bytes + held)
+            })
+        });
+        let held = held.fold((0, 0), |sum, this| (sum.0 + this.0, sum.1 + this.1));
+        assert_eq!(
+            (self.kept, self.bytes),
+            held,
+            "channels with entries, bytes"
+        );
+    }
+}
