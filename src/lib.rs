@@ -159,21 +159,21 @@
 //! # What a channel costs
 //!
 //! A channel exists while it has subscribers or entries. With one entry that nobody was given, of a
-//! payload of P bytes and a name of N, each worker holds this, and the log's bound counts it:
+//! payload of P bytes and a name of N, the node holds this once, whatever the number of workers, and
+//! the log's bound counts it:
 //!
 //! | what | bytes | where |
 //! |---|---|---|
-//! | publication, shared by all workers | 376 + N + P | `frame/publication.rs` |
-//! | entry in its segment | 49 | `hub/log.rs`, `segment.rs` |
-//! | channel, its place and its name's | 192 | `hub/channel.rs`, `retention.rs` |
-//! | where it conflates: the entry's place, its key's | 32, 18 | `hub/conflation.rs` |
+//! | publication | 368 + N + P | `frame/publication.rs` |
+//! | entry in its channel, its place in the order of all | 40, 24 | `log/entry.rs`, `order.rs` |
+//! | channel and its name's place in the directory | 128 | `log/shard.rs` |
+//! | where it conflates: the entry's place, its key's | 32, 18 | `log/conflation.rs` |
 //!
-//! With N + P = 111 that is 728 bytes, so the default `log.bytes` of 64 MiB holds 92,000 of them. A
-//! million were 727 MB by the bound and 1.2 GB resident, with the allocator's share and tables that
-//! have just doubled (`cargo bench --bench log`). With several workers, a table that all share
-//! (`worker/census.rs`) counts each channel once, in 16 bytes outside the bound. An entry that its
-//! channel's bounds removed from the middle costs a bit and its share of a segment, together less
-//! than a byte, until the log's tail passes it.
+//! With N + P = 111 that is 671 bytes, so the default `log.bytes` of 64 MiB holds 100,000 of them. The
+//! bound counts a channel only while it has entries. Each worker with subscribers of a channel has
+//! 104 bytes for it (`hub/channel.rs`). Where that is more than one worker, the log has a list of
+//! them, 24 bytes and 8 for each. How many channels have subscribers is one number, which changes with
+//! the channel's shard locked: so `limits.channels` is exact.
 //!
 //! # Invariants
 //!
@@ -226,8 +226,8 @@
 //!   has no entry left is dropped. The hub keeps the newest eviction of all dropped channels of a
 //!   namespace, and a resume from before that is told of a gap, perhaps without need, never the
 //!   other way round.
-//! - *The log's bytes* count a publication, the encodings that this worker has used, the room in
-//!   the log's segments, and the channels that have an entry.
+//! - *The log's bytes* count a publication, the encodings that workers have used, the room in the
+//!   channels' lists, the list of all entries in order, and the channels that have an entry.
 //! - *The newest publication of a channel* stays, whatever its namespace says of bytes: a client
 //!   that comes late has something.
 //! - *permessage-deflate* is agreed to without context takeover on either side and in one window

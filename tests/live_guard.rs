@@ -17,6 +17,7 @@ mod live;
 
 use std::io::{BufReader, Write as _};
 use std::net::TcpStream;
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -221,10 +222,64 @@ fn channels_of_subscribers_are_bounded_and_those_of_feeders_are_not_refused() {
     server.await_metric("fanfare_subscriptions_refused_total", 59.0);
     server.await_metric("fanfare_channels", 5.0);
     neighbour.feeder.publish("another", 1);
-    server.await_metric("fanfare_channels", 6.0);
     neighbour.check();
-    greedy.send(&json!({"type": "unsubscribe", "channel": "c0"}));
+    server.await_metric("fanfare_channels", 5.0);
+    greedy.send(&json!({"type": "unsubscribe", "channel": "c1"}));
     assert_eq!(greedy.json()["type"], "unsubscribed");
+    greedy.send(&json!({"type": "subscribe", "channel": "another"}));
+    assert_eq!(greedy.json()["type"], "subscribed");
+}
+
+#[test]
+fn limit_of_channels_is_exact_over_workers_and_ignores_what_the_log_keeps() {
+    const MOST: usize = 40;
+    const EACH: usize = 20;
+    let namespace = "[[namespace]]\nmatch = \"pub:*\"\nclient_publish = \"broadcast\"\n";
+    let config = format!("[limits]\nchannels = {MOST}\n{namespace}");
+    let server = Server::with(&config, &["--workers", "2"]);
+    let mut publisher = Socket::open(server.addr, "");
+    assert_eq!(publisher.json()["type"], "welcome");
+    for number in 0..4 * MOST {
+        let channel = format!("pub:{number}");
+        publisher.send(&json!({"type": "publish", "channel": channel, "data": 1, "ref": number}));
+        assert_eq!(publisher.json()["type"], "ok");
+    }
+    server.await_metric("fanfare_channels", 0.0);
+    let start = Barrier::new(8);
+    let subscribe = |thread: usize| {
+        let mut socket = Socket::open(server.addr, "");
+        assert_eq!(socket.json()["type"], "welcome");
+        start.wait();
+        let subscribed: Vec<String> = (0..EACH)
+            .map(|number| format!("own:{thread}:{number}"))
+            .filter(|channel| {
+                socket.send(&json!({"type": "subscribe", "channel": channel}));
+                let answer = socket.json();
+                let is_refused = answer["code"] == "server_full";
+                assert!(is_refused || answer["type"] == "subscribed", "{answer}");
+                !is_refused
+            })
+            .collect();
+        (socket, subscribed)
+    };
+    let conns: Vec<(Socket, Vec<String>)> = thread::scope(|scope| {
+        let mut threads = Vec::new();
+        threads.extend((0..8).map(|thread| scope.spawn(move || subscribe(thread))));
+        threads.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    let subscribed: Vec<&String> = conns.iter().flat_map(|(_, own)| own).collect();
+    assert_eq!(subscribed.len(), MOST);
+    server.await_metric("fanfare_channels", MOST as f64);
+    assert_put_off(&Raw::get(server.addr, "/poll?channel=pub:1"), 503);
+    // Each is open to further subscribers, whichever worker their connections come to.
+    for channel in subscribed {
+        let poll = Raw::get(server.addr, &format!("/poll?channel={channel}&timeout=0"));
+        assert_eq!(poll.status, 200, "{channel}");
+    }
+    drop(conns);
+    server.await_metric("fanfare_channels", 0.0);
+    let poll = Raw::get(server.addr, "/poll?channel=pub:1&timeout=0");
+    assert_eq!(poll.status, 200);
 }
 
 /// Sends these frames many times; how long it took until all of them were answered.

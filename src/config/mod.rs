@@ -161,8 +161,8 @@ pub struct Limits {
     pub connects_per_second_per_source: u32,
     /// Milliseconds after which a WebSocket that has subscribed to nothing is closed; 0 is never.
     pub first_subscribe_ms: u64,
-    /// Channels of the whole server, shared out evenly among the workers and rounded up; 0 is no
-    /// limit. Nobody may subscribe to one that does not exist when a worker has its share.
+    /// Channels with subscribers on the whole server; 0 is no limit. At the limit, a subscription
+    /// to a channel without subscribers is refused.
     pub channels: u32,
     /// Frames that a WebSocket client may send each second; 0 is no limit. Whoever sends more is
     /// read more slowly.

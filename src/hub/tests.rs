@@ -645,3 +645,16 @@ fn limit_of_channels_counts_those_with_subscribers_and_refuses_only_a_further_on
     assert_eq!((hub.log().channel_count(), hub.log().subscribed()), (2, 0));
     hub.check_invariants();
 }
+
+#[test]
+fn conn_at_its_own_limit_of_channels_is_refused_for_that_although_the_server_is_full_too() {
+    let mut hub = hub(|config| {
+        config.limits.channels = 1;
+        config.limits.channels_per_conn = 1;
+    });
+    let mut join = |slot, channel| hub.subscribe(slot, &name(channel), Since::Now, Sequence::ZERO);
+    assert!(join(0, 0).joined().is_some());
+    assert_eq!(join(0, 1), JoinOutcome::TooManyChannels);
+    assert_eq!(join(0, 0), JoinOutcome::AlreadyJoined);
+    assert_eq!(join(1, 1), JoinOutcome::ServerFull);
+}

@@ -194,3 +194,6 @@ impl Log {
         self.hasher.hash_one(name)
     }
 }
+
+#[cfg(test)]
+mod limit_tests;

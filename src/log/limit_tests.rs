@@ -1,0 +1,120 @@
+//! The limit of channels with subscribers, with workers that enter and leave at the same time.
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use super::*;
+use crate::frame::{Payload, Publication};
+use crate::id::{Cursor, Epoch};
+use crate::time::Now;
+
+fn names(count: usize) -> Vec<ChannelName> {
+    let name = |number| ChannelName::new(&format!("c{number}")).unwrap();
+    (0..count).map(name).collect()
+}
+
+/// A writer whose log keeps 20 entries of all channels together.
+fn writer(channels_max: u32) -> Writer {
+    let mut config = Config::default();
+    config.limits.channels = channels_max;
+    config.log.entries = 20;
+    Writer::new(&config, Sequence::ZERO)
+}
+
+fn enter(log: &Log, worker: u16, name: &ChannelName) -> Option<ChannelKey> {
+    let (none, stake) = (Amount::default(), Stake { worker, place: 0 });
+    let entered = log.enter(name, stake, log.posted(), none, &mut Vec::new());
+    entered.map(|(standing, _)| standing.key)
+}
+
+/// Publishes one thing in each of these channels, and keeps the bounds of the log.
+fn publish_to_each(writer: &mut Writer, names: &[ChannelName]) {
+    for name in names {
+        let sequence = writer.head().next();
+        let epoch = Epoch::new(7);
+        let id = Cursor { epoch, sequence };
+        let one = Publication::new(id, name.clone(), Payload::Text("x".into()), Now(0));
+        writer.announce(sequence);
+        let _removed = writer.publish(Arc::new(one), |_, _, _| {});
+        writer.note_posted();
+        writer.evict(Now(0), 4);
+    }
+}
+
+#[test]
+fn channel_counts_once_until_its_last_worker_leaves_it() {
+    const WORKERS: u16 = 3;
+    let (names, writer) = (names(100), writer(0));
+    let log = writer.log();
+    let mut keys = Vec::new();
+    for worker in 0..WORKERS {
+        keys = names
+            .iter()
+            .filter_map(|name| enter(log, worker, name))
+            .collect();
+        assert_eq!((keys.len(), log.subscribed()), (100, 100), "{worker}");
+    }
+    for worker in (0..WORKERS).rev() {
+        keys.iter().for_each(|key| log.leave(*key, worker));
+        assert_eq!(log.subscribed(), if worker > 0 { 100 } else { 0 });
+    }
+    assert_eq!(log.channel_count(), 0);
+}
+
+#[test]
+fn only_a_channel_without_subscribers_is_refused_at_the_limit() {
+    let (names, mut writer) = (names(4), writer(3));
+    publish_to_each(&mut writer, &names[3..]);
+    let log = writer.log();
+    let keys: Vec<_> = names.iter().map(|name| enter(log, 0, name)).collect();
+    let is_entered: Vec<_> = keys.iter().map(Option::is_some).collect();
+    assert_eq!(is_entered, [true, true, true, false]);
+    let first = enter(log, 1, &names[0]).expect("another worker has it");
+    assert_eq!(log.subscribed(), 3);
+    log.leave(first, 0);
+    assert_eq!(enter(log, 0, &names[3]), None, "one worker still has it");
+    log.leave(first, 1);
+    assert!(enter(log, 0, &names[3]).is_some());
+    writer.check_invariants();
+}
+
+#[test]
+fn workers_that_subscribe_at_once_reach_the_limit_and_never_pass_it() {
+    const WORKERS: u16 = 4;
+    const MOST: u64 = 10;
+    let (names, mut writer) = (names(40), writer(10));
+    let log = Arc::clone(writer.log());
+    let start = Barrier::new(usize::from(WORKERS) + 1);
+    for round in 0..300 {
+        let enter_all = |worker: u16| {
+            start.wait();
+            let shift = (usize::from(worker) * 10 + round) % names.len();
+            let (before, after) = names.split_at(shift);
+            let in_turn = after.iter().chain(before);
+            let entered = in_turn.filter_map(|name| enter(&log, worker, name));
+            let entered: Vec<_> = entered.collect();
+            assert!(log.subscribed() <= MOST);
+            entered
+        };
+        let entered: Vec<Vec<ChannelKey>> = thread::scope(|scope| {
+            let threads = (0..WORKERS).map(|worker| scope.spawn(move || enter_all(worker)));
+            let threads: Vec<_> = threads.collect();
+            start.wait();
+            publish_to_each(&mut writer, &names);
+            threads.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert_eq!(log.subscribed(), MOST, "each asked for more than there is");
+        let distinct: hashbrown::HashSet<_> = entered.iter().flatten().collect();
+        assert_eq!(distinct.len() as u64, MOST);
+        writer.check_invariants();
+        thread::scope(|scope| {
+            for (worker, own) in (0..).zip(&entered) {
+                let log = &log;
+                scope.spawn(move || own.iter().for_each(|key| log.leave(*key, worker)));
+            }
+            publish_to_each(&mut writer, &names);
+        });
+        assert_eq!(log.subscribed(), 0);
+        writer.check_invariants();
+    }
+}
