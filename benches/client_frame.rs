@@ -9,7 +9,7 @@
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
-use fanfare::effect::{Context, Draw};
+use fanfare::effect::{Context, Draw, WorkBudget};
 use fanfare::frame::Envelope;
 use fanfare::frame::websocket::RSV1;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
@@ -81,6 +81,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         sequence: Sequence(1),
     };
     let mut effects = Vec::new();
+    let mut work = WorkBudget::default();
     let mut context = Context {
         now: Now(1),
         draw: Draw(1),
@@ -96,6 +97,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         drain: None,
         config: &lent.config,
         metrics: &lent.metrics,
+        work: &mut work,
         inflater: &mut lent.inflater,
         access: &mut lent.access,
         effects: &mut effects,

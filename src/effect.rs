@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::config::limits::{RESTART_MS, WINDOW_PUBLICATIONS_MAX};
+use crate::config::limits::{JOIN_WORK, RESTART_MS, WINDOW_PUBLICATIONS_MAX, WORK_AT_ONCE_MAX};
 use crate::config::{Config, Drain};
 use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnName, Cursor, Since};
@@ -45,6 +45,8 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// This worker's counters.
     pub metrics: &'a WorkerMetrics,
+    /// What the conn's input may still cause at once.
+    pub work: &'a mut WorkBudget,
     /// Takes compressed messages apart; nothing of one message or conn is left in it for the next.
     pub inflater: &'a mut Inflater,
     /// What the worker's conns may do.
@@ -54,8 +56,12 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Asks for something.
+    /// Asks for something. A join is work for each of its channels.
     pub fn ask(&mut self, effect: Effect) {
+        if let Effect::Join(join) = &effect {
+            let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
+            self.work.spend(channels.saturating_mul(JOIN_WORK));
+        }
         self.effects.push(effect);
     }
 
@@ -73,6 +79,37 @@ impl Context<'_> {
         let delay = self.drain;
         let delay = delay.unwrap_or_else(|| ReconnectDelay::after_refusal(&self.config.drain));
         delay.draw_s(self.draw)
+    }
+}
+
+/// What is left of the work that the input of one conn may cause at once, in the units of
+/// [`WORK_AT_ONCE_MAX`]. The last command may take more than is left. Input beyond it waits in the
+/// machine.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkBudget(u32);
+
+impl Default for WorkBudget {
+    fn default() -> Self {
+        Self::new(WORK_AT_ONCE_MAX)
+    }
+}
+
+impl WorkBudget {
+    /// So much.
+    #[must_use]
+    pub fn new(work: u32) -> Self {
+        Self(work)
+    }
+
+    /// Takes so much away.
+    pub fn spend(&mut self, work: u32) {
+        self.0 = self.0.saturating_sub(work);
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_spent(self) -> bool {
+        self.0 == 0
     }
 }
 

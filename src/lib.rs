@@ -131,10 +131,12 @@
 //!
 //! [`worker::Worker::turn`] is seven verbs: poll, read, accept, broadcast, expire, flush, reap.
 //! Each has a budget in [`config::limits`]; what it cuts off stays on a list, and the next poll
-//! does not wait. Flush rests in the middle of a walk over a channel's subscribers and goes on in
-//! the next turn, so half a million sends do not hold up one request. Where there are many more
-//! workers than processors, for the sake of their descriptor tables, only a few of them walk at
-//! once ([`worker::walkers`]), and a request finds its worker asleep instead of in a queue.
+//! does not wait. The input of one conn has a budget of work too, counted by its machine: a
+//! command of few bytes may cost much. What is beyond it waits there ([`effect::WorkBudget`]).
+//! Flush rests in the middle of a walk over a channel's subscribers and goes on in the next turn,
+//! so half a million sends do not hold up one request. Where there are many more workers than
+//! processors, for the sake of their descriptor tables, only a few of them walk at once
+//! ([`worker::walkers`]), and a request finds its worker asleep instead of in a queue.
 //!
 //! # Where each byte of an idle conn is
 //!

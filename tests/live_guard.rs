@@ -15,15 +15,15 @@
 
 mod live;
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use live::handmade::ends_without_a_word;
+use live::handmade::{ends_without_a_word, handshake};
 use live::raw::{connect, connect_from};
-use live::secure::{Certificate, tls_addr};
+use live::secure::{Certificate, secured, tls_addr};
 use live::socket::frame;
 use live::{Feeder, Raw, Server, Socket, within};
 use serde_json::json;
@@ -300,6 +300,68 @@ fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     writing.join().unwrap();
     assert!(server.metric("fanfare_client_reads_paused_total") >= 1.0);
     (server, start.elapsed())
+}
+
+/// Writes everything at once to a connection, and reads until so many references came back. They
+/// come in order.
+fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
+    stream.write_all(sent).unwrap();
+    let mut answers = Vec::new();
+    let references = |answers: &[u8]| -> Vec<usize> {
+        let text = String::from_utf8_lossy(answers);
+        let fields = text.split("\"ref\":").skip(1);
+        let numbers = fields.filter_map(|field| {
+            // One at the end may be cut.
+            let end = field.find(|c: char| !c.is_ascii_digit())?;
+            field[..end].parse().ok()
+        });
+        numbers.collect()
+    };
+    while references(&answers).len() < count {
+        let mut piece = [0; 4096];
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "it has ended");
+        answers.extend_from_slice(&piece[..length]);
+    }
+    assert!(references(&answers).into_iter().eq(0..count));
+}
+
+#[test]
+fn commands_sent_at_once_are_answered_in_order_with_others_served_between() {
+    const COUNT: usize = 300;
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "localhost");
+    let flags = ["--listen", "127.0.0.1:0 tls", "--workers", "1"];
+    let server = Server::with(&certificate.config(), &flags);
+    let mut neighbour = Neighbour::new(&server);
+    let since = neighbour.feeder.publish("big", 1);
+    let commands = (0..COUNT).flat_map(|number| {
+        let kind = ["subscribe", "unsubscribe"][number % 2];
+        let since = [format!(",\"since\":\"{since}\""), String::new()];
+        let rest = format!("\"channel\":\"big\",\"ref\":{number}{}", since[number % 2]);
+        frame(0x81, format!("{{\"type\":\"{kind}\",{rest}}}").as_bytes())
+    });
+    let mut sent = handshake("");
+    sent.extend(commands);
+    thread::scope(|scope| {
+        let plain = scope.spawn(|| answers_in_order(connect(server.addr), &sent, COUNT));
+        let tls = scope.spawn(|| {
+            let stream = secured(tls_addr(&server), &certificate.trusting());
+            answers_in_order(stream, &sent, COUNT);
+        });
+        while !plain.is_finished() || !tls.is_finished() {
+            neighbour.check();
+        }
+    });
+    // Polls that are sent at once are answered one after the other too.
+    let mut polls = BufReader::new(connect(server.addr));
+    let poll = format!("GET /poll?channel=big&since={since}&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let stream = polls.get_mut();
+    stream.write_all(poll.repeat(COUNT).as_bytes()).unwrap();
+    for _ in 0..COUNT {
+        assert_eq!(Raw::read(&mut polls).status, 200);
+        neighbour.check();
+    }
 }
 
 #[test]

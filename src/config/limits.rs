@@ -27,6 +27,21 @@ pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
 /// commands stay below [`CONTROL_BYTES_MAX`], so that a client that reads is never cut off for a
 /// burst.
 pub const STREAM_READ_BYTES: u32 = 16 * KIB;
+/// Work that the input of one conn may cause before the clock is looked at. One unit is the header
+/// of a frame, some 30 ns. Work is counted because a look at the clock costs as much as a frame.
+pub const WORK_AT_ONCE_MAX: u32 = 512;
+/// How often one conn may cause so much work in one turn before the others have theirs. Enough for
+/// a client that subscribes to 128 channels at once.
+pub const WORKS_PER_CONN_TURN_MAX: u32 = 16;
+/// Time that the work of one conn may take in one turn, in microseconds. It binds where commands
+/// cost more than they count for.
+pub const CONN_SLICE_US_MAX: u64 = 1_000;
+/// Bytes of an inflated message that are one unit of work.
+pub const INFLATED_BYTES_PER_WORK: usize = 32;
+/// Work of a message of the subprotocol, which is parsed and answered.
+pub const COMMAND_WORK: u32 = 32;
+/// Work of a subscription to one channel, for which a position is looked up.
+pub const JOIN_WORK: u32 = 32;
 /// Conns read in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
 /// Time that reading may take in one turn before the other phases have theirs, in microseconds.

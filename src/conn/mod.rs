@@ -240,6 +240,22 @@ impl Conn {
         }
     }
 
+    /// Whether bytes that were read before wait in the machine, and may be handled now: by a call
+    /// of [`Conn::handle_bytes`] without further bytes.
+    #[must_use]
+    pub fn has_unhandled(&self) -> bool {
+        match &self.phase {
+            Phase::Request { partial, .. } => {
+                let is_unhandled = partial.as_ref().is_some_and(|kept| kept.is_unhandled);
+                is_unhandled && self.outbox.is_empty()
+            }
+            Phase::Stream { transport, .. } => {
+                transport.has_unhandled() && self.outbox.control_bytes() < ANSWER_BYTES_PAUSE
+            }
+            Phase::Poll { .. } | Phase::Ending { .. } => false,
+        }
+    }
+
     /// The socket took bytes. For all but a WebSocket this is the only sign of life there is; that
     /// one has to show more, unless the socket had been full, since then the peer has read.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
@@ -273,7 +289,8 @@ impl Conn {
         self.is_silent = true;
     }
 
-    /// Bytes came from the peer. They are unmasked in place.
+    /// Bytes came from the peer, after those that wait. They are unmasked in place. What the budget
+    /// for work does not cover waits too.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.note_life(context.now);
         match &mut self.phase {
@@ -408,13 +425,10 @@ impl Conn {
     /// Everything in the outbox has been written.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
-            Phase::Request { partial, .. } => {
+            Phase::Request { .. } => {
                 // The next request has its time from now on.
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::Arm(deadline));
-                if let Some(mut partial) = partial.take() {
-                    self.handle_requests(&mut partial.bytes, out, context);
-                }
             }
             Phase::Stream { transport, .. } => {
                 if self.ping == Ping::Queued {

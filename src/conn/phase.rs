@@ -85,12 +85,19 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) bytes: Vec<u8>,
+    /// Whether they waited for a response to go out, so that a whole request may be among them.
+    pub(super) is_unhandled: bool,
 }
 
 impl Partial {
     pub(super) fn push(kept: &mut Option<Box<Self>>, bytes: &[u8]) {
         if !bytes.is_empty() {
-            let partial = kept.get_or_insert_with(|| Box::new(Self { bytes: Vec::new() }));
+            let partial = kept.get_or_insert_with(|| {
+                Box::new(Self {
+                    bytes: Vec::new(),
+                    is_unhandled: false,
+                })
+            });
             partial.bytes.extend_from_slice(bytes);
         }
     }

@@ -69,7 +69,10 @@ impl Conn {
         }
     }
 
-    fn await_request(&mut self, partial: Option<Box<Partial>>, context: &mut Context<'_>) {
+    fn await_request(&mut self, mut partial: Option<Box<Partial>>, context: &mut Context<'_>) {
+        if let Some(partial) = &mut partial {
+            partial.is_unhandled = true;
+        }
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.decrement();
         }

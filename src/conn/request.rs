@@ -1,7 +1,8 @@
 //! The request phase: one response at a time, until a request opens a stream.
 //!
 //! A client may send requests ahead; what has to wait for a response to go out is kept as it came,
-//! within the limit on a request head, and the socket is not read meanwhile.
+//! within the limit on a request head, and the socket is not read meanwhile. When the response is
+//! out, the worker reads what was kept instead of the socket, so a turn answers one request.
 
 use std::time::Duration;
 
@@ -136,6 +137,9 @@ impl Conn {
     fn keep(&mut self, bytes: &[u8], served: bool) {
         if let Phase::Request { partial, stage } = &mut self.phase {
             Partial::push(partial, bytes);
+            if let Some(partial) = partial {
+                partial.is_unhandled = served;
+            }
             if served {
                 *stage = Stage::Served;
             }

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::config::Config;
+use crate::config::limits::{COMMAND_WORK, WORK_AT_ONCE_MAX};
 use crate::deflate::Inflater;
 use crate::dialogue::Farewell;
-use crate::effect::{Draw, Origin, ReconnectDelay};
+use crate::effect::{Draw, Origin, ReconnectDelay, WorkBudget};
 use crate::frame::Payload;
 use crate::hub::Joined;
 use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence, Since};
@@ -53,6 +54,7 @@ impl Rig {
         &mut self,
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
     ) -> R {
+        let mut work = WorkBudget::default();
         let mut context = Context {
             now: self.now,
             draw: Draw(u64::MAX / 2),
@@ -68,6 +70,7 @@ impl Rig {
             drain: self.drain,
             config: &self.config,
             metrics: &self.metrics,
+            work: &mut work,
             inflater: &mut self.inflater,
             access: &mut self.access,
             effects: &mut self.effects,
@@ -98,13 +101,16 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
     }
 
-    /// The socket takes everything.
+    /// The socket takes everything, and input that waited is handled, as by the worker.
     pub(super) fn drain(&mut self) -> Vec<u8> {
         let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
         if !bytes.is_empty() {
             let drained = self.conn.outbox_mut().drain(bytes.len());
             assert_eq!(drained.left, 0);
             self.call(|conn, out, context| conn.handle_drained(out, context));
+            if self.conn.has_unhandled() {
+                self.feed(b"");
+            }
         }
         bytes
     }
@@ -529,15 +535,73 @@ fn burst_of_the_shortest_bad_commands_cuts_nobody_off() {
         let mut rig = streaming(UPGRADE);
         let burst = command.repeat(STREAM_READ_BYTES as usize / command.len());
         rig.feed(&burst);
+        while rig.conn.has_unhandled() {
+            rig.feed(b"");
+        }
         assert_eq!(rig.closed(), None);
         assert_eq!(
             rig.conn.read_bytes_max(8192),
             0,
             "not read again before it reads"
         );
-        rig.drain();
+        while !rig.conn.outbox().is_empty() {
+            rig.drain();
+        }
         assert!(rig.conn.read_bytes_max(8192) > 0);
     }
+}
+
+#[test]
+fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
+    let mut rig = streaming(UPGRADE);
+    let command = |number| format!("{{\"type\":\"ping\",\"ref\":{number}}}");
+    let burst = (0..300).flat_map(|number| client_frame(1, command(number).as_bytes()));
+    rig.feed(&burst.collect::<Vec<_>>());
+    let answered = |out: &[u8]| String::from_utf8_lossy(out).matches("pong").count();
+    let at_once = answered(&rig.conn.outbox().slices().collect::<Vec<_>>().concat());
+    let at_once_max = (WORK_AT_ONCE_MAX / COMMAND_WORK) as usize;
+    assert!(at_once > 0 && at_once <= at_once_max, "{at_once}");
+    // What comes later is handled after what waits.
+    let last = client_frame(1, command(300).as_bytes());
+    rig.feed(&last);
+    let mut out = Vec::new();
+    while !rig.conn.outbox().is_empty() {
+        let before = answered(&out);
+        out.extend(rig.drain());
+        assert!(answered(&out) - before <= 2 * at_once_max);
+    }
+    let out = String::from_utf8_lossy(&out);
+    let numbers = out.match_indices("\"ref\":").map(|(at, field)| {
+        let rest = &out[at + field.len()..];
+        rest[..rest.find('}').unwrap()].parse::<u32>().unwrap()
+    });
+    assert!(numbers.eq(0..=300), "{out}");
+    assert!(!rig.conn.has_unhandled());
+}
+
+#[test]
+fn requests_sent_ahead_are_handled_one_at_a_time() {
+    let mut rig = Rig::new();
+    rig.feed(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    for left in [2, 1, 0] {
+        let bytes = rig.conn.outbox().bytes();
+        assert!(
+            bytes > 0 && !rig.conn.has_unhandled(),
+            "{left} wait for a response"
+        );
+        let drained = rig.conn.outbox_mut().drain(bytes);
+        assert_eq!(drained.left, 0);
+        rig.call(|conn, out, context| conn.handle_drained(out, context));
+        assert!(
+            rig.conn.outbox().is_empty(),
+            "the next is handled when it is read"
+        );
+        assert_eq!(rig.conn.has_unhandled(), left > 0);
+        rig.feed(b"");
+    }
+    // The beginning of a request has nothing to be handled.
+    rig.feed(b"GET / HT");
+    assert!(!rig.conn.has_unhandled());
 }
 
 fn message(bytes: usize) -> Saying {

@@ -181,6 +181,15 @@ impl Transport {
         }
     }
 
+    /// Whether bytes of the client's wait that the budget for work did not cover.
+    #[must_use]
+    pub fn has_unhandled(&self) -> bool {
+        match self {
+            Self::EventStream(_) => false,
+            Self::WebSocket(socket) => socket.has_unhandled(),
+        }
+    }
+
     /// Takes bytes from the client. Payloads are unmasked in place.
     pub fn handle_bytes(
         &mut self,
@@ -350,7 +359,7 @@ pub(crate) mod test_context {
     use super::*;
     use crate::config::Config;
     use crate::deflate::Inflater;
-    use crate::effect::{Draw, Effect};
+    use crate::effect::{Draw, Effect, WorkBudget};
     use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence};
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;
@@ -361,6 +370,7 @@ pub(crate) mod test_context {
     pub(crate) struct World {
         pub(crate) config: Config,
         pub(crate) metrics: WorkerMetrics,
+        pub(crate) work: WorkBudget,
         pub(crate) inflater: Inflater,
         pub(crate) access: Access,
         pub(crate) effects: Vec<Effect>,
@@ -368,7 +378,9 @@ pub(crate) mod test_context {
     }
 
     impl World {
+        /// With a whole budget for work.
         pub(crate) fn context(&mut self) -> Context<'_> {
+            self.work = WorkBudget::default();
             Context {
                 now: Now(0),
                 draw: Draw(self.draw),
@@ -384,6 +396,7 @@ pub(crate) mod test_context {
                 drain: None,
                 config: &self.config,
                 metrics: &self.metrics,
+                work: &mut self.work,
                 inflater: &mut self.inflater,
                 access: &mut self.access,
                 effects: &mut self.effects,

@@ -91,9 +91,12 @@ impl<N: Net> Worker<N> {
 
     /// Whether a conn is on a list for its bytes to be read.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
-        let Some(slot) = self.slot(id).filter(|slot| slot.is_readable) else {
+        let Some(slot) = self.slot(id) else {
             return false;
         };
+        if !slot.is_readable && !slot.conn.has_unhandled() {
+            return false;
+        }
         slot.is_listed_to_read || self.filters.is_listed_to_shake(id.slot)
     }
 }

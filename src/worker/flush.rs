@@ -394,10 +394,11 @@ impl<N: Net> Worker<N> {
                     .keep_rest(Arc::clone(&publication), kind, written);
             }
         }
-        if self.is_drained(id, had_own && is_own_done) {
+        let is_drained = self.is_drained(id, had_own && is_own_done);
+        if is_drained {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));
         }
-        if had_own {
+        if had_own || is_drained {
             self.list_to_read(id);
         }
         if is_blocked {

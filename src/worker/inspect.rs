@@ -102,7 +102,8 @@ impl<N: Net> Worker<N> {
             !slot.is_held || is_paused || is_full || self.is_upstream_behind(),
             "{id:?} is held for nothing"
         );
-        if slot.is_readable && !slot.is_held && slot.conn.read_bytes_max(head_bytes) > 0 {
+        let may_be_read = slot.is_readable && slot.conn.read_bytes_max(head_bytes) > 0;
+        if !slot.is_held && (may_be_read || slot.conn.has_unhandled()) {
             assert!(is_in_read, "{id:?} could be read and is not listed");
         }
         if slot.is_writable && !slot.conn.outbox().is_empty() {

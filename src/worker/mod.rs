@@ -50,7 +50,7 @@ use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
 use crate::conn::{Conn, Stance};
 use crate::deflate::Inflater;
 use crate::dialogue::Watch;
-use crate::effect::{CloseReason, Context, Draw, Effect};
+use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
 use crate::id::{ConnId, Cursor, RunId, Sequence};
@@ -148,6 +148,9 @@ pub struct Worker<N: Net> {
     round: Round,
     /// How fast clients send, if that is limited.
     rates: Rates,
+    /// What the conn that is read may still cause at once.
+    work: WorkBudget,
+    work_at_once: WorkBudget,
     /// TLS, for those who came to a listener that speaks it.
     filters: Filters,
     offloaded: Offloaded,
@@ -182,6 +185,13 @@ struct Slot<S> {
     is_held: bool,
     socket: S,
     conn: Conn,
+}
+
+impl<S> Slot<S> {
+    /// Whether the machine takes what the socket has, or has kept something itself.
+    fn has_input(&self, head_bytes: u32) -> bool {
+        self.conn.has_unhandled() || self.is_readable && self.conn.read_bytes_max(head_bytes) > 0
+    }
 }
 
 #[derive(Debug, Default)]
@@ -255,6 +265,8 @@ impl<N: Net> Worker<N> {
             pending: Pending::default(),
             round: Round::default(),
             rates: Rates::new(&parts.config.limits),
+            work: WorkBudget::default(),
+            work_at_once: WorkBudget::default(),
             parts,
             filters: Filters::default(),
             offloaded: Offloaded::default(),
@@ -310,6 +322,12 @@ impl<N: Net> Worker<N> {
         &mut self.net
     }
 
+    /// Cuts off the input of a conn after so much work, for the simulation.
+    #[doc(hidden)]
+    pub fn set_work_at_once(&mut self, work: u32) {
+        self.work_at_once = WorkBudget::new(work);
+    }
+
     /// The network, for looking.
     pub fn net(&self) -> &N {
         &self.net
@@ -359,6 +377,7 @@ impl<N: Net> Worker<N> {
             drain: self.draining.map(|draining| draining.delay(self.now)),
             config: &self.parts.config,
             metrics: &self.parts.metrics,
+            work: &mut self.work,
             inflater: &mut self.scratch.inflater,
             access: &mut self.access,
             effects: &mut self.scratch.effects,
@@ -398,12 +417,12 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Puts a conn that can be read, and whose answers are not piling up, on the list for read.
+    /// Puts a conn that has input, and whose answers are not piling up, on the list for read.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
-        let may_be_read = slot.is_readable && !slot.is_listed_to_read && !slot.is_held;
-        if may_be_read && slot.conn.read_bytes_max(head_bytes) > 0 {
+        let may_be_read = !slot.is_listed_to_read && !slot.is_held;
+        if may_be_read && slot.has_input(head_bytes) {
             slot.is_listed_to_read = true;
             self.to_read.push(id);
         }

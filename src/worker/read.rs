@@ -1,18 +1,20 @@
 //! read: socket -> the worker's one buffer -> the conn's machine.
 //!
-//! A conn has a budget of bytes, inflated ones included, and the phase one of conns, one of
-//! inflated bytes and one of time; whoever is cut off stays on the list. Nobody is read twice in a
-//! turn, however fast he sends. A conn whose answers pile up is not read at all until they have
-//! gone out.
+//! A conn has a budget of bytes, inflated ones included, one of work and one of time; the phase has
+//! one of conns, one of inflated bytes and one of time. A conn that is cut off stays on the list.
+//! What the machine has kept of its input comes before the socket in the next turn. No conn is read
+//! twice in a turn. A conn whose answers pile up is not read at all until they have gone out.
 
 use super::Worker;
 use super::net::{Net, ReadOutcome};
 use crate::config::limits::{
-    INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX, READ_BYTES_PER_CONN_TURN_MAX,
-    READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
+    CONN_SLICE_US_MAX, INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX,
+    READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
+    WORKS_PER_CONN_TURN_MAX,
 };
 use crate::effect::CloseReason;
 use crate::id::ConnId;
+use crate::time::Now;
 
 impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
@@ -22,7 +24,8 @@ impl<N: Net> Worker<N> {
         let listed = self.to_read.len().min(READ_CONNS_PER_TURN_MAX as usize);
         for _ in 0..listed {
             // Looked at for each, since what the bytes of one cost is for him to say.
-            let took = self.net.now().since(start).as_micros();
+            let now = self.net.now();
+            let took = now.since(start).as_micros();
             if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
                 break;
             }
@@ -31,7 +34,7 @@ impl<N: Net> Worker<N> {
             };
             if let Some(slot) = self.slot(id) {
                 slot.is_listed_to_read = false;
-                inflated_bytes += self.read_conn(id);
+                inflated_bytes += self.read_conn(id, now);
             }
         }
         if !self.to_read.is_empty() {
@@ -40,12 +43,22 @@ impl<N: Net> Worker<N> {
         self.shake();
     }
 
-    /// Reads what is there, within the budget, and says how many bytes were inflated meanwhile.
-    fn read_conn(&mut self, id: ConnId) -> u64 {
+    /// Reads what is there, within the budgets, and says how many bytes were inflated meanwhile.
+    fn read_conn(&mut self, id: ConnId, start: Now) -> u64 {
         let mut budget = u64::from(READ_BYTES_PER_CONN_TURN_MAX);
+        let mut works = 0;
+        self.work = self.work_at_once;
         let mut inflated_bytes = 0;
         let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
         while budget > 0 {
+            if self.work.is_spent() {
+                works += 1;
+                let took = self.net.now().since(start).as_micros();
+                if works == WORKS_PER_CONN_TURN_MAX || took >= CONN_SLICE_US_MAX.into() {
+                    break;
+                }
+                self.work = self.work_at_once;
+            }
             match self.read_once(id, &mut buffer) {
                 Some(count) => {
                     let inflated = self.scratch.inflater.take_inflated_bytes();
@@ -65,8 +78,15 @@ impl<N: Net> Worker<N> {
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
-        let may_be_read = slot.is_readable && !slot.is_held && !slot.is_closing;
+        let may_be_read = !slot.is_held && !slot.is_closing;
         if slot.generation != id.generation || !may_be_read {
+            return None;
+        }
+        if slot.conn.has_unhandled() {
+            self.hand_bytes(id, &mut [])?;
+            return Some(0);
+        }
+        if !slot.is_readable {
             return None;
         }
         let length = slot.takes(head_bytes, &self.rates).min(buffer.len());
@@ -168,7 +188,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::config::limits::STREAM_READ_BYTES;
+    use crate::config::limits::{COMMAND_WORK, STREAM_READ_BYTES, WORK_AT_ONCE_MAX};
     use crate::hub::Hub;
     use crate::id::{Epoch, RunId, Sequence};
     use crate::log::Writer;
@@ -186,10 +206,13 @@ mod tests {
     /// A pong without a payload: nothing is answered, so nothing holds its sender back.
     const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 
-    /// A network of clients that send pongs without end.
+    /// A network of clients that send one frame without end.
     struct Endless {
+        frame: Vec<u8>,
         now_us: Cell<u64>,
+        /// Time that a read takes, and a call into a machine.
         read_us: u64,
+        call_us: u64,
         waiting: usize,
         ready: Vec<Readiness>,
     }
@@ -206,6 +229,7 @@ mod tests {
         }
 
         fn draw(&mut self) -> u64 {
+            self.now_us.set(self.now_us.get() + self.call_us);
             0x5555_5555_5555_5555
         }
 
@@ -246,14 +270,9 @@ mod tests {
         fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
             self.now_us.set(self.now_us.get() + self.read_us);
             // The head comes alone, as from a client that waits for its answer.
-            let (said, at) = match socket.0.checked_sub(HANDSHAKE.len()) {
-                None => (HANDSHAKE, socket.0),
-                Some(past) => (PONG, past % PONG.len()),
-            };
-            let most = if said == PONG {
-                into.len()
-            } else {
-                said.len() - at
+            let (said, at, most) = match socket.0.checked_sub(HANDSHAKE.len()) {
+                None => (HANDSHAKE, socket.0, HANDSHAKE.len() - socket.0),
+                Some(past) => (&*self.frame, past % self.frame.len(), into.len()),
             };
             let count = most.min(into.len());
             for (to, from) in into
@@ -284,8 +303,8 @@ mod tests {
         fn stop_listening(&mut self) {}
     }
 
-    /// A worker whose clients are all subscribed and flood, each read taking so long.
-    fn flooded(clients: usize, read_us: u64) -> Worker<Endless> {
+    /// A worker whose clients are all subscribed and flood it with a frame.
+    fn flooded(clients: usize, frame: &[u8]) -> Worker<Endless> {
         let config = Arc::new(Config::default());
         let wake = || Arc::new(Wake::new().unwrap());
         let (_mailbox, inbox) = inbox(wake());
@@ -306,8 +325,10 @@ mod tests {
             keys: None,
         };
         let net = Endless {
+            frame: frame.to_vec(),
             now_us: Cell::new(0),
             read_us: 0,
+            call_us: 0,
             waiting: clients,
             ready: vec![Readiness::Listener(0)],
         };
@@ -318,8 +339,49 @@ mod tests {
         while worker.hub().subscriber_count() < clients as u64 {
             assert_eq!(worker.turn(), Turn::GoesOn);
         }
-        worker.net_mut().read_us = read_us;
         worker
+    }
+
+    /// A command that is refused. It is parsed and answered.
+    const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
+
+    /// A command that calls the machine once more, with its outcome.
+    fn unsubscribe() -> Vec<u8> {
+        let command = br#"{"type":"unsubscribe","channel":"b"}"#;
+        let length = u8::try_from(command.len()).unwrap();
+        [&[0x81, 0x80 | length, 0, 0, 0, 0], command.as_slice()].concat()
+    }
+
+    /// Frames handled in one turn.
+    fn handled_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
+        let before = worker.parts.metrics.client_frames.value();
+        assert_eq!(worker.turn(), Turn::GoesOn);
+        worker.parts.metrics.client_frames.value() - before
+    }
+
+    #[test]
+    fn conn_that_sends_commands_without_end_has_a_budget_of_work() {
+        let each = u64::from(WORKS_PER_CONN_TURN_MAX * (WORK_AT_ONCE_MAX / COMMAND_WORK));
+        for clients in [1, 3] {
+            let mut worker = flooded(clients, EMPTY_TEXT);
+            for _ in 0..20 {
+                let handled = handled_in_a_turn(&mut worker);
+                assert!(handled > 0 && handled <= each * clients as u64, "{handled}");
+            }
+            let sent: Vec<_> = worker.conns.iter().map(|(_, slot)| slot.socket.0).collect();
+            assert_eq!(sent, vec![sent[0]; clients], "all get the same");
+        }
+    }
+
+    #[test]
+    fn conn_whose_commands_take_long_has_a_budget_of_time() {
+        let mut worker = flooded(3, &unsubscribe());
+        worker.net_mut().call_us = 200;
+        let at_once = u64::from(WORK_AT_ONCE_MAX / COMMAND_WORK);
+        for _ in 0..20 {
+            let handled = handled_in_a_turn(&mut worker);
+            assert!(handled > 0 && handled <= 3 * at_once, "{handled}");
+        }
     }
 
     /// Bytes read in one turn.
@@ -333,7 +395,7 @@ mod tests {
     fn conn_that_always_has_more_is_read_once_a_turn() {
         let each = u64::from(READ_BYTES_PER_CONN_TURN_MAX + STREAM_READ_BYTES);
         for clients in [1, 3] {
-            let mut worker = flooded(clients, 0);
+            let mut worker = flooded(clients, PONG);
             for _ in 0..3 {
                 let read = read_in_a_turn(&mut worker);
                 assert!(read > 0 && read <= each * clients as u64, "{read}");
@@ -343,17 +405,21 @@ mod tests {
 
     #[test]
     fn reading_ends_when_its_time_is_over_and_goes_on_with_the_others() {
-        let mut worker = flooded(40, 1_000);
-        let before = worker.net.now();
-        let turns = 12;
+        let mut worker = flooded(40, PONG);
+        worker.net_mut().read_us = 1_000;
+        let sent = |worker: &Worker<Endless>| -> Vec<usize> {
+            worker.conns.iter().map(|(_, slot)| slot.socket.0).collect()
+        };
+        let (before, sent_before) = (worker.net.now(), sent(&worker));
+        let turns = 20;
         for _ in 0..turns {
             let start = worker.net.now();
             assert!(read_in_a_turn(&mut worker) > 0);
             let took = worker.net.now().since(start);
             assert!(took < Duration::from_millis(20), "{took:?}");
         }
-        // Everybody has had a turn.
-        assert!(worker.conns.iter().all(|(_, slot)| slot.socket.0 > 100_000));
+        let mut conns = sent_before.into_iter().zip(sent(&worker));
+        assert!(conns.all(|(before, after)| after > before), "each is read");
         assert!(worker.net.now().since(before) > Duration::from_millis(100));
     }
 }

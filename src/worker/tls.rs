@@ -254,6 +254,7 @@ impl<N: Net> Worker<N> {
             if let Some(secured) = self.filters.get_mut(id.slot) {
                 secured.is_listed_to_shake = false;
             }
+            self.work = self.work_at_once;
             let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
             self.read_socket(id, &mut buffer);
             self.scratch.read_buffer = buffer;
@@ -363,7 +364,7 @@ impl<N: Net> Worker<N> {
         while taken < plain.len() {
             self.slot(id)?;
             let slot = self.conns.get(id.slot as usize)?;
-            let most = if slot.is_held {
+            let most = if slot.is_held || self.work.is_spent() {
                 0
             } else {
                 slot.takes(head_bytes, &self.rates)

@@ -75,6 +75,26 @@ fn compressed_command_is_carried_out_also_beside_plain_ones() {
 }
 
 #[test]
+fn inflated_bytes_are_work_whatever_the_message_is() {
+    for (first, envelope) in [(0xc1, Envelope::Data), (0xc2, Envelope::Full)] {
+        let input = frame(first, &deflate(&vec![b' '; 60_000])).repeat(20);
+        let mut world = World::default();
+        let mut socket = WebSocket::new(envelope, Compression::Deflate);
+        let mut out = Vec::new();
+        let flow = socket.handle_bytes(&mut input.clone(), &mut out, &mut world.context());
+        assert_eq!(flow, Flow::Open);
+        let mut calls = 1;
+        while socket.has_unhandled() {
+            calls += 1;
+            let flow = socket.handle_bytes(&mut [], &mut out, &mut world.context());
+            assert_eq!(flow, Flow::Open);
+        }
+        assert_eq!(calls, 20, "each is more than is done at once");
+        assert_eq!(world.metrics.client_messages_inflated.value(), 20);
+    }
+}
+
+#[test]
 fn compressed_message_in_fragments_is_inflated_at_its_end() {
     let compressed = deflate(PING.as_bytes());
     let (first, rest) = compressed.split_at(5);

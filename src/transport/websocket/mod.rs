@@ -80,6 +80,11 @@ impl WebSocket {
         }
     }
 
+    pub(super) fn has_unhandled(&self) -> bool {
+        let pending = self.pending.as_ref();
+        pending.is_some_and(|pending| !pending.unhandled.is_empty())
+    }
+
     pub(super) fn frame_kind(&self) -> FrameKind {
         match self.compression {
             Compression::Deflate => FrameKind::WebSocketDeflated(self.envelope),

@@ -2,8 +2,8 @@
 //!
 //! Boxed by the machine and there only while something is in it; a client that sends whole frames
 //! costs nothing between them. Every part has its bound: a header 14 bytes, a control payload 125,
-//! a message what the operator allows. Memory grows with what has arrived, never with what a header
-//! announces.
+//! a message what the operator allows, unhandled input one read. Memory grows with what has
+//! arrived, never with what a header announces.
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
@@ -20,6 +20,9 @@ pub(super) struct Pending {
     pub(super) control: Vec<u8>,
     /// The message in whose midst the next data frame goes on.
     pub(super) message: Option<PartialMessage>,
+    /// Whole input, as it came, for which the budget of its turn was not enough. Begins with a
+    /// header, so no frame or header is incomplete beside it.
+    pub(super) unhandled: Vec<u8>,
     /// The payload of the newest ping, if the answer was put off.
     pub(super) pong: Option<Vec<u8>>,
 }
@@ -30,6 +33,7 @@ impl Pending {
         self.header.length == 0
             && self.frame.is_none()
             && self.message.is_none()
+            && self.unhandled.is_empty()
             && self.pong.is_none()
     }
 }

@@ -15,7 +15,7 @@ use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
 use super::{Compression, Phase, WebSocket, refuse};
 use crate::config::ClientPublish;
-use crate::config::limits::CONTROL_BYTES_MAX;
+use crate::config::limits::{COMMAND_WORK, CONTROL_BYTES_MAX, INFLATED_BYTES_PER_WORK};
 use crate::deflate::{InflateError, deflated_bytes_max};
 use crate::effect::{
     Acknowledgement, Audience, CloseReason, Context, Effect, Join, Leave, Origin, Reference,
@@ -38,8 +38,31 @@ impl WebSocket {
         context: &mut Context<'_>,
     ) -> Flow {
         self.answer_put_off_ping(out);
+        match self.take_unhandled() {
+            None => self.take_parts(bytes, out, context),
+            Some(mut unhandled) => {
+                unhandled.extend_from_slice(bytes);
+                self.take_parts(&mut unhandled, out, context);
+            }
+        }
+        self.release_pending();
+        self.flow()
+    }
+
+    fn take_unhandled(&mut self) -> Option<Vec<u8>> {
+        let unhandled = &mut self.pending.as_mut()?.unhandled;
+        (!unhandled.is_empty()).then(|| std::mem::take(unhandled))
+    }
+
+    /// Takes part after part until the budget for work is spent. The rest waits.
+    fn take_parts(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let mut rest = bytes;
         while !rest.is_empty() && !matches!(self.phase, Phase::Ended(_)) {
+            if context.work.is_spent() {
+                self.pending().unhandled = rest.to_vec();
+                break;
+            }
+            context.work.spend(1);
             match self.take_part(rest, out, context) {
                 Ok(after) => rest = after,
                 Err(fault) => {
@@ -48,8 +71,6 @@ impl WebSocket {
                 }
             }
         }
-        self.release_pending();
-        self.flow()
     }
 
     /// Ends the conn for what the client did. After our own close frame that is no news: the reason
@@ -313,6 +334,8 @@ impl WebSocket {
             InflateError::TooLong => Fault::MessageTooBig { limit },
         })?;
         context.metrics.client_messages_inflated.increment();
+        let work = message.len() / INFLATED_BYTES_PER_WORK;
+        context.work.spend(u32::try_from(work).unwrap_or(u32::MAX));
         let handled = self.handle_message(kind, &message, out, context);
         context.inflater.recycle(message);
         handled
@@ -325,6 +348,9 @@ impl WebSocket {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
+        if self.is_talking() {
+            context.work.spend(COMMAND_WORK);
+        }
         match kind {
             MessageKind::Binary if self.is_talking() => {
                 refuse(Refusal::BinaryMessage, None, out, context);

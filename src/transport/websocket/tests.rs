@@ -504,9 +504,9 @@ fn client_that_leaves_too_many_answers_unread_is_closed() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
-    let flow = (0..100)
+    let flow = (0..1000)
         .map(|_| {
-            let mut input = frame(0x81, b"x").repeat(100);
+            let mut input = frame(0x81, b"x").repeat(10);
             socket.handle_bytes(&mut input, &mut out, &mut world.context())
         })
         .find(|flow| *flow != Flow::Open);

@@ -8,7 +8,7 @@ use std::io::Cursor as Reader;
 
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
-use fanfare::effect::{Context, Draw, Effect};
+use fanfare::effect::{Context, Draw, Effect, WorkBudget};
 use fanfare::frame::Envelope;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
@@ -72,6 +72,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         effects: Vec::new(),
     };
     let mut socket = Transport::WebSocket(WebSocket::new(envelope, compression));
+    let mut work = WorkBudget::default();
     let mut context = Context {
         now: Now(0),
         draw: Draw(0),
@@ -90,6 +91,7 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         drain: None,
         config: &config,
         metrics: &metrics,
+        work: &mut work,
         inflater: &mut inflater,
         access: &mut access,
         effects: &mut heard.effects,
@@ -99,6 +101,10 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         let mut piece = piece.to_vec();
         let was_over = matches!(heard.flow, Flow::Ended(_));
         heard.flow = socket.handle_bytes(&mut piece, &mut heard.out, &mut context);
+        while socket.has_unhandled() {
+            *context.work = WorkBudget::default();
+            heard.flow = socket.handle_bytes(&mut [], &mut heard.out, &mut context);
+        }
         assert!(!was_over || heard.out.len() == before, "more after the end");
     }
     if matches!(heard.flow, Flow::Ended(_)) {

@@ -18,7 +18,7 @@ use fanfare::config::{ClientPublish, Config, Namespace};
 use fanfare::conn::{Conn, Standing};
 use fanfare::deflate::Inflater;
 use fanfare::dialogue::{Delivery, Farewell, Published, Saying};
-use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave};
+use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave, WorkBudget};
 use fanfare::frame::{Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
@@ -182,6 +182,7 @@ impl<'c> Rig<'c> {
             return None;
         }
         let before = self.conn.outbox().control_bytes();
+        let mut work = WorkBudget::default();
         let mut context = Context {
             now: self.now,
             draw: Draw(u64::MAX / 3),
@@ -197,6 +198,7 @@ impl<'c> Rig<'c> {
             drain: None,
             config: self.config,
             metrics: &self.metrics,
+            work: &mut work,
             inflater: &mut self.inflater,
             access: &mut self.access,
             effects: &mut self.effects,
@@ -359,6 +361,7 @@ impl<'c> Rig<'c> {
             self.conn.handle_written(self.now, self.is_blocked);
             if self.conn.outbox().is_empty() {
                 let _result = self.call(|conn, out, context| conn.handle_drained(out, context));
+                self.handle_unhandled();
                 self.end_if_served();
             }
             most -= count;
@@ -377,12 +380,22 @@ impl<'c> Rig<'c> {
             let _result = self.call(|conn, out, context| {
                 conn.handle_bytes(&mut piece, out, context);
             });
+            self.handle_unhandled();
             if !self.is_blocked {
                 self.flush(usize::MAX);
             }
             bytes = rest;
         }
         bytes
+    }
+
+    /// Has the machine handle what it kept, each time with the budget of a turn.
+    fn handle_unhandled(&mut self) {
+        while self.closed.is_none() && self.conn.has_unhandled() {
+            let _result = self.call(|conn, out, context| {
+                conn.handle_bytes(&mut [], out, context);
+            });
+        }
     }
 
     fn time_out(&mut self) {

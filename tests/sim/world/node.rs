@@ -94,8 +94,11 @@ impl Node {
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
+            let mut worker = Worker::new(net, hub, parts);
+            // From one part of a command on. A clone, so that the other lives are not changed by it.
+            worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(Member {
-                worker: Worker::new(net, hub, parts),
+                worker,
                 metrics,
                 checker: Checker::default(),
                 has_ended: false,
