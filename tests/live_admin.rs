@@ -291,6 +291,20 @@ fn event_counts_once_whatever_the_number_of_workers() {
 }
 
 #[test]
+fn mails_and_wakes_of_a_worker_are_counted() {
+    let server = Server::with("", &["--workers", "1"]);
+    let _subscriber = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    // Each waits for its answer, so each is a batch of its own.
+    for number in 0..20 {
+        feeder.publish("a", number);
+    }
+    server.await_metric("fanfare_mails_total", 20.0);
+    let wakes = server.metric("fanfare_wakes_total");
+    assert!((1.0..=20.0).contains(&wakes), "{wakes}");
+}
+
+#[test]
 fn delivery_counts_once_for_each_subscriber() {
     let server = Server::with("", &["--workers", "3"]);
     let mut sockets: Vec<Socket> = (0..6)

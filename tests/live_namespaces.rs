@@ -219,6 +219,7 @@ fn namespace_ages_without_traffic() {
     feeder.publish("typing:1", 1);
     server.await_metric("fanfare_log_entries", 2.0);
     server.await_metric("fanfare_log_entries", 1.0);
+    server.await_metric("fanfare_log_channels", 1.0);
 }
 
 #[test]

@@ -164,6 +164,9 @@ fn push_process(sources: &Sources, out: &mut String) {
     let help = "Channels that have subscribers.";
     let channels = sources.log.subscribed();
     one("fanfare_channels", "", Kind::Gauge, help, channels);
+    let help = "Channels with entries in the log or subscribers.";
+    let channels = sources.log.channel_count();
+    one("fanfare_log_channels", "", Kind::Gauge, help, channels);
     let help = "Log lines dropped because their reader was too slow.";
     let dropped = (sources.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";

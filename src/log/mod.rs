@@ -55,6 +55,8 @@ pub struct Log {
     shown: Shown,
     numbers: Numbers,
     subscribed: Subscribed,
+    /// How many channels there are: changed with the shard locked that gets or loses one.
+    channels: AtomicU64,
 }
 
 /// How many channels have subscribers on any worker.
@@ -119,7 +121,14 @@ impl Log {
                     max => max.into(),
                 },
             },
+            channels: AtomicU64::new(0),
         }
+    }
+
+    /// How many channels have entries or subscribers.
+    #[must_use]
+    pub fn channel_count(&self) -> u64 {
+        self.channels.load(Ordering::Relaxed)
     }
 
     /// How many channels have subscribers on any worker.

@@ -250,21 +250,10 @@ impl Log {
         end(&channel.entries).map(Entry::sequence)
     }
 
-    /// How many channels have entries or subscribers. For tests.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn channel_count(&self) -> usize {
-        let counts = self
-            .shards
-            .each()
-            .map(|(_, shard)| shard.channels().count());
-        counts.sum()
-    }
-
     /// Panics if a channel's parts disagree. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        let (mut entries, mut encoded, mut subscribed) = (0, 0, 0);
+        let (mut channels, mut entries, mut encoded, mut subscribed) = (0, 0, 0, 0);
         for (_, shard) in self.shards.each() {
             for channel in shard.channels() {
                 assert!(!channel.is_abandoned(), "{:?} is kept", channel.name);
@@ -275,6 +264,7 @@ impl Log {
                     Some(())
                 );
                 channel.check_entries();
+                channels += 1;
                 entries += channel.entries.len() as u64;
                 subscribed += u64::from(!channel.interest.is_none());
                 encoded += channel
@@ -284,6 +274,7 @@ impl Log {
                     .sum::<u64>();
             }
         }
+        assert_eq!(channels, self.channel_count(), "channels");
         assert_eq!(entries, self.len(), "entries");
         assert_eq!(subscribed, self.subscribed(), "channels with subscribers");
         let counted = self.encoded.load(Ordering::Relaxed);

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
@@ -150,6 +151,7 @@ impl Shard {
             channel.map_or(0, |channel| log.hash(&channel.name))
         };
         self.directory.insert_unique(hash, place, rehash);
+        log.channels.fetch_add(1, Ordering::Relaxed);
         Some(place)
     }
 
@@ -166,6 +168,7 @@ impl Shard {
             Err(_) => debug_assert!(false, "a channel is not in the directory"),
         }
         self.channels.remove(place as usize);
+        log.channels.fetch_sub(1, Ordering::Relaxed);
         let room = self.channels.capacity();
         if room > 64 && self.channels.len() * 4 < room {
             self.channels.shrink_to_fit();

@@ -205,6 +205,8 @@ metrics! {
         broadcast_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"broadcast\""} "Turns in which a phase used up its budget.",
         expire_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"expire\""} "Turns in which a phase used up its budget.",
         flush_budget_exhausted: Counter "fanfare_budget_exhausted_total" {"phase=\"flush\""} "Turns in which a phase used up its budget.",
+        mails: Counter "fanfare_mails_total" "Mails that workers took from their inboxes; a batch of publications is one mail to each worker with subscribers of their channels.",
+        wakes: Counter "fanfare_wakes_total" "System calls by which other threads woke workers.",
         turns: Counter "fanfare_turns_total" "Turns of the workers' loops.",
         turns_late: Counter "fanfare_turns_late_total" "Turns that took longer than they may, because the process was stopped or had no processor.",
     }

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 pub struct Wake {
     fd: OwnedFd,
     is_pending: AtomicBool,
+    writes: AtomicU64,
 }
 
 impl Wake {
@@ -27,16 +28,24 @@ impl Wake {
         Ok(Self {
             fd,
             is_pending: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
         })
     }
 
     /// Makes the sleeper's poll return. What was put in its mailbox before is seen by it.
     pub fn wake(&self) {
         if !self.is_pending.swap(true, Ordering::AcqRel) {
+            self.writes.fetch_add(1, Ordering::Relaxed);
             // The only failure is a counter at its maximum, and then the sleeper is awake anyway.
             let written = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
             debug_assert!(written.is_ok());
         }
+    }
+
+    /// How many wakes took a system call.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// The sleeper calls this after its poll returned and before it looks at its mailbox.
@@ -74,6 +83,7 @@ mod tests {
         let wake = Wake::new().unwrap();
         wake.wake();
         wake.wake();
+        assert_eq!(wake.count(), 1);
         let mut count = [0u8; 8];
         assert_eq!(rustix::io::read(&wake.fd, &mut count), Ok(8));
         assert_eq!(u64::from_ne_bytes(count), 1);

@@ -46,6 +46,7 @@ impl<N: Net> Worker<N> {
             let Some(mail) = self.parts.inbox.take() else {
                 return false;
             };
+            self.parts.metrics.mails.increment();
             match mail {
                 Mail::Count(counts) => self.count(&counts),
                 Mail::Direct(direct) => self.say(&direct),

@@ -75,6 +75,7 @@ pub struct Mailbox {
 pub struct Inbox {
     receiver: Receiver<Mail>,
     drain: Arc<OnceLock<DrainOrder>>,
+    wake: Arc<Wake>,
 }
 
 /// How a mail was taken.
@@ -97,9 +98,14 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let mailbox = Mailbox {
         sender,
         drain: Arc::clone(&drain),
+        wake: Arc::clone(&wake),
+    };
+    let inbox = Inbox {
+        receiver,
+        drain,
         wake,
     };
-    (mailbox, Inbox { receiver, drain })
+    (mailbox, inbox)
 }
 
 impl Mailbox {
@@ -168,6 +174,12 @@ impl Inbox {
     #[cfg(test)]
     pub(crate) fn wait(&self) -> Option<Mail> {
         self.receiver.recv().ok()
+    }
+
+    /// How often the worker was woken by a system call.
+    #[must_use]
+    pub fn wakes(&self) -> u64 {
+        self.wake.count()
     }
 
     /// Whether nothing waits.

@@ -48,6 +48,7 @@ impl<N: Net> Worker<N> {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());
         metrics.subscribers.set(self.hub.subscriber_count());
+        metrics.wakes.set(self.parts.inbox.wakes());
         metrics.conflated.set(self.hub.conflated_total());
         let deflated = self.scratch.encoder.deflated();
         metrics.frames_deflated.set(deflated.frames);

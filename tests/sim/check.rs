@@ -107,7 +107,7 @@ pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
         let newest = Sequence(facts.newest(channel, u64::MAX));
         let has_entries = log.newest_of(name).is_some_and(|last| last <= newest);
         subscribed += u64::from(has_subscribers);
-        known += usize::from(has_subscribers || has_entries);
+        known += u64::from(has_subscribers || has_entries);
     }
     assert_eq!(log.subscribed(), subscribed, "channels with subscribers");
     assert_eq!(log.channel_count(), known, "channels of the log");
