@@ -42,9 +42,11 @@ def program():
 class Server:
     """Runs while it is entered."""
 
-    def __init__(self, workers=1, descriptors=None, listen="127.0.0.1:0", **config):
+    def __init__(
+        self, workers=1, descriptors=None, listen="127.0.0.1:0", binary=None, **config
+    ):
         self.workers, self.descriptors, self.config = workers, descriptors, config
-        self.listen = listen
+        self.listen, self.binary = listen, binary
 
     def __enter__(self):
         self.folder = tempfile.mkdtemp(prefix="fanfare-rows-")
@@ -52,7 +54,7 @@ class Server:
 
     def start(self):
         """Starts it; `start_s` says how long that took."""
-        path = program()
+        path = self.binary or program()
         self.feed_path = f"{self.folder}/feed.sock"
         command = [path, "serve", "--listen", self.listen, "--admin", "127.0.0.1:0"]
         command += ["--feed", self.feed_path, "--log", "error", "--workers", str(self.workers)]
