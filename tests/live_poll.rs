@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use live::raw::connect;
 use live::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const WAITING: &str = "fanfare_streams{transport=\"long_poll\"}";
 
@@ -209,6 +209,26 @@ fn gap_is_told_for_what_the_log_lacks_and_for_what_it_never_had() {
         assert_eq!(answer["id"], all[4].as_str());
         assert_eq!(answer["publications"], Value::Array(Vec::new()));
     }
+}
+
+#[test]
+fn long_poll_is_answered_past_more_expired_publications_than_one_answer_looks_at() {
+    let server = Server::with("", &["--workers", "1"]);
+    let mut feeder = Feeder::connect(&server.feed);
+    let since = feeder.publish("a", 0);
+    for n in 0..4100 {
+        feeder.send(&json!({"channel": "a", "data": n, "ttl_ms": 1}));
+    }
+    let id = feeder.publish("a", 1);
+    let (epoch, number) = id.split_once('-').unwrap();
+    let before = number.parse::<u64>().unwrap() - 2;
+    let mut poller = Poller::connect(server.addr);
+    within("all before it have expired", || {
+        let newest = poller.poll(&format!("channel=a&since={epoch}-{before}&timeout=0"));
+        (ids(&newest) == [id.as_str()]).then_some(())
+    });
+    let query = format!("channel=a&channel=quiet&since={since}&timeout=100");
+    assert_eq!(ids(&poller.poll(&query)), [id.as_str()]);
 }
 
 #[test]

@@ -68,6 +68,9 @@ impl<N: Net> Worker<N> {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
                 self.give(id, news);
+            } else if self.hub.is_behind(id.slot) {
+                // All that it has stepped over so far has expired.
+                self.list_to_serve(id);
             }
         }
     }

@@ -205,9 +205,10 @@ impl<N: Net> Worker<N> {
         if is_sealed && !is_ahead && filters.is_shaking(id.slot) {
             return false;
         }
-        // A poll is given publications in its answer only.
+        // What a poll is given is a part of its answer, and comes from its outbox.
+        let is_poll = |kind: &FrameKind| matches!(kind, FrameKind::Poll(_));
         let kind = slot.conn.serving();
-        let kind = kind.filter(|kind| !is_ahead && !matches!(kind, FrameKind::Poll(_)));
+        let kind = kind.filter(|kind| !is_ahead && !is_poll(kind));
         let own_bytes = match is_ahead {
             true => 0,
             false => slot.conn.outbox().bytes(),
