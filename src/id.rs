@@ -273,6 +273,12 @@ impl Sequence {
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
+
+    /// The number before this one.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 /// A position in all channels at once: the id of the last publication a subscriber was given.

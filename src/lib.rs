@@ -193,7 +193,9 @@
 //!   are refused while a file of the journal is gone. [`health`] has the reasons, which `/readyz`
 //!   shows.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
-//!   skipped or evicted any more, and its id stands for all that it gave.
+//!   skipped or evicted any more, and its id stands for all that it gave and reported. A gap that
+//!   ends after the id is cut there, and the next poll finds the rest: over successive polls each
+//!   publication is given or lies in one gap.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
 //!   what is left is held to the quota at once. A publication whose first byte is written counts no
 //!   more.

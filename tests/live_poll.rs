@@ -211,6 +211,107 @@ fn gap_is_told_for_what_the_log_lacks_and_for_what_it_never_had() {
     }
 }
 
+fn number(id: &Value) -> u64 {
+    let (_, number) = id.as_str().unwrap().split_once('-').unwrap();
+    number.parse().unwrap()
+}
+
+/// A gap: its channel, its ends, and how much it says is missing.
+type Told = (String, u64, u64, Option<u64>);
+
+/// Polls from a position to the last publication; each answer is asked for twice, as if the first
+/// had been lost. Returns what was given and the gaps.
+fn poll_to_the_end(
+    server: &Server,
+    query: &str,
+    mut since: String,
+    last: u64,
+) -> (Vec<u64>, Vec<Told>) {
+    let mut poller = Poller::connect(server.addr);
+    let (mut given, mut gaps) = (Vec::new(), Vec::new());
+    loop {
+        let query = format!("{query}&since={since}");
+        let answer = poller.poll(&query);
+        assert_eq!(
+            poller.poll(&query),
+            answer,
+            "nothing is lost with an answer"
+        );
+        let id = number(&answer["id"]);
+        for gap in answer["gaps"].as_array().into_iter().flatten() {
+            let until = number(&gap["until"]);
+            assert!(until <= id, "{gap} in an answer up to {id}");
+            let channel = gap["channel"].as_str().unwrap().to_owned();
+            gaps.push((
+                channel,
+                number(&gap["since"]),
+                until,
+                gap["missed"].as_u64(),
+            ));
+        }
+        let publications = answer["publications"].as_array().unwrap();
+        given.extend(
+            publications
+                .iter()
+                .map(|publication| number(&publication["id"])),
+        );
+        if id >= last {
+            return (given, gaps);
+        }
+        since = answer["id"].as_str().unwrap().to_owned();
+    }
+}
+
+#[test]
+fn each_publication_is_given_or_missing_in_one_gap_over_successive_polls() {
+    const QUOTA: &str = "[quota]\nbehind_publications = 50\n";
+    for (rules, bytes, is_counted) in [
+        ("overflow = \"conflate\"", 1, true),
+        ("overflow = \"conflate\"", 3000, true),
+        ("log_entries = 4", 1, false),
+        ("log_entries = 4", 3000, false),
+        ("log_entries = 20\noverflow = \"conflate\"", 1, false),
+    ] {
+        let toml = format!("{QUOTA}[[namespace]]\nmatch = \"c\"\n{rules}\n");
+        let server = Server::with(&toml, &["--workers", "1"]);
+        let mut feeder = Feeder::connect(&server.feed);
+        let since = feeder.publish("d", 0);
+        let mut published = Vec::new();
+        for n in 0..300 {
+            // Most of c comes last, when much of d is still to be given.
+            let channel = if n > 250 || n % 9 == 0 { "c" } else { "d" };
+            let key = ["k", "l"][n % 2];
+            let text = "x".repeat(bytes);
+            feeder.send(&json!({"channel": channel, "text": text, "key": key, "ack": true}));
+            published.push((channel, number(&feeder.answer()["id"])));
+        }
+        let (_, last) = published[published.len() - 1];
+        for timeout in [0, 20] {
+            let query = format!("channel=c&channel=d&timeout={timeout}");
+            let (given, gaps) = poll_to_the_end(&server, &query, since.clone(), last);
+            assert!(!gaps.is_empty(), "{rules}");
+            for (channel, id) in &published {
+                let times = given.iter().filter(|given| *given == id).count();
+                let told = gaps
+                    .iter()
+                    .filter(|(of, since, until, _)| of == channel && since < id && id <= until);
+                assert_eq!(
+                    times + told.count(),
+                    1,
+                    "{id} of {channel}, {rules}: {gaps:?}"
+                );
+            }
+            for (of, since, until, missed) in &gaps {
+                let lies_in =
+                    |(channel, id): &&(&str, u64)| channel == of && since < id && id <= until;
+                let count = published.iter().filter(lies_in).count() as u64;
+                assert!(missed.is_none_or(|missed| missed == count), "{gaps:?}");
+                assert!(missed.is_some() || !is_counted, "{gaps:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn long_poll_is_answered_past_more_expired_publications_than_one_answer_looks_at() {
     let server = Server::with("", &["--workers", "1"]);

@@ -1,11 +1,15 @@
-//! What only polls need of the hub: a gap that waits for the one answer, and the position that the
+//! What only polls need of the hub: gaps that wait for the one answer, and the position that the
 //! answer names.
 //!
-//! A poll is a subscriber like any other while it waits; what it is owed is [`super::serve`]'s.
+//! A poll is a subscriber like any other while it waits; what it is owed is [`super::serve`]'s. The
+//! position of an answer stands for all its channels: up to there everything is given or reported,
+//! and beyond it nothing is. So a gap that ends later is cut there. The poll that goes on from the
+//! position finds the rest of it as it is then, or is given what lies in it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::member::Subscription;
 use super::{Gap, Hub};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::log::Rules;
@@ -28,10 +32,78 @@ impl Hub {
         self.cursor(positions.fold(self.head, Sequence::max))
     }
 
-    /// The position of the conn in a slot, which is behind: up to here everything is given.
+    /// The position up to which the conn in a slot is given everything: the one before the next
+    /// publication that it is owed, if there is one. Where the log has evicted some of what follows,
+    /// that is the position from where it is to be told.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
-        self.cursor(self.positions(slot).min().unwrap_or(self.head))
+        let subscriptions = self.subscriptions(slot).iter();
+        let owed = subscriptions.filter_map(|subscription| self.before_owed(*subscription));
+        let reached = owed.min().map(|reached| self.cursor(reached));
+        reached.unwrap_or_else(|| self.caught_up(slot))
+    }
+
+    /// The position before the next publication that a subscription is owed.
+    fn before_owed(&self, subscription: Subscription) -> Option<Sequence> {
+        if !self.has_next(subscription) {
+            return None;
+        }
+        let position = subscription.position;
+        let next = self.next_of(subscription);
+        let next = next.filter(|next| next.previous <= position);
+        Some(next.map_or(position, |next| next.sequence().before()))
+    }
+
+    /// Cuts the gaps of an answer at the position that it names. A gap of which nothing is left is
+    /// kept: the conn in the slot may go on waiting.
+    pub fn cut_gaps(
+        &mut self,
+        slot: u32,
+        gaps: Vec<(ChannelName, Gap)>,
+        position: Cursor,
+    ) -> Vec<(ChannelName, Gap)> {
+        let mut told = Vec::with_capacity(gaps.len());
+        for (name, gap) in gaps {
+            match self.cut(&name, gap, position) {
+                Some(gap) => told.push((name, gap)),
+                None => self.keep_gap(slot, &name, gap),
+            }
+        }
+        told
+    }
+
+    /// The part of a gap up to a position, if anything is or may be missing there.
+    fn cut(&self, name: &ChannelName, gap: Gap, until: Cursor) -> Option<Gap> {
+        if gap.until.sequence <= until.sequence {
+            return Some(gap);
+        }
+        let since = match gap.since {
+            Some(since) if !gap.cause.is_foreign() => since.sequence,
+            _ => return Some(Gap { until, ..gap }),
+        };
+        if since >= until.sequence {
+            return None;
+        }
+        let count = |_whole| self.count_between(name, since, until.sequence);
+        let missed = gap.missed.and_then(count);
+        (missed != Some(0)).then_some(Gap {
+            until,
+            missed,
+            ..gap
+        })
+    }
+
+    /// Publications of a channel after one position and up to another. Not known if the log no
+    /// longer has all of them.
+    fn count_between(&self, name: &ChannelName, after: Sequence, last: Sequence) -> Option<u64> {
+        let channel = self.named(name)?;
+        match channel.tail_after(after) {
+            Some(tail) => Some(tail.count_between(after, last)),
+            None => {
+                let last = last.min(self.head);
+                self.log.count_between(channel.key, after, last)
+            }
+        }
     }
 
     fn positions(&self, slot: u32) -> impl Iterator<Item = Sequence> {
@@ -116,8 +188,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::Config;
-    use crate::frame::{Payload, Publication};
+    use crate::config::{Config, Namespace, Overflow};
+    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{GapCause, JoinOutcome, Joined, Node};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
@@ -207,6 +279,156 @@ mod tests {
         let outcome = hub.subscribe(2, &name(), Since::After(cursor(7)), Sequence(9));
         assert!(matches!(outcome, JoinOutcome::Joined(_)));
         assert_eq!(hub.caught_up(2), cursor(7));
+    }
+
+    #[test]
+    fn reached_is_before_what_is_owed_next_whatever_is_quiet() {
+        let mut hub = hub(4, &Config::default());
+        let quiet = ChannelName::new("quiet").unwrap();
+        for channel in [&quiet, &name()] {
+            let _joined = hub.subscribe(1, channel, Since::After(cursor(2)), Sequence(4));
+        }
+        assert_eq!(hub.reached(1), cursor(2));
+        assert_eq!(give_one(&mut hub, 1), [3]);
+        assert_eq!(hub.reached(1), cursor(3));
+    }
+
+    /// Gives the conn in a slot the next publication.
+    fn give_one(hub: &mut Node, slot: u32) -> Vec<u64> {
+        let (kind, encoder) = (FrameKind::Poll(Envelope::Full), &mut Encoder::default());
+        let mut planned = Vec::new();
+        hub.plan(slot, kind, Now(0), 1, encoder, &mut planned);
+        let bytes = planned.iter().map(|step| step.length).sum();
+        hub.advance(slot, &planned, bytes);
+        planned.iter().map(|step| step.sequence.0).collect()
+    }
+
+    #[test]
+    fn nothing_is_given_or_named_past_what_the_log_evicts_after_the_gaps_were_taken() {
+        let mut hub = hub(4, &Config::default());
+        let other = ChannelName::new("d").unwrap();
+        let payload = Payload::Text("x".into());
+        let publication = Publication::new(cursor(5), other.clone(), payload, Now(0));
+        hub.publish(Arc::new(publication), Now(0));
+        hub.release_walked();
+        for channel in [&name(), &other] {
+            let _joined = hub.subscribe(1, channel, Since::After(cursor(0)), Sequence(5));
+        }
+        assert_eq!(hub.take_gap(1), None);
+        // All of the first channel, and nothing of the other one.
+        hub.evict(Now(u64::MAX / 2), 4);
+        assert_eq!(give_one(&mut hub, 1), [0; 0], "5 is after what is lost");
+        assert!(hub.take_found_loss());
+        assert_eq!(hub.reached(1), cursor(0));
+        let gap = Gap {
+            since: Some(cursor(0)),
+            until: cursor(4),
+            missed: None,
+            cause: GapCause::Expired,
+        };
+        assert_eq!(hub.take_gap(1), Some((name(), gap)));
+        assert_eq!(hub.reached(1), cursor(4));
+        assert_eq!(give_one(&mut hub, 1), [5]);
+        assert!(!hub.take_found_loss());
+    }
+
+    /// A hub with publications 1 to 10: of odd numbers in a channel that conflates, all with the
+    /// same key, the others elsewhere. The conn in slot 3 polls the channel from the beginning.
+    fn conflating() -> Node {
+        let mut config = Config::default();
+        config.quota.behind_publications = 2;
+        config.namespace = vec![Namespace {
+            pattern: "c".into(),
+            overflow: Some(Overflow::Conflate),
+            ..Namespace::default()
+        }];
+        let mut hub = hub(0, &config);
+        let other = ChannelName::new("d").unwrap();
+        for sequence in 1..=10 {
+            let is_odd = sequence % 2 == 1;
+            let channel = if is_odd { name() } else { other.clone() };
+            let payload = Payload::Text("x".into());
+            let mut publication = Publication::new(cursor(sequence), channel, payload, Now(0));
+            publication.key = is_odd.then(|| "k".into());
+            hub.publish(Arc::new(publication), Now(0));
+        }
+        let _joined = hub.subscribe(3, &name(), Since::After(cursor(0)), Sequence(10));
+        hub
+    }
+
+    #[test]
+    fn gap_is_cut_at_the_position_and_counts_what_is_missing_up_to_there() {
+        for (position, cut) in [
+            (0, None),
+            (1, Some((1, 1))),
+            (2, Some((2, 1))),
+            (6, Some((6, 3))),
+            (7, Some((7, 4))),
+            (8, Some((7, 4))),
+            (10, Some((7, 4))),
+        ] {
+            let mut hub = conflating();
+            let gaps: Vec<_> = std::iter::from_fn(|| hub.take_gap(3)).collect();
+            assert_eq!(gaps.len(), 1);
+            let kept = gaps.first().cloned();
+            let told = hub.cut_gaps(3, gaps, cursor(position));
+            let told = told.first().map(|(_, gap)| *gap);
+            let expected = cut.map(|(until, missed)| Gap {
+                since: Some(cursor(0)),
+                until: cursor(until),
+                missed: Some(missed),
+                cause: GapCause::Conflated,
+            });
+            assert_eq!(told, expected, "at {position}");
+            let kept = kept.filter(|_| told.is_none());
+            assert_eq!(hub.take_gap(3), kept, "the conn may go on waiting");
+        }
+    }
+
+    #[test]
+    fn cut_of_a_gap_that_cannot_be_counted_says_so_and_keeps_what_it_begins_with() {
+        let other = Cursor {
+            epoch: Epoch::new(8),
+            sequence: Sequence(99),
+        };
+        let cut = |since, cause, position| {
+            let mut hub = conflating();
+            let gap = Gap {
+                since,
+                until: cursor(9),
+                missed: None,
+                cause,
+            };
+            let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(position));
+            told.first()
+                .map(|(_, gap)| (gap.since, gap.until, gap.missed))
+        };
+        let expired = |position| cut(Some(cursor(4)), GapCause::Expired, position);
+        assert_eq!(expired(4), None);
+        assert_eq!(expired(6), Some((Some(cursor(4)), cursor(6), None)));
+        for (since, cause) in [
+            (Some(other), GapCause::Restart),
+            (Some(cursor(99)), GapCause::Unknown),
+            (None, GapCause::Unknown),
+        ] {
+            assert_eq!(cut(since, cause, 6), Some((since, cursor(6), None)));
+        }
+        let mut hub = conflating();
+        hub.evict(Now(u64::MAX / 2), 1);
+        let since = Some(cursor(0));
+        let gap = Gap {
+            since,
+            until: cursor(7),
+            missed: Some(4),
+            cause: GapCause::Conflated,
+        };
+        let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(6));
+        let expected = Gap {
+            until: cursor(6),
+            missed: None,
+            ..gap
+        };
+        assert_eq!(told, [(name(), expected)], "1 has left the log");
     }
 
     #[test]

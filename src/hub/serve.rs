@@ -65,8 +65,9 @@ pub struct Advanced {
 impl Hub {
     /// Lists what the conn in a slot is to be given next, in sequence order: at most `budget` bytes
     /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that were
-    /// not needed yet are encoded. What the log has evicted since the gaps of the conn were taken is
-    /// left out, and [`Self::take_found_loss`] says so.
+    /// not needed yet are encoded. The list ends before what the log has evicted since the gaps of
+    /// the conn were taken, since no id may pass what is not reported, and
+    /// [`Self::take_found_loss`] says so.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -77,12 +78,14 @@ impl Hub {
         planned: &mut Vec<Planned>,
     ) {
         planned.clear();
+        self.has_found_loss = false;
         let conflates = !self.conflating.is_empty() && self.conflating.contains(&slot);
         let mut sources = std::mem::take(&mut self.merge);
         self.find_sources(slot, &mut sources);
         let mut bytes = 0;
         // One source for most conns; for the others the smallest sequence number goes first.
         while planned.len() < GATHER_SLICES_MAX
+            && !self.has_found_loss
             && let Some(source) = sources.iter_mut().min_by_key(|source| source.next)
             && let Some(entry) = self.held(source.held).filter(|_| source.next != END)
         {

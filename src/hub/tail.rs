@@ -42,6 +42,13 @@ impl Tail {
         self.0.get(index)
     }
 
+    /// How many entries follow a position that it covers, up to another one.
+    #[must_use]
+    pub fn count_between(&self, after: Sequence, last: Sequence) -> u64 {
+        let index = |position| self.0.partition_point(|entry| entry.sequence() <= position);
+        index(last).saturating_sub(index(after)) as u64
+    }
+
     /// The entry with this number among all of the channel.
     #[must_use]
     pub fn get(&self, ordinal: u64) -> Option<&Entry> {

@@ -164,6 +164,19 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
+    /// How many publications a channel has after a position, up to another one. `None` if some of
+    /// them have left the log.
+    #[must_use]
+    pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Sequence) -> Option<u64> {
+        let shard = self.shards.read(key)?;
+        let channel = shard.get(key.place())?;
+        // There are no holes between entries.
+        let count = channel
+            .index_after(last)
+            .saturating_sub(channel.index_after(after));
+        (channel.evicted <= after).then_some(count as u64)
+    }
+
     /// The superseded entries that follow a position, up to a horizon: where they end and how many
     /// they are.
     #[must_use]

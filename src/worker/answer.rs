@@ -83,26 +83,46 @@ impl<N: Net> Worker<N> {
 
     /// Takes what the conn in a slot is owed, and moves its cursors over it.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
-        let gaps: Vec<_> = std::iter::from_fn(|| self.hub.take_gap(slot)).collect();
-        let publications = self.take_publications(slot, kind);
+        let mut gaps = Vec::new();
+        self.take_gaps(slot, &mut gaps);
+        let publications = self.take_publications(slot, kind, &mut gaps);
         let stays = since.filter(|_| gaps.is_empty() && publications.is_empty());
         let position = self.position(slot, &gaps, &publications, stays);
         News {
             is_unmoved: stays == Some(position),
-            gaps,
+            gaps: self.hub.cut_gaps(slot, gaps, position),
             publications,
             position,
         }
     }
 
-    /// Steps over what has expired, within bounds, to the next publications.
-    fn take_publications(&mut self, slot: u32, kind: FrameKind) -> Vec<Arc<Publication>> {
+    /// Takes the gaps of the conn in a slot. Those that were taken before may have become longer.
+    fn take_gaps(&mut self, slot: u32, gaps: &mut Vec<(ChannelName, Gap)>) {
+        for (name, gap) in gaps.drain(..) {
+            self.hub.keep_gap(slot, &name, gap);
+        }
+        gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
+    }
+
+    /// Steps over what has expired, within bounds, to the next publications. While nothing was
+    /// stepped over, the gaps are taken again if the log has evicted something after they were.
+    fn take_publications(
+        &mut self,
+        slot: u32,
+        kind: FrameKind,
+        gaps: &mut Vec<(ChannelName, Gap)>,
+    ) -> Vec<Arc<Publication>> {
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        let planned = &mut self.scratch.planned;
-        let encoder = &mut self.scratch.encoder;
+        let mut has_stepped = false;
         for _ in 0..POLL_PLANS_MAX {
+            let planned = &mut self.scratch.planned;
+            let encoder = &mut self.scratch.encoder;
             self.hub
                 .plan(slot, kind, self.now, budget, encoder, planned);
+            if self.hub.take_found_loss() && planned.is_empty() && !has_stepped {
+                self.take_gaps(slot, gaps);
+                continue;
+            }
             let given = planned.iter().filter(|step| step.length > 0);
             let given = given.filter_map(|step| self.hub.publication(step));
             let given: Vec<_> = given.map(Arc::clone).collect();
@@ -112,6 +132,7 @@ impl<N: Net> Worker<N> {
             if is_all || !given.is_empty() {
                 return given;
             }
+            has_stepped = true;
         }
         Vec::new()
     }
@@ -125,16 +146,19 @@ impl<N: Net> Worker<N> {
         publications: &[Arc<Publication>],
         stays: Option<Cursor>,
     ) -> Cursor {
-        let is_caught_up = !self.hub.is_behind(slot);
+        let is_behind = self.hub.is_behind(slot);
         match (publications.last(), stays) {
-            (Some(last), _) if is_caught_up => {
+            (Some(last), _) if is_behind => last.id,
+            (Some(last), _) => {
                 let told = gaps.iter().map(|(_, gap)| gap.until);
                 told.fold(last.id, |a, b| if b.sequence > a.sequence { b } else { a })
             }
-            (Some(last), _) => last.id,
-            (None, _) if !is_caught_up => self.hub.reached(slot),
-            (None, Some(stays)) if !self.hub.is_sinking(slot, stays.sequence, self.now) => stays,
-            (None, _) => self.hub.caught_up(slot),
+            (None, Some(stays))
+                if !is_behind && !self.hub.is_sinking(slot, stays.sequence, self.now) =>
+            {
+                stays
+            }
+            (None, _) => self.hub.reached(slot),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Journey {
 }
 
 /// How far it has got in a channel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Reached {
     /// The newest publication it was given, or where it began.
     given: u64,
@@ -25,10 +25,20 @@ struct Reached {
     /// What it has done with up to here may come again, since it goes on from the channel where it
     /// has done least.
     again: u64,
+    /// The gaps that were told, from after the first number up to the second. What lies in one of
+    /// them does not come and is not told again.
+    missing: Vec<(u64, u64)>,
 }
 
 impl Reached {
-    fn last(self) -> u64 {
+    fn from(given: u64) -> Self {
+        Self {
+            given,
+            ..Self::default()
+        }
+    }
+
+    fn last(&self) -> u64 {
         self.given.max(self.told)
     }
 }
@@ -50,23 +60,49 @@ impl Journey {
     pub(crate) fn forget(&mut self, acknowledged: &[(usize, u64)]) {
         for (channel, id) in acknowledged {
             *self.of(*channel) = Some(Reached {
-                given: *id,
-                told: 0,
                 again: *id,
+                ..Reached::from(*id)
             });
+        }
+    }
+
+    /// The client comes back from here. What was told beyond may come after all, or be told again.
+    pub(crate) fn go_on_from(&mut self, position: u64) {
+        for reached in self.channels.values_mut().flatten() {
+            for (_, until) in &mut reached.missing {
+                *until = position.min(*until);
+            }
+            reached.missing.retain(|(since, until)| since < until);
+        }
+    }
+
+    /// Each publication comes or lies in one gap.
+    fn check_gap(&self, channel: usize, since: u64, until: u64, facts: &Facts) {
+        let Some(reached) = &self.channels[&channel] else {
+            return;
+        };
+        let (given, again) = (reached.given.min(until), reached.again);
+        let came = facts.between(channel, since.max(again), given);
+        assert!(came.is_empty(), "{came:?} came, and are told as missing");
+        for (from, to) in &reached.missing {
+            let twice = facts.between(channel, since.max(*from), until.min(*to));
+            assert!(twice.is_empty(), "{twice:?} are missing twice");
         }
     }
 
     /// The client has learnt something.
     pub(crate) fn see(&mut self, seen: Seen, facts: &Facts) {
         match seen {
-            Seen::Gap { channel, until } => {
-                let reached = self.of(channel).get_or_insert(Reached {
-                    given: 0,
-                    told: 0,
-                    again: 0,
-                });
+            Seen::Gap {
+                channel,
+                since,
+                until,
+            } => {
+                let since = since.expect("it comes from a position of this epoch");
+                self.check_gap(channel, since, until, facts);
+                let reached = self.of(channel).get_or_insert_default();
                 reached.told = reached.told.max(until);
+                reached.missing.push((since, until));
             }
             Seen::Position(position) => self.check_complete(position, facts),
             Seen::Publication(sequence) => {
@@ -77,16 +113,17 @@ impl Journey {
                     return;
                 }
                 assert!(sequence > given, "{sequence} came again after {given}");
+                let told = reached.missing.iter();
+                let gap = told
+                    .clone()
+                    .find(|(since, until)| (since + 1..=*until).contains(&sequence));
+                assert_eq!(gap, None, "{sequence} came, which was told as missing");
                 let lost = facts.first_owed(channel, reached.last(), sequence - 1);
                 assert_eq!(lost, None, "lost between {reached:?} and {sequence}");
                 reached.given = sequence;
             }
             Seen::Start { channel, position } => {
-                self.of(channel).get_or_insert(Reached {
-                    given: position,
-                    told: 0,
-                    again: 0,
-                });
+                self.of(channel).get_or_insert(Reached::from(position));
             }
         }
     }
@@ -94,7 +131,7 @@ impl Journey {
     /// Nothing up to here is missing that was not told.
     pub(crate) fn check_complete(&self, position: u64, facts: &Facts) {
         for (channel, reached) in &self.channels {
-            let last = reached.map(Reached::last);
+            let last = reached.as_ref().map(Reached::last);
             let lost = last.and_then(|last| facts.first_owed(*channel, last, position));
             assert_eq!(lost, None, "{channel} at {reached:?} and not {position}");
         }

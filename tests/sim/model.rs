@@ -229,7 +229,7 @@ impl Facts {
         owed.find(|sequence| !self.is_superseded(log, channel, *sequence))
     }
 
-    fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
+    pub(crate) fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
         let all = &self.by_channel[channel];
         let from = all.partition_point(|sequence| *sequence <= after);
         let to = all.partition_point(|sequence| *sequence <= last);
@@ -271,6 +271,7 @@ impl Ask {
 pub(crate) enum Seen {
     Gap {
         channel: usize,
+        since: Option<u64>,
         until: u64,
     },
     /// Everything up to here has come.
@@ -283,15 +284,6 @@ pub(crate) enum Seen {
     },
 }
 
-impl From<&Told> for Seen {
-    fn from(told: &Told) -> Self {
-        Self::Gap {
-            channel: told.channel,
-            until: told.until,
-        }
-    }
-}
-
 /// A gap as it was told.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
@@ -300,6 +292,24 @@ pub(crate) struct Told {
     pub(crate) until: u64,
     pub(crate) missed: Option<u64>,
     pub(crate) cause: String,
+}
+
+impl Told {
+    /// Where it begins, if that is a position of this epoch.
+    fn begins(&self, facts: &Facts) -> Option<u64> {
+        let since: Option<Cursor> = self.since.as_ref()?.parse().ok();
+        since
+            .filter(|since| since.epoch == facts.epoch)
+            .map(|since| since.sequence.0)
+    }
+
+    pub(crate) fn seen(&self, facts: &Facts) -> Seen {
+        Seen::Gap {
+            channel: self.channel,
+            since: self.begins(facts),
+            until: self.until,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -546,6 +556,8 @@ impl Ledger {
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 let newest = facts.first_newest(log, told.channel, since, told.until);
                 assert_eq!(newest, None, "{told:?}: nothing supersedes it");
+                let missing = facts.between(told.channel, since, told.until);
+                assert_eq!(told.missed, Some(missing.len() as u64), "{told:?}");
             }
             (ask, cause) if ask.foreign_cause() == Some(cause) => {
                 assert!((at..=log.head).contains(&told.until), "{told:?}");

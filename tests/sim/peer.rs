@@ -204,6 +204,9 @@ impl Peer {
                 }
                 None => link.last_id.or(self.last_id),
             };
+            if let Some(journey) = &mut self.journey {
+                journey.go_on_from(self.last_id.unwrap_or_default());
+            }
         }
     }
 

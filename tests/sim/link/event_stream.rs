@@ -74,7 +74,7 @@ impl Link {
             let json: serde_json::Value = serde_json::from_str(data).expect("JSON");
             let told = told(&json, facts);
             facts.gaps += 1;
-            self.seen.push((&told).into());
+            self.seen.push(told.seen(facts));
             assert_eq!(id, None, "a gap with an id");
             if self.is_opened {
                 return self.live_gap(&told, facts);

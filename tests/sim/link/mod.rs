@@ -607,7 +607,7 @@ impl Link {
     }
 
     fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
-        self.seen.push(told.into());
+        self.seen.push(told.seen(facts));
         if self.ledger.has(told.channel) {
             self.live_gap(told, facts);
         } else {

@@ -1,8 +1,9 @@
 //! A peer that polls: one request after the other, at times ahead of the answers.
 //!
 //! Each answer is held against a ledger of its own that begins where its request asked, and its id
-//! has to stand for everything the answer gave; the next request begins there. Publications are
-//! taken as they come, so that an answer that breaks off counts for what was in it.
+//! has to stand for everything the answer gave and told; the next request begins there.
+//! Publications are taken as they come, so that an answer that breaks off counts for what was in
+//! it.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -211,11 +212,13 @@ impl Link {
         let (ask, at) = self.polls.asked.front().map(|a| (a.ask, a.at)).unwrap();
         for gap in gaps {
             let told = told(gap, facts);
+            let id = answer.id;
+            assert!(told.until <= id, "{told:?} in an answer up to {id}");
             if ask.foreign_cause().is_some() {
                 self.ledger.start(told.channel, 0, facts);
             }
             self.ledger.gap_of_answer(&told, ask, at, facts);
-            self.seen.push((&told).into());
+            self.seen.push(told.seen(facts));
             facts.gaps += 1;
         }
         if ask == Ask::Now {
