@@ -196,6 +196,8 @@
 //!   skipped or evicted any more, and its id stands for all that it gave and reported. A gap that
 //!   ends after the id is cut there, and the next poll finds the rest: over successive polls each
 //!   publication is given or lies in one gap.
+//! - A position of another epoch is served from the channel's oldest entry on. The order of two
+//!   epochs is not known, so every other one counts as an earlier one.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
 //!   what is left is held to the quota at once. A publication whose first byte is written counts no
 //!   more.

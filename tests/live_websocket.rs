@@ -149,20 +149,18 @@ fn unsubscribed_channel_is_silent() {
 fn gap_is_told_on_an_id_of_another_life() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
-    let last = feeder.publish("a", 1);
+    let first = feeder.publish("a", 1);
     let mut socket = Socket::open(server.addr, "channel=a&since=0123456789ab-3");
     let gap = next_of_type(&mut socket, "gap");
     assert_eq!(gap["channel"], "a");
     assert_eq!(gap["cause"], "restart");
     assert_eq!(gap["missed"], Value::Null);
-    assert_eq!(gap["until"], last.as_str());
-    let id = feeder.publish("a", 2);
-    loop {
-        let value = socket.json();
-        if value.get("type").is_none() {
-            assert_eq!(value["id"], id.as_str());
-            return;
-        }
+    assert_eq!(gap["until"], first.replace("-1", "-0"));
+    let second = feeder.publish("a", 2);
+    let messages = std::iter::from_fn(|| Some(socket.json()));
+    let mut given = messages.filter(|value| value.get("type").is_none());
+    for id in [first, second] {
+        assert_eq!(given.next().unwrap()["id"], id);
     }
 }
 
@@ -172,15 +170,14 @@ fn gap_is_of_unknown_cause_where_the_id_was_never_given_out() {
     let mut feeder = Feeder::connect(&server.feed);
     let last = feeder.publish("a", 1);
     let mut socket = Socket::open(server.addr, "");
-    for (since, cause) in [
-        (Value::from("nonsense"), "unknown"),
-        (Value::from(7), "unknown"),
-        (Value::from(last.replace("-1", "-2")), "unknown"),
-        (Value::from("0123456789ab-2"), "restart"),
+    for since in [
+        Value::from("nonsense"),
+        Value::from(7),
+        Value::from(last.replace("-1", "-2")),
     ] {
         socket.send(&json!({"type": "subscribe", "channel": "a", "since": since}));
         let gap = next_of_type(&mut socket, "gap");
-        assert_eq!(gap["cause"], cause, "{since}: {gap}");
+        assert_eq!(gap["cause"], "unknown", "{since}: {gap}");
         assert_eq!(gap["until"], last.as_str(), "{since}: {gap}");
         socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
         assert_eq!(next_of_type(&mut socket, "unsubscribed")["channel"], "a");

@@ -3,11 +3,14 @@
 //! A position that a client names is a wish. Where its subscription really starts, and whether
 //! something is missing before that, is decided here; a position of another epoch, of the future,
 //! or of nowhere is a gap and not an error.
+//!
+//! Epochs are drawn at random, so the order of two of them is not known: every other epoch counts
+//! as an earlier one. Its end is lost, and all that the log has of this one follows.
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
 use crate::id::{ChannelName, Cursor, Sequence, Since};
-use crate::log::Stake;
+use crate::log::{Stake, Standing};
 
 /// What came of subscribing to one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +78,7 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        let Some((index, evicted)) = self.channel_for(name, known) else {
+        let Some((index, standing)) = self.channel_for(name, known) else {
             return JoinOutcome::ServerFull;
         };
         let Some(channel) = self.channels.get_mut(index.0 as usize) else {
@@ -83,7 +86,7 @@ impl Hub {
             return JoinOutcome::ServerFull;
         };
         let place = channel.subscribers.push(slot);
-        let start = self.start(since, evicted, sequenced);
+        let start = self.start(since, &standing, sequenced);
         let subscription = Subscription {
             position: start.position.sequence,
             channel: index,
@@ -140,49 +143,41 @@ impl Hub {
             .map_or(0, |channel| channel.subscribers.len())
     }
 
-    /// Where a subscription that wants to start at `since` really starts.
-    fn start(&self, since: Since, evicted: Sequence, sequenced: Sequence) -> Joined {
-        let from_now = |gap| Joined {
-            position: self.head(),
+    /// Where a subscription that wants to start at `since` really starts, as its channel stands.
+    fn start(&self, since: Since, standing: &Standing, sequenced: Sequence) -> Joined {
+        let (evicted, lost_until) = (standing.evicted, self.log.lost_until());
+        let after_gap = |since, until, cause| Joined {
+            position: until,
             is_recovered: false,
-            gap,
-        };
-        let foreign = |since, cause| {
-            let until = self.head();
-            from_now(Some(Gap {
+            gap: Some(Gap {
                 since,
                 until,
                 missed: None,
                 cause,
-            }))
+            }),
         };
         match since {
-            Since::Now => from_now(None),
-            Since::Unrecognised => foreign(None, GapCause::Unknown),
+            Since::Now => Joined {
+                position: self.head(),
+                is_recovered: false,
+                gap: None,
+            },
+            Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if cursor.epoch != self.epoch => {
-                foreign(Some(cursor), GapCause::Restart)
+                let until = self.cursor(standing.begin);
+                after_gap(Some(cursor), until, GapCause::Restart)
             }
             Since::After(cursor) if cursor.sequence > sequenced => {
-                foreign(Some(cursor), GapCause::Unknown)
+                after_gap(Some(cursor), self.head(), GapCause::Unknown)
             }
-            Since::After(cursor) if cursor.sequence < evicted.max(self.log.lost_until()) => {
-                let is_lost = cursor.sequence < self.log.lost_until();
-                let until = self.cursor(evicted.max(self.log.lost_until()));
-                let gap = Gap {
-                    since: Some(cursor),
-                    until,
-                    missed: None,
-                    cause: if is_lost {
-                        GapCause::Restart
-                    } else {
-                        GapCause::Expired
-                    },
+            Since::After(cursor) if cursor.sequence < evicted.max(lost_until) => {
+                let is_lost = cursor.sequence < lost_until;
+                let until = self.cursor(evicted.max(lost_until));
+                let cause = match is_lost {
+                    true => GapCause::Restart,
+                    false => GapCause::Expired,
                 };
-                Joined {
-                    position: until,
-                    is_recovered: false,
-                    gap: Some(gap),
-                }
+                after_gap(Some(cursor), until, cause)
             }
             Since::After(cursor) => Joined {
                 position: cursor,
@@ -210,17 +205,17 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// The channel with this name here, which is made if it has no subscribers yet, and its newest
-    /// publication that has left the log.
+    /// The channel with this name here, which is made if it has no subscribers yet, and how it
+    /// stands.
     fn channel_for(
         &mut self,
         name: &ChannelName,
         known: Option<ChannelIndex>,
-    ) -> Option<(ChannelIndex, Sequence)> {
+    ) -> Option<(ChannelIndex, Standing)> {
         if let Some(index) = known {
             let key = self.channel(index)?.key;
             let standing = self.log.standing(key, self.head)?;
-            return Some((index, standing.evicted));
+            return Some((index, standing));
         }
         let entry = self.channels.vacant_entry();
         let place = u32::try_from(entry.key()).ok()?;
@@ -236,7 +231,7 @@ impl Hub {
         }
         // Even if it has left the log: then there is a gap to report.
         self.note_late(index, standing.next, last);
-        Some((ChannelIndex(place), standing.evicted))
+        Some((index, standing))
     }
 
     fn leave_channel_if_empty(&mut self, index: ChannelIndex) {

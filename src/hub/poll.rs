@@ -84,8 +84,12 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        let count = |_whole| self.count_between(name, since, until.sequence);
-        let missed = gap.missed.and_then(count);
+        // What is missing after the cut may be counted although what is before it has left the log.
+        let rest = || self.count_between(name, until.sequence, gap.until.sequence);
+        let missed = gap.missed.and_then(|whole| {
+            let before = self.count_between(name, since, until.sequence);
+            before.or_else(|| Some(whole.saturating_sub(rest()?)))
+        });
         (missed != Some(0)).then_some(Gap {
             until,
             missed,
@@ -413,8 +417,6 @@ mod tests {
         ] {
             assert_eq!(cut(since, cause, 6), Some((since, cursor(6), None)));
         }
-        let mut hub = conflating();
-        hub.evict(Now(u64::MAX / 2), 1);
         let since = Some(cursor(0));
         let gap = Gap {
             since,
@@ -422,13 +424,17 @@ mod tests {
             missed: Some(4),
             cause: GapCause::Conflated,
         };
-        let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(6));
-        let expected = Gap {
-            until: cursor(6),
-            missed: None,
-            ..gap
-        };
-        assert_eq!(told, [(name(), expected)], "1 has left the log");
+        for (evicted, missed) in [(1, Some(3)), (8, None)] {
+            let mut hub = conflating();
+            hub.evict(Now(u64::MAX / 2), evicted);
+            let told = hub.cut_gaps(3, vec![(name(), gap)], cursor(6));
+            let expected = Gap {
+                until: cursor(6),
+                missed,
+                ..gap
+            };
+            assert_eq!(told, [(name(), expected)], "{evicted} have left the log");
+        }
     }
 
     #[test]

@@ -254,7 +254,59 @@ fn position_of_another_epoch_is_a_restart_and_one_never_given_out_unknown() {
             panic!("refused")
         };
         assert_eq!(joined.gap.unwrap().cause, cause, "{since:?}");
-        assert_eq!(joined.position, hub.head());
+        let (position, given) = match cause {
+            GapCause::Restart => (0, vec![1]),
+            _ => (1, vec![]),
+        };
+        assert_eq!(joined.position.sequence, Sequence(position), "{since:?}");
+        assert_eq!(give_all(&mut hub, slot), given, "{since:?}");
+    }
+}
+
+#[test]
+fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
+    let mut hub = hub(|config| {
+        config.quota.behind_publications = 2;
+        config.namespace = vec![Namespace {
+            log_entries: Some(5),
+            ..namespace("c1")
+        }];
+    });
+    // Nobody is subscribed to c2, which gets its first publication last.
+    for sequence in 1..=20 {
+        hub.publish(publication(sequence, (sequence % 2) as u8, 1), Now(0));
+        while hub.trim(9) > 0 {}
+    }
+    hub.publish(publication(21, 2, 1), Now(0));
+    let epoch = Epoch::new(8);
+    let since = Cursor {
+        epoch,
+        sequence: Sequence(9),
+    };
+    let all_of_c0: Vec<u64> = (2..=20).step_by(2).collect();
+    let channels: [(u8, u64, &[u64]); 4] = [
+        (0, 1, &all_of_c0),
+        (1, 10, &[11, 13, 15, 17, 19]),
+        (2, 20, &[21]),
+        (3, 21, &[]),
+    ];
+    for (channel, until, given) in channels {
+        let slot = u32::from(channel);
+        let outcome = hub.subscribe(slot, &name(channel), Since::After(since), Sequence(21));
+        let gap = Gap {
+            since: Some(since),
+            until: hub.cursor(Sequence(until)),
+            missed: None,
+            cause: GapCause::Restart,
+        };
+        let joined = Joined {
+            position: gap.until,
+            is_recovered: false,
+            gap: Some(gap),
+        };
+        assert_eq!(outcome, JoinOutcome::Joined(joined), "c{channel}");
+        assert_eq!(hub.enforce(slot, Now(0)), Verdict::Within, "it is a resume");
+        assert_eq!(give_all(&mut hub, slot), given, "c{channel}");
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Standing {
     pub last: Sequence,
     /// Its newest publication that has left the log.
     pub evicted: Sequence,
+    /// The position before the oldest that the log has.
+    pub begin: Sequence,
     /// Everything published in it up to `last`, since it exists.
     pub total: Amount,
     /// The number above the horizon at which its next publication may be, whether the log still has
@@ -36,11 +38,14 @@ impl Channel {
             Some(later) => (later.previous, later.before),
             None => (self.last, self.total),
         };
+        let first = self.entries.front();
+        let begin = first.map_or(horizon, |first| first.sequence().before());
         Standing {
             key,
             rule: self.rule,
             last: last.min(horizon),
             evicted: self.evicted.min(horizon),
+            begin: begin.min(horizon),
             total,
             next: self.next_above(horizon),
         }

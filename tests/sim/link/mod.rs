@@ -336,7 +336,9 @@ impl Link {
                 if self.ledger.is_blind {
                     let position = match self.ask {
                         Ask::After(since) => since,
-                        Ask::Foreign | Ask::Nonsense | Ask::Now => self.asked_at,
+                        // It is given what the log has, and is blind to what that lacks.
+                        Ask::Foreign => 0,
+                        Ask::Nonsense | Ask::Now => self.asked_at,
                     };
                     for channel in self.channels.clone() {
                         self.ledger.start(channel, position, facts);
