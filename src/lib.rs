@@ -246,6 +246,9 @@
 //!   position is moved on before the log moves past it.
 //! - *No id before the gaps it lies behind*. Streams open with their gaps and then the position,
 //!   that of the channel furthest back; a client that is cut off between resumes from where it was.
+//!   A gap in mid-stream is not cut as in a poll's answer, since the connection may end after any
+//!   publication: it is reported whole, then the position up to which nothing is owed. A client
+//!   that resumes from before the gap's end is given what the log has, or receives a gap again.
 //! - *A drain waits for kernels, not for clients.* A conn is closed when its peer's kernel has
 //!   acknowledged the goodbye, so a client that never closes holds nothing up.
 //!   The kernel reports no readiness for that: `worker/drain.rs` looks every few milliseconds.

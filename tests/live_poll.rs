@@ -398,6 +398,28 @@ fn long_poll_is_answered_past_more_expired_publications_than_one_answer_looks_at
 }
 
 #[test]
+fn event_stream_says_how_far_it_has_got_after_a_gap() {
+    let toml = "[quota]\nbehind_publications = 2\noverflow = \"conflate\"\n";
+    let server = Server::with(toml, &["--workers", "1"]);
+    let mut feeder = Feeder::connect(&server.feed);
+    let since = feeder.publish("c", 0);
+    for n in 0..9 {
+        feeder.send(&json!({"channel": "c", "data": n, "key": "k", "ack": true}));
+        feeder.answer();
+    }
+    let mut stream = Lines::curl([server.url(&format!("/sse?channel=c&since={since}"))]);
+    stream.until(&format!("id: {since}"));
+    stream.until("event: fanfare.gap");
+    let gap = stream.until("data: ");
+    stream.until("event:fanfare.position");
+    let position = stream.until("id: ")["id: ".len()..].to_owned();
+    assert!(
+        gap.contains(&format!("\"until\":\"{position}\"")),
+        "{gap} {position}"
+    );
+}
+
+#[test]
 fn half_closed_client_is_answered_at_once() {
     let server = Server::start();
     let since = position(&server, "a");

@@ -31,7 +31,7 @@ use crate::frame::FrameKind;
 use crate::http::origin::Reader;
 use crate::http::{self, Refusal};
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
-use crate::id::ChannelName;
+use crate::id::{ChannelName, Cursor};
 use crate::metrics::WorkerMetrics;
 use crate::proxy::TooMany;
 use crate::time::{Deadline, Now};
@@ -516,6 +516,19 @@ impl Conn {
     ) {
         if let Some(transport) = self.open_transport() {
             transport.handle_gap(channel, gap, out, context);
+        }
+        self.settle(out, context);
+    }
+
+    /// The gaps known by now are told. With them the client has everything up to a position.
+    pub fn handle_gaps_told(
+        &mut self,
+        reached: Cursor,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
+        if let Some(transport) = self.open_transport() {
+            transport.handle_gaps_told(reached, out);
         }
         self.settle(out, context);
     }

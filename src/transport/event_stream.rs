@@ -105,8 +105,8 @@ impl EventStream {
     }
 
     /// Tells a gap. The client keeps its position: the gap is one channel's, and publications of
-    /// another channel before the gap's end may still be owed. A client that resumes before the
-    /// next publication is told of the gap once more.
+    /// another channel before the gap's end may still be owed. A client that resumes from before
+    /// that end is given what the log has after its position, or is told of the gap once more.
     pub(super) fn handle_gap(
         &self,
         channel: &ChannelName,
@@ -119,6 +119,16 @@ impl EventStream {
             push_gap_event(channel, gap, &mut event);
             self.push_body(&event, out);
             context.metrics.gaps.increment();
+        }
+    }
+
+    /// Writes the position after the gaps. The stream may have no further publication for a long
+    /// time, and its client is not told of the same gaps again if it comes back before that.
+    pub(super) fn handle_gaps_told(&self, reached: Cursor, out: &mut Vec<u8>) {
+        if self.phase == Phase::Streaming {
+            let mut block = Vec::with_capacity(64);
+            push_position_event(Some(reached), &mut block);
+            self.push_body(&block, out);
         }
     }
 
@@ -400,6 +410,19 @@ mod tests {
         let outcomes = [JoinOutcome::TooManyChannels];
         let (_, response) = open(StreamBody::UntilClose, &outcomes, &mut World::default());
         assert!(body(&response).contains("id: 000000000abc-900\n"));
+    }
+
+    #[test]
+    fn position_follows_the_gaps_that_are_told_in_mid_stream() {
+        let mut world = World::default();
+        let (stream, _) = open(StreamBody::UntilClose, &[joined_at(1, None)], &mut world);
+        let mut out = Vec::new();
+        stream.handle_gap(&channel("a"), &gap(60), &mut out, &world.context());
+        stream.handle_gaps_told(cursor(64), &mut out);
+        let out = String::from_utf8(out).unwrap();
+        let (gap, position) = out.split_once("\n\n").unwrap();
+        assert!(gap.starts_with("event: fanfare.gap\ndata: ") && !gap.contains("\nid: "));
+        assert_eq!(position, "event:fanfare.position\nid: 000000000abc-64\n\n");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::http::Sharing;
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
-use crate::id::ChannelName;
+use crate::id::{ChannelName, Cursor};
 use poll::{News, Terms};
 
 /// One subscriber's way of delivery, if it goes on.
@@ -258,6 +258,15 @@ impl Transport {
         match self {
             Self::EventStream(stream) => stream.handle_gap(channel, gap, out, context),
             Self::WebSocket(socket) => socket.handle_gap(channel, gap, out, context),
+        }
+    }
+
+    /// The gaps known by now are told. With them the client has everything up to a position.
+    pub fn handle_gaps_told(&self, reached: Cursor, out: &mut Vec<u8>) {
+        match self {
+            Self::EventStream(stream) => stream.handle_gaps_told(reached, out),
+            // Its client has a position for each channel: where the channel's gap ends.
+            Self::WebSocket(_) => {}
         }
     }
 

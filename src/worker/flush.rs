@@ -409,12 +409,20 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Tells the conn what it will not be given, ahead of what it will.
+    /// Tells the conn what it will not be given, ahead of what it will, and how far it then is.
     fn tell_gaps(&mut self, id: ConnId) {
         let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
+        let mut has_told = false;
         while is_writable && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
+            has_told = true;
             self.call(id, |conn, out, context| {
                 conn.handle_gap(&channel, &gap, out, context);
+            });
+        }
+        if has_told {
+            let reached = self.hub.reached(id.slot);
+            self.call(id, |conn, out, context| {
+                conn.handle_gaps_told(reached, out, context);
             });
         }
     }
