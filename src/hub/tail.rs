@@ -11,26 +11,30 @@ use crate::log::{Amount, Entry};
 
 /// The newest entries of a channel.
 #[derive(Debug, Default)]
-pub struct Tail(VecDeque<Entry>);
+pub struct Tail {
+    entries: VecDeque<Entry>,
+    /// What is not superseded of them.
+    newest: Amount,
+}
 
 impl Tail {
     /// Whether it has all of the channel's entries that follow a position.
     #[must_use]
     pub fn covers(&self, position: Sequence) -> bool {
-        let first = self.0.front();
+        let first = self.entries.front();
         first.is_some_and(|first| first.previous <= position)
     }
 
     /// The position before its first entry.
     #[must_use]
     pub fn begin(&self) -> Option<Sequence> {
-        Some(self.0.front()?.previous)
+        Some(self.entries.front()?.previous)
     }
 
     /// The first entry behind a position.
     #[must_use]
     pub fn after(&self, position: Sequence) -> Option<&Entry> {
-        let last = self.0.back()?;
+        let last = self.entries.back()?;
         if last.sequence() <= position {
             return None;
         }
@@ -38,27 +42,32 @@ impl Tail {
         if last.previous <= position {
             return Some(last);
         }
-        let index = self.0.partition_point(|entry| entry.sequence() <= position);
-        self.0.get(index)
+        let index = self
+            .entries
+            .partition_point(|entry| entry.sequence() <= position);
+        self.entries.get(index)
     }
 
     /// How many entries follow a position that it covers, up to another one.
     #[must_use]
     pub fn count_between(&self, after: Sequence, last: Sequence) -> u64 {
-        let index = |position| self.0.partition_point(|entry| entry.sequence() <= position);
+        let index = |position| {
+            self.entries
+                .partition_point(|entry| entry.sequence() <= position)
+        };
         index(last).saturating_sub(index(after)) as u64
     }
 
     /// The entry with this number among all of the channel.
     #[must_use]
     pub fn get(&self, ordinal: u64) -> Option<&Entry> {
-        self.0.get(self.index(ordinal)?)
+        self.entries.get(self.index(ordinal)?)
     }
 
     /// The same, to note an encoding.
     pub fn get_mut(&mut self, ordinal: u64) -> Option<&mut Entry> {
         let index = self.index(ordinal)?;
-        self.0.get_mut(index)
+        self.entries.get_mut(index)
     }
 
     /// What follows a position and is not superseded.
@@ -85,53 +94,63 @@ impl Tail {
         let Some(key) = newer.publication.key.as_deref() else {
             return;
         };
-        let mut same = self.0.iter_mut().rev();
+        let mut same = self.entries.iter_mut().rev();
         let same = same.find(|entry| entry.publication.key.as_deref() == Some(key));
-        if let Some(entry) = same {
-            entry.is_superseded = true;
+        if let Some(entry) = same
+            && !std::mem::replace(&mut entry.is_superseded, true)
+        {
+            self.newest = self.newest.minus(Amount::of(&entry.publication));
         }
     }
 
     fn from(&self, position: Sequence) -> impl Iterator<Item = &Entry> {
-        let first = self.0.partition_point(|entry| entry.sequence() <= position);
-        self.0.range(first..)
+        let first = self
+            .entries
+            .partition_point(|entry| entry.sequence() <= position);
+        self.entries.range(first..)
     }
 
     /// Adds the channel's newest entry. Where that does not follow the last one, only it is kept.
     pub fn push(&mut self, entry: Entry) {
         // The channel was dropped and made again, or its older entries were too many to be held.
-        if self
-            .0
-            .back()
-            .is_some_and(|last| last.sequence() != entry.previous)
-        {
-            self.0.clear();
+        let last = self.entries.back();
+        if last.is_some_and(|last| last.sequence() != entry.previous) {
+            self.clear();
         }
-        self.0.push_back(entry);
+        self.newest = self.newest.plus(Amount::of(&entry.publication));
+        self.entries.push_back(entry);
     }
 
-    /// Drops the oldest entries that all subscribers were visited for, beyond a quota: a conn that
-    /// is further behind is not given them, or asks the log.
-    pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
-        while let Some(first) = self.0.front()
+    /// Drops the oldest entries that all subscribers were visited for, beyond a quota and the newest
+    /// entry: a conn that is further behind is not given them, or asks the log.
+    pub fn forget(&mut self, quota: Amount, floor: Amount) {
+        let last = self.entries.back();
+        let last = last.map_or_else(Amount::default, |last| Amount::of(&last.publication));
+        while let Some(first) = self.entries.front()
             && first.before.publications < floor.publications
-            && total.minus(first.before).exceeds(quota)
+            && (self.newest.minus(last).exceeds(quota) || self.entries.len() > ENTRIES_MAX)
         {
-            self.0.pop_front();
+            if !first.is_superseded {
+                self.newest = self.newest.minus(Amount::of(&first.publication));
+            }
+            self.entries.pop_front();
         }
     }
 
     /// Drops all entries.
     pub fn clear(&mut self) {
-        self.0.clear();
-        self.0.shrink_to(ROOM_KEPT);
+        self.newest = Amount::default();
+        self.entries.clear();
+        self.entries.shrink_to(ROOM_KEPT);
     }
 
     fn index(&self, ordinal: u64) -> Option<usize> {
-        let first = self.0.front()?.before.publications;
+        let first = self.entries.front()?.before.publications;
         usize::try_from(ordinal.checked_sub(first)?).ok()
     }
 }
 
+/// Most entries that are held beyond those of the walk, many of them superseded.
+const ENTRIES_MAX: usize = 4096;
 /// Entries for which an empty tail keeps its room.
 const ROOM_KEPT: usize = 4;
