@@ -26,16 +26,22 @@ pub struct Planned {
     pub length: usize,
     /// Which of the conn's subscriptions it is for.
     pub subscription: u32,
-    held: Held,
+    /// Where its entry is held.
+    pub held: Held,
 }
 
 /// Where the hub holds an entry that is planned, until its write is noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
-    /// Index into [`Hub::fetched`].
+pub enum Held {
+    /// Index into the entries that were fetched from the log.
     Fetched(u32),
-    /// In a channel's tail: its number among all entries of the channel.
-    Tail { channel: ChannelIndex, ordinal: u64 },
+    /// In a channel's tail.
+    Tail {
+        /// The channel.
+        channel: ChannelIndex,
+        /// The entry's number among all entries of the channel.
+        ordinal: u64,
+    },
 }
 
 const _: () = assert!(size_of::<Planned>() <= 48);

@@ -97,8 +97,10 @@ fn workers_that_subscribe_at_once_reach_the_limit_and_never_pass_it() {
             entered
         };
         let entered: Vec<Vec<ChannelKey>> = thread::scope(|scope| {
-            let threads = (0..WORKERS).map(|worker| scope.spawn(move || enter_all(worker)));
-            let threads: Vec<_> = threads.collect();
+            let mut threads = Vec::new();
+            for worker in 0..WORKERS {
+                threads.push(scope.spawn(move || enter_all(worker)));
+            }
             start.wait();
             publish_to_each(&mut writer, &names);
             threads.into_iter().map(|one| one.join().unwrap()).collect()

@@ -83,7 +83,7 @@ impl Mailboxes {
 #[derive(Debug)]
 enum Step {
     /// Adds it to the log.
-    Add(Publication, Option<Arc<Receipt>>),
+    Add(Box<Publication>, Option<Arc<Receipt>>),
     /// Takes what is to be posted.
     Collect,
     Post(usize, Batch),
@@ -285,7 +285,7 @@ impl Feed {
         let receipts = receipts.collect();
         let adds = batch.into_iter();
         self.steps
-            .extend(adds.map(|(publication, receipt)| Step::Add(publication, receipt)));
+            .extend(adds.map(|(publication, receipt)| Step::Add(Box::new(publication), receipt)));
         let rest = [
             Step::Collect,
             Step::NotePosted,
@@ -308,7 +308,7 @@ impl Feed {
         match step {
             Step::Add(publication, receipt) => {
                 self.outgoing
-                    .add(&mut self.writer, publication, receipt.as_ref());
+                    .add(&mut self.writer, *publication, receipt.as_ref());
             }
             Step::Collect => {
                 while let Some((worker, batch)) = self.outgoing.take() {
