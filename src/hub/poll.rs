@@ -322,7 +322,7 @@ mod tests {
         // All of the first channel, and nothing of the other one.
         hub.evict(Now(u64::MAX / 2), 4);
         assert_eq!(give_one(&mut hub, 1), [0; 0], "5 is after what is lost");
-        assert!(hub.take_found_loss());
+        assert!(hub.take_found_loss() && hub.has_loss(1));
         assert_eq!(hub.reached(1), cursor(0));
         let gap = Gap {
             since: Some(cursor(0)),
@@ -331,6 +331,7 @@ mod tests {
             cause: GapCause::Expired,
         };
         assert_eq!(hub.take_gap(1), Some((name(), gap)));
+        assert!(!hub.has_loss(1));
         assert_eq!(hub.reached(1), cursor(4));
         assert_eq!(give_one(&mut hub, 1), [5]);
         assert!(!hub.take_found_loss());

@@ -366,6 +366,13 @@ impl Hub {
         (position < evicted).then_some(evicted)
     }
 
+    /// Whether something has left the log that the conn in a slot is owed and not told of.
+    #[must_use]
+    pub fn has_loss(&self, slot: u32) -> bool {
+        let mut subscriptions = self.subscriptions(slot).iter();
+        subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
+    }
+
     /// Whether the conn in a slot came with a position that this log has not reached yet: another
     /// worker was faster.
     #[must_use]

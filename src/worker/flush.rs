@@ -419,8 +419,12 @@ impl<N: Net> Worker<N> {
                 conn.handle_gap(&channel, &gap, out, context);
             });
         }
-        if has_told {
-            let reached = self.hub.reached(id.slot);
+        if !has_told {
+            return;
+        }
+        let reached = self.hub.reached(id.slot);
+        // What the log has evicted meanwhile is told before a position is named.
+        if !self.hub.has_loss(id.slot) {
             self.call(id, |conn, out, context| {
                 conn.handle_gaps_told(reached, out, context);
             });
