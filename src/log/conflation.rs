@@ -101,14 +101,15 @@ impl Channel {
     }
 
     /// The superseded entries that follow a position, up to a horizon: where they end and how many
-    /// they are.
+    /// they are. None if something between them and the position has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
         until: Sequence,
     ) -> Option<(Sequence, u64)> {
         let next = self.entries.get(self.index_after(position))?;
-        if !next.is_superseded || next.sequence() > until {
+        let follows = next.previous <= position;
+        if !follows || !next.is_superseded || next.sequence() > until {
             return None;
         }
         // What supersedes an entry leaves the log after it.
