@@ -8,7 +8,7 @@
 //! The writer alone adds and removes entries. Readers look a channel up, copy references to at most
 //! a few entries, and register interest in a channel. Channels lie in shards with a lock each; no
 //! thread holds two of them, and none is held across an encoding, a system call, a post to a worker
-//! or the drop of a publication ([`shard`] asserts it in debug builds).
+//! or the drop of a publication (debug builds assert it).
 //!
 //! What a reader asks for ends at its *horizon*: the number up to which it has been told of
 //! everything. Nothing above it is found, counted or named.
