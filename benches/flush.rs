@@ -242,7 +242,8 @@ impl Rig {
             };
             let channel = ChannelName::new("prices").unwrap();
             let payload = Payload::Json(format!("\"{}\"", "x".repeat(payload_bytes - 2)).into());
-            Publication::new(id, channel, payload, self.clock.now())
+            let ledger = self.writer.log().ledger();
+            Publication::new(id, channel, payload, self.clock.now(), ledger)
         };
         let batch = (self.published + 1..=self.published + count).map(publication);
         let batch: Vec<_> = batch.collect();

@@ -12,6 +12,7 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::frame::{
@@ -34,7 +35,8 @@ fn publication(payload: Payload) -> Publication {
         epoch: Epoch::new(0x0123_4567_89ab),
         sequence: Sequence(123_456),
     };
-    Publication::new(id, ChannelName::new("prices").unwrap(), payload, Now(0))
+    let channel = ChannelName::new("prices").unwrap();
+    Publication::new(id, channel, payload, Now(0), &Arc::default())
 }
 
 fn json(bytes: usize) -> Payload {
@@ -108,9 +110,9 @@ fn deflated(criterion: &mut Criterion) {
                 bencher.iter_batched_ref(
                     || publication(payload.clone()),
                     |publication| {
-                        publication
-                            .encode(kind, &mut encoder)
-                            .map(Frame::bytes_held)
+                        let frames = publication.frames();
+                        let frame = frames.encode(publication, kind, &mut encoder);
+                        frame.map(Frame::bytes_held)
                     },
                     BatchSize::SmallInput,
                 );

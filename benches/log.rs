@@ -51,13 +51,21 @@ fn publications_to(
     count: u64,
     channel: impl Fn(u64) -> ChannelName,
 ) -> Vec<Arc<Publication>> {
+    let ledger = Arc::default();
     let publication = |sequence| {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(sequence),
         };
         let payload = Payload::Json(format!("\"{}\"", "x".repeat(98)).into());
-        Arc::new(Publication::new(id, channel(sequence), payload, Now(0)))
+        let ledger = &ledger;
+        Arc::new(Publication::new(
+            id,
+            channel(sequence),
+            payload,
+            Now(0),
+            ledger,
+        ))
     };
     (first..first + count).map(publication).collect()
 }

@@ -368,7 +368,7 @@ pub enum CloseReason {
     /// No token in time, or one that is no good (4001).
     Unauthorized,
     /// Further behind than its quota, and the policy is to close (4100), or too many control bytes
-    /// unread.
+    /// unread, or the oldest of too many publications that have left the log is held for it.
     Overflow,
     // We.
     /// The oldest of too many conns that have yet to complete a request head.

@@ -7,7 +7,7 @@
 //!
 //! # Four ideas
 //!
-//! 1. **The log is the queue.** A worker keeps one [`hub::log::Log`] of recent publications, and
+//! 1. **The log is the queue.** A worker keeps one [`log::Log`] of recent publications, and
 //!    each channel threads its own entries through it. A subscriber owns no queue but a *cursor*:
 //!    the number of the last publication it was given. Live delivery, a slow reader, a resume and a
 //!    poll are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
@@ -161,21 +161,27 @@
 //! # What a channel costs
 //!
 //! A channel exists while it has subscribers or entries. With one entry that nobody was given, of a
-//! payload of P bytes and a name of N, the node holds this once, whatever the number of workers, and
-//! the log's bound counts it:
+//! payload of P bytes and a name of N, the log holds this once for all workers, and its bound counts
+//! it:
 //!
 //! | what | bytes | where |
 //! |---|---|---|
-//! | publication | 368 + N + P | `frame/publication.rs` |
-//! | entry in its channel, its place in the order of all | 40, 24 | `log/entry.rs`, `order.rs` |
-//! | channel and its name's place in the directory | 128 | `log/shard.rs` |
-//! | where it conflates: the entry's place, its key's | 32, 18 | `log/conflation.rs` |
+//! | publication | 112 + N + P | `frame/publication.rs` |
+//! | entry in the channel's deque | 40 | `log/entry.rs` |
+//! | place in the order list | 24 | `log/order.rs` |
+//! | channel, its place by name | 128 | `log/shard.rs` |
+//! | where it conflates: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs` |
 //!
-//! With N + P = 111 that is 671 bytes, so the default `log.bytes` of 64 MiB holds 100,000 of them. The
-//! bound counts a channel only while it has entries. Each worker with subscribers of a channel has
-//! 104 bytes for it (`hub/channel.rs`). Where that is more than one worker, the log has a list of
-//! them, 24 bytes and 8 for each. How many channels have subscribers is one number, which changes with
-//! the channel's shard locked: so `limits.channels` is exact.
+//! With N + P = 111 that is 415 bytes, so the default `log.bytes` of 64 MiB holds 161,000 of them.
+//! The allocator's share, and tables that have just doubled, come on top (`cargo bench --bench log`
+//! has the figures for a million). The first encoding adds 288 bytes and its own length. An event
+//! type or a conflation key adds 32 bytes and its length. Entries that left the middle of the order
+//! list may cost another place for each that is in it.
+//!
+//! The bound counts a channel only while it has entries. Each worker with subscribers of a channel
+//! has 104 bytes for it (`hub/channel.rs`). Where that is more than one worker, the log has a list
+//! of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which changes
+//! with the channel's shard locked: so `limits.channels` is exact.
 //!
 //! # Invariants
 //!
@@ -192,6 +198,14 @@
 //!   socket that is gone is made again, except where another user could replace it; publications
 //!   are refused while a file of the journal is gone. [`health`] has the reasons, which `/readyz`
 //!   shows.
+//! - What has left the log is held by conns that have begun to write it, and all of them together
+//!   hold at most `log.pinned_bytes`. Publications and encodings count in one ledger from creation
+//!   to drop ([`frame::ledger`]). Beyond the bound a conn copies a rest that is small beside what it
+//!   keeps in memory; then the conns with the oldest publications are closed (`worker/pinned.rs`).
+//!   Besides, inboxes hold it, which are bounded, and the walks of a worker, which hold at most a
+//!   sixteenth of `log.bytes` or one publication before the rest waits in the inbox ([`hub::tail`]).
+//! - Encodings have at most a quarter of `log.bytes`. Beyond that the oldest entries lose theirs
+//!   first; they are made again for a subscriber that comes late.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
 //!   skipped or evicted any more, and its id stands for all that it gave and reported. A gap that
 //!   ends after the id is cut there, and the next poll finds the rest: over successive polls each

@@ -14,6 +14,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use fanfare::frame::websocket::{Opcode, push_frame};
 use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
@@ -40,9 +41,15 @@ fn publication(channel: &str, event: Option<&str>, payload: Payload) -> Publicat
         epoch: Epoch::new(0x0123_4567_89ab),
         sequence: Sequence(42),
     };
-    let mut publication = Publication::new(id, ChannelName::new(channel).unwrap(), payload, Now(0));
-    publication.event = event.map(Box::from);
-    publication
+    let channel = ChannelName::new(channel).unwrap();
+    Publication::new(id, channel, payload, Now(0), &Arc::default())
+        .labelled(event.map(Box::from), None)
+}
+
+fn wire(publication: &Publication, kind: FrameKind) -> Vec<u8> {
+    let frames = publication.frames();
+    let frame = frames.encode(publication, kind, &mut Encoder::default());
+    frame.unwrap().wire(kind).to_vec()
 }
 
 fn json(text: &str) -> Payload {
@@ -76,13 +83,7 @@ fn compare(name: &str, wire: &[u8]) {
 
 fn compare_every_kind(name: &str, publication: &Publication) {
     for (kind_name, kind) in KINDS {
-        compare(
-            &format!("{name}.{kind_name}"),
-            publication
-                .encode(kind, &mut Encoder::default())
-                .unwrap()
-                .wire(kind),
-        );
+        compare(&format!("{name}.{kind_name}"), &wire(publication, kind));
     }
 }
 
@@ -126,10 +127,7 @@ fn length_takes_the_shortest_form_at_every_edge() {
     let kind = FrameKind::WebSocket(Envelope::Data);
     for (length, header) in [(125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
         let publication = publication("a", None, text(&"x".repeat(length)));
-        let wire = publication
-            .encode(kind, &mut Encoder::default())
-            .unwrap()
-            .wire(kind);
+        let wire = wire(&publication, kind);
         compare(&format!("length-{length}.ws-header"), &wire[..header]);
         assert_eq!(wire.len(), header + length);
         assert!(wire[header..].iter().all(|byte| *byte == b'x'));
@@ -146,14 +144,6 @@ fn compressed_message_is_marked_and_one_that_would_not_shrink_is_the_plain_frame
             FrameKind::WebSocket(envelope),
             FrameKind::WebSocketDeflated(envelope),
         );
-        let wire = |publication: &Publication, kind| {
-            let mut encoder = Encoder::default();
-            publication
-                .encode(kind, &mut encoder)
-                .unwrap()
-                .wire(kind)
-                .to_vec()
-        };
         let compressed = wire(&long, deflated);
         // Another version of the compressor may choose other bytes; what has to stay is that they
         // are marked and inflate to the message.
@@ -166,10 +156,7 @@ fn compressed_message_is_marked_and_one_that_would_not_shrink_is_the_plain_frame
 fn long_event_is_one_chunk_with_its_size_in_hexadecimal() {
     let kind = FrameKind::EventStream(Envelope::Data);
     let publication = publication("a", None, text(&"x".repeat(65_536)));
-    let wire = publication
-        .encode(kind, &mut Encoder::default())
-        .unwrap()
-        .wire(kind);
+    let wire = wire(&publication, kind);
     let start = wire.iter().position(|byte| *byte == b'x').unwrap();
     let end = wire.iter().rposition(|byte| *byte == b'x').unwrap() + 1;
     assert_eq!(end - start, 65_536);

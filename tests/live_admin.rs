@@ -283,9 +283,9 @@ fn event_counts_once_whatever_the_number_of_workers() {
     ] {
         assert_eq!(samples_now[name], value, "{name}");
     }
-    // 41 entries of 376 bytes and more, in each worker's log and once in the figure.
+    // 41 entries of 112 bytes and more.
     let bytes = samples_now["fanfare_log_bytes"];
-    assert!((41.0 * 376.0..41.0 * 1_000.0).contains(&bytes), "{bytes}");
+    assert!((41.0 * 112.0..41.0 * 1_000.0).contains(&bytes), "{bytes}");
     drop(sockets);
     server.await_metric("fanfare_channels", 0.0);
 }

@@ -90,8 +90,8 @@ fn each_recorded_host_holds_so_many_conns() {
     let expected = [
         ("debian-vm", 392_490, "shell on a host with systemd"),
         ("nofile-20000", 36_243, "Docker container"),
-        ("docker-memory", 326_684, "Docker container"),
-        ("kubernetes-pod", 136_303, "Kubernetes pod"),
+        ("docker-memory", 341_500, "Docker container"),
+        ("kubernetes-pod", 151_119, "Kubernetes pod"),
         ("cgroup-v1", 0, "unit fanfare.service"),
         ("conntrack-full", 4_536, "shell on a host with systemd"),
         ("vps-512m", 21_555, "shell on a host with systemd"),
@@ -170,8 +170,8 @@ fn text_names_the_limit_the_line_and_what_is_unknown() {
     let ended = doctor(&["--root", &root, "--target", "1000000"]);
     assert_eq!(ended.status, 1);
     for part in [
-        "1,000,000 conns do not fit: 326,684 conns fit; cgroup memory binds first.\n",
-        "docker run:\n      --memory=5684m\n",
+        "1,000,000 conns do not fit: 341,500 conns fit; cgroup memory binds first.\n",
+        "docker run:\n      --memory=5604m\n",
         "net.ipv4.tcp_mem        not known",
         "proc/sys/net/ipv4/tcp_mem\n",
     ] {

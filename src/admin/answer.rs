@@ -171,6 +171,14 @@ fn push_process(sources: &Sources, out: &mut String) {
     let dropped = (sources.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";
     one(name, "", Kind::Counter, help, dropped);
+    let help = "Bytes of all publications in memory, with their encodings.";
+    let resident = sources.log.ledger().resident();
+    let name = "fanfare_publication_bytes";
+    one(name, "", Kind::Gauge, help, resident);
+    let help = "Bytes of encodings that the log has no more and that connections still hold.";
+    let pinned = sources.log.ledger().pinned();
+    let name = "fanfare_publication_pinned_bytes";
+    one(name, "", Kind::Gauge, help, pinned);
     let help = memory_help(&sources.meter);
     let used = sources.meter.used_bytes();
     one("fanfare_memory_bytes", "", Kind::Gauge, help, used);

@@ -69,6 +69,11 @@ pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
 pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
 /// Publications that one publication evicts from its channel while the channel is locked.
 pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
+/// Conns that hold publications which are looked at in one turn while too much is pinned.
+pub const HOLDERS_PER_TURN_MAX: usize = 4096;
+/// After how many milliseconds a worker that has said nothing of what its conns pin may be asleep,
+/// so that others no longer leave it to that one to close the oldest.
+pub const PINNED_STALE_MS: u64 = 100;
 /// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// Workers that walk over subscribers at once, for each processor. With one the scheduler finds

@@ -307,6 +307,9 @@ pub struct LogBounds {
     pub entries: u64,
     /// Milliseconds a publication is held.
     pub age_ms: u64,
+    /// Bytes of publications that have left the log and that conns still hold; 0 is a quarter of
+    /// `bytes`.
+    pub pinned_bytes: u64,
 }
 
 impl Default for LogBounds {
@@ -315,11 +318,28 @@ impl Default for LogBounds {
             bytes: 67_108_864,
             entries: 1_000_000,
             age_ms: 60_000,
+            pinned_bytes: 0,
         }
     }
 }
 
 impl LogBounds {
+    /// Bytes of publications that have left the log and that conns still hold.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        match self.pinned_bytes {
+            0 => self.bytes / 4,
+            some => some,
+        }
+    }
+
+    /// The part of `bytes` that encodings may have. Beyond it the oldest are made again if they are
+    /// needed again.
+    #[must_use]
+    pub fn encodings_bytes(&self) -> u64 {
+        self.bytes / 4
+    }
+
     /// Time for which a publication is held.
     #[must_use]
     pub fn age(&self) -> Duration {

@@ -28,6 +28,8 @@ const PARAMETERS: [&str; 7] = [
 
 const MIB: u64 = 1024 * 1024;
 const HOUR_MS: u64 = 3_600_000;
+/// Least that conns may hold of what has left the log: about what one turn writes to one of them.
+const PINNED_BYTES_MIN: u64 = 65_536;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -312,6 +314,14 @@ impl Config {
             );
             push(found, &["quota.behind_bytes", "log.bytes"], message);
         }
+        if (1..PINNED_BYTES_MIN).contains(&log.pinned_bytes) {
+            let message = format!(
+                "is {}, but has to be 0, which is a quarter of log.bytes, or at least \
+                 {PINNED_BYTES_MIN}",
+                log.pinned_bytes
+            );
+            push(found, &["log.pinned_bytes"], message);
+        }
         if log.bytes < u64::from(self.limits.feed_line_bytes) {
             let message = format!(
                 "is {}, but has to hold the longest publication: \
@@ -485,6 +495,10 @@ mod tests {
             wrong(|c| c.quota.behind_bytes = c.log.bytes + 1),
             ["quota.behind_bytes"]
         );
+        for (bytes, is_wrong) in [(0, false), (1, true), (65_535, true), (65_536, false)] {
+            let found = wrong(|c| c.log.pinned_bytes = bytes);
+            assert_eq!(!found.is_empty(), is_wrong, "{bytes}: {found:?}");
+        }
         assert_eq!(
             wrong(|c| {
                 c.log.bytes = MIB;

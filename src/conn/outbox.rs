@@ -4,13 +4,17 @@
 //! Allocated only while something is pending. The rest of a half-written frame goes first, since
 //! nothing may come between its bytes; then control bytes; publications follow from the log. Whole
 //! messages only are appended, so control bytes can go out between any two frames. An answer is the
-//! last thing of its response: its head is control bytes, its publications are shared with the log
-//! and with everybody else, and stay whole even if the log has let go of them meanwhile.
+//! last thing of its response: its head is control bytes, its publications follow.
+//!
+//! The encodings are shared with the log and with all other conns, and stay whole when the log has
+//! let go of them. A conn that alone keeps much in memory for a small rest can copy that.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::frame::poll::SEPARATOR_BYTES;
-use crate::frame::{FrameKind, Publication};
+use crate::frame::{Copied, Encoded, FrameKind, Hold};
+use crate::id::Sequence;
 
 /// Nothing, or what is pending.
 #[derive(Debug, Default)]
@@ -28,24 +32,34 @@ struct Pending {
 /// A frame of which a part has been written.
 #[derive(Debug)]
 struct Rest {
-    publication: Arc<Publication>,
-    kind: FrameKind,
-    /// How much of the frame has been written; above zero and below its length.
+    frame: Held,
+    /// How much of the frame has been written; below its length.
     written: usize,
 }
 
 /// What follows the control bytes of a poll's answer.
 #[derive(Debug)]
 struct Answer {
-    /// At least one, in order.
-    publications: Vec<Arc<Publication>>,
-    kind: FrameKind,
+    /// Those not written to the last byte, in order. At least one to begin with.
+    frames: VecDeque<Held>,
     /// Stands behind the last of them.
     tail: &'static [u8],
-    /// Publications written to the last byte.
-    written: usize,
     /// How much of what comes next is done with: written, or not sent at all.
     offset: usize,
+}
+
+/// A publication's frame that is held until it is written.
+#[derive(Debug)]
+struct Held {
+    sequence: Sequence,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Shared(Hold, FrameKind),
+    /// What was not written when it was copied.
+    Copied(Copied),
 }
 
 /// What is left of a write after the outbox has taken its part.
@@ -101,31 +115,78 @@ impl Outbox {
     /// Each of them has been encoded.
     pub fn append_answer(
         &mut self,
-        publications: Vec<Arc<Publication>>,
+        publications: Vec<Encoded>,
         kind: FrameKind,
         tail: &'static [u8],
     ) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
         debug_assert!(!publications.is_empty());
+        let frames = publications.into_iter();
         pending.answer = Some(Answer {
-            publications,
-            kind,
+            frames: frames.map(|one| Held::new(one, kind)).collect(),
             tail,
-            written: 0,
             offset: SEPARATOR_BYTES,
         });
     }
 
     /// Keeps the rest of a frame that the socket did not take whole.
-    pub fn keep_rest(&mut self, publication: Arc<Publication>, kind: FrameKind, written: usize) {
+    pub fn keep_rest(&mut self, publication: Encoded, kind: FrameKind, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
         pending.rest = Some(Rest {
-            publication,
-            kind,
+            frame: Held::new(publication, kind),
             written,
         });
+    }
+
+    /// The oldest publication that is held here until it is written.
+    #[must_use]
+    pub fn oldest_held(&self) -> Option<Sequence> {
+        self.held().map(|held| held.sequence).min()
+    }
+
+    /// Whether something is held here that the log has no more.
+    #[must_use]
+    pub fn pins(&self) -> bool {
+        self.held().any(Held::is_pinned)
+    }
+
+    /// Copies what is left of frames that the log has no more, where that is at most half of this
+    /// conn's share in their encodings. When all that hold one do so, at least half is freed.
+    pub fn copy_rests(&mut self) {
+        let Some(pending) = &mut self.0 else { return };
+        if let Some(rest) = &mut pending.rest {
+            rest.frame.copy(&mut rest.written);
+        }
+        if let Some(answer) = &mut pending.answer {
+            let mut frames = answer.frames.iter_mut();
+            if let Some(first) = frames.next() {
+                first.copy(&mut answer.offset);
+            }
+            frames.for_each(|frame| frame.copy(&mut 0));
+        }
+    }
+
+    /// What is held here that the log has no more, as addresses and bytes. For tests.
+    #[doc(hidden)]
+    pub fn pinned(&self) -> impl Iterator<Item = (usize, u64)> {
+        let pinned = self.held().filter(|held| held.is_pinned());
+        pinned.map(|held| match &held.bytes {
+            Bytes::Shared(frames, _) => (Arc::as_ptr(frames).addr(), frames.bytes_held()),
+            Bytes::Copied(copied) => {
+                let bytes = copied.bytes();
+                (bytes.as_ptr().addr(), bytes.len() as u64)
+            }
+        })
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        self.0.iter().flat_map(|pending| {
+            let rest = pending.rest.iter().map(|rest| &rest.frame);
+            let answer = pending.answer.iter();
+            rest.chain(answer.flat_map(|answer| &answer.frames))
+        })
     }
 
     /// What to write, in order: the rest of a frame, control bytes, an answer. None is empty.
@@ -190,15 +251,13 @@ impl Pending {
 
 impl Rest {
     fn bytes(&self) -> &[u8] {
-        let frame = wire(&self.publication, self.kind);
-        frame.get(self.written..).unwrap_or_default()
+        self.frame.bytes().get(self.written..).unwrap_or_default()
     }
 }
 
 impl Answer {
     fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let publications = self.publications.iter().skip(self.written);
-        let frames = publications.map(|publication| wire(publication, self.kind));
+        let frames = self.frames.iter().map(Held::bytes);
         let mut offset = self.offset;
         let pieces = frames.chain(std::iter::once(self.tail));
         pieces.map(move |piece| {
@@ -209,18 +268,16 @@ impl Answer {
 
     /// True when the tail has been written.
     fn drain(&mut self, drained: &mut Drained) -> bool {
-        while let Some(publication) = self.publications.get(self.written) {
-            let left = wire(publication, self.kind)
-                .len()
-                .saturating_sub(self.offset);
+        while let Some(frame) = self.frames.front() {
+            let left = frame.bytes().len().saturating_sub(self.offset);
             if drained.left < left {
                 self.offset += std::mem::take(&mut drained.left);
                 return false;
             }
             drained.left -= left;
             drained.delivered += 1;
-            self.written += 1;
             self.offset = 0;
+            self.frames.pop_front();
         }
         let taken = drained.left.min(self.tail.len() - self.offset);
         self.offset += taken;
@@ -229,34 +286,71 @@ impl Answer {
     }
 }
 
-fn wire(publication: &Publication, kind: FrameKind) -> &[u8] {
-    let frame = publication.frame(kind).map(|frame| frame.wire(kind));
-    frame.unwrap_or_default()
+impl Held {
+    fn new(publication: Encoded, kind: FrameKind) -> Self {
+        Self {
+            sequence: publication.id.sequence,
+            bytes: Bytes::Shared(Hold::new(publication.frames), kind),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Shared(frames, kind) => frames.wire(*kind),
+            Bytes::Copied(copied) => copied.bytes(),
+        }
+    }
+
+    fn is_pinned(&self) -> bool {
+        match &self.bytes {
+            Bytes::Shared(frames, _) => !frames.is_logged(),
+            Bytes::Copied(_) => true,
+        }
+    }
+
+    /// Copies what follows the bytes that are done with, if that is of use. They are none then.
+    fn copy(&mut self, done: &mut usize) {
+        if let Bytes::Shared(frames, kind) = &self.bytes
+            && !frames.is_logged()
+        {
+            let rest = frames.wire(*kind).get(*done..).unwrap_or_default();
+            if rest.len() as u64 <= frames.share() / 2 {
+                self.bytes = Bytes::Copied(Copied::of(frames, rest));
+                *done = 0;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Encoder, Envelope, Payload};
-    use crate::id::{ChannelName, Cursor, Epoch, Sequence};
+    use crate::frame::{Encoder, Envelope, Ledger, Payload, Publication};
+    use crate::id::{ChannelName, Cursor, Epoch};
     use crate::time::Now;
 
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
     /// One that has been encoded, as every frame is of which a part was written.
-    fn encoded(payload: Payload, kind: FrameKind) -> Arc<Publication> {
+    fn encoded(payload: Payload, kind: FrameKind) -> Encoded {
+        logged(payload, kind, &Arc::default()).1
+    }
+
+    /// The publication is in the log until it is dropped.
+    fn logged(payload: Payload, kind: FrameKind, ledger: &Arc<Ledger>) -> (Publication, Encoded) {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(1),
         };
         let channel = ChannelName::new("c").unwrap();
-        let publication = Publication::new(id, channel, payload, Now(0));
-        let frame = publication.encode(kind, &mut Encoder::default());
+        let publication = Publication::new(id, channel, payload, Now(0), ledger);
+        let frames = publication.frames();
+        let frame = frames.encode(&publication, kind, &mut Encoder::default());
         assert!(frame.is_some());
-        Arc::new(publication)
+        (publication, Encoded { id, frames })
     }
 
-    fn publication() -> Arc<Publication> {
+    fn publication() -> Encoded {
         encoded(Payload::Text("abc".into()), KIND)
     }
 
@@ -314,6 +408,90 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn long() -> Payload {
+        Payload::Text("x".repeat(998).into())
+    }
+
+    /// A frame of 1,002 bytes that the log has no more, and what it takes of memory.
+    fn pinned(ledger: &Arc<Ledger>) -> (Encoded, u64) {
+        let (_, publication) = logged(long(), KIND, ledger);
+        let bytes = publication.frames.bytes_held();
+        (publication, bytes)
+    }
+
+    #[test]
+    fn small_rest_is_copied_when_the_log_has_its_frame_no_more() {
+        let ledger = Arc::new(Ledger::default());
+        let (in_log, publication) = logged(long(), KIND, &ledger);
+        let bytes = publication.frames.bytes_held();
+        let mut outbox = Outbox::default();
+        outbox.append(b"PING");
+        outbox.keep_rest(publication, KIND, 992);
+        assert_eq!(outbox.oldest_held(), Some(Sequence(1)));
+        outbox.copy_rests();
+        assert!(!outbox.pins(), "the log has it");
+        assert_eq!((ledger.logged(), ledger.pinned()), (bytes, 0));
+        drop(in_log);
+        assert_eq!(ledger.pinned(), bytes);
+        for _ in 0..2 {
+            outbox.copy_rests();
+            assert!(outbox.pins(), "a copy counts too");
+            assert_eq!((ledger.resident(), ledger.pinned()), (10, 10));
+            assert_eq!(outbox.oldest_held(), Some(Sequence(1)));
+            assert_eq!(concat(&outbox), b"xxxxxxxxxxPING");
+        }
+        assert_eq!(outbox.drain(3).delivered, 0);
+        assert_eq!(concat(&outbox), b"xxxxxxxPING");
+        assert_eq!(outbox.drain(7).delivered, 1);
+        assert_eq!(ledger.resident(), 0);
+        assert_eq!(outbox.oldest_held(), None);
+        assert_eq!(concat(&outbox), b"PING");
+    }
+
+    #[test]
+    fn rest_is_copied_up_to_half_of_the_share_in_its_encodings() {
+        for holders in 1..=3 {
+            for excess in [0, 1] {
+                let (publication, bytes) = pinned(&Arc::default());
+                let mut others = Vec::new();
+                others.resize_with(holders - 1, || Hold::new(Arc::clone(&publication.frames)));
+                let rest = usize::try_from(bytes).unwrap() / holders / 2 + excess;
+                let frames = Arc::downgrade(&publication.frames);
+                let mut outbox = Outbox::default();
+                outbox.keep_rest(publication, KIND, 1_002 - rest);
+                outbox.copy_rests();
+                let is_copied = frames.strong_count() == others.len();
+                assert_eq!(is_copied, excess == 0, "{holders} holders");
+                assert_eq!(outbox.bytes(), rest);
+            }
+        }
+    }
+
+    #[test]
+    fn answer_is_copied_frame_by_frame_and_lets_go_of_what_is_written() {
+        let ledger = Arc::new(Ledger::default());
+        let (first, bytes) = pinned(&ledger);
+        let (second, _) = pinned(&ledger);
+        let (in_log, third) = logged(long(), KIND, &ledger);
+        let mut outbox = Outbox::default();
+        outbox.append_answer(vec![first, second, third], KIND, b"]}");
+        let whole = concat(&outbox);
+        // The first of the three has a byte less to begin with.
+        assert_eq!(outbox.drain(991).left, 0);
+        outbox.copy_rests();
+        assert_eq!(concat(&outbox), whole[991..]);
+        assert_eq!(ledger.pinned(), 10 + bytes, "the second is too long");
+        assert_eq!(outbox.drain(11).delivered, 1);
+        assert_eq!(ledger.pinned(), bytes);
+        assert_eq!(outbox.drain(1_001).delivered, 1);
+        assert_eq!((ledger.pinned(), outbox.pins()), (0, false));
+        drop(in_log);
+        assert!(outbox.pins());
+        assert_eq!(concat(&outbox), whole[2_003..]);
+        drop(outbox);
+        assert_eq!(ledger.resident(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::tests::{Rig, cursor, text};
 use super::*;
 use crate::effect::ReconnectDelay;
-use crate::frame::{Encoder, Envelope, Payload, Publication};
+use crate::frame::{Encoded, Encoder, Envelope, Payload, Publication};
 use crate::hub::GapCause;
 use crate::id::Cursor;
 use crate::transport::poll::News;
@@ -18,13 +18,16 @@ fn poll(query: &str, fields: &str) -> Vec<u8> {
     format!("GET /poll?channel=c&{query}{HEAD}{fields}\r\n").into_bytes()
 }
 
-fn publication(sequence: u64, json: &str, envelope: Envelope) -> Arc<Publication> {
+fn publication(sequence: u64, json: &str, envelope: Envelope) -> Encoded {
     let channel = ChannelName::new("c").unwrap();
     let payload = Payload::Json(json.into());
-    let publication = Publication::new(cursor(sequence), channel, payload, Now(0));
+    let publication = Publication::new(cursor(sequence), channel, payload, Now(0), &Arc::default());
     let kind = FrameKind::Poll(envelope);
-    assert!(publication.encode(kind, &mut Encoder::default()).is_some());
-    Arc::new(publication)
+    let frames = publication.frames();
+    let frame = frames.encode(&publication, kind, &mut Encoder::default());
+    assert!(frame.is_some());
+    let id = publication.id;
+    Encoded { id, frames }
 }
 
 fn nothing(position: u64) -> News {

@@ -315,10 +315,10 @@ impl Sequencer {
         now: Now,
     ) -> Ack {
         let id = self.next_id();
-        let mut publication = Publication::new(id, channel, draft.payload, now);
-        publication.event = draft.event;
-        publication.key = draft.key;
-        publication.expires = draft.ttl.map(|ttl| now.after(ttl));
+        let ledger = self.writer.log().ledger();
+        let publication = Publication::new(id, channel, draft.payload, now, ledger)
+            .labelled(draft.event, draft.key)
+            .expiring(draft.ttl.map(|ttl| now.after(ttl)));
         let commit = self.commit();
         let _handed = self.push(publication, receipt.clone(), None);
         Ack {
@@ -354,10 +354,11 @@ impl Sequencer {
         // What this repeats may itself not be decided yet.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
-            let mut publication = Publication::new(id, channel.clone(), draft.payload.clone(), now);
-            publication.event.clone_from(&draft.event);
-            publication.key.clone_from(&draft.key);
-            publication.expires = draft.ttl.map(|ttl| now.after(ttl));
+            let (channel, payload) = (channel.clone(), draft.payload.clone());
+            let ledger = self.writer.log().ledger();
+            let publication = Publication::new(id, channel, payload, now, ledger)
+                .labelled(draft.event.clone(), draft.key.clone())
+                .expiring(draft.ttl.map(|ttl| now.after(ttl)));
             commit = self.commit();
             let dedupe = draft.dedupe.as_deref();
             if self.push(publication, receipt.clone(), dedupe) == Handed::Refused {

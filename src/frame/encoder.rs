@@ -61,6 +61,8 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::deflate::Inflater;
     use crate::frame::{FrameKind, Payload};
@@ -75,7 +77,8 @@ mod tests {
             epoch: Epoch::new(1),
             sequence: Sequence(1),
         };
-        Publication::new(id, ChannelName::new("c").unwrap(), payload, Now(0))
+        let channel = ChannelName::new("c").unwrap();
+        Publication::new(id, channel, payload, Now(0), &Arc::default())
     }
 
     /// The payload of an unmasked frame, and its first byte.
@@ -98,8 +101,9 @@ mod tests {
             for envelope in [Envelope::Data, Envelope::Full] {
                 let publication = publication(payload.clone());
                 let mut encoder = Encoder::default();
+                let frames = publication.frames();
                 let wire = |kind, encoder: &mut Encoder| {
-                    let frame = publication.encode(kind, encoder).unwrap();
+                    let frame = frames.encode(&publication, kind, encoder).unwrap();
                     frame.wire(kind).to_vec()
                 };
                 let plain = wire(FrameKind::WebSocket(envelope), &mut encoder);
@@ -130,14 +134,16 @@ mod tests {
         let publication = publication(Payload::Text("tick ".repeat(100).into()));
         let (mut first, mut second) = (Encoder::default(), Encoder::default());
         let bytes = |encoder| {
-            let frame = publication.encode(DEFLATED, encoder).unwrap();
+            let frames = publication.frames();
+            let frame = frames.encode(&publication, DEFLATED, encoder).unwrap();
             frame.wire(DEFLATED).as_ptr()
         };
         assert_eq!(bytes(&mut first), bytes(&mut second));
         assert_eq!(first.deflated().frames, 1);
         assert_eq!(second.deflated().frames, 0);
-        assert_eq!(publication.holder(DEFLATED), Some(DEFLATED.cell()));
-        assert_eq!(publication.encoded(PLAIN.cell()), None);
+        let frames = publication.frames();
+        assert_eq!(frames.holder(DEFLATED), Some(DEFLATED.cell()));
+        assert_eq!(frames.encoded(PLAIN.cell()), None);
     }
 
     #[test]
@@ -148,13 +154,14 @@ mod tests {
             let publication = publication(payload);
             let kind = FrameKind::WebSocketDeflated(Envelope::Data);
             let plain = FrameKind::WebSocket(Envelope::Data);
-            assert_eq!(publication.holder(kind), None);
+            let frames = publication.frames();
+            assert_eq!(frames.holder(kind), None);
             let mut encoder = Encoder::default();
-            let deflated = publication.encode(kind, &mut encoder).unwrap();
-            assert!(std::ptr::eq(deflated, publication.frame(plain).unwrap()));
-            assert!(std::ptr::eq(deflated, publication.frame(kind).unwrap()));
-            assert_eq!(publication.holder(kind), Some(plain.cell()));
-            assert_eq!(publication.encoded(kind.cell()), None);
+            let deflated = frames.encode(&publication, kind, &mut encoder).unwrap();
+            assert!(std::ptr::eq(deflated, frames.get(plain).unwrap()));
+            assert!(std::ptr::eq(deflated, frames.get(kind).unwrap()));
+            assert_eq!(frames.holder(kind), Some(plain.cell()));
+            assert_eq!(frames.encoded(kind.cell()), None);
             assert_eq!(encoder.deflated(), Deflated::default());
         }
     }

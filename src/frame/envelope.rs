@@ -13,7 +13,7 @@ pub fn push_full(publication: &Publication, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"id\":\"");
     push_display(&publication.id, out);
     out.push(b'"');
-    if let Some(event) = &publication.event {
+    if let Some(event) = publication.event() {
         out.extend_from_slice(b",\"event\":");
         push_json_string(event, out);
     }

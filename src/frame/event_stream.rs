@@ -9,7 +9,7 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     event.extend_from_slice(b"id: ");
     envelope::push_display(&publication.id, &mut event);
     event.push(b'\n');
-    if let Some(name) = &publication.event {
+    if let Some(name) = publication.event() {
         event.extend_from_slice(b"event: ");
         event.extend_from_slice(name.as_bytes());
         event.push(b'\n');

@@ -1,20 +1,24 @@
 //! Encode once: a publication's wire bytes for each transport and envelope.
 //!
 //! A [`Frame`] is immutable. It is made by the first worker that needs it, into a cell of the
-//! [`Publication`], and shared by every socket of every worker from then on; after this module
-//! nothing copies a payload. What a compressor holds belongs to the worker's [`Encoder`]. Pure:
-//! bytes in, bytes out.
+//! publication's [`Frames`], and shared by every socket of every worker from then on. After this
+//! module nothing copies a payload, but for the rest of one that a conn alone keeps in memory. What
+//! a compressor holds belongs to the worker's [`Encoder`]. Pure: bytes in, bytes out.
 
 pub mod encoder;
 pub mod envelope;
 pub mod event_stream;
+pub mod frames;
+pub mod ledger;
 pub mod poll;
 pub mod publication;
 pub mod receipt;
 pub mod websocket;
 
 pub use encoder::Encoder;
-pub use publication::{Payload, Publication};
+pub use frames::{Copied, Frames, Hold};
+pub use ledger::Ledger;
+pub use publication::{Encoded, Payload, Publication};
 pub use receipt::Receipt;
 
 /// What a subscriber gets of a publication.

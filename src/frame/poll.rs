@@ -53,7 +53,8 @@ mod tests {
             ),
         ] {
             let channel = ChannelName::new("c").unwrap();
-            let publication = Publication::new(id, channel, payload, Now(0));
+            let publication =
+                Publication::new(id, channel, payload, Now(0), &std::sync::Arc::default());
             let text = |envelope| {
                 let frame = encode(&publication, envelope);
                 let kind = super::super::FrameKind::Poll(envelope);

@@ -1,12 +1,15 @@
-//! One payload addressed to a channel, with its id and a cell for each encoding.
+//! One payload addressed to a channel, with its id.
 //!
-//! Made by the feed, shared by reference with the workers, dropped when the log and the last
-//! half-written frame let go of it. Immutable but for the cells, each of which is filled once by
-//! whoever needs it first; a worker that needs it in the same moment waits for the other.
+//! Made by the feed, shared by reference with the workers that have subscribers of its channel, and
+//! dropped when the log and the last worker that is about to write it have let go of it. Its
+//! encodings are an allocation of their own ([`Frames`]), made when the first of them is needed. The
+//! log can let go of them before the publication, so that bulk which was delivered makes room, and a
+//! conn with a half-written frame can hold them after it. Immutable but for that.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Encoder, Envelope, Frame, FrameKind, event_stream, poll, websocket};
+use super::{Frames, Ledger};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
@@ -48,21 +51,12 @@ impl Payload {
     }
 }
 
-/// A cell for each encoding; only the publication looks inside.
-#[derive(Debug, Default)]
-pub struct Frames([OnceLock<Cell>; FrameKind::CELLS]);
-
-/// What a cell is filled with.
-#[derive(Debug)]
-enum Cell {
-    /// Nothing of its own: the plain frame of this envelope serves.
-    AsPlain(Envelope),
-    /// Bytes.
-    Frame(Frame),
-}
-
 /// One payload addressed to a channel.
 #[derive(Debug)]
+#[expect(
+    clippy::partial_pub_fields,
+    reason = "what it is may be read; what it weighs changes with it"
+)]
 pub struct Publication {
     /// Its position in the node's one sequence.
     pub id: Cursor,
@@ -70,85 +64,149 @@ pub struct Publication {
     pub channel: ChannelName,
     /// What it carries.
     pub payload: Payload,
-    /// Its type, without control characters and none of the server's own: the `event:` field of
-    /// server-sent events.
-    pub event: Option<Box<str>>,
-    /// Conflation key: a later publication of the same channel and key supersedes this one.
-    pub key: Option<Box<str>>,
+    labels: Option<Box<Labels>>,
     /// When the feed took it in.
     pub published: Now,
-    /// From when on it is not delivered any more.
-    pub expires: Option<Deadline>,
-    /// Its encodings, by [`FrameKind::cell`].
-    pub frames: Frames,
+    /// From when on it is not delivered any more; the end of time if that never comes.
+    expires: Deadline,
+    /// Its encodings, if they have been needed. Locked only to take or to give a reference.
+    frames: Mutex<Option<Arc<Frames>>>,
+    /// Changed with `frames` locked.
+    has_left_log: AtomicBool,
+    ledger: Arc<Ledger>,
+}
+
+// The crate's page does this sum for a channel with one entry.
+const _: () = assert!(size_of::<Publication>() <= 112);
+
+/// What few publications have.
+#[derive(Debug, Default)]
+struct Labels {
+    event: Option<Box<str>>,
+    key: Option<Box<str>>,
+}
+
+impl Labels {
+    fn bytes(&self) -> u64 {
+        let texts = [&self.event, &self.key].into_iter().flatten();
+        (size_of::<Self>() + texts.map(|text| text.len()).sum::<usize>()) as u64
+    }
+}
+
+/// A publication's encodings as a conn holds them until it has written them.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The publication's position.
+    pub id: Cursor,
+    /// Its encodings. That of the conn's kind is among them.
+    pub frames: Arc<Frames>,
 }
 
 impl Publication {
-    /// A publication with neither event, key nor expiry.
+    /// A publication with neither event, key nor expiry, that counts in a ledger.
     #[must_use]
-    pub fn new(id: Cursor, channel: ChannelName, payload: Payload, published: Now) -> Self {
-        Self {
+    pub fn new(
+        id: Cursor,
+        channel: ChannelName,
+        payload: Payload,
+        published: Now,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
+        let publication = Self {
             id,
             channel,
             payload,
-            event: None,
-            key: None,
+            labels: None,
             published,
-            expires: None,
-            frames: Frames::default(),
-        }
+            expires: NEVER,
+            frames: Mutex::default(),
+            has_left_log: AtomicBool::new(false),
+            ledger: Arc::clone(ledger),
+        };
+        ledger.add(publication.bytes_held());
+        publication
     }
 
-    /// The frame for one kind of conn; encoded now if nobody has needed it yet. `None` for no kind
-    /// there is.
-    pub fn encode(&self, kind: FrameKind, encoder: &mut Encoder) -> Option<&Frame> {
-        let cell = self.frames.0.get(kind.cell())?;
-        let filled = cell.get_or_init(|| match kind {
-            FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
-                Cell::Frame(event_stream::encode(self, envelope))
+    /// The same with a type, without control characters and none of the server's own, and with a
+    /// conflation key, if there are any. Called at most once.
+    #[must_use]
+    pub fn labelled(mut self, event: Option<Box<str>>, key: Option<Box<str>>) -> Self {
+        debug_assert!(self.labels.is_none());
+        if event.is_some() || key.is_some() {
+            let labels = Labels { event, key };
+            self.ledger.add(labels.bytes());
+            self.labels = Some(Box::new(labels));
+        }
+        self
+    }
+
+    /// The same with a time from when on it is not delivered any more, if there is one.
+    #[must_use]
+    pub fn expiring(mut self, expires: Option<Deadline>) -> Self {
+        self.expires = expires.unwrap_or(NEVER);
+        self
+    }
+
+    /// Its type: the `event:` field of server-sent events.
+    #[must_use]
+    pub fn event(&self) -> Option<&str> {
+        self.labels.as_ref()?.event.as_deref()
+    }
+
+    /// Conflation key: a later publication of the same channel and key supersedes this one.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        self.labels.as_ref()?.key.as_deref()
+    }
+
+    /// From when on it is not delivered any more.
+    #[must_use]
+    pub fn expires(&self) -> Option<Deadline> {
+        (self.expires != NEVER).then_some(self.expires)
+    }
+
+    /// Its encodings; made now, without any, if none has been needed yet.
+    #[must_use]
+    pub fn frames(&self) -> Arc<Frames> {
+        let mut frames = self.lock();
+        let frames = frames.get_or_insert_with(|| {
+            let is_logged = !self.has_left_log.load(Ordering::Relaxed);
+            if is_logged {
+                self.ledger.note_encoded(self.id.sequence);
             }
-            FrameKind::Poll(envelope) => Cell::Frame(poll::encode(self, envelope)),
-            FrameKind::WebSocket(envelope) => Cell::Frame(websocket::encode(self, envelope)),
-            FrameKind::WebSocketDeflated(envelope) => encoder
-                .deflate(self, envelope)
-                .map_or(Cell::AsPlain(envelope), Cell::Frame),
+            Arc::new(Frames::new(&self.ledger, is_logged))
         });
-        match filled {
-            Cell::AsPlain(envelope) => self.encode(FrameKind::WebSocket(*envelope), encoder),
-            Cell::Frame(frame) => Some(frame),
+        Arc::clone(frames)
+    }
+
+    /// Lets go of its encodings. They stay with those that hold them, and are made again for those
+    /// that need them later.
+    pub fn drop_frames(&self) {
+        let dropped = self.lock().take();
+        // Freeing them takes time that no other thread has to wait for.
+        if let Some(frames) = dropped {
+            frames.leave_log();
         }
     }
 
-    /// The frame for one kind of conn, if somebody has needed it.
+    /// The log has removed it. It stays with those that are about to write it.
+    pub fn leave_log(&self) {
+        let frames = self.lock();
+        self.has_left_log.store(true, Ordering::Relaxed);
+        if let Some(frames) = frames.as_ref() {
+            frames.leave_log();
+        }
+    }
+
+    /// Its encodings, if one has been needed. For tests.
+    #[doc(hidden)]
     #[must_use]
-    pub fn frame(&self, kind: FrameKind) -> Option<&Frame> {
-        match self.frames.0.get(kind.cell())?.get()? {
-            Cell::AsPlain(envelope) => self.frame_in(FrameKind::WebSocket(*envelope).cell()),
-            Cell::Frame(frame) => Some(frame),
-        }
+    pub fn made_frames(&self) -> Option<Arc<Frames>> {
+        self.lock().as_ref().map(Arc::clone)
     }
 
-    /// The cell whose bytes a kind of conn is sent, once that is known.
-    #[must_use]
-    pub fn holder(&self, kind: FrameKind) -> Option<usize> {
-        let cell = kind.cell();
-        match self.frames.0.get(cell)?.get()? {
-            Cell::AsPlain(envelope) => Some(FrameKind::WebSocket(*envelope).cell()),
-            Cell::Frame(_) => Some(cell),
-        }
-    }
-
-    /// Bytes held by a cell of its own, if it has any.
-    #[must_use]
-    pub fn encoded(&self, cell: usize) -> Option<u64> {
-        self.frame_in(cell).map(Frame::bytes_held)
-    }
-
-    fn frame_in(&self, cell: usize) -> Option<&Frame> {
-        match self.frames.0.get(cell)?.get()? {
-            Cell::AsPlain(_) => None,
-            Cell::Frame(frame) => Some(frame),
-        }
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Frames>>> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a quota counts for it: the payload's bytes.
@@ -160,15 +218,125 @@ impl Publication {
     /// Bytes of memory held without its encodings.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
-        let labels =
-            self.event.as_ref().map_or(0, |e| e.len()) + self.key.as_ref().map_or(0, |k| k.len());
-        (size_of::<Self>() + self.channel.as_str().len() + labels + self.payload.len()) as u64
+        let texts = self.channel.as_str().len() + self.payload.len();
+        let labels = self.labels.as_ref().map_or(0, |labels| labels.bytes());
+        (size_of::<Self>() + texts) as u64 + labels
     }
 
     /// Whether its time to live is over.
     #[must_use]
     pub fn has_expired(&self, now: Now) -> bool {
-        self.expires
-            .is_some_and(|deadline| now.has_reached(deadline))
+        now.has_reached(self.expires)
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let frames = self
+            .frames
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(frames) = frames {
+            frames.leave_log();
+        }
+        self.ledger.remove(self.bytes_held());
+    }
+}
+
+const NEVER: Deadline = Deadline(u64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Encoder, Envelope, FrameKind};
+    use crate::id::{Epoch, Sequence};
+
+    fn publication(ledger: &Arc<Ledger>) -> Publication {
+        let id = Cursor {
+            epoch: Epoch::new(1),
+            sequence: Sequence(1),
+        };
+        let channel = ChannelName::new("abc").unwrap();
+        let payload = Payload::Text("12345".into());
+        Publication::new(id, channel, payload, Now(0), ledger)
+    }
+
+    #[test]
+    fn ledger_counts_a_publication_with_all_that_it_owns_until_it_is_dropped() {
+        let ledger = Arc::default();
+        let plain = publication(&ledger);
+        let size = size_of::<Publication>() as u64;
+        assert_eq!(
+            (plain.bytes_held(), ledger.resident()),
+            (size + 8, size + 8)
+        );
+        let labelled = publication(&ledger).labelled(Some("tick".into()), Some("k".into()));
+        let labels = size_of::<Labels>() as u64 + 5;
+        assert_eq!(ledger.resident(), 2 * (size + 8) + labels);
+        assert_eq!(
+            (labelled.event(), labelled.key()),
+            (Some("tick"), Some("k"))
+        );
+        drop(plain);
+        let unlabelled = publication(&ledger).labelled(None, None);
+        assert_eq!(unlabelled.bytes_held(), size + 8);
+        drop((labelled, unlabelled));
+        assert_eq!(ledger.resident(), 0);
+    }
+
+    #[test]
+    fn encodings_outlive_their_publication_with_their_holder_and_are_made_again_for_others() {
+        let ledger = Arc::default();
+        let publication = publication(&ledger);
+        let kind = FrameKind::WebSocket(Envelope::Data);
+        let (held, own) = (publication.frames(), publication.bytes_held());
+        let mut encoder = Encoder::default();
+        held.encode(&publication, kind, &mut encoder);
+        assert_eq!(held.bytes_held(), Frames::BYTES + 7);
+        assert_eq!(ledger.resident(), own + held.bytes_held());
+        publication.drop_frames();
+        let fresh = publication.frames();
+        assert_eq!(fresh.wire(kind), b"");
+        fresh.encode(&publication, kind, &mut encoder);
+        assert_eq!(fresh.wire(kind), held.wire(kind));
+        drop((publication, fresh));
+        assert_eq!(ledger.resident(), held.bytes_held());
+    }
+
+    #[test]
+    fn encodings_are_in_the_log_as_long_as_their_publication_is() {
+        let ledger = Arc::default();
+        let publication = publication(&ledger);
+        let kind = FrameKind::WebSocket(Envelope::Data);
+        let mut encoder = Encoder::default();
+        let held = publication.frames();
+        held.encode(&publication, kind, &mut encoder);
+        assert_eq!(ledger.logged(), held.bytes_held());
+        assert_eq!(ledger.take_oldest_encoded(), publication.id.sequence);
+        publication.leave_log();
+        assert_eq!(ledger.logged(), 0);
+        assert!(
+            Arc::ptr_eq(&held, &publication.frames()),
+            "for other workers"
+        );
+        held.encode(&publication, FrameKind::Poll(Envelope::Data), &mut encoder);
+        publication.drop_frames();
+        let fresh = publication.frames();
+        fresh.encode(&publication, kind, &mut encoder);
+        assert_eq!((ledger.logged(), ledger.pinned()), (0, 0));
+        assert_eq!(ledger.take_oldest_encoded(), Sequence(u64::MAX));
+    }
+
+    #[test]
+    fn publication_expires_at_its_time_and_without_one_never() {
+        let publication = publication(&Arc::default());
+        assert_eq!(publication.expires(), None);
+        assert!(!publication.has_expired(Now(u64::MAX - 1)));
+        let publication = publication.expiring(Some(Deadline(5)));
+        assert_eq!(publication.expires(), Some(Deadline(5)));
+        assert_eq!(
+            [4, 5].map(|us| publication.has_expired(Now(us))),
+            [false, true]
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! over them.
 
 use super::subscribers::Subscribers;
-use super::tail::Tail;
+use super::tail::{Served, Tail};
 use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, ChannelKey, Entry, RuleIndex, Standing};
 use crate::time::Now;
@@ -148,8 +148,14 @@ impl Channel {
 
     /// The first entry behind a position that is held.
     #[must_use]
-    pub fn held_after(&self, position: Sequence) -> Option<&Entry> {
+    pub fn held_after(&self, position: Sequence) -> Option<&Served> {
         self.walk.as_ref()?.tail.after(position)
+    }
+
+    /// Bytes of the publications that are held here.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.walk.as_ref().map_or(0, |walk| walk.tail.bytes())
     }
 
     /// The newest entries, if they include all that follow a position.

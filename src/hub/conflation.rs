@@ -155,8 +155,9 @@ mod tests {
                 ..cursor(0)
             };
             let payload = Payload::Text("x".into());
-            let mut publication = Publication::new(id, name(channel), payload, Now(0));
-            publication.key = (key != "-").then(|| key.into());
+            let ledger = hub.log().ledger();
+            let publication = Publication::new(id, name(channel), payload, Now(0), ledger)
+                .labelled(None, (key != "-").then(|| key.into()));
             hub.publish(Arc::new(publication), Now(0));
             hub.check_invariants();
         }

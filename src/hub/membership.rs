@@ -239,6 +239,7 @@ impl Hub {
         let channel = self.channels.get(place);
         if channel.is_some_and(|channel| channel.subscribers.is_empty()) {
             let channel = self.channels.remove(place);
+            self.held_bytes -= channel.held_bytes();
             self.late.retain(|(_, late), _| *late != index);
             self.log.leave(channel.key, self.worker);
         }

@@ -46,6 +46,7 @@ pub use serve::{Advanced, Planned};
 pub use window::Acknowledged;
 
 use crate::config::{Config, Overflow};
+use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::log::{ChannelKey, Entry, Log};
 use crate::time::Now;
@@ -104,6 +105,10 @@ pub struct Hub {
     /// Walks that are over, for their room.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
+    /// Bytes of the publications in all tails, and how many they may be.
+    held_bytes: u64,
+    held_bytes_max: u64,
+    is_full: bool,
     /// Publications of channels whose first subscriber came when the log had them already. They are
     /// not sent, and are taken in when the head passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
@@ -114,7 +119,7 @@ pub struct Hub {
     /// Used by `serve` while it merges several channels.
     merge: Vec<serve::Source>,
     /// Entries of the log that are planned to be written.
-    fetched: Vec<Entry>,
+    fetched: Vec<tail::Served>,
     /// A plan has left something out that the log has evicted.
     has_found_loss: bool,
 }
@@ -129,6 +134,8 @@ enum Late {
     Unheld { until: Sequence },
 }
 
+/// What the walks of one worker may hold is the log's bound divided by this.
+const HELD_SHARE: u64 = 16;
 /// Walks that are over and kept for their room.
 const SPARE_WALKS_MAX: usize = 64;
 
@@ -158,6 +165,9 @@ impl Hub {
             visits_in_a_row: 0,
             walked: Vec::new(),
             spare_walks: Vec::new(),
+            held_bytes: 0,
+            held_bytes_max: config.log.bytes / HELD_SHARE,
+            is_full: false,
             late: BTreeMap::new(),
             subscribers: 0,
             merge: Vec::new(),
@@ -191,11 +201,23 @@ impl Hub {
     }
 
     /// Whether an entry can be taken in without taking one away from a subscriber that keeps up.
-    /// While the walk over a channel is more than a quota behind, the rest waits in the inbox.
+    /// While the walk over a channel is more than a quota behind, or the walks over all channels
+    /// hold too much that the log may have evicted, the rest waits in the inbox.
     #[must_use]
-    pub fn has_room_for(&self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
-        let channel = self.addressed(place, key, entry);
-        channel.is_none_or(|channel| self.has_room(channel, Amount::of(&entry.publication)))
+    pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
+        let Some(channel) = self.addressed(place, key, entry) else {
+            return true;
+        };
+        let is_within_quota = self.has_room(channel, Amount::of(&entry.publication));
+        let more = entry.publication.bytes_held();
+        self.is_full = self.held_bytes > 0 && self.held_bytes + more > self.held_bytes_max;
+        is_within_quota && !self.is_full
+    }
+
+    /// Whether an entry waits until walks that are done let go of what they hold.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
     fn has_room(&self, channel: &Channel, more: Amount) -> bool {
@@ -256,14 +278,17 @@ impl Hub {
             spare_walks,
             quota,
             log,
+            held_bytes,
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
             let fresh = || spare_walks.pop().unwrap_or_default();
             let conflates = log.rules().overflow(channel.rule) == Overflow::Conflate;
+            let before = channel.held_bytes();
             if channel.take(entry, *quota, conflates, now, fresh) {
                 self.walks.push_back(index);
             }
+            *held_bytes = *held_bytes + channel.held_bytes() - before;
         }
     }
 
@@ -273,6 +298,7 @@ impl Hub {
             channels,
             spare_walks,
             log,
+            held_bytes,
             ..
         } = self;
         let Some(channel) = channels.get_mut(index.0 as usize) else {
@@ -283,9 +309,11 @@ impl Hub {
             return;
         };
         let fresh = || spare_walks.pop().unwrap_or_default();
+        let before = channel.held_bytes();
         if standing.last > channel.last && channel.take_standing(&standing, now, fresh) {
             self.walks.push_back(index);
         }
+        *held_bytes = *held_bytes + channel.held_bytes() - before;
         self.note_late(index, standing.next, until);
     }
 
@@ -344,6 +372,7 @@ impl Hub {
             if channel.subscribers.is_walking() {
                 continue;
             }
+            self.held_bytes -= channel.held_bytes();
             if let Some(mut walk) = channel.walk.take()
                 && self.spare_walks.len() < SPARE_WALKS_MAX
             {
@@ -382,6 +411,19 @@ impl Hub {
         }
     }
 
+    /// The publications that are held here, and the encodings that are held beside them. For tests.
+    #[doc(hidden)]
+    pub fn held_here(&self) -> Vec<(Arc<Publication>, Option<Arc<Frames>>)> {
+        let walks = self.channels.iter().filter_map(|(_, c)| c.walk.as_ref());
+        let served = walks.flat_map(|walk| walk.tail.all()).chain(&self.fetched);
+        let served = served.map(|one| (Arc::clone(&one.publication), one.frames.clone()));
+        let late = self.late.values().filter_map(|late| match late {
+            Late::Held(entry) => Some((Arc::clone(&entry.publication), None)),
+            Late::Unheld { .. } => None,
+        });
+        served.chain(late).collect()
+    }
+
     /// The slots of all conns with a subscription. For tests.
     #[doc(hidden)]
     pub fn member_slots(&self) -> impl Iterator<Item = u32> + '_ {
@@ -411,6 +453,8 @@ impl Hub {
             }
         }
         self.check_windows();
+        let held = self.channels.iter().map(|(_, c)| c.held_bytes());
+        assert_eq!(held.sum::<u64>(), self.held_bytes, "bytes of tails");
         for (place, channel) in &self.channels {
             assert!(!channel.subscribers.is_empty(), "nothing keeps a channel");
             assert!(channel.last <= self.head);

@@ -217,7 +217,8 @@ mod tests {
         for sequence in 1..=count {
             let now = Now(sequence * SECOND);
             let payload = Payload::Text("x".into());
-            let publication = Publication::new(cursor(sequence), name(), payload, now);
+            let ledger = hub.log().ledger();
+            let publication = Publication::new(cursor(sequence), name(), payload, now, ledger);
             hub.publish(Arc::new(publication), now);
         }
         hub
@@ -312,7 +313,8 @@ mod tests {
         let mut hub = hub(4, &Config::default());
         let other = ChannelName::new("d").unwrap();
         let payload = Payload::Text("x".into());
-        let publication = Publication::new(cursor(5), other.clone(), payload, Now(0));
+        let ledger = hub.log().ledger();
+        let publication = Publication::new(cursor(5), other.clone(), payload, Now(0), ledger);
         hub.publish(Arc::new(publication), Now(0));
         hub.release_walked();
         for channel in [&name(), &other] {
@@ -353,8 +355,9 @@ mod tests {
             let is_odd = sequence % 2 == 1;
             let channel = if is_odd { name() } else { other.clone() };
             let payload = Payload::Text("x".into());
-            let mut publication = Publication::new(cursor(sequence), channel, payload, Now(0));
-            publication.key = is_odd.then(|| "k".into());
+            let (id, ledger) = (cursor(sequence), hub.log().ledger());
+            let publication = Publication::new(id, channel, payload, Now(0), ledger);
+            let publication = publication.labelled(None, is_odd.then(|| "k".into()));
             hub.publish(Arc::new(publication), Now(0));
         }
         let _joined = hub.subscribe(3, &name(), Since::After(cursor(0)), Sequence(10));

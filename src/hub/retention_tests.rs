@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::Namespace;
-use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+use crate::frame::{Encoder, Envelope, FrameKind, Frames, Hold, Payload, Publication};
 use crate::id::Since;
 use crate::time::Deadline;
 
@@ -39,7 +39,7 @@ fn publish(hub: &mut Node, channel: &str, bytes: usize, at_ms: u64) -> u64 {
     };
     let payload = Payload::Text("x".repeat(bytes).into());
     let now = Now(at_ms * MS);
-    let publication = Publication::new(id, name(channel), payload, now);
+    let publication = Publication::new(id, name(channel), payload, now, hub.log().ledger());
     hub.publish(Arc::new(publication), now);
     id.sequence.0
 }
@@ -219,6 +219,140 @@ fn position_sinks_with_the_age_of_its_channels() {
     );
 }
 
+/// A hub with ten publications of 1,000 bytes that a subscriber was given.
+fn hub_of_ten() -> Node {
+    let mut hub = hub(Vec::new(), |c| c.log.bytes = 20_000);
+    let _joined = hub.subscribe(0, &name("c"), Since::Now, Sequence::ZERO);
+    for _ in 0..10 {
+        publish(&mut hub, "c", 1_000, 0);
+    }
+    give(&mut hub, 0);
+    let_go(&mut hub);
+    hub
+}
+
+/// Ends the walks, and what they hold.
+fn let_go(hub: &mut Node) {
+    walk(hub);
+    hub.release_planned();
+    hub.release_walked();
+}
+
+/// The entries that have encodings.
+fn encoded(hub: &Node) -> Vec<u64> {
+    hub.check_invariants();
+    let all = held(hub).into_iter();
+    let publication = |number| hub.log().find(Sequence(number)).unwrap().publication;
+    all.filter(|number| publication(*number).made_frames().is_some())
+        .collect()
+}
+
+#[test]
+fn encodings_have_a_quarter_of_the_log_and_the_oldest_go_first() {
+    let mut hub = hub_of_ten();
+    let each = Frames::BYTES + 1_004;
+    assert_eq!(hub.log().ledger().logged(), 10 * each);
+    assert_eq!(hub.next_eviction(), Some(Deadline(0)));
+    let bytes = hub.log_bytes();
+    assert_eq!(hub.evict(Now(0), u32::MAX), 0, "no publication is lost");
+    assert_eq!(encoded(&hub), [8, 9, 10]);
+    assert_eq!(hub.log().ledger().logged(), 3 * each);
+    assert_eq!(bytes - hub.log_bytes(), 7 * each);
+    assert_ne!(hub.next_eviction(), Some(Deadline(0)));
+    let resident = hub.log().ledger().resident();
+    // One that comes late has them made again, and that is bounded like before.
+    let start = Cursor {
+        epoch: Epoch::new(7),
+        sequence: Sequence(2),
+    };
+    let _joined = hub.subscribe(1, &name("c"), Since::After(start), Sequence(10));
+    assert_eq!(give(&mut hub, 1), [3, 4, 5, 6, 7, 8, 9, 10]);
+    hub.evict(Now(0), u32::MAX);
+    assert_eq!(encoded(&hub), [8, 9, 10]);
+    assert_eq!(
+        hub.log().ledger().resident(),
+        resident + 5 * each,
+        "the plan holds them"
+    );
+    hub.release_planned();
+    assert_eq!(hub.log().ledger().resident(), resident);
+}
+
+#[test]
+fn encodings_are_dropped_in_steps_until_none_is_left_to_drop() {
+    let mut hub = hub_of_ten();
+    hub.evict(Now(0), 2);
+    assert_eq!(encoded(&hub).len(), 8);
+    assert_eq!(hub.next_eviction(), Some(Deadline(0)));
+    hub.evict(Now(0), 5);
+    assert_eq!(encoded(&hub).len(), 3);
+    assert_ne!(hub.next_eviction(), Some(Deadline(0)));
+}
+
+#[test]
+fn encodings_leave_the_log_with_their_entries_and_stay_with_a_walk_and_a_conn() {
+    let mut hub = hub(vec![namespace("c", |n| n.log_entries = Some(1))], |_| {});
+    let _joined = hub.subscribe(0, &name("c"), Since::Now, Sequence::ZERO);
+    publish(&mut hub, "c", 1_000, 0);
+    publish(&mut hub, "c", 1_000, 0);
+    assert_eq!(held(&hub), [2]);
+    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let kind = FrameKind::WebSocket(Envelope::Data);
+    hub.plan(0, kind, Now(0), 1 << 20, encoder, &mut planned);
+    let each = Frames::BYTES + 1_004;
+    assert_eq!(
+        hub.log().ledger().logged(),
+        each,
+        "the first has left the log"
+    );
+    let begun = hub.encoded(&planned[0]).unwrap();
+    let conn = Hold::new(begun.frames);
+    assert_eq!(hub.log().ledger().pinned(), each);
+    hub.advance(0, &planned, usize::MAX / 2);
+    let_go(&mut hub);
+    assert_eq!(conn.wire(kind).len(), 1_004);
+    drop(conn);
+    assert_eq!(hub.log().ledger().pinned(), 0);
+    assert_eq!(encoded(&hub), [2]);
+}
+
+#[test]
+fn walks_hold_a_part_of_the_log_before_the_rest_waits() {
+    let mut hub = hub(Vec::new(), |c| c.log.bytes = 16 * 4_000);
+    for (slot, channel) in (0..).zip(["a", "b", "c"]) {
+        let _joined = hub.subscribe(slot, &name(channel), Since::Now, Sequence::ZERO);
+    }
+    publish(&mut hub, "a", 3_000, 0);
+    publish(&mut hub, "b", 100, 0);
+    let index = hub.named(&name("c")).unwrap();
+    let (key, place) = (index.key, hub.log().place_in(0, &name("c")).unwrap());
+    let has_room = |hub: &mut Node, bytes: usize| {
+        let id = Cursor {
+            epoch: Epoch::new(7),
+            sequence: Sequence(9),
+        };
+        let payload = Payload::Text("x".repeat(bytes).into());
+        let ledger = hub.log().ledger();
+        let publication = Publication::new(id, name("c"), payload, Now(0), ledger);
+        let entry = Entry {
+            publication: Arc::new(publication),
+            before: Amount::default(),
+            previous: Sequence::ZERO,
+            is_superseded: false,
+        };
+        let hub: &mut Hub = hub;
+        let has_room = hub.has_room_for(place, key, &entry);
+        assert_eq!(hub.is_full(), !has_room);
+        has_room
+    };
+    assert!(has_room(&mut hub, 100));
+    assert!(!has_room(&mut hub, 1_000));
+    let_go(&mut hub);
+    // Even if it is too large for all of them.
+    assert!(has_room(&mut hub, 5_000));
+    hub.check_invariants();
+}
+
 #[test]
 fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     const CHANNELS: u64 = 20_000;
@@ -237,6 +371,9 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
         assert_eq!(hub.evict(Now(round), u32::MAX), 0, "round {round}");
         assert_eq!(hub.log().len(), CHANNELS);
     }
+    // A name of 6 bytes and a payload of 10; the crate's page does this sum for 111.
+    let each = bound / CHANNELS + 111 - 16;
+    assert!(each <= 440, "{each} bytes for a channel with one entry");
     // The order list may have a dead place for each entry.
     let most = bound + bound / 10;
     assert!(hub.log_bytes() <= most, "{} of {bound}", hub.log_bytes());

@@ -6,12 +6,11 @@
 //! is closed is left out of what is given and told; its gaps are told when it opens, before what
 //! follows them.
 
-use std::sync::Arc;
-
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
 use crate::config::limits::GATHER_SLICES_MAX;
-use crate::frame::{Encoder, FrameKind, Publication};
+use crate::frame::{Encoded, Encoder, FrameKind};
 use crate::hub::member::{Member, Subscription};
+use crate::hub::tail::Served;
 use crate::hub::window::{self, Given, Room};
 use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, Entry};
@@ -65,7 +64,7 @@ pub struct Advanced {
     /// Publications written to the last byte.
     pub delivered: u64,
     /// The publication of which only these first bytes were taken.
-    pub begun: Option<(Arc<Publication>, usize)>,
+    pub begun: Option<(Encoded, usize)>,
 }
 
 impl Hub {
@@ -233,7 +232,7 @@ impl Hub {
         std::mem::take(&mut self.has_found_loss)
     }
 
-    fn held(&self, held: Held) -> Option<&Entry> {
+    fn held(&self, held: Held) -> Option<&Served> {
         match held {
             Held::Fetched(index) => self.fetched.get(index as usize),
             Held::Tail { channel, ordinal } => {
@@ -243,53 +242,34 @@ impl Hub {
         }
     }
 
-    /// Makes the frame of a source's entry, if there is none yet, and has the log's bound count it.
-    /// Returns the length.
+    /// Makes the frame of a source's entry, if there is none yet. Returns the length.
     fn encode(&mut self, source: &Source, kind: FrameKind, encoder: &mut Encoder) -> usize {
         let Self {
-            channels,
-            fetched,
-            log,
-            ..
+            channels, fetched, ..
         } = self;
         let channel = channels.get_mut(source.channel.0 as usize);
-        let Some(Channel { key, walk, .. }) = channel else {
-            return 0;
-        };
         let entry = match source.held {
             Held::Fetched(index) => fetched.get_mut(index as usize),
             Held::Tail { ordinal, .. } => {
-                let walk = walk.as_mut();
+                let walk = channel.and_then(|channel| channel.walk.as_mut());
                 walk.and_then(|walk| walk.tail.get_mut(ordinal))
             }
         };
-        let Some(entry) = entry else { return 0 };
-        let Some(frame) = entry.publication.encode(kind, encoder) else {
-            return 0;
-        };
-        let length = frame.wire(kind).len();
-        if let Some(cell) = entry.publication.holder(kind)
-            && entry.charged & (1 << cell) == 0
-        {
-            entry.charged |= 1 << cell;
-            log.charge(*key, entry.sequence(), cell);
-        }
-        length
+        let length = entry.and_then(|entry| entry.encode(kind, encoder));
+        length.unwrap_or_default()
     }
 
     /// The wire bytes of a planned publication.
     #[must_use]
     pub fn frame(&self, step: &Planned, kind: FrameKind) -> &[u8] {
-        let frame = self
-            .held(step.held)
-            .and_then(|entry| entry.publication.frame(kind));
-        frame.map(|frame| frame.wire(kind)).unwrap_or_default()
+        let frames = self.held(step.held).and_then(|held| held.frames.as_ref());
+        frames.map(|frames| frames.wire(kind)).unwrap_or_default()
     }
 
-    /// A planned publication.
+    /// A planned publication, to be held until it is written.
     #[must_use]
-    pub fn publication(&self, step: &Planned) -> Option<&Arc<Publication>> {
-        Some(&self.held(step.held)?.publication)
+    pub fn encoded(&self, step: &Planned) -> Option<Encoded> {
+        self.held(step.held)?.encoded()
     }
 
     /// Moves the cursors of the conn in a slot over what was written of a plan.
@@ -320,9 +300,9 @@ impl Hub {
             advanced.delivered += u64::from(step.length > 0);
         }
         if let Some((step, written)) = begun {
-            let publication = self.publication(step).map(Arc::clone);
-            debug_assert!(publication.is_some(), "{step:?} is not held");
-            advanced.begun = publication.map(|publication| (publication, written));
+            let encoded = self.encoded(step);
+            debug_assert!(encoded.is_some(), "{step:?} is not held");
+            advanced.begun = encoded.map(|encoded| (encoded, written));
         }
         if !self.replays.is_empty() {
             self.end_replay(slot);
@@ -473,7 +453,7 @@ impl Hub {
         if position >= channel.last {
             return None;
         }
-        let held = channel.held_after(position).cloned();
+        let held = channel.held_after(position).map(|held| held.entry.clone());
         if channel.tail_after(position).is_some() {
             return held;
         }

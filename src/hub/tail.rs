@@ -5,16 +5,68 @@
 //! not brought to all subscribers, although the log evicts it.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
 
+use crate::frame::{Encoded, Encoder, FrameKind, Frames};
 use crate::id::Sequence;
 use crate::log::{Amount, Entry};
+
+/// An entry of the log as a worker holds it while it writes it.
+#[derive(Debug)]
+pub struct Served {
+    /// The entry.
+    pub entry: Entry,
+    /// Its encodings, once one has been needed here. The log may let go of them meanwhile.
+    pub frames: Option<Arc<Frames>>,
+}
+
+const _: () = assert!(size_of::<Served>() <= 48);
+
+impl Served {
+    /// The length of its frame for a kind of conn, encoded now if that has not been needed yet.
+    pub fn encode(&mut self, kind: FrameKind, encoder: &mut Encoder) -> Option<usize> {
+        let Self { entry, frames } = self;
+        let publication = &entry.publication;
+        let frames = frames.get_or_insert_with(|| publication.frames());
+        let frame = frames.encode(publication, kind, encoder)?;
+        Some(frame.wire(kind).len())
+    }
+
+    /// The publication as a conn holds it, once it has been encoded.
+    #[must_use]
+    pub fn encoded(&self) -> Option<Encoded> {
+        let frames = Arc::clone(self.frames.as_ref()?);
+        let id = self.publication.id;
+        Some(Encoded { id, frames })
+    }
+}
+
+impl From<Entry> for Served {
+    fn from(entry: Entry) -> Self {
+        Self {
+            entry,
+            frames: None,
+        }
+    }
+}
+
+impl Deref for Served {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
 
 /// The newest entries of a channel.
 #[derive(Debug, Default)]
 pub struct Tail {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Served>,
     /// What is not superseded of them.
     newest: Amount,
+    /// Bytes of the publications.
+    bytes: u64,
 }
 
 impl Tail {
@@ -33,7 +85,7 @@ impl Tail {
 
     /// The first entry behind a position.
     #[must_use]
-    pub fn after(&self, position: Sequence) -> Option<&Entry> {
+    pub fn after(&self, position: Sequence) -> Option<&Served> {
         let last = self.entries.back()?;
         if last.sequence() <= position {
             return None;
@@ -60,12 +112,12 @@ impl Tail {
 
     /// The entry with this number among all of the channel.
     #[must_use]
-    pub fn get(&self, ordinal: u64) -> Option<&Entry> {
+    pub fn get(&self, ordinal: u64) -> Option<&Served> {
         self.entries.get(self.index(ordinal)?)
     }
 
     /// The same, to note an encoding.
-    pub fn get_mut(&mut self, ordinal: u64) -> Option<&mut Entry> {
+    pub fn get_mut(&mut self, ordinal: u64) -> Option<&mut Served> {
         let index = self.index(ordinal)?;
         self.entries.get_mut(index)
     }
@@ -82,7 +134,7 @@ impl Tail {
     #[must_use]
     pub fn superseded_run(&self, position: Sequence) -> Option<(Sequence, u64)> {
         let run = self.from(position).take_while(|entry| entry.is_superseded);
-        let mut run = run.map(Entry::sequence);
+        let mut run = run.map(|entry| entry.sequence());
         let first = run.next()?;
         let (last, count) = run.fold((first, 1), |(_, count), next| (next, count + 1));
         Some((last, count))
@@ -91,23 +143,34 @@ impl Tail {
     /// Marks the entry that a newer one of a channel that conflates is about to supersede. It is
     /// marked in the log, but these are copies.
     pub fn supersede(&mut self, newer: &Entry) {
-        let Some(key) = newer.publication.key.as_deref() else {
+        let Some(key) = newer.publication.key() else {
             return;
         };
         let mut same = self.entries.iter_mut().rev();
-        let same = same.find(|entry| entry.publication.key.as_deref() == Some(key));
+        let same = same.find(|entry| entry.publication.key() == Some(key));
         if let Some(entry) = same
-            && !std::mem::replace(&mut entry.is_superseded, true)
+            && !std::mem::replace(&mut entry.entry.is_superseded, true)
         {
             self.newest = self.newest.minus(Amount::of(&entry.publication));
         }
     }
 
-    fn from(&self, position: Sequence) -> impl Iterator<Item = &Entry> {
+    fn from(&self, position: Sequence) -> impl Iterator<Item = &Served> {
         let first = self
             .entries
             .partition_point(|entry| entry.sequence() <= position);
         self.entries.range(first..)
+    }
+
+    /// Bytes of its publications.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// All of its entries.
+    pub fn all(&self) -> impl Iterator<Item = &Served> {
+        self.entries.iter()
     }
 
     /// Adds the channel's newest entry. Where that does not follow the last one, only it is kept.
@@ -118,7 +181,8 @@ impl Tail {
             self.clear();
         }
         self.newest = self.newest.plus(Amount::of(&entry.publication));
-        self.entries.push_back(entry);
+        self.bytes += entry.publication.bytes_held();
+        self.entries.push_back(entry.into());
     }
 
     /// Drops the oldest entries that all subscribers were visited for, beyond a quota and the newest
@@ -133,6 +197,7 @@ impl Tail {
             if !first.is_superseded {
                 self.newest = self.newest.minus(Amount::of(&first.publication));
             }
+            self.bytes -= first.publication.bytes_held();
             self.entries.pop_front();
         }
     }
@@ -140,6 +205,7 @@ impl Tail {
     /// Drops all entries.
     pub fn clear(&mut self) {
         self.newest = Amount::default();
+        self.bytes = 0;
         self.entries.clear();
         self.entries.shrink_to(ROOM_KEPT);
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Namespace, Overflow};
 use crate::effect::Window;
-use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+use crate::frame::{Encoder, Envelope, FrameKind, Frames, Payload, Publication};
 use crate::id::Since;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
@@ -22,13 +22,20 @@ fn name(channel: u8) -> ChannelName {
     ChannelName::new(&format!("c{channel}")).unwrap()
 }
 
-fn publication(sequence: u64, channel: u8, bytes: usize) -> Arc<Publication> {
+fn publication(hub: &Node, sequence: u64, channel: u8, bytes: usize) -> Arc<Publication> {
     let id = Cursor {
         epoch: epoch(),
         sequence: Sequence(sequence),
     };
     let payload = Payload::Text("x".repeat(bytes).into());
-    Arc::new(Publication::new(id, name(channel), payload, Now(sequence)))
+    let (channel, ledger) = (name(channel), hub.log().ledger());
+    Arc::new(Publication::new(
+        id,
+        channel,
+        payload,
+        Now(sequence),
+        ledger,
+    ))
 }
 
 fn after(sequence: u64) -> Since {
@@ -91,14 +98,14 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
 #[test]
 fn subscriber_gets_what_is_published_after_it_joined() {
     let mut hub = hub(|_| {});
-    hub.publish(publication(1, 0, 5), Now(1));
+    hub.publish(publication(&hub, 1, 0, 5), Now(1));
     assert!(matches!(
         hub.subscribe(4, &name(0), Since::Now, Sequence(1)),
         JoinOutcome::Joined(_)
     ));
-    assert_eq!(hub.publish(publication(2, 0, 5), Now(2)), 1);
-    hub.publish(publication(3, 1, 5), Now(3));
-    hub.publish(publication(4, 0, 5), Now(4));
+    assert_eq!(hub.publish(publication(&hub, 2, 0, 5), Now(2)), 1);
+    hub.publish(publication(&hub, 3, 1, 5), Now(3));
+    hub.publish(publication(&hub, 4, 0, 5), Now(4));
     assert_eq!(
         hub.behind(4),
         Amount {
@@ -114,7 +121,7 @@ fn subscriber_gets_what_is_published_after_it_joined() {
 fn several_channels_are_merged_in_sequence_order() {
     let mut hub = hub(|_| {});
     for (sequence, channel) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0)] {
-        hub.publish(publication(sequence, channel, 1), Now(0));
+        hub.publish(publication(&hub, sequence, channel, 1), Now(0));
     }
     for channel in [1, 0, 2] {
         hub.subscribe(0, &name(channel), after(1), Sequence(5));
@@ -126,8 +133,8 @@ fn several_channels_are_merged_in_sequence_order() {
 fn write_that_stops_inside_a_frame_moves_the_cursor_and_hands_over_the_rest() {
     let mut hub = hub(|_| {});
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
-    hub.publish(publication(1, 0, 10), Now(0));
-    hub.publish(publication(2, 0, 10), Now(0));
+    hub.publish(publication(&hub, 1, 0, 10), Now(0));
+    hub.publish(publication(&hub, 2, 0, 10), Now(0));
     let mut planned = Vec::new();
     hub.plan(0, KIND, Now(0), 1000, &mut Encoder::default(), &mut planned);
     let advanced = hub.advance(0, &planned, planned[0].length + 3);
@@ -142,7 +149,7 @@ fn plan_keeps_to_its_budget_but_always_offers_one() {
     let mut hub = hub(|_| {});
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
     for sequence in 1..=3 {
-        hub.publish(publication(sequence, 0, 100), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 100), Now(0));
     }
     let mut planned = Vec::new();
     hub.plan(0, KIND, Now(0), 10, &mut Encoder::default(), &mut planned);
@@ -156,7 +163,7 @@ fn overflow_skips_the_oldest_to_the_byte_and_tells() {
     let mut hub = hub(|c| c.quota.behind_bytes = 25);
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
     for sequence in 1..=4 {
-        hub.publish(publication(sequence, 0, 10), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 10), Now(0));
     }
     assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
     assert_eq!(hub.behind(0).bytes, 20);
@@ -176,9 +183,9 @@ fn overflow_is_a_verdict_when_the_policy_is_to_close() {
         c.quota.overflow = Overflow::Close;
     });
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
-    hub.publish(publication(1, 0, 1), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1), Now(0));
     assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
-    hub.publish(publication(2, 0, 1), Now(0));
+    hub.publish(publication(&hub, 2, 0, 1), Now(0));
     assert_eq!(hub.enforce(0, Now(0)), Verdict::Overflow);
 }
 
@@ -186,11 +193,11 @@ fn overflow_is_a_verdict_when_the_policy_is_to_close() {
 fn resuming_brings_the_log_whole_whatever_the_quota() {
     let mut hub = hub(|c| c.quota.behind_publications = 3);
     for sequence in 1..=20 {
-        hub.publish(publication(sequence, 0, 1), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 1), Now(0));
     }
     hub.subscribe(0, &name(0), after(5), Sequence(20));
     assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
-    hub.publish(publication(21, 0, 1), Now(0));
+    hub.publish(publication(&hub, 21, 0, 1), Now(0));
     assert_eq!(hub.behind(0).publications, 1);
     assert_eq!(give_all(&mut hub, 0), (6..=21).collect::<Vec<_>>());
 }
@@ -199,7 +206,7 @@ fn resuming_brings_the_log_whole_whatever_the_quota() {
 fn cursor_that_fell_off_the_log_is_a_gap_and_goes_on_with_what_is_there() {
     let mut hub = hub(|c| c.log.entries = 2);
     for sequence in 1..=4 {
-        hub.publish(publication(sequence, 0, 1), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 1), Now(0));
     }
     let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(1), Sequence(4)) else {
         panic!("refused")
@@ -221,7 +228,7 @@ fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
     });
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
     for sequence in 1..=8 {
-        hub.publish(publication(sequence, 0, 1), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 1), Now(0));
     }
     end_walks(&mut hub);
     hub.evict(Now(0), 100);
@@ -236,7 +243,7 @@ fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
 #[test]
 fn position_of_another_epoch_is_a_restart_and_one_never_given_out_unknown() {
     let mut hub = hub(|_| {});
-    hub.publish(publication(1, 0, 1), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1), Now(0));
     let foreign = |sequence| {
         Since::After(Cursor {
             epoch: Epoch::new(8),
@@ -274,10 +281,11 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
     });
     // Nobody is subscribed to c2, which gets its first publication last.
     for sequence in 1..=20 {
-        hub.publish(publication(sequence, (sequence % 2) as u8, 1), Now(0));
+        let channel = u8::from(sequence % 2 == 1);
+        hub.publish(publication(&hub, sequence, channel, 1), Now(0));
         while hub.trim(9) > 0 {}
     }
-    hub.publish(publication(21, 2, 1), Now(0));
+    hub.publish(publication(&hub, 21, 2, 1), Now(0));
     let epoch = Epoch::new(8);
     let since = Cursor {
         epoch,
@@ -313,14 +321,14 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
 #[test]
 fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing() {
     let mut hub = hub(|_| {});
-    hub.publish(publication(1, 0, 1), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1), Now(0));
     let JoinOutcome::Joined(joined) = hub.subscribe(0, &name(0), after(3), Sequence(4)) else {
         panic!("refused")
     };
     assert!(joined.is_recovered);
     for sequence in 2..=4 {
         assert_eq!(hub.is_ahead(0), sequence < 4);
-        hub.publish(publication(sequence, 0, 1), Now(0));
+        hub.publish(publication(&hub, sequence, 0, 1), Now(0));
     }
     assert_eq!(give_all(&mut hub, 0), [4]);
 }
@@ -329,7 +337,7 @@ fn position_that_this_worker_has_not_reached_yet_is_no_gap_and_repeats_nothing()
 fn cursor_before_numbers_that_may_be_lost_is_a_gap_and_goes_on_behind_them() {
     let mut hub = Node::new(epoch(), Sequence(100), &Config::default());
     hub.note_lost(Sequence(100));
-    hub.publish(publication(101, 0, 1), Now(0));
+    hub.publish(publication(&hub, 101, 0, 1), Now(0));
     for (slot, since) in [(0, 3), (1, 99)] {
         let JoinOutcome::Joined(joined) =
             hub.subscribe(slot, &name(0), after(since), Sequence(101))
@@ -352,7 +360,7 @@ fn cursor_before_numbers_that_may_be_lost_is_a_gap_and_goes_on_behind_them() {
 #[test]
 fn channel_goes_with_its_last_entry_and_subscriber_but_its_past_is_not_forgotten() {
     let mut hub = hub(|c| c.log.age_ms = 10);
-    hub.publish(publication(1, 0, 1), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1), Now(0));
     assert_eq!(hub.log().channel_count(), 1);
     hub.evict(Now(1_000_000), 100);
     assert_eq!(hub.log().channel_count(), 0);
@@ -372,10 +380,11 @@ fn expired_publication_is_stepped_over_without_a_gap() {
         epoch: epoch(),
         sequence: Sequence(1),
     };
-    let mut short = Publication::new(id, name(0), Payload::Text("x".into()), Now(0));
-    short.expires = Some(Now(0).after(Duration::from_millis(5)));
+    let payload = Payload::Text("x".into());
+    let short = Publication::new(id, name(0), payload, Now(0), hub.log().ledger())
+        .expiring(Some(Now(0).after(Duration::from_millis(5))));
     hub.publish(Arc::new(short), Now(0));
-    hub.publish(publication(2, 0, 1), Now(0));
+    hub.publish(publication(&hub, 2, 0, 1), Now(0));
     assert_eq!(give(&mut hub, 0, 100, Now(5_000)), [2]);
     assert_eq!(hub.take_gap(0), None);
     assert!(!hub.is_behind(0));
@@ -385,20 +394,20 @@ fn expired_publication_is_stepped_over_without_a_gap() {
 fn walk_that_is_a_quota_behind_makes_the_next_publication_wait() {
     let mut hub = hub(|c| c.quota.behind_publications = 2);
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
-    assert!(hub.has_room_for(&publication(1, 0, 1)));
-    hub.publish(publication(1, 0, 1), Now(0));
-    hub.publish(publication(2, 0, 1), Now(0));
-    assert!(!hub.has_room_for(&publication(3, 0, 1)));
-    assert!(hub.has_room_for(&publication(3, 1, 1)));
+    assert!(hub.has_room_for(&publication(&hub, 1, 0, 1)));
+    hub.publish(publication(&hub, 1, 0, 1), Now(0));
+    hub.publish(publication(&hub, 2, 0, 1), Now(0));
+    assert!(!hub.has_room_for(&publication(&hub, 3, 0, 1)));
+    assert!(hub.has_room_for(&publication(&hub, 3, 1, 1)));
     assert_eq!(hub.visit(), Visit::Subscriber(0));
-    assert!(hub.has_room_for(&publication(3, 0, 1)));
+    assert!(hub.has_room_for(&publication(&hub, 3, 0, 1)));
 }
 
 #[test]
 fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
     let mut hub = hub(|c| c.log.age_ms = 10);
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
-    hub.publish(publication(1, 0, 1000), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1000), Now(0));
     let before = hub.log().bytes();
     give_all(&mut hub, 0);
     assert!(hub.log().bytes() >= before + 1000);
@@ -599,7 +608,7 @@ impl Model {
                 let expected = self.records.keys().filter(|(_, c)| *c == channel).count();
                 let got = self
                     .hub
-                    .publish(publication(self.head, channel, bytes), Now(0));
+                    .publish(publication(&self.hub, self.head, channel, bytes), Now(0));
                 assert_eq!(got as usize, expected);
             }
         }
@@ -644,8 +653,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     for slot in 0..4 {
         let _joined = hub.subscribe(slot, &name(0), Since::Now, Sequence::ZERO);
     }
-    hub.publish(publication(1, 0, 1000), Now(0));
-    hub.publish(publication(2, 0, 10), Now(0));
+    hub.publish(publication(&hub, 1, 0, 1000), Now(0));
+    hub.publish(publication(&hub, 2, 0, 10), Now(0));
     let empty = hub.log().bytes();
     let deflated = FrameKind::WebSocketDeflated(Envelope::Data);
     let mut encoder = Encoder::default();
@@ -661,7 +670,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     let (lengths, held, behind) = plan(0, deflated);
     assert!(lengths[0] < 100, "{lengths:?}");
     assert_eq!(lengths[1], 12);
-    assert_eq!(held, lengths.iter().sum::<usize>() as u64);
+    let bytes = lengths.iter().sum::<usize>() as u64;
+    assert_eq!(held, bytes + 2 * Frames::BYTES);
     // Quotas go by payloads, whatever they are compressed to.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
@@ -676,8 +686,8 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
 #[test]
 fn limit_of_channels_counts_those_with_subscribers_and_refuses_only_a_further_one() {
     let mut hub = hub(|config| config.limits.channels = 2);
-    hub.publish(publication(1, 7, 5), Now(0));
-    hub.publish(publication(2, 8, 5), Now(0));
+    hub.publish(publication(&hub, 1, 7, 5), Now(0));
+    hub.publish(publication(&hub, 2, 8, 5), Now(0));
     assert_eq!(hub.log().subscribed(), 0);
     let join = |hub: &mut Node, slot, channel| {
         let outcome = hub.subscribe(slot, &name(channel), Since::Now, Sequence::ZERO);

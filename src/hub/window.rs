@@ -307,11 +307,10 @@ mod tests {
         for channel in channels.chars() {
             let id = cursor(hub.log().sequenced().next().0);
             let lower = channel.to_ascii_lowercase().to_string();
-            let mut publication =
-                Publication::new(id, name(&lower), Payload::Text("x".into()), Now(0));
-            publication.expires = channel
-                .is_uppercase()
-                .then(|| Now(0).after(std::time::Duration::ZERO));
+            let (payload, ledger) = (Payload::Text("x".into()), hub.log().ledger());
+            let expires = Now(0).after(std::time::Duration::ZERO);
+            let publication = Publication::new(id, name(&lower), payload, Now(0), ledger)
+                .expiring(channel.is_uppercase().then_some(expires));
             hub.publish(Arc::new(publication), Now(0));
             hub.check_invariants();
         }

@@ -64,8 +64,8 @@ impl Channel {
         let entry = self.entries.back()?;
         let sequence = entry.sequence();
         places.insert(sequence);
-        let key = entry.publication.key.as_deref()?;
-        let key_of = |known: &Sequence| self.get(*known)?.publication.key.as_deref();
+        let key = entry.publication.key()?;
+        let key_of = |known: &Sequence| self.get(*known)?.publication.key();
         let has_same = |known: &Sequence| key_of(known) == Some(key);
         let rehash = |known: &Sequence| hasher.hash_one(key_of(known).unwrap_or_default());
         match keys.entry(hasher.hash_one(key), has_same, rehash) {
@@ -88,7 +88,7 @@ impl Channel {
         };
         let sequence = entry.sequence();
         if newest.places.remove(&sequence)
-            && let Some(key) = entry.publication.key.as_deref()
+            && let Some(key) = entry.publication.key()
             && let Ok(place) = newest
                 .keys
                 .find_entry(hasher.hash_one(key), |known| *known == sequence)

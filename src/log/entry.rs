@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::frame::{FrameKind, Publication};
+use crate::frame::Publication;
 use crate::id::Sequence;
 
 /// A publication and what came before it in its channel, so that "how far behind" is a subtraction.
@@ -14,15 +14,11 @@ pub struct Entry {
     pub before: Amount,
     /// The channel's entry before this one, which may have left the log. Zero for its first.
     pub previous: Sequence,
-    /// A bit for each [`FrameKind::cell`] whose bytes the log's bound counts.
-    pub charged: u8,
     /// Whether a later entry of its channel has the same key. Only where the channel conflates.
     pub is_superseded: bool,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 40);
-// Each cell has its bit in [`Entry::charged`].
-const _: () = assert!(FrameKind::CELLS <= 8);
 
 impl Entry {
     /// The publication's number.
@@ -35,14 +31,6 @@ impl Entry {
     #[must_use]
     pub fn total(&self) -> Amount {
         self.before.plus(Amount::of(&self.publication))
-    }
-
-    /// Bytes of the encodings that the log's bound counts.
-    pub(super) fn charged_bytes(&self) -> u64 {
-        let cells = (0..FrameKind::CELLS).filter(|cell| self.charged & (1 << cell) != 0);
-        cells
-            .filter_map(|cell| self.publication.encoded(cell))
-            .sum()
     }
 }
 

@@ -33,7 +33,8 @@ fn publish_to_each(writer: &mut Writer, names: &[ChannelName]) {
         let sequence = writer.head().next();
         let epoch = Epoch::new(7);
         let id = Cursor { epoch, sequence };
-        let one = Publication::new(id, name.clone(), Payload::Text("x".into()), Now(0));
+        let (payload, ledger) = (Payload::Text("x".into()), writer.log().ledger());
+        let one = Publication::new(id, name.clone(), payload, Now(0), ledger);
         writer.announce(sequence);
         let _removed = writer.publish(Arc::new(one), |_, _, _| {});
         writer.note_posted();

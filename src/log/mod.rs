@@ -23,6 +23,7 @@ mod shard;
 mod writer;
 
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::quality::RandomState;
@@ -36,6 +37,7 @@ pub use writer::Writer;
 pub(crate) use shard::assert_unlocked;
 
 use crate::config::Config;
+use crate::frame::Ledger;
 use crate::id::{ChannelName, Sequence};
 use shard::Shards;
 
@@ -49,8 +51,8 @@ pub struct Log {
     shards: Shards,
     hasher: RandomState,
     rules: Rules,
-    /// Bytes of encodings that the log's bound counts.
-    encoded: AtomicU64,
+    /// What publications and encodings take of memory.
+    ledger: Arc<Ledger>,
     /// What the writer last had, for gauges and for the position of polls.
     shown: Shown,
     numbers: Numbers,
@@ -107,7 +109,7 @@ impl Log {
             shards: Shards::default(),
             hasher: RandomState::default(),
             rules: Rules::new(config, head),
-            encoded: AtomicU64::new(0),
+            ledger: Arc::default(),
             shown: Shown::default(),
             numbers: Numbers {
                 sequenced: AtomicU64::new(head.0),
@@ -162,11 +164,24 @@ impl Log {
         &self.rules
     }
 
+    /// Where publications made for this log are counted.
+    #[must_use]
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Whether encodings have more than their part of the log's bound. The writer lets go of them
+    /// when it next looks.
+    #[must_use]
+    pub fn has_too_many_encodings(&self) -> bool {
+        self.ledger.logged() > self.rules.bounds.encodings_bytes()
+    }
+
     /// Bytes of memory that the log's bound counts: publications, their encodings, the channels
     /// that have any, their places in the order list, and the index of keys.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.shown.bytes.load(Ordering::Relaxed) + self.encoded.load(Ordering::Relaxed)
+        self.shown.bytes.load(Ordering::Relaxed) + self.ledger.logged()
     }
 
     /// How many entries there are.

@@ -4,10 +4,12 @@
 //! the reader's horizon.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::shard::{Channel, key};
 use super::{Amount, ChannelKey, Entry, Log, RuleIndex, Stake};
+use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
 /// How a channel stands at a reader's horizon.
@@ -134,13 +136,13 @@ impl Log {
     /// Adds references to a channel's entries behind a position, up to a horizon, at most `max`.
     /// Returns the channel's newest publication that has left the log: the entries follow without a
     /// hole only if the position is not before it.
-    pub fn fetch(
+    pub fn fetch<T: From<Entry>>(
         &self,
         key: ChannelKey,
         position: Sequence,
         horizon: Sequence,
         max: usize,
-        entries: &mut Vec<Entry>,
+        entries: &mut Vec<T>,
     ) -> Sequence {
         let Some(shard) = self.shards.read(key) else {
             return Sequence::ZERO;
@@ -150,7 +152,7 @@ impl Log {
         };
         let behind = channel.entries.range(channel.index_after(position)..);
         let known = behind.take_while(|entry| entry.sequence() <= horizon);
-        entries.extend(known.take(max).cloned());
+        entries.extend(known.take(max).cloned().map(T::from));
         channel.evicted.min(horizon)
     }
 
@@ -205,20 +207,15 @@ impl Log {
         })
     }
 
-    /// Counts the encoding in a publication's cell for the log's bound, once, as long as the log
-    /// has the publication.
-    pub fn charge(&self, key: ChannelKey, sequence: Sequence, cell: usize) {
-        let Some(mut shard) = self.shards.write(key) else {
-            return;
-        };
-        let channel = shard.get_mut(key.place());
-        let entry = channel.and_then(|channel| channel.get_mut(sequence));
-        if let Some(entry) = entry.filter(|entry| entry.charged & (1 << cell) == 0)
-            && let Some(bytes) = entry.publication.encoded(cell)
-        {
-            entry.charged |= 1 << cell;
-            self.encoded.fetch_add(bytes, Ordering::Relaxed);
-        }
+    /// An entry's publication.
+    pub(super) fn publication(
+        &self,
+        key: ChannelKey,
+        sequence: Sequence,
+    ) -> Option<Arc<Publication>> {
+        let shard = self.shards.read(key)?;
+        let entry = shard.get(key.place())?.get(sequence)?;
+        Some(Arc::clone(&entry.publication))
     }
 
     /// An entry, wherever it is. For tests.
@@ -227,6 +224,18 @@ impl Log {
     pub fn find(&self, sequence: Sequence) -> Option<Entry> {
         let mut shards = self.shards.each();
         shards.find_map(|(_, shard)| shard.channels().find_map(|c| c.get(sequence)).cloned())
+    }
+
+    /// Everything that it has, in no order. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn publications(&self) -> Vec<Arc<Publication>> {
+        let mut all = Vec::new();
+        for (_, shard) in self.shards.each() {
+            let entries = shard.channels().flat_map(|channel| &channel.entries);
+            all.extend(entries.map(|entry| Arc::clone(&entry.publication)));
+        }
+        all
     }
 
     /// How many entries of a channel are not superseded, and how many of them have a key. For tests.
@@ -285,18 +294,15 @@ impl Log {
                 channels += 1;
                 entries += channel.entries.len() as u64;
                 subscribed += u64::from(!channel.interest.is_none());
-                encoded += channel
-                    .entries
-                    .iter()
-                    .map(Entry::charged_bytes)
-                    .sum::<u64>();
+                let entries = channel.entries.iter();
+                let frames = entries.filter_map(|entry| entry.publication.made_frames());
+                encoded += frames.map(|frames| frames.bytes_held()).sum::<u64>();
             }
         }
         assert_eq!(channels, self.channel_count(), "channels");
         assert_eq!(entries, self.len(), "entries");
         assert_eq!(subscribed, self.subscribed(), "channels with subscribers");
-        let counted = self.encoded.load(Ordering::Relaxed);
-        assert_eq!(encoded, counted, "bytes of encodings");
+        assert_eq!(encoded, self.ledger.logged(), "bytes of encodings");
     }
 }
 

@@ -173,7 +173,6 @@ impl Writer {
             publication,
             before: channel.total,
             previous: channel.last,
-            charged: 0,
             is_superseded: false,
         };
         channel.last = sequence;
@@ -198,6 +197,7 @@ impl Writer {
     /// entries. Returns how many.
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
+        self.drop_encodings(max);
         // What its own channel has no use for goes before what others keep.
         while count < max && self.is_full() && self.trim(1) > 0 {
             count += 1;
@@ -221,6 +221,28 @@ impl Writer {
         self.is_cut_short = count >= max;
         self.show();
         count
+    }
+
+    /// Lets go of the oldest encodings until the rest has no more than its part of the bound, of at
+    /// most `max` entries. They are made again for a subscriber that comes late.
+    fn drop_encodings(&self, max: u32) {
+        if !self.log.has_too_many_encodings() {
+            return;
+        }
+        let mut next = self.log.ledger.take_oldest_encoded();
+        let mut left = max;
+        while left > 0
+            && self.log.has_too_many_encodings()
+            && let Some(entry) = self.order.oldest_from(next)
+        {
+            left -= 1;
+            next = entry.sequence.next();
+            if let Some(publication) = self.log.publication(entry.channel, entry.sequence) {
+                publication.drop_frames();
+            }
+        }
+        // Those behind it may have some.
+        self.log.ledger.note_encoded(next);
     }
 
     /// Removes what the channels' own bounds do not allow and [`Self::publish`] has left, at most
@@ -254,7 +276,7 @@ impl Writer {
     /// When the next entry has to be removed.
     #[must_use]
     pub fn next_eviction(&self) -> Option<Deadline> {
-        if !self.over.is_empty() || self.is_cut_short {
+        if !self.over.is_empty() || self.is_cut_short || self.log.has_too_many_encodings() {
             return Some(Deadline(0));
         }
         let oldest = self.order.oldest();
@@ -273,15 +295,18 @@ impl Writer {
     /// Bytes of memory that the log's bound counts.
     #[must_use]
     pub fn bytes(&self) -> u64 {
+        self.bytes_without_encodings() + self.log.ledger.logged()
+    }
+
+    fn bytes_without_encodings(&self) -> u64 {
         let channels = self.kept * CHANNEL_BYTES;
-        self.bytes + self.order.bytes() + channels + self.log.encoded.load(Ordering::Relaxed)
+        self.bytes + self.order.bytes() + channels
     }
 
     /// Shows readers and gauges how much there is.
     fn show(&self) {
         let shown = &self.log.shown;
-        let encoded = self.log.encoded.load(Ordering::Relaxed);
-        let bytes = self.bytes().saturating_sub(encoded);
+        let bytes = self.bytes_without_encodings();
         shown.bytes.store(bytes, Ordering::Relaxed);
         shown.entries.store(self.order.len(), Ordering::Relaxed);
         let oldest = self.order.oldest();
@@ -324,8 +349,6 @@ impl Writer {
         self.bytes = self.bytes + channel.newest_bytes() + channel.deque_bytes() - before;
         self.bytes -= entry.publication.bytes_held();
         self.kept -= u64::from(channel.entries.is_empty());
-        let encoded = entry.charged_bytes();
-        self.log.encoded.fetch_sub(encoded, Ordering::Relaxed);
         self.removed.push(entry);
     }
 
@@ -357,6 +380,7 @@ impl Writer {
         for entry in self.removed.drain(..) {
             let was_listed = self.order.remove(entry.sequence());
             debug_assert!(was_listed, "{:?} is not in order", entry.sequence());
+            entry.publication.leave_log();
         }
     }
 

@@ -5,12 +5,10 @@
 //! publications, which go out behind it from the conn's outbox, shared with everybody else. Called
 //! by the two transports and, where they do not differ, by the enum over them.
 
-use std::sync::Arc;
-
 use crate::effect::{CloseReason, Context};
 use crate::frame::envelope::push_display;
 use crate::frame::poll::SEPARATOR_BYTES;
-use crate::frame::{Envelope, FrameKind, Publication};
+use crate::frame::{Encoded, Envelope, FrameKind};
 use crate::http::response::{PollHead, push_not_modified, push_poll_head};
 use crate::http::{After, Sharing};
 use crate::hub::Gap;
@@ -26,7 +24,7 @@ pub struct News {
     /// What the client will not be given.
     pub gaps: Vec<(ChannelName, Gap)>,
     /// What it is given, in order.
-    pub publications: Vec<Arc<Publication>>,
+    pub publications: Vec<Encoded>,
     /// From where it goes on.
     pub position: Cursor,
     /// It is given nothing, is told of nothing and stays where it was.
@@ -84,7 +82,7 @@ impl Terms {
         let mut opening = Vec::with_capacity(96);
         push_opening(news, &mut opening);
         let frames = news.publications.iter().filter_map(|publication| {
-            let frame = publication.frame(self.frame_kind());
+            let frame = publication.frames.get(self.frame_kind());
             frame.map(|frame| frame.wire(self.frame_kind()).len())
         });
         // The first of them is sent without what separates it from the one before.

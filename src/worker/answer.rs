@@ -5,13 +5,12 @@
 //! for the next poll, which comes from behind them. Called by `flush` for whoever waits, and by
 //! `apply` for whoever cannot.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
 use super::net::Net;
 use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
-use crate::frame::{FrameKind, Publication};
+use crate::frame::{Encoded, FrameKind};
 use crate::hub::Gap;
 use crate::id::{ChannelName, ConnId, Cursor, Sequence};
 use crate::transport::poll::News;
@@ -79,6 +78,7 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| {
             conn.handle_answer(news, out, context);
         });
+        self.note_held(id, None);
     }
 
     /// Takes what the conn in a slot is owed, and moves its cursors over it.
@@ -111,7 +111,7 @@ impl<N: Net> Worker<N> {
         slot: u32,
         kind: FrameKind,
         gaps: &mut Vec<(ChannelName, Gap)>,
-    ) -> Vec<Arc<Publication>> {
+    ) -> Vec<Encoded> {
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
         let mut has_stepped = false;
         for _ in 0..POLL_PLANS_MAX {
@@ -124,8 +124,8 @@ impl<N: Net> Worker<N> {
                 continue;
             }
             let given = planned.iter().filter(|step| step.length > 0);
-            let given = given.filter_map(|step| self.hub.publication(step));
-            let given: Vec<_> = given.map(Arc::clone).collect();
+            let given = given.filter_map(|step| self.hub.encoded(step));
+            let given: Vec<_> = given.collect();
             let bytes = planned.iter().map(|step| step.length).sum();
             let is_all = planned.is_empty();
             self.hub.advance(slot, planned, bytes);
@@ -143,7 +143,7 @@ impl<N: Net> Worker<N> {
         &self,
         slot: u32,
         gaps: &[(ChannelName, Gap)],
-        publications: &[Arc<Publication>],
+        publications: &[Encoded],
         stays: Option<Cursor>,
     ) -> Cursor {
         let is_behind = self.hub.is_behind(slot);

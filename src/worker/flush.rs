@@ -13,7 +13,6 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::Worker;
 use super::net::{Net, Write, WriteOutcome};
@@ -79,7 +78,8 @@ impl<N: Net> Worker<N> {
         let start = self.net.now();
         self.walk(start);
         // Whoever is left on the list takes more than its turn allows and is still to be given it.
-        if self.to_flush.is_empty() {
+        // It asks the log when the walks hold too much.
+        if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
         if !self.to_flush.is_empty() || self.hub.is_walking() {
@@ -383,6 +383,7 @@ impl<N: Net> Worker<N> {
             slot.conn.handle_written(running.now(), false);
         }
         let had_own = !slot.conn.outbox().is_empty();
+        let held = slot.conn.outbox().oldest_held();
         let drained = slot.conn.outbox_mut().drain(count);
         let is_own_done = slot.conn.outbox().is_empty();
         parts.metrics.deliveries.add(drained.delivered);
@@ -390,11 +391,10 @@ impl<N: Net> Worker<N> {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
             if let (Some((publication, written)), Some(kind)) = (advanced.begun, kind) {
-                slot.conn
-                    .outbox_mut()
-                    .keep_rest(Arc::clone(&publication), kind, written);
+                slot.conn.outbox_mut().keep_rest(publication, kind, written);
             }
         }
+        self.note_held(id, held);
         let is_drained = self.is_drained(id, had_own && is_own_done);
         if is_drained {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));

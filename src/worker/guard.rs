@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use super::Worker;
 use super::net::Net;
 use super::pending::SilentLimit;
+use super::pinned::Oldest;
 use super::sources::{Arrival, Sources};
 use crate::effect::{CloseReason, Draw, ReconnectDelay};
 use crate::http::origin::Reader;
@@ -31,6 +32,8 @@ pub struct Guard {
     pub proxied: u64,
     /// How many conns each source has, if that is limited.
     pub sources: Option<Arc<Sources>>,
+    /// Whose conns keep the oldest publication in memory.
+    pub oldest: Arc<Oldest>,
     /// Whether memory is short.
     pub pressure: Arc<Pressure>,
 }

@@ -26,6 +26,7 @@ pub mod net;
 mod offload;
 pub mod outgoing;
 pub mod pending;
+pub mod pinned;
 mod poll;
 mod rates;
 mod read;
@@ -68,6 +69,7 @@ use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
 use offload::Offloaded;
 use pending::Pending;
+use pinned::Holders;
 use rates::Rates;
 use round::{Queue, Round};
 use storm::Storm;
@@ -125,6 +127,8 @@ pub struct Worker<N: Net> {
     to_answer: VecDeque<(Sequence, ConnId, Option<Cursor>)>,
     /// The same, to be found.
     awaiting_answer: HashSet<ConnId>,
+    /// Conns whose outbox holds publications.
+    holders: Holders,
     /// Conns to be freed at the end of this turn.
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
@@ -253,6 +257,7 @@ impl<N: Net> Worker<N> {
             to_flush: VecDeque::new(),
             to_answer: VecDeque::new(),
             awaiting_answer: HashSet::new(),
+            holders: Holders::default(),
             to_reap: Vec::new(),
             reaped: Vec::new(),
             held: Vec::new(),
@@ -307,6 +312,7 @@ impl<N: Net> Worker<N> {
         self.broadcast();
         self.expire();
         self.flush();
+        self.bound_pinned();
         self.reap();
         self.parts.metrics.turns.increment();
         self.parts.pulse.fetch_add(1, Ordering::Relaxed);

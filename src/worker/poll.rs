@@ -67,6 +67,7 @@ impl<N: Net> Worker<N> {
             || self.parts.upstream.has_released()
             || self.round.is_awaited()
             || has_order
+            || self.holders.are_awaited()
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_walk)
             || ((has_mail || !self.to_answer.is_empty())

@@ -16,6 +16,7 @@ impl<N: Net> Worker<N> {
             let slot = self.conns.remove(id.slot as usize);
             debug_assert_eq!(slot.generation, id.generation);
             self.leave_all(id, slot.conn.is_stream());
+            self.forget_held(id.slot, slot.conn.outbox());
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
             self.offloaded.remove(id.slot);

@@ -41,7 +41,11 @@ pub(crate) fn upgraded(addr: SocketAddr, query: &str) -> TcpStream {
 
 /// A WebSocket that has agreed to compression, past the head of the response.
 pub(crate) fn deflating(addr: SocketAddr, query: &str) -> TcpStream {
-    let mut stream = connect(addr);
+    deflating_over(connect(addr), query)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn deflating_over(mut stream: TcpStream, query: &str) -> TcpStream {
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     stream.write_all(&handshake_with(query, offer)).unwrap();
     let mut head = Vec::new();

@@ -281,10 +281,10 @@ impl Journal {
         let published = publication.published;
         let is_staged = keeper.stage(&Record {
             published_us: published.0,
-            ttl_us: publication.expires.map(|expires| expires.0 - published.0),
+            ttl_us: publication.expires().map(|expires| expires.0 - published.0),
             channel: publication.channel.as_str(),
-            event: publication.event.as_deref(),
-            key: publication.key.as_deref(),
+            event: publication.event(),
+            key: publication.key(),
             dedupe: None,
             payload: PayloadRef::of(&publication.payload),
         });

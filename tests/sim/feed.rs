@@ -18,6 +18,7 @@ use fanfare::worker::outgoing::Outgoing;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;
+use crate::world::node::Member;
 
 /// Batches posted at once; below what the inbox holds, so that posting never waits.
 const BATCHES_MAX: usize = 50;
@@ -226,18 +227,17 @@ impl Feed {
         let has_key = ttl_ms.is_some() || key < 3;
         let has_key = has_key && size != LONELY_BYTES;
         let event = (self.random.u32(0..5) == 0).then(|| "tick".into());
-        let make = || {
+        let make = |ledger: &Arc<_>| {
             let name = self.channels[channel].clone();
-            let mut publication = Publication::new(id, name, payload.clone(), now);
-            publication.key = has_key.then(|| format!("k{key}").into());
-            publication.event.clone_from(&event);
-            publication.expires = ttl_ms.map(|ms| now.after(Duration::from_millis(ms)));
-            publication
+            let key = has_key.then(|| format!("k{key}").into());
+            Publication::new(id, name, payload.clone(), now, ledger)
+                .labelled(event.clone(), key)
+                .expiring(ttl_ms.map(|ms| now.after(Duration::from_millis(ms))))
         };
-        let publication = make();
+        let publication = make(self.writer.log().ledger());
         let receipt = (self.random.u32(0..8) == 0).then(|| Arc::new(Receipt::new(1)));
         // What the world keeps is not what the log evicts.
-        let for_world = Arc::new(make());
+        let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
             && !journal.take(&for_world)
         {
@@ -272,6 +272,12 @@ impl Feed {
     /// Whether nothing is to be done.
     pub(crate) fn is_done(&self) -> bool {
         self.staged.is_empty() && self.steps.is_empty()
+    }
+
+    /// Whether nothing is on its way to any worker.
+    pub(crate) fn has_all_taken(&self, workers: &[Member]) -> bool {
+        let mut heads = workers.iter().map(|one| one.worker.hub().head());
+        self.is_done() && heads.all(|head| head.sequence == self.writer.head())
     }
 
     /// Makes a batch of what was numbered.
@@ -327,6 +333,7 @@ impl Feed {
             Step::Evict => {
                 self.writer.trim(u32::MAX);
                 self.writer.evict(now, u32::MAX);
+                assert!(!self.writer.log().has_too_many_encodings());
             }
         }
         true

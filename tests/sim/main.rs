@@ -29,6 +29,7 @@ mod link;
 mod model;
 mod net;
 mod peer;
+mod pinned;
 mod secure;
 mod tickets;
 mod wire;

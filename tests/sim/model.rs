@@ -214,12 +214,12 @@ impl Facts {
 
     /// Whether a later publication that is in a log stands for this one.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
-        let key = &self.publication(sequence).key;
+        let key = self.publication(sequence).key();
         let later = self.between(channel, sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
             && key.is_some()
-            && later.any(|later| self.publication(*later).key == *key)
+            && later.any(|later| self.publication(*later).key() == key)
     }
 
     /// The first publication of a channel after one and up to another that nothing stands for.

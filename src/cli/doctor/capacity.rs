@@ -43,6 +43,8 @@ pub(super) struct Plan {
     pub(super) send_buffer_bytes: u32,
     /// `log.bytes`.
     pub(super) log_bytes: u64,
+    /// `log.pinned_bytes`.
+    pub(super) pinned_bytes: u64,
     /// How many of a hundred conns have a full send buffer at the same time.
     pub(super) stalled_percent: u8,
 }
@@ -55,6 +57,7 @@ impl Plan {
             conns_key: config.limits.conns,
             send_buffer_bytes: config.quota.send_buffer_bytes,
             log_bytes: config.log.bytes,
+            pinned_bytes: config.log.pinned_bytes(),
             stalled_percent,
         }
     }
@@ -80,6 +83,7 @@ impl Plan {
         PROCESS_BYTES
             .saturating_add(inbox)
             .saturating_add(self.log_bytes)
+            .saturating_add(self.pinned_bytes)
             .saturating_add(WORKER_BYTES.saturating_mul(self.workers.into()))
     }
 

@@ -189,7 +189,7 @@ fn group_without_a_name_of_systemds_is_lifted_by_its_file() {
         used: 0,
     });
     let line = first_line(&facts, LimitId::GroupMemory, 1);
-    let start = "as root: echo 153097758 > /sys/fs/cgroup/memory/box/memory.limit_in_bytes";
+    let start = "as root: echo 169874974 > /sys/fs/cgroup/memory/box/memory.limit_in_bytes";
     assert_eq!(line, start);
 }
 

@@ -83,6 +83,7 @@ mod tests {
         bytes: 1_000_000,
         entries: 10,
         age_ms: 1_000,
+        pinned_bytes: 0,
     };
 
     fn content(records: u64, dedupe: Option<&str>) -> Content {

@@ -151,14 +151,14 @@ impl Journal {
     /// Puts a publication into the batch.
     pub fn stage(&mut self, publication: &Publication, dedupe: Option<&str>) {
         let ttl_us = publication
-            .expires
+            .expires()
             .map(|expires| expires.0.saturating_sub(publication.published.0));
         let is_staged = self.keeper.stage(&Record {
             published_us: self.unix_us,
             ttl_us,
             channel: publication.channel.as_str(),
-            event: publication.event.as_deref(),
-            key: publication.key.as_deref(),
+            event: publication.event(),
+            key: publication.key(),
             dedupe,
             payload: PayloadRef::of(&publication.payload),
         });

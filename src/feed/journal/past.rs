@@ -189,19 +189,19 @@ impl<'a> Collector<'a> {
             self.dedupe.remember(&channel, key, id, published);
         }
         let payload = record.payload.to_payload();
-        let mut publication = Publication::new(id, channel, payload, published);
         // An earlier version may have taken a reserved type: the payload stays, without a type that
         // would make it one of the server's own events.
         let event = record.event.filter(|event| !is_reserved_event(event));
-        publication.event = event.map(Box::from);
-        publication.key = record.key.map(Box::from);
-        publication.expires = record
-            .ttl_us
-            .map(|ttl| published.after(Duration::from_micros(ttl)));
+        let (event, key) = (event.map(Box::from), record.key.map(Box::from));
+        let ttl = record.ttl_us.map(Duration::from_micros);
         let before = Sequence(sequence.0.saturating_sub(1));
         let config = self.circumstances.config;
         let fresh = || Writer::new(config, before);
         let writer = self.writer.get_or_insert_with(fresh);
+        let ledger = writer.log().ledger();
+        let publication = Publication::new(id, channel, payload, published, ledger)
+            .labelled(event, key)
+            .expiring(ttl.map(|ttl| published.after(ttl)));
         writer.announce(sequence);
         // No worker has subscribers yet.
         let send = |_, _, _| debug_assert!(false, "a channel has subscribers before the start");
@@ -261,7 +261,7 @@ mod tests {
         for (sequence, (channel, _, expected)) in (1..).zip(cases) {
             let publication = &writer.log().find(Sequence(sequence)).unwrap().publication;
             assert_eq!(publication.channel.as_str(), channel);
-            assert_eq!(publication.event.as_deref(), expected);
+            assert_eq!(publication.event(), expected);
         }
     }
 }

@@ -19,7 +19,7 @@ use fanfare::conn::{Conn, Standing};
 use fanfare::deflate::Inflater;
 use fanfare::dialogue::{Delivery, Farewell, Published, Saying};
 use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave, WorkBudget};
-use fanfare::frame::{Encoder, FrameKind, Payload, Publication};
+use fanfare::frame::{Encoded, Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
@@ -336,9 +336,12 @@ impl<'c> Rig<'c> {
         };
         let publications = payloads.into_iter().map(|payload| {
             let channel = ChannelName::new("c").expect("a name");
-            let publication = Publication::new(cursor(9), channel, payload, self.now);
-            let _frame = publication.encode(kind, &mut Encoder::default());
-            publication.into()
+            let ledger = Arc::default();
+            let publication = Publication::new(cursor(9), channel, payload, self.now, &ledger);
+            let frames = publication.frames();
+            let _frame = frames.encode(&publication, kind, &mut Encoder::default());
+            let id = publication.id;
+            Encoded { id, frames }
         });
         let publications: Vec<_> = publications.collect();
         let news = News {

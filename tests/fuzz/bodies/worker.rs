@@ -155,7 +155,10 @@ impl World {
             sequence,
         };
         let now = self.now();
-        let publication = Publication::new(id, channel.clone(), payload, now);
+        let publication = {
+            let ledger = self.writer.log().ledger();
+            Publication::new(id, channel.clone(), payload, now, ledger)
+        };
         self.writer.announce(sequence);
         let mut outgoing = Outgoing::new(1);
         outgoing.add(&mut self.writer, publication, None);

@@ -9,7 +9,11 @@ impl Link {
     /// Everything that was asked has its answer, unless the end came between.
     pub(crate) fn check_answers(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
-        let is_cut_off = self.is_spoiled || pipe.is_reset || pipe.is_refused || self.is_abandoned;
+        let is_cut_off = self.is_spoiled
+            || pipe.is_reset
+            || pipe.is_refused
+            || pipe.is_cut_off
+            || self.is_abandoned;
         if self.is_half_closing && !is_cut_off {
             self.check_served(facts);
         }

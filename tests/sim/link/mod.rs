@@ -406,8 +406,9 @@ impl Link {
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
         let kind = self.frame_kind();
         let publication = facts.publication(sequence);
-        let expected = publication
-            .encode(kind, &mut Encoder::default())
+        let frames = publication.frames();
+        let expected = frames
+            .encode(publication, kind, &mut Encoder::default())
             .expect("a frame")
             .wire(kind);
         assert!(whole == expected, "publication {sequence}: wrong bytes");

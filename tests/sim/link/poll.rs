@@ -254,7 +254,8 @@ impl Link {
         };
         let kind = self.frame_kind();
         let publication = facts.publication(sequence);
-        let frame = publication.encode(kind, &mut Encoder::default());
+        let frames = publication.frames();
+        let frame = frames.encode(publication, kind, &mut Encoder::default());
         let length = frame.expect("a frame").wire(kind).len() - 1;
         let Some(element) = element.get(..length) else {
             return 0;

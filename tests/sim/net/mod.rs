@@ -100,6 +100,8 @@ pub(crate) struct Pipe {
     registered_us: u64,
     /// The worker has written that the peer was silent.
     is_told_idle: bool,
+    /// The server has closed it although it was owed something.
+    pub(crate) is_cut_off: bool,
     /// When a poll reports, at the earliest, that something is unread.
     unread_us: Option<u64>,
     /// When the worker first wrote after its last read, on the clock without pauses.
@@ -317,6 +319,7 @@ impl FakeNet {
             freed_us: 0,
             registered_us: 0,
             is_told_idle: false,
+            is_cut_off: false,
             unread_us: None,
             asked_us: None,
             read_turn_us: 0,

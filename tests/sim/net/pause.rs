@@ -127,6 +127,12 @@ impl FakeNet {
         self.check_read(&pipe, reason);
     }
 
+    /// The worker closes a conn that has yet to take what it is owed.
+    pub(crate) fn note_cut_off(&self, id: ConnId) {
+        let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
+        pipe.expect("a conn has a pipe").borrow_mut().is_cut_off = true;
+    }
+
     /// The worker has decided that a peer is late or silent: after a complete poll.
     pub(super) fn check_looked_at(&self, pipe: &Pipe, reason: CloseReason) {
         let looked_by = match reason {

@@ -27,6 +27,7 @@ use crate::feed::Feed;
 use crate::model::Facts;
 use crate::net::{FakeNet, Machine, Sabotage};
 use crate::peer::Peer;
+use crate::pinned;
 use crate::tickets;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
 use node::{Member, Node};
@@ -82,6 +83,7 @@ impl World {
         let is_crowded = random.u32(0..12) == 0;
         let mut config = draw_config(&mut random);
         draw_limits(&mut config, is_crowded, &mut random);
+        pinned::draw_bound(&mut config, seed);
         let config = Arc::new(config);
         let machine = Machine::new(&mut random, is_shown);
         let now = machine.now();
@@ -352,7 +354,8 @@ impl World {
         check::what_is_kept(&feed.writer, self.facts.now, &mut self.facts);
     }
 
-    fn check_turn(&mut self, worker: usize) {
+    fn check_turn(&mut self, turned: usize) {
+        let worker = turned;
         self.look_at_log(worker);
         let member = &mut self.node.workers[worker];
         for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
@@ -378,6 +381,11 @@ impl World {
         }
         let mut feed = self.feed.borrow_mut();
         let acknowledged = check::receipts(&mut feed.receipts, workers);
+        let log = feed.writer.log();
+        pinned::check_turn(workers, turned, log, &self.config);
+        if feed.has_all_taken(workers) {
+            pinned::check_all(workers, log);
+        }
         self.facts.acknowledged = self.facts.acknowledged.max(acknowledged);
         self.node.backend.check(workers);
     }
@@ -415,6 +423,9 @@ fn check_reaped(worker: &mut Worker<FakeNet>) {
     for (id, reason) in reaped {
         if let CloseReason::Idle | CloseReason::HeadTimeout | CloseReason::CrowdedOut = reason {
             worker.net_mut().check_silent(id, reason);
+        }
+        if reason == CloseReason::Overflow {
+            worker.net().note_cut_off(id);
         }
     }
 }

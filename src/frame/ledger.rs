@@ -1,0 +1,262 @@
+//! Counts the bytes of publications and encodings from creation to drop.
+//!
+//! One [`Ledger`] for the node. What counts enters its bytes when it is made and takes them out
+//! when it is dropped, so that no holder can be forgotten. Encodings have a weight, which knows
+//! whether the log has them and how many conns hold them until they are written: those that the log
+//! has no more and that a conn holds are *pinned*. Relaxed atomics, no lock; each sum is exact
+//! whenever no other thread is in the middle of a change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::id::Sequence;
+
+/// The sums. Two threads that change one weight may pass each other on the way here, so a sum can
+/// be below zero for a moment, modulo 2^64.
+#[derive(Debug)]
+pub struct Ledger {
+    resident: AtomicU64,
+    logged: AtomicU64,
+    pinned: AtomicU64,
+    /// No publication of the log with a lower number has encodings.
+    oldest_encoded: AtomicU64,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            resident: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
+            oldest_encoded: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Ledger {
+    /// Bytes of all publications and encodings in memory.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        sum(&self.resident)
+    }
+
+    /// Bytes of the encodings that the log has.
+    #[must_use]
+    pub fn logged(&self) -> u64 {
+        sum(&self.logged)
+    }
+
+    /// Bytes of the encodings that the log has no more and that conns hold, and of what was copied
+    /// from them.
+    #[must_use]
+    pub fn pinned(&self) -> u64 {
+        sum(&self.pinned)
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.resident.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove(&self, bytes: u64) {
+        self.resident.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_pinned(&self, bytes: u64) {
+        self.add(bytes);
+        self.pinned.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_pinned(&self, bytes: u64) {
+        self.remove(bytes);
+        self.pinned.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A publication of the log may have encodings.
+    pub(crate) fn note_encoded(&self, sequence: Sequence) {
+        self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
+    }
+
+    /// No publication of the log with a lower number has encodings. Whoever asks notes what it has
+    /// left.
+    pub(crate) fn take_oldest_encoded(&self) -> Sequence {
+        Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
+    }
+}
+
+fn sum(bytes: &AtomicU64) -> u64 {
+    let bytes = bytes.load(Ordering::Relaxed);
+    u64::try_from(bytes.cast_signed()).unwrap_or(0)
+}
+
+/// The bytes of encodings in a ledger, until they are dropped.
+#[derive(Debug)]
+pub(super) struct Weight {
+    ledger: Arc<Ledger>,
+    /// The bytes; above them how many conns hold them; on top whether the log has them.
+    state: AtomicU64,
+}
+
+const CONN: u64 = 1 << 36;
+const BYTES: u64 = CONN - 1;
+const LOGGED: u64 = 1 << 63;
+
+impl Weight {
+    pub(super) fn new(ledger: &Arc<Ledger>, bytes: u64, is_logged: bool) -> Self {
+        ledger.add(bytes);
+        if is_logged {
+            ledger.logged.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Self {
+            ledger: Arc::clone(ledger),
+            state: AtomicU64::new(if is_logged { bytes | LOGGED } else { bytes }),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.state.load(Ordering::Relaxed) & BYTES
+    }
+
+    pub(super) fn conns(&self) -> u64 {
+        conns(self.state.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_logged(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & LOGGED != 0
+    }
+
+    /// Adds to the bytes.
+    pub(super) fn add(&self, bytes: u64) {
+        let before = self.state.fetch_add(bytes, Ordering::Relaxed);
+        self.ledger.add(bytes);
+        if before & LOGGED != 0 {
+            self.ledger.logged.fetch_add(bytes, Ordering::Relaxed);
+        } else if conns(before) > 0 {
+            self.ledger.pinned.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Another conn holds them.
+    pub(super) fn hold(&self) {
+        let before = self.state.fetch_add(CONN, Ordering::Relaxed);
+        if before & !BYTES == 0 {
+            let bytes = before & BYTES;
+            self.ledger.pinned.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// A conn does so no more.
+    pub(super) fn release(&self) {
+        let after = self.state.fetch_sub(CONN, Ordering::Relaxed) - CONN;
+        if after & !BYTES == 0 {
+            self.ledger.pinned.fetch_sub(after, Ordering::Relaxed);
+        }
+    }
+
+    /// The log has let go of them.
+    pub(super) fn leave_log(&self) {
+        let before = self.state.fetch_and(!LOGGED, Ordering::Relaxed);
+        if before & LOGGED == 0 {
+            return;
+        }
+        let bytes = before & BYTES;
+        self.ledger.logged.fetch_sub(bytes, Ordering::Relaxed);
+        if conns(before) > 0 {
+            self.ledger.pinned.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.leave_log();
+        debug_assert_eq!(self.conns(), 0);
+        self.ledger.remove(self.bytes());
+    }
+}
+
+fn conns(state: u64) -> u64 {
+    (state & !LOGGED) / CONN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(ledger: &Ledger) -> (u64, u64, u64) {
+        (ledger.resident(), ledger.logged(), ledger.pinned())
+    }
+
+    #[test]
+    fn bytes_are_pinned_when_a_conn_holds_them_and_the_log_does_not() {
+        let ledger = Arc::new(Ledger::default());
+        let weight = Weight::new(&ledger, 5, true);
+        assert_eq!(sums(&ledger), (5, 5, 0));
+        weight.hold();
+        weight.hold();
+        weight.add(2);
+        assert_eq!((sums(&ledger), weight.conns()), ((7, 7, 0), 2));
+        weight.leave_log();
+        weight.leave_log();
+        assert_eq!(sums(&ledger), (7, 0, 7));
+        weight.add(1);
+        weight.release();
+        assert_eq!(sums(&ledger), (8, 0, 8));
+        weight.release();
+        assert_eq!(sums(&ledger), (8, 0, 0));
+        weight.hold();
+        assert_eq!(sums(&ledger), (8, 0, 8));
+        weight.release();
+        drop(weight);
+        assert_eq!(sums(&ledger), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_dropped_while_it_is_in_the_log_leaves_nothing() {
+        let ledger = Arc::new(Ledger::default());
+        drop(Weight::new(&ledger, 5, true));
+        assert_eq!(sums(&ledger), (0, 0, 0));
+        let never = Weight::new(&ledger, 5, false);
+        never.add(3);
+        assert_eq!(sums(&ledger), (8, 0, 0));
+    }
+
+    #[test]
+    fn sums_are_exact_after_threads_filled_held_and_evicted_at_once() {
+        let ledger = Arc::new(Ledger::default());
+        let weight = Weight::new(&ledger, 1, true);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        weight.hold();
+                        weight.add(1);
+                        weight.leave_log();
+                        weight.release();
+                    }
+                    weight.hold();
+                });
+            }
+        });
+        assert_eq!(sums(&ledger), (4_001, 0, 4_001));
+        (0..4).for_each(|_| weight.release());
+        drop(weight);
+        assert_eq!(sums(&ledger), (0, 0, 0));
+    }
+
+    #[test]
+    fn oldest_with_encodings_is_not_lost_between_two_looks() {
+        let ledger = Ledger::default();
+        ledger.note_encoded(Sequence(7));
+        ledger.note_encoded(Sequence(9));
+        assert_eq!(ledger.take_oldest_encoded(), Sequence(7));
+        // Meanwhile an older one has some again.
+        ledger.note_encoded(Sequence(3));
+        ledger.note_encoded(Sequence(8));
+        assert_eq!(ledger.take_oldest_encoded(), Sequence(3));
+        assert_eq!(ledger.take_oldest_encoded(), Sequence(u64::MAX));
+    }
+}
