@@ -16,17 +16,18 @@
 mod conflation;
 pub mod entry;
 mod interest;
+#[cfg(all(test, feature = "model"))]
+mod models;
 mod order;
 mod read;
 mod rules;
 mod shard;
+mod sync;
 mod writer;
 
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use foldhash::quality::RandomState;
+use std::sync::atomic::Ordering;
 
 pub use entry::{Amount, Entry};
 pub use interest::Stake;
@@ -40,6 +41,7 @@ use crate::config::Config;
 use crate::frame::Ledger;
 use crate::id::{ChannelName, Sequence};
 use shard::Shards;
+use sync::{AtomicU64, Hasher};
 
 /// The key of a channel of the log. Another channel may have it when the channel is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +51,7 @@ pub struct ChannelKey(u32);
 #[derive(Debug)]
 pub struct Log {
     shards: Shards,
-    hasher: RandomState,
+    hasher: Hasher,
     rules: Rules,
     /// What publications and encodings take of memory.
     ledger: Arc<Ledger>,
@@ -107,7 +109,7 @@ impl Log {
     fn new(config: &Config, head: Sequence) -> Self {
         Self {
             shards: Shards::default(),
-            hasher: RandomState::default(),
+            hasher: Hasher::default(),
             rules: Rules::new(config, head),
             ledger: Arc::default(),
             shown: Shown::default(),

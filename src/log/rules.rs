@@ -3,10 +3,11 @@
 //! A channel learns its rule once, when it is made: an index into a small table, one row for each
 //! namespace and one for all other channels.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Amount;
+use super::sync::AtomicU64;
 use crate::config::namespace::{self, Namespace};
 use crate::config::{Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};

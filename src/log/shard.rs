@@ -5,19 +5,20 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 use slab::Slab;
 
 use super::conflation::Newest;
 use super::interest::Interest;
+#[cfg(debug_assertions)]
+use super::sync::LOCKS;
+use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, SHARD_BITS};
 use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
 use crate::id::{ChannelName, Sequence};
 
-/// Bits of a key that name the shard.
-const SHARD_BITS: u32 = 8;
 /// Bits of a key that name the channel's place in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 
@@ -290,16 +291,11 @@ impl<G: DerefMut> DerefMut for Guard<G> {
 #[derive(Debug)]
 struct Held;
 
-#[cfg(debug_assertions)]
-thread_local! {
-    static LOCKS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
-}
-
 impl Held {
     fn new() -> Self {
         assert_unlocked();
         #[cfg(debug_assertions)]
-        LOCKS.set(LOCKS.get() + 1);
+        LOCKS.with(|locks| locks.set(locks.get() + 1));
         Self
     }
 }
@@ -307,12 +303,16 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         #[cfg(debug_assertions)]
-        LOCKS.set(LOCKS.get() - 1);
+        LOCKS.with(|locks| locks.set(locks.get() - 1));
     }
 }
 
 /// Panics in debug builds if this thread holds the lock of a shard.
 pub(crate) fn assert_unlocked() {
     #[cfg(debug_assertions)]
-    assert_eq!(LOCKS.get(), 0, "a shard of the log is locked");
+    assert_eq!(
+        LOCKS.with(std::cell::Cell::get),
+        0,
+        "a shard of the log is locked"
+    );
 }
