@@ -7,12 +7,13 @@
 //!
 //! # Four ideas
 //!
-//! 1. **The log is the queue.** A worker keeps one [`log::Log`] of recent publications, and
-//!    each channel threads its own entries through it. A subscriber owns no queue but a *cursor*:
-//!    the number of the last publication it was given. Live delivery, a slow reader, a resume and a
-//!    poll are the same act, reading a channel's entries after a cursor. A quota is a subtraction;
-//!    skipping is moving the cursor; conflating is moving it over what later entries supersede; a
-//!    cursor that has fallen off the log is a *gap*, and a gap is always told.
+//! 1. **The log is the queue.** The node keeps one [`log`](mod@log) of recent publications. The
+//!    feed's sequencer alone writes it, and all workers read it. Each channel has a deque of its
+//! own    entries. A subscriber owns no queue but a *cursor*: the number of the last publication it
+//! was    given. Live delivery, a slow reader, a resume and a poll are the same act, reading a
+//! channel's    entries after a cursor. A quota is a subtraction; skipping is moving the cursor;
+//! conflating is    moving it over what later entries supersede; a cursor that has fallen off the
+//! log is a *gap*,    and a gap is always reported.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
 //!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
 //!    so the simulation in `tests/sim` runs whole workers over networks that lie and a clock it
@@ -26,7 +27,7 @@
 //!
 //! ```text
 //!  client --> worker/read (tls) --> conn (http --> transport) --> hub   (subscribe at a cursor)
-//!  feeder --> feed --> publication --> inbox --> worker/broadcast --> hub   (append, mark behind)
+//!  feeder --> feed --> log --> inboxes of workers with subscribers --> worker/broadcast --> hub
 //!  hub (entries after a cursor) --> frame (encoded once) --> worker/flush (writev) --> client
 //! ```
 //!
@@ -36,7 +37,8 @@
 //! poll is subscribed before it is answered: `worker/answer.rs` gathers what it is owed, and
 //! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
 //! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `feed/journal` if there
-//! is one, posted through `worker/inbox.rs` to every worker, appended by `worker/broadcast.rs`;
+//! is one, added to the log by `log/writer.rs`, posted through `worker/inbox.rs` to the workers
+//! that have subscribers of its channel, and taken in by `worker/broadcast.rs`;
 //! `worker/flush.rs` walks the channel's subscribers, `frame` encodes for the first of them and all
 //! others share the bytes, the compressed ones too: no WebSocket has a compressor or a window of
 //! its own, each worker has one of either ([`deflate`]).
@@ -60,6 +62,26 @@
 //! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the
 //! conn and the rest confirms it, so a name that a backend remembers never reaches another client.
 //! A slot stores 32 bits of that count; the worker's own count of 64 bits completes them.
+//!
+//! # One log, many readers
+//!
+//! The writer adds an entry and reads which workers have subscribers of its channel in one hold of
+//! a lock ([`log`](mod@log)); only they are sent the entry and woken. A worker's *head* is the
+//! number up to which everything was posted to it and taken in: it moves with each entry, and with
+//! an empty inbox to what the feed has posted. A worker reads the shared log as if it ended at its
+//! head. So one id stands for all channels, also while mail waits, and nothing is named that has
+//! not been given. What a channel's first subscriber finds in the log above the head was not
+//! posted; it is taken in when the head passes it.
+//!
+//! A worker holds what it is about to write: a walk's entries in the channel's tail
+//! ([`hub::tail`]), those of a conn that catches up until its writes are noted. So the writer
+//! evicts without asking, a live walk takes no lock, and a subscriber that takes everything is not
+//! skipped. One that catches up from the end of what its channel keeps may lose the race, and a gap
+//! says so.
+//!
+//! An acknowledgement waits for the workers that were sent the publication. A short poll is
+//! answered when its worker has taken in what had been posted at its request (`worker/answer.rs`):
+//! a client that asks after the acknowledgement, on any worker, gets the publication.
 //!
 //! # Who may do what
 //!
@@ -111,7 +133,8 @@
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
 //! | words of input and access | [`json`], [`proxy`], [`token`] |
-//! | pure | [`http`], [`frame`], [`dialogue`], [`hub`], [`tls`], [`transport`], [`feed`] in part |
+//! | pure | [`http`], [`frame`], [`dialogue`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
+//! | pure in part | [`feed`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
@@ -163,8 +186,8 @@
 //! # What a channel costs
 //!
 //! A channel exists while it has subscribers or entries. With one entry that nobody was given, of a
-//! payload of P bytes and a name of N, the log holds this once for all workers, and its bound counts
-//! it:
+//! payload of P bytes and a name of N, the log holds this once for all workers, and its bound
+//! counts it:
 //!
 //! | what | bytes | where |
 //! |---|---|---|
@@ -172,7 +195,8 @@
 //! | entry in the channel's deque | 40 | `log/entry.rs` |
 //! | place in the order list | 24 | `log/order.rs` |
 //! | channel, its place by name | 128 | `log/shard.rs` |
-//! | where it conflates: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs` |
+//! | where it conflates: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs`
+//! |
 //!
 //! With N + P = 111 that is 415 bytes, so the default `log.bytes` of 64 MiB holds 161,000 of them.
 //! The allocator's share, and tables that have just doubled, come on top (`cargo bench --bench log`
@@ -182,8 +206,8 @@
 //!
 //! The bound counts a channel only while it has entries. Each worker with subscribers of a channel
 //! has 104 bytes for it (`hub/channel.rs`). Where that is more than one worker, the log has a list
-//! of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which changes
-//! with the channel's shard locked: so `limits.channels` is exact.
+//! of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which
+//! changes with the channel's shard locked: so `limits.channels` is exact.
 //!
 //! # Invariants
 //!
@@ -202,10 +226,11 @@
 //!   shows.
 //! - What has left the log is held by conns that have begun to write it, and all of them together
 //!   hold at most `log.pinned_bytes`. Publications and encodings count in one ledger from creation
-//!   to drop ([`frame::ledger`]). Beyond the bound a conn copies a rest that is small beside what it
-//!   keeps in memory; then the conns with the oldest publications are closed (`worker/pinned.rs`).
-//!   Besides, inboxes hold it, which are bounded, and the walks of a worker, which hold at most a
-//!   sixteenth of `log.bytes` or one publication before the rest waits in the inbox ([`hub::tail`]).
+//!   to drop ([`frame::ledger`]). Beyond the bound a conn copies a rest that is small beside what
+//! it   keeps in memory; then the conns with the oldest publications are closed
+//! (`worker/pinned.rs`).   Besides, inboxes hold it, which are bounded, and the walks of a worker,
+//! which hold at most a   sixteenth of `log.bytes` or one publication before the rest waits in the
+//! inbox ([`hub::tail`]).
 //! - Encodings have at most a quarter of `log.bytes`. Beyond that the oldest entries lose theirs
 //!   first; they are made again for a subscriber that comes late.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be
@@ -287,7 +312,7 @@
 //!
 //! | word | meaning |
 //! |---|---|
-//! | worker | one thread with its own poll, slab, timer wheel and hub; shares nothing mutable |
+//! | worker | one thread with its own poll, slab, timer wheel and hub |
 //! | turn | one iteration of a worker's loop |
 //! | readiness | what the kernel reports about a socket |
 //! | conn | one accepted socket's state; [`id::ConnId`] names it |
@@ -296,11 +321,13 @@
 //! | channel | a named point of fan-out |
 //! | subscriber | membership of a conn in a channel |
 //! | publication | one payload addressed to a channel, with its id |
-//! | log | a worker's bounded ring of recent publications |
+//! | log | the node's recent publications, within bounds; written by the sequencer alone |
+//! | head | everything up to here was posted to a worker and taken in by it |
+//! | tail | the newest entries of a channel, held by a worker that brings them to subscribers |
 //! | namespace | channels that a pattern matches, with rules of their own |
 //! | cursor | a position in the log; on the wire an opaque id |
 //! | frame | immutable wire bytes of a publication for one transport and envelope |
-//! | hub | a worker's log, channels and subscribers |
+//! | hub | a worker's subscribers, their cursors, and the walks over them |
 //! | quota | the bounds of one conn, and what happens when it exceeds them |
 //! | feed, feeder | the Unix socket by which publications arrive, and who writes to it |
 //! | consumer | a feeder that is told what clients publish, and who comes and goes |

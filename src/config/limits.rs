@@ -246,7 +246,8 @@ pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
 pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
 /// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
 pub const INBOX_BATCHES_MAX: usize = 64;
-/// How long the feed waits for a full inbox before it looks after the log's bounds, in milliseconds.
+/// How long the feed waits for a full inbox before it looks after the log's bounds, in
+/// milliseconds.
 pub const INBOX_WAIT_MS: u64 = 10;
 /// After how many milliseconds a poll is looked at again that has to be answered and waits for
 /// publications that its worker has not taken in.

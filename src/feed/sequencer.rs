@@ -2,8 +2,8 @@
 //! have subscribers of its channel.
 //!
 //! The only place where the node's one sequence grows, hence every worker sees the same order. A
-//! batch is what one read of one feeder brought, cut when it becomes large; posting it waits while a
-//! worker's inbox is full, and with it the whole feed. Meanwhile the log's bounds are kept.
+//! batch is what one read of one feeder brought, cut when it becomes large; posting it waits while
+//! a worker's inbox is full, and with it the whole feed. Meanwhile the log's bounds are kept.
 
 use std::sync::Arc;
 

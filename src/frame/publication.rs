@@ -2,9 +2,9 @@
 //!
 //! Made by the feed, shared by reference with the workers that have subscribers of its channel, and
 //! dropped when the log and the last worker that is about to write it have let go of it. Its
-//! encodings are an allocation of their own ([`Frames`]), made when the first of them is needed. The
-//! log can let go of them before the publication, so that bulk which was delivered makes room, and a
-//! conn with a half-written frame can hold them after it. Immutable but for that.
+//! encodings are an allocation of their own ([`Frames`]), made when the first of them is needed.
+//! The log can let go of them before the publication, so that bulk which was delivered makes room,
+//! and a conn with a half-written frame can hold them after it. Immutable but for that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,14 +1,14 @@
 //! The subscribers of one worker: what each is owed, and the arithmetic of cursors and quotas.
 //!
 //! **The log is the queue.** A publication comes once and marks the channel's subscribers as
-//! behind; serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and a
-//! resume are the same act. How far a subscriber is behind is a subtraction; skipping is moving its
-//! cursor; a cursor that has fallen off the log is a gap, and a gap is always reported.
+//! behind; serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and
+//! a resume are the same act. How far a subscriber is behind is a subtraction; skipping is moving
+//! its cursor; a cursor that has fallen off the log is a gap, and a gap is always reported.
 //!
 //! The hub reads the log ([`crate::log`]) up to its *head*: the number up to which this worker has
 //! been sent everything. It holds what it is about to write: the entries of a walk in the channel's
-//! [`tail`], those of a conn that catches up until its writes are noted. So the log may evict at any
-//! time.
+//! [`tail`], those of a conn that catches up until its writes are noted. So the log may evict at
+//! any time.
 //!
 //! Knows conns by their slot only, and neither sockets nor transports; never imports `conn`. The
 //! worker is its only caller: `broadcast` brings publications, `apply` subscribes, `flush` visits,
@@ -317,8 +317,8 @@ impl Hub {
         self.note_late(index, standing.next, until);
     }
 
-    /// The channel that an entry was sent for. Another one may be in its place by now, even with the
-    /// same key.
+    /// The channel that an entry was sent for. Another one may be in its place by now, even with
+    /// the same key.
     fn addressed(&self, place: u32, key: ChannelKey, entry: &Entry) -> Option<&Channel> {
         let channel = self.channels.get(place as usize)?;
         let is_it = channel.key == key && channel.name == entry.publication.channel;

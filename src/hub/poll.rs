@@ -33,8 +33,8 @@ impl Hub {
     }
 
     /// The position up to which the conn in a slot is given everything: the one before the next
-    /// publication that it is owed, if there is one. Where the log has evicted some of what follows,
-    /// that is the position from where it is to be told.
+    /// publication that it is owed, if there is one. Where the log has evicted some of what
+    /// follows, that is the position from where it is to be told.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();

@@ -185,8 +185,8 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries that all subscribers were visited for, beyond a quota and the newest
-    /// entry: a conn that is further behind is not given them, or asks the log.
+    /// Drops the oldest entries that all subscribers were visited for, beyond a quota and the
+    /// newest entry: a conn that is further behind is not given them, or asks the log.
     pub fn forget(&mut self, quota: Amount, floor: Amount) {
         let last = self.entries.back();
         let last = last.map_or_else(Amount::default, |last| Amount::of(&last.publication));

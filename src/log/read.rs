@@ -83,8 +83,8 @@ impl Log {
 
     /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
     /// What is added from now on is sent to that worker. What was added before, above its horizon,
-    /// is not: the newest `late_max` of these entries go to `late`. Returns how the channel stands at
-    /// the horizon, and its newest publication beyond that; `None` when the
+    /// is not: the newest `late_max` of these entries go to `late`. Returns how the channel stands
+    /// at the horizon, and its newest publication beyond that; `None` when the
     /// channel has no subscribers on any worker and `limits.channels` others have some.
     pub fn enter(
         &self,
@@ -238,7 +238,8 @@ impl Log {
         all
     }
 
-    /// How many entries of a channel are not superseded, and how many of them have a key. For tests.
+    /// How many entries of a channel are not superseded, and how many of them have a key. For
+    /// tests.
     #[doc(hidden)]
     #[must_use]
     pub fn listed(&self, name: &ChannelName) -> (usize, usize) {

@@ -169,13 +169,12 @@ impl Server {
         let readiness = Arc::new(Readiness::default());
         let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
         let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
-        let log = Arc::clone(beginning.writer.log());
         let crew = Crew {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
             clock,
             epoch: beginning.epoch,
-            log: Arc::clone(&log),
+            log: Arc::clone(beginning.writer.log()),
             feed_wake: Arc::clone(&feed_wake),
             credentials: credentials.clone(),
             guard,
@@ -200,7 +199,7 @@ impl Server {
             workers: started.metrics.clone(),
             feed: feed_metrics,
             guard: started.guard,
-            log,
+            log: started.log,
             meter: watch.meter().clone(),
             readiness: Arc::clone(&readiness),
             started: SystemTime::now(),
@@ -350,6 +349,7 @@ struct Started {
     reports: Reports,
     metrics: Vec<Arc<WorkerMetrics>>,
     guard: Guard,
+    log: Arc<Log>,
 }
 
 impl Started {
@@ -402,6 +402,7 @@ impl Crew {
             reports,
             metrics,
             guard,
+            log: self.log,
         })
     }
 

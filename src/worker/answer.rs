@@ -22,8 +22,8 @@ impl<N: Net> Worker<N> {
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
     }
 
-    /// Answers a poll that cannot wait, when everything that had been posted at its request has been
-    /// taken in: what a feeder knows to be published is in its answer.
+    /// Answers a poll that cannot wait, when everything that had been posted at its request has
+    /// been taken in: what a feeder knows to be published is in its answer.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         let posted = self.hub.log().posted();
         match posted <= self.hub.head().sequence {

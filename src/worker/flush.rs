@@ -3,8 +3,8 @@
 //!
 //! Writes are collected, done as a batch, and then noted one by one, so that the kernel can be
 //! asked for many at a time. Until a batch is done nothing that its writes point to is changed:
-//! outboxes and cursors are touched only before it and after it, no conn is in it twice, and the hub
-//! holds the entries, whatever the log evicts meanwhile.
+//! outboxes and cursors are touched only before it and after it, no conn is in it twice, and the
+//! hub holds the entries, whatever the log evicts meanwhile.
 //!
 //! Resumable. A broadcast to half a million subscribers takes seconds of system calls, so both the
 //! list of conns and the walks over channels yield after a slice of time and go on in the next

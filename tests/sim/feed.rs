@@ -1,7 +1,7 @@
 //! The feed's side of publications: numbers them, adds them to the log and posts them.
 //!
-//! What the real sequencer does in a row happens here in steps ([`Step`]), any of which may be late:
-//! each publication is added, each worker's mail is posted, all of it is noted
+//! What the real sequencer does in a row happens here in steps ([`Step`]), any of which may be
+//! late: each publication is added, each worker's mail is posted, all of it is noted
 //! as posted and confirmed, the log evicts. The world calls between turns. A worker's network calls
 //! in the middle of a turn, as the feed's thread may act at any time.
 

@@ -15,8 +15,8 @@ pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
     config.log.pinned_bytes = [0, 0, 1, 2_000][random.usize(0..4)];
 }
 
-/// After a worker's turn: what is pinned is what outboxes hold, and within its bound unless conns of
-/// other workers pin something, who close theirs in their own turns.
+/// After a worker's turn: what is pinned is what outboxes hold, and within its bound unless conns
+/// of other workers pin something, who close theirs in their own turns.
 pub(crate) fn check_turn(workers: &[Member], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();

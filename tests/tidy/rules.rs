@@ -120,7 +120,11 @@ pub(crate) fn transports(source: &Source) -> Vec<Finding> {
 
 /// Pure files with data that threads share. A lock there is held to take or give a reference, and
 /// never while anything waits.
-const WITH_LOCKS: &[&str] = &["src/frame/publication.rs", "src/log/shard.rs"];
+const WITH_LOCKS: &[&str] = &[
+    "src/frame/publication.rs",
+    "src/log/shard.rs",
+    "src/log/sync.rs",
+];
 
 /// What only the shell may name.
 const SHELL_WORDS: &[&str] = &[

@@ -1,6 +1,7 @@
 //! The workers of one server, and what they share.
 //!
-//! Built as the real server builds them: one log, one table of sources, one queue of reports. The world turns the workers one by one.
+//! Built as the real server builds them: one log, one table of sources, one queue of reports. The
+//! world turns the workers one by one.
 
 use std::sync::Arc;
 
@@ -95,7 +96,8 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // From one part of a command on. A clone, so that the other lives are not changed by it.
+            // From one part of a command on. A clone, so that the other lives are not changed by
+            // it.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
             workers.push(Member {
                 worker,
