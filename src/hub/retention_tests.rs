@@ -381,3 +381,46 @@ fn each_of_very_many_channels_keeps_its_one_entry_within_the_bound() {
     assert!(hub.evict(Now(3), u32::MAX) > 0);
     assert!(hub.log_bytes() <= 2 * bound);
 }
+
+/// As an engine gives numbers: a message has 64, of which most are not used.
+#[test]
+fn numbers_may_have_holes() {
+    let last_two = namespace("a", |n| n.log_entries = Some(2));
+    let mut hub = hub(vec![last_two], |_| {});
+    let publish = |hub: &mut Node, channel: &str, number: u64| {
+        let (epoch, sequence) = (Epoch::new(7), Sequence(number));
+        let (payload, ledger) = (Payload::Text("x".into()), hub.log().ledger());
+        let id = Cursor { epoch, sequence };
+        let publication = Publication::new(id, name(channel), payload, Now(0), ledger);
+        hub.publish(Arc::new(publication), Now(0));
+        hub.check_invariants();
+    };
+    for (number, channel) in [(64, "a"), (65, "b"), (192, "a"), (256, "b"), (640, "a")] {
+        publish(&mut hub, channel, number);
+    }
+    assert_eq!(held(&hub), [65, 192, 256, 640]);
+    let after = |number| {
+        Since::After(Cursor {
+            epoch: Epoch::new(7),
+            sequence: Sequence(number),
+        })
+    };
+    // A position in a hole is one like any other.
+    for (slot, position, given) in [
+        (0, 100, vec![192, 640]),
+        (1, 192, vec![640]),
+        (2, 639, vec![640]),
+    ] {
+        let joined = hub.subscribe(slot, &name("a"), after(position), Sequence(640));
+        assert!(matches!(joined, JoinOutcome::Joined(joined) if joined.gap.is_none()));
+        assert_eq!(give(&mut hub, slot), given, "from {position}");
+    }
+    let JoinOutcome::Joined(joined) = hub.subscribe(3, &name("a"), after(63), Sequence(640)) else {
+        panic!("refused")
+    };
+    assert_eq!(joined.gap.unwrap().until.sequence, Sequence(64));
+    publish(&mut hub, "a", 1024);
+    assert_eq!(give(&mut hub, 0), [1024]);
+    hub.evict(Now(u64::MAX / 2), 100);
+    assert_eq!(hub.log().len(), 0);
+}
