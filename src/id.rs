@@ -5,6 +5,7 @@
 //! crate never sees an unchecked name. Every other module may use this one; it uses none.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -333,10 +334,17 @@ pub enum Since {
     Now,
     /// What was published after this position, as far as the log has it.
     After(Cursor),
+    /// Everything that the log has of the channel.
+    First,
+    /// So many of the newest that the log has of the channel.
+    Last(NonZeroU32),
     /// The client named something that is no position. It is served from now on and receives a
     /// gap.
     Unrecognised,
 }
+
+/// The value of `since` that asks for everything that the log has of a channel.
+pub const SINCE_FIRST: &str = "first";
 
 impl Since {
     /// Reads what a client sent as its last id. An empty text is what `EventSource` has before its
@@ -347,6 +355,14 @@ impl Since {
             return Self::Now;
         }
         text.parse().map_or(Self::Unrecognised, Self::After)
+    }
+
+    /// Reads a `last`: none of the newest is now. A larger number than 32 bits hold is `None`,
+    /// since no log has room for as many entries.
+    #[must_use]
+    pub fn last(publications: u64) -> Option<Self> {
+        let publications = u32::try_from(publications).ok()?;
+        Some(NonZeroU32::new(publications).map_or(Self::Now, Self::Last))
     }
 }
 
@@ -504,5 +520,15 @@ mod tests {
     fn since_of_an_empty_text_is_now_and_of_nonsense_unrecognised() {
         assert_eq!(Since::parse(""), Since::Now);
         assert_eq!(Since::parse("earlier"), Since::Unrecognised);
+        // It asks for history only where a client writes it: no server has given it out as an id.
+        assert_eq!(Since::parse("first"), Since::Unrecognised);
+    }
+
+    #[test]
+    fn since_the_last_takes_what_32_bits_hold_and_none_of_them_is_now() {
+        assert_eq!(Since::last(0), Some(Since::Now));
+        let most = NonZeroU32::MAX;
+        assert_eq!(Since::last(u64::from(u32::MAX)), Some(Since::Last(most)));
+        assert_eq!(Since::last(u64::from(u32::MAX) + 1), None);
     }
 }

@@ -181,7 +181,8 @@
 //! and connecting leave behind is given back when the storm is over (`worker/storm.rs`). A second
 //! channel adds a list of 24 bytes and 16 for each; a half-read head or frame and bytes on their
 //! way out live in boxes that go when they are empty. A subscription with a window has 48 bytes in
-//! `hub/window.rs` and 8 for each publication that its client has not acknowledged.
+//! `hub/window.rs` and 8 for each publication that its client has not acknowledged. One that asked
+//! for history has a mark in `hub/initial.rs` until it has been given all of it.
 //!
 //! # What a channel costs
 //!
@@ -253,6 +254,9 @@
 //!   do not wait, nor do the bounds for all channels together.
 //! - What was in the log when a conn resumed does not count for its quota. It costs nothing but the
 //!   cursor.
+//! - A first visit with `since=first` or `last` is a resume from before the history that it asks
+//!   for (`hub/initial.rs`). Its publications have frames of their own, with a mark, which are
+//!   shared like all others. What leaves the log before the first of them is given is no gap.
 //! - Who conflates steps over an entry only if a later one of the same channel and key is in the
 //!   log behind it, and is told of it before it is given what follows. That begins when a conn is
 //!   further behind than its quota, also by coming back, and ends when it has caught up.

@@ -49,6 +49,7 @@ const WORDS: &[&[u8]] = &[
     b"\x80\xfe\xff\xff",
     b"18446744073709551616",
     b"Host: h\r\n",
+    b"since=first&last=2&",
 ];
 
 fn root() -> PathBuf {

@@ -102,6 +102,19 @@ fn event_type_has_its_field_and_its_key() {
 }
 
 #[test]
+fn initial_publication_has_its_mark_before_the_payload_and_none_without_an_envelope() {
+    let publication = publication("prices", Some("tick"), json("1"));
+    let bytes = |kind| wire(&publication, kind);
+    for (name, kind) in KINDS {
+        let wire = bytes(kind.initial());
+        match name.strip_suffix("-full") {
+            Some(transport) => compare(&format!("initial.{transport}-full"), &wire),
+            None => assert_eq!(wire, bytes(kind)),
+        }
+    }
+}
+
+#[test]
 fn text_of_several_lines_becomes_several_data_lines() {
     let payload = text("first\nsecond\r\nthird\rfourth\n\n: no comment\nid: no field\n");
     compare_every_kind("lines", &publication("chat:42", None, payload));

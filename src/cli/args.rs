@@ -238,9 +238,12 @@ pub struct SubscribeArgs {
     /// Fail if the end has not come after this time.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<Duration>,
-    /// Resume after this id.
+    /// Resume after this id; with `first`, begin with everything that the log has.
     #[arg(long, value_name = "ID")]
     pub since: Option<String>,
+    /// Begin with so many of the newest publications of each channel.
+    #[arg(long, value_name = "N", conflicts_with = "since")]
+    pub last: Option<u32>,
     /// Send this header field; repeatable.
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub headers: Vec<Header>,

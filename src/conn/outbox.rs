@@ -113,29 +113,24 @@ impl Outbox {
 
     /// Appends publications as one list, the first without its separator, and what ends the list.
     /// Each of them has been encoded.
-    pub fn append_answer(
-        &mut self,
-        publications: Vec<Encoded>,
-        kind: FrameKind,
-        tail: &'static [u8],
-    ) {
+    pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
         debug_assert!(!publications.is_empty());
         let frames = publications.into_iter();
         pending.answer = Some(Answer {
-            frames: frames.map(|one| Held::new(one, kind)).collect(),
+            frames: frames.map(Held::new).collect(),
             tail,
             offset: SEPARATOR_BYTES,
         });
     }
 
     /// Keeps the rest of a frame that the socket did not take whole.
-    pub fn keep_rest(&mut self, publication: Encoded, kind: FrameKind, written: usize) {
+    pub fn keep_rest(&mut self, publication: Encoded, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
         pending.rest = Some(Rest {
-            frame: Held::new(publication, kind),
+            frame: Held::new(publication),
             written,
         });
     }
@@ -287,10 +282,10 @@ impl Answer {
 }
 
 impl Held {
-    fn new(publication: Encoded, kind: FrameKind) -> Self {
+    fn new(publication: Encoded) -> Self {
         Self {
             sequence: publication.id.sequence,
-            bytes: Bytes::Shared(Hold::new(publication.frames), kind),
+            bytes: Bytes::Shared(Hold::new(publication.frames), publication.kind),
         }
     }
 
@@ -324,6 +319,8 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::frame::{Encoder, Envelope, Ledger, Payload, Publication};
     use crate::id::{ChannelName, Cursor, Epoch};
@@ -347,7 +344,7 @@ mod tests {
         let frames = publication.frames();
         let frame = frames.encode(&publication, kind, &mut Encoder::default());
         assert!(frame.is_some());
-        (publication, Encoded { id, frames })
+        (publication, Encoded { id, kind, frames })
     }
 
     fn publication() -> Encoded {
@@ -367,7 +364,7 @@ mod tests {
         for cut in 0..=whole.len() {
             let mut outbox = Outbox::default();
             outbox.append(b"PING");
-            outbox.keep_rest(publication(), KIND, 2);
+            outbox.keep_rest(publication(), 2);
             assert_eq!(concat(&outbox), whole);
             let drained = outbox.drain(cut);
             assert_eq!(
@@ -393,7 +390,7 @@ mod tests {
                 let publications = texts.map(|text| encoded(Payload::Json(text.into()), kind));
                 let mut outbox = Outbox::default();
                 outbox.append(b"HEAD[");
-                outbox.append_answer(publications.to_vec(), kind, b"]}");
+                outbox.append_answer(publications.to_vec(), b"]}");
                 assert_eq!(concat(&outbox), whole);
                 let mut delivered = 0;
                 for (from, to) in [(0, first), (first, second)] {
@@ -428,7 +425,7 @@ mod tests {
         let bytes = publication.frames.bytes_held();
         let mut outbox = Outbox::default();
         outbox.append(b"PING");
-        outbox.keep_rest(publication, KIND, 992);
+        outbox.keep_rest(publication, 992);
         assert_eq!(outbox.oldest_held(), Some(Sequence(1)));
         outbox.copy_rests();
         assert!(!outbox.pins(), "the log has it");
@@ -460,7 +457,7 @@ mod tests {
                 let rest = usize::try_from(bytes).unwrap() / holders / 2 + excess;
                 let frames = Arc::downgrade(&publication.frames);
                 let mut outbox = Outbox::default();
-                outbox.keep_rest(publication, KIND, 1_002 - rest);
+                outbox.keep_rest(publication, 1_002 - rest);
                 outbox.copy_rests();
                 let is_copied = frames.strong_count() == others.len();
                 assert_eq!(is_copied, excess == 0, "{holders} holders");
@@ -476,7 +473,7 @@ mod tests {
         let (second, _) = pinned(&ledger);
         let (in_log, third) = logged(long(), KIND, &ledger);
         let mut outbox = Outbox::default();
-        outbox.append_answer(vec![first, second, third], KIND, b"]}");
+        outbox.append_answer(vec![first, second, third], b"]}");
         let whole = concat(&outbox);
         // The first of the three has a byte less to begin with.
         assert_eq!(outbox.drain(991).left, 0);
@@ -499,7 +496,7 @@ mod tests {
         let kind = FrameKind::Poll(Envelope::Full);
         let mut outbox = Outbox::default();
         outbox.append(b"HEAD");
-        outbox.append_answer(vec![encoded(Payload::Json("1".into()), kind)], kind, b"]}");
+        outbox.append_answer(vec![encoded(Payload::Json("1".into()), kind)], b"]}");
         let length = outbox.bytes();
         let drained = outbox.drain(length + 9);
         assert_eq!((drained.left, drained.delivered), (9, 1));

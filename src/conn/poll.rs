@@ -54,13 +54,12 @@ impl Conn {
         let Phase::Poll { poll, partial } = &mut self.phase else {
             return;
         };
-        let kind = poll.frame_kind();
         let end = poll.handle_answer(&news, out, context);
         let partial = partial.take();
         self.outbox.append(out);
         out.clear();
         if !news.publications.is_empty() {
-            self.outbox.append_answer(news.publications, kind, TAIL);
+            self.outbox.append_answer(news.publications, TAIL);
         }
         self.life_ms = millis(context.now);
         match end {

@@ -27,7 +27,7 @@ fn publication(sequence: u64, json: &str, envelope: Envelope) -> Encoded {
     let frame = frames.encode(&publication, kind, &mut Encoder::default());
     assert!(frame.is_some());
     let id = publication.id;
-    Encoded { id, frames }
+    Encoded { id, kind, frames }
 }
 
 fn nothing(position: u64) -> News {

@@ -84,7 +84,7 @@ impl Conn {
                 let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
                 let join = joining(request.channels, request.since, request.window);
                 let warning = match request.envelope {
-                    Envelope::Full => Warning::Ahead,
+                    Envelope::Full | Envelope::Initial => Warning::Ahead,
                     Envelope::Data => Warning::None,
                 };
                 let join = enter(request.entry, join, warning, context);

@@ -98,7 +98,7 @@ mod tests {
             (Payload::Text("ünï ".repeat(100).into()), 0xc1),
             (Payload::Bytes(vec![7; 70_000].into()), 0xc2),
         ] {
-            for envelope in [Envelope::Data, Envelope::Full] {
+            for envelope in [Envelope::Data, Envelope::Full, Envelope::Initial] {
                 let publication = publication(payload.clone());
                 let mut encoder = Encoder::default();
                 let frames = publication.frames();
@@ -110,10 +110,9 @@ mod tests {
                 let deflated = wire(FrameKind::WebSocketDeflated(envelope), &mut encoder);
                 let (_, message) = payload_of(&plain);
                 let (bits, compressed) = payload_of(&deflated);
-                let expected = if envelope == Envelope::Full {
-                    0xc1
-                } else {
-                    first
+                let expected = match envelope {
+                    Envelope::Data => first,
+                    Envelope::Full | Envelope::Initial => 0xc1,
                 };
                 assert_eq!(bits, expected);
                 let back = Inflater::default().inflate(compressed, 1 << 20).unwrap();

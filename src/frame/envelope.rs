@@ -1,13 +1,14 @@
-//! The full envelope: `{"channel":…,"id":…,"event":…,"data":…}`, keys in this order, absent ones
-//! left out.
+//! The full envelope: `{"channel":…,"id":…,"event":…,"initial":true,"data":…}`, keys in this order,
+//! absent ones left out.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Payload, Publication};
 
-/// Appends the full envelope of a publication as one JSON object.
-pub fn push_full(publication: &Publication, out: &mut Vec<u8>) {
+/// Appends the full envelope of a publication as one JSON object. `is_initial` marks what a
+/// subscriber is given because it asked for history.
+pub fn push_full(publication: &Publication, is_initial: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"channel\":");
     push_json_string(publication.channel.as_str(), out);
     out.extend_from_slice(b",\"id\":\"");
@@ -16,6 +17,9 @@ pub fn push_full(publication: &Publication, out: &mut Vec<u8>) {
     if let Some(event) = publication.event() {
         out.extend_from_slice(b",\"event\":");
         push_json_string(event, out);
+    }
+    if is_initial {
+        out.extend_from_slice(b",\"initial\":true");
     }
     out.push(b',');
     push_payload_field(&publication.payload, out);

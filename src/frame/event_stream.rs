@@ -23,9 +23,9 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
         (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
             push_data_lines(text, &mut event);
         }
-        (Envelope::Full, _) => {
+        (Envelope::Full | Envelope::Initial, _) => {
             event.extend_from_slice(b"data: ");
-            envelope::push_full(publication, &mut event);
+            envelope::push_full(publication, envelope == Envelope::Initial, &mut event);
             event.push(b'\n');
         }
     }

@@ -28,6 +28,8 @@ pub enum Envelope {
     Data,
     /// A JSON object with channel, id, event and payload.
     Full,
+    /// The same with a mark: it is given because the subscriber asked for history.
+    Initial,
 }
 
 /// Which of a publication's encodings a conn is served.
@@ -48,7 +50,7 @@ pub enum FrameKind {
 
 impl FrameKind {
     /// The number of cells in a publication: chunked and unchunked events share theirs.
-    pub const CELLS: usize = 8;
+    pub const CELLS: usize = 12;
 
     /// The cell that holds this kind's bytes.
     #[must_use]
@@ -62,6 +64,27 @@ impl FrameKind {
             Self::WebSocketDeflated(Envelope::Full) => 5,
             Self::Poll(Envelope::Data) => 6,
             Self::Poll(Envelope::Full) => 7,
+            Self::EventStream(Envelope::Initial)
+            | Self::EventStreamUntilClose(Envelope::Initial) => 8,
+            Self::WebSocket(Envelope::Initial) => 9,
+            Self::WebSocketDeflated(Envelope::Initial) => 10,
+            Self::Poll(Envelope::Initial) => 11,
+        }
+    }
+
+    /// The kind for what the subscriber's history brings. The payload alone has no mark.
+    #[must_use]
+    pub fn initial(self) -> Self {
+        let marked = |envelope| match envelope {
+            Envelope::Data => Envelope::Data,
+            Envelope::Full | Envelope::Initial => Envelope::Initial,
+        };
+        match self {
+            Self::EventStream(envelope) => Self::EventStream(marked(envelope)),
+            Self::EventStreamUntilClose(envelope) => Self::EventStreamUntilClose(marked(envelope)),
+            Self::Poll(envelope) => Self::Poll(marked(envelope)),
+            Self::WebSocket(envelope) => Self::WebSocket(marked(envelope)),
+            Self::WebSocketDeflated(envelope) => Self::WebSocketDeflated(marked(envelope)),
         }
     }
 }

@@ -22,7 +22,9 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
         }
         (Envelope::Data, Payload::Json(json)) => element.extend_from_slice(json.as_bytes()),
         (Envelope::Data, Payload::Text(text)) => envelope::push_json_string(text, &mut element),
-        (Envelope::Full, _) => envelope::push_full(publication, &mut element),
+        (Envelope::Full | Envelope::Initial, _) => {
+            envelope::push_full(publication, envelope == Envelope::Initial, &mut element);
+        }
     }
     Frame::whole(element)
 }
@@ -63,6 +65,8 @@ mod tests {
             assert_eq!(text(Envelope::Data), data);
             let expected = format!(",{{\"channel\":\"c\",\"id\":\"000000000001-2\",{full}}}");
             assert_eq!(text(Envelope::Full), expected);
+            let marked = expected.replace(full, &format!("\"initial\":true,{full}"));
+            assert_eq!(text(Envelope::Initial), marked);
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Frames, Ledger};
+use super::{FrameKind, Frames, Ledger};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
@@ -93,13 +93,23 @@ impl Labels {
     }
 }
 
-/// A publication's encodings as a conn holds them until it has written them.
+/// A publication's encodings as a conn holds them until it has written one of them.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     /// The publication's position.
     pub id: Cursor,
-    /// Its encodings. That of the conn's kind is among them.
+    /// As what the conn is given it.
+    pub kind: FrameKind,
+    /// Its encodings. That of the kind is among them.
     pub frames: Arc<Frames>,
+}
+
+impl Encoded {
+    /// The bytes that are sent.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        self.frames.wire(self.kind)
+    }
 }
 
 impl Publication {
@@ -248,7 +258,7 @@ const NEVER: Deadline = Deadline(u64::MAX);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::{Encoder, Envelope, FrameKind};
+    use crate::frame::{Encoder, Envelope};
     use crate::id::{Epoch, Sequence};
 
     fn publication(ledger: &Arc<Ledger>) -> Publication {

@@ -98,10 +98,10 @@ pub(super) fn message<'m>(
         (Envelope::Data, Payload::Json(text) | Payload::Text(text)) => {
             (Opcode::Text, text.as_bytes())
         }
-        (Envelope::Full, payload) => {
+        (Envelope::Full | Envelope::Initial, payload) => {
             body.clear();
-            body.reserve(payload.len() + publication.channel.as_str().len() + 96);
-            envelope::push_full(publication, body);
+            body.reserve(payload.len() + publication.channel.as_str().len() + 112);
+            envelope::push_full(publication, envelope == Envelope::Initial, body);
             (Opcode::Text, body)
         }
     }

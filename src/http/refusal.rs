@@ -144,6 +144,9 @@ pub enum Refusal {
     /// Another version of HTTP than 1.0 and 1.1.
     #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
     Version,
+    /// `last` is no number of publications.
+    #[error("last is a whole number from 0 to {}", u32::MAX)]
+    Last,
     /// `window` is no number of publications within the limit.
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     Window,
@@ -179,6 +182,7 @@ impl Refusal {
             | Self::UpgradeConnection
             | Self::UpgradeExtensions
             | Self::UpgradeKey
+            | Self::Last
             | Self::Window
             | Self::WindowUnheard
             | Self::WindowWithoutIds => Status::BadRequest,
@@ -242,6 +246,7 @@ impl Refusal {
             Self::UpgradeMissing => "upgrade_required",
             Self::UpgradeVersion => "upgrade_version",
             Self::Http2 | Self::Version => "http_version",
+            Self::Last => "bad_last",
             Self::Window | Self::WindowUnheard | Self::WindowWithoutIds => "bad_window",
         }
     }
@@ -312,7 +317,8 @@ mod tests {
                 Self::UpgradeKey => Self::UpgradeMissing,
                 Self::UpgradeMissing => Self::UpgradeVersion,
                 Self::UpgradeVersion => Self::Version,
-                Self::Version => Self::Window,
+                Self::Version => Self::Last,
+                Self::Last => Self::Window,
                 Self::Window => Self::WindowWithoutIds,
                 Self::WindowWithoutIds => Self::WindowUnheard,
                 Self::WindowUnheard => return None,

@@ -11,13 +11,16 @@ use percent_encoding::percent_decode_str;
 
 use crate::effect::Window;
 use crate::frame::Envelope;
-use crate::id::{ChannelName, Since};
+use crate::id::{ChannelName, SINCE_FIRST, Since};
 use crate::json;
 
 use super::Refusal;
 use super::framing::is_authority;
 
 /// The parameters that may hold a resume position; the first of them that does is taken.
+///
+/// `first` in `since`, and `last`, ask for history where no position is given: a client that comes
+/// back repeats its query and adds the position, and is not to be given the history again.
 const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 
 /// The parts of a request target that we look at.
@@ -84,6 +87,8 @@ impl Query {
         let mut envelope = None;
         let mut timeout = None;
         let mut window = None;
+        let mut first = None;
+        let mut last = None;
         let mut positions = [None; POSITION_PARAMETERS.len()];
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -101,6 +106,10 @@ impl Query {
                 timeout = timeout.or_else(|| Some(seconds(&value)));
             } else if name == "window" {
                 window = window.or_else(|| Some(publications(&value)));
+            } else if name == "last" {
+                last = last.or(Some(newest(&value)?));
+            } else if name == "since" && value == SINCE_FIRST {
+                first = Some(Since::First);
             } else if !value.is_empty() {
                 note_position(&name, &value, &mut positions);
             }
@@ -108,7 +117,7 @@ impl Query {
         Ok(Self {
             channels: distinct(channels, channels_max)?,
             envelope,
-            since: positions.into_iter().flatten().next(),
+            since: positions.into_iter().flatten().next().or(first).or(last),
             timeout,
             window,
         })
@@ -161,6 +170,12 @@ fn seconds(text: &str) -> Result<Duration, Refusal> {
 fn publications(text: &str) -> Result<Window, Refusal> {
     let number = json::whole_number(text).and_then(|number| number.try_into().ok());
     number.and_then(Window::new).ok_or(Refusal::Window)
+}
+
+fn newest(text: &str) -> Result<Since, Refusal> {
+    json::whole_number(text)
+        .and_then(Since::last)
+        .ok_or(Refusal::Last)
 }
 
 /// Drops repetitions, keeps the order, and holds what is left against the limit.
@@ -295,6 +310,43 @@ mod tests {
         assert_eq!(since("since=&Since=1"), None);
         assert_eq!(since("since=null&last_event_id=000000000001-1"), first);
         assert_eq!(since("since=null"), None);
+    }
+
+    #[test]
+    fn query_asks_for_history_where_it_has_no_position() {
+        let since = |query| Query::parse(query, 3).unwrap().since;
+        let position = Some(Since::parse("000000000001-1"));
+        let five = Since::last(5);
+        assert_eq!(since("since=first"), Some(Since::First));
+        assert_eq!(since("since=%66irst"), Some(Since::First));
+        assert_eq!(since("last=5"), five);
+        assert_eq!(since("since=&last=5&last=6"), five);
+        assert_eq!(since("since=null&last=5.0"), five);
+        assert_eq!(since("last=0"), Some(Since::Now));
+        assert_eq!(since("last=null"), None);
+        assert_eq!(since("last=5&since=first"), Some(Since::First));
+        // A client that comes back adds its position, and an unknown one is a gap.
+        assert_eq!(since("last=5&since=000000000001-1"), position);
+        assert_eq!(since("since=first&lastEventId=000000000001-1"), position);
+        assert_eq!(since("last=5&since=x"), Some(Since::Unrecognised));
+        // It is the value of no other parameter, and has one spelling.
+        for query in ["last_event_id=first", "since=First", "since=first+"] {
+            assert_eq!(since(query), Some(Since::Unrecognised), "{query}");
+        }
+    }
+
+    #[test]
+    fn query_takes_a_last_that_is_a_number_of_publications() {
+        let most = "last=4294967295";
+        assert!(Query::parse(most, 3).is_ok());
+        for garbage in ["", "x", "-1", "+1", "1.5", "first", "4294967296", "1e99"] {
+            for query in [
+                format!("last={garbage}"),
+                format!("last=1&last={garbage}&since=000000000001-1"),
+            ] {
+                assert_eq!(Query::parse(&query, 3), Err(Refusal::Last), "{query}");
+            }
+        }
     }
 
     #[test]

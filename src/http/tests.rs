@@ -481,6 +481,11 @@ fn event_stream_takes_its_position_from_the_field_first() {
     assert_eq!(event_stream_to("/sse?channel=a", "").since, Since::Now);
     let request = event_stream_to(query, "Last-Event-ID: \u{fc}");
     assert_eq!(request.since, Since::Unrecognised);
+    // What EventSource repeats when it comes back is not history once more.
+    let query = "/sse?channel=a&last=20&since=first";
+    assert_eq!(event_stream_to(query, field).since, at("000000000001-2"));
+    let request = event_stream_to(query, "Last-Event-ID: first");
+    assert_eq!(request.since, Since::Unrecognised);
 }
 
 #[test]

@@ -86,7 +86,15 @@ impl Hub {
             return JoinOutcome::ServerFull;
         };
         let place = channel.subscribers.push(slot);
-        let start = self.start(since, &standing, sequenced);
+        let history = self.position_before_history(index, since);
+        let start = match history {
+            Some(position) => Joined {
+                position: self.cursor(position),
+                is_recovered: false,
+                gap: None,
+            },
+            None => self.start(since, &standing, sequenced),
+        };
         let subscription = Subscription {
             position: start.position.sequence,
             channel: index,
@@ -96,6 +104,9 @@ impl Hub {
             member.add(subscription);
         }
         self.subscribers += 1;
+        if let Some(position) = history {
+            self.mark_initial(slot, index, position);
+        }
         if self.has_next(subscription) {
             self.replays.insert(slot, self.head);
         }
@@ -157,7 +168,8 @@ impl Hub {
             }),
         };
         match since {
-            Since::Now => Joined {
+            // History is of what the log has, and it has none.
+            Since::First | Since::Last(_) | Since::Now => Joined {
                 position: self.head(),
                 is_recovered: false,
                 gap: None,
@@ -191,6 +203,7 @@ impl Hub {
         let index = subscription.channel;
         self.gaps.remove(&(slot, index));
         self.windows.remove(slot, index);
+        self.initial.remove(slot, index);
         self.subscribers = self.subscribers.saturating_sub(1);
         let (channels, members) = (&mut self.channels, &mut self.members);
         if let Some(channel) = channels.get_mut(index.0 as usize) {
@@ -256,6 +269,7 @@ impl Hub {
         self.conflating.shrink_to_fit();
         self.gaps.shrink_to_fit();
         self.windows.shrink_to_fit();
+        self.initial.shrink_to_fit();
         self.walks.shrink_to_fit();
         self.walked.shrink_to_fit();
         self.spare_walks = Vec::new();

@@ -15,11 +15,12 @@
 //! plans and advances. Here: publications and walks; [`membership`] has the subscriptions and where
 //! they start, [`serve`] has cursors, [`quota`] what happens to a conn that is behind,
 //! [`conflation`] what is superseded, [`poll`] what only polls need, [`window`] what waits for an
-//! acknowledgement.
+//! acknowledgement, [`initial`] where history begins.
 
 pub mod channel;
 pub mod conflation;
 pub mod gap;
+pub mod initial;
 pub mod member;
 pub mod membership;
 pub mod node;
@@ -51,6 +52,7 @@ use crate::id::{ChannelName, Cursor, Epoch, Sequence};
 use crate::log::{ChannelKey, Entry, Log};
 use crate::time::Now;
 use channel::Walk;
+use initial::Initial;
 use member::Member;
 use poll::Samples;
 use subscribers::Step;
@@ -97,6 +99,8 @@ pub struct Hub {
     gaps: Map<(u32, ChannelIndex), Gap>,
     /// Of subscriptions that asked for one.
     windows: Windows,
+    /// Of subscriptions that asked for history and have not been given all of it.
+    initial: Initial,
     /// Channels with a walk under way, the one to go on with in front.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
@@ -161,6 +165,7 @@ impl Hub {
             conflated_total: 0,
             gaps: Map::default(),
             windows: Windows::default(),
+            initial: Initial::default(),
             walks: VecDeque::new(),
             visits_in_a_row: 0,
             walked: Vec::new(),
@@ -455,6 +460,7 @@ impl Hub {
         self.check_windows();
         let held = self.channels.iter().map(|(_, c)| c.held_bytes());
         assert_eq!(held.sum::<u64>(), self.held_bytes, "bytes of tails");
+        self.check_initial();
         for (place, channel) in &self.channels {
             assert!(!channel.subscribers.is_empty(), "nothing keeps a channel");
             assert!(channel.last <= self.head);

@@ -6,7 +6,7 @@
 //! is closed is left out of what is given and told; its gaps are told when it opens, before what
 //! follows them.
 
-use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
+use super::{Channel, ChannelIndex, Gap, GapCause, Hub, initial};
 use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Encoded, Encoder, FrameKind};
 use crate::hub::member::{Member, Subscription};
@@ -23,6 +23,8 @@ pub struct Planned {
     pub sequence: Sequence,
     /// Bytes of its frame; zero for one that has expired and is stepped over.
     pub length: usize,
+    /// As what it is given.
+    pub kind: FrameKind,
     /// Which of the conn's subscriptions it is for.
     pub subscription: u32,
     /// Where its entry is held.
@@ -85,6 +87,7 @@ impl Hub {
         planned.clear();
         self.has_found_loss = false;
         let conflates = !self.conflating.is_empty() && self.conflating.contains(&slot);
+        let has_history = !self.initial.of(slot).is_empty();
         let mut sources = std::mem::take(&mut self.merge);
         self.find_sources(slot, &mut sources);
         let mut bytes = 0;
@@ -99,6 +102,10 @@ impl Hub {
                 break;
             }
             let has_expired = entry.publication.has_expired(now);
+            let kind = match has_history {
+                true => initial::kind_of(kind, self.initial.of(slot), source.channel, source.next),
+                false => kind,
+            };
             let length = match has_expired {
                 true => 0,
                 false => self.encode(source, kind, encoder),
@@ -110,6 +117,7 @@ impl Hub {
             planned.push(Planned {
                 sequence: source.next,
                 length,
+                kind,
                 subscription: source.subscription,
                 held: source.held,
             });
@@ -261,15 +269,16 @@ impl Hub {
 
     /// The wire bytes of a planned publication.
     #[must_use]
-    pub fn frame(&self, step: &Planned, kind: FrameKind) -> &[u8] {
+    pub fn frame(&self, step: &Planned) -> &[u8] {
         let frames = self.held(step.held).and_then(|held| held.frames.as_ref());
-        frames.map(|frames| frames.wire(kind)).unwrap_or_default()
+        let wire = frames.map(|frames| frames.wire(step.kind));
+        wire.unwrap_or_default()
     }
 
     /// A planned publication, to be held until it is written.
     #[must_use]
     pub fn encoded(&self, step: &Planned) -> Option<Encoded> {
-        self.held(step.held)?.encoded()
+        self.held(step.held)?.encoded(step.kind)
     }
 
     /// Moves the cursors of the conn in a slot over what was written of a plan.
@@ -303,6 +312,9 @@ impl Hub {
             let encoded = self.encoded(step);
             debug_assert!(encoded.is_some(), "{step:?} is not held");
             advanced.begun = encoded.map(|encoded| (encoded, written));
+        }
+        if let Some(member) = self.members.get(slot as usize) {
+            self.initial.end_passed(slot, member);
         }
         if !self.replays.is_empty() {
             self.end_replay(slot);
@@ -383,7 +395,9 @@ impl Hub {
             let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
                 return;
             };
-            if let Some(evicted) = self.loss_before_next(subscription) {
+            if let Some(evicted) = self.loss_before_next(subscription)
+                && self.pass_evicted_history(slot, index, evicted) < evicted
+            {
                 self.skip(slot, index, evicted, None, GapCause::Expired);
             }
         }

@@ -33,12 +33,12 @@ impl Served {
         Some(frame.wire(kind).len())
     }
 
-    /// The publication as a conn holds it, once it has been encoded.
+    /// The publication as a conn holds it, once it has been encoded as what the conn is given.
     #[must_use]
-    pub fn encoded(&self) -> Option<Encoded> {
+    pub fn encoded(&self, kind: FrameKind) -> Option<Encoded> {
         let frames = Arc::clone(self.frames.as_ref()?);
         let id = self.publication.id;
-        Some(Encoded { id, frames })
+        Some(Encoded { id, kind, frames })
     }
 }
 

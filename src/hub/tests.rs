@@ -662,7 +662,7 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
         let mut planned = Vec::new();
         hub.plan(slot, kind, Now(0), 1 << 20, &mut encoder, &mut planned);
         let lengths: Vec<usize> = planned.iter().map(|step| step.length).collect();
-        let frames = planned.iter().map(|step| hub.frame(step, kind).len());
+        let frames = planned.iter().map(|step| hub.frame(step).len());
         assert_eq!(frames.collect::<Vec<_>>(), lengths);
         let behind = hub.behind(slot).bytes;
         (lengths, hub.log().bytes() - empty, behind)

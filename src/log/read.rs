@@ -171,6 +171,27 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
+    /// The position before so many of a channel's newest entries up to a horizon, or before all that
+    /// the log has there. `None` if it has none.
+    ///
+    /// It is the number before the oldest of them and no earlier one. A client on several channels
+    /// has one position for all of them, and what lies before that may have left the others' log.
+    #[must_use]
+    pub fn position_before_newest(
+        &self,
+        key: ChannelKey,
+        count: u32,
+        horizon: Sequence,
+    ) -> Option<Sequence> {
+        let shard = self.shards.read(key)?;
+        let channel = shard.get(key.place())?;
+        let end = channel.index_after(horizon);
+        let oldest = end.saturating_sub(count as usize);
+        // Later entries are not known yet.
+        let oldest = channel.entries.get(oldest).filter(|_| oldest < end)?;
+        Some(oldest.sequence().before())
+    }
+
     /// How many publications a channel has after a position, up to another one. `None` if some of
     /// them have left the log.
     #[must_use]

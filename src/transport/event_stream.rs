@@ -241,7 +241,7 @@ fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>
             push_base64(bytes, event);
             event.push(b'\n');
         }
-        (Envelope::Full, _) => {
+        (Envelope::Full | Envelope::Initial, _) => {
             event.extend_from_slice(b"data: {");
             push_payload_field(payload, event);
             event.extend_from_slice(b"}\n");

@@ -2,7 +2,8 @@
 //!
 //! Waits as a subscriber like any other; the worker answers when something is owed or has to be
 //! told. Without a position there is nothing to wait for: the client first has to learn where it
-//! is. Its deadline is on the worker's wheel. Called by the enum over the transports.
+//! is. One that asks for history waits where the log has none. Its deadline is on the worker's
+//! wheel. Called by the enum over the transports.
 
 use crate::effect::{Context, Effect, Join};
 use crate::frame::Envelope;
@@ -35,7 +36,7 @@ impl LongPoll {
                 since: None,
                 is_up_to_date: false,
             }),
-            Since::After(_) | Since::Unrecognised => {}
+            Since::After(_) | Since::First | Since::Last(_) | Since::Unrecognised => {}
         }
     }
 }

@@ -81,10 +81,7 @@ impl Terms {
     ) -> Option<CloseReason> {
         let mut opening = Vec::with_capacity(96);
         push_opening(news, &mut opening);
-        let frames = news.publications.iter().filter_map(|publication| {
-            let frame = publication.frames.get(self.frame_kind());
-            frame.map(|frame| frame.wire(self.frame_kind()).len())
-        });
+        let frames = news.publications.iter().map(|frame| frame.wire().len());
         // The first of them is sent without what separates it from the one before.
         let frames = frames.sum::<usize>().saturating_sub(SEPARATOR_BYTES);
         push_poll_head(

@@ -71,7 +71,7 @@ impl ShortPoll {
 fn position(since: Since, head: Cursor) -> Option<Cursor> {
     match since {
         Since::After(cursor) => Some(cursor),
-        Since::Now => Some(head),
+        Since::First | Since::Last(_) | Since::Now => Some(head),
         Since::Unrecognised => None,
     }
 }

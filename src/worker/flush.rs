@@ -48,8 +48,6 @@ pub(super) struct Collected {
 #[derive(Debug)]
 struct Owed {
     id: ConnId,
-    /// As what it is given publications.
-    kind: Option<FrameKind>,
     /// Bytes that it may be written in this turn.
     budget: usize,
     /// Its part of [`Collected::planned`].
@@ -227,7 +225,7 @@ impl<N: Net> Worker<N> {
         let sealed = is_sealed.then(|| match is_ahead {
             true => 0,
             false => {
-                let slices = to_write(&slot.conn, hub, kind, planned);
+                let slices = to_write(&slot.conn, hub, planned);
                 filters.seal(id.slot, slices, budget)
             }
         });
@@ -238,7 +236,6 @@ impl<N: Net> Worker<N> {
         collected.bytes += own_bytes + planned.iter().map(|step| step.length).sum::<usize>();
         collected.owed.push(Owed {
             id,
-            kind,
             budget,
             planned: begin..collected.planned.len(),
             slices: 0,
@@ -298,7 +295,7 @@ impl<N: Net> Worker<N> {
                 slices.extend(unsent.filter(|unsent| !unsent.is_empty()).map(IoSlice::new));
             } else {
                 let steps = planned.get(one.planned.clone()).unwrap_or_default();
-                slices.extend(to_write(&slot.conn, hub, one.kind, steps).map(IoSlice::new));
+                slices.extend(to_write(&slot.conn, hub, steps).map(IoSlice::new));
             }
             one.slices = slices.len() - begin;
         }
@@ -371,7 +368,7 @@ impl<N: Net> Worker<N> {
             parts,
             ..
         } = self;
-        let Owed { id, kind, .. } = *owed;
+        let id = owed.id;
         let Some(slot) = conns.get_mut(id.slot as usize) else {
             return Written::Finished;
         };
@@ -390,8 +387,8 @@ impl<N: Net> Worker<N> {
         if is_own_done && !planned.is_empty() {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
-            if let (Some((publication, written)), Some(kind)) = (advanced.begun, kind) {
-                slot.conn.outbox_mut().keep_rest(publication, kind, written);
+            if let Some((publication, written)) = advanced.begun {
+                slot.conn.outbox_mut().keep_rest(publication, written);
             }
         }
         self.note_held(id, held);
@@ -452,13 +449,10 @@ impl<N: Net> Worker<N> {
 fn to_write<'a>(
     conn: &'a Conn,
     hub: &'a Hub,
-    kind: Option<FrameKind>,
     steps: &'a [Planned],
 ) -> impl Iterator<Item = &'a [u8]> {
-    let frames = steps.iter().map(move |step| match kind {
-        Some(kind) if step.length > 0 => hub.frame(step, kind),
-        _ => &[],
-    });
+    let given = steps.iter().filter(|step| step.length > 0);
+    let frames = given.map(|step| hub.frame(step));
     let own = conn.outbox().slices();
     own.chain(frames.filter(|frame| !frame.is_empty()))
 }

@@ -4,8 +4,9 @@
 //! --release --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A
 //! failure names its seed. [`world`] is a life, [`net`] the networks, [`feed`] the sequencer,
 //! [`disk`] what outlives the server, [`backend`] the rest of the feed, [`peer`] and [`link`] the
-//! clients, [`wire`] their parsers, [`model`] the truth, [`journey`] what it comes to for one
-//! client over all workers and transports, [`check`] what must hold of the workers.
+//! clients, [`wire`] their parsers, [`model`] the truth, [`history`] what a first visit begins
+//! with, [`journey`] what it comes to for one client over all workers and transports, [`check`]
+//! what must hold of the workers.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -24,6 +25,7 @@ mod check;
 mod disk;
 mod drain;
 mod feed;
+mod history;
 mod journey;
 mod link;
 mod model;

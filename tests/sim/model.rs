@@ -15,6 +15,7 @@ use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::time::Now;
 
 use crate::check;
+use crate::history::History;
 
 /// How far one worker is, and what has left the log.
 #[derive(Clone, Debug)]
@@ -248,8 +249,12 @@ impl Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ask {
     After(u64),
+    /// Everything that the log has.
+    First,
     /// A position of another epoch.
     Foreign,
+    /// So many of the newest that the log has.
+    Last(u32),
     /// Beyond the head, or no id at all.
     Nonsense,
     Now,
@@ -261,7 +266,16 @@ impl Ask {
         match self {
             Self::Foreign => Some("restart"),
             Self::Nonsense => Some("unknown"),
-            Self::After(_) | Self::Now => None,
+            Self::After(_) | Self::First | Self::Last(_) | Self::Now => None,
+        }
+    }
+
+    /// History, of more than most channels have or less.
+    pub(crate) fn draw_history(random: &mut fastrand::Rng) -> Self {
+        match random.u32(0..6) {
+            0..3 => Self::First,
+            3..5 => Self::Last(random.u32(1..10)),
+            _ => Self::Last([70, u32::MAX][random.usize(0..2)]),
         }
     }
 }
@@ -335,6 +349,16 @@ struct Subscription {
     /// Up to here there were publications when it began.
     there: u64,
     window: Option<Window>,
+    /// It asked for that.
+    history: Option<History>,
+}
+
+impl Subscription {
+    /// After here every publication is owed.
+    fn owed_after(&self, facts: &Facts) -> u64 {
+        let excused = self.history.as_ref().map(|history| history.excused(facts));
+        self.last.max(excused.unwrap_or_default())
+    }
 }
 
 /// What a client has not acknowledged yet.
@@ -385,6 +409,7 @@ impl Ledger {
             catch_up,
             there: facts.logs[self.worker].added,
             window: None,
+            history: None,
         };
         let before = self.subscriptions.insert(channel, subscription);
         assert!(before.is_none(), "channel {channel} was subscribed before");
@@ -394,6 +419,22 @@ impl Ledger {
     pub(crate) fn was_there(&self, channel: usize, sequence: u64) -> bool {
         let subscription = self.subscriptions.get(&channel);
         subscription.is_some_and(|subscription| sequence <= subscription.there)
+    }
+
+    /// The subscription that has just begun brings this history first, or none.
+    pub(crate) fn set_history(&mut self, channel: usize, history: Option<History>, facts: &Facts) {
+        let subscription = self.of(channel);
+        if let Some(history) = &history {
+            history.check_start(subscription.last, facts);
+        }
+        subscription.history = history;
+    }
+
+    /// Whether a channel's subscription asked for history and nothing has come of it yet.
+    pub(crate) fn is_unbegun(&self, channel: usize) -> bool {
+        let subscription = self.subscriptions.get(&channel);
+        let history = subscription.and_then(|of| of.history.as_ref());
+        history.is_some_and(History::is_unbegun)
     }
 
     /// The subscription that has just begun has this window, or none.
@@ -468,8 +509,8 @@ impl Ledger {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// A publication was read from the wire.
-    pub(crate) fn deliver(&mut self, sequence: u64, facts: &Facts) {
+    /// A publication was read from the wire, marked as initial or not where that can be seen.
+    pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);
         let (newest, is_blind) = (self.newest, self.is_blind);
@@ -483,11 +524,15 @@ impl Ledger {
             sequence > newest || sequence <= subscription.catch_up || subscription.window.is_some(),
             "{sequence} of {name} on a connection that is at {newest}"
         );
-        let lost = facts.first_owed(channel, subscription.last, sequence - 1);
+        let lost = facts.first_owed(channel, subscription.owed_after(facts), sequence - 1);
         assert!(
             is_blind || lost.is_none(),
             "{lost:?} of {name} was lost before {sequence}"
         );
+        match &mut subscription.history {
+            Some(history) => history.deliver(sequence, mark, facts),
+            None => assert_ne!(mark, Some(true), "{sequence} of {name} is no history"),
+        }
         subscription.last = sequence;
         if let Some(window) = &mut subscription.window {
             if sequence <= window.said {
@@ -514,8 +559,11 @@ impl Ledger {
             "{told:?} but {name} is at {}",
             subscription.last
         );
-        let lost = facts.first_owed(told.channel, subscription.last, since);
+        let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
         assert_eq!(lost, None, "{told:?}: lost before it");
+        if let Some(history) = &mut subscription.history {
+            history.gap(told, facts);
+        }
         assert!(since < told.until, "{told:?} is empty");
         let missing = facts.between(told.channel, since, told.until);
         // Up to where a channel has lost something is not known where it comes anew to a worker.
@@ -565,11 +613,15 @@ impl Ledger {
             is_conflated || told.missed.is_none(),
             "{told:?}: cannot be known"
         );
+        let asked = match ask {
+            Ask::After(asked) => asked,
+            Ask::First | Ask::Last(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
+        };
         match (ask, told.cause.as_str()) {
-            (Ask::After(asked), "conflated") => {
+            (Ask::After(_) | Ask::First | Ask::Last(_), "conflated") => {
                 let since = facts.sequence(told.since.as_deref().expect("where it begins"));
                 assert!(since >= asked && since < told.until, "{told:?}");
-                let lost = facts.first_owed(told.channel, subscription.last, since);
+                let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 let newest = facts.first_newest(log, told.channel, since, told.until);
                 assert_eq!(newest, None, "{told:?}: nothing supersedes it");
@@ -582,10 +634,10 @@ impl Ledger {
             (ask, cause) if ask.foreign_cause() == Some(cause) => {
                 told.check_foreign_end(at, log, facts);
             }
-            (Ask::After(asked), "expired") => {
+            (Ask::After(_) | Ask::First | Ask::Last(_), "expired") => {
                 let since = facts.sequence(told.since.as_deref().expect("where it begins"));
                 assert!(since >= asked && since < told.until, "{told:?}");
-                let lost = facts.first_owed(told.channel, subscription.last, since);
+                let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 // What it knows of a channel that came back is no better than that.
                 let evicted = log.evicted_of_any();
@@ -596,6 +648,9 @@ impl Ledger {
                 );
             }
             _ => panic!("{told:?} to {ask:?}"),
+        }
+        if let Some(history) = &mut subscription.history {
+            history.gap(told, facts);
         }
         subscription.last = told.until;
     }
@@ -611,7 +666,7 @@ impl Ledger {
             self.newest
         );
         for (channel, subscription) in &self.subscriptions {
-            let lost = facts.first_owed(*channel, subscription.last, head);
+            let lost = facts.first_owed(*channel, subscription.owed_after(facts), head);
             assert_eq!(lost, None, "channel {channel} is not caught up to {head}");
         }
         self.newest = head;
@@ -630,7 +685,7 @@ impl Ledger {
         self.subscriptions
             .iter()
             .find_map(|(channel, subscription)| {
-                let owed = facts.first_owed(*channel, subscription.last, last)?;
+                let owed = facts.first_owed(*channel, subscription.owed_after(facts), last)?;
                 Some((*channel, subscription.last, owed))
             })
     }
@@ -659,6 +714,8 @@ pub(crate) fn check_start(
             Ask::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
             Ask::Foreign | Ask::Nonsense => panic!("{at:?}: no gap"),
             Ask::Now => assert!((asked_at..=log.head).contains(&position), "{at:?}"),
+            // Its history says where.
+            Ask::First | Ask::Last(_) => assert!(position <= log.head, "{at:?}"),
         };
     };
     assert_eq!(told.until, position, "{at:?}: goes on elsewhere");
@@ -676,6 +733,6 @@ pub(crate) fn check_start(
             assert_eq!(Some(&*told.cause), ask.foreign_cause(), "{at:?}");
             told.check_foreign_end(asked_at, log, facts);
         }
-        Ask::Now => panic!("{at:?}: a gap before now"),
+        Ask::First | Ask::Last(_) | Ask::Now => panic!("{at:?}: a gap before it begins"),
     }
 }

@@ -228,7 +228,11 @@ impl Peer {
             service = Service::WebSocket { is_full: true };
         }
         let ask = match (&self.journey, self.last_id) {
-            (Some(_), last_id) => last_id.map_or(Ask::Now, Ask::After),
+            (Some(_), Some(last_id)) => Ask::After(last_id),
+            (Some(_), None) => match random.bool() {
+                true => Ask::Now,
+                false => Ask::draw_history(random),
+            },
             (None, _) => self.draw_ask(facts, random),
         };
         self.link = Some(Link::open(
@@ -253,6 +257,8 @@ impl Peer {
             (1, _) => Ask::Now,
             (2, _) => Ask::After(random.u64(0..=facts.publications.len() as u64)),
             (3, _) => Ask::After(facts.publications.len() as u64),
+            (4, _) => Ask::draw_history(random),
+            (5..13, None) => Ask::draw_history(random),
             (_, Some(last_id)) => Ask::After(last_id),
             (_, None) => Ask::Now,
         }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::args::SubscribeArgs;
 use super::{Failure, tell};
+use crate::id::SINCE_FIRST;
 use end::{Backoff, End, Lost};
 use target::{Scheme, Target};
 
@@ -29,7 +30,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Subscribes until the arguments, the server or the reader of `out` say that it is enough.
 pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let target = Target::parse(&args.url);
-    let target = target.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
+    let mut target = target.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
+    let asks_for_all = args.since.as_deref() == Some(SINCE_FIRST);
+    if asks_for_all {
+        target.begin_with(&format!("since={SINCE_FIRST}"));
+    }
+    if let Some(count) = args.last {
+        target.begin_with(&format!("last={count}"));
+    }
     let mut connection = Connection {
         args,
         target: &target,
@@ -37,7 +45,7 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
         deadline: args
             .timeout
             .and_then(|wait| Instant::now().checked_add(wait)),
-        last_id: args.since.clone(),
+        last_id: args.since.clone().filter(|_| !asks_for_all),
         printed: 0,
         was_joined: false,
     };

@@ -12,8 +12,8 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// The names by which a query asks to resume.
-const RESUME_NAMES: [&str; 3] = ["since", "last_event_id", "lastEventId"];
+/// The names by which a query says where to begin.
+const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"];
 
 /// By which transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +100,22 @@ impl Target {
 
     /// The request target that asks to resume behind an id.
     pub(super) fn request_target_since(&self, id: &str) -> String {
+        let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
+        format!("{}?{}", self.path, self.query_with(&since))
+    }
+
+    /// Begins with history, by `since=first` or `last=N`, until there is an id to resume behind.
+    pub(super) fn begin_with(&mut self, history: &str) {
+        self.query = Some(self.query_with(history));
+    }
+
+    fn query_with(&self, start: &str) -> String {
         let kept = self.pairs().filter(|pair| {
             let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
-            !RESUME_NAMES.contains(&name)
+            !START_NAMES.contains(&name)
         });
-        let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
-        let pairs: Vec<&str> = kept.chain(std::iter::once(since.as_str())).collect();
-        format!("{}?{}", self.path, pairs.join("&"))
+        let pairs: Vec<&str> = kept.chain(std::iter::once(start)).collect();
+        pairs.join("&")
     }
 
     fn pairs(&self) -> impl Iterator<Item = &str> {
@@ -172,8 +181,13 @@ mod tests {
             target.request_target_since("e-1"),
             "/ws?channel=c&since=e-1"
         );
-        let target = Target::parse("ws://h/ws").unwrap();
+        let mut target = Target::parse("ws://h/ws").unwrap();
         assert_eq!(target.request_target_since("a b&c"), "/ws?since=a%20b%26c");
+        target.begin_with("last=3");
+        assert_eq!(target.request_target(), "/ws?last=3");
+        target.begin_with("since=first");
+        assert_eq!(target.request_target(), "/ws?since=first");
+        assert_eq!(target.request_target_since("e-1"), "/ws?since=e-1");
     }
 
     #[test]

@@ -294,6 +294,28 @@ fn web_socket_resumes_behind_its_first_position_before_any_publication() {
 }
 
 #[test]
+fn history_is_asked_for_until_there_is_an_id() {
+    for (flags, expected) in [
+        ("--last 3", "/ws?channel=a&last=3"),
+        ("--since first", "/ws?channel=a&since=first"),
+    ] {
+        let first = messages(
+            &[r#"{"channel":"a","id":"e-1","initial":true,"text":"x"}"#],
+            Some((1013, "retry_ms=1")),
+        );
+        let last = messages(&[], Some((4003, "no")));
+        let scripts: Vec<Box<dyn FnOnce(TcpStream) -> String + Send>> =
+            vec![Box::new(first), Box::new(last)];
+        let (port, server) = server(scripts);
+        let url = format!("ws://127.0.0.1:{port}/ws?channel=a&since=e-0");
+        let (ended, _) = subscribe(&url, flags);
+        ended.unwrap_err();
+        let targets = server.join().unwrap();
+        assert_eq!(targets, [expected, "/ws?channel=a&since=e-1"]);
+    }
+}
+
+#[test]
 fn web_socket_prints_bare_payloads_whatever_they_are() {
     let (port, _server) = server(vec![messages(&[r#"{"type":"welcome"}"#], Some((1000, "")))]);
     let url = format!("ws://127.0.0.1:{port}/ws?channel=a&envelope=data");

@@ -17,7 +17,7 @@ use crate::frame::Payload;
 use crate::frame::envelope::{push_display, push_json_string, push_payload_field};
 use crate::frame::websocket::{Opcode, push_header};
 use crate::hub::Gap;
-use crate::id::{ChannelName, ChannelNameError, Cursor, Since};
+use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
@@ -80,6 +80,8 @@ pub(super) enum Refusal {
         Reference::BYTES_MAX
     )]
     BadReference,
+    #[error("last is a whole number from 0 to {}", u32::MAX)]
+    BadLast,
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     BadWindow,
     #[error("a command is a text message")]
@@ -127,6 +129,7 @@ impl Refusal {
             Self::BadId => "bad_id",
             Self::BadJson | Self::JsonLimit(_) => "bad_json",
             Self::BadReference => "bad_ref",
+            Self::BadLast => "bad_last",
             Self::BadWindow => "bad_window",
             Self::BinaryMessage => "binary_message",
             Self::Busy => "busy",
@@ -158,6 +161,8 @@ struct Fields<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    last: Option<&'a RawValue>,
     #[serde(borrow)]
     since: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -220,7 +225,7 @@ fn parse_action(fields: &Fields<'_>) -> Result<Action, Refusal> {
         }),
         Some("subscribe") => Ok(Action::Subscribe {
             channel: parse_channel(fields)?,
-            since: parse_since(fields),
+            since: parse_since(fields)?,
             window: parse_window(fields)?,
         }),
         Some("unsubscribe") => Ok(Action::Unsubscribe {
@@ -235,9 +240,19 @@ fn parse_channel(fields: &Fields<'_>) -> Result<ChannelName, Refusal> {
     ChannelName::new(&name.ok_or(Refusal::ChannelMissing)?).map_err(Refusal::BadChannel)
 }
 
-fn parse_since(fields: &Fields<'_>) -> Since {
-    fields.since.map_or(Since::Now, |json| {
-        parse_string(json).map_or(Since::Unrecognised, |text| Since::parse(&text))
+/// Where a subscription begins; `last` counts where `since` does not say it.
+fn parse_since(fields: &Fields<'_>) -> Result<Since, Refusal> {
+    let last = |json: &RawValue| json::whole_number(json.get()).and_then(Since::last);
+    let last = fields.last.map(|json| last(json).ok_or(Refusal::BadLast));
+    let last = last.transpose()?.unwrap_or(Since::Now);
+    let Some(since) = fields.since else {
+        return Ok(last);
+    };
+    Ok(match parse_string(since).as_deref() {
+        Some("") => last,
+        Some(SINCE_FIRST) => Since::First,
+        Some(id) => Since::parse(id),
+        None => Since::Unrecognised,
     })
 }
 
@@ -466,6 +481,42 @@ mod tests {
     }
 
     #[test]
+    fn command_asks_for_history_where_it_has_no_position() {
+        let since = |fields: &str| {
+            let text = format!(r#"{{"type":"subscribe","channel":"c",{fields}}}"#);
+            let command = parse(&text).map_err(|refused| refused.refusal)?;
+            let Action::Subscribe { since, .. } = command.action else {
+                panic!("another action");
+            };
+            Ok(since)
+        };
+        let five = Since::last(5).unwrap();
+        let position = Since::After("00000000000a-7".parse().unwrap());
+        for (fields, expected) in [
+            (r#""since":"first""#, Since::First),
+            (r#""since":"\u0066irst","last":5"#, Since::First),
+            (r#""last":5"#, five),
+            (r#""last":5.0,"since":null"#, five),
+            (r#""last":5e0,"since":"""#, five),
+            (r#""last":0"#, Since::Now),
+            (r#""last":null"#, Since::Now),
+            (r#""last":5,"since":"00000000000a-7""#, position),
+            (r#""last":5,"since":{}"#, Since::Unrecognised),
+            (r#""since":"First""#, Since::Unrecognised),
+        ] {
+            assert_eq!(since(fields), Ok(expected), "{fields}");
+        }
+        for wrong in ["-1", "1.5", "4294967296", "1e400", "\"5\"", "[5]", "true"] {
+            for fields in [
+                format!(r#""last":{wrong}"#),
+                format!(r#""last":{wrong},"since":"00000000000a-7""#),
+            ] {
+                assert_eq!(since(&fields), Err(Refusal::BadLast), "{fields}");
+            }
+        }
+    }
+
+    #[test]
     fn ack_names_a_channel_or_none() {
         let id = "00000000000a-7".parse().unwrap();
         for (text, expected) in [
@@ -652,6 +703,7 @@ mod tests {
             Refusal::JsonLimit(LimitError::Digits),
             Refusal::BadChannel(ChannelNameError::Wildcard { at: 1 }),
             Refusal::BadReference,
+            Refusal::BadLast,
             Refusal::BadWindow,
             Refusal::BinaryMessage,
             Refusal::ChannelMissing,

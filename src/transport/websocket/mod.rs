@@ -196,7 +196,9 @@ impl WebSocket {
         context: &Context<'_>,
     ) -> Flow {
         match (saying, self.envelope) {
-            (Saying::Message(payload), Envelope::Full) => message::push_direct(payload, out),
+            (Saying::Message(payload), Envelope::Full | Envelope::Initial) => {
+                message::push_direct(payload, out);
+            }
             (Saying::Message(payload), Envelope::Data) => {
                 let (opcode, bytes) = match payload {
                     Payload::Bytes(bytes) => (Opcode::Binary, &**bytes),
@@ -210,11 +212,11 @@ impl WebSocket {
                     subscribers,
                     reference,
                 },
-                Envelope::Full,
+                Envelope::Full | Envelope::Initial,
             ) => {
                 message::push_presence(channel, *subscribers, reference.as_ref(), out);
             }
-            (Saying::Published { outcome, reference }, Envelope::Full) => {
+            (Saying::Published { outcome, reference }, Envelope::Full | Envelope::Initial) => {
                 push_published(*outcome, reference.as_ref(), out, context);
             }
             (Saying::Counted { .. } | Saying::Published { .. }, Envelope::Data)
@@ -281,7 +283,7 @@ impl WebSocket {
 
     /// Whether messages of the subprotocol are exchanged.
     fn is_talking(&self) -> bool {
-        self.phase == Phase::Open && self.envelope == Envelope::Full
+        self.phase == Phase::Open && self.envelope != Envelope::Data
     }
 
     fn flow(&self) -> Flow {

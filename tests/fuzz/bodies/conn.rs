@@ -283,7 +283,7 @@ impl<'c> Rig<'c> {
             cause: GapCause::Unknown,
         };
         let (gap, is_recovered) = match join.since {
-            Since::Now => (None, false),
+            Since::First | Since::Last(_) | Since::Now => (None, false),
             Since::After(since) => (None, since.epoch == cursor(0).epoch),
             Since::Unrecognised => (Some(gap), false),
         };
@@ -334,14 +334,18 @@ impl<'c> Rig<'c> {
         let Some(kind @ FrameKind::Poll(_)) = self.conn.serving() else {
             return;
         };
-        let publications = payloads.into_iter().map(|payload| {
+        // Of an answer to a request for history the older ones are initial.
+        let kinds = [kind.initial(), kind]
+            .into_iter()
+            .chain(std::iter::repeat(kind));
+        let publications = payloads.into_iter().zip(kinds).map(|(payload, kind)| {
             let channel = ChannelName::new("c").expect("a name");
             let ledger = Arc::default();
             let publication = Publication::new(cursor(9), channel, payload, self.now, &ledger);
             let frames = publication.frames();
             let _frame = frames.encode(&publication, kind, &mut Encoder::default());
             let id = publication.id;
-            Encoded { id, frames }
+            Encoded { id, kind, frames }
         });
         let publications: Vec<_> = publications.collect();
         let news = News {

@@ -8,7 +8,7 @@ use fanfare::effect::Reference;
 use fanfare::http::{Answer, Read, read_request};
 use fanfare::id::{
     CHANNEL_NAME_BYTES_MAX, CONN_NAME_BYTES_MAX, CURSOR_BYTES_MAX, ChannelName, ConnId, ConnName,
-    Cursor, Epoch, RunId, Sequence, Since,
+    Cursor, Epoch, RunId, SINCE_FIRST, Sequence, Since,
 };
 use fanfare::metrics::WorkerMetrics;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
@@ -122,7 +122,10 @@ fn check_in_query(text: &str) {
     let request = format!("GET /sse?channel=c&since={escaped} HTTP/1.1\r\nHost: h\r\n\r\n");
     // `null` is what programs write for a position that they do not have.
     let position = Some(text).filter(|text| *text != "null");
-    let expected = Since::parse(position.unwrap_or_default());
+    let expected = match position {
+        Some(SINCE_FIRST) => Since::First,
+        position => Since::parse(position.unwrap_or_default()),
+    };
     match answer(request.as_bytes()) {
         Some(Answer::EventStream(request)) => assert_eq!(request.since, expected),
         // Longer than a head may be.

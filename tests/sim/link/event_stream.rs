@@ -122,7 +122,7 @@ impl Link {
             if !self.ledger.has(channel) {
                 check_start(self.worker, self.ask, self.asked_at, position, None, facts);
                 self.ledger.start(channel, position, facts);
-                self.seen.push(Seen::Start { channel, position });
+                self.begin(channel, position, self.ask, self.asked_at, facts);
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod end;
 mod event_stream;
+mod first_visit;
 mod poll;
 mod speech;
 mod windows;
@@ -13,7 +14,7 @@ mod windows;
 use std::collections::{BTreeMap, VecDeque};
 
 use fanfare::config::ClientPublish;
-use fanfare::frame::{Encoder, Envelope, FrameKind};
+use fanfare::frame::{Envelope, FrameKind};
 use fanfare::hub::Hub;
 
 use crate::model::{Ask, Delay, Facts, Ledger, Seen, Told, check_start};
@@ -337,7 +338,7 @@ impl Link {
                     let position = match self.ask {
                         Ask::After(since) => since,
                         // It is given what the log has, and is blind to what that lacks.
-                        Ask::Foreign => 0,
+                        Ask::First | Ask::Last(_) | Ask::Foreign => 0,
                         Ask::Nonsense | Ask::Now => self.asked_at,
                     };
                     for channel in self.channels.clone() {
@@ -404,15 +405,8 @@ impl Link {
 
     /// A publication came: its bytes are those, and it was owed.
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
-        let kind = self.frame_kind();
-        let publication = facts.publication(sequence);
-        let frames = publication.frames();
-        let expected = frames
-            .encode(publication, kind, &mut Encoder::default())
-            .expect("a frame")
-            .wire(kind);
-        assert!(whole == expected, "publication {sequence}: wrong bytes");
-        self.ledger.deliver(sequence, facts);
+        let mark = self.read_mark(sequence, whole, facts);
+        self.ledger.deliver(sequence, mark, facts);
         self.count_full_window(sequence, facts);
         self.was_given = true;
         self.last_id = Some(sequence);
@@ -599,14 +593,15 @@ impl Link {
         let is_of_channel = |told: &Told| told.channel == channel;
         let gap = self.early_gaps.iter().position(is_of_channel);
         let gap = gap.map(|at| self.early_gaps.remove(at));
-        assert_eq!(is_recovered, gap.is_none() && ask != Ask::Now);
+        let has_position = matches!(ask, Ask::After(_));
+        assert_eq!(is_recovered, gap.is_none() && has_position);
         let start = gap.as_ref().map_or(position, |told| told.until);
         assert!(position <= start, "stands at {position}, starts at {start}");
         self.ledger.start(channel, start, facts);
         self.ledger.set_window(channel, window);
         let position = start;
-        self.seen.push(Seen::Start { channel, position });
         check_start(self.worker, ask, at, position, gap.as_ref(), facts);
+        self.begin(channel, position, ask, at, facts);
     }
 
     fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {

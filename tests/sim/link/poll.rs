@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use fanfare::frame::Encoder;
 
+use super::first_visit::frame_of;
 use super::{Link, Service, Stage, told};
 use crate::model::{Ask, Facts, Ledger, Seen};
 use crate::wire::Head;
@@ -128,12 +128,17 @@ impl Link {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
         let asked = self.polls.asked.front().filter(|_| is_asked);
-        let Some(Ask::After(since)) = asked.map(|asked| asked.ask) else {
-            assert!(asked.is_none(), "{asked:?} has nothing to wait for");
+        let Some(asked) = asked else {
             return;
         };
         for channel in &self.channels {
-            let owed = facts.first_owed(*channel, since, facts.logs[self.worker].head);
+            let log = &facts.logs[self.worker];
+            let since = match asked.ask {
+                Ask::After(since) => since,
+                Ask::First | Ask::Last(_) => log.evicted[*channel],
+                _ => panic!("{asked:?} has nothing to wait for"),
+            };
+            let owed = facts.first_owed(*channel, since, log.head);
             assert_eq!(owed, None, "a poll from {since} that is not answered");
         }
     }
@@ -148,15 +153,21 @@ impl Link {
         self.polls.is_last |= is_last;
         let asked = self.polls.asked.front().expect("an answer to nothing");
         self.ledger = Ledger::new(self.worker);
-        if let Ask::After(position) = asked.ask {
-            for channel in self.channels.iter().copied() {
+        let (ask, at, has_answer) = (asked.ask, asked.at, asked.has_answer);
+        let position = match ask {
+            Ask::After(position) => Some(position),
+            Ask::First | Ask::Last(_) => Some(0),
+            Ask::Foreign | Ask::Nonsense | Ask::Now => None,
+        };
+        if let Some(position) = position {
+            for channel in self.channels.clone() {
                 self.ledger.start(channel, position, facts);
-                self.seen.push(Seen::Start { channel, position });
+                self.begin(channel, position, ask, at, facts);
             }
         }
         if head.status == 304 {
             let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
-            assert!(is_short && asked.has_answer && asked.ask == Ask::After(id));
+            assert!(is_short && has_answer && ask == Ask::After(id));
             self.finish_answer(id, true, facts);
             return;
         }
@@ -253,10 +264,18 @@ impl Link {
             return 0;
         };
         let kind = self.frame_kind();
-        let publication = facts.publication(sequence);
-        let frames = publication.frames();
-        let frame = frames.encode(publication, kind, &mut Encoder::default());
-        let length = frame.expect("a frame").wire(kind).len() - 1;
+        let [plain, marked] = [kind, kind.initial()].map(|kind| {
+            let frame = frame_of(sequence, kind, facts);
+            frame[1..].to_vec()
+        });
+        // They differ before the shorter of them ends.
+        let Some(start) = element.get(..plain.len()) else {
+            return 0;
+        };
+        let length = match start == plain {
+            true => plain.len(),
+            false => marked.len(),
+        };
         let Some(element) = element.get(..length) else {
             return 0;
         };
@@ -273,16 +292,13 @@ impl Link {
         let asked = self.polls.asked.pop_front().expect("asked");
         let since = match asked.ask {
             Ask::After(since) => since,
-            Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
+            Ask::First | Ask::Last(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
         };
         self.ledger.caught_up(id, since, facts);
         // One that waits may have something to report before its worker is that far.
         let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
-        if let Ask::After(since) = asked.ask
-            && (is_empty || is_short)
-            && !self.polls.is_last
-        {
-            self.check_acknowledged(since, asked.acknowledged, id, facts);
+        if (is_empty || is_short) && !self.polls.is_last {
+            self.check_acknowledged(asked.ask, asked.acknowledged, id, facts);
         }
         self.seen.push(Seen::Position(id));
         self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
@@ -297,13 +313,20 @@ impl Link {
 impl Link {
     /// An answer brings, or begins to bring, what had been acknowledged to its feeder when the poll
     /// was sent. An empty one stands for having everything.
-    fn check_acknowledged(&self, since: u64, acknowledged: u64, id: u64, facts: &Facts) {
-        let channels = self.channels.iter();
-        let owed = channels.filter_map(|of| facts.first_owed(*of, since, acknowledged));
+    fn check_acknowledged(&self, ask: Ask, acknowledged: u64, id: u64, facts: &Facts) {
+        let evicted = &facts.logs[self.worker].evicted;
+        let owed = self.channels.iter().filter_map(|channel| {
+            let since = match ask {
+                Ask::After(since) => since,
+                Ask::First | Ask::Last(_) => evicted[*channel],
+                Ask::Foreign | Ask::Nonsense | Ask::Now => return None,
+            };
+            facts.first_owed(*channel, since, acknowledged)
+        });
         let first = owed.min();
         assert!(
             first.is_none_or(|first| first <= id),
-            "a poll from {since} is answered with nothing up to {id}, but {first:?} is acknowledged"
+            "a poll for {ask:?} is answered with nothing up to {id}, but {first:?} is acknowledged"
         );
     }
 }

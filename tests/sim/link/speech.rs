@@ -124,6 +124,15 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
+        // Beside a position, which wins, or alone.
+        match ask {
+            Ask::First => target.push_str("&since=first"),
+            Ask::Last(count) => write!(target, "&last={count}").unwrap(),
+            Ask::After(_) => {
+                target.push_str(["", "", "&last=5", "&since=first"][random.usize(0..4)]);
+            }
+            Ask::Foreign | Ask::Nonsense | Ask::Now => {}
+        }
         let token = self.token_field() + &self.forwarded_field(facts);
         let Some(since) = ask_text(ask, facts, random) else {
             return (target, token);
@@ -275,12 +284,18 @@ impl Link {
             0..2 => Ask::Now,
             2 => [Ask::Foreign, Ask::Nonsense][random.usize(0..2)],
             3 => Ask::After(random.u64(0..=published)),
+            4 => Ask::draw_history(random),
             _ => Ask::After(published.saturating_sub(random.u64(0..40))),
         };
         let mut head = format!(
             "{{\"type\":\"subscribe\",\"channel\":\"{}\"",
             facts.names[channel]
         );
+        match ask {
+            Ask::First => head.push_str(",\"since\":\"first\",\"last\":1"),
+            Ask::Last(count) => write!(head, ",\"since\":null,\"last\":{count}.0").unwrap(),
+            Ask::After(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => {}
+        }
         if let Some(since) = ask_text(ask, facts, random) {
             write!(head, ",\"since\":\"{since}\"").unwrap();
         }
@@ -373,7 +388,7 @@ impl Link {
 /// How an ask is written.
 pub(super) fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
     match ask {
-        Ask::Now => None,
+        Ask::First | Ask::Last(_) | Ask::Now => None,
         Ask::After(sequence) => Some(facts.id(sequence)),
         Ask::Foreign => Some(match random.bool() {
             true => "ffffffffffff-7".to_owned(),
