@@ -39,6 +39,8 @@ struct Asked {
     at: u64,
     /// Every worker had everything up to here.
     acknowledged: u64,
+    /// What had left the log, by channel.
+    evicted: Vec<u64>,
     /// It has the answer from there.
     has_answer: bool,
 }
@@ -103,6 +105,7 @@ impl Link {
             ask,
             at: facts.logs[self.worker].head,
             acknowledged: facts.acknowledged,
+            evicted: facts.logs[self.worker].evicted.clone(),
             has_answer,
         });
     }
@@ -298,7 +301,7 @@ impl Link {
         // One that waits may have something to report before its worker is that far.
         let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
         if (is_empty || is_short) && !self.polls.is_last {
-            self.check_acknowledged(asked.ask, asked.acknowledged, id, facts);
+            self.check_acknowledged(&asked, id, facts);
         }
         self.seen.push(Seen::Position(id));
         self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
@@ -313,20 +316,19 @@ impl Link {
 impl Link {
     /// An answer brings, or begins to bring, what had been acknowledged to its feeder when the poll
     /// was sent. An empty one stands for having everything.
-    fn check_acknowledged(&self, ask: Ask, acknowledged: u64, id: u64, facts: &Facts) {
-        let evicted = &facts.logs[self.worker].evicted;
+    fn check_acknowledged(&self, asked: &Asked, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
-            let since = match ask {
+            let since = match asked.ask {
                 Ask::After(since) => since,
-                Ask::First | Ask::Last(_) => evicted[*channel],
+                Ask::First | Ask::Last(_) => asked.evicted[*channel],
                 Ask::Foreign | Ask::Nonsense | Ask::Now => return None,
             };
-            facts.first_owed(*channel, since, acknowledged)
+            facts.first_owed(*channel, since, asked.acknowledged)
         });
         let first = owed.min();
         assert!(
             first.is_none_or(|first| first <= id),
-            "a poll for {ask:?} is answered with nothing up to {id}, but {first:?} is acknowledged"
+            "{asked:?} is answered with nothing up to {id}, but {first:?} is acknowledged"
         );
     }
 }
