@@ -343,3 +343,64 @@ impl Channel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::frame::{Payload, Publication};
+    use crate::id::{Cursor, Epoch};
+    use crate::log::Writer;
+    use crate::time::Now;
+
+    #[test]
+    fn newest_are_counted_up_to_the_horizon_and_among_what_is_left() {
+        let name = ChannelName::new("c").unwrap();
+        let mut config = Config::default();
+        config.log.entries = 4;
+        let mut writer = Writer::new(&config, Sequence::ZERO);
+        let (stake, mut late) = (
+            Stake {
+                worker: 0,
+                place: 0,
+            },
+            Vec::new(),
+        );
+        let none = Amount::default();
+        let entered = writer
+            .log()
+            .enter(&name, stake, Sequence::ZERO, none, &mut late);
+        let key = entered.unwrap().0.key;
+        for number in 3..=8 {
+            let (epoch, sequence) = (Epoch::new(7), Sequence(number));
+            let (id, ledger) = (Cursor { epoch, sequence }, writer.log().ledger());
+            let payload = Payload::Text("x".into());
+            let one = Publication::new(id, name.clone(), payload, Now(0), ledger);
+            writer.announce(sequence);
+            let _removed = writer.publish(Arc::new(one), |_, _, _| {});
+            writer.note_posted();
+            writer.evict(Now(0), 9);
+        }
+        // It has 5 to 8.
+        let before = |count, horizon| {
+            let found = writer
+                .log()
+                .position_before_newest(key, count, Sequence(horizon));
+            found.map(|Sequence(position)| position)
+        };
+        for (count, horizon, expected) in [
+            (1, 9, Some(7)),
+            (2, 8, Some(6)),
+            (2, 7, Some(5)),
+            (1, 5, Some(4)),
+            (9, 6, Some(4)),
+            (u32::MAX, 8, Some(4)),
+            (1, 4, None),
+            (u32::MAX, 0, None),
+        ] {
+            assert_eq!(before(count, horizon), expected, "{count} up to {horizon}");
+        }
+    }
+}
