@@ -171,8 +171,8 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
-    /// The position before so many of a channel's newest entries up to a horizon, or before all that
-    /// the log has there. `None` if it has none.
+    /// The position before so many of a channel's newest entries up to a horizon, or before all
+    /// that the log has there. `None` if it has none.
     ///
     /// It is the number before the oldest of them and no earlier one. A client on several channels
     /// has one position for all of them, and what lies before that may have left the others' log.

@@ -1,8 +1,8 @@
 //! What a subscription that asked for history may begin with, and what has to be marked as initial.
 //!
 //! When the worker took the request is not known: not before the client asked, and not after it
-//! read the answer. So the worker's head then lies between two numbers, and what is owed follows from
-//! both: at the most what the newest head allows, and nothing older than the oldest one does.
+//! read the answer. So the worker's head then lies between two numbers, and what is owed follows
+//! from both: at the most what the newest head allows, and nothing older than the oldest one does.
 
 use fanfare::config::Overflow;
 
