@@ -9,11 +9,11 @@
 //!
 //! 1. **The log is the queue.** The node keeps one [`log`](mod@log) of recent publications. The
 //!    feed's sequencer alone writes it, and all workers read it. Each channel has a deque of its
-//! own    entries. A subscriber owns no queue but a *cursor*: the number of the last publication it
-//! was    given. Live delivery, a slow reader, a resume and a poll are the same act, reading a
-//! channel's    entries after a cursor. A quota is a subtraction; skipping is moving the cursor;
-//! conflating is    moving it over what later entries supersede; a cursor that has fallen off the
-//! log is a *gap*,    and a gap is always reported.
+//!    own entries. A subscriber owns no queue but a *cursor*: the number of the last publication
+//!    it was given. Live delivery, a slow reader, a resume and a poll are the same act, reading a
+//!    channel's entries after a cursor. A quota is a subtraction; skipping is moving the cursor;
+//!    conflating is moving it over what later entries supersede; a cursor that has fallen off the
+//!    log is a *gap*, and a gap is always reported.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
 //!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
 //!    so the simulation in `tests/sim` runs whole workers over networks that lie and a clock it
@@ -228,10 +228,10 @@
 //! - What has left the log is held by conns that have begun to write it, and all of them together
 //!   hold at most `log.pinned_bytes`. Publications and encodings count in one ledger from creation
 //!   to drop ([`frame::ledger`]). Beyond the bound a conn copies a rest that is small beside what
-//! it   keeps in memory; then the conns with the oldest publications are closed
-//! (`worker/pinned.rs`).   Besides, inboxes hold it, which are bounded, and the walks of a worker,
-//! which hold at most a   sixteenth of `log.bytes` or one publication before the rest waits in the
-//! inbox ([`hub::tail`]).
+//!   it keeps in memory; then the conns with the oldest publications are closed
+//!   (`worker/pinned.rs`). Besides, inboxes hold it, which are bounded, and the walks of a worker,
+//!   which hold at most a sixteenth of `log.bytes` or one publication before the rest waits in the
+//!   inbox ([`hub::tail`]).
 //! - Encodings have at most a quarter of `log.bytes`. Beyond that the oldest entries lose theirs
 //!   first; they are made again for a subscriber that comes late.
 //! - A poll's answer is settled before its first byte is written: no publication in it can be

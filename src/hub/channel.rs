@@ -93,7 +93,7 @@ impl Channel {
                 walk.tail.supersede(&entry);
             }
             walk.tail.push(entry);
-            walk.tail.forget(quota, walk.floor);
+            walk.tail.forget(total, quota, walk.floor);
         }
         is_to_queue
     }

@@ -185,14 +185,13 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries that all subscribers were visited for, beyond a quota and the
-    /// newest entry: a conn that is further behind is not given them, or asks the log.
-    pub fn forget(&mut self, quota: Amount, floor: Amount) {
-        let last = self.entries.back();
-        let last = last.map_or_else(Amount::default, |last| Amount::of(&last.publication));
+    /// Drops the oldest entries that all subscribers were visited for, beyond a quota before that
+    /// floor: a conn that was further behind at its visit is not given them, or asks the log.
+    pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
+        let since = total.minus(floor);
         while let Some(first) = self.entries.front()
             && first.before.publications < floor.publications
-            && (self.newest.minus(last).exceeds(quota) || self.entries.len() > ENTRIES_MAX)
+            && (self.newest.minus(since).exceeds(quota) || self.entries.len() > ENTRIES_MAX)
         {
             if !first.is_superseded {
                 self.newest = self.newest.minus(Amount::of(&first.publication));
