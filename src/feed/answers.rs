@@ -1,8 +1,9 @@
 //! What one feeder is owed: answers in the order of its lines and requests, and bytes not yet sent.
 //!
-//! An answer waits until every worker has confirmed; what comes behind it waits with it, so that
-//! order is kept. Bytes go out from one buffer that is given back when it is empty and large. The
-//! feeder stops reading while [`Answers::is_congested`]. No sockets and no clock here.
+//! An answer waits until every worker has confirmed that was sent the publication; what comes
+//! behind it waits with it, so that order is kept. Bytes go out from one buffer that is given back
+//! when it is empty and large. The feeder stops reading while [`Answers::is_congested`]. No sockets
+//! and no clock here.
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;

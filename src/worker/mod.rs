@@ -1,4 +1,5 @@
-//! SHELL: one thread with its own poll, slab, timer wheel and hub; shares nothing mutable.
+//! SHELL: one thread with its own poll, slab, timer wheel and hub. What it shares is the log, which
+//! it only reads, and a few tables and counts that hold for the node.
 //!
 //! A turn has seven verbs, one file each: `poll`, `read`, `accept`, `broadcast`,
 //! `expire`, `flush`, `reap`. Each has a budget, so that no peer and no phase keeps the
