@@ -71,6 +71,7 @@ mod tests {
         let texts = TEXTS.map(|text| Value::String(text.to_owned()));
         match value {
             Value::Integer(number) => vec![Value::Integer(number + 1)],
+            Value::Float(number) => vec![Value::Float(number / 2.0)],
             Value::Boolean(flag) => vec![Value::Boolean(!flag)],
             Value::Array(_) => texts.map(|text| Value::Array(vec![text])).to_vec(),
             _ => texts.to_vec(),

@@ -14,6 +14,7 @@ pub mod listen;
 pub mod namespace;
 pub mod problem;
 pub mod proxy;
+pub mod share;
 pub mod validate;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub use browser::Browser;
 pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 pub use proxy::{ForwardedField, Proxy};
+pub use share::Share;
 
 /// Everything an operator may choose. `Config::default()` is a server that works.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -310,6 +312,8 @@ pub struct LogBounds {
     /// Bytes of publications that have left the log and that conns still hold; 0 is a quarter of
     /// `bytes`.
     pub pinned_bytes: u64,
+    /// Part of `bytes` and `entries` for channels whose namespace lets clients broadcast.
+    pub client_share: Share,
 }
 
 impl Default for LogBounds {
@@ -319,6 +323,7 @@ impl Default for LogBounds {
             entries: 1_000_000,
             age_ms: 60_000,
             pinned_bytes: 0,
+            client_share: Share::HALF,
         }
     }
 }

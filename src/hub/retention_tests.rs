@@ -424,3 +424,29 @@ fn numbers_may_have_holes() {
     hub.evict(Now(u64::MAX / 2), 100);
     assert_eq!(hub.log().len(), 0);
 }
+
+#[test]
+fn channels_in_which_clients_broadcast_take_no_more_than_their_share() {
+    let chat = namespace("chat:*", |n| {
+        n.client_publish = Some(crate::config::ClientPublish::Broadcast);
+    });
+    let mut hub = hub(vec![chat], |c| c.log.bytes = 1 << 20);
+    for _ in 0..10 {
+        publish(&mut hub, "orders", 1_000, 0);
+    }
+    for number in 0..2_000 {
+        publish(&mut hub, &format!("chat:{}", number % 7), 1_000, 0);
+        hub.evict(Now(0), 100);
+        assert!(hub.log_bytes() < 600_000, "a half and the orders");
+    }
+    assert!(hub.log_bytes() > 500_000);
+    assert_eq!(held(&hub)[..10], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+    hub.check_invariants();
+    // What feeders publish has room up to the whole.
+    for _ in 0..2_000 {
+        publish(&mut hub, "orders", 1_000, 0);
+        hub.evict(Now(0), 100);
+    }
+    assert!(hub.log_bytes() > 1_000_000);
+    hub.check_invariants();
+}

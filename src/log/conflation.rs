@@ -44,11 +44,6 @@ impl Newest {
 }
 
 impl Channel {
-    /// Bytes of memory held by the list.
-    pub(super) fn newest_bytes(&self) -> u64 {
-        self.newest.as_ref().map_or(0, |newest| newest.bytes())
-    }
-
     /// Lists the newest entry, and marks the one that it supersedes.
     pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
         let mut newest = self.newest.take().unwrap_or_default();

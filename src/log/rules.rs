@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Amount;
 use super::sync::AtomicU64;
 use crate::config::namespace::{self, Namespace};
-use crate::config::{Config, LogBounds, Overflow, Retention};
+use crate::config::{ClientPublish, Config, LogBounds, Overflow, Retention};
 use crate::id::{ChannelName, Sequence};
 
 /// A channel's place in the table of rules.
@@ -28,6 +28,15 @@ pub struct Rules {
     pub(super) bounds: LogBounds,
 }
 
+/// Channels that share bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Only feeders publish there.
+    Feeders,
+    /// Clients may broadcast there.
+    Clients,
+}
+
 /// What holds for the channels of one namespace.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -37,6 +46,7 @@ pub(super) struct Rule {
     overflow: Overflow,
     /// Index into [`Rules::ages`]; none where the age is the log's.
     pub(super) clock: Option<usize>,
+    pub(super) class: Class,
     /// The newest eviction of any channel that is gone. A channel that is made again may have had
     /// entries up to here.
     forgotten: AtomicU64,
@@ -46,9 +56,15 @@ impl Rules {
     pub(super) fn new(config: &Config, head: Sequence) -> Self {
         let mut ages: Vec<Duration> = Vec::new();
         let whole = config.retention();
-        let in_namespaces = config.namespace.iter().map(|n| config.retention_in(n));
-        let all = std::iter::once(whole).chain(in_namespaces);
-        let table = all.map(|retention| {
+        let in_namespaces = config.namespace.iter().map(|namespace| {
+            let class = match namespace.client_publish {
+                Some(ClientPublish::Broadcast) => Class::Clients,
+                Some(_) | None => Class::Feeders,
+            };
+            (config.retention_in(namespace), class)
+        });
+        let all = std::iter::once((whole, Class::Feeders)).chain(in_namespaces);
+        let table = all.map(|(retention, class)| {
             let Retention {
                 entries,
                 bytes,
@@ -71,6 +87,7 @@ impl Rules {
                 age,
                 overflow,
                 clock,
+                class,
                 forgotten: AtomicU64::new(head.0),
             }
         });
@@ -124,6 +141,11 @@ impl Rules {
 
     pub(super) fn get(&self, index: RuleIndex) -> Option<&Rule> {
         self.table.get(usize::from(index.0))
+    }
+
+    /// With which channels one shares its bounds.
+    pub(super) fn class(&self, index: RuleIndex) -> Class {
+        self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
     /// The newest eviction of any channel with this rule that is gone. Called with the shard of the

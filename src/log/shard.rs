@@ -93,9 +93,11 @@ impl Channel {
         (entry.sequence() == sequence).then_some(entry)
     }
 
-    /// Bytes of memory held by the list of entries.
-    pub(super) fn deque_bytes(&self) -> u64 {
-        (self.entries.capacity() * size_of::<Entry>()) as u64
+    /// Bytes of memory held by the list of entries and by the one for conflation.
+    pub(super) fn bytes_held(&self) -> u64 {
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        let newest = self.newest.as_ref().map_or(0, |newest| newest.bytes());
+        entries as u64 + newest
     }
 
     /// Whether nothing keeps it.

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::order::{Order, Ordered};
-use super::shard::{CHANNEL_BYTES, Channel, Shard, assert_unlocked, key};
-use super::{Amount, ChannelKey, Entry, Log, Stake};
+use super::rules::Class;
+use super::shard::{CHANNEL_BYTES, Channel, assert_unlocked, key};
+use super::{Amount, ChannelKey, Entry, Log, RuleIndex, Stake};
 use crate::config::limits::TRIMS_PER_PUBLICATION_MAX;
 use crate::config::{Config, Overflow};
 use crate::frame::Publication;
@@ -24,18 +25,36 @@ pub struct Writer {
     log: Arc<Log>,
     /// The newest entry's number.
     head: Sequence,
-    order: Order,
+    /// Of channels in which only feeders publish.
+    feeders: Part,
+    /// Of channels in which clients may broadcast.
+    clients: Part,
     clocks: Vec<Clock>,
     /// Channels that may be over their bounds.
     over: VecDeque<ChannelKey>,
+    /// The last eviction ended at its budget.
+    is_cut_short: bool,
+    /// Encodings of entries up to here had their turn to be dropped.
+    swept_until: Sequence,
+    /// Entries that were removed while a shard was locked, to be dropped after that.
+    removed: Vec<(Entry, RuleIndex)>,
+}
+
+/// The entries of channels that share bounds.
+#[derive(Debug, Default)]
+struct Part {
+    order: Order,
     /// Bytes of publications, of the channels' deques, and of what is listed for conflation.
     bytes: u64,
     /// Channels that have entries.
     kept: u64,
-    /// The last eviction ended at its budget.
-    is_cut_short: bool,
-    /// Entries that were removed while a shard was locked, to be dropped after that.
-    removed: Vec<Entry>,
+}
+
+impl Part {
+    /// Bytes of memory without encodings.
+    fn bytes(&self) -> u64 {
+        self.bytes + self.order.bytes() + self.kept * CHANNEL_BYTES
+    }
 }
 
 /// Finds the oldest entry among the channels with one age.
@@ -62,11 +81,11 @@ impl Writer {
             clocks: clocks.collect(),
             log,
             head,
-            order: Order::default(),
+            feeders: Part::default(),
+            clients: Part::default(),
             over: VecDeque::new(),
-            bytes: 0,
-            kept: 0,
             is_cut_short: false,
+            swept_until: Sequence::ZERO,
             removed: Vec::new(),
         }
     }
@@ -153,8 +172,8 @@ impl Writer {
         }
         self.append(channel, publication, key, send);
         drop(shard);
-        self.order
-            .push(Ordered::new(sequence, published, key, rule));
+        let ordered = Ordered::new(sequence, published, key, rule);
+        self.part(rule).order.push(ordered);
         self.drop_removed();
         removed
     }
@@ -167,8 +186,9 @@ impl Writer {
         mut send: impl FnMut(Stake, ChannelKey, Entry),
     ) {
         let sequence = publication.id.sequence;
-        self.bytes += publication.bytes_held();
-        self.kept += u64::from(channel.entries.is_empty());
+        let part = self.part(channel.rule);
+        part.bytes += publication.bytes_held();
+        part.kept += u64::from(channel.entries.is_empty());
         let entry = Entry {
             publication,
             before: channel.total,
@@ -180,17 +200,16 @@ impl Writer {
         for stake in channel.interest.all() {
             send(*stake, key, entry.clone());
         }
-        let before = channel.deque_bytes();
+        let before = channel.bytes_held();
         if channel.entries.capacity() == 0 {
             channel.entries.reserve_exact(1);
         }
         channel.entries.push_back(entry);
-        self.bytes = self.bytes + channel.deque_bytes() - before;
         if self.log.rules.overflow(channel.rule) == Overflow::Conflate {
-            let before = channel.newest_bytes();
             channel.note_newest(&self.log.hasher);
-            self.bytes = self.bytes + channel.newest_bytes() - before;
         }
+        let part = self.part(channel.rule);
+        part.bytes = part.bytes + channel.bytes_held() - before;
     }
 
     /// Removes what is too old and what the bounds for all channels no longer allow, at most `max`
@@ -203,8 +222,7 @@ impl Writer {
             count += 1;
         }
         while count < max
-            && let Some(oldest) = self.order.oldest()
-            && (self.is_full() || now.has_reached(self.too_old(&oldest)))
+            && let Some(oldest) = self.next_to_go(now)
         {
             self.remove_oldest_of(oldest.channel);
             count += 1;
@@ -225,24 +243,37 @@ impl Writer {
 
     /// Lets go of the oldest encodings until the rest has no more than its part of the bound, of at
     /// most `max` entries. They are made again for a subscriber that comes late.
-    fn drop_encodings(&self, max: u32) {
+    fn drop_encodings(&mut self, max: u32) {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        let mut next = self.log.ledger.take_oldest_encoded();
-        let mut left = max;
-        while left > 0
-            && self.log.has_too_many_encodings()
-            && let Some(entry) = self.order.oldest_from(next)
-        {
+        // Late subscribers may need old ones again and again. What lies behind those has its turn
+        // too.
+        let noted = self.log.ledger.take_oldest_encoded();
+        let after_noted = self.drop_encodings_from(noted, max / 2);
+        let from = self.swept_until.max(after_noted);
+        self.swept_until = self.drop_encodings_from(from, max - max / 2);
+        if self.swept_until > self.head {
+            self.swept_until = Sequence::ZERO;
+        }
+        // Those behind it may have some.
+        self.log.ledger.note_encoded(after_noted);
+    }
+
+    /// Returns where it has stopped.
+    fn drop_encodings_from(&self, first: Sequence, max: u32) -> Sequence {
+        let (mut next, mut left) = (first, max);
+        while left > 0 && self.log.has_too_many_encodings() {
+            let Some(entry) = self.oldest_from(next) else {
+                return self.head.next();
+            };
             left -= 1;
             next = entry.sequence.next();
             if let Some(publication) = self.log.publication(entry.channel, entry.sequence) {
                 publication.drop_frames();
             }
         }
-        // Those behind it may have some.
-        self.log.ledger.note_encoded(next);
+        next
     }
 
     /// Removes what the channels' own bounds do not allow and [`Self::publish`] has left, at most
@@ -279,15 +310,15 @@ impl Writer {
         if !self.over.is_empty() || self.is_cut_short || self.log.has_too_many_encodings() {
             return Some(Deadline(0));
         }
-        let oldest = self.order.oldest();
-        let oldest = oldest.map(|oldest| self.too_old(&oldest));
+        let oldest = self.oldest().map(|oldest| self.too_old(&oldest));
         let clocks = self.clocks.iter().filter_map(|clock| clock.due);
         clocks.chain(oldest).min()
     }
 
     /// Gives back memory that is not used.
     pub fn shrink_to_fit(&mut self) {
-        self.order.shrink_to_fit();
+        self.feeders.order.shrink_to_fit();
+        self.clients.order.shrink_to_fit();
         self.over.shrink_to_fit();
         self.removed.shrink_to_fit();
     }
@@ -299,8 +330,7 @@ impl Writer {
     }
 
     fn bytes_without_encodings(&self) -> u64 {
-        let channels = self.kept * CHANNEL_BYTES;
-        self.bytes + self.order.bytes() + channels
+        self.feeders.bytes() + self.clients.bytes()
     }
 
     /// Shows readers and gauges how much there is.
@@ -308,15 +338,54 @@ impl Writer {
         let shown = &self.log.shown;
         let bytes = self.bytes_without_encodings();
         shown.bytes.store(bytes, Ordering::Relaxed);
-        shown.entries.store(self.order.len(), Ordering::Relaxed);
-        let oldest = self.order.oldest();
+        shown.entries.store(self.len(), Ordering::Relaxed);
+        let oldest = self.oldest();
         let oldest = oldest.map_or(Sequence::ZERO, |oldest| oldest.sequence);
         shown.oldest.store(oldest.0, Ordering::Relaxed);
     }
 
+    fn part(&mut self, rule: RuleIndex) -> &mut Part {
+        match self.log.rules.class(rule) {
+            Class::Feeders => &mut self.feeders,
+            Class::Clients => &mut self.clients,
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.feeders.order.len() + self.clients.order.len()
+    }
+
+    /// The oldest entry of all.
+    fn oldest(&self) -> Option<Ordered> {
+        let parts = [&self.feeders, &self.clients].into_iter();
+        let oldest = parts.filter_map(|part| part.order.oldest());
+        oldest.min_by_key(|entry| entry.sequence)
+    }
+
+    /// The oldest entry with this number or a later one.
+    fn oldest_from(&self, sequence: Sequence) -> Option<Ordered> {
+        let parts = [&self.feeders, &self.clients].into_iter();
+        let oldest = parts.filter_map(|part| part.order.oldest_from(sequence));
+        oldest.min_by_key(|entry| entry.sequence)
+    }
+
+    /// The entry that is too old, or that the bounds for all channels do not allow.
+    fn next_to_go(&self, now: Now) -> Option<Ordered> {
+        let bounds = &self.log.rules.bounds;
+        let share = bounds.client_share;
+        let has_too_much = self.clients.bytes() > share.of(bounds.bytes)
+            || self.clients.order.len() > share.of(bounds.entries);
+        if has_too_much {
+            return self.clients.order.oldest();
+        }
+        let oldest = self.oldest()?;
+        let has_to_go = self.is_full() || now.has_reached(self.too_old(&oldest));
+        has_to_go.then_some(oldest)
+    }
+
     fn is_full(&self) -> bool {
         let bounds = &self.log.rules.bounds;
-        self.bytes() > bounds.bytes || self.order.len() > bounds.entries
+        self.bytes() > bounds.bytes || self.len() > bounds.entries
     }
 
     fn too_old(&self, entry: &Ordered) -> Deadline {
@@ -340,66 +409,71 @@ impl Writer {
             return;
         };
         channel.evicted = entry.sequence();
-        let before = channel.newest_bytes() + channel.deque_bytes();
+        let before = channel.bytes_held();
         channel.forget_newest(&entry, &self.log.hasher);
         let room = channel.entries.capacity();
         if room > 16 && channel.entries.len() * 4 < room {
             channel.entries.shrink_to(channel.entries.len() * 2);
         }
-        self.bytes = self.bytes + channel.newest_bytes() + channel.deque_bytes() - before;
-        self.bytes -= entry.publication.bytes_held();
-        self.kept -= u64::from(channel.entries.is_empty());
-        self.removed.push(entry);
+        let part = self.part(channel.rule);
+        part.bytes = part.bytes + channel.bytes_held() - before;
+        part.bytes -= entry.publication.bytes_held();
+        part.kept -= u64::from(channel.entries.is_empty());
+        self.removed.push((entry, channel.rule));
     }
 
     /// Removes the oldest entry of a channel.
     fn remove_oldest_of(&mut self, key: ChannelKey) {
         let log = Arc::clone(&self.log);
         let mut shard = log.shards.write(key);
-        if let Some(shard) = shard.as_deref_mut() {
-            self.remove_oldest_in(&log, shard, key);
+        if let Some(shard) = shard.as_deref_mut()
+            && let Some(channel) = shard.get_mut(key.place())
+        {
+            self.remove_first(channel);
+            if channel.entries.is_empty() {
+                self.part(channel.rule).bytes -= channel.bytes_held();
+                channel.entries = VecDeque::new();
+            }
+            shard.drop_if_abandoned(&log, key.place());
         }
         drop(shard);
         self.drop_removed();
     }
 
-    fn remove_oldest_in(&mut self, log: &Log, shard: &mut Shard, key: ChannelKey) {
-        if let Some(channel) = shard.get_mut(key.place()) {
-            self.remove_first(channel);
-            if channel.entries.is_empty() {
-                self.bytes -= channel.deque_bytes();
-                channel.entries = VecDeque::new();
-            }
-        }
-        shard.drop_if_abandoned(log, key.place());
-    }
-
     /// Drops what was removed, now that no shard is locked.
     fn drop_removed(&mut self) {
         assert_unlocked();
-        for entry in self.removed.drain(..) {
-            let was_listed = self.order.remove(entry.sequence());
+        let mut removed = std::mem::take(&mut self.removed);
+        for (entry, rule) in removed.drain(..) {
+            let was_listed = self.part(rule).order.remove(entry.sequence());
             debug_assert!(was_listed, "{:?} is not in order", entry.sequence());
             entry.publication.leave_log();
         }
+        self.removed = removed;
     }
 
     /// The next entry of a clock: when it is too old, and its channel, of which it is the oldest.
     fn look(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
-        let this = self.clocks.get_mut(clock)?;
-        this.due = None;
-        while let Some(entry) = self.order.oldest_from(this.next) {
-            this.next = entry.sequence;
+        let this = self.clocks.get(clock)?;
+        let (mut next, age) = (this.next, this.age);
+        let mut found = None;
+        while let Some(entry) = self.oldest_from(next) {
+            next = entry.sequence;
             let rule = self.log.rules.get(entry.rule);
             if rule.is_some_and(|rule| rule.clock == Some(clock)) {
-                let due = entry.published.after(this.age);
-                this.due = Some(due);
-                return Some((due, entry.channel));
+                found = Some((entry.published.after(age), entry.channel));
+                break;
             }
-            this.next = this.next.next();
+            next = next.next();
         }
-        this.next = self.head.next();
-        None
+        if found.is_none() {
+            next = self.head.next();
+        }
+        if let Some(this) = self.clocks.get_mut(clock) {
+            this.next = next;
+            this.due = found.map(|(due, _)| due);
+        }
+        found
     }
 
     /// Panics if the parts of the log disagree. For tests.
@@ -408,19 +482,20 @@ impl Writer {
         self.show();
         self.log.check_invariants();
         assert!(self.removed.is_empty());
-        let held = self.log.shards.each().map(|(_, shard)| {
-            shard.channels().fold((0, 0), |(count, bytes), channel| {
+        let mut held = [(0, 0), (0, 0)];
+        for (_, shard) in self.log.shards.each() {
+            for channel in shard.channels() {
                 let entries = channel.entries.iter();
-                let held: u64 = entries.map(|entry| entry.publication.bytes_held()).sum();
-                let held = held + channel.newest_bytes() + channel.deque_bytes();
-                (count + u64::from(!channel.entries.is_empty()), bytes + held)
-            })
-        });
-        let held = held.fold((0, 0), |sum, this| (sum.0 + this.0, sum.1 + this.1));
-        assert_eq!(
-            (self.kept, self.bytes),
-            held,
-            "channels with entries, bytes"
-        );
+                let bytes: u64 = entries.map(|entry| entry.publication.bytes_held()).sum();
+                let (kept, sum) = match self.log.rules.class(channel.rule) {
+                    Class::Feeders => &mut held[0],
+                    Class::Clients => &mut held[1],
+                };
+                *kept += u64::from(!channel.entries.is_empty());
+                *sum += bytes + channel.bytes_held();
+            }
+        }
+        let counted = [&self.feeders, &self.clients].map(|part| (part.kept, part.bytes));
+        assert_eq!(counted, held, "channels with entries, bytes");
     }
 }

@@ -329,6 +329,7 @@ impl Draft {
         let value = match default {
             Value::Integer(_) => text.trim().parse().map(Value::Integer).ok(),
             Value::Boolean(_) => text.trim().parse().map(Value::Boolean).ok(),
+            Value::Float(_) => text.trim().parse().map(Value::Float).ok(),
             Value::Array(_) => Some(Value::Array(
                 text.split(',')
                     .map(str::trim)
@@ -336,7 +337,7 @@ impl Draft {
                     .map(|item| Value::String(String::from(item)))
                     .collect(),
             )),
-            Value::String(_) | Value::Float(_) | Value::Datetime(_) | Value::Table(_) => {
+            Value::String(_) | Value::Datetime(_) | Value::Table(_) => {
                 Some(Value::String(String::from(text)))
             }
         };

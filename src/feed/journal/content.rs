@@ -78,12 +78,14 @@ pub(super) fn is_forgotten(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Share;
 
     const BOUNDS: LogBounds = LogBounds {
         bytes: 1_000_000,
         entries: 10,
         age_ms: 1_000,
         pinned_bytes: 0,
+        client_share: Share::HALF,
     };
 
     fn content(records: u64, dedupe: Option<&str>) -> Content {
