@@ -113,15 +113,11 @@ impl Sequencer {
             saying,
             verdict,
         };
-        let mailbox = self.mailboxes.get(usize::from(to.worker));
-        match mailbox.map(|mailbox| mailbox.post(Mail::Direct(direct))) {
-            Some(Posted::AtOnce) => {}
-            Some(Posted::AfterWait) => self.metrics.inbox_waits.increment(),
-            Some(Posted::WorkerGone) | None => {
-                if let Some(verdict) = unheard {
-                    verdict.decide(Delivery::NoConn);
-                }
-            }
+        let posted = self.send(usize::from(to.worker), Mail::Direct(direct));
+        if posted == Posted::WorkerGone
+            && let Some(verdict) = unheard
+        {
+            verdict.decide(Delivery::NoConn);
         }
     }
 
@@ -134,14 +130,11 @@ impl Sequencer {
             farewell,
             receipt: self.receipt_of_workers(),
         });
-        for mailbox in &self.mailboxes {
-            match mailbox.post(Mail::Revoke(Arc::clone(&revocation))) {
-                Posted::AtOnce => {}
-                Posted::AfterWait => self.metrics.inbox_waits.increment(),
-                Posted::WorkerGone => {
-                    // Who asked settles after this.
-                    let _is_last = revocation.receipt.confirm(0);
-                }
+        for worker in 0..self.mailboxes.len() {
+            let mail = Mail::Revoke(Arc::clone(&revocation));
+            if self.send(worker, mail) == Posted::WorkerGone {
+                // The feeder that asked is answered after this.
+                let _is_last = revocation.receipt.confirm(0);
             }
         }
         revocation
@@ -155,15 +148,11 @@ impl Sequencer {
         let counts: Counts = counts
             .map(|name| (name, self.receipt_of_workers()))
             .collect();
-        for mailbox in &self.mailboxes {
-            match mailbox.post(Mail::Count(Arc::clone(&counts))) {
-                Posted::AtOnce => {}
-                Posted::AfterWait => self.metrics.inbox_waits.increment(),
-                Posted::WorkerGone => {
-                    for (_, receipt) in counts.iter() {
-                        // Who asked settles after this.
-                        let _is_last = receipt.confirm(0);
-                    }
+        for worker in 0..self.mailboxes.len() {
+            if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
+                for (_, receipt) in counts.iter() {
+                    // The feeder that asked is answered after this.
+                    let _is_last = receipt.confirm(0);
                 }
             }
         }
@@ -172,21 +161,37 @@ impl Sequencer {
 
     /// Has the workers report who comes to these channels and leaves them. The receipt is
     /// complete when all of them do.
-    pub(super) fn watch(&self, watch: &Arc<Watch>, receipt: &Arc<Receipt>) {
-        for mailbox in &self.mailboxes {
+    pub(super) fn watch(&mut self, watch: &Arc<Watch>, receipt: &Arc<Receipt>) {
+        for worker in 0..self.mailboxes.len() {
             let mail = Mail::Watch {
                 watch: Arc::clone(watch),
                 receipt: Arc::clone(receipt),
             };
-            match mailbox.post(mail) {
-                Posted::AtOnce => {}
-                Posted::AfterWait => self.metrics.inbox_waits.increment(),
-                Posted::WorkerGone => {
-                    // It has nothing to report. Who asked settles after this.
-                    let _is_last = receipt.confirm(0);
-                }
+            if self.send(worker, mail) == Posted::WorkerGone {
+                // It has nothing to report. The feeder that asked is answered after this.
+                let _is_last = receipt.confirm(0);
             }
         }
+    }
+
+    /// Posts a mail to one worker; keeps the log's bounds while its inbox is full.
+    fn send(&mut self, worker: usize, mail: Mail) -> Posted {
+        let Self {
+            writer,
+            mailboxes,
+            metrics,
+            clock,
+            ..
+        } = self;
+        let Some(mailbox) = mailboxes.get(worker) else {
+            return Posted::WorkerGone;
+        };
+        let meanwhile = || keep_bounds(writer, metrics, clock.now());
+        let posted = mailbox.post_and_meanwhile(mail, meanwhile);
+        if posted == Posted::AfterWait {
+            metrics.inbox_waits.increment();
+        }
+        posted
     }
 
     /// A receipt that is complete when each worker has confirmed once.
@@ -239,7 +244,10 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
-        self.writer.announce(self.head.sequence);
+        // Numbers behind this batch may still be taken back.
+        if let Some(last) = self.batch.last() {
+            self.writer.announce(last.publication.id.sequence);
+        }
         let mut receipts = Vec::new();
         for Staged {
             publication,
@@ -266,27 +274,13 @@ impl Sequencer {
 
     /// Posts what was added to the log; waits for workers that lag.
     fn post_outgoing(&mut self) {
-        let Self {
-            writer,
-            outgoing,
-            mailboxes,
-            metrics,
-            clock,
-            ..
-        } = self;
-        while let Some((worker, batch)) = outgoing.take() {
-            let Some(mailbox) = mailboxes.get(worker) else {
-                continue;
-            };
+        while let Some((worker, batch)) = self.outgoing.take() {
             let receipts: Vec<_> = batch.iter().filter_map(|i| i.receipt.clone()).collect();
-            let meanwhile = || keep_bounds(writer, metrics, clock.now());
-            match mailbox.post_and_meanwhile(Mail::Publish(batch), meanwhile) {
-                Posted::AtOnce => {}
-                Posted::AfterWait => metrics.inbox_waits.increment(),
+            if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
                 // It has no subscribers any more.
-                Posted::WorkerGone => receipts.iter().for_each(|receipt| {
+                receipts.iter().for_each(|receipt| {
                     let _is_last = receipt.confirm(0);
-                }),
+                });
             }
         }
     }

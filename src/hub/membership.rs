@@ -78,7 +78,7 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        let Some((index, standing)) = self.channel_for(name, known) else {
+        let Some((index, standing, added)) = self.channel_for(name, known) else {
             return JoinOutcome::ServerFull;
         };
         let Some(channel) = self.channels.get_mut(index.0 as usize) else {
@@ -107,8 +107,10 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        if self.has_next(subscription) {
-            self.replays.insert(slot, self.head);
+        // What was there when the conn came counts for no quota, also what this worker has yet to
+        // take in.
+        if self.has_next(subscription) || added > self.head {
+            self.replays.insert(slot, added.max(self.head));
         }
         JoinOutcome::Joined(start)
     }
@@ -218,17 +220,17 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// The channel with this name here, which is made if it has no subscribers yet, and how it
-    /// stands.
+    /// The channel with this name here, which is made if it has no subscribers yet; how it
+    /// stands; and the newest number in the log of a channel that is made, else zero.
     fn channel_for(
         &mut self,
         name: &ChannelName,
         known: Option<ChannelIndex>,
-    ) -> Option<(ChannelIndex, Standing)> {
+    ) -> Option<(ChannelIndex, Standing, Sequence)> {
         if let Some(index) = known {
             let key = self.channel(index)?.key;
             let standing = self.log.standing(key, self.head)?;
-            return Some((index, standing));
+            return Some((index, standing, Sequence::ZERO));
         }
         let entry = self.channels.vacant_entry();
         let place = u32::try_from(entry.key()).ok()?;
@@ -244,7 +246,7 @@ impl Hub {
         }
         // Even if it has left the log: then there is a gap to report.
         self.note_late(index, standing.next, last);
-        Some((index, standing))
+        Some((index, standing, last))
     }
 
     fn leave_channel_if_empty(&mut self, index: ChannelIndex) {
@@ -253,7 +255,9 @@ impl Hub {
         if channel.is_some_and(|channel| channel.subscribers.is_empty()) {
             let channel = self.channels.remove(place);
             self.held_bytes -= channel.held_bytes();
-            self.late.retain(|(_, late), _| *late != index);
+            if !self.late.is_empty() {
+                self.late.retain(|(_, late), _| *late != index);
+            }
             self.log.leave(channel.key, self.worker);
         }
     }

@@ -124,6 +124,8 @@ pub struct Hub {
     merge: Vec<serve::Source>,
     /// Entries of the log that are planned to be written.
     fetched: Vec<tail::Served>,
+    /// Most entries that the plan under way fetches of a channel at a time.
+    fetch_max: usize,
     /// A plan has left something out that the log has evicted.
     has_found_loss: bool,
 }
@@ -177,6 +179,7 @@ impl Hub {
             subscribers: 0,
             merge: Vec::new(),
             fetched: Vec::new(),
+            fetch_max: 1,
             has_found_loss: false,
         }
     }

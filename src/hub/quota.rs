@@ -122,11 +122,12 @@ impl Hub {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;
         };
-        let is_over = self.subscriptions(slot).iter().all(|subscription| {
+        let mut subscriptions = self.subscriptions(slot).iter();
+        let is_over = subscriptions.all(|subscription| {
             let next = self.before_next(*subscription);
             next.is_none_or(|(next, _)| next > until)
         });
-        if is_over {
+        if is_over && self.head >= until {
             self.replays.remove(&slot);
         }
     }

@@ -89,6 +89,8 @@ impl Hub {
         let conflates = !self.conflating.is_empty() && self.conflating.contains(&slot);
         let has_history = !self.initial.of(slot).is_empty();
         let mut sources = std::mem::take(&mut self.merge);
+        // What several channels have together is merged, and most of it is for later plans.
+        self.fetch_max = (GATHER_SLICES_MAX / self.subscriptions(slot).len().max(1)).max(1);
         self.find_sources(slot, &mut sources);
         let mut bytes = 0;
         // One source for most conns; for the others the smallest sequence number goes first.
@@ -224,7 +226,7 @@ impl Hub {
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
-        let (position, most) = (source.next, GATHER_SLICES_MAX);
+        let (position, most) = (source.next, self.fetch_max);
         let evicted = self.log.fetch(key, position, self.head, most, entries);
         let first = self.fetched.get(index)?;
         (evicted <= position).then_some(Source {

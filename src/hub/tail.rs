@@ -180,7 +180,9 @@ impl Tail {
         if last.is_some_and(|last| last.sequence() != entry.previous) {
             self.clear();
         }
-        self.newest = self.newest.plus(Amount::of(&entry.publication));
+        if !entry.is_superseded {
+            self.newest = self.newest.plus(Amount::of(&entry.publication));
+        }
         self.bytes += entry.publication.bytes_held();
         self.entries.push_back(entry.into());
     }

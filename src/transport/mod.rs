@@ -87,7 +87,7 @@ impl Poll {
         self.terms_mut().end_with(reason);
         context.ask(Effect::Answer {
             since: None,
-            is_up_to_date: reason.is_none(),
+            is_up_to_date: matches!(reason, None | Some(CloseReason::Done)),
         });
     }
 

@@ -29,8 +29,10 @@ impl<N: Net> Worker<N> {
         match posted <= self.hub.head().sequence {
             true => self.answer(id, since),
             false => {
-                self.to_answer.push_back((posted, id, since));
-                self.awaiting_answer.insert(id);
+                // Its timer may have fired while it waits.
+                if self.awaiting_answer.insert(id) {
+                    self.to_answer.push_back((posted, id, since));
+                }
                 // Until then it has a timer like any other conn.
                 let again = Duration::from_millis(ANSWER_WAIT_MS);
                 self.arm(id, self.running.now().after(again));
