@@ -198,7 +198,9 @@ impl Link {
         answer.left = answer.left.checked_sub(taken).expect("a longer content");
         if taken == 2 && incoming.starts_with(b"]}") {
             assert_eq!(answer.left, 0, "a shorter content");
-            let is_empty = answer.is_first && !answer.has_gap;
+            // A long poll may report a gap before its worker has taken in what is acknowledged.
+            let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
+            let is_empty = answer.is_first && (is_short || !answer.has_gap);
             self.finish_answer(answer.id, is_empty, facts);
         } else {
             self.polls.answer = Some(answer);
@@ -298,9 +300,7 @@ impl Link {
             Ask::First | Ask::Last(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
         };
         self.ledger.caught_up(id, since, facts);
-        // One that waits may have something to report before its worker is that far.
-        let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
-        if (is_empty || is_short) && !self.polls.is_last {
+        if is_empty && !self.polls.is_last {
             self.check_acknowledged(&asked, id, facts);
         }
         self.seen.push(Seen::Position(id));
@@ -314,8 +314,9 @@ impl Link {
 }
 
 impl Link {
-    /// An answer brings, or begins to bring, what had been acknowledged to its feeder when the poll
-    /// was sent. An empty one stands for having everything.
+    /// An answer without publications has a position before which nothing is owed that had been
+    /// acknowledged to its feeder when the poll was sent. An answer with publications begins to
+    /// bring that. The ledger finds what it skips, and what it brings may have expired since.
     fn check_acknowledged(&self, asked: &Asked, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
             let since = match asked.ask {
