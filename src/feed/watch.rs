@@ -160,18 +160,24 @@ mod tests {
     use crate::feed::listener;
     use crate::sys::clock::Clock;
 
+    /// A socket named `feed.sock` in a folder, its watch, and the health that this reports to.
+    fn watched(folder: &Path) -> (UnixListener, SocketWatch, Arc<Health>) {
+        let config = Config {
+            feed: folder.join("feed.sock"),
+            ..Config::default()
+        };
+        let (listener, file) = listener::listen(&config).unwrap();
+        let health = Arc::new(Health::default());
+        let watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
+        (listener, watch, health)
+    }
+
     #[test]
     fn listener_that_cannot_be_used_is_a_fault_until_one_can() {
         let place = tempfile::tempdir().unwrap();
-        let config = Config {
-            feed: place.path().join("feed.sock"),
-            ..Config::default()
-        };
-        let (_listener, file) = listener::listen(&config).unwrap();
-        let health = Arc::new(Health::default());
-        let mut watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
+        let (_listener, mut watch, health) = watched(place.path());
         let now = Clock::start().now();
-        std::fs::remove_file(&config.feed).unwrap();
+        std::fs::remove_file(place.path().join("feed.sock")).unwrap();
         for _ in 0..2 {
             let refused = watch.check(now, |_| Err(io::ErrorKind::StorageFull.into()));
             assert!(refused.is_none());
@@ -187,13 +193,7 @@ mod tests {
     #[test]
     fn lock_that_another_process_has_taken_is_reported_by_itself() {
         let place = tempfile::tempdir().unwrap();
-        let config = Config {
-            feed: place.path().join("feed.sock"),
-            ..Config::default()
-        };
-        let (_listener, file) = listener::listen(&config).unwrap();
-        let health = Arc::new(Health::default());
-        let mut watch = SocketWatch::new(SocketPlace::Bound(file), Arc::clone(&health));
+        let (_listener, mut watch, health) = watched(place.path());
         let now = Clock::start().now();
         let lock_path = place.path().join("feed.sock.lock");
         std::fs::remove_file(&lock_path).unwrap();
