@@ -61,7 +61,7 @@ pub const BROWSER_ORIGINS_MAX: usize = 64;
 pub const LISTENERS_MAX: usize = 64;
 /// Conns accepted in one turn.
 pub const ACCEPTS_PER_TURN_MAX: u32 = 128;
-/// Publications appended to the log in one turn.
+/// Publications that a worker takes from its inbox in one turn.
 pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
 /// Timers that fire in one turn.
 pub const EXPIRES_PER_TURN_MAX: u32 = 2048;

@@ -520,15 +520,15 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The gaps known by now are told. With them the client has everything up to a position.
-    pub fn handle_gaps_told(
+    /// The client has received all known gaps. With them it has everything up to a position.
+    pub fn handle_gaps_sent(
         &mut self,
         reached: Cursor,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         if let Some(transport) = self.open_transport() {
-            transport.handle_gaps_told(reached, out);
+            transport.handle_gaps_sent(reached, out);
         }
         self.settle(out, context);
     }

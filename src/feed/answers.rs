@@ -32,7 +32,7 @@ const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 pub(super) struct Ack {
     /// Its number, or that of the publication it repeats.
     pub(super) id: Cursor,
-    /// Complete when every log has it; `None` if nothing was sent.
+    /// Complete when each worker with subscribers of it has taken it in; `None` if none has any.
     pub(super) receipt: Option<Arc<Receipt>>,
     /// What became of it in the journal, if there is one.
     pub(super) commit: Option<Arc<Commit>>,

@@ -262,7 +262,7 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // Only now does whoever asks for them, on any worker, get the publications.
+        // A client that asks for the publications after this line receives them on each worker.
         for receipt in receipts {
             let subscribers = 0;
             // The feed is awake and settles its answers after posting.

@@ -76,8 +76,8 @@ impl Ledger {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// No publication of the log with a lower number has encodings. Whoever asks notes what it has
-    /// left.
+    /// No publication of the log with a lower number has encodings. The caller notes where it
+    /// stopped with [`Self::note_encoded`].
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
     }

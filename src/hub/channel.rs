@@ -83,7 +83,7 @@ impl Channel {
         let (last, total) = (entry.sequence(), entry.total());
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
-            // How the channel stood was told with what the log had evicted above the head.
+            // The floor came with the channel's standing, which counts evictions above the head.
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > entry.before.publications {
                     *floor = entry.before;

@@ -229,7 +229,7 @@ mod tests {
         hub.release_walked();
     }
 
-    /// What the conn is told and given until nothing is left, and which of it has the mark.
+    /// Serves the conn until nothing is left: its gaps, and its publications with their marks.
     fn serve(hub: &mut Node, slot: u32) -> (Vec<Gap>, Vec<(u64, bool)>) {
         let (mut gaps, mut given) = (Vec::new(), Vec::new());
         loop {

@@ -33,8 +33,8 @@ impl Hub {
     }
 
     /// The position up to which the conn in a slot is given everything: the one before the next
-    /// publication that it is owed, if there is one. Where the log has evicted some of what
-    /// follows, that is the position from where it is to be told.
+    /// publication that it is owed, if there is one. If the log has evicted some of what follows,
+    /// it is the position at which the gap begins.
     #[must_use]
     pub fn reached(&self, slot: u32) -> Cursor {
         let subscriptions = self.subscriptions(slot).iter();
@@ -116,7 +116,7 @@ impl Hub {
     }
 
     /// Whether what follows a position, to which the conn in a slot has everything, is in the older
-    /// half of what the log may hold, or gone. A client that stays there would soon be told of a
+    /// half of what the log may hold, or gone. A client that stays there would soon receive a
     /// gap, perhaps without need, although nothing happens on its channels.
     #[must_use]
     pub fn is_sinking(&self, slot: u32, position: Sequence, now: Now) -> bool {

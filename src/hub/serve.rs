@@ -99,7 +99,7 @@ impl Hub {
             && let Some(source) = sources.iter_mut().min_by_key(|source| source.next)
             && let Some(entry) = self.held(source.held).filter(|_| source.next != END)
         {
-            // The conn is told of what is superseded before what follows it.
+            // The gap of superseded publications is sent before the publication that follows it.
             if conflates && entry.is_superseded && !planned.is_empty() {
                 break;
             }

@@ -279,7 +279,7 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
             ..namespace("c1")
         }];
     });
-    // Nobody is subscribed to c2, which gets its first publication last.
+    // Channel c2 has no subscribers. It gets its first publication last.
     for sequence in 1..=20 {
         let channel = u8::from(sequence % 2 == 1);
         hub.publish(publication(&hub, sequence, channel, 1), Now(0));

@@ -332,7 +332,7 @@ impl Client {
         }
     }
 
-    /// Panics if it was told of a gap.
+    /// Panics if it received a gap.
     fn check_without_loss(&self, published: &[(u64, &str)]) {
         self.check(published);
         let has_loss = |event: &Event| matches!(event, Event::Lost(..));

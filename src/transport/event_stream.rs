@@ -106,7 +106,7 @@ impl EventStream {
 
     /// Tells a gap. The client keeps its position: the gap is one channel's, and publications of
     /// another channel before the gap's end may still be owed. A client that resumes from before
-    /// that end is given what the log has after its position, or is told of the gap once more.
+    /// that end receives what the log has after its position, or the gap once more.
     pub(super) fn handle_gap(
         &self,
         channel: &ChannelName,
@@ -124,7 +124,7 @@ impl EventStream {
 
     /// Writes the position after the gaps. The stream may have no further publication for a long
     /// time, and its client is not told of the same gaps again if it comes back before that.
-    pub(super) fn handle_gaps_told(&self, reached: Cursor, out: &mut Vec<u8>) {
+    pub(super) fn handle_gaps_sent(&self, reached: Cursor, out: &mut Vec<u8>) {
         if self.phase == Phase::Streaming {
             let mut block = Vec::with_capacity(64);
             push_position_event(Some(reached), &mut block);
@@ -418,7 +418,7 @@ mod tests {
         let (stream, _) = open(StreamBody::UntilClose, &[joined_at(1, None)], &mut world);
         let mut out = Vec::new();
         stream.handle_gap(&channel("a"), &gap(60), &mut out, &world.context());
-        stream.handle_gaps_told(cursor(64), &mut out);
+        stream.handle_gaps_sent(cursor(64), &mut out);
         let out = String::from_utf8(out).unwrap();
         let (gap, position) = out.split_once("\n\n").unwrap();
         assert!(gap.starts_with("event: fanfare.gap\ndata: ") && !gap.contains("\nid: "));

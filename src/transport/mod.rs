@@ -261,10 +261,10 @@ impl Transport {
         }
     }
 
-    /// The gaps known by now are told. With them the client has everything up to a position.
-    pub fn handle_gaps_told(&self, reached: Cursor, out: &mut Vec<u8>) {
+    /// The client has received all known gaps. With them it has everything up to a position.
+    pub fn handle_gaps_sent(&self, reached: Cursor, out: &mut Vec<u8>) {
         match self {
-            Self::EventStream(stream) => stream.handle_gaps_told(reached, out),
+            Self::EventStream(stream) => stream.handle_gaps_sent(reached, out),
             // Its client has a position for each channel: where the channel's gap ends.
             Self::WebSocket(_) => {}
         }

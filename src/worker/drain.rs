@@ -96,8 +96,8 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Starts to drain when that is ordered. What waits in the inbox is still appended and given,
-    /// as far as there is time.
+    /// Starts to drain when that is ordered. What waits in the inbox is still taken in and sent, as
+    /// far as there is time.
     pub(super) fn drain_if_ordered(&mut self) {
         if self.draining.is_none()
             && let Some(order) = self.parts.inbox.drain_order()

@@ -420,10 +420,10 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // What the log has evicted meanwhile is told before a position is named.
+        // Gaps of what the log has evicted meanwhile are sent before a position is named.
         if !self.hub.has_loss(id.slot) {
             self.call(id, |conn, out, context| {
-                conn.handle_gaps_told(reached, out, context);
+                conn.handle_gaps_sent(reached, out, context);
             });
         }
     }

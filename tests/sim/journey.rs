@@ -66,7 +66,7 @@ impl Journey {
         }
     }
 
-    /// The client comes back from here. What was told beyond may come after all, or be told again.
+    /// The client resumes from here. What a gap beyond it covered may still come, or the gap again.
     pub(crate) fn go_on_from(&mut self, position: u64) {
         for reached in self.channels.values_mut().flatten() {
             for (_, until) in &mut reached.missing {
@@ -83,7 +83,7 @@ impl Journey {
         };
         let (given, again) = (reached.given.min(until), reached.again);
         let came = facts.between(channel, since.max(again), given);
-        assert!(came.is_empty(), "{came:?} came, and are told as missing");
+        assert!(came.is_empty(), "{came:?} came, and a gap covers them");
         for (from, to) in &reached.missing {
             let twice = facts.between(channel, since.max(*from), until.min(*to));
             assert!(twice.is_empty(), "{twice:?} are missing twice");
@@ -117,7 +117,7 @@ impl Journey {
                 let gap = told
                     .clone()
                     .find(|(since, until)| (since + 1..=*until).contains(&sequence));
-                assert_eq!(gap, None, "{sequence} came, which was told as missing");
+                assert_eq!(gap, None, "{sequence} came, which a gap covers");
                 let lost = facts.first_owed(channel, reached.last(), sequence - 1);
                 assert_eq!(lost, None, "lost between {reached:?} and {sequence}");
                 reached.given = sequence;

@@ -566,7 +566,7 @@ impl Ledger {
         }
         assert!(since < told.until, "{told:?} is empty");
         let missing = facts.between(told.channel, since, told.until);
-        // Up to where a channel has lost something is not known where it comes anew to a worker.
+        // A worker on which a channel is new does not know where the channel's loss ends.
         let is_vague = told.cause == "expired" && told.missed.is_none();
         assert!(
             is_vague || missing.last() == Some(&told.until),

@@ -115,7 +115,7 @@ impl Link {
         self.last_id = id;
     }
 
-    /// All gaps of the opening are told: the other channels start where it says.
+    /// All gaps of the opening have come: the other channels start at its position.
     fn finish_opening(&mut self, position: u64, facts: &Facts) {
         self.is_opened = true;
         for channel in self.channels.clone() {

@@ -1,4 +1,4 @@
-//! What follows the chaos: the calm, in which everybody has to be served, and the drain.
+//! What follows the chaos: the calm, in which each client has to be served, and the drain.
 
 use fanfare::config::limits::{RECONNECTS_MS_MIN, RESTART_MS};
 use fanfare::worker::inbox::DrainOrder;
@@ -94,7 +94,7 @@ impl World {
         self.turns + TURNS_MAX * self.node.workers.len() as u64
     }
 
-    /// One publication in each channel, each of which everybody must get.
+    /// Publishes once in each channel. Each subscriber must receive its channel's.
     pub(super) fn publish_one_by_one(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         for channel in 0..self.facts.names.len() {
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// Every worker has everything, and so has everybody else.
+    /// Every worker has everything, and so has every client.
     pub(super) fn check_calm(&self) {
         for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
@@ -154,7 +154,7 @@ impl World {
         self.facts.ended_us = self.machine.now_us();
     }
 
-    /// Everybody who is served is told goodbye, also who comes in the middle of it.
+    /// The drain closes each served conn in order, also one that opens during it.
     pub(super) fn drain_in_peace(&mut self) {
         for _ in 0..3 {
             let now_us = self.machine.now_us();

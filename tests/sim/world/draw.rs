@@ -48,8 +48,8 @@ pub(super) fn draw_config(random: &mut fastrand::Rng) -> Config {
     config
 }
 
-/// Bounds that nobody reaches who behaves, but where there is no room anyway; and whether the peers
-/// are proxies whose word counts, each of which has clients in turn.
+/// Draws bounds that a well-behaved peer reaches only in a crowded life, and whether the peers are
+/// trusted proxies, each of which has clients in turn.
 pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
     let limits = &mut config.limits;
     match (random.u32(0..6), is_crowded) {

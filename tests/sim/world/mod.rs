@@ -1,7 +1,7 @@
 //! One seeded life of a node: chaos, then calm, then its end.
 //!
 //! In the chaos everything that can go wrong does. In the calm the network is perfect, peers behave
-//! and time passes, so that everybody must be served to the last publication. At the end the
+//! and time passes, so that each client must receive the last publication. At the end the
 //! workers drain, sometimes out of the chaos itself. Everything is drawn from the seed: also how
 //! many workers there are, and which of them turns next. Here are the beginning, the chaos and the
 //! step; [`calm`] has what follows, [`node`] the workers, [`draw`] what is drawn before.
@@ -66,7 +66,7 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// Not everybody finds room.
+    /// There is not room for each client.
     is_crowded: bool,
     /// No worker waits for its turn so long that it is late.
     is_punctual: bool,
