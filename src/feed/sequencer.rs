@@ -199,9 +199,14 @@ impl Sequencer {
         Receipt::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
-    /// Removes from the log what its bounds no longer allow.
-    pub(super) fn evict(&mut self) {
-        keep_bounds(&mut self.writer, &self.metrics, self.clock.now());
+    /// Removes from the log what its bounds no longer allow, and shows how much there is.
+    pub(super) fn evict_if_due(&mut self, now: Now) {
+        let due = self.next_eviction();
+        if due.is_some_and(|due| now.has_reached(due)) {
+            keep_bounds(&mut self.writer, &self.metrics, now);
+        }
+        // Workers add encodings meanwhile.
+        show_log(&self.writer, &self.metrics);
     }
 
     /// When the next publication has to be removed from the log.
@@ -268,7 +273,7 @@ impl Sequencer {
             // The feed is awake and settles its answers after posting.
             let _is_last = receipt.confirm(subscribers);
         }
-        self.evict();
+        keep_bounds(&mut self.writer, &self.metrics, self.clock.now());
         Handed::Over
     }
 
@@ -407,10 +412,14 @@ impl Sequencer {
     }
 }
 
-/// Removes from the log what its bounds no longer allow, and shows how much there is.
+/// Removes from the log what its bounds no longer allow, and shows what is left.
 fn keep_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
     let evicted = writer.trim(EVICTIONS_PER_TURN_MAX) + writer.evict(now, EVICTIONS_PER_TURN_MAX);
     metrics.evicted.add(u64::from(evicted));
+    show_log(writer, metrics);
+}
+
+fn show_log(writer: &Writer, metrics: &FeedMetrics) {
     metrics.log_entries.set(writer.log().len());
     metrics.log_bytes.set(writer.log().bytes());
 }

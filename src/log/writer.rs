@@ -237,7 +237,9 @@ impl Writer {
             }
         }
         self.is_cut_short = count >= max;
-        self.show();
+        if count > 0 {
+            self.show();
+        }
         count
     }
 
@@ -300,7 +302,9 @@ impl Writer {
             drop(shard);
             self.drop_removed();
         }
-        self.show();
+        if count > 0 {
+            self.show();
+        }
         count
     }
 
@@ -310,7 +314,10 @@ impl Writer {
         if !self.over.is_empty() || self.is_cut_short || self.log.has_too_many_encodings() {
             return Some(Deadline(0));
         }
-        let oldest = self.oldest().map(|oldest| self.too_old(&oldest));
+        let oldest = self.oldest().map(|oldest| match self.is_full() {
+            true => Deadline(0),
+            false => self.too_old(&oldest),
+        });
         let clocks = self.clocks.iter().filter_map(|clock| clock.due);
         clocks.chain(oldest).min()
     }
