@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
@@ -186,7 +187,7 @@ impl Answers {
     }
 
     /// Turns what is complete into bytes, up to the first answer that is not.
-    pub(super) fn settle(&mut self, date: HttpDate) {
+    pub(super) fn settle(&mut self, date: SystemTime) {
         while let Some(waiting) = self.waiting.front() {
             let Some(acks) = push_settled(waiting, date, &mut self.unsent) else {
                 return;
@@ -275,7 +276,7 @@ fn ok_line(line: u64) -> Vec<u8> {
 
 /// What is owed for something, as bytes, and how many acknowledgements that was; nothing while it
 /// is not complete.
-fn push_settled(waiting: &Waiting, date: HttpDate, out: &mut Vec<u8>) -> Option<usize> {
+fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
     match waiting {
         Waiting::Confirmation { line, receipt } => {
             receipt.subscribers()?;
@@ -371,7 +372,12 @@ pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// A refused request's answer (RFC 9457).
-pub(super) fn problem(problem: &Problem, is_last: bool, is_head: bool, date: HttpDate) -> Vec<u8> {
+pub(super) fn problem(
+    problem: &Problem,
+    is_last: bool,
+    is_head: bool,
+    date: SystemTime,
+) -> Vec<u8> {
     let title = reason(problem.status);
     let mut body = b"{\"type\":\"about:blank\",\"title\":\"".to_vec();
     body.extend_from_slice(title.as_bytes());
@@ -441,7 +447,7 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
 }
 
 /// Appends a response if it is complete, and says whether it was.
-fn push_response(response: &Response, date: HttpDate, out: &mut Vec<u8>) -> bool {
+fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bool {
     let outcomes: Option<Vec<_>> = response.acks.iter().map(Ack::outcome).collect();
     let Some(outcomes) = outcomes else {
         return false;
@@ -489,13 +495,13 @@ struct Head {
     field: Option<&'static str>,
     length: usize,
     is_last: bool,
-    date: HttpDate,
+    date: SystemTime,
 }
 
 impl std::fmt::Display for Head {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status))?;
-        write!(f, "Date: {}\r\n", self.date)?;
+        write!(f, "Date: {}\r\n", HttpDate::from(self.date))?;
         write!(f, "Content-Type: {}\r\n", self.content_type)?;
         write!(f, "Content-Length: {}\r\n", self.length)?;
         if let Some(field) = self.field {
@@ -535,6 +541,8 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
     use crate::id::{Epoch, Sequence};
 
@@ -550,7 +558,7 @@ mod tests {
     }
 
     fn text(answers: &mut Answers) -> String {
-        answers.settle(HttpDate::from(std::time::UNIX_EPOCH));
+        answers.settle(UNIX_EPOCH);
         let text = String::from_utf8(answers.unsent().to_vec()).unwrap();
         answers.advance(text.len());
         text
@@ -608,12 +616,7 @@ mod tests {
             index: Some(3),
             ..Problem::new(405, "method_not_allowed", "a \"quoted\" word")
         };
-        let whole = problem(
-            &refused,
-            false,
-            false,
-            HttpDate::from(std::time::UNIX_EPOCH),
-        );
+        let whole = problem(&refused, false, false, UNIX_EPOCH);
         let whole = String::from_utf8(whole).unwrap();
         assert!(whole.contains("Allow: POST\r\n"));
         let (_, body) = whole.split_once("\r\n\r\n").unwrap();
@@ -623,7 +626,7 @@ mod tests {
              \"detail\":\"a \\\"quoted\\\" word\",\"error\":\"method_not_allowed\",\
              \"code\":\"method_not_allowed\",\"index\":3}\n"
         );
-        let head = problem(&refused, false, true, HttpDate::from(std::time::UNIX_EPOCH));
+        let head = problem(&refused, false, true, UNIX_EPOCH);
         assert!(head.ends_with(b"\r\n\r\n"));
     }
 

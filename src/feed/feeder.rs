@@ -12,8 +12,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use httpdate::HttpDate;
-
 use super::answers::{self, Answers, Response};
 use super::consumer::{NoticeShare, Wants};
 use super::decode::{Decoder, Item};
@@ -144,6 +142,12 @@ impl Feeder {
         self.answers.is_waiting()
     }
 
+    /// Whether room in its socket matters: it is owed what the kernel did not take, or it consumes,
+    /// and then what it has read decides what it is given next.
+    pub(super) fn awaits_room(&self) -> bool {
+        !self.socket.is_writable || self.wants.is_some()
+    }
+
     /// When the feeder is dropped although it has not hung up.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         match self.phase {
@@ -159,8 +163,8 @@ impl Feeder {
 
     /// One turn: answers, one read, and what comes of it.
     pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> Next {
-        // The calendar is only needed for the `Date` of HTTP answers; reading it costs no call.
-        let date = HttpDate::from(SystemTime::now());
+        // Only the `Date` of HTTP answers needs the calendar; to look at it costs no system call.
+        let date = SystemTime::now();
         self.answers.settle(date);
         self.write();
         match self.phase {
@@ -181,7 +185,7 @@ impl Feeder {
         }
     }
 
-    fn take_in(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
+    fn take_in(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         if self.answers.is_congested() {
             return;
         }
@@ -216,7 +220,7 @@ impl Feeder {
     }
 
     /// Decodes straight from the read buffer if nothing was left over.
-    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: HttpDate) {
+    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
         if !self.rest.is_empty() {
             self.rest.drain(..self.rest_start);
             self.rest_start = 0;
@@ -228,7 +232,7 @@ impl Feeder {
             .extend_from_slice(fresh.get(used..).unwrap_or_default());
     }
 
-    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
+    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
@@ -241,7 +245,7 @@ impl Feeder {
     }
 
     /// Decodes until bytes are lacking or the feeder is owed too much, and says how far it came.
-    fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: HttpDate) -> usize {
+    fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: SystemTime) -> usize {
         let mut used = 0;
         loop {
             self.is_stalled = self.answers.is_congested();
@@ -261,7 +265,7 @@ impl Feeder {
         used
     }
 
-    fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: HttpDate) {
+    fn handle(&mut self, item: Item, intake: &mut Intake, now: Now, date: SystemTime) {
         match item {
             Item::Command {
                 line,
@@ -293,7 +297,13 @@ impl Feeder {
         }
     }
 
-    fn handle_request(&mut self, request: Request, intake: &mut Intake, now: Now, date: HttpDate) {
+    fn handle_request(
+        &mut self,
+        request: Request,
+        intake: &mut Intake,
+        now: Now,
+        date: SystemTime,
+    ) {
         let is_last = request.is_last;
         match request.outcome {
             Ok(publish) => {
@@ -319,7 +329,7 @@ impl Feeder {
     }
 
     /// The feeder has sent its last byte.
-    fn end(&mut self, intake: &mut Intake, now: Now, date: HttpDate) {
+    fn end(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start = 0;

@@ -94,6 +94,8 @@ struct FeedLoop {
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
+    /// When the last poll returned.
+    now: Now,
     /// The clock by which consumers are judged.
     running: Running,
     wake: Arc<Wake>,
@@ -152,6 +154,7 @@ impl FeedLoop {
             metrics,
             config: parts.config,
             clock: parts.clock,
+            now: parts.clock.now(),
             running: Running::new(parts.clock.now()),
             wake: parts.wake,
             stop,
@@ -164,7 +167,8 @@ impl FeedLoop {
         while !self.has_stopped() {
             let timeout = self.timeout(self.clock.now());
             let polled = self.poll.poll(&mut readiness, timeout);
-            self.running.advance(self.clock.now(), timeout);
+            self.now = self.clock.now();
+            self.running.advance(self.now, timeout);
             match polled {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -175,7 +179,7 @@ impl FeedLoop {
             }
             self.note(&readiness);
             self.expire();
-            self.intake.sequencer.evict();
+            self.intake.sequencer.evict_if_due(self.now);
             self.check_files();
             self.turn_feeders();
             self.turn_upstream();
@@ -232,6 +236,7 @@ impl FeedLoop {
                     if let Some(feeder) = self.feeders.get_mut(slot) {
                         let known = &mut feeder.socket;
                         known.is_readable |= event.is_readable() || event.is_read_closed();
+                        known.is_read_closed |= event.is_read_closed();
                         known.is_writable |= event.is_writable() || event.is_write_closed();
                         known.is_hung_up |= event.is_write_closed();
                         queue(feeder, slot, &mut self.ready);
@@ -242,7 +247,7 @@ impl FeedLoop {
     }
 
     fn expire(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         if self
             .accept_again
             .is_some_and(|again| now.has_reached(again))
@@ -254,7 +259,7 @@ impl FeedLoop {
 
     /// Looks whether the socket and the journal are still there, now and then.
     fn check_files(&mut self) {
-        let now = self.clock.now();
+        let now = self.now;
         if !now.has_reached(self.check_files_at) {
             return;
         }
@@ -306,8 +311,38 @@ impl FeedLoop {
             feeder.is_queued = false;
             match feeder.turn(&mut self.intake, self.clock.now()) {
                 Next::Again => queue(feeder, slot, &mut self.ready),
-                Next::Gone => self.remove(slot),
+                Next::Gone => {
+                    self.remove(slot);
+                    continue;
+                }
                 Next::Wait => {}
+            }
+            self.watch_for_room(slot);
+        }
+    }
+
+    /// Has the kernel report room in a feeder's socket if that matters. It would do so each time
+    /// that a feeder has read an answer, and wake the loop for nothing.
+    fn watch_for_room(&mut self, slot: usize) {
+        let Some(feeder) = self.feeders.get_mut(slot) else {
+            return;
+        };
+        let is_awaited = feeder.awaits_room();
+        if is_awaited == feeder.socket.is_room_reported {
+            return;
+        }
+        let interest = match is_awaited {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let fd = feeder.as_raw_fd();
+        let registry = self.poll.registry();
+        match registry.reregister(&mut SourceFd(&fd), Token(slot), interest) {
+            Ok(()) => feeder.socket.is_room_reported = is_awaited,
+            Err(error) => {
+                debug_assert!(false, "{error}");
+                tracing::error!(%error, "cannot wait for room in a feeder's socket");
+                self.remove(slot);
             }
         }
     }
@@ -315,13 +350,12 @@ impl FeedLoop {
     /// What workers report goes to consumers, and answers go back to clients.
     fn turn_upstream(&mut self) {
         self.show_wants();
-        let now = self.clock.now();
         let mut touched = Vec::new();
         let sequencer = &mut self.intake.sequencer;
         self.upstream.turn(
             &mut self.feeders,
             sequencer,
-            now,
+            self.now,
             self.running.now(),
             &mut touched,
         );
@@ -409,9 +443,8 @@ impl FeedLoop {
         }
         let admitted = Feeder::new(stream, self.config.limits).and_then(|feeder| {
             let entry = self.feeders.vacant_entry();
-            let both = Interest::READABLE | Interest::WRITABLE;
-            register(&self.poll, &feeder, Token(entry.key()), both)?;
             let slot = entry.key();
+            register(&self.poll, &feeder, Token(slot), Interest::READABLE)?;
             queue(entry.insert(feeder), slot, &mut self.ready);
             Ok(())
         });

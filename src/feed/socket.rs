@@ -14,11 +14,16 @@ use crate::sys::kernel_tls::unacknowledged_bytes;
 
 /// A connected stream with what is known of its readiness.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a report of its own")]
 pub(super) struct Socket {
     stream: UnixStream,
     pub(super) peer: Peer,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
+    /// Whether the kernel reports room: see [`super::feeder::Feeder::awaits_room`].
+    pub(super) is_room_reported: bool,
+    /// The peer sends no more: what it has sent ends with an empty read.
+    pub(super) is_read_closed: bool,
     /// Nobody reads any more at the other end.
     pub(super) is_hung_up: bool,
     /// What the peer had not read when that was looked at last, in bytes of the kernel's memory.
@@ -63,12 +68,16 @@ impl Socket {
             // Whatever came before the registration is found by trying.
             is_readable: true,
             is_writable: true,
+            is_room_reported: false,
+            is_read_closed: false,
             is_hung_up: false,
             unread: 0,
             read_by_peer: 0,
         })
     }
 
+    /// Reads once. A read that leaves room in the buffer has taken all that there was (epoll(7)):
+    /// what comes later is reported.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         loop {
             match self.stream.read(buffer) {
@@ -76,7 +85,10 @@ impl Socket {
                     self.is_readable = false;
                     return ReadOutcome::End;
                 }
-                Ok(bytes) => return ReadOutcome::Bytes(bytes),
+                Ok(bytes) => {
+                    self.is_readable = bytes == buffer.len() || self.is_read_closed;
+                    return ReadOutcome::Bytes(bytes);
+                }
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => {
