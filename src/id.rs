@@ -7,7 +7,8 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
 
 /// The longest channel name, in bytes.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
@@ -148,7 +149,10 @@ const RESERVED_CHANNELS: &str = "fanfare:";
 /// Names that begin with `fanfare:` are reserved for the server. `*` is the mark of patterns: a
 /// subscriber to a channel of the name `prices:*` would wait for ever. Cloning shares the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ChannelName(Arc<str>);
+pub struct ChannelName(ArcStr);
+
+// There is one in each record of a channel.
+const _: () = assert!(size_of::<ChannelName>() == 8);
 
 /// Why a text is not a channel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -211,7 +215,7 @@ impl ChannelName {
             .find(|(_, c)| c.is_control() || c.is_whitespace())
         {
             Some((at, _)) => Err(ChannelNameError::Character { at }),
-            None => Ok(Self(Arc::from(text))),
+            None => Ok(Self(ArcStr::from(text))),
         }
     }
 
