@@ -30,7 +30,7 @@ pub struct Channel {
     pub subscribers: Subscribers,
 }
 
-const _: () = assert!(size_of::<Channel>() <= 104);
+const _: () = assert!(size_of::<Channel>() == 64);
 
 /// What is being brought to a channel's subscribers.
 #[derive(Debug, Default)]

@@ -14,10 +14,38 @@
 //! publication
 //! ```
 
-/// Slots of the subscribers of one channel.
+/// Slots of the subscribers of one channel. Most channels have one, which is kept in place.
 #[derive(Clone, Debug, Default)]
-pub struct Subscribers {
+pub enum Subscribers {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(One),
+    /// Several.
+    Many(Box<Many>),
+}
+
+const _: () = assert!(size_of::<Subscribers>() == 16);
+
+/// The only subscriber of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct One {
+    slot: u32,
+    /// How many of the marks are behind it: `end` comes first, and `again` last.
+    marks: u8,
+}
+
+/// Several subscribers of a channel.
+#[derive(Clone, Debug)]
+pub struct Many {
     slots: Vec<u32>,
+    marks: Marks,
+}
+
+/// Where the sections of the list end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
     /// The places before this one get another pass.
     again: u32,
     /// The next place to visit in this pass.
@@ -39,88 +67,175 @@ pub enum Step {
 }
 
 impl Subscribers {
+    fn slots(&self) -> &[u32] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => std::slice::from_ref(&one.slot),
+            Self::Many(many) => &many.slots,
+        }
+    }
+
+    fn marks(&self) -> Marks {
+        match self {
+            Self::None => Marks::default(),
+            Self::One(one) => Marks::of_one(one.marks),
+            Self::Many(many) => many.marks,
+        }
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> u32 {
-        u32::try_from(self.slots.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.slots().len()).unwrap_or(u32::MAX)
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.slots().is_empty()
     }
 
     /// Whether somebody is still to be visited.
     #[must_use]
     pub fn is_walking(&self) -> bool {
-        self.next < self.end || self.again > 0
+        self.marks().are_walking()
     }
 
     /// Whether those already visited are to be visited once more.
     #[must_use]
     pub fn has_second_pass(&self) -> bool {
-        self.again > 0
+        self.marks().again > 0
     }
 
     /// Adds a slot and returns its place. It is not visited for what was published before.
     pub fn push(&mut self, slot: u32) -> u32 {
         let place = self.len();
-        self.slots.push(slot);
+        match self {
+            Self::None => *self = Self::One(One { slot, marks: 0 }),
+            Self::One(one) => {
+                *self = Self::Many(Box::new(Many {
+                    slots: vec![one.slot, slot],
+                    marks: Marks::of_one(one.marks),
+                }));
+            }
+            Self::Many(many) => many.slots.push(slot),
+        }
         place
     }
 
     /// Takes out the slot at a place. Each slot that moves is reported with its new place.
-    pub fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
+    pub fn remove(&mut self, place: u32, moved: impl FnMut(u32, u32)) {
         debug_assert!(place < self.len());
-        // Close the hole section by section, so that no slot changes its section.
-        let mut hole = place;
-        for mark in [&mut self.again, &mut self.next, &mut self.end] {
-            if hole < *mark {
-                *mark -= 1;
-                hole = fill(&mut self.slots, hole, *mark, &mut moved);
+        match self {
+            Self::None | Self::One(_) => *self = Self::None,
+            Self::Many(many) => {
+                many.remove(place, moved);
+                if let [slot] = *many.slots {
+                    let marks = many.marks.as_one();
+                    *self = Self::One(One { slot, marks });
+                }
             }
-        }
-        let last = self.len().saturating_sub(1);
-        fill(&mut self.slots, hole, last, &mut moved);
-        self.slots.pop();
-        if self.slots.is_empty() {
-            self.slots = Vec::new();
-        } else if self.slots.len() * 4 < self.slots.capacity() {
-            self.slots.shrink_to(self.slots.len() * 2);
         }
     }
 
     /// Marks everybody as behind. True if a walk begins with this; false if one is under way and
     /// goes on.
     pub fn mark_behind(&mut self) -> bool {
-        let begins = !self.is_walking();
-        if begins {
-            self.next = 0;
-        }
-        self.again = self.next;
-        self.end = self.len();
-        begins && self.end > 0
+        let len = self.len();
+        self.change_marks(|marks| marks.mark_behind(len))
     }
 
     /// Takes the next step of the walk.
     pub fn step(&mut self) -> Step {
-        if self.next < self.end {
-            let visit = self.slots.get(self.next as usize).copied();
-            self.next += 1;
-            return visit.map_or(Step::Done, Step::Visit);
-        }
-        if self.again > 0 {
-            self.end = std::mem::take(&mut self.again);
-            self.next = 0;
-            return Step::NextPass;
-        }
-        Step::Done
+        let place = match self.change_marks(Marks::step) {
+            Ok(place) => place,
+            Err(step) => return step,
+        };
+        let visit = self.slots().get(place as usize).copied();
+        visit.map_or(Step::Done, Step::Visit)
     }
 
     /// Every slot, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.slots.iter().copied()
+        self.slots().iter().copied()
+    }
+
+    fn change_marks<T>(&mut self, change: impl FnOnce(&mut Marks) -> T) -> T {
+        let mut marks = self.marks();
+        let result = change(&mut marks);
+        match self {
+            Self::None => debug_assert!(!marks.are_walking()),
+            Self::One(one) => one.marks = marks.as_one(),
+            Self::Many(many) => many.marks = marks,
+        }
+        result
+    }
+}
+
+impl Many {
+    fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
+        // Close the hole section by section, so that no slot changes its section.
+        let mut hole = place;
+        let Marks { again, next, end } = &mut self.marks;
+        for mark in [again, next, end] {
+            if hole < *mark {
+                *mark -= 1;
+                hole = fill(&mut self.slots, hole, *mark, &mut moved);
+            }
+        }
+        let last = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        fill(&mut self.slots, hole, last.saturating_sub(1), &mut moved);
+        self.slots.pop();
+        if self.slots.len() * 4 < self.slots.capacity() {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
+    }
+}
+
+impl Marks {
+    /// Those of a list of one.
+    fn of_one(behind: u8) -> Self {
+        Self {
+            again: u32::from(behind > 2),
+            next: u32::from(behind > 1),
+            end: u32::from(behind > 0),
+        }
+    }
+
+    /// How many are behind the only slot of a list.
+    fn as_one(self) -> u8 {
+        [self.again, self.next, self.end]
+            .map(|mark| u8::from(mark > 0))
+            .iter()
+            .sum()
+    }
+
+    fn are_walking(self) -> bool {
+        self.next < self.end || self.again > 0
+    }
+
+    fn mark_behind(&mut self, len: u32) -> bool {
+        let begins = !self.are_walking();
+        if begins {
+            self.next = 0;
+        }
+        self.again = self.next;
+        self.end = len;
+        begins && self.end > 0
+    }
+
+    /// The next place to visit.
+    fn step(&mut self) -> Result<u32, Step> {
+        if self.next < self.end {
+            self.next += 1;
+            return Ok(self.next - 1);
+        }
+        if self.again > 0 {
+            self.end = std::mem::take(&mut self.again);
+            self.next = 0;
+            return Err(Step::NextPass);
+        }
+        Err(Step::Done)
     }
 }
 
@@ -213,7 +328,7 @@ mod tests {
                 }
                 prop_assert_eq!(subscribers.len() as usize, places.len());
                 for (slot, place) in &places {
-                    prop_assert_eq!(subscribers.slots[*place as usize], *slot);
+                    prop_assert_eq!(subscribers.slots()[*place as usize], *slot);
                 }
                 prop_assert_eq!(subscribers.is_walking(), !owed.is_empty());
             }
