@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use hashbrown::hash_table::{Entry as Place, HashTable};
 
-use super::shard::Channel;
+use super::shard::History;
 use super::{Amount, Entry};
 use crate::id::Sequence;
 
@@ -43,7 +43,7 @@ impl Newest {
     }
 }
 
-impl Channel {
+impl History {
     /// Lists the newest entry, and marks the one that it supersedes.
     pub(super) fn note_newest(&mut self, hasher: &impl BuildHasher) {
         let mut newest = self.newest.take().unwrap_or_default();

@@ -35,12 +35,12 @@ pub struct Standing {
 
 impl Channel {
     fn standing(&self, key: ChannelKey, horizon: Sequence) -> Standing {
-        let (last, total) = match self.entries.get(self.index_after(horizon)) {
+        let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // Later entries are not known yet.
             Some(later) => (later.previous, later.before),
-            None => (self.last, self.total),
+            None => (self.last(), self.total()),
         };
-        let first = self.entries.front();
+        let first = self.entries().front();
         let begin = first.map_or(horizon, |first| first.sequence().before());
         Standing {
             key,
@@ -60,11 +60,11 @@ impl Channel {
             // Which ones have left the log is not known.
             return Some(number.next());
         }
-        let next = match self.entries.get(self.index_after(number)) {
+        let next = match self.entries().get(self.index_after(number)) {
             // One before it has left the log.
             Some(later) if later.previous > number => later.previous,
             Some(later) => later.sequence(),
-            None => self.last,
+            None => self.last(),
         };
         (next > number).then_some(next)
     }
@@ -104,11 +104,14 @@ impl Log {
             return None;
         }
         channel.interest.add(stake);
-        let total = channel.total;
-        let behind = channel.entries.range(channel.index_after(horizon)..);
+        let total = channel.total();
+        let behind = channel.entries().range(channel.index_after(horizon)..);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned());
-        Some((channel.standing(key(number, place), horizon), channel.last))
+        Some((
+            channel.standing(key(number, place), horizon),
+            channel.last(),
+        ))
     }
 
     /// A worker has no subscribers of a channel any more. The channel goes if it has no entries.
@@ -150,7 +153,7 @@ impl Log {
         let Some(channel) = shard.get(key.place()) else {
             return Sequence::ZERO;
         };
-        let behind = channel.entries.range(channel.index_after(position)..);
+        let behind = channel.entries().range(channel.index_after(position)..);
         let known = behind.take_while(|entry| entry.sequence() <= horizon);
         entries.extend(known.take(max).cloned().map(T::from));
         channel.evicted.min(horizon)
@@ -167,7 +170,7 @@ impl Log {
     ) -> Option<(Sequence, Amount)> {
         let shard = self.shards.read(key)?;
         let channel = shard.get(key.place())?;
-        let next = channel.entries.get(channel.index_after(position))?;
+        let next = channel.entries().get(channel.index_after(position))?;
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
@@ -188,7 +191,7 @@ impl Log {
         let end = channel.index_after(horizon);
         let oldest = end.saturating_sub(count as usize);
         // Later entries are not known yet.
-        let oldest = channel.entries.get(oldest).filter(|_| oldest < end)?;
+        let oldest = channel.entries().get(oldest).filter(|_| oldest < end)?;
         Some(oldest.sequence().before())
     }
 
@@ -215,7 +218,8 @@ impl Log {
         horizon: Sequence,
     ) -> Option<(Sequence, u64)> {
         let shard = self.shards.read(key)?;
-        shard.get(key.place())?.superseded_run(position, horizon)
+        let history = shard.get(key.place())?.history()?;
+        history.superseded_run(position, horizon)
     }
 
     /// What follows a position, up to a horizon, and is not superseded.
@@ -223,8 +227,9 @@ impl Log {
     pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Sequence) -> Amount {
         let shard = self.shards.read(key);
         let channel = shard.as_ref().and_then(|shard| shard.get(key.place()));
-        channel.map_or_else(Amount::default, |channel| {
-            channel.newest_after(position, horizon)
+        let history = channel.and_then(|channel| channel.history());
+        history.map_or_else(Amount::default, |history| {
+            history.newest_after(position, horizon)
         })
     }
 
@@ -253,7 +258,7 @@ impl Log {
     pub fn publications(&self) -> Vec<Arc<Publication>> {
         let mut all = Vec::new();
         for (_, shard) in self.shards.each() {
-            let entries = shard.channels().flat_map(|channel| &channel.entries);
+            let entries = shard.channels().flat_map(|channel| channel.entries());
             all.extend(entries.map(|entry| Arc::clone(&entry.publication)));
         }
         all
@@ -268,7 +273,11 @@ impl Log {
         let (_, shard) = self.shards.read_by_hash(hash);
         let newest = shard.as_ref().and_then(|shard| {
             let channel = shard.get(shard.find(hash, name)?)?;
-            channel.newest.as_ref().map(|newest| newest.counts())
+            channel
+                .history()?
+                .newest
+                .as_ref()
+                .map(|newest| newest.counts())
         });
         newest.unwrap_or_default()
     }
@@ -296,7 +305,7 @@ impl Log {
         let (_, shard) = self.shards.read_by_hash(hash);
         let shard = shard?;
         let channel = shard.get(shard.find(hash, name)?)?;
-        end(&channel.entries).map(Entry::sequence)
+        end(channel.entries()).map(Entry::sequence)
     }
 
     /// Panics if a channel's parts disagree. For tests.
@@ -314,9 +323,9 @@ impl Log {
                 );
                 channel.check_entries();
                 channels += 1;
-                entries += channel.entries.len() as u64;
+                entries += channel.entries().len() as u64;
                 subscribed += u64::from(!channel.interest.is_none());
-                let entries = channel.entries.iter();
+                let entries = channel.entries().iter();
                 let frames = entries.filter_map(|entry| entry.publication.made_frames());
                 encoded += frames.map(|frames| frames.bytes_held()).sum::<u64>();
             }
@@ -332,14 +341,14 @@ impl Channel {
     fn check_entries(&self) {
         let mut previous = self.evicted;
         let mut before = None;
-        for entry in &self.entries {
+        for entry in self.entries() {
             assert!(entry.sequence() > previous, "numbers of {:?}", self.name);
             assert!(before.is_none_or(|before| before == entry.before));
             assert!(entry.previous <= previous, "a hole in {:?}", self.name);
             (previous, before) = (entry.sequence(), Some(entry.total()));
         }
-        if !self.entries.is_empty() {
-            assert_eq!((previous, before), (self.last, Some(self.total)));
+        if !self.entries().is_empty() {
+            assert_eq!((previous, before), (self.last(), Some(self.total())));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! nor calls the system: debug builds assert with [`assert_unlocked`] that it holds no lock.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -26,45 +27,111 @@ const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) name: ChannelName,
-    /// Oldest first, with rising numbers and ordinals without holes.
-    pub(super) entries: VecDeque<Entry>,
-    /// Its newest publication, whether the log still has it or not. A channel that is made may have
-    /// had one up to here before.
-    pub(super) last: Sequence,
     /// Its newest publication that has left the log. A subscriber that stands before it has missed
-    /// something.
+    /// something. A channel that is made may have had one up to here before.
     pub(super) evicted: Sequence,
-    /// Everything published in it since it exists.
-    pub(super) total: Amount,
+    /// None before the first publication.
+    history: Option<Box<History>>,
     pub(super) interest: Interest,
-    /// Only where the channel conflates and has entries.
-    pub(super) newest: Option<Box<Newest>>,
     pub(super) rule: RuleIndex,
     /// Whether the writer has it on its list of channels that are over their bounds.
     pub(super) is_over_queued: bool,
 }
 
-/// Bytes of memory for a channel itself: its slot, and its place in a directory that doubles as it
-/// grows.
-pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 16) as u64;
+/// What was published in a channel.
+#[derive(Debug)]
+pub(super) struct History {
+    /// Oldest first, with rising numbers and ordinals without holes.
+    pub(super) entries: VecDeque<Entry>,
+    /// The newest publication, whether the log still has it or not.
+    pub(super) last: Sequence,
+    /// Everything published in it since it exists.
+    pub(super) total: Amount,
+    /// Only where the channel conflates and has entries.
+    pub(super) newest: Option<Box<Newest>>,
+}
 
-const _: () = assert!(CHANNEL_BYTES <= 144);
+/// Bytes of memory for a channel with entries: its slot, its place in a directory that doubles as
+/// it grows, and its history without what that lists.
+pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 16 + size_of::<History>()) as u64;
+
+const _: () = assert!(size_of::<Channel>() == 48);
+const _: () = assert!(CHANNEL_BYTES == 128);
+
+/// The entries of a channel in which nothing was published.
+static NO_ENTRIES: VecDeque<Entry> = VecDeque::new();
 
 impl Channel {
     fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
         Self {
             name,
-            entries: VecDeque::new(),
-            last: evicted,
             evicted,
-            total: Amount::default(),
+            history: None,
             interest: Interest::None,
-            newest: None,
             rule,
             is_over_queued: false,
         }
     }
 
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
+    }
+
+    pub(super) fn history_mut(&mut self) -> Option<&mut History> {
+        self.history.as_deref_mut()
+    }
+
+    /// Its history, to add an entry.
+    pub(super) fn begin_history(&mut self) -> &mut History {
+        let last = self.evicted;
+        self.history.get_or_insert_with(|| {
+            Box::new(History {
+                entries: VecDeque::new(),
+                last,
+                total: Amount::default(),
+                newest: None,
+            })
+        })
+    }
+
+    pub(super) fn entries(&self) -> &VecDeque<Entry> {
+        self.history()
+            .map_or(&NO_ENTRIES, |history| &history.entries)
+    }
+
+    /// Its newest publication, whether the log still has it or not.
+    pub(super) fn last(&self) -> Sequence {
+        self.history().map_or(self.evicted, |history| history.last)
+    }
+
+    /// Everything published in it since it exists.
+    pub(super) fn total(&self) -> Amount {
+        self.history()
+            .map_or_else(Amount::default, |history| history.total)
+    }
+
+    /// The index of the first entry behind a position.
+    pub(super) fn index_after(&self, position: Sequence) -> usize {
+        self.history()
+            .map_or(0, |history| history.index_after(position))
+    }
+
+    pub(super) fn get(&self, sequence: Sequence) -> Option<&Entry> {
+        self.history()?.get(sequence)
+    }
+
+    /// Bytes of memory held by the list of entries and by the one for conflation.
+    pub(super) fn bytes_held(&self) -> u64 {
+        self.history().map_or(0, History::bytes_held)
+    }
+
+    /// Whether nothing keeps it.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.entries().is_empty() && self.interest.is_none()
+    }
+}
+
+impl History {
     /// The index of the first entry behind a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         // Most positions are at one of the ends.
@@ -78,19 +145,31 @@ impl Channel {
     }
 
     pub(super) fn get(&self, sequence: Sequence) -> Option<&Entry> {
-        let index = self
-            .entries
-            .partition_point(|entry| entry.sequence() < sequence);
-        let entry = self.entries.get(index)?;
+        let entry = self.entries.get(self.index_of(sequence))?;
         (entry.sequence() == sequence).then_some(entry)
     }
 
     pub(super) fn get_mut(&mut self, sequence: Sequence) -> Option<&mut Entry> {
-        let index = self
-            .entries
-            .partition_point(|entry| entry.sequence() < sequence);
+        let index = self.index_of(sequence);
         let entry = self.entries.get_mut(index)?;
         (entry.sequence() == sequence).then_some(entry)
+    }
+
+    /// Takes the oldest entry out, and gives back room that is not used.
+    pub(super) fn remove_first(&mut self, hasher: &impl BuildHasher) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.forget_newest(&entry, hasher);
+        let (room, len) = (self.entries.capacity(), self.entries.len());
+        if room > 16 && len * 4 < room {
+            self.entries.shrink_to(len * 2);
+        }
+        Some(entry)
+    }
+
+    /// The index of the first entry with this number or a later one.
+    fn index_of(&self, sequence: Sequence) -> usize {
+        self.entries
+            .partition_point(|entry| entry.sequence() < sequence)
     }
 
     /// Bytes of memory held by the list of entries and by the one for conflation.
@@ -98,11 +177,6 @@ impl Channel {
         let entries = self.entries.capacity() * size_of::<Entry>();
         let newest = self.newest.as_ref().map_or(0, |newest| newest.bytes());
         entries as u64 + newest
-    }
-
-    /// Whether nothing keeps it.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.entries.is_empty() && self.interest.is_none()
     }
 }
 

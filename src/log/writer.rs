@@ -188,25 +188,26 @@ impl Writer {
         let sequence = publication.id.sequence;
         let part = self.part(channel.rule);
         part.bytes += publication.bytes_held();
-        part.kept += u64::from(channel.entries.is_empty());
+        part.kept += u64::from(channel.entries().is_empty());
         let entry = Entry {
             publication,
-            before: channel.total,
-            previous: channel.last,
+            before: channel.total(),
+            previous: channel.last(),
             is_superseded: false,
         };
-        channel.last = sequence;
-        channel.total = entry.total();
         for stake in channel.interest.all() {
             send(*stake, key, entry.clone());
         }
         let before = channel.bytes_held();
-        if channel.entries.capacity() == 0 {
-            channel.entries.reserve_exact(1);
+        let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
+        let history = channel.begin_history();
+        (history.last, history.total) = (sequence, entry.total());
+        if history.entries.capacity() == 0 {
+            history.entries.reserve_exact(1);
         }
-        channel.entries.push_back(entry);
-        if self.log.rules.overflow(channel.rule) == Overflow::Conflate {
-            channel.note_newest(&self.log.hasher);
+        history.entries.push_back(entry);
+        if conflates {
+            history.note_newest(&self.log.hasher);
         }
         let part = self.part(channel.rule);
         part.bytes = part.bytes + channel.bytes_held() - before;
@@ -402,30 +403,27 @@ impl Writer {
     /// Whether a channel has more entries than its rule allows, with so much more.
     fn is_over(&self, channel: &Channel, more: Amount) -> bool {
         let rule = self.log.rules.get(channel.rule);
-        let (Some(rule), Some(first)) = (rule, channel.entries.front()) else {
+        let (Some(rule), Some(first)) = (rule, channel.entries().front()) else {
             return false;
         };
-        let held = channel.total.plus(more).minus(first.before);
+        let held = channel.total().plus(more).minus(first.before);
         held.publications > 1 && held.exceeds(rule.bound)
     }
 
     /// Removes a channel's oldest entry, with its shard locked.
     fn remove_first(&mut self, channel: &mut Channel) {
-        let Some(entry) = channel.entries.pop_front() else {
+        let before = channel.bytes_held();
+        let history = channel.history_mut();
+        let removed = history.and_then(|history| history.remove_first(&self.log.hasher));
+        let Some(entry) = removed else {
             debug_assert!(false, "{:?} has no entry", channel.name);
             return;
         };
         channel.evicted = entry.sequence();
-        let before = channel.bytes_held();
-        channel.forget_newest(&entry, &self.log.hasher);
-        let room = channel.entries.capacity();
-        if room > 16 && channel.entries.len() * 4 < room {
-            channel.entries.shrink_to(channel.entries.len() * 2);
-        }
         let part = self.part(channel.rule);
         part.bytes = part.bytes + channel.bytes_held() - before;
         part.bytes -= entry.publication.bytes_held();
-        part.kept -= u64::from(channel.entries.is_empty());
+        part.kept -= u64::from(channel.entries().is_empty());
         self.removed.push((entry, channel.rule));
     }
 
@@ -437,9 +435,11 @@ impl Writer {
             && let Some(channel) = shard.get_mut(key.place())
         {
             self.remove_first(channel);
-            if channel.entries.is_empty() {
+            if channel.entries().is_empty() {
                 self.part(channel.rule).bytes -= channel.bytes_held();
-                channel.entries = VecDeque::new();
+                if let Some(history) = channel.history_mut() {
+                    history.entries = VecDeque::new();
+                }
             }
             shard.drop_if_abandoned(&log, key.place());
         }
@@ -492,13 +492,13 @@ impl Writer {
         let mut held = [(0, 0), (0, 0)];
         for (_, shard) in self.log.shards.each() {
             for channel in shard.channels() {
-                let entries = channel.entries.iter();
+                let entries = channel.entries().iter();
                 let bytes: u64 = entries.map(|entry| entry.publication.bytes_held()).sum();
                 let (kept, sum) = match self.log.rules.class(channel.rule) {
                     Class::Feeders => &mut held[0],
                     Class::Clients => &mut held[1],
                 };
-                *kept += u64::from(!channel.entries.is_empty());
+                *kept += u64::from(!channel.entries().is_empty());
                 *sum += bytes + channel.bytes_held();
             }
         }
