@@ -372,6 +372,7 @@ pub mod hub;
 
 pub mod frame;
 
+pub mod chunks;
 pub mod config;
 pub mod deflate;
 pub mod dialogue;

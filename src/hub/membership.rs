@@ -232,13 +232,12 @@ impl Hub {
             let standing = self.log.standing(key, self.head)?;
             return Some((index, standing, Sequence::ZERO));
         }
-        let entry = self.channels.vacant_entry();
-        let place = u32::try_from(entry.key()).ok()?;
+        let place = u32::try_from(self.channels.vacant_key()).ok()?;
         let worker = self.worker;
         let (stake, mut late) = (Stake { worker, place }, Vec::new());
         let (log, quota) = (&self.log, self.quota);
         let (standing, last) = log.enter(name, stake, self.head, quota, &mut late)?;
-        entry.insert(Channel::new(name.clone(), &standing));
+        self.channels.insert(Channel::new(name.clone(), &standing));
         let index = ChannelIndex(place);
         for entry in late {
             let number = entry.sequence();
@@ -253,7 +252,9 @@ impl Hub {
         let place = index.0 as usize;
         let channel = self.channels.get(place);
         if channel.is_some_and(|channel| channel.subscribers.is_empty()) {
-            let channel = self.channels.remove(place);
+            let Some(channel) = self.channels.remove(place) else {
+                return;
+            };
             self.held_bytes -= channel.held_bytes();
             if !self.late.is_empty() {
                 self.late.retain(|(_, late), _| *late != index);
@@ -267,7 +268,6 @@ impl Hub {
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
         self.members.truncate(slots);
-        self.members.shrink_to_fit();
         self.channels.shrink_to_fit();
         self.replays.shrink_to_fit();
         self.conflating.shrink_to_fit();
@@ -281,8 +281,6 @@ impl Hub {
     }
 
     fn make_room(&mut self, slot: u32) {
-        if self.members.len() <= slot as usize {
-            self.members.resize_with(slot as usize + 1, Member::default);
-        }
+        self.members.grow_to(slot as usize + 1, Member::default);
     }
 }

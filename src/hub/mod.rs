@@ -35,7 +35,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use slab::Slab;
 
 pub use crate::log::Amount;
 pub use channel::{Channel, ChannelIndex};
@@ -46,6 +45,7 @@ pub use quota::Verdict;
 pub use serve::{Advanced, Planned};
 pub use window::Acknowledged;
 
+use crate::chunks::{ChunkedSlab, ChunkedVec};
 use crate::config::{Config, Overflow};
 use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
@@ -87,9 +87,9 @@ pub struct Hub {
     head: Sequence,
     quota: Amount,
     channels_per_conn: u32,
-    channels: Slab<Channel>,
+    channels: ChunkedSlab<Channel>,
     /// By slot.
-    members: Vec<Member>,
+    members: ChunkedVec<Member>,
     /// Conns that resumed: what was published up to here does not count for their quota.
     replays: Map<u32, Sequence>,
     /// Conns that step over what is superseded, until they have caught up.
@@ -160,8 +160,8 @@ impl Hub {
                 publications: config.quota.behind_publications,
             },
             channels_per_conn: config.limits.channels_per_conn,
-            channels: Slab::new(),
-            members: Vec::new(),
+            channels: ChunkedSlab::default(),
+            members: ChunkedVec::default(),
             replays: Map::default(),
             conflating: Set::default(),
             conflated_total: 0,
@@ -435,7 +435,7 @@ impl Hub {
     /// The slots of all conns with a subscription. For tests.
     #[doc(hidden)]
     pub fn member_slots(&self) -> impl Iterator<Item = u32> + '_ {
-        let members = (0u32..).zip(&self.members);
+        let members = (0u32..).zip(self.members.iter());
         members
             .filter(|(_, member)| !member.all().is_empty())
             .map(|(slot, _)| slot)
@@ -464,7 +464,7 @@ impl Hub {
         let held = self.channels.iter().map(|(_, c)| c.held_bytes());
         assert_eq!(held.sum::<u64>(), self.held_bytes, "bytes of tails");
         self.check_initial();
-        for (place, channel) in &self.channels {
+        for (place, channel) in self.channels.iter() {
             assert!(!channel.subscribers.is_empty(), "nothing keeps a channel");
             assert!(channel.last <= self.head);
             let known = self.log.place_in(self.worker, &channel.name);

@@ -10,7 +10,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::conflation::Newest;
 use super::interest::Interest;
@@ -18,7 +17,11 @@ use super::interest::Interest;
 use super::sync::LOCKS;
 use super::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, SHARD_BITS};
 use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
+use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
+
+/// Channels of a shard that have their room together: few, since there are many shards.
+const CHUNK: usize = 8;
 
 /// Bits of a key that name the channel's place in its shard.
 const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
@@ -51,12 +54,12 @@ pub(super) struct History {
     pub(super) newest: Option<Box<Newest>>,
 }
 
-/// Bytes of memory for a channel with entries: its slot, its place in a directory that doubles as
-/// it grows, and its history without what that lists.
-pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 16 + size_of::<History>()) as u64;
+/// Bytes of memory for a channel with entries: its slot, its part of the chunk's head, its place in
+/// a directory that doubles as it grows, and its history without what that lists.
+pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
-const _: () = assert!(CHANNEL_BYTES == 128);
+const _: () = assert!(CHANNEL_BYTES == 136);
 
 /// The entries of a channel in which nothing was published.
 static NO_ENTRIES: VecDeque<Entry> = VecDeque::new();
@@ -185,7 +188,7 @@ impl History {
 pub(super) struct Shard {
     /// Their places, found by name.
     directory: HashTable<u32>,
-    channels: Slab<Channel>,
+    channels: ChunkedSlab<Channel, CHUNK>,
 }
 
 impl Shard {
@@ -246,8 +249,8 @@ impl Shard {
         }
         self.channels.remove(place as usize);
         log.channels.fetch_sub(1, Ordering::Relaxed);
-        let room = self.channels.capacity();
-        if room > 64 && self.channels.len() * 4 < room {
+        let room = self.directory.capacity();
+        if room > 64 && self.directory.len() * 4 < room {
             self.channels.shrink_to_fit();
             let channels = &self.channels;
             self.directory.shrink_to_fit(|place| {

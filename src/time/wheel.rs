@@ -7,6 +7,7 @@
 //! worker's expire phase says what time it is.
 
 use super::{Deadline, Now};
+use crate::chunks::ChunkedVec;
 
 /// Length of a tick in microseconds: 65.5 ms, a power of two so that a division is a shift.
 pub const TICK_US: u64 = 1 << 16;
@@ -34,7 +35,7 @@ pub struct Wheel {
     heads: Box<[u32]>,
     /// A bit for each bucket with at least one slot in it.
     occupied: [u64; WORDS],
-    links: Vec<Link>,
+    links: ChunkedVec<Link>,
     /// Every tick up to this one has fired.
     tick: u64,
     armed: u32,
@@ -47,7 +48,7 @@ impl Wheel {
         Self {
             heads: vec![NONE; BUCKETS].into_boxed_slice(),
             occupied: [0; WORDS],
-            links: Vec::new(),
+            links: ChunkedVec::default(),
             tick: now.0 / TICK_US,
             armed: 0,
         }
@@ -76,14 +77,11 @@ impl Wheel {
     /// Gives a slot its one deadline; an earlier one is forgotten.
     pub fn arm(&mut self, slot: u32, deadline: Deadline) {
         self.disarm(slot);
-        if self.links.len() <= slot as usize {
-            let empty = Link {
-                next: NONE,
-                previous: NONE,
-                due: NEVER,
-            };
-            self.links.resize(slot as usize + 1, empty);
-        }
+        self.links.grow_to(slot as usize + 1, || Link {
+            next: NONE,
+            previous: NONE,
+            due: NEVER,
+        });
         let tick = deadline.0.div_ceil(TICK_US).max(self.tick + 1);
         // Ticks of 32 bits last for nine years of uptime.
         let due = u32::try_from(tick).unwrap_or(NEVER - 1);
@@ -175,7 +173,6 @@ impl Wheel {
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.links.iter().skip(slots).all(|link| link.due == NEVER));
         self.links.truncate(slots);
-        self.links.shrink_to_fit();
     }
 
     /// The next time at which a slot may be due; `None` if none is armed.

@@ -120,7 +120,7 @@ impl<N: Net> Worker<N> {
         });
         let goodbyes_us = u64::try_from(plan.goodbyes.as_micros()).unwrap_or(u64::MAX);
         let pending = plan.goodbyes + Duration::from_millis(DRAIN_PENDING_MS);
-        for (key, slot) in &self.conns {
+        for (key, slot) in self.conns.iter() {
             let number = u32::try_from(key).unwrap_or(u32::MAX);
             if slot.conn.is_ending() {
                 let generation = slot.generation;

@@ -19,7 +19,7 @@ impl<N: Net> Worker<N> {
         self.hub.check_invariants();
         self.parts.upstream.check_invariants();
         assert!(self.to_reap.is_empty(), "a conn was not reaped");
-        for (key, slot) in &self.conns {
+        for (key, slot) in self.conns.iter() {
             let id = ConnId {
                 slot: u32::try_from(key).unwrap_or(u32::MAX),
                 generation: slot.generation,

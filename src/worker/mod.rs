@@ -45,8 +45,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
-use slab::Slab;
 
+use crate::chunks::ChunkedSlab;
 use crate::config::Config;
 use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
 use crate::conn::{Conn, Stance};
@@ -115,7 +115,7 @@ pub struct Worker<N: Net> {
     now: Now,
     /// The clock of the wheel and of every deadline that measures a peer.
     running: Running,
-    conns: Slab<Slot<N::Socket>>,
+    conns: ChunkedSlab<Slot<N::Socket>>,
     /// How many conns have had a slot so far.
     accepted: u64,
     wheel: Wheel,
@@ -250,7 +250,7 @@ impl<N: Net> Worker<N> {
             net,
             now,
             running: Running::new(now),
-            conns: Slab::new(),
+            conns: ChunkedSlab::default(),
             accepted: 0,
             wheel: Wheel::new(now),
             hub,

@@ -13,7 +13,10 @@ impl<N: Net> Worker<N> {
         reaped.clear();
         reaped.append(&mut self.to_reap);
         for &(id, reason) in &reaped {
-            let slot = self.conns.remove(id.slot as usize);
+            let Some(slot) = self.conns.remove(id.slot as usize) else {
+                debug_assert!(false, "{id:?} is gone already");
+                continue;
+            };
             debug_assert_eq!(slot.generation, id.generation);
             self.leave_all(id, slot.conn.is_stream());
             self.forget_held(id.slot, slot.conn.outbox());

@@ -54,14 +54,10 @@ impl<N: Net> Worker<N> {
     #[doc(hidden)]
     pub fn give_back_memory(&mut self) {
         self.storm = Storm::default();
-        // Tables that are half full are left alone: the room in them has not been touched yet, or
-        // is needed again by the next few conns.
-        if self.conns.len() * 2 <= self.conns.capacity() {
-            self.conns.shrink_to_fit();
-            let slots = self.conns.iter().next_back().map_or(0, |(key, _)| key + 1);
-            self.wheel.shrink_to(slots);
-            self.hub.shrink_to(slots);
-        }
+        self.conns.shrink_to_fit();
+        let slots = self.conns.end();
+        self.wheel.shrink_to(slots);
+        self.hub.shrink_to(slots);
         self.visitors.shrink();
         self.pending.shrink();
         self.filters.shrink();

@@ -1,0 +1,255 @@
+//! Tables that grow without moving what is in them.
+//!
+//! A vector that doubles copies all of it, which takes long where a million conns have a place, and
+//! leaves the old block and unused room behind. These tables consist of chunks of a fixed size. Room
+//! in a chunk that was never touched takes no memory. An empty chunk is given back at once.
+
+use slab::Slab;
+
+/// Entries in a chunk of a table by slot.
+const CHUNK: usize = 1024;
+
+/// A vector in chunks.
+#[derive(Debug)]
+pub struct ChunkedVec<T> {
+    /// All but the last are full, and none is empty.
+    chunks: Vec<Vec<T>>,
+}
+
+impl<T> Default for ChunkedVec<T> {
+    fn default() -> Self {
+        Self { chunks: Vec::new() }
+    }
+}
+
+impl<T> ChunkedVec<T> {
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let last = self.chunks.last().map_or(CHUNK, Vec::len);
+        self.chunks.len() * CHUNK + last - CHUNK
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// An entry, if there are so many.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&T> {
+        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    /// An entry, if there are so many, to be changed.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
+        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
+    }
+
+    /// Adds entries at the end until there are so many.
+    pub fn grow_to(&mut self, len: usize, mut fresh: impl FnMut() -> T) {
+        while self.len() < len {
+            if self.len().is_multiple_of(CHUNK) {
+                self.chunks.push(Vec::with_capacity(CHUNK));
+            }
+            if let Some(last) = self.chunks.last_mut() {
+                last.push(fresh());
+            }
+        }
+    }
+
+    /// Drops all entries from this index on.
+    pub fn truncate(&mut self, len: usize) {
+        self.chunks.truncate(len.div_ceil(CHUNK));
+        if let Some(last) = self.chunks.get_mut(len / CHUNK) {
+            last.truncate(len % CHUNK);
+        }
+        self.chunks.shrink_to_fit();
+    }
+
+    /// All entries in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+}
+
+/// A slab in chunks of `N` entries. It gives out low keys first, so that chunks become empty.
+#[derive(Debug)]
+pub struct ChunkedSlab<T, const N: usize = CHUNK> {
+    /// The last one is not empty.
+    chunks: Vec<Slab<T>>,
+    /// All chunks before this one are full.
+    first_with_room: usize,
+    len: usize,
+}
+
+impl<T, const N: usize> Default for ChunkedSlab<T, N> {
+    fn default() -> Self {
+        Self {
+            chunks: Vec::new(),
+            first_with_room: 0,
+            len: 0,
+        }
+    }
+}
+
+impl<T, const N: usize> ChunkedSlab<T, N> {
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One more than the highest key in use.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.iter().next_back().map_or(0, |(key, _)| key + 1)
+    }
+
+    /// The entry with a key.
+    #[must_use]
+    pub fn get(&self, key: usize) -> Option<&T> {
+        self.chunks.get(key / N)?.get(key % N)
+    }
+
+    /// The entry with a key, to be changed.
+    pub fn get_mut(&mut self, key: usize) -> Option<&mut T> {
+        self.chunks.get_mut(key / N)?.get_mut(key % N)
+    }
+
+    /// The key that the next entry will have.
+    #[must_use]
+    pub fn vacant_key(&self) -> usize {
+        let chunk = self.chunks.get(self.first_with_room);
+        self.first_with_room * N + chunk.map_or(0, Slab::vacant_key)
+    }
+
+    /// Adds an entry. Returns its key.
+    pub fn insert(&mut self, entry: T) -> usize {
+        let at = self.first_with_room;
+        if at == self.chunks.len() {
+            self.chunks.push(Slab::new());
+        }
+        let Some(chunk) = self.chunks.get_mut(at) else {
+            debug_assert!(false, "there is no chunk {at}");
+            return usize::MAX;
+        };
+        // No more and no less, once.
+        chunk.reserve_exact(N - chunk.len());
+        let key = at * N + chunk.insert(entry);
+        self.len += 1;
+        let mut later = self.chunks.iter().skip(at);
+        let full = later.position(|chunk| chunk.len() < N);
+        self.first_with_room = full.map_or(self.chunks.len(), |skipped| at + skipped);
+        key
+    }
+
+    /// Takes the entry with a key out.
+    pub fn remove(&mut self, key: usize) -> Option<T> {
+        let at = key / N;
+        let chunk = self.chunks.get_mut(at)?;
+        let entry = chunk.try_remove(key % N)?;
+        self.len -= 1;
+        self.first_with_room = self.first_with_room.min(at);
+        if chunk.is_empty() {
+            *chunk = Slab::new();
+            while self.chunks.pop_if(|last| last.is_empty()).is_some() {}
+            self.first_with_room = self.first_with_room.min(self.chunks.len());
+        }
+        Some(entry)
+    }
+
+    /// All entries with their keys, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &T)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks.flat_map(|(at, chunk)| chunk.iter().map(move |(key, entry)| (at * N + key, entry)))
+    }
+
+    /// Gives back what the list of chunks does not need.
+    pub fn shrink_to_fit(&mut self) {
+        self.chunks.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn vector_grows_and_shrinks_over_chunks() {
+        let mut table = ChunkedVec::default();
+        for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, CHUNK, 5, 0] {
+            let mut next = table.len();
+            table.truncate(len);
+            table.grow_to(len, || {
+                next += 1;
+                next - 1
+            });
+            assert_eq!((table.len(), table.is_empty()), (len, len == 0));
+            assert_eq!(table.chunks.len(), len.div_ceil(CHUNK));
+            assert!(table.iter().copied().eq(0..len));
+            assert_eq!(table.get(len), None);
+            assert!(len == 0 || table.get_mut(len - 1) == Some(&mut (len - 1)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slab_agrees_with_a_map(
+            acts in proptest::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..600)
+        ) {
+            let mut slab: ChunkedSlab<usize, 4> = ChunkedSlab::default();
+            let mut map = BTreeMap::new();
+            let mut has_grown = true;
+            for (number, (act, index)) in acts.into_iter().enumerate() {
+                // First it grows, then it shrinks.
+                has_grown &= number < 300;
+                match act {
+                    0 => {
+                        let lowest = (0..).find(|chunk| {
+                            map.range(chunk * 4..chunk * 4 + 4).count() < 4
+                        });
+                        let key = slab.vacant_key();
+                        prop_assert_eq!(Some(key / 4), lowest);
+                        prop_assert_eq!(slab.insert(number), key);
+                        prop_assert_eq!(map.insert(key, number), None);
+                    }
+                    1 if has_grown => {
+                        let key = slab.insert(number);
+                        prop_assert_eq!(map.insert(key, number), None);
+                    }
+                    _ if !map.is_empty() => {
+                        let key = *index.get(&map.keys().copied().collect::<Vec<_>>());
+                        prop_assert_eq!(slab.remove(key), map.remove(&key));
+                        prop_assert_eq!(slab.remove(key), None);
+                    }
+                    _ => prop_assert_eq!(slab.remove(0), None),
+                }
+                prop_assert_eq!(slab.len(), map.len());
+                prop_assert!(slab.iter().map(|(key, entry)| (key, *entry)).eq(map.clone()));
+                let end = map.keys().next_back().map_or(0, |key| key + 1);
+                prop_assert_eq!(slab.end(), end);
+                prop_assert_eq!(slab.chunks.len(), end.div_ceil(4));
+                for (key, entry) in &map {
+                    prop_assert_eq!(slab.get(*key), Some(entry));
+                    prop_assert_eq!(slab.get_mut(*key).copied(), Some(*entry));
+                }
+                for chunk in &slab.chunks {
+                    prop_assert!(chunk.capacity() == 0 || chunk.capacity() == 4);
+                    prop_assert_eq!(chunk.capacity() == 0, chunk.is_empty());
+                }
+            }
+        }
+    }
+}
