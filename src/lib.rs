@@ -173,16 +173,19 @@
 //! | slab entry: descriptor, generation, readiness, lists | 16 | `worker/mod.rs`, `kernel.rs` |
 //! | in it: the machine, with its phase, transport and empty outbox | 40 | `conn/mod.rs` |
 //! | subscription: cursor, channel, place | 24 | `hub/member.rs` |
-//! | slot among the channel's subscribers | 4 | `hub/subscribers.rs` |
+//! | slot among a channel's subscribers, where there are several | 4 | `hub/subscribers.rs` |
 //! | timer: bucket list and deadline | 12 | `time/wheel.rs` |
 //! | **sum** | **96** | |
 //!
-//! These tables double as they grow, and room that was never touched takes no memory. What doubling
-//! and connecting leave behind is given back when the storm is over (`worker/storm.rs`). A second
-//! channel adds a list of 24 bytes and 16 for each; a half-read head or frame and bytes on their
-//! way out live in boxes that go when they are empty. A subscription with a window has 48 bytes in
-//! `hub/window.rs` and 8 for each publication that its client has not acknowledged. One that asked
-//! for history has a mark in `hub/initial.rs` until it has been given all of it.
+//! These tables grow by chunks of 1,024, which never move ([`chunks`]); room that was never touched
+//! takes no memory. What connecting leaves behind is given back when the storm is over
+//! (`worker/storm.rs`). The allocator gives each worker pages of its own for each size of block:
+//! about 50 KB with its first conns.
+//!
+//! A second channel adds a list of 24 bytes and 16 for each; a half-read head or frame and bytes on
+//! their way out live in boxes that go when they are empty. A subscription with a window has 48
+//! bytes in `hub/window.rs` and 8 for each publication that its client has not acknowledged. One
+//! that asked for history has a mark in `hub/initial.rs` until it has been given all of it.
 //!
 //! # What a channel costs
 //!
@@ -192,22 +195,23 @@
 //!
 //! | what | bytes | where |
 //! |---|---|---|
-//! | publication | 112 + N + P | `frame/publication.rs` |
+//! | publication | 104 + N + P | `frame/publication.rs` |
 //! | entry in the channel's deque | 40 | `log/entry.rs` |
 //! | place in the order list | 24 | `log/order.rs` |
-//! | channel, its place by name | 128 | `log/shard.rs` |
+//! | channel, its place by name, its history | 136 | `log/shard.rs` |
 //! | where it conflates: the list, the entry's place, its key's | 56, 16, 18 | `log/conflation.rs`
 //! |
 //!
 //! With N + P = 111 that is 415 bytes, so the default `log.bytes` of 64 MiB holds 161,000 of them.
-//! The allocator's share, and tables that have just doubled, come on top (`cargo bench --bench log`
+//! The allocator's share, and lists that have just doubled, come on top (`cargo bench --bench log`
 //! has the figures for a million). The first encoding adds 288 bytes and its own length. An event
 //! type or a conflation key adds 32 bytes and its length. Entries that left the middle of the order
 //! list may cost another place for each that is in it.
 //!
-//! The bound counts a channel only while it has entries. Each worker with subscribers of a channel
-//! has 104 bytes for it (`hub/channel.rs`). Where that is more than one worker, the log has a list
-//! of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which
+//! The bound counts a channel only while it has entries. One in which nothing was published takes
+//! 72 bytes there, and its name. Each worker with subscribers of a channel has 64 bytes for it
+//! (`hub/channel.rs`); where there are several subscribers, a list of them. Where that is more than
+//! one worker, the log has a list of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which
 //! changes with the channel's shard locked: so `limits.channels` is exact.
 //!
 //! # Invariants
