@@ -1,8 +1,8 @@
 //! Tables that grow without moving what is in them.
 //!
 //! A vector that doubles copies all of it, which takes long where a million conns have a place, and
-//! leaves the old block and unused room behind. These tables consist of chunks of a fixed size. Room
-//! in a chunk that was never touched takes no memory. An empty chunk is given back at once.
+//! leaves the old block and unused room behind. These tables consist of chunks of a fixed size.
+//! Room in a chunk that was never touched takes no memory. An empty chunk is given back at once.
 
 use slab::Slab;
 

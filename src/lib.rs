@@ -211,8 +211,9 @@
 //! The bound counts a channel only while it has entries. One in which nothing was published takes
 //! 72 bytes there, and its name. Each worker with subscribers of a channel has 64 bytes for it
 //! (`hub/channel.rs`); where there are several subscribers, a list of them. Where that is more than
-//! one worker, the log has a list of them, 24 bytes and 8 for each. How many channels have subscribers is one number, which
-//! changes with the channel's shard locked: so `limits.channels` is exact.
+//! one worker, the log has a list of them, 24 bytes and 8 for each. How many channels have
+//! subscribers is one number, which changes with the channel's shard locked: so `limits.channels`
+//! is exact.
 //!
 //! # Invariants
 //!

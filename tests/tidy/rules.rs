@@ -27,7 +27,7 @@ pub(crate) enum Layer {
 }
 
 const WORDS: &[&str] = &[
-    "deflate", "effect", "id", "json", "metrics", "pattern", "proxy", "time", "token",
+    "chunks", "deflate", "effect", "id", "json", "metrics", "pattern", "proxy", "time", "token",
 ];
 const PURE: &[&str] = &[
     "dialogue",
