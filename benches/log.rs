@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use fanfare::config::{Config, Namespace};
 use fanfare::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-use fanfare::hub::Node;
+use fanfare::hub::{Hub, Node};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence, Since};
+use fanfare::log::{ChannelKey, Entry, Writer};
 use fanfare::time::Now;
 
 const KIND: FrameKind = FrameKind::WebSocket(Envelope::Full);
@@ -32,6 +33,7 @@ const MUCH_LATER: Now = Now(u64::MAX / 2);
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     append(&mut criterion);
+    halves(&mut criterion);
     evict(&mut criterion);
     serve(&mut criterion);
     million(&mut criterion);
@@ -100,6 +102,63 @@ fn append(criterion: &mut Criterion) {
             );
         });
     }
+    group.finish();
+}
+
+/// What the writer has for one worker: where its channel is, and the entry.
+type Sent = Vec<(u32, ChannelKey, Entry)>;
+
+/// A writer, a worker's hub with one subscriber, and room for what is sent.
+fn writer_and_hub() -> (Writer, Hub, Sent) {
+    let (config, epoch, head) = (Config::default(), Epoch::new(1), Sequence::ZERO);
+    let writer = Writer::new(&config, head);
+    let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, head, &config);
+    let _joined = hub.subscribe(0, &channel(), Since::Now, head);
+    (writer, hub, Vec::with_capacity(ROUND as usize))
+}
+
+fn write(writer: &mut Writer, publications: Vec<Arc<Publication>>, sent: &mut Sent) {
+    writer.announce(Sequence(ROUND));
+    for publication in publications {
+        writer.publish(publication, |stake, key, entry| {
+            sent.push((stake.place, key, entry));
+        });
+    }
+    writer.note_posted();
+}
+
+/// The two parts of appending: the feed's thread adds an entry, a worker takes it in.
+fn halves(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("log/append_1000_in");
+    group.throughput(Throughput::Elements(ROUND));
+    group.bench_function("writer", |bencher| {
+        bencher.iter_batched(
+            || (writer_and_hub(), publications(1, ROUND)),
+            |((mut writer, hub, mut sent), publications)| {
+                write(&mut writer, publications, &mut sent);
+                (writer, hub, sent)
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("worker", |bencher| {
+        bencher.iter_batched(
+            || {
+                let (mut writer, hub, mut sent) = writer_and_hub();
+                write(&mut writer, publications(1, ROUND), &mut sent);
+                (writer, hub, sent)
+            },
+            |(writer, mut hub, mut sent)| {
+                for (place, key, entry) in sent.drain(..) {
+                    black_box(hub.has_room_for(place, key, &entry));
+                    hub.advance_head(entry.sequence(), Now(0));
+                    hub.take(place, key, entry, Now(0));
+                }
+                (writer, hub, sent)
+            },
+            BatchSize::SmallInput,
+        );
+    });
     group.finish();
 }
 
