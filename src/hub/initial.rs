@@ -39,11 +39,13 @@ impl Initial {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// Whether no conn has any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets those of the conn in a slot that lie behind its cursors.
     pub(super) fn end_passed(&mut self, slot: u32, member: &Member) {
-        if self.0.is_empty() {
-            return;
-        }
         self.retain(slot, |mark| {
             let subscription = member.find(mark.channel);
             subscription.is_some_and(|subscription| subscription.position < mark.until)

@@ -124,7 +124,8 @@ impl Hub {
         };
         let mut subscriptions = self.subscriptions(slot).iter();
         let is_over = subscriptions.all(|subscription| {
-            let next = self.before_next(*subscription);
+            let channel = self.channel(subscription.channel);
+            let next = channel.and_then(|one| self.before_next(one, subscription.position));
             next.is_none_or(|(next, _)| next > until)
         });
         if is_over && self.head >= until {
@@ -133,10 +134,10 @@ impl Hub {
     }
 
     fn amount_after(&self, subscription: Subscription) -> Amount {
-        let channel = self.channel(subscription.channel);
-        match (self.before_next(subscription), channel) {
-            (Some((_, before)), Some(channel)) => channel.total.minus(before),
-            _ => Amount::default(),
-        }
+        let Some(channel) = self.channel(subscription.channel) else {
+            return Amount::default();
+        };
+        let before = self.before_next(channel, subscription.position);
+        before.map_or_else(Amount::default, |(_, before)| channel.total.minus(before))
     }
 }

@@ -6,7 +6,8 @@
 //! is closed is left out of what is given and told; its gaps are told when it opens, before what
 //! follows them.
 
-use super::{Channel, ChannelIndex, Gap, GapCause, Hub, initial};
+use super::initial::{self, Mark};
+use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
 use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Encoded, Encoder, FrameKind};
 use crate::hub::member::{Member, Subscription};
@@ -60,6 +61,78 @@ pub(super) struct Source {
     room: Room,
 }
 
+/// A plan in the making.
+#[derive(Debug)]
+struct Plan<'a> {
+    kind: FrameKind,
+    now: Now,
+    /// Whether the conn steps over what is superseded.
+    conflates: bool,
+    /// Bytes that it may have, and that it has.
+    budget: usize,
+    bytes: usize,
+    /// Whether the rest is for a later plan.
+    is_full: bool,
+    encoder: &'a mut Encoder,
+    planned: &'a mut Vec<Planned>,
+}
+
+impl Plan<'_> {
+    /// Adds the entry that a source stands at, if there is room for it. Returns whether the source
+    /// may go on.
+    fn add(&mut self, entry: &mut Served, source: &mut Source, marks: &[Mark]) -> bool {
+        // The gap of superseded publications is sent before the publication that follows it.
+        let is_after_gap = self.conflates && entry.is_superseded && !self.planned.is_empty();
+        self.is_full |= is_after_gap || self.planned.len() >= GATHER_SLICES_MAX;
+        if self.is_full {
+            return false;
+        }
+        let kind = match marks.is_empty() {
+            true => self.kind,
+            false => initial::kind_of(self.kind, marks, source.channel, source.next),
+        };
+        let has_expired = entry.publication.has_expired(self.now);
+        let length = match has_expired {
+            true => 0,
+            false => entry.encode(kind, self.encoder).unwrap_or_default(),
+        };
+        if self.bytes > 0 && self.bytes + length > self.budget {
+            self.is_full = true;
+            return false;
+        }
+        self.bytes += length;
+        self.planned.push(Planned {
+            sequence: source.next,
+            length,
+            kind,
+            subscription: source.subscription,
+            held: source.held,
+        });
+        // What has expired is stepped over and takes no room in a window.
+        if !has_expired {
+            source.room = source.room.after(source.next);
+        }
+        if source.room.is_over() {
+            source.next = END;
+            return false;
+        }
+        true
+    }
+}
+
+/// The source with the smallest number, and the smallest number of the others.
+fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
+    let (mut first, mut second) = ((usize::MAX, END), END);
+    for (index, source) in sources.iter().enumerate() {
+        if source.next < first.1 {
+            (first, second) = ((index, source.next), first.1);
+        } else {
+            second = second.min(source.next);
+        }
+    }
+    (first.1 != END).then_some((first.0, second))
+}
+
 /// What a write has brought.
 #[derive(Debug, Default)]
 pub struct Advanced {
@@ -86,111 +159,112 @@ impl Hub {
     ) {
         planned.clear();
         self.has_found_loss = false;
-        let conflates = !self.conflating.is_empty() && self.conflating.contains(&slot);
-        let has_history = !self.initial.of(slot).is_empty();
+        let mut plan = Plan {
+            kind,
+            now,
+            conflates: !self.conflating.is_empty() && self.conflating.contains(&slot),
+            budget,
+            bytes: 0,
+            is_full: false,
+            encoder,
+            planned,
+        };
+        if let [only] = *self.subscriptions(slot) {
+            self.fetch_max = GATHER_SLICES_MAX;
+            let mut source = self.source(slot, 0, only);
+            while let Some(source) = &mut source
+                && source.next != END
+                && !plan.is_full
+                && !self.has_found_loss
+            {
+                self.plan_run(slot, source, END, &mut plan);
+            }
+            return;
+        }
         let mut sources = std::mem::take(&mut self.merge);
-        // What several channels have together is merged, and most of it is for later plans.
-        self.fetch_max = (GATHER_SLICES_MAX / self.subscriptions(slot).len().max(1)).max(1);
         self.find_sources(slot, &mut sources);
-        let mut bytes = 0;
-        // One source for most conns; for the others the smallest sequence number goes first.
-        while planned.len() < GATHER_SLICES_MAX
+        // The smallest sequence number goes first.
+        while !plan.is_full
             && !self.has_found_loss
-            && let Some(source) = sources.iter_mut().min_by_key(|source| source.next)
-            && let Some(entry) = self.held(source.held).filter(|_| source.next != END)
+            && let Some((index, until)) = next_run(&sources)
+            && let Some(source) = sources.get_mut(index)
         {
-            // The gap of superseded publications is sent before the publication that follows it.
-            if conflates && entry.is_superseded && !planned.is_empty() {
-                break;
-            }
-            let has_expired = entry.publication.has_expired(now);
-            let kind = match has_history {
-                true => initial::kind_of(kind, self.initial.of(slot), source.channel, source.next),
-                false => kind,
-            };
-            let length = match has_expired {
-                true => 0,
-                false => self.encode(source, kind, encoder),
-            };
-            if bytes > 0 && bytes + length > budget {
-                break;
-            }
-            bytes += length;
-            planned.push(Planned {
-                sequence: source.next,
-                length,
-                kind,
-                subscription: source.subscription,
-                held: source.held,
-            });
-            // What has expired is stepped over and takes no room in a window.
-            if !has_expired {
-                source.room = source.room.after(source.next);
-            }
-            *source = self.successor(*source);
+            self.plan_run(slot, source, until, &mut plan);
         }
         self.merge = sources;
+    }
+
+    /// Plans what a source has before a number.
+    fn plan_run(&mut self, slot: u32, source: &mut Source, until: Sequence, plan: &mut Plan<'_>) {
+        let Self {
+            channels,
+            fetched,
+            initial,
+            ..
+        } = self;
+        let marks = initial.of(slot);
+        match source.held {
+            Held::Tail { channel, ordinal } => {
+                let walk = channels
+                    .get_mut(channel.0 as usize)
+                    .map(|one| &mut one.walk);
+                let tail = walk.and_then(Option::as_mut).map(|walk| &mut walk.tail);
+                let entries = tail.into_iter().flat_map(|tail| tail.range_mut(ordinal));
+                for (ordinal, entry) in (ordinal..).zip(entries) {
+                    source.held = Held::Tail { channel, ordinal };
+                    source.next = entry.sequence();
+                    if source.next >= until || !plan.add(entry, source, marks) {
+                        return;
+                    }
+                }
+                source.next = END;
+            }
+            Held::Fetched(index) => {
+                let mut last = None;
+                let entries = fetched.iter_mut().skip(index as usize);
+                for (index, entry) in (index..).zip(entries) {
+                    // What follows was fetched for another source.
+                    if last.is_some_and(|last| entry.previous != last) {
+                        break;
+                    }
+                    source.held = Held::Fetched(index);
+                    source.next = entry.sequence();
+                    if source.next >= until || !plan.add(entry, source, marks) {
+                        return;
+                    }
+                    last = Some(source.next);
+                }
+                *source = self.source_after(*source);
+            }
+        }
     }
 
     /// Lists where the conn in a slot is to be given something from: no channel of which its window
     /// allows nothing more.
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
-        for index in 0..self.subscriptions(slot).len() {
-            let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
-                return;
-            };
-            if !self.has_next(subscription) {
-                continue;
+        let count = self.subscriptions(slot).len();
+        // What several channels have together is merged, and most of it is for later plans.
+        self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
+        for index in 0..count {
+            if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
+                sources.extend(self.source(slot, index, subscription));
             }
-            let window = window::find(self.windows.of(slot), subscription.channel);
-            let room = window.map_or(Room::ENDLESS, Given::room);
-            if room.is_over() {
-                continue;
-            }
-            let start = Source {
-                next: subscription.position,
-                held: Held::Fetched(u32::MAX),
-                channel: subscription.channel,
-                subscription: u32::try_from(index).unwrap_or(u32::MAX),
-                room,
-            };
-            sources.push(self.source_after(start));
         }
     }
 
-    /// The source after its entry has been planned.
-    fn successor(&mut self, source: Source) -> Source {
-        let end = Source {
-            next: END,
-            ..source
+    /// Where a subscription is to be given something from, unless its window allows nothing more.
+    fn source(&mut self, slot: u32, index: usize, subscription: Subscription) -> Option<Source> {
+        let window = window::find(self.windows.of(slot), subscription.channel);
+        let room = window.map_or(Room::ENDLESS, Given::room);
+        let start = Source {
+            next: subscription.position,
+            held: Held::Fetched(u32::MAX),
+            channel: subscription.channel,
+            subscription: u32::try_from(index).unwrap_or(u32::MAX),
+            room,
         };
-        if source.room.is_over() {
-            return end;
-        }
-        match source.held {
-            Held::Tail { channel, ordinal } => {
-                let ordinal = ordinal + 1;
-                let held = Held::Tail { channel, ordinal };
-                let next = self.held(held);
-                next.map_or(end, |next| Source {
-                    next: next.sequence(),
-                    held,
-                    ..source
-                })
-            }
-            Held::Fetched(index) => {
-                let next = self.fetched.get(index as usize + 1);
-                match next.filter(|next| next.previous == source.next) {
-                    Some(next) => Source {
-                        next: next.sequence(),
-                        held: Held::Fetched(index + 1),
-                        ..source
-                    },
-                    None => self.source_after(source),
-                }
-            }
-        }
+        (!room.is_over()).then(|| self.source_after(start))
     }
 
     /// The source of what follows its number in its channel: in the tail if that has all of it.
@@ -252,23 +326,6 @@ impl Hub {
         }
     }
 
-    /// Makes the frame of a source's entry, if there is none yet. Returns the length.
-    fn encode(&mut self, source: &Source, kind: FrameKind, encoder: &mut Encoder) -> usize {
-        let Self {
-            channels, fetched, ..
-        } = self;
-        let channel = channels.get_mut(source.channel.0 as usize);
-        let entry = match source.held {
-            Held::Fetched(index) => fetched.get_mut(index as usize),
-            Held::Tail { ordinal, .. } => {
-                let walk = channel.and_then(|channel| channel.walk.as_mut());
-                walk.and_then(|walk| walk.tail.get_mut(ordinal))
-            }
-        };
-        let length = entry.and_then(|entry| entry.encode(kind, encoder));
-        length.unwrap_or_default()
-    }
-
     /// The wire bytes of a planned publication.
     #[must_use]
     pub fn frame(&self, step: &Planned) -> &[u8] {
@@ -315,7 +372,9 @@ impl Hub {
             debug_assert!(encoded.is_some(), "{step:?} is not held");
             advanced.begun = encoded.map(|encoded| (encoded, written));
         }
-        if let Some(member) = self.members.get(slot as usize) {
+        if !self.initial.is_empty()
+            && let Some(member) = self.members.get(slot as usize)
+        {
             self.initial.end_passed(slot, member);
         }
         if !self.replays.is_empty() {
@@ -393,6 +452,9 @@ impl Hub {
 
     /// Turns what has left the log before a cursor came to it into a gap.
     pub(super) fn note_evicted(&mut self, slot: u32) {
+        if !self.has_loss(slot) {
+            return;
+        }
         for index in 0..self.subscriptions(slot).len() {
             let Some(subscription) = self.subscriptions(slot).get(index).copied() else {
                 return;
@@ -444,11 +506,12 @@ impl Hub {
         gap.missed = gap.missed.zip(missed).map(|(a, b)| a + b);
     }
 
-    /// The number of the entry after a subscription's cursor, and everything published in its
-    /// channel before that.
-    pub(super) fn before_next(&self, subscription: Subscription) -> Option<(Sequence, Amount)> {
-        let position = subscription.position;
-        let channel = self.channel(subscription.channel)?;
+    /// The number of a channel's entry after a position, and everything published before that.
+    pub(super) fn before_next(
+        &self,
+        channel: &Channel,
+        position: Sequence,
+    ) -> Option<(Sequence, Amount)> {
         if position >= channel.last {
             return None;
         }

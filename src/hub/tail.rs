@@ -116,10 +116,11 @@ impl Tail {
         self.entries.get(self.index(ordinal)?)
     }
 
-    /// The same, to note an encoding.
-    pub fn get_mut(&mut self, ordinal: u64) -> Option<&mut Served> {
-        let index = self.index(ordinal)?;
-        self.entries.get_mut(index)
+    /// The entries from this number among all of the channel on, to note encodings.
+    pub fn range_mut(&mut self, ordinal: u64) -> impl Iterator<Item = &mut Served> {
+        let len = self.entries.len();
+        let index = self.index(ordinal).unwrap_or(len);
+        self.entries.range_mut(index.min(len)..)
     }
 
     /// What follows a position and is not superseded.

@@ -56,19 +56,15 @@ pub(super) struct Order {
     places: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Chunk {
+    /// The number of its first place: a search reads no places of other chunks.
+    first: Sequence,
     places: VecDeque<Ordered>,
     dead: usize,
 }
 
 impl Chunk {
-    fn first(&self) -> Sequence {
-        self.places
-            .front()
-            .map_or(Sequence::ZERO, |first| first.sequence)
-    }
-
     fn live(&self) -> usize {
         self.places.len() - self.dead
     }
@@ -85,7 +81,14 @@ impl Chunk {
         while self.places.pop_front_if(|place| place.is_dead).is_some() {
             self.dead -= 1;
         }
+        self.note_first();
         (before - self.dead) as u64
+    }
+
+    fn note_first(&mut self) {
+        if let Some(first) = self.places.front() {
+            self.first = first.sequence;
+        }
     }
 
     /// Drops dead places. Returns how many there were.
@@ -93,6 +96,7 @@ impl Chunk {
         if self.dead > 0 {
             self.places.retain(|place| !place.is_dead);
             self.places.shrink_to_fit();
+            self.note_first();
         }
         std::mem::take(&mut self.dead) as u64
     }
@@ -133,9 +137,11 @@ impl Order {
         {
             return last.places.push_back(entry);
         }
-        let mut fresh = Chunk::default();
-        fresh.places.push_back(entry);
-        self.chunks.push_back(fresh);
+        self.chunks.push_back(Chunk {
+            first: entry.sequence,
+            places: VecDeque::from([entry]),
+            dead: 0,
+        });
     }
 
     /// Removes an entry. False if there is none with this number.
@@ -162,9 +168,7 @@ impl Order {
 
     /// The index of the chunk in which a number is, or would be.
     fn chunk_of(&self, sequence: Sequence) -> usize {
-        let after = self
-            .chunks
-            .partition_point(|chunk| chunk.first() <= sequence);
+        let after = self.chunks.partition_point(|chunk| chunk.first <= sequence);
         after.saturating_sub(1)
     }
 
@@ -266,6 +270,10 @@ mod tests {
                 }
                 prop_assert_eq!(order.len(), list.len() as u64);
                 prop_assert_eq!(order.places, places(&order) as u64);
+                for chunk in &order.chunks {
+                    let first = chunk.places.front().map(|first| first.sequence);
+                    prop_assert_eq!(first, Some(chunk.first));
+                }
                 prop_assert!(order.places <= 2 * order.len() + 1, "{} places", order.places);
                 prop_assert_eq!(number(order.oldest()), list.first().copied());
                 let at = index.index(next as usize + 5) as u64;

@@ -26,6 +26,7 @@ pub struct Rules {
     pub(super) ages: Vec<Duration>,
     /// For all channels together.
     pub(super) bounds: LogBounds,
+    has_conflation: bool,
 }
 
 /// Channels that share bounds.
@@ -91,8 +92,9 @@ impl Rules {
                 forgotten: AtomicU64::new(head.0),
             }
         });
-        let table = table.collect();
+        let table: Vec<_> = table.collect();
         Self {
+            has_conflation: table.iter().any(|rule| rule.overflow == Overflow::Conflate),
             namespaces: config.namespace.clone(),
             table,
             ages,
@@ -123,8 +125,7 @@ impl Rules {
     /// Whether any channel conflates.
     #[must_use]
     pub fn has_conflation(&self) -> bool {
-        let mut rules = self.table.iter();
-        rules.any(|rule| rule.overflow == Overflow::Conflate)
+        self.has_conflation
     }
 
     /// The bounds for all channels together.
