@@ -13,7 +13,7 @@ use super::member::Subscription;
 use super::{Gap, Hub};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::log::Rules;
-use crate::time::Now;
+use crate::time::{Deadline, Now};
 
 impl Hub {
     /// Keeps a gap that was found on subscribing, to be taken with the gaps found later. From now
@@ -149,6 +149,8 @@ pub(super) struct Samples {
     samples: VecDeque<(Sequence, Now)>,
     /// Between two of them.
     interval: Duration,
+    /// When the next one is to be taken.
+    due: Deadline,
 }
 
 /// Samples that are kept: they reach as far back as the oldest publication.
@@ -165,13 +167,14 @@ impl Samples {
             interval: INTERVAL_MAX
                 .min(rules.age_min() / SAMPLES_IN_AN_AGE)
                 .max(rules.bounds().age() / SAMPLES_MAX),
+            due: Deadline(0),
         }
     }
 
     /// Publications behind `head` come now.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
-        let last = self.samples.back();
-        if last.is_none_or(|(_, last)| now.has_reached(last.after(self.interval))) {
+        if now.has_reached(self.due) {
+            self.due = now.after(self.interval);
             if self.samples.len() >= SAMPLES_MAX as usize {
                 self.samples.pop_front();
             }
