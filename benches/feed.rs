@@ -122,10 +122,11 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
             place: 0,
         },
     );
-    let none = (Sequence::ZERO, Amount::default());
+    let none = Amount::default();
+    let horizon = writer.log().state().horizon(Sequence::ZERO);
     writer
         .log()
-        .enter(&name, stake, none.0, none.1, &mut Vec::new())
+        .enter(&name, stake, horizon, none, &mut Vec::new())
         .unwrap();
     let feed_wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {

@@ -172,6 +172,12 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         chunks.flat_map(|(at, chunk)| chunk.iter().map(move |(key, entry)| (at * N + key, entry)))
     }
 
+    /// All entries in the order of their keys, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let chunks = self.chunks.iter_mut();
+        chunks.flat_map(|chunk| chunk.iter_mut().map(|(_, entry)| entry))
+    }
+
     /// Gives back what the list of chunks does not need.
     pub fn shrink_to_fit(&mut self) {
         self.chunks.shrink_to_fit();

@@ -244,7 +244,14 @@
 //!   ends after the id is cut there, and the next poll finds the rest: over successive polls each
 //!   publication is given or lies in one gap.
 //! - A position of another epoch is served from the channel's oldest entry on. The order of two
-//!   epochs is not known, so every other one counts as an earlier one.
+//!   epochs is not known, so every other one counts as an earlier one. It is known where one
+//!   followed the other while the server ran: both have the same publications up to a number, and
+//!   positions up to there are good in both.
+//! - The epoch may change while the server runs ([`log::epoch`]), where an engine's stream is made
+//!   again or goes back. Numbers may come again then. A subscriber that has been given something
+//!   void, or stood after it, receives a gap before anything of the new epoch; any other one is
+//!   given what is valid, and what follows, without a gap. No engine is built in yet: only the
+//!   simulation and tests change the epoch.
 //! - What a conn is behind never stays above its quota: flush writes what the socket takes, and
 //!   what is left is held to the quota at once. A publication whose first byte is written counts no
 //!   more.
@@ -334,6 +341,7 @@
 //! | head | everything up to here was posted to a worker and taken in by it |
 //! | tail | the newest entries of a channel, held by a worker that brings them to subscribers |
 //! | namespace | channels that a pattern matches, with rules of their own |
+//! | epoch | a stretch of the one sequence in which no number stands for two publications |
 //! | cursor | a position in the log; on the wire an opaque id |
 //! | frame | immutable wire bytes of a publication for one transport and envelope |
 //! | hub | a worker's subscribers, their cursors, and the walks over them |

@@ -211,6 +211,10 @@ pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 /// each, 8 bytes, so a conn with a window on each of 128 channels comes to 1 MiB of them.
 pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
 
+/// Earlier epochs whose positions are recognised. Epochs change with faults of an engine, and few
+/// clients come back from before the last change.
+pub const PREVIOUS_EPOCHS_MAX: usize = 16;
+
 // -- Compression (RFC 7692).
 
 /// The level at which publications are compressed. It is done once for all subscribers, so bytes

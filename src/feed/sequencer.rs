@@ -16,6 +16,8 @@ use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_P
 use crate::dialogue::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
+#[cfg(test)]
+use crate::log::EpochChange;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
@@ -218,6 +220,24 @@ impl Sequencer {
     pub(super) fn post(&mut self) {
         // Whoever is owed an answer reads it off the commit.
         let _handed = self.hand_over();
+    }
+
+    /// Begins a new epoch, whose numbers go on after `head`; up to `valid_until` it has the
+    /// publications of the one before. What was sequenced before is part of that one.
+    // Only tests call it: no engine is configured yet whose stream may be made again or go back.
+    #[cfg(test)]
+    pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
+        self.post();
+        self.writer.change_epoch(&EpochChange {
+            from: self.head.epoch,
+            to: head.epoch,
+            head: head.sequence,
+            valid_until,
+        });
+        self.head = head;
+        self.dedupe.forget_after(valid_until.unwrap_or_default());
+        // Workers that sleep follow at once.
+        self.mailboxes.iter().for_each(Mailbox::wake);
     }
 
     /// Checks the journal's files, if that is due.
@@ -645,6 +665,48 @@ mod tests {
             item.receipt.unwrap().confirm(3);
         }
         assert_eq!(ack.receipt.unwrap().subscribers(), Some(6));
+    }
+
+    fn published(sequencer: &mut Sequencer, json: &str) -> Cursor {
+        sequencer.sequence(draft(json), Awaited::No, Now(0)).id
+    }
+
+    #[test]
+    fn epoch_that_changes_posts_the_batch_before_and_goes_on_with_its_own_numbers() {
+        let (mut sequencer, inbox) = sequencer();
+        for _ in 0..3 {
+            published(&mut sequencer, r#"{"channel":"a","data":1}"#);
+        }
+        let begin = Cursor {
+            epoch: Epoch::new(2),
+            sequence: Sequence(2),
+        };
+        sequencer.change_epoch(begin, Some(Sequence(1)));
+        assert_eq!(received(&inbox).len(), 3);
+        assert_eq!(sequencer.writer.log().len(), 1);
+        assert!(inbox.wakes() > 0);
+        let id = published(&mut sequencer, r#"{"channel":"a","data":2}"#);
+        assert_eq!((id.epoch, id.sequence), (begin.epoch, Sequence(3)));
+        sequencer.post();
+        assert_eq!(received(&inbox), [(3, "a".to_owned())]);
+    }
+
+    #[test]
+    fn repeat_of_what_is_void_is_published_and_of_what_is_valid_is_not() {
+        let (mut sequencer, inbox) = sequencer();
+        let keyed = |key: u32| format!("{{\"channel\":\"a\",\"data\":1,\"dedupe\":\"{key}\"}}");
+        let first = [1, 2].map(|key| published(&mut sequencer, &keyed(key)));
+        let begin = Cursor {
+            epoch: Epoch::new(2),
+            sequence: Sequence(64),
+        };
+        sequencer.change_epoch(begin, Some(Sequence(1)));
+        assert_eq!(published(&mut sequencer, &keyed(1)), first[0]);
+        assert_eq!(published(&mut sequencer, &keyed(2)).sequence, Sequence(65));
+        sequencer.change_epoch(begin, None);
+        assert_eq!(published(&mut sequencer, &keyed(1)).sequence, Sequence(65));
+        sequencer.post();
+        assert_eq!(received(&inbox).len(), 4);
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Hub {
         let begin = tail.and_then(Tail::begin).unwrap_or(self.head);
         let held = tail.map_or_else(Amount::default, |tail| tail.newest_after(position));
         self.log
-            .newest_after(channel.key, position, begin)
+            .newest_after(channel.key, position, self.state.horizon(begin))
             .plus(held)
     }
 
@@ -99,7 +99,9 @@ impl Hub {
         let position = subscription.position;
         match channel.tail_after(position) {
             Some(tail) => tail.superseded_run(position),
-            None => self.log.superseded_run(channel.key, position, self.head),
+            None => self
+                .log
+                .superseded_run(channel.key, position, self.horizon()),
         }
     }
 }

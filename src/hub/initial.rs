@@ -52,6 +52,13 @@ impl Initial {
         });
     }
 
+    /// What comes after a number is void, and none of the history of the conn in a slot.
+    pub(super) fn cut(&mut self, slot: u32, kept: Sequence) {
+        for mark in self.0.get_mut(&slot).into_iter().flatten() {
+            mark.until = mark.until.min(kept);
+        }
+    }
+
     /// Forgets the one of a subscription that has ended.
     pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
         self.retain(slot, |mark| mark.channel != channel);
@@ -100,7 +107,7 @@ impl Hub {
             Since::After(_) | Since::Now | Since::Unrecognised => return None,
         };
         let key = self.channel(channel)?.key;
-        self.log.position_before_newest(key, count, self.head)
+        self.log.position_before_newest(key, count, self.horizon())
     }
 
     /// Marks what the log has of a channel as initial for the conn in a slot, which has just become

@@ -4,8 +4,10 @@
 //! something is missing before that, is decided here; a position of another epoch, of the future,
 //! or of nowhere is a gap and not an error.
 //!
-//! Epochs are drawn at random, so the order of two of them is not known: every other epoch counts
-//! as an earlier one. Its end is lost, and all that the log has of this one follows.
+//! Epochs are drawn at random, so the order of two of them is not known, unless one followed the
+//! other while the server ran: every other epoch counts as an earlier one. Its end is lost, and all
+//! that the log has of this one follows. A position of an epoch that this one has followed is a
+//! position of this one, up to where both have the same publications.
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
@@ -158,7 +160,7 @@ impl Hub {
 
     /// Where a subscription that wants to start at `since` really starts, as its channel stands.
     fn start(&self, since: Since, standing: &Standing, sequenced: Sequence) -> Joined {
-        let (evicted, lost_until) = (standing.evicted, self.log.lost_until());
+        let (evicted, lost_until) = (standing.evicted, self.state.lost_until());
         let after_gap = |since, until, cause| Joined {
             position: until,
             is_recovered: false,
@@ -177,8 +179,11 @@ impl Hub {
                 gap: None,
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
-            Since::After(cursor) if cursor.epoch != self.epoch => {
-                let until = self.cursor(standing.begin);
+            Since::After(cursor) if !self.has_valid(cursor) => {
+                // What both epochs have in common is not missing, nor what the log has of this one.
+                let valid = self.state.valid_until(cursor.epoch);
+                let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
+                let until = self.cursor(after_valid.unwrap_or(standing.begin));
                 after_gap(Some(cursor), until, GapCause::Restart)
             }
             Since::After(cursor) if cursor.sequence > sequenced => {
@@ -229,14 +234,15 @@ impl Hub {
     ) -> Option<(ChannelIndex, Standing, Sequence)> {
         if let Some(index) = known {
             let key = self.channel(index)?.key;
-            let standing = self.log.standing(key, self.head)?;
+            let standing = self.log.standing(key, self.horizon())?;
             return Some((index, standing, Sequence::ZERO));
         }
         let place = u32::try_from(self.channels.vacant_key()).ok()?;
         let worker = self.worker;
         let (stake, mut late) = (Stake { worker, place }, Vec::new());
         let (log, quota) = (&self.log, self.quota);
-        let (standing, last) = log.enter(name, stake, self.head, quota, &mut late)?;
+        let horizon = self.state.horizon(self.head);
+        let (standing, last) = log.enter(name, stake, horizon, quota, &mut late)?;
         self.channels.insert(Channel::new(name.clone(), &standing));
         let index = ChannelIndex(place);
         for entry in late {

@@ -15,10 +15,11 @@
 //! plans and advances. Here: publications and walks; [`membership`] has the subscriptions and where
 //! they start, [`serve`] has cursors, [`quota`] what happens to a conn that is behind,
 //! [`conflation`] what is superseded, [`poll`] what only polls need, [`window`] what waits for an
-//! acknowledgement, [`initial`] where history begins.
+//! acknowledgement, [`initial`] where history begins, [`epoch`] what a new epoch changes.
 
 pub mod channel;
 pub mod conflation;
+pub mod epoch;
 pub mod gap;
 pub mod initial;
 pub mod member;
@@ -49,7 +50,7 @@ use crate::chunks::{ChunkedSlab, ChunkedVec};
 use crate::config::{Config, Overflow};
 use crate::frame::{Frames, Publication};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence};
-use crate::log::{ChannelKey, Entry, Log};
+use crate::log::{ChannelKey, Entry, EpochState, Log};
 use crate::time::Now;
 use channel::Walk;
 use initial::Initial;
@@ -83,6 +84,8 @@ pub struct Hub {
     /// The worker's number.
     worker: u16,
     epoch: Epoch,
+    /// The numbers of that epoch.
+    state: Arc<EpochState>,
     /// Everything up to here has been taken in.
     head: Sequence,
     quota: Amount,
@@ -151,6 +154,7 @@ impl Hub {
     pub fn new(log: Arc<Log>, worker: u16, epoch: Epoch, head: Sequence, config: &Config) -> Self {
         Self {
             samples: Samples::new(log.rules()),
+            state: log.state(),
             log,
             worker,
             epoch,
@@ -233,11 +237,13 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Everything up to this number has been sent to this worker, and taken in.
-    pub fn advance_head(&mut self, head: Sequence, now: Now) {
-        if head <= self.head {
+    /// Everything up to this id has been sent to this worker, and taken in. An id of what is void
+    /// says nothing.
+    pub fn advance_head(&mut self, head: Cursor, now: Now) {
+        if head.sequence <= self.head || !self.has_valid(head) {
             return;
         }
+        let head = head.sequence;
         self.samples.note(self.head, now);
         self.head = head;
         while let Some(first) = self.late.first_entry()
@@ -273,6 +279,10 @@ impl Hub {
             return 0;
         };
         let subscribers = channel.subscribers.len();
+        if !self.has_valid(entry.publication.id) {
+            // It is void.
+            return 0;
+        }
         // What was there when the first subscriber came is known already.
         if entry.sequence() > channel.last {
             self.take_at(ChannelIndex(place), entry, now);
@@ -312,7 +322,8 @@ impl Hub {
         let Some(channel) = channels.get_mut(index.0 as usize) else {
             return;
         };
-        let Some(standing) = log.standing(channel.key, self.head) else {
+        let horizon = self.state.horizon(self.head);
+        let Some(standing) = log.standing(channel.key, horizon) else {
             debug_assert!(false, "{index:?} is not in the log");
             return;
         };
@@ -469,7 +480,7 @@ impl Hub {
             assert!(channel.last <= self.head);
             let known = self.log.place_in(self.worker, &channel.name);
             assert_eq!(known.map(|place| place as usize), Some(place));
-            let standing = self.log.standing(channel.key, self.head);
+            let standing = self.log.standing(channel.key, self.horizon());
             assert!(standing.is_some(), "{:?} is not in the log", channel.name);
             let Some(standing) = standing else { continue };
             // What has left the log may have been anywhere before.

@@ -7,7 +7,7 @@ use super::Hub;
 use crate::config::Config;
 use crate::frame::Publication;
 use crate::id::{Epoch, Sequence};
-use crate::log::{Amount, Writer};
+use crate::log::{Amount, EpochChange, Writer};
 use crate::time::{Deadline, Now};
 
 /// A hub and the writer of its log.
@@ -33,15 +33,15 @@ impl Node {
     /// many they are.
     pub fn publish(&mut self, publication: Arc<Publication>, now: Now) -> u32 {
         let Self { writer, hub } = self;
-        let sequence = publication.id.sequence;
-        writer.announce(sequence);
+        let id = publication.id;
+        writer.announce(id.sequence);
         let mut subscribers = 0;
         let mut sent = None;
         let _trimmed = writer.publish(publication, |stake, key, entry| {
             sent = Some((stake.place, key, entry));
         });
         writer.note_posted();
-        hub.advance_head(sequence, now);
+        hub.advance_head(id, now);
         if let Some((place, key, entry)) = sent {
             subscribers = hub.take(place, key, entry, now);
         }
@@ -59,6 +59,11 @@ impl Node {
     /// See [`Writer::note_lost`].
     pub fn note_lost(&mut self, until: Sequence) {
         self.writer.note_lost(until);
+    }
+
+    /// See [`Writer::change_epoch`]. The hub does not follow before it is asked to.
+    pub fn change_epoch(&mut self, change: &EpochChange) {
+        self.writer.change_epoch(change);
     }
 
     /// See [`Writer::trim`].

@@ -104,7 +104,7 @@ impl Hub {
         match channel.tail_after(after) {
             Some(tail) => Some(tail.count_between(after, last)),
             None => {
-                let last = last.min(self.head);
+                let last = self.state.horizon(last.min(self.head));
                 self.log.count_between(channel.key, after, last)
             }
         }
@@ -180,6 +180,11 @@ impl Samples {
             }
             self.samples.push_back((head, now));
         }
+    }
+
+    /// What was published after a number is void.
+    pub(super) fn cut(&mut self, kept: Sequence) {
+        while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
     /// A time at which nothing behind a position was published yet. `None` if that is too long ago.

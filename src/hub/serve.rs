@@ -209,8 +209,12 @@ impl Hub {
                     .get_mut(channel.0 as usize)
                     .map(|one| &mut one.walk);
                 let tail = walk.and_then(Option::as_mut).map(|walk| &mut walk.tail);
-                let entries = tail.into_iter().flat_map(|tail| tail.range_mut(ordinal));
-                for (ordinal, entry) in (ordinal..).zip(entries) {
+                let first = source.next;
+                let entries = tail
+                    .into_iter()
+                    .flat_map(|tail| tail.range_mut(first, ordinal));
+                for entry in entries {
+                    let ordinal = entry.before.publications;
                     source.held = Held::Tail { channel, ordinal };
                     source.next = entry.sequence();
                     if source.next >= until || !plan.add(entry, source, marks) {
@@ -301,7 +305,8 @@ impl Hub {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
         let (position, most) = (source.next, self.fetch_max);
-        let evicted = self.log.fetch(key, position, self.head, most, entries);
+        let horizon = self.state.horizon(self.head);
+        let evicted = self.log.fetch(key, position, horizon, most, entries);
         let first = self.fetched.get(index)?;
         (evicted <= position).then_some(Source {
             next: first.sequence(),
@@ -316,12 +321,12 @@ impl Hub {
         std::mem::take(&mut self.has_found_loss)
     }
 
-    fn held(&self, held: Held) -> Option<&Served> {
-        match held {
+    fn held(&self, step: &Planned) -> Option<&Served> {
+        match step.held {
             Held::Fetched(index) => self.fetched.get(index as usize),
             Held::Tail { channel, ordinal } => {
                 let walk = self.channel(channel)?.walk.as_ref()?;
-                walk.tail.get(ordinal)
+                walk.tail.get(step.sequence, ordinal)
             }
         }
     }
@@ -329,7 +334,7 @@ impl Hub {
     /// The wire bytes of a planned publication.
     #[must_use]
     pub fn frame(&self, step: &Planned) -> &[u8] {
-        let frames = self.held(step.held).and_then(|held| held.frames.as_ref());
+        let frames = self.held(step).and_then(|held| held.frames.as_ref());
         let wire = frames.map(|frames| frames.wire(step.kind));
         wire.unwrap_or_default()
     }
@@ -337,7 +342,7 @@ impl Hub {
     /// A planned publication, to be held until it is written.
     #[must_use]
     pub fn encoded(&self, step: &Planned) -> Option<Encoded> {
-        self.held(step.held)?.encoded(step.kind)
+        self.held(step)?.encoded(step.kind)
     }
 
     /// Moves the cursors of the conn in a slot over what was written of a plan.
@@ -413,7 +418,7 @@ impl Hub {
         if position >= channel.last || channel.tail_after(position).is_some() {
             return None;
         }
-        let standing = self.log.standing(channel.key, self.head)?;
+        let standing = self.log.standing(channel.key, self.horizon())?;
         let tail = channel.walk.as_ref().and_then(|walk| walk.tail.begin());
         let evicted = standing.evicted.min(tail.unwrap_or(channel.last));
         (position < evicted).then_some(evicted)
@@ -520,8 +525,9 @@ impl Hub {
         if channel.tail_after(position).is_some() {
             return held;
         }
-        let next = self.log.next_after(channel.key, position, self.head);
+        let next = self.log.next_after(channel.key, position, self.horizon());
         // The log may have evicted more than what lies before the tail.
+        let held = held.filter(|_| next.is_some() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(|(next, _)| *next)
     }
 
@@ -538,7 +544,9 @@ impl Hub {
         }
         let mut next = Vec::with_capacity(1);
         self.log
-            .fetch(channel.key, position, self.head, 1, &mut next);
+            .fetch(channel.key, position, self.horizon(), 1, &mut next);
+        // In a newer epoch the log does not tell what lies before the tail.
+        let held = held.filter(|_| !next.is_empty() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(Entry::sequence)
     }
 

@@ -110,17 +110,22 @@ impl Tail {
         index(last).saturating_sub(index(after)) as u64
     }
 
-    /// The entry with this number among all of the channel.
+    /// The entry with this number. `ordinal` is its number among all of the channel.
     #[must_use]
-    pub fn get(&self, ordinal: u64) -> Option<&Served> {
-        self.entries.get(self.index(ordinal)?)
+    pub fn get(&self, sequence: Sequence, ordinal: u64) -> Option<&Served> {
+        self.entries.get(self.index(sequence, ordinal)?)
     }
 
-    /// The entries from this number among all of the channel on, to note encodings.
-    pub fn range_mut(&mut self, ordinal: u64) -> impl Iterator<Item = &mut Served> {
-        let len = self.entries.len();
-        let index = self.index(ordinal).unwrap_or(len);
-        self.entries.range_mut(index.min(len)..)
+    /// The entries from this one on, to note encodings.
+    pub fn range_mut(
+        &mut self,
+        sequence: Sequence,
+        ordinal: u64,
+    ) -> impl Iterator<Item = &mut Served> {
+        let index = self.index(sequence, ordinal);
+        debug_assert!(index.is_some(), "{sequence:?} is not held");
+        self.entries
+            .range_mut(index.unwrap_or(self.entries.len())..)
     }
 
     /// What follows a position and is not superseded.
@@ -204,6 +209,22 @@ impl Tail {
         }
     }
 
+    /// Drops entries after a number: they are void, also where they superseded some that stay.
+    pub fn cut(&mut self, kept: Sequence, conflates: bool) {
+        let all = std::mem::take(&mut self.entries);
+        self.clear();
+        for mut entry in all.into_iter().map(|served| served.entry) {
+            if entry.sequence() > kept {
+                return;
+            }
+            entry.is_superseded = false;
+            if conflates {
+                self.supersede(&entry);
+            }
+            self.push(entry);
+        }
+    }
+
     /// Drops all entries.
     pub fn clear(&mut self) {
         self.newest = Amount::default();
@@ -212,9 +233,21 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    fn index(&self, ordinal: u64) -> Option<usize> {
+    /// The index of an entry. Ordinals say where it is, unless the epoch has changed: what was void
+    /// may have had some of them.
+    fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
+        let is_it = |index: &usize| {
+            let entry = self.entries.get(*index);
+            entry.is_some_and(|entry| entry.sequence() == sequence)
+        };
         let first = self.entries.front()?.before.publications;
-        usize::try_from(ordinal.checked_sub(first)?).ok()
+        let guess = usize::try_from(ordinal.wrapping_sub(first)).ok();
+        guess.filter(is_it).or_else(|| {
+            let index = self
+                .entries
+                .partition_point(|entry| entry.sequence() < sequence);
+            Some(index).filter(is_it)
+        })
     }
 }
 

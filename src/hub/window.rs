@@ -153,6 +153,14 @@ impl Windows {
         }
     }
 
+    /// What comes after a number is void: it has not to be acknowledged, and was not.
+    pub(super) fn cut(&mut self, kept: Sequence) {
+        for given in self.0.values_mut().flatten() {
+            while given.ids.pop_back_if(|id| *id > kept).is_some() {}
+            given.acknowledged = given.acknowledged.min(kept);
+        }
+    }
+
     /// Forgets the one of a subscription that has ended.
     pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
         if let Some(all) = self.0.get_mut(&slot) {
@@ -204,9 +212,10 @@ impl Hub {
         id: Cursor,
         sequenced: Sequence,
     ) -> Acknowledged {
-        if id.epoch != self.epoch || id.sequence > sequenced {
+        let number = self.acknowledged_by(id);
+        let Some(number) = number.filter(|number| *number <= sequenced) else {
             return Acknowledged::BadId;
-        }
+        };
         let channel = match (name, self.subscriptions(slot)) {
             (Some(name), _) => self.index_of(name),
             (None, [only]) => Some(only.channel),
@@ -217,7 +226,7 @@ impl Hub {
         let Some(given) = channel.and_then(|channel| find_mut(all, channel)) else {
             return Acknowledged::NoWindow;
         };
-        if given.acknowledge(id.sequence) {
+        if given.acknowledge(number) {
             Acknowledged::Opened
         } else {
             Acknowledged::Taken

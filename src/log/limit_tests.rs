@@ -23,7 +23,8 @@ fn writer(channels_max: u32) -> Writer {
 
 fn enter(log: &Log, worker: u16, name: &ChannelName) -> Option<ChannelKey> {
     let (none, stake) = (Amount::default(), Stake { worker, place: 0 });
-    let entered = log.enter(name, stake, log.posted(), none, &mut Vec::new());
+    let horizon = log.state().horizon(log.posted());
+    let entered = log.enter(name, stake, horizon, none, &mut Vec::new());
     entered.map(|(standing, _)| standing.key)
 }
 

@@ -11,10 +11,11 @@
 //! or the drop of a publication (debug builds assert it).
 //!
 //! What a reader asks for ends at its *horizon*: the number up to which it has been told of
-//! everything. Nothing above it is found, counted or named.
+//! everything. Nothing above it is found, counted or named. A horizon is of one [`epoch`].
 
 mod conflation;
 pub mod entry;
+pub mod epoch;
 mod interest;
 #[cfg(all(test, feature = "model"))]
 mod models;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use entry::{Amount, Entry};
+pub use epoch::{EpochChange, EpochState, Horizon};
 pub use interest::Stake;
 pub use read::Standing;
 pub use rules::{RuleIndex, Rules};
@@ -57,7 +59,7 @@ pub struct Log {
     ledger: Arc<Ledger>,
     /// What the writer last had, for gauges and for the position of polls.
     shown: Shown,
-    numbers: Numbers,
+    newest: epoch::Newest,
     subscribed: Subscribed,
     /// How many channels there are: changed with the shard locked that gets or loses one.
     channels: AtomicU64,
@@ -83,18 +85,6 @@ impl Subscribed {
     }
 }
 
-/// How far the writer has come.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Numbers {
-    /// The newest number that may be met: stored before the first entry of a batch is added.
-    sequenced: AtomicU64,
-    /// Everything up to here has been posted: stored after the last mail of a batch.
-    posted: AtomicU64,
-    /// Numbers up to here may have been given out before a restart and are lost. Zero if none.
-    lost_until: AtomicU64,
-}
-
 /// Figures that the writer shows.
 #[derive(Debug, Default)]
 struct Shown {
@@ -113,11 +103,7 @@ impl Log {
             rules: Rules::new(config, head),
             ledger: Arc::default(),
             shown: Shown::default(),
-            numbers: Numbers {
-                sequenced: AtomicU64::new(head.0),
-                posted: AtomicU64::new(head.0),
-                lost_until: AtomicU64::new(0),
-            },
+            newest: epoch::Newest::new(head),
             subscribed: Subscribed {
                 count: AtomicU64::new(0),
                 max: match config.limits.channels {
@@ -141,23 +127,17 @@ impl Log {
         self.subscribed.count.load(Ordering::Relaxed)
     }
 
-    /// The newest number that any client can have met: no id above it was ever given out.
+    /// See [`EpochState::sequenced`]. For tests: a reader asks the state of its own epoch.
+    #[doc(hidden)]
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
-        Sequence(self.numbers.sequenced.load(Ordering::Acquire))
+        self.state().sequenced()
     }
 
-    /// Everything up to this number is in the inboxes of the workers that it concerns, or was taken
-    /// from there. A worker that loads it and then finds its inbox empty has taken all of it.
+    /// See [`EpochState::posted`]. For the start, when there is one epoch.
     #[must_use]
     pub fn posted(&self) -> Sequence {
-        Sequence(self.numbers.posted.load(Ordering::Acquire))
-    }
-
-    /// Numbers up to this one may have been given out before a restart and are lost.
-    #[must_use]
-    pub fn lost_until(&self) -> Sequence {
-        Sequence(self.numbers.lost_until.load(Ordering::Acquire))
+        self.state().posted()
     }
 
     /// How much of each channel is kept, and what happens to conns that are behind.
@@ -211,8 +191,8 @@ impl Log {
         for (place, name) in (0..).zip(names) {
             let (name, stake) = (ChannelName::new(name).unwrap(), Stake { worker, place });
             let (none, mut late) = (Amount::default(), Vec::new());
-            self.enter(&name, stake, self.posted(), none, &mut late)
-                .unwrap();
+            let horizon = self.state().horizon(self.posted());
+            self.enter(&name, stake, horizon, none, &mut late).unwrap();
         }
     }
 

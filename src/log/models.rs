@@ -10,6 +10,8 @@
 //! threads are preempted at most [`PREEMPTIONS_MAX`] times; `LOOM_MAX_PREEMPTIONS` sets another
 //! bound.
 
+mod epoch;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -76,15 +78,9 @@ fn cursor(sequence: Sequence) -> Cursor {
     }
 }
 
-fn publication(sequence: u64, channel: &str, ledger: &Arc<Ledger>) -> Publication {
+fn publication(id: Cursor, channel: &str, ledger: &Arc<Ledger>) -> Publication {
     let payload = Payload::Text("x".into());
-    Publication::new(
-        cursor(Sequence(sequence)),
-        name(channel),
-        payload,
-        NOW,
-        ledger,
-    )
+    Publication::new(id, name(channel), payload, NOW, ledger)
 }
 
 /// Runs a model in a thread with room on its stack.
@@ -120,6 +116,7 @@ enum Looking {
 /// The feed's part.
 struct Feed {
     writer: Writer,
+    epoch: Epoch,
     outgoing: Outgoing,
     inboxes: Vec<Arc<Inbox>>,
     posting: Posting,
@@ -129,6 +126,7 @@ impl Feed {
     fn new(workers: usize, config: &Config) -> Self {
         Self {
             writer: Writer::new(config, Sequence::ZERO),
+            epoch: epoch(),
             outgoing: Outgoing::new(workers),
             inboxes: (0..workers).map(|_| Arc::default()).collect(),
             posting: Posting::ThenNoted,
@@ -145,7 +143,11 @@ impl Feed {
         self.writer.announce(Sequence(last));
         for (sequence, channel) in batch {
             let ledger = self.writer.log().ledger();
-            let publication = publication(*sequence, channel, ledger);
+            let id = Cursor {
+                epoch: self.epoch,
+                sequence: Sequence(*sequence),
+            };
+            let publication = publication(id, channel, ledger);
             let _removed = self.outgoing.add(&mut self.writer, publication, None);
         }
         if self.posting == Posting::AfterNoted {
@@ -184,20 +186,23 @@ impl Worker {
 
     /// Takes the inbox in, as `worker/broadcast.rs` does.
     fn broadcast(&mut self) {
-        let before = self.hub.log().posted();
+        let before = self.hub.posted();
         while let Some(batch) = self.inbox.take(self.taken) {
             self.taken += 1;
             for item in batch {
                 let Item {
                     place, key, entry, ..
                 } = item;
-                self.hub.advance_head(entry.sequence(), NOW);
+                if entry.publication.id.epoch != self.hub.head().epoch {
+                    self.hub.follow_epoch();
+                }
+                self.hub.advance_head(entry.publication.id, NOW);
                 self.hub.take(place, key, entry, NOW);
             }
         }
         let posted = match self.looking {
             Looking::PostedFirst => before,
-            Looking::InboxFirst => self.hub.log().posted(),
+            Looking::InboxFirst => self.hub.posted(),
         };
         self.hub.advance_head(posted, NOW);
     }
@@ -250,7 +255,7 @@ impl Client {
             Some(_) => Since::After(cursor(self.position)),
             None => Since::Now,
         };
-        let sequenced = worker.hub.log().sequenced();
+        let sequenced = worker.hub.sequenced();
         let mut outcomes = Vec::new();
         for name in &self.channels {
             let outcome = worker.hub.subscribe(SLOT, name, since, sequenced);
@@ -592,10 +597,10 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
         let mut client = Client::new(&["a"]);
         client.start = Some(Sequence::ZERO);
         if seen.load(Ordering::Acquire) {
-            let posted = worker.hub.log().posted();
+            let posted = worker.hub.posted();
             client.come(&mut worker);
             client.take(&mut worker);
-            assert!(worker.hub.head().sequence >= posted);
+            assert!(worker.hub.head().sequence >= posted.sequence);
             client.check_without_loss(&ONE_CHANNEL[..1]);
         }
         feed.join().unwrap();
@@ -682,7 +687,8 @@ fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
 fn enter(log: &Log, worker: u16, channel: &str) -> Option<ChannelKey> {
     let stake = Stake { worker, place: 0 };
     let (none, mut late) = (Amount::default(), Vec::new());
-    let entered = log.enter(&name(channel), stake, Sequence::ZERO, none, &mut late);
+    let horizon = log.state().horizon(Sequence::ZERO);
+    let entered = log.enter(&name(channel), stake, horizon, none, &mut late);
     assert!(log.subscribed() <= 1);
     entered.map(|(standing, _)| standing.key)
 }

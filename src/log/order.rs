@@ -162,6 +162,17 @@ impl Order {
         true
     }
 
+    /// Drops dead places at the end. Entries may be added then with any number above the newest
+    /// that is left.
+    pub(super) fn drop_dead_at_end(&mut self) {
+        while let Some(last) = self.chunks.back_mut()
+            && last.places.pop_back_if(|place| place.is_dead).is_some()
+        {
+            last.dead -= 1;
+            self.places -= 1;
+        }
+    }
+
     pub(super) fn shrink_to_fit(&mut self) {
         self.chunks.shrink_to_fit();
     }
@@ -248,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn order_agrees_with_a_list(
-            acts in proptest::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..3000)
+            acts in proptest::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..3000)
         ) {
             let mut order = Order::default();
             let mut list: Vec<u64> = Vec::new();
@@ -264,6 +275,14 @@ mod tests {
                     3 | 4 if !list.is_empty() => {
                         let at = index.index(list.len());
                         prop_assert!(order.remove(Sequence(list.remove(at))));
+                    }
+                    // Some of the newest go, and their numbers come again.
+                    5 if !list.is_empty() => {
+                        for number in list.split_off(index.index(list.len())) {
+                            prop_assert!(order.remove(Sequence(number)));
+                        }
+                        order.drop_dead_at_end();
+                        next = list.last().map_or(1, |last| last + 1);
                     }
                     _ if !list.is_empty() => prop_assert!(order.remove(Sequence(list.remove(0)))),
                     _ => prop_assert!(!order.remove(Sequence(next))),

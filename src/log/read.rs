@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::epoch::ALL;
 use super::shard::{Channel, key};
-use super::{Amount, ChannelKey, Entry, Log, RuleIndex, Stake};
+use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, Stake};
 use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
@@ -34,7 +35,8 @@ pub struct Standing {
 }
 
 impl Channel {
-    fn standing(&self, key: ChannelKey, horizon: Sequence) -> Standing {
+    /// What comes after `end` is of another epoch than the reader's.
+    fn standing(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> Standing {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // Later entries are not known yet.
             Some(later) => (later.previous, later.before),
@@ -49,7 +51,7 @@ impl Channel {
             evicted: self.evicted.min(horizon),
             begin: begin.min(horizon),
             total,
-            next: self.next_above(horizon),
+            next: self.next_above(horizon).filter(|next| *next <= end),
         }
     }
 
@@ -90,13 +92,14 @@ impl Log {
         &self,
         name: &ChannelName,
         stake: Stake,
-        horizon: Sequence,
+        horizon: Horizon,
         late_max: Amount,
         late: &mut Vec<Entry>,
     ) -> Option<(Standing, Sequence)> {
         let hash = self.hash(name);
         let (number, shard) = self.shards.write_by_hash(hash);
         let mut shard = shard?;
+        let (horizon, end) = horizon.within(&shard);
         let place = shard.find_or_add(self, hash, name)?;
         let channel = shard.get_mut(place)?;
         if channel.interest.is_none() && !self.subscribed.try_add() {
@@ -106,12 +109,15 @@ impl Log {
         channel.interest.add(stake);
         let total = channel.total();
         let behind = channel.entries().range(channel.index_after(horizon)..);
+        let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
-        late.extend(behind.cloned());
-        Some((
-            channel.standing(key(number, place), horizon),
-            channel.last(),
-        ))
+        late.extend(behind.cloned().map(|entry| Entry {
+            // By what may be void.
+            is_superseded: entry.is_superseded && end == ALL,
+            ..entry
+        }));
+        let standing = channel.standing(key(number, place), horizon, end);
+        Some((standing, channel.last().min(end)))
     }
 
     /// A worker has no subscribers of a channel any more. The channel goes if it has no entries.
@@ -130,10 +136,10 @@ impl Log {
 
     /// How a channel stands at a horizon.
     #[must_use]
-    pub fn standing(&self, key: ChannelKey, horizon: Sequence) -> Option<Standing> {
-        let shard = self.shards.read(key)?;
+    pub fn standing(&self, key: ChannelKey, horizon: Horizon) -> Option<Standing> {
+        let (shard, horizon, end) = self.read_within(key, horizon)?;
         let channel = shard.get(key.place())?;
-        Some(channel.standing(key, horizon))
+        Some(channel.standing(key, horizon, end))
     }
 
     /// Adds references to a channel's entries behind a position, up to a horizon, at most `max`.
@@ -143,11 +149,11 @@ impl Log {
         &self,
         key: ChannelKey,
         position: Sequence,
-        horizon: Sequence,
+        horizon: Horizon,
         max: usize,
         entries: &mut Vec<T>,
     ) -> Sequence {
-        let Some(shard) = self.shards.read(key) else {
+        let Some((shard, horizon, _)) = self.read_within(key, horizon) else {
             return Sequence::ZERO;
         };
         let Some(channel) = shard.get(key.place()) else {
@@ -166,9 +172,9 @@ impl Log {
         &self,
         key: ChannelKey,
         position: Sequence,
-        horizon: Sequence,
+        horizon: Horizon,
     ) -> Option<(Sequence, Amount)> {
-        let shard = self.shards.read(key)?;
+        let (shard, horizon, _) = self.read_within(key, horizon)?;
         let channel = shard.get(key.place())?;
         let next = channel.entries().get(channel.index_after(position))?;
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
@@ -184,9 +190,9 @@ impl Log {
         &self,
         key: ChannelKey,
         count: u32,
-        horizon: Sequence,
+        horizon: Horizon,
     ) -> Option<Sequence> {
-        let shard = self.shards.read(key)?;
+        let (shard, horizon, _) = self.read_within(key, horizon)?;
         let channel = shard.get(key.place())?;
         let end = channel.index_after(horizon);
         let oldest = end.saturating_sub(count as usize);
@@ -195,12 +201,12 @@ impl Log {
         Some(oldest.sequence().before())
     }
 
-    /// How many publications a channel has after a position, up to another one. `None` if some of
-    /// them have left the log.
+    /// How many publications a channel has after a position, up to a horizon. `None` if some of
+    /// them have left the log, or are not of the reader's epoch.
     #[must_use]
-    pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Sequence) -> Option<u64> {
-        let shard = self.shards.read(key)?;
-        let channel = shard.get(key.place())?;
+    pub fn count_between(&self, key: ChannelKey, after: Sequence, last: Horizon) -> Option<u64> {
+        let (shard, last, end) = self.read_within(key, last)?;
+        let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         // There are no holes between entries.
         let count = channel
             .index_after(last)
@@ -215,18 +221,21 @@ impl Log {
         &self,
         key: ChannelKey,
         position: Sequence,
-        horizon: Sequence,
+        horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
-        let shard = self.shards.read(key)?;
-        let history = shard.get(key.place())?.history()?;
-        history.superseded_run(position, horizon)
+        let (shard, horizon, end) = self.read_within(key, horizon)?;
+        // What supersedes an entry may be void.
+        let channel = shard.get(key.place()).filter(|_| end == ALL)?;
+        channel.history()?.superseded_run(position, horizon)
     }
 
     /// What follows a position, up to a horizon, and is not superseded.
     #[must_use]
-    pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Sequence) -> Amount {
-        let shard = self.shards.read(key);
-        let channel = shard.as_ref().and_then(|shard| shard.get(key.place()));
+    pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Horizon) -> Amount {
+        let Some((shard, horizon, _)) = self.read_within(key, horizon) else {
+            return Amount::default();
+        };
+        let channel = shard.get(key.place());
         let history = channel.and_then(|channel| channel.history());
         history.map_or_else(Amount::default, |history| {
             history.newest_after(position, horizon)
@@ -364,6 +373,10 @@ mod tests {
     use crate::log::Writer;
     use crate::time::Now;
 
+    fn horizon(writer: &Writer, number: u64) -> Horizon {
+        writer.log().state().horizon(Sequence(number))
+    }
+
     #[test]
     fn newest_are_counted_up_to_the_horizon_and_among_what_is_left() {
         let name = ChannelName::new("c").unwrap();
@@ -380,7 +393,7 @@ mod tests {
         let none = Amount::default();
         let entered = writer
             .log()
-            .enter(&name, stake, Sequence::ZERO, none, &mut late);
+            .enter(&name, stake, horizon(&writer, 0), none, &mut late);
         let key = entered.unwrap().0.key;
         for number in 3..=8 {
             let (epoch, sequence) = (Epoch::new(7), Sequence(number));
@@ -393,10 +406,10 @@ mod tests {
             writer.evict(Now(0), 9);
         }
         // It has 5 to 8.
-        let before = |count, horizon| {
+        let before = |count, number| {
             let found = writer
                 .log()
-                .position_before_newest(key, count, Sequence(horizon));
+                .position_before_newest(key, count, horizon(&writer, number));
             found.map(|Sequence(position)| position)
         };
         for (count, horizon, expected) in [

@@ -27,6 +27,8 @@ pub struct Rules {
     /// For all channels together.
     pub(super) bounds: LogBounds,
     has_conflation: bool,
+    /// While void entries are being removed: up to where evictions still mean something.
+    forgotten_max: AtomicU64,
 }
 
 /// Channels that share bounds.
@@ -99,6 +101,7 @@ impl Rules {
             table,
             ages,
             bounds: config.log,
+            forgotten_max: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -153,9 +156,25 @@ impl Rules {
     /// channel that is made locked, as [`Self::forget`] is with that of the one that goes.
     pub(super) fn forgotten(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
+        // Before what it bounds.
+        let most = self.forgotten_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
-            Sequence(rule.forgotten.load(Ordering::Relaxed))
+            Sequence(rule.forgotten.load(Ordering::Relaxed).min(most))
         })
+    }
+
+    /// Evictions after this number are void. Shards that have void entries may still lose channels
+    /// with later ones, until [`Self::cut_forgotten`] is called.
+    pub(super) fn bound_forgotten(&self, kept: Sequence) {
+        self.forgotten_max.store(kept.0, Ordering::Release);
+    }
+
+    /// No shard has void entries any more.
+    pub(super) fn cut_forgotten(&self, kept: Sequence) {
+        for rule in &self.table {
+            rule.forgotten.fetch_min(kept.0, Ordering::Relaxed);
+        }
+        self.forgotten_max.store(u64::MAX, Ordering::Release);
     }
 
     /// A channel of which this was the newest eviction is gone.

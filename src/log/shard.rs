@@ -189,6 +189,8 @@ pub(super) struct Shard {
     /// Their places, found by name.
     directory: HashTable<u32>,
     channels: ChunkedSlab<Channel, CHUNK>,
+    /// That of the epoch to which it belongs.
+    pub(super) generation: u64,
 }
 
 impl Shard {
@@ -206,6 +208,14 @@ impl Shard {
 
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut Channel> {
         self.channels.get_mut(place as usize)
+    }
+
+    /// The places of all channels.
+    pub(super) fn places(&self) -> Vec<u32> {
+        let places = self.channels.iter().map(|(place, _)| place);
+        places
+            .filter_map(|place| u32::try_from(place).ok())
+            .collect()
     }
 
     pub(super) fn channels(&self) -> impl Iterator<Item = &Channel> {
@@ -318,8 +328,13 @@ impl Shards {
 
     /// Locks each shard in turn. For tests.
     pub(super) fn each(&self) -> impl Iterator<Item = (u32, Guard<RwLockReadGuard<'_, Shard>>)> {
-        let numbers = 0..u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let numbers = self.numbers();
         numbers.filter_map(|number| Some((number, self.read_number(number)?)))
+    }
+
+    /// The numbers of all shards.
+    pub(super) fn numbers(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 
     fn read_number(&self, shard: u32) -> Option<Guard<RwLockReadGuard<'_, Shard>>> {
@@ -329,7 +344,7 @@ impl Shards {
         Some(Guard(guard, held))
     }
 
-    fn write_number(&self, shard: u32) -> Option<Guard<RwLockWriteGuard<'_, Shard>>> {
+    pub(super) fn write_number(&self, shard: u32) -> Option<Guard<RwLockWriteGuard<'_, Shard>>> {
         let Locked(lock) = self.0.get(shard as usize)?;
         let held = Held::new();
         let guard = lock.write().unwrap_or_else(PoisonError::into_inner);

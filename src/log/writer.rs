@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::epoch::EpochState;
 use super::order::{Order, Ordered};
 use super::rules::Class;
 use super::shard::{CHANNEL_BYTES, Channel, assert_unlocked, key};
@@ -22,9 +23,11 @@ use crate::time::{Deadline, Now};
 /// Adds entries and removes them.
 #[derive(Debug)]
 pub struct Writer {
-    log: Arc<Log>,
+    pub(super) log: Arc<Log>,
+    /// The newest epoch.
+    pub(super) state: Arc<EpochState>,
     /// The newest entry's number.
-    head: Sequence,
+    pub(super) head: Sequence,
     /// Of channels in which only feeders publish.
     feeders: Part,
     /// Of channels in which clients may broadcast.
@@ -37,17 +40,17 @@ pub struct Writer {
     /// Encodings of entries up to here had their turn to be dropped.
     swept_until: Sequence,
     /// Entries that were removed while a shard was locked, to be dropped after that.
-    removed: Vec<(Entry, RuleIndex)>,
+    pub(super) removed: Vec<(Entry, RuleIndex)>,
 }
 
 /// The entries of channels that share bounds.
 #[derive(Debug, Default)]
-struct Part {
+pub(super) struct Part {
     order: Order,
     /// Bytes of publications, of the channels' deques, and of what is listed for conflation.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Channels that have entries.
-    kept: u64,
+    pub(super) kept: u64,
 }
 
 impl Part {
@@ -79,6 +82,7 @@ impl Writer {
         });
         Self {
             clocks: clocks.collect(),
+            state: log.state(),
             log,
             head,
             feeders: Part::default(),
@@ -104,27 +108,18 @@ impl Writer {
 
     /// Announces that numbers up to this one are about to be added. Called before each batch.
     pub fn announce(&mut self, last: Sequence) {
-        let sequenced = &self.log.numbers.sequenced;
-        debug_assert!(last.0 >= sequenced.load(Ordering::Relaxed));
-        // Released before the first entry is added: no reader meets a number above it.
-        sequenced.store(last.0, Ordering::Release);
+        self.state.announce(last);
     }
 
     /// Everything that was added has been posted to the workers that it concerns.
     pub fn note_posted(&mut self) {
-        self.log
-            .numbers
-            .posted
-            .store(self.head.0, Ordering::Release);
+        self.state.note_posted(self.head);
         self.show();
     }
 
     /// Numbers up to this one may have been given out before a restart and are lost.
     pub fn note_lost(&mut self, until: Sequence) {
-        self.log
-            .numbers
-            .lost_until
-            .store(until.0, Ordering::Release);
+        self.state.note_lost(until);
     }
 
     /// Adds a publication with a number above all others, and removes what its channel's bounds no
@@ -143,7 +138,7 @@ impl Writer {
             return 0;
         }
         debug_assert!(
-            sequence <= self.log.sequenced(),
+            sequence <= self.state.sequenced(),
             "{sequence:?} was not announced"
         );
         self.head = sequence;
@@ -342,7 +337,7 @@ impl Writer {
     }
 
     /// Shows readers and gauges how much there is.
-    fn show(&self) {
+    pub(super) fn show(&self) {
         let shown = &self.log.shown;
         let bytes = self.bytes_without_encodings();
         shown.bytes.store(bytes, Ordering::Relaxed);
@@ -352,7 +347,7 @@ impl Writer {
         shown.oldest.store(oldest.0, Ordering::Relaxed);
     }
 
-    fn part(&mut self, rule: RuleIndex) -> &mut Part {
+    pub(super) fn part(&mut self, rule: RuleIndex) -> &mut Part {
         match self.log.rules.class(rule) {
             Class::Feeders => &mut self.feeders,
             Class::Clients => &mut self.clients,
@@ -448,7 +443,7 @@ impl Writer {
     }
 
     /// Drops what was removed, now that no shard is locked.
-    fn drop_removed(&mut self) {
+    pub(super) fn drop_removed(&mut self) {
         assert_unlocked();
         let mut removed = std::mem::take(&mut self.removed);
         for (entry, rule) in removed.drain(..) {
@@ -481,6 +476,21 @@ impl Writer {
             this.due = found.map(|(due, _)| due);
         }
         found
+    }
+
+    /// What comes after this number has been removed, and its numbers may come again.
+    pub(super) fn go_back(&mut self, kept: Sequence) {
+        let begin = self.head.next();
+        self.feeders.order.drop_dead_at_end();
+        self.clients.order.drop_dead_at_end();
+        for clock in &mut self.clocks {
+            if clock.next > kept {
+                (clock.next, clock.due) = (clock.next.min(begin), None);
+            }
+        }
+        if self.swept_until > kept {
+            self.swept_until = Sequence::ZERO;
+        }
     }
 
     /// Panics if the parts of the log disagree. For tests.

@@ -12,7 +12,7 @@ use super::net::Net;
 use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
 use crate::frame::{Encoded, FrameKind};
 use crate::hub::Gap;
-use crate::id::{ChannelName, ConnId, Cursor, Sequence};
+use crate::id::{ChannelName, ConnId, Cursor};
 use crate::transport::poll::News;
 
 impl<N: Net> Worker<N> {
@@ -25,8 +25,8 @@ impl<N: Net> Worker<N> {
     /// Answers a poll that cannot wait, when everything that had been posted at its request has
     /// been taken in: what a feeder knows to be published is in its answer.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
-        let posted = self.hub.log().posted();
-        match posted <= self.hub.head().sequence {
+        let posted = self.hub.posted();
+        match posted.sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
             false => {
                 // Its timer may have fired while it waits.
@@ -43,7 +43,7 @@ impl<N: Net> Worker<N> {
     /// Answers the polls for which everything has been taken in.
     pub(super) fn answer_the_caught_up(&mut self) {
         let head = self.hub.head().sequence;
-        let is_due = |first: &mut (Sequence, ConnId, Option<Cursor>)| first.0 <= head;
+        let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
         while let Some((_, id, since)) = self.to_answer.pop_front_if(is_due) {
             self.awaiting_answer.remove(&id);
             self.answer(id, since);
@@ -88,6 +88,8 @@ impl<N: Net> Worker<N> {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
         let publications = self.take_publications(slot, kind, &mut gaps);
+        // The epoch may have changed since the request.
+        let since = since.filter(|since| self.hub.has_valid(*since));
         let stays = since.filter(|_| gaps.is_empty() && publications.is_empty());
         let position = self.position(slot, &gaps, &publications, stays);
         News {

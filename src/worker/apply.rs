@@ -76,13 +76,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn join(&mut self, id: ConnId, join: &Join) {
-        let sequenced = self.sequenced();
-        let hub = &mut self.hub;
-        let outcomes: Vec<JoinOutcome> = join
-            .channels
-            .iter()
-            .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
-            .collect();
+        let outcomes = self.subscribe_in_one_epoch(id, join);
         self.note_outcomes(id, &outcomes);
         if let Some(window) = join.window {
             self.set_windows(id, join, &outcomes, window);
@@ -148,7 +142,8 @@ impl<N: Net> Worker<N> {
     }
 
     fn acknowledge(&mut self, id: ConnId, what: &Acknowledgement) {
-        let sequenced = self.sequenced();
+        self.follow_epoch();
+        let sequenced = self.hub.sequenced();
         let channel = what.channel.as_ref();
         let outcome = self.hub.acknowledge(id.slot, channel, what.id, sequenced);
         if matches!(outcome, Acknowledged::Opened | Acknowledged::Taken) {

@@ -16,7 +16,7 @@ impl<N: Net> Worker<N> {
         self.is_batch_held = false;
         self.drain_if_ordered();
         // Before the inbox is looked at: whatever is posted later is not in it yet.
-        let posted = self.hub.log().posted();
+        let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
                 self.hub.advance_head(posted, self.now);
@@ -34,7 +34,7 @@ impl<N: Net> Worker<N> {
     /// Brings the head up to date if nothing waits, so that a subscriber that comes now starts at
     /// the newest publication.
     pub(super) fn catch_up(&mut self) {
-        let posted = self.hub.log().posted();
+        let posted = self.hub.posted();
         if self.batch.len() == 0 && self.parts.inbox.is_empty() {
             self.hub.advance_head(posted, self.now);
         }
@@ -60,6 +60,10 @@ impl<N: Net> Worker<N> {
 
     /// Takes the next entry in. False if it has to wait for the walk over its channel.
     fn take_next(&mut self) -> bool {
+        let next = self.batch.as_slice().first();
+        if next.is_some_and(|item| item.entry.publication.id.epoch != self.hub.head().epoch) {
+            self.follow_epoch();
+        }
         let Some(Item {
             place, key, entry, ..
         }) = self.batch.as_slice().first()
@@ -78,7 +82,7 @@ impl<N: Net> Worker<N> {
             entry,
             receipt,
         } = item;
-        self.hub.advance_head(entry.sequence(), self.now);
+        self.hub.advance_head(entry.publication.id, self.now);
         let subscribers = self.hub.take(place, key, entry, self.now);
         self.parts.metrics.publications.increment();
         if receipt.is_some_and(|receipt| receipt.confirm(subscribers)) {

@@ -59,6 +59,10 @@ struct Owed {
 }
 
 impl Collected {
+    pub(super) fn is_empty(&self) -> bool {
+        self.owed.is_empty()
+    }
+
     fn clear(&mut self) {
         self.owed.clear();
         self.planned.clear();

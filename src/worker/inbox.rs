@@ -149,6 +149,11 @@ impl Mailbox {
 }
 
 impl Mailbox {
+    /// Has the worker turn, and see what it shares with the feed. Never waits.
+    pub fn wake(&self) {
+        self.wake.wake();
+    }
+
     /// Has the worker drain. Never waits; the first order stands.
     pub fn order_drain(&self, order: DrainOrder) {
         let _given = self.drain.set(order);

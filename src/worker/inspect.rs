@@ -47,6 +47,13 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
+    /// Whether mail waits to be taken in.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        self.batch.len() > 0 || !self.parts.inbox.is_empty()
+    }
+
     /// The conns that were freed at the end of the last turn.
     #[doc(hidden)]
     #[must_use]

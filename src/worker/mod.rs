@@ -16,6 +16,7 @@ mod apply;
 mod broadcast;
 mod dialogue;
 mod drain;
+mod epoch;
 mod expire;
 mod flush;
 pub mod guard;
@@ -55,7 +56,7 @@ use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
-use crate::id::{ConnId, Cursor, RunId, Sequence};
+use crate::id::{ConnId, Cursor, RunId};
 use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
@@ -124,8 +125,8 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns that have something to write and may be written.
     to_flush: VecDeque<ConnId>,
-    /// Polls that cannot wait, each with the number up to which it needs everything.
-    to_answer: VecDeque<(Sequence, ConnId, Option<Cursor>)>,
+    /// Polls that cannot wait, each with the id up to which it needs everything.
+    to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
     /// The same, to be found.
     awaiting_answer: HashSet<ConnId>,
     /// Conns whose outbox holds publications.
@@ -445,12 +446,6 @@ impl<N: Net> Worker<N> {
                 self.leave_silent();
             }
         }
-    }
-
-    /// The newest sequence number that any client can have seen.
-    fn sequenced(&self) -> Sequence {
-        let Cursor { sequence, .. } = self.hub.head();
-        sequence.max(self.hub.log().sequenced())
     }
 
     /// Keeps the date, and the keys for tokens, not more than half a second old. Where the calendar

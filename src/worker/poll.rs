@@ -16,6 +16,7 @@ impl<N: Net> Worker<N> {
         self.round.begin();
         let polled = self.net.poll(timeout, &mut readiness);
         self.now = self.net.now();
+        self.follow_epoch();
         self.catch_up();
         if self.running.advance(self.now, timeout) {
             self.parts.metrics.turns_late.increment();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
-use fanfare::log::Writer;
+use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
 use fanfare::worker::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
 use fanfare::worker::outgoing::Outgoing;
@@ -26,6 +26,8 @@ const BATCHES_MAX: usize = 50;
 const MAILS_MAX: usize = 55;
 /// Publications of a chaos.
 const PUBLICATIONS_MAX: u64 = 800;
+/// How likely the epoch changes when it acts in the middle of a turn, in thousandths.
+const CHANGES_PER_ACT: u32 = 20;
 /// Of the publications that come one by one in the end, which have no key.
 pub(crate) const LONELY_BYTES: usize = 5;
 
@@ -93,6 +95,13 @@ enum Step {
     Evict,
 }
 
+/// What has happened in the log.
+#[derive(Debug)]
+pub(crate) enum Fresh {
+    Epoch(EpochChange),
+    Publication(Arc<Publication>),
+}
+
 /// A feeder waits for this.
 #[derive(Debug)]
 pub(crate) struct Owed {
@@ -112,6 +121,14 @@ pub(crate) struct Feed {
     size_max: usize,
     /// The last number that was given out.
     head: u64,
+    /// How much has happened over all epochs.
+    serial: u64,
+    /// Where the epoch begins, and up to where it has the numbers of the one before.
+    begin: u64,
+    valid_until: u64,
+    /// How often the epoch may change.
+    changes: u32,
+    chances: fastrand::Rng,
     pub(crate) writer: Writer,
     pub(crate) mailboxes: Mailboxes,
     /// Numbered and not yet part of a batch.
@@ -123,7 +140,7 @@ pub(crate) struct Feed {
     /// With it the server may be killed and goes on.
     pub(crate) journal: Option<Journal>,
     /// Publications of which the world does not know yet.
-    fresh: Vec<Arc<Publication>>,
+    fresh: Vec<Fresh>,
     /// Those that are not complete, in the order of their publications.
     pub(crate) receipts: Vec<Owed>,
     random: fastrand::Rng,
@@ -147,6 +164,11 @@ impl Feed {
             channels,
             size_max,
             head: 0,
+            serial: 0,
+            begin: 0,
+            valid_until: 0,
+            changes: 0,
+            chances: random.clone(),
             writer,
             mailboxes: Mailboxes::new([]),
             staged: Vec::new(),
@@ -167,14 +189,14 @@ impl Feed {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
         self.writer = writer;
-        self.head = head;
+        (self.head, self.serial) = (head, head);
         self.staged.clear();
         self.steps.clear();
         self.receipts.clear();
     }
 
     /// What was published since the world asked last.
-    pub(crate) fn take_fresh(&mut self) -> Vec<Arc<Publication>> {
+    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
         std::mem::take(&mut self.fresh)
     }
 
@@ -189,12 +211,64 @@ impl Feed {
 
     /// Nothing is late any more, and nothing happens in the middle of turns.
     pub(crate) fn calm_down(&mut self) {
-        self.acts_in_turns = 0;
+        (self.acts_in_turns, self.changes) = (0, 0);
         self.late = None;
     }
 
+    /// Draws whether the epoch changes in this life.
+    pub(crate) fn draw_changes(&mut self, mut chances: fastrand::Rng) {
+        if chances.bool() {
+            self.changes = chances.u32(1..=4);
+        }
+        self.chances = chances;
+    }
+
+    /// Begins a new epoch, with a chance in thousandths, if everything can be posted before.
+    /// True if it has.
+    pub(crate) fn change_epoch_at_random(&mut self, likely: u32, now: Now) -> bool {
+        if self.changes == 0 || self.chances.u32(0..1000) >= likely {
+            return false;
+        }
+        self.post_everything(now);
+        if !self.is_done() {
+            return false;
+        }
+        self.changes -= 1;
+        let (head, chances) = (self.head, &mut self.chances);
+        let valid_until = match chances.u32(0..5) {
+            0 => None,
+            1 => Some(head),
+            _ => Some(head.saturating_sub(chances.u64(1..12))),
+        };
+        // Numbers between the two stand for nothing.
+        let valid_until = valid_until.map(|valid| match valid {
+            valid if valid >= self.begin => valid,
+            valid if valid < self.valid_until => valid,
+            _ => self.begin,
+        });
+        let least = valid_until.unwrap_or(0);
+        let begin = match chances.u32(0..4) {
+            0 => least + chances.u64(0..200),
+            1 => least + chances.u64(0..3),
+            2 if valid_until.is_none() => head,
+            _ => least,
+        };
+        let change = EpochChange {
+            from: self.epoch,
+            to: Epoch::new(chances.u64(..) >> 1),
+            head: Sequence(begin),
+            valid_until: valid_until.map(Sequence),
+        };
+        self.writer.change_epoch(&change);
+        self.serial += 1;
+        (self.epoch, self.head) = (change.to, begin);
+        (self.begin, self.valid_until) = (begin, least);
+        self.fresh.push(Fresh::Epoch(change));
+        true
+    }
+
     pub(crate) fn publish_at_random(&mut self, now: Now) {
-        if self.head >= PUBLICATIONS_MAX {
+        if self.serial >= PUBLICATIONS_MAX {
             return;
         }
         let channel = self.random.usize(0..self.channels.len());
@@ -207,13 +281,14 @@ impl Feed {
         self.sequence(channel, size, ttl_ms, now);
     }
 
-    /// Gives a publication its number. Its payload begins with it too.
+    /// Gives a publication its number. Its payload begins with its serial.
     pub(crate) fn sequence(&mut self, channel: usize, size: usize, ttl_ms: Option<u64>, now: Now) {
-        let sequence = self.head + 1;
+        let number = self.head + 1;
         let id = Cursor {
             epoch: self.epoch,
-            sequence: Sequence(sequence),
+            sequence: Sequence(number),
         };
+        let sequence = self.serial + 1;
         let payload = match self.random.u32(0..3) {
             0 => Payload::Json(format!("{sequence}.0{}", "7".repeat(size)).into()),
             1 => Payload::Text(format!("{sequence}.{}", "ä\nb\r".repeat(size / 4)).into()),
@@ -243,15 +318,15 @@ impl Feed {
         {
             return;
         }
-        self.head = sequence;
-        self.writer.announce(Sequence(sequence));
+        (self.head, self.serial) = (number, sequence);
+        self.writer.announce(Sequence(number));
         self.receipts.extend(receipt.as_ref().map(|receipt| Owed {
             sequence,
             receipt: Arc::clone(receipt),
             workers: Vec::new(),
             is_posted: false,
         }));
-        self.fresh.push(for_world);
+        self.fresh.push(Fresh::Publication(for_world));
         self.staged.push((publication, receipt));
     }
 
@@ -276,8 +351,12 @@ impl Feed {
 
     /// Whether nothing is on its way to any worker.
     pub(crate) fn has_all_taken(&self, workers: &[Member]) -> bool {
-        let mut heads = workers.iter().map(|one| one.worker.hub().head());
-        self.is_done() && heads.all(|head| head.sequence == self.writer.head())
+        let head = Cursor {
+            epoch: self.epoch,
+            sequence: self.writer.head(),
+        };
+        let mut workers = workers.iter().map(|one| &one.worker);
+        self.is_done() && workers.all(|one| one.hub().head() == head && !one.has_mail())
     }
 
     /// Makes a batch of what was numbered.
@@ -340,9 +419,9 @@ impl Feed {
     }
 
     fn note_owed(&mut self, worker: usize, batch: &Batch) {
-        for item in batch.iter().filter(|item| item.receipt.is_some()) {
+        for receipt in batch.iter().filter_map(|item| item.receipt.as_ref()) {
             let mut all = self.receipts.iter_mut();
-            let owed = all.find(|owed| owed.sequence == item.entry.sequence().0);
+            let owed = all.find(|owed| Arc::ptr_eq(&owed.receipt, receipt));
             owed.expect("a receipt that is owed").workers.push(worker);
         }
     }
@@ -378,6 +457,13 @@ impl MidTurn for Feed {
         let is_possible = self.is_mid_turn && self.acts_in_turns > 0;
         if !is_possible || self.random.u32(0..1000) >= self.acts_in_turns {
             return false;
+        }
+        if self.change_epoch_at_random(CHANGES_PER_ACT, now) {
+            // Numbers that the worker knows of the epoch before come again at once.
+            for _ in 0..self.chances.u32(0..12) {
+                self.publish_at_random(now);
+            }
+            self.post_everything(now);
         }
         let choice = self.random.u32(0..4);
         for _ in 0..choice {

@@ -58,6 +58,10 @@ impl History {
     /// Up to here nothing is owed: it is older than what was asked for, or has left the log before
     /// any was given.
     pub(crate) fn excused(&self, facts: &Facts) -> u64 {
+        // What it began with may be void.
+        if facts.epochs.has_one_after(self.asked_at) {
+            return self.read_at;
+        }
         if !self.is_unbegun {
             return 0;
         }

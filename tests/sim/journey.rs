@@ -128,6 +128,16 @@ impl Journey {
         }
     }
 
+    /// Whether nothing up to here is missing that was not told.
+    pub(crate) fn is_complete(&self, position: u64, facts: &Facts) -> bool {
+        let mut channels = self.channels.iter();
+        channels.all(|(channel, reached)| {
+            let last = reached.as_ref().map(Reached::last);
+            let lost = last.and_then(|last| facts.first_owed(*channel, last, position));
+            lost.is_none()
+        })
+    }
+
     /// Nothing up to here is missing that was not told.
     pub(crate) fn check_complete(&self, position: u64, facts: &Facts) {
         for (channel, reached) in &self.channels {

@@ -5,8 +5,9 @@
 //! failure names its seed. [`world`] is a life, [`net`] the networks, [`feed`] the sequencer,
 //! [`disk`] what outlives the server, [`backend`] the rest of the feed, [`peer`] and [`link`] the
 //! clients, [`wire`] their parsers, [`model`] the truth, [`history`] what a first visit begins
-//! with, [`journey`] what it comes to for one client over all workers and transports, [`check`]
-//! what must hold of the workers.
+//! with, [`told`] what gaps have to be true to, [`epochs`] which numbers stand for what,
+//! [`journey`] what it comes to for one client over all workers and transports, [`check`] what must
+//! hold of the workers.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -24,6 +25,7 @@ mod calendar;
 mod check;
 mod disk;
 mod drain;
+mod epochs;
 mod feed;
 mod history;
 mod journey;
@@ -34,6 +36,7 @@ mod peer;
 mod pinned;
 mod secure;
 mod tickets;
+mod told;
 mod wire;
 mod world;
 
@@ -73,6 +76,7 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.windows_filled += outcome.windows_filled;
     total.ahead += outcome.ahead;
     total.restarts += outcome.restarts;
+    total.epochs += outcome.epochs;
     total.debts.merge(&outcome.debts);
 }
 
@@ -119,6 +123,7 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         "nobody came near the quota"
     );
     assert!(seeds < SEEDS || total.restarts > 0, "nobody was killed");
+    assert!(seeds < SEEDS || total.epochs > 0, "no epoch has changed");
     assert!(seeds < SEEDS || total.ahead > 0, "no worker was behind");
     assert!(
         seeds < SEEDS || total.windows_filled > 0,
@@ -140,8 +145,8 @@ fn show(seeds: u64, total: &Outcome) {
         total.turns, total.publications, total.deliveries, total.gaps
     );
     eprintln!(
-        "{} windows filled, {} restarts, {} connections ahead of their workers",
-        total.windows_filled, total.restarts, total.ahead
+        "{} windows filled, {} restarts, {} new epochs, {} connections ahead of their workers",
+        total.windows_filled, total.restarts, total.epochs, total.ahead
     );
     let debts = &total.debts;
     eprintln!(

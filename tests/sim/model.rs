@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use fanfare::config::{ClientRules, Config, Overflow, Retention};
 use fanfare::frame::Publication;
-use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
+use fanfare::id::{ChannelName, Cursor, Epoch};
 use fanfare::time::Now;
 
 use crate::check;
+use crate::epochs::Epochs;
+use crate::feed::Fresh;
 use crate::history::History;
+pub(crate) use crate::told::{Told, check_start};
 
 /// How far one worker is, and what has left the log.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ pub(crate) struct LogFacts {
 
 impl LogFacts {
     /// The newest publication that has left the log, of any channel.
-    fn evicted_of_any(&self) -> u64 {
+    pub(crate) fn evicted_of_any(&self) -> u64 {
         self.evicted.iter().copied().max().unwrap_or_default()
     }
 }
@@ -40,14 +43,20 @@ impl LogFacts {
 /// Everything that was published, and how far the workers are.
 #[derive(Debug)]
 pub(crate) struct Facts {
+    /// The first one.
     pub(crate) epoch: Epoch,
+    pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
     /// The same, as the server has them.
     pub(crate) channels: Vec<ChannelName>,
-    /// By sequence number, from 1.
-    pub(crate) publications: Vec<Arc<Publication>>,
-    /// Sequence numbers, by channel.
+    /// By serial, from 1; none where an epoch begins.
+    pub(crate) publications: Vec<Option<Arc<Publication>>>,
+    /// Serials of what is not void, by channel.
     pub(crate) by_channel: Vec<Vec<u64>>,
+    /// Serials of everything that ever was, by channel.
+    ever: Vec<Vec<u64>>,
+    /// The epoch has changed since the log was looked at.
+    pub(crate) has_new_epoch: bool,
     /// By worker.
     pub(crate) logs: Vec<LogFacts>,
     /// All receipts up to here are complete: a feeder knows that every worker has these.
@@ -104,12 +113,15 @@ impl Facts {
         let rules = names.iter().map(|name| check::rules(config, name));
         Self {
             epoch,
+            epochs: Epochs::new(epoch),
             channels: channels_named.collect(),
             rules: rules.collect(),
             is_tight: config.log.bytes < 1 << 26 || config.log.entries < 1_000_000,
             names,
             publications: Vec::new(),
             by_channel: vec![Vec::new(); channels],
+            ever: vec![Vec::new(); channels],
+            has_new_epoch: false,
             logs: vec![
                 LogFacts {
                     head: 0,
@@ -138,17 +150,29 @@ impl Facts {
 
     /// Something has its number.
     pub(crate) fn add(&mut self, publication: Arc<Publication>) {
-        let sequence = publication.id.sequence.0;
-        assert_eq!(sequence, self.publications.len() as u64 + 1);
+        let serial = self.position(publication.id);
+        assert_eq!(serial, self.publications.len() as u64 + 1);
         let channel = self.channel(publication.channel.as_str());
-        self.by_channel[channel].push(sequence);
-        self.publications.push(publication);
+        self.by_channel[channel].push(serial);
+        self.ever[channel].push(serial);
+        self.publications.push(Some(publication));
     }
 
-    /// Several have their numbers.
-    pub(crate) fn add_all(&mut self, publications: impl IntoIterator<Item = Arc<Publication>>) {
-        for publication in publications {
-            self.add(publication);
+    /// What has happened in the log.
+    pub(crate) fn add_all(&mut self, fresh: impl IntoIterator<Item = Fresh>) {
+        for fresh in fresh {
+            match fresh {
+                Fresh::Publication(publication) => self.add(publication),
+                Fresh::Epoch(change) => {
+                    self.publications.push(None);
+                    let start = self.publications.len() as u64;
+                    let kept = self.epochs.change(&change, start);
+                    for all in &mut self.by_channel {
+                        all.retain(|serial| kept.is_some_and(|kept| *serial <= kept));
+                    }
+                    self.has_new_epoch = true;
+                }
+            }
         }
     }
 
@@ -158,11 +182,13 @@ impl Facts {
     }
 
     pub(crate) fn id(&self, sequence: u64) -> String {
-        let cursor = Cursor {
-            epoch: self.epoch,
-            sequence: Sequence(sequence),
-        };
-        cursor.to_string()
+        self.epochs.cursor(sequence).to_string()
+    }
+
+    /// The serial of a position that the server has named.
+    pub(crate) fn position(&self, cursor: Cursor) -> u64 {
+        let found = self.epochs.position(cursor);
+        found.unwrap_or_else(|| panic!("the epoch of {cursor}"))
     }
 
     /// What clients may do in a channel.
@@ -170,15 +196,15 @@ impl Facts {
         self.config.client_rules(&self.channels[channel])
     }
 
-    /// The sequence number in an id that the server sent.
+    /// The serial of an id that the server sent.
     pub(crate) fn sequence(&self, id: &str) -> u64 {
         let cursor: Cursor = id.parse().unwrap_or_else(|_| panic!("{id:?} is no id"));
-        assert_eq!(cursor.epoch, self.epoch, "the epoch of {id}");
-        cursor.sequence.0
+        self.position(cursor)
     }
 
     pub(crate) fn publication(&self, sequence: u64) -> &Arc<Publication> {
         let found = self.publications.get(sequence as usize - 1);
+        let found = found.and_then(Option::as_ref);
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
     }
 
@@ -200,8 +226,11 @@ impl Facts {
     /// Whether a publication is older than its channel keeps any.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
         let age = Duration::from_millis(self.rules[channel].age_ms);
-        let published = self.publication(sequence).published;
-        self.now.has_reached(published.after(age))
+        let newest = within(&self.ever[channel], 0, sequence).last();
+        newest.is_some_and(|newest| {
+            let published = self.publication(*newest).published;
+            self.now.has_reached(published.after(age))
+        })
     }
 
     /// Whether a gap begins with what its channel keeps no longer, and may go on with what later
@@ -216,7 +245,8 @@ impl Facts {
     /// Whether a later publication that is in a log stands for this one.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        let later = self.between(channel, sequence, log.added);
+        // A gap that was told of it stays true to what was known then.
+        let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
             && key.is_some()
@@ -224,17 +254,25 @@ impl Facts {
     }
 
     /// The first publication of a channel after one and up to another that nothing stands for.
-    fn first_newest(&self, log: &LogFacts, channel: usize, after: u64, last: u64) -> Option<u64> {
+    pub(crate) fn first_newest(
+        &self,
+        log: &LogFacts,
+        channel: usize,
+        after: u64,
+        last: u64,
+    ) -> Option<u64> {
         let between = self.between(channel, after, last).iter().copied();
         let mut owed = between.filter(|s| !self.publication(*s).has_expired(self.now));
         owed.find(|sequence| !self.is_superseded(log, channel, *sequence))
     }
 
     pub(crate) fn between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
-        let all = &self.by_channel[channel];
-        let from = all.partition_point(|sequence| *sequence <= after);
-        let to = all.partition_point(|sequence| *sequence <= last);
-        all.get(from..to).unwrap_or_default()
+        within(&self.by_channel[channel], after, last)
+    }
+
+    /// The same with what is void.
+    pub(crate) fn ever_between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
+        within(&self.ever[channel], after, last)
     }
 
     /// The first publication of a channel after one and up to another that is owed whatever time it
@@ -243,6 +281,12 @@ impl Facts {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
     }
+}
+
+fn within(all: &[u64], after: u64, last: u64) -> &[u64] {
+    let from = all.partition_point(|serial| *serial <= after);
+    let to = all.partition_point(|serial| *serial <= last);
+    all.get(from..to).unwrap_or_default()
 }
 
 /// Where a subscriber asked to be served from.
@@ -298,48 +342,6 @@ pub(crate) enum Seen {
     },
 }
 
-/// A gap as it was told.
-#[derive(Clone, Debug)]
-pub(crate) struct Told {
-    pub(crate) channel: usize,
-    pub(crate) since: Option<String>,
-    pub(crate) until: u64,
-    pub(crate) missed: Option<u64>,
-    pub(crate) cause: String,
-}
-
-impl Told {
-    /// Where it begins, if that is a position of this epoch.
-    fn begins(&self, facts: &Facts) -> Option<u64> {
-        let since: Option<Cursor> = self.since.as_ref()?.parse().ok();
-        since
-            .filter(|since| since.epoch == facts.epoch)
-            .map(|since| since.sequence.0)
-    }
-
-    pub(crate) fn seen(&self, facts: &Facts) -> Seen {
-        Seen::Gap {
-            channel: self.channel,
-            since: self.begins(facts),
-            until: self.until,
-        }
-    }
-
-    /// A gap because of a position that is of no use ends where the cause says. What the log has of
-    /// this epoch is not missing to a client that comes from another one.
-    fn check_foreign_end(&self, at: u64, log: &LogFacts, facts: &Facts) {
-        match self.cause.as_str() {
-            "restart" => {
-                let evicted = log.evicted[self.channel];
-                let newest = facts.first_newest(log, self.channel, evicted, self.until);
-                assert_eq!(newest, None, "{self:?} is in the log");
-                assert!(self.until <= log.head, "{self:?}");
-            }
-            _ => assert!((at..=log.head).contains(&self.until), "{self:?}"),
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Subscription {
     /// Everything up to here was delivered, told or had expired.
@@ -354,6 +356,21 @@ struct Subscription {
 }
 
 impl Subscription {
+    /// Where the epoch begins in which its position is void, if that is known: one that asked for
+    /// history may be anywhere.
+    fn restart(&self, facts: &Facts) -> Option<u64> {
+        let restart = facts.epochs.restart(self.last);
+        restart.filter(|_| self.last > 0)
+    }
+
+    /// What is void need not be acknowledged.
+    fn forget_void(&mut self, facts: &Facts) {
+        if let Some(window) = &mut self.window {
+            let is_valid = |given: &u64| facts.epochs.restart(*given).is_none();
+            window.unacknowledged.retain(is_valid);
+        }
+    }
+
     /// After here every publication is owed.
     fn owed_after(&self, facts: &Facts) -> u64 {
         let excused = self.history.as_ref().map(|history| history.excused(facts));
@@ -524,6 +541,12 @@ impl Ledger {
             sequence > newest || sequence <= subscription.catch_up || subscription.window.is_some(),
             "{sequence} of {name} on a connection that is at {newest}"
         );
+        let restart = subscription.restart(facts);
+        assert!(
+            is_blind || restart.is_none_or(|restart| sequence < restart),
+            "{sequence} of {name} after {}, which is void, and no gap",
+            subscription.last
+        );
         let lost = facts.first_owed(channel, subscription.owed_after(facts), sequence - 1);
         assert!(
             is_blind || lost.is_none(),
@@ -565,9 +588,12 @@ impl Ledger {
             history.gap(told, facts);
         }
         assert!(since < told.until, "{told:?} is empty");
-        let missing = facts.between(told.channel, since, told.until);
+        told.check_void(facts);
+        let missing = told.missing(since, facts);
         // A worker on which a channel is new does not know where the channel's loss ends.
-        let is_vague = told.cause == "expired" && told.missed.is_none();
+        let is_vague = told.cause == "expired" && told.missed.is_none()
+            || told.cause == "restart"
+            || facts.epochs.is_beginning(told.until);
         assert!(
             is_vague || missing.last() == Some(&told.until),
             "{told:?} ends at no publication of {name}"
@@ -576,7 +602,8 @@ impl Ledger {
             (cause @ ("conflated" | "slow"), Some(missed)) => {
                 let owed = missing
                     .iter()
-                    .filter(|s| !facts.publication(**s).has_expired(facts.now));
+                    .filter(|s| !facts.publication(**s).has_expired(facts.now))
+                    .filter(|s| facts.epochs.restart(**s).is_none());
                 let range = owed.count() as u64..=missing.len() as u64;
                 assert!(
                     range.contains(&missed) && missed > 0,
@@ -599,6 +626,10 @@ impl Ledger {
                 let newest = facts.first_newest(log, told.channel, evicted, told.until);
                 assert_eq!(newest, None, "{told:?} is in the log");
             }
+            ("restart", None) => {
+                assert!(told.until <= facts.publications.len() as u64, "{told:?}");
+                subscription.forget_void(facts);
+            }
             _ => panic!("{told:?}: cause and count"),
         }
         subscription.last = told.until;
@@ -608,6 +639,9 @@ impl Ledger {
     pub(crate) fn gap_of_answer(&mut self, told: &Told, ask: Ask, at: u64, facts: &Facts) {
         let log = &facts.logs[self.worker];
         let subscription = self.of(told.channel);
+        if ask.foreign_cause().is_none() {
+            told.check_void(facts);
+        }
         let is_conflated = told.cause == "conflated";
         assert!(
             is_conflated || told.missed.is_none(),
@@ -625,14 +659,20 @@ impl Ledger {
                 assert_eq!(lost, None, "{told:?}: lost before it");
                 let newest = facts.first_newest(log, told.channel, since, told.until);
                 assert_eq!(newest, None, "{told:?}: nothing supersedes it");
-                let missing = facts.between(told.channel, since, told.until);
+                let missing = told.missing(since, facts);
                 // The log may have lost the part that counts before the gap is cut.
                 let is_lost = told.missed.is_none() && log.evicted[told.channel] > told.until;
-                let is_exact = told.missed == Some(missing.len() as u64);
+                // What is void counts only if the gap was found before.
+                let valid = facts.between(told.channel, since, told.until).len() as u64;
+                let range = valid..=missing.len() as u64;
+                let is_exact = told.missed.is_some_and(|missed| range.contains(&missed));
                 assert!(is_exact || is_lost, "{told:?}: {missing:?} are missing");
             }
             (ask, cause) if ask.foreign_cause() == Some(cause) => {
                 told.check_foreign_end(at, log, facts);
+            }
+            (_, "restart") if facts.epochs.have_changed() => {
+                assert!(told.until <= facts.publications.len() as u64, "{told:?}");
             }
             (Ask::After(_) | Ask::First | Ask::Last(_), "expired") => {
                 let since = facts.sequence(told.since.as_deref().expect("where it begins"));
@@ -659,13 +699,22 @@ impl Ledger {
     /// It may have come from a faster one, up to `since`.
     pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        assert!(head <= published.max(since), "{head} is not published yet");
+        // A gap may end after what this worker has taken in: the client came from a faster one.
+        let reported = self.subscriptions.values().map(|one| one.last).max();
+        let most = published.max(since).max(reported.unwrap_or(0));
+        assert!(head <= most, "{head} is not published yet");
         assert!(
             head >= self.newest,
             "the id went back from {} to {head}",
             self.newest
         );
         for (channel, subscription) in &self.subscriptions {
+            let restart = subscription.restart(facts);
+            assert!(
+                restart.is_none_or(|restart| head < restart),
+                "channel {channel} is caught up to {head} from {}, which is void, without a gap",
+                subscription.last
+            );
             let lost = facts.first_owed(*channel, subscription.owed_after(facts), head);
             assert_eq!(lost, None, "channel {channel} is not caught up to {head}");
         }
@@ -695,44 +744,9 @@ impl Ledger {
         if let Some((channel, last, owed)) = self.owed(facts) {
             panic!("pipe {pipe}: channel {channel} stands at {last} and {owed} is still owed");
         }
-    }
-}
-
-/// Whether a subscription at a worker that asked for something may start here, and so.
-pub(crate) fn check_start(
-    worker: usize,
-    ask: Ask,
-    asked_at: u64,
-    position: u64,
-    gap: Option<&Told>,
-    facts: &Facts,
-) {
-    let log = &facts.logs[worker];
-    let at = (ask, position, gap);
-    let Some(told) = gap else {
-        return match ask {
-            Ask::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
-            Ask::Foreign | Ask::Nonsense => panic!("{at:?}: no gap"),
-            Ask::Now => assert!((asked_at..=log.head).contains(&position), "{at:?}"),
-            // Its history says where.
-            Ask::First | Ask::Last(_) => assert!(position <= log.head, "{at:?}"),
-        };
-    };
-    assert_eq!(told.until, position, "{at:?}: goes on elsewhere");
-    assert_eq!(told.missed, None, "{at:?}: cannot be known");
-    match ask {
-        Ask::After(since) => {
-            assert_eq!(told.cause, "expired", "{at:?}");
-            assert_eq!(told.since, Some(facts.id(since)), "{at:?}");
-            assert!(
-                since < position && position <= log.evicted_of_any(),
-                "{at:?}"
-            );
-        }
-        Ask::Foreign | Ask::Nonsense => {
-            assert_eq!(Some(&*told.cause), ask.foreign_cause(), "{at:?}");
-            told.check_foreign_end(asked_at, log, facts);
-        }
-        Ask::First | Ask::Last(_) | Ask::Now => panic!("{at:?}: a gap before it begins"),
+        let mut all = self.subscriptions.values();
+        let void = all.find(|one| one.restart(facts).is_some());
+        let is_told = self.is_blind || void.is_none();
+        assert!(is_told, "pipe {pipe}: {void:?} is void, and no gap");
     }
 }

@@ -274,7 +274,8 @@ impl Peer {
     }
 
     /// What a calm world owes everybody: an open stream that is caught up, and every answer.
-    pub(crate) fn check_settled(&self, facts: &Facts) {
+    /// Where conns may pin less than one publication, a slow client may be closed again and again.
+    pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
         let Some(link) = &self.link else {
             assert!(!self.is_streamer, "peer {} has no connection", self.number);
             return;
@@ -292,6 +293,9 @@ impl Peer {
             };
         }
         if let Some(journey) = &self.journey {
+            if may_starve && !journey.is_complete(facts.logs[link.worker].head, facts) {
+                return;
+            }
             journey.check_complete(facts.logs[link.worker].head, facts);
         }
         assert!(

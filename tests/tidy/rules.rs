@@ -122,6 +122,7 @@ pub(crate) fn transports(source: &Source) -> Vec<Finding> {
 /// never while anything waits.
 const WITH_LOCKS: &[&str] = &[
     "src/frame/publication.rs",
+    "src/log/epoch.rs",
     "src/log/shard.rs",
     "src/log/sync.rs",
 ];

@@ -11,6 +11,8 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use fanfare::id::Cursor;
+
 use super::first_visit::frame_of;
 use super::{Link, Service, Stage, told};
 use crate::model::{Ask, Facts, Ledger, Seen};
@@ -149,7 +151,8 @@ impl Link {
     pub(super) fn begin_answer(&mut self, head: &Head, facts: &Facts) {
         let tag = head.field("etag").expect("an entity tag");
         let id = facts.sequence(tag.trim_matches('"'));
-        assert_eq!(tag, format!("\"{}\"", facts.id(id)));
+        let cursor: Cursor = tag.trim_matches('"').parse().expect("an id");
+        assert_eq!(tag, format!("\"{cursor}\""));
         let is_last = head.field("connection") == Some("close");
         let may_end = self.has_fin || facts.is_draining || self.polls.has_asked_to_close;
         assert!(!is_last || may_end, "the server closes without a reason");
@@ -229,8 +232,9 @@ impl Link {
         for gap in gaps {
             let told = told(gap, facts);
             let id = answer.id;
-            assert!(told.until <= id, "{told:?} in an answer up to {id}");
-            if ask.foreign_cause().is_some() {
+            let until = facts.epochs.same_as(id);
+            assert!(told.until <= until, "{told:?} in an answer up to {id}");
+            if !self.ledger.has(told.channel) {
                 self.ledger.start(told.channel, 0, facts);
             }
             self.ledger.gap_of_answer(&told, ask, at, facts);
@@ -244,7 +248,9 @@ impl Link {
             );
             let position = answer.id;
             for channel in self.channels.iter().copied() {
-                self.ledger.start(channel, position, facts);
+                if !self.ledger.has(channel) {
+                    self.ledger.start(channel, position, facts);
+                }
                 self.seen.push(Seen::Start { channel, position });
             }
         }

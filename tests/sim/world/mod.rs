@@ -23,7 +23,7 @@ use fanfare::worker::{Turn, Worker};
 
 use crate::check::{self, Debts};
 use crate::disk::Journal;
-use crate::feed::Feed;
+use crate::feed::{Feed, Fresh};
 use crate::model::Facts;
 use crate::net::{FakeNet, Machine, Sabotage};
 use crate::peer::Peer;
@@ -36,6 +36,9 @@ use node::{Member, Node};
 const ACTS_PER_STOP: u64 = 8;
 /// A worker whose turns are to be in time gets one that often. Turns are late by 100 ms.
 const PUNCTUAL_US: u64 = 90_000;
+
+/// How likely the epoch changes between two turns, where it may, in thousandths.
+const CHANGES_PER_STEP: u32 = 4;
 
 /// How often channels are counted, which takes its time.
 const TURNS_PER_CENSUS: u64 = 8;
@@ -52,6 +55,8 @@ pub(crate) struct Outcome {
     /// Connections that began at a position that their worker had not reached.
     pub(crate) ahead: u64,
     pub(crate) restarts: u64,
+    /// How often the epoch changed.
+    pub(crate) epochs: u64,
     pub(crate) debts: Debts,
     /// The workers' counters, in the order of their table.
     pub(crate) counts: Vec<u64>,
@@ -150,6 +155,7 @@ impl World {
             windows_filled: self.facts.windows_filled,
             ahead: self.facts.ahead,
             restarts: self.restarts,
+            epochs: self.facts.epochs.changes(),
             debts,
             counts,
         }
@@ -197,6 +203,7 @@ impl World {
             }
         }
         feed.post_some(self.machine.now());
+        feed.change_epoch_at_random(CHANGES_PER_STEP, self.machine.now());
         self.facts.add_all(feed.take_fresh());
     }
 
@@ -231,7 +238,7 @@ impl World {
         let mut nets = self.node.take_nets(&mut self.random);
         nets.iter_mut().for_each(FakeNet::lose_server);
         self.machine.pass(self.random.u64(0..300_000));
-        self.facts.add_all(turned_up);
+        self.facts.add_all(turned_up.map(Fresh::Publication));
         let run = RunId(self.restarts);
         let random = &mut self.random;
         let (log, epoch) = (Arc::clone(writer.log()), self.facts.epoch);
@@ -349,7 +356,7 @@ impl World {
     /// Notes how far a worker's log is and what has left it.
     fn look_at_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
-        self.facts.logs[worker].head = hub.head().sequence.0;
+        self.facts.logs[worker].head = self.facts.position(hub.head());
         let feed = self.feed.borrow();
         check::what_is_kept(&feed.writer, self.facts.now, &mut self.facts);
     }
@@ -380,7 +387,7 @@ impl World {
             check::census(workers, &feed.writer, &self.facts);
         }
         let mut feed = self.feed.borrow_mut();
-        let acknowledged = check::receipts(&mut feed.receipts, workers);
+        let acknowledged = check::receipts(&mut feed.receipts, workers, &self.facts);
         let log = feed.writer.log();
         pinned::check_turn(workers, turned, log, &self.config);
         if feed.has_all_taken(workers) {
@@ -406,13 +413,14 @@ impl World {
     pub(crate) fn whereabouts(&self) -> String {
         let heads: Vec<u64> = self.facts.logs.iter().map(|log| log.head).collect();
         format!(
-            "turn {}, {} us, heads {heads:?} of {}, {:?} {:?} {:?}",
+            "turn {}, {} us, heads {heads:?} of {}, {:?} {:?} {:?} {:?}",
             self.turns,
             self.machine.now_us(),
             self.facts.publications.len(),
             self.config.quota,
             self.config.log,
             self.config.namespace,
+            self.facts.epochs,
         )
     }
 }
@@ -470,5 +478,9 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
+    // What a journal has is of one epoch. A clone, so that the other lives are not changed by it.
+    if feed.journal.is_none() {
+        feed.draw_changes(random.clone());
+    }
     Rc::new(RefCell::new(feed))
 }

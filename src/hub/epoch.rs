@@ -1,0 +1,405 @@
+//! A hub that follows its log to a new epoch.
+//!
+//! Up to where both epochs have the same publications a subscription goes on without a gap. One
+//! that is further has been given, or stood after, what is void: it receives a gap and goes on
+//! after that. The client's acknowledgements, the conn's history and what its quota exempts are cut
+//! in the same way, and so are the walks.
+//!
+//! Mail of the epoch before may still wait. What is valid of it is taken in as ever, since the log
+//! may have evicted it; the rest is confirmed and otherwise ignored.
+//!
+//! Nothing that was planned may wait to be written meanwhile. The worker calls it between its
+//! phases and before it subscribes a conn.
+
+use super::channel::{Channel, ChannelIndex};
+use super::member::Member;
+use super::{Gap, GapCause, Hub};
+use crate::config::Overflow;
+use crate::id::{Cursor, Epoch, Sequence};
+use crate::log::{Horizon, Standing};
+
+/// From one epoch to another.
+#[derive(Clone, Copy, Debug)]
+struct Passage {
+    from: Epoch,
+    /// Up to here both have the same publications, if they have any.
+    valid_until: Option<Sequence>,
+    /// From where a subscription goes on whose position is void.
+    restart: Sequence,
+}
+
+impl Passage {
+    fn is_void(self, position: Sequence) -> bool {
+        self.valid_until.is_none_or(|valid| position > valid)
+    }
+
+    /// Up to where numbers stand for the same publications.
+    fn kept(self) -> Sequence {
+        self.valid_until.unwrap_or_default()
+    }
+}
+
+impl Hub {
+    /// Everything up to this id has been posted. It is of the epoch that the hub is in.
+    #[must_use]
+    pub fn posted(&self) -> Cursor {
+        self.cursor(self.state.posted())
+    }
+
+    /// The newest number that any client can have met in the epoch that the hub is in.
+    #[must_use]
+    pub fn sequenced(&self) -> Sequence {
+        self.head.max(self.state.sequenced())
+    }
+
+    /// Up to where the hub sees the log.
+    pub(super) fn horizon(&self) -> Horizon {
+        self.state.horizon(self.head)
+    }
+
+    /// Whether the log has no newer epoch than the hub is in.
+    #[must_use]
+    pub fn is_in_newest_epoch(&self) -> bool {
+        self.log.is_newest(&self.state)
+    }
+
+    /// Whether a position that was met in any epoch is one of this epoch.
+    #[must_use]
+    pub fn has_valid(&self, position: Cursor) -> bool {
+        position.epoch == self.epoch || self.state.has_valid(position)
+    }
+
+    /// The number for one up to which everything had been posted before the hub went on in its
+    /// epoch: the valid part of that.
+    #[must_use]
+    pub fn in_this_epoch(&self, posted: Cursor) -> Cursor {
+        let valid = self.state.valid_until(posted.epoch).unwrap_or_default();
+        match posted.epoch == self.epoch {
+            true => posted,
+            false => self.cursor(posted.sequence.min(valid)),
+        }
+    }
+
+    /// The number up to which a client has acknowledged publications that names this id. Ids of
+    /// what is void may be on their way when the epoch changes, and stand for what came before.
+    pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
+        if id.epoch == self.epoch {
+            return Some(id.sequence);
+        }
+        let valid = self.state.valid_until(id.epoch).unwrap_or_default();
+        let is_known = self.state.has_given_out(id);
+        is_known.then_some(id.sequence.min(valid))
+    }
+
+    /// Goes on in the log's newest epoch. False if the hub is in it.
+    pub fn follow_epoch(&mut self) -> bool {
+        if self.is_in_newest_epoch() {
+            return false;
+        }
+        let state = self.log.state();
+        let epoch = state.epoch().unwrap_or(self.epoch);
+        let from = std::mem::replace(&mut self.epoch, epoch);
+        let valid_until = state.valid_until(from);
+        let passage = Passage {
+            from,
+            valid_until,
+            restart: valid_until.unwrap_or_else(|| state.begin()),
+        };
+        // What is valid of the mail that waits is taken in as ever.
+        self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
+        self.state = state;
+        self.fetched.clear();
+        self.samples.cut(passage.kept());
+        self.cut_channels(passage);
+        self.windows.cut(passage.kept());
+        for until in self.replays.values_mut() {
+            *until = passage.kept().min(*until);
+        }
+        for slot in 0..u32::try_from(self.members.len()).unwrap_or(u32::MAX) {
+            self.move_member(slot, passage);
+        }
+        true
+    }
+
+    /// Lets go of entries that are void, and takes in how their channels stand without them.
+    fn cut_channels(&mut self, passage: Passage) {
+        let (kept, horizon) = (passage.kept(), self.horizon());
+        self.late.retain(|(number, _), _| *number <= kept);
+        for channel in self.channels.iter_mut() {
+            if !passage.is_void(channel.last) {
+                continue;
+            }
+            let Some(standing) = self.log.standing(channel.key, horizon) else {
+                debug_assert!(false, "{:?} is not in the log", channel.name);
+                continue;
+            };
+            let conflates = self.log.rules().overflow(channel.rule) == Overflow::Conflate;
+            let before = channel.held_bytes();
+            channel.cut(&standing, kept, conflates);
+            self.held_bytes = self.held_bytes + channel.held_bytes() - before;
+        }
+    }
+
+    fn move_member(&mut self, slot: u32, passage: Passage) {
+        for index in 0..self.subscriptions(slot).len() {
+            self.move_subscription(slot, index, passage);
+        }
+        self.end_conflation(slot);
+        if let Some(member) = self.members.get(slot as usize) {
+            self.initial.cut(slot, passage.kept());
+            self.initial.end_passed(slot, member);
+        }
+    }
+
+    fn move_subscription(&mut self, slot: u32, index: usize, passage: Passage) {
+        let member = self.members.get_mut(slot as usize).map(Member::all_mut);
+        let Some(subscription) = member.and_then(|all| all.get_mut(index)) else {
+            return;
+        };
+        let (position, key) = (subscription.position, (slot, subscription.channel));
+        if !passage.is_void(position) {
+            return self.rename_gap(key);
+        }
+        subscription.position = passage.restart;
+        let until = self.cursor(passage.restart);
+        let since = Cursor {
+            epoch: passage.from,
+            sequence: position,
+        };
+        let fresh = Gap {
+            since: Some(since),
+            until,
+            missed: None,
+            cause: GapCause::Restart,
+        };
+        let gap = self.gaps.entry(key).or_insert(fresh);
+        (gap.until, gap.missed) = (until, None);
+        if !gap.cause.is_foreign() {
+            gap.cause = GapCause::Restart;
+        }
+    }
+
+    /// A gap that has not been reported ends at the same position of this epoch.
+    fn rename_gap(&mut self, key: (u32, ChannelIndex)) {
+        let epoch = self.epoch;
+        if let Some(gap) = self.gaps.get_mut(&key) {
+            gap.until.epoch = epoch;
+        }
+    }
+}
+
+impl Channel {
+    /// Lets go of what comes after a number and is void, and stands as the log says.
+    fn cut(&mut self, standing: &Standing, kept: Sequence, conflates: bool) {
+        (self.last, self.total) = (standing.last, standing.total);
+        if let Some(walk) = &mut self.walk {
+            walk.tail.cut(kept, conflates);
+            for floor in [&mut walk.floor, &mut walk.again_floor] {
+                if floor.publications > self.total.publications {
+                    *floor = self.total;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::effect::Window;
+    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::hub::{Acknowledged, JoinOutcome, Joined, Node};
+    use crate::id::{ChannelName, Since};
+    use crate::log::EpochChange;
+    use crate::time::Now;
+
+    fn id(epoch: u64, number: u64) -> Cursor {
+        Cursor {
+            epoch: Epoch::new(epoch),
+            sequence: Sequence(number),
+        }
+    }
+
+    fn name() -> ChannelName {
+        ChannelName::new("a").unwrap()
+    }
+
+    fn publish(node: &mut Node, epoch: u64, numbers: impl IntoIterator<Item = u64>) {
+        for number in numbers {
+            let (payload, ledger) = (Payload::Text("x".into()), node.log().ledger());
+            let one = Publication::new(id(epoch, number), name(), payload, Now(0), ledger);
+            node.publish(Arc::new(one), Now(0));
+            node.check_invariants();
+        }
+    }
+
+    fn change(node: &mut Node, head: u64, valid_until: Option<u64>) {
+        node.change_epoch(&EpochChange {
+            from: Epoch::new(1),
+            to: Epoch::new(2),
+            head: Sequence(head),
+            valid_until: valid_until.map(Sequence),
+        });
+        node.check_invariants();
+    }
+
+    fn follow(node: &mut Node) {
+        assert!(node.follow_epoch() && !node.follow_epoch());
+        node.check_invariants();
+    }
+
+    fn join(node: &mut Node, slot: u32, since: Since) -> Joined {
+        let sequenced = node.sequenced();
+        let outcome = node.subscribe(slot, &name(), since, sequenced);
+        let JoinOutcome::Joined(joined) = outcome else {
+            panic!("{outcome:?}");
+        };
+        joined
+    }
+
+    /// What a conn is told and given until nothing is left.
+    fn serve(node: &mut Node, slot: u32) -> (Vec<Gap>, Vec<Cursor>) {
+        let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
+        let kind = FrameKind::WebSocket(Envelope::Full);
+        loop {
+            gaps.extend(std::iter::from_fn(|| node.take_gap(slot)).map(|(_, gap)| gap));
+            let encoder = &mut Encoder::default();
+            node.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+            if planned.is_empty() {
+                return (gaps, given);
+            }
+            let ids = planned.iter().map(|step| node.encoded(step).unwrap().id);
+            given.extend(ids);
+            node.advance(slot, &planned, usize::MAX / 2);
+            node.check_invariants();
+        }
+    }
+
+    fn restart(since: Cursor, until: Cursor) -> Gap {
+        Gap {
+            since: Some(since),
+            until,
+            missed: None,
+            cause: GapCause::Restart,
+        }
+    }
+
+    fn node() -> Node {
+        Node::new(Epoch::new(1), Sequence::ZERO, &Config::default())
+    }
+
+    #[test]
+    fn subscription_goes_on_without_a_gap_up_to_what_is_valid_and_with_one_after_that() {
+        let mut node = node();
+        for slot in 0..2 {
+            join(&mut node, slot, Since::Now);
+        }
+        // Numbers with holes.
+        publish(&mut node, 1, [64, 128, 192]);
+        assert_eq!(serve(&mut node, 0).1.len(), 3);
+        change(&mut node, 130, Some(128));
+        follow(&mut node);
+        assert!(node.is_behind(0) && node.is_behind(1));
+        let gap = restart(id(1, 192), id(2, 128));
+        assert_eq!(serve(&mut node, 0), (vec![gap], vec![]));
+        assert_eq!(serve(&mut node, 1), (vec![], vec![id(1, 64), id(1, 128)]));
+        publish(&mut node, 2, [192]);
+        for slot in 0..2 {
+            assert_eq!(serve(&mut node, slot), (vec![], vec![id(2, 192)]));
+        }
+    }
+
+    #[test]
+    fn nothing_of_before_is_given_where_nothing_is_valid() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        publish(&mut node, 1, 1..=3);
+        change(&mut node, 0, None);
+        follow(&mut node);
+        publish(&mut node, 2, 1..=1);
+        let gap = restart(id(1, 0), id(2, 0));
+        assert_eq!(serve(&mut node, 0), (vec![gap], vec![id(2, 1)]));
+    }
+
+    #[test]
+    fn hub_that_has_not_followed_finds_nothing_and_concludes_nothing() {
+        let mut node = node();
+        publish(&mut node, 1, 1..=4);
+        join(&mut node, 0, Since::After(id(1, 0)));
+        change(&mut node, 3, Some(3));
+        assert_eq!(serve(&mut node, 0), (vec![], vec![]));
+        assert!(node.take_found_loss() && !node.has_loss(0));
+        assert_eq!(node.reached(0), id(1, 0));
+        follow(&mut node);
+        let given = [1, 2, 3].map(|number| id(1, number));
+        assert_eq!(serve(&mut node, 0), (vec![], given.to_vec()));
+    }
+
+    #[test]
+    fn position_of_the_epoch_before_is_recovered_up_to_what_is_valid() {
+        let mut node = node();
+        publish(&mut node, 1, 1..=4);
+        change(&mut node, 3, Some(2));
+        follow(&mut node);
+        publish(&mut node, 2, 4..=4);
+        let joined = join(&mut node, 0, Since::After(id(1, 2)));
+        assert!(joined.is_recovered && joined.gap.is_none());
+        assert_eq!(serve(&mut node, 0).1, [id(2, 4)]);
+        let joined = join(&mut node, 1, Since::After(id(1, 3)));
+        assert_eq!(joined.gap, Some(restart(id(1, 3), id(2, 2))));
+        assert_eq!(serve(&mut node, 1).1, [id(2, 4)]);
+        // Of an epoch that is not known, nothing is.
+        let joined = join(&mut node, 2, Since::After(id(9, 2)));
+        assert_eq!(joined.gap, Some(restart(id(9, 2), id(2, 0))));
+    }
+
+    #[test]
+    fn void_publications_take_no_room_in_a_window_and_may_be_acknowledged() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        node.set_window(0, &name(), Window::new(2).unwrap());
+        publish(&mut node, 1, 1..=3);
+        assert_eq!(serve(&mut node, 0).1.len(), 2);
+        change(&mut node, 1, Some(1));
+        follow(&mut node);
+        assert_eq!(node.unacknowledged(0), 1);
+        publish(&mut node, 2, 2..=3);
+        let gap = restart(id(1, 2), id(2, 1));
+        assert_eq!(serve(&mut node, 0), (vec![gap], vec![id(2, 2)]));
+        let mut acknowledge = |id| {
+            let sequenced = node.sequenced();
+            node.acknowledge(0, None, id, sequenced)
+        };
+        assert_eq!(acknowledge(id(1, 4)), Acknowledged::BadId);
+        assert_eq!(acknowledge(id(1, 2)), Acknowledged::Opened);
+        assert_eq!(serve(&mut node, 0).1, [id(2, 3)]);
+    }
+
+    #[test]
+    fn entries_of_a_walk_are_found_although_void_ones_between_them_had_left_the_log() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        publish(&mut node, 1, 1..=2);
+        assert_eq!(node.evict(Now(u64::MAX / 2), 9), 2);
+        change(&mut node, 1, Some(1));
+        follow(&mut node);
+        publish(&mut node, 2, 2..=3);
+        let given = vec![id(1, 1), id(2, 2), id(2, 3)];
+        assert_eq!(serve(&mut node, 0), (vec![], given));
+    }
+
+    #[test]
+    fn pending_gap_becomes_one_with_that_of_the_new_epoch() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        publish(&mut node, 1, 1..=4);
+        node.skip(0, 0, Sequence(4), Some(4), GapCause::Slow);
+        change(&mut node, 3, Some(3));
+        follow(&mut node);
+        let gap = restart(id(1, 0), id(2, 3));
+        assert_eq!(serve(&mut node, 0), (vec![gap], vec![]));
+    }
+}

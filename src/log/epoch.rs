@@ -1,0 +1,531 @@
+//! An epoch that changes while the server runs, and what belongs to one epoch.
+//!
+//! Where an engine orders the publications, its stream may be made again or go back to an older
+//! state. Then there is a new epoch. Up to a number, `valid_until`, both epochs have the same
+//! publications; those of the old epoch after it are void, and their numbers may be given out
+//! again.
+//!
+//! The numbers up to which the writer has come are the epoch's own ([`EpochState`]). A reader keeps
+//! those of the epoch that it is in, so numbers of two epochs are never compared. A change has
+//! three steps:
+//!
+//! 1. The writer publishes the new state, and a generation that readers compare with their own.
+//! 2. It removes what is void from one shard after the other, under the shard's lock, and sets the
+//!    shard's generation.
+//! 3. Each reader follows when it is not in the middle of something ([`crate::hub::epoch`]).
+//!
+//! In between a reader meets shards of another generation than its own. A reader that has followed
+//! sees in a shard that still has void entries what both epochs have in common, which is what the
+//! shard will have. A reader that has not followed finds nothing in a shard that may have entries
+//! of the new epoch. It concludes neither a gap nor a loss from that, and asks again when it has
+//! followed.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::shard::{Channel, Guard, History, Shard};
+use super::sync::{AtomicU64, RwLock, RwLockReadGuard};
+use super::{ChannelKey, Entry, Log, Writer};
+use crate::config::Overflow;
+use crate::config::limits::PREVIOUS_EPOCHS_MAX;
+use crate::id::{Cursor, Epoch, Sequence};
+
+/// A new epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochChange {
+    /// The epoch that ends.
+    pub from: Epoch,
+    /// The one that begins.
+    pub to: Epoch,
+    /// Its numbers go on after this one, which is not below `valid_until`.
+    pub head: Sequence,
+    /// Up to here the publications of both are the same. `None` if none are, so that even a
+    /// position before all of them means nothing.
+    pub valid_until: Option<Sequence>,
+}
+
+/// An epoch, and how far the writer has come in it. Nothing changes any more when it is over.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct EpochState {
+    /// The newest number that may be met: stored before the first entry of a batch is added.
+    sequenced: AtomicU64,
+    /// Everything up to here has been posted: stored after the last mail of a batch.
+    posted: AtomicU64,
+    /// Numbers up to here may have been given out before a restart and are lost. Zero if none.
+    lost_until: AtomicU64,
+    /// How many epochs there were before it.
+    generation: u64,
+    /// `None` for the first one, which the log need not know.
+    epoch: Option<Epoch>,
+    /// The number after which those of this epoch go on.
+    begin: Sequence,
+    /// Up to here the publications are those of the epoch before; zero if none are.
+    kept: Sequence,
+    /// Epochs before it, oldest first. Entries that stay keep their ids, so more than one of them
+    /// may be met.
+    previous: Vec<Previous>,
+}
+
+/// An epoch that is over.
+#[derive(Clone, Copy, Debug)]
+struct Previous {
+    epoch: Epoch,
+    /// The newest number that was given out.
+    sequenced: Sequence,
+    /// Up to here it has the publications of the epoch that knows it, if it has any.
+    valid_until: Option<Sequence>,
+}
+
+impl EpochState {
+    fn first(head: Sequence) -> Self {
+        Self {
+            sequenced: AtomicU64::new(head.0),
+            posted: AtomicU64::new(head.0),
+            lost_until: AtomicU64::new(0),
+            generation: 0,
+            epoch: None,
+            begin: head,
+            kept: Sequence::ZERO,
+            previous: Vec::new(),
+        }
+    }
+
+    fn after(before: &Self, change: &EpochChange) -> Self {
+        let kept = change.valid_until.unwrap_or_default();
+        let lost = before.lost_until().min(kept);
+        let shorter = before.previous.iter().map(|previous| {
+            let both = previous.valid_until.zip(change.valid_until);
+            Previous {
+                valid_until: both.map(|(a, b)| a.min(b)),
+                ..*previous
+            }
+        });
+        let last = std::iter::once(Previous {
+            epoch: change.from,
+            sequenced: before.sequenced(),
+            valid_until: change.valid_until,
+        });
+        let mut previous: Vec<_> = shorter.chain(last).collect();
+        previous.drain(..previous.len().saturating_sub(PREVIOUS_EPOCHS_MAX));
+        Self {
+            lost_until: AtomicU64::new(lost.0),
+            generation: before.generation + 1,
+            epoch: Some(change.to),
+            kept,
+            previous,
+            ..Self::first(change.head)
+        }
+    }
+
+    /// The newest number that any client can have met: no id above it was ever given out.
+    #[must_use]
+    pub fn sequenced(&self) -> Sequence {
+        Sequence(self.sequenced.load(Ordering::Acquire))
+    }
+
+    /// Everything up to this number is in the inboxes of the workers that it concerns, or was taken
+    /// from there. A worker that loads it and then finds its inbox empty has taken all of it.
+    #[must_use]
+    pub fn posted(&self) -> Sequence {
+        Sequence(self.posted.load(Ordering::Acquire))
+    }
+
+    /// Numbers up to this one may have been given out before a restart and are lost.
+    #[must_use]
+    pub fn lost_until(&self) -> Sequence {
+        Sequence(self.lost_until.load(Ordering::Acquire))
+    }
+
+    pub(super) fn announce(&self, last: Sequence) {
+        debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
+        // Released before the first entry is added: no reader meets a number above it.
+        self.sequenced.store(last.0, Ordering::Release);
+    }
+
+    pub(super) fn note_posted(&self, head: Sequence) {
+        self.posted.store(head.0, Ordering::Release);
+    }
+
+    pub(super) fn note_lost(&self, until: Sequence) {
+        self.lost_until.store(until.0, Ordering::Release);
+    }
+
+    /// The epoch, unless it is the log's first one.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.epoch
+    }
+
+    /// The number after which those of this epoch go on. All entries up to here are in the log.
+    #[must_use]
+    pub fn begin(&self) -> Sequence {
+        self.begin
+    }
+
+    fn previous(&self, epoch: Epoch) -> Option<&Previous> {
+        self.previous.iter().find(|known| known.epoch == epoch)
+    }
+
+    /// Whether an id was given out in an earlier epoch that is still known.
+    #[must_use]
+    pub fn has_given_out(&self, id: Cursor) -> bool {
+        let previous = self.previous(id.epoch);
+        previous.is_some_and(|previous| id.sequence <= previous.sequenced)
+    }
+
+    /// Up to where an earlier epoch has the publications of this one.
+    #[must_use]
+    pub fn valid_until(&self, epoch: Epoch) -> Option<Sequence> {
+        self.previous(epoch)?.valid_until
+    }
+
+    /// Whether a position of an earlier epoch is one of this epoch too.
+    #[must_use]
+    pub fn has_valid(&self, position: Cursor) -> bool {
+        let valid = self.valid_until(position.epoch);
+        valid.is_some_and(|valid| position.sequence <= valid)
+    }
+
+    /// For a reader that is in this epoch: it sees the log up to a number.
+    #[must_use]
+    pub fn horizon(&self, number: Sequence) -> Horizon {
+        Horizon {
+            generation: self.generation,
+            kept: self.kept,
+            number,
+        }
+    }
+}
+
+/// A number above all others.
+pub(super) const ALL: Sequence = Sequence(u64::MAX);
+
+/// Up to where a reader sees the log: a number of the epoch that the reader is in.
+#[derive(Clone, Copy, Debug)]
+pub struct Horizon {
+    generation: u64,
+    kept: Sequence,
+    number: Sequence,
+}
+
+impl Horizon {
+    /// Up to where the reader sees a shard, and up to where the shard has entries of the reader's
+    /// epoch: all of them if both are in the same one.
+    pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
+        let end = match self.generation.cmp(&shard.generation) {
+            std::cmp::Ordering::Equal => ALL,
+            // What is void has not been removed yet.
+            std::cmp::Ordering::Greater => self.kept,
+            std::cmp::Ordering::Less => Sequence::ZERO,
+        };
+        (self.number.min(end), end)
+    }
+}
+
+/// The state of the newest epoch, for readers.
+#[derive(Debug)]
+pub(super) struct Newest {
+    state: RwLock<Arc<EpochState>>,
+    /// That of the state, for a look without the lock.
+    generation: AtomicU64,
+}
+
+impl Newest {
+    pub(super) fn new(head: Sequence) -> Self {
+        Self {
+            state: RwLock::new(Arc::new(EpochState::first(head))),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    fn publish(&self, state: &Arc<EpochState>) {
+        let newest = Arc::clone(state);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = newest;
+        self.generation.store(state.generation, Ordering::Release);
+    }
+}
+
+impl Log {
+    /// The newest epoch. A reader keeps it until it follows to the next one.
+    #[must_use]
+    pub fn state(&self) -> Arc<EpochState> {
+        let state = self.newest.state.read();
+        Arc::clone(&state.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether no epoch has followed this one. A reader that has seen anything of the next epoch,
+    /// also by way of a client, finds that here.
+    #[must_use]
+    pub fn is_newest(&self, state: &EpochState) -> bool {
+        self.newest.generation.load(Ordering::Acquire) == state.generation
+    }
+
+    /// A channel's shard, and what a reader sees of it, as [`Horizon::within`].
+    pub(super) fn read_within(
+        &self,
+        key: ChannelKey,
+        horizon: Horizon,
+    ) -> Option<(Guard<RwLockReadGuard<'_, Shard>>, Sequence, Sequence)> {
+        let shard = self.shards.read(key)?;
+        let (until, end) = horizon.within(&shard);
+        Some((shard, until, end))
+    }
+}
+
+impl Writer {
+    /// Begins a new epoch. Everything of the one before has been posted. Entries that are void
+    /// leave the log; those that stay keep the ids that they have.
+    pub fn change_epoch(&mut self, change: &EpochChange) {
+        debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
+        debug_assert!(self.state.posted() == self.state.sequenced());
+        debug_assert!(self.state.epoch.is_none_or(|epoch| epoch == change.from));
+        let log = Arc::clone(&self.log);
+        let state = Arc::new(EpochState::after(&self.state, change));
+        let kept = state.kept;
+        log.newest.publish(&state);
+        log.rules.bound_forgotten(kept);
+        for shard in log.shards.numbers() {
+            self.clean(&log, shard, &state);
+            self.drop_removed();
+        }
+        log.rules.cut_forgotten(kept);
+        self.state = state;
+        self.head = change.head;
+        self.go_back(kept);
+        self.show();
+    }
+
+    /// Removes what is void from a shard, which is in the new epoch then.
+    fn clean(&mut self, log: &Log, number: u32, state: &EpochState) {
+        let Some(mut shard) = log.shards.write_number(number) else {
+            return;
+        };
+        for place in shard.places() {
+            if let Some(channel) = shard.get_mut(place) {
+                self.remove_void(channel, state.kept);
+            }
+            shard.drop_if_abandoned(log, place);
+        }
+        shard.generation = state.generation;
+    }
+
+    fn remove_void(&mut self, channel: &mut Channel, kept: Sequence) {
+        let before = channel.bytes_held();
+        let void = channel.cut(kept);
+        if void.is_empty() {
+            return;
+        }
+        let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
+        if let Some(history) = channel.history_mut() {
+            history.rebuild(conflates, &self.log.hasher);
+        }
+        let held = void.iter().map(|entry| entry.publication.bytes_held());
+        let (held, rule) = (held.sum::<u64>(), channel.rule);
+        let part = self.part(rule);
+        part.bytes = part.bytes + channel.bytes_held() - before - held;
+        part.kept -= u64::from(channel.entries().is_empty());
+        let void = void.into_iter().map(|entry| (entry, rule));
+        self.removed.extend(void);
+    }
+}
+
+impl Channel {
+    /// Takes out what comes after a number, as if none of it had ever been there.
+    fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
+        // Some of it may have left the log before.
+        self.evicted = self.evicted.min(kept);
+        let void = self.history_mut().map(|history| history.cut(kept));
+        void.unwrap_or_default()
+    }
+}
+
+impl History {
+    fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
+        let void = self.entries.split_off(self.index_after(kept));
+        if let Some(first) = void.front() {
+            (self.last, self.total) = (first.previous, first.before);
+        }
+        self.last = self.last.min(kept);
+        void
+    }
+
+    /// Gives back room, and lists again what nothing supersedes: void entries may have superseded
+    /// some of what stays.
+    fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
+        self.newest = None;
+        let kept = std::mem::take(&mut self.entries);
+        self.entries.reserve_exact(kept.len());
+        for mut entry in kept {
+            entry.is_superseded = false;
+            self.entries.push_back(entry);
+            if conflates {
+                self.note_newest(hasher);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Namespace};
+    use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
+    use crate::id::ChannelName;
+    use crate::time::Now;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn name(text: &str) -> ChannelName {
+        ChannelName::new(text).unwrap()
+    }
+
+    /// A writer whose channels conflate and keep their entries for two seconds.
+    fn writer() -> Writer {
+        let namespace = Namespace {
+            pattern: "*".into(),
+            log_age_ms: Some(2_000),
+            overflow: Some(Overflow::Conflate),
+            ..Namespace::default()
+        };
+        let config = Config {
+            namespace: vec![namespace],
+            ..Config::default()
+        };
+        Writer::new(&config, Sequence::ZERO)
+    }
+
+    /// Publishes with a key in a channel, at so many seconds.
+    fn publish(writer: &mut Writer, epoch: u64, number: u64, channel: &str, second: u64) {
+        let (epoch, sequence) = (Epoch::new(epoch), Sequence(number));
+        let (id, ledger) = (Cursor { epoch, sequence }, writer.log().ledger());
+        let (payload, now) = (Payload::Text("x".into()), Now(second * SECOND));
+        let one = Publication::new(id, name(channel), payload, now, ledger);
+        let one = Arc::new(one.labelled(None, Some("k".into())));
+        let frames = one.frames();
+        let kind = FrameKind::Poll(Envelope::Full);
+        frames.encode(&one, kind, &mut Encoder::default()).unwrap();
+        writer.announce(sequence);
+        let _removed = writer.publish(one, |_, _, _| {});
+        writer.note_posted();
+        writer.evict(now, u32::MAX);
+    }
+
+    fn change(from: u64, to: u64, head: u64, valid_until: Option<u64>) -> EpochChange {
+        EpochChange {
+            from: Epoch::new(from),
+            to: Epoch::new(to),
+            head: Sequence(head),
+            valid_until: valid_until.map(Sequence),
+        }
+    }
+
+    /// Numbers and epochs of all entries.
+    fn entries(writer: &Writer) -> Vec<(u64, u64)> {
+        let all = writer.log().publications();
+        let ids = all.iter().map(|one| one.id);
+        let mut ids: Vec<_> = ids.map(|id| (id.sequence.0, id.epoch.bits())).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    #[test]
+    fn void_entries_leave_the_log_and_their_numbers_come_again() {
+        let mut writer = writer();
+        // Numbers have holes, as those of an engine.
+        for number in 1..=4 {
+            publish(&mut writer, 1, 64 * number, "a", 0);
+        }
+        publish(&mut writer, 1, 300, "b", 0);
+        writer.change_epoch(&change(1, 2, 130, Some(128)));
+        writer.check_invariants();
+        assert_eq!(entries(&writer), [(64, 1), (128, 1)]);
+        assert_eq!(writer.log().channel_count(), 1);
+        assert_eq!(writer.log().posted(), Sequence(130));
+        for number in [192, 256] {
+            publish(&mut writer, 2, number, "a", 1);
+            writer.check_invariants();
+        }
+        let expected = [(64, 1), (128, 1), (192, 2), (256, 2)];
+        assert_eq!(entries(&writer), expected);
+        writer.change_epoch(&change(2, 3, 0, None));
+        writer.check_invariants();
+        assert!(writer.log().is_empty() && writer.log().ledger().logged() == 0);
+        publish(&mut writer, 3, 1, "a", 1);
+        assert_eq!(entries(&writer), [(1, 3)]);
+    }
+
+    #[test]
+    fn entry_that_only_void_ones_supersede_is_listed_again() {
+        let mut writer = writer();
+        for number in 1..=4 {
+            publish(&mut writer, 1, number, "a", 0);
+        }
+        assert_eq!(writer.log().listed(&name("a")), (1, 1));
+        writer.change_epoch(&change(1, 2, 2, Some(2)));
+        let flags = [1, 2].map(|number| writer.log().find(Sequence(number)).unwrap().is_superseded);
+        assert_eq!(flags, [true, false]);
+        assert_eq!(writer.log().listed(&name("a")), (1, 1));
+        writer.check_invariants();
+    }
+
+    #[test]
+    fn entries_of_both_epochs_are_removed_at_their_age() {
+        let mut writer = writer();
+        for number in 1..=3 {
+            publish(&mut writer, 1, number, "a", 0);
+        }
+        writer.change_epoch(&change(1, 2, 1, Some(1)));
+        publish(&mut writer, 2, 2, "a", 1);
+        let due = writer.next_eviction().unwrap();
+        assert!(Now(2 * SECOND).has_reached(due));
+        writer.evict(Now(2 * SECOND), u32::MAX);
+        assert_eq!(entries(&writer), [(2, 2)]);
+        writer.evict(Now(3 * SECOND), u32::MAX);
+        assert!(writer.log().is_empty());
+        writer.check_invariants();
+    }
+
+    #[test]
+    fn eviction_of_what_is_void_is_forgotten() {
+        let mut writer = writer();
+        publish(&mut writer, 1, 50, "a", 0);
+        writer.evict(Now(9 * SECOND), u32::MAX);
+        assert_eq!(writer.log().channel_count(), 0);
+        writer.change_epoch(&change(1, 2, 7, Some(5)));
+        writer.log().enter_all(0, &["a"]);
+        let (log, state) = (writer.log(), writer.log().state());
+        let evicted = log.shards.each().flat_map(|(_, shard)| {
+            let evicted = shard.channels().map(|channel| channel.evicted);
+            evicted.collect::<Vec<_>>()
+        });
+        assert_eq!(evicted.collect::<Vec<_>>(), [Sequence(5)]);
+        assert_eq!(state.sequenced(), Sequence(7));
+    }
+
+    #[test]
+    fn positions_are_valid_up_to_the_oldest_change_after_their_epoch() {
+        let mut writer = writer();
+        publish(&mut writer, 1, 50, "a", 0);
+        writer.change_epoch(&change(1, 2, 60, Some(40)));
+        publish(&mut writer, 2, 70, "a", 0);
+        writer.change_epoch(&change(2, 3, 65, Some(65)));
+        let state = writer.log().state();
+        let valid = |epoch| state.valid_until(Epoch::new(epoch));
+        assert_eq!([1, 2].map(valid), [Sequence(40), Sequence(65)].map(Some));
+        let id = |epoch, number| Cursor {
+            epoch: Epoch::new(epoch),
+            sequence: Sequence(number),
+        };
+        assert!(state.has_given_out(id(1, 50)) && !state.has_given_out(id(1, 51)));
+        assert!(!state.has_given_out(id(9, 1)));
+        writer.change_epoch(&change(3, 4, 65, None));
+        let state = writer.log().state();
+        assert!([1, 2, 3].iter().all(|epoch| {
+            let epoch = Epoch::new(*epoch);
+            state.valid_until(epoch).is_none() && state.has_given_out(id(epoch.bits(), 1))
+        }));
+    }
+}

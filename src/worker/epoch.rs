@@ -1,0 +1,55 @@
+//! epoch: follows the log to a new epoch when nothing that was planned waits to be written.
+//!
+//! That is at the beginning of a turn, before an entry of the new epoch is taken in, and before a
+//! conn subscribes. The worker is woken for it and sent nothing. Entries of the new epoch follow
+//! those of the one before in the inbox.
+
+use super::Worker;
+use super::net::Net;
+use crate::effect::Join;
+use crate::hub::JoinOutcome;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    /// Follows the log to its newest epoch, and lists all conns that have something to be given or
+    /// told then.
+    pub(super) fn follow_epoch(&mut self) {
+        debug_assert!(self.scratch.collected.is_empty());
+        if !self.hub.follow_epoch() {
+            return;
+        }
+        let slots = self.conns.iter().map(|(slot, _)| slot);
+        let slots = slots.filter_map(|slot| u32::try_from(slot).ok());
+        let behind: Vec<u32> = slots.filter(|slot| self.hub.is_behind(*slot)).collect();
+        for slot in behind {
+            if let Some(id) = self.id_in(slot) {
+                self.list_to_serve(id);
+            }
+        }
+        for (posted, _, _) in &mut self.to_answer {
+            *posted = self.hub.in_this_epoch(*posted);
+        }
+    }
+
+    /// Subscribes a conn to channels, all of them in the newest epoch. If the epoch changes
+    /// meanwhile, it begins again.
+    pub(super) fn subscribe_in_one_epoch(&mut self, id: ConnId, join: &Join) -> Vec<JoinOutcome> {
+        loop {
+            self.follow_epoch();
+            let hub = &mut self.hub;
+            let sequenced = hub.sequenced();
+            let channels = join.channels.iter();
+            let outcomes: Vec<JoinOutcome> = channels
+                .map(|channel| hub.subscribe(id.slot, channel, join.since, sequenced))
+                .collect();
+            if self.hub.is_in_newest_epoch() {
+                return outcomes;
+            }
+            for (channel, outcome) in join.channels.iter().zip(&outcomes) {
+                if outcome.joined().is_some() {
+                    self.hub.unsubscribe(id.slot, channel);
+                }
+            }
+        }
+    }
+}
