@@ -151,7 +151,6 @@ fn halves(criterion: &mut Criterion) {
             |(writer, mut hub, mut sent)| {
                 for (place, key, entry) in sent.drain(..) {
                     black_box(hub.has_room_for(place, key, &entry));
-                    hub.advance_head(entry.publication.id, Now(0));
                     hub.take(place, key, entry, Now(0));
                 }
                 (writer, hub, sent)

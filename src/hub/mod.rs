@@ -271,10 +271,24 @@ impl Hub {
         !self.late.is_empty()
     }
 
-    /// Takes in an entry of a channel and marks its subscribers as behind. `place` is where the
-    /// channel was when it was sent: it may have lost its last subscriber since. Returns how many
-    /// subscribers there are.
+    /// Takes in the next entry that was sent to this worker, and marks its channel's subscribers as
+    /// behind. `place` is where the channel was when it was sent: it may have lost its last
+    /// subscriber since. Returns how many subscribers there are.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
+        let id = entry.publication.id;
+        // Late entries come first. They may have left the log, and then only how the channel stands
+        // is taken in: without this entry, which is held.
+        let before = Cursor {
+            sequence: id.sequence.before(),
+            ..id
+        };
+        self.advance_head(before, now);
+        let subscribers = self.take_of(place, key, entry, now);
+        self.advance_head(id, now);
+        subscribers
+    }
+
+    fn take_of(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let Some(channel) = self.addressed(place, key, &entry) else {
             return 0;
         };

@@ -41,10 +41,10 @@ impl Node {
             sent = Some((stake.place, key, entry));
         });
         writer.note_posted();
-        hub.advance_head(id, now);
         if let Some((place, key, entry)) = sent {
             subscribers = hub.take(place, key, entry, now);
         }
+        hub.advance_head(id, now);
         subscribers
     }
 

@@ -450,3 +450,44 @@ fn channels_in_which_clients_broadcast_take_no_more_than_their_share() {
     assert!(hub.log_bytes() > 1_000_000);
     hub.check_invariants();
 }
+
+#[test]
+fn what_a_late_hub_has_in_hand_is_given_although_the_log_has_evicted_what_came_before() {
+    let mut config = Config {
+        namespace: vec![namespace("c", |n| n.log_entries = Some(1))],
+        ..Config::default()
+    };
+    config.quota.behind_bytes = 10;
+    let (epoch, head) = (Epoch::new(7), Sequence::ZERO);
+    let mut writer = crate::log::Writer::new(&config, head);
+    let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, head, &config);
+    let mut sent = Vec::new();
+    // The first is too large to be taken along when the conn subscribes.
+    for (number, bytes) in [(1, 99), (2, 1), (3, 1)] {
+        let id = Cursor {
+            epoch,
+            sequence: Sequence(number),
+        };
+        let payload = Payload::Text("x".repeat(bytes).into());
+        let one = Publication::new(id, name("c"), payload, Now(0), writer.log().ledger());
+        writer.announce(id.sequence);
+        writer.publish(Arc::new(one), |stake, key, entry| {
+            sent.push((stake.place, key, entry));
+        });
+        writer.note_posted();
+        if number == 1 {
+            let _joined = hub.subscribe(0, &name("c"), Since::Now, id.sequence);
+        }
+    }
+    for (place, key, entry) in sent {
+        hub.take(place, key, entry, Now(0));
+    }
+    let (channel, gap) = hub.take_gap(0).unwrap();
+    assert_eq!((channel, gap.until.sequence), (name("c"), Sequence(1)));
+    assert_eq!((hub.take_gap(0), hub.head().sequence), (None, Sequence(3)));
+    let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+    let kind = FrameKind::WebSocket(Envelope::Data);
+    hub.plan(0, kind, Now(0), 1 << 20, encoder, &mut planned);
+    let planned: Vec<_> = planned.iter().map(|step| step.sequence.0).collect();
+    assert_eq!(planned, [2, 3]);
+}

@@ -196,7 +196,6 @@ impl Worker {
                 if entry.publication.id.epoch != self.hub.head().epoch {
                     self.hub.follow_epoch();
                 }
-                self.hub.advance_head(entry.publication.id, NOW);
                 self.hub.take(place, key, entry, NOW);
             }
         }

@@ -82,7 +82,6 @@ impl<N: Net> Worker<N> {
             entry,
             receipt,
         } = item;
-        self.hub.advance_head(entry.publication.id, self.now);
         let subscribers = self.hub.take(place, key, entry, self.now);
         self.parts.metrics.publications.increment();
         if receipt.is_some_and(|receipt| receipt.confirm(subscribers)) {

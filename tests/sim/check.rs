@@ -126,14 +126,15 @@ pub(crate) fn receipts(receipts: &mut Vec<Owed>, workers: &[Member], facts: &Fac
             let head = facts.position(member.worker.hub().head());
             member.has_ended || head >= owed.sequence
         };
-        // What was posted in an epoch that is over is confirmed when it is taken.
+        // What was posted in an epoch that is over is confirmed when it is taken, and does not move
+        // the head if it is void.
         let is_over = facts.epochs.has_one_after(owed.sequence);
         let may_wait = |worker: &usize| is_over && workers[*worker].worker.has_mail();
         let may_wait = owed.workers.iter().any(may_wait);
         let has_to_be = owed.is_posted && concerned.all(has_it);
         let is_complete = owed.receipt.subscribers().is_some();
         assert!(
-            is_complete == has_to_be || has_to_be && may_wait,
+            is_complete == has_to_be || is_over && is_complete || has_to_be && may_wait,
             "is the receipt complete? {owed:?}"
         );
         if is_complete {

@@ -120,7 +120,7 @@ impl World {
         assert!(self.feed.borrow().is_done());
         let receipts = &self.feed.borrow().receipts;
         assert!(receipts.is_empty(), "not confirmed: {receipts:?}");
-        let may_starve = (1..2_000).contains(&self.config.log.pinned_bytes);
+        let may_starve = (1..=2_000).contains(&self.config.log.pinned_bytes);
         for peer in &self.peers {
             peer.check_settled(may_starve, &self.facts);
         }
