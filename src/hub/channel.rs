@@ -48,6 +48,14 @@ pub struct Walk {
 }
 
 impl Walk {
+    /// The log counts publications of an epoch that is over, between the newest entry and the next
+    /// one. No subscriber is owed them: what is held here is counted as if it came after them.
+    fn count(&mut self, void: Amount) {
+        self.tail.count(void);
+        self.floor = self.floor.plus(void);
+        self.again_floor = self.again_floor.plus(void);
+    }
+
     /// Forgets everything, for the next walk.
     pub fn reset(&mut self) {
         self.tail.clear();
@@ -81,6 +89,12 @@ impl Channel {
         fresh: impl FnOnce() -> Box<Walk>,
     ) -> bool {
         let (last, total) = (entry.sequence(), entry.total());
+        let void = entry.before.minus(self.total);
+        if let Some(walk) = &mut self.walk
+            && void != Amount::default()
+        {
+            walk.count(void);
+        }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
             // The floor came with the channel's standing, which counts evictions above the head.

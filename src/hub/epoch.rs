@@ -194,6 +194,8 @@ impl Channel {
         (self.last, self.total) = (standing.last, standing.total);
         if let Some(walk) = &mut self.walk {
             walk.tail.cut(kept, conflates);
+            // The log may count what is void and had been evicted before.
+            self.total = walk.tail.total_at(self.last).unwrap_or(self.total);
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > self.total.publications {
                     *floor = self.total;

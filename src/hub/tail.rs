@@ -225,6 +225,20 @@ impl Tail {
         }
     }
 
+    /// Counts so much more before each entry.
+    pub fn count(&mut self, more: Amount) {
+        for served in &mut self.entries {
+            served.entry.before = served.entry.before.plus(more);
+        }
+    }
+
+    /// Everything published in the channel up to its newest entry, if that has this number.
+    #[must_use]
+    pub fn total_at(&self, last: Sequence) -> Option<Amount> {
+        let newest = self.entries.back().filter(|one| one.sequence() == last)?;
+        Some(newest.total())
+    }
+
     /// Drops all entries.
     pub fn clear(&mut self) {
         self.newest = Amount::default();

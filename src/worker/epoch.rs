@@ -23,7 +23,11 @@ impl<N: Net> Worker<N> {
         let behind: Vec<u32> = slots.filter(|slot| self.hub.is_behind(*slot)).collect();
         for slot in behind {
             if let Some(id) = self.id_in(slot) {
-                self.list_to_serve(id);
+                match self.slot(id).is_some_and(|slot| slot.is_writable) {
+                    true => self.list_to_serve(id),
+                    // It may owe its conn more than before: void entries supersede nothing.
+                    false => self.hold_to_quota(id),
+                }
             }
         }
         for (posted, _, _) in &mut self.to_answer {

@@ -39,11 +39,8 @@ impl Epochs {
     /// Another epoch, which begins at a serial. Returns the last serial that stays.
     pub(crate) fn change(&mut self, change: &EpochChange, start: u64) -> Option<u64> {
         assert_eq!(change.from, self.newest().epoch);
-        let newest = self.newest();
-        let kept = change.valid_until.map(|valid| match valid.0 {
-            number if number == newest.begin => newest.start,
-            number => self.published(number),
-        });
+        let kept = change.valid_until;
+        let kept = kept.map(|valid| self.last_until(self.0.len() - 1, valid.0));
         self.0.push(Stretch {
             epoch: change.to,
             begin: change.head.0,
@@ -52,6 +49,16 @@ impl Epochs {
             kept,
         });
         kept
+    }
+
+    /// The serial of the last that an epoch has up to a number.
+    fn last_until(&self, index: usize, number: u64) -> u64 {
+        let one = &self.0[index];
+        match one.valid_until {
+            _ if number >= one.begin || index == 0 => one.start + (number - one.begin),
+            Some(valid) => self.last_until(index - 1, number.min(valid)),
+            None => one.start,
+        }
     }
 
     fn newest(&self) -> &Stretch {

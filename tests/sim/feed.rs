@@ -123,9 +123,8 @@ pub(crate) struct Feed {
     head: u64,
     /// How much has happened over all epochs.
     serial: u64,
-    /// Where the epoch begins, and up to where it has the numbers of the one before.
-    begin: u64,
-    valid_until: u64,
+    /// Where each epoch begins, and up to where it has the numbers of the one before.
+    stretches: Vec<(u64, u64)>,
     /// How often the epoch may change.
     changes: u32,
     chances: fastrand::Rng,
@@ -165,8 +164,7 @@ impl Feed {
             size_max,
             head: 0,
             serial: 0,
-            begin: 0,
-            valid_until: 0,
+            stretches: vec![(0, 0)],
             changes: 0,
             chances: random.clone(),
             writer,
@@ -241,10 +239,10 @@ impl Feed {
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
         // Numbers between the two stand for nothing.
-        let valid_until = valid_until.map(|valid| match valid {
-            valid if valid >= self.begin => valid,
-            valid if valid < self.valid_until => valid,
-            _ => self.begin,
+        let valid_until = valid_until.map(|valid: u64| {
+            let mut all = self.stretches.iter().rev();
+            let of = all.find(|(_, valid_until)| valid >= *valid_until);
+            of.map_or(valid, |(begin, _)| valid.max(*begin))
         });
         let least = valid_until.unwrap_or(0);
         let begin = match chances.u32(0..4) {
@@ -262,7 +260,7 @@ impl Feed {
         self.writer.change_epoch(&change);
         self.serial += 1;
         (self.epoch, self.head) = (change.to, begin);
-        (self.begin, self.valid_until) = (begin, least);
+        self.stretches.push((begin, least));
         self.fresh.push(Fresh::Epoch(change));
         true
     }
