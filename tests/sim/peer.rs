@@ -293,11 +293,13 @@ impl Peer {
                 _ => panic!("peer {} is not served: {stage:?}", self.number),
             };
         }
+        let head = facts.logs[link.worker].head;
+        let is_behind = |journey: &Journey| !journey.is_complete(head, facts);
+        if may_starve && (self.is_owed(facts) || self.journey.as_ref().is_some_and(is_behind)) {
+            return;
+        }
         if let Some(journey) = &self.journey {
-            if may_starve && !journey.is_complete(facts.logs[link.worker].head, facts) {
-                return;
-            }
-            journey.check_complete(facts.logs[link.worker].head, facts);
+            journey.check_complete(head, facts);
         }
         assert!(
             matches!(stage, Stage::WebSocket | Stage::EventStream { .. }),
