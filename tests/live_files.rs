@@ -190,8 +190,10 @@ fn socket_that_another_process_leaves_behind_is_replaced() {
 fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
     let server = Server::start();
     let lock = server.feed.with_file_name("feed.sock.lock");
-    fs::remove_file(&lock).unwrap();
-    make_fifo(&lock);
+    // In one step: the server looks in between.
+    let fifo = server.feed.with_file_name("fifo");
+    make_fifo(&fifo);
+    fs::rename(&fifo, &lock).unwrap();
     let reason = await_readiness(&server, 503);
     let said = format!("{} exists and is not a regular file", lock.display());
     assert!(reason.contains(&said), "{reason}");
