@@ -3,10 +3,13 @@
 //! Keeps what the kernel reported until the kernel denies it, since reports come once. Reads into
 //! the buffer it is given and writes what [`Answers`] hold; knows nothing of what the bytes mean.
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, IoSliceMut, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg};
 
 use super::answers::Answers;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
@@ -77,26 +80,30 @@ impl Socket {
     }
 
     /// Reads once. A read that leaves room in the buffer has taken all that there was (epoll(7)):
-    /// what comes later is reported.
+    /// what comes later is reported. It ends early at bytes that came with descriptors, which the
+    /// kernel closes and says so (`MSG_CTRUNC`, recvmsg(2)).
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
+        let room = buffer.len();
         loop {
-            match self.stream.read(buffer) {
-                Ok(0) => {
+            let mut slices = [IoSliceMut::new(buffer)];
+            let mut no_descriptors = RecvAncillaryBuffer::default();
+            let flags = RecvFlags::empty();
+            match recvmsg(&self.stream, &mut slices, &mut no_descriptors, flags) {
+                Ok(RecvMsg { bytes: 0, .. }) => {
                     self.is_readable = false;
                     return ReadOutcome::End;
                 }
-                Ok(bytes) => {
-                    self.is_readable = bytes == buffer.len() || self.is_read_closed;
+                Ok(RecvMsg { bytes, flags, .. }) => {
+                    let may_have_ended_early = flags.contains(ReturnFlags::CTRUNC);
+                    self.is_readable = bytes == room || self.is_read_closed || may_have_ended_early;
                     return ReadOutcome::Bytes(bytes);
                 }
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => {}
-                    ErrorKind::WouldBlock => {
-                        self.is_readable = false;
-                        return ReadOutcome::Drained;
-                    }
-                    _ => return ReadOutcome::Failed,
-                },
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.is_readable = false;
+                    return ReadOutcome::Drained;
+                }
+                Err(_) => return ReadOutcome::Failed,
             }
         }
     }
@@ -156,5 +163,56 @@ impl Socket {
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+    use super::*;
+
+    fn pair() -> (UnixStream, Socket) {
+        let (peer, stream) = UnixStream::pair().unwrap();
+        (peer, Socket::new(stream).unwrap())
+    }
+
+    #[test]
+    fn read_that_leaves_room_is_the_last_until_more_is_reported() {
+        let (mut peer, mut socket) = pair();
+        let mut buffer = [0; 8];
+        peer.write_all(b"0123456789").unwrap();
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(8));
+        assert!(socket.is_readable);
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(2));
+        assert!(!socket.is_readable);
+        // The report of the end may have come with that of the bytes.
+        peer.write_all(b"0").unwrap();
+        drop(peer);
+        socket.is_read_closed = true;
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(1));
+        assert!(socket.is_readable);
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::End);
+    }
+
+    #[test]
+    fn bytes_after_passed_descriptors_are_read_without_another_report() {
+        let (mut peer, mut socket) = pair();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut passed = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [socket.stream.as_fd()];
+        assert!(passed.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let slices = [IoSlice::new(b"one")];
+        sendmsg(&peer, &slices, &mut passed, SendFlags::empty()).unwrap();
+        peer.write_all(b"two").unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(3));
+        assert!(socket.is_readable);
+        assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(3));
+        assert_eq!(&buffer[..3], b"two");
+        assert!(!socket.is_readable);
     }
 }
