@@ -36,18 +36,18 @@ impl<T> ChunkedVec<T> {
         self.chunks.is_empty()
     }
 
-    /// An entry, if there are so many.
+    /// The entry at an index.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {
         self.chunks.get(index / CHUNK)?.get(index % CHUNK)
     }
 
-    /// An entry, if there are so many, to be changed.
+    /// The entry at an index, mutable.
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
         self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
-    /// Adds entries at the end until there are so many.
+    /// Appends entries until there are `len`. Does nothing if there are more.
     pub fn grow_to(&mut self, len: usize, mut fresh: impl FnMut() -> T) {
         while self.len() < len {
             if self.len().is_multiple_of(CHUNK) {
@@ -59,7 +59,7 @@ impl<T> ChunkedVec<T> {
         }
     }
 
-    /// Drops all entries from this index on.
+    /// Keeps the first `len` entries and drops the others.
     pub fn truncate(&mut self, len: usize) {
         self.chunks.truncate(len.div_ceil(CHUNK));
         if let Some(last) = self.chunks.get_mut(len / CHUNK) {
@@ -119,7 +119,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         self.chunks.get(key / N)?.get(key % N)
     }
 
-    /// The entry with a key, to be changed.
+    /// The entry with a key, mutable.
     pub fn get_mut(&mut self, key: usize) -> Option<&mut T> {
         self.chunks.get_mut(key / N)?.get_mut(key % N)
     }
@@ -141,7 +141,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
             debug_assert!(false, "there is no chunk {at}");
             return usize::MAX;
         };
-        // No more and no less, once.
+        // The whole chunk at its first entry, and nothing after that.
         chunk.reserve_exact(N - chunk.len());
         let key = at * N + chunk.insert(entry);
         self.len += 1;
@@ -151,7 +151,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         key
     }
 
-    /// Takes the entry with a key out.
+    /// Removes the entry with a key and returns it.
     pub fn remove(&mut self, key: usize) -> Option<T> {
         let at = key / N;
         let chunk = self.chunks.get_mut(at)?;
@@ -172,13 +172,13 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         chunks.flat_map(|(at, chunk)| chunk.iter().map(move |(key, entry)| (at * N + key, entry)))
     }
 
-    /// All entries in the order of their keys, to be changed.
+    /// All entries in the order of their keys, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let chunks = self.chunks.iter_mut();
         chunks.flat_map(|chunk| chunk.iter_mut().map(|(_, entry)| entry))
     }
 
-    /// Gives back what the list of chunks does not need.
+    /// Gives back unused room of the list of chunks.
     pub fn shrink_to_fit(&mut self) {
         self.chunks.shrink_to_fit();
     }

@@ -32,7 +32,7 @@ const _: () = assert!(size_of::<Subscribers>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct One {
     slot: u32,
-    /// How many of the marks are behind it: `end` comes first, and `again` last.
+    /// How many of the marks have passed it: first `end`, then `next`, then `again`.
     marks: u8,
 }
 
@@ -138,8 +138,8 @@ impl Subscribers {
         }
     }
 
-    /// Marks everybody as behind. True if a walk begins with this; false if one is under way and
-    /// goes on.
+    /// Marks all subscribers as behind. True if a walk begins with this; false if one is under way
+    /// and goes on.
     pub fn mark_behind(&mut self) -> bool {
         let len = self.len();
         self.change_marks(|marks| marks.mark_behind(len))
@@ -194,15 +194,15 @@ impl Many {
 
 impl Marks {
     /// Those of a list of one.
-    fn of_one(behind: u8) -> Self {
+    fn of_one(passed: u8) -> Self {
         Self {
-            again: u32::from(behind > 2),
-            next: u32::from(behind > 1),
-            end: u32::from(behind > 0),
+            again: u32::from(passed > 2),
+            next: u32::from(passed > 1),
+            end: u32::from(passed > 0),
         }
     }
 
-    /// How many are behind the only slot of a list.
+    /// How many have passed the only slot of a list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))

@@ -2,8 +2,8 @@
 //!
 //! An eventfd, made before the threads part ways with their descriptor tables, so that its number
 //! means the same in each of them. A second wake before the sleeper has looked costs one atomic
-//! swap and no system call. Nobody reads the eventfd: it is registered for edges, and each write is
-//! one (epoll(7)).
+//! swap and no system call. The eventfd is never read: polls are edge-triggered, and each write is
+//! an edge (epoll(7)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
