@@ -48,10 +48,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// The log counts publications of an epoch that is over, between the newest entry and the next
-    /// one. No subscriber is owed them: what is held here is counted as if it came after them.
-    fn count(&mut self, void: Amount) {
-        self.tail.count(void);
+    /// Adds void publications to all totals. The log counts some of an epoch that is over between
+    /// the newest entry and the next one, and no subscriber is owed them.
+    fn add_before(&mut self, void: Amount) {
+        self.tail.add_before(void);
         self.floor = self.floor.plus(void);
         self.again_floor = self.again_floor.plus(void);
     }
@@ -93,7 +93,7 @@ impl Channel {
         if let Some(walk) = &mut self.walk
             && void != Amount::default()
         {
-            walk.count(void);
+            walk.add_before(void);
         }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {

@@ -5,18 +5,19 @@
 //! after that. The client's acknowledgements, the conn's history and what its quota exempts are cut
 //! in the same way, and so are the walks.
 //!
-//! Mail of the epoch before may still wait. What is valid of it is taken in as ever, since the log
-//! may have evicted it; the rest is confirmed and otherwise ignored.
+//! Mail of the epoch before may still wait. The worker takes in what is valid of it, since the log
+//! may have evicted it. It confirms the rest and ignores it.
 //!
 //! Nothing that was planned may wait to be written meanwhile. The worker calls it between its
 //! phases and before it subscribes a conn.
 
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
-use super::{Gap, GapCause, Hub};
+use super::{Gap, GapCause, Hub, Late};
 use crate::config::Overflow;
 use crate::id::{Cursor, Epoch, Sequence};
 use crate::log::{Horizon, Standing};
+use crate::time::Now;
 
 /// From one epoch to another.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,7 @@ impl Hub {
     }
 
     /// Goes on in the log's newest epoch. False if the hub is in it.
-    pub fn follow_epoch(&mut self) -> bool {
+    pub fn follow_epoch(&mut self, now: Now) -> bool {
         if self.is_in_newest_epoch() {
             return false;
         }
@@ -105,12 +106,15 @@ impl Hub {
             valid_until,
             restart: valid_until.unwrap_or_else(|| state.begin()),
         };
-        // What is valid of the mail that waits is taken in as ever.
+        // The valid part of the mail that waits comes after this head.
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
         self.samples.cut(passage.kept());
         self.cut_channels(passage);
+        for (index, until) in std::mem::take(&mut self.postponed) {
+            self.look_again(index, until.min(passage.kept()), now);
+        }
         self.windows.cut(passage.kept());
         for until in self.replays.values_mut() {
             *until = passage.kept().min(*until);
@@ -124,7 +128,12 @@ impl Hub {
     /// Lets go of entries that are void, and takes in how their channels stand without them.
     fn cut_channels(&mut self, passage: Passage) {
         let (kept, horizon) = (passage.kept(), self.horizon());
-        self.late.retain(|(number, _), _| *number <= kept);
+        self.late.retain(|(number, _), late| {
+            if let Late::Unheld { until } = late {
+                *until = kept.min(*until);
+            }
+            *number <= kept
+        });
         for channel in self.channels.iter_mut() {
             if !passage.is_void(channel.last) {
                 continue;
@@ -215,8 +224,7 @@ mod tests {
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{Acknowledged, JoinOutcome, Joined, Node};
     use crate::id::{ChannelName, Since};
-    use crate::log::EpochChange;
-    use crate::time::Now;
+    use crate::log::{EpochChange, Writer};
 
     fn id(epoch: u64, number: u64) -> Cursor {
         Cursor {
@@ -249,7 +257,7 @@ mod tests {
     }
 
     fn follow(node: &mut Node) {
-        assert!(node.follow_epoch() && !node.follow_epoch());
+        assert!(node.follow_epoch(Now(0)) && !node.follow_epoch(Now(0)));
         node.check_invariants();
     }
 
@@ -262,7 +270,7 @@ mod tests {
         joined
     }
 
-    /// What a conn is told and given until nothing is left.
+    /// Serves a conn until nothing is left: its gaps, and the ids of its publications.
     fn serve(node: &mut Node, slot: u32) -> (Vec<Gap>, Vec<Cursor>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -391,6 +399,43 @@ mod tests {
         publish(&mut node, 2, 2..=3);
         let given = vec![id(1, 1), id(2, 2), id(2, 3)];
         assert_eq!(serve(&mut node, 0), (vec![], given));
+    }
+
+    #[test]
+    fn late_entries_that_a_lagging_hub_cannot_look_at_are_looked_at_when_it_has_followed() {
+        let mut config = Config::default();
+        // None is taken along when the conn subscribes.
+        config.quota.behind_bytes = 0;
+        let (epoch, now) = (Epoch::new(1), Now(0));
+        let mut writer = Writer::new(&config, Sequence::ZERO);
+        let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, Sequence::ZERO, &config);
+        writer.announce(Sequence(3));
+        for number in 1..=3 {
+            let (payload, ledger) = (Payload::Text("x".into()), writer.log().ledger());
+            let one = Publication::new(id(1, number), name(), payload, now, ledger);
+            writer.publish(Arc::new(one), |_, _, _| panic!("no worker has subscribers"));
+        }
+        writer.note_posted();
+        let _joined = hub.subscribe(0, &name(), Since::Now, Sequence(3));
+        writer.change_epoch(&EpochChange {
+            from: epoch,
+            to: Epoch::new(2),
+            head: Sequence(2),
+            valid_until: Some(Sequence(2)),
+        });
+        hub.advance_head(id(1, 1), now);
+        assert!(hub.follow_epoch(now));
+        hub.advance_head(hub.posted(), now);
+        assert!(!hub.has_late());
+        hub.check_invariants();
+        let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+        let kind = FrameKind::WebSocket(Envelope::Full);
+        hub.plan(0, kind, now, 1 << 20, encoder, &mut planned);
+        let given: Vec<_> = planned
+            .iter()
+            .map(|one| hub.encoded(one).unwrap().id)
+            .collect();
+        assert_eq!((hub.take_gap(0), given), (None, vec![id(1, 1), id(1, 2)]));
     }
 
     #[test]

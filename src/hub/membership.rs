@@ -265,6 +265,7 @@ impl Hub {
             if !self.late.is_empty() {
                 self.late.retain(|(_, late), _| *late != index);
             }
+            self.postponed.retain(|(postponed, _)| *postponed != index);
             self.log.leave(channel.key, self.worker);
         }
     }

@@ -119,6 +119,9 @@ pub struct Hub {
     /// Publications of channels whose first subscriber came when the log had them already. They are
     /// not sent, and are taken in when the head passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
+    /// Channels that were to be looked at again, up to a number, when the log was in a newer epoch
+    /// already. They are looked at when the hub has followed.
+    postponed: Vec<(ChannelIndex, Sequence)>,
     /// All subscriptions.
     subscribers: u64,
     /// When the head was where.
@@ -180,6 +183,7 @@ impl Hub {
             held_bytes_max: config.log.bytes / HELD_SHARE,
             is_full: false,
             late: BTreeMap::new(),
+            postponed: Vec::new(),
             subscribers: 0,
             merge: Vec::new(),
             fetched: Vec::new(),
@@ -238,7 +242,7 @@ impl Hub {
     }
 
     /// Everything up to this id has been sent to this worker, and taken in. An id of what is void
-    /// says nothing.
+    /// is ignored.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -348,6 +352,10 @@ impl Hub {
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
         self.note_late(index, standing.next, until);
+        // After the log was asked: in a newer epoch it may have told nothing.
+        if !self.is_in_newest_epoch() {
+            self.postponed.push((index, until));
+        }
     }
 
     /// The channel that an entry was sent for. Another one may be in its place by now, even with

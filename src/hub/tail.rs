@@ -225,10 +225,10 @@ impl Tail {
         }
     }
 
-    /// Counts so much more before each entry.
-    pub fn count(&mut self, more: Amount) {
+    /// Adds to what was published before each entry.
+    pub fn add_before(&mut self, void: Amount) {
         for served in &mut self.entries {
-            served.entry.before = served.entry.before.plus(more);
+            served.entry.before = served.entry.before.plus(void);
         }
     }
 

@@ -11,11 +11,11 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Follows the log to its newest epoch, and lists all conns that have something to be given or
-    /// told then.
+    /// Follows the log to its newest epoch, and lists all conns that are behind then. One whose
+    /// socket is full may be further behind than before: void entries supersede nothing.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
-        if !self.hub.follow_epoch() {
+        if !self.hub.follow_epoch(self.now) {
             return;
         }
         let slots = self.conns.iter().map(|(slot, _)| slot);
@@ -23,11 +23,7 @@ impl<N: Net> Worker<N> {
         let behind: Vec<u32> = slots.filter(|slot| self.hub.is_behind(*slot)).collect();
         for slot in behind {
             if let Some(id) = self.id_in(slot) {
-                match self.slot(id).is_some_and(|slot| slot.is_writable) {
-                    true => self.list_to_serve(id),
-                    // It may owe its conn more than before: void entries supersede nothing.
-                    false => self.hold_to_quota(id),
-                }
+                self.list_to_enforce(id);
             }
         }
         for (posted, _, _) in &mut self.to_answer {

@@ -432,7 +432,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    pub(super) fn hold_to_quota(&mut self, id: ConnId) {
+    fn hold_to_quota(&mut self, id: ConnId) {
         // It is the worker that makes such a poll wait.
         if self.awaits_answer(id) {
             return;

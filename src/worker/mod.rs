@@ -418,8 +418,15 @@ impl<N: Net> Worker<N> {
 
     /// Puts a conn on the list for flush, whatever it has to write.
     fn list_to_serve(&mut self, id: ConnId) {
+        if self.slot(id).is_some_and(|slot| slot.is_writable) {
+            self.list_to_enforce(id);
+        }
+    }
+
+    /// Puts a conn on the list for flush, which holds it to its quota if its socket is full.
+    fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
-        if slot.is_writable && !slot.is_listed_to_flush {
+        if !slot.is_listed_to_flush {
             slot.is_listed_to_flush = true;
             self.to_flush.push_back(id);
         }

@@ -17,7 +17,7 @@ struct Life {
     returns: bool,
 }
 
-/// What a client was given or told.
+/// What a client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
     Given(Cursor),
@@ -59,7 +59,7 @@ impl Subscriber {
         let hub = &mut worker.hub;
         let since = self.position.map_or(since, Since::After);
         let joined = loop {
-            hub.follow_epoch();
+            hub.follow_epoch(NOW);
             let sequenced = hub.sequenced();
             let outcome = hub.subscribe(SLOT, &name("a"), since, sequenced);
             if hub.is_in_newest_epoch() {
@@ -73,7 +73,7 @@ impl Subscriber {
 
     /// Takes everything that the worker has for it.
     fn take(&mut self, worker: &mut Worker) {
-        worker.hub.follow_epoch();
+        worker.hub.follow_epoch(NOW);
         worker.broadcast();
         let hub = &mut worker.hub;
         while hub.visit() != Visit::Nobody {}
@@ -107,6 +107,14 @@ fn restart(gap: &Gap) -> Event {
 }
 
 impl Life {
+    fn new(since: Since, valid_until: Option<u64>) -> Self {
+        Self {
+            since,
+            valid_until,
+            returns: false,
+        }
+    }
+
     fn run(self) -> Vec<Event> {
         let config = Config::default();
         let mut feed = Feed::new(1, &config);
@@ -150,12 +158,7 @@ const RESTART: Event = Event::Restart;
 
 #[test]
 fn client_is_given_what_is_valid_and_a_gap_only_after_what_is_void() {
-    let life = Life {
-        since: Since::After(id(epoch(), 0)),
-        valid_until: Some(1),
-        returns: false,
-    };
-    life.check(|events| {
+    Life::new(Since::After(id(epoch(), 0)), Some(1)).check(|events| {
         let [one, void, two] = [id(epoch(), 1), id(epoch(), 2), id(second(), 2)].map(Event::Given);
         let before = [one, void, RESTART, two];
         let after = [one, two];
@@ -165,12 +168,7 @@ fn client_is_given_what_is_valid_and_a_gap_only_after_what_is_void() {
 
 #[test]
 fn client_that_stands_after_what_is_void_receives_one_gap() {
-    let life = Life {
-        since: Since::After(id(epoch(), 2)),
-        valid_until: Some(1),
-        returns: false,
-    };
-    life.check(|events| {
+    Life::new(Since::After(id(epoch(), 2)), Some(1)).check(|events| {
         let two = Event::Given(id(second(), 2));
         assert_eq!(events, [RESTART, two]);
     });
@@ -178,12 +176,7 @@ fn client_that_stands_after_what_is_void_receives_one_gap() {
 
 #[test]
 fn nothing_is_kept_where_nothing_is_valid() {
-    let life = Life {
-        since: Since::After(id(epoch(), 0)),
-        valid_until: None,
-        returns: false,
-    };
-    life.check(|events| {
+    Life::new(Since::After(id(epoch(), 0)), None).check(|events| {
         let [one, void, two] = [id(epoch(), 1), id(epoch(), 2), id(second(), 2)].map(Event::Given);
         let before = [one, void, RESTART, two];
         assert!(events == before || events == [RESTART, two], "{events:?}");
@@ -211,7 +204,7 @@ fn shard_of_another_epoch_says_nothing_of_the_readers_own() {
             let mut entries: Vec<crate::log::Entry> = Vec::new();
             let horizon = state.horizon(state.sequenced());
             log.fetch(key, Sequence::ZERO, horizon, 9, &mut entries);
-            let own = state.epoch().unwrap_or(epoch());
+            let own = state.epoch().unwrap_or_else(epoch);
             for entry in entries {
                 let id = entry.publication.id;
                 let is_own = id.epoch == own || state.has_valid(id);

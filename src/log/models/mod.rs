@@ -194,7 +194,7 @@ impl Worker {
                     place, key, entry, ..
                 } = item;
                 if entry.publication.id.epoch != self.hub.head().epoch {
-                    self.hub.follow_epoch();
+                    self.hub.follow_epoch(NOW);
                 }
                 self.hub.take(place, key, entry, NOW);
             }
