@@ -140,7 +140,7 @@
 //!
 //! - [`cli::bench`] is a program of its own on the client's side; nothing of the server imports it.
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
-//! - [`log`] takes its locks and atomics from `log/sync.rs`, so that the models in `log/models.rs`
+//! - [`log`] takes its locks and atomics from `log/sync.rs`, so that the models in `log/models`
 //!   run it under loom.
 //! - No transport imports another: deleting its file deletes the feature.
 //! - mio is named in `worker/kernel.rs` and in the feed's loop only; unsafe code is in [`sys`]
