@@ -121,22 +121,28 @@ pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
 pub(crate) fn receipts(receipts: &mut Vec<Owed>, workers: &[Member], facts: &Facts) -> u64 {
     let mut acknowledged = 0;
     receipts.retain(|owed| {
-        let mut concerned = owed.workers.iter().map(|worker| &workers[*worker]);
+        let concerned = || owed.workers.iter().map(|worker| &workers[*worker]);
         let has_it = |member: &Member| {
             let head = facts.position(member.worker.hub().head());
             member.has_ended || head >= owed.sequence
         };
-        // What was posted in an epoch that is over is confirmed when it is taken, and does not move
-        // the head if it is void.
+        // A worker confirms what was posted in an epoch that is over when it takes it. That does
+        // not move the head if it is void: then only the worker's epoch says that it may be taken.
         let is_over = facts.epochs.has_one_after(owed.sequence);
-        let may_wait = |worker: &usize| is_over && workers[*worker].worker.has_mail();
-        let may_wait = owed.workers.iter().any(may_wait);
-        let has_to_be = owed.is_posted && concerned.all(has_it);
+        let may_wait = is_over && concerned().any(|member| member.worker.has_mail());
+        let is_void = facts.epochs.restart(owed.sequence).is_some();
+        let has_followed = |member: &Member| {
+            let id = member.worker.hub().head();
+            is_void && facts.epochs.is_later(id.epoch, owed.sequence)
+        };
+        let has_to_be = owed.is_posted && concerned().all(has_it);
+        let may_be = owed.is_posted && concerned().all(|one| has_it(one) || has_followed(one));
         let is_complete = owed.receipt.subscribers().is_some();
-        assert!(
-            is_complete == has_to_be || is_over && is_complete || has_to_be && may_wait,
-            "is the receipt complete? {owed:?}"
-        );
+        let is_right = match is_complete {
+            true => may_be,
+            false => !has_to_be || may_wait,
+        };
+        assert!(is_right, "is the receipt complete? {owed:?}");
         if is_complete {
             acknowledged = acknowledged.max(owed.sequence);
         }

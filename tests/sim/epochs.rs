@@ -144,6 +144,12 @@ impl Epochs {
     }
 
     /// Whether an epoch began after a serial.
+    pub(crate) fn is_later(&self, epoch: Epoch, serial: u64) -> bool {
+        let mut all = self.0.iter();
+        all.any(|one| one.epoch == epoch && one.start > serial)
+    }
+
+    /// Whether any epoch began after a serial.
     pub(crate) fn has_one_after(&self, serial: u64) -> bool {
         self.newest().start > serial
     }

@@ -699,8 +699,10 @@ impl Ledger {
     /// It may have come from a faster one, up to `since`.
     pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // A gap may end after what this worker has taken in: the client came from a faster one.
+        // The gap of a new epoch may end after what this worker has taken in, if the client came
+        // from a faster one.
         let reported = self.subscriptions.values().map(|one| one.last).max();
+        let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));
         assert!(head <= most, "{head} is not published yet");
         assert!(

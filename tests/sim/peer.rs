@@ -72,6 +72,8 @@ pub(crate) struct Peer {
     is_streamer: bool,
     /// Whether it connects again after its connection has ended.
     may_connect: bool,
+    /// A connection of it was closed in the calm because it held too much.
+    was_cut_off: bool,
     /// It is connected and keeps its request back.
     pub(crate) is_held: bool,
 }
@@ -91,6 +93,7 @@ impl Peer {
             is_calm: false,
             is_streamer: random.u32(0..8) > 0,
             may_connect: true,
+            was_cut_off: false,
             is_held: false,
         }
     }
@@ -189,6 +192,7 @@ impl Peer {
     /// The connection is over: what was written and not read still has to be right.
     pub(crate) fn end(&mut self, facts: &mut Facts) {
         if let Some(mut link) = self.link.take() {
+            self.was_cut_off |= self.is_calm && link.pipe.borrow().is_cut_off;
             let acknowledged = link.acknowledged();
             link.read_the_rest(facts);
             link.check_goodbye();
@@ -274,8 +278,10 @@ impl Peer {
     }
 
     /// What a calm world owes everybody: an open stream that is caught up, and every answer.
-    /// Where conns may pin less than one publication, a slow client may be closed again and again.
+    /// Where conns may pin less than one publication, less than can be configured, a slow client
+    /// may be closed again and again. It is excused if that has happened to it.
     pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
+        let may_starve = may_starve && self.was_cut_off;
         let Some(link) = &self.link else {
             let may_have_none = may_starve || !self.is_streamer;
             assert!(may_have_none, "peer {} has no connection", self.number);

@@ -19,7 +19,7 @@ const LINGER_US: u64 = 2_000_000;
 const MADE_UP_US: u64 = 20_000_000;
 const MADE_UP_US_MAX: u64 = 360_000_000;
 /// What the last turn of a drain takes: a slice of reads, and one read more.
-const LAST_TURN_US: u64 = 30_000;
+const LAST_TURN_US: u64 = 20_000;
 /// Rounding of timers, and what the turns themselves take.
 const SLACK_US: u64 = 400_000;
 
