@@ -6,6 +6,7 @@
 //! panic is a finding. Knows neither bytes nor sockets.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub(crate) struct Facts {
     pub(crate) is_draining: bool,
     /// The delays in the goodbyes of the drain.
     pub(crate) delays: Vec<Delay>,
+    /// What the workers did in the drain.
+    pub(crate) work: Vec<Work>,
     /// When the drain was over.
     pub(crate) ended_us: u64,
     /// Publications that a peer has read, over all.
@@ -92,9 +95,17 @@ pub(crate) struct Facts {
 /// How long a client has to stay away.
 #[derive(Debug)]
 pub(crate) struct Delay {
+    pub(crate) worker: usize,
     /// When the worker wrote it, or something after it.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
+}
+
+/// A turn of a worker, without its wait. In a life only one worker works at a time.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) worker: usize,
+    pub(crate) us: Range<u64>,
 }
 
 impl Facts {
@@ -140,6 +151,7 @@ impl Facts {
             is_calm: false,
             is_draining: false,
             delays: Vec::new(),
+            work: Vec::new(),
             ended_us: 0,
             deliveries: 0,
             gaps: 0,

@@ -477,6 +477,7 @@ impl Link {
     /// A goodbye says when to return.
     fn note_delay(&self, retry: &str, facts: &mut Facts) {
         facts.delays.push(Delay {
+            worker: self.worker,
             written_us: self.pipe.borrow().written_us,
             retry_ms: retry.parse().expect("a retry"),
         });

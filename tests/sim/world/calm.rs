@@ -219,8 +219,14 @@ impl World {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
             // The last goodbyes are said one turn before the end, and that turn takes time. Here it
-            // takes it from the turns of the other workers.
-            let turns_us = LAST_TURN_US * self.node.workers.len() as u64;
+            // waits for the turns of the other workers, too.
+            let work = self.facts.work.iter();
+            let others = work.filter(|work| work.worker != delay.worker);
+            let after = others.map(|work| {
+                let start = work.us.start.max(delay.written_us);
+                work.us.end.saturating_sub(start)
+            });
+            let turns_us = LAST_TURN_US + after.sum::<u64>();
             assert!(
                 returns_us + turns_us >= listens_us,
                 "{delay:?} and {listens_us}"

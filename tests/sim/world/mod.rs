@@ -24,7 +24,7 @@ use fanfare::worker::{Turn, Worker};
 use crate::check::{self, Debts};
 use crate::disk::Journal;
 use crate::feed::{Feed, Fresh};
-use crate::model::Facts;
+use crate::model::{Facts, Work};
 use crate::net::{FakeNet, Machine, Sabotage};
 use crate::peer::Peer;
 use crate::pinned;
@@ -344,6 +344,10 @@ impl World {
             member.worker.give_back_memory();
         }
         self.turns += 1;
+        if self.facts.is_draining {
+            let us = member.worker.net().polled_us()..self.machine.now_us();
+            self.facts.work.push(Work { worker, us });
+        }
         if member.has_ended {
             member.worker.confirm_the_rest();
             self.feed.borrow_mut().note_ended(worker);
