@@ -622,12 +622,14 @@ impl Link {
         if told.cause == "restart" {
             return self.ledger.gap(told, facts);
         }
+        // A gap may end after the last that it covers.
+        let last = facts.newest(told.channel, told.until);
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight
             || !self.was_given
             || self.ledger.has_window(told.channel)
             || told.until <= facts.logs[self.worker].tail
-            || self.ledger.was_there(told.channel, told.until)
+            || self.ledger.was_there(told.channel, last)
             || facts.is_too_old(told.channel, told.until)
             || facts.begins_too_old(told);
         // These are for who is over its quota.
