@@ -13,7 +13,7 @@
 
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
-use super::{Gap, GapCause, Hub, Late};
+use super::{Gap, GapCause, Hub, Late, index_at};
 use crate::config::Overflow;
 use crate::id::{Cursor, Epoch, Sequence};
 use crate::log::{Horizon, Standing};
@@ -134,7 +134,10 @@ impl Hub {
             }
             *number <= kept
         });
-        for channel in self.channels.iter_mut() {
+        for last in self.forgotten.values_mut() {
+            *last = kept.min(*last);
+        }
+        for (place, channel) in self.channels.iter_mut() {
             if !passage.is_void(channel.last) {
                 continue;
             }
@@ -146,6 +149,9 @@ impl Hub {
             let before = channel.held_bytes();
             channel.cut(&standing, kept, conflates);
             self.held_bytes = self.held_bytes + channel.held_bytes() - before;
+            if channel.last < standing.last {
+                self.forgotten.insert(index_at(place), standing.last);
+            }
         }
     }
 
@@ -202,9 +208,10 @@ impl Channel {
     fn cut(&mut self, standing: &Standing, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (standing.last, standing.total);
         if let Some(walk) = &mut self.walk {
-            walk.tail.cut(kept, conflates);
-            // The log may count what is void and had been evicted before.
-            self.total = walk.tail.total_at(self.last).unwrap_or(self.total);
+            // If the log has evicted what is void, it no longer knows what came before that.
+            if let Some(before_void) = walk.tail.cut(kept, conflates) {
+                (self.last, self.total) = before_void;
+            }
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > self.total.publications {
                     *floor = self.total;
@@ -219,7 +226,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Namespace};
     use crate::effect::Window;
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
     use crate::hub::{Acknowledged, JoinOutcome, Joined, Node};
@@ -238,9 +245,18 @@ mod tests {
     }
 
     fn publish(node: &mut Node, epoch: u64, numbers: impl IntoIterator<Item = u64>) {
+        publish_in(&name(), node, epoch, numbers);
+    }
+
+    fn publish_in(
+        channel: &ChannelName,
+        node: &mut Node,
+        epoch: u64,
+        numbers: impl IntoIterator<Item = u64>,
+    ) {
         for number in numbers {
             let (payload, ledger) = (Payload::Text("x".into()), node.log().ledger());
-            let one = Publication::new(id(epoch, number), name(), payload, Now(0), ledger);
+            let one = Publication::new(id(epoch, number), channel.clone(), payload, Now(0), ledger);
             node.publish(Arc::new(one), Now(0));
             node.check_invariants();
         }
@@ -262,8 +278,12 @@ mod tests {
     }
 
     fn join(node: &mut Node, slot: u32, since: Since) -> Joined {
+        join_in(&name(), node, slot, since)
+    }
+
+    fn join_in(channel: &ChannelName, node: &mut Node, slot: u32, since: Since) -> Joined {
         let sequenced = node.sequenced();
-        let outcome = node.subscribe(slot, &name(), since, sequenced);
+        let outcome = node.subscribe(slot, channel, since, sequenced);
         let JoinOutcome::Joined(joined) = outcome else {
             panic!("{outcome:?}");
         };
@@ -398,6 +418,43 @@ mod tests {
         follow(&mut node);
         publish(&mut node, 2, 2..=3);
         let given = vec![id(1, 1), id(2, 2), id(2, 3)];
+        assert_eq!(serve(&mut node, 0), (vec![], given));
+    }
+
+    #[test]
+    fn void_entry_that_was_evicted_leaves_no_gap_to_who_has_all_that_came_before_it() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        publish(&mut node, 1, 1..=2);
+        assert_eq!(serve(&mut node, 0).1.len(), 2);
+        publish(&mut node, 1, [5]);
+        assert_eq!(node.evict(Now(u64::MAX / 2), 9), 3);
+        change(&mut node, 4, Some(4));
+        follow(&mut node);
+        assert!(!node.is_behind(0) && !node.has_loss(0));
+        publish(&mut node, 2, [5]);
+        assert_eq!(serve(&mut node, 0), (vec![], vec![id(2, 5)]));
+    }
+
+    #[test]
+    fn entries_of_two_channels_are_told_apart_where_one_stands_at_the_last_of_the_other() {
+        let short = ChannelName::new("short").unwrap();
+        let mut config = Config::default();
+        config.namespace.push(Namespace {
+            pattern: "short".into(),
+            log_age_ms: Some(1),
+            ..Namespace::default()
+        });
+        let mut node = Node::new(Epoch::new(1), Sequence::ZERO, &config);
+        publish(&mut node, 1, 1..=2);
+        publish_in(&short, &mut node, 1, [3]);
+        assert_eq!(node.evict(Now(5_000_000), 9), 1);
+        change(&mut node, 2, Some(2));
+        follow(&mut node);
+        publish_in(&short, &mut node, 2, [3]);
+        join(&mut node, 0, Since::After(id(1, 0)));
+        join_in(&short, &mut node, 0, Since::After(id(1, 2)));
+        let given = vec![id(1, 1), id(1, 2), id(2, 3)];
         assert_eq!(serve(&mut node, 0), (vec![], given));
     }
 

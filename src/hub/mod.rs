@@ -122,6 +122,9 @@ pub struct Hub {
     /// Channels that were to be looked at again, up to a number, when the log was in a newer epoch
     /// already. They are looked at when the hub has followed.
     postponed: Vec<(ChannelIndex, Sequence)>,
+    /// Channels whose last publication the log has forgotten, since it had evicted a void one after
+    /// it: what the log takes for the last, until the next one is taken in.
+    forgotten: Map<ChannelIndex, Sequence>,
     /// All subscriptions.
     subscribers: u64,
     /// When the head was where.
@@ -184,6 +187,7 @@ impl Hub {
             is_full: false,
             late: BTreeMap::new(),
             postponed: Vec::new(),
+            forgotten: Map::default(),
             subscribers: 0,
             merge: Vec::new(),
             fetched: Vec::new(),
@@ -308,16 +312,20 @@ impl Hub {
         subscribers
     }
 
-    fn take_at(&mut self, index: ChannelIndex, entry: Entry, now: Now) {
+    fn take_at(&mut self, index: ChannelIndex, mut entry: Entry, now: Now) {
         let Self {
             channels,
             spare_walks,
             quota,
             log,
             held_bytes,
+            forgotten,
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
+            if !forgotten.is_empty() && forgotten.remove(&index) == Some(entry.previous) {
+                entry.previous = channel.last;
+            }
             let fresh = || spare_walks.pop().unwrap_or_default();
             let conflates = log.rules().overflow(channel.rule) == Overflow::Conflate;
             let before = channel.held_bytes();
@@ -335,6 +343,7 @@ impl Hub {
             spare_walks,
             log,
             held_bytes,
+            forgotten,
             ..
         } = self;
         let Some(channel) = channels.get_mut(index.0 as usize) else {
@@ -347,7 +356,8 @@ impl Hub {
         };
         let fresh = || spare_walks.pop().unwrap_or_default();
         let before = channel.held_bytes();
-        if standing.last > channel.last && channel.take_standing(&standing, now, fresh) {
+        let known = forgotten.get(&index).copied().unwrap_or(channel.last);
+        if standing.last > known && channel.take_standing(&standing, now, fresh) {
             self.walks.push_back(index);
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
@@ -356,6 +366,13 @@ impl Hub {
         if !self.is_in_newest_epoch() {
             self.postponed.push((index, until));
         }
+    }
+
+    /// Whether channels have to be looked at again in a newer epoch of the log, before anything is
+    /// given.
+    #[must_use]
+    pub fn has_postponed(&self) -> bool {
+        !self.postponed.is_empty()
     }
 
     /// The channel that an entry was sent for. Another one may be in its place by now, even with

@@ -54,6 +54,8 @@ pub(super) struct Source {
     /// Its number; [`END`] if there is none.
     next: Sequence,
     held: Held,
+    /// Where the entries end that were fetched for it.
+    fetched_end: u32,
     channel: ChannelIndex,
     /// For which of the conn's subscriptions.
     subscription: u32,
@@ -224,19 +226,14 @@ impl Hub {
                 source.next = END;
             }
             Held::Fetched(index) => {
-                let mut last = None;
+                // What follows was fetched for another source.
                 let entries = fetched.iter_mut().skip(index as usize);
-                for (index, entry) in (index..).zip(entries) {
-                    // What follows was fetched for another source.
-                    if last.is_some_and(|last| entry.previous != last) {
-                        break;
-                    }
+                for (index, entry) in (index..source.fetched_end).zip(entries) {
                     source.held = Held::Fetched(index);
                     source.next = entry.sequence();
                     if source.next >= until || !plan.add(entry, source, marks) {
                         return;
                     }
-                    last = Some(source.next);
                 }
                 *source = self.source_after(*source);
             }
@@ -264,6 +261,7 @@ impl Hub {
         let start = Source {
             next: subscription.position,
             held: Held::Fetched(u32::MAX),
+            fetched_end: 0,
             channel: subscription.channel,
             subscription: u32::try_from(index).unwrap_or(u32::MAX),
             room,
@@ -311,6 +309,7 @@ impl Hub {
         (evicted <= position).then_some(Source {
             next: first.sequence(),
             held: Held::Fetched(u32::try_from(index).ok()?),
+            fetched_end: u32::try_from(self.fetched.len()).ok()?,
             ..source
         })
     }

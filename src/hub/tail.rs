@@ -210,12 +210,14 @@ impl Tail {
     }
 
     /// Drops entries after a number: they are void, also where they superseded some that stay.
-    pub fn cut(&mut self, kept: Sequence, conflates: bool) {
+    /// Returns the channel's last publication up to there, and how much that made. `None` if it
+    /// had no void entry, or knows nothing of the one before.
+    pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();
         for mut entry in all.into_iter().map(|served| served.entry) {
             if entry.sequence() > kept {
-                return;
+                return (entry.previous <= kept).then_some((entry.previous, entry.before));
             }
             entry.is_superseded = false;
             if conflates {
@@ -223,6 +225,7 @@ impl Tail {
             }
             self.push(entry);
         }
+        None
     }
 
     /// Adds to what was published before each entry.
@@ -230,13 +233,6 @@ impl Tail {
         for served in &mut self.entries {
             served.entry.before = served.entry.before.plus(void);
         }
-    }
-
-    /// Everything published in the channel up to its newest entry, if that has this number.
-    #[must_use]
-    pub fn total_at(&self, last: Sequence) -> Option<Amount> {
-        let newest = self.entries.back().filter(|one| one.sequence() == last)?;
-        Some(newest.total())
     }
 
     /// Drops all entries.
