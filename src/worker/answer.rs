@@ -25,26 +25,30 @@ impl<N: Net> Worker<N> {
     /// Answers a poll that cannot wait, when everything that had been posted at its request has
     /// been taken in: what a feeder knows to be published is in its answer.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
-        let posted = self.hub.posted();
-        match posted.sequence <= self.hub.head().sequence {
+        match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
-            false => {
-                // Its timer may have fired while it waits.
-                if self.awaiting_answer.insert(id) {
-                    self.to_answer.push_back((posted, id, since));
-                }
-                // Until then it has a timer like any other conn.
-                let again = Duration::from_millis(ANSWER_WAIT_MS);
-                self.arm(id, self.running.now().after(again));
-            }
+            false => self.answer_later(id, since),
         }
+    }
+
+    fn answer_later(&mut self, id: ConnId, since: Option<Cursor>) {
+        // Its timer may have fired while it waits.
+        if self.awaiting_answer.insert(id) {
+            self.to_answer.push_back((self.hub.posted(), id, since));
+        }
+        // Until then it has a timer like any other conn.
+        let again = Duration::from_millis(ANSWER_WAIT_MS);
+        self.arm(id, self.running.now().after(again));
     }
 
     /// Answers the polls for which everything has been taken in.
     pub(super) fn answer_the_caught_up(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        while let Some((_, id, since)) = self.to_answer.pop_front_if(is_due) {
+        // In a newer epoch the log may tell nothing. They wait until the worker has followed.
+        while self.hub.is_in_newest_epoch()
+            && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
+        {
             self.awaiting_answer.remove(&id);
             self.answer(id, since);
         }
@@ -59,7 +63,11 @@ impl<N: Net> Worker<N> {
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
-            self.give(id, news);
+            // After the log was asked: nothing may be what it tells in a newer epoch.
+            match news.is_empty() && !self.hub.is_in_newest_epoch() {
+                true => self.answer_later(id, since),
+                false => self.give(id, news),
+            }
         }
     }
 

@@ -20,7 +20,7 @@ impl<N: Net> Worker<N> {
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
                 self.hub.advance_head(posted, self.now);
-                return self.answer_the_caught_up();
+                return self.note_head();
             }
             if !self.take_next() {
                 self.is_batch_held = true;
@@ -28,6 +28,11 @@ impl<N: Net> Worker<N> {
             }
         }
         self.parts.metrics.broadcast_budget_exhausted.increment();
+        self.note_head();
+    }
+
+    fn note_head(&mut self) {
+        self.follow_for_postponed();
         self.answer_the_caught_up();
     }
 
@@ -37,6 +42,7 @@ impl<N: Net> Worker<N> {
         let posted = self.hub.posted();
         if self.batch.len() == 0 && self.parts.inbox.is_empty() {
             self.hub.advance_head(posted, self.now);
+            self.follow_for_postponed();
         }
     }
 

@@ -1,7 +1,7 @@
 //! epoch: follows the log to a new epoch when nothing that was planned waits to be written.
 //!
-//! That is at the beginning of a turn, before an entry of the new epoch is taken in, and before a
-//! conn subscribes. The worker is woken for it and sent nothing. Entries of the new epoch follow
+//! That is at the beginning of a turn, before an entry of the new epoch is taken in, before a conn
+//! subscribes, and after the head has moved past what the log could not tell of. The worker is woken for it and sent nothing. Entries of the new epoch follow
 //! those of the one before in the inbox.
 
 use super::Worker;
@@ -11,23 +11,31 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Follows the log to its newest epoch, and lists all conns that are behind then. One whose
-    /// socket is full may be further behind than before: void entries supersede nothing.
+    /// Follows the log to its newest epoch, and lists all conns for flush: what each of them is
+    /// owed may have changed, also behind a full socket or a closed window. Void entries supersede
+    /// nothing, and in the epoch before not all that counts for a quota was known.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
             return;
         }
         let slots = self.conns.iter().map(|(slot, _)| slot);
-        let slots = slots.filter_map(|slot| u32::try_from(slot).ok());
-        let behind: Vec<u32> = slots.filter(|slot| self.hub.is_behind(*slot)).collect();
-        for slot in behind {
+        let slots: Vec<u32> = slots.filter_map(|slot| u32::try_from(slot).ok()).collect();
+        for slot in slots {
             if let Some(id) = self.id_in(slot) {
                 self.list_to_enforce(id);
             }
         }
         for (posted, _, _) in &mut self.to_answer {
             *posted = self.hub.in_this_epoch(*posted);
+        }
+    }
+
+    /// Follows the log if it could not tell of a channel up to the head since it is in a newer
+    /// epoch. Until then nothing may be given: no id may pass what has not been looked at.
+    pub(super) fn follow_for_postponed(&mut self) {
+        while self.hub.has_postponed() {
+            self.follow_epoch();
         }
     }
 
