@@ -124,18 +124,22 @@ impl Epochs {
     }
 
     /// The last position that stands for the same: the last publication that stays is where the
-    /// next epoch begins.
+    /// next epoch begins, and the one after that if nothing was published between.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
-        let mut all = self.0.iter();
-        let of = all.find(|one| one.kept == Some(serial));
-        of.map_or(serial, |one| one.start)
+        let next = |serial, one: &Stretch| match one.kept == Some(serial) {
+            true => one.start,
+            false => serial,
+        };
+        self.0.iter().fold(serial, next)
     }
 
     /// The last that stays of what comes before an epoch, if one begins at a serial.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
-        let mut all = self.0.iter();
-        let of = all.find(|one| one.start == serial);
-        of.and_then(|one| one.kept).unwrap_or(serial)
+        let before = |serial, one: &Stretch| match one.start == serial {
+            true => one.kept.unwrap_or(serial),
+            false => serial,
+        };
+        self.0.iter().rev().fold(serial, before)
     }
 
     /// Whether an epoch begins at a serial, so that no publication has it.

@@ -444,10 +444,10 @@ impl Ledger {
         assert!(before.is_none(), "channel {channel} was subscribed before");
     }
 
-    /// Whether a publication was there when a subscription began.
-    pub(crate) fn was_there(&self, channel: usize, sequence: u64) -> bool {
+    /// The last publication that was there when a subscription began.
+    pub(crate) fn there(&self, channel: usize) -> u64 {
         let subscription = self.subscriptions.get(&channel);
-        subscription.is_some_and(|subscription| sequence <= subscription.there)
+        subscription.map_or(0, |subscription| subscription.there)
     }
 
     /// The subscription that has just begun brings this history first, or none.

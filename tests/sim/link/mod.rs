@@ -13,7 +13,7 @@ mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use fanfare::config::ClientPublish;
+use fanfare::config::{ClientPublish, Overflow};
 use fanfare::frame::{Envelope, FrameKind};
 use fanfare::hub::Hub;
 
@@ -629,7 +629,8 @@ impl Link {
             || !self.was_given
             || self.ledger.has_window(told.channel)
             || told.until <= facts.logs[self.worker].tail
-            || self.ledger.was_there(told.channel, last)
+            || last <= self.ledger.there(told.channel)
+            || self.is_superseded_beyond_what_was_there(told, facts)
             || facts.is_too_old(told.channel, told.until)
             || facts.begins_too_old(told);
         // These are for who is over its quota.
@@ -637,6 +638,17 @@ impl Link {
         let now = facts.now;
         assert!(is_excused || is_over, "{told:?}: it kept up; {now:?}");
         self.ledger.gap(told, facts);
+    }
+
+    /// A gap that begins with what was there may go on over what is superseded.
+    fn is_superseded_beyond_what_was_there(&self, told: &Told, facts: &Facts) -> bool {
+        let there = self.ledger.there(told.channel);
+        let log = &facts.logs[self.worker];
+        facts.rules[told.channel].overflow == Overflow::Conflate
+            && told.begins(facts).is_some_and(|since| since < there)
+            && facts
+                .first_newest(log, told.channel, there, told.until)
+                .is_none()
     }
 
     fn handle_error(&mut self, json: &serde_json::Value, command: Option<Command>, facts: &Facts) {
