@@ -310,7 +310,8 @@ pub struct LogBounds {
     /// Milliseconds a publication is held.
     pub age_ms: u64,
     /// Bytes of publications that have left the log and that conns still hold; 0 is a quarter of
-    /// `bytes`.
+    /// `bytes`. A publication that is longer than half of it may never reach a client that takes
+    /// it in parts, since both its text and a frame are held.
     pub pinned_bytes: u64,
     /// Part of `bytes` and `entries` for channels whose namespace lets clients broadcast.
     pub client_share: Share,

@@ -118,7 +118,7 @@ pub(crate) struct Owed {
 pub(crate) struct Feed {
     epoch: Epoch,
     channels: Vec<ChannelName>,
-    size_max: usize,
+    pub(crate) size_max: usize,
     /// The last number that was given out.
     head: u64,
     /// How much has happened over all epochs.

@@ -278,8 +278,8 @@ impl Peer {
     }
 
     /// What a calm world owes everybody: an open stream that is caught up, and every answer.
-    /// Where conns may pin less than one publication, less than can be configured, a slow client
-    /// may be closed again and again. It is excused if that has happened to it.
+    /// Where conns may pin less than one publication and a frame of it, a slow client may be closed
+    /// again and again. It is excused if that has happened to it.
     pub(crate) fn check_settled(&self, may_starve: bool, facts: &Facts) {
         let may_starve = may_starve && self.was_cut_off;
         let Some(link) = &self.link else {

@@ -120,7 +120,9 @@ impl World {
         assert!(self.feed.borrow().is_done());
         let receipts = &self.feed.borrow().receipts;
         assert!(receipts.is_empty(), "not confirmed: {receipts:?}");
-        let may_starve = (1..=2_000).contains(&self.config.log.pinned_bytes);
+        // A publication and a frame of it are pinned.
+        let longest = 2 * self.feed.borrow().size_max as u64;
+        let may_starve = self.config.log.pinned_bytes() < longest;
         for peer in &self.peers {
             peer.check_settled(may_starve, &self.facts);
         }
