@@ -173,12 +173,9 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
     }
 
     /// All entries in the order of their keys, mutable.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (usize, &mut T)> {
-        let chunks = self.chunks.iter_mut().enumerate();
-        chunks.flat_map(|(at, chunk)| {
-            let entries = chunk.iter_mut();
-            entries.map(move |(key, entry)| (at * N + key, entry))
-        })
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        let chunks = self.chunks.iter_mut();
+        chunks.flat_map(|chunk| chunk.iter_mut().map(|(_, entry)| entry))
     }
 
     /// Gives back unused room of the list of chunks.

@@ -13,7 +13,7 @@
 
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
-use super::{Gap, GapCause, Hub, Late, index_at};
+use super::{Gap, GapCause, Hub, Late};
 use crate::config::Overflow;
 use crate::id::{Cursor, Epoch, Sequence};
 use crate::log::{Horizon, Standing};
@@ -134,10 +134,7 @@ impl Hub {
             }
             *number <= kept
         });
-        for last in self.forgotten.values_mut() {
-            *last = kept.min(*last);
-        }
-        for (place, channel) in self.channels.iter_mut() {
+        for channel in self.channels.iter_mut() {
             if !passage.is_void(channel.last) {
                 continue;
             }
@@ -149,9 +146,6 @@ impl Hub {
             let before = channel.held_bytes();
             channel.cut(&standing, kept, conflates);
             self.held_bytes = self.held_bytes + channel.held_bytes() - before;
-            if channel.last < standing.last {
-                self.forgotten.insert(index_at(place), standing.last);
-            }
         }
     }
 
@@ -187,9 +181,13 @@ impl Hub {
             missed: None,
             cause: GapCause::Restart,
         };
+        let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        if !gap.cause.is_foreign() {
+        // What is lost up to here had expired, and what is void was not given.
+        let has_expired =
+            gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
+        if !gap.cause.is_foreign() && !has_expired {
             gap.cause = GapCause::Restart;
         }
     }
@@ -437,6 +435,50 @@ mod tests {
     }
 
     #[test]
+    fn void_entry_that_the_hub_ignored_leaves_no_gap() {
+        let mut config = Config::default();
+        config.quota.behind_bytes = 0;
+        let (epoch, now) = (Epoch::new(1), Now(0));
+        let mut writer = Writer::new(&config, Sequence::ZERO);
+        let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, Sequence::ZERO, &config);
+        let _joined = hub.subscribe(0, &name(), Since::Now, Sequence::ZERO);
+        let mut mail = Vec::new();
+        let mut send = |writer: &mut Writer, id: Cursor| {
+            writer.announce(id.sequence);
+            let (payload, ledger) = (Payload::Text("x".into()), writer.log().ledger());
+            let one = Publication::new(id, name(), payload, now, ledger);
+            writer.publish(Arc::new(one), |stake, key, entry| {
+                mail.push((stake.place, key, entry));
+            });
+            writer.note_posted();
+        };
+        send(&mut writer, id(1, 1));
+        send(&mut writer, id(1, 3));
+        writer.evict(Now(u64::MAX / 2), 9);
+        writer.change_epoch(&EpochChange {
+            from: epoch,
+            to: Epoch::new(2),
+            head: Sequence(2),
+            valid_until: Some(Sequence(2)),
+        });
+        send(&mut writer, id(2, 3));
+        let mut mail = mail.into_iter();
+        let (place, key, first) = mail.next().unwrap();
+        hub.take(place, key, first, now);
+        assert!(hub.follow_epoch(now));
+        for (place, key, entry) in mail {
+            hub.take(place, key, entry, now);
+        }
+        hub.check_invariants();
+        let (mut planned, encoder) = (Vec::new(), &mut Encoder::default());
+        let kind = FrameKind::WebSocket(Envelope::Full);
+        hub.plan(0, kind, now, 1 << 20, encoder, &mut planned);
+        let ids = planned.iter().map(|one| hub.encoded(one).unwrap().id);
+        let ids: Vec<_> = ids.collect();
+        assert_eq!((hub.take_gap(0), ids), (None, vec![id(1, 1), id(2, 3)]));
+    }
+
+    #[test]
     fn entries_of_two_channels_are_told_apart_where_one_stands_at_the_last_of_the_other() {
         let short = ChannelName::new("short").unwrap();
         let mut config = Config::default();
@@ -493,6 +535,25 @@ mod tests {
             .map(|one| hub.encoded(one).unwrap().id)
             .collect();
         assert_eq!((hub.take_gap(0), given), (None, vec![id(1, 1), id(1, 2)]));
+    }
+
+    #[test]
+    fn gap_of_what_has_expired_ends_with_what_is_valid_and_keeps_its_cause() {
+        let mut node = node();
+        join(&mut node, 0, Since::Now);
+        publish(&mut node, 1, 1..=4);
+        node.skip(0, 0, Sequence(4), None, GapCause::Expired);
+        change(&mut node, 3, Some(3));
+        follow(&mut node);
+        let (since, until, missed) = (Some(id(1, 0)), id(2, 3), None);
+        let cause = GapCause::Expired;
+        let gap = Gap {
+            since,
+            until,
+            missed,
+            cause,
+        };
+        assert_eq!(serve(&mut node, 0), (vec![gap], vec![]));
     }
 
     #[test]

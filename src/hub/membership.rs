@@ -266,7 +266,6 @@ impl Hub {
                 self.late.retain(|(_, late), _| *late != index);
             }
             self.postponed.retain(|(postponed, _)| *postponed != index);
-            self.forgotten.remove(&index);
             self.log.leave(channel.key, self.worker);
         }
     }
@@ -280,7 +279,6 @@ impl Hub {
         self.replays.shrink_to_fit();
         self.conflating.shrink_to_fit();
         self.gaps.shrink_to_fit();
-        self.forgotten.shrink_to_fit();
         self.windows.shrink_to_fit();
         self.initial.shrink_to_fit();
         self.walks.shrink_to_fit();

@@ -122,9 +122,6 @@ pub struct Hub {
     /// Channels that were to be looked at again, up to a number, when the log was in a newer epoch
     /// already. They are looked at when the hub has followed.
     postponed: Vec<(ChannelIndex, Sequence)>,
-    /// Channels whose last publication the log has forgotten, since it had evicted a void one after
-    /// it: what the log takes for the last, until the next one is taken in.
-    forgotten: Map<ChannelIndex, Sequence>,
     /// All subscriptions.
     subscribers: u64,
     /// When the head was where.
@@ -187,7 +184,6 @@ impl Hub {
             is_full: false,
             late: BTreeMap::new(),
             postponed: Vec::new(),
-            forgotten: Map::default(),
             subscribers: 0,
             merge: Vec::new(),
             fetched: Vec::new(),
@@ -318,12 +314,14 @@ impl Hub {
             spare_walks,
             quota,
             log,
+            state,
             held_bytes,
-            forgotten,
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
-            if !forgotten.is_empty() && forgotten.remove(&index) == Some(entry.previous) {
+            // Where the log has evicted a void entry, it has forgotten the last valid one, and
+            // names the end of what is valid.
+            if entry.previous > channel.last && state.is_end_of_valid(entry.previous) {
                 entry.previous = channel.last;
             }
             let fresh = || spare_walks.pop().unwrap_or_default();
@@ -343,7 +341,6 @@ impl Hub {
             spare_walks,
             log,
             held_bytes,
-            forgotten,
             ..
         } = self;
         let Some(channel) = channels.get_mut(index.0 as usize) else {
@@ -356,8 +353,7 @@ impl Hub {
         };
         let fresh = || spare_walks.pop().unwrap_or_default();
         let before = channel.held_bytes();
-        let known = forgotten.get(&index).copied().unwrap_or(channel.last);
-        if standing.last > known && channel.take_standing(&standing, now, fresh) {
+        if standing.last > channel.last && channel.take_standing(&standing, now, fresh) {
             self.walks.push_back(index);
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;

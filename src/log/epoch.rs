@@ -182,6 +182,13 @@ impl EpochState {
         self.previous(epoch)?.valid_until
     }
 
+    /// Whether the publications that an earlier epoch shares with this one end with a number.
+    #[must_use]
+    pub fn is_end_of_valid(&self, number: Sequence) -> bool {
+        let mut ends = self.previous.iter().map(|previous| previous.valid_until);
+        ends.any(|end| end == Some(number))
+    }
+
     /// Whether a position of an earlier epoch is one of this epoch too.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {

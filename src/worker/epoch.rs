@@ -1,8 +1,9 @@
 //! epoch: follows the log to a new epoch when nothing that was planned waits to be written.
 //!
 //! That is at the beginning of a turn, before an entry of the new epoch is taken in, before a conn
-//! subscribes, and after the head has moved past what the log could not tell of. The worker is woken for it and sent nothing. Entries of the new epoch follow
-//! those of the one before in the inbox.
+//! subscribes, and after the head has moved past what the log could not tell of. The worker is
+//! woken for it and sent nothing. Entries of the new epoch follow those of the one before in the
+//! inbox.
 
 use super::Worker;
 use super::net::Net;
