@@ -70,9 +70,10 @@ impl Hub {
         sequenced: Sequence,
     ) -> JoinOutcome {
         self.make_room(slot);
-        let known = self.index_of(name);
+        let known = self.log.standing_in(self.worker, name, self.horizon());
+        let known = known.map(|(place, standing)| (ChannelIndex(place), standing));
         let member = self.subscriptions(slot);
-        if let Some(index) = known
+        if let Some((index, _)) = known
             && member.iter().any(|one| one.channel == index)
         {
             return JoinOutcome::AlreadyJoined;
@@ -80,7 +81,9 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        let Some((index, standing, added)) = self.channel_for(name, known) else {
+        // What the log has of a channel beyond the head is asked for when the channel is made.
+        let known = known.map(|(index, standing)| (index, standing, Sequence::ZERO));
+        let Some((index, standing, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
         };
         let Some(channel) = self.channels.get_mut(index.0 as usize) else {
@@ -225,18 +228,9 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// The channel with this name here, which is made if it has no subscribers yet; how it
-    /// stands; and the newest number in the log of a channel that is made, else zero.
-    fn channel_for(
-        &mut self,
-        name: &ChannelName,
-        known: Option<ChannelIndex>,
-    ) -> Option<(ChannelIndex, Standing, Sequence)> {
-        if let Some(index) = known {
-            let key = self.channel(index)?.key;
-            let standing = self.log.standing(key, self.horizon())?;
-            return Some((index, standing, Sequence::ZERO));
-        }
+    /// Makes a channel that has no subscribers here yet. Returns how it stands, too, and its newest
+    /// number in the log.
+    fn add_channel(&mut self, name: &ChannelName) -> Option<(ChannelIndex, Standing, Sequence)> {
         let place = u32::try_from(self.channels.vacant_key()).ok()?;
         let worker = self.worker;
         let (stake, mut late) = (Stake { worker, place }, Vec::new());

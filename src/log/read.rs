@@ -83,6 +83,26 @@ impl Log {
         channel.interest.place_in(worker)
     }
 
+    /// The place of a channel in a worker's hub, if that worker has subscribers, and how the channel
+    /// stands at a horizon.
+    #[must_use]
+    pub fn standing_in(
+        &self,
+        worker: u16,
+        name: &ChannelName,
+        horizon: Horizon,
+    ) -> Option<(u32, Standing)> {
+        let hash = self.hash(name);
+        let (number, shard) = self.shards.read_by_hash(hash);
+        let shard = shard?;
+        let place = shard.find(hash, name)?;
+        let channel = shard.get(place)?;
+        let known = channel.interest.place_in(worker)?;
+        let (horizon, end) = horizon.within(&shard);
+        let standing = channel.standing(key(number, place), horizon, end);
+        Some((known, standing))
+    }
+
     /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
     /// What is added from now on is sent to that worker. What was added before, above its horizon,
     /// is not: the newest `late_max` of these entries go to `late`. Returns how the channel stands
