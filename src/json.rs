@@ -84,6 +84,12 @@ pub fn string_end(bytes: &[u8], start: usize) -> usize {
 /// (RFC 8259, 6). `None` if it has a fraction, is negative, is above `u64::MAX` or is no number.
 #[must_use]
 pub fn whole_number(json: &str) -> Option<u64> {
+    // As most are written. The parser takes a plus sign, too.
+    if let Ok(number) = json.parse()
+        && !json.starts_with('+')
+    {
+        return Some(number);
+    }
     let (mantissa, exponent) = json.split_once(['e', 'E']).unwrap_or((json, "0"));
     let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
     let (is_negative, integer) = match integer.strip_prefix('-') {
