@@ -88,7 +88,7 @@ impl<N: Net> Worker<N> {
         self.call(id, |conn, out, context| {
             conn.handle_answer(news, out, context);
         });
-        self.note_held(id, None);
+        self.note_answered(id.slot);
     }
 
     /// Takes what the conn in a slot is owed, and moves its cursors over it.

@@ -48,6 +48,8 @@ impl Oldest {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
+    /// Slots of conns that were given an answer in this turn, which most write at once.
+    answered: Vec<u32>,
     /// With which the next look begins, if the last one was cut short.
     next: Option<Holder>,
 }
@@ -91,6 +93,21 @@ impl<N: Net> Worker<N> {
         self.holders.note(id.slot, before, held);
     }
 
+    /// A conn holds an answer. What it holds is looked at after flush.
+    pub(super) fn note_answered(&mut self, slot: u32) {
+        self.holders.answered.push(slot);
+    }
+
+    fn note_all_answered(&mut self) {
+        let mut answered = std::mem::take(&mut self.holders.answered);
+        for slot in answered.drain(..) {
+            let conn = self.conns.get(slot as usize).map(|slot| &slot.conn);
+            let held = conn.and_then(|conn| conn.outbox().oldest_held());
+            self.holders.note(slot, None, held);
+        }
+        self.holders.answered = answered;
+    }
+
     /// Forgets a conn that is about to be freed.
     pub(super) fn forget_held(&mut self, slot: u32, outbox: &Outbox) {
         self.holders.note(slot, outbox.oldest_held(), None);
@@ -98,6 +115,7 @@ impl<N: Net> Worker<N> {
 
     /// Keeps what is pinned within its bound, and has the feed do so for the log's encodings.
     pub(super) fn bound_pinned(&mut self) {
+        self.note_all_answered();
         if self.hub.log().has_too_many_encodings() {
             self.parts.feed.wake();
         }
