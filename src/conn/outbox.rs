@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::frame::poll::SEPARATOR_BYTES;
-use crate::frame::{Copied, Encoded, FrameKind, Hold};
+use crate::frame::{Copied, Encoded, FrameKind, Frames, Hold};
 use crate::id::Sequence;
 
 /// Nothing, or what is pending.
@@ -57,6 +57,8 @@ struct Held {
 
 #[derive(Debug)]
 enum Bytes {
+    /// Mostly written in the same turn. Not counted until then.
+    Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
     /// What was not written when it was copied.
     Copied(Copied),
@@ -112,17 +114,28 @@ impl Outbox {
     }
 
     /// Appends publications as one list, the first without its separator, and what ends the list.
-    /// Each of them has been encoded.
+    /// Each of them has been encoded. They count as held from [`Self::hold`] on.
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
         debug_assert!(!publications.is_empty());
         let frames = publications.into_iter();
         pending.answer = Some(Answer {
-            frames: frames.map(Held::new).collect(),
+            frames: frames.map(Held::given).collect(),
             tail,
             offset: SEPARATOR_BYTES,
         });
+    }
+
+    /// Counts what is left of an answer as held.
+    pub fn hold(&mut self) {
+        let answer = self
+            .0
+            .iter_mut()
+            .filter_map(|pending| pending.answer.as_mut());
+        answer
+            .flat_map(|answer| &mut answer.frames)
+            .for_each(Held::hold);
     }
 
     /// Keeps the rest of a frame that the socket did not take whole.
@@ -168,11 +181,12 @@ impl Outbox {
     pub fn pinned(&self) -> impl Iterator<Item = (usize, u64)> {
         let pinned = self.held().filter(|held| held.is_pinned());
         pinned.map(|held| match &held.bytes {
-            Bytes::Shared(frames, _) => (Arc::as_ptr(frames).addr(), frames.bytes_held()),
             Bytes::Copied(copied) => {
                 let bytes = copied.bytes();
                 (bytes.as_ptr().addr(), bytes.len() as u64)
             }
+            Bytes::Given(frames, _) => address_and_bytes(frames),
+            Bytes::Shared(frames, _) => address_and_bytes(frames),
         })
     }
 
@@ -289,8 +303,22 @@ impl Held {
         }
     }
 
+    fn given(publication: Encoded) -> Self {
+        Self {
+            sequence: publication.id.sequence,
+            bytes: Bytes::Given(publication.frames, publication.kind),
+        }
+    }
+
+    fn hold(&mut self) {
+        if let Bytes::Given(frames, kind) = &self.bytes {
+            self.bytes = Bytes::Shared(Hold::new(Arc::clone(frames)), *kind);
+        }
+    }
+
     fn bytes(&self) -> &[u8] {
         match &self.bytes {
+            Bytes::Given(frames, kind) => frames.wire(*kind),
             Bytes::Shared(frames, kind) => frames.wire(*kind),
             Bytes::Copied(copied) => copied.bytes(),
         }
@@ -298,6 +326,7 @@ impl Held {
 
     fn is_pinned(&self) -> bool {
         match &self.bytes {
+            Bytes::Given(frames, _) => !frames.is_logged(),
             Bytes::Shared(frames, _) => !frames.is_logged(),
             Bytes::Copied(_) => true,
         }
@@ -315,6 +344,10 @@ impl Held {
             }
         }
     }
+}
+
+fn address_and_bytes(frames: &Arc<Frames>) -> (usize, u64) {
+    (Arc::as_ptr(frames).addr(), frames.bytes_held())
 }
 
 #[cfg(test)]
@@ -477,6 +510,9 @@ mod tests {
         let whole = concat(&outbox);
         // The first of the three has a byte less to begin with.
         assert_eq!(outbox.drain(991).left, 0);
+        assert_eq!(ledger.pinned(), 0, "most answers are written in their turn");
+        outbox.hold();
+        assert_eq!(ledger.pinned(), 2 * bytes);
         outbox.copy_rests();
         assert_eq!(concat(&outbox), whole[991..]);
         assert_eq!(ledger.pinned(), 10 + bytes, "the second is too long");

@@ -110,6 +110,7 @@ impl Hub {
         self.head = valid_until.map_or_else(|| state.begin(), |valid| self.head.min(valid));
         self.state = state;
         self.fetched.clear();
+        self.last_plan = None;
         self.samples.cut(passage.kept());
         self.cut_channels(passage);
         for (index, until) in std::mem::take(&mut self.postponed) {

@@ -255,6 +255,7 @@ impl Hub {
             let Some(channel) = self.channels.remove(place) else {
                 return;
             };
+            self.last_plan = None;
             self.held_bytes -= channel.held_bytes();
             if !self.late.is_empty() {
                 self.late.retain(|(_, late), _| *late != index);

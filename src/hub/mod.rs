@@ -128,6 +128,8 @@ pub struct Hub {
     samples: Samples,
     /// Used by `serve` while it merges several channels.
     merge: Vec<serve::Source>,
+    /// Until a tail or a channel goes.
+    last_plan: Option<serve::LastPlan>,
     /// Entries of the log that are planned to be written.
     fetched: Vec<tail::Served>,
     /// Most entries that the plan under way fetches of a channel at a time.
@@ -186,6 +188,7 @@ impl Hub {
             postponed: Vec::new(),
             subscribers: 0,
             merge: Vec::new(),
+            last_plan: None,
             fetched: Vec::new(),
             fetch_max: 1,
             has_found_loss: false,
@@ -419,6 +422,7 @@ impl Hub {
     /// Lets go of the entries of walks that are done. The worker says so when all conns have been
     /// served whose socket takes it: until then one that keeps up may be owed some of them.
     pub fn release_walked(&mut self) {
+        self.last_plan = None;
         for index in self.walked.drain(..) {
             let Some(channel) = self.channels.get_mut(index.0 as usize) else {
                 continue;

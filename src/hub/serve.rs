@@ -48,6 +48,16 @@ pub enum Held {
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
+/// A plan of the one publication that its conn was owed: the next conn is mostly owed the same.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastPlan {
+    /// From where, and up to where its channel had publications then.
+    position: Sequence,
+    last: Sequence,
+    now: Now,
+    step: Planned,
+}
+
 /// Where a plan takes a channel's next publication from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
@@ -172,14 +182,13 @@ impl Hub {
             planned,
         };
         if let [only] = *self.subscriptions(slot) {
-            self.fetch_max = GATHER_SLICES_MAX;
-            let mut source = self.source(slot, 0, only);
-            while let Some(source) = &mut source
-                && source.next != END
-                && !plan.is_full
-                && !self.has_found_loss
-            {
-                self.plan_run(slot, source, END, &mut plan);
+            let may_repeat = !plan.conflates && self.is_plain(slot);
+            match self.last_plan_for(only, kind, now).filter(|_| may_repeat) {
+                Some(step) => plan.planned.push(step),
+                None => {
+                    self.plan_one(slot, only, &mut plan);
+                    self.last_plan = self.to_repeat(only, &plan).filter(|_| may_repeat);
+                }
             }
             return;
         }
@@ -194,6 +203,53 @@ impl Hub {
             self.plan_run(slot, source, until, &mut plan);
         }
         self.merge = sources;
+    }
+
+    /// Plans what the only subscription of a conn is to be given.
+    fn plan_one(&mut self, slot: u32, only: Subscription, plan: &mut Plan<'_>) {
+        self.fetch_max = GATHER_SLICES_MAX;
+        let mut source = self.source(slot, 0, only);
+        while let Some(source) = &mut source
+            && source.next != END
+            && !plan.is_full
+            && !self.has_found_loss
+        {
+            self.plan_run(slot, source, END, plan);
+        }
+    }
+
+    /// Whether nothing but its position says what the conn in a slot is given.
+    fn is_plain(&self, slot: u32) -> bool {
+        self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
+    }
+
+    /// The only step of the last plan, if a subscription is owed the same.
+    fn last_plan_for(&self, only: Subscription, kind: FrameKind, now: Now) -> Option<Planned> {
+        let plan = self.last_plan.as_ref()?;
+        let Held::Tail { channel, .. } = plan.step.held else {
+            return None;
+        };
+        let is_same = channel == only.channel
+            && plan.position == only.position
+            && plan.step.kind == kind
+            && plan.now == now
+            && self.channel(channel)?.last == plan.last;
+        is_same.then_some(plan.step)
+    }
+
+    fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
+        let [step] = *plan.planned.as_slice() else {
+            return None;
+        };
+        let last = self.channel(only.channel)?.last;
+        let is_all = step.sequence == last && step.length > 0;
+        let is_in_tail = matches!(step.held, Held::Tail { .. });
+        (is_all && is_in_tail).then_some(LastPlan {
+            position: only.position,
+            last,
+            now: plan.now,
+            step,
+        })
     }
 
     /// Plans what a source has before a number.

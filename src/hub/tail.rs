@@ -250,6 +250,9 @@ impl Tail {
             let entry = self.entries.get(*index);
             entry.is_some_and(|entry| entry.sequence() == sequence)
         };
+        if self.entries.back()?.sequence() == sequence {
+            return Some(self.entries.len() - 1);
+        }
         let first = self.entries.front()?.before.publications;
         let guess = usize::try_from(ordinal.wrapping_sub(first)).ok();
         guess.filter(is_it).or_else(|| {

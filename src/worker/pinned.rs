@@ -101,8 +101,12 @@ impl<N: Net> Worker<N> {
     fn note_all_answered(&mut self) {
         let mut answered = std::mem::take(&mut self.holders.answered);
         for slot in answered.drain(..) {
-            let conn = self.conns.get(slot as usize).map(|slot| &slot.conn);
-            let held = conn.and_then(|conn| conn.outbox().oldest_held());
+            let entry = self.conns.get_mut(slot as usize);
+            let outbox = entry.map(|entry| entry.conn.outbox_mut());
+            let held = outbox.and_then(|outbox| {
+                outbox.hold();
+                outbox.oldest_held()
+            });
             self.holders.note(slot, None, held);
         }
         self.holders.answered = answered;
