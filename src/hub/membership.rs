@@ -186,7 +186,9 @@ impl Hub {
                 // What both epochs have in common is not missing, nor what the log has of this one.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
-                let until = self.cursor(after_valid.unwrap_or(standing.begin));
+                let begin = || self.log.begin(standing.key, self.horizon());
+                let until = after_valid.or_else(begin).unwrap_or(self.head);
+                let until = self.cursor(until);
                 after_gap(Some(cursor), until, GapCause::Restart)
             }
             Since::After(cursor) if cursor.sequence > sequenced => {

@@ -25,8 +25,6 @@ pub struct Standing {
     pub last: Sequence,
     /// Its newest publication that has left the log.
     pub evicted: Sequence,
-    /// The position before the oldest that the log has.
-    pub begin: Sequence,
     /// Everything published in it up to `last`, since it exists.
     pub total: Amount,
     /// The number above the horizon at which its next publication may be, whether the log still has
@@ -42,14 +40,11 @@ impl Channel {
             Some(later) => (later.previous, later.before),
             None => (self.last(), self.total()),
         };
-        let first = self.entries().front();
-        let begin = first.map_or(horizon, |first| first.sequence().before());
         Standing {
             key,
             rule: self.rule,
             last: last.min(horizon),
             evicted: self.evicted.min(horizon),
-            begin: begin.min(horizon),
             total,
             next: self.next_above(horizon).filter(|next| *next <= end),
         }
@@ -152,6 +147,15 @@ impl Log {
             }
         }
         shard.drop_if_abandoned(self, key.place());
+    }
+
+    /// The position before the oldest publication that the log has of a channel, or the horizon.
+    #[must_use]
+    pub fn begin(&self, key: ChannelKey, horizon: Horizon) -> Option<Sequence> {
+        let (shard, horizon, _) = self.read_within(key, horizon)?;
+        let first = shard.get(key.place())?.entries().front();
+        let begin = first.map_or(horizon, |first| first.sequence().before());
+        Some(begin.min(horizon))
     }
 
     /// How a channel stands at a horizon.

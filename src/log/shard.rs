@@ -138,7 +138,11 @@ impl History {
     /// The index of the first entry behind a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         // Most positions are at one of the ends.
+        if self.last <= position {
+            return self.entries.len();
+        }
         match self.entries.back() {
+            // Void ones after it have gone.
             Some(last) if last.sequence() <= position => return self.entries.len(),
             Some(last) if last.previous <= position => return self.entries.len() - 1,
             Some(_) | None => {}
