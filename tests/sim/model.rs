@@ -600,7 +600,7 @@ impl Ledger {
             history.gap(told, facts);
         }
         assert!(since < told.until, "{told:?} is empty");
-        told.check_void(facts);
+        told.check_void(None, facts);
         let missing = told.missing(since, facts);
         // A worker on which a channel is new does not know where the channel's loss ends.
         let is_vague = told.cause == "expired" && told.missed.is_none()
@@ -648,11 +648,17 @@ impl Ledger {
     }
 
     /// A gap in a poll's answer was told, which is found on joining or later.
-    pub(crate) fn gap_of_answer(&mut self, told: &Told, ask: Ask, at: u64, facts: &Facts) {
+    pub(crate) fn gap_of_answer(
+        &mut self,
+        told: &Told,
+        (ask, at): (Ask, u64),
+        answer: u64,
+        facts: &Facts,
+    ) {
         let log = &facts.logs[self.worker];
         let subscription = self.of(told.channel);
         if ask.foreign_cause().is_none() {
-            told.check_void(facts);
+            told.check_void(Some(answer), facts);
         }
         let is_conflated = told.cause == "conflated";
         assert!(

@@ -237,7 +237,7 @@ impl Link {
             if !self.ledger.has(told.channel) {
                 self.ledger.start(told.channel, 0, facts);
             }
-            self.ledger.gap_of_answer(&told, ask, at, facts);
+            self.ledger.gap_of_answer(&told, (ask, at), id, facts);
             self.seen.push(told.seen(facts));
             facts.gaps += 1;
         }
