@@ -285,11 +285,13 @@ impl Hub {
         let id = entry.publication.id;
         // Late entries come first. They may have left the log, and then only how the channel stands
         // is taken in: without this entry, which is held.
-        let before = Cursor {
-            sequence: id.sequence.before(),
-            ..id
-        };
-        self.advance_head(before, now);
+        if !self.late.is_empty() {
+            let before = Cursor {
+                sequence: id.sequence.before(),
+                ..id
+            };
+            self.advance_head(before, now);
+        }
         let subscribers = self.take_of(place, key, entry, now);
         self.advance_head(id, now);
         subscribers
