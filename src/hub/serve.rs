@@ -234,6 +234,7 @@ impl Hub {
             && plan.step.kind == kind
             && plan.now == now
             && self.channel(channel)?.last == plan.last;
+        debug_assert!(!is_same || self.held(&plan.step).is_some(), "{plan:?}");
         is_same.then_some(plan.step)
     }
 

@@ -95,6 +95,50 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     }
 }
 
+/// What a conn is planned to be given, and from where.
+fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
+    let (encoder, mut planned) = (&mut Encoder::default(), Vec::new());
+    hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
+    let steps = planned.iter();
+    let steps = steps.map(|step| {
+        let is_held_in_tail = matches!(step.held, serve::Held::Tail { .. });
+        (step.sequence.0, is_held_in_tail, hub.frame(step).to_vec())
+    });
+    steps.collect()
+}
+
+#[test]
+fn plan_is_repeated_for_who_is_owed_the_same_until_its_tail_goes() {
+    let mut hub = hub(|_| {});
+    for slot in 0..4 {
+        let _joined = hub.subscribe(slot, &name(0), Since::Now, Sequence::ZERO);
+    }
+    hub.set_window(3, &name(0), Window::new(1).unwrap());
+    hub.publish(publication(&hub, 1, 0, 5), Now(0));
+    let first = plan_of(&mut hub, 0, KIND);
+    assert!(matches!(first.as_slice(), [(1, true, frame)] if !frame.is_empty()));
+    assert_eq!(plan_of(&mut hub, 1, KIND), first);
+    // Another kind of conn, another position, a window.
+    let full = plan_of(&mut hub, 1, FrameKind::WebSocket(Envelope::Full));
+    assert_ne!(full, first);
+    assert_eq!(give(&mut hub, 0, 1 << 20, Now(0)), [1]);
+    assert_eq!(plan_of(&mut hub, 0, KIND), []);
+    assert_eq!(plan_of(&mut hub, 1, KIND), first);
+    hub.publish(publication(&hub, 2, 0, 5), Now(0));
+    let second = plan_of(&mut hub, 0, KIND);
+    assert!(matches!(second.as_slice(), [(2, true, _)]));
+    assert_eq!(plan_of(&mut hub, 1, KIND).len(), 2);
+    assert_eq!(
+        plan_of(&mut hub, 3, KIND),
+        first,
+        "its window has room for one"
+    );
+    assert_eq!(plan_of(&mut hub, 0, KIND), second);
+    end_walks(&mut hub);
+    let from_log = vec![(2, false, second[0].2.clone())];
+    assert_eq!(plan_of(&mut hub, 0, KIND), from_log);
+}
+
 #[test]
 fn subscriber_gets_what_is_published_after_it_joined() {
     let mut hub = hub(|_| {});
