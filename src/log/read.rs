@@ -78,8 +78,8 @@ impl Log {
         channel.interest.place_in(worker)
     }
 
-    /// The place of a channel in a worker's hub, if that worker has subscribers, and how the channel
-    /// stands at a horizon.
+    /// The place of a channel in a worker's hub, if that worker has subscribers, and how the
+    /// channel stands at a horizon.
     #[must_use]
     pub fn standing_in(
         &self,

@@ -424,8 +424,8 @@ impl<N: Net> Worker<N> {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // Gaps of what the log has evicted meanwhile are sent before a position is named. In a newer
-        // epoch it may not have told what is next.
+        // Gaps of what the log has evicted meanwhile are sent before a position is named. In a
+        // newer epoch it may not have told what is next.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_gaps_sent(reached, out, context);
