@@ -48,8 +48,6 @@ debian_packages() {
   need npm npm
   need chromium chromium
   need sslscan sslscan
-  need modprobe kmod
-  need ip iproute2
   need haproxy haproxy
   need nginx nginx
   need caddy caddy
@@ -59,8 +57,6 @@ debian_packages() {
   need lighttpd lighttpd
   # promtool, which checks the format of metrics.
   need promtool prometheus
-  # A guest whose kernel has TLS, which the host's may lack.
-  [[ $(uname -m) != x86_64 ]] || need linux.uml user-mode-linux
   if command -v python3 >/dev/null 2>&1 && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     missing+=(python3-venv)
   fi

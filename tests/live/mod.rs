@@ -5,7 +5,6 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its part")]
 
 pub(crate) mod feeder;
-pub(crate) mod guest;
 pub(crate) mod handmade;
 pub(crate) mod lines;
 pub(crate) mod process;
