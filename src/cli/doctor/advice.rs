@@ -240,8 +240,6 @@ pub(super) struct Features {
     /// `io_uring(7)` as the workers need it: `available`, `for_privileged`, `disabled`, `too_old`
     /// or `unknown`. A container's filter on system calls may refuse it all the same.
     pub(super) io_uring: &'static str,
-    /// TLS below a socket: `available`, `not_loaded` or `unknown`.
-    pub(super) kernel_tls: &'static str,
     /// Memory that may be locked, of which rings take before Linux 5.12: `enough`, `little` or
     /// `unknown`.
     pub(super) locked_memory: &'static str,
@@ -263,11 +261,6 @@ pub(super) fn features(facts: &Facts) -> Features {
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",
     };
-    let kernel_tls = match facts.has_kernel_tls {
-        Some(true) => "available",
-        Some(false) => "not_loaded",
-        None => "unknown",
-    };
     let locked_memory = match (version, facts.locked_bytes) {
         (Some(version), _) if version >= (5, 12) => "enough",
         (_, Some(Ceiling::Unlimited)) => "enough",
@@ -277,7 +270,6 @@ pub(super) fn features(facts: &Facts) -> Features {
     };
     Features {
         io_uring,
-        kernel_tls,
         locked_memory,
     }
 }
@@ -387,6 +379,5 @@ mod tests {
         assert_eq!(io_uring("6.18.1", None), "unknown");
         assert_eq!(io_uring("6.1.0-18", None), "available");
         assert_eq!(io_uring("5.15.0-91", None), "too_old");
-        assert_eq!(features(&Facts::default()).kernel_tls, "unknown");
     }
 }

@@ -105,8 +105,6 @@ pub(super) struct Facts {
     pub(super) maps_max: Option<u64>,
     /// `kernel.io_uring_disabled`, which kernels before 6.6 do not have.
     pub(super) io_uring_disabled: Option<u64>,
-    /// Whether the kernel offers TLS below a socket; a module that is not loaded is not offered.
-    pub(super) has_kernel_tls: Option<bool>,
     /// Network devices with more than a loop behind them.
     pub(super) devices: Vec<Device>,
 }
@@ -207,9 +205,6 @@ impl Facts {
         self.syn_cookies = tree.expect("proc/sys/net/ipv4/tcp_syncookies", parse::number);
         self.ports = tree.expect("proc/sys/net/ipv4/ip_local_port_range", parse::numbers);
         self.orphans_max = tree.expect("proc/sys/net/ipv4/tcp_max_orphans", parse::number);
-        self.has_kernel_tls = tree.probe("proc/sys/net/ipv4/tcp_available_ulp", |text| {
-            Some(text.split_whitespace().any(|name| name == "tls"))
-        });
         let folder = "proc/sys/net/netfilter";
         let max = format!("{folder}/nf_conntrack_max");
         if tree.exists(&max) {

@@ -276,9 +276,8 @@ impl Finding {
         }
         writeln!(
             out,
-            "\nKernel: io_uring {}, TLS in the kernel {}, memory for rings {}.",
+            "\nKernel: io_uring {}, memory for rings {}.",
             self.features.io_uring.replace('_', " "),
-            self.features.kernel_tls.replace('_', " "),
             self.features.locked_memory
         )
     }
