@@ -360,7 +360,7 @@ fn empty_variables_are_as_if_unset() {
         "FANFARE_ADMIN",
         "FANFARE_WORKERS",
         "FANFARE_FEED_MODE",
-        "FANFARE_TLS_KERNEL",
+        "FANFARE_IO_RING",
         "FANFARE_LOGGING_LEVEL",
         "LISTEN_FDNAMES",
         "LISTEN_FDS",

@@ -52,9 +52,6 @@ pub const READ_SLICE_US_MAX: u64 = 10_000;
 pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;
 /// Bytes of plaintext in a TLS record (RFC 8446, 5.1).
 pub const TLS_RECORD_BYTES: usize = 16_384;
-/// Records that one key of AES-GCM may seal (RFC 8446, 5.5, with a margin). Counted where the
-/// kernel seals; the library counts for itself.
-pub const TLS_RECORDS_PER_KEY_MAX: u32 = 1 << 24;
 /// Origins whose pages are let in; a conn that waits remembers one by its place, in a byte.
 pub const BROWSER_ORIGINS_MAX: usize = 64;
 /// Addresses to listen on; a worker has a bit for each.

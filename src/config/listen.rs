@@ -13,8 +13,6 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-use super::KernelFeature;
-
 /// The word for TLS behind an address.
 const TLS: &str = "tls";
 /// The word for the PROXY protocol.
@@ -139,8 +137,6 @@ pub struct Tls {
     pub client_auth: ClientAuth,
     /// Time for the handshake, in milliseconds. That for the request head begins behind it.
     pub handshake_ms: u64,
-    /// Whether the kernel seals and opens records once a handshake is over.
-    pub kernel: KernelFeature,
     /// Whether a certificate is made at start that nobody vouches for, for trying out.
     pub self_signed: bool,
 }
@@ -161,7 +157,6 @@ impl Default for Tls {
             client_authorities: PathBuf::new(),
             client_auth: ClientAuth::default(),
             handshake_ms: 10_000,
-            kernel: KernelFeature::Off,
             self_signed: false,
         }
     }

@@ -13,7 +13,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg}
 
 use super::answers::Answers;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
-use crate::sys::kernel_tls::unacknowledged_bytes;
+use crate::sys::unacknowledged::unacknowledged_bytes;
 
 /// A connected stream with what is known of its readiness.
 #[derive(Debug)]

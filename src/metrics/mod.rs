@@ -135,7 +135,6 @@ metrics! {
         conns_accepted: Counter "fanfare_conns_accepted_total" "Connections accepted.",
         handshakes: Counter "fanfare_tls_handshakes_total" "TLS handshakes completed.",
         handshakes_resumed: Counter "fanfare_tls_handshakes_resumed_total" "TLS handshakes completed that resumed a session.",
-        offloaded: Counter "fanfare_tls_offloaded_total" "TLS connections whose records the kernel took over.",
         accept_errors: Counter "fanfare_accept_errors_total" "Accepts that failed for a reason of the peer or the network.",
         descriptors_exhausted: Counter "fanfare_descriptors_exhausted_total" "Times that accepting paused because no descriptor was left.",
         accept_blocked: Gauge "fanfare_accept_blocked" "Workers that have no connection and no descriptor for one.",

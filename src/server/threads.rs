@@ -14,7 +14,6 @@ use crate::hub::Hub;
 use crate::sys::activation::InheritedListener;
 use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
-use crate::sys::kernel_tls;
 use crate::sys::listener::{self, SocketOptions};
 use crate::sys::ring::Ring;
 use crate::worker::kernel::MioNet;
@@ -155,7 +154,6 @@ impl Preparation {
             tracing::warn!(%error, cpu, "cannot pin a worker to its processor");
         }
         self.take_ring();
-        self.find_kernel_tls();
         let mut bound = Vec::with_capacity(addresses.len());
         if adopted.is_empty() {
             for address in addresses {
@@ -195,27 +193,6 @@ impl Preparation {
             // What the kernel answers one worker it answers all.
             Err(error) if self.parts.number == 0 => {
                 tracing::info!(%error, "no io_uring here: sends are made one by one");
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Finds out whether the kernel can go on with TLS behind the handshake.
-    fn find_kernel_tls(&mut self) {
-        if self.parts.secure.is_none() || self.parts.config.tls.kernel == KernelFeature::Off {
-            return;
-        }
-        let found = kernel_tls::find();
-        let is_first = self.parts.number == 0;
-        match found {
-            Ok(()) => {
-                self.net.use_kernel_tls();
-                if is_first {
-                    tracing::info!("the kernel goes on with TLS behind the handshake");
-                }
-            }
-            Err(error) if is_first => {
-                tracing::info!(%error, "no TLS in this kernel: it is done here");
             }
             Err(_) => {}
         }

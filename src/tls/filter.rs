@@ -7,11 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::ProtocolVersion;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
-use super::{Identity, Offload};
+use super::Identity;
 use crate::config::limits::TLS_RECORD_BYTES;
 
 /// Bytes that a record adds at most: header, explicit nonce, content type and tag (RFC 5246,
@@ -179,38 +178,6 @@ impl Filter {
         });
         // A filter that is broken or has not begun has nothing to say goodbye to.
         drop(told);
-    }
-
-    /// Whether the kernel can go on at this very byte: TLS 1.3, the handshake is over, and nothing
-    /// that has come or is to be sent is held here. What the library has yet to say is on its way
-    /// out afterwards, if there is any; then it cannot.
-    pub fn prepare_offload(&mut self) -> bool {
-        let is_able = self.library.protocol_version() == Some(ProtocolVersion::TLSv1_3)
-            && !(self.is_handshaking() || self.is_broken || self.is_peer_done);
-        if !is_able || !self.holds_nothing() {
-            return false;
-        }
-        // A change of keys is answered with the next data, and the key has changed already. Asked
-        // to seal into no room, the library lets go of that answer and seals nothing.
-        let state = self.library.process_tls_records(&mut []).state;
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
-            drop(traffic.encrypt(b"x", &mut []));
-        }
-        !self.library.wants_write() || (self.process_partial().is_ok() && self.holds_nothing())
-    }
-
-    fn holds_nothing(&self) -> bool {
-        let held = [&self.partial, &self.plain, &self.sealed];
-        held.iter().all(|held| held.is_empty())
-    }
-
-    /// Ends the filter, and gives what the kernel needs to go on with its records.
-    ///
-    /// # Errors
-    /// When it is at no point for that, see [`Filter::prepare_offload`]. The conn is lost then.
-    pub fn offload(self) -> Result<Offload, TlsError> {
-        let (secrets, _rekeying) = self.library.dangerous_into_kernel_connection()?;
-        Offload::new(&secrets)
     }
 
     /// What is to be sent next.

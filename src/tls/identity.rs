@@ -112,8 +112,6 @@ impl Identity {
         // one is enough for a client that opens one conn at a time.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
-        // For the kernel, which may go on with the records of a conn.
-        config.enable_secret_extraction = true;
         config.ticketer = match former {
             Some(former) => Arc::clone(&former.0.ticketer),
             None => ticketer()?,

@@ -7,17 +7,13 @@
 //! whether there is one: requests, frames and the log are plaintext, and shared by all conns.
 //!
 //! The unbuffered interface of rustls is used, so that an idle conn holds keys and no buffers.
-//! Where the kernel knows the record protocol, [`Offload`] hands it the keys when the handshake is
-//! over: the filter ends, and the conn is written and read as one in plain text.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod filter;
 mod identity;
-mod offload;
 
 pub use filter::{Filter, TlsError};
 pub use identity::{Identity, IdentityError, Material, SelfSigned, check_pair, self_signed};
-pub use offload::{CryptoInfo, Offload};
 
 #[cfg(test)]
 mod tests;

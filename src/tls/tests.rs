@@ -185,48 +185,6 @@ fn filter_speaks_while_half_a_message_has_come() {
     assert_eq!(pair.filter_says(b"good"), b"good");
 }
 
-/// The place in the sequence of records that the kernel is told (`linux/tls.h`, `rec_seq`).
-fn sequence(info: &CryptoInfo) -> u64 {
-    let bytes = info.as_bytes();
-    u64::from_be_bytes(bytes[bytes.len() - 8..].try_into().unwrap())
-}
-
-#[test]
-fn kernel_goes_on_where_the_filter_has_come_to() {
-    let own = made("a.test");
-    let identity = Identity::new(&material(&[&own]), None).unwrap();
-    let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
-    assert!(!pair.filter.prepare_offload(), "the handshake is to come");
-    pair.settle().unwrap();
-    for n in 0..3 {
-        drop(pair.client_says(b"up"));
-        assert_eq!(pair.filter_says(&[n]), [n]);
-    }
-    drop(pair.client_says(b"up"));
-    assert!(pair.filter.prepare_offload());
-    let offload = pair.filter.offload().unwrap();
-    assert_eq!(sequence(&offload.receive), 4);
-    // The ticket is the first record under this key.
-    assert_eq!(sequence(&offload.transmit), 4);
-}
-
-#[test]
-fn kernel_does_not_go_on_before_a_change_of_keys_is_answered() {
-    let own = made("a.test");
-    let identity = Identity::new(&material(&[&own]), None).unwrap();
-    let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
-    pair.settle().unwrap();
-    pair.client.refresh_traffic_keys().unwrap();
-    pair.settle().unwrap();
-    assert!(!pair.filter.prepare_offload());
-    assert!(!pair.filter.unsent().is_empty(), "the answer is on its way");
-    pair.settle().unwrap();
-    assert!(pair.filter.prepare_offload());
-    let offload = pair.filter.offload().unwrap();
-    assert_eq!(sequence(&offload.transmit), 0);
-    assert_eq!(sequence(&offload.receive), 0);
-}
-
 #[test]
 fn garbage_is_an_error_with_an_alert() {
     let own = made("a.test");

@@ -168,9 +168,6 @@ impl<N: Net> Worker<N> {
     /// Collects a write for a conn; or, when nothing is owed or its socket takes nothing, holds it
     /// to its quota.
     fn serve(&mut self, id: ConnId, budget: usize) {
-        if self.offloaded.owes(id.slot) {
-            return self.say_goodbye_offloaded(id);
-        }
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
             Some(_) => self.tell_gaps(id),
@@ -336,13 +333,11 @@ impl<N: Net> Worker<N> {
                 if owed.sealed.is_some() {
                     self.note_sealed(id, count);
                 }
-                let sent = count;
                 // What is sealed counts as written.
                 let count = owed.sealed.unwrap_or(count);
                 let written = self.note_written(owed, planned, count, is_blocked);
-                match owed.sealed {
-                    Some(_) => self.end_sealed(id),
-                    None => self.note_offloaded(id, sent),
+                if owed.sealed.is_some() {
+                    self.end_sealed(id);
                 }
                 written
             }

@@ -21,11 +21,10 @@ use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRI
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
 use crate::sys::descriptors::Spare;
-use crate::sys::kernel_tls::{self, Alert, Control};
 use crate::sys::ring::{Ring, Send};
+use crate::sys::unacknowledged::unacknowledged_bytes;
 use crate::sys::wake::Wake;
 use crate::time::Now;
-use crate::tls::Offload;
 
 /// What the slab keeps for each slot, in the shape that `slab` gives it.
 #[expect(dead_code, reason = "only its size is of interest")]
@@ -60,8 +59,6 @@ pub struct MioNet {
     answers: Vec<Option<io::Result<usize>>>,
     /// Needed for walking where there are more workers than processors.
     place: Option<Place>,
-    /// Whether the kernel seals and opens records of TLS.
-    has_kernel_tls: bool,
 }
 
 impl MioNet {
@@ -85,7 +82,6 @@ impl MioNet {
             ring: None,
             answers: Vec::new(),
             place: None,
-            has_kernel_tls: false,
         })
     }
 
@@ -121,11 +117,6 @@ impl MioNet {
     /// Has the worker walk only while it has a place.
     pub fn use_place(&mut self, place: Place) {
         self.place = Some(place);
-    }
-
-    /// Has the kernel seal and open records of TLS, which it can.
-    pub fn use_kernel_tls(&mut self) {
-        self.has_kernel_tls = true;
     }
 
     /// Writes what the ring can be given; the answers tell what it was.
@@ -181,29 +172,6 @@ fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
         Err(error) if error.kind() == io::ErrorKind::TimedOut => WriteOutcome::TimedOut,
         Err(_) => WriteOutcome::Failed,
     }
-}
-
-/// What has stopped a read where the kernel opens the records: one that is no data, or one that is
-/// wrong. The peer is told (RFC 8446, 6.2).
-fn below_data(socket: &TcpStream, error: &io::Error) -> ReadOutcome {
-    let alert = match error.raw_os_error() {
-        Some(libc::EIO) => match kernel_tls::fetch_control(socket.as_fd()) {
-            Ok(Control::PeerDone) => return ReadOutcome::Eof,
-            Ok(Control::Passing) => return ReadOutcome::Interrupted,
-            // Among these are new keys, which only kernels from Linux 6.14 on could be given.
-            Ok(Control::Other) => Alert::UnexpectedMessage,
-            Ok(Control::Alert) => return ReadOutcome::Broken,
-            Err(_) => return ReadOutcome::Failed,
-        },
-        Some(libc::EBADMSG) => Alert::BadRecordMac,
-        Some(libc::EMSGSIZE) => Alert::RecordOverflow,
-        _ => return ReadOutcome::Failed,
-    };
-    // A record that cannot be opened is an error of the socket's too, and nothing is sent before
-    // that has been taken. Nobody waits for room to say this.
-    drop(socket.take_error());
-    drop(kernel_tls::send_alert(socket.as_fd(), alert));
-    ReadOutcome::Broken
 }
 
 impl Net for MioNet {
@@ -302,7 +270,6 @@ impl Net for MioNet {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => ReadOutcome::Drained,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => ReadOutcome::Interrupted,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => ReadOutcome::TimedOut,
-            Err(error) if self.has_kernel_tls => below_data(socket, &error),
             Err(_) => ReadOutcome::Failed,
         }
     }
@@ -356,26 +323,8 @@ impl Net for MioNet {
         }
     }
 
-    fn has_kernel_tls(&self) -> bool {
-        self.has_kernel_tls
-    }
-
-    fn begin_offload(&mut self, socket: &mut TcpStream) -> io::Result<()> {
-        kernel_tls::take_over(socket.as_fd())
-    }
-
-    fn offload(&mut self, socket: &mut TcpStream, keys: &Offload) -> io::Result<()> {
-        kernel_tls::offload(socket.as_fd(), keys)
-    }
-
-    fn close_offloaded(&mut self, socket: &mut TcpStream) -> bool {
-        let sent = kernel_tls::send_alert(socket.as_fd(), Alert::CloseNotify);
-        // A connection that is dead already is reported by the next read.
-        !sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-    }
-
     fn unacknowledged_bytes(&self, socket: &TcpStream) -> u32 {
-        kernel_tls::unacknowledged_bytes(socket.as_fd())
+        unacknowledged_bytes(socket.as_fd())
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {

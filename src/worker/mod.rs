@@ -25,7 +25,6 @@ mod inspect;
 pub mod kernel;
 pub mod keys;
 pub mod net;
-mod offload;
 pub mod outgoing;
 pub mod pending;
 pub mod pinned;
@@ -69,7 +68,6 @@ use guard::{Guard, Visitors};
 use inbox::{Inbox, Item};
 use keys::Keys;
 use net::{Net, Readiness, WriteOutcome};
-use offload::Offloaded;
 use pending::Pending;
 use pinned::Holders;
 use rates::Rates;
@@ -159,7 +157,6 @@ pub struct Worker<N: Net> {
     work_at_once: WorkBudget,
     /// TLS, for those who came to a listener that speaks it.
     filters: Filters,
-    offloaded: Offloaded,
     /// What tokens allow.
     access: Access,
     storm: Storm,
@@ -276,7 +273,6 @@ impl<N: Net> Worker<N> {
             work_at_once: WorkBudget::default(),
             parts,
             filters: Filters::default(),
-            offloaded: Offloaded::default(),
             access: Access::default(),
             storm: Storm::default(),
             draining: None,
@@ -413,7 +409,7 @@ impl<N: Net> Worker<N> {
 
     /// Whether a conn over TLS is owed what its machine does not know of.
     fn owes_below(&self, slot: u32) -> bool {
-        !self.filters.unsent(slot).is_empty() || self.offloaded.owes(slot)
+        !self.filters.unsent(slot).is_empty()
     }
 
     /// Puts a conn on the list for flush, whatever it has to write.

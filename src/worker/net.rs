@@ -11,7 +11,6 @@ use std::time::Duration;
 use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
 use crate::id::ConnId;
 use crate::time::Now;
-use crate::tls::Offload;
 
 /// What a worker needs from outside.
 pub trait Net {
@@ -77,34 +76,6 @@ pub trait Net {
 
     /// The walks have gone on for their slice of the turn; says whether somebody is left to visit.
     fn rest_from_walk(&mut self, _is_walking: bool) {}
-
-    /// Whether the kernel seals and opens records of TLS.
-    fn has_kernel_tls(&self) -> bool {
-        false
-    }
-
-    /// Has the kernel look at what goes through a socket, which changes nothing yet.
-    ///
-    /// # Errors
-    /// When it does not. The socket is as before.
-    fn begin_offload(&mut self, _socket: &mut Self::Socket) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Has the kernel seal what is written to such a socket, and open what is read, from now on. A
-    /// read that brings less than there is room for does not mean then that nothing is left.
-    ///
-    /// # Errors
-    /// When the kernel does not. The socket is of no more use then.
-    fn offload(&mut self, _socket: &mut Self::Socket, _keys: &Offload) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// Says below an offloaded socket that nothing more will be sent (`close_notify`). False when
-    /// there is no room for it, and the next readiness will be reported.
-    fn close_offloaded(&mut self, _socket: &mut Self::Socket) -> bool {
-        true
-    }
 
     /// How much of what was written to a socket, FIN included, the peer's kernel has yet to
     /// acknowledge. When that is nothing, closing the socket loses nothing.
@@ -186,8 +157,6 @@ pub enum ReadOutcome {
     Eof,
     /// The connection is dead.
     Failed,
-    /// The connection is of no more use: what came below the data breaks the protocol.
-    Broken,
     /// Nothing happened; to be tried again.
     Interrupted,
     /// The connection is dead because the peer took nothing for as long as it may.

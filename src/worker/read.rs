@@ -93,26 +93,19 @@ impl<N: Net> Worker<N> {
         if length > 0 && self.filters.has(id.slot) {
             return self.read_sealed(id, buffer);
         }
-        if length > 0 && self.offloaded.is_peer_done(id.slot) {
-            self.read_end(id);
-            return None;
-        }
         let buffer = buffer
             .get_mut(..length)
             .filter(|buffer| !buffer.is_empty())?;
         match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input makes no edge of its own once it has been reported, nor does
-                // a record behind which another is.
-                let is_offloaded = self.offloaded.has(id.slot);
-                slot.is_readable = !is_drained || slot.is_read_closed || is_offloaded;
+                // The end of the input makes no edge of its own once it has been reported.
+                slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 let bytes = buffer.get_mut(..count)?;
                 self.hand_bytes(id, bytes)?;
                 Some(count)
             }
             ReadOutcome::Eof => {
-                self.offloaded.note_peer_done(id.slot);
                 self.read_end(id);
                 None
             }
@@ -149,7 +142,6 @@ impl<N: Net> Worker<N> {
         match outcome {
             ReadOutcome::Interrupted => return Some(1),
             ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
-            ReadOutcome::Broken => self.close(id, CloseReason::TlsError),
             ReadOutcome::TimedOut => self.close(id, CloseReason::Idle),
             ReadOutcome::Drained | ReadOutcome::Bytes { .. } | ReadOutcome::Eof => {
                 if let Some(slot) = self.slot(id) {

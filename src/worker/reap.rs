@@ -22,7 +22,6 @@ impl<N: Net> Worker<N> {
             self.forget_held(id.slot, slot.conn.outbox());
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
-            self.offloaded.remove(id.slot);
             if let Some(visitor) = self.take_visitor(id.slot) {
                 self.forget_visitor(visitor);
             }

@@ -61,7 +61,6 @@ impl<N: Net> Worker<N> {
         self.visitors.shrink();
         self.pending.shrink();
         self.filters.shrink();
-        self.offloaded.shrink();
         self.reaped.shrink_to_fit();
         self.to_read.shrink();
         self.to_flush.shrink_to_fit();

@@ -71,20 +71,12 @@ pub(super) struct Filters {
 struct Secured {
     filter: Filter,
     is_listed_to_shake: bool,
-    offloading: Offloading,
     /// FIN follows when everything has been sent.
     owes_fin: bool,
     /// The machine has to be told when everything has been sent.
     owes_drained: bool,
     /// The conn is closed when everything has been sent.
     closes: Option<CloseReason>,
-}
-
-/// Whether the kernel is asked to go on with a conn's records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Offloading {
-    ToTry,
-    Refused,
 }
 
 impl Filters {
@@ -133,29 +125,6 @@ impl Filters {
     /// The handshakes that wait.
     pub(super) fn to_shake(&self) -> &Queue {
         &self.to_shake
-    }
-
-    /// Whether the kernel can go on with a conn's records at this very byte. What has to be said
-    /// before it can is on its way out afterwards.
-    pub(super) fn prepare_offload(&mut self, slot: u32) -> bool {
-        self.get_mut(slot).is_some_and(|secured| {
-            let is_owed = secured.owes_fin || secured.owes_drained || secured.closes.is_some();
-            !is_owed && secured.offloading == Offloading::ToTry && secured.filter.prepare_offload()
-        })
-    }
-
-    /// Has a conn keep its filter for good.
-    pub(super) fn keep(&mut self, slot: u32) {
-        if let Some(secured) = self.get_mut(slot) {
-            secured.offloading = Offloading::Refused;
-        }
-    }
-
-    /// Gives a conn's filter away.
-    pub(super) fn take(&mut self, slot: u32) -> Option<Filter> {
-        let secured = self.by_slot.remove(&slot)?;
-        self.calm();
-        Some(secured.filter)
     }
 
     /// Forgets a conn.
@@ -234,7 +203,6 @@ impl<N: Net> Worker<N> {
         let secured = Secured {
             filter,
             is_listed_to_shake: false,
-            offloading: Offloading::ToTry,
             owes_fin: false,
             owes_drained: false,
             closes: None,
@@ -344,13 +312,12 @@ impl<N: Net> Worker<N> {
         }
         self.list_to_flush(id);
         self.hand_over(id);
-        self.offload(id);
     }
 
     /// Answers a client that speaks HTTP. Its first byte is a letter; that of a TLS client is the
     /// type of a record, which never is (RFC 8446, 5.1).
     fn refuse_plaintext(&mut self, id: ConnId) {
-        drop(self.filters.take(id.slot));
+        self.filters.remove(id.slot);
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
@@ -429,9 +396,8 @@ impl<N: Net> Worker<N> {
         {
             self.net.shutdown_write(&mut slot.socket);
         }
-        match closes {
-            Some(reason) => self.close(id, reason),
-            None => self.offload(id),
+        if let Some(reason) = closes {
+            self.close(id, reason);
         }
     }
 
@@ -443,9 +409,6 @@ impl<N: Net> Worker<N> {
                 secured.owes_fin = true;
                 return self.list_to_flush(id);
             }
-        }
-        if self.end_offloaded(id, None) {
-            return;
         }
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
             self.net.shutdown_write(&mut slot.socket);
@@ -471,9 +434,6 @@ impl<N: Net> Worker<N> {
                 return self.list_to_flush(id);
             }
         }
-        let is_orderly = reason == CloseReason::Done || self.offloaded.owes(id.slot);
-        if !is_orderly || !self.end_offloaded(id, Some(reason)) {
-            self.close(id, reason);
-        }
+        self.close(id, reason);
     }
 }
