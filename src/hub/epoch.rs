@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn void_entry_that_was_evicted_leaves_no_gap_to_who_has_all_that_came_before_it() {
+    fn void_entry_that_was_evicted_leaves_no_gap_to_a_subscriber_that_has_all_before_it() {
         let mut node = node();
         join(&mut node, 0, Since::Now);
         publish(&mut node, 1, 1..=2);
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_two_channels_are_told_apart_where_one_stands_at_the_last_of_the_other() {
+    fn entries_of_two_channels_are_separated_where_one_stands_at_the_last_of_the_other() {
         let short = ChannelName::new("short").unwrap();
         let mut config = Config::default();
         config.namespace.push(Namespace {

@@ -108,7 +108,7 @@ fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8
 }
 
 #[test]
-fn plan_is_repeated_for_who_is_owed_the_same_until_its_tail_goes() {
+fn plan_is_repeated_for_conns_that_are_owed_the_same_until_its_tail_goes() {
     let mut hub = hub(|_| {});
     for slot in 0..4 {
         let _joined = hub.subscribe(slot, &name(0), Since::Now, Sequence::ZERO);
