@@ -320,6 +320,18 @@ mod tests {
         Node::new(Epoch::new(1), Sequence::ZERO, &Config::default())
     }
 
+    /// A writer and the hub of a worker that may lag behind it. A conn that subscribes takes none
+    /// of what the log has along.
+    fn writer_and_hub() -> (Now, Epoch, Writer, Hub) {
+        let mut config = Config::default();
+        config.quota.behind_bytes = 0;
+        let epoch = Epoch::new(1);
+        let writer = Writer::new(&config, Sequence::ZERO);
+        let log = Arc::clone(writer.log());
+        let hub = Hub::new(log, 0, epoch, Sequence::ZERO, &config);
+        (Now(0), epoch, writer, hub)
+    }
+
     #[test]
     fn subscription_goes_on_without_a_gap_up_to_what_is_valid_and_with_one_after_that() {
         let mut node = node();
@@ -437,11 +449,7 @@ mod tests {
 
     #[test]
     fn void_entry_that_the_hub_ignored_leaves_no_gap() {
-        let mut config = Config::default();
-        config.quota.behind_bytes = 0;
-        let (epoch, now) = (Epoch::new(1), Now(0));
-        let mut writer = Writer::new(&config, Sequence::ZERO);
-        let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, Sequence::ZERO, &config);
+        let (now, epoch, mut writer, mut hub) = writer_and_hub();
         let _joined = hub.subscribe(0, &name(), Since::Now, Sequence::ZERO);
         let mut mail = Vec::new();
         let mut send = |writer: &mut Writer, id: Cursor| {
@@ -503,12 +511,7 @@ mod tests {
 
     #[test]
     fn late_entries_that_a_lagging_hub_cannot_look_at_are_looked_at_when_it_has_followed() {
-        let mut config = Config::default();
-        // None is taken along when the conn subscribes.
-        config.quota.behind_bytes = 0;
-        let (epoch, now) = (Epoch::new(1), Now(0));
-        let mut writer = Writer::new(&config, Sequence::ZERO);
-        let mut hub = Hub::new(Arc::clone(writer.log()), 0, epoch, Sequence::ZERO, &config);
+        let (now, epoch, mut writer, mut hub) = writer_and_hub();
         writer.announce(Sequence(3));
         for number in 1..=3 {
             let (payload, ledger) = (Payload::Text("x".into()), writer.log().ledger());
