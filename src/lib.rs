@@ -77,6 +77,9 @@
 //! skipped. One that catches up from the end of what its channel keeps may lose the race, and a gap
 //! says so.
 //!
+//! Most subscribers of a channel stand at the same position. So the hub plans the one publication
+//! that they are owed once, and gives that plan to each of them ([`hub::serve`]).
+//!
 //! An acknowledgement waits for the workers that were sent the publication. A short poll is
 //! answered when its worker has taken in what had been posted at its request (`worker/answer.rs`):
 //! a client that asks after the acknowledgement, on any worker, gets the publication.

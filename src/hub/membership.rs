@@ -187,7 +187,9 @@ impl Hub {
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(standing.key, self.horizon());
-                let until = after_valid.or_else(begin).unwrap_or(self.head);
+                let until = after_valid.or_else(begin);
+                debug_assert!(until.is_some(), "{:?} is not in the log", standing.key);
+                let until = until.unwrap_or(self.head);
                 let until = self.cursor(until);
                 after_gap(Some(cursor), until, GapCause::Restart)
             }

@@ -128,7 +128,7 @@ pub struct Hub {
     samples: Samples,
     /// Used by `serve` while it merges several channels.
     merge: Vec<serve::Source>,
-    /// Until a tail or a channel goes.
+    /// For the next conn. Cleared when a tail or a channel is dropped.
     last_plan: Option<serve::LastPlan>,
     /// Entries of the log that are planned to be written.
     fetched: Vec<tail::Served>,

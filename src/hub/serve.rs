@@ -218,7 +218,7 @@ impl Hub {
         }
     }
 
-    /// Whether nothing but its position says what the conn in a slot is given.
+    /// Whether the position of the conn in a slot alone decides what it is given.
     fn is_plain(&self, slot: u32) -> bool {
         self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
     }
@@ -238,6 +238,7 @@ impl Hub {
         is_same.then_some(plan.step)
     }
 
+    /// The plan, if it is of one publication that is held and the channel's newest.
     fn to_repeat(&self, only: Subscription, plan: &Plan<'_>) -> Option<LastPlan> {
         let [step] = *plan.planned.as_slice() else {
             return None;

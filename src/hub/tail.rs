@@ -210,8 +210,8 @@ impl Tail {
     }
 
     /// Drops entries after a number: they are void, also where they superseded some that stay.
-    /// Returns the channel's last publication up to there, and how much that made. `None` if it
-    /// had no void entry, or knows nothing of the one before.
+    /// Returns the channel's last publication up to there, with the total up to it. `None` if no
+    /// entry is void, or if the one before it is not known.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
         let all = std::mem::take(&mut self.entries);
         self.clear();

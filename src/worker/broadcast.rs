@@ -20,7 +20,7 @@ impl<N: Net> Worker<N> {
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
                 self.hub.advance_head(posted, self.now);
-                return self.note_head();
+                return self.handle_new_head();
             }
             if !self.take_next() {
                 self.is_batch_held = true;
@@ -28,10 +28,11 @@ impl<N: Net> Worker<N> {
             }
         }
         self.parts.metrics.broadcast_budget_exhausted.increment();
-        self.note_head();
+        self.handle_new_head();
     }
 
-    fn note_head(&mut self) {
+    /// Does what has waited for the head to move.
+    fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_the_caught_up();
     }

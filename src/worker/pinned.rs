@@ -93,7 +93,7 @@ impl<N: Net> Worker<N> {
         self.holders.note(id.slot, before, held);
     }
 
-    /// A conn holds an answer. What it holds is looked at after flush.
+    /// Notes that a conn has an answer. What flush leaves of it is counted as held.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
