@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
+use fanfare::auth::Access;
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw, WorkBudget};
@@ -15,7 +16,6 @@ use fanfare::frame::websocket::RSV1;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
-use fanfare::token::Access;
 use fanfare::transport::websocket::Compression;
 use fanfare::transport::{Flow, Transport, WebSocket};
 use flate2::{Compress, Compression as Level, FlushCompress};

@@ -13,7 +13,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fanfare::token::{Algorithm, Key, Terms, Verifier, Wish, mint};
+use fanfare::auth::{Algorithm, Key, Terms, Verifier, Wish, mint};
 
 const NOW_S: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::auth::Access;
 use crate::config::limits::{JOIN_WORK, RESTART_MS, WINDOW_PUBLICATIONS_MAX, WORK_AT_ONCE_MAX};
 use crate::config::{Config, Drain};
 use crate::deflate::Inflater;
 use crate::id::{ChannelName, ConnName, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
-use crate::token::Access;
 
 /// When a client may return whose connection is lost, in milliseconds. Below the start, a server
 /// that was killed would meet all its clients at once. The end is short, because most connections

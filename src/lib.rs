@@ -53,7 +53,7 @@
 //! in a table of their own (`worker/upstream/notices.rs`), so that they delay no publication. Pairs
 //! cancel out there, and a conn with too many notices is not read. What a backend says to one conn
 //! comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to the
-//! conn's machine. The words of it are in [`dialogue`]. Reports and notices carry the subject of
+//! conn's machine. The words of it are in [`backend`]. Reports and notices carry the subject of
 //! the conn's token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
@@ -90,8 +90,8 @@
 //! ([`http`] has a table). `http/origin.rs` asks whose page a request is from: a foreign one opens
 //! no WebSocket, and its browser is not told that it may read anything else.
 //!
-//! Where there are keys, `http/entry.rs` asks each request for a token and `token` verifies it.
-//! What it allows is held in [`token::Access`], a table of the worker beside its conns, so that a
+//! Where there are keys, `http/entry.rs` asks each request for a token and `auth` verifies it.
+//! What it allows is held in [`auth::Access`], a table of the worker beside its conns, so that a
 //! conn without a token owns nothing of it and one look at an empty table is all it costs. Commands
 //! are held to it by the transport, in the order in which they come. The end of a token, the
 //! warning before it and the wait for one share the conn's one timer: `worker/apply.rs` arms
@@ -133,8 +133,8 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of input and access | [`json`], [`proxy`], [`token`] |
-//! | pure | [`http`], [`frame`], [`dialogue`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
+//! | words of input and access | [`json`], [`proxy`], [`auth`] |
+//! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`] |
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
@@ -386,10 +386,11 @@ pub mod hub;
 
 pub mod frame;
 
+pub mod auth;
+pub mod backend;
 pub mod chunks;
 pub mod config;
 pub mod deflate;
-pub mod dialogue;
 pub mod effect;
 pub mod health;
 pub mod id;
@@ -399,6 +400,5 @@ pub mod metrics;
 pub mod pattern;
 pub mod proxy;
 pub mod time;
-pub mod token;
 
 pub mod sys;

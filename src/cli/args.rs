@@ -20,13 +20,13 @@ use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use super::bench::options::BenchArgs;
+use crate::auth::Algorithm;
 use crate::config::Listen;
 use crate::config::file::Overrides;
 use crate::feed::draft::check_event;
 use crate::feed::refusal::Refusal;
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
-use crate::token::Algorithm;
 
 /// Columns of the widest line of a help text.
 const HELP_COLUMNS_MAX: usize = 100;

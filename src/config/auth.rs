@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+use crate::auth::{Algorithm, Terms};
 use crate::id::ChannelName;
-use crate::token::{Algorithm, Terms};
 
 /// Tokens (RFC 7519).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -12,7 +12,7 @@
 
 mod outbox;
 mod phase;
-mod poll;
+mod poll_phase;
 mod proxied;
 mod request;
 
@@ -21,11 +21,12 @@ use std::time::Duration;
 pub use outbox::{Drained, Outbox};
 use phase::{Partial, Phase, Stage};
 
+use crate::auth::Due;
+use crate::backend::{Delivery, Farewell, Saying};
 use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
 };
-use crate::dialogue::{Delivery, Farewell, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http::origin::Reader;
@@ -35,7 +36,6 @@ use crate::id::{ChannelName, Cursor};
 use crate::metrics::WorkerMetrics;
 use crate::proxy::TooMany;
 use crate::time::{Deadline, Now};
-use crate::token::Due;
 use crate::transport::{Flow, Goodbye, Transport};
 
 /// One accepted socket's state, without the socket.
@@ -768,9 +768,5 @@ fn millis(now: Now) -> u32 {
     (now.0 / 1000) as u32
 }
 
-#[cfg(test)]
-mod poll_tests;
-#[cfg(test)]
-mod proxied_tests;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::frame::poll::SEPARATOR_BYTES;
+use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Copied, Encoded, FrameKind, Frames, Hold};
 use crate::id::Sequence;
 

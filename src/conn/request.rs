@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use super::{Conn, Partial, Phase, Stage};
+use crate::auth::Warning;
 use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
 use crate::http::{self, After, Answer, Entry, Read, Refusal, Sharing};
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
-use crate::token::Warning;
 use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 

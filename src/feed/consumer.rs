@@ -5,8 +5,8 @@
 //! them and leaves. Who gets which report is decided by the loop in [`super`].
 
 use super::minify::minify;
+use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
-use crate::dialogue::{ClientPublication, Notice, Report};
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::{ChannelName, ConnName};
 use crate::pattern::Pattern;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::command::Command;
 use super::consumer::Wants;
 use super::feeder::{Feeder, Intake, Phase};
+use crate::backend::{Delivery, Report, Saying, Verdict};
 use crate::config::limits::{CONSUMER_READ_BYTES_MIN, CONSUMER_STALL_MS};
-use crate::dialogue::{Delivery, Report, Saying, Verdict};
 use crate::time::{Deadline, Now};
 
 impl Feeder {

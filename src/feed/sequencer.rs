@@ -12,8 +12,8 @@ use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
 use super::journal::Journal;
 use super::journal::commit::Commit;
+use crate::backend::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
-use crate::dialogue::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::*;
+use crate::backend::{ClientPublication, Report};
 use crate::config::limits::{FEED_ANSWER_BYTES_MAX, FEEDERS_MAX, INBOX_BATCHES_MAX};
-use crate::dialogue::{ClientPublication, Report};
 use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
 use crate::id::{ChannelName, ConnName, Epoch, RunId};

@@ -8,7 +8,9 @@ use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use super::ledger::{Ledger, Weight};
-use super::{Encoder, Envelope, Frame, FrameKind, Publication, event_stream, poll, websocket};
+use super::{
+    Encoder, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
+};
 
 /// A cell for each encoding, by [`FrameKind::cell`].
 #[derive(Debug)]
@@ -123,7 +125,7 @@ fn encode(publication: &Publication, kind: FrameKind, encoder: &mut Encoder) -> 
         FrameKind::EventStream(envelope) | FrameKind::EventStreamUntilClose(envelope) => {
             event_stream::encode(publication, envelope)
         }
-        FrameKind::Poll(envelope) => poll::encode(publication, envelope),
+        FrameKind::Poll(envelope) => json_element::encode(publication, envelope),
         FrameKind::WebSocket(envelope) => websocket::encode(publication, envelope),
         FrameKind::WebSocketDeflated(envelope) => match encoder.deflate(publication, envelope) {
             Some(frame) => frame,

@@ -7,9 +7,9 @@
 
 use std::borrow::Cow;
 
+use crate::auth::{Access, Grant, TokenError};
 use crate::config::Config;
 use crate::id::ChannelName;
-use crate::token::{Access, Grant, TokenError};
 
 use super::Refusal;
 use super::head::{Field, Fields};

@@ -33,13 +33,13 @@ mod upgrade;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::auth::Access;
 use crate::config::Config;
 use crate::effect::Window;
 use crate::frame::Envelope;
 use crate::id::{ChannelName, Since};
 use crate::metrics::WorkerMetrics;
 use crate::proxy::forwarded::{self, List};
-use crate::token::Access;
 
 pub use entry::{Entry, EntryError};
 use extensions::Deflate;

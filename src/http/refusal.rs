@@ -257,7 +257,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::token::TokenError;
+    use crate::auth::TokenError;
 
     impl Refusal {
         /// One of each variant, and the errors inside those whose code they decide.

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
+use crate::auth::Access;
 use crate::config::Config;
 use crate::config::limits::POLL_TIMEOUT_MS;
 use crate::frame::Envelope;
 use crate::id::Since;
-use crate::token::Access;
 
 use super::entry::{self, Entry, EntryError};
 use super::head::{Head, Method, Version};

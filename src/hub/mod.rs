@@ -549,6 +549,4 @@ fn index_at(place: usize) -> ChannelIndex {
 const FETCHED_KEPT: usize = 1024;
 
 #[cfg(test)]
-mod retention_tests;
-#[cfg(test)]
 mod tests;

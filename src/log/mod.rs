@@ -202,4 +202,4 @@ impl Log {
 }
 
 #[cfg(test)]
-mod limit_tests;
+mod tests;

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use super::{identity, keys};
+use crate::auth::Verifier;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::tls::Identity;
-use crate::token::Verifier;
 use crate::worker::keys::Keys;
 use crate::worker::tls::{Identities, Secure};
 

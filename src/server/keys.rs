@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::files::read;
+use crate::auth::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 use crate::config::Config;
 use crate::config::validate::Invalid;
-use crate::token::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 
 /// Reads the files that the configuration names; `None` where it names none. Everything that is
 /// wrong goes into `found`; then there is no verifier either.

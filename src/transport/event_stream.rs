@@ -5,7 +5,7 @@
 //! never pass here. Nothing the client sends after its request means anything. Called by the enum
 //! over the transports.
 
-use crate::dialogue::{Farewell, Saying};
+use crate::backend::{Farewell, Saying};
 use crate::effect::{CloseReason, Context, Join};
 use crate::frame::envelope::{push_base64, push_display, push_json_string, push_payload_field};
 use crate::frame::event_stream::{push_chunk, push_data_lines};

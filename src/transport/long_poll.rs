@@ -9,7 +9,7 @@ use crate::effect::{Context, Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing};
 use crate::id::Since;
-use crate::transport::poll::Terms;
+use crate::transport::poll_answer::Terms;
 
 /// One long poll that waits.
 #[derive(Debug)]

@@ -11,7 +11,7 @@
 
 pub mod event_stream;
 pub mod long_poll;
-pub mod poll;
+pub mod poll_answer;
 pub mod short_poll;
 pub mod websocket;
 
@@ -22,14 +22,14 @@ pub use long_poll::LongPoll;
 pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
-use crate::dialogue::{Farewell, Saying};
+use crate::backend::{Farewell, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::http::Sharing;
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
-use poll::{News, Terms};
+use poll_answer::{News, Terms};
 
 /// One subscriber's way of delivery, if it goes on.
 ///
@@ -366,13 +366,13 @@ pub(crate) mod test_context {
     //! A context for tests of the transports.
 
     use super::*;
+    use crate::auth::Access;
     use crate::config::Config;
     use crate::deflate::Inflater;
     use crate::effect::{Draw, Effect, WorkBudget};
     use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence};
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;
-    use crate::token::Access;
 
     /// What a [`Context`] borrows.
     #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use crate::effect::{CloseReason, Context, Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};
-use crate::transport::poll::{News, Terms};
+use crate::transport::poll_answer::{News, Terms};
 
 /// One short poll on its way to its answer.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
 use crate::frame::{Encoded, FrameKind};
 use crate::hub::Gap;
 use crate::id::{ChannelName, ConnId, Cursor};
-use crate::transport::poll::News;
+use crate::transport::poll_answer::News;
 
 impl<N: Net> Worker<N> {
     /// As what a conn is given publications, if it is a poll.

@@ -3,7 +3,7 @@
 
 use super::Worker;
 use super::net::Net;
-use crate::dialogue::ClientPublication;
+use crate::backend::ClientPublication;
 use crate::effect::{Acknowledgement, Effect, Join, Leave, Window};
 use crate::hub::{Acknowledged, JoinOutcome, Joined};
 use crate::id::{ChannelName, ConnId};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Worker;
 use super::net::Net;
 use super::upstream::{Noticed, Reported};
-use crate::dialogue::{
+use crate::backend::{
     ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Revocation, Saying,
     Watch,
 };

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
+use crate::backend::{Counts, Direct, Revocation, Watch};
 use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS};
-use crate::dialogue::{Counts, Direct, Revocation, Watch};
 use crate::frame::Receipt;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::token::Verifier;
+use crate::auth::Verifier;
 
 /// The keys now. Whoever has come in stays until his token is over, also when its key is gone.
 #[derive(Debug)]

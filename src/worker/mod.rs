@@ -46,12 +46,13 @@ use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
 
+use crate::auth::Access;
+use crate::backend::Watch;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
 use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
 use crate::conn::{Conn, Stance};
 use crate::deflate::Inflater;
-use crate::dialogue::Watch;
 use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
@@ -61,7 +62,6 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
-use crate::token::Access;
 use drain::{Draining, Leaving};
 use flush::Collected;
 use guard::{Guard, Visitors};

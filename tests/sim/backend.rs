@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use fanfare::dialogue::{
+use fanfare::backend::{
     ClientPublication, Counts, Delivery, Direct, Farewell, Notice, Published, Report, Saying,
     Verdict, Watch,
 };

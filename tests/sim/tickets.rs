@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use fanfare::auth::{Algorithm, Key, Verifier, Wish, mint};
 use fanfare::config::Config;
 use fanfare::hub::Hub;
-use fanfare::token::{Algorithm, Key, Verifier, Wish, mint};
 use fanfare::worker::keys::Keys;
 
 use crate::link::{Link, Service};

@@ -27,17 +27,9 @@ pub(crate) enum Layer {
 }
 
 const WORDS: &[&str] = &[
-    "chunks", "deflate", "effect", "id", "json", "metrics", "pattern", "proxy", "time", "token",
+    "auth", "chunks", "deflate", "effect", "id", "json", "metrics", "pattern", "proxy", "time",
 ];
-const PURE: &[&str] = &[
-    "dialogue",
-    "frame",
-    "http",
-    "hub",
-    "log",
-    "tls",
-    "transport",
-];
+const PURE: &[&str] = &["backend", "frame", "http", "hub", "log", "tls", "transport"];
 const SHELL: &[&str] = &[
     "admin", "cli", "demo", "lib", "main", "server", "sys", "worker",
 ];

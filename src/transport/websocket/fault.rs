@@ -7,8 +7,8 @@
 use super::close::{self, CloseError};
 use super::decode::HeaderError;
 use super::utf8::InvalidUtf8;
+use crate::auth::TokenError;
 use crate::effect::CloseReason;
-use crate::token::TokenError;
 
 /// What a client did that ends the conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -12,22 +12,16 @@ pub mod unmask;
 pub mod utf8;
 
 mod close;
-#[cfg(test)]
-mod deflated;
 mod fault;
-#[cfg(test)]
-mod guarded;
 mod message;
 mod pending;
 mod receive;
-#[cfg(test)]
-mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use crate::dialogue::{Published, Saying};
+use crate::backend::{Published, Saying};
 use crate::effect::{Acknowledgement, CloseReason, Context, Join, Leave, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::frame::{Envelope, FrameKind, Payload};

@@ -14,6 +14,7 @@ use super::pending::{Keep, MessageKind, PartialFrame, PartialMessage, Pending};
 use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
 use super::{Compression, Phase, WebSocket, refuse};
+use crate::auth::{ShowError, Shown};
 use crate::config::ClientPublish;
 use crate::config::limits::{COMMAND_WORK, CONTROL_BYTES_MAX, INFLATED_BYTES_PER_WORK};
 use crate::deflate::{InflateError, deflated_bytes_max};
@@ -22,7 +23,6 @@ use crate::effect::{
 };
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;
-use crate::token::{ShowError, Shown};
 use crate::transport::Flow;
 
 /// Bytes in the control queue from which on only the newest ping is answered, once there is room

@@ -23,8 +23,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use self::notices::{Added, Notices, Origin, Woken};
+use crate::backend::{Notice, Report};
 use crate::config::limits::{REPORTS_MAX, UPSTREAM_BYTES_MAX};
-use crate::dialogue::{Notice, Report};
 use crate::id::ConnName;
 use crate::sys::wake::Wake;
 

@@ -16,8 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+use crate::backend::{Notice, Report};
 use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
-use crate::dialogue::{Notice, Report};
 use crate::id::{ChannelName, ConnName};
 
 /// Tables with room for more are given back when they are empty.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::dialogue::ClientPublication;
+use crate::backend::ClientPublication;
 use crate::effect::Audience;
 use crate::id::{ChannelName, RunId};
 

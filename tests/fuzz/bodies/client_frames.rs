@@ -6,6 +6,7 @@
 
 use std::io::Cursor as Reader;
 
+use fanfare::auth::Access;
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw, Effect, WorkBudget};
@@ -13,7 +14,6 @@ use fanfare::frame::Envelope;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
-use fanfare::token::Access;
 use fanfare::transport::websocket::Compression;
 use fanfare::transport::{Flow, Goodbye, Transport, WebSocket};
 use tungstenite::protocol::frame::FrameHeader as OracleHeader;

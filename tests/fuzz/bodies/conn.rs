@@ -13,11 +13,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fanfare::auth::Access;
+use fanfare::backend::{Delivery, Farewell, Published, Saying};
 use fanfare::config::limits::CONTROL_BYTES_MAX;
 use fanfare::config::{ClientPublish, Config, Namespace};
 use fanfare::conn::{Conn, Standing};
 use fanfare::deflate::Inflater;
-use fanfare::dialogue::{Delivery, Farewell, Published, Saying};
 use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave, WorkBudget};
 use fanfare::frame::{Encoded, Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
@@ -25,8 +26,7 @@ use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use fanfare::metrics::WorkerMetrics;
 use fanfare::proxy::TooMany;
 use fanfare::time::{Deadline, Now};
-use fanfare::token::Access;
-use fanfare::transport::poll::News;
+use fanfare::transport::poll_answer::News;
 
 use super::head::DATE;
 use super::script::{Script, Step};

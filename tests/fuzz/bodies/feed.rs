@@ -1,7 +1,7 @@
 //! What the two targets of the feed share: reading bytes to items, and printing items as lines.
 
+use fanfare::backend::Farewell;
 use fanfare::config::Limits;
-use fanfare::dialogue::Farewell;
 use fanfare::feed::command::Command;
 use fanfare::feed::decode::{Decoder, Item};
 use fanfare::feed::draft::{Channels, Draft};

@@ -3,8 +3,8 @@
 //! The first line is a channel, every further one a pattern. A plain reading of what a pattern
 //! means has to come to the same as the product's two.
 
+use fanfare::backend::Watch;
 use fanfare::config::{Namespace, namespace};
-use fanfare::dialogue::Watch;
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
 

@@ -7,8 +7,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanfare::auth::{Algorithm, Grant, Key, KeySet, Terms, TokenError, Verifier};
 use fanfare::config::limits::{TOKEN_KEYS_MAX, TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
-use fanfare::token::{Algorithm, Grant, Key, KeySet, Terms, TokenError, Verifier};
 use jsonwebtoken::EncodingKey;
 use serde_json::Value;
 

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
+use fanfare::backend::{Counts, Direct, Published, Report, Saying};
 use fanfare::config::{Config, Overflow};
-use fanfare::dialogue::{Counts, Direct, Published, Report, Saying};
 use fanfare::effect::{Audience, CloseReason};
 use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::hub::Hub;

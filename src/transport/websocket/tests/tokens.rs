@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::tests::{frame, server_frames};
-use super::*;
+use super::super::*;
+use super::{frame, server_frames};
+use crate::auth::{Algorithm, Key, Terms, Verifier, Wish, mint};
 use crate::effect::Effect;
 use crate::id::Since;
 use crate::time::{Deadline, Now};
-use crate::token::{Algorithm, Key, Terms, Verifier, Wish, mint};
 use crate::transport::test_context::World;
 
 /// A world that asks for tokens, and one that is good for some seconds.

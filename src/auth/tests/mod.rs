@@ -1,5 +1,7 @@
 //! Tokens that were signed elsewhere, and every way to be refused.
 
+mod keys;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
@@ -10,18 +12,18 @@ use crate::id::ChannelName;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW_S: u64 = 1_800_000_000;
-const RS256_KEY: &[u8] = include_bytes!("../../tests/tokens/rs256.pem");
-const ES256_KEY: &[u8] = include_bytes!("../../tests/tokens/es256.pem");
-const EDDSA_KEY: &[u8] = include_bytes!("../../tests/tokens/eddsa.pem");
-const JWKS: &[u8] = include_bytes!("../../tests/tokens/jwks.json");
+const RS256_KEY: &[u8] = include_bytes!("../../../tests/tokens/rs256.pem");
+const ES256_KEY: &[u8] = include_bytes!("../../../tests/tokens/es256.pem");
+const EDDSA_KEY: &[u8] = include_bytes!("../../../tests/tokens/eddsa.pem");
+const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
 /// Signed by `openssl`, with 2100 as their end.
-const RS256: &str = include_str!("../../tests/tokens/rs256.jwt");
-const ES256: &str = include_str!("../../tests/tokens/es256.jwt");
-const EDDSA: &str = include_str!("../../tests/tokens/eddsa.jwt");
+const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
+const ES256: &str = include_str!("../../../tests/tokens/es256.jwt");
+const EDDSA: &str = include_str!("../../../tests/tokens/eddsa.jwt");
 const NAMED: [&str; 3] = [
-    include_str!("../../tests/tokens/rs256-kid.jwt"),
-    include_str!("../../tests/tokens/es256-kid.jwt"),
-    include_str!("../../tests/tokens/eddsa-kid.jwt"),
+    include_str!("../../../tests/tokens/rs256-kid.jwt"),
+    include_str!("../../../tests/tokens/es256-kid.jwt"),
+    include_str!("../../../tests/tokens/eddsa-kid.jwt"),
 ];
 
 fn verifier(algorithm: Algorithm, key: &[u8]) -> Verifier {

@@ -1,15 +1,18 @@
 //! The machine, driven by bytes and time, with the worker's part played by hand.
 
+mod polls;
+mod proxied;
+
 use super::*;
+use crate::auth::Access;
+use crate::backend::Farewell;
 use crate::config::Config;
 use crate::config::limits::{COMMAND_WORK, WORK_AT_ONCE_MAX};
 use crate::deflate::Inflater;
-use crate::dialogue::Farewell;
 use crate::effect::{Draw, Origin, ReconnectDelay, WorkBudget};
 use crate::frame::Payload;
 use crate::hub::Joined;
 use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence, Since};
-use crate::token::Access;
 use crate::transport::test_context::World;
 
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

@@ -1,5 +1,7 @@
 //! Hub, log and quota against a naive model.
 
+mod retention;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,13 +4,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
-use super::*;
+use super::super::*;
 
-const RS256_KEY: &[u8] = include_bytes!("../../tests/tokens/rs256.pem");
-const ES256_KEY: &[u8] = include_bytes!("../../tests/tokens/es256.pem");
-const EDDSA_KEY: &[u8] = include_bytes!("../../tests/tokens/eddsa.pem");
-const JWKS: &[u8] = include_bytes!("../../tests/tokens/jwks.json");
-const RS256: &str = include_str!("../../tests/tokens/rs256.jwt");
+const RS256_KEY: &[u8] = include_bytes!("../../../tests/tokens/rs256.pem");
+const ES256_KEY: &[u8] = include_bytes!("../../../tests/tokens/es256.pem");
+const EDDSA_KEY: &[u8] = include_bytes!("../../../tests/tokens/eddsa.pem");
+const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
+const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const NOW_S: u64 = 1_800_000_000;
 
 /// A key of the good set, by its place, with some members changed.
@@ -172,8 +172,8 @@ fn point_that_is_not_on_its_curve_is_refused() {
 
 #[test]
 fn key_of_another_kind_or_for_issuers_only_is_refused() {
-    let weak = include_bytes!("../../tests/tokens/weak.pem");
-    let p384 = include_bytes!("../../tests/tokens/p384.pem");
+    let weak = include_bytes!("../../../tests/tokens/weak.pem");
+    let p384 = include_bytes!("../../../tests/tokens/p384.pem");
     for (algorithm, content, expected) in [
         (
             Algorithm::Rs256,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::*;
+use super::super::*;
 use crate::config::Namespace;
 use crate::frame::{Encoder, Envelope, FrameKind, Frames, Hold, Payload, Publication};
 use crate::id::Since;

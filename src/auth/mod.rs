@@ -56,6 +56,4 @@ pub use mint::{MintError, Wish, mint};
 pub use verify::{Terms, TokenError, Verifier};
 
 #[cfg(test)]
-mod key_tests;
-#[cfg(test)]
 mod tests;

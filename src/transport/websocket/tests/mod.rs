@@ -1,6 +1,10 @@
 //! The machine as a whole: every input is given whole, byte by byte and at every cut, and has to
 //! come to the same.
 
+mod autobahn;
+mod compressed;
+mod tokens;
+
 use proptest::prelude::*;
 
 use super::*;

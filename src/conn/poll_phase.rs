@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::request::{enter, joining};
 use super::{Conn, Partial, Phase, Stage, millis};
+use crate::auth::Warning;
 use crate::effect::{Context, Effect};
 use crate::http::PollRequest;
 use crate::time::Deadline;
-use crate::token::Warning;
-use crate::transport::poll::{News, TAIL};
+use crate::transport::poll_answer::{News, TAIL};
 use crate::transport::{LongPoll, Poll, ShortPoll};
 
 impl Conn {

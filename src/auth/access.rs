@@ -301,9 +301,9 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Algorithm, Key, Terms, Wish, mint};
     use crate::effect::Origin;
     use crate::id::Since;
-    use crate::token::{Algorithm, Key, Terms, Wish, mint};
 
     const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
     const NOW_S: u64 = 1_800_000_000;

@@ -7,7 +7,7 @@
 
 use crate::effect::{CloseReason, Context};
 use crate::frame::envelope::push_display;
-use crate::frame::poll::SEPARATOR_BYTES;
+use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Encoded, Envelope, FrameKind};
 use crate::http::response::{PollHead, push_not_modified, push_poll_head};
 use crate::http::{After, Sharing};

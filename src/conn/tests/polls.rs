@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tests::{Rig, cursor, text};
-use super::*;
+use super::super::*;
+use super::{Rig, cursor, text};
 use crate::effect::ReconnectDelay;
 use crate::frame::{Encoded, Encoder, Envelope, Payload, Publication};
 use crate::hub::GapCause;
 use crate::id::Cursor;
-use crate::transport::poll::News;
+use crate::transport::poll_answer::News;
 
 const HEAD: &str = " HTTP/1.1\r\nHost: a\r\n";
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";

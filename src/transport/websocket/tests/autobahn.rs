@@ -1,8 +1,8 @@
 //! The cases of the Autobahn test suite, as tables against the machine. The names are the suite's
 //! case numbers. The suite expects an echo; here a message is fine if the conn stays open.
 
-use super::tests::{Outcome, close_frame, frame, run, run_every_cut};
-use super::*;
+use super::super::*;
+use super::{Outcome, close_frame, frame, run, run_every_cut};
 
 const HELLO: &[u8] = b"Hello";
 

@@ -1,7 +1,7 @@
 //! The machine behind proxies: headers however they are cut, and clients that are one too many.
 
-use super::tests::Rig;
-use super::*;
+use super::super::*;
+use super::Rig;
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.1 4711 443\r\n";
 const V2: &[u8] =

@@ -4,10 +4,8 @@
 use flate2::{Compress, Compression as Level, FlushCompress};
 use proptest::prelude::*;
 
-use super::tests::{
-    Outcome, cut_at, frame, frame_with_key, run_every_cut_with, run_with, server_frames,
-};
-use super::*;
+use super::super::*;
+use super::{Outcome, cut_at, frame, frame_with_key, run_every_cut_with, run_with, server_frames};
 use crate::transport::test_context::World;
 
 const PING: &str = r#"{"type":"ping","ref":1}"#;
