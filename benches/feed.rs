@@ -27,8 +27,8 @@ use fanfare::log::{Amount, Stake, Writer};
 use fanfare::metrics::FeedMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
-use fanfare::worker::inbox::{Inbox, Mail, inbox};
-use fanfare::worker::upstream::{Bounds, upstream};
+use fanfare::worker::mail::inbox::{Inbox, Mail, inbox};
+use fanfare::worker::mail::upstream::{Bounds, upstream};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Lines in one round through the decoder.

@@ -28,11 +28,13 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
-use fanfare::worker::guard::Guard;
-use fanfare::worker::inbox::{Mail, Mailbox, inbox};
-use fanfare::worker::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome};
-use fanfare::worker::outgoing::Outgoing;
-use fanfare::worker::upstream::{Bounds, upstream};
+use fanfare::worker::admission::guard::Guard;
+use fanfare::worker::mail::inbox::{Mail, Mailbox, inbox};
+use fanfare::worker::mail::outgoing::Outgoing;
+use fanfare::worker::mail::upstream::{Bounds, upstream};
+use fanfare::worker::wire::net::{
+    AcceptOutcome, Net, Polled, ReadOutcome, Readiness, WriteOutcome,
+};
 use fanfare::worker::{Parts, Turn, Worker};
 
 const CONNS: u32 = 100_000;

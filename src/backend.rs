@@ -2,8 +2,8 @@
 //!
 //! Downstream, a [`Direct`] goes from the feed to the one worker that has the conn, and its
 //! [`Verdict`] says what became of it. Upstream, a [`Report`] goes from a worker to the feed. Words
-//! only, shared by feed, workers and machines; who carries them is [`crate::worker::inbox`] and
-//! [`crate::worker::upstream`].
+//! only, shared by feed, workers and machines; who carries them is
+//! [`crate::worker::mail::inbox`] and [`crate::worker::mail::upstream`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

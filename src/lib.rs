@@ -15,9 +15,9 @@
 //!    conflating is moving it over what later entries supersede; a cursor that has fallen off the
 //!    log is a *gap*, and a gap is always reported.
 //! 2. **Sans-io core, thin shell.** Bytes and the time go in as arguments, effects come out as
-//!    values. Sockets, clocks, threads and chance live in the shell, behind [`worker::net::Net`],
-//!    so the simulation in `tests/sim` runs whole workers over networks that lie and a clock it
-//!    winds.
+//!    values. Sockets, clocks, threads and chance live in the shell, behind
+//!    [`worker::wire::net::Net`], so the simulation in `tests/sim` runs whole workers over
+//!    networks that lie and a clock it winds.
 //! 3. **An idle socket owns only its slot.** One read buffer per worker; what a conn needs beyond
 //!    its slot (a partial head, a partial frame, bytes on their way out) is boxed while it exists.
 //! 4. **A descriptor table per worker.** Each worker leaves the process's table at start
@@ -34,27 +34,28 @@
 //! A client's first byte is accepted by `worker/accept.rs`, read by `worker/read.rs` into the
 //! worker's buffer, and parsed by `http/head.rs`; `http/route.rs` decides what it gets;
 //! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
-//! poll is subscribed before it is answered: `worker/answer.rs` gathers what it is owed, and
+//! poll is subscribed before it is answered: `worker/answer_poll.rs` gathers what it is owed, and
 //! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
 //! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `feed/journal` if there
-//! is one, added to the log by `log/writer.rs`, posted through `worker/inbox.rs` to the workers
-//! that have subscribers of its channel, and taken in by `worker/broadcast.rs`;
+//! is one, added to the log by `log/writer.rs`, posted through `worker/mail/inbox.rs` to the
+//! workers that have subscribers of its channel, and taken in by `worker/broadcast.rs`;
 //! `worker/flush.rs` walks the channel's subscribers, `frame` encodes for the first of them and all
 //! others share the bytes, the compressed ones too: no WebSocket has a compressor or a window of
 //! its own, each worker has one of either ([`deflate`]).
 //!
 //! A conn that came to a TLS listener has a filter between its socket and its machine
-//! (`worker/tls.rs`, [`tls`]): bytes are opened after they are read, and what flush has gathered is
-//! sealed before it is sent. Nothing further in knows of it, and plaintext frames stay shared.
+//! (`worker/wire/tls.rs`, [`tls`]): bytes are opened after they are read, and what flush has
+//! gathered is sealed before it is sent. Nothing further in knows of it, and plaintext frames stay
+//! shared.
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
-//! a report (`worker/upstream`) for the feed, which hands it to consumers or sequences it
+//! a report (`worker/mail/upstream`) for the feed, which hands it to consumers or sequences it
 //! (`feed/upstream.rs`); a conn whose report has to wait is not read. Notices of subscriptions wait
-//! in a table of their own (`worker/upstream/notices.rs`), so that they delay no publication. Pairs
-//! cancel out there, and a conn with too many notices is not read. What a backend says to one conn
-//! comes in the inbox, behind what was published before, and `worker/dialogue.rs` gives it to the
-//! conn's machine. The words of it are in [`backend`]. Reports and notices carry the subject of
-//! the conn's token.
+//! in a table of their own (`worker/mail/upstream/notices.rs`), so that they delay no publication.
+//! Pairs cancel out there, and a conn with too many notices is not read. What a backend says to
+//! one conn comes in the inbox, behind what was published before, and `worker/mail/backend.rs`
+//! gives it to the conn's machine. The words of it are in [`backend`]. Reports and notices carry
+//! the subject of the conn's token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
 //! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the
@@ -81,8 +82,9 @@
 //! that they are owed once, and gives that plan to each of them ([`hub::serve`]).
 //!
 //! An acknowledgement waits for the workers that were sent the publication. A short poll is
-//! answered when its worker has taken in what had been posted at its request (`worker/answer.rs`):
-//! a client that asks after the acknowledgement, on any worker, gets the publication.
+//! answered when its worker has taken in what had been posted at its request
+//! (`worker/answer_poll.rs`): a client that asks after the acknowledgement, on any worker, gets
+//! the publication.
 //!
 //! # Who may do what
 //!
@@ -102,13 +104,14 @@
 //!
 //! # Who gets in
 //!
-//! `worker/guard.rs` decides before a conn has a slot, by room, memory ([`sys::pressure`]) and
-//! source, and again when a proxy has named its client: the machine reads the header of the PROXY
-//! protocol or the request ([`proxy`]) and asks to be counted for whoever that is. How many conns a
-//! source has is in [`worker::sources`], the one table that all workers share, and there only where
-//! it is limited. A conn that a proxy reuses counts for the client of its latest request, and as a
-//! connect only for the first. `worker/pending.rs` counts silent conns, `worker/rates.rs` knows
-//! which send too fast and are not read for a while. None of it is in a slot.
+//! `worker/admission/guard.rs` decides before a conn has a slot, by room, memory
+//! ([`sys::pressure`]) and source, and again when a proxy has named its client: the machine reads
+//! the header of the PROXY protocol or the request ([`proxy`]) and asks to be counted for whoever
+//! that is. How many conns a source has is in [`worker::admission::sources`], the one table that
+//! all workers share, and there only where it is limited. A conn that a proxy reuses counts for
+//! the client of its latest request, and as a connect only for the first.
+//! `worker/admission/pending.rs` counts silent conns, `worker/admission/rates.rs` knows which send
+//! too fast and are not read for a while. None of it is in a slot.
 //!
 //! # Deadlines measure the peer
 //!
@@ -144,13 +147,13 @@
 //! - [`log`] takes its locks and atomics from `log/sync.rs`, so that the models in `log/models`
 //!   run it under loom.
 //! - No transport imports another: deleting its file deletes the feature.
-//! - mio is named in `worker/kernel.rs` and in the feed's loop only; unsafe code is in [`sys`]
+//! - mio is named in `worker/wire/kernel.rs` and in the feed's loop only; unsafe code is in [`sys`]
 //!   only.
 //! - `cli/doctor` reads a host's limits and does the sums; only its `tree.rs` touches a file, so
 //!   that recorded hosts are examined like live ones.
 //! - Nothing is written to a client outside `worker/flush.rs`, nothing freed outside
 //!   `worker/reap.rs`, no effect applied outside `worker/apply.rs`. The exception is the refusal of
-//!   a connection that never got a slot ([`worker::net::Net::refuse`]).
+//!   a connection that never got a slot ([`worker::wire::net::Net::refuse`]).
 //!
 //! # A turn
 //!
@@ -161,7 +164,7 @@
 //! Flush rests in the middle of a walk over a channel's subscribers and goes on in the next turn,
 //! so half a million sends do not hold up one request. Where there are many more workers than
 //! processors, for the sake of their descriptor tables, only a few of them walk at once
-//! ([`worker::walkers`]), and a request finds its worker asleep instead of in a queue.
+//! ([`worker::wire::fanout_limiter`]), and a request finds its worker asleep instead of in a queue.
 //!
 //! # Where each byte of an idle conn is
 //!
@@ -179,8 +182,8 @@
 //!
 //! These tables grow by chunks of 1,024, which never move ([`chunks`]); room that was never touched
 //! takes no memory. What connecting leaves behind is given back when the storm is over
-//! (`worker/storm.rs`). The allocator gives each worker pages of its own for each size of block:
-//! about 50 KB with its first conns.
+//! (`worker/memory_trim.rs`). The allocator gives each worker pages of its own for each size of
+//! block: about 50 KB with its first conns.
 //!
 //! A second channel adds a list of 24 bytes and 16 for each; a half-read head or frame and bytes on
 //! their way out live in boxes that go when they are empty. A subscription with a window has 48

@@ -287,13 +287,13 @@ fn doctor_reads_files_in_one_place() {
 fn mio_is_named_where_it_belongs() {
     check(&sources(&["src/"]), rules::mio_contained);
     breaks(
-        "src/worker/poll.rs",
+        "src/worker/readiness.rs",
         "use mio::Poll;\n",
         1,
         rules::mio_contained,
     );
     keeps(
-        "src/worker/kernel.rs",
+        "src/worker/wire/kernel.rs",
         "use mio::Poll;\n",
         rules::mio_contained,
     );
@@ -326,13 +326,13 @@ fn errors_say_their_cause_once() {
 fn unsafe_code_is_only_in_sys() {
     check(&sources(&["src/"]), rules::unsafe_contained);
     breaks(
-        "src/worker/poll.rs",
+        "src/worker/readiness.rs",
         "unsafe { a() }\n",
         1,
         rules::unsafe_contained,
     );
     keeps(
-        "src/worker/poll.rs",
+        "src/worker/readiness.rs",
         "#![deny(unsafe_code)] // unsafe\n",
         rules::unsafe_contained,
     );

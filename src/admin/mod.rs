@@ -29,7 +29,7 @@ use crate::log::Log;
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
-use crate::worker::guard::Guard;
+use crate::worker::admission::guard::Guard;
 use exchange::{Exchange, Worth};
 
 /// Stack of the thread. Its largest frame is the parser's table of header fields.

@@ -22,8 +22,8 @@ use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;
-use crate::worker::inbox::Mailbox;
-use crate::worker::upstream::Reports;
+use crate::worker::mail::inbox::Mailbox;
+use crate::worker::mail::upstream::Reports;
 
 /// A socket on which feeders can connect already, but nobody accepts yet.
 #[derive(Debug)]

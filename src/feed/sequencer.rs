@@ -22,8 +22,8 @@ use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::time::{Deadline, Now};
-use crate::worker::inbox::{Mail, Mailbox, Posted};
-use crate::worker::outgoing::Outgoing;
+use crate::worker::mail::inbox::{Mail, Mailbox, Posted};
+use crate::worker::mail::outgoing::Outgoing;
 
 /// The end of the feed's road: numbers, batches and mailboxes.
 #[derive(Debug)]
@@ -458,7 +458,7 @@ mod tests {
     use crate::feed::journal::state::Boot;
     use crate::id::Epoch;
     use crate::sys::wake::Wake;
-    use crate::worker::inbox::{Inbox, Item, inbox};
+    use crate::worker::mail::inbox::{Inbox, Item, inbox};
 
     fn sequencer() -> (Sequencer, Inbox) {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));

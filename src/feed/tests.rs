@@ -14,8 +14,8 @@ use crate::effect::Audience;
 use crate::frame::{Payload, Publication};
 use crate::id::{ChannelName, ConnName, Epoch, RunId};
 use crate::log::Writer;
-use crate::worker::inbox::{Inbox, Item, Mail, inbox};
-use crate::worker::upstream::{Bounds, Reported, Upstream, upstream};
+use crate::worker::mail::inbox::{Inbox, Item, Mail, inbox};
+use crate::worker::mail::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 

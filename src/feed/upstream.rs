@@ -27,7 +27,7 @@ use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
-use crate::worker::upstream::{Reports, Waiting};
+use crate::worker::mail::upstream::{Reports, Waiting};
 
 /// The feed's end of the way upstream.
 #[derive(Debug)]

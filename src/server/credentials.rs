@@ -9,7 +9,7 @@ use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::tls::Identity;
 use crate::worker::keys::Keys;
-use crate::worker::tls::{Identities, Secure};
+use crate::worker::wire::tls::{Identities, Secure};
 
 /// The content of the files that the configuration names. Each is there if it is asked for.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ use crate::sys::cpu;
 use crate::sys::descriptors::unshare_table;
 use crate::sys::listener::{self, SocketOptions};
 use crate::sys::ring::Ring;
-use crate::worker::kernel::MioNet;
-use crate::worker::net::Net as _;
+use crate::worker::wire::kernel::MioNet;
+use crate::worker::wire::net::Net as _;
 use crate::worker::{Parts, Worker};
 
 /// Where the workers listen.

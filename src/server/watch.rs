@@ -13,7 +13,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::config::limits::WATCH_MS;
 use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
-use crate::worker::sources::Sources;
+use crate::worker::admission::sources::Sources;
 
 /// The thread; ends with this.
 #[derive(Debug)]

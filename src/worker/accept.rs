@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::net::{AcceptOutcome, Net};
+use super::wire::net::{AcceptOutcome, Net};
 use super::{Slot, Worker};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
 use crate::conn::Conn;

@@ -2,7 +2,7 @@
 //! socket.
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::backend::ClientPublication;
 use crate::effect::{Acknowledgement, Effect, Join, Leave, Window};
 use crate::hub::{Acknowledged, JoinOutcome, Joined};

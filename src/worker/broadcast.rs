@@ -7,8 +7,8 @@
 //! feed has posted, since everything up to there concerned other workers or was taken.
 
 use super::Worker;
-use super::inbox::{Item, Mail};
-use super::net::Net;
+use super::mail::inbox::{Item, Mail};
+use super::wire::net::Net;
 use crate::config::limits::PUBLICATIONS_PER_TURN_MAX;
 
 impl<N: Net> Worker<N> {

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Worker;
-use super::inbox::DrainOrder;
-use super::net::Net;
+use super::mail::inbox::DrainOrder;
+use super::wire::net::Net;
 use crate::config::Drain;
 use crate::config::limits::{
     DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,

@@ -6,7 +6,7 @@
 //! inbox.
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::effect::Join;
 use crate::hub::JoinOutcome;
 use crate::id::ConnId;

@@ -5,7 +5,7 @@
 //! goodbye is due.
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::config::limits::EXPIRES_PER_TURN_MAX;
 use crate::conn::Standing;
 use crate::id::ConnId;

@@ -15,7 +15,7 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use super::Worker;
-use super::net::{Net, Write, WriteOutcome};
+use super::wire::net::{Net, Write, WriteOutcome};
 use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;

@@ -11,33 +11,25 @@
 //! them only when the socket says that it would block.
 
 mod accept;
-mod answer;
+pub mod admission;
+mod answer_poll;
 mod apply;
 mod broadcast;
-mod dialogue;
 mod drain;
 mod epoch;
 mod expire;
 mod flush;
-pub mod guard;
-pub mod inbox;
-mod inspect;
-pub mod kernel;
+mod invariants;
 pub mod keys;
-pub mod net;
-pub mod outgoing;
-pub mod pending;
+pub mod mail;
+mod memory_trim;
 pub mod pinned;
-mod poll;
-mod rates;
+
 mod read;
+mod readiness;
 mod reap;
 mod round;
-pub mod sources;
-mod storm;
-pub mod tls;
-pub mod upstream;
-pub mod walkers;
+pub mod wire;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,19 +54,19 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
+use admission::guard::{Guard, Visitors};
+use admission::pending::Pending;
+use admission::rates::Rates;
 use drain::{Draining, Leaving};
 use flush::Collected;
-use guard::{Guard, Visitors};
-use inbox::{Inbox, Item};
 use keys::Keys;
-use net::{Net, Readiness, WriteOutcome};
-use pending::Pending;
+use mail::inbox::{Inbox, Item};
+use mail::upstream::Upstream;
+use memory_trim::Storm;
 use pinned::Holders;
-use rates::Rates;
 use round::{Queue, Round};
-use storm::Storm;
-use tls::{Filters, Secure};
-use upstream::Upstream;
+use wire::net::{Net, Readiness, WriteOutcome};
+use wire::tls::{Filters, Secure};
 
 /// What a worker is made of.
 #[derive(Debug)]

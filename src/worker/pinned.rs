@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::config::limits::{HOLDERS_PER_TURN_MAX, PINNED_STALE_MS};
 use crate::conn::Outbox;
 use crate::effect::CloseReason;

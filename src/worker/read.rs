@@ -6,7 +6,7 @@
 //! twice in a turn. A conn whose answers pile up is not read at all until they have gone out.
 
 use super::Worker;
-use super::net::{Net, ReadOutcome};
+use super::wire::net::{Net, ReadOutcome};
 use crate::config::limits::{
     CONN_SLICE_US_MAX, INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX,
     READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
@@ -186,10 +186,10 @@ mod tests {
     use crate::log::Writer;
     use crate::sys::wake::Wake;
     use crate::time::Now;
-    use crate::worker::guard::Guard;
-    use crate::worker::inbox::inbox;
-    use crate::worker::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
-    use crate::worker::upstream::{Bounds, upstream};
+    use crate::worker::admission::guard::Guard;
+    use crate::worker::mail::inbox::inbox;
+    use crate::worker::mail::upstream::{Bounds, upstream};
+    use crate::worker::wire::net::{AcceptOutcome, Polled, Readiness, WriteOutcome};
     use crate::worker::{Parts, Turn};
 
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\

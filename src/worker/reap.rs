@@ -5,7 +5,7 @@
 //! way finds none.
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 
 impl<N: Net> Worker<N> {
     pub(super) fn reap(&mut self) {

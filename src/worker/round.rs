@@ -6,11 +6,11 @@
 //! after it came up: a complete poll, then one read of each conn that was listed for reading when
 //! that poll ended, then one step of each handshake that was listed when those reads were done.
 //! Both lists are queues, so positions in them tell when that is. All timers of conns and
-//! [`super::pending`] are decided at the end of a round, in `expire`, and nowhere else.
+//! [`super::admission::pending`] are decided at the end of a round, in `expire`, and nowhere else.
 
 use std::collections::VecDeque;
 
-use super::net::Polled;
+use super::wire::net::Polled;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 

@@ -17,8 +17,8 @@ use fanfare::effect::{Audience, Reference};
 use fanfare::frame::{Payload, Receipt};
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
-use fanfare::worker::inbox::Mail;
-use fanfare::worker::upstream::{Bounds, Reports};
+use fanfare::worker::mail::inbox::Mail;
+use fanfare::worker::mail::upstream::{Bounds, Reports};
 
 use crate::feed::Mailboxes;
 use crate::link::DISCONNECT_CODE;

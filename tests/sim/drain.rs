@@ -9,7 +9,7 @@ use fanfare::config::Config;
 use fanfare::id::{ChannelName, Epoch, RunId, Sequence};
 use fanfare::log::Writer;
 use fanfare::worker::Turn;
-use fanfare::worker::inbox::DrainOrder;
+use fanfare::worker::mail::inbox::DrainOrder;
 
 use crate::feed::Feed;
 use crate::net::{FakeNet, Machine};

@@ -13,8 +13,8 @@ use fanfare::frame::{Payload, Publication, Receipt};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
-use fanfare::worker::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
-use fanfare::worker::outgoing::Outgoing;
+use fanfare::worker::mail::inbox::{Batch, DrainOrder, Mail, Mailbox, Posted};
+use fanfare::worker::mail::outgoing::Outgoing;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;

@@ -7,7 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
 
 use fanfare::tls::{Identity, Material};
-use fanfare::worker::tls::{Identities, Secure};
+use fanfare::worker::wire::tls::{Identities, Secure};
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};

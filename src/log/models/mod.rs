@@ -26,8 +26,8 @@ use crate::frame::{Encoder, Envelope, FrameKind, Ledger, Payload, Publication};
 use crate::hub::{Gap, Hub, JoinOutcome, Visit};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence, Since};
 use crate::time::Now;
-use crate::worker::inbox::{Batch, Item};
-use crate::worker::outgoing::Outgoing;
+use crate::worker::mail::inbox::{Batch, Item};
+use crate::worker::mail::outgoing::Outgoing;
 
 /// Of all threads of a model together.
 const PREEMPTIONS_MAX: usize = 3;

@@ -17,10 +17,10 @@ use fanfare::log::Writer;
 use fanfare::metrics::WorkerMetrics;
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
-use fanfare::worker::guard::Guard;
-use fanfare::worker::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
-use fanfare::worker::outgoing::Outgoing;
-use fanfare::worker::upstream::{Bounds, Reports, upstream};
+use fanfare::worker::admission::guard::Guard;
+use fanfare::worker::mail::inbox::{DrainOrder, Mail, Mailbox, Posted, inbox};
+use fanfare::worker::mail::outgoing::Outgoing;
+use fanfare::worker::mail::upstream::{Bounds, Reports, upstream};
 use fanfare::worker::{Parts, Turn, Worker};
 
 use super::conn;

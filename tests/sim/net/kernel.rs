@@ -8,7 +8,7 @@ use std::time::Duration;
 use fanfare::effect::CloseReason;
 use fanfare::id::ConnId;
 use fanfare::time::Now;
-use fanfare::worker::net::{
+use fanfare::worker::wire::net::{
     AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome,
 };
 

@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
 use fanfare::id::ConnId;
-use fanfare::worker::net::{Polled, Readiness};
+use fanfare::worker::wire::net::{Polled, Readiness};
 
 use super::secure::PeerEnd;
 pub(crate) use machine::{Machine, MidTurn};

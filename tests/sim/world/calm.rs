@@ -1,7 +1,7 @@
 //! What follows the chaos: the calm, in which each client has to be served, and the drain.
 
 use fanfare::config::limits::{RECONNECTS_MS_MIN, RESTART_MS};
-use fanfare::worker::inbox::DrainOrder;
+use fanfare::worker::mail::inbox::DrainOrder;
 
 use super::World;
 use super::draw::calm_pause_us;

@@ -12,11 +12,11 @@ use fanfare::log::Log;
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
-use fanfare::worker::guard::Guard;
-use fanfare::worker::inbox::inbox;
-use fanfare::worker::pending::SilentLimit;
-use fanfare::worker::sources::Sources;
-use fanfare::worker::upstream::upstream;
+use fanfare::worker::admission::guard::Guard;
+use fanfare::worker::admission::pending::SilentLimit;
+use fanfare::worker::admission::sources::Sources;
+use fanfare::worker::mail::inbox::inbox;
+use fanfare::worker::mail::upstream::upstream;
 use fanfare::worker::{Parts, Worker};
 
 use crate::backend::{Backend, draw_bounds};

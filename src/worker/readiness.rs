@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Worker;
-use super::net::{Net, Readiness};
+use super::wire::net::{Net, Readiness};
 use crate::config::limits::LATE_ENTRIES_WAIT_MS;
 
 impl<N: Net> Worker<N> {

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use super::Worker;
-use super::net::Net;
 use super::upstream::{Noticed, Reported};
 use crate::backend::{
     ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Revocation, Saying,
@@ -18,10 +16,12 @@ use crate::effect::{Join, Reference};
 use crate::frame::Receipt;
 use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId, ConnName};
+use crate::worker::Worker;
+use crate::worker::wire::net::Net;
 
 impl<N: Net> Worker<N> {
     /// The name of a conn outside this worker.
-    pub(super) fn name(&self, id: ConnId) -> ConnName {
+    pub(in crate::worker) fn name(&self, id: ConnId) -> ConnName {
         ConnName {
             run: self.parts.run,
             worker: self.parts.number,
@@ -37,7 +37,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Says something to one conn, and lets whoever asked know what became of it.
-    pub(super) fn say(&mut self, direct: &Direct) {
+    pub(in crate::worker) fn say(&mut self, direct: &Direct) {
         let told = self.find(direct.to).map(|id| self.tell(id, &direct.saying));
         let delivery = told.unwrap_or(Delivery::NoConn);
         let Some(verdict) = &direct.verdict else {
@@ -61,7 +61,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Ends the conns whose token is about somebody, and says how many those were.
-    pub(super) fn revoke(&mut self, revocation: &Revocation) {
+    pub(in crate::worker) fn revoke(&mut self, revocation: &Revocation) {
         let ids: Vec<ConnId> = self
             .access
             .slots_of(&revocation.sub)
@@ -81,7 +81,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Says how many subscribers channels have here.
-    pub(super) fn count(&self, counts: &Counts) {
+    pub(in crate::worker) fn count(&self, counts: &Counts) {
         let mut is_last = false;
         for (channel, receipt) in counts.iter() {
             is_last = receipt.confirm(self.hub.subscribers_of(channel));
@@ -92,7 +92,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// From now on reports comings and goings of these channels, and says so.
-    pub(super) fn start_watching(&mut self, watch: Arc<Watch>, receipt: &Receipt) {
+    pub(in crate::worker) fn start_watching(&mut self, watch: Arc<Watch>, receipt: &Receipt) {
         self.watch = watch;
         self.parts.upstream.note_watch();
         if receipt.confirm(0) {
@@ -100,7 +100,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    pub(super) fn ask_count(
+    pub(in crate::worker) fn ask_count(
         &mut self,
         id: ConnId,
         channel: ChannelName,
@@ -119,7 +119,11 @@ impl<N: Net> Worker<N> {
         self.report_for(id, report, &refused);
     }
 
-    pub(super) fn publish_upstream(&mut self, id: ConnId, publication: ClientPublication) {
+    pub(in crate::worker) fn publish_upstream(
+        &mut self,
+        id: ConnId,
+        publication: ClientPublication,
+    ) {
         let refused = Saying::Published {
             outcome: Published::Busy,
             reference: publication.reference.clone(),
@@ -154,7 +158,7 @@ impl<N: Net> Worker<N> {
 
     /// Hands over what waits for the feed. Conns are read again when that is all, and when the feed
     /// has taken enough of their notices.
-    pub(super) fn send_upstream(&mut self) {
+    pub(in crate::worker) fn send_upstream(&mut self) {
         self.parts.upstream.send_kept();
         for name in self.parts.upstream.take_released() {
             if let Some(id) = self.find(name) {
@@ -170,7 +174,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// One reason not to read a conn is gone; it is read again unless there is another.
-    pub(super) fn release(&mut self, id: ConnId) {
+    pub(in crate::worker) fn release(&mut self, id: ConnId) {
         let name = self.name(id);
         let upstream = &self.parts.upstream;
         if self.rates.is_paused(id.slot) || upstream.is_full(name) {
@@ -188,7 +192,12 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reports the channels that a stream has come to, if somebody wants to know.
-    pub(super) fn note_joined(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
+    pub(in crate::worker) fn note_joined(
+        &mut self,
+        id: ConnId,
+        join: &Join,
+        outcomes: &[JoinOutcome],
+    ) {
         if self.watch.is_empty() {
             return;
         }
@@ -200,7 +209,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reports that a stream has left a channel, if somebody wants to know.
-    pub(super) fn note_left(&mut self, id: ConnId, channel: &ChannelName) {
+    pub(in crate::worker) fn note_left(&mut self, id: ConnId, channel: &ChannelName) {
         self.notify(id, channel, false);
     }
 
@@ -225,7 +234,7 @@ impl<N: Net> Worker<N> {
 
     /// Ends all subscriptions of a conn, and what its token allowed. A poll comes and goes with
     /// each of its requests, which is no news.
-    pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
+    pub(in crate::worker) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watch.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
             for channel in channels {

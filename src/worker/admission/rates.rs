@@ -13,13 +13,13 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::{Slot, Worker};
 use crate::config::Limits;
 use crate::conn::Stance;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
+use crate::worker::{Slot, Worker};
 
-use super::net::Net;
+use crate::worker::wire::net::Net;
 
 /// What may be sent at once, in seconds' worth of it, and how often the table is swept.
 const BURST: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ const READ_BYTES_MIN: usize = 64;
 
 /// The accounts of one worker.
 #[derive(Debug)]
-pub(super) struct Rates {
+pub(in crate::worker) struct Rates {
     /// Nanoseconds for which a frame, and a byte, is held against its client; zero is no limit.
     frame_ns: u64,
     byte_ns: u64,
@@ -52,7 +52,7 @@ struct Account {
 }
 
 impl Rates {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(in crate::worker) fn new(limits: &Limits) -> Self {
         let each_ns = |per_second: u32| 1_000_000_000_u64.checked_div(per_second.into());
         let bytes = limits.client_bytes_per_second as usize;
         let frames = limits.client_frames_per_second as usize;
@@ -75,11 +75,11 @@ impl Rates {
     }
 
     /// When the next client is read again.
-    pub(super) fn due(&self) -> Option<Deadline> {
+    pub(in crate::worker) fn due(&self) -> Option<Deadline> {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
 
-    pub(super) fn is_paused(&self, slot: u32) -> bool {
+    pub(in crate::worker) fn is_paused(&self, slot: u32) -> bool {
         let account = match self.pauses.is_empty() {
             true => None,
             false => self.by_slot.get(&slot),
@@ -87,7 +87,7 @@ impl Rates {
         account.is_some_and(|account| account.is_paused)
     }
 
-    pub(super) fn forget(&mut self, slot: u32) {
+    pub(in crate::worker) fn forget(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
             self.by_slot.remove(&slot);
         }
@@ -127,7 +127,7 @@ impl Rates {
 
 impl<S> Slot<S> {
     /// How many bytes of its client's the machine may be handed now.
-    pub(super) fn takes(&self, head_bytes: u32, rates: &Rates) -> usize {
+    pub(in crate::worker) fn takes(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.stance() {
             Stance::WebSocket => most.min(rates.read_bytes_max),
@@ -138,7 +138,7 @@ impl<S> Slot<S> {
 
 impl<N: Net> Worker<N> {
     /// Hands a machine what came from its client, and holds the client to its rates.
-    pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
+    pub(in crate::worker) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         let frames_before = self.parts.metrics.client_frames.value();
         self.call(id, |conn, out, context| {
             conn.handle_bytes(bytes, out, context);
@@ -170,7 +170,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reads those again who have made up for what they have sent.
-    pub(super) fn resume_reads(&mut self) {
+    pub(in crate::worker) fn resume_reads(&mut self) {
         while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
             && self.now.has_reached(due)
         {

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::Worker;
-use super::net::Net;
 use crate::conn::Stance;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::time::Deadline;
+use crate::worker::Worker;
+use crate::worker::wire::net::Net;
 
 /// Stale names that the queue may hold before it is cleaned up.
 const QUEUE_SLACK: usize = 64;
@@ -57,7 +57,7 @@ impl SilentLimit {
 
 /// The conns of one worker that say nothing.
 #[derive(Debug, Default)]
-pub(super) struct Pending {
+pub(in crate::worker) struct Pending {
     silent: u32,
     /// Names of silent conns, the oldest first, and stale ones. Empty where there is no bound.
     queue: VecDeque<ConnId>,
@@ -66,13 +66,13 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::worker) fn shrink(&mut self) {
         self.queue.shrink_to_fit();
         self.subscribes_by.shrink_to_fit();
     }
 
     /// By when the WebSocket in a slot has to subscribe to something.
-    pub(super) fn subscribes_by(&self, slot: u32) -> Option<Deadline> {
+    pub(in crate::worker) fn subscribes_by(&self, slot: u32) -> Option<Deadline> {
         if self.subscribes_by.is_empty() {
             return None;
         }
@@ -80,26 +80,26 @@ impl Pending {
     }
 
     /// The conn has subscribed or is freed.
-    pub(super) fn forget_subscribes_by(&mut self, slot: u32) {
+    pub(in crate::worker) fn forget_subscribes_by(&mut self, slot: u32) {
         if !self.subscribes_by.is_empty() {
             self.subscribes_by.remove(&slot);
         }
     }
 
     /// Silent conns of this worker.
-    pub(super) fn silent(&self) -> u32 {
+    pub(in crate::worker) fn silent(&self) -> u32 {
         self.silent
     }
 }
 
 impl<N: Net> Worker<N> {
     /// A round is over that began after a conn was accepted.
-    pub(super) fn note_silent(&mut self, id: ConnId) {
+    pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, _context| conn.handle_silent());
     }
 
     /// What a call has made of a conn.
-    pub(super) fn note_stance(&mut self, id: ConnId, before: Stance, after: Stance) {
+    pub(in crate::worker) fn note_stance(&mut self, id: ConnId, before: Stance, after: Stance) {
         if before == after {
             return;
         }
@@ -135,7 +135,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// A silent conn is silent no more, or is closed.
-    pub(super) fn leave_silent(&mut self) {
+    pub(in crate::worker) fn leave_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
         if let Some(limit) = &self.parts.guard.silent {
@@ -144,7 +144,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Whether this worker has to close silent conns, if all that have arrived are silent too.
-    pub(super) fn may_have_too_many_silent(&self) -> bool {
+    pub(in crate::worker) fn may_have_too_many_silent(&self) -> bool {
         let limit = self.parts.guard.silent.as_ref();
         let (silent, arrived) = (self.pending.silent, self.round.arrived());
         limit.is_some_and(|limit| limit.is_exceeded_by(silent, arrived))
@@ -157,7 +157,7 @@ impl<N: Net> Worker<N> {
 
     /// Closes the oldest silent conns beyond the bound, at the end of a round. One with something
     /// to be read becomes the newest.
-    pub(super) fn crowd_out(&mut self) {
+    pub(in crate::worker) fn crowd_out(&mut self) {
         for _ in 0..self.pending.queue.len() {
             if !self.has_too_many_silent() {
                 return;
@@ -179,7 +179,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Ends a WebSocket that should have subscribed by now. True if it was one.
-    pub(super) fn end_unsubscribed(&mut self, id: ConnId) -> bool {
+    pub(in crate::worker) fn end_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);
         let is_due = due.is_some_and(|due| self.running.now().has_reached(due));
         if is_due {

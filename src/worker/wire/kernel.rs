@@ -15,8 +15,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
+use super::fanout_limiter::Place;
 use super::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome};
-use super::walkers::Place;
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
 use crate::sys::clock::Clock;
@@ -35,7 +35,8 @@ enum SlabEntry<T> {
 
 // What the kernel's socket costs beside the machine is four bytes, and the slab adds none.
 const _: () = assert!(
-    size_of::<SlabEntry<super::Slot<TcpStream>>>() <= if cfg!(debug_assertions) { 72 } else { 56 }
+    size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
+        <= if cfg!(debug_assertions) { 72 } else { 56 }
 );
 
 /// The token of the worker's own wake.
@@ -148,7 +149,7 @@ impl MioNet {
 }
 
 /// Listeners count down from below [`WAKE`]; conns never have names so large, see
-/// [`super::Worker`].
+/// [`crate::worker::Worker`].
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }

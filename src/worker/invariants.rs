@@ -4,7 +4,7 @@
 //! that does not hold.
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::conn::Stance;
 use crate::effect::CloseReason;

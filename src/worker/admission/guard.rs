@@ -11,10 +11,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::Worker;
-use super::net::Net;
 use super::pending::SilentLimit;
-use super::pinned::Oldest;
 use super::sources::{Arrival, Sources};
 use crate::effect::{CloseReason, Draw, ReconnectDelay};
 use crate::http::origin::Reader;
@@ -22,6 +19,9 @@ use crate::http::{Refusal, response};
 use crate::id::ConnId;
 use crate::proxy::{Source, TooMany, contains};
 use crate::sys::pressure::Pressure;
+use crate::worker::Worker;
+use crate::worker::pinned::Oldest;
+use crate::worker::wire::net::Net;
 
 /// By what conns are kept away. The default keeps nobody away.
 #[derive(Clone, Debug, Default)]
@@ -40,13 +40,13 @@ pub struct Guard {
 
 /// Where conns come from.
 #[derive(Debug, Default)]
-pub(super) struct Visitors {
+pub(in crate::worker) struct Visitors {
     by_slot: HashMap<u32, Visitor, RandomState>,
 }
 
 /// Where one conn comes from.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Visitor {
+pub(in crate::worker) struct Visitor {
     /// For whom it is counted, if it is.
     counted: Option<Source>,
     /// Who has connected, or whoever a PROXY header has named.
@@ -61,7 +61,7 @@ pub(super) struct Visitor {
 
 /// Why somebody does not come in.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Refused {
+pub(in crate::worker) enum Refused {
     Full,
     Memory,
     Source(TooMany),
@@ -69,19 +69,19 @@ pub(super) enum Refused {
 }
 
 impl Visitors {
-    pub(super) fn is_trusted(&self, slot: u32) -> bool {
+    pub(in crate::worker) fn is_trusted(&self, slot: u32) -> bool {
         let is_trusted = |visitor: &Visitor| visitor.is_trusted;
         !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
     }
 
     /// Lets go of the room for those who have left.
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::worker) fn shrink(&mut self) {
         self.by_slot.shrink_to_fit();
     }
 }
 
 impl<N: Net> Worker<N> {
-    pub(super) fn is_proxied(&self, listener: u32) -> bool {
+    pub(in crate::worker) fn is_proxied(&self, listener: u32) -> bool {
         self.parts.guard.proxied & (1 << (listener % 64)) != 0
     }
 
@@ -93,7 +93,7 @@ impl<N: Net> Worker<N> {
 
     /// Whether somebody comes in, and as whom, if that matters. A conn that is let in and counted
     /// has to be noted or forgotten.
-    pub(super) fn screen(
+    pub(in crate::worker) fn screen(
         &self,
         address: IpAddr,
         listener: u32,
@@ -151,18 +151,18 @@ impl<N: Net> Worker<N> {
         Ok(())
     }
 
-    pub(super) fn note_visitor(&mut self, id: ConnId, visitor: Visitor) {
+    pub(in crate::worker) fn note_visitor(&mut self, id: ConnId, visitor: Visitor) {
         self.visitors.by_slot.insert(id.slot, visitor);
     }
 
     /// The conn that was let in has gone, or never had a slot.
-    pub(super) fn forget_visitor(&self, mut visitor: Visitor) {
+    pub(in crate::worker) fn forget_visitor(&self, mut visitor: Visitor) {
         // Nobody is refused as nobody.
         let _uncounted = self.recount(&mut visitor, None);
     }
 
     /// A conn is freed.
-    pub(super) fn take_visitor(&mut self, slot: u32) -> Option<Visitor> {
+    pub(in crate::worker) fn take_visitor(&mut self, slot: u32) -> Option<Visitor> {
         if self.visitors.by_slot.is_empty() {
             return None;
         }
@@ -170,7 +170,12 @@ impl<N: Net> Worker<N> {
     }
 
     /// Turns away a connection that has no slot: in words, where they can be understood.
-    pub(super) fn turn_away(&mut self, socket: N::Socket, listener: u32, refused: Refused) {
+    pub(in crate::worker) fn turn_away(
+        &mut self,
+        socket: N::Socket,
+        listener: u32,
+        refused: Refused,
+    ) {
         let counter = self.counter(refused);
         counter.increment();
         self.look_at_the_calendar();
@@ -204,7 +209,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// A PROXY header has named the client, or nobody. TLS begins behind it where that is spoken.
-    pub(super) fn name_by_header(&mut self, id: ConnId, client: Option<IpAddr>) {
+    pub(in crate::worker) fn name_by_header(&mut self, id: ConnId, client: Option<IpAddr>) {
         let Some(mut visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
             return;
         };
@@ -223,7 +228,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// A trusted HTTP proxy has named the client of a request, or nobody.
-    pub(super) fn name_by_field(&mut self, id: ConnId, client: Option<IpAddr>) {
+    pub(in crate::worker) fn name_by_field(&mut self, id: ConnId, client: Option<IpAddr>) {
         let Some(visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
             return;
         };

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::config::limits::{ANSWER_WAIT_MS, POLL_PLANS_MAX};
 use crate::frame::{Encoded, FrameKind};
 use crate::hub::Gap;

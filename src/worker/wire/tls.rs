@@ -15,14 +15,14 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::Worker;
 use super::net::{Net, ReadOutcome};
-use super::read::read_uninterrupted;
-use super::round::Queue;
 use crate::config::limits::{HANDSHAKES_PER_TURN_MAX, LINGER_MS};
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
+use crate::worker::Worker;
+use crate::worker::read::read_uninterrupted;
+use crate::worker::round::Queue;
 
 /// What the server proves now. Whoever has begun goes on with what it was then.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct Secure {
 
 /// The filters of one worker.
 #[derive(Debug, Default)]
-pub(super) struct Filters {
+pub(in crate::worker) struct Filters {
     by_slot: HashMap<u32, Box<Secured>, RandomState>,
     /// Conns with something to read whose handshake waits for its turn.
     to_shake: Queue,
@@ -93,12 +93,12 @@ impl Filters {
     }
 
     /// Whether a conn's bytes are sealed.
-    pub(super) fn has(&self, slot: u32) -> bool {
+    pub(in crate::worker) fn has(&self, slot: u32) -> bool {
         !self.by_slot.is_empty() && self.by_slot.contains_key(&slot)
     }
 
     /// What is sealed and not sent.
-    pub(super) fn unsent(&self, slot: u32) -> &[u8] {
+    pub(in crate::worker) fn unsent(&self, slot: u32) -> &[u8] {
         if self.by_slot.is_empty() {
             return &[];
         }
@@ -107,28 +107,28 @@ impl Filters {
     }
 
     /// Whether a conn has to shake hands before anything can be sealed for it.
-    pub(super) fn is_shaking(&self, slot: u32) -> bool {
+    pub(in crate::worker) fn is_shaking(&self, slot: u32) -> bool {
         let secured = self.get(slot);
         secured.is_some_and(|secured| secured.filter.is_handshaking())
     }
 
     /// Whether handshakes wait.
-    pub(super) fn are_shaking(&self) -> bool {
+    pub(in crate::worker) fn are_shaking(&self) -> bool {
         !self.to_shake.is_empty()
     }
 
     /// Whether the handshake of a conn waits.
-    pub(super) fn is_listed_to_shake(&self, slot: u32) -> bool {
+    pub(in crate::worker) fn is_listed_to_shake(&self, slot: u32) -> bool {
         !self.by_slot.is_empty() && self.get(slot).is_some_and(|one| one.is_listed_to_shake)
     }
 
     /// The handshakes that wait.
-    pub(super) fn to_shake(&self) -> &Queue {
+    pub(in crate::worker) fn to_shake(&self) -> &Queue {
         &self.to_shake
     }
 
     /// Forgets a conn.
-    pub(super) fn remove(&mut self, slot: u32) {
+    pub(in crate::worker) fn remove(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
             self.by_slot.remove(&slot);
             self.calm();
@@ -147,14 +147,14 @@ impl Filters {
     }
 
     /// Gives back room that is not used.
-    pub(super) fn shrink(&mut self) {
+    pub(in crate::worker) fn shrink(&mut self) {
         self.by_slot.shrink_to_fit();
         self.to_shake.shrink();
     }
 
     /// Seals as much as there is, up to the budget, if everything sealed before is gone. Says how
     /// many bytes of plaintext.
-    pub(super) fn seal(
+    pub(in crate::worker) fn seal(
         &mut self,
         slot: u32,
         slices: impl Iterator<Item: AsRef<[u8]>>,
@@ -187,13 +187,13 @@ impl Filters {
 
 impl<N: Net> Worker<N> {
     /// Whether a listener's conns are to be secured.
-    pub(super) fn is_secure(&self, listener: u32) -> bool {
+    pub(in crate::worker) fn is_secure(&self, listener: u32) -> bool {
         let secure = self.parts.secure.as_ref();
         secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
     }
 
     /// Gives a new conn its filter. False when that cannot be had.
-    pub(super) fn secure(&mut self, id: ConnId) -> bool {
+    pub(in crate::worker) fn secure(&mut self, id: ConnId) -> bool {
         let Some(secure) = &self.parts.secure else {
             return false;
         };
@@ -214,7 +214,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// The handshakes whose turn it is.
-    pub(super) fn shake(&mut self) {
+    pub(in crate::worker) fn shake(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
             let Some(id) = self.filters.to_shake.pop() else {
                 return;
@@ -234,7 +234,11 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reads a conn that has a filter. `None` when it is not to be read for now.
-    pub(super) fn read_sealed(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
+    pub(in crate::worker) fn read_sealed(
+        &mut self,
+        id: ConnId,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
         let secured = self.filters.get_mut(id.slot)?;
         if secured.filter.has_plain() {
             return self.hand_over(id);
@@ -357,7 +361,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// The socket took so many sealed bytes.
-    pub(super) fn note_sealed(&mut self, id: ConnId, count: usize) {
+    pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {
             secured.filter.advance(count);
@@ -371,7 +375,7 @@ impl<N: Net> Worker<N> {
 
     /// Whether the machine is to be told that its own bytes have gone. Those that are sealed have
     /// when they are sent, unless there are more by then.
-    pub(super) fn is_drained(&mut self, id: ConnId, is_own_done: bool) -> bool {
+    pub(in crate::worker) fn is_drained(&mut self, id: ConnId, is_own_done: bool) -> bool {
         let Some(secured) = self.filters.get_mut(id.slot) else {
             return is_own_done;
         };
@@ -383,7 +387,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// After a write: whoever has sent everything ends, if it was to.
-    pub(super) fn end_sealed(&mut self, id: ConnId) {
+    pub(in crate::worker) fn end_sealed(&mut self, id: ConnId) {
         let Some(secured) = self.filters.get_mut(id.slot) else {
             return;
         };
@@ -402,7 +406,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Sends FIN, behind what is sealed and a `close_notify`.
-    pub(super) fn shutdown_write(&mut self, id: ConnId) {
+    pub(in crate::worker) fn shutdown_write(&mut self, id: ConnId) {
         if let Some(secured) = self.filters.get_mut(id.slot) {
             secured.filter.close();
             if !secured.filter.unsent().is_empty() {
@@ -417,7 +421,7 @@ impl<N: Net> Worker<N> {
 
     /// Closes a conn. One that has come to its end in order, or whose FIN waits for what is sealed
     /// for it, says goodbye first (`close_notify`). Asked a second time it waits no more.
-    pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
+    pub(in crate::worker) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(secured) = self.filters.get_mut(id.slot)
             && (reason == CloseReason::Done || secured.owes_fin)
             && secured.closes.is_none()

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Worker;
-use super::net::Net;
+use super::wire::net::Net;
 use crate::config::limits::{STORM_CONNS, STORM_PATIENCE_MS, STORM_QUIET_MS};
 use crate::sys::memory;
 use crate::time::{Deadline, Now};

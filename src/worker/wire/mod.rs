@@ -1,0 +1,7 @@
+//! The network as a worker sees it: one interface, its implementation over sockets, and TLS between
+//! sockets and machines.
+
+pub mod fanout_limiter;
+pub mod kernel;
+pub mod net;
+pub mod tls;
