@@ -1,302 +1,457 @@
-//! A program that stands in front of the server, until it is let go of: with a configuration of the
-//! test's own, or with one of the recipes in `systemd/proxies`.
+//! The real binary behind proxies: `haproxy` with the PROXY protocol, nginx with the field that
+//! names the client, and hand-made headers that are wrong, late or a lie.
 //!
-//! A recipe is run as it is. Only its two addresses are replaced, `:80` by a free one and
-//! `127.0.0.1:8080` by the server's, and what a distribution's main file has is put around it: the
-//! modules to load, where it may write, and compression of everything.
+//! Whom a conn is counted for is seen by a limit of one conn for each source.
 
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use crate::support::handmade::ends_without_a_word;
+use crate::support::raw::{connect, connect_from};
+use crate::support::secure::{Certificate, secured, tls_addr};
+use crate::support::{Feeder, Lines, Proxy, Raw, Server, Socket, within};
 
-use super::within;
+const ONE_EACH: &str = "[limits]\nconns_per_source = 1\nrequest_head_ms = 1500\n";
+const TRUSTING: &str = "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n";
+const PROXIED: &[&str] = &["--listen", "127.0.0.1:0 proxy"];
 
-/// How long a proxy may take to end by itself.
-const END_TIME: Duration = Duration::from_secs(5);
-const HAPROXY: &str = "/usr/sbin/haproxy";
-const NGINX: &str = "/usr/sbin/nginx";
-
-#[derive(Debug)]
-pub(crate) struct Proxy {
-    child: Child,
-    pub(crate) addr: SocketAddr,
-    folder: TempDir,
+/// A server whose one listener expects the header. The tests' own listener is not used.
+struct Proxied {
+    server: Server,
+    addr: SocketAddr,
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // Those that have processes of their own end them when they are asked to end.
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        let _ = kill_process(pid.unwrap(), Signal::TERM);
-        let asked = Instant::now();
-        while asked.elapsed() < END_TIME && matches!(self.child.try_wait(), Ok(None)) {
-            thread::sleep(Duration::from_millis(5));
+impl Proxied {
+    fn with(config: &str) -> Self {
+        let server = Server::with(config, PROXIED);
+        let addr = server.last_addr();
+        assert_ne!(addr, server.addr);
+        Self { server, addr }
+    }
+}
+
+fn haproxy(mode: &str, how: &str, to: SocketAddr) -> Proxy {
+    Proxy::haproxy(|addr| {
+        format!(
+            "defaults\n mode {mode}\n timeout connect 5s\n timeout client 60s\n \
+             timeout server 60s\n timeout tunnel 60s\n\
+             listen fanfare\n bind {addr}\n {how}\n"
+        )
+        .replace("SERVER", &format!("server one {to}"))
+    })
+}
+
+fn nginx(to: SocketAddr) -> Proxy {
+    Proxy::nginx(|addr| {
+        format!(
+            "map $http_upgrade $connection_upgrade {{ default upgrade; \"\" \"\"; }}\n\
+             upstream fanfare {{ server {to}; keepalive 4; }}\n\
+             server {{ listen {addr};\n\
+             location / {{ proxy_pass http://fanfare; proxy_http_version 1.1;\n\
+             proxy_set_header Host $host;\n\
+             proxy_set_header Upgrade $http_upgrade;\n\
+             proxy_set_header Connection $connection_upgrade;\n\
+             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;\n\
+             proxy_buffering off; }} }}\n"
+        )
+    })
+}
+
+fn ask(mut stream: TcpStream, head: &str) -> (Raw, BufReader<TcpStream>) {
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut stream = BufReader::new(stream);
+    (Raw::read(&mut stream), stream)
+}
+
+/// Opens a stream and keeps it.
+fn stream_from(octet: u8, addr: SocketAddr, fields: &str) -> (u16, BufReader<TcpStream>) {
+    let head = format!("GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let (response, stream) = ask(connect_from(octet, addr), &head);
+    (response.status, stream)
+}
+
+fn v1(client: &str) -> String {
+    format!("PROXY TCP4 {client} 198.51.100.1 4711 443\r\n")
+}
+
+/// Clients of one address have one stream, those of another their own, and all get everything.
+fn check_sources(server: &Server, addr: SocketAddr) {
+    let (status, mut first) = stream_from(9, addr, "");
+    assert_eq!(status, 200);
+    assert_eq!(stream_from(9, addr, "").0, 429);
+    let (status, mut other) = stream_from(10, addr, "");
+    assert_eq!(status, 200);
+    let mut feeder = Feeder::connect(&server.feed);
+    let id = feeder.publish("a", "to both");
+    for stream in [&mut first, &mut other] {
+        let mut said = String::new();
+        let mut byte = [0];
+        while !said.contains(&id) || !said.contains("to both") {
+            stream.read_exact(&mut byte).unwrap();
+            said.push(char::from(byte[0]));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            for name in ["stderr.txt", "log"] {
-                let said = fs::read_to_string(self.folder.path().join(name));
-                eprintln!("-- the proxy said in {name}:\n{}", said.unwrap_or_default());
+    }
+    drop(first);
+    within("the place is free again", || {
+        // Some proxies look for the client's end only when there is something to give it.
+        feeder.publish("a", "is anybody there");
+        (stream_from(9, addr, "").0 == 200).then_some(())
+    });
+    drop(other);
+    within("the table is empty", || {
+        feeder.publish("a", "is anybody there");
+        (server.metric("fanfare_sources") < 0.5).then_some(())
+    });
+}
+
+#[test]
+fn haproxy_names_its_clients_in_both_versions() {
+    for how in ["SERVER send-proxy", "SERVER send-proxy-v2"] {
+        let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
+        let proxy = haproxy("tcp", how, proxied.addr);
+        check_sources(&proxied.server, proxy.addr);
+        assert_eq!(
+            Socket::subscribed(proxy.addr, "channel=a")
+                .0
+                .get_ref()
+                .peer_addr()
+                .unwrap(),
+            proxy.addr
+        );
+    }
+}
+
+#[test]
+fn checks_of_a_proxy_are_nobody_and_never_refused() {
+    let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
+    let how = "SERVER send-proxy-v2 check-send-proxy check inter 100ms";
+    let proxy = haproxy("tcp", how, proxied.addr);
+    within("some checks", || {
+        (proxied.server.metric("fanfare_conns_accepted_total") > 8.0).then_some(())
+    });
+    check_sources(&proxied.server, proxy.addr);
+    let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
+    proxied.server.await_metric(name, 0.0);
+}
+
+#[test]
+fn haproxy_names_its_clients_in_a_field() {
+    let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
+    let proxy = haproxy("http", "option forwardfor\n SERVER", server.addr);
+    check_sources(&server, proxy.addr);
+    // It adds a line; what a client says before is not believed.
+    let lie = "X-Forwarded-For: 192.0.2.1\r\n";
+    let (status, _kept) = stream_from(11, proxy.addr, lie);
+    assert_eq!(status, 200);
+    let (status, _kept) = stream_from(12, proxy.addr, lie);
+    assert_eq!(status, 200);
+    assert_eq!(
+        stream_from(11, proxy.addr, "X-Forwarded-For: 192.0.2.2\r\n").0,
+        429
+    );
+}
+
+#[test]
+fn nginx_names_its_clients_in_a_field() {
+    let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
+    let proxy = nginx(server.addr);
+    check_sources(&server, proxy.addr);
+    let lie = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
+    let (status, _kept) = stream_from(11, proxy.addr, lie);
+    assert_eq!(status, 200);
+    assert_eq!(stream_from(11, proxy.addr, "").0, 429);
+    // Others may use the conns that it keeps to us, and each is counted for itself.
+    for octet in 20..40 {
+        let request = "GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        assert_eq!(ask(connect_from(octet, proxy.addr), request).0.status, 200);
+    }
+    let mut socket = Socket::subscribed(proxy.addr, "channel=a");
+    let id = Feeder::connect(&server.feed).publish("a", 1);
+    assert_eq!(socket.publication()["id"], id.as_str());
+}
+
+#[test]
+fn curl_speaks_for_itself() {
+    let proxied = Proxied::with("");
+    let url = format!("http://{}/", proxied.addr);
+    let page = Lines::curl(["--haproxy-protocol", &url]).rest();
+    assert!(page[0].starts_with("HTTP/1.1 200"), "{page:?}");
+    let mut bare = Lines::curl([&url]);
+    assert!(bare.rest().is_empty());
+    assert!(!bare.wait().success());
+}
+
+#[test]
+fn tls_begins_behind_the_header_however_it_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "own");
+    let config = format!("{}{ONE_EACH}", certificate.config());
+    let server = Server::with(&config, &["--listen", "127.0.0.1:0 tls proxy"]);
+    let addr = tls_addr(&server);
+    let mut v2_header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f\xc0\0\x02\x07".to_vec();
+    v2_header.extend([198, 51, 100, 1, 0x12, 0x67, 1, 0xbb, 4, 0, 0]);
+    let mut kept = Vec::new();
+    for (header, pause) in [
+        (v1("192.0.2.5").into_bytes(), 0),
+        (v1("192.0.2.6").into_bytes(), 1),
+        (v2_header, 1),
+        (v2([192, 0, 2, 8], 30_000), 0),
+    ] {
+        let mut stream = secured(addr, &certificate.trusting());
+        match pause {
+            0 => stream.sock.write_all(&header).unwrap(),
+            _ => {
+                for byte in &header {
+                    stream.sock.write_all(&[*byte]).unwrap();
+                    thread::sleep(Duration::from_millis(1));
+                }
             }
         }
+        stream
+            .write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200");
+        kept.push(stream);
     }
+    server.await_metric("fanfare_tls_handshakes_total", 4.0);
+    // One too many is closed before the handshake.
+    let mut again = connect(addr);
+    again.write_all(v1("192.0.2.5").as_bytes()).unwrap();
+    ends_without_a_word(again);
+    server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
+    let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
+    // The connection that looked whether the proxy was there has the only place at first.
+    let start = within("a place behind the proxy", || {
+        let mut through = secured(proxy.addr, &certificate.trusting());
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        through.write_all(request).ok()?;
+        let mut start = [0; 12];
+        through.read_exact(&mut start).ok()?;
+        Some(start)
+    });
+    assert_eq!(&start, b"HTTP/1.1 200");
 }
 
-/// A file of `systemd/proxies`, and which part of it is in front of the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Recipe {
-    Apache,
-    Caddy,
-    Haproxy,
-    HaproxyTcp,
-    Lighttpd,
-    Nginx,
-    Squid,
-    Varnish,
+/// A header of version 2 that names a client of IPv4, with so many bytes of extensions.
+fn v2(client: [u8; 4], extensions: u16) -> Vec<u8> {
+    let mut rest = [&client[..], &[198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]].concat();
+    rest.resize(12 + usize::from(extensions), 0xea);
+    v2_of(0x21, 0x11, &rest)
 }
 
-impl Recipe {
-    pub(crate) const ALL: [Self; 8] = [
-        Self::Apache,
-        Self::Caddy,
-        Self::Haproxy,
-        Self::HaproxyTcp,
-        Self::Lighttpd,
-        Self::Nginx,
-        Self::Squid,
-        Self::Varnish,
-    ];
+fn v2_of(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    let start = b"\r\n\r\n\0\r\nQUIT\n";
+    [start, &[command, family][..], &length, rest].concat()
+}
 
-    /// The name of the file.
-    pub(crate) fn file(self) -> &'static str {
-        match self {
-            Self::Apache => "apache.conf",
-            Self::Caddy => "Caddyfile",
-            Self::Haproxy | Self::HaproxyTcp => "haproxy.cfg",
-            Self::Lighttpd => "lighttpd.conf",
-            Self::Nginx => "nginx.conf",
-            Self::Squid => "squid.conf",
-            Self::Varnish => "varnish.vcl",
-        }
+/// Sends a header in two pieces, and then a request whose status is returned.
+fn status_behind(header: &[u8], addr: SocketAddr) -> u16 {
+    let mut stream = connect(addr);
+    let (first, second) = header.split_at(header.len() / 3);
+    for piece in [first, second] {
+        stream.write_all(piece).unwrap();
     }
+    let (response, _) = ask(stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    response.status
+}
 
-    /// The file with some of its parts replaced, each of which it has to have.
-    pub(crate) fn text(self, parts: &[(&str, &str)]) -> String {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/proxies");
-        let mut text = fs::read_to_string(path.join(self.file())).unwrap();
-        for (part, other) in parts {
-            assert!(text.contains(part), "{self:?} has no {part}");
-            text = text.replace(part, other);
-        }
-        text
+#[test]
+fn header_of_any_length_and_family_is_read() {
+    let proxied = Proxied::with("");
+    for extensions in [0, 1, 524, 525, 4000, u16::MAX - 12] {
+        let header = v2([192, 0, 2, 1], extensions);
+        assert_eq!(status_behind(&header, proxied.addr), 200, "{extensions}");
     }
-
-    fn program(self) -> &'static str {
-        match self {
-            Self::Apache => "/usr/sbin/apache2",
-            Self::Caddy => "/usr/bin/caddy",
-            Self::Haproxy | Self::HaproxyTcp => HAPROXY,
-            Self::Lighttpd => "/usr/sbin/lighttpd",
-            Self::Nginx => NGINX,
-            Self::Squid => "/usr/sbin/squid",
-            Self::Varnish => "/usr/sbin/varnishd",
-        }
+    for (command, family, length) in [
+        (0x20, 0x00, 0),
+        (0x20, 0xff, 7),
+        (0x20, 0x11, 60_000),
+        (0x21, 0x00, 300),
+        (0x21, 0x10, 12),
+        (0x21, 0x12, 12),
+        (0x21, 0x21, 36),
+        (0x21, 0x22, 3000),
+        (0x21, 0x31, 216),
+        (0x21, 0x32, 2000),
+    ] {
+        let header = v2_of(command, family, &vec![7; length]);
+        let status = status_behind(&header, proxied.addr);
+        assert_eq!(status, 200, "{command:x} {family:x} {length}");
     }
+    let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
+    proxied.server.await_metric(name, 0.0);
+}
 
-    /// Runs it in front of a server, of which another listener expects a PROXY header.
-    pub(crate) fn start(self, server: SocketAddr, proxied: SocketAddr) -> Proxy {
-        Proxy::start(self.program(), |home, addr| {
-            let to = (&server.to_string()[..], &proxied.to_string()[..]);
-            let config = match self {
-                Self::Haproxy | Self::HaproxyTcp => self.haproxy(home, addr, to),
-                Self::Squid | Self::Varnish | Self::Lighttpd => self.apart(home, addr, server),
-                Self::Apache | Self::Caddy | Self::Nginx => self.whole(home, addr, to.0),
-            };
-            self.arguments(home, addr, &write(home, &config))
-        })
-    }
-
-    fn arguments(self, home: &str, addr: SocketAddr, file: &str) -> Vec<String> {
-        let (at, name) = (addr.to_string(), format!("fanfare{}", addr.port()));
-        let folder = format!("{home}/varnish");
-        match self {
-            Self::Apache => args(&["-DFOREGROUND", "-f", file]),
-            Self::Caddy => args(&["run", "--adapter", "caddyfile", "--config", file]),
-            Self::Haproxy | Self::HaproxyTcp => args(&["-db", "-f", file]),
-            Self::Lighttpd => args(&["-D", "-f", file]),
-            Self::Nginx => args(&["-c", file]),
-            // What it has in shared memory goes by the name.
-            Self::Squid => args(&["-N", "-n", &name, "-f", file]),
-            Self::Varnish => {
-                let fixed = "-F -j none -T none -s malloc,16m -p pipe_timeout=130";
-                let mut all: Vec<_> = fixed.split(' ').map(str::to_owned).collect();
-                all.extend(args(&["-a", &at, "-n", &folder, "-f", file]));
-                all
-            }
+#[test]
+fn conn_that_has_sent_most_of_a_long_header_keeps_none_of_it() {
+    const CONNS: u16 = 200;
+    let proxied = Proxied::with("[limits]\nrequest_head_ms = 20000\n");
+    let header = v2([192, 0, 2, 1], 60_000);
+    let process = proxied.server.process();
+    let received = || proxied.server.metric("fanfare_received_bytes_total");
+    let fill = || {
+        let before = received();
+        let mut streams: Vec<_> = (0..CONNS).map(|_| connect(proxied.addr)).collect();
+        for stream in &mut streams {
+            stream.write_all(&header[..header.len() - 1]).unwrap();
         }
-    }
-
-    /// Both frontends of it; the one that is not asked for listens elsewhere.
-    fn haproxy(self, home: &str, addr: SocketAddr, (to, proxied): (&str, &str)) -> String {
-        let (own, other) = (format!("bind {addr}"), format!("bind unix@{home}/other"));
-        let (web, tcp) = match self {
-            Self::HaproxyTcp => (other, own),
-            _ => (own, other),
-        };
-        self.text(&[
-            ("bind :80", &web),
-            ("bind :443", &tcp),
-            ("127.0.0.1:8080", to),
-            ("127.0.0.1:8081", proxied),
-        ])
-    }
-
-    /// Those that have the server's address in one.
-    fn whole(self, home: &str, addr: SocketAddr, to: &str) -> String {
-        let server = ("127.0.0.1:8080", to);
-        if self == Self::Nginx {
-            let listen = format!("listen {addr};");
-            let recipe = self.text(&[("listen 80;", &listen), server]);
-            let gzip = "gzip on;\ngzip_types text/event-stream;\n";
-            return nginx_main(home, &format!("{gzip}{recipe}"));
-        }
-        if self == Self::Caddy {
-            let site = format!(":{} {{\n    bind {}\n", addr.port(), addr.ip());
-            let recipe = self.text(&[(":80 {", &site), server]);
-            return format!("{{\n    admin off\n}}\n{recipe}");
-        }
-        let host = format!("<VirtualHost {addr}>");
-        let recipe = self.text(&[("<VirtualHost *:80>", &host), server]);
-        let modules = [
-            "mpm_event",
-            "authz_core",
-            "env",
-            "filter",
-            "deflate",
-            "proxy",
-            "proxy_http",
-        ];
-        let modules = modules.map(|name| {
-            format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n")
+        let bytes = f64::from(CONNS) * 60_000.0;
+        within("everything is read", || {
+            (received() - before > bytes).then_some(())
         });
-        format!(
-            "ServerRoot {home}\nDefaultRuntimeDir {home}\nPidFile {home}/pid\n\
-             ErrorLog {home}/log\nServerName localhost\nUser www-data\nGroup www-data\n\
-             Listen {addr}\n{}AddOutputFilterByType DEFLATE text/event-stream\n{recipe}",
-            modules.concat()
-        )
-    }
-
-    /// Those that have its port apart.
-    fn apart(self, home: &str, addr: SocketAddr, server: SocketAddr) -> String {
-        let (ip, port) = (server.ip(), server.port());
-        if self == Self::Varnish {
-            let (host, port) = (format!("host = \"{ip}\""), format!("port = \"{port}\""));
-            return self.text(&[("host = \"127.0.0.1\"", &host), ("port = \"8080\"", &port)]);
-        }
-        if self == Self::Squid {
-            let listen = format!("http_port {addr}");
-            let parent = format!("{ip} parent {port}");
-            let parts = [
-                ("http_port 80", &listen[..]),
-                ("127.0.0.1 parent 8080", &parent),
-            ];
-            // As root it becomes another user first.
-            fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
-            return format!(
-                "pid_filename none\naccess_log none\ncache_log {home}/log\n\
-                 coredump_dir {home}\nvisible_hostname localhost\npinger_enable off\n\
-                 shutdown_lifetime 0 seconds\n{}",
-                self.text(&parts)
-            );
-        }
-        let from = "\"host\" => \"127.0.0.1\", \"port\" => 8080";
-        let host = format!("\"host\" => \"{ip}\", \"port\" => {port}");
-        format!(
-            "server.document-root = \"{home}\"\nserver.errorlog = \"{home}/log\"\n\
-             server.bind = \"{}\"\nserver.port = {}\n{}",
-            addr.ip(),
-            addr.port(),
-            self.text(&[(from, &host)])
-        )
-    }
+        streams
+    };
+    // The tables of the server have grown by then.
+    drop(fill());
+    proxied.server.await_metric("fanfare_conns", 0.0);
+    let before = process.resident_bytes();
+    let _streams = fill();
+    let grown = process.resident_bytes().saturating_sub(before);
+    assert!(grown < u64::from(CONNS) * 4096, "{grown} bytes");
 }
 
-impl Proxy {
-    /// With a whole configuration for the address where it listens.
-    pub(crate) fn haproxy(config: impl FnOnce(SocketAddr) -> String) -> Self {
-        Self::start(HAPROXY, |home, addr| {
-            args(&["-db", "-f", &write(home, &config(addr))])
+#[test]
+fn header_that_is_wrong_missing_or_late_ends_the_conn() {
+    let proxied = Proxied::with(ONE_EACH);
+    let mut neighbour = Socket::subscribed(proxied.server.addr, "channel=a");
+    let wrong: [&[u8]; 8] = [
+        b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 198.51.100.1 4711\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x31",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x41",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x0c",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+        &v2([192, 0, 2, 1], 500)[..400],
+        b"PROXY TCP4 192.0.2.1 198.51",
+    ];
+    for bytes in wrong {
+        let mut stream = connect(proxied.addr);
+        stream.write_all(bytes).unwrap();
+        ends_without_a_word(stream);
+    }
+    ends_without_a_word(connect(proxied.addr));
+    let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
+    proxied.server.await_metric(name, 9.0);
+    let id = Feeder::connect(&proxied.server.feed).publish("a", 1);
+    assert_eq!(neighbour.publication()["id"], id.as_str());
+    // Behind a good one the request has its time and its answers.
+    let (response, _) = ask(
+        connect(proxied.addr),
+        &format!("{}GET / HTTP/1.1\r\n", v1("192.0.2.1")),
+    );
+    assert_eq!(response.status, 408);
+}
+
+#[test]
+fn proxies_that_are_not_trusted_are_not_believed() {
+    let config = format!("{ONE_EACH}[proxy]\ntrusted = [\"127.0.0.77\"]\n");
+    let proxied = Proxied::with(&config);
+    let mut liar = connect(proxied.addr);
+    let _ = liar.write_all(v1("192.0.2.1").as_bytes());
+    ends_without_a_word(liar);
+    let name = "fanfare_conns_refused_total{limit=\"proxy\"}";
+    proxied.server.await_metric(name, 1.0);
+    let head = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", v1("192.0.2.1"));
+    assert_eq!(ask(connect_from(77, proxied.addr), &head).0.status, 200);
+    // On the other listener nobody's field counts but the proxy's.
+    let addr = proxied.server.addr;
+    let (_, _kept) = stream_from(9, addr, "X-Forwarded-For: 192.0.2.50\r\n");
+    let refused = ask(
+        connect_from(9, addr),
+        "GET / HTTP/1.1\r\nX-Forwarded-For: 192.0.2.51\r\n\r\n",
+    );
+    assert_eq!(refused.0.status, 429);
+    let (status, _kept) = stream_from(77, addr, "X-Forwarded-For: 192.0.2.50\r\n");
+    assert_eq!(status, 200);
+    assert_eq!(
+        stream_from(77, addr, "X-Forwarded-For: 192.0.2.50\r\n").0,
+        429
+    );
+    // One that names nobody is held to nothing itself.
+    let (_, _kept) = stream_from(77, addr, "X-Forwarded-For: unknown\r\n");
+    assert_eq!(stream_from(77, addr, "").0, 200);
+}
+
+/// Asks for a position on a kept connection, for a client.
+fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
+    let head = format!(
+        "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"
+    );
+    stream.get_mut().write_all(head.as_bytes()).unwrap();
+    Raw::read(stream).status
+}
+
+#[test]
+fn kept_connection_is_a_connect_of_its_first_client_alone() {
+    // Five seconds' worth may come at once.
+    const AT_ONCE: usize = 10;
+    let config =
+        format!("{TRUSTING}[limits]\nconnects_per_second_per_source = 2\nconns_per_source = 30\n");
+    let server = Server::with(&config, &[]);
+    let mut kept = BufReader::new(connect(server.addr));
+    for number in 0..10 * AT_ONCE {
+        let client = format!("192.0.2.{}", number % 3);
+        assert_eq!(poll_for(&client, &mut kept), 200, "{number}: {client}");
+    }
+    // A client for which the proxy connects each time is still held to its rate.
+    let connects: Vec<u16> = (0..2 * AT_ONCE)
+        .map(|_| poll_for("192.0.2.1", &mut BufReader::new(connect(server.addr))))
+        .collect();
+    assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
+    assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
+    // A connection whose first request names no client is not a connect yet.
+    let connects: Vec<u16> = (0..2 * AT_ONCE)
+        .map(|_| {
+            let mut stream = BufReader::new(connect(server.addr));
+            assert_eq!(poll_for("unknown", &mut stream), 200);
+            poll_for("192.0.2.9", &mut stream)
         })
-    }
-
-    /// With what stands in `http`, for the address where it listens.
-    pub(crate) fn nginx(http: impl FnOnce(SocketAddr) -> String) -> Self {
-        Self::start(NGINX, |home, addr| {
-            args(&["-c", &write(home, &nginx_main(home, &http(addr)))])
-        })
-    }
-
-    /// Starts a program with arguments for its folder and the address where it is to listen.
-    fn start(program: &str, arguments: impl FnOnce(&str, SocketAddr) -> Vec<String>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let addr = free_address();
-        let home = folder.path().to_str().unwrap();
-        let child = Command::new(program)
-            .args(arguments(home, addr))
-            .current_dir(home)
-            // Where Caddy keeps what it has.
-            .env("HOME", home)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(folder.path().join("stderr.txt")).unwrap())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{program}: {error}; run tests/run"));
-        let proxy = Self {
-            child,
-            addr,
-            folder,
-        };
-        within("the proxy", || TcpStream::connect(addr).ok());
-        proxy
-    }
+        .collect();
+    assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
+    drop(kept);
+    server.await_metric("fanfare_sources", 0.0);
 }
 
-/// What is around `http`.
-fn nginx_main(home: &str, http: &str) -> String {
-    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
-        .concat();
-    format!(
-        "daemon off; master_process off; pid {home}/pid; error_log {home}/log;\n\
-         events {{}}\nhttp {{\naccess_log off;\n{temporary}{http}}}\n"
-    )
+#[test]
+fn kept_connection_is_a_conn_of_its_latest_client() {
+    let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
+    let mut kept = BufReader::new(connect(server.addr));
+    let stream_for = |client: &str| {
+        let field = format!("X-Forwarded-For: {client}\r\n");
+        stream_from(1, server.addr, &field)
+    };
+    assert_eq!(poll_for("192.0.2.1", &mut kept), 200);
+    assert_eq!(stream_for("192.0.2.1").0, 429);
+    assert_eq!(poll_for("192.0.2.2", &mut kept), 200);
+    let (status, stream) = stream_for("192.0.2.1");
+    assert_eq!(status, 200);
+    assert_eq!(stream_for("192.0.2.2").0, 429);
+    // The first client's only connection is the stream now, and the refusal ends the kept one.
+    assert_eq!(poll_for("192.0.2.1", &mut kept), 429);
+    drop(kept);
+    let other = within("the place of the second is free", || {
+        let (status, stream) = stream_for("192.0.2.2");
+        (status == 200).then_some(stream)
+    });
+    server.await_metric("fanfare_sources", 2.0);
+    drop((stream, other));
+    server.await_metric("fanfare_sources", 0.0);
 }
 
-fn args(args: &[&str]) -> Vec<String> {
-    args.iter().map(|arg| (*arg).to_owned()).collect()
-}
-
-/// Writes the configuration; its path.
-fn write(home: &str, config: &str) -> String {
-    let path = format!("{home}/proxy.conf");
-    fs::write(&path, config).unwrap();
-    path
-}
-
-/// Of a host that is this process's own: a proxy cannot be told to choose its port, and whoever
-/// runs these tests beside us must not take the one that was free.
-fn free_address() -> SocketAddr {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let host = Ipv4Addr::new(127, 128 | high, middle, low);
-    let listener = TcpListener::bind((host, 0)).unwrap();
-    listener.local_addr().unwrap()
+#[test]
+fn field_that_is_configured_is_the_one_that_counts() {
+    let config = format!("{ONE_EACH}{TRUSTING}field = \"forwarded\"\n");
+    let server = Server::with(&config, &[]);
+    let fields = "Forwarded: for=\"[2001:db8:1:2::3]:4711\";proto=http\r\n";
+    let (status, _kept) = stream_from(1, server.addr, fields);
+    assert_eq!(status, 200);
+    let same_network = "Forwarded: for=\"[2001:db8:1:2::4]\"\r\nX-Forwarded-For: 192.0.2.9\r\n";
+    assert_eq!(stream_from(1, server.addr, same_network).0, 429);
+    let another = "Forwarded: for=\"[2001:db8:1:3::4]\"\r\n";
+    assert_eq!(stream_from(1, server.addr, another).0, 200);
 }

@@ -1,0 +1,141 @@
+//! Whoever behaves well beside an attack: a feeder that publishes numbers all the time, and
+//! subscribers that must have each of them, in order and in time.
+
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::raw::connect;
+use crate::support::{Feeder, Server, Socket};
+
+/// Their channel, which attackers leave alone.
+pub(crate) const CHANNEL: &str = "beside";
+
+/// Time between two publications.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The feeder and its subscribers at work.
+pub(crate) struct Beside {
+    stop: Arc<AtomicBool>,
+    feeder: JoinHandle<u64>,
+    subscribers: Vec<JoinHandle<Delivered>>,
+}
+
+/// What one subscriber had.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Delivered {
+    /// Publications, without a gap.
+    pub(crate) count: u64,
+    /// The longest time from a publication to its delivery.
+    pub(crate) slowest: Duration,
+}
+
+impl Beside {
+    /// A WebSocket, an event stream, and one more event stream on each of these connections.
+    pub(crate) fn new<S: Read + Write + Send + 'static>(
+        server: &Server,
+        connections: Vec<S>,
+    ) -> Self {
+        let start = Instant::now();
+        let socket = Socket::subscribed(server.addr, &format!("channel={CHANNEL}"));
+        let mut subscribers = vec![thread::spawn(move || {
+            let mut socket = socket;
+            follow(start, || socket.publication()["data"].clone())
+        })];
+        subscribers.push(event_stream(start, connect(server.addr)));
+        for connection in connections {
+            subscribers.push(event_stream(start, connection));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let mut feeder = Feeder::connect(&server.feed);
+        let feeder = thread::spawn(move || publish(&mut feeder, start, &told));
+        Self {
+            stop,
+            feeder,
+            subscribers,
+        }
+    }
+
+    /// How many subscribers there are.
+    pub(crate) fn count(&self) -> usize {
+        self.subscribers.len()
+    }
+
+    /// Has the feeder stop, and checks that every subscriber has had all that it said.
+    pub(crate) fn end(self) -> Delivered {
+        self.stop.store(true, Ordering::Relaxed);
+        let published = self.feeder.join().unwrap();
+        let mut slowest = Duration::ZERO;
+        for subscriber in self.subscribers {
+            let delivered = subscriber.join().unwrap();
+            assert_eq!(delivered.count, published);
+            slowest = slowest.max(delivered.slowest);
+        }
+        Delivered {
+            count: published,
+            slowest,
+        }
+    }
+}
+
+/// Publishes until told to stop; how many there were, the last of which says that it is the last.
+fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
+    let mut count = 0;
+    loop {
+        let is_last = stop.load(Ordering::Relaxed);
+        let us = u64::try_from(start.elapsed().as_micros()).unwrap();
+        let data = json!({"number": count, "us": us, "is_last": is_last});
+        count += 1;
+        if is_last {
+            feeder.publish(CHANNEL, data);
+            return count;
+        }
+        feeder.send(&json!({"channel": CHANNEL, "data": data}));
+        thread::sleep(PACE);
+    }
+}
+
+/// Takes what is delivered, to the last.
+fn follow(start: Instant, mut next: impl FnMut() -> Value) -> Delivered {
+    let mut delivered = Delivered::default();
+    loop {
+        let data = next();
+        assert_eq!(data["number"], delivered.count, "{data}");
+        let published = Duration::from_micros(data["us"].as_u64().unwrap());
+        let took = start.elapsed().saturating_sub(published);
+        delivered.slowest = delivered.slowest.max(took);
+        delivered.count += 1;
+        if data["is_last"] == true {
+            return delivered;
+        }
+    }
+}
+
+/// Opens an event stream and returns when it is subscribed.
+fn event_stream<S: Read + Write + Send + 'static>(
+    start: Instant,
+    mut connection: S,
+) -> JoinHandle<Delivered> {
+    let request = format!("GET /sse?channel={CHANNEL} HTTP/1.0\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut lines = BufReader::new(connection).lines().map(|line| line.unwrap());
+    let status = lines.next().unwrap();
+    assert!(status.contains(" 200 "), "{status}");
+    thread::spawn(move || {
+        let mut line_with = |name: &str| {
+            lines.find_map(|line| {
+                assert!(!line.starts_with("event: fanfare.gap"), "a gap");
+                line.strip_prefix(name).map(str::to_owned)
+            })
+        };
+        follow(start, || {
+            let data = line_with("data: ").expect("the stream goes on");
+            serde_json::from_str(&data).unwrap()
+        })
+    })
+}

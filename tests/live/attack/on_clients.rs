@@ -1,0 +1,609 @@
+//! Attacks on the real binary: what peers can send, or withhold, for as long as they like.
+//!
+//! Beside each attack somebody behaves well and must have everything, in order and in time; each
+//! says what it may cost, and afterwards nothing is left of it. With `--nocapture` a line for each
+//! says what it has cost. `FANFARE_ATTACK_SCALE=20` has so many times as many attackers: 5,000 slow
+//! heads, a million names of channels.
+
+use std::fs;
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::flood::{Answers, FLOOD, Flood};
+use super::on_tls::client_hello;
+use super::siege::{Price, Siege, await_count, await_ends, closed, connects, whole};
+use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
+use crate::support::handmade::{
+    deflate, deflating, handshake, has_ended, reset, upgrade, upgraded,
+};
+use crate::support::raw::{connect, connect_from, connect_small};
+use crate::support::secure::{Certificate, secured, tls_addr};
+use crate::support::socket::frame;
+use crate::support::{Feeder, Raw, Server, Socket, within};
+
+const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// Sleeps a moment between two steps of an attack that takes its time.
+fn dawdle(ms: u64) {
+    thread::sleep(Duration::from_millis(ms));
+}
+
+// -- Requests.
+
+#[test]
+fn slow_heads_are_answered_in_time() {
+    let mut siege = Siege::of("slow heads", "[limits]\nrequest_head_ms = 4000\n");
+    let mut slow = connects(scaled(250), siege.server.addr);
+    for stream in &mut slow {
+        stream.write_all(b"GET / HTTP/1.1\r\nX-A: ").unwrap();
+    }
+    for second in 1..=5 {
+        dawdle(1000);
+        for mut stream in &slow {
+            // On a busy machine some may be over their time already.
+            let _ = stream.write(b"a");
+        }
+        if second == 2 {
+            await_count(&siege.server, "fanfare_conns_pending", slow.len());
+        }
+    }
+    siege.weigh(Price {
+        held: slow.len(),
+        bytes_each: SMALL_CONN_BYTES,
+        acts: slow.len(),
+        cpu_each: 10 * MS,
+    });
+    let count = slow.len();
+    for mut stream in slow {
+        let mut said = Vec::new();
+        // The end may come as a reset, since the last bytes were not read.
+        let _ = stream.read_to_end(&mut said);
+        assert!(said.starts_with(b"HTTP/1.1 408 "), "{said:?}");
+    }
+    await_count(&siege.server, &closed("head_timeout"), count);
+    siege.end();
+}
+
+#[test]
+fn requests_without_end_and_nobody_reading_are_held_back() {
+    let mut siege = Siege::of("unread answers", "");
+    let count = scaled(8);
+    let streams = connects(count, siege.server.addr);
+    let flood = Flood::start(streams, HEAD.repeat(100), FLOOD_BYTES, Answers::Left);
+    let blocked = || siege.server.metric("fanfare_writes_blocked_total");
+    within("the server is blocked", || (blocked() > 0.5).then_some(()));
+    dawdle(1000);
+    let acts = requests(&siege.server);
+    siege.weigh(Price {
+        held: count,
+        bytes_each: 128 * KIB,
+        acts,
+        cpu_each: MS,
+    });
+    // Whoever reads at last is answered request by request.
+    let mut streams = flood.stop();
+    let patient = streams.pop().unwrap();
+    patient.set_nonblocking(false).unwrap();
+    let mut patient = BufReader::new(patient);
+    for _ in 0..300 {
+        assert_eq!(Raw::read(&mut patient).status, 200);
+    }
+    drop((patient, streams));
+    siege.end();
+}
+
+fn requests(server: &Server) -> usize {
+    whole(server.metric("fanfare_requests_total"))
+}
+
+#[test]
+fn bad_tokens_cost_their_signatures_and_delay_nobody() {
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens");
+    let config = format!(
+        "[auth]\nkeys = [\"ES256 {}\"]\n\
+         [[namespace]]\nmatch = \"beside\"\nanonymous_subscribe = true\n",
+        keys.join("es256.pem").display()
+    );
+    let mut siege = Siege::of("bad tokens", &config);
+    let mut token = fs::read(keys.join("es256.jwt")).unwrap();
+    token.truncate(token.trim_ascii_end().len());
+    // In the middle of the signature, so that nothing but the sum is wrong.
+    let at = token.len() - 40;
+    token[at] = if token[at] == b'A' { b'B' } else { b'A' };
+    let token = String::from_utf8(token).unwrap();
+    let request =
+        format!("GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let command = json!({"type": "auth", "token": token}).to_string();
+    let (addr, count, rounds) = (siege.server.addr, scaled(100), 5);
+    for _ in 0..rounds {
+        // Each costs its sender a conn. All come at once.
+        let mut asking = connects(count, addr);
+        let mut telling: Vec<_> = (0..count).map(|_| upgraded(addr, "")).collect();
+        for stream in &mut asking {
+            stream.write_all(request.as_bytes()).unwrap();
+        }
+        for stream in &mut telling {
+            stream.write_all(&frame(0x81, command.as_bytes())).unwrap();
+        }
+        await_ends(&mut asking);
+        await_ends(&mut telling);
+    }
+    let refused = "fanfare_tokens_total{outcome=\"refused\"}";
+    await_count(&siege.server, refused, 2 * rounds * count);
+    siege.weigh(Price {
+        held: 2 * count,
+        bytes_each: SMALL_CONN_BYTES,
+        acts: 2 * rounds * count,
+        cpu_each: 10 * MS,
+    });
+    siege.end();
+}
+
+// -- Conns.
+
+#[test]
+fn conns_that_come_and_go_leave_nothing() {
+    let mut siege = Siege::of("connect flood", "");
+    let count = scaled(2000);
+    let addr = siege.server.addr;
+    let flood = |octet: u8| {
+        thread::spawn(move || {
+            for number in 0..count / 2 {
+                // From many addresses, for each has only so many ports.
+                let source = octet + u8::try_from(number % 100).unwrap();
+                let mut stream = connect_from(source, addr);
+                match number % 4 {
+                    0 => drop(stream),
+                    1 => reset(stream),
+                    2 => stream.write_all(b"GET / HT").unwrap(),
+                    _ => stream.write_all(HEAD).unwrap(),
+                }
+            }
+        })
+    };
+    for thread in [flood(2), flood(102)] {
+        thread.join().unwrap();
+    }
+    await_count(&siege.server, "fanfare_conns", 2);
+    siege.weigh(Price {
+        held: count,
+        bytes_each: SMALL_CONN_BYTES,
+        acts: count,
+        cpu_each: 5 * MS,
+    });
+    siege.end();
+}
+
+#[test]
+fn silent_conns_beyond_the_limit_make_room_for_who_means_it() {
+    let most = scaled(100);
+    let config = format!("[limits]\npending_conns = {most}\n");
+    let mut siege = Siege::of("silent conns", &config);
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.extend(connects(most / 2, siege.server.addr));
+        assert_eq!(Raw::get(siege.server.addr, "/").status, 200);
+        assert!(whole(siege.server.metric("fanfare_conns_pending")) <= most);
+    }
+    within("who is one too many is gone", || {
+        let gone = whole(siege.server.metric(&closed("crowded_out")));
+        (gone >= silent.len() - most).then_some(())
+    });
+    siege.weigh(Price {
+        held: most,
+        bytes_each: SMALL_CONN_BYTES,
+        acts: silent.len(),
+        cpu_each: 10 * MS,
+    });
+    drop(silent);
+    siege.end();
+}
+
+#[test]
+fn peers_that_are_gone_without_a_word_are_given_up() {
+    let config = "[heartbeat]\ninterval_ms = 1000\n[log]\nbytes = 4194304\n";
+    let mut siege = Siege::of("half-open conns", config);
+    let addr = siege.server.addr;
+    let each = scaled(60);
+    let mut gone = Vec::new();
+    for _ in 0..each {
+        gone.push(upgrade(addr, "channel=quiet"));
+        // To these there is something to say, which nobody takes.
+        let mut stream = connect_small(addr);
+        stream
+            .write_all(b"GET /sse?channel=busy HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        gone.push(stream);
+    }
+    await_count(&siege.server, "fanfare_subscribers", 2 + gone.len());
+    let mut feeder = Feeder::connect(&siege.server.feed);
+    let name = closed("idle");
+    within("all are given up", || {
+        feeder.publish("busy", "x".repeat(8000));
+        (whole(siege.server.metric(&name)) == gone.len()).then_some(())
+    });
+    siege.weigh(Price {
+        held: gone.len(),
+        bytes_each: SMALL_CONN_BYTES,
+        acts: gone.len(),
+        cpu_each: 40 * MS,
+    });
+    await_count(&siege.server, "fanfare_conns", 2);
+    drop((gone, feeder));
+    siege.end();
+}
+
+#[test]
+fn readers_of_single_bytes_delay_nobody() {
+    let config = "[log]\nbytes = 4194304\n[quota]\nsend_buffer_bytes = 16384\n";
+    let mut siege = Siege::of("readers of single bytes", config);
+    let addr = siege.server.addr;
+    let mut slow = Vec::new();
+    for number in 0..scaled(40) {
+        let mut stream = connect_small(addr);
+        let head = match number % 2 {
+            0 => handshake("channel=busy"),
+            _ => b"GET /sse?channel=busy HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+        };
+        stream.write_all(&head).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        slow.push(stream);
+    }
+    await_count(&siege.server, "fanfare_subscribers", 2 + slow.len());
+    let mut feeder = Feeder::connect(&siege.server.feed);
+    let (start, mut published) = (Instant::now(), 0);
+    while start.elapsed() < 2 * FLOOD {
+        feeder.publish("busy", "x".repeat(4000));
+        published += 1;
+        for stream in &mut slow {
+            let _ = stream.read(&mut [0]);
+        }
+    }
+    assert!(siege.server.metric("fanfare_publications_skipped_total") > 0.0);
+    // The log may fill up, with a frame of each kind for each publication.
+    siege.weigh(Price {
+        held: slow.len(),
+        bytes_each: 8 * KIB,
+        acts: published * slow.len(),
+        cpu_each: MS / 5,
+    });
+    drop((slow, feeder));
+    siege.end();
+}
+
+#[test]
+fn resets_at_every_stage_leave_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "own");
+    let server = Server::with(&certificate.config(), &["--listen", "127.0.0.1:0 tls"]);
+    let (addr, secure) = (server.addr, tls_addr(&server));
+    let mut siege = Siege::with("resets", server);
+    let mut feeder = Feeder::connect(&siege.server.feed);
+    let hello = client_hello(&certificate);
+    let rounds = scaled(50);
+    for _ in 0..rounds {
+        let say = |to: SocketAddr, bytes: &[u8]| {
+            let mut stream = connect(to);
+            stream.write_all(bytes).unwrap();
+            reset(stream);
+        };
+        reset(connect(addr));
+        say(addr, b"GET /ws?chan");
+        say(addr, b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n");
+        reset(upgrade(addr, "channel=a"));
+        let mut in_frame = upgraded(addr, "channel=a");
+        in_frame
+            .write_all(&frame(0x81, b"half of it")[..9])
+            .unwrap();
+        let while_published = upgraded(addr, "channel=a");
+        feeder.send(&json!({"channel": "a", "text": "x".repeat(3000)}));
+        reset(while_published);
+        reset(in_frame);
+        reset(connect(secure));
+        say(secure, &hello[..hello.len() / 2]);
+        say(secure, &hello);
+        let mut shaken = secured(secure, &certificate.trusting());
+        shaken.conn.complete_io(&mut shaken.sock).unwrap();
+        reset(shaken.sock);
+    }
+    await_count(&siege.server, "fanfare_conns", 2);
+    siege.weigh(Price {
+        held: 0,
+        bytes_each: 0,
+        acts: 10 * rounds,
+        cpu_each: 10 * MS,
+    });
+    drop(feeder);
+    siege.end();
+}
+
+fn descriptors_run_out(name: &'static str, workers: &str) {
+    let server = Server::with("[limits]\nconns = 100000\n", &["--workers", workers]);
+    let mut siege = Siege::with(name, server);
+    let (addr, process) = (siege.server.addr, siege.server.process());
+    let limit = process.descriptors_max() + 12;
+    process.limit_descriptors(limit);
+    // More than the backlog would make the kernel drop what comes.
+    let mut excess = connects(scaled(150).min(3000), addr);
+    within("somebody is turned away", || {
+        excess.iter_mut().any(has_ended).then_some(())
+    });
+    let share = process.cpu_share(Duration::from_secs(1), || dawdle(20));
+    assert!(share < 0.6, "{share} of a processor");
+    assert!(process.descriptors_max() <= limit);
+    siege.weigh(Price {
+        held: excess.len(),
+        bytes_each: SMALL_CONN_BYTES,
+        acts: excess.len(),
+        cpu_each: 5 * MS,
+    });
+    drop(excess);
+    let start = Instant::now();
+    // Until the others are out of the backlog, whoever comes is turned away with them.
+    let fresh = within("somebody new is served", || {
+        Socket::try_subscribed(addr, "channel=a")
+    });
+    let waited = start.elapsed();
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    drop(fresh);
+    assert!(siege.server.metric("fanfare_descriptors_exhausted_total") >= 2.0);
+    siege.end();
+}
+
+#[test]
+fn descriptors_of_one_worker_run_out_without_harm() {
+    descriptors_run_out("no descriptors, 1 worker", "1");
+}
+
+#[test]
+fn descriptors_of_two_workers_run_out_without_harm() {
+    descriptors_run_out("no descriptors, 2 workers", "2");
+}
+
+// -- Frames.
+
+/// Bytes that clients send who send all the time.
+const FLOOD_BYTES: usize = 16 << 20;
+
+/// What a flood consists of.
+struct Frames<'a> {
+    config: &'a str,
+    open: Open,
+    frames: &'a [u8],
+    bytes_max: usize,
+    cpu_each: Duration,
+}
+
+impl Default for Frames<'_> {
+    fn default() -> Self {
+        Self {
+            config: "",
+            open: upgraded,
+            frames: b"",
+            bytes_max: FLOOD_BYTES,
+            cpu_each: MS / 5,
+        }
+    }
+}
+
+/// Clients flood, half of them reading nothing.
+fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
+    let mut siege = Siege::of(name, what.config);
+    let count = scaled(8);
+    let open = |query| {
+        let streams = (0..count).map(|_| (what.open)(siege.server.addr, query));
+        streams.collect::<Vec<_>>()
+    };
+    let (told, untold) = (open("channel=a"), open("channel=b"));
+    let flood =
+        |streams, answers| Flood::start(streams, what.frames.to_vec(), what.bytes_max, answers);
+    let floods = [flood(told, Answers::Taken), flood(untold, Answers::Left)];
+    let acts = || whole(siege.server.metric("fanfare_client_frames_total"));
+    let start = Instant::now();
+    within("a flood", || {
+        (start.elapsed() > FLOOD && acts() > 1000).then_some(())
+    });
+    let acts = acts();
+    // The server holds what a client has left unread, up to 256 KiB, and a message of 64 KiB; what
+    // grows does so by doubling.
+    siege.weigh(Price {
+        held: 2 * count,
+        bytes_each: 512 * KIB,
+        acts,
+        cpu_each: what.cpu_each,
+    });
+    drop(floods.map(Flood::stop));
+    siege.end();
+}
+
+type Open = fn(SocketAddr, &str) -> TcpStream;
+
+#[test]
+fn flood_of_pings_is_held_back() {
+    let pings = frame(0x89, &[b'p'; 125]).repeat(50);
+    flood_of_frames(
+        "pings",
+        &Frames {
+            frames: &pings,
+            ..Frames::default()
+        },
+    );
+}
+
+#[test]
+fn flood_of_subscribing_to_ever_new_names_is_held_back() {
+    let mut frames = Vec::new();
+    for number in 0..2000 {
+        for kind in ["subscribe", "unsubscribe"] {
+            let command = json!({"type": kind, "channel": format!("c{number}"), "since": "x"});
+            frames.extend(frame(0x81, command.to_string().as_bytes()));
+        }
+    }
+    flood_of_frames(
+        "subscribe, unsubscribe",
+        &Frames {
+            frames: &frames,
+            ..Frames::default()
+        },
+    );
+}
+
+#[test]
+fn flood_of_refused_commands_is_held_back() {
+    let frames = frame(0x81, br#"{"type":"x"}"#).repeat(50);
+    flood_of_frames(
+        "refused commands",
+        &Frames {
+            frames: &frames,
+            ..Frames::default()
+        },
+    );
+}
+
+#[test]
+fn flood_of_empty_frames_is_held_back() {
+    let mut frames = Vec::new();
+    for first in [0x81, 0x82, 0x89, 0x8a] {
+        frames.extend(frame(first, b""));
+    }
+    flood_of_frames(
+        "empty frames",
+        &Frames {
+            frames: &frames.repeat(100),
+            ..Frames::default()
+        },
+    );
+}
+
+#[test]
+fn flood_of_pongs_is_held_back() {
+    // Nobody answers them, so nothing but its budget holds the server's reading back.
+    flood_of_frames(
+        "pongs",
+        &Frames {
+            frames: &frame(0x8a, b"").repeat(1000),
+            ..Frames::default()
+        },
+    );
+}
+
+#[test]
+fn flood_of_fragments_is_held_back() {
+    let mut frames = frame(0x01, b"");
+    frames.extend(frame(0x00, b"").repeat(10_000));
+    frames.extend(frame(0x00, b" ").repeat(10_000));
+    frames.extend(frame(0x80, br#"{"type":"ping"}"#));
+    flood_of_frames(
+        "fragments",
+        &Frames {
+            frames: &frames,
+            ..Frames::default()
+        },
+    );
+}
+
+const DEFLATE: &str = "[deflate]\nenabled = true\n";
+
+#[test]
+fn flood_of_messages_that_just_fit_when_inflated_is_held_back() {
+    // 64 KiB out of some 80 bytes, each within the limit.
+    let frames = frame(0xc2, &deflate(&vec![0; 65_536])).repeat(100);
+    let open: Open = |addr, query| deflating(addr, &format!("{query}&envelope=data"));
+    flood_of_frames(
+        "inflated messages",
+        &Frames {
+            config: DEFLATE,
+            open,
+            frames: &frames,
+            bytes_max: 250_000,
+            cpu_each: 5 * MS,
+        },
+    );
+}
+
+#[test]
+fn bombs_and_false_marks_of_compression_end_their_conns() {
+    let mut siege = Siege::of("bombs and false marks", DEFLATE);
+    let addr = siege.server.addr;
+    let bomb = deflate(&vec![0; 32 << 20]);
+    let bomb_in_text = deflate(&b"x".repeat(32 << 20));
+    let small = deflate(b"{}");
+    let rounds = scaled(20);
+    for _ in 0..rounds {
+        // Marked although nothing was agreed, or where no mark may be (RFC 7692, 6.1).
+        let mut unagreed = upgraded(addr, "channel=a");
+        unagreed.write_all(&frame(0xc1, &small)).unwrap();
+        let mut streams = vec![unagreed];
+        let mut send = |frames: &[&[u8]]| {
+            let mut stream = deflating(addr, "channel=a");
+            for frame in frames {
+                // The server may have hung up before the last.
+                let _ = stream.write_all(frame);
+            }
+            streams.push(stream);
+        };
+        send(&[&frame(0x41, &small), &frame(0xc0, &small)]);
+        send(&[&frame(0xc9, &small)]);
+        send(&[&frame(0xc8, &[0x03, 0xe8])]);
+        send(&[&frame(0xa1, &small)]);
+        send(&[&frame(0xd2, &small)]);
+        send(&[&frame(0xc2, &bomb)]);
+        let (start, end) = bomb_in_text.split_at(10_000);
+        send(&[&frame(0x41, start), &frame(0x80, end)]);
+        await_ends(&mut streams);
+    }
+    await_count(&siege.server, &closed("protocol_error"), 6 * rounds);
+    await_count(&siege.server, &closed("message_too_big"), 2 * rounds);
+    // The inflater gives up at the limit, whatever the rest would come to.
+    siege.weigh(Price {
+        held: 8,
+        bytes_each: 128 * KIB,
+        acts: 8 * rounds,
+        cpu_each: 20 * MS,
+    });
+    siege.end();
+}
+
+// -- Channels.
+
+#[test]
+fn names_of_channels_are_bounded() {
+    const EACH: usize = 125;
+    let most = scaled(50_000);
+    let config = format!("[limits]\nchannels = {most}\n");
+    let mut siege = Siege::of("names of channels", &config);
+    let mut conns = Vec::new();
+    let mut open = |number: usize| {
+        let names: Vec<String> = (0..EACH).map(|n| format!("channel={number}:{n}")).collect();
+        let mut stream = BufReader::new(upgrade(siege.server.addr, &names.join("&")));
+        let status = Raw::read(&mut stream).status;
+        conns.push(stream);
+        status
+    };
+    // The neighbour's channel is one of them.
+    for number in 0..most / EACH - 1 {
+        assert_eq!(open(number), 101);
+    }
+    for number in 0..20 {
+        open(most + number);
+    }
+    let channels = whole(siege.server.metric("fanfare_channels"));
+    assert_eq!(channels, most);
+    assert!(siege.server.metric("fanfare_subscriptions_refused_total") > 0.0);
+    // A channel with one subscriber, its name in two places, and tables that have just doubled.
+    siege.weigh(Price {
+        held: most,
+        bytes_each: 768,
+        acts: most,
+        cpu_each: MS,
+    });
+    drop(conns);
+    await_count(&siege.server, "fanfare_conns", 2);
+    await_count(&siege.server, "fanfare_channels", 1);
+    siege.end();
+}

@@ -1,0 +1,660 @@
+//! A backend and its clients in conversation, through the real binary: clients publish upstream,
+//! backends consume, answer one conn, end it, and count who is there.
+
+use std::collections::BTreeSet;
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::socket::frame;
+use crate::support::{Feeder, Lines, PATIENCE, Server, Socket, fanfare, within};
+
+const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consume\"\n\
+                    client_presence = true\n\
+                    [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
+
+/// A backend that consumes these patterns.
+fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
+    let mut backend = Feeder::connect(&server.feed);
+    backend.send(&json!({"consume": patterns, "notices": notices, "ack": true}));
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 1}));
+    backend
+}
+
+/// Opens a WebSocket, and says how it is called.
+fn welcomed(server: &Server, query: &str) -> (Socket, String) {
+    let mut socket = Socket::open(server.addr, query);
+    let conn = socket.json()["conn"].as_str().unwrap().to_owned();
+    assert_eq!(socket.json()["type"], "subscribed");
+    (socket, conn)
+}
+
+fn publish(channel: &str, data: &Value, reference: u64) -> Value {
+    json!({"type": "publish", "channel": channel, "data": data, "ref": reference})
+}
+
+/// The line of a consumer when a stream subscribes or unsubscribes.
+fn notice(kind: &str, conn: &str, sub: &Value, channel: &str) -> Value {
+    json!({"type": kind, "conn": conn, "sub": sub, "channel": channel})
+}
+
+#[test]
+fn client_and_backend_hold_a_conversation() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    client.send(&publish("chat:1", &json!({"say": "hello"}), 7));
+    let said = backend.answer();
+    let data = json!({"say": "hello"});
+    let expected =
+        json!({"type": "publish", "conn": conn, "sub": null, "channel": "chat:1", "data": data});
+    assert_eq!(said, expected);
+    assert_eq!(client.json(), json!({"type": "ok", "ref": 7}));
+    backend.send(&json!({"send": conn, "data": {"hello": "you"}, "ack": true}));
+    assert_eq!(
+        client.json(),
+        json!({"type": "direct", "data": {"hello": "you"}})
+    );
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 2}));
+    // The same connection publishes as well.
+    backend.publish("chat:1", "to all");
+    assert_eq!(client.publication()["data"], "to all");
+    backend.send(&json!({"disconnect": conn, "code": 4100, "reason": "not you"}));
+    assert_eq!(client.closed(), (4100, "not you".to_owned()));
+    backend.send(&json!({"send": conn, "data": 1}));
+    let refused = backend.answer();
+    assert_eq!(refused["error"], "no_conn", "{refused}");
+}
+
+#[test]
+fn disconnect_without_a_code_says_not_allowed() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = Feeder::connect(&server.feed);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    backend.send(&json!({"disconnect": conn, "ack": true}));
+    assert_eq!(backend.answer(), json!({"ok": true, "line": 1}));
+    assert_eq!(client.closed(), (4003, String::new()));
+}
+
+#[test]
+fn name_of_an_earlier_start_reaches_no_conn() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Server::in_folder(folder.path(), "127.0.0.1:0", OPEN, &[]).unwrap();
+    let mut first = start();
+    let (old, names): (Vec<_>, Vec<_>) = (0..8).map(|_| welcomed(&first, "channel=a")).unzip();
+    let mut names = BTreeSet::from_iter(names);
+    first.signal("KILL");
+    let _killed = first.wait();
+    drop(old);
+    let second = start();
+    let mut backend = Feeder::connect(&second.feed);
+    let mut clients = Vec::new();
+    // As many on each worker as before, so that slots and their use are the same.
+    for name in names.clone() {
+        assert!(name.len() <= 40 && name.is_ascii(), "{name}");
+        let (client, conn) = welcomed(&second, "channel=a");
+        clients.push((client, conn.clone()));
+        assert!(names.insert(conn), "a name has come again");
+        for command in ["send", "disconnect"] {
+            let mut line = json!({command: name, "ack": true});
+            if command == "send" {
+                line["data"] = json!("private");
+            }
+            backend.send(&line);
+            assert_eq!(backend.answer()["error"], "no_conn", "{line}");
+        }
+    }
+    // Whatever a name looked like in another version.
+    for (name, error) in [("1-0-0", "no_conn"), ("x", "no_conn"), ("", "bad_value")] {
+        backend.send(&json!({"send": name, "data": 1}));
+        assert_eq!(backend.answer()["error"], error, "{name:?}");
+    }
+    // The next message of each client is the public one.
+    backend.publish("a", "public");
+    for (client, _) in &mut clients {
+        assert_eq!(client.json()["data"], "public");
+    }
+}
+
+#[test]
+fn names_differ_when_slots_are_used_again() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = Feeder::connect(&server.feed);
+    let mut names = BTreeSet::new();
+    let mut last = None;
+    for _ in 0..5 {
+        let (client, conn) = welcomed(&server, "channel=a");
+        assert!(names.insert(conn.clone()), "{conn} has come again");
+        if let Some(last) = last.replace(conn) {
+            backend.send(&json!({"send": last, "data": "private"}));
+            assert_eq!(backend.answer()["error"], "no_conn");
+        }
+        drop(client);
+        server.await_metric("fanfare_conns", 0.0);
+    }
+}
+
+/// A server that asks for tokens of a secret in this folder, but for `open*`.
+fn guarded(folder: &std::path::Path) -> Server {
+    let secret = folder.join("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let keys = format!("HS256 {}", secret.display());
+    let config = format!(
+        "[auth]\nkeys = [\"{keys}\"]\nquery = \"token\"\n{OPEN}\
+         [[namespace]]\nmatch = \"open*\"\nanonymous_subscribe = true\n"
+    );
+    Server::in_folder(folder, "127.0.0.1:0", &config, &[]).unwrap()
+}
+
+/// A token for `chat:*`; without a `sub` if there is none.
+fn token(folder: &std::path::Path, sub: Option<&str>, seconds: u64) -> String {
+    let mut command = fanfare();
+    command.args(["token", "--subscribe", "chat:*", "--publish", "chat:*"]);
+    command.arg("--key").arg(folder.join("secret"));
+    command.args(["--expires-in", &seconds.to_string()]);
+    command.args(sub.map(|sub| format!("--sub={sub}")));
+    let output = command.output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn backend_learns_the_subject_of_the_token_of_a_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = guarded(folder.path());
+    let mut backend = consumer(&server, &json!(["*"]), true);
+    let mut expect = |kind: &str, sub: Value, channel: &str| {
+        let line = backend.answer();
+        let told = (&line["type"], &line["sub"], &line["channel"]);
+        assert_eq!(told, (&json!(kind), &sub, &json!(channel)), "{line}");
+    };
+    // In the request of a WebSocket; a `sub` needs escapes in JSON.
+    let query = |sub: Option<&str>, seconds| {
+        let token = token(folder.path(), sub, seconds);
+        format!("channel=chat:1&token={token}")
+    };
+    let (mut client, _) = welcomed(&server, &query(Some("a\"l\\é"), 60));
+    expect("subscribed", json!("a\"l\\é"), "chat:1");
+    client.send(&publish("chat:1", &json!(1), 1));
+    expect("publish", json!("a\"l\\é"), "chat:1");
+    client.send(&json!({"type": "unsubscribe", "channel": "chat:1"}));
+    expect("unsubscribed", json!("a\"l\\é"), "chat:1");
+    // A token without a subject.
+    let (client, _) = welcomed(&server, &query(None, 60));
+    expect("subscribed", Value::Null, "chat:1");
+    drop(client);
+    expect("unsubscribed", Value::Null, "chat:1");
+    // A token that ends.
+    let (mut client, _) = welcomed(&server, &query(Some("brief"), 1));
+    expect("subscribed", json!("brief"), "chat:1");
+    assert_eq!(client.closed().0, 4002);
+    expect("unsubscribed", json!("brief"), "chat:1");
+    // An event stream, which a backend ends by its subject.
+    let target = format!("/sse?{}", query(Some("bob"), 60));
+    let mut stream = Lines::curl([&server.url(&target)]);
+    stream.until("id:");
+    expect("subscribed", json!("bob"), "chat:1");
+    Feeder::connect(&server.feed).send(&json!({"disconnect_sub": "bob"}));
+    stream.until("event: fanfare.disconnect");
+    assert_eq!(stream.next().unwrap(), r#"data: {"code":4003,"reason":""}"#);
+    expect("unsubscribed", json!("bob"), "chat:1");
+}
+
+#[test]
+fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = guarded(folder.path());
+    let mut backend = consumer(&server, &json!(["*"]), true);
+    let (mut client, conn) = welcomed(&server, "channel=open");
+    let told = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
+    let (none, carol) = (Value::Null, json!("carol"));
+    assert_eq!(backend.answer(), told("subscribed", &none, "open"));
+    // All in one piece: what stands before the token is without a subject.
+    let token = token(folder.path(), Some("carol"), 60);
+    let commands = [
+        json!({"type": "unsubscribe", "channel": "open"}),
+        json!({"type": "subscribe", "channel": "open2"}),
+        json!({"type": "auth", "token": token}),
+        json!({"type": "subscribe", "channel": "chat:1"}),
+        publish("chat:1", &json!(1), 1),
+    ];
+    let frames = commands.map(|command| frame(0x81, command.to_string().as_bytes()));
+    client.send_raw(&frames.concat());
+    assert_eq!(backend.answer(), told("unsubscribed", &none, "open"));
+    assert_eq!(backend.answer(), told("subscribed", &none, "open2"));
+    assert_eq!(backend.answer(), told("subscribed", &carol, "chat:1"));
+    let said = backend.answer();
+    assert_eq!(said["sub"], "carol", "{said}");
+    assert_eq!(said["conn"], conn.as_str(), "{said}");
+    drop(client);
+    let mut left = [backend.answer(), backend.answer()];
+    left.sort_by_key(|line| line["channel"].to_string());
+    let expected = ["chat:1", "open2"].map(|channel| told("unsubscribed", &carol, channel));
+    assert_eq!(left, expected);
+}
+
+#[test]
+fn clients_publish_only_where_they_may_and_somebody_listens() {
+    let server = Server::with(OPEN, &[]);
+    let (mut client, _) = welcomed(&server, "channel=a");
+    for (channel, code) in [("a", "not_allowed"), ("chat:1", "no_consumer")] {
+        client.send(&publish(channel, &json!(1), 1));
+        let refused = client.json();
+        assert_eq!(refused["type"], "error", "{refused}");
+        assert_eq!(refused["code"], code, "{refused}");
+        assert_eq!(refused["ref"], 1, "{refused}");
+    }
+    client.send(&json!({"type": "presence", "channel": "a", "ref": 2}));
+    assert_eq!(client.json()["code"], "not_allowed");
+}
+
+#[test]
+fn clients_publication_is_broadcast_where_the_namespace_says_so() {
+    let server = Server::with(OPEN, &[]);
+    let (mut one, _) = welcomed(&server, "channel=room:1");
+    let (mut other, _) = welcomed(&server, "channel=room:1");
+    one.send(&publish("room:1", &json!([1, 2]), 5));
+    let published = other.publication();
+    assert_eq!(published["data"], json!([1, 2]));
+    // One's own publication and the answer to it come in no fixed order.
+    let mut own = [one.json(), one.json()];
+    own.sort_by_key(|value| value.get("type").is_some());
+    assert_eq!(own[0], published);
+    assert_eq!(
+        own[1],
+        json!({"type": "ok", "id": published["id"], "ref": 5})
+    );
+}
+
+#[test]
+fn consumer_is_told_who_comes_and_goes() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    let told = |kind: &str, conn: &str, channel: &str| notice(kind, conn, &Value::Null, channel);
+    assert_eq!(backend.answer(), told("subscribed", &conn, "chat:1"));
+    for (command, kind) in [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")] {
+        client.send(&json!({"type": command, "channel": "other"}));
+        client.send(&json!({"type": command, "channel": "chat:2"}));
+        assert_eq!(backend.answer(), told(kind, &conn, "chat:2"));
+    }
+    drop(client);
+    assert_eq!(backend.answer(), told("unsubscribed", &conn, "chat:1"));
+    // A poll is nobody's coming.
+    let url = server.url("/poll?channel=chat:1");
+    assert!(Lines::curl([&url]).until("HTTP/1.1 200").contains("200"));
+    let mut stream = Lines::curl([&server.url("/sse?channel=chat:3")]);
+    stream.until("id:");
+    let came = backend.answer();
+    assert_eq!(came["type"], "subscribed", "{came}");
+    assert_eq!(came["channel"], "chat:3", "{came}");
+}
+
+#[test]
+fn event_stream_is_spoken_to_and_ended_by_its_name() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!("chat:*"), true);
+    let mut stream = Lines::curl([&server.url("/sse?channel=chat:1")]);
+    stream.until("id:");
+    let conn = backend.answer()["conn"].as_str().unwrap().to_owned();
+    backend.send(&json!({"send": conn, "text": "two\nlines"}));
+    stream.until("event: fanfare.direct");
+    assert_eq!(stream.next().unwrap(), "data: two");
+    assert_eq!(stream.next().unwrap(), "data: lines");
+    backend.send(&json!({"disconnect": conn, "code": 4001, "reason": "late"}));
+    stream.until("event: fanfare.disconnect");
+    assert_eq!(
+        stream.next().unwrap(),
+        r#"data: {"code":4001,"reason":"late"}"#
+    );
+    stream.until("");
+    assert_eq!(stream.next(), None);
+    assert_eq!(backend.answer()["type"], "unsubscribed");
+}
+
+#[test]
+fn subscribers_are_counted_over_all_workers() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = Feeder::connect(&server.feed);
+    let mut clients: Vec<_> = (0..5)
+        .map(|_| welcomed(&server, "channel=chat:1").0)
+        .collect();
+    backend.send(&json!({"presence": ["chat:1", "nobody"]}));
+    let expected = json!({"ok": true, "line": 1, "presence": {"chat:1": 5, "nobody": 0}});
+    assert_eq!(backend.answer(), expected);
+    clients[0].send(&json!({"type": "presence", "channel": "chat:1", "ref": "x"}));
+    let expected = json!({"type": "presence", "channel": "chat:1", "subscribers": 5, "ref": "x"});
+    assert_eq!(clients[0].json(), expected);
+}
+
+#[test]
+fn consumer_that_stops_reading_holds_clients_up_and_loses_nothing() {
+    const COUNT: u64 = 3_000;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    // More than the socket, the feed and a worker hold together.
+    let data = Value::from("x".repeat(8_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            client.send(&publish("chat:1", &json!([number, data]), number));
+        }
+        client
+    });
+    // Its first line is there, so the flood has begun; what is read late is read all the same.
+    for number in 0..COUNT {
+        let said = backend.answer();
+        assert_eq!(said["data"][0], number, "{number}");
+    }
+    let mut client = writer.join().unwrap();
+    for number in 0..COUNT {
+        assert_eq!(client.json(), json!({"type": "ok", "ref": number}));
+    }
+}
+
+/// Commands of a client as frames.
+fn frames<'a>(commands: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8> {
+    let commands = commands.into_iter();
+    let frames = commands.flat_map(|(kind, channel)| {
+        let command = json!({"type": kind, "channel": channel}).to_string();
+        frame(0x81, command.as_bytes())
+    });
+    frames.collect()
+}
+
+#[test]
+fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let (mut honest, honest_conn) = welcomed(&server, "channel=other");
+    let (mut flooder, conn) = welcomed(&server, "channel=other");
+    // More notices than a consumer gets that does not read; then pairs that cancel out, more than
+    // sockets and buffers hold.
+    let long = "x".repeat(150);
+    let names: Vec<String> = (0..120)
+        .map(|number| format!("chat:{number}-{long}"))
+        .collect();
+    let mut flood = frames(names.iter().map(|name| ("subscribe", name.as_str())));
+    let pair = frames([("subscribe", "chat:pair"), ("unsubscribe", "chat:pair")]);
+    flood.extend(pair.repeat(20_000));
+    flood.extend(frames([("subscribe", "chat:last")]));
+    let mut answers = flooder.0.get_ref().try_clone().unwrap();
+    let reader = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let writer = std::thread::spawn(move || {
+        flooder.send_raw(&flood);
+        flooder
+    });
+    let is_held = || (server.metric("fanfare_client_reads_held_total") > 0.5).then_some(());
+    within("the flooder is held", is_held);
+    // The consumer has not read anything, and publications reach it all the same.
+    honest.send(&json!({"type": "subscribe", "channel": "chat:honest"}));
+    honest.send(&publish("chat:1", &json!("said"), 7));
+    assert_eq!(honest.json()["type"], "subscribed");
+    assert_eq!(honest.json(), json!({"type": "ok", "ref": 7}));
+    assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
+    let told = |kind: &str, channel: &str| notice(kind, &conn, &Value::Null, channel);
+    let own = notice("subscribed", &honest_conn, &Value::Null, "chat:honest");
+    let (mut came, mut has_own, mut has_said) = (0, false, false);
+    loop {
+        let line = backend.answer();
+        if line["type"] == "publish" {
+            assert!(has_own, "a publication before the notice of its own client");
+            assert!(came < names.len(), "behind all notices of the flood");
+            has_said = true;
+        } else if line == own {
+            has_own = true;
+        } else if line == told("subscribed", "chat:last") {
+            break;
+        } else if line["channel"] != "chat:pair" {
+            assert_eq!(line, told("subscribed", &names[came]));
+            came += 1;
+        }
+    }
+    assert!(has_said && came == names.len(), "{has_said}, {came}");
+    let flooder = writer.join().unwrap();
+    flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
+    let _ended = reader.join().unwrap();
+    // Each channel is left once, and nothing else is reported.
+    for _ in 0..=names.len() {
+        assert_eq!(backend.answer()["type"], "unsubscribed");
+    }
+    assert!(server.metric("fanfare_feed_notices_lost_total") < 0.5);
+    server.await_metric("fanfare_feed_notices_waiting", 0.0);
+}
+
+#[test]
+fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let long = "x".repeat(150);
+    let query: String = (0..120)
+        .map(|number| format!("&channel=chat:{number}-{long}"))
+        .collect();
+    // Long queries are refused, so there are several.
+    let _crowd: Vec<_> = query
+        .split_inclusive(&long)
+        .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
+        .collect();
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
+    within("notices wait", waits);
+    let (mut client, conn) = welcomed(&server, "channel=chat:1");
+    client.send_raw(&frames([
+        ("subscribe", "chat:brief"),
+        ("unsubscribe", "chat:brief"),
+        ("unsubscribe", "chat:1"),
+        ("subscribe", "chat:stays"),
+    ]));
+    for _ in 0..4 {
+        let _answer = client.json();
+    }
+    // Read up to the last of them: no trace of the pairs.
+    let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
+    let mut others = 0;
+    loop {
+        let line = backend.answer();
+        if line == stays {
+            break;
+        }
+        assert_ne!(line["conn"], conn.as_str(), "{line}");
+        others += 1;
+    }
+    assert_eq!(others, 120);
+    server.await_metric("fanfare_feed_notices_cancelled_total", 4.0);
+}
+
+#[test]
+fn notices_that_one_consumer_does_not_take_hold_up_no_other_consumer() {
+    let server = Server::with(OPEN, &["--workers", "1"]);
+    let _deaf = consumer(&server, &json!(["chat:*"]), true);
+    let mut backend = consumer(&server, &json!(["room:*"]), true);
+    let (mut crowd, _) = welcomed(&server, "channel=other");
+    let long = "x".repeat(150);
+    let names: Vec<String> = (0..100)
+        .map(|number| format!("chat:{number}-{long}"))
+        .collect();
+    crowd.send_raw(&frames(
+        names.iter().map(|name| ("subscribe", name.as_str())),
+    ));
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
+    within("notices wait", waits);
+    for number in 0..3 {
+        let channel = format!("room:{number}");
+        let (client, conn) = welcomed(&server, &format!("channel={channel}"));
+        let told = |kind: &str| notice(kind, &conn, &Value::Null, &channel);
+        assert_eq!(backend.answer(), told("subscribed"));
+        drop(client);
+        assert_eq!(backend.answer(), told("unsubscribed"));
+    }
+    assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+}
+
+#[test]
+fn consumer_that_reads_slowly_is_not_cut_off() {
+    const COUNT: u64 = 100;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..COUNT {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    // Far less than what makes its socket writable, for longer than a consumer may read nothing.
+    let (start, mut lines) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(13) {
+        let mut bytes = [0; 2048];
+        backend.take_bytes(&mut bytes);
+        lines += bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(lines < COUNT / 2, "it did not read slowly");
+    for _ in lines..COUNT {
+        backend.skip_line();
+    }
+    let mut client = writer.join().unwrap();
+    for number in 0..COUNT {
+        assert_eq!(client.json(), json!({"type": "ok", "ref": number}));
+    }
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+}
+
+#[test]
+fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
+    const CLIENTS: usize = 20;
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let long = "x".repeat(150);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
+            welcomed(&server, &Vec::from_iter(names).join("&"))
+        })
+        .collect();
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 100.0).then_some(());
+    within("notices wait", waits);
+    let paused = Instant::now();
+    while paused.elapsed() < Duration::from_secs(13) {
+        assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    for _ in 0..CLIENTS * 20 {
+        assert_eq!(backend.answer()["type"], "subscribed");
+    }
+    drop(clients);
+}
+
+#[test]
+fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channels() {
+    const CLIENTS: usize = 250;
+    let server = Server::with(OPEN, &[]);
+    let mut deaf = consumer(&server, &json!(["chat:*"]), true);
+    let mut held = vec![welcomed(&server, "channel=chat:first")];
+    let long = "x".repeat(150);
+    let mut come = |client: usize| {
+        let names = (0..20).map(|number| format!("channel=chat:{client}-{number}-{long}"));
+        held.push(welcomed(&server, &Vec::from_iter(names).join("&")));
+    };
+    (0..4).for_each(&mut come);
+    let waits = || (server.metric("fanfare_feed_notices_waiting") > 10.0).then_some(());
+    within("notices wait", waits);
+    let mut backend = consumer(&server, &json!(["chat:*"]), true);
+    let started = Instant::now();
+    let late = welcomed(&server, "channel=chat:late");
+    let told = notice("subscribed", &late.1, &Value::Null, "chat:late");
+    while backend.answer() != told {}
+    assert!(started.elapsed() < Duration::from_secs(5));
+    // More than may wait for a consumer. It is cut off, and the other gets the rest.
+    (4..CLIENTS).for_each(come);
+    let reader = std::thread::spawn(move || {
+        for _ in 4 * 20..CLIENTS * 20 {
+            assert_eq!(backend.answer()["type"], "subscribed");
+        }
+    });
+    let handed = || server.metric("fanfare_feed_notices_total");
+    within("no more fit", || {
+        let before = handed();
+        std::thread::sleep(Duration::from_millis(200));
+        (handed() < before + 0.5).then_some(())
+    });
+    // A little room at the slower one is enough.
+    let (before, read) = (handed(), Instant::now());
+    deaf.take_bytes(&mut vec![0; 100_000]);
+    within("more are handed out", || {
+        (handed() > before + 0.5).then_some(())
+    });
+    assert!(read.elapsed() < Duration::from_secs(5));
+    reader.join().unwrap();
+    assert!(server.metric("fanfare_feed_consumers_cut_off_total") > 0.5);
+}
+
+#[test]
+fn consumer_that_reads_next_to_nothing_is_cut_off() {
+    let server = Server::with(OPEN, &[]);
+    // One for publications and one for notices; both hold clients up.
+    let mut readers = [
+        consumer(&server, &json!(["chat:*"]), false),
+        consumer(&server, &json!(["other:*"]), true),
+    ];
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let (mut subscriber, _) = welcomed(&server, "channel=chat:1");
+    let long = "x".repeat(150);
+    for number in 0..100 {
+        subscriber.send(&json!({"type": "subscribe", "channel": format!("other:{number}-{long}")}));
+    }
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..20 {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    within("both are cut off", || {
+        for reader in &mut readers {
+            // A few bytes each second, until there are no more.
+            let _read = reader.try_take_byte();
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        (server.metric("fanfare_feed_consumers_cut_off_total") > 1.5).then_some(())
+    });
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn consumer_that_never_reads_is_cut_off_and_its_clients_are_told() {
+    let server = Server::with(OPEN, &[]);
+    let mut backend = consumer(&server, &json!(["chat:*"]), false);
+    let (mut client, _) = welcomed(&server, "channel=chat:1");
+    let data = Value::from("x".repeat(60_000));
+    let writer = std::thread::spawn(move || {
+        for number in 0..200 {
+            client.send(&publish("chat:1", &data, number));
+        }
+        client
+    });
+    let start = Instant::now();
+    while server.metric("fanfare_feed_consumers_cut_off_total") < 1.0 {
+        assert!(start.elapsed() < PATIENCE, "never cut off");
+        std::thread::yield_now();
+    }
+    let mut client = writer.join().unwrap();
+    let mut refused = 0;
+    for _ in 0..200 {
+        let answer = client.json();
+        match answer["type"].as_str() {
+            Some("ok") => assert_eq!(refused, 0, "{answer}"),
+            _ => {
+                assert_eq!(answer["code"], "no_consumer", "{answer}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    // What it was owed still comes, and then its end.
+    while !backend.has_ended() {
+        backend.skip_line();
+    }
+}

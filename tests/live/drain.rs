@@ -1,0 +1,334 @@
+//! How the real binary starts, stops and reports: signals, the drain, the feed file, the admin
+//! listener.
+
+use std::collections::BTreeSet;
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::raw::{connect, connect_small};
+use crate::support::{Feeder, Lines, Raw, Server, Socket, within};
+
+const SHORT_DRAIN: &str = "[drain]\nwindow_ms = 500\nretry_ms = 4000\n";
+
+fn drains(signal: &str) {
+    let mut server = Server::with(SHORT_DRAIN, &[]);
+    let mut stream = Lines::curl([server.url("/sse?channel=a")]);
+    stream.until("id: ");
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let id = Feeder::connect(&server.feed).publish("a", "last words");
+    let told = Instant::now();
+    server.signal(signal);
+
+    assert_eq!(socket.publication()["id"], id.as_str());
+    let (code, reason) = socket.closed();
+    assert_eq!(code, 1012);
+    let retry_ms: u64 = reason.strip_prefix("retry_ms=").unwrap().parse().unwrap();
+    assert!(retry_ms <= 4000, "{reason}");
+    // The client's answer lets the server go.
+    let _ = socket.0.flush();
+
+    assert_eq!(stream.until("id: "), format!("id: {id}"));
+    let retry: u64 = stream.until("retry: ")["retry: ".len()..].parse().unwrap();
+    assert!(retry <= 4000, "{retry}");
+    stream.rest();
+    assert!(
+        stream.wait().success(),
+        "the stream was cut, not ended: {}",
+        stream.stderr()
+    );
+
+    let status = server.wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(
+        told.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        told.elapsed()
+    );
+    assert!(TcpStream::connect(server.addr).is_err());
+    assert!(!server.feed.exists(), "the feed's file is left behind");
+}
+
+#[test]
+fn sigterm_says_goodbye_to_everybody_and_exits_with_zero() {
+    drains("TERM");
+}
+
+#[test]
+fn sigint_says_goodbye_to_everybody_and_exits_with_zero() {
+    drains("INT");
+}
+
+/// The system may hand signals that come together to different threads; those of workers have
+/// descriptor tables of their own.
+#[test]
+fn signals_that_come_together_reach_the_server_and_no_client() {
+    for _ in 0..5 {
+        let mut server = Server::with(SHORT_DRAIN, &["--workers", "4"]);
+        let connect = |_| Socket::subscribed(server.addr, "channel=a");
+        let sockets: Vec<Socket> = (0..30).map(connect).collect();
+        for signal in ["STOP", "HUP", "TERM", "CONT"] {
+            server.signal(signal);
+        }
+        for mut socket in sockets {
+            assert_eq!(socket.closed().0, 1012);
+        }
+        assert!(server.wait().success());
+    }
+}
+
+/// Drains with clients that never close, whose kernels alone answer. How long that takes.
+fn drain_with_silent_clients() -> Duration {
+    let mut server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut stream = BufReader::new(connect(server.addr));
+    let request = b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.get_mut().write_all(request).unwrap();
+    server.await_metric("fanfare_subscribers", 2.0);
+    let _silent = TcpStream::connect(server.addr).unwrap();
+    let begun = Instant::now();
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let took = begun.elapsed();
+    assert_eq!(socket.closed().0, 1012);
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest}");
+    took
+}
+
+#[test]
+fn clients_that_do_not_close_do_not_hold_up_the_end() {
+    // A second is the longest that goodbyes to so few take; the best of three, on a busy machine.
+    let took = (0..3).map(|_| drain_with_silent_clients()).min();
+    assert!(took < Some(Duration::from_millis(700)), "{took:?}");
+}
+
+/// The delays of a drain: of `WebSocket`s, event streams and a poll, in milliseconds.
+fn delays(server: &Server, sockets: usize) -> (Vec<u64>, Vec<u64>, u64) {
+    let connect_one = |_| Socket::subscribed(server.addr, "channel=a");
+    let mut sockets: Vec<Socket> = (0..sockets).map(connect_one).collect();
+    let mut streams: Vec<Lines> = (0..3)
+        .map(|_| Lines::curl([server.url("/sse?channel=a")]))
+        .collect();
+    streams
+        .iter_mut()
+        .for_each(|stream| drop(stream.until("id: ")));
+    let since = Raw::get(server.addr, "/poll?channel=a&timeout=0");
+    let since = since.field("etag").unwrap().trim_matches('"').to_owned();
+    let mut poll = BufReader::new(connect(server.addr));
+    let request = format!("GET /poll?channel=a&since={since} HTTP/1.1\r\nHost: a\r\n\r\n");
+    poll.get_mut().write_all(request.as_bytes()).unwrap();
+    server.await_metric("fanfare_streams{transport=\"long_poll\"}", 1.0);
+    server.signal("TERM");
+    let of_sockets = sockets.iter_mut().map(|socket| {
+        let (code, reason) = socket.closed();
+        assert_eq!(code, 1012);
+        reason.strip_prefix("retry_ms=").unwrap().parse().unwrap()
+    });
+    let of_sockets = of_sockets.collect();
+    let of_streams = streams.iter_mut().map(|stream| {
+        let retry = stream.until("retry: ");
+        retry["retry: ".len()..].parse().unwrap()
+    });
+    let of_streams = of_streams.collect();
+    let answer = Raw::read(&mut poll);
+    assert_eq!(answer.status, 200);
+    let of_poll: u64 = answer.field("retry-after").unwrap().parse().unwrap();
+    (of_sockets, of_streams, of_poll * 1000)
+}
+
+#[test]
+fn twelve_clients_return_within_three_seconds_and_not_before_the_next_server() {
+    let mut server = Server::start();
+    let (sockets, streams, poll) = delays(&server, 12);
+    assert!(server.wait().success());
+    for delay in sockets.iter().chain(&streams).chain([&poll]) {
+        assert!((1000..=3000).contains(delay), "{delay}");
+    }
+    let distinct: BTreeSet<u64> = sockets.iter().copied().collect();
+    assert!(distinct.len() > 6, "{sockets:?}");
+}
+
+#[test]
+fn clients_of_all_workers_are_spread_over_the_configured_rate() {
+    let config = "[drain]\nreconnects_per_second = 2\n";
+    let mut server = Server::with(config, &["--workers", "4"]);
+    let (sockets, _streams, _poll) = delays(&server, 16);
+    // Twenty clients at two a second. Of sixteen draws over ten seconds one is in the second half,
+    // but for one try in 65,536; of a single worker's five clients none would be.
+    let latest = sockets.iter().max().unwrap();
+    assert!((7_000..=13_500).contains(latest), "{sockets:?}");
+    assert!(server.wait().success());
+}
+
+/// Other daemons reopen their logs on SIGUSR1, so that scripts send it; and a server in the
+/// background of a terminal is stopped by what it writes.
+#[test]
+fn signals_without_a_meaning_end_and_stop_nothing() {
+    let mut server = Server::start();
+    let mut socket = Socket::subscribed(server.addr, "channel=a");
+    let mut feeder = Feeder::connect(&server.feed);
+    let ignored = [
+        "USR1", "USR2", "HUP", "PIPE", "ALRM", "VTALRM", "PROF", "IO", "PWR", "XFSZ", "TTIN",
+        "TTOU", "WINCH", "URG", "CHLD", "CONT",
+    ];
+    for (number, signal) in ignored.into_iter().enumerate() {
+        server.signal(signal);
+        let id = feeder.publish("a", number);
+        assert_eq!(socket.publication()["id"], id.as_str(), "after {signal}");
+    }
+    server.signal("TERM");
+    assert!(server.wait().success());
+}
+
+#[test]
+fn signals_without_a_meaning_do_not_end_a_subscriber() {
+    let server = Server::start();
+    let mut follower = Command::new(env!("CARGO_BIN_EXE_fanfare"))
+        .args(["subscribe", &server.url("/sse?channel=a"), "--count", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    server.await_metric("fanfare_subscribers", 1.0);
+    let pid = Pid::from_child(&follower);
+    for signal in [Signal::USR1, Signal::USR2] {
+        kill_process(pid, signal).unwrap();
+    }
+    Feeder::connect(&server.feed).publish("a", 1);
+    let status = within("the subscriber's end", || follower.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn ready_line_names_addresses_feed_and_workers() {
+    let server = Server::start();
+    let expected = format!(
+        "fanfare {} ready: http://{} feed={} admin=http://{} workers=2",
+        env!("CARGO_PKG_VERSION"),
+        server.addr,
+        server.feed.display(),
+        server.admin
+    );
+    assert_eq!(server.ready, expected);
+    let mode = std::fs::metadata(&server.feed)
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+#[test]
+fn feed_file_of_a_killed_server_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap();
+    let mut first = start();
+    first.signal("KILL");
+    first.wait();
+    assert!(first.feed.exists());
+    let second = start();
+    let mut socket = Socket::subscribed(second.addr, "channel=a");
+    let id = Feeder::connect(&second.feed).publish("a", 1);
+    assert_eq!(socket.publication()["id"], id.as_str());
+}
+
+#[test]
+fn second_server_on_the_same_feed_is_refused_and_harms_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]);
+    let first = start().unwrap();
+    let (status, said) = start().expect_err("two servers on one feed");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("feed.sock"), "{said}");
+    Feeder::connect(&first.feed).publish("a", 1);
+}
+
+#[test]
+fn file_that_is_no_socket_is_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("feed.sock");
+    std::fs::write(&file, "precious").unwrap();
+    let (status, said) = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap_err();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
+}
+
+#[test]
+fn address_in_use_is_a_clear_refusal() {
+    let server = Server::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let (status, said) = Server::in_folder(folder.path(), &addr, "", &[]).unwrap_err();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&addr), "{said}");
+    drop(server);
+}
+
+#[test]
+fn health_is_told_and_readiness_ends_with_the_drain() {
+    let mut server = Server::with("[drain]\nwindow_ms = 3000\n", &[]);
+    assert_eq!(Raw::get(server.admin, "/healthz").status, 200);
+    assert_eq!(Raw::get(server.admin, "/readyz").status, 200);
+    assert_eq!(Raw::get(server.admin, "/nowhere").status, 404);
+    // A client that takes nothing holds the drain to its end.
+    let mut stalled = connect_small(server.addr);
+    stalled
+        .write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    server.await_metric("fanfare_subscribers", 1.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    for _ in 0..8 {
+        feeder.publish("a", "x".repeat(500_000));
+    }
+    server.signal("TERM");
+    within("readiness to end", || {
+        (Raw::get(server.admin, "/readyz").status == 503).then_some(())
+    });
+    assert!(server.wait().success());
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let server = Server::start();
+    let _socket = Socket::subscribed(server.addr, "channel=a");
+    Feeder::connect(&server.feed).publish("a", 1);
+    server.await_metric("fanfare_deliveries_total", 1.0);
+    let response = Raw::get(server.admin, "/metrics");
+    assert_eq!(response.status, 200);
+    assert_eq!(
+        response.field("content-type"),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    let mut typed = BTreeSet::new();
+    let mut values = BTreeSet::new();
+    for line in response.body_text().lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "HELP", name, help] => {
+                // The second prefix is Prometheus' own, for what every process has.
+                assert!(
+                    name.starts_with("fanfare_") || name.starts_with("process_"),
+                    "{line}"
+                );
+                assert!(!help.is_empty(), "{line}");
+            }
+            ["#", "TYPE", name, kind] => {
+                assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
+                assert!(typed.insert(name), "twice: {line}");
+            }
+            [series, value] => {
+                value.parse::<f64>().unwrap();
+                let name = series.split('{').next().unwrap();
+                assert!(typed.contains(name), "no type before {line}");
+                assert!(values.insert(series), "twice: {line}");
+            }
+            _ => panic!("not Prometheus text: {line}"),
+        }
+    }
+    assert!(values.len() > 20, "{values:?}");
+}

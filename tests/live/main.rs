@@ -1,0 +1,57 @@
+//! Tests of the real binary over real sockets: a module per topic.
+//!
+//! `cargo test --test live tls::` runs one topic. What the topics share is in [`support`].
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::expect_used,
+    clippy::float_cmp,
+    clippy::indexing_slicing,
+    clippy::let_underscore_must_use,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod admin;
+mod admission;
+mod attack;
+mod backend;
+mod bench;
+mod browser_origins;
+mod cli;
+mod client_libraries;
+mod deflate;
+mod doctor;
+mod drain;
+mod feed;
+mod half_closed;
+mod history;
+mod http;
+mod journal;
+mod limits;
+mod namespaces;
+mod page;
+mod pinned_log;
+mod poll;
+mod proxy;
+mod proxy_recipes;
+mod refusals;
+mod reload;
+mod removed_files;
+mod restart;
+mod server_lag;
+mod service;
+mod slow_readers;
+mod startup_errors;
+mod strictness;
+mod support;
+mod survival;
+mod tls;
+mod tokens;
+mod tuning;
+mod websocket;
+mod windows;

@@ -1,0 +1,152 @@
+//! Readers of the real binary that stop in the middle of a publication, or nearly: what they keep
+//! in memory is bounded by the configuration, on every transport.
+
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use crate::support::handmade::{deflating_over, handshake};
+use crate::support::raw::connect_small;
+use crate::support::secure::{Certificate, secured_over, tls_addr};
+use crate::support::{Feeder, Server, Socket, within};
+
+const READERS: u32 = 24;
+const PUBLICATION: usize = 300_000;
+const LOG: f64 = 1_048_576.0;
+const PINNED: f64 = 700_000.0;
+const CONFIG: &str = "[log]\nbytes = 1048576\npinned_bytes = 700000\n[deflate]\nenabled = true\n";
+
+type Reader = Box<dyn Read>;
+
+/// Text that is no shorter when it is compressed, or hardly.
+fn noise(seed: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(seed);
+    std::iter::repeat_with(|| random.alphanumeric())
+        .take(PUBLICATION)
+        .collect()
+}
+
+/// Each publication is begun by one reader and then left.
+fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
+    let channels = (0..READERS).map(|number| format!("c{number}"));
+    let readers: Vec<Reader> = channels.map(|channel| open(&channel)).collect();
+    let mut healthy = Socket::subscribed(server.addr, "channel=healthy");
+    server.await_metric("fanfare_subscribers", f64::from(READERS) + 1.0);
+    let mut feeder = Feeder::connect(&server.feed);
+    for number in 0..READERS {
+        feeder.publish(&format!("c{number}"), noise(number.into()));
+    }
+    assert_bounded(server);
+    let id = feeder.publish("healthy", 1);
+    assert_eq!(healthy.publication()["id"], id.as_str());
+    readers
+}
+
+/// Most of the readers are closed, and the others have what there is room for.
+fn assert_bounded(server: &Server) {
+    let closed = "fanfare_conns_closed_total{reason=\"overflow\"}";
+    within("conns are closed", || {
+        (server.metric(closed) >= f64::from(READERS - 8)).then_some(())
+    });
+    within("what is pinned is within its bound", || {
+        (server.metric("fanfare_publication_pinned_bytes") <= PINNED).then_some(())
+    });
+    let held = server.metric("fanfare_publication_bytes");
+    // The log evicts before it takes in the next one, and encodes that afterwards.
+    let most = LOG + PINNED + 2.5 * f64::from(u32::try_from(PUBLICATION).unwrap());
+    assert!(held <= most, "{held} bytes of publications");
+    let open = server.metric("fanfare_conns");
+    assert!(open >= 2.0, "{open}: some readers have room");
+}
+
+#[test]
+fn websockets_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+    let server = Server::with(CONFIG, &[]);
+    stall(&server, |channel| {
+        let mut stream = connect_small(server.addr);
+        let query = format!("channel={channel}");
+        stream.write_all(&handshake(&query)).unwrap();
+        Box::new(stream)
+    });
+}
+
+#[test]
+fn compressed_frames_are_bounded_like_plain_ones() {
+    let server = Server::with(CONFIG, &[]);
+    stall(&server, |channel| {
+        let query = format!("channel={channel}");
+        Box::new(deflating_over(connect_small(server.addr), &query))
+    });
+}
+
+#[test]
+fn event_streams_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+    let server = Server::with(CONFIG, &[]);
+    stall(&server, |channel| {
+        let mut stream = connect_small(server.addr);
+        let request = format!("GET /sse?channel={channel} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        Box::new(stream)
+    });
+}
+
+#[test]
+fn streams_over_tls_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::make(folder.path(), "own");
+    let config = format!("{CONFIG}{}", certificate.config());
+    let tls = ["--listen", "127.0.0.1:0 tls"];
+    let server = Server::in_folder(folder.path(), "127.0.0.1:0", &config, &tls).unwrap();
+    stall(&server, |channel| {
+        let stream = connect_small(tls_addr(&server));
+        let mut stream = secured_over(stream, &certificate.trusting());
+        let request = format!("GET /sse?channel={channel} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        Box::new(stream)
+    });
+}
+
+#[test]
+fn polls_whose_answers_are_not_read_keep_no_more_than_the_bound() {
+    let server = Server::with(CONFIG, &[]);
+    let mut feeder = Feeder::connect(&server.feed);
+    let mut since = feeder.publish("c", 0);
+    let mut readers: Vec<TcpStream> = Vec::new();
+    for number in 0..READERS {
+        let id = feeder.publish("c", noise(number.into()));
+        let mut stream = connect_small(server.addr);
+        let request = format!("GET /poll?channel=c&since={since} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        // The answer is settled when its first byte comes.
+        stream.read_exact(&mut [0; 12]).unwrap();
+        readers.push(stream);
+        since = id;
+    }
+    assert_bounded(&server);
+}
+
+#[test]
+fn reader_of_a_few_bytes_now_and_then_is_no_better_than_one_that_stops() {
+    let server = Server::with(CONFIG, &["--workers", "1"]);
+    let mut feeder = Feeder::connect(&server.feed);
+    let mut readers: Vec<TcpStream> = Vec::new();
+    for number in 0..READERS {
+        let mut stream = connect_small(server.addr);
+        let request = format!("GET /sse?channel=c{number} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.read_exact(&mut [0; 12]).unwrap();
+        readers.push(stream);
+        let publication = json!({
+            "channel": format!("c{number}"), "text": noise(number.into()), "ack": true,
+        });
+        feeder.send(&publication);
+        assert_eq!(feeder.answer()["subscribers"], 1);
+        for reader in &mut readers {
+            // The oldest have been closed.
+            let _ = reader.read(&mut [0; 64]);
+        }
+    }
+    assert_bounded(&server);
+}

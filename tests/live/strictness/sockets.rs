@@ -1,0 +1,115 @@
+//! Doubtful requests to the real binary, on the clients' port and on the feed: every row of the
+//! table, and what stands beside it.
+//!
+//! Behind each request comes another one that would be answered, so that whatever is read behind a
+//! request that closes the connection shows. A subscriber misses nothing meanwhile.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::Verdict;
+use super::rows::ROWS;
+use crate::support::raw::connect;
+use crate::support::{Feeder, PATIENCE, Server, Socket};
+
+/// Found by nobody, and so refused in the same way on both sockets.
+const BEHIND: &[u8] = b"GET /behind HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+
+/// Status and word of each response in what a server sent until it closed.
+fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no head: {}", bytes.escape_ascii()));
+        let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let status = head[9..12].parse().unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("Content-Length: "))
+            .map_or(0, |length| length.parse().unwrap());
+        let content = &bytes[end + 4..end + 4 + length];
+        let problem: Option<serde_json::Value> = serde_json::from_slice(content).ok();
+        let word = problem.and_then(|problem| Some(problem.get("code")?.as_str()?.to_owned()));
+        found.push((status, word.unwrap_or_default()));
+        bytes = &bytes[end + 4 + length..];
+    }
+    found
+}
+
+/// Sends a request in these pieces and the one behind it, and compares with the verdict.
+fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what: &str) {
+    for piece in pieces {
+        stream.write_all(piece).unwrap();
+    }
+    if verdict == Verdict::Opens {
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head, b"HTTP/1.1 101", "{what}");
+        return;
+    }
+    stream.write_all(BEHIND).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    if let Verdict::GoAway(word) = verdict {
+        return check_goaway(&bytes, word, what);
+    }
+    let first = |status, word: &str| (status, word.to_owned());
+    let behind = first(404, "not_found");
+    let expected = match verdict {
+        Verdict::Ends(status) => vec![first(status, "")],
+        Verdict::RefusedAndClosed(status, word) => vec![first(status, word)],
+        Verdict::Refused(status, word) => vec![first(status, word), behind],
+        Verdict::Served(status) => vec![first(status, ""), behind],
+        Verdict::GoAway(_) | Verdict::Line | Verdict::Opens => panic!("sent to nobody"),
+    };
+    assert_eq!(responses(&bytes), expected, "{what}");
+}
+
+/// SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` and a problem document (RFC 9113, 6.8).
+fn check_goaway(bytes: &[u8], word: &str, what: &str) {
+    let (settings, goaway) = bytes.split_at(9);
+    assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0], "{what}");
+    let (header, payload) = goaway.split_at(9);
+    let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+    assert_eq!(length as usize, payload.len(), "{what}");
+    assert_eq!(header[3..], [7, 0, 0, 0, 0, 0], "{what}");
+    let (numbers, document) = payload.split_at(8);
+    assert_eq!(numbers, [0, 0, 0, 0, 0, 0, 0, 0x0d], "{what}");
+    let problem: serde_json::Value = serde_json::from_slice(document).unwrap();
+    assert_eq!(problem["code"], word, "{what}");
+}
+
+#[test]
+fn every_row_gets_its_verdict_and_nobody_beside_it_notices() {
+    let server = Server::start();
+    let mut beside = Socket::subscribed(server.addr, "channel=beside");
+    let mut feeder = Feeder::connect(&server.feed);
+    for row in ROWS.iter().flat_map(|(_, rows)| *rows) {
+        let bytes = row.sent.bytes();
+        let (front, back) = bytes.split_at(bytes.len() / 2);
+        for pieces in [&[&*bytes][..], &[front, back]] {
+            check(connect(server.addr), pieces, row.clients, row.what);
+            if row.feed != Verdict::Line {
+                let feed = UnixStream::connect(&server.feed).unwrap();
+                feed.set_read_timeout(Some(PATIENCE)).unwrap();
+                check(feed, pieces, row.feed, row.what);
+            }
+        }
+        let id = feeder.publish("beside", row.what);
+        let publication = beside.publication();
+        assert_eq!(publication["id"], id.as_str());
+        assert_eq!(publication["data"], row.what);
+    }
+}
+
+#[test]
+fn every_row_is_in_the_documentation() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/strictness.md");
+    let page = super::page();
+    if std::env::var_os("FANFARE_GOLDEN").is_some_and(|value| value == "write") {
+        fs::write(path, &page).unwrap();
+    }
+    let written = fs::read_to_string(path).unwrap();
+    assert!(written == page, "run with FANFARE_GOLDEN=write");
+}

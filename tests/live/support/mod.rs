@@ -1,0 +1,230 @@
+//! What the live tests share: the real binary on free ports, clients, and waiting with a deadline.
+//!
+//! Nothing here sleeps for luck: everything waits for a line, a byte or an end, at most
+//! [`PATIENCE`]. What a test started is ended by its own handle when the test lets go of it.
+
+pub(crate) mod feeder;
+pub(crate) mod handmade;
+pub(crate) mod lines;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod raw;
+pub(crate) mod relay;
+pub(crate) mod secure;
+pub(crate) mod socket;
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+pub(crate) use feeder::Feeder;
+pub(crate) use lines::Lines;
+pub(crate) use process::Process;
+pub(crate) use proxy::{Proxy, Recipe};
+pub(crate) use raw::Raw;
+pub(crate) use relay::Relay;
+pub(crate) use socket::Socket;
+
+/// The longest wait for anything.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running server with a feed, an admin listener and a folder of its own.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    folder: Option<TempDir>,
+    /// Where clients connect.
+    pub(crate) addr: SocketAddr,
+    /// Where metrics and health are.
+    pub(crate) admin: SocketAddr,
+    /// The feed's socket.
+    pub(crate) feed: PathBuf,
+    /// The line that said it was ready.
+    pub(crate) ready: String,
+}
+
+impl Server {
+    /// A server as it is without a file.
+    pub(crate) fn start() -> Self {
+        Self::with("", &[])
+    }
+
+    /// A server with this configuration file and these flags.
+    pub(crate) fn with(config: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Self::in_folder(folder.path(), "127.0.0.1:0", config, flags)
+            .unwrap_or_else(|(status, said)| panic!("no server ({status}): {said}"));
+        server.folder = Some(folder);
+        server
+    }
+
+    /// A server whose feed is in this folder; the status and standard error if it ends at once.
+    pub(crate) fn in_folder(
+        folder: &Path,
+        listen: &str,
+        config: &str,
+        flags: &[&str],
+    ) -> Result<Self, (ExitStatus, String)> {
+        let file = folder.join("fanfare.toml");
+        fs::write(&file, config).unwrap();
+        let said = folder.join("stderr.txt");
+        let own_feed = flags.iter().position(|flag| *flag == "--feed");
+        let feed = own_feed.map_or_else(|| folder.join("feed.sock"), |at| flags[at + 1].into());
+        let workers: &[&str] = if flags.contains(&"--workers") {
+            &[]
+        } else {
+            &["--workers", "2"]
+        };
+        let mut child = fanfare()
+            .args(["serve", "--listen", listen, "--admin", "127.0.0.1:0"])
+            .args(workers)
+            .arg("--config")
+            .arg(file)
+            .args(own_feed.is_none().then_some("--feed"))
+            .args(own_feed.is_none().then_some(&feed))
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (line_out, line_in) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = line_out.send(line);
+            }
+        });
+        let Ok(ready) = line_in.recv_timeout(PATIENCE) else {
+            // No line: it has ended, or it hangs and is ended here.
+            let _ = child.kill();
+            let status = child.wait().unwrap();
+            return Err((status, fs::read_to_string(said).unwrap()));
+        };
+        Ok(Self {
+            addr: address(&ready, "ready: http://"),
+            admin: address(&ready, "admin=http://"),
+            child,
+            folder: None,
+            feed,
+            ready,
+        })
+    }
+
+    /// The process as the system sees it.
+    pub(crate) fn process(&self) -> Process {
+        Process(self.child.id())
+    }
+
+    /// Where clients connect to the plain listener that was named last.
+    pub(crate) fn last_addr(&self) -> SocketAddr {
+        let mut words = self.ready.split_whitespace().rev();
+        let last = words.find_map(|word| word.strip_prefix("http://"));
+        last.unwrap().parse().unwrap()
+    }
+
+    /// A URL on the client listener.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        within("the server's end", || self.child.try_wait().unwrap())
+    }
+
+    /// One metric's value, labels included in the name.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let response = Raw::get(self.admin, "/metrics");
+        let line = response
+            .body_text()
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix(name)?
+                    .strip_prefix(' ')
+                    .map(str::to_owned)
+            })
+            .unwrap_or_else(|| panic!("no metric {name} in {}", response.body_text()));
+        line.parse().unwrap()
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) fn await_metric(&self, name: &str, value: f64) {
+        within(&format!("{name} {value}"), || {
+            ((self.metric(name) - value).abs() < 0.5).then_some(())
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking()
+            && let Some(said) = self
+                .feed
+                .parent()
+                .and_then(|folder| fs::read_to_string(folder.join("stderr.txt")).ok())
+        {
+            eprintln!("-- the server said:\n{said}");
+        }
+    }
+}
+
+/// The binary under test, without the environment's own configuration.
+pub(crate) fn fanfare() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FANFARE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn address(line: &str, mark: &str) -> SocketAddr {
+    line.split_once(mark)
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("no address behind `{mark}` in: {line}"))
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) fn within<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A folder of what `tests/run` installs.
+pub(crate) fn dependency(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/.deps")
+        .join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run tests/run",
+        path.display()
+    );
+    path
+}

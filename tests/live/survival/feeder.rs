@@ -1,0 +1,147 @@
+//! A feeder that numbers what it says and says it again until it is acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::END;
+use crate::support::PATIENCE;
+
+/// Publications that may wait for their acknowledgement.
+const WINDOW: usize = 64;
+
+/// A feeder with its dice.
+pub(crate) struct Feeder {
+    pub(crate) path: PathBuf,
+    pub(crate) channels: Vec<String>,
+    pub(crate) rng: fastrand::Rng,
+    /// Publications a second, about.
+    pub(crate) rate: u32,
+}
+
+/// Everything that was said, and under which id it was acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// Channel and data of every line, by the line's own number.
+    pub(crate) said: Vec<(String, Value)>,
+    /// What was acknowledged, by id.
+    pub(crate) acknowledged: BTreeMap<String, usize>,
+    /// Lines that were sent more than once.
+    pub(crate) repeated: u64,
+}
+
+impl Feeder {
+    /// Publishes until told to stop, then the end of each channel, and waits for all answers.
+    pub(crate) fn publish(mut self, stop: &AtomicBool) -> Published {
+        let mut published = Published::default();
+        let mut unanswered = VecDeque::new();
+        let mut is_ended = false;
+        while !is_ended || !unanswered.is_empty() {
+            if let Err(error) = self.session(&mut published, &mut unanswered, stop, &mut is_ended) {
+                assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "no answer");
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+        published
+    }
+
+    /// One connection, up to its end or to that of all.
+    fn session(
+        &mut self,
+        published: &mut Published,
+        unanswered: &mut VecDeque<usize>,
+        stop: &AtomicBool,
+        is_ended: &mut bool,
+    ) -> io::Result<()> {
+        let mut stream = UnixStream::connect(&self.path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut answers = BufReader::new(stream.try_clone()?);
+        published.repeated += unanswered.len() as u64;
+        for &number in unanswered.iter() {
+            stream.write_all(line(published, number).as_bytes())?;
+        }
+        loop {
+            let began = Instant::now();
+            if stop.load(Ordering::Relaxed) && !*is_ended {
+                *is_ended = true;
+                // All of them are owed from here on, also if the server has just been killed.
+                let ends = self.channels.iter().map(|channel| {
+                    let number = say(published, channel.clone(), json!({"number": END}));
+                    unanswered.push_back(number);
+                    number
+                });
+                for number in ends.collect::<Vec<_>>() {
+                    stream.write_all(line(published, number).as_bytes())?;
+                }
+            }
+            let mut burst = 0;
+            while !*is_ended && burst < self.rng.u32(1..20) && unanswered.len() < WINDOW {
+                let number = self.draw(published);
+                unanswered.push_back(number);
+                stream.write_all(line(published, number).as_bytes())?;
+                burst += 1;
+            }
+            let wanted = if *is_ended {
+                unanswered.len()
+            } else {
+                self.rng.usize(0..=unanswered.len())
+            };
+            for _ in 0..wanted {
+                take_answer(&mut answers, published, unanswered)?;
+            }
+            if *is_ended {
+                return Ok(());
+            }
+            let pause = Duration::from_secs(1) * burst / self.rate;
+            thread::sleep(pause.saturating_sub(began.elapsed()));
+        }
+    }
+
+    fn draw(&mut self, published: &mut Published) -> usize {
+        let channel = self.rng.choice(&self.channels).unwrap().clone();
+        // Sometimes longer than one read or write.
+        let length = match self.rng.u32(..50) {
+            0 => self.rng.usize(..20_000),
+            _ => self.rng.usize(..200),
+        };
+        let data = json!({"number": published.said.len(), "filling": "x".repeat(length)});
+        say(published, channel, data)
+    }
+}
+
+fn say(published: &mut Published, channel: String, data: Value) -> usize {
+    published.said.push((channel, data));
+    published.said.len() - 1
+}
+
+fn line(published: &Published, number: usize) -> String {
+    let (channel, data) = &published.said[number];
+    let dedupe = number.to_string();
+    let line = json!({"channel": channel, "data": data, "dedupe": dedupe, "ack": true});
+    format!("{line}\n")
+}
+
+fn take_answer(
+    answers: &mut BufReader<UnixStream>,
+    published: &mut Published,
+    unanswered: &mut VecDeque<usize>,
+) -> io::Result<()> {
+    let mut line = String::new();
+    answers.read_line(&mut line)?;
+    if !line.ends_with('\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let answer: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(answer["ok"], true, "{answer}");
+    let id = answer["id"].as_str().unwrap().to_owned();
+    let number = unanswered.pop_front().unwrap();
+    let other = published.acknowledged.insert(id, number);
+    assert_eq!(other, None, "one id for two");
+    Ok(())
+}

@@ -1,0 +1,350 @@
+//! `tuning/apply` and `tuning/revert` on a tree that stands for `/proc/sys`.
+//!
+//! The scripts are run as they are, with their environment pointing into a temporary folder, so
+//! that nothing of this machine is changed.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+struct Host(TempDir);
+
+impl Host {
+    fn new(keys: &[(&str, &str)]) -> Self {
+        let host = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(host.path("sys")).unwrap();
+        for (key, value) in keys {
+            host.set(key, value);
+        }
+        fs::write(host.path("meminfo"), "MemTotal:  33554432 kB\n").unwrap();
+        host
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn key(&self, key: &str) -> PathBuf {
+        self.path("sys").join(key.replace('.', "/"))
+    }
+
+    fn set(&self, key: &str, value: &str) {
+        let path = self.key(key);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, value).unwrap();
+    }
+
+    fn get(&self, key: &str) -> String {
+        fs::read_to_string(self.key(key)).unwrap()
+    }
+
+    fn config(&self, text: &str) -> String {
+        fs::write(self.path("wanted.conf"), text).unwrap();
+        self.path("wanted.conf").to_str().unwrap().to_owned()
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path("var/state")
+    }
+
+    /// Runs a script: its status, and standard output and error together.
+    fn run(&self, script: &str, args: &[&str]) -> (i32, String) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning");
+        let output = Command::new(folder.join(script))
+            .args(args)
+            .env("TUNING_ROOT", self.path("sys"))
+            .env("TUNING_STATE", self.state())
+            .env("TUNING_MEMINFO", self.path("meminfo"))
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(said).unwrap(),
+        )
+    }
+}
+
+const TCP_MEM: &str = "94146\t125530\t188292\n";
+
+#[test]
+fn revert_brings_back_exactly_what_was_there_before_two_applies() {
+    let host = Host::new(&[
+        ("fs.nr_open", "1048576\n"),
+        ("net.ipv4.tcp_mem", TCP_MEM),
+        ("vm.swappiness", "60\n"),
+    ]);
+    let first = host.run("apply", &[]);
+    assert_eq!(first.0, 0, "{}", first.1);
+    assert_eq!(host.get("fs.nr_open"), "2097152\n");
+    assert_eq!(host.get("net.ipv4.tcp_mem"), "1572864 2097152 3145728\n");
+    let second = host.run("apply", &[]);
+    assert!(
+        second.0 == 0 && second.1.contains("\n0 set, 3 as wanted, "),
+        "{}",
+        second.1
+    );
+    let back = host.run("revert", &[]);
+    assert_eq!(back.0, 0, "{}", back.1);
+    assert_eq!(host.get("fs.nr_open"), "1048576\n");
+    assert_eq!(host.get("net.ipv4.tcp_mem"), "94146 125530 188292\n");
+    assert_eq!(host.get("vm.swappiness"), "60\n");
+    assert!(!host.state().exists());
+    assert_eq!(host.run("revert", &[]).0, 0);
+}
+
+#[test]
+fn oldest_value_is_kept_when_another_file_is_applied() {
+    let host = Host::new(&[("vm.swappiness", "60\n"), ("vm.other", "1\n")]);
+    host.run("apply", &[&host.config("vm.swappiness = 10\n")]);
+    host.run(
+        "apply",
+        &[&host.config("vm.swappiness = 5\nvm.other = 2\n")],
+    );
+    assert_eq!(host.get("vm.swappiness"), "5\n");
+    assert_eq!(host.run("revert", &[]).0, 0);
+    assert_eq!(
+        (host.get("vm.swappiness"), host.get("vm.other")),
+        ("60\n".into(), "1\n".into())
+    );
+}
+
+#[test]
+fn dry_run_changes_nothing() {
+    let host = Host::new(&[("vm.swappiness", "60\n")]);
+    let (status, said) = host.run("apply", &["--dry-run"]);
+    assert_eq!(status, 0);
+    assert!(
+        said.contains("would set: vm.swappiness = 10 (now 60)\n"),
+        "{said}"
+    );
+    assert_eq!(host.get("vm.swappiness"), "60\n");
+    assert!(!host.state().exists());
+}
+
+#[test]
+fn missing_keys_are_named_and_left_out() {
+    let host = Host::new(&[("vm.swappiness", "60\n")]);
+    let (status, said) = host.run("apply", &[]);
+    assert_eq!(status, 0);
+    assert!(said.contains("not on this kernel, left out: net.netfilter.nf_conntrack_max\n"));
+    assert!(
+        said.contains("set: vm.swappiness = 10 (was 60)\n"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_allows_more_is_not_lowered_and_what_is_too_much_is_left_out() {
+    let host = Host::new(&[
+        ("fs.file-max", "9223372036854775807\n"),
+        ("net.core.somaxconn", "65535\n"),
+        ("net.ipv4.tcp_mem", TCP_MEM),
+        ("vm.min_free_kbytes", "8000\n"),
+    ]);
+    fs::write(host.path("meminfo"), "MemTotal:  524288 kB\n").unwrap();
+    let (status, said) = host.run("apply", &[]);
+    assert_eq!(status, 0, "{said}");
+    assert_eq!(host.get("fs.file-max"), "9223372036854775807\n");
+    assert_eq!(host.get("net.core.somaxconn"), "65535\n");
+    assert_eq!(host.get("net.ipv4.tcp_mem"), TCP_MEM);
+    assert_eq!(host.get("vm.min_free_kbytes"), "8000\n");
+    assert!(said.contains("too much for the memory of this host, left out: net.ipv4.tcp_mem"));
+}
+
+/// Key, value before, value in the file, value after.
+const MERGED: &[(&str, &str, &str, &str)] = &[
+    // Several numbers, each on its own.
+    (
+        "net.ipv4.tcp_rmem",
+        "4096\t131072\t6291456\n",
+        "4096 16384 1048576",
+        "4096\t131072\t6291456\n",
+    ),
+    (
+        "net.ipv4.tcp_wmem",
+        "4096\t16384\t4194304\n",
+        "8192 16384 1048576",
+        "8192 16384 4194304\n",
+    ),
+    (
+        "net.ipv4.tcp_mem",
+        "1\t9223372036854775807\t9223372036854775807\n",
+        "1572864 2097152 3145728",
+        "1572864 9223372036854775807 9223372036854775807\n",
+    ),
+    (
+        "net.ipv4.tcp_rmem",
+        "4096 131072 6291456\n",
+        "5000",
+        "5000 131072 6291456\n",
+    ),
+    // A range is widened at either end.
+    (
+        "net.ipv4.ip_local_port_range",
+        "32768\t60999\n",
+        "10240 65535",
+        "10240 65535\n",
+    ),
+    (
+        "net.ipv4.ip_local_port_range",
+        "1024\t60999\n",
+        "10240 65535",
+        "1024 65535\n",
+    ),
+    (
+        "net.ipv4.ip_local_port_range",
+        "1024\t65535\n",
+        "10240 65000",
+        "1024\t65535\n",
+    ),
+    // No limit.
+    ("fs.file-max", "-1\n", "4194304", "-1\n"),
+    ("kernel.threads-max", "max\n", "4194304", "max\n"),
+    ("fs.nr_open", "unlimited\n", "2097152", "unlimited\n"),
+    // Numbers that no arithmetic holds.
+    (
+        "fs.file-max",
+        "18446744073709551615\n",
+        "4194304",
+        "18446744073709551615\n",
+    ),
+    (
+        "fs.file-max",
+        "18446744073709551614\n",
+        "18446744073709551615",
+        "18446744073709551615\n",
+    ),
+    ("fs.file-max", "99999\n", "0000100000", "0000100000\n"),
+    ("fs.file-max", "100000\n", "0000099999", "100000\n"),
+    ("net.core.somaxconn", "08192\n", "4096", "08192\n"),
+    (
+        "net.ipv4.tcp_mem",
+        TCP_MEM,
+        "1 2 18446744073709551615",
+        TCP_MEM,
+    ),
+    // A limit that the file of this repository lowered, and one that it does not name.
+    (
+        "net.ipv4.tcp_notsent_lowat",
+        "4294967295\n",
+        "16384",
+        "4294967295\n",
+    ),
+    ("net.core.rmem_max", "212992\n", "65536", "212992\n"),
+    // Times, weights and modes are set as wanted.
+    ("net.ipv4.tcp_fin_timeout", "60\n", "30", "30\n"),
+    (
+        "net.netfilter.nf_conntrack_tcp_timeout_established",
+        "432000\n",
+        "1800",
+        "1800\n",
+    ),
+    ("net.ipv4.tcp_tw_reuse", "2\n", "1", "1\n"),
+    ("net.ipv4.tcp_keepalive_time", "7200\n", "300", "300\n"),
+];
+
+#[test]
+fn no_kind_of_value_is_lowered() {
+    for (key, old, wanted, expected) in MERGED.iter().copied() {
+        let host = Host::new(&[(key, old)]);
+        let file = host.config(&format!("{key} = {wanted}\n"));
+        let dry = host.run("apply", &["--dry-run", &file]);
+        assert_eq!(
+            (dry.0, host.get(key).as_str()),
+            (0, old),
+            "{key}: {}",
+            dry.1
+        );
+        assert_eq!(
+            dry.1.contains("would set"),
+            old != expected,
+            "{key}: {}",
+            dry.1
+        );
+        for _ in 0..2 {
+            let (status, said) = host.run("apply", &[&file]);
+            assert_eq!(status, 0, "{key}: {said}");
+            assert_eq!(host.get(key), expected, "{key}: {said}");
+        }
+        assert_eq!(host.run("revert", &[]).0, 0);
+        assert_eq!(
+            host.get(key).split_whitespace().collect::<Vec<_>>(),
+            old.split_whitespace().collect::<Vec<_>>()
+        );
+    }
+}
+
+#[test]
+fn key_that_cannot_be_set_is_named_and_the_others_are_set() {
+    let host = Host::new(&[("vm.swappiness", "60\n")]);
+    // Not even root may write there.
+    symlink("/proc/sys/kernel/cap_last_cap", host.path("sys/vm/fixed")).unwrap();
+    let (status, said) = host.run(
+        "apply",
+        &[&host.config("vm.fixed = 1\nvm.swappiness = 10\n")],
+    );
+    assert_eq!(status, 1);
+    assert!(
+        said.contains("could not be set: vm.fixed = 1 (still "),
+        "{said}"
+    );
+    assert_eq!(host.get("vm.swappiness"), "10\n");
+    assert_eq!(host.run("revert", &[]).0, 0);
+    assert_eq!(host.get("vm.swappiness"), "60\n");
+}
+
+#[test]
+fn what_cannot_be_set_back_is_named_and_stays_for_another_try() {
+    let host = Host::new(&[("vm.swappiness", "60\n"), ("vm.fixed", "1\n")]);
+    host.run(
+        "apply",
+        &[&host.config("vm.fixed = 2\nvm.swappiness = 10\n")],
+    );
+    fs::remove_file(host.key("vm.fixed")).unwrap();
+    symlink("/proc/sys/kernel/cap_last_cap", host.key("vm.fixed")).unwrap();
+    let (status, said) = host.run("revert", &[]);
+    assert_eq!(status, 1);
+    assert!(
+        said.contains("could not be set back: vm.fixed = 1 (still "),
+        "{said}"
+    );
+    assert_eq!(host.get("vm.swappiness"), "60\n");
+    assert_eq!(fs::read_to_string(host.state()).unwrap(), "vm.fixed = 1\n");
+}
+
+#[test]
+fn file_that_is_not_understood_sets_nothing() {
+    for bad in [
+        "vm.swappiness = 10\nnonsense\n",
+        "vm.swappiness = 10\nvm.x = $(id)\n",
+        "vm.swappiness = 10\nvm...etc = 1\n",
+        "vm.swappiness = 10\n/etc/x = 1\n",
+        "vm.swappiness = 10\nvm.x =\n",
+    ] {
+        let host = Host::new(&[("vm.swappiness", "60\n")]);
+        let (status, said) = host.run("apply", &[&host.config(bad)]);
+        assert!(
+            status == 1 && said.contains("nothing was set"),
+            "{bad:?}: {said}"
+        );
+        assert_eq!(host.get("vm.swappiness"), "60\n");
+        assert!(!host.state().exists());
+    }
+}
+
+#[test]
+fn damaged_state_reverts_nothing() {
+    let host = Host::new(&[("vm.swappiness", "10\n")]);
+    fs::create_dir_all(host.state().parent().unwrap()).unwrap();
+    fs::write(host.state(), "vm.swappiness = 60\nvm.x = y\n").unwrap();
+    let (status, said) = host.run("revert", &[]);
+    assert!(
+        status == 1 && said.contains("is damaged at: vm.x = y"),
+        "{said}"
+    );
+    assert_eq!(host.get("vm.swappiness"), "10\n");
+}
