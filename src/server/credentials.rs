@@ -8,8 +8,8 @@ use crate::auth::Verifier;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::tls::Identity;
-use crate::worker::keys::Keys;
-use crate::worker::wire::tls::{Identities, Secure};
+use crate::worker::reloadable::Reloadable;
+use crate::worker::wire::tls::Secure;
 
 /// The content of the files that the configuration names. Each is there if it is asked for.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Credentials {
     /// What workers need for the addresses where TLS is spoken.
     pub(super) secure: Option<Secure>,
     /// By which tokens are known.
-    pub(super) keys: Option<Arc<Keys>>,
+    pub(super) keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
 impl Credentials {
@@ -56,26 +56,28 @@ impl Credentials {
         Self {
             secure: identity.map(|identity| Secure {
                 listeners,
-                identities: Arc::new(Identities::new(identity)),
+                identity: Arc::new(Reloadable::new(identity)),
             }),
-            keys: material.verifier.map(|keys| Arc::new(Keys::new(keys))),
+            keys: material
+                .verifier
+                .map(|keys| Arc::new(Reloadable::new(Arc::new(keys)))),
         }
     }
 
     /// Reads them again, for new connections and tokens. All of them change, or nothing does.
     pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
-        let identities = self.secure.as_ref().map(|secure| &secure.identities);
-        let former = identities.map(|identities| identities.current());
+        let current = self.secure.as_ref().map(|secure| &secure.identity);
+        let former = current.map(|identity| identity.current());
         let material = Material::load(config, former.is_some(), former.as_ref(), &mut found);
         if !found.is_empty() {
             return Err(found);
         }
-        if let (Some(identities), Some(identity)) = (identities, material.identity) {
-            identities.replace(identity);
+        if let (Some(current), Some(identity)) = (current, material.identity) {
+            current.replace(identity);
         }
         if let (Some(keys), Some(verifier)) = (&self.keys, material.verifier) {
-            keys.replace(verifier);
+            keys.replace(Arc::new(verifier));
         }
         Ok(())
     }

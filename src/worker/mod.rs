@@ -20,7 +20,6 @@ mod epoch;
 mod expire;
 mod flush;
 mod invariants;
-pub mod keys;
 pub mod mail;
 mod memory_trim;
 pub mod pinned;
@@ -28,6 +27,7 @@ pub mod pinned;
 mod read;
 mod readiness;
 mod reap;
+pub mod reloadable;
 mod round;
 pub mod wire;
 
@@ -38,7 +38,7 @@ use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
 
-use crate::auth::Access;
+use crate::auth::{Access, Verifier};
 use crate::backend::Watch;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
@@ -59,11 +59,11 @@ use admission::pending::Pending;
 use admission::rates::Rates;
 use drain::{Draining, Leaving};
 use flush::Collected;
-use keys::Keys;
 use mail::inbox::{Inbox, Item};
 use mail::upstream::Upstream;
 use memory_trim::Storm;
 use pinned::Holders;
+use reloadable::Reloadable;
 use round::{Queue, Round};
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
@@ -93,8 +93,8 @@ pub struct Parts {
     pub guard: Guard,
     /// TLS, if a listener speaks it.
     pub secure: Option<Secure>,
-    /// By which tokens are known, if any are asked for.
-    pub keys: Option<Arc<Keys>>,
+    /// What verifies tokens, if clients need them.
+    pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
 /// One worker.

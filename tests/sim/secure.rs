@@ -7,7 +7,8 @@ use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
 
 use fanfare::tls::{Identity, Material};
-use fanfare::worker::wire::tls::{Identities, Secure};
+use fanfare::worker::reloadable::Reloadable;
+use fanfare::worker::wire::tls::Secure;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -39,7 +40,7 @@ pub(crate) fn secure(listeners: u64) -> Secure {
     let identity = Identity::new(&material, None).expect("an identity");
     Secure {
         listeners,
-        identities: Arc::new(Identities::new(identity)),
+        identity: Arc::new(Reloadable::new(identity)),
     }
 }
 

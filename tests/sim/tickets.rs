@@ -9,7 +9,7 @@ use std::sync::Arc;
 use fanfare::auth::{Algorithm, Key, Verifier, Wish, mint};
 use fanfare::config::Config;
 use fanfare::hub::Hub;
-use fanfare::worker::keys::Keys;
+use fanfare::worker::reloadable::Reloadable;
 
 use crate::link::{Link, Service};
 use crate::model::Facts;
@@ -49,10 +49,10 @@ pub(crate) fn ask_for(config: &mut Config) {
 }
 
 /// By what the worker knows tokens.
-pub(crate) fn keys(config: &Config) -> Option<Arc<Keys>> {
+pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     let key = Key::new(Algorithm::Hs256, &SECRET).expect("a key");
     let verifier = Verifier::new(vec![key], config.auth.terms()).expect("a key");
-    let keys = Arc::new(Keys::new(verifier));
+    let keys = Arc::new(Reloadable::new(Arc::new(verifier)));
     config.auth.is_on().then_some(keys)
 }
 

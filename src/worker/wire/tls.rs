@@ -9,7 +9,7 @@
 //! A handshake costs more than anything else a client can ask for, so handshakes have a list and a
 //! budget of their own, behind the reads of everybody who is in.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
@@ -22,39 +22,16 @@ use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
 use crate::worker::Worker;
 use crate::worker::read::read_uninterrupted;
+use crate::worker::reloadable::Reloadable;
 use crate::worker::round::Queue;
-
-/// What the server proves now. Whoever has begun goes on with what it was then.
-#[derive(Debug)]
-pub struct Identities(RwLock<Identity>);
-
-impl Identities {
-    /// Holds the first.
-    #[must_use]
-    pub fn new(identity: Identity) -> Self {
-        Self(RwLock::new(identity))
-    }
-
-    /// What whoever begins now is shown.
-    #[must_use]
-    pub fn current(&self) -> Identity {
-        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        held.clone()
-    }
-
-    /// Shows something else from now on.
-    pub fn replace(&self, identity: Identity) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = identity;
-    }
-}
 
 /// Which listeners speak TLS, and what they prove.
 #[derive(Clone, Debug)]
 pub struct Secure {
     /// A bit for each listener, in their order.
     pub listeners: u64,
-    /// What they prove.
-    pub identities: Arc<Identities>,
+    /// The certificate and key that a new connection is shown.
+    pub identity: Arc<Reloadable<Identity>>,
 }
 
 /// The filters of one worker.
@@ -197,7 +174,7 @@ impl<N: Net> Worker<N> {
         let Some(secure) = &self.parts.secure else {
             return false;
         };
-        let Ok(filter) = Filter::new(&secure.identities.current()) else {
+        let Ok(filter) = Filter::new(&secure.identity.current()) else {
             return false;
         };
         let secured = Secured {

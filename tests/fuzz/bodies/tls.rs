@@ -14,7 +14,7 @@ use super::secure::{PeerEnd, secure};
 /// What a filter may hold, whatever comes: a handshake message, a record, and room.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
-static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identities.current());
+static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identity.current());
 
 /// Pieces of a conversation.
 pub fn attack(bytes: &[u8]) {

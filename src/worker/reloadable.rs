@@ -1,0 +1,27 @@
+//! A value that a reload replaces while all workers use it: token keys, or TLS certificates.
+
+use std::sync::{PoisonError, RwLock};
+
+/// The value, behind a lock that is held only to clone or to replace it.
+#[derive(Debug)]
+pub struct Reloadable<T>(RwLock<T>);
+
+impl<T: Clone> Reloadable<T> {
+    /// Starts with the value that was loaded first.
+    #[must_use]
+    pub fn new(value: T) -> Self {
+        Self(RwLock::new(value))
+    }
+
+    /// The value at this moment. Whatever has cloned it keeps it after a reload.
+    #[must_use]
+    pub fn current(&self) -> T {
+        let held = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        held.clone()
+    }
+
+    /// Replaces the value for all later calls of [`Reloadable::current`].
+    pub fn replace(&self, value: T) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    }
+}
