@@ -365,6 +365,7 @@ impl<N: Net> Worker<N> {
             hub,
             running,
             parts,
+            filters,
             ..
         } = self;
         let id = owed.id;
@@ -390,8 +391,9 @@ impl<N: Net> Worker<N> {
                 slot.conn.outbox_mut().keep_rest(publication, written);
             }
         }
+        let has_more = !slot.conn.outbox().is_empty();
+        let is_drained = filters.has_sent_own(id.slot, had_own && is_own_done, has_more);
         self.note_held(id, held);
-        let is_drained = self.is_drained(id, had_own && is_own_done);
         if is_drained {
             self.call(id, |conn, out, context| conn.handle_drained(out, context));
         }

@@ -15,6 +15,7 @@ pub mod admission;
 mod answer_poll;
 mod apply;
 mod broadcast;
+mod close;
 mod drain;
 mod epoch;
 mod expire;
@@ -43,7 +44,7 @@ use crate::backend::Watch;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
 use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
-use crate::conn::{Conn, Stance};
+use crate::conn::Conn;
 use crate::deflate::Inflater;
 use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
 use crate::frame::Encoder;
@@ -428,18 +429,6 @@ impl<N: Net> Worker<N> {
         if may_be_read && slot.has_input(head_bytes) {
             slot.is_listed_to_read = true;
             self.to_read.push(id);
-        }
-    }
-
-    /// Marks a conn for reap; nothing more is done for it.
-    fn close(&mut self, id: ConnId, reason: CloseReason) {
-        if let Some(slot) = self.slot(id) {
-            slot.is_closing = true;
-            let is_silent = slot.conn.stance() == Stance::Silent;
-            self.to_reap.push((id, reason));
-            if is_silent {
-                self.leave_silent();
-            }
         }
     }
 

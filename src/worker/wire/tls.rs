@@ -10,13 +10,12 @@
 //! budget of their own, behind the reads of everybody who is in.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::net::{Net, ReadOutcome};
-use crate::config::limits::{HANDSHAKES_PER_TURN_MAX, LINGER_MS};
+use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
@@ -54,6 +53,15 @@ struct Secured {
     owes_drained: bool,
     /// The conn is closed when everything has been sent.
     closes: Option<CloseReason>,
+}
+
+/// What follows the last sealed byte of a conn.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::worker) struct SealedEnd {
+    /// FIN is to be sent.
+    pub(in crate::worker) has_fin: bool,
+    /// The conn is to be closed.
+    pub(in crate::worker) reason: Option<CloseReason>,
 }
 
 impl Filters {
@@ -159,6 +167,62 @@ impl Filters {
             });
         self.gathered = gathered;
         sealed
+    }
+
+    /// Notes that a conn's own bytes are all written or sealed, and returns whether they are all
+    /// sent. `has_more` is whether its outbox has got new ones.
+    pub(in crate::worker) fn has_sent_own(
+        &mut self,
+        slot: u32,
+        is_own_done: bool,
+        has_more: bool,
+    ) -> bool {
+        let Some(secured) = self.get_mut(slot) else {
+            return is_own_done;
+        };
+        secured.owes_drained |= is_own_done;
+        let is_sent = secured.filter.unsent().is_empty();
+        is_sent && !has_more && std::mem::take(&mut secured.owes_drained)
+    }
+
+    /// Seals `close_notify`. Returns whether FIN has to wait until sealed bytes are sent.
+    pub(in crate::worker) fn defer_fin(&mut self, slot: u32) -> bool {
+        let Some(secured) = self.get_mut(slot) else {
+            return false;
+        };
+        secured.filter.close();
+        secured.owes_fin |= !secured.filter.unsent().is_empty();
+        !secured.filter.unsent().is_empty()
+    }
+
+    /// Returns whether closing a conn has to wait until sealed bytes are sent. It waits once, and
+    /// only if the conn ended in order or its FIN already waits.
+    pub(in crate::worker) fn defer_close(&mut self, slot: u32, reason: CloseReason) -> bool {
+        let Some(secured) = self.get_mut(slot) else {
+            return false;
+        };
+        let may_wait = reason == CloseReason::Done || secured.owes_fin;
+        if !may_wait || secured.closes.is_some() {
+            return false;
+        }
+        if !secured.owes_fin {
+            secured.filter.close();
+        }
+        if secured.filter.unsent().is_empty() {
+            return false;
+        }
+        secured.owes_fin = true;
+        secured.closes = Some(reason);
+        true
+    }
+
+    /// What waited until all sealed bytes were sent, once they are.
+    pub(in crate::worker) fn take_end(&mut self, slot: u32) -> Option<SealedEnd> {
+        let secured = self.get_mut(slot)?;
+        secured.filter.unsent().is_empty().then(|| SealedEnd {
+            has_fin: std::mem::take(&mut secured.owes_fin),
+            reason: secured.closes,
+        })
     }
 }
 
@@ -348,73 +412,5 @@ impl<N: Net> Worker<N> {
         {
             slot.conn.handle_written(now, false);
         }
-    }
-
-    /// Whether the machine is to be told that its own bytes have gone. Those that are sealed have
-    /// when they are sent, unless there are more by then.
-    pub(in crate::worker) fn is_drained(&mut self, id: ConnId, is_own_done: bool) -> bool {
-        let Some(secured) = self.filters.get_mut(id.slot) else {
-            return is_own_done;
-        };
-        secured.owes_drained |= is_own_done;
-        let is_sent = secured.filter.unsent().is_empty();
-        let slot = self.conns.get(id.slot as usize);
-        let has_more = slot.is_some_and(|slot| !slot.conn.outbox().is_empty());
-        is_sent && !has_more && std::mem::take(&mut secured.owes_drained)
-    }
-
-    /// After a write: whoever has sent everything ends, if it was to.
-    pub(in crate::worker) fn end_sealed(&mut self, id: ConnId) {
-        let Some(secured) = self.filters.get_mut(id.slot) else {
-            return;
-        };
-        if !secured.filter.unsent().is_empty() {
-            return;
-        }
-        let closes = secured.closes;
-        if std::mem::take(&mut secured.owes_fin)
-            && let Some(slot) = self.conns.get_mut(id.slot as usize)
-        {
-            self.net.shutdown_write(&mut slot.socket);
-        }
-        if let Some(reason) = closes {
-            self.close(id, reason);
-        }
-    }
-
-    /// Sends FIN, behind what is sealed and a `close_notify`.
-    pub(in crate::worker) fn shutdown_write(&mut self, id: ConnId) {
-        if let Some(secured) = self.filters.get_mut(id.slot) {
-            secured.filter.close();
-            if !secured.filter.unsent().is_empty() {
-                secured.owes_fin = true;
-                return self.list_to_flush(id);
-            }
-        }
-        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
-            self.net.shutdown_write(&mut slot.socket);
-        }
-    }
-
-    /// Closes a conn. One that has come to its end in order, or whose FIN waits for what is sealed
-    /// for it, says goodbye first (`close_notify`). Asked a second time it waits no more.
-    pub(in crate::worker) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
-        if let Some(secured) = self.filters.get_mut(id.slot)
-            && (reason == CloseReason::Done || secured.owes_fin)
-            && secured.closes.is_none()
-        {
-            if !secured.owes_fin {
-                secured.filter.close();
-            }
-            if !secured.filter.unsent().is_empty() {
-                secured.owes_fin = true;
-                secured.closes = Some(reason);
-                // Its timer may be what has ended it, and the peer may take nothing any more.
-                let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
-                self.arm(id, linger);
-                return self.list_to_flush(id);
-            }
-        }
-        self.close(id, reason);
     }
 }

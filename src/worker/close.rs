@@ -1,0 +1,67 @@
+//! close: how a conn ends, over TCP or TLS: FIN after its last byte, then reap.
+//!
+//! Over TLS, FIN and the end wait until all sealed bytes are sent. Called by `apply` for effects,
+//! by `flush` after each write, and by every phase that finds a dead connection.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::wire::net::Net;
+use super::wire::tls::SealedEnd;
+use crate::config::limits::LINGER_MS;
+use crate::conn::Stance;
+use crate::effect::CloseReason;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    /// Marks a conn for reap; nothing more is done for it.
+    pub(super) fn close(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(slot) = self.slot(id) {
+            slot.is_closing = true;
+            let is_silent = slot.conn.stance() == Stance::Silent;
+            self.to_reap.push((id, reason));
+            if is_silent {
+                self.leave_silent();
+            }
+        }
+    }
+
+    /// Sends FIN. Over TLS it follows what is sealed and a `close_notify`.
+    pub(super) fn shutdown_write(&mut self, id: ConnId) {
+        if self.filters.defer_fin(id.slot) {
+            return self.list_to_flush(id);
+        }
+        self.send_fin(id);
+    }
+
+    fn send_fin(&mut self, id: ConnId) {
+        if let Some(slot) = self.conns.get_mut(id.slot as usize) {
+            self.net.shutdown_write(&mut slot.socket);
+        }
+    }
+
+    /// Closes a conn. Over TLS, one that ended in order, or whose FIN waits for sealed bytes, first
+    /// sends them and a `close_notify`. A second call does not wait.
+    pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
+        if !self.filters.defer_close(id.slot, reason) {
+            return self.close(id, reason);
+        }
+        // The conn's timer may have fired, and its peer may never read again.
+        let linger = self.running.now().after(Duration::from_millis(LINGER_MS));
+        self.arm(id, linger);
+        self.list_to_flush(id);
+    }
+
+    /// After a write of sealed bytes: sends FIN and closes the conn, if that waited for them.
+    pub(super) fn end_sealed(&mut self, id: ConnId) {
+        let Some(SealedEnd { has_fin, reason }) = self.filters.take_end(id.slot) else {
+            return;
+        };
+        if has_fin {
+            self.send_fin(id);
+        }
+        if let Some(reason) = reason {
+            self.close(id, reason);
+        }
+    }
+}
