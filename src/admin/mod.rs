@@ -8,8 +8,8 @@
 //! Reads the counters that workers and feed write; writes none. The main thread binds it, spawns it
 //! and sets its [`Readiness`]. It ends with the process.
 
-mod answer;
-mod exchange;
+mod connection;
+mod endpoints;
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -30,7 +30,7 @@ use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
 use crate::worker::admission::guard::Guard;
-use exchange::{Exchange, Worth};
+use connection::{Exchange, Worth};
 
 /// Stack of the thread. Its largest frame is the parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;

@@ -20,7 +20,7 @@ use super::{Failure, tell};
 use crate::config::file;
 use crate::demo;
 use crate::server::service::{self, ServiceManager};
-use crate::server::{Server, StartError, identity, logs};
+use crate::server::{Server, StartError, certificates, logs};
 use crate::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
@@ -136,7 +136,7 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
     let clients: String = server
         .addresses()
         .iter()
-        .map(|listen| format!(" {}", identity::url(listen)))
+        .map(|listen| format!(" {}", certificates::url(listen)))
         .collect();
     let admin = server
         .admin_address()

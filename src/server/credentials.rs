@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{identity, keys};
+use super::{certificates, token_keys};
 use crate::auth::Verifier;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
@@ -31,10 +31,10 @@ impl Material {
         // behind a socket unit reads.
         let tls = &config.tls;
         let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
-        let identity = is_secure.then(|| identity::load(config, former, found));
+        let identity = is_secure.then(|| certificates::load(config, former, found));
         Self {
             identity: identity.flatten(),
-            verifier: keys::load(config, found),
+            verifier: token_keys::load(config, found),
         }
     }
 }
@@ -51,7 +51,7 @@ pub(super) struct Credentials {
 impl Credentials {
     /// Shares them with the workers of these listeners.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
-        let listeners = identity::secure_listeners(listen);
+        let listeners = certificates::secure_listeners(listen);
         let identity = material.identity.filter(|_| listeners != 0);
         Self {
             secure: identity.map(|identity| Secure {

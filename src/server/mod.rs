@@ -5,15 +5,15 @@
 //! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
 //! process.
 
+pub mod certificates;
 mod credentials;
 mod files;
-pub mod identity;
-mod keys;
 pub mod logs;
+mod memory_watch;
 mod prepare;
 pub mod service;
 mod threads;
-mod watch;
+mod token_keys;
 
 pub use prepare::check;
 
@@ -53,9 +53,9 @@ use crate::worker::mail::upstream::{Bounds, Reports, Upstream, upstream};
 use crate::worker::wire::fanout_limiter::{Place, Walkers};
 use crate::worker::wire::kernel::MioNet;
 use credentials::Credentials;
+use memory_watch::Watch;
 use prepare::prepare;
 use threads::{Listeners, Preparation};
-use watch::Watch;
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -309,7 +309,7 @@ impl Server {
 /// By what conns are kept away, and who looks after memory for it.
 fn guard(config: &Config, listen: &[Listen], clock: Clock) -> Result<(Guard, Watch), StartError> {
     let guard = Guard {
-        proxied: identity::proxied_listeners(listen),
+        proxied: certificates::proxied_listeners(listen),
         sources: Visitors::new(&config.limits).map(Arc::new),
         ..Guard::default()
     };

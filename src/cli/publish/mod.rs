@@ -7,8 +7,8 @@
 //! `--ack` [`resume`] takes over, since only then it is known what to send again on another conn.
 
 mod resume;
+mod send_window;
 mod template;
-mod window;
 
 use std::borrow::Cow;
 use std::io::{self, BufReader, BufWriter, IsTerminal as _, Read, Write};

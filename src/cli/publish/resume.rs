@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::window::{Taken, Window};
+use super::send_window::{Taken, Window};
 use super::{ANSWER_BYTES_MAX, Answer, BUFFER_BYTES, Exchange, Put, Sent};
 use crate::cli::Failure;
 use crate::cli::lines::{self, LineRead};

@@ -9,8 +9,8 @@ mod body;
 mod end;
 mod event_stream;
 mod exchange;
+mod long_poll;
 mod parser;
-mod poll;
 mod socket;
 mod target;
 mod web_socket;
@@ -53,7 +53,7 @@ pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failu
     loop {
         let end = match target.scheme {
             Scheme::EventStream => event_stream::follow(&mut connection),
-            Scheme::Poll => poll::follow(&mut connection),
+            Scheme::Poll => long_poll::follow(&mut connection),
             Scheme::WebSocket => web_socket::follow(&mut connection),
         };
         if let End::Lost(lost) = &end {

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Sources, answer};
+use super::{Sources, endpoints};
 use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
@@ -116,7 +116,7 @@ impl Exchange {
         match read_head(held, ADMIN_HEAD_BYTES_MAX) {
             HeadRead::Incomplete => Ok(true),
             HeadRead::Complete { head, .. } => {
-                let bytes = answer::answer(&head, sources, &date());
+                let bytes = endpoints::answer(&head, sources, &date());
                 self.answer(bytes)
             }
             HeadRead::Refused(refusal) => Ok(self.refuse(refusal)),
@@ -124,7 +124,7 @@ impl Exchange {
     }
 
     fn refuse(&mut self, refusal: Refusal) -> bool {
-        let bytes = answer::refuse(refusal, Method::Get, &date());
+        let bytes = endpoints::refuse(refusal, Method::Get, &date());
         self.answer(bytes).unwrap_or(false)
     }
 
