@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::config::{JournalSync, LogBounds};
-use fanfare::feed::journal::folder::Folder;
-use fanfare::feed::journal::keeper::{Keeper, Settings};
-use fanfare::feed::journal::lsm::Place;
-use fanfare::feed::journal::record::{PayloadRef, Record};
-use fanfare::feed::journal::recover::{Replayed, open};
-use fanfare::feed::journal::state::Boot;
 use fanfare::id::Epoch;
+use fanfare::journal::folder::Folder;
+use fanfare::journal::keeper::{Keeper, Settings};
+use fanfare::journal::lsm::Place;
+use fanfare::journal::record::{PayloadRef, Record};
+use fanfare::journal::recover::{Replayed, open};
+use fanfare::journal::state::Boot;
 
 /// Publications of one read of the feed, with payloads of 200 bytes.
 const BATCH: u64 = 256;

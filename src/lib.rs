@@ -36,7 +36,7 @@
 //! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
 //! poll is subscribed before it is answered: `worker/answer_poll.rs` gathers what it is owed, and
 //! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
-//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `feed/journal` if there
+//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `journal` if there
 //! is one, added to the log by `log/writer.rs`, posted through `worker/mail/inbox.rs` to the
 //! workers that have subscribers of its channel, and taken in by `worker/broadcast.rs`;
 //! `worker/flush.rs` walks the channel's subscribers, `frame` encodes for the first of them and all
@@ -227,7 +227,7 @@
 //!   alone, so an acknowledgement names its channel where there are several.
 //! - A subscriber is given every publication of its channel once and in order, or is told which ids
 //!   lie in a gap. Nothing is lost in silence.
-//! - With a journal ([`feed::journal`]) a batch is on disk before anybody sees it, or it is refused
+//! - With a journal ([`journal`]) a batch is on disk before anybody sees it, or it is refused
 //!   and its numbers are free again. No number is given out twice, whatever is lost with the power.
 //! - Twice a second the feed compares its socket and the journal's files with what was opened. A
 //!   socket that is gone is made again, except where another user could replace it; publications
@@ -376,6 +376,7 @@ pub mod server;
 pub mod admin;
 pub mod demo;
 pub mod feed;
+pub mod journal;
 pub mod worker;
 
 pub mod conn;

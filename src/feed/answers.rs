@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
-use super::journal::commit::{Commit, Fate};
 use super::publish::Shape;
 use super::refusal::Refusal;
 use super::request::Problem;
@@ -21,6 +20,7 @@ use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
 use crate::frame::Receipt;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
+use crate::journal::commit::{Commit, Fate};
 
 /// A buffer of this size is kept when it is empty.
 const BUFFER_BYTES_KEPT: usize = 4096;

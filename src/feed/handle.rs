@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
-use super::journal::past::Kept;
 use super::listener::{self, FeedError};
 use super::watch::SocketPlace;
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;
 use crate::id::Epoch;
+use crate::journal::past::Kept;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;

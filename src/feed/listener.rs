@@ -23,10 +23,10 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::directory;
 use crate::config::Config;
 use crate::config::file::default_feed_path;
 use crate::config::limits::LISTEN_BACKLOG;
+use crate::sys::directory;
 use crate::sys::group::group_id;
 use crate::sys::inode::Inode;
 use crate::sys::regular;

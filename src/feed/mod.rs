@@ -14,14 +14,12 @@ mod body;
 pub mod command;
 mod consumer;
 pub mod decode;
-pub mod dedupe;
 mod dialogue;
-mod directory;
 pub mod draft;
 mod feeder;
 mod fields;
 mod handle;
-pub mod journal;
+
 mod listener;
 pub mod minify;
 pub mod publish;
@@ -46,7 +44,6 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use self::dedupe::Dedupe;
 use self::feeder::{Feeder, Intake, Next};
 use self::sequencer::{Continuation, Sequencer};
 use self::upstream::Upstream;
@@ -57,6 +54,7 @@ use crate::config::limits::{
 };
 use crate::health::{Health, Part};
 use crate::id::{Cursor, Sequence};
+use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::sys::wake::Wake;

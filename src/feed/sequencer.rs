@@ -8,17 +8,17 @@
 use std::sync::Arc;
 
 use super::answers::Ack;
-use super::dedupe::Dedupe;
 use super::draft::{Channels, Draft};
-use super::journal::Journal;
-use super::journal::commit::Commit;
 use crate::backend::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
 use crate::frame::{Publication, Receipt};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
+use crate::journal::Journal;
+use crate::journal::commit::Commit;
 #[cfg(test)]
 use crate::log::EpochChange;
 use crate::log::Writer;
+use crate::log::dedupe::Dedupe;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
 use crate::time::{Deadline, Now};
@@ -451,12 +451,12 @@ mod tests {
     use crate::config::{Config, JournalSync, LogBounds};
     use crate::feed::command::publication;
     use crate::feed::draft::NameCache;
-    use crate::feed::journal::commit::Fate;
-    use crate::feed::journal::fake::{FakeStore, Faults};
-    use crate::feed::journal::keeper::Settings;
-    use crate::feed::journal::recover::{Replayed, open};
-    use crate::feed::journal::state::Boot;
     use crate::id::Epoch;
+    use crate::journal::commit::Fate;
+    use crate::journal::fake::{FakeStore, Faults};
+    use crate::journal::keeper::Settings;
+    use crate::journal::recover::{Replayed, open};
+    use crate::journal::state::Boot;
     use crate::sys::wake::Wake;
     use crate::worker::mail::inbox::{Inbox, Item, inbox};
 

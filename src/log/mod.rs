@@ -14,6 +14,7 @@
 //! everything. Nothing above it is found, counted or named. A horizon is of one [`epoch`].
 
 mod conflation;
+pub mod dedupe;
 pub mod entry;
 pub mod epoch;
 mod interest;

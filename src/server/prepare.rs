@@ -8,7 +8,7 @@ use super::credentials::Material;
 use crate::config::Config;
 use crate::config::validate::Invalid;
 use crate::feed;
-use crate::feed::journal::folder;
+use crate::journal::folder;
 use crate::sys::activation::Inherited;
 
 /// Checks the files and directories that a configuration names. Binds and makes nothing.

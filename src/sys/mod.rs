@@ -11,6 +11,7 @@ pub mod activation;
 pub mod clock;
 pub mod cpu;
 pub mod descriptors;
+pub mod directory;
 pub mod group;
 pub mod inode;
 pub mod input;

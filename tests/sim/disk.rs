@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fanfare::config::{Config, JournalSync, LogBounds};
-use fanfare::feed::journal::engine::{Batch, Each, Engine, EngineError, Opener};
-use fanfare::feed::journal::keeper::{Keeper, Settings};
-use fanfare::feed::journal::past::{Circumstances, Collector};
-use fanfare::feed::journal::record::{PayloadRef, Record};
-use fanfare::feed::journal::recover;
-use fanfare::feed::journal::state::{Boot, Mark};
 use fanfare::frame::Publication;
 use fanfare::id::{Epoch, Sequence};
+use fanfare::journal::engine::{Batch, Each, Engine, EngineError, Opener};
+use fanfare::journal::keeper::{Keeper, Settings};
+use fanfare::journal::past::{Circumstances, Collector};
+use fanfare::journal::record::{PayloadRef, Record};
+use fanfare::journal::recover;
+use fanfare::journal::state::{Boot, Mark};
 use fanfare::log::Writer;
 use fanfare::time::Now;
 

@@ -35,8 +35,8 @@ const SHELL: &[&str] = &[
 ];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
-/// The layer of a file, by its top module. In `config` and `feed`, which have both, a shell file
-/// other than the feed's own says so in its first line.
+/// The layer of a file, by its top module. In `config`, `feed` and `journal`, which have both, a
+/// shell file says so in its first line.
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
@@ -44,13 +44,13 @@ pub(crate) fn layer(source: &Source) -> Option<Layer> {
     // are its business. Its files that hear, judge and draw are held to be pure all the same.
     let is_pure_bench =
         source.path.starts_with("src/cli/bench/") && source.text.starts_with("//! PURE");
-    let says_shell = source.text.starts_with("//! SHELL") || source.path == "src/feed/mod.rs";
+    let says_shell = source.text.starts_with("//! SHELL");
     match top {
         "conn" => Some(Layer::Machine),
         "config" if says_shell => Some(Layer::Shell),
         "config" => Some(Layer::Word),
-        "feed" if says_shell => Some(Layer::Shell),
-        "feed" => Some(Layer::Pure),
+        "feed" | "journal" if says_shell => Some(Layer::Shell),
+        "feed" | "journal" => Some(Layer::Pure),
         _ if is_pure_bench => Some(Layer::Pure),
         _ if WORDS.contains(&top) => Some(Layer::Word),
         _ if PURE.contains(&top) => Some(Layer::Pure),

@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanfare::config::{JournalSync, LogBounds};
-use fanfare::feed::journal::folder::Folder;
-use fanfare::feed::journal::keeper::{Keeper, Settings};
-use fanfare::feed::journal::lsm::Place;
-use fanfare::feed::journal::record::{self, PayloadRef, Record};
-use fanfare::feed::journal::recover::{self, Replayed};
-use fanfare::feed::journal::state::Boot;
+use fanfare::journal::folder::Folder;
+use fanfare::journal::keeper::{Keeper, Settings};
+use fanfare::journal::lsm::Place;
+use fanfare::journal::record::{self, PayloadRef, Record};
+use fanfare::journal::recover::{self, Replayed};
+use fanfare::journal::state::Boot;
 use fanfare::id::Epoch;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};

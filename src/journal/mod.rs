@@ -45,7 +45,7 @@ pub mod state;
 mod syncer;
 
 #[cfg(test)]
-pub(super) mod fake;
+pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 

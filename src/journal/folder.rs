@@ -14,10 +14,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::super::directory;
 use super::engine::EngineError;
 use super::files::{StoreFiles, expect, expect_any};
 use super::state::Mark;
+use crate::sys::directory;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 /// Checks that this process can make files in a directory, or can make the directory.
-pub(super) fn check(path: &Path) -> io::Result<()> {
+pub(crate) fn check(path: &Path) -> io::Result<()> {
     let mut nearest = path;
     loop {
         // The parent of a name alone is the current directory.
@@ -37,7 +37,7 @@ pub(super) fn check(path: &Path) -> io::Result<()> {
 
 /// The first part of a directory's path that another user has or can replace; `None` if only this
 /// user and root can. Parts that are missing are left out.
-pub(super) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
+pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     let absolute = std::path::absolute(path)?;
     // Links are in the first path, and where they lead in the second.
     let real = match fs::canonicalize(path) {

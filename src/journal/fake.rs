@@ -18,9 +18,9 @@ use crate::id::Sequence;
 
 /// How likely each operation is to fail, in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::feed) struct Faults {
-    pub(in crate::feed) write_errors: u32,
-    pub(in crate::feed) sync_errors: u32,
+pub(crate) struct Faults {
+    pub(crate) write_errors: u32,
+    pub(crate) sync_errors: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -74,14 +74,14 @@ struct Inner {
 
 /// The store; clones are the same store.
 #[derive(Clone, Debug)]
-pub(in crate::feed) struct FakeStore(Arc<Mutex<Inner>>);
+pub(crate) struct FakeStore(Arc<Mutex<Inner>>);
 
 /// The store while it is open.
 #[derive(Debug)]
 struct FakeEngine(FakeStore);
 
 impl FakeStore {
-    pub(in crate::feed) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             room: usize::MAX,
             rng: Rng::with_seed(seed),
@@ -89,17 +89,17 @@ impl FakeStore {
         })))
     }
 
-    pub(in crate::feed) fn set_faults(&self, faults: Faults) {
+    pub(crate) fn set_faults(&self, faults: Faults) {
         self.0.lock().unwrap().faults = faults;
     }
 
     /// Bytes that still fit.
-    pub(in crate::feed) fn set_room(&self, bytes: usize) {
+    pub(crate) fn set_room(&self, bytes: usize) {
         self.0.lock().unwrap().room = bytes;
     }
 
     /// Removes its files, or puts them back.
-    pub(in crate::feed) fn set_removed(&self, is_removed: bool) {
+    pub(crate) fn set_removed(&self, is_removed: bool) {
         self.0.lock().unwrap().files = match is_removed {
             true => Files::Removed,
             false => Files::There,
@@ -111,7 +111,7 @@ impl FakeStore {
         self.0.lock().unwrap().files = Files::Unchecked;
     }
 
-    pub(in crate::feed) fn syncs(&self) -> u64 {
+    pub(crate) fn syncs(&self) -> u64 {
         self.0.lock().unwrap().syncs
     }
 
@@ -144,7 +144,7 @@ impl FakeStore {
         self.0.lock().unwrap().doomed.is_some()
     }
 
-    pub(in crate::feed) fn lose_power(&self) {
+    pub(crate) fn lose_power(&self) {
         let mut inner = self.0.lock().unwrap();
         let end = inner.doomed.unwrap_or(inner.log.len());
         let kept = inner.kept.min(end);
