@@ -36,8 +36,8 @@
 //! `transport/websocket` or `transport/event_stream.rs` answers; `worker/apply.rs` subscribes it. A
 //! poll is subscribed before it is answered: `worker/answer_poll.rs` gathers what it is owed, and
 //! `conn/outbox.rs` sends the shared frames. A feeder's byte is read by `feed/feeder.rs`, decoded
-//! by `feed/decode.rs`, numbered by `feed/sequencer.rs`, written to disk by `journal` if there
-//! is one, added to the log by `log/writer.rs`, posted through `worker/mail/inbox.rs` to the
+//! by `feed/protocol/decode.rs`, numbered by `feed/sequencer`, written to disk by `journal` if
+//! there is one, added to the log by `log/writer.rs`, posted through `worker/mail/inbox.rs` to the
 //! workers that have subscribers of its channel, and taken in by `worker/broadcast.rs`;
 //! `worker/flush.rs` walks the channel's subscribers, `frame` encodes for the first of them and all
 //! others share the bytes, the compressed ones too: no WebSocket has a compressor or a window of
@@ -50,12 +50,12 @@
 //!
 //! The other way round goes what has no place in a log. A client's publication leaves its worker as
 //! a report (`worker/mail/upstream`) for the feed, which hands it to consumers or sequences it
-//! (`feed/upstream.rs`); a conn whose report has to wait is not read. Notices of subscriptions wait
-//! in a table of their own (`worker/mail/upstream/notices.rs`), so that they delay no publication.
-//! Pairs cancel out there, and a conn with too many notices is not read. What a backend says to
-//! one conn comes in the inbox, behind what was published before, and `worker/mail/backend.rs`
-//! gives it to the conn's machine. The words of it are in [`backend`]. Reports and notices carry
-//! the subject of the conn's token.
+//! (`feed/backends/reports.rs`); a conn whose report has to wait is not read. Notices of
+//! subscriptions wait in a table of their own (`worker/mail/upstream/notices.rs`), so that they
+//! delay no publication. Pairs cancel out there, and a conn with too many notices is not read. What
+//! a backend says to one conn comes in the inbox, behind what was published before, and
+//! `worker/mail/backend.rs` gives it to the conn's machine. The words of it are in [`backend`].
+//! Reports and notices carry the subject of the conn's token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the
 //! server, the worker, the slot, and how many conns the worker accepted before. The slot finds the

@@ -238,7 +238,12 @@ fn only_the_shell_touches_the_world() {
     );
     breaks("src/hub/a.rs", "use std::{fmt, thread::spawn};\n", 1, rule);
     breaks("src/conn/a.rs", "let x = std::env::var(y);\n", 1, rule);
-    breaks("src/feed/decode.rs", "\nuse std::sync::Mutex;\n", 2, rule);
+    breaks(
+        "src/feed/protocol/decode.rs",
+        "\nuse std::sync::Mutex;\n",
+        2,
+        rule,
+    );
     breaks("src/http/a.rs", "tracing::info!(x);\n", 1, rule);
     breaks("src/http/a.rs", "let x = SystemTime::now();\n", 1, rule);
     breaks(
@@ -313,11 +318,11 @@ fn errors_say_their_cause_once() {
         ("\"a: {0}\"", "A(#[source] B),"),
         ("\"a: {source}\"", "A { source: B },"),
     ] {
-        let path = "src/feed/fields.rs";
+        let path = "src/feed/protocol/fields.rs";
         breaks(path, &sample(attribute, variant), 2, rules::causes_once);
     }
     for (attribute, variant) in [("transparent", "A(#[from] B),"), ("\"a: {0}\"", "A(B),")] {
-        let path = "src/feed/fields.rs";
+        let path = "src/feed/protocol/fields.rs";
         keeps(path, &sample(attribute, variant), rules::causes_once);
     }
 }

@@ -23,8 +23,8 @@ use super::bench::options::BenchArgs;
 use crate::auth::Algorithm;
 use crate::config::Listen;
 use crate::config::file::Overrides;
-use crate::feed::draft::check_event;
-use crate::feed::refusal::Refusal;
+use crate::feed::protocol::draft::check_event;
+use crate::feed::protocol::refusal::Refusal;
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
 

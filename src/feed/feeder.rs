@@ -12,13 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::answers::{self, Answers, Response};
-use super::consumer::{NoticeShare, Wants};
-use super::decode::{Decoder, Item};
-use super::dialogue::Patience;
-use super::request::Request;
+use super::answer_queue::{self, Answers, Response};
+use super::backends::commands::Patience;
+use super::backends::consumer::{NoticeShare, Wants};
+use super::feeder_socket::{ReadOutcome, Socket};
+use super::protocol::decode::{Decoder, Item};
+use super::protocol::request::Request;
 use super::sequencer::{Awaited, Sequencer};
-use super::socket::{ReadOutcome, Socket};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::frame::Receipt;
@@ -272,7 +272,7 @@ impl Feeder {
                 wants_ack,
                 command,
             } => self.carry_out(*command, line, wants_ack, intake),
-            Item::Continue => self.answers.owe_bytes(answers::CONTINUE),
+            Item::Continue => self.answers.owe_bytes(answer_queue::CONTINUE),
             Item::Publish {
                 line,
                 wants_ack,
@@ -291,7 +291,7 @@ impl Feeder {
                 self.errors += 1;
                 intake.metrics.errors.increment();
                 self.answers
-                    .owe_bytes(&answers::refusal_line(line, &refusal));
+                    .owe_bytes(&answer_queue::refusal_line(line, &refusal));
             }
             Item::Request(request) => self.handle_request(*request, intake, now, date),
         }
@@ -322,7 +322,7 @@ impl Feeder {
             Err(problem) => {
                 self.errors += 1;
                 intake.metrics.errors.increment();
-                let answer = answers::problem(&problem, is_last, request.is_head, date);
+                let answer = answer_queue::problem(&problem, is_last, request.is_head, date);
                 self.answers.owe_bytes(&answer);
             }
         }

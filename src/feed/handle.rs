@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use super::FeedLoop;
 use super::listener::{self, FeedError};
-use super::watch::SocketPlace;
+use super::socket_watch::SocketPlace;
 use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;

@@ -1,6 +1,6 @@
 //! SHELL: the feed, the local Unix socket by which publications arrive.
 //!
-//! One thread, any number of feeders. [`decode`] and what it uses are pure: bytes to drafts, cut
+//! One thread, any number of feeders. [`protocol`] and what it uses are pure: bytes to drafts, cut
 //! anywhere. The rest is shell: `listener` takes the path, `feeder` is one connection,
 //! `sequencer` gives numbers and hands batches to the workers, and this file is the loop that
 //! lets them take turns. One read per ready feeder and round, so that none starves another; a full
@@ -9,26 +9,15 @@
 //! The bounds: a feeder holds at most one line (or body) and one read, its answers and
 //! acknowledgements are limited, and so are feeders, batches and inboxes.
 
-mod answers;
-mod body;
-pub mod command;
-mod consumer;
-pub mod decode;
-mod dialogue;
-pub mod draft;
+mod answer_queue;
+mod backends;
 mod feeder;
-mod fields;
+mod feeder_socket;
 mod handle;
-
 mod listener;
-pub mod minify;
-pub mod publish;
-pub mod refusal;
-pub mod request;
+pub mod protocol;
 mod sequencer;
-mod socket;
-mod upstream;
-mod watch;
+mod socket_watch;
 
 #[cfg(test)]
 mod tests;
@@ -44,10 +33,10 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
+use self::backends::reports::{self, Upstream};
 use self::feeder::{Feeder, Intake, Next};
 use self::sequencer::{Continuation, Sequencer};
-use self::upstream::Upstream;
-use self::watch::SocketWatch;
+use self::socket_watch::SocketWatch;
 use crate::config::Config;
 use crate::config::limits::{
     ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX, FAULT_REPEATED_MS, FILES_CHECK_MS, LINGER_MS,
@@ -372,7 +361,7 @@ impl FeedLoop {
         self.upstream.look_again();
         let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
         self.metrics.consumers.set(consumers.count() as u64);
-        let watch = Arc::new(upstream::watch(&self.feeders));
+        let watch = Arc::new(reports::watch(&self.feeders));
         self.intake.sequencer.watch(&watch, &receipt);
         if receipt.subscribers().is_some() {
             self.queue_where(Feeder::is_waiting);
@@ -502,7 +491,7 @@ fn queue(feeder: &mut Feeder, slot: usize, ready: &mut Vec<usize>) {
 }
 
 fn refuse(mut stream: UnixStream) {
-    let line = answers::error_line(0, "too_many_feeders", "too many feeders are connected");
+    let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
     // A new connection's buffer has room; if it has gone already, nobody misses the line.
     let told = stream
         .set_nonblocking(true)

@@ -2,9 +2,9 @@
 
 use fanfare::backend::Farewell;
 use fanfare::config::Limits;
-use fanfare::feed::command::Command;
-use fanfare::feed::decode::{Decoder, Item};
-use fanfare::feed::draft::{Channels, Draft};
+use fanfare::feed::protocol::command::Command;
+use fanfare::feed::protocol::decode::{Decoder, Item};
+use fanfare::feed::protocol::draft::{Channels, Draft};
 use fanfare::frame::Payload;
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
@@ -191,6 +191,6 @@ pub fn check_payload(payload: &Payload) {
         let raw: &RawValue = serde_json::from_str(text).expect("a payload is JSON");
         assert_eq!(raw.get(), &**text);
         assert_eq!(fanfare::json::check_value(text), Ok(()));
-        assert_eq!(fanfare::feed::minify::minify(text), *text);
+        assert_eq!(fanfare::feed::protocol::minify::minify(text), *text);
     }
 }

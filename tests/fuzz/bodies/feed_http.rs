@@ -4,9 +4,9 @@
 //! open the next one begins where a plain reader of heads and bodies says too (RFC 9112, 11.2), and
 //! what was published is published again when it is printed as JSON.
 
-use fanfare::feed::decode::Item;
-use fanfare::feed::publish::Publish;
-use fanfare::feed::request::Request;
+use fanfare::feed::protocol::decode::Item;
+use fanfare::feed::protocol::publish::Publish;
+use fanfare::feed::protocol::request::Request;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 

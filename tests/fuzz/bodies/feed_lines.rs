@@ -3,8 +3,8 @@
 //! However they are cut they say the same, and what was understood is understood again when it is
 //! printed. Bytes that begin an HTTP request are the other target's.
 
-use fanfare::feed::decode::Item;
-use fanfare::feed::draft::Draft;
+use fanfare::feed::protocol::decode::Item;
+use fanfare::feed::protocol::draft::Draft;
 
 use super::feed::{self, check_payload, print_command, print_draft, read_line};
 
@@ -57,7 +57,7 @@ fn check_labels(draft: &Draft) {
     }
 }
 
-fn check_command(command: &fanfare::feed::command::Command) {
+fn check_command(command: &fanfare::feed::protocol::command::Command) {
     let printed = print_command(command);
     match read_line(&printed) {
         Item::Command { command: again, .. } => assert_eq!(*again, *command, "{printed}"),

@@ -8,16 +8,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::command::Command;
 use super::consumer::Wants;
-use super::feeder::{Feeder, Intake, Phase};
 use crate::backend::{Delivery, Report, Saying, Verdict};
 use crate::config::limits::{CONSUMER_READ_BYTES_MIN, CONSUMER_STALL_MS};
+use crate::feed::feeder::{Feeder, Intake, Phase};
+use crate::feed::protocol::command::Command;
 use crate::time::{Deadline, Now};
 
 impl Feeder {
     /// Carries out a command, and owes the answer.
-    pub(super) fn carry_out(
+    pub(crate) fn carry_out(
         &mut self,
         command: Command,
         line: u64,
@@ -57,47 +57,47 @@ impl Feeder {
     }
 
     /// What it consumes, if it does.
-    pub(super) fn wants(&self) -> Option<&Wants> {
+    pub(crate) fn wants(&self) -> Option<&Wants> {
         let reads = self.phase != Phase::Gone && !self.socket.is_hung_up;
         self.wants.as_ref().filter(|_| reads)
     }
 
     /// Whether consumers are fewer without it.
-    pub(super) fn was_consumer(&self) -> bool {
+    pub(crate) fn was_consumer(&self) -> bool {
         self.wants.is_some()
     }
 
     /// Whether a report is for this feeder.
-    pub(super) fn consumes(&self, report: &Report) -> bool {
+    pub(crate) fn consumes(&self, report: &Report) -> bool {
         self.wants().is_some_and(|wants| wants.covers(report))
     }
 
     /// Whether it is owed so much that nothing more can be.
-    pub(super) fn is_congested(&self) -> bool {
+    pub(crate) fn is_congested(&self) -> bool {
         self.answers.is_congested()
     }
 
     /// Whether a notice may be owed to it.
-    pub(super) fn has_notice_room(&mut self) -> bool {
+    pub(crate) fn has_notice_room(&mut self) -> bool {
         let sent = self.answers.sent_total();
         let socket = &mut self.socket;
         self.notice_share.has_room(sent, || socket.look_at_unread())
     }
 
     /// Owes a report to a consumer.
-    pub(super) fn owe_report(&mut self, line: &[u8]) {
+    pub(crate) fn owe_report(&mut self, line: &[u8]) {
         self.answers.owe_bytes(line);
     }
 
     /// Owes a notice to a consumer.
-    pub(super) fn owe_notice(&mut self, line: &[u8]) {
+    pub(crate) fn owe_notice(&mut self, line: &[u8]) {
         self.answers.owe_bytes(line);
         let (sent, end) = (self.answers.sent_total(), self.answers.ready_total());
         self.notice_share.note(sent, line.len(), end);
     }
 
     /// It makes others wait from now on, if it has not before.
-    pub(super) fn begin_patience(&mut self, running: Now) {
+    pub(crate) fn begin_patience(&mut self, running: Now) {
         self.socket.look_at_unread();
         let read_before = self.socket.read_by_peer();
         self.patience
@@ -105,12 +105,12 @@ impl Feeder {
     }
 
     /// Whether something that it is owed finds room in the kernel.
-    pub(super) fn can_write(&self) -> bool {
+    pub(crate) fn can_write(&self) -> bool {
         self.socket.is_writable && !self.answers.unsent().is_empty()
     }
 
     /// Judges it by what it has read. `is_waited_for` says that others wait for it now.
-    pub(super) fn judge(&mut self, is_waited_for: bool, running: Now) -> Judgement {
+    pub(crate) fn judge(&mut self, is_waited_for: bool, running: Now) -> Judgement {
         let Some(patience) = self.patience else {
             return Judgement::Settled;
         };
@@ -144,7 +144,7 @@ impl Feeder {
 /// How long others wait for a consumer. Not ended by a little room alone, or a consumer that reads
 /// a line now and then would never be judged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     until: Deadline,
     /// What the consumer had read when it began.
     read_before: u64,
@@ -159,7 +159,7 @@ impl Patience {
 
 /// What is found of a consumer that others have waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(crate) enum Judgement {
     /// It has read too little.
     CutOff,
     /// Others wait, and may until then.

@@ -182,7 +182,7 @@ fn label(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feed::command::publication;
+    use crate::feed::protocol::command::publication;
 
     fn read(json: &str) -> Result<(Draft, bool), Refusal> {
         publication(json, &mut NameCache::default())

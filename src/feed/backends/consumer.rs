@@ -4,23 +4,23 @@
 //! object a line, what clients publish in the channels it named and, with notices, who comes to
 //! them and leaves. Who gets which report is decided by the loop in [`super`].
 
-use super::minify::minify;
 use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
+use crate::feed::protocol::minify::minify;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::{ChannelName, ConnName};
 use crate::pattern::Pattern;
 
 /// What one consumer has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wants {
-    pub(super) patterns: Vec<Pattern>,
-    pub(super) notices: bool,
+pub(crate) struct Wants {
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) notices: bool,
 }
 
 impl Wants {
     /// Whether a report is for this consumer.
-    pub(super) fn covers(&self, report: &Report) -> bool {
+    pub(crate) fn covers(&self, report: &Report) -> bool {
         match report {
             Report::Count { .. } => false,
             Report::Lost(_) => self.notices,
@@ -38,7 +38,7 @@ impl Wants {
 /// publications, so few are in it at any time: a publication never waits for many, and those that
 /// wait elsewhere can still be undone.
 #[derive(Debug, Default)]
-pub(super) struct NoticeShare {
+pub(crate) struct NoticeShare {
     /// Where the last notice ends, counted in bytes since the consumer connected.
     end: u64,
     /// Bytes of notices of which the last ends there.
@@ -48,7 +48,7 @@ pub(super) struct NoticeShare {
 impl NoticeShare {
     /// Whether there is room for a notice. `sent` is what the socket has taken so far; `unread`
     /// says how much of that the consumer has not read.
-    pub(super) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
+    pub(crate) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
         match sent.checked_sub(self.end) {
             None => self.bytes < NOTICE_BYTES_AT_ONCE,
             Some(others) => others >= NOTICE_INTERVAL_BYTES || unread() <= NOTICE_UNREAD_BYTES_MAX,
@@ -56,7 +56,7 @@ impl NoticeShare {
     }
 
     /// Notes a notice of so many bytes, the last of what the consumer is owed up to `end`.
-    pub(super) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
+    pub(crate) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
         if sent >= self.end {
             self.bytes = 0;
         }
@@ -66,7 +66,7 @@ impl NoticeShare {
 }
 
 /// The line in which a consumer is told.
-pub(super) fn line(report: &Report) -> Vec<u8> {
+pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
         // Nothing for consumers; the loop answers it.

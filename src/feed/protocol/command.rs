@@ -2,7 +2,7 @@
 //!
 //! Pure. A command is told by its key: `consume`, `disconnect`, `disconnect_sub`, `presence` or
 //! `send`. Everything that can be wrong with one is found here; who carries it out is
-//! `super::feeder`'s business.
+//! `feeder`'s business.
 
 use std::borrow::Cow;
 

@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use super::answers::Ack;
-use super::draft::{Channels, Draft};
+use super::answer_queue::Ack;
+use super::protocol::draft::{Channels, Draft};
 use crate::backend::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
 use crate::frame::{Publication, Receipt};
@@ -449,8 +449,8 @@ mod tests {
     use super::*;
     use crate::config::limits::INBOX_BATCHES_MAX;
     use crate::config::{Config, JournalSync, LogBounds};
-    use crate::feed::command::publication;
-    use crate::feed::draft::NameCache;
+    use crate::feed::protocol::command::publication;
+    use crate::feed::protocol::draft::NameCache;
     use crate::id::Epoch;
     use crate::journal::commit::Fate;
     use crate::journal::fake::{FakeStore, Faults};

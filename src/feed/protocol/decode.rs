@@ -236,7 +236,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::feed) fn limits() -> Limits {
+    pub(crate) fn limits() -> Limits {
         Limits {
             feed_line_bytes: 200,
             request_head_bytes: 300,
@@ -245,7 +245,7 @@ pub(super) mod tests {
     }
 
     /// Everything that the decoder finds when the bytes come in these pieces, then end.
-    pub(in crate::feed) fn decode(pieces: &[&[u8]]) -> Vec<Item> {
+    pub(crate) fn decode(pieces: &[&[u8]]) -> Vec<Item> {
         let mut decoder = Decoder::new(limits());
         let mut items = Vec::new();
         let mut rest: Vec<u8> = Vec::new();
@@ -267,7 +267,7 @@ pub(super) mod tests {
     }
 
     /// Asserts that the bytes mean the same whole, byte by byte and at every cut.
-    pub(in crate::feed) fn decode_at_every_cut(bytes: &[u8]) -> Vec<Item> {
+    pub(crate) fn decode_at_every_cut(bytes: &[u8]) -> Vec<Item> {
         let whole = decode(&[bytes]);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(decode(&single), whole);

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg};
 
-use super::answers::Answers;
+use super::answer_queue::Answers;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
 use crate::sys::unacknowledged::unacknowledged_bytes;
 

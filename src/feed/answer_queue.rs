@@ -12,9 +12,9 @@ use std::time::SystemTime;
 
 use httpdate::HttpDate;
 
-use super::publish::Shape;
-use super::refusal::Refusal;
-use super::request::Problem;
+use super::protocol::publish::Shape;
+use super::protocol::refusal::Refusal;
+use super::protocol::request::Problem;
 use crate::backend::{Counts, Delivery, Revocation, Verdict};
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
 use crate::frame::Receipt;

@@ -12,17 +12,17 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use slab::Slab;
 
-use super::answers::Ack;
+use super::commands::Judgement;
 use super::consumer;
-use super::dialogue::Judgement;
-use super::draft::{Channels, Draft};
-use super::feeder::Feeder;
-use super::minify::minify;
-use super::refusal::Refusal;
-use super::sequencer::{Awaited, Sequencer};
 use crate::backend::{ClientPublication, Counts, Notice, Published, Report, Saying, Watch};
 use crate::config::limits::{FEED_ACKS_MAX, NOTICES_PASSED_MAX, REPORTS_PER_ROUND_MAX};
 use crate::effect::{Audience, Reference};
+use crate::feed::answer_queue::Ack;
+use crate::feed::feeder::Feeder;
+use crate::feed::protocol::draft::{Channels, Draft};
+use crate::feed::protocol::minify::minify;
+use crate::feed::protocol::refusal::Refusal;
+use crate::feed::sequencer::{Awaited, Sequencer};
 use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
@@ -31,7 +31,7 @@ use crate::worker::mail::upstream::{Reports, Waiting};
 
 /// The feed's end of the way upstream.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(crate) struct Upstream {
     reports: Reports,
     /// Whether the report in front waits for consumers.
     is_report_stuck: bool,
@@ -89,7 +89,7 @@ enum Awaiting {
 }
 
 impl Upstream {
-    pub(super) fn new(reports: Reports, metrics: Arc<FeedMetrics>) -> Self {
+    pub(crate) fn new(reports: Reports, metrics: Arc<FeedMetrics>) -> Self {
         Self {
             reports,
             is_report_stuck: false,
@@ -103,20 +103,20 @@ impl Upstream {
     }
 
     /// Whether there is something to take that was not there in vain a moment ago.
-    pub(super) fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         let may_take = !self.is_report_stuck && self.owed.len() < FEED_ACKS_MAX;
         may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
     /// When a consumer is cut off that has read next to nothing by then, in running time.
-    pub(super) fn deadline(&self) -> Option<Deadline> {
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
     /// Takes reports and notices, as far as there is room, and says which feeders have something to
     /// write. Patience with a consumer is measured in running time, which a stop of the server does
     /// not use up; publications have their age by `now`.
-    pub(super) fn turn(
+    pub(crate) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,
         sequencer: &mut Sequencer,
@@ -266,7 +266,7 @@ impl Upstream {
     }
 
     /// Looks at all notices again: some that had to wait may not have to any more.
-    pub(super) fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.scan = Scan::default();
     }
 
@@ -470,7 +470,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
 }
 
 /// The channels whose comings and goings consumers want to know.
-pub(super) fn watch(feeders: &Slab<Feeder>) -> Watch {
+pub(crate) fn watch(feeders: &Slab<Feeder>) -> Watch {
     let wants = feeders.iter().filter_map(|(_, feeder)| feeder.wants());
     let wants = wants.filter(|wants| wants.notices);
     Watch(

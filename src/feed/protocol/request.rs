@@ -43,7 +43,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(status: u16, error: &'static str, detail: &str) -> Self {
+    pub(crate) fn new(status: u16, error: &'static str, detail: &str) -> Self {
         Self {
             status,
             error,
