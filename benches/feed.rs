@@ -90,7 +90,7 @@ fn decode_all(mut input: &[u8]) -> usize {
     }
 }
 
-/// Stands in for a worker: takes what comes, confirms receipts, keeps nothing.
+/// Stands in for a worker: takes what comes, confirms, keeps nothing.
 fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         poll(&mut [PollFd::new(wake, PollFlags::IN)], None).unwrap();
@@ -98,8 +98,8 @@ fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
         while let Some(mail) = inbox.take() {
             let Mail::Publish(batch) = mail else { continue };
             for item in batch {
-                let receipt = item.receipt;
-                if receipt.is_some_and(|receipt| receipt.confirm(0)) {
+                let worker_ack = item.worker_ack;
+                if worker_ack.is_some_and(|worker_ack| worker_ack.confirm(0)) {
                     feed.wake();
                 }
             }

@@ -1,109 +1,109 @@
-//! What a backend and one client say to each other beside publications.
+//! The messages between a backend and one client, beside publications.
 //!
-//! Downstream, a [`Direct`] goes from the feed to the one worker that has the conn, and its
-//! [`Verdict`] says what became of it. Upstream, a [`Report`] goes from a worker to the feed. Words
-//! only, shared by feed, workers and machines; who carries them is
-//! [`crate::worker::mail::inbox`] and [`crate::worker::mail::upstream`].
+//! Downstream, the feed posts a [`DirectMessage`] to the one worker that has the conn, and the
+//! message's [`DeliveryStatus`] records the outcome. Upstream, a worker sends [`Report`]s to the
+//! feed. This module holds only the types, which feed, workers and machines share;
+//! [`crate::worker::mail::inbox`] and [`crate::worker::mail::upstream`] transport them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::effect::{Audience, Reference};
-use crate::frame::{Payload, Receipt};
+use crate::frame::{Payload, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor};
 use crate::pattern::Pattern;
 
-/// Something for one conn alone.
+/// A message for one conn alone.
 #[derive(Debug)]
-pub struct Direct {
-    /// The conn.
+pub struct DirectMessage {
+    /// The conn that receives it.
     pub to: ConnName,
-    /// What.
-    pub saying: Saying,
-    /// For whoever wants to know what became of it.
-    pub verdict: Option<Arc<Verdict>>,
+    /// The content.
+    pub message: BackendMessage,
+    /// Where the worker records the outcome, if the sender wants to know it.
+    pub status: Option<Arc<DeliveryStatus>>,
 }
 
-/// What a conn is told.
+/// A message from the feed or a backend to a conn.
 #[derive(Debug)]
-pub enum Saying {
-    /// The answer to a client's question for the number of subscribers.
-    Counted {
-        /// Whose.
+pub enum BackendMessage {
+    /// The answer to a client's request for the number of subscribers.
+    PresenceReply {
+        /// The channel of the request.
         channel: ChannelName,
-        /// How many.
+        /// The number of subscribers on all workers.
         subscribers: u64,
-        /// The client's mark.
+        /// The reference of the client's command.
         reference: Option<Reference>,
     },
-    /// The backend ends the conn.
-    Disconnect(Farewell),
+    /// The backend closes the conn.
+    Disconnect(CloseInfo),
     /// A payload from the backend.
-    Message(Payload),
-    /// What became of a client's publication.
-    Published {
-        /// What.
-        outcome: Published,
-        /// The client's mark.
+    Payload(Payload),
+    /// The outcome of a client's publication.
+    PublishReply {
+        /// The outcome.
+        outcome: PublishOutcome,
+        /// The reference of the client's command.
         reference: Option<Reference>,
     },
 }
 
-/// With what a backend ends a conn.
+/// The close code and reason with which a backend closes a conn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Farewell {
+pub struct CloseInfo {
     /// The close code (RFC 6455, 7.4).
     pub code: u16,
     /// At most [`crate::config::limits::CLOSE_REASON_BYTES_MAX`] bytes.
     pub reason: Box<str>,
 }
 
-/// That a backend ends all conns whose token is about somebody.
+/// Closes all conns whose token has a given subject.
 #[derive(Debug)]
 pub struct Revocation {
-    /// Whom.
+    /// The subject.
     pub sub: Box<str>,
-    /// What their clients are told.
-    pub farewell: Farewell,
-    /// Where workers say that it is done, and to how many conns.
-    pub receipt: Receipt,
+    /// The close code and reason that the clients receive.
+    pub close_info: CloseInfo,
+    /// Each worker confirms here when it is done; the sum is the number of conns it closed.
+    pub worker_ack: WorkerAck,
 }
 
-/// What became of a client's publication.
+/// The outcome of a client's publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Published {
-    /// It is in every log, under this id.
+pub enum PublishOutcome {
+    /// It is in the log, under this id.
     Broadcast(Cursor),
-    /// Too much waits already. It is gone.
+    /// It was dropped: too many reports are waiting.
     Busy,
-    /// Every consumer that wants it has it, and there is one.
+    /// At least one consumer wants it, and each of them has received it.
     Consumed,
-    /// No consumer wants it. It is gone.
+    /// It was dropped: no consumer wants it.
     NoConsumer,
-    /// It was refused on the way. It is gone.
+    /// It was refused by the feed and dropped.
     Refused,
-    /// It is in every log, but the disk may not keep it.
+    /// It is in the log, but the disk may not keep it.
     Unsynced,
 }
 
-/// What became of a [`Direct`].
+/// Where a worker records the outcome of a [`DirectMessage`].
 #[derive(Debug, Default)]
-pub struct Verdict(AtomicU8);
+pub struct DeliveryStatus(AtomicU8);
 
-/// What became of it, in the end.
+/// The outcome of a [`DirectMessage`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It is on its way out.
+    /// The message is in the conn's outbox.
     Done,
-    /// So much is on its way to the client already that this does not fit.
+    /// The message was dropped: too many bytes already wait in the conn's outbox.
     Full,
-    /// There is no such conn, or it is no stream.
+    /// No such conn exists, or it is not a stream.
     NoConn,
 }
 
-impl Verdict {
-    /// Notes it.
-    pub fn decide(&self, delivery: Delivery) {
+impl DeliveryStatus {
+    /// Records the outcome.
+    pub fn settle(&self, delivery: Delivery) {
         let code = match delivery {
             Delivery::Done => 1,
             Delivery::Full => 2,
@@ -112,7 +112,7 @@ impl Verdict {
         self.0.store(code, Ordering::Release);
     }
 
-    /// What became of it; `None` while that is open.
+    /// The outcome; `None` while it is not known.
     #[must_use]
     pub fn delivery(&self) -> Option<Delivery> {
         match self.0.load(Ordering::Acquire) {
@@ -124,71 +124,71 @@ impl Verdict {
     }
 }
 
-/// What a worker tells the feed.
+/// A message from a worker to the feed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Report {
-    /// A client asks how many subscribers a channel has.
+    /// A client requests the number of subscribers of a channel.
     Count {
-        /// Who asks.
+        /// The client's conn.
         from: ConnName,
-        /// About what.
+        /// The channel.
         channel: ChannelName,
-        /// The client's mark.
+        /// The reference of the client's command.
         reference: Option<Reference>,
     },
-    /// Comings and goings that could not be kept until the feed had room.
+    /// The number of notices that were dropped because the feed had no room.
     Lost(u64),
-    /// A conn has come to a channel or left it.
+    /// A conn has subscribed to a channel or unsubscribed from it.
     Notice(Notice),
     /// A client publishes.
     Publish(ClientPublication),
 }
 
-/// What a client publishes.
+/// A publication by a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ClientPublication {
-    /// Who.
+    /// The client's conn.
     pub from: ConnName,
-    /// The subject of the token that the client had shown.
+    /// The subject of the client's token.
     pub sub: Option<Arc<str>>,
-    /// Where to.
+    /// The channel.
     pub channel: ChannelName,
-    /// The JSON text as it was sent.
+    /// The JSON text as the client sent it.
     pub data: Box<str>,
-    /// The client's mark. Without one it hears of failures only.
+    /// The reference of the client's command. Without one the client receives failures only.
     pub reference: Option<Reference>,
-    /// For whom it is.
+    /// The receivers.
     pub audience: Audience,
 }
 
-/// That a conn has come to a channel or left it.
+/// A conn has subscribed to a channel or unsubscribed from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Who.
+    /// The conn.
     pub conn: ConnName,
-    /// The subject of the token that the client had shown.
+    /// The subject of the client's token.
     pub sub: Option<Arc<str>>,
-    /// Where.
+    /// The channel.
     pub channel: ChannelName,
-    /// Whether it has come.
-    pub has_come: bool,
+    /// True if it has subscribed, false if it has unsubscribed.
+    pub has_subscribed: bool,
 }
 
-/// Channels whose subscribers all workers count, each with where to say it.
-pub type Counts = Arc<[(ChannelName, Receipt)]>;
+/// Channels whose subscribers all workers count. The sum of each [`WorkerAck`] is the number.
+pub type SubscriberCounts = Arc<[(ChannelName, WorkerAck)]>;
 
-/// The channels whose comings and goings somebody wants to know.
+/// The channels for which consumers want notices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Watch(pub Vec<Pattern>);
+pub struct WatchedChannels(pub Vec<Pattern>);
 
-impl Watch {
-    /// Whether nobody wants to know anything.
+impl WatchedChannels {
+    /// Whether no consumer wants notices.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a channel is among them.
+    /// Whether a consumer wants the notices of a channel.
     #[must_use]
     pub fn covers(&self, channel: &ChannelName) -> bool {
         self.0.iter().any(|pattern| pattern.matches(channel))
@@ -200,12 +200,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verdict_is_open_until_it_is_decided() {
-        let verdict = Verdict::default();
-        assert_eq!(verdict.delivery(), None);
+    fn delivery_status_is_open_until_it_is_settled() {
+        let status = DeliveryStatus::default();
+        assert_eq!(status.delivery(), None);
         for delivery in [Delivery::Done, Delivery::Full, Delivery::NoConn] {
-            verdict.decide(delivery);
-            assert_eq!(verdict.delivery(), Some(delivery));
+            status.settle(delivery);
+            assert_eq!(status.delivery(), Some(delivery));
         }
     }
 }

@@ -1,9 +1,8 @@
-//! What a pure machine is told and what it asks for.
+//! Inputs and effects of the pure machines.
 //!
-//! A machine's inputs are `handle_*` calls with a [`Context`]; bytes for the peer go to the conn's
-//! own outbox, and everything else it wants from the world goes as an [`Effect`] into a scratch
-//! list that the worker owns and drains after each call. Nothing here acts: `worker/apply.rs` is
-//! the only place where an effect becomes real.
+//! A machine's inputs are `handle_*` calls with a [`Context`]. Bytes for the peer go to the conn's
+//! own outbox. Everything else that a machine needs done is an [`Effect`] in a scratch list, which
+//! the worker owns and drains after each call. Only `worker/apply.rs` applies effects.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -17,46 +16,46 @@ use crate::id::{ChannelName, ConnName, Cursor, Since};
 use crate::metrics::WorkerMetrics;
 use crate::time::{Deadline, Now};
 
-/// When a client may return whose connection is lost, in milliseconds. Below the start, a server
-/// that was killed would meet all its clients at once. The end is short, because most connections
-/// are lost alone.
+/// How long a client waits after it has lost its connection, in milliseconds. The lower bound
+/// spreads the clients of a server that was killed. The upper bound is short, because most
+/// connections are lost alone.
 const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
-/// When a client that is refused may return at the earliest, in milliseconds.
+/// How long a refused client waits at least, in milliseconds.
 const AFTER_REFUSAL_MS: u64 = 5_000;
 
-/// What surrounds one call into a machine.
+/// The surroundings of one call into a machine.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The time of this turn.
     pub now: Now,
-    /// Chance for this call: jitter, never secrets.
+    /// A random number for this call: for jitter, never for secrets.
     pub draw: Draw,
-    /// The conn that is called, by the name that clients and backends know.
+    /// The public name of the conn.
     pub conn: ConnName,
     /// The newest publication's id in this worker's log.
     pub head: Cursor,
-    /// The calendar's time as the `Date` field has it (RFC 9110, 5.6.7).
+    /// The wall-clock time as a value of the `Date` field (RFC 9110, 5.6.7).
     pub date: &'a str,
-    /// Whether the conn comes from a proxy whose word counts. Said only while it is asked for.
+    /// Whether the conn takes requests and comes from a trusted proxy.
     pub is_trusted: bool,
-    /// When the clients may return, while the server drains.
+    /// How long clients wait before they reconnect, while the server drains.
     pub drain: Option<ReconnectDelay>,
-    /// What the operator chose.
+    /// The server's configuration.
     pub config: &'a Config,
     /// This worker's counters.
     pub metrics: &'a WorkerMetrics,
-    /// What the conn's input may still cause at once.
+    /// The work that the conn's input may still cause in this turn.
     pub work: &'a mut WorkBudget,
-    /// Takes compressed messages apart; nothing of one message or conn is left in it for the next.
+    /// The worker's inflater. It keeps no state between two messages.
     pub inflater: &'a mut Inflater,
-    /// What the worker's conns may do.
+    /// The permissions of the worker's conns.
     pub access: &'a mut Access,
-    /// Where the machine's wishes go, in order.
+    /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }
 
 impl Context<'_> {
-    /// Asks for something. A join is work for each of its channels.
+    /// Adds an effect. A join costs work for each of its channels.
     pub fn ask(&mut self, effect: Effect) {
         if let Effect::Join(join) = &effect {
             let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
@@ -65,7 +64,7 @@ impl Context<'_> {
         self.effects.push(effect);
     }
 
-    /// Draws how long a client whose stream or poll ends waits before it returns, in milliseconds.
+    /// Draws how long a client waits after the end of its stream or poll, in milliseconds.
     #[must_use]
     pub fn reconnect_ms(&self) -> u64 {
         let delay = self.drain;
@@ -73,7 +72,7 @@ impl Context<'_> {
         delay.draw_ms(self.draw)
     }
 
-    /// Draws how long a client that is refused for now waits before it returns, in seconds.
+    /// Draws how long a client waits after a temporary refusal, in seconds.
     #[must_use]
     pub fn retry_after_s(&self) -> u64 {
         let delay = self.drain;
@@ -82,9 +81,8 @@ impl Context<'_> {
     }
 }
 
-/// What is left of the work that the input of one conn may cause at once, in the units of
-/// [`WORK_AT_ONCE_MAX`]. The last command may take more than is left. Input beyond it waits in the
-/// machine.
+/// The work that the input of one conn may still cause in this turn, in the units of
+/// [`WORK_AT_ONCE_MAX`]. The last command may exceed it. Further input waits in the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkBudget(u32);
 
@@ -95,26 +93,26 @@ impl Default for WorkBudget {
 }
 
 impl WorkBudget {
-    /// So much.
+    /// A budget of this many units.
     #[must_use]
     pub fn new(work: u32) -> Self {
         Self(work)
     }
 
-    /// Takes so much away.
+    /// Subtracts units, down to zero.
     pub fn spend(&mut self, work: u32) {
         self.0 = self.0.saturating_sub(work);
     }
 
-    /// Whether nothing is left.
+    /// Whether the budget is used up.
     #[must_use]
     pub fn is_spent(self) -> bool {
         self.0 == 0
     }
 }
 
-/// How long a client waits before it returns. It is drawn, because clients that lose their
-/// connections together would return together.
+/// How long a client waits before it reconnects: a random delay, because clients that lose their
+/// connections together would otherwise return together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReconnectDelay {
     least_ms: u64,
@@ -122,8 +120,8 @@ pub struct ReconnectDelay {
 }
 
 impl ReconnectDelay {
-    /// In a drain that ends after `rest`, for clients that return over `spread`: nothing listens
-    /// before the next server has started.
+    /// For a drain that ends after `rest`. The clients return over `spread`, after the next server
+    /// has had the time to start.
     #[must_use]
     pub fn after_drain(rest: Duration, spread: Duration) -> Self {
         Self {
@@ -132,13 +130,13 @@ impl ReconnectDelay {
         }
     }
 
-    /// For a connection that is lost although the server does not drain.
+    /// For a connection that is lost while the server does not drain.
     #[must_use]
     pub fn after_loss(drain: &Drain) -> Self {
         Self::between(&AFTER_LOSS_MS, drain.retry_ms)
     }
 
-    /// For a connection or request that is refused for now.
+    /// For a connection or request that is temporarily refused.
     #[must_use]
     pub fn after_refusal(drain: &Drain) -> Self {
         Self::between(&(AFTER_REFUSAL_MS..=drain.retry_ms), drain.retry_ms)
@@ -158,7 +156,7 @@ impl ReconnectDelay {
         self.least_ms + draw.below(self.spread_ms + 1)
     }
 
-    /// Draws the delay, in whole seconds, as `Retry-After` has it (RFC 9110, 10.2.3).
+    /// Draws the delay, in whole seconds for `Retry-After` (RFC 9110, 10.2.3).
     #[must_use]
     pub fn draw_s(self, draw: Draw) -> u64 {
         self.draw_ms(draw).div_ceil(1000)
@@ -170,7 +168,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
 }
 
-/// A random number handed in from outside.
+/// A random number from the shell.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw(pub u64);
 
@@ -183,63 +181,67 @@ impl Draw {
     }
 }
 
-/// What a machine asks the worker to do.
+/// An action that a machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Take what the client has done with, then call `handle_acknowledged` with what came of it.
+    /// Acknowledge publications, then call `handle_acknowledged` with the outcome.
     Acknowledge(Acknowledgement),
-    /// Gather what the conn is owed, and call `handle_answer` with it, even if it is nothing.
+    /// Gather the publications and gaps that a poll is owed, and call `handle_answer` with them,
+    /// even if there are none.
     Answer {
-        /// Where a client stays that is owed nothing; without it, it is taken as far as the log is.
+        /// The position of an answer without any. Without it, the position is the log's head.
         since: Option<Cursor>,
-        /// Whether everything has to be in it that had been posted to the workers by now.
+        /// Whether the answer must contain all that has been posted to the workers until now.
         is_up_to_date: bool,
     },
-    /// Call `handle_timeout` at this time; replaces what was armed before.
-    Arm(Deadline),
-    /// Ask the feed how many subscribers a channel has, then call `handle_saying` with the answer.
+    /// Free the conn now. Unsent bytes are lost, so an orderly end asks for
+    /// [`Effect::ShutdownWrite`] first.
+    Close(CloseReason),
+    /// Ask the feed for the number of subscribers of a channel, then call
+    /// `handle_backend_message` with the answer.
     Count {
         /// The channel.
         channel: ChannelName,
-        /// The reference that the client wants to see in the answer.
+        /// The reference of the client's command.
         reference: Option<Reference>,
     },
-    /// Count the conn for the client of the HTTP proxy behind it, if that is known, then call
-    /// `handle_entered`.
-    Enter(Option<IpAddr>),
-    /// The conn has another token since the effects before this one were asked for: report it by
-    /// that token's subject from now on, and leave what the token does not allow.
-    Confine,
-    /// Free the conn now. What is still unsent is lost, so a polite end comes as
-    /// [`Effect::ShutdownWrite`] first.
-    Close(CloseReason),
-    /// Subscribe, then call `handle_joined` with what came of it.
+    /// The conn has a new token. From this effect on, report the conn by the new token's subject,
+    /// and unsubscribe it from the channels that the token does not allow.
+    DropUnauthorized,
+    /// Count the conn for the client that an HTTP proxy's field names, if it names one, then call
+    /// `handle_forwarded_client`.
+    IdentifyByForwardedHeader(Option<IpAddr>),
+    /// Count the conn for the client that the PROXY header names, if it names one, then call
+    /// `handle_proxy_client`.
+    IdentifyByProxyHeader(Option<IpAddr>),
+    /// Subscribe, then call `handle_joined` with the outcome.
     Join(Join),
     /// Unsubscribe, then call `handle_left`.
     Leave(Leave),
-    /// Stop serving publications for good; what is in the outbox still goes out.
+    /// Unsubscribe from all channels. The outbox is still sent.
     LeaveAll {
-        /// Whether a stream ends. A poll that is answered has not gone.
+        /// Whether a stream ends. The end of a poll causes no notice.
         is_stream: bool,
     },
-    /// Count the conn for whoever its PROXY header names, if it does, then call `handle_proxied`.
-    Proxied(Option<IpAddr>),
-    /// Hand what the client publishes to the feed, then call `handle_saying` with what came of it.
+    /// Pass a client's publication to the feed, then call `handle_backend_message` with the
+    /// outcome.
     Publish {
-        /// Where to.
+        /// The channel.
         channel: ChannelName,
         /// The JSON text.
         data: Box<str>,
-        /// The reference that the client wants to see in the answer.
+        /// The reference of the client's command.
         reference: Option<Reference>,
-        /// For whom it is.
+        /// The receivers.
         audience: Audience,
     },
-    /// Send FIN. Only asked for when the outbox is empty.
+    /// Call `handle_timeout` at this time. Replaces the previous deadline.
+    SetTimer(Deadline),
+    /// Send FIN. The outbox is empty.
     ShutdownWrite,
 }
 
-/// For whom a client's publication is.
+/// The receivers of a client's publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// The channel's subscribers.
@@ -248,25 +250,25 @@ pub enum Audience {
     Consumers,
 }
 
-/// A wish to subscribe to channels.
+/// A subscription to channels.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Join {
     /// The channels, without repetition.
     pub channels: Vec<ChannelName>,
-    /// From where.
+    /// The position from which publications are owed.
     pub since: Since,
-    /// How much of each may be given before it is acknowledged; without one it does not matter.
+    /// The window of each channel; without one, the client acknowledges nothing.
     pub window: Option<Window>,
-    /// What asked for it.
+    /// Where the subscription comes from.
     pub origin: Origin,
 }
 
-/// How many publications of a channel a client may be given beyond the last it has acknowledged.
+/// How many publications of a channel may be sent beyond the last acknowledged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window(u32);
 
 impl Window {
-    /// Takes 1 to [`WINDOW_PUBLICATIONS_MAX`].
+    /// Accepts 1 to [`WINDOW_PUBLICATIONS_MAX`].
     #[must_use]
     pub fn new(publications: u32) -> Option<Self> {
         (1..=WINDOW_PUBLICATIONS_MAX)
@@ -281,36 +283,36 @@ impl Window {
     }
 }
 
-/// What a client has done with.
+/// A client's acknowledgement of publications.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Acknowledgement {
-    /// The channel; without one, the only one that the conn has.
+    /// The channel; without one, the conn's only channel.
     pub channel: Option<ChannelName>,
-    /// Everything up to here.
+    /// All publications up to this one are acknowledged.
     pub id: Cursor,
-    /// The reference that the client wants to see in the answer.
+    /// The reference of the client's command.
     pub reference: Option<Reference>,
 }
 
-/// What a [`Join`] answers to.
+/// Where a [`Join`] comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A command on a WebSocket, with the reference that the client wants to see in the answer.
+    /// A command on a WebSocket, with its reference.
     Command(Option<Reference>),
     /// The request that opened the stream.
     Request,
 }
 
-/// A wish to unsubscribe from one channel.
+/// The end of a subscription to one channel.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Leave {
     /// The channel.
     pub channel: ChannelName,
-    /// The reference that the client wants to see in the answer.
+    /// The reference of the client's command.
     pub reference: Option<Reference>,
 }
 
-/// A client's own mark on a command, a JSON number or string, given back verbatim in the answer.
+/// A client's label of a command, a JSON number or string. The answer repeats it verbatim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference(Box<str>);
 
@@ -318,7 +320,7 @@ impl Reference {
     /// The longest reference, in bytes of JSON.
     pub const BYTES_MAX: usize = 64;
 
-    /// Takes a JSON number or string of at most [`Reference::BYTES_MAX`] bytes.
+    /// Accepts a JSON number or string of at most [`Reference::BYTES_MAX`] bytes.
     #[must_use]
     pub fn from_json(json: &str) -> Option<Self> {
         let is_scalar = json.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
@@ -332,50 +334,50 @@ impl Reference {
     }
 }
 
-/// Why a conn ended, sorted by whose doing it was.
+/// Why a conn ended, sorted by cause: the peer in order, the peer out of order, the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     // The peer, in order.
-    /// The client ended it as its protocol says.
+    /// The client ended it as its protocol requires.
     Done,
-    /// The client went away in mid-stream: end of file or reset.
+    /// The client closed or reset the connection in mid-stream.
     PeerGone,
     // The peer, out of order.
-    /// No PROXY header where one is expected, or not in time, or from somebody who is not trusted.
+    /// The PROXY header is missing, malformed or late, or comes from an untrusted address.
     BadProxyHeader,
-    /// The request was refused and the conn cannot go on.
+    /// The request was refused, and the connection cannot be reused.
     BadRequest,
     /// No complete request head in time.
     HeadTimeout,
     /// Neither pong nor write progress for two heartbeats.
     Idle,
-    /// A compressed message that cannot be inflated (1007).
+    /// A compressed message cannot be inflated (1007).
     InvalidDeflate,
-    /// Text that is not UTF-8 (1007).
+    /// Text is not UTF-8 (1007).
     InvalidText,
-    /// A message over the limit (1009).
+    /// A message exceeds the limit (1009).
     MessageTooBig,
-    /// A WebSocket that has subscribed to nothing in time (1008).
+    /// A WebSocket did not subscribe in time (1008).
     NoSubscription,
-    /// A channel that the token does not allow (4003).
+    /// The token does not allow a channel (4003).
     NotAllowed,
-    /// The WebSocket protocol was broken (1002).
+    /// The client violated the WebSocket protocol (1002).
     ProtocolError,
-    /// TLS was broken, or the client may not come in.
+    /// The TLS handshake or a record failed, or the client was refused before the handshake.
     TlsError,
-    /// The token has ended, and no other one has come (4002).
+    /// The token has expired and was not replaced (4002).
     TokenExpired,
-    /// No token in time, or one that is no good (4001).
+    /// No token in time, or an invalid one (4001).
     Unauthorized,
-    /// Further behind than its quota, and the policy is to close (4100), or too many control bytes
-    /// unread, or the oldest of too many publications that have left the log is held for it.
+    /// The conn exceeded its quota with the policy `close` (4100), left too many control bytes
+    /// unread, or held the oldest publications when too many had left the log.
     Overflow,
-    // We.
-    /// The oldest of too many conns that have yet to complete a request head.
+    // The server.
+    /// Too many conns had not completed a request head, and this one was the oldest.
     CrowdedOut,
-    /// No room for another conn.
+    /// A limit of the server was reached.
     Refused,
-    /// The backend ended it, with a code of its own.
+    /// A backend ended it, with a code of its own.
     Disconnected,
     /// The server stops (1012).
     Shutdown,
@@ -446,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_after_a_drain_is_the_rest_of_it_and_a_restart_and_a_draw() {
+    fn delay_after_a_drain_is_its_rest_plus_a_restart_plus_a_draw() {
         let rest = Duration::from_micros(1_500);
         let delay = ReconnectDelay::after_drain(rest, Duration::from_secs(20));
         assert_eq!(delay.draw_ms(Draw(0)), 1_002);
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_outside_drains_end_at_the_configured_one() {
+    fn delays_outside_drains_are_bounded_by_the_configuration() {
         for (retry_ms, lost, refused) in [
             (30_000, (1_000, 5_000), (5_000, 30_000)),
             (3_000, (1_000, 3_000), (3_000, 3_000)),
@@ -473,14 +475,14 @@ mod tests {
     }
 
     #[test]
-    fn window_takes_one_to_its_limit() {
+    fn window_accepts_one_to_its_limit() {
         let numbers = [0, 1, WINDOW_PUBLICATIONS_MAX, WINDOW_PUBLICATIONS_MAX + 1];
         let taken = numbers.map(|number| Window::new(number).is_some());
         assert_eq!(taken, [false, true, true, false]);
     }
 
     #[test]
-    fn reference_takes_short_scalars_only() {
+    fn reference_accepts_short_scalars_only() {
         assert!(Reference::from_json("17").is_some());
         assert!(Reference::from_json("\"a\"").is_some());
         assert!(Reference::from_json("{}").is_none());

@@ -250,11 +250,11 @@ impl Access {
     /// The slots of the conns whose token is about somebody.
     #[must_use]
     pub fn slots_of(&self, sub: &str) -> Vec<u32> {
-        let is_his = |held: &Held| match held {
+        let has_sub = |held: &Held| match held {
             Held::Granted { grant, .. } => grant.sub.as_deref() == Some(sub),
             Held::Waiting { .. } => false,
         };
-        let held = self.held.iter().filter(|(_, held)| is_his(held));
+        let held = self.held.iter().filter(|(_, held)| has_sub(held));
         held.map(|(slot, _)| *slot).collect()
     }
 

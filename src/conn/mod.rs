@@ -22,7 +22,7 @@ pub use outbox::{Drained, Outbox};
 use phase::{Partial, Phase, Stage};
 
 use crate::auth::Due;
-use crate::backend::{Delivery, Farewell, Saying};
+use crate::backend::{BackendMessage, CloseInfo, Delivery};
 use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
@@ -47,7 +47,7 @@ pub struct Conn {
     /// wrapping.
     life_ms: u32,
     ping: Ping,
-    /// The first request head was not complete at the end of a round ([`Stance::Silent`]).
+    /// The first request head was not complete at the end of a round ([`ConnClass::Silent`]).
     is_silent: bool,
     /// The peer has sent FIN: it may still read, and sends no more.
     is_peer_done: bool,
@@ -68,19 +68,19 @@ enum Ping {
 
 /// How a conn stands when its timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SendState {
     /// The socket takes nothing, and something waits.
     Blocked,
     /// Nothing waits, and the log's head is the client's position.
     CaughtUp,
     /// Something waits and the socket may take it, or a window holds it back, or the client is
     /// ahead of the log.
-    Serving,
+    Pending,
 }
 
 /// What a worker keeps account of that a conn may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stance {
+pub enum ConnClass {
     /// Its first request head is not complete, and no round has ended since it was accepted.
     Arriving,
     /// Its first request head was not complete at the end of a round.
@@ -120,7 +120,7 @@ impl Conn {
 
     /// The conn has been accepted. Its head has to come in time.
     pub fn handle_accepted(&self, context: &mut Context<'_>) {
-        context.ask(Effect::Arm(
+        context.ask(Effect::SetTimer(
             context.now.after(context.config.limits.request_head()),
         ));
     }
@@ -157,23 +157,23 @@ impl Conn {
 
     /// How far it has come.
     #[must_use]
-    pub fn stance(&self) -> Stance {
+    pub fn class(&self) -> ConnClass {
         match &self.phase {
             Phase::Request {
                 stage: Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh,
                 ..
             } => match self.is_silent {
-                true => Stance::Silent,
-                false => Stance::Arriving,
+                true => ConnClass::Silent,
+                false => ConnClass::Arriving,
             },
             Phase::Stream {
                 transport: Transport::WebSocket(_),
                 closing: None,
-            } => Stance::WebSocket,
+            } => ConnClass::WebSocket,
             Phase::Request { .. }
             | Phase::Poll { .. }
             | Phase::Stream { .. }
-            | Phase::Ending { .. } => Stance::Other,
+            | Phase::Ending { .. } => ConnClass::Other,
         }
     }
 
@@ -369,20 +369,20 @@ impl Conn {
     /// The armed deadline has come.
     pub fn handle_timeout(
         &mut self,
-        standing: Standing,
+        send_state: SendState,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         if self.is_answer_taken(context) {
-            return context.ask(Effect::Arm(self.answer_deadline(context)));
+            return context.ask(Effect::SetTimer(self.answer_deadline(context)));
         }
         match &mut self.phase {
-            Phase::Request { .. } if !self.outbox.is_empty() => match standing {
-                Standing::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
+            Phase::Request { .. } if !self.outbox.is_empty() => match send_state {
+                SendState::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
                 // The client has taken what was written, and the rest is for the server to write.
-                Standing::CaughtUp | Standing::Serving => {
+                SendState::CaughtUp | SendState::Pending => {
                     let deadline = context.now.after(context.config.limits.request_head());
-                    context.ask(Effect::Arm(deadline));
+                    context.ask(Effect::SetTimer(deadline));
                 }
             },
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
@@ -410,7 +410,7 @@ impl Conn {
                 };
                 context.ask(Effect::Close(reason));
             }
-            Phase::Stream { closing: None, .. } => self.beat(standing, out, context),
+            Phase::Stream { closing: None, .. } => self.beat(send_state, out, context),
             Phase::Stream {
                 closing: Some(reason),
                 ..
@@ -428,13 +428,13 @@ impl Conn {
             Phase::Request { .. } => {
                 // The next request has its time from now on.
                 let deadline = context.now.after(context.config.limits.request_head());
-                context.ask(Effect::Arm(deadline));
+                context.ask(Effect::SetTimer(deadline));
             }
             Phase::Stream { transport, .. } => {
                 if self.ping == Ping::Queued {
                     self.ping = Ping::Sent;
                     let deadline = context.now.after(context.config.heartbeat.interval());
-                    context.ask(Effect::Arm(deadline));
+                    context.ask(Effect::SetTimer(deadline));
                 }
                 transport.handle_drained(out);
             }
@@ -535,18 +535,18 @@ impl Conn {
 
     /// The backend, or the feed in answer to a command, has something for this conn alone. Only a
     /// stream that is open can be told.
-    pub fn handle_saying(
+    pub fn handle_backend_message(
         &mut self,
-        saying: &Saying,
+        message: &BackendMessage,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Delivery {
         let Some(transport) = self.open_transport() else {
             return Delivery::NoConn;
         };
-        let flow = transport.handle_saying(saying, out, context);
+        let flow = transport.handle_backend_message(message, out, context);
         let bytes = self.outbox.control_bytes() + out.len();
-        if bytes > DIRECT_BYTES_MAX && matches!(saying, Saying::Message(_)) {
+        if bytes > DIRECT_BYTES_MAX && matches!(message, BackendMessage::Payload(_)) {
             out.clear();
             return Delivery::Full;
         }
@@ -571,7 +571,7 @@ impl Conn {
     }
 
     /// It has subscribed to nothing for longer than it may.
-    pub fn handle_loitering(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    pub fn handle_subscribe_timeout(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.say_goodbye(Goodbye::NoSubscription, out, context);
         self.settle(out, context);
     }
@@ -579,14 +579,14 @@ impl Conn {
     /// The backend ends whatever the conn has by its token.
     pub fn handle_revoked(
         &mut self,
-        farewell: &Farewell,
+        close_info: &CloseInfo,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         if let Phase::Poll { poll, .. } = &mut self.phase {
             poll.handle_end(Some(CloseReason::Disconnected), context);
         }
-        self.say_goodbye(Goodbye::Disconnect(farewell), out, context);
+        self.say_goodbye(Goodbye::Disconnect(close_info), out, context);
         self.settle(out, context);
     }
 
@@ -652,7 +652,7 @@ impl Conn {
 
     /// A heartbeat is due, or the peer has answered none for too long. A timer of its token is
     /// earlier, so its silence is not judged then.
-    fn beat(&mut self, standing: Standing, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    fn beat(&mut self, send_state: SendState, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let interval = context.config.heartbeat.interval();
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let silent = Duration::from_millis(silent);
@@ -666,18 +666,18 @@ impl Conn {
             Some(Due::Soon(left)) => transport.handle_expiring(left, out),
             None => {}
         }
-        let has_gone = self.ping == Ping::Sent || standing == Standing::Blocked;
+        let has_gone = self.ping == Ping::Sent || send_state == SendState::Blocked;
         if has_gone && due.is_none() && silent >= interval * 2 {
             return self.say_goodbye(Goodbye::Idle, out, context);
         }
         if silent >= interval / 2 && self.outbox.is_empty() {
-            let is_caught_up = standing == Standing::CaughtUp;
+            let is_caught_up = send_state == SendState::CaughtUp;
             transport.handle_heartbeat(is_caught_up, out, context);
             if transport.expects_pong() {
                 self.ping = Ping::Queued;
             }
         }
-        context.ask(Effect::Arm(context.now.after(interval)));
+        context.ask(Effect::SetTimer(context.now.after(interval)));
     }
 
     fn say_goodbye(&mut self, goodbye: Goodbye<'_>, out: &mut Vec<u8>, context: &mut Context<'_>) {
@@ -698,7 +698,7 @@ impl Conn {
                 {
                     *closing = Some(reason);
                     context.ask(Effect::LeaveAll { is_stream: true });
-                    context.ask(Effect::Arm(linger(context.now)));
+                    context.ask(Effect::SetTimer(linger(context.now)));
                 }
             }
             Flow::Ended(reason) => self.end(reason, context),
@@ -722,7 +722,7 @@ impl Conn {
             true => self.answer_deadline(context),
             false => linger(context.now),
         };
-        context.ask(Effect::Arm(deadline));
+        context.ask(Effect::SetTimer(deadline));
     }
 
     /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to

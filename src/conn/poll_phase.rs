@@ -84,7 +84,7 @@ impl Conn {
             true => self.answer_deadline(context),
             false => context.now.after(context.config.limits.request_head()),
         };
-        context.ask(Effect::Arm(deadline));
+        context.ask(Effect::SetTimer(deadline));
     }
 
     /// Whether publications of an answer are on their way, and the peer takes them.

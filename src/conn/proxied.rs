@@ -68,11 +68,11 @@ impl Conn {
             bytes.get(usize::from(skipped)..).unwrap_or_default(),
         );
         *stage = Stage::Fresh;
-        context.ask(Effect::Proxied(client));
+        context.ask(Effect::IdentifyByProxyHeader(client));
     }
 
     /// The conn is counted for whoever the PROXY header names, or may not come in.
-    pub fn handle_proxied(
+    pub fn handle_proxy_client(
         &mut self,
         admitted: Result<(), TooMany>,
         out: &mut Vec<u8>,
@@ -83,7 +83,7 @@ impl Conn {
 
     /// The conn is counted for the client of an HTTP proxy, or that one may not come in. The
     /// request that named it is answered now.
-    pub fn handle_entered(
+    pub fn handle_forwarded_client(
         &mut self,
         admitted: Result<(), TooMany>,
         out: &mut Vec<u8>,

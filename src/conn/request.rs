@@ -28,7 +28,7 @@ impl Conn {
             && let Some(client) = http::forwarded_client(bytes, context.config)
         {
             self.keep(bytes, false);
-            return context.ask(Effect::Enter(client));
+            return context.ask(Effect::IdentifyByForwardedHeader(client));
         }
         self.answer_requests(bytes, out, context);
     }
@@ -61,7 +61,7 @@ impl Conn {
                     After::Close => self.end(CloseReason::BadRequest, context),
                     After::KeepAlive => {
                         let deadline = context.now.after(context.config.limits.request_head());
-                        context.ask(Effect::Arm(deadline));
+                        context.ask(Effect::SetTimer(deadline));
                         self.keep(rest, true);
                     }
                 }
@@ -171,7 +171,7 @@ impl Conn {
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.increment();
         }
-        context.ask(Effect::Arm(first));
+        context.ask(Effect::SetTimer(first));
         if let Some(join) = join {
             context.ask(Effect::Join(join));
         }

@@ -15,9 +15,9 @@ use httpdate::HttpDate;
 use super::protocol::publish::Shape;
 use super::protocol::refusal::Refusal;
 use super::protocol::request::Problem;
-use crate::backend::{Counts, Delivery, Revocation, Verdict};
+use crate::backend::{Delivery, DeliveryStatus, Revocation, SubscriberCounts};
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
-use crate::frame::Receipt;
+use crate::frame::WorkerAck;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
 use crate::journal::commit::{Commit, Fate};
@@ -34,7 +34,7 @@ pub(super) struct Ack {
     /// Its number, or that of the publication it repeats.
     pub(super) id: Cursor,
     /// Complete when each worker with subscribers of it has taken it in; `None` if none has any.
-    pub(super) receipt: Option<Arc<Receipt>>,
+    pub(super) worker_ack: Option<Arc<WorkerAck>>,
     /// What became of it in the journal, if there is one.
     pub(super) commit: Option<Arc<Commit>>,
 }
@@ -48,9 +48,9 @@ impl Ack {
             Fate::Refused => return Some(Err(Refusal::Journal)),
             Fate::Unsynced => return Some(Err(Refusal::JournalUnsynced)),
         }
-        self.receipt
+        self.worker_ack
             .as_ref()
-            .map_or(Some(0), |r| r.subscribers())
+            .map_or(Some(0), |r| r.sum())
             .map(Ok)
     }
 }
@@ -75,16 +75,16 @@ enum Waiting {
     /// Every worker has carried out the command.
     Confirmation {
         line: u64,
-        receipt: Arc<Receipt>,
+        worker_ack: Arc<WorkerAck>,
     },
     Counts {
         line: u64,
-        counts: Counts,
+        counts: SubscriberCounts,
     },
     Direct {
         line: u64,
         wants_ack: bool,
-        verdict: Arc<Verdict>,
+        status: Arc<DeliveryStatus>,
     },
     Line {
         line: u64,
@@ -147,20 +147,20 @@ impl Answers {
     }
 
     /// Owes what became of something that was for one conn.
-    pub(super) fn owe_verdict(&mut self, line: u64, wants_ack: bool, verdict: Arc<Verdict>) {
+    pub(super) fn owe_verdict(&mut self, line: u64, wants_ack: bool, status: Arc<DeliveryStatus>) {
         self.acks += 1;
         self.waiting.push_back(Waiting::Direct {
             line,
             wants_ack,
-            verdict,
+            status,
         });
     }
 
     /// Owes that every worker has carried out a command.
-    pub(super) fn owe_confirmation(&mut self, line: u64, receipt: Arc<Receipt>) {
+    pub(super) fn owe_confirmation(&mut self, line: u64, worker_ack: Arc<WorkerAck>) {
         self.acks += 1;
         self.waiting
-            .push_back(Waiting::Confirmation { line, receipt });
+            .push_back(Waiting::Confirmation { line, worker_ack });
     }
 
     /// Owes how many conns of somebody have been ended.
@@ -171,7 +171,7 @@ impl Answers {
     }
 
     /// Owes numbers of subscribers.
-    pub(super) fn owe_counts(&mut self, line: u64, counts: Counts) {
+    pub(super) fn owe_counts(&mut self, line: u64, counts: SubscriberCounts) {
         self.acks += counts.len();
         self.waiting.push_back(Waiting::Counts { line, counts });
     }
@@ -278,8 +278,8 @@ fn ok_line(line: u64) -> Vec<u8> {
 /// is not complete.
 fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
     match waiting {
-        Waiting::Confirmation { line, receipt } => {
-            receipt.subscribers()?;
+        Waiting::Confirmation { line, worker_ack } => {
+            worker_ack.sum()?;
             out.extend_from_slice(&ok_line(*line));
             Some(1)
         }
@@ -287,9 +287,9 @@ fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Optio
         Waiting::Direct {
             line,
             wants_ack,
-            verdict,
+            status,
         } => {
-            push_delivery(*line, *wants_ack, verdict.delivery()?, out);
+            push_delivery(*line, *wants_ack, status.delivery()?, out);
             Some(1)
         }
         Waiting::Line { line, ack } => {
@@ -304,7 +304,7 @@ fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Optio
             push_response(response, date, out).then_some(response.acks.len())
         }
         Waiting::Revocation { line, revocation } => {
-            let conns = revocation.receipt.subscribers()?;
+            let conns = revocation.worker_ack.sum()?;
             let answer = format_args!("{{\"ok\":true,\"line\":{line},\"conns\":{conns}}}\n");
             push_display(&answer, out);
             Some(1)
@@ -336,8 +336,8 @@ fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u
 }
 
 /// Appends numbers of subscribers, if all of them are known.
-fn push_counts(line: u64, counts: &Counts, out: &mut Vec<u8>) -> bool {
-    let numbers = counts.iter().map(|(_, receipt)| receipt.subscribers());
+fn push_counts(line: u64, counts: &SubscriberCounts, out: &mut Vec<u8>) -> bool {
+    let numbers = counts.iter().map(|(_, worker_ack)| worker_ack.sum());
     let Some(numbers) = numbers.collect::<Option<Vec<u64>>>() else {
         return false;
     };
@@ -440,7 +440,7 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
     push_display(&ack.id, out);
     out.extend_from_slice(b"\",\"subscribers\":");
     push_display(&subscribers, out);
-    if ack.receipt.is_none() {
+    if ack.worker_ack.is_none() {
         out.extend_from_slice(b",\"repeated\":true");
     }
     out.push(b'}');
@@ -546,13 +546,13 @@ mod tests {
     use super::*;
     use crate::id::{Epoch, Sequence};
 
-    fn ack(sequence: u64, receipt: Option<&Arc<Receipt>>) -> Ack {
+    fn ack(sequence: u64, worker_ack: Option<&Arc<WorkerAck>>) -> Ack {
         Ack {
             id: Cursor {
                 epoch: Epoch::new(1),
                 sequence: Sequence(sequence),
             },
-            receipt: receipt.map(Arc::clone),
+            worker_ack: worker_ack.map(Arc::clone),
             commit: None,
         }
     }
@@ -567,12 +567,12 @@ mod tests {
     #[test]
     fn answers_keep_their_order_while_an_earlier_one_waits() {
         let mut answers = Answers::default();
-        let receipt = Arc::new(Receipt::new(1));
-        answers.owe_line(1, ack(7, Some(&receipt)));
+        let worker_ack = Arc::new(WorkerAck::new(1));
+        answers.owe_line(1, ack(7, Some(&worker_ack)));
         answers.owe_bytes(&refusal_line(2, &Refusal::NotUtf8));
         answers.owe_line(3, ack(7, None));
         assert_eq!(text(&mut answers), "");
-        receipt.confirm(4);
+        worker_ack.confirm(4);
         assert_eq!(
             text(&mut answers),
             "{\"ok\":true,\"line\":1,\"id\":\"000000000001-7\",\"subscribers\":4}\n\
@@ -585,14 +585,14 @@ mod tests {
     #[test]
     fn response_waits_for_its_last_publication() {
         let mut answers = Answers::default();
-        let receipt = Arc::new(Receipt::new(1));
+        let worker_ack = Arc::new(WorkerAck::new(1));
         answers.owe_response(Response {
-            acks: vec![ack(1, None), ack(2, Some(&receipt))],
+            acks: vec![ack(1, None), ack(2, Some(&worker_ack))],
             shape: Shape::Array,
             is_last: true,
         });
         assert_eq!(text(&mut answers), "");
-        receipt.confirm(0);
+        worker_ack.confirm(0);
         let response = text(&mut answers);
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert_eq!(
@@ -649,11 +649,11 @@ mod tests {
         assert!(answers.is_congested());
         answers.advance(1);
         assert!(!answers.is_congested());
-        let receipt = Arc::new(Receipt::new(1));
+        let worker_ack = Arc::new(WorkerAck::new(1));
         let mut answers = Answers::default();
         for _ in 0..FEED_ACKS_MAX {
             assert!(!answers.is_congested());
-            answers.owe_line(1, ack(1, Some(&receipt)));
+            answers.owe_line(1, ack(1, Some(&worker_ack)));
         }
         assert!(answers.is_congested());
         answers.owe_bytes(b"x");

@@ -21,7 +21,7 @@ use super::protocol::request::Request;
 use super::sequencer::{Awaited, Sequencer};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
-use crate::frame::Receipt;
+use crate::frame::WorkerAck;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
@@ -36,7 +36,7 @@ pub(super) struct Intake {
     pub(super) metrics: Arc<FeedMetrics>,
     /// There when a feeder has begun to consume, or wants something else: complete when the
     /// workers know it.
-    pub(super) new_wants: Option<Arc<Receipt>>,
+    pub(super) new_wants: Option<Arc<WorkerAck>>,
 }
 
 impl Intake {
@@ -50,9 +50,9 @@ impl Intake {
     }
 
     /// Notes that what consumers want has changed; the loop tells the workers in this round.
-    pub(super) fn note_wants(&mut self) -> Arc<Receipt> {
-        let receipt = || Arc::new(self.sequencer.receipt_of_workers());
-        Arc::clone(self.new_wants.get_or_insert_with(receipt))
+    pub(super) fn note_wants(&mut self) -> Arc<WorkerAck> {
+        let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
+        Arc::clone(self.new_wants.get_or_insert_with(worker_ack))
     }
 }
 

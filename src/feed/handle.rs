@@ -47,7 +47,7 @@ pub struct FeedParts {
     pub mailboxes: Vec<Mailbox>,
     /// What the workers report.
     pub reports: Reports,
-    /// By which a worker says that it was the last to confirm a receipt.
+    /// By which a worker says that its confirmation was the last.
     pub wake: Arc<Wake>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,

@@ -355,15 +355,15 @@ impl FeedLoop {
 
     /// Workers report comings and goings only where somebody wants to know them.
     fn show_wants(&mut self) {
-        let Some(receipt) = self.intake.new_wants.take() else {
+        let Some(worker_ack) = self.intake.new_wants.take() else {
             return;
         };
         self.upstream.look_again();
         let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
         self.metrics.consumers.set(consumers.count() as u64);
         let watch = Arc::new(reports::watch(&self.feeders));
-        self.intake.sequencer.watch(&watch, &receipt);
-        if receipt.subscribers().is_some() {
+        self.intake.sequencer.watch(&watch, &worker_ack);
+        if worker_ack.sum().is_some() {
             self.queue_where(Feeder::is_waiting);
         }
     }

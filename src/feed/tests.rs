@@ -1,5 +1,5 @@
 //! The feed over a real Unix socket, with a thread that stands in for a worker: drains its inbox
-//! and confirms receipts.
+//! and confirms them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -94,14 +94,17 @@ impl Rig {
             while let Some(mail) = inbox.wait() {
                 let batch = match mail {
                     Mail::Publish(batch) => batch,
-                    Mail::Watch { receipt, .. } if receipt.confirm(0) => {
+                    Mail::Watch { worker_ack, .. } if worker_ack.confirm(0) => {
                         wake.wake();
                         continue;
                     }
                     _ => continue,
                 };
-                for Item { entry, receipt, .. } in batch {
-                    if receipt.is_some_and(|receipt| receipt.confirm(SUBSCRIBERS)) {
+                for Item {
+                    entry, worker_ack, ..
+                } in batch
+                {
+                    if worker_ack.is_some_and(|worker_ack| worker_ack.confirm(SUBSCRIBERS)) {
                         wake.wake();
                     }
                     publications.push(entry.publication);

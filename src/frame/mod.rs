@@ -12,14 +12,14 @@ pub mod frames;
 pub mod json_element;
 pub mod ledger;
 pub mod publication;
-pub mod receipt;
 pub mod websocket;
+pub mod worker_ack;
 
 pub use encoder::Encoder;
 pub use frames::{Copied, Frames, Hold};
 pub use ledger::Ledger;
 pub use publication::{Encoded, Payload, Publication};
-pub use receipt::Receipt;
+pub use worker_ack::WorkerAck;
 
 /// What a subscriber gets of a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -96,7 +96,7 @@ fn event_stream(
     date: &str,
 ) -> Result<Answer, Refusal> {
     check_source(source, config)?;
-    let query = parse_deaf_query(target, config)?;
+    let query = parse_read_only_query(target, config)?;
     let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
         let reader = source.sharing().reader(&config.browser);
@@ -125,7 +125,7 @@ fn poll(
     date: &str,
 ) -> Result<Answer, Refusal> {
     check_source(source, config)?;
-    let query = parse_deaf_query(target, config)?;
+    let query = parse_read_only_query(target, config)?;
     let asked = query.timeout.transpose()?;
     let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
     if head.method == Method::Head {
@@ -203,7 +203,7 @@ fn parse_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
 
 /// The query of a transport whose clients are not heard: they name all channels now, and could
 /// acknowledge nothing.
-fn parse_deaf_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
+fn parse_read_only_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
     let query = parse_query(target, config)?;
     if query.channels.is_empty() {
         return Err(Refusal::ChannelMissing);

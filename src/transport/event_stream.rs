@@ -5,7 +5,7 @@
 //! never pass here. Nothing the client sends after its request means anything. Called by the enum
 //! over the transports.
 
-use crate::backend::{Farewell, Saying};
+use crate::backend::{BackendMessage, CloseInfo};
 use crate::effect::{CloseReason, Context, Join};
 use crate::frame::envelope::{push_base64, push_display, push_json_string, push_payload_field};
 use crate::frame::event_stream::{push_chunk, push_data_lines};
@@ -155,9 +155,13 @@ impl EventStream {
     }
 
     /// Tells the client what a backend has for it alone, without an id: its position stays.
-    pub(super) fn handle_saying(&self, saying: &Saying, out: &mut Vec<u8>) -> Flow {
+    pub(super) fn handle_backend_message(
+        &self,
+        message: &BackendMessage,
+        out: &mut Vec<u8>,
+    ) -> Flow {
         // A client of an event stream asks nothing, so it is owed no other answer.
-        if let (Phase::Streaming, Saying::Message(payload)) = (self.phase, saying) {
+        if let (Phase::Streaming, BackendMessage::Payload(payload)) = (self.phase, message) {
             let mut event = Vec::with_capacity(payload.len() + 64);
             event.extend_from_slice(b"event: fanfare.direct\n");
             push_payload_lines(self.envelope, payload, &mut event);
@@ -181,9 +185,9 @@ impl EventStream {
             Phase::Ended(_) => return self.flow(),
         }
         match goodbye {
-            Goodbye::Disconnect(farewell) => {
+            Goodbye::Disconnect(close_info) => {
                 let mut event = Vec::with_capacity(128);
-                push_disconnect_event(farewell, &mut event);
+                push_disconnect_event(close_info, &mut event);
                 self.push_body(&event, out);
             }
             Goodbye::Idle | Goodbye::NoSubscription | Goodbye::Overflow | Goodbye::PeerDone => {}
@@ -251,8 +255,8 @@ fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>
 
 /// What a client is told whose token has ended, with the code that a WebSocket's would be closed
 /// with.
-fn token_expired() -> Farewell {
-    Farewell {
+fn token_expired() -> CloseInfo {
+    CloseInfo {
         code: TOKEN_EXPIRED,
         reason: Box::from("token_expired"),
     }
@@ -260,13 +264,13 @@ fn token_expired() -> Farewell {
 
 /// Appends the event that tells why a backend ends the stream, so that a page can stay away:
 /// `EventSource` would come back by itself.
-fn push_disconnect_event(farewell: &Farewell, event: &mut Vec<u8>) {
-    let code = farewell.code;
+fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
+    let code = close_info.code;
     push_display(
         &format_args!("event: fanfare.disconnect\ndata: {{\"code\":{code},\"reason\":"),
         event,
     );
-    push_json_string(&farewell.reason, event);
+    push_json_string(&close_info.reason, event);
     event.extend_from_slice(b"}\n\n");
 }
 

@@ -22,7 +22,7 @@ pub use long_poll::LongPoll;
 pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
-use crate::backend::{Farewell, Saying};
+use crate::backend::{BackendMessage, CloseInfo};
 use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -137,7 +137,7 @@ pub enum Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goodbye<'a> {
     /// The backend wants it ended.
-    Disconnect(&'a Farewell),
+    Disconnect(&'a CloseInfo),
     /// The peer has been silent for too long.
     Idle,
     /// The client has subscribed to nothing in time.
@@ -302,18 +302,18 @@ impl Transport {
     }
 
     /// Tells the client what is for it alone. What is not for a transport's clients is passed over.
-    pub fn handle_saying(
+    pub fn handle_backend_message(
         &mut self,
-        saying: &Saying,
+        message: &BackendMessage,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Flow {
-        if let Saying::Disconnect(farewell) = saying {
-            return self.handle_goodbye(Goodbye::Disconnect(farewell), out, context);
+        if let BackendMessage::Disconnect(close_info) = message {
+            return self.handle_goodbye(Goodbye::Disconnect(close_info), out, context);
         }
         match self {
-            Self::EventStream(stream) => stream.handle_saying(saying, out),
-            Self::WebSocket(socket) => socket.handle_saying(saying, out, context),
+            Self::EventStream(stream) => stream.handle_backend_message(message, out),
+            Self::WebSocket(socket) => socket.handle_backend_message(message, out, context),
         }
     }
 

@@ -59,7 +59,7 @@ impl<N: Net> Worker<N> {
                 Mail::Direct(direct) => self.say(&direct),
                 Mail::Publish(batch) => self.batch = batch.into_iter(),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
-                Mail::Watch { watch, receipt } => self.start_watching(watch, &receipt),
+                Mail::Watch { watch, worker_ack } => self.start_watching(watch, &worker_ack),
             }
         }
         true
@@ -87,11 +87,11 @@ impl<N: Net> Worker<N> {
             place,
             key,
             entry,
-            receipt,
+            worker_ack,
         } = item;
         let subscribers = self.hub.take(place, key, entry, self.now);
         self.parts.metrics.publications.increment();
-        if receipt.is_some_and(|receipt| receipt.confirm(subscribers)) {
+        if worker_ack.is_some_and(|worker_ack| worker_ack.confirm(subscribers)) {
             self.parts.feed.wake();
         }
         true
@@ -102,7 +102,10 @@ impl<N: Net> Worker<N> {
     pub fn confirm_the_rest(&mut self) {
         while self.open_batch() {
             for item in std::mem::take(&mut self.batch) {
-                if item.receipt.is_some_and(|receipt| receipt.confirm(0)) {
+                if item
+                    .worker_ack
+                    .is_some_and(|worker_ack| worker_ack.confirm(0))
+                {
                     self.parts.feed.wake();
                 }
             }

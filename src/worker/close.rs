@@ -9,7 +9,7 @@ use super::Worker;
 use super::wire::net::Net;
 use super::wire::tls::SealedEnd;
 use crate::config::limits::LINGER_MS;
-use crate::conn::Stance;
+use crate::conn::ConnClass;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 
@@ -18,7 +18,7 @@ impl<N: Net> Worker<N> {
     pub(super) fn close(&mut self, id: ConnId, reason: CloseReason) {
         if let Some(slot) = self.slot(id) {
             slot.is_closing = true;
-            let is_silent = slot.conn.stance() == Stance::Silent;
+            let is_silent = slot.conn.class() == ConnClass::Silent;
             self.to_reap.push((id, reason));
             if is_silent {
                 self.leave_silent();

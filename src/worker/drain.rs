@@ -16,7 +16,7 @@ use crate::config::limits::{
     DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,
     RECONNECTS_MS_MIN,
 };
-use crate::conn::Stance;
+use crate::conn::ConnClass;
 use crate::effect::{CloseReason, ReconnectDelay};
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
@@ -128,10 +128,10 @@ impl<N: Net> Worker<N> {
                 self.leaving.add(ConnId { slot, generation }, self.now);
                 continue;
             }
-            let wait = match slot.conn.stance() {
+            let wait = match slot.conn.class() {
                 // Its request may be on its way, and a proxy would answer 502 for it.
-                Stance::Arriving | Stance::Silent => pending,
-                Stance::WebSocket | Stance::Other => {
+                ConnClass::Arriving | ConnClass::Silent => pending,
+                ConnClass::WebSocket | ConnClass::Other => {
                     Duration::from_micros(self.net.draw() % goodbyes_us.max(1))
                 }
             };

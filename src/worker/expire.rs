@@ -7,7 +7,7 @@
 use super::Worker;
 use super::wire::net::Net;
 use crate::config::limits::EXPIRES_PER_TURN_MAX;
-use crate::conn::Standing;
+use crate::conn::SendState;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
@@ -70,19 +70,19 @@ impl<N: Net> Worker<N> {
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
-        let standing = if is_waiting && !slot.is_writable {
-            Standing::Blocked
+        let send_state = if is_waiting && !slot.is_writable {
+            SendState::Blocked
         } else if is_waiting || !has_all {
-            Standing::Serving
+            SendState::Pending
         } else {
-            Standing::CaughtUp
+            SendState::CaughtUp
         };
         let is_goodbye = is_draining && !slot.conn.is_ending();
         self.call(id, |conn, out, context| {
             if is_goodbye {
                 conn.handle_shutdown(out, context);
             } else {
-                conn.handle_timeout(standing, out, context);
+                conn.handle_timeout(send_state, out, context);
             }
         });
         // A conn that has been told goodbye is read again, whatever it leaves unread itself.

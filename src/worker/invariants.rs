@@ -6,7 +6,7 @@
 use super::Worker;
 use super::wire::net::Net;
 use crate::config::limits::CONTROL_BYTES_MAX;
-use crate::conn::Stance;
+use crate::conn::ConnClass;
 use crate::effect::CloseReason;
 use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
@@ -26,8 +26,8 @@ impl<N: Net> Worker<N> {
             };
             self.check_conn(id);
         }
-        let stances = self.conns.iter().map(|(_, slot)| slot.conn.stance());
-        let silent = stances.filter(|stance| *stance == Stance::Silent).count();
+        let classes = self.conns.iter().map(|(_, slot)| slot.conn.class());
+        let silent = classes.filter(|class| *class == ConnClass::Silent).count();
         assert_eq!(self.pending.silent() as usize, silent, "silent conns");
         for slot in self.hub.member_slots() {
             let slot = self.conns.get(slot as usize);

@@ -40,7 +40,7 @@ use std::time::{Duration, SystemTime};
 use hashbrown::HashSet;
 
 use crate::auth::{Access, Verifier};
-use crate::backend::Watch;
+use crate::backend::WatchedChannels;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
 use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
@@ -82,7 +82,7 @@ pub struct Parts {
     pub metrics: Arc<WorkerMetrics>,
     /// Where its mail comes from.
     pub inbox: Inbox,
-    /// Wakes the feed when a receipt is complete.
+    /// Wakes the feed when an acknowledgement is complete.
     pub feed: Arc<Wake>,
     /// Where its reports go.
     pub upstream: Upstream,
@@ -129,7 +129,7 @@ pub struct Worker<N: Net> {
     /// Conns that are not read until the feed has taken the reports that wait.
     held: Vec<ConnId>,
     /// Whose comings and goings are reported.
-    watch: Arc<Watch>,
+    watch: Arc<WatchedChannels>,
     /// The rest of the batch that is being taken in.
     batch: std::vec::IntoIter<Item>,
     /// The next publication cannot be taken in before the walk over its channel has gone on.
@@ -362,7 +362,7 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing {
             return None;
         }
-        let before = slot.conn.stance();
+        let before = slot.conn.class();
         let is_trusted = slot.conn.takes_requests() && self.visitors.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
@@ -380,9 +380,9 @@ impl<N: Net> Worker<N> {
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
-        let after = slot.conn.stance();
+        let after = slot.conn.class();
         debug_assert!(self.scratch.out.is_empty());
-        self.note_stance(id, before, after);
+        self.note_class(id, before, after);
         self.apply(id);
         self.list_to_flush(id);
         Some(result)

@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use fanfare::backend::{
-    ClientPublication, Counts, Delivery, Direct, Farewell, Notice, Published, Report, Saying,
-    Verdict, Watch,
+    BackendMessage, ClientPublication, CloseInfo, Delivery, DeliveryStatus, DirectMessage, Notice,
+    PublishOutcome, Report, SubscriberCounts, WatchedChannels,
 };
 use fanfare::effect::{Audience, Reference};
-use fanfare::frame::{Payload, Receipt};
+use fanfare::frame::{Payload, WorkerAck};
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;
 use fanfare::worker::mail::inbox::Mail;
@@ -42,10 +42,10 @@ pub(crate) struct Backend {
     bounds: Bounds,
     /// Apart, so that the other lives are not changed by it.
     random: fastrand::Rng,
-    counts: VecDeque<(ConnName, Option<Reference>, Counts)>,
-    verdicts: Vec<Arc<Verdict>>,
+    counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
+    verdicts: Vec<Arc<DeliveryStatus>>,
     /// Those about conns of earlier starts.
-    stale_verdicts: Vec<Arc<Verdict>>,
+    stale_verdicts: Vec<Arc<DeliveryStatus>>,
     said: BTreeMap<ConnName, u64>,
     notices_lost: u64,
 }
@@ -68,12 +68,12 @@ impl Backend {
     ) -> Self {
         let is_watching = random.bool();
         if is_watching {
-            let watch = Watch(vec![Pattern::new("c*").expect("a pattern")]);
+            let watch = WatchedChannels(vec![Pattern::new("c*").expect("a pattern")]);
             let watch = Arc::new(watch);
-            let receipt = Arc::new(Receipt::new(mailboxes.count()));
+            let worker_ack = Arc::new(WorkerAck::new(mailboxes.count()));
             let _ended = mailboxes.post_to_all(|| Mail::Watch {
                 watch: Arc::clone(&watch),
-                receipt: Arc::clone(&receipt),
+                worker_ack: Arc::clone(&worker_ack),
             });
         }
         Self {
@@ -152,7 +152,8 @@ impl Backend {
                 channel,
                 reference,
             } => {
-                let counts: Counts = [(channel, Receipt::new(mailboxes.count()))].into();
+                let counts: SubscriberCounts =
+                    [(channel, WorkerAck::new(mailboxes.count()))].into();
                 for _ended in 0..mailboxes.post_to_all(|| Mail::Count(Arc::clone(&counts))) {
                     let _is_last = counts[0].1.confirm(0);
                 }
@@ -219,17 +220,20 @@ impl Backend {
             conn,
             sub,
             channel,
-            has_come,
+            has_subscribed,
         } = notice;
         self.check_sub(conn, sub.as_ref());
         self.known.push(conn);
         let key = (conn, channel);
-        let is_right = match has_come {
+        let is_right = match has_subscribed {
             true => self.present.insert(key.clone()),
             false => self.present.remove(&key),
         };
         let is_excused = self.notices_lost > 0;
-        assert!(is_right || is_excused, "{key:?} has come {has_come} twice");
+        assert!(
+            is_right || is_excused,
+            "{key:?} has come {has_subscribed} twice"
+        );
     }
 
     /// Each peer shows one token, where they are asked for, before it may do anything.
@@ -247,27 +251,27 @@ impl Backend {
         assert_eq!(&*publication.data, "[1,\n2]");
         let is_broadcast = publication.audience == Audience::Subscribers;
         let outcome = match is_broadcast || random.bool() {
-            true => Published::Consumed,
-            false => Published::NoConsumer,
+            true => PublishOutcome::Consumed,
+            false => PublishOutcome::NoConsumer,
         };
         let reference = publication.reference;
-        let saying = Saying::Published { outcome, reference };
-        say(publication.from, saying, None, mailboxes);
+        let message = BackendMessage::PublishReply { outcome, reference };
+        say(publication.from, message, None, mailboxes);
         is_broadcast.then_some(publication.channel)
     }
 
     fn settle(&mut self, mailboxes: &Mailboxes) {
         while mailboxes.have_room()
             && let Some((_, _, counts)) = self.counts.front()
-            && let Some(subscribers) = counts[0].1.subscribers()
+            && let Some(subscribers) = counts[0].1.sum()
             && let Some((to, reference, counts)) = self.counts.pop_front()
         {
-            let saying = Saying::Counted {
+            let message = BackendMessage::PresenceReply {
                 channel: counts[0].0.clone(),
                 subscribers,
                 reference,
             };
-            say(to, saying, None, mailboxes);
+            say(to, message, None, mailboxes);
         }
     }
 
@@ -279,24 +283,24 @@ impl Backend {
         let is_stale = !self.stale.is_empty() && random.u32(0..8) == 0;
         let names = if is_stale { &self.stale } else { &self.known };
         let to = names[random.usize(0..names.len())];
-        let saying = match random.u32(0..12) {
-            0 => Saying::Disconnect(Farewell {
+        let message = match random.u32(0..12) {
+            0 => BackendMessage::Disconnect(CloseInfo {
                 code: DISCONNECT_CODE,
                 reason: "enough".into(),
             }),
             _ => {
                 let number = self.said.entry(to).or_default();
                 *number += 1;
-                Saying::Message(Payload::Text(format!("direct-{number}").into()))
+                BackendMessage::Payload(Payload::Text(format!("direct-{number}").into()))
             }
         };
-        let verdict = Arc::new(Verdict::default());
+        let status = Arc::new(DeliveryStatus::default());
         let verdicts = match is_stale {
             true => &mut self.stale_verdicts,
             false => &mut self.verdicts,
         };
-        verdicts.push(Arc::clone(&verdict));
-        say(to, saying, Some(verdict), mailboxes);
+        verdicts.push(Arc::clone(&status));
+        say(to, message, Some(status), mailboxes);
     }
 
     /// The workers have ended. `is_all_told` says that they kept nothing back.
@@ -314,13 +318,13 @@ impl Backend {
             "never left: {:?}",
             self.present
         );
-        let is_open = |verdict: &&Arc<Verdict>| verdict.delivery().is_none();
+        let is_open = |status: &&Arc<DeliveryStatus>| status.delivery().is_none();
         assert_eq!(
             self.verdicts.iter().filter(is_open).count(),
             0,
-            "no verdict"
+            "no delivery status"
         );
-        let reached = |verdict: &&Arc<Verdict>| verdict.delivery() != Some(Delivery::NoConn);
+        let reached = |status: &&Arc<DeliveryStatus>| status.delivery() != Some(Delivery::NoConn);
         assert_eq!(
             self.stale_verdicts.iter().filter(reached).count(),
             0,
@@ -329,15 +333,20 @@ impl Backend {
     }
 }
 
-fn say(to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>, mailboxes: &Mailboxes) {
-    let unheard = verdict.clone();
-    let direct = Direct {
+fn say(
+    to: ConnName,
+    message: BackendMessage,
+    status: Option<Arc<DeliveryStatus>>,
+    mailboxes: &Mailboxes,
+) {
+    let unheard = status.clone();
+    let direct = DirectMessage {
         to,
-        saying,
-        verdict,
+        message,
+        status,
     };
     let is_posted = mailboxes.post(to.worker.into(), Mail::Direct(direct));
-    if let Some(verdict) = unheard.filter(|_| !is_posted) {
-        verdict.decide(Delivery::NoConn);
+    if let Some(status) = unheard.filter(|_| !is_posted) {
+        status.settle(Delivery::NoConn);
     }
 }

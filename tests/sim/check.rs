@@ -1,7 +1,7 @@
 //! What must hold of each worker, and of all of them together, between two turns and at the end.
 //!
 //! A worker's own parts agree (its `check_invariants`), what it counts is what happened, its log
-//! keeps to its bounds, and every receipt is confirmed. A panic is a finding.
+//! keeps to its bounds, and every acknowledgement is confirmed. A panic is a finding.
 
 use std::time::Duration;
 
@@ -116,11 +116,11 @@ pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// A receipt is complete when its publication was posted and every worker that it was posted to has
+/// An acknowledgement is complete when its publication was posted and every worker that it was posted to has
 /// it, and not before. Returns the newest that is.
-pub(crate) fn receipts(receipts: &mut Vec<Owed>, workers: &[Member], facts: &Facts) -> u64 {
+pub(crate) fn worker_acks(worker_acks: &mut Vec<Owed>, workers: &[Member], facts: &Facts) -> u64 {
     let mut acknowledged = 0;
-    receipts.retain(|owed| {
+    worker_acks.retain(|owed| {
         let concerned = || owed.workers.iter().map(|worker| &workers[*worker]);
         let has_it = |member: &Member| {
             let head = facts.position(member.worker.hub().head());
@@ -137,12 +137,12 @@ pub(crate) fn receipts(receipts: &mut Vec<Owed>, workers: &[Member], facts: &Fac
         };
         let has_to_be = owed.is_posted && concerned().all(has_it);
         let may_be = owed.is_posted && concerned().all(|one| has_it(one) || has_followed(one));
-        let is_complete = owed.receipt.subscribers().is_some();
+        let is_complete = owed.worker_ack.sum().is_some();
         let is_right = match is_complete {
             true => may_be,
             false => !has_to_be || may_wait,
         };
-        assert!(is_right, "is the receipt complete? {owed:?}");
+        assert!(is_right, "is the acknowledgement complete? {owed:?}");
         if is_complete {
             acknowledged = acknowledged.max(owed.sequence);
         }

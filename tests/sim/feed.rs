@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::frame::{Payload, Publication, Receipt};
+use fanfare::frame::{Payload, Publication, WorkerAck};
 use fanfare::id::{ChannelName, Cursor, Epoch, Sequence};
 use fanfare::log::{EpochChange, Writer};
 use fanfare::time::Now;
@@ -86,12 +86,12 @@ impl Mailboxes {
 #[derive(Debug)]
 enum Step {
     /// Adds it to the log.
-    Add(Box<Publication>, Option<Arc<Receipt>>),
+    Add(Box<Publication>, Option<Arc<WorkerAck>>),
     /// Takes what is to be posted.
     Collect,
     Post(usize, Batch),
     NotePosted,
-    Confirm(Vec<Arc<Receipt>>),
+    Confirm(Vec<Arc<WorkerAck>>),
     Evict,
 }
 
@@ -106,7 +106,7 @@ pub(crate) enum Fresh {
 #[derive(Debug)]
 pub(crate) struct Owed {
     pub(crate) sequence: u64,
-    pub(crate) receipt: Arc<Receipt>,
+    pub(crate) worker_ack: Arc<WorkerAck>,
     /// The workers that it was posted to, or is about to be.
     pub(crate) workers: Vec<usize>,
     /// The feed has confirmed it.
@@ -131,7 +131,7 @@ pub(crate) struct Feed {
     pub(crate) writer: Writer,
     pub(crate) mailboxes: Mailboxes,
     /// Numbered and not yet part of a batch.
-    staged: Vec<(Publication, Option<Arc<Receipt>>)>,
+    staged: Vec<(Publication, Option<Arc<WorkerAck>>)>,
     outgoing: Outgoing,
     steps: VecDeque<Step>,
     /// The worker that is not posted to for a while.
@@ -141,7 +141,7 @@ pub(crate) struct Feed {
     /// Publications of which the world does not know yet.
     fresh: Vec<Fresh>,
     /// Those that are not complete, in the order of their publications.
-    pub(crate) receipts: Vec<Owed>,
+    pub(crate) worker_acks: Vec<Owed>,
     random: fastrand::Rng,
     /// A worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
@@ -175,7 +175,7 @@ impl Feed {
             late: None,
             journal,
             fresh: Vec::new(),
-            receipts: Vec::new(),
+            worker_acks: Vec::new(),
             random,
             is_mid_turn: false,
             acts_in_turns: 0,
@@ -190,7 +190,7 @@ impl Feed {
         (self.head, self.serial) = (head, head);
         self.staged.clear();
         self.steps.clear();
-        self.receipts.clear();
+        self.worker_acks.clear();
     }
 
     /// What was published since the world asked last.
@@ -308,7 +308,7 @@ impl Feed {
                 .expiring(ttl_ms.map(|ms| now.after(Duration::from_millis(ms))))
         };
         let publication = make(self.writer.log().ledger());
-        let receipt = (self.random.u32(0..8) == 0).then(|| Arc::new(Receipt::new(1)));
+        let worker_ack = (self.random.u32(0..8) == 0).then(|| Arc::new(WorkerAck::new(1)));
         // What the world keeps is not what the log evicts.
         let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
@@ -318,14 +318,15 @@ impl Feed {
         }
         (self.head, self.serial) = (number, sequence);
         self.writer.announce(Sequence(number));
-        self.receipts.extend(receipt.as_ref().map(|receipt| Owed {
-            sequence,
-            receipt: Arc::clone(receipt),
-            workers: Vec::new(),
-            is_posted: false,
-        }));
+        self.worker_acks
+            .extend(worker_ack.as_ref().map(|worker_ack| Owed {
+                sequence,
+                worker_ack: Arc::clone(worker_ack),
+                workers: Vec::new(),
+                is_posted: false,
+            }));
         self.fresh.push(Fresh::Publication(for_world));
-        self.staged.push((publication, receipt));
+        self.staged.push((publication, worker_ack));
     }
 
     /// Does some of what is to be done.
@@ -364,15 +365,18 @@ impl Feed {
             false => self.random.usize(1..=self.staged.len()),
         };
         let batch: Vec<_> = self.staged.drain(..count).collect();
-        let receipts = batch.iter().filter_map(|(_, receipt)| receipt.clone());
-        let receipts = receipts.collect();
+        let worker_acks = batch
+            .iter()
+            .filter_map(|(_, worker_ack)| worker_ack.clone());
+        let worker_acks = worker_acks.collect();
         let adds = batch.into_iter();
-        self.steps
-            .extend(adds.map(|(publication, receipt)| Step::Add(Box::new(publication), receipt)));
+        self.steps.extend(
+            adds.map(|(publication, worker_ack)| Step::Add(Box::new(publication), worker_ack)),
+        );
         let rest = [
             Step::Collect,
             Step::NotePosted,
-            Step::Confirm(receipts),
+            Step::Confirm(worker_acks),
             Step::Evict,
         ];
         self.steps.extend(rest);
@@ -389,9 +393,9 @@ impl Feed {
             return false;
         };
         match step {
-            Step::Add(publication, receipt) => {
+            Step::Add(publication, worker_ack) => {
                 self.outgoing
-                    .add(&mut self.writer, *publication, receipt.as_ref());
+                    .add(&mut self.writer, *publication, worker_ack.as_ref());
             }
             Step::Collect => {
                 while let Some((worker, batch)) = self.outgoing.take() {
@@ -401,11 +405,11 @@ impl Feed {
             }
             Step::Post(worker, batch) => return self.post(worker, batch, now),
             Step::NotePosted => self.writer.note_posted(),
-            Step::Confirm(receipts) => receipts.iter().for_each(|receipt| {
-                let _is_last = receipt.confirm(0);
-                let mut all = self.receipts.iter_mut();
-                let owed = all.find(|owed| Arc::ptr_eq(&owed.receipt, receipt));
-                owed.expect("a receipt that is owed").is_posted = true;
+            Step::Confirm(worker_acks) => worker_acks.iter().for_each(|worker_ack| {
+                let _is_last = worker_ack.confirm(0);
+                let mut all = self.worker_acks.iter_mut();
+                let owed = all.find(|owed| Arc::ptr_eq(&owed.worker_ack, worker_ack));
+                owed.expect("an acknowledgement that is owed").is_posted = true;
             }),
             Step::Evict => {
                 self.writer.trim(u32::MAX);
@@ -417,10 +421,12 @@ impl Feed {
     }
 
     fn note_owed(&mut self, worker: usize, batch: &Batch) {
-        for receipt in batch.iter().filter_map(|item| item.receipt.as_ref()) {
-            let mut all = self.receipts.iter_mut();
-            let owed = all.find(|owed| Arc::ptr_eq(&owed.receipt, receipt));
-            owed.expect("a receipt that is owed").workers.push(worker);
+        for worker_ack in batch.iter().filter_map(|item| item.worker_ack.as_ref()) {
+            let mut all = self.worker_acks.iter_mut();
+            let owed = all.find(|owed| Arc::ptr_eq(&owed.worker_ack, worker_ack));
+            owed.expect("an acknowledgement that is owed")
+                .workers
+                .push(worker);
         }
     }
 
@@ -432,13 +438,13 @@ impl Feed {
             self.writer.evict(now, u32::MAX);
             return false;
         }
-        let receipts: Vec<_> = batch
+        let worker_acks: Vec<_> = batch
             .iter()
-            .filter_map(|item| item.receipt.clone())
+            .filter_map(|item| item.worker_ack.clone())
             .collect();
         if !self.mailboxes.post(worker, Mail::Publish(batch)) {
-            receipts.iter().for_each(|receipt| {
-                let _is_last = receipt.confirm(0);
+            worker_acks.iter().for_each(|worker_ack| {
+                let _is_last = worker_ack.confirm(0);
             });
         }
         true

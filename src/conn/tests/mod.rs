@@ -5,7 +5,7 @@ mod proxied;
 
 use super::*;
 use crate::auth::Access;
-use crate::backend::Farewell;
+use crate::backend::CloseInfo;
 use crate::config::Config;
 use crate::config::limits::{COMMAND_WORK, WORK_AT_ONCE_MAX};
 use crate::deflate::Inflater;
@@ -118,8 +118,8 @@ impl Rig {
         bytes
     }
 
-    pub(super) fn time_out(&mut self, standing: Standing) {
-        self.call(|conn, out, context| conn.handle_timeout(standing, out, context));
+    pub(super) fn time_out(&mut self, send_state: SendState) {
+        self.call(|conn, out, context| conn.handle_timeout(send_state, out, context));
     }
 
     pub(super) fn closed(&self) -> Option<CloseReason> {
@@ -209,19 +209,19 @@ fn pipelined_requests_are_answered_one_at_a_time() {
 #[test]
 fn head_that_does_not_come_in_time_is_told_so_only_if_it_began() {
     let mut rig = Rig::new();
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::HeadTimeout));
 
     let mut rig = Rig::new();
     rig.feed(b"GET / HT");
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert!(text(&rig.drain()).starts_with("HTTP/1.1 408 "));
     assert_eq!(rig.effects.last(), Some(&Effect::ShutdownWrite));
 
     let mut rig = Rig::new();
     rig.feed(PAGE);
     rig.drain();
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::Done));
 }
 
@@ -271,7 +271,7 @@ fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
 fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
     let mut rig = Rig::new();
     rig.feed(STREAM);
-    let [Effect::Arm(first), Effect::Join(_)] = rig.effects.as_slice() else {
+    let [Effect::SetTimer(first), Effect::Join(_)] = rig.effects.as_slice() else {
         panic!("nothing armed")
     };
     let interval = rig.config.heartbeat.interval_ms * 1000;
@@ -282,14 +282,14 @@ fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
 fn silent_websocket_is_pinged_and_then_closed() {
     let mut rig = streaming(UPGRADE);
     rig.pass(1);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.drain()[0], 0x89);
     rig.pass(1);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.drain()[..4], [0x88, 6, 0x03, 0xe9]);
     assert!(rig.conn.is_ending());
     assert_eq!(rig.closed(), None, "the peer may answer");
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::Idle));
 }
 
@@ -297,11 +297,11 @@ fn silent_websocket_is_pinged_and_then_closed() {
 fn late_timer_sends_a_ping_and_does_not_close() {
     let mut rig = streaming(UPGRADE);
     rig.pass(5);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.drain()[0], 0x89);
     assert!(!rig.conn.is_ending());
     rig.pass(1);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert!(rig.conn.is_ending());
 }
 
@@ -309,16 +309,16 @@ fn late_timer_sends_a_ping_and_does_not_close() {
 fn ping_that_the_socket_has_not_taken_is_not_the_peers_silence() {
     let mut rig = streaming(UPGRADE);
     rig.pass(2);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     rig.pass(3);
-    rig.time_out(Standing::Serving);
+    rig.time_out(SendState::Pending);
     assert!(!rig.conn.is_ending());
     rig.effects.clear();
     assert_eq!(rig.drain()[0], 0x89);
     let deadline = rig.now.after(rig.config.heartbeat.interval());
     assert_eq!(
         rig.effects,
-        [Effect::Arm(deadline)],
+        [Effect::SetTimer(deadline)],
         "a full interval to answer"
     );
 }
@@ -328,7 +328,7 @@ fn pong_keeps_a_websocket() {
     let mut rig = streaming(UPGRADE);
     for _ in 0..10 {
         rig.pass(1);
-        rig.time_out(Standing::CaughtUp);
+        rig.time_out(SendState::CaughtUp);
         assert_eq!(rig.drain()[0], 0x89);
         rig.feed(&client_frame(10, b""));
     }
@@ -340,16 +340,16 @@ fn event_stream_lives_by_write_progress_and_dies_when_blocked() {
     let mut rig = streaming(STREAM);
     for _ in 0..5 {
         rig.pass(1);
-        rig.time_out(Standing::CaughtUp);
+        rig.time_out(SendState::CaughtUp);
         assert!(text(&rig.drain()).contains("event:fanfare.position\nid: "));
         let now = rig.now;
         rig.conn.handle_written(now, false);
     }
     rig.pass(1);
-    rig.time_out(Standing::Blocked);
+    rig.time_out(SendState::Blocked);
     assert!(!rig.conn.is_ending());
     rig.pass(1);
-    rig.time_out(Standing::Blocked);
+    rig.time_out(SendState::Blocked);
     assert!(rig.conn.is_ending());
 }
 
@@ -607,15 +607,15 @@ fn requests_sent_ahead_are_handled_one_at_a_time() {
     assert!(!rig.conn.has_unhandled());
 }
 
-fn message(bytes: usize) -> Saying {
-    Saying::Message(Payload::Text("x".repeat(bytes).into()))
+fn message(bytes: usize) -> BackendMessage {
+    BackendMessage::Payload(Payload::Text("x".repeat(bytes).into()))
 }
 
 #[test]
 fn only_an_open_stream_can_be_told_something() {
     let mut rig = Rig::new();
     let tell = |rig: &mut Rig| {
-        rig.call(|conn, out, context| conn.handle_saying(&message(3), out, context))
+        rig.call(|conn, out, context| conn.handle_backend_message(&message(3), out, context))
     };
     assert_eq!(tell(&mut rig), Delivery::NoConn);
     rig.feed(STREAM);
@@ -627,11 +627,11 @@ fn only_an_open_stream_can_be_told_something() {
         told.contains("event: fanfare.direct\ndata: xxx\n\n"),
         "{told}"
     );
-    let farewell = Saying::Disconnect(Farewell {
+    let close_info = BackendMessage::Disconnect(CloseInfo {
         code: 4001,
         reason: "\"late\"".into(),
     });
-    rig.call(|conn, out, context| conn.handle_saying(&farewell, out, context));
+    rig.call(|conn, out, context| conn.handle_backend_message(&close_info, out, context));
     let told = String::from_utf8(rig.drain()).unwrap();
     let event = "event: fanfare.disconnect\ndata: {\"code\":4001,\"reason\":\"\\\"late\\\"\"}\n\n";
     assert!(told.contains(event), "{told}");
@@ -645,8 +645,9 @@ fn backend_cannot_have_a_client_cut_off_for_what_it_does_not_read() {
     rig.join();
     let mut done = 0;
     loop {
-        let saying = message(10_000);
-        let told = rig.call(|conn, out, context| conn.handle_saying(&saying, out, context));
+        let message = message(10_000);
+        let told =
+            rig.call(|conn, out, context| conn.handle_backend_message(&message, out, context));
         if told != Delivery::Done {
             assert_eq!(told, Delivery::Full);
             break;
@@ -659,6 +660,7 @@ fn backend_cannot_have_a_client_cut_off_for_what_it_does_not_read() {
     assert_eq!(rig.closed(), None);
     // With room again it is told again.
     rig.drain();
-    let told = rig.call(|conn, out, context| conn.handle_saying(&message(1), out, context));
+    let told =
+        rig.call(|conn, out, context| conn.handle_backend_message(&message(1), out, context));
     assert_eq!(told, Delivery::Done);
 }

@@ -92,7 +92,7 @@ impl Rig {
 
     fn armed(&self) -> Deadline {
         let armed = self.effects.iter().rev().find_map(|effect| {
-            if let Effect::Arm(deadline) = effect {
+            if let Effect::SetTimer(deadline) = effect {
                 Some(*deadline)
             } else {
                 None
@@ -266,7 +266,7 @@ fn long_poll_is_answered_when_its_time_is_over_whatever_it_has() {
     );
     let mut rig = Rig::waiting(&request);
     assert_eq!(rig.armed(), Now(0).after(Duration::from_secs(7)));
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert!(rig.wants_answer());
     rig.answer(nothing(9));
     let (head, content) = parts(&rig.drain());
@@ -421,11 +421,11 @@ fn reader_of_an_answer_has_two_heartbeats_for_each_piece() {
             assert_eq!(rig.conn.outbox_mut().drain(1).left, 0);
             rig.call(|conn, _, context| conn.handle_written(context.now, false));
             rig.pass(1);
-            rig.time_out(Standing::Blocked);
+            rig.time_out(SendState::Blocked);
             assert_eq!(rig.closed(), None);
         }
         rig.pass(1);
-        rig.time_out(Standing::Blocked);
+        rig.time_out(SendState::Blocked);
         assert_eq!(rig.closed(), Some(reason));
     }
 }
@@ -438,6 +438,6 @@ fn next_request_has_its_time_from_when_the_answer_is_out() {
     rig.drain();
     let expected = Now(25_000_000).after(rig.config.limits.request_head());
     assert_eq!(rig.armed(), expected);
-    rig.time_out(Standing::CaughtUp);
+    rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::Done));
 }

@@ -30,8 +30,11 @@ fn client() -> Option<std::net::IpAddr> {
 }
 
 fn admit(rig: &mut Rig, admitted: Result<(), TooMany>) -> Vec<u8> {
-    assert_eq!(rig.effects.pop(), Some(Effect::Proxied(client())));
-    rig.call(|conn, out, context| conn.handle_proxied(admitted, out, context));
+    assert_eq!(
+        rig.effects.pop(),
+        Some(Effect::IdentifyByProxyHeader(client()))
+    );
+    rig.call(|conn, out, context| conn.handle_proxy_client(admitted, out, context));
     rig.drain()
 }
 
@@ -49,11 +52,11 @@ fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
             taken += first.len();
         }
         assert_eq!(taken, header.len());
-        assert_eq!(rig.conn.stance(), Stance::Arriving);
+        assert_eq!(rig.conn.class(), ConnClass::Arriving);
         assert!(admit(&mut rig, Ok(())).is_empty());
         rig.feed(PAGE);
         assert!(rig.drain().starts_with(b"HTTP/1.1 200 "));
-        assert_eq!(rig.conn.stance(), Stance::Other);
+        assert_eq!(rig.conn.class(), ConnClass::Other);
     }
 }
 
@@ -108,7 +111,7 @@ fn header_that_is_wrong_or_late_ends_the_conn_without_a_word() {
     for part in [&b""[..], &V1[..20], &long_v2(100)[..128 - 1]] {
         let mut rig = proxied();
         rig.feed(part);
-        rig.time_out(Standing::CaughtUp);
+        rig.time_out(SendState::CaughtUp);
         assert_eq!(rig.closed(), Some(CloseReason::BadProxyHeader));
         assert!(rig.drain().is_empty());
     }
@@ -131,8 +134,11 @@ fn every_request_of_a_trusted_proxy_waits_until_its_client_is_counted() {
         (None, Ok(()), "HTTP/1.1 200 "),
         (client(), Err(TooMany::Connects), "HTTP/1.1 429 "),
     ] {
-        assert_eq!(rig.effects.pop(), Some(Effect::Enter(client)));
-        rig.call(|conn, out, context| conn.handle_entered(admitted, out, context));
+        assert_eq!(
+            rig.effects.pop(),
+            Some(Effect::IdentifyByForwardedHeader(client))
+        );
+        rig.call(|conn, out, context| conn.handle_forwarded_client(admitted, out, context));
         let said = String::from_utf8(rig.drain()).unwrap();
         assert!(said.starts_with(status), "{said}");
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::consumer::Wants;
-use crate::backend::{Delivery, Report, Saying, Verdict};
+use crate::backend::{BackendMessage, Delivery, DeliveryStatus, Report};
 use crate::config::limits::{CONSUMER_READ_BYTES_MIN, CONSUMER_STALL_MS};
 use crate::feed::feeder::{Feeder, Intake, Phase};
 use crate::feed::protocol::command::Command;
@@ -25,12 +25,12 @@ impl Feeder {
         intake: &mut Intake,
     ) {
         let sequencer = &mut intake.sequencer;
-        let (conn, saying) = match command {
+        let (conn, message) = match command {
             Command::Consume { patterns, notices } => {
                 self.wants = (!patterns.is_empty()).then_some(Wants { patterns, notices });
-                let receipt = intake.note_wants();
+                let worker_ack = intake.note_wants();
                 if wants_ack {
-                    self.answers.owe_confirmation(line, receipt);
+                    self.answers.owe_confirmation(line, worker_ack);
                 }
                 return;
             }
@@ -38,22 +38,24 @@ impl Feeder {
                 let counts = sequencer.count(channels);
                 return self.answers.owe_counts(line, counts);
             }
-            Command::DisconnectSub { sub, farewell } => {
-                let revocation = sequencer.revoke(sub, farewell);
+            Command::DisconnectSub { sub, close_info } => {
+                let revocation = sequencer.revoke(sub, close_info);
                 if wants_ack {
                     self.answers.owe_revocation(line, revocation);
                 }
                 return;
             }
-            Command::Disconnect { conn, farewell } => (conn, Saying::Disconnect(farewell)),
-            Command::Send { conn, payload } => (conn, Saying::Message(payload)),
+            Command::Disconnect { conn, close_info } => {
+                (conn, BackendMessage::Disconnect(close_info))
+            }
+            Command::Send { conn, payload } => (conn, BackendMessage::Payload(payload)),
         };
-        let verdict = Arc::new(Verdict::default());
+        let status = Arc::new(DeliveryStatus::default());
         match conn {
-            Some(conn) => sequencer.say(conn, saying, Some(Arc::clone(&verdict))),
-            None => verdict.decide(Delivery::NoConn),
+            Some(conn) => sequencer.say(conn, message, Some(Arc::clone(&status))),
+            None => status.settle(Delivery::NoConn),
         }
-        self.answers.owe_verdict(line, wants_ack, verdict);
+        self.answers.owe_verdict(line, wants_ack, status);
     }
 
     /// What it consumes, if it does.

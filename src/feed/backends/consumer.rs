@@ -79,9 +79,9 @@ pub(crate) fn line(report: &Report) -> Vec<u8> {
             conn,
             sub,
             channel,
-            has_come,
+            has_subscribed,
         }) => {
-            let kind = if *has_come {
+            let kind = if *has_subscribed {
                 "subscribed"
             } else {
                 "unsubscribed"
@@ -154,12 +154,12 @@ mod tests {
         })
     }
 
-    fn notice(name: &str, has_come: bool) -> Report {
+    fn notice(name: &str, has_subscribed: bool) -> Report {
         Report::Notice(Notice {
             conn: from(),
             sub: None,
             channel: channel(name),
-            has_come,
+            has_subscribed,
         })
     }
 

@@ -14,7 +14,10 @@ use slab::Slab;
 
 use super::commands::Judgement;
 use super::consumer;
-use crate::backend::{ClientPublication, Counts, Notice, Published, Report, Saying, Watch};
+use crate::backend::{
+    BackendMessage, ClientPublication, Notice, PublishOutcome, Report, SubscriberCounts,
+    WatchedChannels,
+};
 use crate::config::limits::{FEED_ACKS_MAX, NOTICES_PASSED_MAX, REPORTS_PER_ROUND_MAX};
 use crate::effect::{Audience, Reference};
 use crate::feed::answer_queue::Ack;
@@ -84,7 +87,7 @@ struct Owed {
 
 #[derive(Debug)]
 enum Awaiting {
-    Count(Counts),
+    Count(SubscriberCounts),
     Publication(Ack),
 }
 
@@ -379,21 +382,25 @@ impl Upstream {
     /// Tells clients what became of what they asked, in order, up to the first that is open.
     fn settle(&mut self, sequencer: &mut Sequencer) {
         while let Some(owed) = self.owed.pop_front() {
-            let saying = match &owed.what {
-                Awaiting::Count(counts) => counts.first().and_then(|(channel, receipt)| {
-                    receipt.subscribers().map(|subscribers| Saying::Counted {
-                        channel: channel.clone(),
-                        subscribers,
+            let message = match &owed.what {
+                Awaiting::Count(counts) => counts.first().and_then(|(channel, worker_ack)| {
+                    worker_ack
+                        .sum()
+                        .map(|subscribers| BackendMessage::PresenceReply {
+                            channel: channel.clone(),
+                            subscribers,
+                            reference: owed.reference.clone(),
+                        })
+                }),
+                Awaiting::Publication(ack) => {
+                    published(ack).map(|outcome| BackendMessage::PublishReply {
+                        outcome,
                         reference: owed.reference.clone(),
                     })
-                }),
-                Awaiting::Publication(ack) => published(ack).map(|outcome| Saying::Published {
-                    outcome,
-                    reference: owed.reference.clone(),
-                }),
+                }
             };
-            match saying {
-                Some(saying) => sequencer.say(owed.to, saying, None),
+            match message {
+                Some(message) => sequencer.say(owed.to, message, None),
                 None => return self.owed.push_front(owed),
             }
         }
@@ -401,11 +408,11 @@ impl Upstream {
 }
 
 /// What a client is told of its publication; `None` while that is open.
-fn published(ack: &Ack) -> Option<Published> {
+fn published(ack: &Ack) -> Option<PublishOutcome> {
     Some(match ack.outcome()? {
-        Ok(_) => Published::Broadcast(ack.id),
-        Err(Refusal::JournalUnsynced) => Published::Unsynced,
-        Err(_) => Published::Refused,
+        Ok(_) => PublishOutcome::Broadcast(ack.id),
+        Err(Refusal::JournalUnsynced) => PublishOutcome::Unsynced,
+        Err(_) => PublishOutcome::Refused,
     })
 }
 
@@ -455,15 +462,15 @@ fn hand_out(
 
 fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequencer) {
     let outcome = match consumers {
-        0 => Published::NoConsumer,
-        _ => Published::Consumed,
+        0 => PublishOutcome::NoConsumer,
+        _ => PublishOutcome::Consumed,
     };
     // Without a reference success is not told, and need not be sent.
     if consumers == 0 || publication.reference.is_some() {
         let reference = publication.reference;
         sequencer.say(
             publication.from,
-            Saying::Published { outcome, reference },
+            BackendMessage::PublishReply { outcome, reference },
             None,
         );
     }
@@ -473,7 +480,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
 pub(crate) fn watch(feeders: &Slab<Feeder>) -> Watch {
     let wants = feeders.iter().filter_map(|(_, feeder)| feeder.wants());
     let wants = wants.filter(|wants| wants.notices);
-    Watch(
+    WatchedChannels(
         wants
             .flat_map(|wants| wants.patterns.iter().cloned())
             .collect(),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use super::draft::{self, Draft, NameCache};
 use super::fields::{Fields, Names};
 use super::refusal::{Key, Keys, Refusal};
-use crate::backend::Farewell;
+use crate::backend::CloseInfo;
 use crate::config::limits::{CLOSE_REASON_BYTES_MAX, CONSUME_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::frame::Payload;
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelName, ConnName};
@@ -68,14 +68,14 @@ pub enum Command {
         /// Which; `None` is a name that this version does not give out.
         conn: Option<ConnName>,
         /// What its client is told.
-        farewell: Farewell,
+        close_info: CloseInfo,
     },
     /// To end all conns whose token is about somebody.
     DisconnectSub {
         /// Whom.
         sub: Box<str>,
         /// What their clients are told.
-        farewell: Farewell,
+        close_info: CloseInfo,
     },
     /// To count subscribers.
     Presence(Vec<ChannelName>),
@@ -142,14 +142,14 @@ impl Command {
         if let Some(conn) = &fields.disconnect {
             fields.only(DISCONNECT)?;
             let conn = read_conn(Key::Disconnect, conn)?;
-            let farewell = read_farewell(fields)?;
-            return Ok(Some(Self::Disconnect { conn, farewell }));
+            let close_info = read_farewell(fields)?;
+            return Ok(Some(Self::Disconnect { conn, close_info }));
         }
         if let Some(sub) = &fields.disconnect_sub {
             fields.only(DISCONNECT_SUB)?;
             let sub = read_sub(sub)?;
-            let farewell = read_farewell(fields)?;
-            return Ok(Some(Self::DisconnectSub { sub, farewell }));
+            let close_info = read_farewell(fields)?;
+            return Ok(Some(Self::DisconnectSub { sub, close_info }));
         }
         if let Some(channels) = &fields.presence {
             fields.only(PRESENCE)?;
@@ -202,7 +202,7 @@ fn read_patterns(texts: &Names<'_>) -> Result<Vec<Pattern>, Refusal> {
     patterns.map_err(|_fault| Refusal::BadPattern)
 }
 
-fn read_farewell(fields: &Fields<'_>) -> Result<Farewell, Refusal> {
+fn read_farewell(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
     let code = fields.code.map_or(Ok(CODE), u16::try_from);
     let code = code.ok().filter(|code| is_allowed(*code));
     let reason = fields.reason.as_deref().unwrap_or_default();
@@ -213,7 +213,7 @@ fn read_farewell(fields: &Fields<'_>) -> Result<Farewell, Refusal> {
             got: reason.len(),
         });
     }
-    Ok(Farewell {
+    Ok(CloseInfo {
         code: code.ok_or(Refusal::BadCode)?,
         reason: Box::from(reason),
     })
@@ -262,7 +262,7 @@ mod tests {
         };
         let json = r#"{"consume":["chat:*","a"],"notices":true}"#;
         assert_eq!(command(json), consume);
-        let farewell = Farewell {
+        let close_info = CloseInfo {
             code: 1008,
             reason: "gone".into(),
         };
@@ -272,16 +272,16 @@ mod tests {
             )),
             Command::Disconnect {
                 conn: conn(),
-                farewell
+                close_info
             }
         );
         for json in [r#"{"disconnect":"1-2-3"}"#, r#"{"disconnect_sub":"alice"}"#] {
-            let (Command::Disconnect { farewell, .. } | Command::DisconnectSub { farewell, .. }) =
-                command(json)
+            let (Command::Disconnect { close_info, .. }
+            | Command::DisconnectSub { close_info, .. }) = command(json)
             else {
                 panic!("no disconnect")
             };
-            assert_eq!((farewell.code, &*farewell.reason), (4003, ""));
+            assert_eq!((close_info.code, &*close_info.reason), (4003, ""));
         }
         let payload = Payload::Json("{\"a\":1}".into());
         assert_eq!(

@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use super::answer_queue::Ack;
 use super::protocol::draft::{Channels, Draft};
-use crate::backend::{Counts, Delivery, Direct, Farewell, Revocation, Saying, Verdict, Watch};
+use crate::backend::{
+    BackendMessage, CloseInfo, Delivery, DeliveryStatus, DirectMessage, Revocation,
+    SubscriberCounts, WatchedChannels,
+};
 use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
-use crate::frame::{Publication, Receipt};
+use crate::frame::{Publication, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::journal::Journal;
 use crate::journal::commit::Commit;
@@ -47,7 +50,7 @@ pub(super) struct Sequencer {
 #[derive(Debug)]
 struct Staged {
     publication: Publication,
-    receipt: Option<Arc<Receipt>>,
+    worker_ack: Option<Arc<WorkerAck>>,
 }
 
 /// Where the numbers go on, and what is known of those before.
@@ -100,43 +103,48 @@ impl Sequencer {
     pub(super) fn sequence(&mut self, draft: Draft, awaited: Awaited, now: Now) -> Ack {
         if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
             let channel = channel.clone();
-            let receipt = Self::receipt(awaited, 1);
-            return self.sequence_one(draft, channel, receipt, now);
+            let worker_ack = Self::worker_ack(awaited, 1);
+            return self.sequence_one(draft, channel, worker_ack, now);
         }
         self.sequence_many(&draft, awaited, now)
     }
 
     /// Tells one conn something, behind everything that was sequenced before.
-    pub(super) fn say(&mut self, to: ConnName, saying: Saying, verdict: Option<Arc<Verdict>>) {
+    pub(super) fn say(
+        &mut self,
+        to: ConnName,
+        message: BackendMessage,
+        status: Option<Arc<DeliveryStatus>>,
+    ) {
         self.post();
-        let unheard = verdict.as_ref().map(Arc::clone);
-        let direct = Direct {
+        let unheard = status.as_ref().map(Arc::clone);
+        let direct = DirectMessage {
             to,
-            saying,
-            verdict,
+            message,
+            status,
         };
         let posted = self.send(usize::from(to.worker), Mail::Direct(direct));
         if posted == Posted::WorkerGone
-            && let Some(verdict) = unheard
+            && let Some(status) = unheard
         {
-            verdict.decide(Delivery::NoConn);
+            status.settle(Delivery::NoConn);
         }
     }
 
     /// Has all workers end the conns whose token is about somebody, behind everything that was
     /// sequenced before.
-    pub(super) fn revoke(&mut self, sub: Box<str>, farewell: Farewell) -> Arc<Revocation> {
+    pub(super) fn revoke(&mut self, sub: Box<str>, close_info: CloseInfo) -> Arc<Revocation> {
         self.post();
         let revocation = Arc::new(Revocation {
             sub,
-            farewell,
-            receipt: self.receipt_of_workers(),
+            close_info,
+            worker_ack: self.ack_of_workers(),
         });
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
                 // The feeder that asked is answered after this.
-                let _is_last = revocation.receipt.confirm(0);
+                let _is_last = revocation.worker_ack.confirm(0);
             }
         }
         revocation
@@ -144,34 +152,35 @@ impl Sequencer {
 
     /// Asks all workers how many subscribers channels have, behind everything that was sequenced
     /// before.
-    pub(super) fn count(&mut self, channels: impl IntoIterator<Item = ChannelName>) -> Counts {
+    pub(super) fn count(
+        &mut self,
+        channels: impl IntoIterator<Item = ChannelName>,
+    ) -> SubscriberCounts {
         self.post();
         let counts = channels.into_iter();
-        let counts: Counts = counts
-            .map(|name| (name, self.receipt_of_workers()))
-            .collect();
+        let counts: SubscriberCounts = counts.map(|name| (name, self.ack_of_workers())).collect();
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
-                for (_, receipt) in counts.iter() {
+                for (_, worker_ack) in counts.iter() {
                     // The feeder that asked is answered after this.
-                    let _is_last = receipt.confirm(0);
+                    let _is_last = worker_ack.confirm(0);
                 }
             }
         }
         counts
     }
 
-    /// Has the workers report who comes to these channels and leaves them. The receipt is
-    /// complete when all of them do.
-    pub(super) fn watch(&mut self, watch: &Arc<Watch>, receipt: &Arc<Receipt>) {
+    /// Asks all workers for the notices of these channels. The acknowledgement is complete when all
+    /// of them send notices.
+    pub(super) fn watch(&mut self, watch: &Arc<WatchedChannels>, worker_ack: &Arc<WorkerAck>) {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Watch {
                 watch: Arc::clone(watch),
-                receipt: Arc::clone(receipt),
+                worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
                 // It has nothing to report. The feeder that asked is answered after this.
-                let _is_last = receipt.confirm(0);
+                let _is_last = worker_ack.confirm(0);
             }
         }
     }
@@ -196,9 +205,9 @@ impl Sequencer {
         posted
     }
 
-    /// A receipt that is complete when each worker has confirmed once.
-    pub(super) fn receipt_of_workers(&self) -> Receipt {
-        Receipt::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
+    /// An acknowledgement that is complete when each worker has confirmed once.
+    pub(super) fn ack_of_workers(&self) -> WorkerAck {
+        WorkerAck::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
     /// Removes from the log what its bounds no longer allow, and shows how much there is.
@@ -273,25 +282,25 @@ impl Sequencer {
         if let Some(last) = self.batch.last() {
             self.writer.announce(last.publication.id.sequence);
         }
-        let mut receipts = Vec::new();
+        let mut worker_acks = Vec::new();
         for Staged {
             publication,
-            receipt,
+            worker_ack,
         } in std::mem::take(&mut self.batch)
         {
             let (writer, outgoing) = (&mut self.writer, &mut self.outgoing);
-            let trimmed = outgoing.add(writer, publication, receipt.as_ref());
+            let trimmed = outgoing.add(writer, publication, worker_ack.as_ref());
             self.metrics.logged.increment();
             self.metrics.evicted.add(u64::from(trimmed));
-            receipts.extend(receipt);
+            worker_acks.extend(worker_ack);
         }
         self.post_outgoing();
         self.writer.note_posted();
         // A client that asks for the publications after this line receives them on each worker.
-        for receipt in receipts {
+        for worker_ack in worker_acks {
             let subscribers = 0;
             // The feed is awake and settles its answers after posting.
-            let _is_last = receipt.confirm(subscribers);
+            let _is_last = worker_ack.confirm(subscribers);
         }
         keep_bounds(&mut self.writer, &self.metrics, self.clock.now());
         Handed::Over
@@ -300,11 +309,11 @@ impl Sequencer {
     /// Posts what was added to the log; waits for workers that lag.
     fn post_outgoing(&mut self) {
         while let Some((worker, batch)) = self.outgoing.take() {
-            let receipts: Vec<_> = batch.iter().filter_map(|i| i.receipt.clone()).collect();
+            let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
             if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
                 // It has no subscribers any more.
-                receipts.iter().for_each(|receipt| {
-                    let _is_last = receipt.confirm(0);
+                worker_acks.iter().for_each(|worker_ack| {
+                    let _is_last = worker_ack.confirm(0);
                 });
             }
         }
@@ -330,7 +339,7 @@ impl Sequencer {
         &mut self,
         draft: Draft,
         channel: ChannelName,
-        receipt: Option<Arc<Receipt>>,
+        worker_ack: Option<Arc<WorkerAck>>,
         now: Now,
     ) -> Ack {
         let id = self.next_id();
@@ -339,10 +348,10 @@ impl Sequencer {
             .labelled(draft.event, draft.key)
             .expiring(draft.ttl.map(|ttl| now.after(ttl)));
         let commit = self.commit();
-        let _handed = self.push(publication, receipt.clone(), None);
+        let _handed = self.push(publication, worker_ack.clone(), None);
         Ack {
             id,
-            receipt,
+            worker_ack,
             commit,
         }
     }
@@ -365,10 +374,10 @@ impl Sequencer {
                 }
             }
         }
-        // The receipt has to know how many will be confirmed before the first of them can be.
-        let receipt = match fresh.len() {
+        // The number of confirmations must be known before the first of them can come.
+        let worker_ack = match fresh.len() {
             0 => None,
-            publications => Self::receipt(awaited, publications),
+            publications => Self::worker_ack(awaited, publications),
         };
         // What this repeats may itself not be decided yet.
         let mut commit = self.journal.as_ref().map(Journal::newest);
@@ -380,13 +389,13 @@ impl Sequencer {
                 .expiring(draft.ttl.map(|ttl| now.after(ttl)));
             commit = self.commit();
             let dedupe = draft.dedupe.as_deref();
-            if self.push(publication, receipt.clone(), dedupe) == Handed::Refused {
+            if self.push(publication, worker_ack.clone(), dedupe) == Handed::Refused {
                 break;
             }
         }
         Ack {
             id: last,
-            receipt,
+            worker_ack,
             commit,
         }
     }
@@ -400,13 +409,13 @@ impl Sequencer {
         self.head
     }
 
-    fn receipt(awaited: Awaited, publications: usize) -> Option<Arc<Receipt>> {
+    fn worker_ack(awaited: Awaited, publications: usize) -> Option<Arc<WorkerAck>> {
         match awaited {
             Awaited::No => None,
             // Its own confirmations; each worker that is posted to adds one.
             Awaited::Yes => {
                 let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
-                Some(Arc::new(Receipt::new(confirmations)))
+                Some(Arc::new(WorkerAck::new(confirmations)))
             }
         }
     }
@@ -414,7 +423,7 @@ impl Sequencer {
     fn push(
         &mut self,
         publication: Publication,
-        receipt: Option<Arc<Receipt>>,
+        worker_ack: Option<Arc<WorkerAck>>,
         dedupe: Option<&str>,
     ) -> Handed {
         if let Some(journal) = &mut self.journal {
@@ -423,7 +432,7 @@ impl Sequencer {
         self.batch_bytes += publication.bytes_held();
         self.batch.push(Staged {
             publication,
-            receipt,
+            worker_ack,
         });
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
             return self.hand_over();
@@ -643,7 +652,7 @@ mod tests {
         let first = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
         let repeat = sequencer.sequence(draft(json), Awaited::Yes, Now(1));
         assert_eq!(repeat.id, first.id);
-        assert!(repeat.receipt.is_none());
+        assert!(repeat.worker_ack.is_none());
         assert_eq!(sequencer.metrics.repeated.value(), 1);
         let both = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
         let partly = sequencer.sequence(draft(both), Awaited::Yes, Now(2));
@@ -662,9 +671,9 @@ mod tests {
             panic!("a batch")
         };
         for item in batch {
-            item.receipt.unwrap().confirm(3);
+            item.worker_ack.unwrap().confirm(3);
         }
-        assert_eq!(ack.receipt.unwrap().subscribers(), Some(6));
+        assert_eq!(ack.worker_ack.unwrap().sum(), Some(6));
     }
 
     fn published(sequencer: &mut Sequencer, json: &str) -> Cursor {
@@ -756,6 +765,6 @@ mod tests {
         let one = draft(r#"{"channel":"a","data":1}"#);
         let ack = sequencer.sequence(one, Awaited::Yes, Now(0));
         sequencer.post();
-        assert_eq!(ack.receipt.unwrap().subscribers(), Some(0));
+        assert_eq!(ack.worker_ack.unwrap().sum(), Some(0));
     }
 }

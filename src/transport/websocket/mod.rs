@@ -21,7 +21,7 @@ mod tests;
 
 use std::time::Duration;
 
-use crate::backend::{Published, Saying};
+use crate::backend::{BackendMessage, PublishOutcome};
 use crate::effect::{Acknowledgement, CloseReason, Context, Join, Leave, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::frame::{Envelope, FrameKind, Payload};
@@ -183,17 +183,17 @@ impl WebSocket {
         }
     }
 
-    pub(super) fn handle_saying(
+    pub(super) fn handle_backend_message(
         &self,
-        saying: &Saying,
+        message: &BackendMessage,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
-        match (saying, self.envelope) {
-            (Saying::Message(payload), Envelope::Full | Envelope::Initial) => {
+        match (message, self.envelope) {
+            (BackendMessage::Payload(payload), Envelope::Full | Envelope::Initial) => {
                 message::push_direct(payload, out);
             }
-            (Saying::Message(payload), Envelope::Data) => {
+            (BackendMessage::Payload(payload), Envelope::Data) => {
                 let (opcode, bytes) = match payload {
                     Payload::Bytes(bytes) => (Opcode::Binary, &**bytes),
                     Payload::Json(text) | Payload::Text(text) => (Opcode::Text, text.as_bytes()),
@@ -201,7 +201,7 @@ impl WebSocket {
                 push_frame(opcode, bytes, out);
             }
             (
-                Saying::Counted {
+                BackendMessage::PresenceReply {
                     channel,
                     subscribers,
                     reference,
@@ -210,11 +210,17 @@ impl WebSocket {
             ) => {
                 message::push_presence(channel, *subscribers, reference.as_ref(), out);
             }
-            (Saying::Published { outcome, reference }, Envelope::Full | Envelope::Initial) => {
+            (
+                BackendMessage::PublishReply { outcome, reference },
+                Envelope::Full | Envelope::Initial,
+            ) => {
                 push_published(*outcome, reference.as_ref(), out, context);
             }
-            (Saying::Counted { .. } | Saying::Published { .. }, Envelope::Data)
-            | (Saying::Disconnect(_), _) => {}
+            (
+                BackendMessage::PresenceReply { .. } | BackendMessage::PublishReply { .. },
+                Envelope::Data,
+            )
+            | (BackendMessage::Disconnect(_), _) => {}
         }
         self.flow()
     }
@@ -245,8 +251,8 @@ impl WebSocket {
     ) -> Flow {
         if self.phase == Phase::Open {
             match goodbye {
-                Goodbye::Disconnect(farewell) => {
-                    close::push_close(farewell.code, &farewell.reason, out);
+                Goodbye::Disconnect(close_info) => {
+                    close::push_close(close_info.code, &close_info.reason, out);
                 }
                 Goodbye::Idle => close::push_close(close::GOING_AWAY, "idle", out),
                 Goodbye::NoSubscription => {
@@ -304,20 +310,20 @@ impl WebSocket {
 /// Tells a client what became of what it published. Success is told to whoever can tell what it
 /// was that succeeded.
 fn push_published(
-    outcome: Published,
+    outcome: PublishOutcome,
     reference: Option<&Reference>,
     out: &mut Vec<u8>,
     context: &Context<'_>,
 ) {
     let refusal = match outcome {
-        Published::Broadcast(id) => {
+        PublishOutcome::Broadcast(id) => {
             return message::push_ok(Some(id), reference, out);
         }
-        Published::Consumed => return message::push_ok(None, reference, out),
-        Published::Busy => Refusal::Busy,
-        Published::NoConsumer => Refusal::NoConsumer,
-        Published::Refused => Refusal::Unavailable,
-        Published::Unsynced => Refusal::Unsynced,
+        PublishOutcome::Consumed => return message::push_ok(None, reference, out),
+        PublishOutcome::Busy => Refusal::Busy,
+        PublishOutcome::NoConsumer => Refusal::NoConsumer,
+        PublishOutcome::Refused => Refusal::Unavailable,
+        PublishOutcome::Unsynced => Refusal::Unsynced,
     };
     refuse(refusal, reference, out, context);
 }

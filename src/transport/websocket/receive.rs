@@ -492,7 +492,7 @@ fn authenticate(
     context.metrics.tokens_accepted.increment();
     // The worker brings the conn's timer forward if the token ends before it.
     let interval = context.config.heartbeat.interval();
-    context.ask(Effect::Arm(context.now.after(interval)));
+    context.ask(Effect::SetTimer(context.now.after(interval)));
     let effect = match shown {
         Shown::First(join) => {
             let mut channels = join.channels.iter();
@@ -501,7 +501,7 @@ fn authenticate(
             }
             Effect::Join(join)
         }
-        Shown::Next => Effect::Confine,
+        Shown::Next => Effect::DropUnauthorized,
     };
     message::push_ok(None, reference, out);
     context.ask(effect);

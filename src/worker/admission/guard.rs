@@ -223,7 +223,7 @@ impl<N: Net> Worker<N> {
             return self.close(id, CloseReason::Refused);
         }
         self.call(id, |conn, out, context| {
-            conn.handle_proxied(admitted, out, context);
+            conn.handle_proxy_client(admitted, out, context);
         });
     }
 
@@ -236,7 +236,7 @@ impl<N: Net> Worker<N> {
         let client = client.filter(|client| !contains(trusted, *client));
         let admitted = self.count_for(id, visitor, client.map(Source::from));
         self.call(id, |conn, out, context| {
-            conn.handle_entered(admitted, out, context);
+            conn.handle_forwarded_client(admitted, out, context);
         });
     }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::conn::Stance;
+use crate::conn::ConnClass;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::time::Deadline;
@@ -99,20 +99,25 @@ impl<N: Net> Worker<N> {
     }
 
     /// What a call has made of a conn.
-    pub(in crate::worker) fn note_stance(&mut self, id: ConnId, before: Stance, after: Stance) {
+    pub(in crate::worker) fn note_class(
+        &mut self,
+        id: ConnId,
+        before: ConnClass,
+        after: ConnClass,
+    ) {
         if before == after {
             return;
         }
-        if after == Stance::Silent {
+        if after == ConnClass::Silent {
             self.enter_silent(id);
         }
-        if before == Stance::Silent {
+        if before == ConnClass::Silent {
             self.leave_silent();
         }
-        if before == Stance::WebSocket {
+        if before == ConnClass::WebSocket {
             self.pending.forget_subscribes_by(id.slot);
         }
-        if after == Stance::WebSocket
+        if after == ConnClass::WebSocket
             && let Some(limit) = self.parts.config.limits.first_subscribe()
         {
             let deadline = self.running.now().after(limit);
@@ -175,7 +180,7 @@ impl<N: Net> Worker<N> {
 
     fn is_silent(&mut self, id: ConnId) -> bool {
         let slot = self.slot(id);
-        slot.is_some_and(|slot| slot.conn.stance() == Stance::Silent)
+        slot.is_some_and(|slot| slot.conn.class() == ConnClass::Silent)
     }
 
     /// Ends a WebSocket that should have subscribed by now. True if it was one.
@@ -184,7 +189,9 @@ impl<N: Net> Worker<N> {
         let is_due = due.is_some_and(|due| self.running.now().has_reached(due));
         if is_due {
             self.pending.forget_subscribes_by(id.slot);
-            self.call(id, |conn, out, context| conn.handle_loitering(out, context));
+            self.call(id, |conn, out, context| {
+                conn.handle_subscribe_timeout(out, context)
+            });
         }
         is_due
     }

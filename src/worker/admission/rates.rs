@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::config::Limits;
-use crate::conn::Stance;
+use crate::conn::ConnClass;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 use crate::worker::{Slot, Worker};
@@ -129,9 +129,9 @@ impl<S> Slot<S> {
     /// How many bytes of its client's the machine may be handed now.
     pub(in crate::worker) fn takes(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
-        match self.conn.stance() {
-            Stance::WebSocket => most.min(rates.read_bytes_max),
-            Stance::Arriving | Stance::Silent | Stance::Other => most,
+        match self.conn.class() {
+            ConnClass::WebSocket => most.min(rates.read_bytes_max),
+            ConnClass::Arriving | ConnClass::Silent | ConnClass::Other => most,
         }
     }
 }
@@ -153,7 +153,7 @@ impl<N: Net> Worker<N> {
     fn charge(&mut self, id: ConnId, frames: u64, bytes: u64) {
         let is_limited = self
             .slot(id)
-            .is_some_and(|slot| slot.conn.stance() == Stance::WebSocket);
+            .is_some_and(|slot| slot.conn.class() == ConnClass::WebSocket);
         if !is_limited {
             return;
         }

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use super::upstream::{Noticed, Reported};
 use crate::backend::{
-    ClientPublication, Counts, Delivery, Direct, Notice, Published, Report, Revocation, Saying,
-    Watch,
+    BackendMessage, ClientPublication, Delivery, DirectMessage, Notice, PublishOutcome, Report,
+    Revocation, SubscriberCounts, WatchedChannels,
 };
 use crate::effect::{Join, Reference};
-use crate::frame::Receipt;
+use crate::frame::WorkerAck;
 use crate::hub::JoinOutcome;
 use crate::id::{ChannelName, ConnId, ConnName};
 use crate::worker::Worker;
@@ -37,23 +37,25 @@ impl<N: Net> Worker<N> {
     }
 
     /// Says something to one conn, and lets whoever asked know what became of it.
-    pub(in crate::worker) fn say(&mut self, direct: &Direct) {
-        let told = self.find(direct.to).map(|id| self.tell(id, &direct.saying));
+    pub(in crate::worker) fn say(&mut self, direct: &DirectMessage) {
+        let told = self
+            .find(direct.to)
+            .map(|id| self.tell(id, &direct.message));
         let delivery = told.unwrap_or(Delivery::NoConn);
-        let Some(verdict) = &direct.verdict else {
+        let Some(status) = &direct.status else {
             return;
         };
         match delivery {
             Delivery::Done => self.parts.metrics.direct.increment(),
             Delivery::Full | Delivery::NoConn => self.parts.metrics.direct_refused.increment(),
         }
-        verdict.decide(delivery);
+        status.settle(delivery);
         self.parts.feed.wake();
     }
 
-    fn tell(&mut self, id: ConnId, saying: &Saying) -> Delivery {
+    fn tell(&mut self, id: ConnId, message: &BackendMessage) -> Delivery {
         let told = self.call(id, |conn, out, context| {
-            conn.handle_saying(saying, out, context)
+            conn.handle_backend_message(message, out, context)
         });
         // One that ends is read even where its answers had piled up.
         self.list_to_read(id);
@@ -71,20 +73,20 @@ impl<N: Net> Worker<N> {
         let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         for id in ids {
             self.call(id, |conn, out, context| {
-                conn.handle_revoked(&revocation.farewell, out, context);
+                conn.handle_revoked(&revocation.close_info, out, context);
             });
             self.list_to_read(id);
         }
-        if revocation.receipt.confirm(count) {
+        if revocation.worker_ack.confirm(count) {
             self.parts.feed.wake();
         }
     }
 
     /// Says how many subscribers channels have here.
-    pub(in crate::worker) fn count(&self, counts: &Counts) {
+    pub(in crate::worker) fn count(&self, counts: &SubscriberCounts) {
         let mut is_last = false;
-        for (channel, receipt) in counts.iter() {
-            is_last = receipt.confirm(self.hub.subscribers_of(channel));
+        for (channel, worker_ack) in counts.iter() {
+            is_last = worker_ack.confirm(self.hub.subscribers_of(channel));
         }
         if is_last {
             self.parts.feed.wake();
@@ -92,10 +94,14 @@ impl<N: Net> Worker<N> {
     }
 
     /// From now on reports comings and goings of these channels, and says so.
-    pub(in crate::worker) fn start_watching(&mut self, watch: Arc<Watch>, receipt: &Receipt) {
+    pub(in crate::worker) fn start_watching(
+        &mut self,
+        watch: Arc<WatchedChannels>,
+        worker_ack: &WorkerAck,
+    ) {
         self.watch = watch;
         self.parts.upstream.note_watch();
-        if receipt.confirm(0) {
+        if worker_ack.confirm(0) {
             self.parts.feed.wake();
         }
     }
@@ -107,8 +113,8 @@ impl<N: Net> Worker<N> {
         reference: Option<Reference>,
     ) {
         let from = self.name(id);
-        let refused = Saying::Published {
-            outcome: Published::Busy,
+        let refused = BackendMessage::PublishReply {
+            outcome: PublishOutcome::Busy,
             reference: reference.clone(),
         };
         let report = Report::Count {
@@ -124,8 +130,8 @@ impl<N: Net> Worker<N> {
         id: ConnId,
         publication: ClientPublication,
     ) {
-        let refused = Saying::Published {
-            outcome: Published::Busy,
+        let refused = BackendMessage::PublishReply {
+            outcome: PublishOutcome::Busy,
             reference: publication.reference.clone(),
         };
         if self.report_for(id, Report::Publish(publication), &refused) {
@@ -134,7 +140,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reports what a conn has caused. While that waits, the conn does. False if it is refused.
-    fn report_for(&mut self, id: ConnId, report: Report, refused: &Saying) -> bool {
+    fn report_for(&mut self, id: ConnId, report: Report, refused: &BackendMessage) -> bool {
         match self.parts.upstream.report(report) {
             Reported::AtOnce => true,
             Reported::Later => {
@@ -213,7 +219,7 @@ impl<N: Net> Worker<N> {
         self.notify(id, channel, false);
     }
 
-    fn notify(&mut self, id: ConnId, channel: &ChannelName, has_come: bool) {
+    fn notify(&mut self, id: ConnId, channel: &ChannelName, has_subscribed: bool) {
         if !self.watch.covers(channel) {
             return;
         }
@@ -221,7 +227,7 @@ impl<N: Net> Worker<N> {
             conn: self.name(id),
             sub: self.access.sub(id.slot),
             channel: channel.clone(),
-            has_come,
+            has_subscribed,
         };
         // What finds no room is counted there, and consumers get the count.
         if self.parts.upstream.notify(notice) == Noticed::Full

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError};
 
-use crate::backend::{Counts, Direct, Revocation, Watch};
+use crate::backend::{DirectMessage, Revocation, SubscriberCounts, WatchedChannels};
 use crate::config::limits::{INBOX_BATCHES_MAX, INBOX_WAIT_MS};
-use crate::frame::Receipt;
+use crate::frame::WorkerAck;
 use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
 use crate::time::Now;
@@ -27,7 +27,7 @@ pub struct Item {
     /// The entry.
     pub entry: Entry,
     /// Who waits for the worker to have it.
-    pub receipt: Option<Arc<Receipt>>,
+    pub worker_ack: Option<Arc<WorkerAck>>,
 }
 
 /// Entries in the order of their numbers.
@@ -37,9 +37,9 @@ pub type Batch = Vec<Item>;
 #[derive(Debug)]
 pub enum Mail {
     /// Say how many subscribers these channels have.
-    Count(Counts),
+    Count(SubscriberCounts),
     /// Something for one conn.
-    Direct(Direct),
+    Direct(DirectMessage),
     /// Deliver these.
     Publish(Batch),
     /// End the conns whose token is about somebody.
@@ -47,9 +47,9 @@ pub enum Mail {
     /// Report who comes to these channels and leaves them, from now on.
     Watch {
         /// The channels.
-        watch: Arc<Watch>,
+        watch: Arc<WatchedChannels>,
         /// Where to confirm it.
-        receipt: Arc<Receipt>,
+        worker_ack: Arc<WorkerAck>,
     },
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::inbox::{Batch, Item};
-use crate::frame::{Publication, Receipt};
+use crate::frame::{Publication, WorkerAck};
 use crate::log::Writer;
 
 /// Entries to be posted.
@@ -30,13 +30,13 @@ impl Outgoing {
     }
 
     /// Adds a publication to the log, and to what is posted to workers with subscribers of its
-    /// channel. Each of them is to confirm the receipt, of which a confirmation of the caller is
-    /// outstanding. Returns how many entries the log has removed for it.
+    /// channel. Each of them confirms once; the caller's own confirmation must be outstanding.
+    /// Returns how many entries the log has removed for it.
     pub fn add(
         &mut self,
         writer: &mut Writer,
         publication: Publication,
-        receipt: Option<&Arc<Receipt>>,
+        worker_ack: Option<&Arc<WorkerAck>>,
     ) -> u32 {
         let Self { batches, concerned } = self;
         writer.publish(Arc::new(publication), |stake, key, entry| {
@@ -47,14 +47,14 @@ impl Outgoing {
             if batch.is_empty() {
                 concerned.push(stake.worker);
             }
-            if let Some(receipt) = receipt {
-                receipt.expect_another();
+            if let Some(worker_ack) = worker_ack {
+                worker_ack.expect_another();
             }
             batch.push(Item {
                 place: stake.place,
                 key,
                 entry,
-                receipt: receipt.map(Arc::clone),
+                worker_ack: worker_ack.map(Arc::clone),
             });
         })
     }

@@ -14,10 +14,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fanfare::auth::Access;
-use fanfare::backend::{Delivery, Farewell, Published, Saying};
+use fanfare::backend::{BackendMessage, CloseInfo, Delivery, PublishOutcome};
 use fanfare::config::limits::CONTROL_BYTES_MAX;
 use fanfare::config::{ClientPublish, Config, Namespace};
-use fanfare::conn::{Conn, Standing};
+use fanfare::conn::{Conn, SendState};
 use fanfare::deflate::Inflater;
 use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave, WorkBudget};
 use fanfare::frame::{Encoded, Encoder, FrameKind, Payload, Publication};
@@ -105,7 +105,7 @@ struct Rig<'c> {
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
     /// What the feed will say.
-    sayings: Vec<Saying>,
+    messages: Vec<BackendMessage>,
     written: Vec<u8>,
     waited_bytes_max: usize,
     is_blocked: bool,
@@ -160,7 +160,7 @@ impl<'c> Rig<'c> {
             effects: Vec::new(),
             out: Vec::new(),
             subscribed: BTreeSet::new(),
-            sayings: Vec::new(),
+            messages: Vec::new(),
             written: Vec::new(),
             waited_bytes_max: 0,
             is_blocked: false,
@@ -231,28 +231,30 @@ impl<'c> Rig<'c> {
                 });
             }
             Effect::Answer { since, .. } => self.answer(since, Vec::new()),
-            Effect::Arm(deadline) => {
+            Effect::SetTimer(deadline) => {
                 assert!(deadline.0 >= self.now.0);
                 let due = self.access.next_due(SLOT);
                 self.deadline = Some(due.map_or(deadline, |due| due.min(deadline)));
             }
-            Effect::Count { channel, reference } => self.sayings.push(Saying::Counted {
-                channel,
-                subscribers: 5,
-                reference,
-            }),
-            Effect::Enter(client) => {
+            Effect::Count { channel, reference } => {
+                self.messages.push(BackendMessage::PresenceReply {
+                    channel,
+                    subscribers: 5,
+                    reference,
+                })
+            }
+            Effect::IdentifyByForwardedHeader(client) => {
                 assert!(self.is_trusted, "no proxy is trusted here");
                 let _result = self.call(|conn, out, context| {
-                    conn.handle_entered(admitted(client), out, context);
+                    conn.handle_forwarded_client(admitted(client), out, context);
                 });
             }
-            Effect::Proxied(client) => {
+            Effect::IdentifyByProxyHeader(client) => {
                 let _result = self.call(|conn, out, context| {
-                    conn.handle_proxied(admitted(client), out, context);
+                    conn.handle_proxy_client(admitted(client), out, context);
                 });
             }
-            Effect::Confine => {
+            Effect::DropUnauthorized => {
                 self.access.start_reporting(SLOT);
                 self.confine();
             }
@@ -263,8 +265,8 @@ impl<'c> Rig<'c> {
                 self.subscribed.clear();
                 self.access.forget(SLOT);
             }
-            Effect::Publish { reference, .. } => self.sayings.push(Saying::Published {
-                outcome: Published::Broadcast(cursor(8)),
+            Effect::Publish { reference, .. } => self.messages.push(BackendMessage::PublishReply {
+                outcome: PublishOutcome::Broadcast(cursor(8)),
                 reference,
             }),
             Effect::ShutdownWrite => {
@@ -408,17 +410,18 @@ impl<'c> Rig<'c> {
     fn time_out(&mut self) {
         let due = self.deadline.expect("a deadline");
         self.now = Now(self.now.0.max(due.0));
-        let standing = match (self.conn.outbox().is_empty(), self.is_blocked) {
-            (true, _) => Standing::CaughtUp,
-            (false, true) => Standing::Blocked,
-            (false, false) => Standing::Serving,
+        let send_state = match (self.conn.outbox().is_empty(), self.is_blocked) {
+            (true, _) => SendState::CaughtUp,
+            (false, true) => SendState::Blocked,
+            (false, false) => SendState::Pending,
         };
-        let _result = self.call(|conn, out, context| conn.handle_timeout(standing, out, context));
+        let _result = self.call(|conn, out, context| conn.handle_timeout(send_state, out, context));
     }
 
-    fn say(&mut self, saying: &Saying) {
+    fn say(&mut self, message: &BackendMessage) {
         let before = self.conn.outbox().bytes();
-        let delivery = self.call(|conn, out, context| conn.handle_saying(saying, out, context));
+        let delivery =
+            self.call(|conn, out, context| conn.handle_backend_message(message, out, context));
         if delivery.is_some_and(|delivery| delivery != Delivery::Done) {
             assert_eq!(self.conn.outbox().bytes(), before, "{delivery:?}");
         }
@@ -447,17 +450,17 @@ impl<'c> Rig<'c> {
             4 => self.is_blocked = false,
             5 => self.flush(step.amount),
             6 => self.end_of_input(),
-            7 => self.say(&Saying::Message(Payload::Json("{\"a\":1}".into()))),
-            8 => self.say(&Saying::Message(Payload::Text(
+            7 => self.say(&BackendMessage::Payload(Payload::Json("{\"a\":1}".into()))),
+            8 => self.say(&BackendMessage::Payload(Payload::Text(
                 "x".repeat(step.amount * 8).into(),
             ))),
-            9 => self.say(&Saying::Disconnect(Farewell {
+            9 => self.say(&BackendMessage::Disconnect(CloseInfo {
                 code: 4000,
                 reason: "enough".into(),
             })),
             10 => {
-                let sayings = std::mem::take(&mut self.sayings);
-                sayings.iter().for_each(|saying| self.say(saying));
+                let messages = std::mem::take(&mut self.messages);
+                messages.iter().for_each(|message| self.say(message));
             }
             11 => self.skip(),
             12 if self.conn.serving().is_some() => {

@@ -1,6 +1,6 @@
 //! What the two targets of the feed share: reading bytes to items, and printing items as lines.
 
-use fanfare::backend::Farewell;
+use fanfare::backend::CloseInfo;
 use fanfare::config::Limits;
 use fanfare::feed::protocol::command::Command;
 use fanfare::feed::protocol::decode::{Decoder, Item};
@@ -119,8 +119,8 @@ fn print_names(names: &[ChannelName]) -> Value {
     names.iter().map(ChannelName::as_str).collect()
 }
 
-fn print_farewell(fields: &mut Map<String, Value>, farewell: &Farewell) {
-    let Farewell { code, reason } = farewell;
+fn print_farewell(fields: &mut Map<String, Value>, close_info: &CloseInfo) {
+    let CloseInfo { code, reason } = close_info;
     fields.insert("code".into(), (*code).into());
     fields.insert("reason".into(), reason.to_string().into());
 }
@@ -138,13 +138,13 @@ pub fn print_command(command: &Command) -> String {
             fields.insert("consume".into(), patterns.collect());
             fields.insert("notices".into(), (*notices).into());
         }
-        Command::Disconnect { conn, farewell } => {
+        Command::Disconnect { conn, close_info } => {
             fields.insert("disconnect".into(), print_conn(*conn).into());
-            print_farewell(&mut fields, farewell);
+            print_farewell(&mut fields, close_info);
         }
-        Command::DisconnectSub { sub, farewell } => {
+        Command::DisconnectSub { sub, close_info } => {
             fields.insert("disconnect_sub".into(), (**sub).into());
-            print_farewell(&mut fields, farewell);
+            print_farewell(&mut fields, close_info);
         }
         Command::Presence(names) => {
             fields.insert("presence".into(), print_names(names));

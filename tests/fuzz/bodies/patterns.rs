@@ -3,7 +3,7 @@
 //! The first line is a channel, every further one a pattern. A plain reading of what a pattern
 //! means has to come to the same as the product's two.
 
-use fanfare::backend::Watch;
+use fanfare::backend::WatchedChannels;
 use fanfare::config::{Namespace, namespace};
 use fanfare::id::ChannelName;
 use fanfare::pattern::Pattern;
@@ -64,7 +64,7 @@ fn check_consumers(patterns: &[&str], channel: &ChannelName) {
         assert_eq!(pattern.matches(channel), expected, "{text:?} {channel}");
     }
     let expected = good.iter().any(|(_, pattern)| pattern.matches(channel));
-    let watch = Watch(good.into_iter().map(|(_, pattern)| pattern).collect());
+    let watch = WatchedChannels(good.into_iter().map(|(_, pattern)| pattern).collect());
     assert_eq!(watch.covers(channel), expected);
 }
 

@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use fanfare::backend::{Counts, Direct, Published, Report, Saying};
+use fanfare::backend::{BackendMessage, DirectMessage, PublishOutcome, Report, SubscriberCounts};
 use fanfare::config::{Config, Overflow};
 use fanfare::effect::{Audience, CloseReason};
-use fanfare::frame::{Payload, Publication, Receipt};
+use fanfare::frame::{Payload, Publication, WorkerAck};
 use fanfare::hub::Hub;
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::log::Writer;
@@ -187,7 +187,7 @@ impl World {
             };
             match report {
                 Report::Count { channel, .. } => {
-                    let counts: Counts = [(channel, Receipt::new(1))].into();
+                    let counts: SubscriberCounts = [(channel, WorkerAck::new(1))].into();
                     self.post(Mail::Count(counts));
                 }
                 Report::Lost(_) | Report::Notice(_) => panic!("nobody asked: {report:?}"),
@@ -196,21 +196,21 @@ impl World {
                     let id = is_broadcast
                         .then(|| self.publish(&said.channel, Payload::Json(said.data)))
                         .flatten();
-                    let saying = Saying::Published {
-                        outcome: id.map_or(Published::NoConsumer, Published::Broadcast),
+                    let message = BackendMessage::PublishReply {
+                        outcome: id.map_or(PublishOutcome::NoConsumer, PublishOutcome::Broadcast),
                         reference: said.reference,
                     };
-                    self.tell(said.from, saying);
+                    self.tell(said.from, message);
                 }
             }
         }
     }
 
-    fn tell(&self, to: ConnName, saying: Saying) {
-        self.post(Mail::Direct(Direct {
+    fn tell(&self, to: ConnName, message: BackendMessage) {
+        self.post(Mail::Direct(DirectMessage {
             to,
-            saying,
-            verdict: None,
+            message,
+            status: None,
         }));
     }
 
@@ -245,7 +245,7 @@ impl World {
                     slot: 1,
                     serial: self.hostile_conns.into(),
                 },
-                Saying::Message(Payload::Json("[1]".into())),
+                BackendMessage::Payload(Payload::Json("[1]".into())),
             ),
             15 => self.worker.give_back_memory(),
             _ => {}

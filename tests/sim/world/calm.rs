@@ -118,8 +118,8 @@ impl World {
         }
         check::bounds_of_channels(&self.facts);
         assert!(self.feed.borrow().is_done());
-        let receipts = &self.feed.borrow().receipts;
-        assert!(receipts.is_empty(), "not confirmed: {receipts:?}");
+        let worker_acks = &self.feed.borrow().worker_acks;
+        assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
         // A publication and a frame of it are pinned.
         let longest = 2 * self.feed.borrow().size_max as u64;
         let may_starve = self.config.log.pinned_bytes() < longest;

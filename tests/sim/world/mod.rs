@@ -391,7 +391,7 @@ impl World {
             check::census(workers, &feed.writer, &self.facts);
         }
         let mut feed = self.feed.borrow_mut();
-        let acknowledged = check::receipts(&mut feed.receipts, workers, &self.facts);
+        let acknowledged = check::worker_acks(&mut feed.worker_acks, workers, &self.facts);
         let log = feed.writer.log();
         pinned::check_turn(workers, turned, log, &self.config);
         if feed.has_all_taken(workers) {

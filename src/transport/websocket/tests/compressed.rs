@@ -296,7 +296,7 @@ fn our_own_messages_are_said_uncompressed_and_publications_are_not() {
 proptest! {
     #[test]
     fn compressed_messages_mean_what_the_plain_ones_mean_at_any_cut(
-        sayings in prop::collection::vec(
+        messages in prop::collection::vec(
             ("[a-z{}\"é ]{0,300}", any::<bool>(), any::<bool>(), 1_usize..5),
             0..8,
         ),
@@ -304,7 +304,7 @@ proptest! {
         places in prop::collection::vec(any::<usize>(), 0..20),
     ) {
         let (mut plain, mut input) = (Vec::new(), Vec::new());
-        for (text, is_text, is_compressed, count) in &sayings {
+        for (text, is_text, is_compressed, count) in &messages {
             let opcode = if *is_text { 1 } else { 2 };
             plain.extend(frame(0x80 | opcode, text.as_bytes()));
             let (bit, payload) = match is_compressed {

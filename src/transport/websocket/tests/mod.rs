@@ -263,20 +263,20 @@ fn publishing_and_counting_are_asked_of_the_feed_where_the_namespace_allows_it()
 fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
     let mut world = World::default();
     let reference = Reference::from_json("1");
-    let published = |outcome| Saying::Published {
+    let published = |outcome| BackendMessage::PublishReply {
         outcome,
         reference: reference.clone(),
     };
-    let sayings = [
-        Saying::Message(Payload::Json("[1]".into())),
-        published(Published::Broadcast(cursor(7))),
-        published(Published::Consumed),
-        Saying::Published {
-            outcome: Published::Consumed,
+    let messages = [
+        BackendMessage::Payload(Payload::Json("[1]".into())),
+        published(PublishOutcome::Broadcast(cursor(7))),
+        published(PublishOutcome::Consumed),
+        BackendMessage::PublishReply {
+            outcome: PublishOutcome::Consumed,
             reference: None,
         },
-        published(Published::Busy),
-        Saying::Counted {
+        published(PublishOutcome::Busy),
+        BackendMessage::PresenceReply {
             channel: channel("c"),
             subscribers: 2,
             reference: reference.clone(),
@@ -285,8 +285,8 @@ fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
     let said = |envelope, world: &mut World| {
         let socket = WebSocket::new(envelope, Compression::None);
         let mut out = Vec::new();
-        for saying in &sayings {
-            let flow = socket.handle_saying(saying, &mut out, &world.context());
+        for message in &messages {
+            let flow = socket.handle_backend_message(message, &mut out, &world.context());
             assert_eq!(flow, Flow::Open);
         }
         let texts = server_frames(&out).into_iter();
@@ -737,14 +737,14 @@ pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
 proptest! {
     #[test]
     fn any_cut_of_any_valid_conversation_is_read_as_a_naive_reader_would(
-        sayings in proptest::collection::vec(Uttered::strategy(), 0..12),
+        messages in proptest::collection::vec(Uttered::strategy(), 0..12),
         key in any::<[u8; 4]>(),
         places in proptest::collection::vec(any::<usize>(), 0..20),
     ) {
         let mut input = Vec::new();
         let mut expected = Vec::new();
-        for saying in &sayings {
-            saying.push(key, &mut input, &mut expected);
+        for message in &messages {
+            message.push(key, &mut input, &mut expected);
         }
         let outcome = run(Envelope::Full, &cut_at(&input, &places));
         prop_assert_eq!(outcome.frames, expected);

@@ -133,7 +133,7 @@ impl Entry {
     /// heard of is undone by any departure. A departure is undone only by an arrival that is the
     /// same for every consumer.
     fn is_undone_by(&self, notice: &Notice, origin: Origin) -> bool {
-        match (self.notice.has_come, notice.has_come) {
+        match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,
             (false, true) => self.notice.sub == notice.sub && self.origin.watch == origin.watch,
             (true, true) | (false, false) => false,

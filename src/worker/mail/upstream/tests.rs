@@ -25,12 +25,12 @@ fn from(slot: u32) -> ConnName {
     }
 }
 
-fn notice(slot: u32, channel: &str, has_come: bool) -> Notice {
+fn notice(slot: u32, channel: &str, has_subscribed: bool) -> Notice {
     Notice {
         conn: from(slot),
         sub: None,
         channel: ChannelName::new(channel).unwrap(),
-        has_come,
+        has_subscribed,
     }
 }
 
@@ -106,7 +106,7 @@ fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
 fn text(report: &Report) -> String {
     match report {
         Report::Notice(notice) => {
-            let sign = if notice.has_come { '+' } else { '-' };
+            let sign = if notice.has_subscribed { '+' } else { '-' };
             format!("{} {sign}{}", notice.conn.slot, notice.channel)
         }
         Report::Publish(publication) => {
@@ -416,9 +416,9 @@ impl Play {
         match random.u32(0..10) {
             0..=4 if !self.end.is_full(from(slot)) => {
                 let channel = random.usize(0..3);
-                let has_come = &mut self.present[slot as usize][channel];
-                *has_come ^= true;
-                let notice = notice(slot, ["a", "b", "c"][channel], *has_come);
+                let has_subscribed = &mut self.present[slot as usize][channel];
+                *has_subscribed ^= true;
+                let notice = notice(slot, ["a", "b", "c"][channel], *has_subscribed);
                 done.push(text(&Report::Notice(notice.clone())));
                 let _noticed = self.end.notify(notice);
                 self.notices += 1;

@@ -1,0 +1,61 @@
+//! Confirmations by several workers, which the feed awaits.
+//!
+//! Shared by the feed and the workers. Each worker confirms once, with a number that is added to a
+//! sum: for a publication with `ack`, its number of subscribers. The feed itself confirms too, when
+//! a publication is in the log and posted. The last confirmation completes it. Two atomic counters,
+//! no lock.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The number of confirmations that are awaited, and the sum of the numbers that came with them.
+#[derive(Debug)]
+pub struct WorkerAck {
+    remaining: AtomicU32,
+    sum: AtomicU64,
+}
+
+impl WorkerAck {
+    /// Is complete after this number of confirmations.
+    #[must_use]
+    pub fn new(confirmations: u32) -> Self {
+        Self {
+            remaining: AtomicU32::new(confirmations),
+            sum: AtomicU64::new(0),
+        }
+    }
+
+    /// Awaits one more confirmation. The caller's own confirmation must still be outstanding.
+    pub fn expect_another(&self) {
+        let before = self.remaining.fetch_add(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "all confirmations were there already");
+    }
+
+    /// Confirms with a number. True for the last confirmation: the feed must then be woken.
+    pub fn confirm(&self, number: u32) -> bool {
+        self.sum.fetch_add(u64::from(number), Ordering::Relaxed);
+        // Release: a thread that reads zero here also reads every worker's number.
+        let before = self.remaining.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(before > 0, "a confirmation that was not awaited");
+        before == 1
+    }
+
+    /// The sum of all numbers; `None` until the last confirmation.
+    #[must_use]
+    pub fn sum(&self) -> Option<u64> {
+        (self.remaining.load(Ordering::Acquire) == 0).then(|| self.sum.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ack_is_complete_when_the_last_worker_confirms() {
+        let ack = WorkerAck::new(2);
+        assert!(!ack.confirm(3));
+        assert_eq!(ack.sum(), None);
+        assert!(ack.confirm(4));
+        assert_eq!(ack.sum(), Some(7));
+    }
+}
