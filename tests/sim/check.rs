@@ -116,8 +116,8 @@ pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// An acknowledgement is complete when its publication was posted and every worker that it was posted to has
-/// it, and not before. Returns the newest that is.
+/// An acknowledgement is complete as soon as its publication was posted and every worker that it
+/// was posted to has it, and not before. Returns the newest complete one.
 pub(crate) fn worker_acks(worker_acks: &mut Vec<Owed>, workers: &[Member], facts: &Facts) -> u64 {
     let mut acknowledged = 0;
     worker_acks.retain(|owed| {

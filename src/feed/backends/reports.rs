@@ -477,7 +477,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
 }
 
 /// The channels whose comings and goings consumers want to know.
-pub(crate) fn watch(feeders: &Slab<Feeder>) -> Watch {
+pub(crate) fn watch(feeders: &Slab<Feeder>) -> WatchedChannels {
     let wants = feeders.iter().filter_map(|(_, feeder)| feeder.wants());
     let wants = wants.filter(|wants| wants.notices);
     WatchedChannels(
