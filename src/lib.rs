@@ -131,7 +131,7 @@
 //!
 //! # Code map
 //!
-//! Dependencies point inward only, and `tests/tidy.rs` fails when one does not.
+//! Dependencies point inward only, and `tests/tidy` fails when one does not.
 //!
 //! | ring | modules |
 //! |---|---|

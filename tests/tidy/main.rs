@@ -1,6 +1,6 @@
 //! The house rules as tests: what points where, what may be named where, and how files look.
 //!
-//! The rules stand in `tidy/rules.rs`; here they meet the files of the package, and samples that
+//! The rules stand in `rules.rs`; here they meet the files of the package, and samples that
 //! break them, so that a rule that has gone blind fails too.
 #![allow(
     clippy::expect_used,
@@ -11,9 +11,7 @@
     reason = "a test may panic"
 )]
 
-#[path = "tidy/rules.rs"]
 mod rules;
-#[path = "tidy/source.rs"]
 mod source;
 
 use std::fmt::Write as _;
