@@ -1,8 +1,12 @@
-# What tests/run and tests/long/run share: numbered steps with their times, packages, cargo's tests
-# and the summary. Sourced, with the root of the repository as the working directory.
+# Shared by tests/run, tests/long/run and .ci/run: numbered steps with their times, packages, cargo's
+# tests and the summary. Sourced, with the root of the repository as the working directory.
+#
+# A step prints one line, and a binary of tests one below it. Output is shown of what failed only.
 
 readonly deps=tests/.deps
 steps=0
+passed=0
+failed=0
 log=$(mktemp) || exit 1
 as_root=()
 policy=
@@ -12,29 +16,41 @@ clean_up() {
   policy=
 }
 trap clean_up EXIT
+# A step's output goes to the log; what the user reads goes here.
+exec 3>&1
 
-# Servers are where not every user has a path to.
+# Some servers are in folders that are not on every user's path.
 export PATH=$PATH:/usr/sbin
 
+# Also called inside a step, whose output so far it shows.
 give_up() {
-  printf '%s: %s\n' "$0" "$*" >&2
-  echo '0 passed, 1 failed'
+  {
+    printf '\n'
+    cat "$log"
+    printf '%s: %s\n' "$0" "$*"
+    echo '0 passed, 1 failed'
+  } >&3
   exit 1
 }
 
-# step NAME COMMAND...: runs the command, and prints the step's number, and its time at the end.
+# step NAME COMMAND...: runs the command, and shows its output if it fails.
 step() {
-  local name=$1 began=$SECONDS code=0 outcome=done
+  local name=$1 began=$SECONDS code=0
   shift
   steps=$((steps + 1))
-  printf '\n== %d. %s\n' "$steps" "$name"
-  "$@" </dev/null || code=$?
-  ((code == 0)) || outcome=FAILED
-  printf '== %d. %s: %s, %d s\n' "$steps" "$name" "$outcome" "$((SECONDS - began))"
+  printf '%2d. %-42s ' "$steps" "$name"
+  "$@" </dev/null >"$log" 2>&1 || code=$?
+  if ((code == 0)); then
+    printf 'done %5d s\n' "$((SECONDS - began))"
+  else
+    printf 'FAILED %3d s\n' "$((SECONDS - began))"
+    cat "$log"
+  fi
+  : >"$log"
   return "$code"
 }
 
-# -- Packages, each kept as long as its list stays the same.
+# -- Packages, kept until their list changes.
 
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
@@ -70,7 +86,7 @@ debian_packages() {
       give_up "not root and no sudo without a password; run: apt-get install ${missing[*]}"
     as_root=(sudo -n)
   fi
-  # What is installed is not started: port 80 may be taken, and several packages would want it.
+  # Services are not started: port 80 may be taken, and several packages listen there.
   if [[ ! -e /usr/sbin/policy-rc.d ]]; then
     policy=/usr/sbin/policy-rc.d
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null &&
@@ -81,7 +97,7 @@ debian_packages() {
       apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || installed=$?
   [[ -z $policy ]] || "${as_root[@]}" rm -f "$policy"
   policy=
-  # Nor do they start with the machine. Packages without a service have nothing to disable.
+  # Nor are they started at boot. Packages without a service have nothing to disable.
   if command -v systemctl >/dev/null 2>&1; then
     for package in "${missing[@]}"; do
       "${as_root[@]}" systemctl disable --quiet "$package" >/dev/null 2>&1
@@ -112,42 +128,79 @@ npm_packages() {
       give_up "npm could not install $source/package-lock.json"
     cp "$source/package-lock.json" "$node/installed.json"
   fi
-  # Node resolves packages from the script's own folder upwards, so the scripts stand beside them.
+  # Node looks for packages in the script's folder and above it, so the scripts are copied there.
   cp "$source"/*.mjs "$node/" || give_up "cannot write to $node"
 }
 
 # -- Tests. The debug profile keeps debug assertions and overflow checks on.
 
-has_failed=
-cargo_test() {
-  cargo test --no-fail-fast "$@" 2>&1 | tee -a "$log"
-  local code=${PIPESTATUS[0]}
-  ((code == 0)) || has_failed=yes
-  return "$code"
+# test_step NAME ARGUMENT...: a step that runs cargo's tests, with a line for each binary.
+test_step() {
+  local name=$1 began=$SECONDS failed_before=$failed code=1
+  shift
+  steps=$((steps + 1))
+  printf '%2d. %s\n' "$steps" "$name"
+  while IFS= read -r line; do read_test_line "$line"; done < <(
+    cargo test --no-fail-fast "$@" 2>&1 </dev/null 3>&-
+    printf 'cargo ended with status %d\n' "$?"
+  )
+  # A build that failed has no binary of its own.
+  if ((code != 0 && failed == failed_before)); then
+    failed=$((failed + 1))
+    cat "$log"
+  fi
+  local outcome=done
+  ((failed == failed_before)) || outcome=FAILED
+  printf '%2d. %-42s %s %*d s\n' "$steps" "$name" "$outcome" "$((9 - ${#outcome}))" \
+    "$((SECONDS - began))"
+  ((failed == failed_before))
 }
 
-# cargo's `Running` or `Doc-tests` line names each suite, `test result:` ends it. The last line is
-# `N passed, N failed`; the exit status is 0 only if something ran and nothing failed.
+# One line of cargo's output; sets the caller's `code`. Until a binary has ended well, its lines are
+# in the log, without those of tests that passed.
+binary=
+is_running=
+read_test_line() {
+  local line=$1
+  if [[ $line =~ ^\ *Running\ (unittests\ )?([^ ]+) ]]; then
+    end_binary
+    binary=${BASH_REMATCH[2]}
+  elif [[ $line =~ ^\ *Doc-tests ]]; then
+    end_binary
+    binary='doc-tests'
+  elif [[ $line =~ ^running\ [0-9]+\ tests?$ ]]; then
+    end_binary
+    is_running=yes
+  elif [[ $line =~ ^test\ result:\ .*\ ([0-9]+)\ passed\;\ ([0-9]+)\ failed\;.*\ ([0-9]+)\.[0-9]+s$ ]]; then
+    passed=$((passed + BASH_REMATCH[1]))
+    failed=$((failed + BASH_REMATCH[2]))
+    if ((BASH_REMATCH[1] + BASH_REMATCH[2])); then
+      printf '    %-28s %5d passed %3d failed %4d s\n' "$binary" "${BASH_REMATCH[@]:1}"
+    fi
+    if ((BASH_REMATCH[2])); then cat "$log"; fi
+    is_running=
+    : >"$log"
+  elif [[ $line =~ ^cargo\ ended\ with\ status\ ([0-9]+)$ ]]; then
+    code=${BASH_REMATCH[1]}
+    end_binary
+  elif [[ ! $line =~ ^test\ .*\ ok$ ]]; then
+    printf '%s\n' "$line" >>"$log"
+  fi
+}
+
+# A binary that began and has no `test result:` line died with its process.
+end_binary() {
+  [[ $is_running ]] || return 0
+  failed=$((failed + 1))
+  printf '    %-28s died\n' "$binary"
+  cat "$log"
+  is_running=
+  : >"$log"
+}
+
+# The last line is `N passed, N failed`; the status is 0 only if something ran and nothing failed.
 summary() {
-  local passed failed
-  printf '\n== suites\n'
-  awk '
-    /^ *Running /   { name = $2 == "unittests" ? $3 : $2 }
-    /^ *Doc-tests / { name = "doc-tests" }
-    # A suite that began and never ended died with its process.
-    /^running [0-9]+ tests?$/ { failed += open; open = 1 }
-    /^test result:/ {
-      passed += $4; failed += $6
-      if ($4 + $6 > 0) printf "%-28s %5d passed %3d failed\n", name, $4, $6
-      open = 0
-    }
-    END { printf "%d %d\n", passed, failed + open > "/dev/stderr" }
-  ' "$log" 2>"$log.sum"
-  read -r passed failed <"$log.sum"
-  rm -f "$log.sum"
-  # A build that failed, or a process that died, has no `test result:` line of its own.
-  if [[ $has_failed && $failed == 0 ]]; then failed=1; fi
-  printf '== %d steps, %d s\n' "$steps" "$SECONDS"
+  printf '%d steps, %d s\n' "$steps" "$SECONDS"
   echo "$passed passed, $failed failed"
   ((failed == 0 && passed > 0))
 }
