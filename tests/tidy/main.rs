@@ -13,6 +13,7 @@
 
 mod rules;
 mod source;
+mod words;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -443,6 +444,15 @@ fn text_files_are_clean_and_nothing_is_put_off() {
     }
 }
 
+#[test]
+fn texts_have_no_forbidden_word() {
+    let texts = texts();
+    report(texts.into_iter().map(|(path, text)| {
+        let findings = words::forbidden(&path, &text);
+        (path, findings)
+    }));
+}
+
 /// Reads a script of Python and runs nothing.
 const PARSES_PYTHON: &str = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
 
@@ -474,7 +484,7 @@ fn scripts_are_ones_that_their_programs_understand() {
     let texts = texts();
     let scripts = texts
         .iter()
-        .filter(|(path, _)| path.starts_with("benches/") || path.starts_with("tests/fuzz/"));
+        .filter(|(path, _)| path.starts_with("benches/") || path.starts_with("tests/"));
     report(scripts.filter_map(|(path, _)| {
         let fault = script_fault(&root().join(path))?;
         Some((path.clone(), vec![(1, fault)]))
