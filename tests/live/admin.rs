@@ -1,5 +1,5 @@
-//! The admin listener of the real binary: metrics that are true and in Prometheus' format, and
-//! health checks that no other client of the listener keeps out.
+//! The admin listener: true metrics in Prometheus' text format, and health checks that no other
+//! client of the listener can delay.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,12 +15,12 @@ use crate::support::raw::connect;
 use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::{Feeder, Raw, Server, Socket, within};
 
-/// The longest time to the answer of a health check, whatever other clients do.
+/// The longest time to the answer of a health check, whatever load other clients cause.
 const HEALTHY_WITHIN: Duration = Duration::from_secs(2);
-/// Descriptors that the admin listener may use, with room for what else the process opens.
+/// Descriptors that the admin listener may use, with room for the process's other ones.
 const DESCRIPTORS_MAX: usize = 200;
 
-/// Asks for `/healthz` all the time while `disturb` runs again and again.
+/// Requests `/healthz` continuously while `disturb` is repeated.
 fn assert_healthy_while(server: &Server, mut disturb: impl FnMut(SocketAddr)) {
     let before = server.process().descriptors_max();
     let mut slowest = Duration::ZERO;
@@ -46,7 +46,7 @@ fn assert_healthy_while(server: &Server, mut disturb: impl FnMut(SocketAddr)) {
 }
 
 #[test]
-fn silent_connections_and_half_heads_do_not_keep_health_checks_out() {
+fn health_checks_are_answered_beside_silent_connections_and_half_heads() {
     let server = Server::start();
     let mut held = Vec::new();
     assert_healthy_while(&server, |admin| {
@@ -59,7 +59,7 @@ fn silent_connections_and_half_heads_do_not_keep_health_checks_out() {
 }
 
 #[test]
-fn health_checks_are_answered_with_hardly_a_descriptor_left() {
+fn health_checks_are_answered_with_few_descriptors_left() {
     for left in [0, 1, 2] {
         let server = Server::start();
         let process = server.process();
@@ -81,7 +81,7 @@ fn health_checks_are_answered_without_a_descriptor_left() {
 }
 
 #[test]
-fn clients_that_never_read_do_not_keep_health_checks_out() {
+fn health_checks_are_answered_beside_clients_that_never_read() {
     let server = Server::start();
     let mut held = Vec::new();
     let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n\r\n";
@@ -94,7 +94,7 @@ fn clients_that_never_read_do_not_keep_health_checks_out() {
 }
 
 #[test]
-fn clients_that_send_all_the_time_do_not_keep_health_checks_out() {
+fn health_checks_are_answered_beside_clients_that_send_continuously() {
     let server = Server::start();
     let admin = server.admin;
     let flood = "GET /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n".to_owned()
@@ -114,7 +114,7 @@ fn clients_that_send_all_the_time_do_not_keep_health_checks_out() {
 }
 
 #[test]
-fn slow_reader_has_all_metrics_and_silent_connections_do_not_cut_it_off() {
+fn slow_reader_gets_all_metrics_beside_silent_connections() {
     let server = Server::start();
     let mut slow = connect(server.admin);
     slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -138,7 +138,7 @@ fn slow_reader_has_all_metrics_and_silent_connections_do_not_cut_it_off() {
 }
 
 #[test]
-fn request_that_came_while_the_server_was_stopped_is_answered() {
+fn request_sent_while_the_server_was_stopped_is_answered() {
     let server = Server::start();
     let mut early = connect(server.admin);
     early.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
@@ -148,7 +148,7 @@ fn request_that_came_while_the_server_was_stopped_is_answered() {
     late.write_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     let silent: Vec<TcpStream> = (0..60).map(|_| connect(server.admin)).collect();
-    // Longer than a head may take: what is tested is that the time passes.
+    // Longer than the deadline of a head: the sleep is the tested condition.
     thread::sleep(Duration::from_millis(2_500));
     server.signal("CONT");
     for stream in [early, late] {
@@ -177,8 +177,8 @@ fn samples(server: &Server) -> BTreeMap<String, f64> {
     lines.map(sample).collect()
 }
 
-/// Fails if `promtool check metrics` has a complaint.
-fn assert_promtool_is_content(server: &Server) {
+/// Fails if `promtool check metrics` reports a problem.
+fn assert_promtool_accepts(server: &Server) {
     let response = Raw::get(server.admin, "/metrics");
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -196,7 +196,7 @@ fn assert_promtool_is_content(server: &Server) {
 }
 
 #[test]
-fn promtool_has_no_complaint_about_a_used_and_then_draining_server() {
+fn promtool_accepts_the_metrics_of_a_busy_and_a_draining_server() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let config = format!(
@@ -215,23 +215,23 @@ fn promtool_has_no_complaint_about_a_used_and_then_draining_server() {
     let mut feeder = Feeder::connect(&server.feed);
     feeder.publish("a", "x".repeat(1000));
     feeder.write("nonsense\n");
-    // The answer to the client's own publication may come before or after it.
+    // The order of the client's own publication and its answer is not fixed.
     while socket.json()["channel"] != "a" {}
     Raw::get(server.addr, "/poll?channel=a&timeout=0");
     Raw::get(server.addr, "/nothing").assert_problem(404);
-    assert_promtool_is_content(&server);
-    // A client that does not answer the close keeps the drain open.
+    assert_promtool_accepts(&server);
+    // The drain waits for a client that does not answer the close frame.
     server.signal("TERM");
     within("the drain", || {
         (Raw::get(server.admin, "/readyz").status == 503).then_some(())
     });
-    assert_promtool_is_content(&server);
+    assert_promtool_accepts(&server);
     drop(socket);
     assert!(server.wait().success());
 }
 
 #[test]
-fn event_counts_once_whatever_the_number_of_workers() {
+fn each_event_is_counted_once_with_any_number_of_workers() {
     const PUBLICATIONS: u32 = 40;
     let config = "[[namespace]]\nmatch = \"short:*\"\nlog_entries = 1\n";
     let server = Server::with(config, &["--workers", "3"]);
@@ -279,11 +279,11 @@ fn event_counts_once_whatever_the_number_of_workers() {
 }
 
 #[test]
-fn mails_and_wakes_of_a_worker_are_counted() {
+fn worker_mails_and_wakes_are_counted() {
     let server = Server::with("", &["--workers", "1"]);
     let _subscriber = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
-    // Each waits for its answer, so each is a batch of its own.
+    // Each call waits for its answer, so each publication is a batch of its own.
     for number in 0..20 {
         feeder.publish("a", number);
     }
@@ -293,7 +293,7 @@ fn mails_and_wakes_of_a_worker_are_counted() {
 }
 
 #[test]
-fn delivery_counts_once_for_each_subscriber() {
+fn delivery_is_counted_once_per_subscriber() {
     let server = Server::with("", &["--workers", "3"]);
     let mut sockets: Vec<Socket> = (0..6)
         .map(|_| Socket::subscribed(server.addr, "channel=a"))
@@ -315,7 +315,7 @@ fn delivery_counts_once_for_each_subscriber() {
     assert!((0.000_001..5.0).contains(&walk), "{walk}");
 }
 
-/// A number of kibibytes in a file of procfs.
+/// A field in kibibytes of a file of procfs.
 fn kibibytes(path: &str, key: &str) -> f64 {
     let text = fs::read_to_string(path).unwrap();
     let line = text
@@ -347,7 +347,7 @@ fn assert_close(name: &str, shown: f64, expected: f64) {
 }
 
 #[test]
-fn memory_is_what_its_help_says() {
+fn memory_metrics_match_their_help_texts() {
     let limited = Server::with("[limits]\nmemory_bytes = 1073741824\n", &[]);
     let rollup = format!("/proc/{}/smaps_rollup", limited.process().0);
     let now = samples(&limited);
@@ -363,7 +363,7 @@ fn memory_is_what_its_help_says() {
     if help.contains("/proc/meminfo") {
         let meminfo = "/proc/meminfo";
         let used = kibibytes(meminfo, "MemTotal:") - kibibytes(meminfo, "MemAvailable:");
-        // Others on the machine take and give back meanwhile.
+        // Other processes allocate and free memory meanwhile.
         let tolerance = used * 0.25 + f64::from(256 << 20);
         assert!((shown - used).abs() < tolerance, "{shown}, {used}");
     } else {
@@ -373,7 +373,7 @@ fn memory_is_what_its_help_says() {
 }
 
 #[test]
-fn peers_that_reset_their_connection_are_no_matter() {
+fn peer_that_resets_its_connection_disturbs_no_other() {
     let server = Server::start();
     for _ in 0..300 {
         let mut stream = connect(server.admin);

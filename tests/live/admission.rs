@@ -1,7 +1,7 @@
-//! Who the real binary lets in: limits per source, on those who have yet to say what they want, on
-//! channels, on what clients send, and on memory.
+//! Admission control: limits per source, on connections without a request yet, on channels, on
+//! client messages, and on memory.
 //!
-//! Each test is somebody who asks for too much, and a subscriber beside it who must miss nothing.
+//! In each test a client asks for too much, and a subscriber beside it must miss nothing.
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::handmade::{ends_without_a_word, handshake};
+use crate::support::handmade::{assert_ends_silently, handshake};
 use crate::support::raw::{connect, connect_from};
 use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::socket::frame;
 use crate::support::{Feeder, Raw, Server, Socket, within};
 
-/// A subscriber that gets everything, whatever is done beside it.
+/// A subscriber that has to receive everything.
 struct Neighbour {
     socket: Socket,
     feeder: Feeder,
@@ -51,20 +51,20 @@ fn get(mut stream: TcpStream) -> Raw {
     Raw::read(&mut BufReader::new(stream))
 }
 
-fn assert_put_off(response: &Raw, status: u16) {
+fn assert_retry_later(response: &Raw, status: u16) {
     response.assert_problem(status);
     let wait: u32 = response.field("retry-after").unwrap().parse().unwrap();
     assert!((1..=60).contains(&wait), "{wait}");
 }
 
 #[test]
-fn source_has_so_many_conns_and_another_one_its_own() {
+fn each_source_has_its_own_limit_of_conns() {
     let server = Server::with("[limits]\nconns_per_source = 4\n", &[]);
     let mut neighbour = Neighbour::new(&server);
     let mut kept: Vec<_> = (0..4).map(|_| connect_from(9, server.addr)).collect();
     server.await_metric("fanfare_conns", 5.0);
     for refused in 1..=20 {
-        assert_put_off(&get(connect_from(9, server.addr)), 429);
+        assert_retry_later(&get(connect_from(9, server.addr)), 429);
         let name = "fanfare_conns_refused_total{limit=\"source_conns\"}";
         server.await_metric(name, f64::from(refused));
         neighbour.check();
@@ -80,20 +80,20 @@ fn source_has_so_many_conns_and_another_one_its_own() {
 }
 
 #[test]
-fn source_of_the_sixth_version_is_its_network() {
+fn ipv6_source_is_its_network() {
     let folder = tempfile::tempdir().unwrap();
     let config = "[limits]\nconns_per_source = 1\n";
     let server = Server::in_folder(folder.path(), "[::1]:0", config, &[]).unwrap();
     let kept = connect(server.addr);
     server.await_metric("fanfare_conns", 1.0);
-    assert_put_off(&get(connect(server.addr)), 429);
+    assert_retry_later(&get(connect(server.addr)), 429);
     drop(kept);
     server.await_metric("fanfare_conns", 0.0);
     assert_eq!(get(connect(server.addr)).status, 200);
 }
 
 #[test]
-fn source_connects_so_many_times_a_second() {
+fn source_is_held_to_its_rate_of_connects() {
     let config = "[limits]\nconnects_per_second_per_source = 2\n";
     let server = Server::with(config, &[]);
     let mut neighbour = Neighbour::new(&server);
@@ -114,7 +114,7 @@ fn source_connects_so_many_times_a_second() {
 }
 
 #[test]
-fn oldest_of_too_many_that_say_nothing_goes() {
+fn oldest_of_too_many_pending_conns_is_closed() {
     let server = Server::with("[limits]\npending_conns = 20\n", &["--workers", "1"]);
     let mut neighbour = Neighbour::new(&server);
     let mut silent: Vec<TcpStream> = (0..20)
@@ -126,10 +126,10 @@ fn oldest_of_too_many_that_say_nothing_goes() {
         .collect();
     server.await_metric("fanfare_conns_pending", 20.0);
     for gone in 1..=30 {
-        // A client that sends its request is served, and no other is closed for it.
+        // A client that sends its request is served, and no connection is closed for it.
         assert_eq!(Raw::get(server.addr, "/").status, 200);
         silent.push(connect(server.addr));
-        ends_without_a_word(silent.remove(0));
+        assert_ends_silently(silent.remove(0));
         neighbour.check();
         assert!(server.metric("fanfare_conns_pending") <= 20.0);
         let name = "fanfare_conns_closed_total{reason=\"crowded_out\"}";
@@ -138,7 +138,7 @@ fn oldest_of_too_many_that_say_nothing_goes() {
 }
 
 #[test]
-fn handshakes_that_never_end_are_crowded_out_too() {
+fn oldest_of_too_many_unfinished_handshakes_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "one");
     let config = format!("{}[limits]\npending_conns = 5\n", certificate.config());
@@ -153,12 +153,12 @@ fn handshakes_that_never_end_are_crowded_out_too() {
             stream
         })
         .collect();
-    ends_without_a_word(first);
+    assert_ends_silently(first);
     neighbour.check();
 }
 
 #[test]
-fn websocket_that_subscribes_to_nothing_in_time_is_closed() {
+fn websocket_without_a_subscription_in_time_is_closed() {
     let server = Server::with("[limits]\nfirst_subscribe_ms = 500\n", &[]);
     let mut neighbour = Neighbour::new(&server);
     let start = Instant::now();
@@ -182,7 +182,7 @@ fn websocket_that_subscribes_to_nothing_in_time_is_closed() {
 }
 
 #[test]
-fn channels_of_subscribers_are_bounded_and_those_of_feeders_are_not_refused() {
+fn channels_are_limited_for_subscribers_and_not_for_feeders() {
     let server = Server::with("[limits]\nchannels = 5\n", &["--workers", "1"]);
     let mut neighbour = Neighbour::new(&server);
     let mut greedy = Socket::subscribed(server.addr, "channel=c0");
@@ -199,14 +199,14 @@ fn channels_of_subscribers_are_bounded_and_those_of_feeders_are_not_refused() {
         }
         neighbour.check();
     }
-    // One that exists is open to everybody.
+    // An existing channel accepts further subscribers.
     Socket::subscribed(server.addr, "channel=c0");
     for path in [
         "/sse?channel=new",
         "/poll?channel=new",
         "/poll?channel=new&timeout=0",
     ] {
-        assert_put_off(&Raw::get(server.addr, path), 503);
+        assert_retry_later(&Raw::get(server.addr, path), 503);
     }
     server.await_metric("fanfare_subscriptions_refused_total", 59.0);
     server.await_metric("fanfare_channels", 5.0);
@@ -259,8 +259,8 @@ fn limit_of_channels_is_exact_over_workers_and_ignores_what_the_log_keeps() {
     let subscribed: Vec<&String> = conns.iter().flat_map(|(_, own)| own).collect();
     assert_eq!(subscribed.len(), MOST);
     server.await_metric("fanfare_channels", MOST as f64);
-    assert_put_off(&Raw::get(server.addr, "/poll?channel=pub:1"), 503);
-    // Each is open to further subscribers, whichever worker their connections come to.
+    assert_retry_later(&Raw::get(server.addr, "/poll?channel=pub:1"), 503);
+    // Each channel accepts further subscribers on every worker.
     for channel in subscribed {
         let poll = Raw::get(server.addr, &format!("/poll?channel={channel}&timeout=0"));
         assert_eq!(poll.status, 200, "{channel}");
@@ -271,7 +271,7 @@ fn limit_of_channels_is_exact_over_workers_and_ignores_what_the_log_keeps() {
     assert_eq!(poll.status, 200);
 }
 
-/// Sends these frames many times; how long it took until all of them were answered.
+/// Sends a frame many times, and returns the time until all of them were answered.
 fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     let server = Server::with(config, &["--workers", "1"]);
     let mut neighbour = Neighbour::new(&server);
@@ -291,8 +291,7 @@ fn flood(config: &str, message: &[u8], count: usize) -> (Server, Duration) {
     (server, start.elapsed())
 }
 
-/// Writes everything at once to a connection, and reads until so many references came back. They
-/// come in order.
+/// Writes everything at once, and reads until this many references have come back in order.
 fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
     stream.write_all(sent).unwrap();
     let mut answers = Vec::new();
@@ -300,7 +299,7 @@ fn answers_in_order(mut stream: impl Read + Write, sent: &[u8], count: usize) {
         let text = String::from_utf8_lossy(answers);
         let fields = text.split("\"ref\":").skip(1);
         let numbers = fields.filter_map(|field| {
-            // One at the end may be cut.
+            // The last one may be incomplete.
             let end = field.find(|c: char| !c.is_ascii_digit())?;
             field[..end].parse().ok()
         });
@@ -342,7 +341,7 @@ fn commands_sent_at_once_are_answered_in_order_with_others_served_between() {
             neighbour.check();
         }
     });
-    // Polls that are sent at once are answered one after the other too.
+    // Pipelined polls are answered one after the other too.
     let mut polls = BufReader::new(connect(server.addr));
     let poll = format!("GET /poll?channel=big&since={since}&timeout=0 HTTP/1.1\r\nHost: a\r\n\r\n");
     let stream = polls.get_mut();
@@ -354,7 +353,7 @@ fn commands_sent_at_once_are_answered_in_order_with_others_served_between() {
 }
 
 #[test]
-fn frames_beyond_the_rate_wait_and_none_is_lost() {
+fn frames_beyond_the_rate_are_delayed_and_not_lost() {
     let config = "[limits]\nclient_frames_per_second = 50\n";
     let (_server, took) = flood(config, br#"{"type":"ping","ref":1}"#, 200);
     assert!(took > Duration::from_millis(2500), "{took:?}");
@@ -362,7 +361,7 @@ fn frames_beyond_the_rate_wait_and_none_is_lost() {
 }
 
 #[test]
-fn bytes_beyond_the_rate_wait_and_none_is_lost() {
+fn bytes_beyond_the_rate_are_delayed_and_not_lost() {
     let config = "[limits]\nclient_bytes_per_second = 20000\n";
     let padding = " ".repeat(970);
     let message = format!("{{\"type\":\"ping\",\"ref\":1{padding}}}");
@@ -372,11 +371,11 @@ fn bytes_beyond_the_rate_wait_and_none_is_lost() {
 }
 
 #[test]
-fn client_that_is_paused_for_longer_than_heartbeats_is_not_taken_for_dead() {
+fn client_paused_for_longer_than_its_heartbeats_is_not_closed() {
     let config = "[limits]\nclient_frames_per_second = 1\n[heartbeat]\ninterval_ms = 300\n";
     let server = Server::with(config, &["--workers", "1"]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
-    // Two fit into what is read at once, so that pauses are longer than a dead peer is given.
+    // One read takes two messages, so that each pause is longer than the deadline of a silent peer.
     socket.send_raw(&frame(0x81, br#"{"type":"ping","ref":1}"#).repeat(6));
     let start = Instant::now();
     for _ in 0..6 {
@@ -388,7 +387,7 @@ fn client_that_is_paused_for_longer_than_heartbeats_is_not_taken_for_dead() {
 }
 
 #[test]
-fn nobody_new_comes_in_when_memory_is_short_and_who_is_there_stays() {
+fn new_conns_are_refused_and_open_ones_stay_when_memory_is_short() {
     const LIMIT: u64 = 60 * 1024 * 1024;
     let config = format!(
         "[limits]\nmemory_bytes = {LIMIT}\n[log]\nbytes = 268435456\nage_ms = 4000\n\
@@ -408,14 +407,14 @@ fn nobody_new_comes_in_when_memory_is_short_and_who_is_there_stays() {
         let response = get(connect(server.addr));
         (response.status != 200).then_some(response)
     });
-    assert_put_off(&refused, 503);
+    assert_retry_later(&refused, 503);
     neighbour.check();
     assert!(server.metric("fanfare_memory_bytes") > 62_914_560.0);
     assert!(server.metric("fanfare_conns_refused_total{limit=\"memory\"}") >= 1.0);
 }
 
 #[test]
-fn memory_of_the_system_is_watched_without_a_limit() {
+fn memory_of_the_system_is_watched_without_a_cgroup_limit() {
     let server = Server::start();
     let total = std::fs::read_to_string("/proc/meminfo").unwrap();
     let total = total

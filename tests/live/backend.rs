@@ -1,5 +1,5 @@
-//! A backend and its clients in conversation, through the real binary: clients publish upstream,
-//! backends consume, answer one conn, end it, and count who is there.
+//! Backends and clients: clients publish upstream, backends consume, send to one connection,
+//! disconnect it, and count presence.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ const OPEN: &str = "[[namespace]]\nmatch = \"chat:*\"\nclient_publish = \"consum
                     client_presence = true\n\
                     [[namespace]]\nmatch = \"room:*\"\nclient_publish = \"broadcast\"\n";
 
-/// A backend that consumes these patterns.
+/// A backend that consumes these patterns, with or without notices of subscriptions.
 fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
     let mut backend = Feeder::connect(&server.feed);
     backend.send(&json!({"consume": patterns, "notices": notices, "ack": true}));
@@ -22,7 +22,7 @@ fn consumer(server: &Server, patterns: &Value, notices: bool) -> Feeder {
     backend
 }
 
-/// Opens a WebSocket, and says how it is called.
+/// Opens a WebSocket; returns it with its connection's name.
 fn welcomed(server: &Server, query: &str) -> (Socket, String) {
     let mut socket = Socket::open(server.addr, query);
     let conn = socket.json()["conn"].as_str().unwrap().to_owned();
@@ -34,13 +34,13 @@ fn publish(channel: &str, data: &Value, reference: u64) -> Value {
     json!({"type": "publish", "channel": channel, "data": data, "ref": reference})
 }
 
-/// The line of a consumer when a stream subscribes or unsubscribes.
+/// The notice that a consumer receives when a connection subscribes or unsubscribes.
 fn notice(kind: &str, conn: &str, sub: &Value, channel: &str) -> Value {
     json!({"type": kind, "conn": conn, "sub": sub, "channel": channel})
 }
 
 #[test]
-fn client_and_backend_hold_a_conversation() {
+fn client_publishes_and_backend_answers() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), false);
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
@@ -57,7 +57,7 @@ fn client_and_backend_hold_a_conversation() {
         json!({"type": "direct", "data": {"hello": "you"}})
     );
     assert_eq!(backend.answer(), json!({"ok": true, "line": 2}));
-    // The same connection publishes as well.
+    // A consumer's connection may publish too.
     backend.publish("chat:1", "to all");
     assert_eq!(client.publication()["data"], "to all");
     backend.send(&json!({"disconnect": conn, "code": 4100, "reason": "not you"}));
@@ -78,7 +78,7 @@ fn disconnect_without_a_code_says_not_allowed() {
 }
 
 #[test]
-fn name_of_an_earlier_start_reaches_no_conn() {
+fn name_of_a_conn_of_an_earlier_process_matches_no_conn() {
     let folder = tempfile::tempdir().unwrap();
     let start = || Server::in_folder(folder.path(), "127.0.0.1:0", OPEN, &[]).unwrap();
     let mut first = start();
@@ -90,12 +90,12 @@ fn name_of_an_earlier_start_reaches_no_conn() {
     let second = start();
     let mut backend = Feeder::connect(&second.feed);
     let mut clients = Vec::new();
-    // As many on each worker as before, so that slots and their use are the same.
+    // As many connections on each worker as before, so that slots and generations are the same.
     for name in names.clone() {
         assert!(name.len() <= 40 && name.is_ascii(), "{name}");
         let (client, conn) = welcomed(&second, "channel=a");
         clients.push((client, conn.clone()));
-        assert!(names.insert(conn), "a name has come again");
+        assert!(names.insert(conn), "a name is used twice");
         for command in ["send", "disconnect"] {
             let mut line = json!({command: name, "ack": true});
             if command == "send" {
@@ -105,12 +105,12 @@ fn name_of_an_earlier_start_reaches_no_conn() {
             assert_eq!(backend.answer()["error"], "no_conn", "{line}");
         }
     }
-    // Whatever a name looked like in another version.
+    // Names in the formats of other versions.
     for (name, error) in [("1-0-0", "no_conn"), ("x", "no_conn"), ("", "bad_value")] {
         backend.send(&json!({"send": name, "data": 1}));
         assert_eq!(backend.answer()["error"], error, "{name:?}");
     }
-    // The next message of each client is the public one.
+    // The next message of each client is the publication.
     backend.publish("a", "public");
     for (client, _) in &mut clients {
         assert_eq!(client.json()["data"], "public");
@@ -118,14 +118,14 @@ fn name_of_an_earlier_start_reaches_no_conn() {
 }
 
 #[test]
-fn names_differ_when_slots_are_used_again() {
+fn names_differ_when_slots_are_reused() {
     let server = Server::with(OPEN, &["--workers", "1"]);
     let mut backend = Feeder::connect(&server.feed);
     let mut names = BTreeSet::new();
     let mut last = None;
     for _ in 0..5 {
         let (client, conn) = welcomed(&server, "channel=a");
-        assert!(names.insert(conn.clone()), "{conn} has come again");
+        assert!(names.insert(conn.clone()), "{conn} is used twice");
         if let Some(last) = last.replace(conn) {
             backend.send(&json!({"send": last, "data": "private"}));
             assert_eq!(backend.answer()["error"], "no_conn");
@@ -135,7 +135,7 @@ fn names_differ_when_slots_are_used_again() {
     }
 }
 
-/// A server that asks for tokens of a secret in this folder, but for `open*`.
+/// A server that requires tokens signed with a secret in this folder, except for `open*`.
 fn guarded(folder: &std::path::Path) -> Server {
     let secret = folder.join("secret");
     std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -147,7 +147,7 @@ fn guarded(folder: &std::path::Path) -> Server {
     Server::in_folder(folder, "127.0.0.1:0", &config, &[]).unwrap()
 }
 
-/// A token for `chat:*`; without a `sub` if there is none.
+/// A token for `chat:*`, with this `sub`.
 fn token(folder: &std::path::Path, sub: Option<&str>, seconds: u64) -> String {
     let mut command = fanfare();
     command.args(["token", "--subscribe", "chat:*", "--publish", "chat:*"]);
@@ -160,16 +160,16 @@ fn token(folder: &std::path::Path, sub: Option<&str>, seconds: u64) -> String {
 }
 
 #[test]
-fn backend_learns_the_subject_of_the_token_of_a_client() {
+fn backend_receives_the_subject_of_the_clients_token() {
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     let mut backend = consumer(&server, &json!(["*"]), true);
     let mut expect = |kind: &str, sub: Value, channel: &str| {
         let line = backend.answer();
-        let told = (&line["type"], &line["sub"], &line["channel"]);
-        assert_eq!(told, (&json!(kind), &sub, &json!(channel)), "{line}");
+        let found = (&line["type"], &line["sub"], &line["channel"]);
+        assert_eq!(found, (&json!(kind), &sub, &json!(channel)), "{line}");
     };
-    // In the request of a WebSocket; a `sub` needs escapes in JSON.
+    // In the request of a WebSocket, with a `sub` that needs JSON escapes.
     let query = |sub: Option<&str>, seconds| {
         let token = token(folder.path(), sub, seconds);
         format!("channel=chat:1&token={token}")
@@ -185,12 +185,12 @@ fn backend_learns_the_subject_of_the_token_of_a_client() {
     expect("subscribed", Value::Null, "chat:1");
     drop(client);
     expect("unsubscribed", Value::Null, "chat:1");
-    // A token that ends.
+    // A token that expires.
     let (mut client, _) = welcomed(&server, &query(Some("brief"), 1));
     expect("subscribed", json!("brief"), "chat:1");
     assert_eq!(client.closed().0, 4002);
     expect("unsubscribed", json!("brief"), "chat:1");
-    // An event stream, which a backend ends by its subject.
+    // An event stream, which a backend disconnects by its subject.
     let target = format!("/sse?{}", query(Some("bob"), 60));
     let mut stream = Lines::curl([&server.url(&target)]);
     stream.until("id:");
@@ -202,15 +202,15 @@ fn backend_learns_the_subject_of_the_token_of_a_client() {
 }
 
 #[test]
-fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
+fn backend_receives_the_subject_after_a_token_in_band() {
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     let mut backend = consumer(&server, &json!(["*"]), true);
     let (mut client, conn) = welcomed(&server, "channel=open");
-    let told = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
+    let notice_of = |kind: &str, sub: &Value, channel: &str| notice(kind, &conn, sub, channel);
     let (none, carol) = (Value::Null, json!("carol"));
-    assert_eq!(backend.answer(), told("subscribed", &none, "open"));
-    // All in one piece: what stands before the token is without a subject.
+    assert_eq!(backend.answer(), notice_of("subscribed", &none, "open"));
+    // All in one write: commands before the token have no subject.
     let token = token(folder.path(), Some("carol"), 60);
     let commands = [
         json!({"type": "unsubscribe", "channel": "open"}),
@@ -221,21 +221,21 @@ fn backend_learns_the_subject_from_when_a_token_is_shown_in_band() {
     ];
     let frames = commands.map(|command| frame(0x81, command.to_string().as_bytes()));
     client.send_raw(&frames.concat());
-    assert_eq!(backend.answer(), told("unsubscribed", &none, "open"));
-    assert_eq!(backend.answer(), told("subscribed", &none, "open2"));
-    assert_eq!(backend.answer(), told("subscribed", &carol, "chat:1"));
+    assert_eq!(backend.answer(), notice_of("unsubscribed", &none, "open"));
+    assert_eq!(backend.answer(), notice_of("subscribed", &none, "open2"));
+    assert_eq!(backend.answer(), notice_of("subscribed", &carol, "chat:1"));
     let said = backend.answer();
     assert_eq!(said["sub"], "carol", "{said}");
     assert_eq!(said["conn"], conn.as_str(), "{said}");
     drop(client);
     let mut left = [backend.answer(), backend.answer()];
     left.sort_by_key(|line| line["channel"].to_string());
-    let expected = ["chat:1", "open2"].map(|channel| told("unsubscribed", &carol, channel));
+    let expected = ["chat:1", "open2"].map(|channel| notice_of("unsubscribed", &carol, channel));
     assert_eq!(left, expected);
 }
 
 #[test]
-fn clients_publish_only_where_they_may_and_somebody_listens() {
+fn client_publishes_only_where_allowed_and_consumed() {
     let server = Server::with(OPEN, &[]);
     let (mut client, _) = welcomed(&server, "channel=a");
     for (channel, code) in [("a", "not_allowed"), ("chat:1", "no_consumer")] {
@@ -250,14 +250,14 @@ fn clients_publish_only_where_they_may_and_somebody_listens() {
 }
 
 #[test]
-fn clients_publication_is_broadcast_where_the_namespace_says_so() {
+fn client_publication_is_broadcast_if_the_namespace_allows_it() {
     let server = Server::with(OPEN, &[]);
     let (mut one, _) = welcomed(&server, "channel=room:1");
     let (mut other, _) = welcomed(&server, "channel=room:1");
     one.send(&publish("room:1", &json!([1, 2]), 5));
     let published = other.publication();
     assert_eq!(published["data"], json!([1, 2]));
-    // One's own publication and the answer to it come in no fixed order.
+    // The order of the client's own publication and its answer is not fixed.
     let mut own = [one.json(), one.json()];
     own.sort_by_key(|value| value.get("type").is_some());
     assert_eq!(own[0], published);
@@ -268,20 +268,21 @@ fn clients_publication_is_broadcast_where_the_namespace_says_so() {
 }
 
 #[test]
-fn consumer_is_told_who_comes_and_goes() {
+fn consumer_receives_notices_of_subscriptions() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
-    let told = |kind: &str, conn: &str, channel: &str| notice(kind, conn, &Value::Null, channel);
-    assert_eq!(backend.answer(), told("subscribed", &conn, "chat:1"));
+    let notice_of =
+        |kind: &str, conn: &str, channel: &str| notice(kind, conn, &Value::Null, channel);
+    assert_eq!(backend.answer(), notice_of("subscribed", &conn, "chat:1"));
     for (command, kind) in [("subscribe", "subscribed"), ("unsubscribe", "unsubscribed")] {
         client.send(&json!({"type": command, "channel": "other"}));
         client.send(&json!({"type": command, "channel": "chat:2"}));
-        assert_eq!(backend.answer(), told(kind, &conn, "chat:2"));
+        assert_eq!(backend.answer(), notice_of(kind, &conn, "chat:2"));
     }
     drop(client);
-    assert_eq!(backend.answer(), told("unsubscribed", &conn, "chat:1"));
-    // A poll is nobody's coming.
+    assert_eq!(backend.answer(), notice_of("unsubscribed", &conn, "chat:1"));
+    // A poll causes no notice.
     let url = server.url("/poll?channel=chat:1");
     assert!(Lines::curl([&url]).until("HTTP/1.1 200").contains("200"));
     let mut stream = Lines::curl([&server.url("/sse?channel=chat:3")]);
@@ -292,7 +293,7 @@ fn consumer_is_told_who_comes_and_goes() {
 }
 
 #[test]
-fn event_stream_is_spoken_to_and_ended_by_its_name() {
+fn event_stream_receives_and_is_disconnected_by_its_name() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!("chat:*"), true);
     let mut stream = Lines::curl([&server.url("/sse?channel=chat:1")]);
@@ -329,12 +330,12 @@ fn subscribers_are_counted_over_all_workers() {
 }
 
 #[test]
-fn consumer_that_stops_reading_holds_clients_up_and_loses_nothing() {
+fn consumer_that_stops_reading_delays_clients_and_loses_nothing() {
     const COUNT: u64 = 3_000;
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), false);
     let (mut client, _) = welcomed(&server, "channel=chat:1");
-    // More than the socket, the feed and a worker hold together.
+    // More data than the socket, the feed and a worker buffer together.
     let data = Value::from("x".repeat(8_000));
     let writer = std::thread::spawn(move || {
         for number in 0..COUNT {
@@ -342,7 +343,7 @@ fn consumer_that_stops_reading_holds_clients_up_and_loses_nothing() {
         }
         client
     });
-    // Its first line is there, so the flood has begun; what is read late is read all the same.
+    // All lines arrive, however late the consumer reads them.
     for number in 0..COUNT {
         let said = backend.answer();
         assert_eq!(said["data"][0], number, "{number}");
@@ -364,13 +365,13 @@ fn frames<'a>(commands: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<u8>
 }
 
 #[test]
-fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
+fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     let server = Server::with(OPEN, &["--workers", "1"]);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let (mut honest, honest_conn) = welcomed(&server, "channel=other");
     let (mut flooder, conn) = welcomed(&server, "channel=other");
-    // More notices than a consumer gets that does not read; then pairs that cancel out, more than
-    // sockets and buffers hold.
+    // More notices than the consumer's socket takes; then more pairs that cancel out than sockets
+    // and buffers hold.
     let long = "x".repeat(150);
     let names: Vec<String> = (0..120)
         .map(|number| format!("chat:{number}-{long}"))
@@ -387,27 +388,27 @@ fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
     });
     let is_held = || (server.metric("fanfare_client_reads_held_total") > 0.5).then_some(());
     within("the flooder is held", is_held);
-    // The consumer has not read anything, and publications reach it all the same.
+    // The consumer has read nothing; publications of other clients are still passed to it.
     honest.send(&json!({"type": "subscribe", "channel": "chat:honest"}));
     honest.send(&publish("chat:1", &json!("said"), 7));
     assert_eq!(honest.json()["type"], "subscribed");
     assert_eq!(honest.json(), json!({"type": "ok", "ref": 7}));
     assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
-    let told = |kind: &str, channel: &str| notice(kind, &conn, &Value::Null, channel);
+    let notice_of = |kind: &str, channel: &str| notice(kind, &conn, &Value::Null, channel);
     let own = notice("subscribed", &honest_conn, &Value::Null, "chat:honest");
     let (mut came, mut has_own, mut has_said) = (0, false, false);
     loop {
         let line = backend.answer();
         if line["type"] == "publish" {
             assert!(has_own, "a publication before the notice of its own client");
-            assert!(came < names.len(), "behind all notices of the flood");
+            assert!(came < names.len(), "after all notices of the flood");
             has_said = true;
         } else if line == own {
             has_own = true;
-        } else if line == told("subscribed", "chat:last") {
+        } else if line == notice_of("subscribed", "chat:last") {
             break;
         } else if line["channel"] != "chat:pair" {
-            assert_eq!(line, told("subscribed", &names[came]));
+            assert_eq!(line, notice_of("subscribed", &names[came]));
             came += 1;
         }
     }
@@ -415,7 +416,7 @@ fn notices_of_one_client_delay_no_publication_and_displace_no_notice() {
     let flooder = writer.join().unwrap();
     flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
     let _ended = reader.join().unwrap();
-    // Each channel is left once, and nothing else is reported.
+    // One notice per channel that was left, and nothing else.
     for _ in 0..=names.len() {
         assert_eq!(backend.answer()["type"], "unsubscribed");
     }
@@ -431,7 +432,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     let query: String = (0..120)
         .map(|number| format!("&channel=chat:{number}-{long}"))
         .collect();
-    // Long queries are refused, so there are several.
+    // One connection per channel, since long queries are refused.
     let _crowd: Vec<_> = query
         .split_inclusive(&long)
         .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
@@ -448,7 +449,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
     for _ in 0..4 {
         let _answer = client.json();
     }
-    // Read up to the last of them: no trace of the pairs.
+    // None of the lines up to the last notice belongs to a pair.
     let stays = notice("subscribed", &conn, &Value::Null, "chat:stays");
     let mut others = 0;
     loop {
@@ -464,9 +465,9 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
 }
 
 #[test]
-fn notices_that_one_consumer_does_not_take_hold_up_no_other_consumer() {
+fn notices_for_a_stalled_consumer_delay_no_other_consumer() {
     let server = Server::with(OPEN, &["--workers", "1"]);
-    let _deaf = consumer(&server, &json!(["chat:*"]), true);
+    let _stalled = consumer(&server, &json!(["chat:*"]), true);
     let mut backend = consumer(&server, &json!(["room:*"]), true);
     let (mut crowd, _) = welcomed(&server, "channel=other");
     let long = "x".repeat(150);
@@ -481,10 +482,10 @@ fn notices_that_one_consumer_does_not_take_hold_up_no_other_consumer() {
     for number in 0..3 {
         let channel = format!("room:{number}");
         let (client, conn) = welcomed(&server, &format!("channel={channel}"));
-        let told = |kind: &str| notice(kind, &conn, &Value::Null, &channel);
-        assert_eq!(backend.answer(), told("subscribed"));
+        let notice_of = |kind: &str| notice(kind, &conn, &Value::Null, &channel);
+        assert_eq!(backend.answer(), notice_of("subscribed"));
         drop(client);
-        assert_eq!(backend.answer(), told("unsubscribed"));
+        assert_eq!(backend.answer(), notice_of("unsubscribed"));
     }
     assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
     assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
@@ -503,7 +504,8 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
         }
         client
     });
-    // Far less than what makes its socket writable, for longer than a consumer may read nothing.
+    // Reads less than makes the server's socket writable, for longer than a consumer may read
+    // nothing.
     let (start, mut lines) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs(13) {
         let mut bytes = [0; 2048];
@@ -523,7 +525,7 @@ fn consumer_that_reads_slowly_is_not_cut_off() {
 }
 
 #[test]
-fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
+fn consumer_that_pauses_is_not_cut_off_while_no_client_waits_for_it() {
     const CLIENTS: usize = 20;
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
@@ -548,10 +550,10 @@ fn consumer_that_pauses_is_not_cut_off_while_its_notices_hold_up_no_client() {
 }
 
 #[test]
-fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channels() {
+fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
     const CLIENTS: usize = 250;
     let server = Server::with(OPEN, &[]);
-    let mut deaf = consumer(&server, &json!(["chat:*"]), true);
+    let mut stalled = consumer(&server, &json!(["chat:*"]), true);
     let mut held = vec![welcomed(&server, "channel=chat:first")];
     let long = "x".repeat(150);
     let mut come = |client: usize| {
@@ -564,10 +566,11 @@ fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channel
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let started = Instant::now();
     let late = welcomed(&server, "channel=chat:late");
-    let told = notice("subscribed", &late.1, &Value::Null, "chat:late");
-    while backend.answer() != told {}
+    let awaited = notice("subscribed", &late.1, &Value::Null, "chat:late");
+    while backend.answer() != awaited {}
     assert!(started.elapsed() < Duration::from_secs(5));
-    // More than may wait for a consumer. It is cut off, and the other gets the rest.
+    // More notices than may wait for one consumer. The one that does not read is cut off, and the
+    // other receives the rest.
     (4..CLIENTS).for_each(come);
     let reader = std::thread::spawn(move || {
         for _ in 4 * 20..CLIENTS * 20 {
@@ -580,9 +583,9 @@ fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channel
         std::thread::sleep(Duration::from_millis(200));
         (handed() < before + 0.5).then_some(())
     });
-    // A little room at the slower one is enough.
+    // Room for a few notices at the slower one is enough.
     let (before, read) = (handed(), Instant::now());
-    deaf.take_bytes(&mut vec![0; 100_000]);
+    stalled.take_bytes(&mut vec![0; 100_000]);
     within("more are handed out", || {
         (handed() > before + 0.5).then_some(())
     });
@@ -592,9 +595,9 @@ fn consumer_that_reads_nothing_keeps_no_notices_from_another_of_the_same_channel
 }
 
 #[test]
-fn consumer_that_reads_next_to_nothing_is_cut_off() {
+fn consumer_that_reads_a_few_bytes_is_cut_off() {
     let server = Server::with(OPEN, &[]);
-    // One for publications and one for notices; both hold clients up.
+    // One consumer of publications and one of notices; both hold clients up.
     let mut readers = [
         consumer(&server, &json!(["chat:*"]), false),
         consumer(&server, &json!(["other:*"]), true),
@@ -614,7 +617,7 @@ fn consumer_that_reads_next_to_nothing_is_cut_off() {
     });
     within("both are cut off", || {
         for reader in &mut readers {
-            // A few bytes each second, until there are no more.
+            // About ten bytes a second, while there are any.
             let _read = reader.try_take_byte();
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -624,7 +627,7 @@ fn consumer_that_reads_next_to_nothing_is_cut_off() {
 }
 
 #[test]
-fn consumer_that_never_reads_is_cut_off_and_its_clients_are_told() {
+fn consumer_that_never_reads_is_cut_off_and_its_clients_get_an_error() {
     let server = Server::with(OPEN, &[]);
     let mut backend = consumer(&server, &json!(["chat:*"]), false);
     let (mut client, _) = welcomed(&server, "channel=chat:1");
@@ -653,7 +656,7 @@ fn consumer_that_never_reads_is_cut_off_and_its_clients_are_told() {
         }
     }
     assert!(refused > 0);
-    // What it was owed still comes, and then its end.
+    // Buffered lines still arrive, and then the end of the stream.
     while !backend.has_ended() {
         backend.skip_line();
     }

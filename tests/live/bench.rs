@@ -1,7 +1,7 @@
-//! `fanfare bench` as users run it: against a server of its own, against one that runs, and against
-//! one that lies, which it has to find out.
+//! `fanfare bench` as users run it: with a server of its own, against a running one, and against
+//! one that breaks the protocol, which it has to detect.
 //!
-//! Figures of time and memory are not judged here; counts are, and the exit status.
+//! Counts and the exit status are checked, not figures of time and memory.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -88,7 +88,7 @@ fn text_ends_with_a_verdict() {
 }
 
 #[test]
-fn stalled_and_slow_conns_are_told_their_gaps_and_readers_none() {
+fn stalled_and_slow_conns_receive_gaps_and_readers_none() {
     let flags = "--websockets 20 --event-streams 20 --stalled 20 --slow 10 --rate 400 --burst 20 --seconds 4 \
                  --payload 1000 --strict --json";
     let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
@@ -102,7 +102,7 @@ fn stalled_and_slow_conns_are_told_their_gaps_and_readers_none() {
 }
 
 #[test]
-fn churning_conns_come_and_go_without_a_fault() {
+fn churning_conns_connect_and_leave_without_a_fault() {
     let flags =
         "--websockets 10 --event-streams 10 --channels 3 --churn 100 --rate 200 --seconds 3 --json";
     let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
@@ -127,13 +127,13 @@ fn polls_are_answered_with_each_publication_once_and_counted() {
     let publish = &result["publish"];
     assert_eq!(publish["deliveries"], 100 * 20);
     assert_eq!(publish["deliveries"], publish["deliveries_due"]);
-    // Five arrive together, of which each channel has some.
+    // Five publications arrive together, some on each channel.
     let answers = publish["poll_answers"].as_u64().unwrap();
     assert!((30 * 20..=30 * 100).contains(&answers), "{answers}");
 }
 
 #[test]
-fn stalled_slow_and_passing_polls_are_told_what_they_missed() {
+fn stalled_slow_and_passing_polls_receive_gaps() {
     let flags = "--websockets 0 --event-streams 0 --polls 40 --stalled 20 --slow 10 --churn 40 --rate 400 \
                  --burst 20 --seconds 3 --payload 1000 --strict --json";
     let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
@@ -162,7 +162,7 @@ fn compressed_publications_are_checked_and_inflated_once_for_each_thread() {
 }
 
 #[test]
-fn server_that_does_not_compress_is_told() {
+fn server_that_does_not_compress_is_reported() {
     let server = Server::start();
     let address = server.addr.to_string();
     let mut flags = vec!["--attach", &address, "--deflate", "--listen-only"];
@@ -176,7 +176,7 @@ fn server_that_does_not_compress_is_told() {
 }
 
 #[test]
-fn text_names_the_kinds() {
+fn text_names_the_kinds_of_clients() {
     let flags = "bench --websockets 0 --event-streams 2 --polls 3 --seconds 0.2";
     let output = fanfare().args(flags.split(' ')).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -185,7 +185,7 @@ fn text_names_the_kinds() {
 }
 
 #[test]
-fn storms_tell_memory_after_each() {
+fn memory_is_reported_after_each_storm() {
     let flags = "--websockets 100 --event-streams 100 --storms 2 --json";
     let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
     assert_eq!(status, 0, "{said}{result:#}");
@@ -199,7 +199,7 @@ fn storms_tell_memory_after_each() {
 }
 
 #[test]
-fn running_server_is_attached_to_published_to_and_measured() {
+fn running_server_is_published_to_and_measured() {
     let server = Server::start();
     let address = server.addr.to_string();
     let pid = server.process().0.to_string();
@@ -210,7 +210,7 @@ fn running_server_is_attached_to_published_to_and_measured() {
         server.feed.to_str().unwrap(),
     ];
     flags.extend("--websockets 5 --event-streams 5 --seconds 0.5 --json".split(' '));
-    // The second time ids are not numbers any more.
+    // In the second run, ids are no longer equal to the numbers of its publications.
     for _ in 0..2 {
         let (status, result, said) = bench(&flags);
         assert_eq!(status, 0, "{said}{result:#}");
@@ -229,7 +229,7 @@ fn running_server_is_attached_to_published_to_and_measured() {
 }
 
 #[test]
-fn listening_checks_what_others_publish() {
+fn listening_checks_the_publications_of_others() {
     let server = Server::with("", &["--demo"]);
     let address = server.addr.to_string();
     let mut flags = vec![
@@ -261,21 +261,18 @@ fn bad_usage_has_status_two_and_an_unreachable_server_one() {
     }
 }
 
-/// How a server serves its third publication.
+/// How the faulty server delivers its third publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lie {
-    /// As it should.
+enum Fault {
     None,
-    /// Twice.
-    Doubles,
-    /// Not, without a word.
-    Loses,
-    /// Not, and says so.
-    Tells,
-    /// After the fourth.
-    Swaps,
-    /// It ends the connection instead.
-    Leaves,
+    Duplicate,
+    Loss,
+    /// A gap instead.
+    Gap,
+    /// After the fourth one.
+    Reorder,
+    /// Closes the connection instead.
+    Close,
 }
 
 fn text_frame(text: &str) -> Vec<u8> {
@@ -284,8 +281,8 @@ fn text_frame(text: &str) -> Vec<u8> {
     frame
 }
 
-/// A server of one channel that lies, for WebSocket clients. Serves until its feeder has gone.
-fn serve(lie: Lie, feed: &Path) -> SocketAddr {
+/// A faulty WebSocket server of one channel. Serves until its feeder disconnects.
+fn serve(fault: Fault, feed: &Path) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let feed = UnixListener::bind(feed).unwrap();
@@ -313,20 +310,20 @@ fn serve(lie: Lie, feed: &Path) -> SocketAddr {
             .map_while(Result::ok)
             .zip(1..)
         {
-            // Byte for byte, as a server passes data on.
+            // Unchanged, as a server passes payloads on.
             let (_, data) = line.split_once("\"data\":").unwrap();
             let data = data.strip_suffix('}').unwrap();
             let frame = text_frame(&format!(
                 "{{\"channel\":\"bench\",\"id\":\"e-{number}\",\"data\":{data}}}"
             ));
-            let mut bytes = match (lie, number) {
-                (Lie::Doubles, 3) => frame.repeat(2),
-                (Lie::Swaps, 3) => {
+            let mut bytes = match (fault, number) {
+                (Fault::Duplicate, 3) => frame.repeat(2),
+                (Fault::Reorder, 3) => {
                     held = frame;
                     Vec::new()
                 }
-                (Lie::Tells, 3) => text_frame("{\"type\":\"gap\",\"until\":\"e-3\"}"),
-                (Lie::Loses | Lie::Leaves, 3) => Vec::new(),
+                (Fault::Gap, 3) => text_frame("{\"type\":\"gap\",\"until\":\"e-3\"}"),
+                (Fault::Loss | Fault::Close, 3) => Vec::new(),
                 _ => frame,
             };
             if number == 4 {
@@ -336,7 +333,7 @@ fn serve(lie: Lie, feed: &Path) -> SocketAddr {
             for client in clients.iter_mut() {
                 let _ = client.write_all(&bytes);
             }
-            if lie == Lie::Leaves && number == 3 {
+            if fault == Fault::Close && number == 3 {
                 clients.clear();
             }
             let _ =
@@ -347,35 +344,38 @@ fn serve(lie: Lie, feed: &Path) -> SocketAddr {
 }
 
 #[test]
-fn server_that_lies_is_found_out() {
-    for (lie, status, fault) in [
-        (Lie::None, 0, ""),
-        (Lie::Doubles, 1, "duplicates"),
-        (Lie::Loses, 1, "lost"),
-        (Lie::Swaps, 1, "reordered"),
-        (Lie::Leaves, 1, "ended"),
-        (Lie::Tells, 0, ""),
+fn server_that_breaks_the_protocol_is_detected() {
+    for (fault, status, counter) in [
+        (Fault::None, 0, ""),
+        (Fault::Duplicate, 1, "duplicates"),
+        (Fault::Loss, 1, "lost"),
+        (Fault::Reorder, 1, "reordered"),
+        (Fault::Close, 1, "ended"),
+        (Fault::Gap, 0, ""),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let feed = folder.path().join("feed");
-        let address = serve(lie, &feed).to_string();
+        let address = serve(fault, &feed).to_string();
         let mut flags = vec!["--attach", &address, "--feed", feed.to_str().unwrap()];
         flags.extend("--websockets 4 --event-streams 0 --rate 50 --seconds 0.2 --json".split(' '));
         let (code, result, said) = bench(&flags);
-        assert_eq!(code, status, "{lie:?}: {said}{result:#}");
-        if !fault.is_empty() {
-            assert_eq!(result["publish"]["faults"][fault], 4, "{lie:?}: {result:#}");
+        assert_eq!(code, status, "{fault:?}: {said}{result:#}");
+        if !counter.is_empty() {
+            assert_eq!(
+                result["publish"]["faults"][counter], 4,
+                "{fault:?}: {result:#}"
+            );
         }
-        let gaps = if lie == Lie::Tells { 4 } else { 0 };
-        assert_eq!(result["publish"]["gaps_told"]["readers"], gaps, "{lie:?}");
+        let gaps = if fault == Fault::Gap { 4 } else { 0 };
+        assert_eq!(result["publish"]["gaps_told"]["readers"], gaps, "{fault:?}");
     }
 }
 
 #[test]
-fn gap_told_to_a_reader_fails_a_strict_run() {
+fn gap_of_a_reader_fails_a_strict_run() {
     let folder = tempfile::tempdir().unwrap();
     let feed = folder.path().join("feed");
-    let address = serve(Lie::Tells, &feed).to_string();
+    let address = serve(Fault::Gap, &feed).to_string();
     let mut flags = vec![
         "--attach",
         &address,

@@ -1,8 +1,7 @@
-//! Pages of several origins and one server, in a headless Chromium: which may open what, and read
-//! it.
+//! Cross-origin access from a headless Chromium: which pages may open which transport and read it.
 //!
-//! Origins differ by their ports, and so are of one site: the visitor's cookie goes with every
-//! request, `SameSite` or not.
+//! The origins differ by their ports only, so they are the same site: the cookie is sent with every
+//! request, whatever its `SameSite`.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +11,7 @@ use serde_json::json;
 
 use crate::support::{Lines, Server, dependency, fanfare};
 
-/// A section `[auth]` with a secret in a folder, and a token that is known by it.
+/// An `[auth]` section with a secret in this folder, and a token signed with it.
 fn guard(folder: &Path) -> (String, String) {
     let secret = folder.join("secret");
     fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -30,7 +29,7 @@ fn guard(folder: &Path) -> (String, String) {
     (section, token.trim().to_owned())
 }
 
-/// Starts the browser with a cookie for the server, on a page of each of these.
+/// Starts the browser with a cookie for the server, and opens a page of each host.
 fn visit(server: &Server, token: &str, folder: &Path, hosts: &[&Server]) -> Lines {
     Lines::run(
         Command::new("node")
@@ -44,7 +43,7 @@ fn visit(server: &Server, token: &str, folder: &Path, hosts: &[&Server]) -> Line
 }
 
 #[test]
-fn browser_opens_everything_for_a_listed_page_and_nothing_for_another() {
+fn browser_opens_every_transport_for_a_listed_origin_only() {
     let folder = tempfile::tempdir().unwrap();
     let (auth, token) = guard(folder.path());
     let (listed, foreign) = (Server::start(), Server::start());
@@ -66,13 +65,13 @@ fn browser_opens_everything_for_a_listed_page_and_nothing_for_another() {
         "stream": "error", "poll": "error", "read": false, "again": "error", "socket": "error",
     });
     assert_eq!(browser.json(), nothing, "foreign");
-    // The preflight of the second poll says no, so that the poll itself was never sent.
+    // The preflight of the second poll is refused, so the poll itself is never sent.
     server.await_metric("fanfare_origins_refused_total", 3.0);
     assert!(browser.wait().success(), "{}", browser.stderr());
 }
 
 #[test]
-fn browser_keeps_what_needs_no_cookie_from_a_foreign_page() {
+fn browser_hides_responses_without_a_cookie_from_another_origin() {
     let folder = tempfile::tempdir().unwrap();
     let foreign = Server::start();
     let (closed, open) = (
@@ -88,7 +87,8 @@ fn browser_keeps_what_needs_no_cookie_from_a_foreign_page() {
     });
     assert_eq!(outcome(&closed, "closed"), nothing);
     closed.await_metric("fanfare_origins_refused_total", 1.0);
-    // Any page may come, but with credentials the browser asks for its own name.
+    // The server allows any origin, but with credentials the browser requires its own origin by
+    // name.
     let only_socket = json!({
         "stream": "error", "poll": "error", "read": false, "again": "error", "socket": "opened",
     });

@@ -1,5 +1,5 @@
-//! The command line of the real binary: help texts of one layout, errors that name the argument,
-//! the first cause of a failure at once, and nothing left behind.
+//! The command line: help texts in one layout, errors that name the argument, the first cause of a
+//! failure at once, and no processes or files left over.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
@@ -20,7 +20,7 @@ const SUBCOMMANDS: [&str; 7] = [
     "subscribe",
     "token",
 ];
-/// What has to be said within this was said at the first attempt.
+/// The longest time to a message of the first attempt, before any retry.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 fn run(line: &[&str]) -> Output {
@@ -39,7 +39,7 @@ fn help(line: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs to the end, which has to come at once and with this status; standard error.
+/// Runs a command that has to end at once with this status; returns standard error.
 fn ends_at_once(line: &[&str], status: i32) -> String {
     let started = Instant::now();
     let output = run(line);
@@ -128,7 +128,7 @@ fn errors_of_usage_name_the_argument_and_have_status_two() {
     }
 }
 
-/// A server that wants a token.
+/// A server that requires a token.
 fn guarded(folder: &Path) -> Server {
     let secret = folder.join("secret");
     fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
@@ -139,7 +139,7 @@ fn guarded(folder: &Path) -> Server {
 }
 
 #[test]
-fn subscribe_says_at_once_that_the_token_is_missing() {
+fn subscribe_reports_a_missing_token_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     for url in [
@@ -159,7 +159,7 @@ fn subscribe_says_at_once_that_the_token_is_missing() {
 }
 
 #[test]
-fn subscribe_with_a_token_is_served_on_a_websocket() {
+fn subscribe_with_a_token_receives_over_websocket() {
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     let key = folder.path().join("secret");
@@ -181,7 +181,7 @@ fn subscribe_with_a_token_is_served_on_a_websocket() {
 }
 
 #[test]
-fn subscribe_ends_at_once_for_what_no_attempt_mends() {
+fn subscribe_ends_at_once_if_no_retry_can_help() {
     let server = Server::start();
     let web_socket = |path: &str| format!("ws://{}{path}", server.addr);
     for (url, mark) in [
@@ -197,7 +197,7 @@ fn subscribe_ends_at_once_for_what_no_attempt_mends() {
             "cannot reach unknown.invalid",
         ),
     ] {
-        // Without a network the resolver may not answer, which may pass.
+        // Without a network the resolver may fail, which counts as temporary.
         if url.contains(".invalid") && !is_unknown("unknown.invalid") {
             continue;
         }
@@ -214,7 +214,7 @@ fn is_unknown(host: &str) -> bool {
 }
 
 #[test]
-fn subscribe_tells_the_cause_of_each_failed_attempt_and_goes_on() {
+fn subscribe_reports_each_failed_attempt_and_retries() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = free.local_addr().unwrap();
     drop(free);
@@ -236,7 +236,7 @@ fn subscribe_tells_the_cause_of_each_failed_attempt_and_goes_on() {
 }
 
 #[test]
-fn subscribe_ends_when_the_server_forbids_to_come_back() {
+fn subscribe_ends_when_the_server_forbids_reconnecting() {
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     let key = folder.path().join("secret");
@@ -275,10 +275,10 @@ fn subscribe_ends_when_the_server_forbids_to_come_back() {
 }
 
 #[test]
-fn subscribe_works_from_cron_and_ends_quietly_when_nothing_reads_it() {
+fn subscribe_works_under_cron_and_ends_silently_on_a_closed_pipe() {
     let server = Server::start();
     let url = format!("ws://{}/ws?channel=a", server.addr);
-    // As cron runs it: standard input is closed, and there is no terminal.
+    // As under cron: standard input is closed, and there is no terminal.
     let script = format!(
         "exec setsid {} subscribe '{url}' <&- | head -n 2",
         env!("CARGO_BIN_EXE_fanfare")
@@ -297,7 +297,7 @@ fn subscribe_works_from_cron_and_ends_quietly_when_nothing_reads_it() {
     for number in 0..2 {
         feeder.publish("a", number);
     }
-    // The reader has gone: writing fails within a publication or two.
+    // The reader has closed the pipe: writing fails after a publication or two.
     within("the end of the subscriber", || {
         feeder.publish("a", "x".repeat(10_000));
         (server.metric("fanfare_subscribers") < 0.5).then_some(())
@@ -310,7 +310,7 @@ fn subscribe_works_from_cron_and_ends_quietly_when_nothing_reads_it() {
 }
 
 #[test]
-fn publish_says_at_once_why_the_feed_cannot_be_reached() {
+fn publish_reports_an_unreachable_feed_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("feed.sock");
     let missing = missing.to_str().unwrap();
@@ -323,7 +323,7 @@ fn publish_says_at_once_why_the_feed_cannot_be_reached() {
 }
 
 #[test]
-fn publish_says_why_it_cannot_come_back() {
+fn publish_reports_why_it_cannot_reconnect() {
     let mut server = Server::start();
     let mut child = fanfare()
         .args(["publish", "a", "--ack", "--feed"])
@@ -346,7 +346,7 @@ fn publish_says_why_it_cannot_come_back() {
 }
 
 #[test]
-fn bench_says_at_once_that_its_target_refuses() {
+fn bench_reports_a_refusing_target_at_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = free.local_addr().unwrap().to_string();
     drop(free);
@@ -361,7 +361,7 @@ fn bench_says_at_once_that_its_target_refuses() {
     assert!(said.contains("401"), "{said}");
 }
 
-/// A load generator with a server of its own, and that server.
+/// Starts a load generator with a server of its own; returns both processes.
 fn bench(folder: &Path) -> (Child, Process) {
     let child = fanfare()
         .args(["bench", "--websockets", "2", "--event-streams", "2"])
@@ -386,7 +386,7 @@ fn bench(folder: &Path) -> (Child, Process) {
 
 fn await_end(process: Process) {
     within("the end of the server", || {
-        // A zombie has ended; its new parent may be slow to take note.
+        // A zombie has ended; its new parent may not have reaped it yet.
         let stat = fs::read_to_string(format!("/proc/{}/stat", process.0));
         let is_over = stat.map_or(true, |stat| stat.contains(") Z "));
         is_over.then_some(())
@@ -394,7 +394,7 @@ fn await_end(process: Process) {
 }
 
 #[test]
-fn bench_that_a_signal_ends_leaves_nothing_behind() {
+fn bench_ended_by_a_signal_leaves_no_process_and_no_file() {
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("KILL", 9)] {
         let folder = tempfile::tempdir().unwrap();
         let (mut child, server) = bench(folder.path());

@@ -1,6 +1,6 @@
-//! Clients that this project did not write: Python `websockets`, `httpx-sse` and `sseclient-py`;
-//! Node `ws`, `eventsource` and `@microsoft/fetch-event-source`. With `FANFARE_LONG` there are ten
-//! more, which `tests/long/run` installs.
+//! Independent client libraries: Python `websockets`, `httpx-sse` and `sseclient-py`; Node `ws`,
+//! `eventsource` and `@microsoft/fetch-event-source`. With `FANFARE_LONG` there are ten more, which
+//! `tests/long/run` installs.
 
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::support::{Feeder, Lines, Relay, Server, dependency, within};
 
 const COUNT: usize = 50;
 
-/// Starts a Python peer.
+/// Starts a Python client.
 fn python(script: &str, args: &[&str]) -> Lines {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/peers")
@@ -24,7 +24,7 @@ fn python(script: &str, args: &[&str]) -> Lines {
     )
 }
 
-/// Starts a Node peer.
+/// Starts a Node client.
 fn node(script: &str, args: &[&str]) -> Lines {
     Lines::run(
         Command::new("node")
@@ -33,7 +33,7 @@ fn node(script: &str, args: &[&str]) -> Lines {
     )
 }
 
-/// Starts a library on a URL until it has had so many publications.
+/// Starts a library's client on a URL; it ends after this many publications.
 fn library(name: &str, url: &str, count: &str) -> Lines {
     match name {
         "websockets" => python("websockets_client.py", &[url, count]),
@@ -57,7 +57,7 @@ fn library(name: &str, url: &str, count: &str) -> Lines {
     }
 }
 
-/// Checks each library of `tests/run`, and with `FANFARE_LONG` each of `tests/long/run`.
+/// Checks each library of `tests/run`, and with `FANFARE_LONG` also those of `tests/long/run`.
 fn check_each(libraries: &[&str], of_long_run: &[&str], check: fn(&str)) {
     let of_long_run: &[_] = match std::env::var_os("FANFARE_LONG") {
         Some(_) => of_long_run,
@@ -75,7 +75,7 @@ fn check_each(libraries: &[&str], of_long_run: &[&str], check: fn(&str)) {
     assert!(failed.is_empty(), "libraries that fail: {failed:?}");
 }
 
-/// Publishes, and checks that the peer has every publication in order with its id.
+/// Publishes, and checks that the client receives every publication in order with its id.
 fn check_websocket_peer(server: &Server, mut peer: Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");
@@ -83,7 +83,7 @@ fn check_websocket_peer(server: &Server, mut peer: Lines) {
     check_publications(server, peer);
 }
 
-/// The same for a peer that compresses and is sent compressed frames.
+/// The same for a client that negotiates compression and receives compressed frames.
 fn check_deflating_peer(start: impl FnOnce(&str) -> Lines, agreed: &str) {
     let server = Server::with("[deflate]\nenabled = true\n", &[]);
     let url = format!("ws://{}/ws?channel=a", server.addr);
@@ -96,7 +96,7 @@ fn check_deflating_peer(start: impl FnOnce(&str) -> Lines, agreed: &str) {
     check_publications(&server, peer);
     server.await_metric("fanfare_client_messages_inflated_total", 1.0);
     let compressed = server.metric("fanfare_frames_deflated_total");
-    // The shorter ones are left alone.
+    // Short payloads are not compressed.
     assert!(
         compressed > 20.0 && compressed < COUNT as f64,
         "{compressed}"
@@ -114,7 +114,7 @@ fn check_publications(server: &Server, mut peer: Lines) {
 fn publish_and_compare(server: &Server, peer: &mut Lines) {
     let mut feeder = Feeder::connect(&server.feed);
     for n in 0..COUNT {
-        // Lengths on both sides of the frame header's edges.
+        // Lengths on both sides of the limits of the frame header's length fields.
         let data = json!({"n": n, "fill": "ü".repeat(n * 5)});
         let id = feeder.publish("a", data.clone());
         let value = peer.json();
@@ -153,7 +153,7 @@ fn poll_libraries_lose_nothing() {
 }
 
 #[test]
-fn python_websockets_inflates_what_all_are_sent() {
+fn python_websockets_inflates_shared_frames() {
     let agreed = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     let bounded = format!("{agreed}; server_max_window_bits=12");
     for (offer, agreed) in [("deflate", agreed), ("bounded", &bounded)] {
@@ -163,7 +163,7 @@ fn python_websockets_inflates_what_all_are_sent() {
 }
 
 #[test]
-fn node_ws_inflates_what_all_are_sent() {
+fn node_ws_inflates_shared_frames() {
     check_deflating_peer(
         |url| node("ws_client.mjs", &[url, &COUNT.to_string(), "deflate"]),
         "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
@@ -204,7 +204,7 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
     }
     relay.cut();
     server.await_metric("fanfare_subscribers", 0.0);
-    // Published while nobody listens; the second connection has to bring it.
+    // Published while no client is connected; the second connection has to deliver it.
     ids.extend((2..4).map(|n| feeder.publish("a", n)));
     assert_eq!(peer.json_with("lost")["lost"], 1);
     assert_eq!(peer.json()["opened"], 2);
@@ -219,7 +219,7 @@ fn node_eventsource_loses_nothing_over_a_cut_connection() {
 }
 
 #[test]
-fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
+fn node_eventsource_survives_a_restart_and_receives_the_gap() {
     let folder = tempfile::tempdir().unwrap();
     let config = "[drain]\nwindow_ms = 200\nretry_ms = 500\n";
     let start = |listen: &str| Server::in_folder(folder.path(), listen, config, &[]).unwrap();
@@ -243,7 +243,7 @@ fn node_eventsource_survives_a_restart_and_is_told_of_the_gap() {
     assert!(peer.wait().success(), "{}", peer.stderr());
 }
 
-/// What a library that follows event streams reports next, but for positions.
+/// The next report of an event stream library, without positions.
 fn reported(peer: &mut Lines) -> Value {
     loop {
         let value = peer.json();
@@ -254,8 +254,7 @@ fn reported(peer: &mut Lines) -> Value {
     }
 }
 
-/// Publishes on a channel, each in a way that parsers may trip over, and returns what a library has
-/// to dispatch.
+/// Publishes texts that are hard to parse, and returns what a library has to dispatch.
 fn publish_texts(server: &Server) -> Vec<Value> {
     let mut feeder = Feeder::connect(&server.feed);
     let texts = [
@@ -278,8 +277,8 @@ fn publish_texts(server: &Server) -> Vec<Value> {
     texts.into_iter().enumerate().map(&mut publish).collect()
 }
 
-/// Lets a library follow a stream with heartbeats over a cut connection and a restart. It
-/// dispatches every publication once, and nothing that could pass for another one.
+/// Runs a library's client on a stream with heartbeats, over a cut connection and a restart. It has
+/// to dispatch every publication once, and nothing else that looks like one.
 fn check_event_stream_library(start_peer: impl FnOnce(&str, &str) -> Lines) {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
@@ -342,8 +341,8 @@ fn event_stream_libraries_dispatch_every_publication_and_no_blank_message() {
     });
 }
 
-/// Kills the server of an event stream's client, which stops after three publications, and has one
-/// published before the client can be back. The client has them all, in order, and no gap.
+/// Kills the server of an event stream client, and publishes before the client can reconnect. The
+/// client has to receive all three publications in order, without a gap.
 fn check_over_a_kill(start_peer: impl FnOnce(&str) -> Lines) {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");

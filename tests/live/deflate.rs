@@ -1,5 +1,5 @@
-//! permessage-deflate on the real binary: the agreement, one frame for all, and what is wrong
-//! or a bomb.
+//! permessage-deflate: negotiation, one frame shared by all subscribers, malformed data, and
+//! decompression bombs.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
     (start[0], payload)
 }
 
-/// Reads on to the close frame; its code.
+/// Skips to the close frame; returns its code.
 fn closed(stream: &mut TcpStream) -> u16 {
     loop {
         let (first, payload) = read_frame(stream);
@@ -50,7 +50,7 @@ fn inflate(compressed: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn publication_is_compressed_once_and_reaches_both_kinds_of_clients() {
+fn publication_is_compressed_once_and_reaches_clients_with_and_without_it() {
     let server = Server::with(ENABLED, &[]);
     let mut deflated: Vec<TcpStream> = (0..8)
         .map(|_| deflating(server.addr, "channel=a"))
@@ -64,7 +64,7 @@ fn publication_is_compressed_once_and_reaches_both_kinds_of_clients() {
     assert_eq!(plain.publication()["data"], data);
     let mut frames = Vec::new();
     for stream in &mut deflated {
-        // What is the conn's own is said uncompressed.
+        // Messages for one connection are not compressed.
         for kind in ["welcome", "subscribed"] {
             let (first, payload) = read_frame(stream);
             let value: Value = serde_json::from_slice(&payload).unwrap();
@@ -86,7 +86,7 @@ fn publication_is_compressed_once_and_reaches_both_kinds_of_clients() {
 }
 
 #[test]
-fn compression_is_off_unless_the_operator_turns_it_on() {
+fn compression_is_off_by_default() {
     let server = Server::start();
     let mut stream = connect(server.addr);
     stream

@@ -1,7 +1,7 @@
-//! `fanfare doctor` of the real binary: on recorded hosts, on this machine, and on nothing at all.
+//! `fanfare doctor` on recorded hosts, on this machine, and on an empty tree.
 //!
-//! The hosts are below `tests/hosts`; its README says what each of them is. What the parts compute
-//! is tested beside them; here it is the way from files to the exit status.
+//! The recorded hosts are in `tests/hosts`; its README describes them. Unit tests cover the
+//! computations; these tests cover the path from files to the exit status.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::fanfare;
 
-/// What a run ended with.
+/// Result of a run.
 struct Ended {
     status: i32,
     out: String,
@@ -54,7 +54,7 @@ fn lines_that_lift(finding: &Value, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_recorded_host_is_bound_by_what_its_readme_says() {
+fn each_recorded_host_has_the_bound_that_its_readme_names() {
     let readme = fs::read_to_string(host("README.md")).unwrap();
     let mut hosts = 0;
     for row in readme.lines().filter(|line| line.starts_with("| `")) {
@@ -73,7 +73,7 @@ fn each_recorded_host_is_bound_by_what_its_readme_says() {
 }
 
 #[test]
-fn each_recorded_host_holds_so_many_conns() {
+fn each_recorded_host_holds_this_many_conns() {
     let expected = [
         ("debian-vm", 392_490, "shell on a host with systemd"),
         ("nofile-20000", 36_243, "Docker container"),
@@ -101,7 +101,7 @@ fn target_decides_the_exit_status() {
 }
 
 #[test]
-fn million_on_small_tables_is_a_matter_of_workers() {
+fn million_conns_with_small_descriptor_tables_need_more_workers() {
     let target = ["--target", "1000000"];
     let ended = examined("nofile-20000", &target);
     assert_eq!(ended.status, 1);
@@ -125,7 +125,7 @@ fn million_on_small_tables_is_a_matter_of_workers() {
 }
 
 #[test]
-fn workers_without_threads_are_told_before_anything_else() {
+fn missing_threads_for_workers_are_reported_first() {
     let finding = examined("cgroup-v1", &["--target", "1000"]).json();
     let lines = lines_that_lift(&finding, "cgroup pids");
     assert_eq!(lines, ["TasksMax=23", "fanfare serve --workers 5"]);
@@ -134,7 +134,7 @@ fn workers_without_threads_are_told_before_anything_else() {
 }
 
 #[test]
-fn configuration_and_stalled_conns_are_part_of_the_sum() {
+fn configuration_and_stalled_conns_are_part_of_the_estimate() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("fanfare.toml");
     fs::write(&file, "workers = 3\n[limits]\nconns = 700\n").unwrap();
@@ -171,7 +171,7 @@ fn text_names_the_limit_the_line_and_what_is_unknown() {
 }
 
 #[test]
-fn nothing_to_read_is_unknown_and_no_target_fits() {
+fn empty_tree_is_unknown_and_fits_no_target() {
     let empty = tempfile::tempdir().unwrap();
     let root = empty.path().to_str().unwrap();
     let ended = doctor(&["--root", root, "--json"]);
@@ -187,7 +187,7 @@ fn nothing_to_read_is_unknown_and_no_target_fits() {
 }
 
 #[test]
-fn this_machine_is_examined_live_and_from_its_record_alike() {
+fn this_machine_gives_the_same_result_live_and_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let record = folder.path().to_str().unwrap();
     let live = doctor(&["--record", record, "--json"]);
@@ -208,7 +208,7 @@ fn this_machine_is_examined_live_and_from_its_record_alike() {
 }
 
 #[test]
-fn limits_of_another_process_are_those_of_that_process() {
+fn limits_are_read_from_the_given_process() {
     let script = "ulimit -n 300; exec sleep 60";
     let mut other = std::process::Command::new("sh")
         .args(["-c", script])

@@ -1,5 +1,4 @@
-//! How the real binary starts, stops and reports: signals, the drain, the feed file, the admin
-//! listener.
+//! Start, signals, drain, the feed's socket file, and the admin listener's answers meanwhile.
 
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read as _, Write as _};
@@ -29,7 +28,7 @@ fn drains(signal: &str) {
     assert_eq!(code, 1012);
     let retry_ms: u64 = reason.strip_prefix("retry_ms=").unwrap().parse().unwrap();
     assert!(retry_ms <= 4000, "{reason}");
-    // The client's answer lets the server go.
+    // The server ends when the client has answered the close frame.
     let _ = socket.0.flush();
 
     assert_eq!(stream.until("id: "), format!("id: {id}"));
@@ -54,19 +53,19 @@ fn drains(signal: &str) {
 }
 
 #[test]
-fn sigterm_says_goodbye_to_everybody_and_exits_with_zero() {
+fn sigterm_drains_all_clients_and_exits_with_zero() {
     drains("TERM");
 }
 
 #[test]
-fn sigint_says_goodbye_to_everybody_and_exits_with_zero() {
+fn sigint_drains_all_clients_and_exits_with_zero() {
     drains("INT");
 }
 
-/// The system may hand signals that come together to different threads; those of workers have
-/// descriptor tables of their own.
+/// The kernel may deliver pending signals to different threads, and worker threads have descriptor
+/// tables of their own.
 #[test]
-fn signals_that_come_together_reach_the_server_and_no_client() {
+fn simultaneous_signals_reach_the_server_and_disturb_no_client() {
     for _ in 0..5 {
         let mut server = Server::with(SHORT_DRAIN, &["--workers", "4"]);
         let connect = |_| Socket::subscribed(server.addr, "channel=a");
@@ -81,7 +80,7 @@ fn signals_that_come_together_reach_the_server_and_no_client() {
     }
 }
 
-/// Drains with clients that never close, whose kernels alone answer. How long that takes.
+/// Drains with clients that never close, and returns the duration.
 fn drain_with_silent_clients() -> Duration {
     let mut server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -102,13 +101,15 @@ fn drain_with_silent_clients() -> Duration {
 }
 
 #[test]
-fn clients_that_do_not_close_do_not_hold_up_the_end() {
-    // A second is the longest that goodbyes to so few take; the best of three, on a busy machine.
+fn clients_that_do_not_close_do_not_delay_the_exit() {
+    // Closing so few clients takes at most a second. The best of three counts, since the machine
+    // may be busy.
     let took = (0..3).map(|_| drain_with_silent_clients()).min();
     assert!(took < Some(Duration::from_millis(700)), "{took:?}");
 }
 
-/// The delays of a drain: of `WebSocket`s, event streams and a poll, in milliseconds.
+/// The reconnect delays that a drain announces to WebSockets, event streams and a poll, in
+/// milliseconds.
 fn delays(server: &Server, sockets: usize) -> (Vec<u64>, Vec<u64>, u64) {
     let connect_one = |_| Socket::subscribed(server.addr, "channel=a");
     let mut sockets: Vec<Socket> = (0..sockets).map(connect_one).collect();
@@ -143,7 +144,7 @@ fn delays(server: &Server, sockets: usize) -> (Vec<u64>, Vec<u64>, u64) {
 }
 
 #[test]
-fn twelve_clients_return_within_three_seconds_and_not_before_the_next_server() {
+fn twelve_clients_reconnect_within_three_seconds_and_not_before_the_next_server() {
     let mut server = Server::start();
     let (sockets, streams, poll) = delays(&server, 12);
     assert!(server.wait().success());
@@ -155,21 +156,22 @@ fn twelve_clients_return_within_three_seconds_and_not_before_the_next_server() {
 }
 
 #[test]
-fn clients_of_all_workers_are_spread_over_the_configured_rate() {
+fn reconnects_of_all_workers_are_spread_at_the_configured_rate() {
     let config = "[drain]\nreconnects_per_second = 2\n";
     let mut server = Server::with(config, &["--workers", "4"]);
     let (sockets, _streams, _poll) = delays(&server, 16);
-    // Twenty clients at two a second. Of sixteen draws over ten seconds one is in the second half,
-    // but for one try in 65,536; of a single worker's five clients none would be.
+    // Twenty clients at two a second spread over ten seconds. Of sixteen random delays at least one
+    // is in the second half, except in one of 65,536 runs. If each worker counted only its own five
+    // clients, none would be.
     let latest = sockets.iter().max().unwrap();
     assert!((7_000..=13_500).contains(latest), "{sockets:?}");
     assert!(server.wait().success());
 }
 
-/// Other daemons reopen their logs on SIGUSR1, so that scripts send it; and a server in the
-/// background of a terminal is stopped by what it writes.
+/// Scripts send SIGUSR1 because other daemons reopen their logs on it. A background job of a
+/// terminal receives SIGTTOU when it writes.
 #[test]
-fn signals_without_a_meaning_end_and_stop_nothing() {
+fn signals_without_a_meaning_neither_end_nor_stop_the_server() {
     let mut server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
@@ -237,7 +239,7 @@ fn feed_file_of_a_killed_server_is_replaced() {
 }
 
 #[test]
-fn second_server_on_the_same_feed_is_refused_and_harms_nothing() {
+fn second_server_on_the_same_feed_is_refused_without_effect() {
     let folder = tempfile::tempdir().unwrap();
     let start = || Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]);
     let first = start().unwrap();
@@ -248,7 +250,7 @@ fn second_server_on_the_same_feed_is_refused_and_harms_nothing() {
 }
 
 #[test]
-fn file_that_is_no_socket_is_not_removed() {
+fn regular_file_in_place_of_the_feed_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("feed.sock");
     std::fs::write(&file, "precious").unwrap();
@@ -258,7 +260,7 @@ fn file_that_is_no_socket_is_not_removed() {
 }
 
 #[test]
-fn address_in_use_is_a_clear_refusal() {
+fn address_in_use_is_an_error_that_names_it() {
     let server = Server::start();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
@@ -270,12 +272,12 @@ fn address_in_use_is_a_clear_refusal() {
 }
 
 #[test]
-fn health_is_told_and_readiness_ends_with_the_drain() {
+fn health_continues_and_readiness_ends_with_the_drain() {
     let mut server = Server::with("[drain]\nwindow_ms = 3000\n", &[]);
     assert_eq!(Raw::get(server.admin, "/healthz").status, 200);
     assert_eq!(Raw::get(server.admin, "/readyz").status, 200);
     assert_eq!(Raw::get(server.admin, "/nowhere").status, 404);
-    // A client that takes nothing holds the drain to its end.
+    // A client that reads nothing keeps the drain open for its whole window.
     let mut stalled = connect_small(server.addr);
     stalled
         .write_all(b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -310,7 +312,7 @@ fn metrics_are_prometheus_text() {
         let words: Vec<&str> = line.splitn(4, ' ').collect();
         match words[..] {
             ["#", "HELP", name, help] => {
-                // The second prefix is Prometheus' own, for what every process has.
+                // Prometheus reserves the second prefix for metrics of every process.
                 assert!(
                     name.starts_with("fanfare_") || name.starts_with("process_"),
                     "{line}"

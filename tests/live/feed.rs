@@ -1,4 +1,4 @@
-//! The feed of the real binary: lines, HTTP, many feeders, and the subcommands that speak to it.
+//! The feed: lines, HTTP, many feeders, and the subcommands that use it.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -19,7 +19,7 @@ fn run(command: &mut Command, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that does not read its input may have ended before it is written.
+    // A command that does not read its input may end before all of it is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -48,12 +48,13 @@ fn ack_has_the_line_the_id_and_the_number_of_subscribers() {
 }
 
 #[test]
-fn bad_line_costs_that_line_only() {
+fn bad_line_is_an_error_and_later_lines_are_read() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let bad = [
-        // The first byte tells lines from HTTP, so a line that looks like neither comes later.
+        // The first byte of a connection selects lines or HTTP, so this malformed line is not the
+        // first.
         "{}",
         "not json",
         "[]",
@@ -80,7 +81,7 @@ fn bad_line_costs_that_line_only() {
 }
 
 #[test]
-fn line_over_the_limit_is_an_error_and_the_end() {
+fn line_over_the_limit_is_an_error_and_closes_the_connection() {
     let server = Server::with("[limits]\nfeed_line_bytes = 1000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     feeder.write(&format!(
@@ -109,7 +110,7 @@ fn publication_to_several_channels_has_consecutive_ids() {
 }
 
 #[test]
-fn repeated_dedupe_key_has_the_first_ones_id_and_is_not_sent_again() {
+fn repeated_dedupe_key_gets_the_first_id_and_is_not_delivered_again() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
@@ -122,7 +123,7 @@ fn repeated_dedupe_key_has_the_first_ones_id_and_is_not_sent_again() {
     assert_eq!(socket.publication()["id"], next.as_str());
 }
 
-/// Status with content type, and body, of a request to the feed with curl.
+/// Sends a request to the feed with curl; returns its status with content type, and its body.
 fn curl(server: &Server, target: &str, content_type: &str, body: &str) -> (String, String) {
     let output = Command::new("curl")
         .args([
@@ -179,7 +180,7 @@ fn bad_requests_to_the_feed_are_problem_documents() {
     }
 }
 
-/// Head and body of the answer to a POST to the feed with these field lines.
+/// Sends a POST to the feed with these field lines; returns the head and body of the response.
 fn post(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> (String, String) {
     let mut stream = UnixStream::connect(&server.feed).unwrap();
     let head = format!(
@@ -196,7 +197,7 @@ fn post(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> (String,
 }
 
 #[test]
-fn bodies_that_are_no_payload_get_415_and_publish_nothing() {
+fn bodies_of_unsupported_types_get_415_and_publish_nothing() {
     const JSON: &str = "Content-Type: application/json";
     const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
     let server = Server::start();
@@ -241,7 +242,7 @@ fn bodies_that_are_no_payload_get_415_and_publish_nothing() {
         let problem: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(problem["code"], code, "{fields:?}: {problem}");
     }
-    // What curl sends of itself, and the hint.
+    // The default Content-Type of curl, and the hint for it.
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-d", "{\"x\":1}", "--unix-socket"]);
     let output = run(
@@ -250,14 +251,14 @@ fn bodies_that_are_no_payload_get_415_and_publish_nothing() {
     );
     let hint = "-H 'content-type: application/json'";
     assert!(text(&output.stdout).contains(hint), "{output:?}");
-    // Neither coding nor type: bytes.
+    // Neither coding nor type: the body is the payload as bytes.
     let (head, _) = post(&server, to_a, &["Content-Encoding: identity"], b"hi!");
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert_eq!(socket.publication()["base64"], "aGkh");
 }
 
 #[test]
-fn null_is_absent_and_numbers_have_any_spelling_on_every_way_in() {
+fn null_is_absent_and_numbers_have_any_spelling_on_every_input() {
     let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n";
     let server = Server::with(config, &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -290,7 +291,7 @@ fn null_is_absent_and_numbers_have_any_spelling_on_every_way_in() {
     let subscribe = r#"{"type":"subscribe","channel":"b","since":null,"window":5.0,"ref":5.0}"#;
     socket.0.send(subscribe.into()).unwrap();
     assert_eq!(socket.json()["type"], "subscribed");
-    // A key that is needed is missing when it is null.
+    // A required key with the value null counts as missing.
     for (line, message) in [
         (r#"{"channel":null,"data":1}"#, "`channel` is missing"),
         (r#"{"disconnect":null}"#, "`disconnect` is missing"),
@@ -398,7 +399,7 @@ fn patterns_are_refused_where_names_are_taken() {
 }
 
 #[test]
-fn payloads_that_other_parsers_fail_on_are_refused_on_every_way_in() {
+fn payloads_that_other_parsers_reject_are_refused_on_every_input() {
     let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"consume\"\n";
     let server = Server::with(config, &[]);
     let mut backend = Feeder::connect(&server.feed);
@@ -406,7 +407,7 @@ fn payloads_that_other_parsers_fail_on_are_refused_on_every_way_in() {
     assert_eq!(backend.answer()["ok"], true);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
-    // Levels and digits, at their limits and beyond.
+    // Nesting levels and digits, at their limits and beyond.
     let deep = |levels| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     let long = |digits: usize| format!("-0.{}", "7".repeat(digits - 1));
     for (payload, is_good) in [
@@ -463,7 +464,7 @@ fn payloads_that_other_parsers_fail_on_are_refused_on_every_way_in() {
 }
 
 #[test]
-fn names_of_the_server_are_refused_from_every_way_in() {
+fn reserved_names_are_refused_on_every_input() {
     let config = "[[namespace]]\nmatch = \"*\"\nclient_publish = \"broadcast\"\n";
     let server = Server::with(config, &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -506,14 +507,14 @@ fn names_of_the_server_are_refused_from_every_way_in() {
     for path in ["/sse", "/poll"] {
         Raw::get(server.addr, &format!("{path}?channel=fanfare:stats")).assert_problem(400);
     }
-    // Nothing of it came, and names that only begin alike are taken.
+    // Nothing was published, and names that only start like a reserved one are accepted.
     feeder.send(&json!({"channel": "a", "event": "fanfares", "data": 2, "ack": true}));
     assert_eq!(feeder.answer()["ok"], true);
     assert_eq!(socket.publication()["event"], "fanfares");
 }
 
 #[test]
-fn many_feeders_keep_each_its_own_order() {
+fn many_feeders_each_keep_their_order() {
     const FEEDERS: usize = 8;
     const EACH: usize = 200;
     let server = Server::with(
@@ -543,7 +544,7 @@ fn many_feeders_keep_each_its_own_order() {
 }
 
 #[test]
-fn python_needs_no_library_to_publish() {
+fn python_publishes_with_its_standard_library() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let program = "import json, socket, sys\n\
@@ -606,7 +607,7 @@ fn publish_command_sends_an_argument_or_each_line() {
 }
 
 #[test]
-fn subscribe_command_prints_what_comes_over_both_transports() {
+fn subscribe_command_prints_publications_over_both_transports() {
     let server = Server::start();
     let subscribe = |url: &str, flags: &[&str]| {
         Lines::run(
@@ -635,7 +636,7 @@ fn subscribe_command_prints_what_comes_over_both_transports() {
 }
 
 #[test]
-fn check_command_tells_good_files_from_bad_ones() {
+fn check_command_accepts_good_files_and_refuses_bad_ones() {
     let folder = tempfile::tempdir().unwrap();
     let check = |config: &str| {
         let file = folder.path().join("fanfare.toml");

@@ -1,5 +1,5 @@
-//! Clients that send FIN right after their requests and read on (RFC 9112, 9.6), on every socket of
-//! the real binary, with TLS and without.
+//! Clients that send FIN directly after their requests and continue to read (RFC 9112, 9.6), on
+//! every socket of the server, with TLS and without.
 //!
 //! The server is stopped while they send, so that it always finds requests and FIN together.
 
@@ -11,11 +11,11 @@ use crate::support::raw::{connect, connect_small};
 use crate::support::secure::{Certificate, Secured, secured, tls_addr};
 use crate::support::{Feeder, PATIENCE, Server};
 
-/// What makes a request a good handshake.
+/// Fields of a valid WebSocket handshake.
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// How a WebSocket ends whose client has sent FIN.
+/// Close frame to a WebSocket client that has sent FIN.
 const CLOSE: &str = "\u{88}\u{e}\u{3}\u{e8}end of input";
 
 fn get(target: &str, fields: &str) -> String {
@@ -31,7 +31,7 @@ fn started(config: &str, flags: &[&str]) -> (Server, String) {
     (server, first)
 }
 
-/// What requests get: the statuses, something in them, and how it ends.
+/// Requests and the expected response: its statuses, a text that it contains, and its end.
 struct Case {
     requests: String,
     statuses: &'static str,
@@ -92,7 +92,7 @@ impl Case {
     }
 }
 
-/// Everything that comes up to the peer's end.
+/// Reads to the end of the stream.
 fn rest(stream: &mut impl std::io::Read) -> Vec<u8> {
     let mut came = Vec::new();
     stream.read_to_end(&mut came).unwrap();
@@ -100,7 +100,7 @@ fn rest(stream: &mut impl std::io::Read) -> Vec<u8> {
 }
 
 #[test]
-fn requests_whose_fin_comes_with_them_are_answered() {
+fn requests_followed_by_fin_are_answered() {
     let (server, since) = started("", &[]);
     let cases = cases(&since);
     server.signal("STOP");
@@ -119,7 +119,7 @@ fn requests_whose_fin_comes_with_them_are_answered() {
     server.await_metric("fanfare_conns", 0.0);
 }
 
-/// How a client over TLS ends its direction.
+/// How a TLS client ends its direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TlsEnd {
     CloseNotify,
@@ -141,7 +141,7 @@ fn ask_and_end(stream: &mut Secured, requests: &str, end: TlsEnd) {
 }
 
 #[test]
-fn requests_whose_end_comes_with_them_are_answered_over_tls() {
+fn requests_followed_by_the_end_are_answered_over_tls() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let flags = ["--listen", "127.0.0.1:0 tls"];
@@ -162,7 +162,7 @@ fn requests_whose_end_comes_with_them_are_answered_over_tls() {
         }
         server.signal("CONT");
         for (case, stream) in cases.iter().zip(&mut streams) {
-            // An end without `close_notify` would be an error here.
+            // An end of the stream without `close_notify` is an error here.
             let mut came = Vec::new();
             let ended = stream.read_to_end(&mut came);
             if case.statuses.is_empty() {
@@ -176,7 +176,7 @@ fn requests_whose_end_comes_with_them_are_answered_over_tls() {
 }
 
 #[test]
-fn stream_whose_client_sends_fin_later_ends_in_order() {
+fn stream_ends_in_order_when_its_client_sends_fin_later() {
     let (server, since) = started("", &[]);
     for (target, fields, end) in [
         (format!("/sse?channel=a&since={since}"), "", "0\r\n\r\n"),
@@ -195,7 +195,7 @@ fn stream_whose_client_sends_fin_later_ends_in_order() {
 }
 
 #[test]
-fn half_closed_reader_that_is_slow_gets_what_the_log_has() {
+fn slow_half_closed_reader_receives_all_of_the_log() {
     let (server, since) = started("[quota]\nsend_buffer_bytes = 65536\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     for _ in 0..40 {
@@ -214,7 +214,7 @@ fn half_closed_reader_that_is_slow_gets_what_the_log_has() {
 }
 
 #[test]
-fn half_closed_reader_that_takes_nothing_is_given_up() {
+fn half_closed_reader_that_reads_nothing_is_closed() {
     let config = "[heartbeat]\ninterval_ms = 200\n[quota]\nsend_buffer_bytes = 65536\n";
     let (server, since) = started(config, &[]);
     let mut feeder = Feeder::connect(&server.feed);
@@ -230,7 +230,7 @@ fn half_closed_reader_that_takes_nothing_is_given_up() {
 }
 
 #[test]
-fn feed_and_admin_answer_requests_whose_fin_comes_with_them() {
+fn feed_and_admin_answer_requests_followed_by_fin() {
     let (server, _) = started("", &[]);
     let post = "POST /publish?channel=a HTTP/1.1\r\nHost: f\r\nContent-Length: 1\r\n\r\n1";
     let bad = "GET /none HTTP/1.1\r\nHost: f\r\n\r\n";

@@ -1,5 +1,5 @@
-//! `since=first` and `last=N` of the real binary: each transport begins with the history that the
-//! log has, marks it where there is an envelope, and goes on without a gap or a repetition.
+//! `since=first` and `last=N`: each transport begins with the history in the log, marks it where
+//! there is an envelope, and continues without a gap or a repetition.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -39,7 +39,7 @@ fn poll(addr: SocketAddr, query: &str) -> Value {
     answer
 }
 
-/// The ids of an answer, each with whether it is initial.
+/// The ids of an answer, each with its `initial` mark.
 fn given(answer: &Value) -> Vec<(&str, bool)> {
     let publications = answer["publications"].as_array().unwrap().iter();
     publications.map(|one| (id(one), marks(one))).collect()
@@ -49,8 +49,8 @@ fn expected(ids: &[String], is_initial: bool) -> Vec<(&str, bool)> {
     ids.iter().map(|id| (id.as_str(), is_initial)).collect()
 }
 
-/// The next publication of a stream: its fields. The head and blocks that only carry a position are
-/// passed over, and a gap is a mistake.
+/// The fields of the next publication of a stream. Skips the head and blocks with a position only,
+/// and fails on a gap.
 fn event(stream: &mut Lines) -> Vec<String> {
     loop {
         let lines = std::iter::from_fn(|| stream.next());
@@ -65,7 +65,7 @@ fn event(stream: &mut Lines) -> Vec<String> {
 }
 
 #[test]
-fn every_transport_begins_with_what_is_left_of_the_log_and_no_gap() {
+fn every_transport_begins_with_the_log_and_no_gap() {
     let server = Server::with(THREE, &[]);
     let ids = publish(&server, "a", 5);
     for (start, left) in [
@@ -99,7 +99,7 @@ fn every_transport_begins_with_what_is_left_of_the_log_and_no_gap() {
 }
 
 #[test]
-fn what_follows_history_is_live_and_has_no_mark() {
+fn publications_after_history_are_live_and_have_no_mark() {
     let server = Server::start();
     let ids = publish(&server, "a", 3);
     let mut socket = Socket::subscribed(server.addr, "channel=a&channel=b&last=2");
@@ -121,7 +121,7 @@ fn what_follows_history_is_live_and_has_no_mark() {
 }
 
 #[test]
-fn last_counts_for_each_channel_and_begins_before_the_oldest_of_them() {
+fn last_counts_per_channel_and_starts_before_the_oldest() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let channels = ["a", "b", "a", "b", "b", "c", "a"];
@@ -182,7 +182,7 @@ fn subscribe_command_asks_for_history_beside_other_channels() {
 }
 
 #[test]
-fn position_wins_so_that_a_client_that_comes_back_is_not_given_history_again() {
+fn position_overrides_history_so_that_a_reconnect_does_not_repeat_it() {
     let server = Server::start();
     let ids = publish(&server, "a", 5);
     for start in ["last=4", "since=first"] {
@@ -205,7 +205,7 @@ fn position_wins_so_that_a_client_that_comes_back_is_not_given_history_again() {
 }
 
 #[test]
-fn answer_that_is_cut_goes_on_from_its_id_as_a_resume() {
+fn truncated_answer_is_continued_from_its_id_as_a_resume() {
     let server = Server::start();
     let ids = publish(&server, "a", 100);
     let first = poll(server.addr, "channel=a&since=first&timeout=0");
@@ -220,7 +220,7 @@ fn answer_that_is_cut_goes_on_from_its_id_as_a_resume() {
 }
 
 #[test]
-fn history_of_an_empty_channel_is_awaited_by_a_long_poll_only() {
+fn only_a_long_poll_waits_for_history_of_an_empty_channel() {
     let server = Server::start();
     let before = publish(&server, "elsewhere", 1);
     for start in ["since=first", "last=3"] {
@@ -237,11 +237,11 @@ fn history_of_an_empty_channel_is_awaited_by_a_long_poll_only() {
     let ids = publish(&server, "a", 1);
     for poll in polls {
         let answer = poll.join().unwrap();
-        // It was not in the log when they asked.
+        // The publication was not in the log at the time of the request.
         assert_eq!(given(&answer), expected(&ids, false));
         assert_eq!(answer["id"], ids[0].as_str());
     }
-    // None of the newest is no history: where it stands, at once.
+    // `last=0` asks for no history, so the answer is the position, at once.
     let answer = poll(server.addr, "channel=a&last=0&timeout=20");
     assert_eq!((given(&answer), id(&answer)), (Vec::new(), ids[0].as_str()));
 }
@@ -252,7 +252,7 @@ fn history_of_a_busy_channel_begins_without_a_gap() {
     publish(&server, "a", 200);
     let mut feeder = Feeder::connect(&server.feed);
     for _ in 0..100 {
-        // Each of them takes one out of the log, while the requests are served.
+        // Each publication evicts one from the log while the requests are served.
         feeder.write(&"{\"channel\":\"a\",\"data\":0}\n".repeat(20));
         let answer = poll(server.addr, "channel=a&since=first&timeout=20");
         assert!(!given(&answer).is_empty());
@@ -273,7 +273,7 @@ fn payloads_without_an_envelope_have_no_mark() {
 }
 
 #[test]
-fn window_holds_history_back_until_it_is_acknowledged() {
+fn window_delays_history_until_it_is_acknowledged() {
     let server = Server::start();
     let ids = publish(&server, "a", 4);
     let mut socket = Socket::subscribed(server.addr, "channel=a&last=3&window=2");
@@ -288,7 +288,7 @@ fn window_holds_history_back_until_it_is_acknowledged() {
 }
 
 #[test]
-fn history_is_encoded_once_for_all_and_compressed_like_the_rest() {
+fn history_is_encoded_once_and_compressed_like_live_publications() {
     let server = Server::with("[deflate]\nenabled = true\n", &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
     feeder.publish("a", json!({"rows": vec!["a row like any other"; 200]}));
@@ -303,7 +303,7 @@ fn history_is_encoded_once_for_all_and_compressed_like_the_rest() {
 }
 
 #[test]
-fn last_that_is_no_number_of_publications_is_refused_on_every_transport() {
+fn invalid_last_is_refused_on_every_transport() {
     let server = Server::start();
     let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -330,7 +330,7 @@ fn last_that_is_no_number_of_publications_is_refused_on_every_transport() {
 }
 
 #[test]
-fn command_line_begins_with_history() {
+fn subscribe_command_begins_with_history() {
     let server = Server::start();
     publish(&server, "a", 5);
     for (path, scheme) in [("/ws", "ws"), ("/sse", "http"), ("/poll", "http")] {

@@ -1,4 +1,4 @@
-//! HTTP and server-sent events of the real binary, with curl and with bytes by hand.
+//! HTTP and server-sent events, with curl and with hand-written bytes.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::raw::{connect, exchange};
 use crate::support::{Feeder, Lines, Raw, Server};
 
-/// What curl prints for these arguments.
+/// The output of curl with these arguments.
 fn curl(args: &[&str]) -> String {
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "20"])
@@ -36,7 +36,7 @@ fn event(stream: &mut Lines) -> Vec<String> {
     }
 }
 
-/// Starts a stream with curl and reads up to the id that it starts from.
+/// Starts a stream with curl and reads up to its first id.
 fn stream(args: &[&str]) -> (Lines, Vec<String>) {
     let mut stream = Lines::curl(args);
     let mut head = Vec::new();
@@ -63,7 +63,7 @@ fn page_is_served_whole() {
 }
 
 #[test]
-fn page_can_be_switched_off() {
+fn page_can_be_disabled() {
     let server = Server::with("page = false\n", &[]);
     Raw::get(server.addr, "/").assert_problem(404);
 }
@@ -83,7 +83,7 @@ fn head_has_the_fields_and_no_body() {
 }
 
 #[test]
-fn options_answers_a_browsers_preflight() {
+fn options_answers_a_preflight() {
     let server = Server::with("[browser]\norigins = [\"https://app.example\"]\n", &[]);
     let answer = curl(&[
         "-i",
@@ -143,7 +143,7 @@ fn pipelined_requests_are_answered_in_order_on_one_connection() {
          GET /sse HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
     stream.get_mut().write_all(requests.as_bytes()).unwrap();
     Raw::read(&mut stream).assert_problem(404);
-    // The answer to HEAD names the length of a body that does not come.
+    // The response to HEAD has the length of a body that is not sent.
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -160,7 +160,7 @@ fn pipelined_requests_are_answered_in_order_on_one_connection() {
 }
 
 #[test]
-fn request_that_comes_byte_by_byte_is_answered() {
+fn request_sent_byte_by_byte_is_answered() {
     let server = Server::start();
     let mut stream = BufReader::new(connect(server.addr));
     for _ in 0..2 {
@@ -172,7 +172,7 @@ fn request_that_comes_byte_by_byte_is_answered() {
 }
 
 #[test]
-fn head_that_does_not_come_in_time_is_refused() {
+fn late_head_is_refused() {
     let server = Server::with("[limits]\nrequest_head_ms = 200\n", &[]);
     let mut stream = BufReader::new(connect(server.addr));
     stream
@@ -247,7 +247,7 @@ fn event_stream_carries_publications_of_all_its_channels_in_order() {
 }
 
 #[test]
-fn event_stream_resumes_behind_the_id_it_is_given() {
+fn event_stream_resumes_after_the_given_id() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let ids: Vec<String> = (0..5).map(|n| feeder.publish("a", n)).collect();
@@ -258,7 +258,7 @@ fn event_stream_resumes_behind_the_id_it_is_given() {
         (&[], url("&since=", &ids[1])),
         (&[], url("&last_event_id=", &ids[1])),
         (&[], url("&lastEventId=", &ids[1])),
-        // The header wins: a browser sends it when it reconnects to the URL it was first given.
+        // The header takes precedence: a browser sends it when it reconnects to the original URL.
         (&["-H", &header][..], url("&since=", &ids[3])),
     ] {
         let args: Vec<&str> = fields.iter().copied().chain([&*url]).collect();
@@ -277,18 +277,19 @@ fn event_stream_resumes_behind_the_id_it_is_given() {
 }
 
 #[test]
-fn event_stream_tells_a_gap_when_the_id_is_of_another_life() {
+fn event_stream_reports_a_gap_for_an_id_of_another_epoch() {
     let server = Server::start();
     Feeder::connect(&server.feed).publish("a", 1);
     for (since, cause) in [("0123456789ab-7", "restart"), ("nonsense", "unknown")] {
-        gap_is_told_first(&server.url(&format!("/sse?channel=a&since={since}")), cause);
+        gap_comes_first(&server.url(&format!("/sse?channel=a&since={since}")), cause);
     }
 }
 
-fn gap_is_told_first(url: &str, cause: &str) {
+fn gap_comes_first(url: &str, cause: &str) {
     let (_stream, head) = stream(&[url]);
     assert!(head.iter().any(|line| line == "fanfare-gap: 1"), "{head:?}");
-    // Whoever is cut off before the gap still resumes from before it.
+    // The gap comes before the first id, so a client that is cut off before the gap resumes from
+    // its old id.
     let gap = head.iter().position(|line| line == "event: fanfare.gap");
     let gap = &head[gap.expect("a gap before the position")..];
     let data = gap
@@ -337,7 +338,7 @@ fn event_stream_of_http_1_0_has_no_chunks_and_ends_with_the_connection() {
 }
 
 #[test]
-fn curl_speaking_http_1_0_sees_the_end_of_the_stream() {
+fn curl_with_http_1_0_sees_the_end_of_the_stream() {
     let mut server = Server::with("[drain]\nwindow_ms = 200\n", &[]);
     let mut old = Lines::curl(["-0", &server.url("/sse?channel=a")]);
     old.until("id: ");
@@ -348,7 +349,7 @@ fn curl_speaking_http_1_0_sees_the_end_of_the_stream() {
 }
 
 #[test]
-fn heartbeat_comes_as_a_position() {
+fn heartbeat_is_a_position() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
     let (mut stream, head) = stream(&[&server.url("/sse?channel=a")]);
     for _ in 0..2 {

@@ -1,5 +1,5 @@
-//! The journal of the real binary: killed at random and started again, on a full disk, and beside a
-//! second server.
+//! The journal: with a server that is killed at random and started again, on a full disk, and with
+//! a second server.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
-/// How often the server is killed, unless `FANFARE_SIM_KILLS` says otherwise.
+/// Default number of kills; `FANFARE_SIM_KILLS` overrides it.
 const KILLS: u64 = 10;
 
 fn server(folder: &Path, sync: &str) -> Server {
-    // Nobody here is slow or late: a gap would be a fault of the journal.
+    // No subscriber is slow or late, so a gap would be a fault of the journal.
     let config = format!(
         "[quota]\nbehind_bytes = 1073741824\nbehind_publications = 1000000\n\
          [log]\nbytes = 1073741824\nage_ms = 3600000\n\
@@ -29,7 +29,7 @@ fn server(folder: &Path, sync: &str) -> Server {
         .unwrap_or_else(|(status, said)| panic!("no server ({status}): {said}"))
 }
 
-/// How often to kill, and chance with its seed.
+/// The number of kills, the seed, and the random number generator.
 fn chance() -> (u64, u64, fastrand::Rng) {
     let kills = std::env::var("FANFARE_SIM_KILLS").map_or(KILLS, |n| n.parse().unwrap());
     let seed = std::env::var("FANFARE_SIM_SEED")
@@ -38,7 +38,7 @@ fn chance() -> (u64, u64, fastrand::Rng) {
     (kills, seed, fastrand::Rng::with_seed(seed))
 }
 
-/// Starts the server of this folder again and again and kills it at a random point of the start.
+/// Starts the server of this folder several times and kills it at a random point of the start.
 fn kill_while_starting(folder: &Path, rng: &mut fastrand::Rng) {
     for _ in 0..rng.u32(..3) {
         let mut child = fanfare()
@@ -61,8 +61,8 @@ fn sequence(id: &str) -> u64 {
     id.split_once('-').unwrap().1.parse().unwrap()
 }
 
-/// Publishes many at a time until this many are acknowledged, then kills the server with more under
-/// way. Returns the data of what was acknowledged, by id.
+/// Publishes batches until this many publications are acknowledged, then kills the server while
+/// more are in flight. Returns the acknowledged data by id.
 fn publish_and_kill(
     server: &mut Server,
     next: &mut u64,
@@ -96,7 +96,7 @@ fn publish_and_kill(
     }
     server.signal("KILL");
     server.wait();
-    // What it said with its last breath counts.
+    // Acknowledgements sent just before the kill count.
     for line in answers.lines().map_while(Result::ok) {
         let Ok(answer) = serde_json::from_str::<Value>(&line) else {
             break;
@@ -107,7 +107,7 @@ fn publish_and_kill(
     acknowledged
 }
 
-/// Resumes over WebSocket and reads up to a number; ids with their data.
+/// Resumes over WebSocket and reads up to a number; returns ids with their data.
 fn resume_socket(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
     let mut socket = Socket::open(server.addr, &format!("channel=a&since={since}"));
     let mut seen = Vec::new();
@@ -163,7 +163,7 @@ fn resume_poll(server: &Server, since: &str, until: u64) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
+fn no_acknowledged_publication_is_lost_when_the_server_is_killed() {
     let (kills, seed, mut rng) = chance();
     for sync in ["always", "batch", "os"] {
         let folder = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     }
 }
 
-/// Reads so many acknowledgements of `fanfare publish`; the id and the line of each.
+/// Reads this many acknowledgements of `fanfare publish`; returns the id and the line of each.
 fn read_acks(
     lines: impl Iterator<Item = std::io::Result<String>>,
     count: usize,
@@ -249,13 +249,13 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
     let mut lines = BufReader::new(publisher.stdout.take().unwrap()).lines();
     let mut acks = Vec::new();
     let mut ordered = 0;
-    // Every start reads all that came before.
+    // Each start reads the whole journal.
     let most = (20_000 / usize::try_from(kills).unwrap()).max(2);
     for _ in 0..kills {
         let count = rng.usize(1..most);
         order.send(count).unwrap();
         ordered += count;
-        // The rest is under way, in one place or another.
+        // The remaining lines are in flight, in one buffer or another.
         let awaited = ordered - rng.usize(0..count) - acks.len();
         acks.extend(read_acks(lines.by_ref(), awaited));
         running.signal("KILL");
@@ -270,13 +270,13 @@ fn publisher_loses_and_doubles_nothing_while_the_server_is_killed() {
     let acknowledged: Vec<u64> = acks.iter().map(|(_, line)| *line).collect();
     assert_eq!(acknowledged, Vec::from_iter(1..=written), "seed {seed}");
     let seen = resume_poll(&running, &since, acks.last().unwrap().0);
-    // Every line once, in order, under the id that was acknowledged.
+    // Each line once, in order, with the id that was acknowledged.
     assert!(seen == acks, "seed {seed}");
     running.signal("KILL");
 }
 
 #[test]
-fn repeat_for_several_channels_after_a_restart_goes_only_to_those_without_it() {
+fn repeat_after_a_restart_goes_only_to_channels_without_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut first_run = server(folder.path(), "always");
     let mut feeder = Feeder::connect(&first_run.feed);
@@ -295,7 +295,7 @@ fn repeat_for_several_channels_after_a_restart_goes_only_to_those_without_it() {
 }
 
 #[test]
-fn repeat_after_a_restart_has_the_first_ones_id() {
+fn repeat_after_a_restart_gets_the_first_id() {
     let folder = tempfile::tempdir().unwrap();
     let publish = |server: &Server| {
         let mut feeder = Feeder::connect(&server.feed);
@@ -313,7 +313,7 @@ fn repeat_after_a_restart_has_the_first_ones_id() {
     second_run.signal("KILL");
 }
 
-/// A server whose clients may publish to everybody in the room, with a journal in its folder.
+/// A server whose clients may publish by broadcast, with a journal in its folder.
 fn open_server(folder: &Path, sync: &str) -> Server {
     let config = format!(
         "[journal]\npath = {:?}\nsync = \"{sync}\"\n\
@@ -330,7 +330,7 @@ fn poll(server: &Server, query: &str) -> Value {
 }
 
 #[test]
-fn what_a_client_publishes_outlives_the_server_once_it_is_told_so() {
+fn acknowledged_client_publication_survives_a_kill() {
     for sync in ["always", "batch", "os"] {
         let folder = tempfile::tempdir().unwrap();
         let mut first = open_server(folder.path(), sync);
@@ -351,7 +351,7 @@ fn what_a_client_publishes_outlives_the_server_once_it_is_told_so() {
 }
 
 #[test]
-fn rules_of_channels_hold_for_what_was_published_before_a_restart() {
+fn namespace_rules_hold_for_publications_from_before_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = open_server(folder.path(), "os");
     let mut feeder = Feeder::connect(&first.feed);
@@ -388,7 +388,8 @@ fn second_server_on_the_same_journal_is_refused() {
     first.signal("KILL");
 }
 
-/// Why a server does not start with this journal, and would not at another attempt.
+/// Checks that a server does not start with this journal, with a status that forbids a restart.
+/// Returns its error.
 fn refusal(folder: &Path) -> String {
     let journal = folder.join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
@@ -400,7 +401,7 @@ fn refusal(folder: &Path) -> String {
 }
 
 #[test]
-fn foreign_folder_is_an_error_that_names_it_and_is_left_as_it_was() {
+fn foreign_folder_is_an_error_that_names_it_and_is_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     std::fs::create_dir(&journal).unwrap();
@@ -426,7 +427,7 @@ fn unreadable_folder_is_an_error_that_names_it() {
 }
 
 #[test]
-fn damaged_journal_is_an_error_and_is_left_as_it_was() {
+fn damaged_journal_is_an_error_and_is_not_changed() {
     let folder = tempfile::tempdir().unwrap();
     let running = server(folder.path(), "always");
     Feeder::connect(&running.feed).publish("a", 1);
@@ -444,9 +445,9 @@ fn damaged_journal_is_an_error_and_is_left_as_it_was() {
     running.signal("KILL");
 }
 
-/// Files of which only opening the store shows that they are wrong.
+/// Files that are found invalid only when the store is opened.
 #[test]
-fn journal_that_cannot_be_opened_is_an_error_that_no_restart_helps() {
+fn journal_that_cannot_be_opened_is_an_error_that_forbids_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let running = server(folder.path(), "always");
     let id = Feeder::connect(&running.feed).publish("a", 1);
@@ -477,7 +478,7 @@ fn journal_that_cannot_be_opened_is_an_error_that_no_restart_helps() {
 }
 
 #[test]
-fn torn_log_is_cut_off_and_whoever_resumes_from_before_is_told() {
+fn torn_log_is_truncated_and_a_resume_from_before_gets_a_gap() {
     let folder = tempfile::tempdir().unwrap();
     let mut running = server(folder.path(), "always");
     let mut feeder = Feeder::connect(&running.feed);
@@ -510,7 +511,7 @@ fn torn_log_is_cut_off_and_whoever_resumes_from_before_is_told() {
     running.signal("KILL");
 }
 
-/// A file system with room for little, unmounted at the end.
+/// A small file system, unmounted when dropped.
 struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
@@ -533,7 +534,7 @@ impl Drop for SmallDisk<'_> {
 }
 
 #[test]
-fn full_disk_refuses_publications_until_there_is_room() {
+fn full_disk_refuses_publications_until_space_is_free() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("journal");
     let Some(_disk) = SmallDisk::mount(&path) else {
@@ -567,7 +568,7 @@ fn full_disk_refuses_publications_until_there_is_room() {
         "{reason}"
     );
     std::fs::remove_file(&ballast).unwrap();
-    // It leaves the disk alone for a while before it tries again.
+    // After a failed write the server waits before it tries again.
     let mut answer = Value::Null;
     for _ in 0..100 {
         feeder.send(&json!({"channel": "a", "data": 2, "ack": true}));

@@ -1,6 +1,6 @@
-//! Where the real binary's bounds bind: conns, request heads, messages and the feed.
+//! Limits: connections, request heads, messages, the feed, and descriptors.
 //!
-//! Each test is a peer that asks for too much; those that ask all the time are in `attack`.
+//! Each test is a peer that exceeds one of them; peers that send continuously are in `attack`.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::support::socket::frame;
 use crate::support::{Feeder, Lines, PATIENCE, Raw, Server, Socket, within};
 
 #[test]
-fn client_over_the_limit_on_conns_is_refused_at_once_until_one_leaves() {
+fn conn_over_the_limit_is_refused_until_one_closes() {
     let server = Server::with("[limits]\nconns = 3\n", &["--workers", "1"]);
     let mut conns: Vec<Socket> = (0..3)
         .map(|_| Socket::subscribed(server.addr, "channel=a"))
@@ -53,13 +53,13 @@ fn limit_on_conns_is_shared_by_the_workers() {
             other => panic!("{other}"),
         }
     }
-    // The kernel spreads conns over the workers by chance; forty of them reach both.
+    // The kernel spreads connections over the workers at random; forty of them reach both.
     assert_eq!((kept.len(), refused), (6, 34));
     server.await_metric("fanfare_conns_refused_total{limit=\"conns\"}", 34.0);
 }
 
 #[test]
-fn silent_conn_is_closed_when_its_head_is_due() {
+fn silent_conn_is_closed_at_the_deadline_of_its_head() {
     let server = Server::with("[limits]\nrequest_head_ms = 300\n", &[]);
     let mut silent = connect(server.addr);
     within("the end", || has_ended(&mut silent).then_some(()));
@@ -67,7 +67,7 @@ fn silent_conn_is_closed_when_its_head_is_due() {
 }
 
 #[test]
-fn head_that_drips_in_time_is_served() {
+fn slow_head_within_its_deadline_is_served() {
     let server = Server::start();
     let mut stream = connect(server.addr);
     for byte in b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n" {
@@ -77,7 +77,7 @@ fn head_that_drips_in_time_is_served() {
 }
 
 #[test]
-fn requests_sent_ahead_are_all_answered_although_the_client_sends_no_more() {
+fn pipelined_requests_are_all_answered_without_further_input() {
     let server = Server::start();
     let mut stream = connect(server.addr);
     let count = 300;
@@ -94,7 +94,7 @@ fn requests_sent_ahead_are_all_answered_although_the_client_sends_no_more() {
 }
 
 #[test]
-fn message_over_the_limit_is_refused_from_its_header_alone() {
+fn message_over_the_limit_is_refused_after_its_header() {
     let server = Server::with("[limits]\nclient_message_bytes = 1000\n", &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&[0x82, 0xfe, 0x03, 0xe9, 0, 0, 0, 0]);
@@ -104,7 +104,7 @@ fn message_over_the_limit_is_refused_from_its_header_alone() {
         0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0,
     ]);
     assert_eq!(socket.closed().0, 1009);
-    // Neither does a message in fragments get past it: the second one's header is too much.
+    // Fragments of one message are added up, so the second header exceeds the limit.
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&frame(0x02, &[0; 600]));
     socket.send_raw(&[0x80, 0xfe, 0x01, 0x91, 0, 0, 0, 0]);
@@ -112,7 +112,7 @@ fn message_over_the_limit_is_refused_from_its_header_alone() {
 }
 
 #[test]
-fn feeder_that_dies_in_a_line_costs_that_line_only() {
+fn feeder_that_disconnects_within_a_line_loses_that_line_only() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut other = Feeder::connect(&server.feed);
@@ -127,7 +127,7 @@ fn feeder_that_dies_in_a_line_costs_that_line_only() {
 }
 
 #[test]
-fn two_hundred_feeders_at_once_are_all_heard() {
+fn two_hundred_feeders_are_all_acknowledged() {
     let config = "[quota]\nbehind_bytes = 16777216\nbehind_publications = 100000\n";
     let server = Server::with(config, &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
@@ -167,7 +167,7 @@ struct Limited {
 }
 
 impl Limited {
-    /// What it said instead if it does not start.
+    /// Starts a server under this limit. Returns its standard error if it does not start.
     fn start(flags: &[&str], limit: u64) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let launcher = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/limited.py");
@@ -210,30 +210,30 @@ impl Limited {
         (answer.status, answer.body_text().to_owned())
     }
 
-    /// Whether a client gets anything but the end of its connection.
+    /// Whether a client receives anything before the end of its connection.
     fn serves(&self) -> bool {
         let mut stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // The server may have closed it already.
+        // The server may have closed the connection already.
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n");
         stream.read(&mut [0]).is_ok_and(|bytes| bytes > 0)
     }
 }
 
 #[test]
-fn limit_on_descriptors_that_cannot_be_raised_is_reported_with_what_it_is_enough_for() {
+fn low_descriptor_limit_is_reported_with_the_number_of_conns_it_allows() {
     let mut server = Limited::start(&[], 1024).unwrap();
     server.await_log(
         "WARN cannot raise the limit on descriptors (RLIMIT_NOFILE): Operation not permitted",
     );
-    // 64 and one for each worker are left out in each of the two tables.
+    // Each of the two tables reserves 64 descriptors and one for each worker.
     server.await_log("It stays at 1024 for each of 2 workers, which is enough for about 1916 ");
     assert_eq!(server.readiness(), (200, String::from("ready\n")));
     assert!(server.serves());
 }
 
 #[test]
-fn server_without_a_descriptor_for_any_connection_is_not_ready_and_says_why() {
+fn server_without_descriptors_for_connections_is_not_ready_and_reports_why() {
     let mut found = [false; 3];
     for limit in 10..40 {
         let Ok(server) = Limited::start(&["--shared"], limit) else {
@@ -244,7 +244,7 @@ fn server_without_a_descriptor_for_any_connection_is_not_ready_and_says_why() {
             "not ready: no connection fits: the server itself uses all descriptors that \
              RLIMIT_NOFILE, {limit}, allows"
         );
-        // The last descriptor may be this client's or that of the probe.
+        // The last descriptor may be taken by this client or by the probe.
         let is_served = within("a client is served, or /readyz says why not", || {
             let is_served = server.serves();
             let (status, reason) = server.readiness();

@@ -1,6 +1,5 @@
-//! Channels with rules of their own, in the real binary: what a client that comes back is given and
-//! told on each transport, what one that lags is, expiry without traffic, and what `fanfare check`
-//! says of them.
+//! Namespaces: replay and gaps after a reconnect on each transport, subscribers that lag, expiry
+//! without traffic, and the output of `fanfare check`.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,8 @@ use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 const LAST_ONLY: &str = "[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n";
 
-/// Publishes to a channel of the namespace and to another; what was before all, and the last id.
+/// Publishes to a channel of the namespace and to another one. Returns the id before them, and
+/// their ids.
 fn publish_some(server: &Server) -> (String, Vec<String>) {
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("chat", 0);
@@ -31,7 +31,7 @@ fn assert_gap(gap: &Value, before: &str, ids: &[String]) {
 }
 
 #[test]
-fn web_socket_that_comes_back_has_the_newest_and_is_told_of_the_others() {
+fn websocket_that_reconnects_receives_the_newest_and_a_gap() {
     let server = Server::with(LAST_ONLY, &[]);
     let (before, ids) = publish_some(&server);
     let query = format!("channel=prices:oil&since={before}");
@@ -47,7 +47,7 @@ fn web_socket_that_comes_back_has_the_newest_and_is_told_of_the_others() {
 }
 
 #[test]
-fn event_stream_that_comes_back_has_the_newest_and_is_told_of_the_others() {
+fn event_stream_that_reconnects_receives_the_newest_and_a_gap() {
     let server = Server::with(LAST_ONLY, &[]);
     let (before, ids) = publish_some(&server);
     let url = server.url(&format!("/sse?channel=prices:oil&since={before}"));
@@ -60,7 +60,7 @@ fn event_stream_that_comes_back_has_the_newest_and_is_told_of_the_others() {
 }
 
 #[test]
-fn polls_that_come_back_have_the_newest_and_are_told_of_the_others() {
+fn polls_that_resume_receive_the_newest_and_a_gap() {
     let server = Server::with(LAST_ONLY, &[]);
     let (before, ids) = publish_some(&server);
     for timeout in [0, 5] {
@@ -77,7 +77,7 @@ fn polls_that_come_back_have_the_newest_and_are_told_of_the_others() {
 const CONFLATED: &str = "[quota]\nbehind_publications = 4\n\
                          [[namespace]]\nmatch = \"prices:*\"\noverflow = \"conflate\"\n";
 
-/// Publishes two keys in turn, five times; what was before all, and the ids.
+/// Publishes two keys in turn, five times. Returns the id before them, and their ids.
 fn publish_keys(server: &Server) -> (String, Vec<String>) {
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("chat", 0);
@@ -99,7 +99,7 @@ fn assert_conflated(gap: &Value, before: &str, ids: &[String]) {
 }
 
 #[test]
-fn who_comes_back_from_far_has_the_newest_of_each_key_on_every_transport() {
+fn late_resume_receives_the_newest_of_each_key_on_every_transport() {
     let server = Server::with(CONFLATED, &[]);
     let (before, ids) = publish_keys(&server);
     let query = format!("channel=prices:a&since={before}");
@@ -131,7 +131,7 @@ fn who_comes_back_from_far_has_the_newest_of_each_key_on_every_transport() {
 }
 
 #[test]
-fn subscriber_that_lags_is_given_the_newest_and_told_of_every_other() {
+fn subscriber_that_lags_receives_the_newest_and_gaps_for_the_rest() {
     const COUNT: u64 = 10_000;
     let config = "[quota]\noverflow = \"conflate\"\n";
     let server = Server::with(config, &[]);
@@ -164,7 +164,7 @@ fn subscriber_that_lags_is_given_the_newest_and_told_of_every_other() {
 }
 
 #[test]
-fn what_has_outlived_its_time_is_replayed_to_nobody() {
+fn expired_publications_are_not_replayed() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("chat", 0);
@@ -185,7 +185,7 @@ fn what_has_outlived_its_time_is_replayed_to_nobody() {
 }
 
 #[test]
-fn subscriber_that_keeps_up_has_everything_however_little_is_kept() {
+fn subscriber_that_keeps_up_receives_everything_with_a_short_log() {
     let server = Server::with(LAST_ONLY, &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut socket = Socket::subscribed(server.addr, "channel=prices:oil");
@@ -199,7 +199,7 @@ fn subscriber_that_keeps_up_has_everything_however_little_is_kept() {
 }
 
 #[test]
-fn namespace_ages_without_traffic() {
+fn namespace_expires_without_traffic() {
     let config = "[[namespace]]\nmatch = \"typing:*\"\nlog_age_ms = 200\n";
     let server = Server::with(config, &[]);
     let mut feeder = Feeder::connect(&server.feed);

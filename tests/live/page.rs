@@ -1,4 +1,5 @@
-//! The page at `/` in a headless Chromium, driven as a person would, and the browser's own streams.
+//! The page at `/` in a headless Chromium, operated through its controls, and the browser's own
+//! event streams.
 
 use std::fs;
 use std::process::Command;
@@ -14,13 +15,13 @@ fn page_shows_figures_over_both_transports_and_any_channel_asked_for() {
 }
 
 #[test]
-fn page_shows_what_came_compressed() {
+fn page_shows_compressed_publications() {
     let server = Server::with("[deflate]\nenabled = true\n", &["--demo"]);
     check_page(&server, &" and good day".repeat(100));
     assert!(server.metric("fanfare_frames_deflated_total") >= 1.0);
 }
 
-/// Drives the page, and publishes what it asks for with this at the end.
+/// Operates the page, and publishes the texts that it waits for, with this suffix.
 fn check_page(server: &Server, end: &str) {
     let folder = tempfile::tempdir().unwrap();
     let screenshot = folder.path().join("page.png");
@@ -131,8 +132,8 @@ fn page_asks_for_a_token_and_uses_the_one_it_is_given() {
     assert!(page.wait().success(), "{}", page.stderr());
 }
 
-/// Publishes a text as soon as the channel has its subscriber: the stream may be open a moment
-/// before its channel is joined.
+/// Publishes a text as soon as the channel has a subscriber. The stream may be open shortly before
+/// it is subscribed.
 fn publish_to_one(feeder: &mut Feeder, channel: &str, text: &str) {
     let line = json!({"channel": channel, "text": text, "ack": true});
     crate::support::within("a subscriber", || {
@@ -142,7 +143,7 @@ fn publish_to_one(feeder: &mut Feeder, channel: &str, text: &str) {
 }
 
 #[test]
-fn browser_resumes_behind_the_id_that_came_before_any_publication() {
+fn browser_resumes_after_an_id_from_before_any_publication() {
     let server = Server::start();
     let relay = Relay::to(server.addr);
     let folder = tempfile::tempdir().unwrap();

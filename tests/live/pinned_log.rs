@@ -1,5 +1,5 @@
-//! Readers of the real binary that stop in the middle of a publication, or nearly: what they keep
-//! in memory is bounded by the configuration, on every transport.
+//! Readers that stop in the middle of a publication, or nearly. The log memory that they pin is
+//! bounded by the configuration, on every transport.
 
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ const CONFIG: &str = "[log]\nbytes = 1048576\npinned_bytes = 700000\n[deflate]\n
 
 type Reader = Box<dyn Read>;
 
-/// Text that is no shorter when it is compressed, or hardly.
+/// Text that hardly compresses.
 fn noise(seed: u64) -> String {
     let mut random = fastrand::Rng::with_seed(seed);
     std::iter::repeat_with(|| random.alphanumeric())
@@ -27,7 +27,7 @@ fn noise(seed: u64) -> String {
         .collect()
 }
 
-/// Each publication is begun by one reader and then left.
+/// Each publication is read partly by one reader, which then stops.
 fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     let channels = (0..READERS).map(|number| format!("c{number}"));
     let readers: Vec<Reader> = channels.map(|channel| open(&channel)).collect();
@@ -43,7 +43,7 @@ fn stall(server: &Server, open: impl Fn(&str) -> Reader) -> Vec<Reader> {
     readers
 }
 
-/// Most of the readers are closed, and the others have what there is room for.
+/// Checks that most readers are closed and the others pin no more than the bound.
 fn assert_bounded(server: &Server) {
     let closed = "fanfare_conns_closed_total{reason=\"overflow\"}";
     within("conns are closed", || {
@@ -53,7 +53,7 @@ fn assert_bounded(server: &Server) {
         (server.metric("fanfare_publication_pinned_bytes") <= PINNED).then_some(())
     });
     let held = server.metric("fanfare_publication_bytes");
-    // The log evicts before it takes in the next one, and encodes that afterwards.
+    // The log evicts before it appends a publication, and encodes the publication afterwards.
     let most = LOG + PINNED + 2.5 * f64::from(u32::try_from(PUBLICATION).unwrap());
     assert!(held <= most, "{held} bytes of publications");
     let open = server.metric("fanfare_conns");
@@ -61,7 +61,7 @@ fn assert_bounded(server: &Server) {
 }
 
 #[test]
-fn websockets_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+fn websockets_stopped_in_mid_frame_pin_no_more_than_the_bound() {
     let server = Server::with(CONFIG, &[]);
     stall(&server, |channel| {
         let mut stream = connect_small(server.addr);
@@ -81,7 +81,7 @@ fn compressed_frames_are_bounded_like_plain_ones() {
 }
 
 #[test]
-fn event_streams_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+fn event_streams_stopped_in_mid_frame_pin_no_more_than_the_bound() {
     let server = Server::with(CONFIG, &[]);
     stall(&server, |channel| {
         let mut stream = connect_small(server.addr);
@@ -92,7 +92,7 @@ fn event_streams_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
 }
 
 #[test]
-fn streams_over_tls_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
+fn tls_streams_stopped_in_mid_frame_pin_no_more_than_the_bound() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let config = format!("{CONFIG}{}", certificate.config());
@@ -109,7 +109,7 @@ fn streams_over_tls_that_stop_in_mid_frame_keep_no_more_than_the_bound() {
 }
 
 #[test]
-fn polls_whose_answers_are_not_read_keep_no_more_than_the_bound() {
+fn polls_with_unread_answers_pin_no_more_than_the_bound() {
     let server = Server::with(CONFIG, &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut since = feeder.publish("c", 0);
@@ -119,7 +119,7 @@ fn polls_whose_answers_are_not_read_keep_no_more_than_the_bound() {
         let mut stream = connect_small(server.addr);
         let request = format!("GET /poll?channel=c&since={since} HTTP/1.1\r\nHost: a\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
-        // The answer is settled when its first byte comes.
+        // The answer is fixed when its first byte arrives.
         stream.read_exact(&mut [0; 12]).unwrap();
         readers.push(stream);
         since = id;
@@ -128,7 +128,7 @@ fn polls_whose_answers_are_not_read_keep_no_more_than_the_bound() {
 }
 
 #[test]
-fn reader_of_a_few_bytes_now_and_then_is_no_better_than_one_that_stops() {
+fn reader_of_a_few_bytes_at_a_time_is_bounded_too() {
     let server = Server::with(CONFIG, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut readers: Vec<TcpStream> = Vec::new();
@@ -144,7 +144,7 @@ fn reader_of_a_few_bytes_now_and_then_is_no_better_than_one_that_stops() {
         feeder.send(&publication);
         assert_eq!(feeder.answer()["subscribers"], 1);
         for reader in &mut readers {
-            // The oldest have been closed.
+            // The oldest readers have been closed.
             let _ = reader.read(&mut [0; 64]);
         }
     }

@@ -1,5 +1,5 @@
-//! Long and short polls of the real binary: by hand, with curl, with Python's own client, and with
-//! `fanfare subscribe`; and a client that changes its transport in mid-stream.
+//! Long and short polls: hand-written, with curl, with Python's own client, and with `fanfare
+//! subscribe`; and a client that changes its transport.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use crate::support::{Feeder, Lines, Raw, Server, Socket, fanfare, within};
 
 const WAITING: &str = "fanfare_streams{transport=\"long_poll\"}";
 
-/// One conn that polls.
+/// A connection that polls.
 struct Poller {
     stream: BufReader<TcpStream>,
     host: SocketAddr,
@@ -55,7 +55,7 @@ impl Poller {
     }
 }
 
-/// Where a client of this channel stands.
+/// The current position of a channel.
 fn position(server: &Server, channel: &str) -> String {
     let answer = Poller::connect(server.addr).poll(&format!("channel={channel}"));
     assert_eq!(answer["publications"], Value::Array(Vec::new()));
@@ -71,7 +71,7 @@ fn ids(answer: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn long_poll_waits_on_two_channels_and_the_conn_goes_on() {
+fn long_poll_waits_on_two_channels_and_the_conn_is_reused() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut since = position(&server, "a");
@@ -93,7 +93,7 @@ fn long_poll_waits_on_two_channels_and_the_conn_goes_on() {
 }
 
 #[test]
-fn answer_has_everything_since_in_order_and_ends_where_the_next_one_begins() {
+fn answers_have_everything_in_order_and_join_without_a_hole() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut since = position(&server, "a");
@@ -133,7 +133,7 @@ fn pipelined_polls_are_answered_one_by_one() {
 }
 
 #[test]
-fn poll_times_out_with_where_the_client_is() {
+fn poll_times_out_with_the_position() {
     let server = Server::with("[limits]\npoll_timeout_ms = 300\n", &[]);
     let since = position(&server, "a");
     let head = Feeder::connect(&server.feed).publish("elsewhere", 1);
@@ -148,7 +148,7 @@ fn poll_times_out_with_where_the_client_is() {
 }
 
 #[test]
-fn short_poll_of_a_client_that_has_everything_is_not_modified() {
+fn short_poll_without_news_is_not_modified() {
     let server = Server::start();
     let since = position(&server, "a");
     let mut poller = Poller::connect(server.addr);
@@ -174,7 +174,7 @@ fn short_poll_of_a_client_that_has_everything_is_not_modified() {
 }
 
 #[test]
-fn gap_is_told_for_what_the_log_lacks_and_for_what_it_never_had() {
+fn gap_is_reported_for_evicted_and_for_unknown_ids() {
     let server = Server::with("[log]\nentries = 2\n", &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
     let since = position(&server, "a");
@@ -203,17 +203,17 @@ fn number(id: &Value) -> u64 {
     number.parse().unwrap()
 }
 
-/// A gap: its channel, its ends, and how much it says is missing.
-type Told = (String, u64, u64, Option<u64>);
+/// A gap: its channel, its ends, and the number of missing publications that it names.
+type Gap = (String, u64, u64, Option<u64>);
 
-/// Polls from a position to the last publication; each answer is asked for twice, as if the first
-/// had been lost. Returns what was given and the gaps.
+/// Polls from a position to the last publication. Each request is sent twice, as if the first
+/// answer were lost. Returns the publications and the gaps.
 fn poll_to_the_end(
     server: &Server,
     query: &str,
     mut since: String,
     last: u64,
-) -> (Vec<u64>, Vec<Told>) {
+) -> (Vec<u64>, Vec<Gap>) {
     let mut poller = Poller::connect(server.addr);
     let (mut given, mut gaps) = (Vec::new(), Vec::new());
     loop {
@@ -250,7 +250,7 @@ fn poll_to_the_end(
 }
 
 #[test]
-fn each_publication_is_given_or_missing_in_one_gap_over_successive_polls() {
+fn each_publication_is_delivered_or_in_one_gap_over_successive_polls() {
     const QUOTA: &str = "[quota]\nbehind_publications = 50\n";
     for (rules, bytes, is_counted) in [
         ("overflow = \"conflate\"", 1, true),
@@ -265,7 +265,7 @@ fn each_publication_is_given_or_missing_in_one_gap_over_successive_polls() {
         let since = feeder.publish("d", 0);
         let mut published = Vec::new();
         for n in 0..300 {
-            // Most of c comes last, when much of d is still to be given.
+            // Most of c is published last, when much of d is still to be delivered.
             let channel = if n > 250 || n % 9 == 0 { "c" } else { "d" };
             let key = ["k", "l"][n % 2];
             let text = "x".repeat(bytes);
@@ -279,11 +279,11 @@ fn each_publication_is_given_or_missing_in_one_gap_over_successive_polls() {
             assert!(!gaps.is_empty(), "{rules}");
             for (channel, id) in &published {
                 let times = given.iter().filter(|given| *given == id).count();
-                let told = gaps
+                let found = gaps
                     .iter()
                     .filter(|(of, since, until, _)| of == channel && since < id && id <= until);
                 assert_eq!(
-                    times + told.count(),
+                    times + found.count(),
                     1,
                     "{id} of {channel}, {rules}: {gaps:?}"
                 );
@@ -300,8 +300,8 @@ fn each_publication_is_given_or_missing_in_one_gap_over_successive_polls() {
 }
 
 #[test]
-fn position_of_an_earlier_epoch_is_given_what_this_one_has_on_all_transports() {
-    // What is replayed does not count for the quota.
+fn position_of_an_earlier_epoch_gets_the_whole_log_on_all_transports() {
+    // Replayed publications do not count against the quota.
     let toml = "[quota]\nbehind_publications = 2\n[[namespace]]\nmatch = \"c\"\nlog_entries = 5\n";
     let server = Server::with(toml, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
@@ -367,7 +367,7 @@ fn position_of_an_earlier_epoch_is_given_what_this_one_has_on_all_transports() {
 }
 
 #[test]
-fn long_poll_is_answered_past_more_expired_publications_than_one_answer_looks_at() {
+fn long_poll_passes_more_expired_publications_than_one_answer_examines() {
     let server = Server::with("", &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
     let since = feeder.publish("a", 0);
@@ -387,7 +387,7 @@ fn long_poll_is_answered_past_more_expired_publications_than_one_answer_looks_at
 }
 
 #[test]
-fn event_stream_says_how_far_it_has_got_after_a_gap() {
+fn event_stream_sends_its_position_after_a_gap() {
     let toml = "[quota]\nbehind_publications = 2\noverflow = \"conflate\"\n";
     let server = Server::with(toml, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
@@ -424,7 +424,7 @@ fn half_closed_client_is_answered_at_once() {
 }
 
 #[test]
-fn client_that_goes_away_while_it_waits_is_forgotten() {
+fn waiting_client_that_disconnects_is_removed() {
     let server = Server::start();
     let since = position(&server, "a");
     let mut poller = Poller::connect(server.addr);
@@ -437,7 +437,7 @@ fn client_that_goes_away_while_it_waits_is_forgotten() {
 }
 
 #[test]
-fn shutdown_answers_polls_that_wait_and_closes_behind_the_answer() {
+fn shutdown_answers_waiting_polls_and_closes_after_the_answer() {
     let mut server = Server::with("[drain]\nwindow_ms = 500\n", &[]);
     let since = position(&server, "a");
     let mut poller = Poller::connect(server.addr);
@@ -452,7 +452,7 @@ fn shutdown_answers_polls_that_wait_and_closes_behind_the_answer() {
 }
 
 #[test]
-fn answer_that_is_not_taken_closes_the_conn_after_two_heartbeats() {
+fn unread_answer_closes_the_conn_after_two_heartbeats() {
     let config = "[heartbeat]\ninterval_ms = 200\n[quota]\nwrite_bytes_per_turn = 16777216\n\
                   [limits]\nfeed_line_bytes = 16777216\n";
     let server = Server::with(config, &[]);
@@ -462,14 +462,14 @@ fn answer_that_is_not_taken_closes_the_conn_after_two_heartbeats() {
     feeder.publish("a", "x".repeat(12_000_000));
     poller.ask(&format!("channel=a&since={since}"), "");
     server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
-    // Up to there it is right, and nothing comes behind it.
+    // The answer is correct up to where it stops, and nothing follows it.
     let mut rest = Vec::new();
     let _ = poller.stream.read_to_end(&mut rest);
     assert!(rest.starts_with(b"HTTP/1.1 200 ") && rest.len() < 12_000_000);
 }
 
 #[test]
-fn curl_polls_and_asks_for_the_head() {
+fn curl_polls_with_get_and_head() {
     let server = Server::start();
     let since = position(&server, "a");
     Feeder::connect(&server.feed).publish("a", "ünï");
@@ -492,7 +492,7 @@ fn curl_polls_and_asks_for_the_head() {
 }
 
 #[test]
-fn subscribe_polls_again_after_time_and_after_news() {
+fn subscribe_polls_again_after_a_timeout_and_after_a_publication() {
     let server = Server::with("[limits]\npoll_timeout_ms = 200\n", &[]);
     let url = server.url("/poll?channel=a");
     let mut peer = Lines::run(fanfare().args([
@@ -514,7 +514,7 @@ fn subscribe_polls_again_after_time_and_after_news() {
 }
 
 #[test]
-fn client_moves_between_all_transports_and_loses_nothing() {
+fn client_changes_between_all_transports_and_loses_nothing() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut published = vec![position(&server, "a")];
@@ -557,7 +557,7 @@ fn client_moves_between_all_transports_and_loses_nothing() {
 }
 
 #[test]
-fn crowd_of_waiting_polls_is_answered_by_one_publication() {
+fn one_publication_answers_many_waiting_polls() {
     let server = Server::start();
     let since = position(&server, "a");
     let mut pollers: Vec<Poller> = (0..500).map(|_| Poller::connect(server.addr)).collect();

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::handmade::ends_without_a_word;
+use crate::support::handmade::assert_ends_silently;
 use crate::support::raw::{connect, connect_from};
 use crate::support::secure::{Certificate, secured, tls_addr};
 use crate::support::{Feeder, Lines, Proxy, Raw, Server, Socket, within};
@@ -142,10 +142,10 @@ fn haproxy_names_its_clients_in_a_field() {
     let proxy = haproxy("http", "option forwardfor\n SERVER", server.addr);
     check_sources(&server, proxy.addr);
     // It adds a line; what a client says before is not believed.
-    let lie = "X-Forwarded-For: 192.0.2.1\r\n";
-    let (status, _kept) = stream_from(11, proxy.addr, lie);
+    let forged = "X-Forwarded-For: 192.0.2.1\r\n";
+    let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
-    let (status, _kept) = stream_from(12, proxy.addr, lie);
+    let (status, _kept) = stream_from(12, proxy.addr, forged);
     assert_eq!(status, 200);
     assert_eq!(
         stream_from(11, proxy.addr, "X-Forwarded-For: 192.0.2.2\r\n").0,
@@ -158,8 +158,8 @@ fn nginx_names_its_clients_in_a_field() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
     let proxy = nginx(server.addr);
     check_sources(&server, proxy.addr);
-    let lie = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
-    let (status, _kept) = stream_from(11, proxy.addr, lie);
+    let forged = "X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n";
+    let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
     assert_eq!(stream_from(11, proxy.addr, "").0, 429);
     // Others may use the conns that it keeps to us, and each is counted for itself.
@@ -221,7 +221,7 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
     // One too many is closed before the handshake.
     let mut again = connect(addr);
     again.write_all(v1("192.0.2.5").as_bytes()).unwrap();
-    ends_without_a_word(again);
+    assert_ends_silently(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
     // The connection that looked whether the proxy was there has the only place at first.
@@ -332,9 +332,9 @@ fn header_that_is_wrong_missing_or_late_ends_the_conn() {
     for bytes in wrong {
         let mut stream = connect(proxied.addr);
         stream.write_all(bytes).unwrap();
-        ends_without_a_word(stream);
+        assert_ends_silently(stream);
     }
-    ends_without_a_word(connect(proxied.addr));
+    assert_ends_silently(connect(proxied.addr));
     let name = "fanfare_conns_closed_total{reason=\"bad_proxy_header\"}";
     proxied.server.await_metric(name, 9.0);
     let id = Feeder::connect(&proxied.server.feed).publish("a", 1);
@@ -353,7 +353,7 @@ fn proxies_that_are_not_trusted_are_not_believed() {
     let proxied = Proxied::with(&config);
     let mut liar = connect(proxied.addr);
     let _ = liar.write_all(v1("192.0.2.1").as_bytes());
-    ends_without_a_word(liar);
+    assert_ends_silently(liar);
     let name = "fanfare_conns_refused_total{limit=\"proxy\"}";
     proxied.server.await_metric(name, 1.0);
     let head = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", v1("192.0.2.1"));

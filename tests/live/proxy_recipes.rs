@@ -164,18 +164,18 @@ fn check_latency(front: &Front) {
 
 /// Clients of one address may have one stream, and what a client says of its address is ignored.
 fn check_client_address(front: &Front) {
-    let stream_from = |octet: u8, lie: &str| {
+    let stream_from = |octet: u8, forged: &str| {
         let mut stream = connect_from(octet, front.addr());
-        let request = format!("GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n{lie}\r\n");
+        let request = format!("GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n{forged}\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut stream = BufReader::new(stream);
         (Raw::read(&mut stream).status, stream)
     };
-    let lie = "X-Forwarded-For: 192.0.2.1\r\n";
+    let forged = "X-Forwarded-For: 192.0.2.1\r\n";
     let (status, _first) = stream_from(9, "");
     assert_eq!(status, 200);
-    assert_eq!(stream_from(9, lie).0, 429);
-    let (status, _other) = stream_from(10, lie);
+    assert_eq!(stream_from(9, forged).0, 429);
+    let (status, _other) = stream_from(10, forged);
     assert_eq!(status, 200);
 }
 

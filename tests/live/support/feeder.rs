@@ -1,4 +1,4 @@
-//! A program with news, on the feed's Unix socket.
+//! A feeder: a client of the feed's Unix socket that publishes.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -20,7 +20,7 @@ impl Feeder {
         Self(BufReader::new(stream))
     }
 
-    /// Sends text as it is.
+    /// Sends text unchanged.
     pub(crate) fn write(&mut self, text: &str) {
         self.0.get_mut().write_all(text.as_bytes()).unwrap();
     }
@@ -37,7 +37,7 @@ impl Feeder {
         self.write(&format!("{publication}\n"));
     }
 
-    /// Publishes and waits until it stands in every log; its id.
+    /// Publishes and waits for the acknowledgement; returns the id.
     pub(crate) fn publish(&mut self, channel: &str, data: impl Into<Value>) -> String {
         self.send(&json!({"channel": channel, "data": data.into(), "ack": true}));
         let answer = self.answer();
@@ -45,18 +45,18 @@ impl Feeder {
         answer["id"].as_str().unwrap().to_owned()
     }
 
-    /// Reads past one line.
+    /// Reads and drops one line.
     pub(crate) fn skip_line(&mut self) {
         self.0.skip_until(b'\n').unwrap();
     }
 
-    /// Reads as many bytes, from the socket itself.
+    /// Fills a buffer from the socket, past the line reader.
     pub(crate) fn take_bytes(&mut self, bytes: &mut [u8]) {
         assert!(self.0.buffer().is_empty(), "lines are read ahead");
         self.0.get_mut().read_exact(bytes).unwrap();
     }
 
-    /// Reads one byte from the socket itself, if there is one.
+    /// Reads one byte from the socket; false if there is none.
     pub(crate) fn try_take_byte(&mut self) -> bool {
         self.0.get_mut().read(&mut [0]).is_ok_and(|count| count > 0)
     }

@@ -1,5 +1,5 @@
-//! Clients made by hand, for what no library sends: heads that are not followed up, compressed
-//! messages of any kind, and ends without a goodbye.
+//! WebSocket clients written byte by byte, for what no library sends: heads without a continuation,
+//! arbitrary compressed messages, and ends without a close frame.
 
 use std::io::{BufReader, ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -24,27 +24,26 @@ fn handshake_with(query: &str, fields: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Asks for a WebSocket; what follows is the caller's to read or not.
+/// Sends a WebSocket handshake and reads nothing.
 pub(crate) fn upgrade(addr: SocketAddr, query: &str) -> TcpStream {
     let mut stream = connect(addr);
     stream.write_all(&handshake(query)).unwrap();
     stream
 }
 
-/// A WebSocket of which more than the response's head may have been read, and what it says is not
-/// looked at.
+/// An open WebSocket. Frames that arrive together with the response's head may be lost.
 pub(crate) fn upgraded(addr: SocketAddr, query: &str) -> TcpStream {
     let mut stream = BufReader::new(upgrade(addr, query));
     assert_eq!(Raw::read(&mut stream).status, 101);
     stream.into_inner()
 }
 
-/// A WebSocket that has agreed to compression, past the head of the response.
+/// An open WebSocket with permessage-deflate, read up to the end of the response's head.
 pub(crate) fn deflating(addr: SocketAddr, query: &str) -> TcpStream {
     deflating_over(connect(addr), query)
 }
 
-/// The same over a connection that is there.
+/// An open WebSocket with permessage-deflate, over an open connection.
 pub(crate) fn deflating_over(mut stream: TcpStream, query: &str) -> TcpStream {
     let offer = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
     stream.write_all(&handshake_with(query, offer)).unwrap();
@@ -62,7 +61,7 @@ pub(crate) fn deflating_over(mut stream: TcpStream, query: &str) -> TcpStream {
     stream
 }
 
-/// A message as permessage-deflate sends it.
+/// A message compressed as permessage-deflate requires (RFC 7692, 7.2.1).
 pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Compression::best(), false);
     let mut out = Vec::with_capacity(message.len() + 64);
@@ -72,7 +71,7 @@ pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Ends a connection with RST instead of FIN.
+/// Closes a connection with RST instead of FIN.
 pub(crate) fn reset(stream: TcpStream) {
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
@@ -80,7 +79,7 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Whether the server has ended a connection; what it says is read and dropped.
+/// Whether the server has closed a connection. Reads and drops what has arrived.
 pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let mut buffer = [0; 4096];
@@ -93,8 +92,8 @@ pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Reads to the end and checks that nothing was said before it.
-pub(crate) fn ends_without_a_word(mut stream: impl Read) {
+/// Reads to the end of the stream and checks that the server sent nothing.
+pub(crate) fn assert_ends_silently(mut stream: impl Read) {
     let mut said = Vec::new();
     let _ = stream.read_to_end(&mut said);
     assert!(said.is_empty(), "{}", said.escape_ascii());

@@ -1,4 +1,4 @@
-//! A foreign client as a process whose output is read line by line.
+//! A client in another process, whose output is read line by line.
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
@@ -47,7 +47,7 @@ impl Lines {
         )
     }
 
-    /// The next line without its line end; `None` when the output has ended.
+    /// The next line without its line end; `None` after the last one.
     pub(crate) fn next(&mut self) -> Option<String> {
         match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => {
@@ -61,7 +61,7 @@ impl Lines {
         }
     }
 
-    /// The first line from here on that starts like this.
+    /// Skips lines up to the first one with this prefix, and returns it.
     pub(crate) fn until(&mut self, start: &str) -> String {
         loop {
             match self.next() {
@@ -90,7 +90,7 @@ impl Lines {
         }
     }
 
-    /// Everything up to the end.
+    /// All remaining lines.
     pub(crate) fn rest(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(line) = self.next() {
@@ -99,12 +99,12 @@ impl Lines {
         lines
     }
 
-    /// How it ended.
+    /// Waits for the process to end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         within("the client's end", || self.child.try_wait().unwrap())
     }
 
-    /// What it has said on standard error so far.
+    /// The standard error that has not been returned yet.
     pub(crate) fn stderr(&self) -> String {
         self.said.try_iter().collect::<Vec<_>>().join("\n")
     }

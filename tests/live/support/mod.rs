@@ -1,7 +1,8 @@
-//! What the live tests share: the real binary on free ports, clients, and waiting with a deadline.
+//! Parts that the live tests share: the real binary on free ports, clients, and waiting with a
+//! deadline.
 //!
-//! Nothing here sleeps for luck: everything waits for a line, a byte or an end, at most
-//! [`PATIENCE`]. What a test started is ended by its own handle when the test lets go of it.
+//! Tests wait for a line, a byte or an end of a stream, for at most [`PATIENCE`]. Each process that
+//! a test starts is killed when its handle is dropped.
 
 pub(crate) mod feeder;
 pub(crate) mod handmade;
@@ -46,17 +47,17 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     /// The feed's socket.
     pub(crate) feed: PathBuf,
-    /// The line that said it was ready.
+    /// The line printed when it became ready.
     pub(crate) ready: String,
 }
 
 impl Server {
-    /// A server as it is without a file.
+    /// Starts a server with default settings.
     pub(crate) fn start() -> Self {
         Self::with("", &[])
     }
 
-    /// A server with this configuration file and these flags.
+    /// Starts a server with this configuration file and these flags.
     pub(crate) fn with(config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Self::in_folder(folder.path(), "127.0.0.1:0", config, flags)
@@ -65,7 +66,8 @@ impl Server {
         server
     }
 
-    /// A server whose feed is in this folder; the status and standard error if it ends at once.
+    /// Starts a server whose feed is in this folder. Returns the exit status and standard error if
+    /// it ends at once.
     pub(crate) fn in_folder(
         folder: &Path,
         listen: &str,
@@ -103,7 +105,7 @@ impl Server {
             }
         });
         let Ok(ready) = line_in.recv_timeout(PATIENCE) else {
-            // No line: it has ended, or it hangs and is ended here.
+            // No line: the process has ended, or it hangs and is killed here.
             let _ = child.kill();
             let status = child.wait().unwrap();
             return Err((status, fs::read_to_string(said).unwrap()));
@@ -118,12 +120,12 @@ impl Server {
         })
     }
 
-    /// The process as the system sees it.
+    /// The server's process in procfs.
     pub(crate) fn process(&self) -> Process {
         Process(self.child.id())
     }
 
-    /// Where clients connect to the plain listener that was named last.
+    /// The address of the last plain listener.
     pub(crate) fn last_addr(&self) -> SocketAddr {
         let mut words = self.ready.split_whitespace().rev();
         let last = words.find_map(|word| word.strip_prefix("http://"));
@@ -144,12 +146,12 @@ impl Server {
         assert!(sent.success());
     }
 
-    /// Waits for the process to end by itself.
+    /// Waits for the process to end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         within("the server's end", || self.child.try_wait().unwrap())
     }
 
-    /// One metric's value, labels included in the name.
+    /// The value of one metric; the name includes its labels.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let response = Raw::get(self.admin, "/metrics");
         let line = response
@@ -182,12 +184,12 @@ impl Drop for Server {
                 .parent()
                 .and_then(|folder| fs::read_to_string(folder.join("stderr.txt")).ok())
         {
-            eprintln!("-- the server said:\n{said}");
+            eprintln!("-- the server's standard error:\n{said}");
         }
     }
 }
 
-/// The binary under test, without the environment's own configuration.
+/// The binary under test, without `FANFARE_` variables of the environment.
 pub(crate) fn fanfare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     for (name, _) in std::env::vars_os() {
@@ -201,10 +203,10 @@ pub(crate) fn fanfare() -> Command {
 fn address(line: &str, mark: &str) -> SocketAddr {
     line.split_once(mark)
         .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| panic!("no address behind `{mark}` in: {line}"))
+        .unwrap_or_else(|| panic!("no address after `{mark}` in: {line}"))
 }
 
-/// Asks again and again until there is an answer.
+/// Calls `ask` until it returns a value, for at most [`PATIENCE`].
 pub(crate) fn within<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -216,7 +218,7 @@ pub(crate) fn within<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A folder of what `tests/run` installs.
+/// A path below `tests/.deps`, where `tests/run` installs packages.
 pub(crate) fn dependency(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/.deps")

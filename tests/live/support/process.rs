@@ -1,6 +1,6 @@
-//! The server's process as the system sees it: memory, processor time, descriptors and their limit.
+//! The server's process in procfs: memory, processor time, descriptors and their limit.
 //!
-//! Everything is read from procfs, so nothing here costs the process a descriptor.
+//! Reading procfs costs the process itself no descriptor.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// A process that runs.
+/// A running process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
-    /// Bytes of memory that it has written to; pages of the binary come and go as they are used.
+    /// Anonymous resident memory. File pages, such as those of the binary, are left out because the
+    /// kernel loads and drops them at any time.
     pub(crate) fn resident_bytes(self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0)).unwrap();
         let line = status
@@ -24,10 +25,11 @@ impl Process {
         kibibytes * 1024
     }
 
-    /// Processor time spent so far, in user space and in the kernel.
+    /// Processor time used so far, in user space and in the kernel.
     pub(crate) fn cpu_time(self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap();
-        // The name may hold anything, so the fields are counted from its closing parenthesis.
+        // The process name may contain any character, so fields are counted from its closing
+        // parenthesis.
         let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
         let ticks: Vec<u64> = fields
             .skip(11)
@@ -38,7 +40,7 @@ impl Process {
         Duration::from_millis(ticks.iter().sum::<u64>() * 1000 / per_second)
     }
 
-    /// The share of one processor used while `doing` it, over at least `least`.
+    /// The share of one processor used while `doing` is repeated for at least `least`.
     pub(crate) fn cpu_share(self, least: Duration, mut doing: impl FnMut()) -> f64 {
         let (start, before) = (Instant::now(), self.cpu_time());
         while start.elapsed() < least {
@@ -47,26 +49,26 @@ impl Process {
         (self.cpu_time() - before).as_secs_f64() / start.elapsed().as_secs_f64()
     }
 
-    /// Descriptors in each thread's table, by the thread's number.
+    /// Number of descriptors in each thread's table, by thread id.
     pub(crate) fn descriptors(self) -> BTreeMap<u32, usize> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.0)).unwrap();
         let tasks = tasks.map(|task| task.unwrap());
         tasks
             .filter_map(|task| {
                 let number = task.file_name().to_str()?.parse().ok()?;
-                // A thread may end while it is looked at.
+                // A thread may end in between.
                 let count = fs::read_dir(task.path().join("fd")).ok()?.count();
                 Some((number, count))
             })
             .collect()
     }
 
-    /// Descriptors in the table that holds most.
+    /// Number of descriptors in the largest table.
     pub(crate) fn descriptors_max(self) -> usize {
         self.descriptors().into_values().max().unwrap()
     }
 
-    /// Allows every table this many descriptors from now on.
+    /// Sets the limit on descriptors, which binds each table.
     pub(crate) fn limit_descriptors(self, count: usize) {
         let pid = Pid::from_raw(i32::try_from(self.0).unwrap());
         let limit = Rlimit {

@@ -1,15 +1,17 @@
-//! A program that stands in front of the server, until it is let go of: with a configuration of the
-//! test's own, or with one of the recipes in `systemd/proxies`.
+//! A reverse proxy in front of the server, with a configuration of the test's own or with one of
+//! the recipes in `systemd/proxies`. It runs until it is dropped.
 //!
-//! A recipe is run as it is. Only its two addresses are replaced, `:80` by a free one and
-//! `127.0.0.1:8080` by the server's, and what a distribution's main file has is put around it: the
-//! modules to load, where it may write, and compression of everything.
+//! A recipe is run as it is. Only its two addresses are replaced: `:80` by a free one and
+//! `127.0.0.1:8080` by the server's. The parts of a distribution's main file are added around it:
+//! the modules to load, writable paths, and compression of everything.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use tempfile::TempDir;
 
 use super::within;
 
-/// How long a proxy may take to end by itself.
+/// The longest wait for a proxy to end after SIGTERM.
 const END_TIME: Duration = Duration::from_secs(5);
 const HAPROXY: &str = "/usr/sbin/haproxy";
 const NGINX: &str = "/usr/sbin/nginx";
@@ -32,7 +34,7 @@ pub(crate) struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // Those that have processes of their own end them when they are asked to end.
+        // Proxies with child processes end those on SIGTERM, but not on SIGKILL.
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         let _ = kill_process(pid.unwrap(), Signal::TERM);
         let asked = Instant::now();
@@ -50,7 +52,7 @@ impl Drop for Proxy {
     }
 }
 
-/// A file of `systemd/proxies`, and which part of it is in front of the server.
+/// A file of `systemd/proxies`, and the part of it that is tested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recipe {
     Apache,
@@ -88,7 +90,7 @@ impl Recipe {
         }
     }
 
-    /// The file with some of its parts replaced, each of which it has to have.
+    /// The file with some parts replaced. Each part has to be in the file.
     pub(crate) fn text(self, parts: &[(&str, &str)]) -> String {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/proxies");
         let mut text = fs::read_to_string(path.join(self.file())).unwrap();
@@ -111,7 +113,8 @@ impl Recipe {
         }
     }
 
-    /// Runs it in front of a server, of which another listener expects a PROXY header.
+    /// Runs the proxy in front of a server. `proxied` is the server's listener that expects a PROXY
+    /// header.
     pub(crate) fn start(self, server: SocketAddr, proxied: SocketAddr) -> Proxy {
         Proxy::start(self.program(), |home, addr| {
             let to = (&server.to_string()[..], &proxied.to_string()[..]);
@@ -133,7 +136,7 @@ impl Recipe {
             Self::Haproxy | Self::HaproxyTcp => args(&["-db", "-f", file]),
             Self::Lighttpd => args(&["-D", "-f", file]),
             Self::Nginx => args(&["-c", file]),
-            // What it has in shared memory goes by the name.
+            // The name identifies its shared memory.
             Self::Squid => args(&["-N", "-n", &name, "-f", file]),
             Self::Varnish => {
                 let fixed = "-F -j none -T none -s malloc,16m -p pipe_timeout=130";
@@ -144,7 +147,7 @@ impl Recipe {
         }
     }
 
-    /// Both frontends of it; the one that is not asked for listens elsewhere.
+    /// HAProxy's recipe has two frontends; the one that is not tested listens on a Unix socket.
     fn haproxy(self, home: &str, addr: SocketAddr, (to, proxied): (&str, &str)) -> String {
         let (own, other) = (format!("bind {addr}"), format!("bind unix@{home}/other"));
         let (web, tcp) = match self {
@@ -159,7 +162,7 @@ impl Recipe {
         ])
     }
 
-    /// Those that have the server's address in one.
+    /// The recipes that name the server's host and port together.
     fn whole(self, home: &str, addr: SocketAddr, to: &str) -> String {
         let server = ("127.0.0.1:8080", to);
         if self == Self::Nginx {
@@ -195,7 +198,7 @@ impl Recipe {
         )
     }
 
-    /// Those that have its port apart.
+    /// The recipes that name the server's port separately.
     fn apart(self, home: &str, addr: SocketAddr, server: SocketAddr) -> String {
         let (ip, port) = (server.ip(), server.port());
         if self == Self::Varnish {
@@ -209,7 +212,7 @@ impl Recipe {
                 ("http_port 80", &listen[..]),
                 ("127.0.0.1 parent 8080", &parent),
             ];
-            // As root it becomes another user first.
+            // Started as root, it changes to another user.
             fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
             return format!(
                 "pid_filename none\naccess_log none\ncache_log {home}/log\n\
@@ -231,21 +234,21 @@ impl Recipe {
 }
 
 impl Proxy {
-    /// With a whole configuration for the address where it listens.
+    /// Starts HAProxy with a complete configuration for the address where it listens.
     pub(crate) fn haproxy(config: impl FnOnce(SocketAddr) -> String) -> Self {
         Self::start(HAPROXY, |home, addr| {
             args(&["-db", "-f", &write(home, &config(addr))])
         })
     }
 
-    /// With what stands in `http`, for the address where it listens.
+    /// Starts nginx with the content of the `http` block for the address where it listens.
     pub(crate) fn nginx(http: impl FnOnce(SocketAddr) -> String) -> Self {
         Self::start(NGINX, |home, addr| {
             args(&["-c", &write(home, &nginx_main(home, &http(addr)))])
         })
     }
 
-    /// Starts a program with arguments for its folder and the address where it is to listen.
+    /// Starts a program. The arguments depend on its folder and on the address where it listens.
     fn start(program: &str, arguments: impl FnOnce(&str, SocketAddr) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let addr = free_address();
@@ -253,7 +256,7 @@ impl Proxy {
         let child = Command::new(program)
             .args(arguments(home, addr))
             .current_dir(home)
-            // Where Caddy keeps what it has.
+            // Caddy's data folder.
             .env("HOME", home)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -270,7 +273,7 @@ impl Proxy {
     }
 }
 
-/// What is around `http`.
+/// A main configuration around an `http` block.
 fn nginx_main(home: &str, http: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
@@ -285,18 +288,25 @@ fn args(args: &[&str]) -> Vec<String> {
     args.iter().map(|arg| (*arg).to_owned()).collect()
 }
 
-/// Writes the configuration; its path.
+/// Writes the configuration and returns its path.
 fn write(home: &str, config: &str) -> String {
     let path = format!("{home}/proxy.conf");
     fs::write(&path, config).unwrap();
     path
 }
 
-/// Of a host that is this process's own: a proxy cannot be told to choose its port, and whoever
-/// runs these tests beside us must not take the one that was free.
+/// A free port on a loopback address that depends on this process's id. A proxy cannot choose a
+/// port by itself, and another run of these tests must not take the port in between.
 fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let host = Ipv4Addr::new(127, 128 | high, middle, low);
-    let listener = TcpListener::bind((host, 0)).unwrap();
-    listener.local_addr().unwrap()
+    loop {
+        let listener = TcpListener::bind((host, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        // Other tests of this process may be between this and the start of their proxy.
+        if GIVEN.lock().unwrap().insert(addr.port()) {
+            return addr;
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! HTTP by hand, for what no client would send.
+//! HTTP/1.1 written byte by byte, for requests that no client library sends.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,12 +14,12 @@ pub(crate) struct Raw {
     pub(crate) status: u16,
     /// Field lines as sent, without line ends.
     pub(crate) fields: Vec<String>,
-    /// As long as `Content-Length` says.
+    /// `Content-Length` bytes.
     pub(crate) body: Vec<u8>,
 }
 
 impl Raw {
-    /// One GET on a connection of its own.
+    /// Sends one GET on a new connection.
     pub(crate) fn get(addr: SocketAddr, target: &str) -> Self {
         let mut stream = connect(addr);
         let request = format!("GET {target} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
@@ -27,13 +27,13 @@ impl Raw {
         Self::read(&mut BufReader::new(stream))
     }
 
-    /// Reads one response and no byte more.
+    /// Reads exactly one response.
     pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Self {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
             let length = stream.read_line(&mut line).unwrap();
-            assert!(length > 0, "the end within a head: {lines:?}");
+            assert!(length > 0, "connection ended within a head: {lines:?}");
             let Some(line) = line.strip_suffix("\r\n").filter(|line| !line.is_empty()) else {
                 break;
             };
@@ -68,7 +68,7 @@ impl Raw {
         std::str::from_utf8(&self.body).unwrap()
     }
 
-    /// Checks that this is a problem document of this status.
+    /// Checks that this is a problem document (RFC 9457) with this status.
     pub(crate) fn assert_problem(&self, status: u16) {
         assert_eq!(self.status, status, "{self:?}");
         assert_eq!(self.field("content-type"), Some("application/problem+json"));
@@ -78,7 +78,7 @@ impl Raw {
     }
 }
 
-/// A connection that does not wait for ever.
+/// A connection whose reads time out after [`PATIENCE`].
 pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -86,7 +86,7 @@ pub(crate) fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The same from another address of this machine.
+/// A connection from the loopback address `127.0.0.octet`.
 pub(crate) fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, octet), 0));
@@ -96,17 +96,17 @@ pub(crate) fn connect_from(octet: u8, addr: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-/// The same with a kernel that takes little on the client's behalf.
+/// A connection with a small receive buffer.
 pub(crate) fn connect_small(addr: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    // Before connecting, since the window is agreed on then.
+    // Set before connecting, since the window scale is negotiated in the handshake.
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&addr.into()).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.into()
 }
 
-/// Sends bytes and reads the one response to them.
+/// Sends bytes on a new connection and reads one response.
 pub(crate) fn exchange(addr: SocketAddr, request: &[u8]) -> Raw {
     let mut stream = connect(addr);
     stream.write_all(request).unwrap();

@@ -1,12 +1,12 @@
-//! A relay between a client and the server that cuts connections, as networks do: all of them when
-//! told to, or each after some bytes.
+//! A TCP relay between a client and the server that cuts connections, as networks do: all of them
+//! on request, or each after some bytes.
 
 use std::io::{self, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Relays bytes until it is told to cut.
+/// Relays bytes between clients and one server.
 #[derive(Debug)]
 pub(crate) struct Relay {
     /// Where clients connect.
@@ -15,12 +15,13 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// A relay to this server.
+    /// Starts a relay to this server.
     pub(crate) fn to(server: SocketAddr) -> Self {
         Self::start(server, || u64::MAX)
     }
 
-    /// A relay that cuts each connection after fewer than so many bytes of the server's.
+    /// Starts a relay that cuts each connection after a random number of bytes from the server,
+    /// below this bound.
     pub(crate) fn cutting(server: SocketAddr, bytes_max: u64, mut rng: fastrand::Rng) -> Self {
         Self::start(server, move || rng.u64(..bytes_max))
     }
@@ -33,7 +34,7 @@ impl Relay {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(upstream) = TcpStream::connect(server) else {
-                    // Whoever came finds his connection closed.
+                    // The client finds its connection closed.
                     continue;
                 };
                 let pairs = [
@@ -51,7 +52,7 @@ impl Relay {
         Self { addr, open }
     }
 
-    /// Ends every connection that is open now.
+    /// Cuts every open connection.
     pub(crate) fn cut(&self) {
         for stream in self.open.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);

@@ -1,4 +1,4 @@
-//! A server with TLS, and a client of the library's own that trusts it.
+//! Certificates for a server, and a rustls client that trusts them.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use super::raw::connect;
 use super::{Server, address};
 
-/// A client's end of a secured connection.
+/// A client's side of a TLS connection.
 pub(crate) type Secured = StreamOwned<ClientConnection, TcpStream>;
 
 /// Certificate files.
@@ -27,7 +27,7 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one for `localhost` and writes its files.
+    /// Makes a certificate for `localhost` and writes its files.
     pub(crate) fn make(folder: &Path, name: &str) -> Self {
         let names = ["localhost", "127.0.0.1"].map(String::from);
         let made = self_signed(names.into()).unwrap();
@@ -40,13 +40,13 @@ impl Certificate {
         certificate
     }
 
-    /// Writes this one into the other's files.
+    /// Overwrites the files of another certificate with this one.
     pub(crate) fn write_as(&self, other: &Self) {
         fs::write(&other.path, &self.made.certificate).unwrap();
         fs::write(&other.key, &self.made.key).unwrap();
     }
 
-    /// What a server's file says for it.
+    /// The `[tls]` section that names it.
     pub(crate) fn config(&self) -> String {
         format!(
             "[tls]\ncertificates = [{:?}]\nkeys = [{:?}]\n",
@@ -54,7 +54,7 @@ impl Certificate {
         )
     }
 
-    /// A client that trusts it.
+    /// Settings of a client that trusts it.
     pub(crate) fn trusting(&self) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(self.made.certificate.as_bytes());
@@ -66,26 +66,27 @@ impl Certificate {
         Arc::new(config.with_root_certificates(roots).with_no_client_auth())
     }
 
-    /// Whether a server shows it now.
+    /// Whether a handshake with the server succeeds for a client that trusts this certificate
+    /// alone.
     pub(crate) fn is_shown_at(&self, addr: SocketAddr) -> bool {
         let mut stream = secured(addr, &self.trusting());
         stream.conn.complete_io(&mut stream.sock).is_ok()
     }
 }
 
-/// A connection whose handshake is still to come.
+/// A TLS connection on which no handshake message has been sent yet.
 pub(crate) fn secured(addr: SocketAddr, config: &Arc<ClientConfig>) -> Secured {
     secured_over(connect(addr), config)
 }
 
-/// The same over a connection that is there.
+/// A TLS session over an open connection.
 pub(crate) fn secured_over(stream: TcpStream, config: &Arc<ClientConfig>) -> Secured {
     let name = ServerName::try_from("localhost").unwrap();
     let client = ClientConnection::new(Arc::clone(config), name).unwrap();
     StreamOwned::new(client, stream)
 }
 
-/// Where a server speaks TLS.
+/// The address of the server's TLS listener.
 pub(crate) fn tls_addr(server: &Server) -> SocketAddr {
     address(&server.ready, " https://")
 }

@@ -1,4 +1,4 @@
-//! A subscriber with the tungstenite client.
+//! A WebSocket subscriber that uses the tungstenite client.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -29,15 +29,14 @@ impl Socket {
         Self(socket)
     }
 
-    /// The same without the subprotocol and with the greeting read; `None` when the server does not
-    /// serve.
+    /// Opens `/ws` without the subprotocol and reads the greeting. `None` if the handshake fails.
     pub(crate) fn try_subscribed(addr: SocketAddr, query: &str) -> Option<Self> {
         let url = format!("ws://{addr}/ws?{query}");
         let (socket, _response) = tungstenite::client(url, connect(addr)).ok()?;
         Some(Self(socket).greeted(query))
     }
 
-    /// Opens it and reads the greeting and the answer for each channel of the query.
+    /// Opens `/ws` and reads the greeting and the answer for each channel of the query.
     pub(crate) fn subscribed(addr: SocketAddr, query: &str) -> Self {
         Self::open(addr, query).greeted(query)
     }
@@ -50,7 +49,7 @@ impl Socket {
         self
     }
 
-    /// The next data message; pings are answered on the way.
+    /// The next data message. The client library answers pings in between.
     pub(crate) fn message(&mut self) -> Message {
         loop {
             match self.0.read().unwrap() {
@@ -68,7 +67,7 @@ impl Socket {
         }
     }
 
-    /// The next publication; anything else is a mistake.
+    /// The next message, which has to be a publication.
     pub(crate) fn publication(&mut self) -> Value {
         let value = self.json();
         assert!(value.get("type").is_none(), "not a publication: {value}");
@@ -80,12 +79,12 @@ impl Socket {
         self.0.send(Message::text(command.to_string())).unwrap();
     }
 
-    /// Sends bytes as they are, past all that the client would check.
+    /// Sends bytes as they are, without the client library's checks.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Reads until the server closes; the code and the reason it gave.
+    /// Reads up to the close frame; returns its code and reason.
     pub(crate) fn closed(&mut self) -> (u16, String) {
         self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
         loop {
@@ -102,7 +101,7 @@ impl Socket {
     }
 }
 
-/// A client's frame: first byte as given, masked with zeros, payload of any length.
+/// A client's frame with this first byte, masked with zeros, and a payload of any length.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     if payload.len() < 126 {
