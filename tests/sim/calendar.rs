@@ -11,7 +11,7 @@ use fanfare::log::Writer;
 use fanfare::worker::Turn;
 
 use crate::net::{FakeNet, Machine, PipeRef};
-use crate::tickets;
+use crate::tokens;
 use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
@@ -29,14 +29,14 @@ impl Stream {
     /// Opens an event stream with a token that lasts ten minutes, on a network without faults.
     fn open(seed: u64) -> Self {
         let mut config = Config::default();
-        tickets::ask_for(&mut config);
+        tokens::ask_for(&mut config);
         let config = Arc::new(config);
         let mut random = fastrand::Rng::with_seed(seed);
         let machine = Machine::new(&mut random, false);
         let mut net = FakeNet::new(&machine, 0, random.fork(), 1);
         net.horizon_us = u64::MAX;
         let pipe = net.connect(1 << 20);
-        let token = tickets::token(0, machine.unix_seconds() + TOKEN_S);
+        let token = tokens::token(0, machine.unix_seconds() + TOKEN_S);
         let request = format!(
             "GET /sse?channel=a HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
         );

@@ -18,8 +18,8 @@ use fanfare::time::Now;
 use crate::check;
 use crate::epochs::Epochs;
 use crate::feed::Fresh;
+pub(crate) use crate::gap::{Told, check_start};
 use crate::history::History;
-pub(crate) use crate::told::{Told, check_start};
 
 /// How far one worker is, and what has left the log.
 #[derive(Clone, Debug)]

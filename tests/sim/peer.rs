@@ -5,10 +5,10 @@
 //! [`Link`]'s. Each connection is to a worker drawn for it. How the peer behaves is drawn once and
 //! changes when the world becomes calm: then it reads everything, answers everything and stays.
 
-use crate::journey::Journey;
 use crate::link::{Link, Service, Stage};
 use crate::model::{Ask, Facts};
 use crate::net::FakeNet;
+use crate::progress::Journey;
 use crate::world::node::Node;
 
 /// How a peer behaves.

@@ -6,9 +6,9 @@
 
 mod end;
 mod event_stream;
-mod first_visit;
+mod history;
 mod poll;
-mod speech;
+mod requests;
 mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,7 @@ use fanfare::hub::Hub;
 
 use crate::model::{Ask, Delay, Facts, Ledger, Seen, Told, check_start};
 use crate::net::{FakeNet, PipeRef};
-use crate::tickets::Ticket;
+use crate::tokens::Ticket;
 use crate::wire::{client_frame, inflate, server_frame, take_frame, take_head};
 
 /// What is asked of the server.
@@ -154,7 +154,7 @@ pub(crate) struct Link {
     has_response: bool,
     polls: poll::Polls,
     /// permessage-deflate was offered, and how: with a bound on the server's window or without.
-    offer: Option<speech::Offer>,
+    offer: Option<requests::Offer>,
     /// It was agreed to.
     is_deflated: bool,
     /// What it shows where tokens are asked for.

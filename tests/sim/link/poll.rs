@@ -13,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use fanfare::id::Cursor;
 
-use super::first_visit::frame_of;
+use super::history::frame_of;
 use super::{Link, Service, Stage, told};
 use crate::model::{Ask, Facts, Ledger, Seen};
 use crate::wire::Head;

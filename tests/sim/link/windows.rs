@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::speech::ask_text;
+use super::requests::ask_text;
 use super::{Command, Link};
 use crate::model::{Ask, Facts};
 

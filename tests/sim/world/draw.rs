@@ -3,7 +3,7 @@
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 
 use crate::net::Faults;
-use crate::tickets;
+use crate::tokens;
 
 /// How many workers a node has: one in half of the lives.
 pub(super) fn draw_workers(random: &mut fastrand::Rng) -> usize {
@@ -42,7 +42,7 @@ pub(super) fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.drain.retry_ms = pick(&[0, 1, 30_000]);
     config.deflate.enabled = pick(&[0, 1, 1]) == 1;
     if pick(&[0, 0, 0, 1]) == 1 {
-        tickets::ask_for(&mut config);
+        tokens::ask_for(&mut config);
     }
     draw_namespaces(&mut config, random);
     config

@@ -6,9 +6,9 @@
 //! many workers there are, and which of them turns next. Here are the beginning, the chaos and the
 //! step; [`calm`] has what follows, [`node`] the workers, [`draw`] what is drawn before.
 
-mod calm;
 mod draw;
 pub(crate) mod node;
+mod settle;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ use crate::model::{Facts, Work};
 use crate::net::{FakeNet, Machine, Sabotage};
 use crate::peer::Peer;
 use crate::pinned;
-use crate::tickets;
+use crate::tokens;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
 use node::{Member, Node};
 
@@ -173,7 +173,7 @@ impl World {
             backend.be_chaotic(&feed.mailboxes, &mut self.random);
             drop(feed);
             if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
-                let step_s = tickets::draw_step_s(&mut self.random);
+                let step_s = tokens::draw_step_s(&mut self.random);
                 self.machine.step_calendar(step_s);
             }
             self.starve_at_times();

@@ -24,7 +24,7 @@ use crate::check::{Checker, Debts};
 use crate::feed::Mailboxes;
 use crate::net::FakeNet;
 use crate::secure::secure;
-use crate::tickets;
+use crate::tokens;
 
 /// How many conns a crowded node has room for, and how many of them may be silent.
 const CROWDED_CONNS: u32 = 3;
@@ -91,7 +91,7 @@ impl Node {
                     proxied: net.proxied_listeners,
                     ..guard.clone()
                 },
-                keys: tickets::keys(config),
+                keys: tokens::keys(config),
                 secure: (net.secure_listeners != 0).then(|| secure(net.secure_listeners)),
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
