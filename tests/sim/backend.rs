@@ -1,10 +1,10 @@
-//! The feed's side of what conns say and are told: takes reports late, answers, speaks to conns.
+//! The feed's side of the dialogue: takes reports late, answers, and sends messages to conns.
 //!
-//! Stands in for the feed and a backend behind it. What it holds against the workers: comings and
-//! goings of a conn in a channel alternate and end with its going, every verdict is given, names of
-//! an earlier start reach no conn, and each report carries the subject of the conn's token. When no
-//! notice waits the backend knows every subscription, except for the number reported as lost.
-//! Notices that it does not take hold up no publication, and no more of them wait than may.
+//! Stands in for the feed and a backend behind it. It checks that a conn joins and leaves a channel
+//! in turn and has left when it ends, that every delivery has a status, that names of an earlier
+//! start reach no conn, and that each report carries the subject of the conn's token. When no
+//! notice waits, the backend knows every subscription, except for the number reported as lost.
+//! Notices that it does not take delay no publication, and at most the configured number wait.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,35 +22,35 @@ use fanfare::worker::mail::upstream::{Bounds, Reports};
 
 use crate::feed::Mailboxes;
 use crate::link::DISCONNECT_CODE;
-use crate::world::node::Member;
+use crate::world::node::NodeWorker;
 
 pub(crate) struct Backend {
     reports: Reports,
-    /// Who is where, as far as it was told.
+    /// The subscriptions that it knows from notices.
     present: BTreeSet<(ConnName, ChannelName)>,
-    /// Conns it has heard of.
+    /// The conns that it knows from notices.
     known: Vec<ConnName>,
-    /// Conns of earlier starts of the server.
+    /// The conns that the backends of earlier starts knew.
     stale: Vec<ConnName>,
     /// The subject of each conn's token.
     subs: BTreeMap<ConnName, Option<Arc<str>>>,
     has_tokens: bool,
     is_watching: bool,
-    /// Nothing is taken for a while, or no notices.
-    is_stuck: bool,
-    is_deaf: bool,
+    /// It takes nothing for a while, or no notices.
+    takes_nothing: bool,
+    takes_no_notices: bool,
     bounds: Bounds,
-    /// Apart, so that the other lives are not changed by it.
+    /// A generator of its own, so that the others draw the same.
     random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
     verdicts: Vec<Arc<DeliveryStatus>>,
-    /// Those about conns of earlier starts.
+    /// The statuses of messages to conns of earlier starts.
     stale_verdicts: Vec<Arc<DeliveryStatus>>,
-    said: BTreeMap<ConnName, u64>,
+    messages_sent: BTreeMap<ConnName, u64>,
     notices_lost: u64,
 }
 
-/// So few that lives come to both.
+/// Bounds so small that runs reach both.
 pub(crate) fn draw_bounds(random: &mut fastrand::Rng) -> Bounds {
     Bounds {
         notices: [4, 1000][random.usize(0..2)],
@@ -84,39 +84,39 @@ impl Backend {
             subs: BTreeMap::new(),
             has_tokens,
             is_watching,
-            is_stuck: false,
-            is_deaf: false,
+            takes_nothing: false,
+            takes_no_notices: false,
             bounds,
             random: random.clone(),
             counts: VecDeque::new(),
             verdicts: Vec::new(),
             stale_verdicts: Vec::new(),
-            said: BTreeMap::new(),
+            messages_sent: BTreeMap::new(),
             notices_lost: 0,
         }
     }
 
-    /// The names that the backend of the start before this one knew.
+    /// Takes over the names that the backend of the previous start knew.
     pub(crate) fn remember(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);
     }
 
-    /// Now and then it takes nothing for a while, and what it says is at random.
-    pub(crate) fn be_chaotic(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
-        self.is_stuck ^= random.u32(0..80) == 0;
-        self.is_deaf ^= self.random.u32(0..30) == 0;
+    /// Now and then takes nothing for a while, and sends something at random.
+    pub(crate) fn act_at_random(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
+        self.takes_nothing ^= random.u32(0..80) == 0;
+        self.takes_no_notices ^= self.random.u32(0..30) == 0;
         if random.u32(0..10) == 0 {
-            self.speak(mailboxes, random);
+            self.send_at_random(mailboxes, random);
         }
     }
 
-    pub(crate) fn calm_down(&mut self) {
-        self.is_stuck = false;
-        self.is_deaf = false;
+    pub(crate) fn end_faults(&mut self) {
+        self.takes_nothing = false;
+        self.takes_no_notices = false;
     }
 
-    /// Takes what there is. Returns the channels to which clients broadcast.
+    /// Takes the waiting reports. Returns the channels to which clients broadcast.
     pub(crate) fn turn(
         &mut self,
         mailboxes: &Mailboxes,
@@ -124,7 +124,7 @@ impl Backend {
     ) -> Vec<ChannelName> {
         self.settle(mailboxes);
         let mut broadcasts = Vec::new();
-        while !self.is_stuck && mailboxes.have_room() && self.reports.front().is_some() {
+        while !self.takes_nothing && mailboxes.have_room() && self.reports.front().is_some() {
             if self.random.bool() {
                 self.take_notice();
             }
@@ -136,7 +136,7 @@ impl Backend {
             let report = self.reports.take();
             broadcasts.extend(report.and_then(|report| self.take(report, mailboxes, random)));
         }
-        while !self.is_stuck && !self.is_deaf && self.take_notice() {}
+        while !self.takes_nothing && !self.takes_no_notices && self.take_notice() {}
         broadcasts
     }
 
@@ -168,7 +168,7 @@ impl Backend {
         }
     }
 
-    /// Takes a notice, if one may be taken. At times it passes over some conns.
+    /// Takes a notice, if one may be taken. Sometimes it passes over some conns.
     fn take_notice(&mut self) -> bool {
         let mut passed = BTreeSet::new();
         let mut next = 0;
@@ -183,7 +183,7 @@ impl Backend {
                 return true;
             }
         }
-        // With nothing taken it ends with the first.
+        // If it has passed over all of them, it takes the first.
         let first = self.reports.notice(0).filter(|notice| notice.is_due);
         let first = first.filter(|notice| self.reports.take_notice(notice));
         first.map(|notice| self.note(notice.report)).is_some()
@@ -197,17 +197,17 @@ impl Backend {
         }
     }
 
-    /// A worker has had its turn.
-    pub(crate) fn check(&self, workers: &[Member]) {
+    /// The checks after a worker's turn.
+    pub(crate) fn check(&self, workers: &[NodeWorker]) {
         let waiting = self.reports.notices_waiting();
-        // And the count of lost ones.
+        // One more for the number of lost notices.
         assert!(waiting <= self.bounds.notices + 1, "{waiting} notices wait");
         if !self.is_watching || waiting > 0 {
             return;
         }
         let truth = workers
             .iter()
-            .flat_map(|member| member.worker.streams_in_channels());
+            .flat_map(|node_worker| node_worker.worker.streams_in_channels());
         let truth: BTreeSet<_> = truth.map(|(conn, name)| (conn, name.clone())).collect();
         let wrong: Vec<_> = truth.symmetric_difference(&self.present).collect();
         let lost = self.notices_lost;
@@ -215,7 +215,7 @@ impl Backend {
     }
 
     fn note_notice(&mut self, notice: Notice) {
-        assert!(self.is_watching, "{notice:?} and nobody asked");
+        assert!(self.is_watching, "{notice:?} without a watch");
         let Notice {
             conn,
             sub,
@@ -236,11 +236,11 @@ impl Backend {
         );
     }
 
-    /// Each peer shows one token, where they are asked for, before it may do anything.
+    /// Each peer shows one token, where tokens are required, before it may do anything.
     fn check_sub(&mut self, conn: ConnName, sub: Option<&Arc<str>>) {
         assert_eq!(sub.is_some(), self.has_tokens, "{conn}: {sub:?}");
         let before = self.subs.entry(conn).or_insert_with(|| sub.cloned());
-        assert_eq!(before.as_ref(), sub, "{conn} is of two subjects");
+        assert_eq!(before.as_ref(), sub, "{conn} has two subjects");
     }
 
     fn answer(
@@ -275,8 +275,8 @@ impl Backend {
         }
     }
 
-    /// Says something to a conn that may be there, or ends it.
-    fn speak(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
+    /// Sends a message to a conn that may exist, or closes it.
+    fn send_at_random(&mut self, mailboxes: &Mailboxes, random: &mut fastrand::Rng) {
         if !mailboxes.have_room() || self.known.is_empty() {
             return;
         }
@@ -289,7 +289,7 @@ impl Backend {
                 reason: "enough".into(),
             }),
             _ => {
-                let number = self.said.entry(to).or_default();
+                let number = self.messages_sent.entry(to).or_default();
                 *number += 1;
                 BackendMessage::Payload(Payload::Text(format!("direct-{number}").into()))
             }
@@ -303,16 +303,16 @@ impl Backend {
         say(to, message, Some(status), mailboxes);
     }
 
-    /// The workers have ended. `is_all_told` says that they kept nothing back.
-    pub(crate) fn check_end(&mut self, is_all_told: bool) {
+    /// The workers have ended. `has_sent_all` says that they have sent all reports.
+    pub(crate) fn check_end(&mut self, has_sent_all: bool) {
         while self.reports.take().is_some() {}
         while self.take_notice() {}
         let waiting = self.reports.notices_waiting();
         assert!(
-            waiting == 0 || !is_all_told,
+            waiting == 0 || !has_sent_all,
             "{waiting} notices wait for ever"
         );
-        let is_excused = self.notices_lost > 0 || !is_all_told;
+        let is_excused = self.notices_lost > 0 || !has_sent_all;
         assert!(
             self.present.is_empty() || is_excused,
             "never left: {:?}",

@@ -1,7 +1,6 @@
 //! One stream and a worker that sleeps, while the calendar is set.
 //!
-//! In the lives of [`crate::world`] some peer always wakes the worker. Here it has to wake by
-//! itself.
+//! In the runs of [`crate::world`] some peer always wakes the worker. Here it must wake by itself.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::tokens;
 use crate::world::node::Node;
 
 const TOKEN_S: u64 = 600;
-/// How late a stream may end, and how early by the rounding of the calendar.
+/// How late a stream may end, and how early because the calendar has whole seconds.
 const LATE_US_MAX: u64 = 1_800_000;
 const EARLY_US_MAX: u64 = 1_000_000;
 
@@ -29,7 +28,7 @@ impl Stream {
     /// Opens an event stream with a token that lasts ten minutes, on a network without faults.
     fn open(seed: u64) -> Self {
         let mut config = Config::default();
-        tokens::ask_for(&mut config);
+        tokens::require(&mut config);
         let config = Arc::new(config);
         let mut random = fastrand::Rng::with_seed(seed);
         let machine = Machine::new(&mut random, false);
@@ -62,7 +61,7 @@ impl Stream {
         self.net().now_us()
     }
 
-    /// Turns until the client has read this, and gives the time.
+    /// Runs turns until the client has this to read, and returns the time.
     fn turn_until(&mut self, is_done: impl Fn(&str) -> bool) -> u64 {
         for _ in 0..20_000 {
             let unread = self.pipe.borrow().to_peer.clone();
@@ -72,10 +71,10 @@ impl Stream {
             }
             assert_eq!(self.node.workers[0].worker.turn(), Turn::GoesOn);
         }
-        panic!("never read");
+        panic!("the client has nothing of it to read");
     }
 
-    /// When the server ended it because of its token, since it was opened.
+    /// When the server ended the stream because of its token, after the opening.
     fn ended_us(&mut self) -> u64 {
         let at_us = self.turn_until(|read| read.contains("\"code\":4002"));
         at_us - self.opened_us

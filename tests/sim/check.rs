@@ -1,7 +1,7 @@
-//! What must hold of each worker, and of all of them together, between two turns and at the end.
+//! What must hold of each worker and of all of them together, after each turn and at the end.
 //!
-//! A worker's own parts agree (its `check_invariants`), what it counts is what happened, its log
-//! keeps to its bounds, and every acknowledgement is confirmed. A panic is a finding.
+//! A worker's parts agree (its `check_invariants`), its counters count what happened, the log keeps
+//! its bounds, and every acknowledgement is confirmed. A panic is a finding.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::time::Now;
 use fanfare::worker::Worker;
 
-use crate::feed::Owed;
+use crate::feed::PendingAck;
 use crate::model::Facts;
 use crate::net::FakeNet;
-use crate::world::node::Member;
+use crate::world::node::NodeWorker;
 
-/// What conns were behind, looked at whenever flush had done with them.
+/// How far conns lag, sampled after each flush that has finished with them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Debts {
-    pub(crate) looked_at: u64,
-    /// The greatest, in percent of the quota that it comes nearest to.
+pub(crate) struct LagStats {
+    pub(crate) samples: u64,
+    /// The greatest lag, in percent of the bound of the quota that it comes nearest to.
     pub(crate) percent_max: u64,
-    /// By how much the worst was over the quota.
+    /// By how much the greatest lag was over the quota.
     pub(crate) bytes_over: u64,
     pub(crate) publications_over: u64,
 }
 
-impl Debts {
+impl LagStats {
     fn add(&mut self, behind: Amount, quota: &Quota) {
         if behind == Amount::default() {
             return;
@@ -42,7 +42,7 @@ impl Debts {
         let (bytes_max, publications_max) = (quota.behind_bytes, quota.behind_publications);
         let percent = (bytes * 100 / bytes_max).max(publications * 100 / publications_max);
         self.merge(&Self {
-            looked_at: 1,
+            samples: 1,
             percent_max: percent,
             bytes_over: bytes.saturating_sub(bytes_max),
             publications_over: publications.saturating_sub(publications_max),
@@ -50,17 +50,17 @@ impl Debts {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
-        self.looked_at += other.looked_at;
+        self.samples += other.samples;
         self.percent_max = self.percent_max.max(other.percent_max);
         self.bytes_over = self.bytes_over.max(other.bytes_over);
         self.publications_over = self.publications_over.max(other.publications_over);
     }
 }
 
-/// What was found so far.
+/// The checks of one worker, and what they have measured.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    pub(crate) debts: Debts,
+    pub(crate) lag: LagStats,
 }
 
 impl Checker {
@@ -72,7 +72,7 @@ impl Checker {
     ) {
         for slot in worker.hub().member_slots() {
             if worker.has_flushed(slot) {
-                self.debts.add(worker.hub().behind(slot), &config.quota);
+                self.lag.add(worker.hub().behind(slot), &config.quota);
             }
         }
         worker.check_invariants();
@@ -81,7 +81,7 @@ impl Checker {
         assert_eq!(
             closed(metrics) + conns,
             metrics.conns_accepted.value(),
-            "every conn that was accepted is open or was closed once"
+            "every accepted conn is open or was closed once"
         );
         let streams = metrics.websocket_open.value()
             + metrics.event_stream_open.value()
@@ -95,14 +95,14 @@ impl Checker {
     }
 }
 
-/// The node counts each channel once that has subscribers on any worker, and the log has those and
-/// the ones with entries.
-pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
+/// Checks the counts of channels. `subscribed` counts a channel once if it has subscribers on any
+/// worker. The log knows those and the channels with entries.
+pub(crate) fn check_channel_counts(workers: &[NodeWorker], writer: &Writer, facts: &Facts) {
     writer.check_invariants();
     let log = writer.log();
     let (mut subscribed, mut known) = (0, 0);
     for (channel, name) in facts.channels.iter().enumerate() {
-        let mut hubs = workers.iter().map(|member| member.worker.hub());
+        let mut hubs = workers.iter().map(|node_worker| node_worker.worker.hub());
         let has_subscribers = hubs.any(|hub| hub.subscribers_of(name) > 0);
         let newest = facts.newest(channel, u64::MAX);
         let last = log
@@ -116,43 +116,47 @@ pub(crate) fn census(workers: &[Member], writer: &Writer, facts: &Facts) {
     assert_eq!(log.channel_count(), known, "channels of the log");
 }
 
-/// An acknowledgement is complete as soon as its publication was posted and every worker that it
-/// was posted to has it, and not before. Returns the newest complete one.
-pub(crate) fn worker_acks(worker_acks: &mut Vec<Owed>, workers: &[Member], facts: &Facts) -> u64 {
+/// Checks that an acknowledgement is complete as soon as its publication was posted and every
+/// worker that it was posted to has taken it, and not before. Returns the newest complete one.
+pub(crate) fn check_worker_acks(
+    worker_acks: &mut Vec<PendingAck>,
+    workers: &[NodeWorker],
+    facts: &Facts,
+) -> u64 {
     let mut acknowledged = 0;
-    worker_acks.retain(|owed| {
-        let concerned = || owed.workers.iter().map(|worker| &workers[*worker]);
-        let has_it = |member: &Member| {
-            let head = facts.position(member.worker.hub().head());
-            member.has_ended || head >= owed.sequence
+    worker_acks.retain(|pending| {
+        let concerned = || pending.workers.iter().map(|worker| &workers[*worker]);
+        let has_it = |node_worker: &NodeWorker| {
+            let head = facts.position(node_worker.worker.hub().head());
+            node_worker.has_ended || head >= pending.sequence
         };
-        // A worker confirms what was posted in an epoch that is over when it takes it. That does
-        // not move the head if it is void: then only the worker's epoch says that it may be taken.
-        let is_over = facts.epochs.has_one_after(owed.sequence);
-        let may_wait = is_over && concerned().any(|member| member.worker.has_mail());
-        let is_void = facts.epochs.restart(owed.sequence).is_some();
-        let has_followed = |member: &Member| {
-            let id = member.worker.hub().head();
-            is_void && facts.epochs.is_later(id.epoch, owed.sequence)
+        // A worker confirms a publication of an earlier epoch when it takes it. If the publication
+        // is void, that does not move the worker's head. Then only the worker's epoch shows it.
+        let is_over = facts.epochs.has_one_after(pending.sequence);
+        let may_wait = is_over && concerned().any(|node_worker| node_worker.worker.has_mail());
+        let is_void = facts.epochs.restart(pending.sequence).is_some();
+        let has_followed = |node_worker: &NodeWorker| {
+            let id = node_worker.worker.hub().head();
+            is_void && facts.epochs.is_later(id.epoch, pending.sequence)
         };
-        let has_to_be = owed.is_posted && concerned().all(has_it);
-        let may_be = owed.is_posted && concerned().all(|one| has_it(one) || has_followed(one));
-        let is_complete = owed.worker_ack.sum().is_some();
+        let has_to_be = pending.is_posted && concerned().all(has_it);
+        let may_be = pending.is_posted && concerned().all(|one| has_it(one) || has_followed(one));
+        let is_complete = pending.worker_ack.sum().is_some();
         let is_right = match is_complete {
             true => may_be,
             false => !has_to_be || may_wait,
         };
-        assert!(is_right, "is the acknowledgement complete? {owed:?}");
+        assert!(is_right, "is the acknowledgement complete? {pending:?}");
         if is_complete {
-            acknowledged = acknowledged.max(owed.sequence);
+            acknowledged = acknowledged.max(pending.sequence);
         }
         !is_complete
     });
     acknowledged
 }
 
-/// Follows what leaves the log, and finds each that left before it had to.
-pub(crate) fn what_is_kept(writer: &Writer, now: Now, facts: &mut Facts) {
+/// Notes what has left the log, and checks that it had to leave.
+pub(crate) fn check_evictions(writer: &Writer, now: Now, facts: &mut Facts) {
     let log = writer.log();
     let serial = |number: Sequence| facts.epochs.published(number.0);
     let head = facts.publications.len() as u64;
@@ -178,7 +182,7 @@ pub(crate) fn what_is_kept(writer: &Writer, now: Now, facts: &mut Facts) {
             let age = Duration::from_millis(rules.age_ms);
             let had_to_go = newer.len() > 1 && (entries > rules.entries || bytes > rules.bytes)
                 || facts.is_tight
-                // Void publications may have taken their place.
+                // Void publications may have used up the bounds.
                 || has_new_epoch
                 || now.has_reached(newest.published.after(age));
             assert!(
@@ -195,8 +199,8 @@ pub(crate) fn what_is_kept(writer: &Writer, now: Now, facts: &mut Facts) {
     }
 }
 
-/// When all is quiet no channel has more in the log than its bounds allow.
-pub(crate) fn bounds_of_channels(facts: &Facts) {
+/// Once nothing is on its way, no channel has more in the log than its bounds allow.
+pub(crate) fn check_channel_bounds(facts: &Facts) {
     for (channel, name) in facts.names.iter().enumerate() {
         let all = &facts.by_channel[channel];
         let kept = all.partition_point(|sequence| *sequence <= facts.logs[0].evicted[channel]);
@@ -205,7 +209,7 @@ pub(crate) fn bounds_of_channels(facts: &Facts) {
         let is_within = entries <= rules.entries && bytes <= rules.bytes;
         assert!(
             is_within || entries <= 1,
-            "{name} has {entries} of {bytes} bytes"
+            "{name} has {entries} entries with {bytes} bytes in the log"
         );
     }
 }
@@ -230,8 +234,8 @@ fn closed(metrics: &WorkerMetrics) -> u64 {
     counts.iter().sum()
 }
 
-/// The worker has ended: nobody and nothing is left.
-pub(crate) fn at_the_end(worker: &Worker<FakeNet>, metrics: &WorkerMetrics) {
+/// The worker has ended: it has no conns and no subscribers.
+pub(crate) fn check_ended(worker: &Worker<FakeNet>, metrics: &WorkerMetrics) {
     assert_eq!(worker.conn_count(), 0);
     assert_eq!(worker.hub().subscriber_count(), 0);
     assert_eq!(metrics.conns_open.value(), 0);

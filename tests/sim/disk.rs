@@ -1,9 +1,9 @@
 //! A journal on a disk in memory, which a killed server finds again.
 //!
-//! The real keeper and the real recovery over a store that refuses a batch now and then and has to
-//! be opened again. What was taken outlives the process. What was refused last may turn up when the
-//! process is killed, as with a store that writes its buffers on its way out; when it is opened
-//! again in the same life, it never does.
+//! The real keeper and the real recovery run over a store that sometimes refuses a batch and then
+//! has to be opened again. What it accepted outlives the process. The batch that it refused last
+//! may exist after the process is killed, as with a store that writes its buffers on exit. When the
+//! same process opens the store again, a refused batch never exists.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +26,7 @@ use fanfare::time::Now;
 type Records = Vec<(u64, Vec<u8>)>;
 
 #[derive(Debug)]
-struct Platter {
+struct DiskInner {
     /// By chunk.
     chunks: BTreeMap<u64, BTreeMap<u64, Vec<u8>>>,
     begun: BTreeSet<u64>,
@@ -34,25 +34,25 @@ struct Platter {
     mark: Mark,
     refused: Option<(u64, Records)>,
     is_broken: bool,
-    /// Its directory is elsewhere.
+    /// The directory has been moved away.
     is_moved: bool,
-    /// How likely it is moved away before a batch, in thousandths.
+    /// The chance that it is moved away before a batch, in thousandths.
     moves: u32,
-    /// How likely a write or a sync fails, in thousandths.
+    /// The chance that a write or a sync fails, in thousandths.
     failures: u32,
     random: fastrand::Rng,
 }
 
-/// The disk; clones are the same disk.
+/// The disk. Clones are the same disk.
 #[derive(Clone, Debug)]
-pub(crate) struct Disk(Arc<Mutex<Platter>>);
+pub(crate) struct Disk(Arc<Mutex<DiskInner>>);
 
 #[derive(Debug)]
 struct OpenDisk(Disk);
 
 impl Disk {
     fn new(random: fastrand::Rng) -> Self {
-        Self(Arc::new(Mutex::new(Platter {
+        Self(Arc::new(Mutex::new(DiskInner {
             chunks: BTreeMap::new(),
             begun: BTreeSet::new(),
             state: None,
@@ -67,13 +67,13 @@ impl Disk {
     }
 
     fn set_faults(&self, failures: u32, moves: u32) {
-        let mut platter = self.0.lock().unwrap();
-        platter.failures = failures;
-        platter.moves = moves;
+        let mut inner = self.0.lock().unwrap();
+        inner.failures = failures;
+        inner.moves = moves;
     }
 
-    /// From now on nothing fails, and the directory is where it was.
-    pub(crate) fn calm_down(&self) {
+    /// Ends the failures and puts the directory back.
+    pub(crate) fn end_faults(&self) {
         self.set_faults(0, 0);
         self.put_back();
     }
@@ -82,32 +82,32 @@ impl Disk {
         self.0.lock().unwrap().is_moved = false;
     }
 
-    /// Moves the directory away or puts it back, if chance has it. Whether it is away.
-    fn move_about(&self) -> bool {
-        let mut platter = self.0.lock().unwrap();
-        let likely = match platter.is_moved {
+    /// Moves the directory away or puts it back, at random. Returns whether it is away.
+    fn move_at_random(&self) -> bool {
+        let mut inner = self.0.lock().unwrap();
+        let likely = match inner.is_moved {
             true => 200,
-            false => platter.moves,
+            false => inner.moves,
         };
-        let is_moving = platter.random.u32(0..1000) < likely;
-        platter.is_moved ^= is_moving;
-        platter.is_moved
+        let is_moving = inner.random.u32(0..1000) < likely;
+        inner.is_moved ^= is_moving;
+        inner.is_moved
     }
 
-    /// The process that has it open is killed.
+    /// The process that has opened it is killed.
     fn kill(&self) {
-        let mut platter = self.0.lock().unwrap();
-        if let Some((chunk, records)) = platter.refused.take()
-            && platter.random.bool()
+        let mut inner = self.0.lock().unwrap();
+        if let Some((chunk, records)) = inner.refused.take()
+            && inner.random.bool()
         {
-            platter.chunks.entry(chunk).or_default().extend(records);
+            inner.chunks.entry(chunk).or_default().extend(records);
         }
     }
 
-    /// Loses the newest record, which no disk may.
-    pub(crate) fn forget(&self) {
-        let mut platter = self.0.lock().unwrap();
-        if let Some(mut chunk) = platter.chunks.last_entry() {
+    /// Loses the newest record, which a disk must not do.
+    pub(crate) fn lose_newest_record(&self) {
+        let mut inner = self.0.lock().unwrap();
+        if let Some(mut chunk) = inner.chunks.last_entry() {
             chunk.get_mut().pop_last();
         }
     }
@@ -116,19 +116,19 @@ impl Disk {
 impl OpenDisk {
     fn with<T>(
         &self,
-        act: impl FnOnce(&mut Platter) -> Result<T, EngineError>,
+        act: impl FnOnce(&mut DiskInner) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let mut platter = self.0.0.lock().unwrap();
-        if platter.is_broken {
+        let mut inner = self.0.0.lock().unwrap();
+        if inner.is_broken {
             return Err(EngineError::Broken);
         }
-        let outcome = act(&mut platter);
-        platter.is_broken = outcome.is_err();
+        let outcome = act(&mut inner);
+        inner.is_broken = outcome.is_err();
         outcome
     }
 }
 
-impl Platter {
+impl DiskInner {
     fn check(&self) -> Result<(), EngineError> {
         match self.is_moved {
             true => Err(EngineError::Removed("store".into())),
@@ -147,10 +147,10 @@ impl Platter {
 
 impl Opener for Disk {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
-        let mut platter = self.0.lock().unwrap();
-        platter.check()?;
-        platter.is_broken = false;
-        platter.refused = None;
+        let mut inner = self.0.lock().unwrap();
+        inner.check()?;
+        inner.is_broken = false;
+        inner.refused = None;
         Ok(Arc::new(OpenDisk(self.clone())))
     }
 }
@@ -161,22 +161,22 @@ impl Engine for OpenDisk {
     }
 
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError> {
-        self.with(|platter| Ok(platter.state.clone()))
+        self.with(|inner| Ok(inner.state.clone()))
     }
 
     fn put_state(&self, state: &[u8]) -> Result<(), EngineError> {
-        self.with(|platter| {
-            platter.state = Some(state.to_vec());
+        self.with(|inner| {
+            inner.state = Some(state.to_vec());
             Ok(())
         })
     }
 
     fn mark(&self) -> Result<Mark, EngineError> {
-        self.with(|platter| Ok(platter.mark))
+        self.with(|inner| Ok(inner.mark))
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        // The mark is no part of the store and outlives its errors.
+        // The mark is not part of the store and outlives its errors.
         self.0.0.lock().unwrap().mark = mark;
         Ok(())
     }
@@ -186,27 +186,27 @@ impl Engine for OpenDisk {
     }
 
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
-        self.with(|platter| Ok(platter.begun.iter().copied().map(Sequence).collect()))
+        self.with(|inner| Ok(inner.begun.iter().copied().map(Sequence).collect()))
     }
 
     fn begin_chunk(&self, first: Sequence) -> Result<(), EngineError> {
-        self.with(|platter| {
-            platter.chunks.insert(first.0, BTreeMap::new());
-            platter.begun.insert(first.0);
+        self.with(|inner| {
+            inner.chunks.insert(first.0, BTreeMap::new());
+            inner.begun.insert(first.0);
             Ok(())
         })
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
-        self.with(|platter| {
-            platter.chunks.remove(&first.0);
-            platter.begun.remove(&first.0);
+        self.with(|inner| {
+            inner.chunks.remove(&first.0);
+            inner.begun.remove(&first.0);
             Ok(())
         })
     }
 
     fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
-        let records = self.with(|platter| Ok(platter.chunks.get(&first.0).cloned()))?;
+        let records = self.with(|inner| Ok(inner.chunks.get(&first.0).cloned()))?;
         for (sequence, bytes) in records.unwrap_or_default() {
             each(Sequence(sequence), &bytes)?;
         }
@@ -216,31 +216,31 @@ impl Engine for OpenDisk {
     fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError> {
         let records = batch.records().map(|(n, bytes)| (n.0, bytes.to_vec()));
         let records: Records = records.collect();
-        self.with(|platter| {
-            if let Err(error) = platter.may_fail() {
-                platter.refused = Some((chunk.0, records));
+        self.with(|inner| {
+            if let Err(error) = inner.may_fail() {
+                inner.refused = Some((chunk.0, records));
                 return Err(error);
             }
-            platter.chunks.entry(chunk.0).or_default().extend(records);
+            inner.chunks.entry(chunk.0).or_default().extend(records);
             Ok(())
         })
     }
 
     fn sync(&self) -> Result<(), EngineError> {
-        self.with(|platter| {
-            // What a sync did not confirm is refused and yet there.
-            platter.may_fail()
+        self.with(|inner| {
+            // What a sync did not confirm is refused, but exists.
+            inner.may_fail()
         })
     }
 }
 
-/// The journal over a server's lives.
+/// The journal over all starts of a server.
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) disk: Disk,
     keeper: Option<Keeper>,
     settings: Settings,
-    /// What was refused since the last that was taken: the first of it may turn up.
+    /// The first publication refused since the last accepted one: it may exist after a kill.
     refused: Option<Arc<Publication>>,
     /// A check has noticed that the directory is away.
     has_noticed: bool,
@@ -273,9 +273,9 @@ impl Journal {
         }
     }
 
-    /// Whether the disk takes a publication. One that it refuses has not happened.
+    /// Whether the disk accepts a publication. A refused one counts as not published.
     pub(crate) fn take(&mut self, publication: &Arc<Publication>) -> bool {
-        self.move_about();
+        self.move_at_random();
         let keeper = self.keeper.as_mut().expect("it is open");
         assert_eq!(keeper.head().next(), publication.id.sequence);
         let published = publication.published;
@@ -291,32 +291,32 @@ impl Journal {
         assert!(is_staged, "a short record");
         match keeper.append() {
             Ok(_) => self.refused = None,
-            // Nothing was tried, so what turns up is what was refused before.
+            // The disk was not tried, so what may exist is what was refused before.
             Err(EngineError::Removed(_)) => return false,
             Err(_) => {
                 self.refused = Some(Arc::clone(publication));
                 return false;
             }
         }
-        assert!(!self.has_noticed, "taken into files that are away");
+        assert!(!self.has_noticed, "accepted into a directory that is away");
         true
     }
 
-    /// The directory may be moved away or put back, and a check may come.
-    fn move_about(&mut self) {
-        let is_away = self.disk.move_about();
+    /// Moves the directory at random, and checks it at random.
+    fn move_at_random(&mut self) {
+        let is_away = self.disk.move_at_random();
         self.has_noticed &= is_away;
         let is_due = self.disk.0.lock().unwrap().random.bool();
         let keeper = self.keeper.as_mut().expect("it is open");
         if is_due {
             let checked = keeper.check();
-            assert!(checked.is_err() || !is_away, "nothing was noticed");
+            assert!(checked.is_err() || !is_away, "the check did not notice it");
             self.has_noticed |= is_away;
         }
     }
 
-    /// The server is killed, and the next one opens what it left. Returns the writer of its log
-    /// and, if it turned up, what had been refused.
+    /// The server is killed, and the next one opens its journal. Returns the writer of the log and
+    /// the refused publication, if it exists.
     pub(crate) fn kill(
         &mut self,
         epoch: Epoch,
@@ -326,11 +326,11 @@ impl Journal {
         let before = self.keeper.take().map(|keeper| keeper.head());
         let head = before.expect("it is open");
         self.disk.kill();
-        // What the next server finds without it is another journal.
+        // Without the directory the next server would begin another journal.
         self.disk.put_back();
         self.has_noticed = false;
         let circumstances = Circumstances {
-            // It has to be the journal's, not this one.
+            // Must not be used: the journal has its epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,
@@ -340,18 +340,22 @@ impl Journal {
         let opener = Box::new(self.disk.clone());
         let mut each = |replayed: recover::Replayed<'_>| collector.take(&replayed);
         let keeper = recover::open(opener, self.settings, Epoch::new(0), &mut each);
-        let keeper = keeper.expect("a disk that keeps its promises");
+        let keeper = keeper.expect("a journal that opens");
         let (writer, _dedupe) = collector.finish(&keeper);
         assert_eq!(keeper.epoch(), epoch, "the epoch after a restart");
         assert_eq!(writer.head(), keeper.head());
-        let turned_up = match keeper.head().cmp(&head) {
-            Ordering::Less => panic!("{head:?} was taken and is gone"),
+        let recovered = match keeper.head().cmp(&head) {
+            Ordering::Less => panic!("{head:?} was accepted and is gone"),
             Ordering::Equal => None,
-            Ordering::Greater => Some(self.refused.take().expect("something was refused")),
+            Ordering::Greater => Some(self.refused.take().expect("a refused publication")),
         };
-        let most = head.0 + u64::from(turned_up.is_some());
-        assert_eq!(keeper.head().0, most, "what nobody published");
+        let most = head.0 + u64::from(recovered.is_some());
+        assert_eq!(
+            keeper.head().0,
+            most,
+            "a publication that was never published"
+        );
         self.keeper = Some(keeper);
-        (writer, turned_up)
+        (writer, recovered)
     }
 }

@@ -1,7 +1,7 @@
-//! The order to drain, and an inbox full of publications that wait for walks.
+//! The order to drain, with an inbox full of publications that wait for fan-outs.
 //!
-//! In the lives of [`crate::world`] an inbox is rarely so full that the drain's window would show
-//! it. Here each publication waits for a walk, which has to wait itself.
+//! In the runs of [`crate::world`] an inbox is rarely full enough to delay a drain. Here each
+//! publication waits for a fan-out, which itself waits for a permit.
 
 use std::sync::Arc;
 

@@ -1,33 +1,33 @@
-//! Epochs of a life: which numbers stand for which publications, and what is void.
+//! The epochs of a run: which numbers stand for which publications, and what is void.
 //!
-//! Numbers of two epochs may be the same. So the model counts with *serials*, which grow over all
-//! epochs: each publication has one, and so has the position where an epoch begins. An id of the
-//! wire is translated once. A position of an epoch that stands for nothing of its own is where the
-//! epoch begins.
+//! Two epochs may use the same numbers, so the model counts in *serials*. Serials grow over all
+//! epochs: each publication has one, and so has the position where an epoch begins. An id from
+//! the wire is translated once. A number between what an epoch kept of the one before and its own
+//! first number stands for the position where the epoch begins.
 
 use fanfare::id::{Cursor, Epoch, Sequence};
 use fanfare::log::EpochChange;
 
 /// The epochs, oldest first.
 #[derive(Debug)]
-pub(crate) struct Epochs(Vec<Stretch>);
+pub(crate) struct Epochs(Vec<EpochSpan>);
 
-/// One epoch.
+/// One epoch. Its numbers are `begin + 1` and so on; `start` is the serial of `begin`.
 #[derive(Debug)]
-struct Stretch {
+struct EpochSpan {
     epoch: Epoch,
     /// Its numbers go on after this one, whose position has the serial `start`.
     begin: u64,
     start: u64,
-    /// Up to here it has the numbers of the one before.
+    /// Up to this number it has the publications of the epoch before.
     valid_until: Option<u64>,
-    /// The serial of the last of them. What comes after that and before `start` is void.
+    /// The serial of the last of those. Serials after it and before `start` are void.
     kept: Option<u64>,
 }
 
 impl Epochs {
     pub(crate) fn new(epoch: Epoch) -> Self {
-        Self(vec![Stretch {
+        Self(vec![EpochSpan {
             epoch,
             begin: 0,
             start: 0,
@@ -36,12 +36,12 @@ impl Epochs {
         }])
     }
 
-    /// Another epoch, which begins at a serial. Returns the last serial that stays.
+    /// Adds an epoch that begins at a serial. Returns the last serial that stays valid.
     pub(crate) fn change(&mut self, change: &EpochChange, start: u64) -> Option<u64> {
         assert_eq!(change.from, self.newest().epoch);
         let kept = change.valid_until;
         let kept = kept.map(|valid| self.last_until(self.0.len() - 1, valid.0));
-        self.0.push(Stretch {
+        self.0.push(EpochSpan {
             epoch: change.to,
             begin: change.head.0,
             start,
@@ -51,7 +51,7 @@ impl Epochs {
         kept
     }
 
-    /// The serial of the last that an epoch has up to a number.
+    /// The serial of the last publication that an epoch has up to a number.
     fn last_until(&self, index: usize, number: u64) -> u64 {
         let one = &self.0[index];
         match one.valid_until {
@@ -61,7 +61,7 @@ impl Epochs {
         }
     }
 
-    fn newest(&self) -> &Stretch {
+    fn newest(&self) -> &EpochSpan {
         self.0.last().expect("an epoch")
     }
 
@@ -70,7 +70,7 @@ impl Epochs {
         self.0.len() as u64 - 1
     }
 
-    /// Whether it ever did.
+    /// Whether the epoch changed in this run.
     pub(crate) fn have_changed(&self) -> bool {
         self.changes() > 0
     }
@@ -90,7 +90,7 @@ impl Epochs {
         }
     }
 
-    /// The serial of what the newest epoch has with a number.
+    /// The serial of the publication that has this number in the newest epoch.
     pub(crate) fn published(&self, number: u64) -> u64 {
         let mut all = self.0.iter().rev();
         let of = all.find(|one| number > one.begin);
@@ -105,7 +105,7 @@ impl Epochs {
         }
     }
 
-    /// A position as the epoch names it in which it was met.
+    /// The id of a serial, in the epoch in which it was published.
     pub(crate) fn cursor(&self, serial: u64) -> Cursor {
         let mut all = self.0.iter().rev();
         let of = all.find(|one| one.start <= serial).expect("an epoch");
@@ -115,39 +115,39 @@ impl Epochs {
         }
     }
 
-    /// Where the epoch begins in which a position is void.
+    /// If a position is void: where the epoch begins that made it so.
     pub(crate) fn restart(&self, serial: u64) -> Option<u64> {
         let mut later = self.0.iter().skip(1);
         let is_void =
-            |one: &&Stretch| serial < one.start && one.kept.is_none_or(|kept| serial > kept);
+            |one: &&EpochSpan| serial < one.start && one.kept.is_none_or(|kept| serial > kept);
         later.find(is_void).map(|one| one.start)
     }
 
-    /// The last position that stands for the same: the last publication that stays is where the
-    /// next epoch begins, and the one after that if nothing was published between.
+    /// The last position equal to this one. The last publication that an epoch change keeps and
+    /// the beginning of the next epoch are one position.
     pub(crate) fn same_as(&self, serial: u64) -> u64 {
-        let next = |serial, one: &Stretch| match one.kept == Some(serial) {
+        let next = |serial, one: &EpochSpan| match one.kept == Some(serial) {
             true => one.start,
             false => serial,
         };
         self.0.iter().fold(serial, next)
     }
 
-    /// The last that stays of what comes before an epoch, if one begins at a serial.
+    /// If an epoch begins at a serial: the last valid serial before it. Otherwise the serial.
     pub(crate) fn last_before(&self, serial: u64) -> u64 {
-        let before = |serial, one: &Stretch| match one.start == serial {
+        let before = |serial, one: &EpochSpan| match one.start == serial {
             true => one.kept.unwrap_or(serial),
             false => serial,
         };
         self.0.iter().rev().fold(serial, before)
     }
 
-    /// Whether an epoch begins at a serial, so that no publication has it.
+    /// Whether an epoch begins at a serial. No publication has such a serial.
     pub(crate) fn is_beginning(&self, serial: u64) -> bool {
         self.0.iter().any(|one| one.start == serial)
     }
 
-    /// Whether an epoch began after a serial.
+    /// Whether this epoch began after a serial.
     pub(crate) fn is_later(&self, epoch: Epoch, serial: u64) -> bool {
         let mut all = self.0.iter();
         all.any(|one| one.epoch == epoch && one.start > serial)

@@ -1,9 +1,9 @@
 //! The feed's side of publications: numbers them, adds them to the log and posts them.
 //!
-//! What the real sequencer does in a row happens here in steps ([`Step`]), any of which may be
-//! late: each publication is added, each worker's mail is posted, all of it is noted
-//! as posted and confirmed, the log evicts. The world calls between turns. A worker's network calls
-//! in the middle of a turn, as the feed's thread may act at any time.
+//! The real sequencer works in one pass. Here each [`Step`] of it may be late: a publication is
+//! added, a worker's mail is posted, the batch is noted as posted and confirmed, the log evicts.
+//! The world calls between turns. A worker's network calls in the middle of a turn, since the
+//! feed's thread may act at any time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ use fanfare::worker::mail::outgoing::Outgoing;
 
 use crate::disk::Journal;
 use crate::net::MidTurn;
-use crate::world::node::Member;
+use crate::world::node::NodeWorker;
 
-/// Batches posted at once; below what the inbox holds, so that posting never waits.
+/// Batches in an inbox at most; below what it holds, so that posting never waits.
 const BATCHES_MAX: usize = 50;
-/// Mails in an inbox from which on a backend says nothing; below what it holds.
+/// Mails in an inbox from which on the backend sends nothing; below what it holds.
 const MAILS_MAX: usize = 55;
-/// Publications of a chaos.
+/// Publications of a fault phase.
 const PUBLICATIONS_MAX: u64 = 800;
-/// How likely the epoch changes when it acts in the middle of a turn, in thousandths.
+/// The chance of an epoch change when the feed acts in the middle of a turn, in thousandths.
 const CHANGES_PER_ACT: u32 = 20;
-/// Of the publications that come one by one in the end, which have no key.
-pub(crate) const LONELY_BYTES: usize = 5;
+/// The size of the last publication of each channel. They have no key.
+pub(crate) const LAST_BYTES: usize = 5;
 
 /// The mailboxes of all workers, by number. A worker that has ended has none.
 #[derive(Clone, Debug)]
@@ -44,7 +44,7 @@ impl Mailboxes {
         self.0.len() as u32
     }
 
-    /// Whether a backend may say something to any worker.
+    /// Whether the backend may send something to any worker.
     pub(crate) fn have_room(&self) -> bool {
         let mut open = self.0.iter().flatten();
         open.all(|mailbox| mailbox.waiting() < MAILS_MAX)
@@ -85,9 +85,9 @@ impl Mailboxes {
 /// What the sequencer does next with a batch.
 #[derive(Debug)]
 enum Step {
-    /// Adds it to the log.
+    /// Adds a publication to the log.
     Add(Box<Publication>, Option<Arc<WorkerAck>>),
-    /// Takes what is to be posted.
+    /// Collects what is to be posted.
     Collect,
     Post(usize, Batch),
     NotePosted,
@@ -95,16 +95,16 @@ enum Step {
     Evict,
 }
 
-/// What has happened in the log.
+/// An event in the log.
 #[derive(Debug)]
-pub(crate) enum Fresh {
+pub(crate) enum LogEvent {
     Epoch(EpochChange),
     Publication(Arc<Publication>),
 }
 
-/// A feeder waits for this.
+/// An acknowledgement that a feeder waits for.
 #[derive(Debug)]
-pub(crate) struct Owed {
+pub(crate) struct PendingAck {
     pub(crate) sequence: u64,
     pub(crate) worker_ack: Arc<WorkerAck>,
     /// The workers that it was posted to, or is about to be.
@@ -119,33 +119,33 @@ pub(crate) struct Feed {
     epoch: Epoch,
     channels: Vec<ChannelName>,
     pub(crate) size_max: usize,
-    /// The last number that was given out.
+    /// The last number that was assigned.
     head: u64,
-    /// How much has happened over all epochs.
+    /// The last serial: publications and epoch changes so far.
     serial: u64,
-    /// Where each epoch begins, and up to where it has the numbers of the one before.
-    stretches: Vec<(u64, u64)>,
-    /// How often the epoch may change.
+    /// For each epoch: where it begins, and up to where it has the numbers of the one before.
+    spans: Vec<(u64, u64)>,
+    /// How many epoch changes may still happen.
     changes: u32,
     chances: fastrand::Rng,
     pub(crate) writer: Writer,
     pub(crate) mailboxes: Mailboxes,
-    /// Numbered and not yet part of a batch.
+    /// Numbered, and not yet in a batch.
     staged: Vec<(Publication, Option<Arc<WorkerAck>>)>,
     outgoing: Outgoing,
     steps: VecDeque<Step>,
-    /// The worker that is not posted to for a while.
+    /// The worker that receives no mail for a while.
     late: Option<usize>,
-    /// With it the server may be killed and goes on.
+    /// With a journal the server may be killed and started again.
     pub(crate) journal: Option<Journal>,
-    /// Publications of which the world does not know yet.
-    fresh: Vec<Fresh>,
-    /// Those that are not complete, in the order of their publications.
-    pub(crate) worker_acks: Vec<Owed>,
+    /// Events that the world has not taken yet.
+    events: Vec<LogEvent>,
+    /// Incomplete acknowledgements, in the order of their publications.
+    pub(crate) worker_acks: Vec<PendingAck>,
     random: fastrand::Rng,
     /// A worker is in the middle of a turn.
     pub(crate) is_mid_turn: bool,
-    /// How likely it acts at each place there, in thousandths.
+    /// The chance that it acts at each place in the middle of a turn, in thousandths.
     pub(crate) acts_in_turns: u32,
 }
 
@@ -164,7 +164,7 @@ impl Feed {
             size_max,
             head: 0,
             serial: 0,
-            stretches: vec![(0, 0)],
+            spans: vec![(0, 0)],
             changes: 0,
             chances: random.clone(),
             writer,
@@ -174,7 +174,7 @@ impl Feed {
             steps: VecDeque::new(),
             late: None,
             journal,
-            fresh: Vec::new(),
+            events: Vec::new(),
             worker_acks: Vec::new(),
             random,
             is_mid_turn: false,
@@ -182,7 +182,7 @@ impl Feed {
         }
     }
 
-    /// The workers of a server that begins, and after which publication they do.
+    /// A server starts with these workers, after the publication `head`.
     pub(crate) fn begin(&mut self, mailboxes: Mailboxes, writer: Writer, head: u64) {
         self.outgoing = Outgoing::new(mailboxes.0.len());
         self.mailboxes = mailboxes;
@@ -193,13 +193,13 @@ impl Feed {
         self.worker_acks.clear();
     }
 
-    /// What was published since the world asked last.
-    pub(crate) fn take_fresh(&mut self) -> Vec<Fresh> {
-        std::mem::take(&mut self.fresh)
+    /// Takes the events since the last call.
+    pub(crate) fn take_events(&mut self) -> Vec<LogEvent> {
+        std::mem::take(&mut self.events)
     }
 
-    /// A worker may not be posted to from now on, or is again. All that follows waits for it.
-    pub(crate) fn draw_lateness(&mut self) {
+    /// At random, begins or ends holding back one worker's mail. All later steps wait for it.
+    pub(crate) fn draw_late_worker(&mut self) {
         if self.random.u32(0..50) == 0 {
             let workers = self.mailboxes.0.len();
             let is_late = self.late.is_none() && self.random.bool();
@@ -207,13 +207,13 @@ impl Feed {
         }
     }
 
-    /// Nothing is late any more, and nothing happens in the middle of turns.
-    pub(crate) fn calm_down(&mut self) {
+    /// Holds back no mail, and acts no more in the middle of turns.
+    pub(crate) fn end_faults(&mut self) {
         (self.acts_in_turns, self.changes) = (0, 0);
         self.late = None;
     }
 
-    /// Draws whether the epoch changes in this life.
+    /// Draws whether the epoch changes in this run.
     pub(crate) fn draw_changes(&mut self, mut chances: fastrand::Rng) {
         if chances.bool() {
             self.changes = chances.u32(1..=4);
@@ -221,8 +221,8 @@ impl Feed {
         self.chances = chances;
     }
 
-    /// Begins a new epoch, with a chance in thousandths, if everything can be posted before.
-    /// True if it has.
+    /// Begins a new epoch with a chance in thousandths, if everything before it can be posted. True
+    /// if it has.
     pub(crate) fn change_epoch_at_random(&mut self, likely: u32, now: Now) -> bool {
         if self.changes == 0 || self.chances.u32(0..1000) >= likely {
             return false;
@@ -238,9 +238,9 @@ impl Feed {
             1 => Some(head),
             _ => Some(head.saturating_sub(chances.u64(1..12))),
         };
-        // Numbers between the two stand for nothing.
+        // Numbers in between are of no publication, so the epoch is valid up to the next one.
         let valid_until = valid_until.map(|valid: u64| {
-            let mut all = self.stretches.iter().rev();
+            let mut all = self.spans.iter().rev();
             let of = all.find(|(_, valid_until)| valid >= *valid_until);
             of.map_or(valid, |(begin, _)| valid.max(*begin))
         });
@@ -260,8 +260,8 @@ impl Feed {
         self.writer.change_epoch(&change);
         self.serial += 1;
         (self.epoch, self.head) = (change.to, begin);
-        self.stretches.push((begin, least));
-        self.fresh.push(Fresh::Epoch(change));
+        self.spans.push((begin, least));
+        self.events.push(LogEvent::Epoch(change));
         true
     }
 
@@ -279,7 +279,7 @@ impl Feed {
         self.sequence(channel, size, ttl_ms, now);
     }
 
-    /// Gives a publication its number. Its payload begins with its serial.
+    /// Assigns a number to a publication. Its payload begins with its serial.
     pub(crate) fn sequence(&mut self, channel: usize, size: usize, ttl_ms: Option<u64>, now: Now) {
         let number = self.head + 1;
         let id = Cursor {
@@ -298,7 +298,7 @@ impl Feed {
         };
         let key = self.random.u32(0..6);
         let has_key = ttl_ms.is_some() || key < 3;
-        let has_key = has_key && size != LONELY_BYTES;
+        let has_key = has_key && size != LAST_BYTES;
         let event = (self.random.u32(0..5) == 0).then(|| "tick".into());
         let make = |ledger: &Arc<_>| {
             let name = self.channels[channel].clone();
@@ -309,7 +309,7 @@ impl Feed {
         };
         let publication = make(self.writer.log().ledger());
         let worker_ack = (self.random.u32(0..8) == 0).then(|| Arc::new(WorkerAck::new(1)));
-        // What the world keeps is not what the log evicts.
+        // The world's copy does not count in the log's memory.
         let for_world = Arc::new(make(&Arc::default()));
         if let Some(journal) = &mut self.journal
             && !journal.take(&for_world)
@@ -319,17 +319,17 @@ impl Feed {
         (self.head, self.serial) = (number, sequence);
         self.writer.announce(Sequence(number));
         self.worker_acks
-            .extend(worker_ack.as_ref().map(|worker_ack| Owed {
+            .extend(worker_ack.as_ref().map(|worker_ack| PendingAck {
                 sequence,
                 worker_ack: Arc::clone(worker_ack),
                 workers: Vec::new(),
                 is_posted: false,
             }));
-        self.fresh.push(Fresh::Publication(for_world));
+        self.events.push(LogEvent::Publication(for_world));
         self.staged.push((publication, worker_ack));
     }
 
-    /// Does some of what is to be done.
+    /// Does some of the steps.
     pub(crate) fn post_some(&mut self, now: Now) {
         for _ in 0..self.random.u32(0..12) {
             if !self.step(now) {
@@ -338,18 +338,18 @@ impl Feed {
         }
     }
 
-    /// Does all of it, as far as the inboxes have room.
+    /// Does all steps, as far as the inboxes have room.
     pub(crate) fn post_everything(&mut self, now: Now) {
         while self.step(now) {}
     }
 
-    /// Whether nothing is to be done.
+    /// Whether no step is left.
     pub(crate) fn is_done(&self) -> bool {
         self.staged.is_empty() && self.steps.is_empty()
     }
 
-    /// Whether nothing is on its way to any worker.
-    pub(crate) fn has_all_taken(&self, workers: &[Member]) -> bool {
+    /// Whether every worker has taken in everything, and nothing is on its way.
+    pub(crate) fn has_all_taken(&self, workers: &[NodeWorker]) -> bool {
         let head = Cursor {
             epoch: self.epoch,
             sequence: self.writer.head(),
@@ -358,8 +358,8 @@ impl Feed {
         self.is_done() && workers.all(|one| one.hub().head() == head && !one.has_mail())
     }
 
-    /// Makes a batch of what was numbered.
-    fn hand_over(&mut self) {
+    /// Makes a batch of the numbered publications.
+    fn make_batch(&mut self) {
         let count = match self.random.bool() {
             true => self.staged.len(),
             false => self.random.usize(1..=self.staged.len()),
@@ -382,13 +382,13 @@ impl Feed {
         self.steps.extend(rest);
     }
 
-    /// Does the next thing. False if there is nothing, or it has to wait for an inbox.
+    /// Does the next step. False if there is none, or if it waits for an inbox.
     fn step(&mut self, now: Now) -> bool {
         if self.steps.is_empty() && !self.staged.is_empty() {
-            self.hand_over();
+            self.make_batch();
         }
         let Some(step) = self.steps.pop_front() else {
-            // The log ages without publications.
+            // The log also ages without publications.
             self.writer.evict(now, u32::MAX);
             return false;
         };
@@ -399,7 +399,7 @@ impl Feed {
             }
             Step::Collect => {
                 while let Some((worker, batch)) = self.outgoing.take() {
-                    self.note_owed(worker, &batch);
+                    self.note_workers(worker, &batch);
                     self.steps.push_front(Step::Post(worker, batch));
                 }
             }
@@ -408,8 +408,8 @@ impl Feed {
             Step::Confirm(worker_acks) => worker_acks.iter().for_each(|worker_ack| {
                 let _is_last = worker_ack.confirm(0);
                 let mut all = self.worker_acks.iter_mut();
-                let owed = all.find(|owed| Arc::ptr_eq(&owed.worker_ack, worker_ack));
-                owed.expect("an acknowledgement that is owed").is_posted = true;
+                let pending = all.find(|pending| Arc::ptr_eq(&pending.worker_ack, worker_ack));
+                pending.expect("an acknowledgement that is owed").is_posted = true;
             }),
             Step::Evict => {
                 self.writer.trim(u32::MAX);
@@ -420,17 +420,18 @@ impl Feed {
         true
     }
 
-    fn note_owed(&mut self, worker: usize, batch: &Batch) {
+    fn note_workers(&mut self, worker: usize, batch: &Batch) {
         for worker_ack in batch.iter().filter_map(|item| item.worker_ack.as_ref()) {
             let mut all = self.worker_acks.iter_mut();
-            let owed = all.find(|owed| Arc::ptr_eq(&owed.worker_ack, worker_ack));
-            owed.expect("an acknowledgement that is owed")
+            let pending = all.find(|pending| Arc::ptr_eq(&pending.worker_ack, worker_ack));
+            pending
+                .expect("an acknowledgement that is owed")
                 .workers
                 .push(worker);
         }
     }
 
-    /// Hands a worker its mail. False if its inbox has no room; then the log's bounds are kept.
+    /// Posts a batch to a worker. If its inbox has no room: false, and the log evicts meanwhile.
     fn post(&mut self, worker: usize, batch: Batch, now: Now) -> bool {
         let is_late = self.late == Some(worker);
         if is_late || !self.mailboxes.has_room_for_batch(worker) {
@@ -463,7 +464,7 @@ impl MidTurn for Feed {
             return false;
         }
         if self.change_epoch_at_random(CHANGES_PER_ACT, now) {
-            // Numbers that the worker knows of the epoch before come again at once.
+            // Numbers that the worker knows of the previous epoch are assigned again at once.
             for _ in 0..self.chances.u32(0..12) {
                 self.publish_at_random(now);
             }

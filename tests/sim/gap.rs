@@ -1,15 +1,15 @@
-//! Gaps as they were told, and where a subscription may begin.
+//! Gaps as clients read them, and where a subscription may begin.
 //!
-//! What any gap has to be true to, whether it is found on joining or later. [`crate::model`] has
-//! what else holds for a connection.
+//! Checks what must be true of any gap, whether it is found when a subscription begins or later.
+//! [`crate::model`] checks the rest of a connection.
 
 use fanfare::id::Cursor;
 
-use crate::model::{Ask, Facts, LogFacts, Seen};
+use crate::model::{Facts, LogFacts, Observation, Requested};
 
-/// A gap as it was told.
+/// A gap as the client read it.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct ReportedGap {
     pub(crate) channel: usize,
     pub(crate) since: Option<String>,
     pub(crate) until: u64,
@@ -17,21 +17,22 @@ pub(crate) struct Told {
     pub(crate) cause: String,
 }
 
-impl Told {
-    /// Where it begins, if that is a position of a known epoch.
+impl ReportedGap {
+    /// The serial at which it begins, if that position is of a known epoch.
     pub(crate) fn begins(&self, facts: &Facts) -> Option<u64> {
         let since: Option<Cursor> = self.since.as_ref()?.parse().ok();
         facts.epochs.position(since?)
     }
 
-    /// What lies in it. Up to where the next epoch begins nothing is in it that is void.
+    /// The serials in it. Void publications directly before an epoch change are left out.
     pub(crate) fn missing<'f>(&self, since: u64, facts: &'f Facts) -> &'f [u64] {
         let until = facts.epochs.last_before(self.until);
         facts.ever_between(self.channel, since, until)
     }
 
-    /// A gap that begins at a void position ends where the next epoch begins, or later, and says
-    /// why. There is none where nothing was void. The one of an answer may be cut at its position.
+    /// Checks the cause of a gap at an epoch change. A gap that begins at a void position has the
+    /// cause `restart` and ends where the next epoch begins, or later. No other gap has that cause.
+    /// A gap in a poll's answer may be cut at the answer's position.
     pub(crate) fn check_void(&self, answer: Option<u64>, facts: &Facts) {
         let Some(since) = self.begins(facts) else {
             return;
@@ -40,28 +41,28 @@ impl Told {
         let passes = restart.is_some_and(|restart| self.until >= restart);
         let is_cut = restart.is_some() && answer == Some(self.until);
         match self.cause.as_str() {
-            // It may join one of what comes before, of a subscription that had passed over that.
+            // It may include an earlier loss, of a subscription that had already passed it.
             "restart" => {
                 let void = facts.ever_between(self.channel, since, self.until);
                 let mut void = void.iter().filter(|s| facts.epochs.restart(**s).is_some());
                 let is_of_nothing = !passes && !is_cut && void.next().is_none();
-                assert!(!is_of_nothing, "{self:?} at a position that is valid");
+                assert!(!is_of_nothing, "{self:?} at a position that is not void");
             }
             _ => assert!(!passes, "{self:?} passes over a new epoch"),
         }
     }
 
-    pub(crate) fn seen(&self, facts: &Facts) -> Seen {
-        Seen::Gap {
+    pub(crate) fn observation(&self, facts: &Facts) -> Observation {
+        Observation::Gap {
             channel: self.channel,
             since: self.begins(facts),
             until: self.until,
         }
     }
 
-    /// A gap because of a position that is of no use ends where the cause says. What the log has of
-    /// this epoch is not missing to a client that comes from another one.
-    pub(crate) fn check_foreign_end(&self, at: u64, log: &LogFacts, facts: &Facts) {
+    /// Checks where a gap ends whose requested position was invalid or of another epoch. A client
+    /// from another epoch misses nothing of what the log has of this epoch.
+    pub(crate) fn check_unusable_end(&self, at: u64, log: &LogFacts, facts: &Facts) {
         match self.cause.as_str() {
             "restart" if facts.epochs.have_changed() => assert!(self.until <= log.head, "{self:?}"),
             "restart" => {
@@ -75,39 +76,45 @@ impl Told {
     }
 }
 
-/// Whether a subscription at a worker that asked for something may start here, and so.
+/// Checks that a subscription may start at a position, with a gap or without one.
 pub(crate) fn check_start(
     worker: usize,
-    ask: Ask,
-    asked_at: u64,
+    requested: Requested,
+    requested_at: u64,
     position: u64,
-    gap: Option<&Told>,
+    gap: Option<&ReportedGap>,
     facts: &Facts,
 ) {
     let log = &facts.logs[worker];
-    let at = (ask, position, gap);
-    let Some(told) = gap else {
-        return match ask {
-            Ask::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
-            Ask::Foreign | Ask::Nonsense => panic!("{at:?}: no gap"),
-            Ask::Now => assert!((asked_at..=log.head).contains(&position), "{at:?}"),
-            // Its history says where.
-            Ask::First | Ask::Last(_) => assert!(position <= log.head, "{at:?}"),
+    let at = (requested, position, gap);
+    let Some(gap) = gap else {
+        return match requested {
+            Requested::After(since) => assert_eq!(position, since, "{at:?}: not where it asked"),
+            Requested::OtherEpoch | Requested::Invalid => panic!("{at:?}: no gap"),
+            Requested::Now => assert!((requested_at..=log.head).contains(&position), "{at:?}"),
+            // `History` checks the lower bound.
+            Requested::First | Requested::Last(_) => assert!(position <= log.head, "{at:?}"),
         };
     };
-    assert_eq!(told.until, position, "{at:?}: goes on elsewhere");
-    assert_eq!(told.missed, None, "{at:?}: cannot be known");
-    match ask {
-        Ask::After(since) => {
-            told.check_void(None, facts);
-            assert_eq!(told.since, Some(facts.id(since)), "{at:?}");
+    assert_eq!(
+        gap.until, position,
+        "{at:?}: does not start where the gap ends"
+    );
+    assert_eq!(
+        gap.missed, None,
+        "{at:?}: a count that the server cannot know"
+    );
+    match requested {
+        Requested::After(since) => {
+            gap.check_void(None, facts);
+            assert_eq!(gap.since, Some(facts.id(since)), "{at:?}");
             let is_start = facts.epochs.is_beginning(position);
             let is_evicted = position <= log.evicted_of_any() || is_start;
-            match told.cause.as_str() {
+            match gap.cause.as_str() {
                 "restart" => {
                     let is_void = facts.epochs.restart(since).is_some();
-                    let evicted = log.evicted[told.channel];
-                    let newest = facts.first_newest(log, told.channel, evicted, position);
+                    let evicted = log.evicted[gap.channel];
+                    let newest = facts.first_newest(log, gap.channel, evicted, position);
                     assert!(is_void && (is_evicted || newest.is_none()), "{at:?}");
                 }
                 cause => {
@@ -116,14 +123,16 @@ pub(crate) fn check_start(
                 }
             }
         }
-        Ask::Nonsense if told.cause == "restart" => {
-            // Its epoch was the newest when it asked.
+        Requested::Invalid if gap.cause == "restart" => {
+            // The position was of the newest epoch when the client asked.
             assert!(facts.epochs.have_changed(), "{at:?}");
         }
-        Ask::Foreign | Ask::Nonsense => {
-            assert_eq!(Some(&*told.cause), ask.foreign_cause(), "{at:?}");
-            told.check_foreign_end(asked_at, log, facts);
+        Requested::OtherEpoch | Requested::Invalid => {
+            assert_eq!(Some(&*gap.cause), requested.unusable_cause(), "{at:?}");
+            gap.check_unusable_end(requested_at, log, facts);
         }
-        Ask::First | Ask::Last(_) | Ask::Now => panic!("{at:?}: a gap before it begins"),
+        Requested::First | Requested::Last(_) | Requested::Now => {
+            panic!("{at:?}: a gap for no position")
+        }
     }
 }

@@ -1,68 +1,71 @@
-//! What a subscription that asked for history may begin with, and what has to be marked as initial.
+//! History: the earlier publications that a subscription begins with, and their initial mark.
 //!
-//! When the worker took the request is not known: not before the client asked, and not after it
-//! read the answer. So the worker's head then lies between two numbers, and what is owed follows
-//! from both: at the most what the newest head allows, and nothing older than the oldest one does.
+//! The client does not know when the worker took its request: after the request was sent and
+//! before the answer was read. The worker's head at that moment lies between the two heads that
+//! are noted here. The checks allow what the newer head allows, and require no publication that
+//! is too old by the older head.
 
 use fanfare::config::Overflow;
 
-use crate::model::{Ask, Facts, Told};
+use crate::model::{Facts, ReportedGap, Requested};
 
-/// One subscription's history.
+/// The history of one subscription.
 #[derive(Debug)]
 pub(crate) struct History {
     /// The worker that serves it.
     worker: usize,
     channel: usize,
-    /// So many of the newest.
+    /// At most so many of the newest publications.
     count: usize,
-    /// The worker's head when the client asked and when it read that it is served.
-    asked_at: u64,
+    /// The worker's head when the client asked, and when it read that it is subscribed.
+    requested_at: u64,
     read_at: u64,
-    /// Nothing of it has been given yet, nor a gap in it.
-    is_unbegun: bool,
-    /// A publication without the mark has come.
+    /// Neither a publication nor a gap has come yet.
+    has_not_begun: bool,
+    /// A publication without the initial mark has come.
     is_over: bool,
 }
 
 impl History {
-    /// What an ask has as its history, if it asks for one.
+    /// The history of a subscription, if it asked for one.
     pub(crate) fn new(
         worker: usize,
-        ask: Ask,
-        asked_at: u64,
+        requested: Requested,
+        requested_at: u64,
         channel: usize,
         facts: &Facts,
     ) -> Option<Self> {
-        let count = match ask {
-            Ask::First => usize::MAX,
-            Ask::Last(count) => count as usize,
-            Ask::After(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => return None,
+        let count = match requested {
+            Requested::First => usize::MAX,
+            Requested::Last(count) => count as usize,
+            Requested::After(_) | Requested::OtherEpoch | Requested::Invalid | Requested::Now => {
+                return None;
+            }
         };
         Some(Self {
             worker,
             channel,
             count,
-            asked_at,
+            requested_at,
             read_at: facts.logs[worker].head,
-            is_unbegun: true,
+            has_not_begun: true,
             is_over: false,
         })
     }
 
-    /// Whether nothing has come of it yet.
-    pub(crate) fn is_unbegun(&self) -> bool {
-        self.is_unbegun
+    /// Whether neither a publication nor a gap has come yet.
+    pub(crate) fn has_not_begun(&self) -> bool {
+        self.has_not_begun
     }
 
-    /// Up to here nothing is owed: it is older than what was asked for, or has left the log before
-    /// any was given.
-    pub(crate) fn excused(&self, facts: &Facts) -> u64 {
-        // What it began with may be void.
-        if facts.epochs.has_one_after(self.asked_at) {
+    /// Nothing up to here is owed: it is older than the requested count, or left the log before
+    /// the first publication was delivered.
+    pub(crate) fn not_owed_until(&self, facts: &Facts) -> u64 {
+        // The epoch has changed since, so what the history began with may be void.
+        if facts.epochs.has_one_after(self.requested_at) {
             return self.read_at;
         }
-        if !self.is_unbegun {
+        if !self.has_not_begun {
             return 0;
         }
         let kept = facts.between(self.channel, 0, self.read_at);
@@ -71,49 +74,51 @@ impl History {
         evicted.max(too_old.unwrap_or_default())
     }
 
-    /// The subscription begins here: nothing that was asked for lies before it.
+    /// Checks that a subscription that begins here misses nothing it asked for.
     pub(crate) fn check_start(&self, position: u64, facts: &Facts) {
         let before = facts.between(self.channel, 0, position).last().copied();
-        let excused = self.excused(facts);
+        let not_owed_until = self.not_owed_until(facts);
         assert!(
-            before.unwrap_or_default() <= excused,
-            "{self:?} begins after {before:?} although the log has what follows {excused}"
+            before.unwrap_or_default() <= not_owed_until,
+            "{self:?} begins after {before:?} but the log has what follows {not_owed_until}"
         );
     }
 
-    /// A publication came, with the mark or without it.
+    /// Checks a delivered publication and its initial mark, if the client can see marks.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
-        let newer = facts.between(self.channel, sequence, self.asked_at).len();
+        let newer = facts
+            .between(self.channel, sequence, self.requested_at)
+            .len();
         assert!(
-            sequence > self.asked_at || newer < self.count,
-            "{sequence} is none of the newest: {self:?}"
+            sequence > self.requested_at || newer < self.count,
+            "{sequence} is older than the requested count: {self:?}"
         );
-        self.is_unbegun = false;
+        self.has_not_begun = false;
         let Some(mark) = mark else {
             return;
         };
         assert!(
-            mark || sequence > self.asked_at,
-            "{sequence} was in the log and has no mark: {self:?}"
+            mark || sequence > self.requested_at,
+            "{sequence} was in the log and is not marked: {self:?}"
         );
         assert!(
             !mark || (sequence <= self.read_at && !self.is_over),
-            "{sequence} was not in the log and has the mark: {self:?}"
+            "{sequence} was not in the log and is marked: {self:?}"
         );
         self.is_over |= !mark;
     }
 
-    /// A gap came. What was in the log is no loss before any of it is given; but it may have been
-    /// stepped over as superseded, or skipped with what followed it, and a loss after that decides
-    /// about the cause of both.
-    pub(crate) fn gap(&mut self, told: &Told, facts: &Facts) {
-        let newest = facts.between(self.channel, 0, self.asked_at).last();
+    /// Checks a gap. Publications that left the log before the first delivery are no loss, so such
+    /// a gap must not have the cause `expired`. With conflation it may: superseded publications and
+    /// a later real loss join into one gap, and the real loss decides the cause.
+    pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
+        let newest = facts.between(self.channel, 0, self.requested_at).last();
         let conflates = facts.rules[self.channel].overflow == Overflow::Conflate;
-        let is_of_history = newest.is_some_and(|newest| told.until < *newest);
+        let is_of_history = newest.is_some_and(|newest| gap.until < *newest);
         assert!(
-            !self.is_unbegun || conflates || told.cause != "expired" || !is_of_history,
-            "{told:?} before its history: {self:?}"
+            !self.has_not_begun || conflates || gap.cause != "expired" || !is_of_history,
+            "{gap:?} before its history: {self:?}"
         );
-        self.is_unbegun = false;
+        self.has_not_begun = false;
     }
 }

@@ -1,13 +1,33 @@
-//! The deterministic simulation: one to four real workers over networks that lie, by seed.
+//! The deterministic simulation: one to four real workers over simulated networks, by seed.
 //!
-//! `cargo test --test sim` lives a few hundred lives; `FANFARE_SIM_SEEDS=20000 cargo test
-//! --release --test sim` lives many; `FANFARE_SIM_SEED=7` lives one and shows what happens. A
-//! failure names its seed. [`world`] is a life, [`net`] the networks, [`feed`] the sequencer,
-//! [`disk`] what outlives the server, [`backend`] the rest of the feed, [`peer`] and [`link`] the
-//! clients, [`wire`] their parsers, [`model`] the truth, [`history`] what a first visit begins
-//! with, [`told`] what gaps have to be true to, [`epochs`] which numbers stand for what,
-//! [`journey`] what it comes to for one client over all workers and transports, [`check`] what must
-//! hold of the workers.
+//! `cargo test --test sim` runs 300 seeds; `FANFARE_SIM_SEEDS=20000 cargo test --release --test
+//! sim` runs many; `FANFARE_SIM_SEED=7` runs one and prints its trace. A failure names its seed.
+//!
+//! # Glossary
+//!
+//! - *Run*: what one seed gives. It has a *fault phase* (the network, the disk, the peers and the
+//!   schedule misbehave), then a *quiet phase* (no faults; every client must be served completely),
+//!   then a drain. Some runs drain in the fault phase. [`world`] drives it.
+//! - *Start*: one server process, from its start to its end; `RunId` is its number. A run with a
+//!   journal may have several: the server is killed and started again.
+//! - *Peer*: a simulated client ([`peer`]). *Link*: one connection of a peer ([`link`]).
+//!   *Pipe*: the kernel buffers of that connection ([`net`]).
+//! - *Facts*: what was published, and how far each worker is ([`model`]).
+//! - *Serial*: the number of a publication over all epochs ([`epochs`]). *Void*: discarded by an
+//!   epoch change.
+//! - *Owed*: a publication after a subscription's position that is neither void, expired nor in a
+//!   gap. The client must still receive it, or a gap over it.
+//! - *Expected deliveries*: per connection, how far each subscription is and what it is owed
+//!   ([`model::ExpectedDeliveries`]). *Progress*: the same per client, over all its connections
+//!   ([`progress`]).
+//! - *Reported gap*: a gap as the client read it ([`gap`]). *History*: what a subscription begins
+//!   with if it asked for earlier publications ([`history`]).
+//! - *Tracked client*: it keeps its channels and always resumes at its last id, so its progress is
+//!   checked over all its connections.
+//!
+//! The other modules: [`feed`] stands in for the sequencer, [`backend`] for the rest of the feed,
+//! [`disk`] for what outlives the server. [`wire`] parses what clients read, [`check`] has what
+//! must hold of the workers, [`tokens`] and [`secure`] have tokens and TLS.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::expect_used,
@@ -49,22 +69,22 @@ use fanfare::metrics::{Kind, WorkerMetrics};
 use net::Sabotage;
 use world::{Outcome, World};
 
-/// Lives of a run without further wishes.
+/// Seeds of a test run without `FANFARE_SIM_SEEDS`.
 const SEEDS: u64 = 300;
-/// A run stops after so many failures.
+/// A test run stops after so many failures.
 const FAILURES_MAX: usize = 3;
 
-fn number(name: &str) -> Option<u64> {
+fn env_number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Lives one life; where it failed, if it did.
-fn live(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Result<Outcome, String> {
+/// Runs one seed. If it failed, returns the state at the failure.
+fn run_seed(seed: u64, sabotage: Option<Sabotage>, is_shown: bool) -> Result<Outcome, String> {
     let mut world = World::new(seed, sabotage, is_shown);
-    catch_unwind(AssertUnwindSafe(|| world.live())).map_err(|_panic| world.whereabouts())
+    catch_unwind(AssertUnwindSafe(|| world.run())).map_err(|_panic| world.describe())
 }
 
-fn add(total: &mut Outcome, outcome: &Outcome) {
+fn add_outcome(total: &mut Outcome, outcome: &Outcome) {
     total.counts.resize(outcome.counts.len(), 0);
     for (sum, count) in total.counts.iter_mut().zip(&outcome.counts) {
         *sum += count;
@@ -77,19 +97,19 @@ fn add(total: &mut Outcome, outcome: &Outcome) {
     total.ahead += outcome.ahead;
     total.restarts += outcome.restarts;
     total.epochs += outcome.epochs;
-    total.debts.merge(&outcome.debts);
+    total.lag.merge(&outcome.lag);
 }
 
 #[test]
-fn every_subscriber_gets_or_is_told_everything_in_every_life() {
-    if let Some(seed) = number("FANFARE_SIM_SEED") {
-        let outcome = live(seed, None, true);
+fn every_subscriber_receives_each_publication_or_a_gap_over_it() {
+    if let Some(seed) = env_number("FANFARE_SIM_SEED") {
+        let outcome = run_seed(seed, None, true);
         eprintln!("{outcome:?}");
         assert!(outcome.is_ok(), "seed {seed} failed");
         return;
     }
-    let seeds = number("FANFARE_SIM_SEEDS").unwrap_or(SEEDS);
-    let first = number("FANFARE_SIM_FIRST").unwrap_or(0);
+    let seeds = env_number("FANFARE_SIM_SEEDS").unwrap_or(SEEDS);
+    let first = env_number("FANFARE_SIM_FIRST").unwrap_or(0);
     let next = AtomicU64::new(first);
     let total = Mutex::new(Outcome::default());
     let failures = Mutex::new(Vec::new());
@@ -102,8 +122,8 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
                     if seed >= first + seeds || failures.lock().unwrap().len() >= FAILURES_MAX {
                         return;
                     }
-                    match live(seed, None, false) {
-                        Ok(outcome) => add(&mut total.lock().unwrap(), &outcome),
+                    match run_seed(seed, None, false) {
+                        Ok(outcome) => add_outcome(&mut total.lock().unwrap(), &outcome),
                         Err(at) => failures.lock().unwrap().push(format!("seed {seed}: {at}")),
                     }
                 }
@@ -119,20 +139,23 @@ fn every_subscriber_gets_or_is_told_everything_in_every_life() {
         failures.join("\n")
     );
     assert!(
-        seeds < SEEDS || total.debts.percent_max > 90,
-        "nobody came near the quota"
+        seeds < SEEDS || total.lag.percent_max > 90,
+        "no peer came near the quota"
     );
-    assert!(seeds < SEEDS || total.restarts > 0, "nobody was killed");
+    assert!(seeds < SEEDS || total.restarts > 0, "no server was killed");
     assert!(seeds < SEEDS || total.epochs > 0, "no epoch has changed");
-    assert!(seeds < SEEDS || total.ahead > 0, "no worker was behind");
+    assert!(
+        seeds < SEEDS || total.ahead > 0,
+        "no connection was ahead of its worker"
+    );
     assert!(
         seeds < SEEDS || total.windows_filled > 0,
         "no window was ever full"
     );
     assert!(
-        seeds < SEEDS || unseen(&total).is_empty(),
+        seeds < SEEDS || untested_counters(&total).is_empty(),
         "never happened: {:?}",
-        unseen(&total)
+        untested_counters(&total)
     );
 }
 
@@ -148,23 +171,22 @@ fn show(seeds: u64, total: &Outcome) {
         "{} windows filled, {} restarts, {} new epochs, {} connections ahead of their workers",
         total.windows_filled, total.restarts, total.epochs, total.ahead
     );
-    let debts = &total.debts;
+    let lag = &total.lag;
     eprintln!(
-        "quota: {} debts looked at, the greatest {} % of it; overshot by {} bytes, {} publications",
-        debts.looked_at, debts.percent_max, debts.bytes_over, debts.publications_over
+        "quota: {} samples of lag, at most {} % of it; over it by {} bytes, {} publications",
+        lag.samples, lag.percent_max, lag.bytes_over, lag.publications_over
     );
 }
 
-/// What a worker counts and no life has seen: the simulation would be blind there.
-fn unseen(total: &Outcome) -> Vec<&'static str> {
-    // These need thousands of conns or publications in one turn, or are gauges, at zero in the end,
-    // or a client that shows no token or asks for more than its own allows. The peers break no TLS
-    // and bring no tickets of it.
-    // Nor do they break PROXY headers, and memory and channels are without end.
+/// Counters that no run has incremented: the simulation does not test what they count.
+fn untested_counters(total: &Outcome) -> Vec<&'static str> {
+    // These need thousands of conns or publications in one turn, a client without a token or
+    // beyond what its token allows, a TLS session that fails or is resumed, a bad PROXY header,
+    // or a limit on memory or channels. Peers do none of that.
     const OUT_OF_REACH: [&str; 14] = [
-        // Many handshakes have to come together: one in some hundred lives.
+        // Needs many handshakes in one turn: one in some hundred runs.
         "phase=\"handshake\"",
-        // Few peers open a WebSocket and then do not subscribe: one in some thousand lives.
+        // Needs a WebSocket that never subscribes: one in some thousand runs.
         "reason=\"no_subscription\"",
         "limit=\"memory\"",
         "limit=\"proxy\"",
@@ -191,21 +213,25 @@ fn unseen(total: &Outcome) -> Vec<&'static str> {
 }
 
 #[test]
-fn same_seed_lives_the_same_life() {
+fn same_seed_gives_the_same_outcome() {
     for seed in 0..10 {
-        assert_eq!(live(seed, None, false), live(seed, None, false), "{seed}");
+        assert_eq!(
+            run_seed(seed, None, false),
+            run_seed(seed, None, false),
+            "{seed}"
+        );
     }
 }
 
 #[test]
-fn broken_network_is_found_out() {
+fn injected_bug_is_detected() {
     for sabotage in [
         Sabotage::DropByte,
         Sabotage::LoseReadiness,
         Sabotage::LoseRecord,
         Sabotage::RepeatByte,
     ] {
-        let found = (0..20).any(|seed| live(seed, Some(sabotage), false).is_err());
-        assert!(found, "{sabotage:?} went unnoticed");
+        let found = (0..20).any(|seed| run_seed(seed, Some(sabotage), false).is_err());
+        assert!(found, "{sabotage:?} was not detected");
     }
 }

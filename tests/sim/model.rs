@@ -1,9 +1,9 @@
-//! What each subscriber must have seen or been told: the truth to hold the wire against.
+//! What each subscriber must receive: the model that the wire is compared with.
 //!
-//! [`Facts`] has everything that was published; a [`Ledger`] has, for one connection, how far each
-//! of its subscriptions has got. Every publication after a subscription's start is delivered once
-//! and in order, or lies in a gap that was told with the right ends and count, or had expired. A
-//! panic is a finding. Knows neither bytes nor sockets.
+//! [`Facts`] has everything that was published. [`ExpectedDeliveries`] has how far each
+//! subscription of one connection is. Every publication after a subscription's start is delivered
+//! once and in order, or lies in a gap with the right ends and count, or has expired. A panic is a
+//! finding. Knows neither bytes nor sockets.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -17,20 +17,20 @@ use fanfare::time::Now;
 
 use crate::check;
 use crate::epochs::Epochs;
-use crate::feed::Fresh;
-pub(crate) use crate::gap::{Told, check_start};
+use crate::feed::LogEvent;
+pub(crate) use crate::gap::{ReportedGap, check_start};
 use crate::history::History;
 
 /// How far one worker is, and what has left the log.
 #[derive(Clone, Debug)]
 pub(crate) struct LogFacts {
-    /// Everything up to here has been taken in.
+    /// The worker has taken in everything up to here.
     pub(crate) head: u64,
-    /// The newest publication in the log, which the worker need not know yet.
+    /// The newest publication in the log. The worker may not know it yet.
     pub(crate) added: u64,
     /// The newest publication that has left it, by channel.
     pub(crate) evicted: Vec<u64>,
-    /// Everything up to here has left it.
+    /// Everything up to here has left the log.
     pub(crate) tail: u64,
 }
 
@@ -44,64 +44,63 @@ impl LogFacts {
 /// Everything that was published, and how far the workers are.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    /// The first one.
+    /// The first epoch.
     pub(crate) epoch: Epoch,
     pub(crate) epochs: Epochs,
     pub(crate) names: Vec<String>,
     /// The same, as the server has them.
     pub(crate) channels: Vec<ChannelName>,
-    /// By serial, from 1; none where an epoch begins.
+    /// By serial, from 1. `None` where an epoch begins.
     pub(crate) publications: Vec<Option<Arc<Publication>>>,
-    /// Serials of what is not void, by channel.
+    /// Serials of the publications that are not void, by channel.
     pub(crate) by_channel: Vec<Vec<u64>>,
-    /// Serials of everything that ever was, by channel.
+    /// Serials of all publications, void ones included, by channel.
     ever: Vec<Vec<u64>>,
-    /// The epoch has changed since the log was looked at.
+    /// The epoch has changed since the log was last checked.
     pub(crate) has_new_epoch: bool,
     /// By worker.
     pub(crate) logs: Vec<LogFacts>,
     /// All receipts up to here are complete: a feeder knows that every worker has these.
     pub(crate) acknowledged: u64,
     pub(crate) now: Now,
-    /// The log may be full for all channels together.
+    /// The log's bounds over all channels may evict.
     pub(crate) is_tight: bool,
-    /// What holds for each channel.
+    /// The log's bounds for each channel.
     pub(crate) rules: Vec<Retention>,
     pub(crate) channels_per_conn: usize,
     pub(crate) heartbeat_ms: u64,
-    /// What the operator chose.
     pub(crate) config: Arc<Config>,
-    /// Compression is agreed to when it is offered.
+    /// The server agrees to compression when it is offered.
     pub(crate) has_deflate: bool,
-    /// The chaos is over.
-    pub(crate) is_calm: bool,
-    /// The worker has been told to stop, so nobody can count on an answer.
+    /// The fault phase is over.
+    pub(crate) is_quiet: bool,
+    /// The workers drain, so a peer cannot count on an answer.
     pub(crate) is_draining: bool,
-    /// The delays in the goodbyes of the drain.
+    /// The return delays in the goodbyes of the drain.
     pub(crate) delays: Vec<Delay>,
-    /// What the workers did in the drain.
+    /// The turns of the workers during the drain.
     pub(crate) work: Vec<Work>,
-    /// When the drain was over.
+    /// When the drain ended.
     pub(crate) ended_us: u64,
-    /// Publications that a peer has read, over all.
+    /// Publications that peers have read.
     pub(crate) deliveries: u64,
     pub(crate) gaps: u64,
-    /// How often a client had as much unacknowledged as its window allows.
+    /// How often a client had as many unacknowledged publications as its window allows.
     pub(crate) windows_filled: u64,
     /// Connections that began at a position that their worker had not reached.
     pub(crate) ahead: u64,
 }
 
-/// How long a client has to stay away.
+/// How long a client must wait before it reconnects.
 #[derive(Debug)]
 pub(crate) struct Delay {
     pub(crate) worker: usize,
-    /// When the worker wrote it, or something after it.
+    /// When the worker last wrote: the delay was written then or before.
     pub(crate) written_us: u64,
     pub(crate) retry_ms: u64,
 }
 
-/// A turn of a worker, without its wait. In a life only one worker works at a time.
+/// One turn of a worker, without its wait. Only one worker runs at a time.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) worker: usize,
@@ -109,7 +108,6 @@ pub(crate) struct Work {
 }
 
 impl Facts {
-    /// Nothing has been published yet.
     pub(crate) fn new(
         epoch: Epoch,
         config: &Arc<Config>,
@@ -148,7 +146,7 @@ impl Facts {
             heartbeat_ms: config.heartbeat.interval_ms,
             has_deflate: config.deflate.enabled,
             config: Arc::clone(config),
-            is_calm: false,
+            is_quiet: false,
             is_draining: false,
             delays: Vec::new(),
             work: Vec::new(),
@@ -160,7 +158,7 @@ impl Facts {
         }
     }
 
-    /// Something has its number.
+    /// Notes a new publication.
     pub(crate) fn add(&mut self, publication: Arc<Publication>) {
         let serial = self.position(publication.id);
         assert_eq!(serial, self.publications.len() as u64 + 1);
@@ -170,12 +168,12 @@ impl Facts {
         self.publications.push(Some(publication));
     }
 
-    /// What has happened in the log.
-    pub(crate) fn add_all(&mut self, fresh: impl IntoIterator<Item = Fresh>) {
-        for fresh in fresh {
-            match fresh {
-                Fresh::Publication(publication) => self.add(publication),
-                Fresh::Epoch(change) => {
+    /// Notes what the sequencer has added to the log.
+    pub(crate) fn add_all(&mut self, events: impl IntoIterator<Item = LogEvent>) {
+        for event in events {
+            match event {
+                LogEvent::Publication(publication) => self.add(publication),
+                LogEvent::Epoch(change) => {
                     self.publications.push(None);
                     let start = self.publications.len() as u64;
                     let kept = self.epochs.change(&change, start);
@@ -200,10 +198,10 @@ impl Facts {
     /// The serial of a position that the server has named.
     pub(crate) fn position(&self, cursor: Cursor) -> u64 {
         let found = self.epochs.position(cursor);
-        found.unwrap_or_else(|| panic!("the epoch of {cursor}"))
+        found.unwrap_or_else(|| panic!("{cursor} is of an unknown epoch"))
     }
 
-    /// What clients may do in a channel.
+    /// What clients are allowed in a channel.
     pub(crate) fn client_rules(&self, channel: usize) -> ClientRules {
         self.config.client_rules(&self.channels[channel])
     }
@@ -220,7 +218,7 @@ impl Facts {
         found.unwrap_or_else(|| panic!("{sequence} was never published"))
     }
 
-    /// The newest publication of a channel up to one; zero if there is none.
+    /// The newest publication of a channel up to a serial, or zero.
     pub(crate) fn newest(&self, channel: usize, last: u64) -> u64 {
         let all = &self.by_channel[channel];
         let count = all.partition_point(|sequence| *sequence <= last);
@@ -235,7 +233,7 @@ impl Facts {
         channels
     }
 
-    /// Whether a publication is older than its channel keeps any.
+    /// Whether a channel's newest publication up to a serial is older than its age bound.
     pub(crate) fn is_too_old(&self, channel: usize, sequence: u64) -> bool {
         let age = Duration::from_millis(self.rules[channel].age_ms);
         let newest = within(&self.ever[channel], 0, sequence).last();
@@ -245,19 +243,19 @@ impl Facts {
         })
     }
 
-    /// Whether a gap begins with what its channel keeps no longer, and may go on with what later
-    /// publications supersede: a real loss decides about the cause of both.
-    pub(crate) fn begins_too_old(&self, told: &Told) -> bool {
-        let since = told.since.as_deref().map_or(0, |id| self.sequence(id));
-        let first = self.between(told.channel, since, told.until).first();
-        self.rules[told.channel].overflow == Overflow::Conflate
-            && first.is_some_and(|first| self.is_too_old(told.channel, *first))
+    /// Whether a gap begins with a publication that the age bound removed. With conflation it may
+    /// go on over superseded publications; the real loss decides the cause.
+    pub(crate) fn begins_too_old(&self, gap: &ReportedGap) -> bool {
+        let since = gap.since.as_deref().map_or(0, |id| self.sequence(id));
+        let first = self.between(gap.channel, since, gap.until).first();
+        self.rules[gap.channel].overflow == Overflow::Conflate
+            && first.is_some_and(|first| self.is_too_old(gap.channel, *first))
     }
 
-    /// Whether a later publication that is in a log stands for this one.
+    /// Whether a later publication in the log supersedes this one.
     fn is_superseded(&self, log: &LogFacts, channel: usize, sequence: u64) -> bool {
         let key = self.publication(sequence).key();
-        // A gap that was told of it stays true to what was known then.
+        // A gap over it stays right when the later publication becomes void afterwards.
         let later = within(&self.ever[channel], sequence, log.added);
         let mut later = later.iter();
         self.rules[channel].overflow == Overflow::Conflate
@@ -265,7 +263,7 @@ impl Facts {
             && later.any(|later| self.publication(*later).key() == key)
     }
 
-    /// The first publication of a channel after one and up to another that nothing stands for.
+    /// The first owed publication of a channel in a range that no later one supersedes.
     pub(crate) fn first_newest(
         &self,
         log: &LogFacts,
@@ -282,13 +280,13 @@ impl Facts {
         within(&self.by_channel[channel], after, last)
     }
 
-    /// The same with what is void.
+    /// The same, void publications included.
     pub(crate) fn ever_between(&self, channel: usize, after: u64, last: u64) -> &[u64] {
         within(&self.ever[channel], after, last)
     }
 
-    /// The first publication of a channel after one and up to another that is owed whatever time it
-    /// was served.
+    /// The first publication of a channel in a range that has not expired by now. So it is owed
+    /// whenever the worker served the subscription.
     pub(crate) fn first_owed(&self, channel: usize, after: u64, last: u64) -> Option<u64> {
         let mut between = self.between(channel, after, last).iter().copied();
         between.find(|sequence| !self.publication(*sequence).has_expired(self.now))
@@ -301,32 +299,32 @@ fn within(all: &[u64], after: u64, last: u64) -> &[u64] {
     all.get(from..to).unwrap_or_default()
 }
 
-/// Where a subscriber asked to be served from.
+/// From where a subscriber asked to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum Requested {
     After(u64),
-    /// Everything that the log has.
+    /// Everything in the log.
     First,
     /// A position of another epoch.
-    Foreign,
-    /// So many of the newest that the log has.
+    OtherEpoch,
+    /// At most so many of the newest publications in the log.
     Last(u32),
-    /// Beyond the head, or no id at all.
-    Nonsense,
+    /// An id after the head, or text that is no id.
+    Invalid,
     Now,
 }
 
-impl Ask {
-    /// The cause of the gap that a subscriber receives whose position is of no use.
-    pub(crate) fn foreign_cause(self) -> Option<&'static str> {
+impl Requested {
+    /// The cause of the gap that follows from a position that the server cannot use.
+    pub(crate) fn unusable_cause(self) -> Option<&'static str> {
         match self {
-            Self::Foreign => Some("restart"),
-            Self::Nonsense => Some("unknown"),
+            Self::OtherEpoch => Some("restart"),
+            Self::Invalid => Some("unknown"),
             Self::After(_) | Self::First | Self::Last(_) | Self::Now => None,
         }
     }
 
-    /// History, of more than most channels have or less.
+    /// A request for history, of more or fewer publications than most channels have.
     pub(crate) fn draw_history(random: &mut fastrand::Rng) -> Self {
         match random.u32(0..6) {
             0..3 => Self::First,
@@ -336,18 +334,18 @@ impl Ask {
     }
 }
 
-/// What a client learns that comes back and goes on.
+/// What a client reads that changes where it resumes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen {
+pub(crate) enum Observation {
     Gap {
         channel: usize,
         since: Option<u64>,
         until: u64,
     },
-    /// Everything up to here has come.
+    /// Everything up to here has been delivered.
     Position(u64),
     Publication(u64),
-    /// A subscription begins here, behind a gap if one is told.
+    /// A subscription begins here. If there is a gap, this is its end.
     Start {
         channel: usize,
         position: u64,
@@ -356,26 +354,26 @@ pub(crate) enum Seen {
 
 #[derive(Debug)]
 struct Subscription {
-    /// Everything up to here was delivered, told or had expired.
+    /// Everything up to here was delivered, is in a gap or had expired.
     last: u64,
-    /// Up to here it may be given what the connection is already past.
+    /// Up to here it may receive publications older than the connection's newest.
     catch_up: u64,
-    /// Up to here there were publications when it began.
-    there: u64,
+    /// The newest publication in the log when it began.
+    newest_at_start: u64,
     window: Option<Window>,
-    /// It asked for that.
+    /// Only if it asked for history.
     history: Option<History>,
 }
 
 impl Subscription {
-    /// Where the epoch begins in which its position is void, if that is known: one that asked for
-    /// history may be anywhere.
+    /// If its position is void: where the epoch begins that made it so. Unknown for a subscription
+    /// with history that has not started.
     fn restart(&self, facts: &Facts) -> Option<u64> {
         let restart = facts.epochs.restart(self.last);
         restart.filter(|_| self.last > 0)
     }
 
-    /// What is void need not be acknowledged.
+    /// Void publications need no acknowledgement.
     fn forget_void(&mut self, facts: &Facts) {
         if let Some(window) = &mut self.window {
             let is_valid = |given: &u64| facts.epochs.restart(*given).is_none();
@@ -383,43 +381,46 @@ impl Subscription {
         }
     }
 
-    /// After here every publication is owed.
+    /// Every publication after here is owed.
     fn owed_after(&self, facts: &Facts) -> u64 {
-        let excused = self.history.as_ref().map(|history| history.excused(facts));
-        self.last.max(excused.unwrap_or_default())
+        let not_owed_until = self
+            .history
+            .as_ref()
+            .map(|history| history.not_owed_until(facts));
+        self.last.max(not_owed_until.unwrap_or_default())
     }
 }
 
-/// What a client has not acknowledged yet.
+/// A subscription's window: what was delivered and is not acknowledged.
 #[derive(Debug)]
 struct Window {
     size: usize,
     unacknowledged: VecDeque<u64>,
-    /// It has said that it is done with everything up to here.
-    said: u64,
-    /// From here it would come back: the part of that which it was given.
+    /// The newest id that the client has acknowledged.
+    last_ack: u64,
+    /// Where the client would resume: the newest delivered publication up to `last_ack`.
     acknowledged: u64,
 }
 
-/// How far one connection's subscriptions have got.
+/// How far the subscriptions of one connection are, and what they are owed.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct ExpectedDeliveries {
     /// The worker that serves the connection.
     worker: usize,
     subscriptions: BTreeMap<usize, Subscription>,
-    /// The newest id given on the connection.
+    /// The newest id delivered on the connection.
     pub(crate) newest: u64,
-    /// Gaps are not told on this connection, so holes say nothing.
-    pub(crate) is_blind: bool,
+    /// The connection gets no gap notifications, so a missing publication proves nothing.
+    pub(crate) gets_no_gaps: bool,
 }
 
-impl Ledger {
+impl ExpectedDeliveries {
     pub(crate) fn new(worker: usize) -> Self {
         Self {
             worker,
             subscriptions: BTreeMap::new(),
             newest: 0,
-            is_blind: false,
+            gets_no_gaps: false,
         }
     }
 
@@ -436,7 +437,7 @@ impl Ledger {
         let subscription = Subscription {
             last: position,
             catch_up,
-            there: facts.logs[self.worker].added,
+            newest_at_start: facts.logs[self.worker].added,
             window: None,
             history: None,
         };
@@ -444,13 +445,13 @@ impl Ledger {
         assert!(before.is_none(), "channel {channel} was subscribed before");
     }
 
-    /// The last publication that was there when a subscription began.
-    pub(crate) fn there(&self, channel: usize) -> u64 {
+    /// The newest publication in the log when a subscription began.
+    pub(crate) fn newest_at_start(&self, channel: usize) -> u64 {
         let subscription = self.subscriptions.get(&channel);
-        subscription.map_or(0, |subscription| subscription.there)
+        subscription.map_or(0, |subscription| subscription.newest_at_start)
     }
 
-    /// The subscription that has just begun brings this history first, or none.
+    /// Sets the history of a subscription that has just begun.
     pub(crate) fn set_history(&mut self, channel: usize, history: Option<History>, facts: &Facts) {
         let subscription = self.of(channel);
         if let Some(history) = &history {
@@ -459,20 +460,20 @@ impl Ledger {
         subscription.history = history;
     }
 
-    /// Whether a channel's subscription asked for history and nothing has come of it yet.
-    pub(crate) fn is_unbegun(&self, channel: usize) -> bool {
+    /// Whether a channel's subscription waits for the first publication of its history.
+    pub(crate) fn has_not_begun(&self, channel: usize) -> bool {
         let subscription = self.subscriptions.get(&channel);
         let history = subscription.and_then(|of| of.history.as_ref());
-        history.is_some_and(History::is_unbegun)
+        history.is_some_and(History::has_not_begun)
     }
 
-    /// The subscription that has just begun has this window, or none.
+    /// Sets the window of a subscription that has just begun.
     pub(crate) fn set_window(&mut self, channel: usize, size: Option<u32>) {
         let subscription = self.of(channel);
         subscription.window = size.map(|size| Window {
             size: size as usize,
             unacknowledged: VecDeque::new(),
-            said: 0,
+            last_ack: 0,
             acknowledged: subscription.last,
         });
     }
@@ -503,24 +504,24 @@ impl Ledger {
         windows.any(|(of, window)| of == channel && window.unacknowledged.len() == window.size)
     }
 
-    /// The channel that an acknowledgement without a name is for.
+    /// The channel that an acknowledgement without a channel is for.
     pub(crate) fn only_channel(&self) -> Option<usize> {
         let only = self.subscriptions.keys().next();
         only.copied().filter(|_| self.len() == 1)
     }
 
-    /// The client is done with everything up to an id of a channel.
+    /// The client acknowledges everything up to an id of a channel.
     pub(crate) fn acknowledge(&mut self, channel: usize, id: u64) {
         if let Some(subscription) = self.subscriptions.get_mut(&channel)
             && let Some(window) = &mut subscription.window
         {
             window.unacknowledged.retain(|given| *given > id);
-            window.said = window.said.max(id);
+            window.last_ack = window.last_ack.max(id);
             window.acknowledged = window.acknowledged.max(id.min(subscription.last));
         }
     }
 
-    /// How far a client got in each channel that has lost what it had not acknowledged.
+    /// Where a client would resume in each channel with a window.
     pub(crate) fn acknowledged(&self) -> Vec<(usize, u64)> {
         let windows = self.windows();
         windows
@@ -538,11 +539,11 @@ impl Ledger {
         found.unwrap_or_else(|| panic!("channel {channel} is not subscribed"))
     }
 
-    /// A publication was read from the wire, marked as initial or not where that can be seen.
+    /// A publication was read from the wire. `mark` is its initial mark, if the client can see it.
     pub(crate) fn deliver(&mut self, sequence: u64, mark: Option<bool>, facts: &Facts) {
         let name = facts.publication(sequence).channel.as_str();
         let channel = facts.channel(name);
-        let (newest, is_blind) = (self.newest, self.is_blind);
+        let (newest, gets_no_gaps) = (self.newest, self.gets_no_gaps);
         let subscription = self.of(channel);
         assert!(
             sequence > subscription.last,
@@ -551,26 +552,30 @@ impl Ledger {
         );
         assert!(
             sequence > newest || sequence <= subscription.catch_up || subscription.window.is_some(),
-            "{sequence} of {name} on a connection that is at {newest}"
+            "{sequence} of {name} on a connection whose newest id is {newest}"
         );
         let restart = subscription.restart(facts);
         assert!(
-            is_blind || restart.is_none_or(|restart| sequence < restart),
-            "{sequence} of {name} after {}, which is void, and no gap",
+            gets_no_gaps || restart.is_none_or(|restart| sequence < restart),
+            "{sequence} of {name} after {}, which is void, without a gap",
             subscription.last
         );
         let lost = facts.first_owed(channel, subscription.owed_after(facts), sequence - 1);
         assert!(
-            is_blind || lost.is_none(),
+            gets_no_gaps || lost.is_none(),
             "{lost:?} of {name} was lost before {sequence}"
         );
         match &mut subscription.history {
             Some(history) => history.deliver(sequence, mark, facts),
-            None => assert_ne!(mark, Some(true), "{sequence} of {name} is no history"),
+            None => assert_ne!(
+                mark,
+                Some(true),
+                "{sequence} of {name} is marked without history"
+            ),
         }
         subscription.last = sequence;
         if let Some(window) = &mut subscription.window {
-            if sequence <= window.said {
+            if sequence <= window.last_ack {
                 window.acknowledged = sequence;
             } else {
                 window.unacknowledged.push_back(sequence);
@@ -583,34 +588,34 @@ impl Ledger {
         self.newest = newest.max(sequence);
     }
 
-    /// A gap in mid-stream was told.
-    pub(crate) fn gap(&mut self, told: &Told, facts: &Facts) {
+    /// A gap was read in mid-stream.
+    pub(crate) fn note_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
         let log = &facts.logs[self.worker];
-        let name = &facts.names[told.channel];
-        let subscription = self.of(told.channel);
-        let since = facts.sequence(told.since.as_deref().expect("where a live gap begins"));
+        let name = &facts.names[gap.channel];
+        let subscription = self.of(gap.channel);
+        let since = facts.sequence(gap.since.as_deref().expect("where a live gap begins"));
         assert!(
             since >= subscription.last,
-            "{told:?} but {name} is at {}",
+            "{gap:?}, but {name} is at {}",
             subscription.last
         );
-        let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
-        assert_eq!(lost, None, "{told:?}: lost before it");
+        let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
+        assert_eq!(lost, None, "{gap:?}: a loss before it");
         if let Some(history) = &mut subscription.history {
-            history.gap(told, facts);
+            history.note_gap(gap, facts);
         }
-        assert!(since < told.until, "{told:?} is empty");
-        told.check_void(None, facts);
-        let missing = told.missing(since, facts);
-        // A worker on which a channel is new does not know where the channel's loss ends.
-        let is_vague = told.cause == "expired" && told.missed.is_none()
-            || told.cause == "restart"
-            || facts.epochs.is_beginning(told.until);
+        assert!(since < gap.until, "{gap:?} is empty");
+        gap.check_void(None, facts);
+        let missing = gap.missing(since, facts);
+        // A worker that has just learnt of a channel does not know where the channel's loss ends.
+        let is_vague = gap.cause == "expired" && gap.missed.is_none()
+            || gap.cause == "restart"
+            || facts.epochs.is_beginning(gap.until);
         assert!(
-            is_vague || missing.last() == Some(&told.until),
-            "{told:?} ends at no publication of {name}"
+            is_vague || missing.last() == Some(&gap.until),
+            "{gap:?} ends at no publication of {name}"
         );
-        match (told.cause.as_str(), told.missed) {
+        match (gap.cause.as_str(), gap.missed) {
             (cause @ ("conflated" | "slow"), Some(missed)) => {
                 let owed = missing
                     .iter()
@@ -619,106 +624,110 @@ impl Ledger {
                 let range = owed.count() as u64..=missing.len() as u64;
                 assert!(
                     range.contains(&missed) && missed > 0,
-                    "{told:?}: {range:?} are missing"
+                    "{gap:?}: counts {missed}, not one of {range:?}"
                 );
-                let newest = facts.first_newest(log, told.channel, since, told.until);
+                let newest = facts.first_newest(log, gap.channel, since, gap.until);
                 assert!(
                     cause == "slow" || newest.is_none(),
-                    "{told:?}: nothing supersedes {newest:?}"
+                    "{gap:?}: no publication supersedes {newest:?}"
                 );
             }
             ("slow", None) => {
                 let evicted = log.evicted_of_any();
-                assert!(evicted > since, "{told:?}: nothing was evicted");
+                assert!(evicted > since, "{gap:?}: nothing was evicted");
             }
             ("expired", None) => {
-                // What is known of a channel that was dropped and is made again is no better.
+                // For a channel made again after a drop, only the log's evictions are known.
                 let evicted = log.evicted_of_any();
-                assert!(evicted > since, "{told:?}: nothing was evicted");
-                let newest = facts.first_newest(log, told.channel, evicted, told.until);
-                assert_eq!(newest, None, "{told:?} is in the log");
+                assert!(evicted > since, "{gap:?}: nothing was evicted");
+                let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
+                assert_eq!(newest, None, "{gap:?} covers what is in the log");
             }
             ("restart", None) => {
-                assert!(told.until <= facts.publications.len() as u64, "{told:?}");
+                assert!(gap.until <= facts.publications.len() as u64, "{gap:?}");
                 subscription.forget_void(facts);
             }
-            _ => panic!("{told:?}: cause and count"),
+            _ => panic!("{gap:?}: this cause with this count"),
         }
-        subscription.last = told.until;
+        subscription.last = gap.until;
     }
 
-    /// A gap in a poll's answer was told, which is found on joining or later.
-    pub(crate) fn gap_of_answer(
+    /// A gap was read in a poll's answer. The worker found it when the poll began or later.
+    pub(crate) fn note_gap_of_answer(
         &mut self,
-        told: &Told,
-        (ask, at): (Ask, u64),
+        gap: &ReportedGap,
+        (requested, at): (Requested, u64),
         answer: u64,
         facts: &Facts,
     ) {
         let log = &facts.logs[self.worker];
-        let subscription = self.of(told.channel);
-        if ask.foreign_cause().is_none() {
-            told.check_void(Some(answer), facts);
+        let subscription = self.of(gap.channel);
+        if requested.unusable_cause().is_none() {
+            gap.check_void(Some(answer), facts);
         }
-        let is_conflated = told.cause == "conflated";
+        let is_conflated = gap.cause == "conflated";
         assert!(
-            is_conflated || told.missed.is_none(),
-            "{told:?}: cannot be known"
+            is_conflated || gap.missed.is_none(),
+            "{gap:?}: a count that the server cannot know"
         );
-        let asked = match ask {
-            Ask::After(asked) => asked,
-            Ask::First | Ask::Last(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
+        let asked = match requested {
+            Requested::After(asked) => asked,
+            Requested::First
+            | Requested::Last(_)
+            | Requested::OtherEpoch
+            | Requested::Invalid
+            | Requested::Now => 0,
         };
-        match (ask, told.cause.as_str()) {
-            (Ask::After(_) | Ask::First | Ask::Last(_), "conflated") => {
-                let since = facts.sequence(told.since.as_deref().expect("where it begins"));
-                assert!(since >= asked && since < told.until, "{told:?}");
-                let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
-                assert_eq!(lost, None, "{told:?}: lost before it");
-                let newest = facts.first_newest(log, told.channel, since, told.until);
-                assert_eq!(newest, None, "{told:?}: nothing supersedes it");
-                let missing = told.missing(since, facts);
-                // The log may have lost the part that counts before the gap is cut.
-                let is_lost = told.missed.is_none() && log.evicted[told.channel] > told.until;
-                // What is void counts only if the gap was found before.
-                let valid = facts.between(told.channel, since, told.until).len() as u64;
+        match (requested, gap.cause.as_str()) {
+            (Requested::After(_) | Requested::First | Requested::Last(_), "conflated") => {
+                let since = facts.sequence(gap.since.as_deref().expect("where it begins"));
+                assert!(since >= asked && since < gap.until, "{gap:?}");
+                let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
+                assert_eq!(lost, None, "{gap:?}: a loss before it");
+                let newest = facts.first_newest(log, gap.channel, since, gap.until);
+                assert_eq!(newest, None, "{gap:?}: no publication supersedes it");
+                let missing = gap.missing(since, facts);
+                // The log may have evicted the counted part before the gap was cut.
+                let is_lost = gap.missed.is_none() && log.evicted[gap.channel] > gap.until;
+                // Void publications count only if the gap was found before the epoch changed.
+                let valid = facts.between(gap.channel, since, gap.until).len() as u64;
                 let range = valid..=missing.len() as u64;
-                let is_exact = told.missed.is_some_and(|missed| range.contains(&missed));
-                assert!(is_exact || is_lost, "{told:?}: {missing:?} are missing");
+                let is_exact = gap.missed.is_some_and(|missed| range.contains(&missed));
+                assert!(is_exact || is_lost, "{gap:?}: {missing:?} are in it");
             }
-            (ask, cause) if ask.foreign_cause() == Some(cause) => {
-                told.check_foreign_end(at, log, facts);
+            (requested, cause) if requested.unusable_cause() == Some(cause) => {
+                gap.check_unusable_end(at, log, facts);
             }
             (_, "restart") if facts.epochs.have_changed() => {
-                assert!(told.until <= facts.publications.len() as u64, "{told:?}");
+                assert!(gap.until <= facts.publications.len() as u64, "{gap:?}");
             }
-            (Ask::After(_) | Ask::First | Ask::Last(_), "expired") => {
-                let since = facts.sequence(told.since.as_deref().expect("where it begins"));
-                assert!(since >= asked && since < told.until, "{told:?}");
-                let lost = facts.first_owed(told.channel, subscription.owed_after(facts), since);
-                assert_eq!(lost, None, "{told:?}: lost before it");
-                // What it knows of a channel that came back is no better than that.
+            (Requested::After(_) | Requested::First | Requested::Last(_), "expired") => {
+                let since = facts.sequence(gap.since.as_deref().expect("where it begins"));
+                assert!(since >= asked && since < gap.until, "{gap:?}");
+                let lost = facts.first_owed(gap.channel, subscription.owed_after(facts), since);
+                assert_eq!(lost, None, "{gap:?}: a loss before it");
+                // For a channel made again after a drop, only the log's evictions are known.
                 let evicted = log.evicted_of_any();
-                let newest = facts.first_newest(log, told.channel, evicted, told.until);
+                let newest = facts.first_newest(log, gap.channel, evicted, gap.until);
                 assert!(
-                    told.until <= evicted || newest.is_none(),
-                    "{told:?} is in the log"
+                    gap.until <= evicted || newest.is_none(),
+                    "{gap:?} covers what is in the log"
                 );
             }
-            _ => panic!("{told:?} to {ask:?}"),
+            _ => panic!("{gap:?} for {requested:?}"),
         }
         if let Some(history) = &mut subscription.history {
-            history.gap(told, facts);
+            history.note_gap(gap, facts);
         }
-        subscription.last = told.until;
+        subscription.last = gap.until;
     }
 
-    /// The server says that the connection has everything up to here.
-    /// It may have come from a faster one, up to `since`.
+    /// The server sent a position: the connection has everything up to it. The client itself may
+    /// have come from another worker that was ahead, up to `since`.
     pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
-        // The gap of a new epoch may end after what this worker has taken in, if the client came
-        // from a faster one.
+        // If the epoch changed, the gap may end after what this worker has taken in: another worker
+        // was ahead.
         let reported = self.subscriptions.values().map(|one| one.last).max();
         let reported = reported.filter(|_| facts.epochs.have_changed());
         let most = published.max(since).max(reported.unwrap_or(0));
@@ -741,14 +750,15 @@ impl Ledger {
         self.newest = head;
     }
 
-    /// A channel with where its subscription stands and the first publication that is owed, if any.
+    /// A channel that is owed a publication, with the subscription's position and the first one
+    /// owed.
     pub(crate) fn owed(&self, facts: &Facts) -> Option<(usize, u64, u64)> {
         self.owed_until(facts.logs[self.worker].head, facts)
     }
 
-    /// The same of the publications up to one.
+    /// The same for publications up to a serial.
     pub(crate) fn owed_until(&self, last: u64, facts: &Facts) -> Option<(usize, u64, u64)> {
-        if self.is_blind {
+        if self.gets_no_gaps {
             return None;
         }
         self.subscriptions
@@ -759,14 +769,17 @@ impl Ledger {
             })
     }
 
-    /// Nothing is on its way any more, so nothing may be owed.
+    /// Nothing is on its way, so nothing may be owed.
     pub(crate) fn check_complete(&self, facts: &Facts, pipe: u32) {
         if let Some((channel, last, owed)) = self.owed(facts) {
-            panic!("pipe {pipe}: channel {channel} stands at {last} and {owed} is still owed");
+            panic!("pipe {pipe}: channel {channel} is at {last} and {owed} is owed");
         }
         let mut all = self.subscriptions.values();
         let void = all.find(|one| one.restart(facts).is_some());
-        let is_told = self.is_blind || void.is_none();
-        assert!(is_told, "pipe {pipe}: {void:?} is void, and no gap");
+        let is_reported = self.gets_no_gaps || void.is_none();
+        assert!(
+            is_reported,
+            "pipe {pipe}: {void:?} is at a void position, without a gap"
+        );
     }
 }

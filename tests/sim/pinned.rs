@@ -1,4 +1,5 @@
-//! What publications and encodings take of memory: every byte of it is where the world can see it.
+//! The memory of publications and encodings: every byte of it is counted where the world can see
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,23 +8,23 @@ use fanfare::config::Config;
 use fanfare::frame::{Frames, Publication};
 use fanfare::log::Log;
 
-use crate::world::node::Member;
+use crate::world::node::NodeWorker;
 
-/// Some lives have so little room that a few conns fill it.
+/// Draws the bound on pinned bytes. In half of the runs a few conns exceed it.
 pub(crate) fn draw_bound(config: &mut Config, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     config.log.pinned_bytes = [0, 0, 1, 2_000][random.usize(0..4)];
 }
 
-/// After a worker's turn: what is pinned is what outboxes hold, and within its bound unless conns
-/// of other workers pin something, who close theirs in their own turns.
-pub(crate) fn check_turn(workers: &[Member], turned: usize, log: &Log, config: &Config) {
+/// After a worker's turn: the pinned bytes are those in outboxes. They are within the bound, unless
+/// conns of other workers pin some: those workers close conns in their own turns.
+pub(crate) fn check_turn(workers: &[NodeWorker], turned: usize, log: &Log, config: &Config) {
     workers[turned].worker.check_holders();
     let pinned = log.ledger().pinned();
     assert_eq!(pinned, sum(pinned_by_conns(workers)), "bytes pinned");
     let mut others = workers.iter().enumerate();
-    let do_others_pin = others.any(|(number, member)| {
-        number != turned && member.worker.pinned_by_conns().next().is_some()
+    let do_others_pin = others.any(|(number, node_worker)| {
+        number != turned && node_worker.worker.pinned_by_conns().next().is_some()
     });
     let is_within = pinned <= config.log.pinned_bytes();
     assert!(is_within || do_others_pin, "{pinned} bytes pinned");
@@ -31,16 +32,16 @@ pub(crate) fn check_turn(workers: &[Member], turned: usize, log: &Log, config: &
 
 /// While nothing is on its way from the feed: what is in memory is in the log, in the hubs' tails,
 /// or pinned.
-pub(crate) fn check_all(workers: &[Member], log: &Log) {
+pub(crate) fn check_all(workers: &[NodeWorker], log: &Log) {
     let mut all = pinned_by_conns(workers);
     for publication in log.publications() {
         let frames = publication.made_frames();
         note(&mut all, &publication, frames.as_ref());
     }
-    for member in workers {
-        for (publication, frames) in member.worker.hub().held_here() {
+    for node_worker in workers {
+        for (publication, frames) in node_worker.worker.hub().held_here() {
             note(&mut all, &publication, frames.as_ref());
-            // Those of other workers.
+            // The encodings that other workers made.
             note(&mut all, &publication, publication.made_frames().as_ref());
         }
     }
@@ -50,10 +51,10 @@ pub(crate) fn check_all(workers: &[Member], log: &Log) {
 /// Bytes by address.
 type Held = HashMap<usize, u64>;
 
-fn pinned_by_conns(workers: &[Member]) -> Held {
+fn pinned_by_conns(workers: &[NodeWorker]) -> Held {
     let workers = workers.iter();
     workers
-        .flat_map(|member| member.worker.pinned_by_conns())
+        .flat_map(|node_worker| node_worker.worker.pinned_by_conns())
         .collect()
 }
 

@@ -1,49 +1,49 @@
-//! What a client has seen on its way over many connections and all transports.
+//! What a tracked client has received over all its connections and transports.
 //!
-//! It keeps to its channels, comes back to its last id, and so must see every publication once and
-//! in order, or be told that it lies in a gap, whichever transport it is on and however the last
-//! one ended. What one connection owes is the [`crate::model::Ledger`]'s; this is what it comes to.
+//! The client keeps its channels and always resumes at its last id. So it must receive every
+//! publication once and in order, or in a gap, whatever the transport and however the previous
+//! connection ended. [`crate::model::ExpectedDeliveries`] has the rules for one connection.
 
 use std::collections::BTreeMap;
 
-use crate::model::{Facts, Seen};
+use crate::model::{Facts, Observation};
 
-/// One client's way.
+/// The progress of one client.
 #[derive(Debug)]
-pub(crate) struct Journey {
-    /// By channel; nothing before it was first served.
-    channels: BTreeMap<usize, Option<Reached>>,
+pub(crate) struct Progress {
+    /// By channel. `None` until the channel is first served.
+    channels: BTreeMap<usize, Option<ChannelProgress>>,
 }
 
-/// How far it has got in a channel.
+/// How far the client is in one channel.
 #[derive(Clone, Debug, Default)]
-struct Reached {
-    /// The newest publication it was given, or where it began.
-    given: u64,
-    /// The end of the newest gap. Who comes back from before that may be given what lies in it.
-    told: u64,
-    /// What it has done with up to here may come again, since it goes on from the channel where it
-    /// has done least.
-    again: u64,
-    /// The gaps that were told, from after the first number up to the second. What lies in one of
-    /// them does not come and is not told again.
+struct ChannelProgress {
+    /// The newest publication delivered, or where the first subscription began.
+    delivered: u64,
+    /// The end of the newest gap. A client that resumes before it may receive what is in it.
+    gap_end: u64,
+    /// Publications up to here may be delivered again: the client resumes at the lowest position
+    /// that it has acknowledged in any channel.
+    redelivered_until: u64,
+    /// The gaps, as serials: after the first up to the second. A publication in one of them is
+    /// neither delivered nor in another gap.
     missing: Vec<(u64, u64)>,
 }
 
-impl Reached {
-    fn from(given: u64) -> Self {
+impl ChannelProgress {
+    fn from(delivered: u64) -> Self {
         Self {
-            given,
+            delivered,
             ..Self::default()
         }
     }
 
     fn last(&self) -> u64 {
-        self.given.max(self.told)
+        self.delivered.max(self.gap_end)
     }
 }
 
-impl Journey {
+impl Progress {
     pub(crate) fn new(channels: Vec<usize>) -> Self {
         let channels = channels.into_iter().map(|channel| (channel, None));
         Self {
@@ -55,19 +55,19 @@ impl Journey {
         self.channels.keys().copied().collect()
     }
 
-    /// The client died and has lost what it had not acknowledged: all of that has to come again,
-    /// or be told again.
-    pub(crate) fn forget(&mut self, acknowledged: &[(usize, u64)]) {
+    /// The client has lost what it had not acknowledged: all of that must be delivered again, or
+    /// be in a gap again.
+    pub(crate) fn forget_unacknowledged(&mut self, acknowledged: &[(usize, u64)]) {
         for (channel, id) in acknowledged {
-            *self.of(*channel) = Some(Reached {
-                again: *id,
-                ..Reached::from(*id)
+            *self.of(*channel) = Some(ChannelProgress {
+                redelivered_until: *id,
+                ..ChannelProgress::from(*id)
             });
         }
     }
 
-    /// The client resumes from here. What a gap beyond it covered may still come, or the gap again.
-    pub(crate) fn go_on_from(&mut self, position: u64) {
+    /// The client resumes from here. The parts of gaps after this position may still be delivered.
+    pub(crate) fn resume_from(&mut self, position: u64) {
         for reached in self.channels.values_mut().flatten() {
             for (_, until) in &mut reached.missing {
                 *until = position.min(*until);
@@ -76,78 +76,83 @@ impl Journey {
         }
     }
 
-    /// Each publication comes or lies in one gap.
+    /// No publication in a gap was delivered or is in another gap.
     fn check_gap(&self, channel: usize, since: u64, until: u64, facts: &Facts) {
         let Some(reached) = &self.channels[&channel] else {
             return;
         };
-        let (given, again) = (reached.given.min(until), reached.again);
-        let came = facts.between(channel, since.max(again), given);
-        assert!(came.is_empty(), "{came:?} came, and a gap covers them");
+        let (delivered, redelivered_until) =
+            (reached.delivered.min(until), reached.redelivered_until);
+        let came = facts.between(channel, since.max(redelivered_until), delivered);
+        assert!(came.is_empty(), "{came:?} were delivered and are in a gap");
         for (from, to) in &reached.missing {
             let twice = facts.between(channel, since.max(*from), until.min(*to));
-            assert!(twice.is_empty(), "{twice:?} are missing twice");
+            assert!(twice.is_empty(), "{twice:?} are in two gaps");
         }
     }
 
-    /// The client has learnt something.
-    pub(crate) fn see(&mut self, seen: Seen, facts: &Facts) {
-        match seen {
-            Seen::Gap {
+    /// Checks and notes what the client has read.
+    pub(crate) fn observe(&mut self, observation: Observation, facts: &Facts) {
+        match observation {
+            Observation::Gap {
                 channel,
                 since,
                 until,
             } => {
-                let since = since.expect("it comes from a position of this epoch");
+                let since = since.expect("a tracked client asks with a position of a known epoch");
                 self.check_gap(channel, since, until, facts);
                 let reached = self.of(channel).get_or_insert_default();
-                reached.told = reached.told.max(until);
+                reached.gap_end = reached.gap_end.max(until);
                 reached.missing.push((since, until));
             }
-            Seen::Position(position) => self.check_complete(position, facts),
-            Seen::Publication(sequence) => {
+            Observation::Position(position) => self.check_complete(position, facts),
+            Observation::Publication(sequence) => {
                 let channel = facts.channel(facts.publication(sequence).channel.as_str());
-                let reached = self.of(channel).as_mut().expect("it is served");
-                let given = reached.given;
-                if sequence <= reached.again {
+                let reached = self.of(channel).as_mut().expect("a channel that is served");
+                let delivered = reached.delivered;
+                if sequence <= reached.redelivered_until {
                     return;
                 }
-                assert!(sequence > given, "{sequence} came again after {given}");
-                let told = reached.missing.iter();
-                let gap = told
+                assert!(
+                    sequence > delivered,
+                    "{sequence} was delivered after {delivered}"
+                );
+                let missing = reached.missing.iter();
+                let gap = missing
                     .clone()
                     .find(|(since, until)| (since + 1..=*until).contains(&sequence));
-                assert_eq!(gap, None, "{sequence} came, which a gap covers");
+                assert_eq!(gap, None, "{sequence} was delivered and is in a gap");
                 let lost = facts.first_owed(channel, reached.last(), sequence - 1);
                 assert_eq!(lost, None, "lost between {reached:?} and {sequence}");
-                reached.given = sequence;
+                reached.delivered = sequence;
             }
-            Seen::Start { channel, position } => {
-                self.of(channel).get_or_insert(Reached::from(position));
+            Observation::Start { channel, position } => {
+                self.of(channel)
+                    .get_or_insert(ChannelProgress::from(position));
             }
         }
     }
 
-    /// Whether nothing up to here is missing that was not told.
+    /// Whether everything up to here was delivered or is in a gap.
     pub(crate) fn is_complete(&self, position: u64, facts: &Facts) -> bool {
         let mut channels = self.channels.iter();
         channels.all(|(channel, reached)| {
-            let last = reached.as_ref().map(Reached::last);
+            let last = reached.as_ref().map(ChannelProgress::last);
             let lost = last.and_then(|last| facts.first_owed(*channel, last, position));
             lost.is_none()
         })
     }
 
-    /// Nothing up to here is missing that was not told.
+    /// Everything up to here was delivered or is in a gap.
     pub(crate) fn check_complete(&self, position: u64, facts: &Facts) {
         for (channel, reached) in &self.channels {
-            let last = reached.as_ref().map(Reached::last);
+            let last = reached.as_ref().map(ChannelProgress::last);
             let lost = last.and_then(|last| facts.first_owed(*channel, last, position));
             assert_eq!(lost, None, "{channel} at {reached:?} and not {position}");
         }
     }
 
-    fn of(&mut self, channel: usize) -> &mut Option<Reached> {
+    fn of(&mut self, channel: usize) -> &mut Option<ChannelProgress> {
         self.channels
             .get_mut(&channel)
             .expect("one of its channels")

@@ -1,7 +1,7 @@
 //! TLS of the simulated network: the worker's identity, and the peer's end of a pipe.
 //!
-//! Key and certificate are fixed and of a kind whose signatures have one length, so that the same
-//! seed lives the same life although every handshake draws other keys.
+//! The key and the certificate are fixed, and their kind of signature has a fixed length. So the
+//! same seed gives the same outcome, although every handshake draws other keys.
 
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
@@ -44,7 +44,7 @@ pub(crate) fn secure(listeners: u64) -> Secure {
     }
 }
 
-/// A peer's end.
+/// The peer's end of TLS.
 #[derive(Debug)]
 pub(crate) struct PeerEnd(ClientConnection);
 
@@ -60,17 +60,17 @@ impl PeerEnd {
         self.0.is_handshaking()
     }
 
-    /// Takes plaintext that is to be sent, now or when the handshake is done.
+    /// Takes plaintext to send, now or when the handshake is done.
     pub(crate) fn say(&mut self, plaintext: &[u8]) {
         self.0.writer().write_all(plaintext).expect("room");
     }
 
-    /// Goes on with a new key, and asks for one, if the handshake is done.
+    /// Updates its key and asks the server to do the same, if the handshake is done.
     pub(crate) fn change_keys(&mut self) {
         drop(self.0.refresh_traffic_keys());
     }
 
-    /// What is to be sent.
+    /// What is to be sent, encrypted.
     pub(crate) fn sealed(&mut self) -> Vec<u8> {
         let mut sealed = Vec::new();
         while self.0.wants_write() {
@@ -79,14 +79,12 @@ impl PeerEnd {
         sealed
     }
 
-    /// Opens what has come.
+    /// Decrypts what was received.
     pub(crate) fn open(&mut self, mut sealed: &[u8], into: &mut Vec<u8>) {
         while !sealed.is_empty() {
             self.0.read_tls(&mut sealed).expect("room");
             let state = self.0.process_new_packets();
-            let count = state
-                .expect("records that are right")
-                .plaintext_bytes_to_read();
+            let count = state.expect("valid records").plaintext_bytes_to_read();
             let begin = into.len();
             into.resize(begin + count, 0);
             self.0

@@ -1,8 +1,8 @@
-//! Tokens in a world that asks for them: one secret, tokens that last and tokens that do not.
+//! Tokens, in a run that requires them: one secret, tokens that last and tokens that end soon.
 //!
-//! Every stream and poll has one then. Those that end soon are for streams of the chaos: what ends
-//! in the calm would have to be served there. In the chaos the calendar is set now and then, also
-//! while a token is open: it ends by the calendar, whatever the clock says.
+//! Every stream and poll then has a token. Those that end soon are for streams of the fault phase,
+//! since in the quiet phase every stream must be served. In the fault phase the calendar is set now
+//! and then. A token ends by the calendar, whatever the clock shows.
 
 use std::sync::Arc;
 
@@ -18,37 +18,37 @@ use crate::wire::client_frame;
 
 const SECRET: [u8; 32] = [7; 32];
 
-/// A client's token and how it is shown.
+/// A client's token and how it is sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct ShownToken {
     pub(crate) token: String,
-    /// In the first message, instead of the request.
+    /// Sent in the first message instead of the request.
     pub(crate) is_message: bool,
     pub(crate) ends_soon: bool,
     /// When it ends, in seconds of the calendar.
     ends_s: u64,
-    /// The latest second of the calendar since it was drawn, as the worker may know it.
+    /// The latest second of the calendar that the worker may know since the token was drawn.
     latest_s: u64,
-    /// Since when it has ended, by the clock.
+    /// Since when it has been over, by the clock.
     ended_us: Option<u64>,
 }
 
 /// How long a conn may be served after the end of its token: half a second until the calendar is
-/// looked at, a second for its rounding, and what timers and turns take.
+/// read, a second for its rounding, the rest for timers and turns.
 const LATE_US_MAX: u64 = 1_800_000;
 /// By how much the calendar is set, in seconds.
 const STEPS_S: [i64; 8] = [-3600, -30, -1, 1, 2, 30, 3600, 40_000];
 
-/// Has everybody asked for a token.
-pub(crate) fn ask_for(config: &mut Config) {
+/// Requires tokens of all clients.
+pub(crate) fn require(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
-    // Each heartbeat arms the end of the token again, so with short ones no step could be missed.
+    // Each heartbeat arms the token's end again, so with short ones a missed one would not show.
     config.heartbeat.interval_ms *= 4;
 }
 
-/// By what the worker knows tokens.
+/// The keys of the worker, if tokens are required.
 pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     let key = Key::new(Algorithm::Hs256, &SECRET).expect("a key");
     let verifier = Verifier::new(vec![key], config.auth.terms()).expect("a key");
@@ -56,13 +56,13 @@ pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     config.auth.is_on().then_some(keys)
 }
 
-/// By how much the calendar is set.
+/// Draws by how much the calendar is set.
 pub(crate) fn draw_step_s(random: &mut fastrand::Rng) -> i64 {
     STEPS_S[random.usize(0..STEPS_S.len())]
 }
 
-/// One that ends soon, or lasts longer than the world.
-fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> Ticket {
+/// Draws a token that ends soon, or one that outlasts the run.
+fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> ShownToken {
     let ends_soon = may_end && random.bool();
     let lasts_s = if ends_soon {
         [1, 2, 20, 3_000][random.usize(0..4)]
@@ -70,7 +70,7 @@ fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> Ticket {
         1_000_000
     };
     let ends_s = unix_s + lasts_s;
-    Ticket {
+    ShownToken {
         ends_s,
         latest_s: unix_s,
         ended_us: None,
@@ -80,7 +80,7 @@ fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> Ticket {
     }
 }
 
-/// A token for everything, until then.
+/// A token for all channels that ends then.
 pub(crate) fn token(sub: u32, ends_s: u64) -> String {
     let wish = Wish {
         sub: Some(format!("u{sub}")),
@@ -93,23 +93,23 @@ pub(crate) fn token(sub: u32, ends_s: u64) -> String {
 }
 
 impl Link {
-    /// Gets a token where one is needed.
-    pub(crate) fn draw_ticket(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
+    /// Draws a token if one is required.
+    pub(crate) fn draw_token(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
         if facts.config.auth.is_on() && self.is_stream() {
             let is_poll = matches!(self.service, Service::Poll { .. });
             let unix_s = net.machine.unix_seconds();
-            let mut ticket = draw(!facts.is_calm && !is_poll, unix_s, random);
-            ticket.latest_s = net.machine.unix_seconds_believed();
-            let is_heard = self.service == Service::WebSocket { is_full: true };
-            ticket.is_message = is_heard && random.bool();
-            self.ticket = Some(ticket);
+            let mut shown_token = draw(!facts.is_quiet && !is_poll, unix_s, random);
+            shown_token.latest_s = net.machine.unix_seconds_believed();
+            let has_messages = self.service == Service::WebSocket { is_full: true };
+            shown_token.is_message = has_messages && random.bool();
+            self.shown_token = Some(shown_token);
         }
     }
 
-    /// After each turn: notes what the calendar shows.
+    /// After each turn: notes the time of the calendar.
     pub(crate) fn note_calendar(&mut self, machine: &Machine) {
-        if let Some(ticket) = &mut self.ticket {
-            ticket.latest_s = ticket.latest_s.max(machine.unix_seconds_believed());
+        if let Some(shown_token) = &mut self.shown_token {
+            shown_token.latest_s = shown_token.latest_s.max(machine.unix_seconds_believed());
         }
     }
 
@@ -117,14 +117,14 @@ impl Link {
     /// of the server do not count.
     pub(crate) fn check_token(&mut self, net: &FakeNet, hub: &Hub) {
         let (unix_s, running_us) = (net.machine.unix_seconds(), net.running_us());
-        let Some(ticket) = &mut self.ticket else {
+        let Some(shown_token) = &mut self.shown_token else {
             return;
         };
-        if unix_s < ticket.ends_s {
-            ticket.ended_us = None;
+        if unix_s < shown_token.ends_s {
+            shown_token.ended_us = None;
             return;
         }
-        let ended_us = *ticket.ended_us.get_or_insert(running_us);
+        let ended_us = *shown_token.ended_us.get_or_insert(running_us);
         let late_us = running_us.saturating_sub(ended_us);
         let slot = self.pipe.borrow().slot();
         let is_served = slot.is_some_and(|slot| hub.channels_of(slot).next().is_some());
@@ -134,30 +134,38 @@ impl Link {
         );
     }
 
-    /// Whether its token has ended at any time, and not only by a timer.
+    /// Whether the calendar has ever been after the token's end.
     pub(crate) fn has_ended(&self) -> bool {
-        let ticket = self.ticket.as_ref();
-        ticket.is_some_and(|ticket| ticket.latest_s >= ticket.ends_s)
+        let shown_token = self.shown_token.as_ref();
+        shown_token.is_some_and(|shown_token| shown_token.latest_s >= shown_token.ends_s)
     }
 
-    /// Whether its token ends before the world does.
+    /// Whether its token may end within the run.
     pub(crate) fn ends_soon(&self) -> bool {
-        self.ticket.as_ref().is_some_and(|ticket| ticket.ends_soon)
+        self.shown_token
+            .as_ref()
+            .is_some_and(|shown_token| shown_token.ends_soon)
     }
 
-    /// The field with the token, if that is where it is shown.
+    /// The field with the token, if the request carries it.
     pub(crate) fn token_field(&self) -> String {
-        let ticket = self.ticket.as_ref().filter(|ticket| !ticket.is_message);
-        ticket.map_or_else(String::new, |ticket| {
-            format!("Authorization: Bearer {}\r\n", ticket.token)
+        let shown_token = self
+            .shown_token
+            .as_ref()
+            .filter(|shown_token| !shown_token.is_message);
+        shown_token.map_or_else(String::new, |shown_token| {
+            format!("Authorization: Bearer {}\r\n", shown_token.token)
         })
     }
 
-    /// The message with the token, if that is where it is shown.
+    /// The message with the token, if a message carries it.
     pub(crate) fn token_frame(&self) -> Vec<u8> {
-        let ticket = self.ticket.as_ref().filter(|ticket| ticket.is_message);
-        ticket.map_or_else(Vec::new, |ticket| {
-            let auth = format!("{{\"type\":\"auth\",\"token\":\"{}\"}}", ticket.token);
+        let shown_token = self
+            .shown_token
+            .as_ref()
+            .filter(|shown_token| shown_token.is_message);
+        shown_token.map_or_else(Vec::new, |shown_token| {
+            let auth = format!("{{\"type\":\"auth\",\"token\":\"{}\"}}", shown_token.token);
             client_frame(0x81, auth.as_bytes(), [1, 2, 3, 4])
         })
     }

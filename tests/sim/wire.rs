@@ -1,9 +1,8 @@
-//! Takes apart what the worker writes: HTTP heads, chunks, event blocks and WebSocket frames,
+//! Parsers for what the worker writes: HTTP heads, chunks, event blocks and WebSocket frames,
 //! compressed ones included.
 //!
-//! Written for this test alone and stricter than a client would be, so that it agrees with the
-//! server only where both are right. A panic is a finding. Knows bytes; what they mean is the
-//! peers' business.
+//! Written for this test alone and stricter than a client would be, so that they agree with the
+//! server only if both are right. A panic is a finding. Knows bytes, not their meaning.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -24,7 +23,7 @@ impl Head {
     }
 }
 
-/// The head at the front, once it is there whole.
+/// The head at the front, once it is complete.
 pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let text = str::from_utf8(&bytes[..end]).expect("a head is text");
@@ -45,7 +44,7 @@ pub(crate) fn take_head(bytes: &[u8]) -> Option<Head> {
     })
 }
 
-/// The chunk at the front: its content, and its length with everything around it.
+/// The chunk at the front: its content, and its length with the size line and the end.
 pub(crate) fn take_chunk(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let line_end = bytes.windows(2).position(|window| window == b"\r\n");
     let Some(line_end) = line_end else {
@@ -67,7 +66,7 @@ pub(crate) fn take_block(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..end + 2)
 }
 
-/// What follows the comment lines that streams which are behind have for heartbeats.
+/// What follows the comment lines that serve as heartbeats of streams that lag.
 pub(crate) fn after_comments(mut bytes: &[u8]) -> &[u8] {
     while let Some(rest) = bytes.strip_prefix(b":\n") {
         bytes = rest;
@@ -88,11 +87,11 @@ pub(crate) struct Frame<'b> {
     pub(crate) opcode: u8,
     pub(crate) is_compressed: bool,
     pub(crate) payload: &'b [u8],
-    /// With the header.
+    /// With its header.
     pub(crate) whole: &'b [u8],
 }
 
-/// The frame at the front, once it is there whole.
+/// The frame at the front, once it is complete.
 pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     let first = *bytes.first()?;
     assert_eq!(first & 0xb0, 0x80, "a final frame without reserved bits");
@@ -129,7 +128,7 @@ pub(crate) fn take_frame(bytes: &[u8]) -> Option<Frame<'_>> {
     })
 }
 
-/// A message taken out of its compressed form, by itself and in a window of 4 KiB.
+/// Inflates a message, which must not depend on earlier ones and fits a window of 4 KiB.
 pub(crate) fn inflate(compressed: &[u8]) -> Vec<u8> {
     let whole = [compressed, &[0, 0, 0xff, 0xff]].concat();
     let mut engine = Decompress::new_with_window_bits(false, 12);
@@ -142,7 +141,7 @@ pub(crate) fn inflate(compressed: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A message as a client compresses it.
+/// Compresses a message as a client does.
 pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Compression::fast(), false);
     let mut compressed = Vec::with_capacity(message.len() + 64);

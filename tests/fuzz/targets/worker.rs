@@ -1,4 +1,4 @@
-//! Attacks a whole worker with a hostile client in it; the body is `bodies/worker.rs`.
+//! Attacks a whole worker with hostile clients; the body is `bodies/worker.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::worker::attack(bytes));

@@ -1,15 +1,15 @@
-//! What has to have come by a connection's end: answers, what the log had, and a goodbye.
+//! What must have come by the end of a connection: answers, the log's publications, and a goodbye.
 //!
-//! Called by the peer when a connection is over, and where the world is calm before that.
+//! The peer calls it when a connection is over, and at the end of the quiet phase.
 
 use super::{Goodbye, Link, Service, Stage};
 use crate::model::Facts;
 
 impl Link {
-    /// Everything that was asked has its answer, unless the end came between.
+    /// Every command and request has its answer, unless the connection ended before.
     pub(crate) fn check_answers(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
-        let is_cut_off = self.is_spoiled
+        let is_cut_off = self.has_broken_protocol
             || pipe.is_reset
             || pipe.is_refused
             || pipe.is_cut_off
@@ -18,7 +18,7 @@ impl Link {
             self.check_served(facts);
         }
         let is_excused =
-            is_cut_off || self.has_said_close || (self.goodbye.is_some() && self.is_stream());
+            is_cut_off || self.has_sent_close || (self.goodbye.is_some() && self.is_stream());
         if is_excused || self.stage == Stage::Over && self.is_stream() {
             return;
         }
@@ -27,24 +27,24 @@ impl Link {
             "commands without an answer: {:?}",
             self.commands
         );
-        assert!(self.pings.is_empty(), "pings without an answer");
-        assert_eq!(self.nameless, 0, "mistakes without an answer");
+        assert!(self.pings.is_empty(), "pings without a pong");
+        assert_eq!(self.unreferenced, 0, "bad messages without an answer");
         self.check_polls();
         if self.service == Service::Plain {
             assert_eq!(self.responses_awaited, 0, "requests without a response");
         }
     }
 
-    /// Whether something that was said is still to be answered.
+    /// Whether the server has yet to answer a command.
     pub(crate) fn awaits_answers(&self) -> bool {
-        let is_asked = !self.commands.is_empty() || !self.pings.is_empty() || self.nameless > 0;
+        let is_asked = !self.commands.is_empty() || !self.pings.is_empty() || self.unreferenced > 0;
         let is_served = self.stage == Stage::WebSocket && self.goodbye.is_none();
-        let may_hear = !self.is_spoiled && !self.has_said_close && !self.is_abandoned;
-        is_asked && is_served && may_hear && !self.pipe.borrow().is_reset
+        let can_receive = !self.has_broken_protocol && !self.has_sent_close && !self.is_abandoned;
+        is_asked && is_served && can_receive && !self.pipe.borrow().is_reset
     }
 
-    /// A stream whose client has sent FIN brings what the log had for the request, and then ends in
-    /// order.
+    /// A stream whose client has sent FIN brings what the log had for the request, and then ends
+    /// cleanly.
     fn check_served(&self, facts: &Facts) {
         let has_end = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {
@@ -63,16 +63,17 @@ impl Link {
             _ => false,
         };
         assert!(has_end, "no end in {:?}: {:?}", self.stage, self.goodbye);
-        // What a window holds back is not given any more, and one answer does not have everything.
+        // What a window holds back is not delivered any more, and one answer need not have
+        // everything.
         if self.window.is_none() && !matches!(self.service, Service::Poll { .. }) {
-            let owed = self.ledger.owed_until(self.asked_at, facts);
-            assert_eq!(owed, None, "not given before the end");
+            let owed = self.expected.owed_until(self.requested_at, facts);
+            assert_eq!(owed, None, "not delivered before the end");
         }
     }
 
-    /// Each client that is served when the server stops gets a goodbye with its return delay.
+    /// Each client that is served when the server drains gets a goodbye with its return delay.
     pub(crate) fn check_goodbye(&self) {
-        let is_told = match (&self.stage, self.service) {
+        let has_goodbye = match (&self.stage, self.service) {
             (Stage::WebSocket, _) => {
                 matches!(self.goodbye, Some(Goodbye::Close { code: 1012, .. }))
             }
@@ -83,7 +84,7 @@ impl Link {
             _ => self.has_due_answers(),
         };
         assert!(
-            is_told || !self.must_hear_goodbye,
+            has_goodbye || !self.must_get_goodbye,
             "no goodbye in {:?}: {:?}",
             self.stage,
             self.goodbye

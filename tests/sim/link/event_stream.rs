@@ -1,9 +1,9 @@
-//! A peer that reads an event stream: chunks, blocks, and what each of them means.
+//! A peer that reads an event stream: its chunks, blocks and messages.
 //!
-//! Before the position come the gaps of the request; after it, publications and gaps of the stream.
+//! The gaps of the request come before the position, publications and later gaps after it.
 
-use super::{Goodbye, Link, Service, told};
-use crate::model::{Facts, Seen, check_start};
+use super::{Goodbye, Link, Service, parse_gap};
+use crate::model::{Facts, Observation, check_start};
 use crate::wire::{after_comments, block_field, take_block, take_chunk};
 
 impl Link {
@@ -72,57 +72,64 @@ impl Link {
         if block_field(block, "event") == Some("fanfare.gap") {
             let data = block_field(block, "data").expect("a gap's data");
             let json: serde_json::Value = serde_json::from_str(data).expect("JSON");
-            let told = told(&json, facts);
+            let gap = parse_gap(&json, facts);
             facts.gaps += 1;
-            self.seen.push(told.seen(facts));
+            self.observations.push(gap.observation(facts));
             assert_eq!(id, None, "a gap with an id");
             if self.is_opened {
-                return self.live_gap(&told, facts);
+                return self.live_gap(&gap, facts);
             }
-            assert!(has_gap, "the head did not tell of the gap");
+            assert!(has_gap, "a gap that the head did not announce");
             check_start(
                 self.worker,
-                self.ask,
-                self.asked_at,
-                told.until,
-                Some(&told),
+                self.requested,
+                self.requested_at,
+                gap.until,
+                Some(&gap),
                 facts,
             );
-            return self.ledger.start(told.channel, told.until, facts);
+            return self.expected.start(gap.channel, gap.until, facts);
         }
         match (block_field(block, "data"), id) {
             (Some(_), Some(id)) => {
                 assert!(self.is_opened, "a publication before the position");
                 self.deliver(id, block.as_bytes(), facts);
             }
-            _ => panic!("neither a publication nor of a reserved type: {block:?}"),
+            _ => panic!("neither a publication nor a reserved event: {block:?}"),
         }
     }
 
     fn handle_position(&mut self, id: Option<u64>, facts: &Facts) {
         match id {
             Some(id) if !self.is_opened => {
-                self.ledger.newest = id;
+                self.expected.newest = id;
                 self.finish_opening(id, facts);
             }
             Some(id) => {
-                self.ledger.caught_up(id, 0, facts);
-                self.seen.push(Seen::Position(id));
+                self.expected.caught_up(id, 0, facts);
+                self.observations.push(Observation::Position(id));
             }
-            // It only carries the delay before the next connection.
+            // It only carries the return delay.
             None => return,
         }
         self.last_id = id;
     }
 
-    /// All gaps of the opening have come: the other channels start at its position.
+    /// All gaps of the request have come. The channels without one start at the position.
     fn finish_opening(&mut self, position: u64, facts: &Facts) {
         self.is_opened = true;
         for channel in self.channels.clone() {
-            if !self.ledger.has(channel) {
-                check_start(self.worker, self.ask, self.asked_at, position, None, facts);
-                self.ledger.start(channel, position, facts);
-                self.begin(channel, position, self.ask, self.asked_at, facts);
+            if !self.expected.has(channel) {
+                check_start(
+                    self.worker,
+                    self.requested,
+                    self.requested_at,
+                    position,
+                    None,
+                    facts,
+                );
+                self.expected.start(channel, position, facts);
+                self.begin(channel, position, self.requested, self.requested_at, facts);
             }
         }
     }

@@ -1,22 +1,23 @@
-//! First visits: subscriptions that begin with history, and which publications have its mark.
+//! Subscriptions that begin with history, and which publications have the initial mark.
 //!
-//! What may come is the [`History`]'s; here is what a client can see of it.
+//! [`History`] decides what may come. This file reads what a client can see of it.
 
 use fanfare::frame::{Encoder, FrameKind};
 
 use super::Link;
 use crate::history::History;
-use crate::model::{Ask, Facts, Seen};
+use crate::model::{Facts, Observation, Requested};
 
 impl Link {
-    /// Whether a publication that came is marked as initial; `None` on a link without marks. Its
-    /// bytes have to be those of one or the other.
+    /// Whether a publication is marked as initial. `None` where clients cannot see the mark. Its
+    /// bytes must be those of the plain or of the marked form.
     pub(super) fn read_mark(&mut self, sequence: u64, whole: &[u8], facts: &Facts) -> Option<bool> {
         let channel = facts.channel(facts.publication(sequence).channel.as_str());
-        // Where its history begins is known when the first of it comes.
-        if self.ledger.is_unbegun(channel) {
+        // The first publication shows where the history begins.
+        if self.expected.has_not_begun(channel) {
             let position = sequence - 1;
-            self.seen.push(Seen::Start { channel, position });
+            self.observations
+                .push(Observation::Start { channel, position });
         }
         let kind = self.frame_kind();
         let is_of = |kind| frame_of(sequence, kind, facts) == whole;
@@ -28,24 +29,25 @@ impl Link {
         (kind != kind.initial()).then_some(!is_plain)
     }
 
-    /// A subscription that the ledger has begins at a position, or with its history after that.
+    /// A subscription has begun: at a position, or with its history after that.
     pub(super) fn begin(
         &mut self,
         channel: usize,
         position: u64,
-        ask: Ask,
+        requested: Requested,
         at: u64,
         facts: &Facts,
     ) {
-        let history = History::new(self.worker, ask, at, channel, facts);
+        let history = History::new(self.worker, requested, at, channel, facts);
         if history.is_none() {
-            self.seen.push(Seen::Start { channel, position });
+            self.observations
+                .push(Observation::Start { channel, position });
         }
-        self.ledger.set_history(channel, history, facts);
+        self.expected.set_history(channel, history, facts);
     }
 }
 
-/// The bytes of a publication in one of its encodings.
+/// The bytes of a publication in one kind of frame.
 pub(super) fn frame_of(sequence: u64, kind: FrameKind, facts: &Facts) -> Vec<u8> {
     let publication = facts.publication(sequence);
     let frames = publication.frames();

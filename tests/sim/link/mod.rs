@@ -1,8 +1,8 @@
-//! One connection from the peer's side: what it asked for, what came, what that means.
+//! One connection from the peer's side: what it requested and what it has received.
 //!
-//! Sends bytes, reads bytes, takes them apart and holds every message against the [`Ledger`] and
-//! the publications' exact wire bytes. What it says is in `speech`. A panic is a finding; the peer
-//! is its only user.
+//! Sends bytes, reads bytes, parses them, and compares every message with [`ExpectedDeliveries`]
+//! and with the exact wire bytes of the publications. What it sends is in [`requests`]. A panic is
+//! a finding. The peer is its only user.
 
 mod end;
 mod event_stream;
@@ -17,12 +17,14 @@ use fanfare::config::{ClientPublish, Overflow};
 use fanfare::frame::{Envelope, FrameKind};
 use fanfare::hub::Hub;
 
-use crate::model::{Ask, Delay, Facts, Ledger, Seen, Told, check_start};
+use crate::model::{
+    Delay, ExpectedDeliveries, Facts, Observation, ReportedGap, Requested, check_start,
+};
 use crate::net::{FakeNet, PipeRef};
-use crate::tokens::Ticket;
+use crate::tokens::ShownToken;
 use crate::wire::{client_frame, inflate, server_frame, take_frame, take_head};
 
-/// What is asked of the server.
+/// What the peer requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     EventStream {
@@ -34,15 +36,15 @@ pub(crate) enum Service {
     Poll {
         is_full: bool,
         is_long: bool,
-        /// It has no request close the connection.
-        stays: bool,
+        /// Its requests do not ask to close the connection.
+        is_kept_open: bool,
     },
     WebSocket {
         is_full: bool,
     },
 }
 
-/// How far the response is.
+/// Which part of the response comes next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     AwaitHead,
@@ -51,7 +53,7 @@ pub(crate) enum Stage {
     },
     /// In the content of a poll's answer.
     Answer,
-    /// Refused, closed, or nothing that has a meaning.
+    /// The response refused the request, ended, or needs no parsing.
     Over,
     WebSocket,
 }
@@ -66,14 +68,14 @@ enum Command {
     Publish {
         channel: usize,
     },
-    /// One that is right, or one that is not.
+    /// With an id that is valid, or one that is not.
     Acknowledge {
         channel: Option<usize>,
         is_right: bool,
     },
     Subscribe {
         channel: usize,
-        ask: Ask,
+        requested: Requested,
         at: u64,
         window: Option<u32>,
     },
@@ -82,98 +84,99 @@ enum Command {
     },
 }
 
-/// How the server said that it ends.
+/// How the server has ended the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Goodbye {
     Close { code: u16, reason: String },
     LastChunk,
 }
 
-/// With which the simulated backend ends conns.
+/// The code with which the simulated backend closes conns.
 pub(crate) const DISCONNECT_CODE: u16 = 4242;
 
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) pipe: PipeRef,
-    /// The worker that it is connected to.
+    /// The worker that has accepted it.
     pub(crate) worker: usize,
     pub(crate) service: Service,
     pub(crate) stage: Stage,
-    pub(crate) ledger: Ledger,
+    pub(crate) expected: ExpectedDeliveries,
     pub(crate) last_id: Option<u64>,
-    /// What the peer learnt since somebody looked.
-    seen: Vec<Seen>,
-    /// A publication has come.
-    was_given: bool,
-    /// It keeps to the channels of its request.
-    pub(crate) is_loyal: bool,
-    /// The peer broke a rule.
-    pub(crate) is_spoiled: bool,
-    /// The peer has gone without a word.
+    /// What the peer has read since the last call of `take_observations`.
+    observations: Vec<Observation>,
+    /// A publication has been delivered.
+    has_delivery: bool,
+    /// It belongs to a tracked client and keeps the channels of its request.
+    pub(crate) is_tracked: bool,
+    /// The peer has broken a rule of the protocol.
+    pub(crate) has_broken_protocol: bool,
+    /// The peer reads and sends nothing any more and has not closed it.
     pub(crate) is_abandoned: bool,
-    /// It was opened in the chaos, and may still be cut off for what happened there.
-    pub(crate) is_from_chaos: bool,
-    pub(crate) has_said_close: bool,
+    /// It was opened in the fault phase and may still be closed for what happened there.
+    pub(crate) is_from_fault_phase: bool,
+    pub(crate) has_sent_close: bool,
     pub(crate) has_fin: bool,
-    /// It sends FIN right after its request, and reads on.
+    /// It sends FIN right after its request and goes on reading.
     pub(crate) is_half_closing: bool,
     pub(crate) goodbye: Option<Goodbye>,
-    /// Its worker had not reached its position.
+    /// It has been at a position that its worker had not reached.
     was_ahead: bool,
-    /// It is served, and the server is about to stop.
-    pub(crate) must_hear_goodbye: bool,
-    /// How often an event stream was told when to come back: at its beginning and at its end.
+    /// It is served, and the server is about to drain.
+    pub(crate) must_get_goodbye: bool,
+    /// How many `retry` fields an event stream had: one at its start, one at its end.
     retries: u32,
     channels: Vec<usize>,
-    ask: Ask,
-    asked_at: u64,
-    /// Of each channel of the request.
+    requested: Requested,
+    requested_at: u64,
+    /// The window of each channel of the request.
     window: Option<u32>,
     outgoing: VecDeque<u8>,
     incoming: Vec<u8>,
-    /// Of an event stream, without its chunks.
+    /// The content of an event stream, without its chunks.
     body: Vec<u8>,
-    /// What the server is owed for pings and its close.
-    answers: Vec<u8>,
-    /// The event stream's gaps are told, and then its position.
+    /// Pongs and the close frame that the peer has yet to send.
+    replies: Vec<u8>,
+    /// The event stream has had its position, which follows the gaps of the request.
     is_opened: bool,
-    /// Gaps of channels whose subscription is not confirmed yet, which comes after all of them.
-    early_gaps: Vec<Told>,
+    /// Gaps of channels that are not confirmed yet. The confirmations follow all of these gaps.
+    early_gaps: Vec<ReportedGap>,
     /// Channels of the request that are not confirmed yet.
     unconfirmed: VecDeque<usize>,
     commands: BTreeMap<u64, Command>,
     next_reference: u64,
-    /// Commands that cannot be answered by name.
-    nameless: u32,
-    /// The last that a backend said to it alone.
+    /// Commands that the server cannot answer by their reference.
+    unreferenced: u32,
+    /// The number of the last direct message from a backend.
     last_direct: u64,
     pings: VecDeque<Vec<u8>>,
     responses_awaited: u32,
-    /// The last of the clients that it speaks for, where it is a proxy.
+    /// The last client that it forwards for, if the peer is a proxy.
     client: u32,
     has_response: bool,
     polls: poll::Polls,
-    /// permessage-deflate was offered, and how: with a bound on the server's window or without.
+    /// How permessage-deflate was offered, if it was.
     offer: Option<requests::Offer>,
-    /// It was agreed to.
+    /// The server has agreed to it.
     is_deflated: bool,
-    /// What it shows where tokens are asked for.
-    pub(crate) ticket: Option<Ticket>,
+    /// The token that it shows, where tokens are required.
+    pub(crate) shown_token: Option<ShownToken>,
     key: [u8; 4],
 }
 
 impl Link {
     pub(crate) fn open(
         service: Service,
-        ask: Ask,
-        loyalty: Option<&[usize]>,
+        requested: Requested,
+        tracked_channels: Option<&[usize]>,
         room: usize,
         net: &mut FakeNet,
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) -> Self {
         let pipe = net.connect(room);
-        let mut channels = loyalty.map_or_else(|| facts.draw_channels(random), <[usize]>::to_vec);
+        let mut channels =
+            tracked_channels.map_or_else(|| facts.draw_channels(random), <[usize]>::to_vec);
         random.shuffle(&mut channels);
         let worker = net.worker;
         let mut link = Self {
@@ -181,35 +184,35 @@ impl Link {
             worker,
             service,
             stage: Stage::AwaitHead,
-            ledger: Ledger::new(worker),
+            expected: ExpectedDeliveries::new(worker),
             last_id: None,
-            seen: Vec::new(),
-            was_given: false,
-            is_loyal: loyalty.is_some(),
-            is_spoiled: false,
+            observations: Vec::new(),
+            has_delivery: false,
+            is_tracked: tracked_channels.is_some(),
+            has_broken_protocol: false,
             is_abandoned: false,
-            is_from_chaos: false,
-            has_said_close: false,
+            is_from_fault_phase: false,
+            has_sent_close: false,
             has_fin: false,
             is_half_closing: false,
             goodbye: None,
             was_ahead: false,
-            must_hear_goodbye: false,
+            must_get_goodbye: false,
             retries: 0,
             unconfirmed: channels.iter().copied().collect(),
             channels,
-            ask,
-            asked_at: facts.logs[worker].head,
+            requested,
+            requested_at: facts.logs[worker].head,
             window: None,
             outgoing: VecDeque::new(),
             incoming: Vec::new(),
             body: Vec::new(),
-            answers: Vec::new(),
+            replies: Vec::new(),
             is_opened: false,
             early_gaps: Vec::new(),
             commands: BTreeMap::new(),
             next_reference: 0,
-            nameless: 0,
+            unreferenced: 0,
             last_direct: 0,
             pings: VecDeque::new(),
             responses_awaited: 0,
@@ -218,22 +221,22 @@ impl Link {
             polls: poll::Polls::default(),
             offer: None,
             is_deflated: false,
-            ticket: None,
+            shown_token: None,
             key: random.u32(..).to_ne_bytes(),
         };
-        link.draw_ticket(net, facts, random);
-        link.ask_for(facts, random);
+        link.draw_token(net, facts, random);
+        link.send_request(facts, random);
         link
     }
 
-    /// Decides whether it sends FIN right after its request. In a calm world a stream that does not
-    /// stay does.
-    pub(crate) fn decide_half_closing(&mut self, is_calm: bool, stays: bool) {
-        self.is_half_closing = match (self.service, is_calm) {
+    /// Decides whether it sends FIN right after its request. In the quiet phase every stream does
+    /// that the peer does not keep.
+    pub(crate) fn decide_half_closing(&mut self, is_quiet: bool, is_kept_open: bool) {
+        self.is_half_closing = match (self.service, is_quiet) {
             (Service::Garbage, _) => false,
             (Service::Plain, _) => self.key[0].is_multiple_of(2),
-            (_, true) => !stays,
-            (_, false) => !self.is_loyal && self.key[2].is_multiple_of(6),
+            (_, true) => !is_kept_open,
+            (_, false) => !self.is_tracked && self.key[2].is_multiple_of(6),
         };
     }
 
@@ -244,17 +247,17 @@ impl Link {
         )
     }
 
-    /// What was learnt. A client makes nothing of an answer that breaks off.
-    pub(crate) fn take_seen(&mut self) -> Vec<Seen> {
+    /// Takes what was read. A client discards an answer that breaks off.
+    pub(crate) fn take_observations(&mut self) -> Vec<Observation> {
         match self.stage {
             Stage::Answer => Vec::new(),
             Stage::AwaitHead | Stage::EventStream { .. } | Stage::Over | Stage::WebSocket => {
-                std::mem::take(&mut self.seen)
+                std::mem::take(&mut self.observations)
             }
         }
     }
 
-    /// After each turn of its worker: counts it once if it is ahead of its worker.
+    /// After each turn of its worker: counts the connection, once, if it is ahead of the worker.
     pub(crate) fn count_ahead(&mut self, hub: &Hub, facts: &mut Facts) {
         let slot = self.pipe.borrow().slot();
         let is_ahead = slot.is_some_and(|slot| hub.is_ahead(slot));
@@ -262,14 +265,14 @@ impl Link {
         self.was_ahead |= is_ahead;
     }
 
-    /// Sends what is to be sent, at most `max` bytes.
+    /// Sends at most `max` bytes.
     pub(crate) fn push(&mut self, net: &mut FakeNet, max: usize) {
         let count = max.min(self.outgoing.len());
         if count > 0 && !self.has_fin {
             let bytes: Vec<u8> = self.outgoing.drain(..count).collect();
             net.send(&self.pipe, &bytes);
         }
-        // It sends no more and still wants the answers.
+        // It sends no more, but reads the answers.
         let is_handshaking = self.pipe.borrow().is_handshaking();
         let is_done = self.is_half_closing && self.outgoing.is_empty() && !is_handshaking;
         if is_done && !self.has_fin {
@@ -278,33 +281,33 @@ impl Link {
         }
     }
 
-    /// Reads at most `max` bytes and understands them.
+    /// Reads at most `max` bytes and parses them.
     pub(crate) fn pull(&mut self, net: &mut FakeNet, max: usize, facts: &mut Facts) {
         net.receive(&self.pipe, max, &mut self.incoming);
-        self.understand(facts);
+        self.parse(facts);
         if self.pipe.borrow().is_at_end() && !self.has_fin && !self.key[1].is_multiple_of(8) {
             self.has_fin = true;
             net.finish(&self.pipe);
         }
     }
 
-    /// What the server wrote before its end is right even if nobody reads it.
-    pub(crate) fn read_the_rest(&mut self, facts: &mut Facts) {
+    /// Parses what the server wrote before the end, read by the peer or not.
+    pub(crate) fn parse_rest(&mut self, facts: &mut Facts) {
         let before = self.last_id;
         let mut pipe = self.pipe.borrow_mut();
         pipe.take(usize::MAX, &mut self.incoming);
         drop(pipe);
-        self.understand(facts);
+        self.parse(facts);
         self.last_id = before;
     }
 
-    /// Whether nothing more can come of it, to a peer that reads or to one that does not.
+    /// Whether nothing more can come: for a peer that reads, after everything was read.
     pub(crate) fn is_over(&self, reads: bool) -> bool {
         let pipe = self.pipe.borrow();
         pipe.is_closed && (pipe.is_reset || !reads || pipe.to_peer.is_empty())
     }
 
-    fn understand(&mut self, facts: &mut Facts) {
+    fn parse(&mut self, facts: &mut Facts) {
         loop {
             let taken = match self.stage {
                 Stage::AwaitHead => self.take_response(facts),
@@ -327,22 +330,22 @@ impl Link {
         let Some(head) = take_head(&self.incoming) else {
             return 0;
         };
-        self.check_too_many(head.status, facts);
+        self.check_refused_client(head.status, facts);
         match (self.service, head.status) {
             (Service::WebSocket { .. }, 101) => {
                 let accept = head.field("sec-websocket-accept");
                 assert_eq!(accept, Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
                 self.check_extension(head.field("sec-websocket-extensions"), facts.has_deflate);
                 self.stage = Stage::WebSocket;
-                if self.ledger.is_blind {
-                    let position = match self.ask {
-                        Ask::After(since) => since,
-                        // It is given what the log has, and is blind to what that lacks.
-                        Ask::First | Ask::Last(_) | Ask::Foreign => 0,
-                        Ask::Nonsense | Ask::Now => self.asked_at,
+                if self.expected.gets_no_gaps {
+                    let position = match self.requested {
+                        Requested::After(since) => since,
+                        // It receives what the log has, and no gaps for what the log lacks.
+                        Requested::First | Requested::Last(_) | Requested::OtherEpoch => 0,
+                        Requested::Invalid | Requested::Now => self.requested_at,
                     };
                     for channel in self.channels.clone() {
-                        self.ledger.start(channel, position, facts);
+                        self.expected.start(channel, position, facts);
                     }
                 }
             }
@@ -361,9 +364,9 @@ impl Link {
                 }
                 if matches!(status, 408 | 429 | 503) {
                     self.stage = Stage::Over;
-                    self.is_spoiled = true;
+                    self.has_broken_protocol = true;
                 } else {
-                    assert!(self.responses_awaited > 0, "a response to nothing");
+                    assert!(self.responses_awaited > 0, "a response without a request");
                     self.responses_awaited -= 1;
                 }
                 self.has_response = true;
@@ -377,17 +380,20 @@ impl Link {
         head.length
     }
 
-    /// Only the first client of a connection can have connected too often, not one for whom a proxy
-    /// reuses it.
-    fn check_too_many(&self, status: u16, facts: &Facts) {
+    /// Only the first client of a connection can exceed the rate of connects. A further client of
+    /// a proxy does not connect.
+    fn check_refused_client(&self, status: u16, facts: &Facts) {
         let limits = &facts.config.limits;
         if status == 429 && limits.conns_per_source == 0 {
-            assert!(!self.has_response, "a connection that was no connect");
+            assert!(
+                !self.has_response,
+                "a client that did not connect is refused"
+            );
             assert!(limits.connects_per_second_per_source > 0);
         }
     }
 
-    /// The kind whose bytes are compared: a compressed message is inflated before.
+    /// The kind of frame to compare with. Compressed messages are inflated first.
     fn frame_kind(&self) -> FrameKind {
         let envelope = |is_full| match is_full {
             true => Envelope::Full,
@@ -403,14 +409,14 @@ impl Link {
         }
     }
 
-    /// A publication came: its bytes are those, and it was owed.
+    /// A publication was read: its bytes must be right, and it must be owed.
     fn deliver(&mut self, sequence: u64, whole: &[u8], facts: &mut Facts) {
         let mark = self.read_mark(sequence, whole, facts);
-        self.ledger.deliver(sequence, mark, facts);
+        self.expected.deliver(sequence, mark, facts);
         self.count_full_window(sequence, facts);
-        self.was_given = true;
+        self.has_delivery = true;
         self.last_id = Some(sequence);
-        self.seen.push(Seen::Publication(sequence));
+        self.observations.push(Observation::Publication(sequence));
         facts.deliveries += 1;
     }
 
@@ -435,22 +441,26 @@ impl Link {
                 8 => self.handle_close(frame.payload, facts),
                 9 => {
                     let pong = client_frame(0x8a, frame.payload, self.key);
-                    self.answers.extend(pong);
+                    self.replies.extend(pong);
                 }
                 10 => {
                     let at = self.pings.iter().position(|ping| ping == frame.payload);
-                    // What is said behind half a frame may look like a ping.
-                    assert!(at.is_some() || self.is_spoiled, "a pong to no ping");
+                    // Bytes sent after half a frame may look like a ping.
+                    assert!(
+                        at.is_some() || self.has_broken_protocol,
+                        "a pong without a ping"
+                    );
                     self.pings.drain(..at.map_or(0, |at| at + 1));
                 }
-                _ if self.ledger.is_blind => {
+                _ if self.expected.gets_no_gaps => {
                     let text = String::from_utf8_lossy(payload);
                     if text.starts_with("direct-") {
                         self.handle_direct(&text);
                         return frame.whole.len();
                     }
                     let sequence = text.split('.').next().and_then(|text| text.parse().ok());
-                    let sequence = sequence.unwrap_or_else(|| panic!("what is {text:?}"));
+                    let sequence =
+                        sequence.unwrap_or_else(|| panic!("not a publication: {text:?}"));
                     self.deliver(sequence, whole, facts);
                 }
                 _ => {
@@ -463,18 +473,18 @@ impl Link {
         taken
     }
 
-    /// Sends the answers that are due, or forgets them.
-    pub(crate) fn react(&mut self, is_polite: bool) {
+    /// Sends the pongs and the close frame that are due, or drops them.
+    pub(crate) fn send_replies(&mut self, sends_replies: bool) {
         if self.stage == Stage::WebSocket {
-            let answers = std::mem::take(&mut self.answers);
-            if is_polite && !self.has_said_close && !self.is_spoiled {
-                self.outgoing.extend(answers);
-                self.has_said_close |= matches!(self.goodbye, Some(Goodbye::Close { .. }));
+            let replies = std::mem::take(&mut self.replies);
+            if sends_replies && !self.has_sent_close && !self.has_broken_protocol {
+                self.outgoing.extend(replies);
+                self.has_sent_close |= matches!(self.goodbye, Some(Goodbye::Close { .. }));
             }
         }
     }
 
-    /// A goodbye says when to return.
+    /// Notes the return delay in a goodbye.
     fn note_delay(&self, retry: &str, facts: &mut Facts) {
         facts.delays.push(Delay {
             worker: self.worker,
@@ -496,16 +506,16 @@ impl Link {
         let is_known = match code {
             1001 | 1012 | 4100 => true,
             DISCONNECT_CODE => true,
-            1002 | 1007 | 1009 => self.is_spoiled,
-            1000 => self.has_said_close || self.has_fin,
+            1002 | 1007 | 1009 => self.has_broken_protocol,
+            1000 => self.has_sent_close || self.has_fin,
             4002 => self.has_ended(),
-            1008 => facts.config.limits.first_subscribe().is_some() && self.ledger.len() == 0,
+            1008 => facts.config.limits.first_subscribe().is_some() && self.expected.len() == 0,
             _ => false,
         };
         assert!(is_known, "closed with {code} {reason}");
         self.goodbye = Some(Goodbye::Close { code, reason });
         let echo = client_frame(0x88, &code.to_be_bytes(), self.key);
-        self.answers.extend(echo);
+        self.replies.extend(echo);
     }
 
     fn handle_text(
@@ -520,16 +530,16 @@ impl Link {
         let kind = text("type");
         if !self.early_gaps.is_empty() {
             let is_next = matches!(kind.as_deref(), Some("gap" | "subscribed"));
-            assert!(is_next, "{:?} and then {json}", self.early_gaps);
+            assert!(is_next, "{:?} is followed by {json}", self.early_gaps);
         }
         let Some(kind) = kind else {
             let id = text("id").expect("an id");
             return self.deliver(facts.sequence(&id), whole, facts);
         };
-        assert!(!is_compressed, "{kind} is said uncompressed");
+        assert!(!is_compressed, "{kind} is compressed");
         let command = json["ref"].as_u64().map(|reference| {
             let found = self.commands.remove(&reference);
-            found.unwrap_or_else(|| panic!("an answer to nothing: {json}"))
+            found.unwrap_or_else(|| panic!("an answer without a command: {json}"))
         });
         let channel = || facts.channel(json["channel"].as_str().expect("a channel"));
         match (kind.as_str(), command) {
@@ -543,9 +553,9 @@ impl Link {
             }
             ("unsubscribed", Some(Command::Unsubscribe { channel: asked })) => {
                 assert_eq!(channel(), asked);
-                self.ledger.stop(asked);
+                self.expected.stop(asked);
             }
-            ("gap", None) => self.handle_gap(&told(&json, facts), facts),
+            ("gap", None) => self.handle_gap(&parse_gap(&json, facts), facts),
             ("pong", Some(Command::Ping)) => {}
             ("expiring", None) => {
                 let in_ms = json["in_ms"].as_u64().expect("a time");
@@ -561,7 +571,7 @@ impl Link {
                 assert!(is_right && self.has_window(channel), "{json}");
             }
             ("error", command) => self.handle_error(&json, command, facts),
-            (kind, command) => panic!("{kind} to {command:?}: {json}"),
+            (kind, command) => panic!("{kind} in answer to {command:?}: {json}"),
         }
     }
 
@@ -573,81 +583,92 @@ impl Link {
         command: Option<Command>,
         facts: &Facts,
     ) {
-        let (asked, ask, at, window) = match command {
+        let (asked, requested, at, window) = match command {
             Some(Command::Subscribe {
                 channel,
-                ask,
+                requested,
                 at,
                 window,
-            }) => (channel, ask, at, window),
+            }) => (channel, requested, at, window),
             None => {
-                let next = self.unconfirmed.pop_front().expect("a channel asked for");
-                (next, self.ask, self.asked_at, self.window)
+                let next = self
+                    .unconfirmed
+                    .pop_front()
+                    .expect("a channel of the request");
+                (next, self.requested, self.requested_at, self.window)
             }
             Some(other) => panic!("subscribed to {other:?}"),
         };
         assert_eq!(channel, asked);
-        // A client that has been given nothing yet comes back to where it was told it stands.
-        if self.is_loyal {
+        // A client that has received nothing yet resumes at the position of the confirmation.
+        if self.is_tracked {
             self.last_id = self.last_id.or(Some(position));
         }
-        let is_of_channel = |told: &Told| told.channel == channel;
+        let is_of_channel = |gap: &ReportedGap| gap.channel == channel;
         let gap = self.early_gaps.iter().position(is_of_channel);
         let gap = gap.map(|at| self.early_gaps.remove(at));
-        let has_position = matches!(ask, Ask::After(_));
+        let has_position = matches!(requested, Requested::After(_));
         assert_eq!(is_recovered, gap.is_none() && has_position);
-        let start = gap.as_ref().map_or(position, |told| told.until);
-        assert!(position <= start, "stands at {position}, starts at {start}");
-        self.ledger.start(channel, start, facts);
-        self.ledger.set_window(channel, window);
+        let start = gap.as_ref().map_or(position, |gap| gap.until);
+        assert!(
+            position <= start,
+            "the position is {position}, the start {start}"
+        );
+        self.expected.start(channel, start, facts);
+        self.expected.set_window(channel, window);
         let position = start;
-        check_start(self.worker, ask, at, position, gap.as_ref(), facts);
-        self.begin(channel, position, ask, at, facts);
+        check_start(self.worker, requested, at, position, gap.as_ref(), facts);
+        self.begin(channel, position, requested, at, facts);
     }
 
-    fn handle_gap(&mut self, told: &Told, facts: &mut Facts) {
-        self.seen.push(told.seen(facts));
-        if self.ledger.has(told.channel) {
-            self.live_gap(told, facts);
+    fn handle_gap(&mut self, gap: &ReportedGap, facts: &mut Facts) {
+        self.observations.push(gap.observation(facts));
+        if self.expected.has(gap.channel) {
+            self.live_gap(gap, facts);
         } else {
-            self.early_gaps.push(told.clone());
+            self.early_gaps.push(gap.clone());
         }
         facts.gaps += 1;
     }
 
-    /// A gap in mid-stream. A channel's own bounds take nothing from who takes everything, as long
-    /// as there is room in the log, but for what was there when it subscribed. Before it was given
-    /// anything it may not have been known to take anything.
-    fn live_gap(&mut self, told: &Told, facts: &Facts) {
-        if told.cause == "restart" {
-            return self.ledger.gap(told, facts);
+    /// A gap in mid-stream. A client that takes everything loses nothing to a channel's own bounds
+    /// while the log has room. Exceptions are what was in the log when it subscribed, and any gap
+    /// before its first delivery: until then the server does not know that it reads.
+    fn live_gap(&mut self, gap: &ReportedGap, facts: &Facts) {
+        if gap.cause == "restart" {
+            return self.expected.note_gap(gap, facts);
         }
-        // A gap may end after the last that it covers.
-        let last = facts.newest(told.channel, told.until);
+        // A gap may end after the last publication in it.
+        let last = facts.newest(gap.channel, gap.until);
         let is_excused = self.pipe.borrow().has_blocked
             || facts.is_tight
-            || !self.was_given
-            || self.ledger.has_window(told.channel)
-            || told.until <= facts.logs[self.worker].tail
-            || last <= self.ledger.there(told.channel)
-            || self.is_superseded_beyond_what_was_there(told, facts)
-            || facts.is_too_old(told.channel, told.until)
-            || facts.begins_too_old(told);
-        // These are for who is over its quota.
-        let is_over = matches!(told.cause.as_str(), "conflated" | "slow");
+            || !self.has_delivery
+            || self.expected.has_window(gap.channel)
+            || gap.until <= facts.logs[self.worker].tail
+            || last <= self.expected.newest_at_start(gap.channel)
+            || self.is_superseded_after_start(gap, facts)
+            || facts.is_too_old(gap.channel, gap.until)
+            || facts.begins_too_old(gap);
+        // These causes are for a client over its quota.
+        let is_over = matches!(gap.cause.as_str(), "conflated" | "slow");
         let now = facts.now;
-        assert!(is_excused || is_over, "{told:?}: it kept up; {now:?}");
-        self.ledger.gap(told, facts);
+        assert!(
+            is_excused || is_over,
+            "{gap:?} at {now:?}, but the client kept up"
+        );
+        self.expected.note_gap(gap, facts);
     }
 
-    /// A gap that begins with what was there may go on over what is superseded.
-    fn is_superseded_beyond_what_was_there(&self, told: &Told, facts: &Facts) -> bool {
-        let there = self.ledger.there(told.channel);
+    /// A gap that begins with what was in the log may go on over superseded publications.
+    fn is_superseded_after_start(&self, gap: &ReportedGap, facts: &Facts) -> bool {
+        let newest_at_start = self.expected.newest_at_start(gap.channel);
         let log = &facts.logs[self.worker];
-        facts.rules[told.channel].overflow == Overflow::Conflate
-            && told.begins(facts).is_some_and(|since| since < there)
+        facts.rules[gap.channel].overflow == Overflow::Conflate
+            && gap
+                .begins(facts)
+                .is_some_and(|since| since < newest_at_start)
             && facts
-                .first_newest(log, told.channel, there, told.until)
+                .first_newest(log, gap.channel, newest_at_start, gap.until)
                 .is_none()
     }
 
@@ -655,21 +676,21 @@ impl Link {
         let code = json["code"].as_str().expect("a code");
         match (code, command) {
             ("already_subscribed", Some(Command::Subscribe { channel, .. })) => {
-                assert!(self.ledger.has(channel), "{json}");
+                assert!(self.expected.has(channel), "{json}");
             }
             ("too_many_channels", Some(Command::Subscribe { channel, .. })) => {
-                let is_full = self.ledger.len() >= facts.channels_per_conn;
-                assert!(is_full && !self.ledger.has(channel), "{json}");
+                let is_full = self.expected.len() >= facts.channels_per_conn;
+                assert!(is_full && !self.expected.has(channel), "{json}");
             }
             ("not_subscribed", Some(Command::Unsubscribe { channel })) => {
-                assert!(!self.ledger.has(channel), "{json}");
+                assert!(!self.expected.has(channel), "{json}");
             }
             (code, Some(Command::Acknowledge { channel, is_right })) => {
                 self.check_refused(code, channel, is_right);
             }
             ("bad_json" | "unknown_type" | "binary_message" | "bad_channel", None) => {
-                assert!(self.nameless > 0 || self.is_spoiled, "{json}");
-                self.nameless = self.nameless.saturating_sub(1);
+                assert!(self.unreferenced > 0 || self.has_broken_protocol, "{json}");
+                self.unreferenced = self.unreferenced.saturating_sub(1);
             }
             ("not_allowed", Some(Command::Presence { channel })) => {
                 assert!(!facts.client_rules(channel).presence, "{json}");
@@ -686,10 +707,10 @@ impl Link {
         }
     }
 
-    /// A backend speaks to one conn in order, and nothing of it is lost before its end.
+    /// A backend's direct messages to one conn come in order.
     fn handle_direct(&mut self, text: &str) {
         let number = text.strip_prefix("direct-").and_then(|n| n.parse().ok());
-        let number = number.unwrap_or_else(|| panic!("what is {text:?}"));
+        let number = number.unwrap_or_else(|| panic!("not a direct message: {text:?}"));
         assert!(
             number > self.last_direct,
             "{number} after {}",
@@ -699,8 +720,8 @@ impl Link {
     }
 }
 
-fn told(json: &serde_json::Value, facts: &Facts) -> Told {
-    Told {
+fn parse_gap(json: &serde_json::Value, facts: &Facts) -> ReportedGap {
+    ReportedGap {
         channel: facts.channel(json["channel"].as_str().expect("a channel")),
         since: json["since"].as_str().map(str::to_owned),
         until: facts.sequence(json["until"].as_str().expect("an end")),

@@ -1,9 +1,8 @@
-//! A peer that polls: one request after the other, at times ahead of the answers.
+//! A peer that polls: one request after the other, sometimes before the last answer has come.
 //!
-//! Each answer is held against a ledger of its own that begins where its request asked, and its id
-//! has to stand for everything the answer gave and told; the next request begins there.
-//! Publications are taken as they come, so that an answer that breaks off counts for what was in
-//! it.
+//! Each answer has expected deliveries of its own, which begin at the position of its request. The
+//! answer's id must cover every publication and gap in it, and the next request begins there.
+//! Publications are noted as they are read, so that those of an answer that breaks off count.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -14,81 +13,91 @@ use base64::engine::general_purpose::STANDARD;
 use fanfare::id::Cursor;
 
 use super::history::frame_of;
-use super::{Link, Service, Stage, told};
-use crate::model::{Ask, Facts, Ledger, Seen};
+use super::{Link, Service, Stage, parse_gap};
+use crate::model::{ExpectedDeliveries, Facts, Observation, Requested};
 use crate::wire::Head;
 
-/// Requests sent ahead.
+/// The most requests without an answer.
 const AHEAD_MAX: usize = 3;
 
 /// The polls of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Polls {
-    /// Not yet answered, in order.
-    asked: VecDeque<Asked>,
+    /// The polls without an answer, in order.
+    asked: VecDeque<PendingPoll>,
     answer: Option<Answer>,
     answered: u64,
-    /// So many answers have to come before the end.
+    /// So many answers must have come before the end.
     due: u64,
-    /// The server has said that it closes behind the answer, or was asked to.
+    /// The server or the client has said that the connection closes after this answer.
     is_last: bool,
     has_asked_to_close: bool,
 }
 
 #[derive(Debug)]
-struct Asked {
-    ask: Ask,
+struct PendingPoll {
+    requested: Requested,
     at: u64,
-    /// Every worker had everything up to here.
+    /// Every worker had taken in everything up to here.
     acknowledged: u64,
     /// What had left the log, by channel.
     evicted: Vec<u64>,
-    /// It has the answer from there.
+    /// Its `If-None-Match` has the position that it asks from.
     has_answer: bool,
 }
 
-/// An answer whose content is on its way.
+/// An answer whose content is being read.
 #[derive(Debug)]
 struct Answer {
     left: usize,
     id: u64,
     has_gap: bool,
-    /// Its publications are next.
+    /// Its publications come next.
     is_open: bool,
     is_first: bool,
 }
 
 impl Link {
-    /// Asks again where the last answer ended, and at times before it has come.
-    pub(crate) fn poll_again(&mut self, is_calm: bool, facts: &Facts, random: &mut fastrand::Rng) {
+    /// Sends the next poll from where the last answer ended, sometimes before that has come.
+    pub(crate) fn poll_again(&mut self, is_quiet: bool, facts: &Facts, random: &mut fastrand::Rng) {
         let polls = &self.polls;
         let is_open = !self.has_fin && !polls.is_last && !polls.has_asked_to_close;
-        let is_polling = matches!(self.service, Service::Poll { .. }) && !self.is_spoiled;
+        let is_polling = matches!(self.service, Service::Poll { .. }) && !self.has_broken_protocol;
         if !is_polling || !is_open || self.stage == Stage::Over || self.pipe.borrow().has_server_fin
         {
             return;
         }
-        let is_due = polls.asked.is_empty() && (is_calm || random.u32(0..3) > 0);
+        let is_due = polls.asked.is_empty() && (is_quiet || random.u32(0..3) > 0);
         let is_ahead = polls.asked.len() < AHEAD_MAX && random.u32(0..20) == 0;
-        let goes_ahead = is_ahead && !is_calm && !self.is_loyal;
+        let goes_ahead = is_ahead && !is_quiet && !self.is_tracked;
         if is_due || goes_ahead {
-            let ask = self.last_id.map_or(self.ask, Ask::After);
-            self.say_poll(ask, facts, random);
+            let requested = self.last_id.map_or(self.requested, Requested::After);
+            self.queue_poll(requested, facts, random);
         }
     }
 
-    pub(super) fn say_poll(&mut self, ask: Ask, facts: &Facts, random: &mut fastrand::Rng) {
-        let Service::Poll { is_long, stays, .. } = self.service else {
+    pub(super) fn queue_poll(
+        &mut self,
+        requested: Requested,
+        facts: &Facts,
+        random: &mut fastrand::Rng,
+    ) {
+        let Service::Poll {
+            is_long,
+            is_kept_open,
+            ..
+        } = self.service
+        else {
             panic!("no poll");
         };
-        let (mut target, mut fields) = self.target("/poll", ask, facts, random);
+        let (mut target, mut fields) = self.target("/poll", requested, facts, random);
         let timeout = match is_long {
             true => ["", "&timeout=1", "&timeout=2", "&timeout=600"][random.usize(0..4)],
             false => "&timeout=0",
         };
         target.push_str(timeout);
         let has_answer = random.bool();
-        if let (true, Ask::After(since)) = (has_answer, ask) {
+        if let (true, Requested::After(since)) = (has_answer, requested) {
             write!(
                 fields,
                 "If-None-Match: \"x\", W/\"{}\"\r\n",
@@ -96,15 +105,15 @@ impl Link {
             )
             .unwrap();
         }
-        let version = match stays || random.u32(0..10) > 0 {
+        let version = match is_kept_open || random.u32(0..10) > 0 {
             true => "1.1",
             false => "1.0",
         };
         self.polls.has_asked_to_close |= version == "1.0";
         let request = format!("GET {target} HTTP/{version}\r\nHost: h\r\n{fields}\r\n");
         self.outgoing.extend(request.as_bytes());
-        self.polls.asked.push_back(Asked {
-            ask,
+        self.polls.asked.push_back(PendingPoll {
+            requested,
             at: facts.logs[self.worker].head,
             acknowledged: facts.acknowledged,
             evicted: facts.logs[self.worker].evicted.clone(),
@@ -112,7 +121,7 @@ impl Link {
         });
     }
 
-    /// What is asked now has to be answered before the server ends.
+    /// Requires answers to all present polls before the server ends.
     pub(crate) fn expect_answers(&mut self, had_time: bool) {
         if had_time && self.outgoing.is_empty() && self.pipe.borrow().is_read() {
             self.polls.due = self.polls.answered + self.polls.asked.len() as u64;
@@ -128,7 +137,7 @@ impl Link {
         assert!(unanswered.is_empty(), "without an answer: {unanswered:?}");
     }
 
-    /// A poll that waits is owed nothing. One that is answered piece by piece may be on its way.
+    /// A poll that waits is owed nothing, unless its answer is on its way in pieces.
     pub(crate) fn check_waiting(&self, facts: &Facts) {
         let pipe = self.pipe.borrow();
         let is_asked = self.outgoing.is_empty() && pipe.is_read() && pipe.to_peer.is_empty();
@@ -138,13 +147,13 @@ impl Link {
         };
         for channel in &self.channels {
             let log = &facts.logs[self.worker];
-            let since = match asked.ask {
-                Ask::After(since) => since,
-                Ask::First | Ask::Last(_) => log.evicted[*channel],
-                _ => panic!("{asked:?} has nothing to wait for"),
+            let since = match asked.requested {
+                Requested::After(since) => since,
+                Requested::First | Requested::Last(_) => log.evicted[*channel],
+                _ => panic!("{asked:?} must not wait"),
             };
             let owed = facts.first_owed(*channel, since, log.head);
-            assert_eq!(owed, None, "a poll from {since} that is not answered");
+            assert_eq!(owed, None, "a poll from {since} waits");
         }
     }
 
@@ -157,23 +166,23 @@ impl Link {
         let may_end = self.has_fin || facts.is_draining || self.polls.has_asked_to_close;
         assert!(!is_last || may_end, "the server closes without a reason");
         self.polls.is_last |= is_last;
-        let asked = self.polls.asked.front().expect("an answer to nothing");
-        self.ledger = Ledger::new(self.worker);
-        let (ask, at, has_answer) = (asked.ask, asked.at, asked.has_answer);
-        let position = match ask {
-            Ask::After(position) => Some(position),
-            Ask::First | Ask::Last(_) => Some(0),
-            Ask::Foreign | Ask::Nonsense | Ask::Now => None,
+        let asked = self.polls.asked.front().expect("an answer without a poll");
+        self.expected = ExpectedDeliveries::new(self.worker);
+        let (requested, at, has_answer) = (asked.requested, asked.at, asked.has_answer);
+        let position = match requested {
+            Requested::After(position) => Some(position),
+            Requested::First | Requested::Last(_) => Some(0),
+            Requested::OtherEpoch | Requested::Invalid | Requested::Now => None,
         };
         if let Some(position) = position {
             for channel in self.channels.clone() {
-                self.ledger.start(channel, position, facts);
-                self.begin(channel, position, ask, at, facts);
+                self.expected.start(channel, position, facts);
+                self.begin(channel, position, requested, at, facts);
             }
         }
         if head.status == 304 {
             let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
-            assert!(is_short && has_answer && ask == Ask::After(id));
+            assert!(is_short && has_answer && requested == Requested::After(id));
             self.finish_answer(id, true, facts);
             return;
         }
@@ -189,7 +198,11 @@ impl Link {
     }
 
     pub(super) fn take_answer(&mut self, facts: &mut Facts) -> usize {
-        let mut answer = self.polls.answer.take().expect("an answer under way");
+        let mut answer = self
+            .polls
+            .answer
+            .take()
+            .expect("an answer that is being read");
         let incoming = std::mem::take(&mut self.incoming);
         let taken = if !answer.is_open {
             self.take_opening(&mut answer, &incoming, facts)
@@ -198,10 +211,10 @@ impl Link {
         } else {
             self.take_element(&mut answer, &incoming, facts)
         };
-        answer.left = answer.left.checked_sub(taken).expect("a longer content");
+        answer.left = answer.left.checked_sub(taken).expect("the content-length");
         if taken == 2 && incoming.starts_with(b"]}") {
-            assert_eq!(answer.left, 0, "a shorter content");
-            // A long poll may report a gap before its worker has taken in what is acknowledged.
+            assert_eq!(answer.left, 0, "shorter than its content-length");
+            // A long poll may report a gap before its worker has taken in what was acknowledged.
             let is_short = matches!(self.service, Service::Poll { is_long: false, .. });
             let is_empty = answer.is_first && (is_short || !answer.has_gap);
             self.finish_answer(answer.id, is_empty, facts);
@@ -212,7 +225,7 @@ impl Link {
         taken
     }
 
-    /// Everything before the first publication.
+    /// Parses everything before the first publication.
     fn take_opening(&mut self, answer: &mut Answer, bytes: &[u8], facts: &mut Facts) -> usize {
         let mark = b"\"publications\":[";
         let Some(at) = bytes.windows(mark.len()).position(|window| window == mark) else {
@@ -223,47 +236,59 @@ impl Link {
         text.push_str("]}");
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         let id = json["id"].as_str().expect("an id");
-        assert_eq!(facts.sequence(id), answer.id, "content and entity tag");
+        assert_eq!(
+            facts.sequence(id),
+            answer.id,
+            "the content's id is not the entity tag's"
+        );
         assert_eq!(json["gap"].as_bool(), Some(answer.has_gap));
         let none = Vec::new();
         let gaps = json["gaps"].as_array().unwrap_or(&none);
         assert_eq!(gaps.is_empty(), !answer.has_gap);
-        let (ask, at) = self.polls.asked.front().map(|a| (a.ask, a.at)).unwrap();
+        let (requested, at) = self
+            .polls
+            .asked
+            .front()
+            .map(|a| (a.requested, a.at))
+            .unwrap();
         for gap in gaps {
-            let told = told(gap, facts);
+            let gap = parse_gap(gap, facts);
             let id = answer.id;
             let until = facts.epochs.same_as(id);
-            assert!(told.until <= until, "{told:?} in an answer up to {id}");
-            if !self.ledger.has(told.channel) {
-                self.ledger.start(told.channel, 0, facts);
+            assert!(gap.until <= until, "{gap:?} in an answer up to {id}");
+            if !self.expected.has(gap.channel) {
+                self.expected.start(gap.channel, 0, facts);
             }
-            self.ledger.gap_of_answer(&told, (ask, at), id, facts);
-            self.seen.push(told.seen(facts));
+            self.expected
+                .note_gap_of_answer(&gap, (requested, at), id, facts);
+            self.observations.push(gap.observation(facts));
             facts.gaps += 1;
         }
-        if ask == Ask::Now {
+        if requested == Requested::Now {
             assert!(
                 (at..=facts.logs[self.worker].head).contains(&answer.id),
-                "where now is"
+                "{} is not a present position",
+                answer.id
             );
             let position = answer.id;
             for channel in self.channels.iter().copied() {
-                if !self.ledger.has(channel) {
-                    self.ledger.start(channel, position, facts);
+                if !self.expected.has(channel) {
+                    self.expected.start(channel, position, facts);
                 }
-                self.seen.push(Seen::Start { channel, position });
+                self.observations
+                    .push(Observation::Start { channel, position });
             }
         }
         let is_all = self
             .channels
             .iter()
-            .all(|channel| self.ledger.has(*channel));
-        assert!(is_all, "nonsense without a gap in each channel");
+            .all(|channel| self.expected.has(*channel));
+        assert!(is_all, "an invalid position without a gap in each channel");
         answer.is_open = true;
         taken
     }
 
-    /// One publication, with what separates it from the one before.
+    /// Parses one publication and the separator before it.
     fn take_element(&mut self, answer: &mut Answer, bytes: &[u8], facts: &mut Facts) -> usize {
         let separator: &[u8] = if answer.is_first { b"" } else { b"," };
         if bytes.len() <= separator.len() {
@@ -279,7 +304,7 @@ impl Link {
             let frame = frame_of(sequence, kind, facts);
             frame[1..].to_vec()
         });
-        // They differ before the shorter of them ends.
+        // The plain and the marked form differ within the length of the shorter one.
         let Some(start) = element.get(..plain.len()) else {
             return 0;
         };
@@ -293,7 +318,7 @@ impl Link {
         let whole = [b",", element].concat();
         let before = self.last_id;
         self.deliver(sequence, &whole, facts);
-        // Who polls goes on from answer to answer.
+        // A polling client resumes at the answer's id, not at a publication.
         self.last_id = before;
         answer.is_first = false;
         separator.len() + length
@@ -301,15 +326,19 @@ impl Link {
 
     fn finish_answer(&mut self, id: u64, is_empty: bool, facts: &Facts) {
         let asked = self.polls.asked.pop_front().expect("asked");
-        let since = match asked.ask {
-            Ask::After(since) => since,
-            Ask::First | Ask::Last(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => 0,
+        let since = match asked.requested {
+            Requested::After(since) => since,
+            Requested::First
+            | Requested::Last(_)
+            | Requested::OtherEpoch
+            | Requested::Invalid
+            | Requested::Now => 0,
         };
-        self.ledger.caught_up(id, since, facts);
+        self.expected.caught_up(id, since, facts);
         if is_empty && !self.polls.is_last {
             self.check_acknowledged(&asked, id, facts);
         }
-        self.seen.push(Seen::Position(id));
+        self.observations.push(Observation::Position(id));
         self.last_id = Some(self.last_id.map_or(id, |last| last.max(id)));
         self.polls.answered += 1;
         self.stage = match self.polls.is_last {
@@ -320,27 +349,27 @@ impl Link {
 }
 
 impl Link {
-    /// An answer without publications has a position before which nothing is owed that had been
-    /// acknowledged to its feeder when the poll was sent. An answer with publications begins to
-    /// bring that. The ledger finds what it skips, and what it brings may have expired since.
-    fn check_acknowledged(&self, asked: &Asked, id: u64, facts: &Facts) {
+    /// A poll that is answered without publications must have an id that covers every publication
+    /// acknowledged to its feeder before the poll was sent. With publications the expected
+    /// deliveries find what is missing, and acknowledged publications may have expired since.
+    fn check_acknowledged(&self, asked: &PendingPoll, id: u64, facts: &Facts) {
         let owed = self.channels.iter().filter_map(|channel| {
-            let since = match asked.ask {
-                Ask::After(since) => since,
-                Ask::First | Ask::Last(_) => asked.evicted[*channel],
-                Ask::Foreign | Ask::Nonsense | Ask::Now => return None,
+            let since = match asked.requested {
+                Requested::After(since) => since,
+                Requested::First | Requested::Last(_) => asked.evicted[*channel],
+                Requested::OtherEpoch | Requested::Invalid | Requested::Now => return None,
             };
             facts.first_owed(*channel, since, asked.acknowledged)
         });
         let first = owed.min();
         assert!(
             first.is_none_or(|first| first <= id),
-            "{asked:?} is answered with nothing up to {id}, but {first:?} is acknowledged"
+            "{asked:?} is answered with nothing up to {id}, but {first:?} was acknowledged"
         );
     }
 }
 
-/// Which publication an element is, as soon as that can be seen.
+/// The publication of an element, as soon as enough bytes are there.
 fn sequence_of(element: &[u8], is_full: bool, facts: &Facts) -> Option<u64> {
     if is_full {
         let mark = b"\"id\":\"";

@@ -1,18 +1,18 @@
-//! What a peer says: its request, its commands, and what it should not say.
+//! What a peer sends: its request, its commands, and what breaks the protocol.
 //!
-//! Bytes only go into the outgoing queue here, in whole messages; how they are cut and when they
-//! leave is decided by the link and the network. Everything that awaits an answer is noted, so that
-//! the link can see whether one came. The peer calls it when it feels like talking.
+//! Whole messages go into the outgoing queue; the link and the network decide how they are cut and
+//! when they leave. Everything that needs an answer is noted, so that the link can check that one
+//! comes.
 
 use std::fmt::Write as _;
 
 use super::windows::draw_window;
 use super::{Command, Link, Service, Stage};
-use crate::model::{Ask, Facts};
+use crate::model::{Facts, Requested};
 use crate::net::FakeNet;
 use crate::wire::{client_frame, deflate};
 
-/// A handshake that is good, but for the page that it comes from.
+/// A valid handshake from a page of a foreign origin.
 const FOREIGN_UPGRADE: &str = "Origin: https://elsewhere.example\r\nUpgrade: websocket\r\n\
      Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -22,15 +22,15 @@ const FOREIGN_UPGRADE: &str = "Origin: https://elsewhere.example\r\nUpgrade: web
 pub(super) enum Offer {
     Bounded,
     Free,
-    /// One that the server cannot keep.
+    /// With a window that the server does not support.
     Narrow,
 }
 
 impl Link {
-    pub(super) fn ask_for(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+    pub(super) fn send_request(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
         let request = match self.service {
             Service::Garbage => {
-                self.is_spoiled = true;
+                self.has_broken_protocol = true;
                 let length = random.usize(0..400);
                 let head = [
                     "",
@@ -44,16 +44,16 @@ impl Link {
             }
             Service::Plain => self.plain_requests(facts, random),
             Service::Poll { .. } => {
-                let ask = self.ask;
-                return self.say_poll(ask, facts, random);
+                let requested = self.requested;
+                return self.queue_poll(requested, facts, random);
             }
             Service::EventStream { is_chunked, .. } => {
                 let version = if is_chunked { "1.1" } else { "1.0" };
-                let (target, field) = self.target("/sse", self.ask, facts, random);
+                let (target, field) = self.target("/sse", self.requested, facts, random);
                 format!("GET {target} HTTP/{version}\r\nHost: h\r\n{field}\r\n")
             }
             Service::WebSocket { .. } => {
-                let (target, field) = self.target("/ws", self.ask, facts, random);
+                let (target, field) = self.target("/ws", self.requested, facts, random);
                 let extensions = self.offer_deflate(random);
                 format!(
                     "GET {target} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n\
@@ -102,7 +102,7 @@ impl Link {
     pub(super) fn target(
         &mut self,
         path: &str,
-        ask: Ask,
+        requested: Requested,
         facts: &Facts,
         random: &mut fastrand::Rng,
     ) -> (String, String) {
@@ -112,7 +112,7 @@ impl Link {
                 | Service::EventStream { is_full: true, .. }
                 | Service::Poll { is_full: true, .. }
         );
-        self.ledger.is_blind = self.service == Service::WebSocket { is_full: false };
+        self.expected.gets_no_gaps = self.service == Service::WebSocket { is_full: false };
         let envelope = if is_full { "full" } else { "data" };
         let mut target = format!("{path}?envelope={envelope}");
         for channel in &self.channels {
@@ -124,17 +124,17 @@ impl Link {
         if let Some(window) = self.window {
             write!(target, "&window={window}").unwrap();
         }
-        // Beside a position, which wins, or alone.
-        match ask {
-            Ask::First => target.push_str("&since=first"),
-            Ask::Last(count) => write!(target, "&last={count}").unwrap(),
-            Ask::After(_) => {
+        // With a position, which takes precedence, or alone.
+        match requested {
+            Requested::First => target.push_str("&since=first"),
+            Requested::Last(count) => write!(target, "&last={count}").unwrap(),
+            Requested::After(_) => {
                 target.push_str(["", "", "&last=5", "&since=first"][random.usize(0..4)]);
             }
-            Ask::Foreign | Ask::Nonsense | Ask::Now => {}
+            Requested::OtherEpoch | Requested::Invalid | Requested::Now => {}
         }
         let token = self.token_field() + &self.forwarded_field(facts);
-        let Some(since) = ask_text(ask, facts, random) else {
+        let Some(since) = requested_text(requested, facts, random) else {
             return (target, token);
         };
         if random.bool() {
@@ -145,7 +145,7 @@ impl Link {
         (target, token)
     }
 
-    /// Names the next client, where a proxy's word counts.
+    /// The field with which a trusted proxy names its next client.
     fn forwarded_field(&mut self, facts: &Facts) -> String {
         if facts.config.proxy.trusted.is_empty() {
             return String::new();
@@ -176,28 +176,33 @@ impl Link {
         text
     }
 
-    /// Says something that may be said.
-    pub(crate) fn speak(&mut self, net: &FakeNet, facts: &Facts, random: &mut fastrand::Rng) {
-        if !self.may_speak() {
+    /// Sends a command, or something else that the protocol allows.
+    pub(crate) fn send_at_random(
+        &mut self,
+        net: &FakeNet,
+        facts: &Facts,
+        random: &mut fastrand::Rng,
+    ) {
+        if !self.may_send() {
             return;
         }
         let choice = random.u32(0..100);
-        if self.ledger.is_blind || self.is_loyal {
+        if self.expected.gets_no_gaps || self.is_tracked {
             if choice < 10 {
-                self.say_ping(random);
+                self.queue_ping(random);
             }
             return;
         }
         match choice {
-            0..12 => self.say_subscribe(facts, random),
-            12..20 => self.say_unsubscribe(facts, random),
-            20..24 => self.say_command("{\"type\":\"ping\"", Command::Ping, random),
-            24..30 => self.say_ping(random),
-            30..32 => self.say_frame(0x8a, b"unasked"),
+            0..12 => self.queue_subscribe(facts, random),
+            12..20 => self.queue_unsubscribe(facts, random),
+            20..24 => self.queue_command("{\"type\":\"ping\"", Command::Ping, random),
+            24..30 => self.queue_ping(random),
+            30..32 => self.queue_frame(0x8a, b"unasked"),
             32..34 => {
                 let texts = ["{", "[]", "{\"type\":\"sing\"}", "{\"type\":\"subscribe\"}"];
-                self.say_message(0x81, texts[random.usize(0..4)].as_bytes(), random);
-                self.nameless += 1;
+                self.queue_message(0x81, texts[random.usize(0..4)].as_bytes(), random);
+                self.unreferenced += 1;
             }
             35..41 => {
                 let channel = random.usize(0..facts.names.len());
@@ -212,32 +217,32 @@ impl Link {
                         Command::Presence { channel },
                     ),
                 };
-                self.say_command(&head, command, random);
+                self.queue_command(&head, command, random);
             }
             34..35 => {
-                self.say_message(0x82, &[0xff, 0], random);
-                self.nameless += 1;
+                self.queue_message(0x82, &[0xff, 0], random);
+                self.unreferenced += 1;
             }
             _ => {}
         }
         net.note("speak", choice.into(), 0);
     }
 
-    pub(super) fn may_speak(&self) -> bool {
+    pub(super) fn may_send(&self) -> bool {
         self.stage == Stage::WebSocket
-            && !self.has_said_close
-            && !self.is_spoiled
+            && !self.has_sent_close
+            && !self.has_broken_protocol
             && !self.has_fin
             && self.goodbye.is_none()
             && self.outgoing.len() < 10_000
     }
 
-    fn say_frame(&mut self, first: u8, payload: &[u8]) {
+    fn queue_frame(&mut self, first: u8, payload: &[u8]) {
         self.key.rotate_left(1);
         self.outgoing.extend(client_frame(first, payload, self.key));
     }
 
-    /// A message's first byte and payload, compressed at times if that was agreed.
+    /// A message's first byte and payload; if compression was agreed, half of them are compressed.
     fn code(&self, first: u8, message: &[u8], random: &mut fastrand::Rng) -> (u8, Vec<u8>) {
         if self.is_deflated && random.bool() {
             (first | 0x40, deflate(message))
@@ -246,57 +251,63 @@ impl Link {
         }
     }
 
-    pub(super) fn say_message(&mut self, first: u8, message: &[u8], random: &mut fastrand::Rng) {
+    pub(super) fn queue_message(&mut self, first: u8, message: &[u8], random: &mut fastrand::Rng) {
         let (first, payload) = self.code(first, message, random);
-        self.say_frame(first, &payload);
+        self.queue_frame(first, &payload);
     }
 
-    fn say_ping(&mut self, random: &mut fastrand::Rng) {
-        // Every ping is another, so that its pong is known.
+    fn queue_ping(&mut self, random: &mut fastrand::Rng) {
+        // Every ping is different, so that its pong is known.
         self.next_reference += 1;
         let mut payload = self.next_reference.to_be_bytes().to_vec();
         payload.resize(random.usize(8..=125), b'-');
-        self.say_frame(0x89, &payload);
+        self.queue_frame(0x89, &payload);
         self.pings.push_back(payload);
     }
 
-    /// `head` is a command without its end; it is sent whole or in fragments with a ping between.
-    pub(super) fn say_command(&mut self, head: &str, command: Command, random: &mut fastrand::Rng) {
+    /// `head` is a command without its end. It is sent whole, or in two fragments that may have a
+    /// ping between them.
+    pub(super) fn queue_command(
+        &mut self,
+        head: &str,
+        command: Command,
+        random: &mut fastrand::Rng,
+    ) {
         self.next_reference += 1;
         let text = format!("{head},\"ref\":{}}}", self.next_reference);
         self.commands.insert(self.next_reference, command);
         let (first, payload) = self.code(0x81, text.as_bytes(), random);
         if random.u32(0..4) > 0 {
-            return self.say_frame(first, &payload);
+            return self.queue_frame(first, &payload);
         }
         let (start, second) = payload.split_at(random.usize(0..=payload.len()));
-        self.say_frame(first & 0x7f, start);
+        self.queue_frame(first & 0x7f, start);
         if random.bool() {
-            self.say_ping(random);
+            self.queue_ping(random);
         }
-        self.say_frame(0x80, second);
+        self.queue_frame(0x80, second);
     }
 
-    fn say_subscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+    fn queue_subscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
         let channel = random.usize(0..facts.names.len());
         let published = facts.publications.len() as u64;
-        let ask = match random.u32(0..6) {
-            0..2 => Ask::Now,
-            2 => [Ask::Foreign, Ask::Nonsense][random.usize(0..2)],
-            3 => Ask::After(random.u64(0..=published)),
-            4 => Ask::draw_history(random),
-            _ => Ask::After(published.saturating_sub(random.u64(0..40))),
+        let requested = match random.u32(0..6) {
+            0..2 => Requested::Now,
+            2 => [Requested::OtherEpoch, Requested::Invalid][random.usize(0..2)],
+            3 => Requested::After(random.u64(0..=published)),
+            4 => Requested::draw_history(random),
+            _ => Requested::After(published.saturating_sub(random.u64(0..40))),
         };
         let mut head = format!(
             "{{\"type\":\"subscribe\",\"channel\":\"{}\"",
             facts.names[channel]
         );
-        match ask {
-            Ask::First => head.push_str(",\"since\":\"first\",\"last\":1"),
-            Ask::Last(count) => write!(head, ",\"since\":null,\"last\":{count}.0").unwrap(),
-            Ask::After(_) | Ask::Foreign | Ask::Nonsense | Ask::Now => {}
+        match requested {
+            Requested::First => head.push_str(",\"since\":\"first\",\"last\":1"),
+            Requested::Last(count) => write!(head, ",\"since\":null,\"last\":{count}.0").unwrap(),
+            Requested::After(_) | Requested::OtherEpoch | Requested::Invalid | Requested::Now => {}
         }
-        if let Some(since) = ask_text(ask, facts, random) {
+        if let Some(since) = requested_text(requested, facts, random) {
             write!(head, ",\"since\":\"{since}\"").unwrap();
         }
         let window = draw_window(random);
@@ -306,23 +317,23 @@ impl Link {
         let at = facts.logs[self.worker].head;
         let command = Command::Subscribe {
             channel,
-            ask,
+            requested,
             at,
             window,
         };
-        self.say_command(&head, command, random);
+        self.queue_command(&head, command, random);
     }
 
-    fn say_unsubscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
+    fn queue_unsubscribe(&mut self, facts: &Facts, random: &mut fastrand::Rng) {
         let channel = random.usize(0..facts.names.len());
         let head = format!(
             "{{\"type\":\"unsubscribe\",\"channel\":\"{}\"",
             facts.names[channel]
         );
-        self.say_command(&head, Command::Unsubscribe { channel }, random);
+        self.queue_command(&head, Command::Unsubscribe { channel }, random);
     }
 
-    /// Breaks a rule, or goes.
+    /// Breaks a rule of the protocol, or disconnects.
     pub(crate) fn misbehave(
         &mut self,
         net: &mut FakeNet,
@@ -341,13 +352,13 @@ impl Link {
                 self.is_abandoned = true;
                 self.pipe.borrow_mut().room = 0;
             }
-            3..7 if self.stage == Stage::WebSocket && !self.has_said_close => {
-                self.has_said_close = true;
-                self.say_frame(0x88, &1000_u16.to_be_bytes());
+            3..7 if self.stage == Stage::WebSocket && !self.has_sent_close => {
+                self.has_sent_close = true;
+                self.queue_frame(0x88, &1000_u16.to_be_bytes());
             }
             7..11 if self.stage == Stage::WebSocket => {
-                self.is_spoiled = true;
-                // More than any limit on messages; four times, since few get that far.
+                self.has_broken_protocol = true;
+                // More than any limit on messages. Four times, since few connections get that far.
                 let too_big: &[u8] = &[0x82, 0xff, 0, 0, 0, 0, 0, 0x1f, 0, 0, 1, 2, 3, 4];
                 let wrong: [&[u8]; 9] = [
                     too_big,
@@ -363,38 +374,42 @@ impl Link {
                 self.outgoing.extend(wrong[random.usize(0..wrong.len())]);
             }
             11..14 if self.stage == Stage::WebSocket => {
-                self.is_spoiled = true;
-                self.say_message(0x81, &[b'{', 0xff, 0xfe], random);
+                self.has_broken_protocol = true;
+                self.queue_message(0x81, &[b'{', 0xff, 0xfe], random);
             }
-            // The beginning of a frame that never ends.
+            // A frame without its last byte.
             14..16 if self.stage == Stage::WebSocket => {
-                self.is_spoiled = true;
+                self.has_broken_protocol = true;
                 let cut = client_frame(0x81, facts.names[0].as_bytes(), self.key);
                 self.outgoing.extend(&cut[..cut.len() - 1]);
             }
-            // What cannot be inflated, and what is too much when it is.
+            // What cannot be inflated, and what is too large when inflated.
             16..22 if self.stage == Stage::WebSocket && self.is_deflated => {
-                self.is_spoiled = true;
+                self.has_broken_protocol = true;
                 let bomb = deflate(&b" ".repeat(70_000));
                 let cut = deflate(b"{\"type\":\"ping\"}");
                 let wrong: [&[u8]; 3] = [b"\xff\xff\xff", &cut[..cut.len() - 1], &bomb];
-                self.say_frame([0xc1, 0xc2][random.usize(0..2)], wrong[random.usize(0..3)]);
+                self.queue_frame([0xc1, 0xc2][random.usize(0..2)], wrong[random.usize(0..3)]);
             }
             _ => {}
         }
     }
 }
 
-/// How an ask is written.
-pub(super) fn ask_text(ask: Ask, facts: &Facts, random: &mut fastrand::Rng) -> Option<String> {
-    match ask {
-        Ask::First | Ask::Last(_) | Ask::Now => None,
-        Ask::After(sequence) => Some(facts.id(sequence)),
-        Ask::Foreign => Some(match random.bool() {
+/// The text of a requested position.
+pub(super) fn requested_text(
+    requested: Requested,
+    facts: &Facts,
+    random: &mut fastrand::Rng,
+) -> Option<String> {
+    match requested {
+        Requested::First | Requested::Last(_) | Requested::Now => None,
+        Requested::After(sequence) => Some(facts.id(sequence)),
+        Requested::OtherEpoch => Some(match random.bool() {
             true => "ffffffffffff-7".to_owned(),
             false => format!("ffffffffffff-{}", u64::MAX),
         }),
-        Ask::Nonsense => Some(match random.u32(0..3) {
+        Requested::Invalid => Some(match random.u32(0..3) {
             0 => facts.id(u64::MAX),
             1 => facts.id(facts.publications.len() as u64 + 1_000_000),
             _ => "nonsense".to_owned(),

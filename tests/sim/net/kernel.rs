@@ -1,4 +1,4 @@
-//! The worker's side of the network: what a kernel does, with every fault that is drawn.
+//! The worker's side of the network: what a kernel does, with the faults that were drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -94,7 +94,7 @@ impl Net for FakeNet {
         assert!(!into.is_empty(), "read into nothing");
         self.let_others_act();
         self.take_time(0, 2 + self.faults.read_us);
-        self.pause_at_times();
+        self.pause_at_random();
         if self.happens(self.faults.reset) {
             self.reset(&Rc::clone(&socket.0));
         }
@@ -110,7 +110,7 @@ impl Net for FakeNet {
             return ReadOutcome::Interrupted;
         }
         if self.happens(self.faults.read_blocks) {
-            // As if the bytes arrived only after this.
+            // As if the bytes arrived after this read.
             pipe.borrow_mut().unread_us = None;
             self.pass(1);
             if waiting > 0 || has_fin {
@@ -134,9 +134,9 @@ impl Net for FakeNet {
             *to = from;
         }
         let is_drained = open.to_server.is_empty() && count < into.len();
-        open.asked_us = None;
+        open.unanswered_us = None;
         open.read_turn_us = self.turn_us;
-        // What is left after a short read has arrived only after it.
+        // What a short read left counts as arrived after it.
         open.unread_us = (!open.to_server.is_empty()).then_some(self.now_us() + 1);
         self.note("read", open.number.into(), count as u64);
         ReadOutcome::Bytes { count, is_drained }
@@ -167,8 +167,8 @@ impl Net for FakeNet {
         let mut open = pipe.borrow_mut();
         let free = open.room.saturating_sub(open.to_peer.len());
         let mut count = total.min(free);
-        let is_lie = count > 0 && self.happens(self.faults.write_short);
-        if is_lie {
+        let is_cut_short = count > 0 && self.happens(self.faults.write_short);
+        if is_cut_short {
             count = self.random.usize(0..count);
         }
         if slices
@@ -176,25 +176,25 @@ impl Net for FakeNet {
             .is_some_and(|last| last.ends_with(pause::CLOSE_AS_IDLE))
         {
             self.check_idle(&open);
-            open.is_told_idle = true;
+            open.is_closed_as_idle = true;
         }
         if slices
             .iter()
             .any(|slice| slice.starts_with(pause::HEAD_TIMEOUT))
         {
-            self.check_looked_at(&open, CloseReason::HeadTimeout);
+            self.check_polled(&open, CloseReason::HeadTimeout);
         }
-        self.carry(&mut open, slices, count);
+        self.append(&mut open, slices, count);
         if count > 0 {
-            open.asked_us.get_or_insert(self.turn_running_us);
+            open.unanswered_us.get_or_insert(self.turn_running_us);
         }
         let number = open.number;
         let is_blocked = count < total;
-        open.is_write_blocked = is_blocked && !is_lie;
+        open.is_write_blocked = is_blocked && !is_cut_short;
         open.has_blocked |= is_blocked;
         open.is_full |= is_blocked;
         drop(open);
-        if is_lie {
+        if is_cut_short {
             self.report(&pipe, false, true, false);
         }
         self.note("write", number.into(), count as u64);
@@ -205,7 +205,7 @@ impl Net for FakeNet {
         self.batch_writes_max
     }
 
-    /// In any order: the worker must not depend on one.
+    /// Writes in random order: the worker must not depend on the order.
     fn write_batch(&mut self, writes: &[Write<'_, Socket>], outcomes: &mut Vec<WriteOutcome>) {
         let mut order: Vec<usize> = (0..writes.len()).collect();
         self.random.shuffle(&mut order);
@@ -269,7 +269,7 @@ impl Net for FakeNet {
 impl FakeNet {
     fn wait(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
         self.take_time(1, 3);
-        self.pause_at_times();
+        self.pause_at_random();
         if std::mem::take(&mut self.was_stopped) || self.happens(self.faults.interrupted) {
             self.note("poll interrupted", 0, 0);
             return Polled::Partial;
@@ -286,7 +286,7 @@ impl FakeNet {
             let until = now.saturating_add(wait).min(next).min(walk);
             let until = until.min(self.horizon_us);
             self.pass(until.saturating_sub(now));
-            self.pause_at_times();
+            self.pause_at_random();
             if self.happens(self.faults.interrupted) {
                 self.note("poll interrupted", 0, 0);
                 return Polled::Partial;
@@ -294,7 +294,7 @@ impl FakeNet {
             polled = self.take_due(ready);
         }
         if polled == Polled::Complete {
-            self.lie_about_readiness(ready);
+            self.report_spuriously(ready);
         }
         self.note("poll", ready.len() as u64, 0);
         polled

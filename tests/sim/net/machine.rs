@@ -1,7 +1,7 @@
 //! The machine that the workers of a node run on: one clock, one calendar, one trace of events.
 //!
-//! Time only goes forward: what one worker does takes time from all of them. [`MidTurn`] is the
-//! rest of the node, which also acts while a worker is in the middle of a turn.
+//! Time only goes forward, and the time that one worker takes passes for all of them. [`MidTurn`]
+//! is the rest of the node, which also acts while a worker is in the middle of a turn.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,27 +10,26 @@ use std::time::Duration;
 
 use fanfare::time::Now;
 
-/// What acts while a worker runs: called in the middle of its turns.
+/// What acts while a worker runs. The network calls it in the middle of turns.
 pub(crate) trait MidTurn: fmt::Debug {
-    /// Acts, or not. True if the worker may have been woken.
+    /// May act. True if the worker may have been woken.
     fn act(&mut self, now: Now) -> bool;
 }
 
-/// The events so far, folded into one number; printed on request.
+/// The events so far, folded into one hash, and printed on request.
 #[derive(Debug)]
 struct Trace {
     hash: u64,
     is_shown: bool,
 }
 
-/// One machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
     clock_us: Cell<u64>,
     calendar_s: Cell<u64>,
-    /// What the calendar was before it was set, and when that was.
+    /// The time of the calendar before it was last set, and when that was.
     calendar_before: Cell<Option<(Duration, u64)>>,
-    /// Connections so far.
+    /// The number of connections so far.
     pipes: Cell<u32>,
     trace: RefCell<Trace>,
 }
@@ -61,7 +60,7 @@ impl Machine {
         self.clock_us.set(self.now_us() + us);
     }
 
-    /// The number of another connection.
+    /// The number of a new connection.
     pub(super) fn next_pipe(&self) -> u32 {
         self.pipes.replace(self.pipes.get() + 1)
     }
@@ -78,7 +77,7 @@ impl Machine {
         }
     }
 
-    /// All that has happened, as one number.
+    /// A hash of all events.
     pub(crate) fn hash(&self) -> u64 {
         self.trace.borrow().hash
     }
@@ -87,7 +86,7 @@ impl Machine {
         Duration::from_secs(self.calendar_s.get()) + Duration::from_micros(self.now_us())
     }
 
-    /// The calendar is set, ahead or back, or the machine was suspended.
+    /// Sets the calendar forward or back, as an operator or a suspended machine does.
     pub(crate) fn step_calendar(&self, seconds: i64) {
         let before = self.unix_time_believed();
         self.calendar_before.set(Some((before, self.now_us())));
@@ -96,13 +95,13 @@ impl Machine {
         self.note(0, "calendar", set, 0);
     }
 
-    /// The calendar's time in whole seconds.
+    /// The time of the calendar, in whole seconds.
     pub(crate) fn unix_seconds(&self) -> u64 {
         self.unix_time().as_secs()
     }
 
-    /// The latest second of the calendar that a worker may still go by: it looks every half second,
-    /// and counts on from there.
+    /// The latest second of the calendar that a worker may still use: it reads the calendar every
+    /// half second and counts on from there.
     pub(crate) fn unix_seconds_believed(&self) -> u64 {
         self.unix_time_believed().as_secs()
     }

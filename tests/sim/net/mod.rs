@@ -1,11 +1,11 @@
-//! A network that lies: each worker's `Net` over pipes in memory and a clock wound by hand.
+//! A faulty network: each worker's `Net` over pipes in memory and a simulated clock.
 //!
 //! The workers of a node share one [`Machine`]: its clock, its calendar and the trace of events.
-//! Owns both ends' kernel buffers, the readiness that is on its way, and every fault: short reads
-//! and writes, blocking at any byte, interruptions, resets, late, spurious and stale readiness,
-//! accepting and registering that fails. All of it is drawn from the seed. It keeps the one promise
-//! that the kernel keeps: whoever was told to wait is told, sooner or later, to go on. The peers
-//! hold the other ends.
+//! This module owns both ends' kernel buffers, pending readiness, and every fault: short reads and
+//! writes, writes that block at any byte, interruptions, resets, late, spurious and stale
+//! readiness, accepts and registrations that fail. All of it is drawn from the seed. As in a
+//! kernel, a socket that has blocked is reported ready sooner or later. The peers hold the other
+//! ends.
 
 mod kernel;
 mod machine;
@@ -27,7 +27,7 @@ use pause::PartialPoll;
 /// One connection, as both ends see it.
 pub(crate) type PipeRef = Rc<RefCell<Pipe>>;
 
-/// How likely each fault is, in thousandths, and how large.
+/// The chance of each fault, in thousandths, or its size.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) read_short: u32,
@@ -40,34 +40,35 @@ pub(crate) struct Faults {
     pub(crate) accept_exhausted: u32,
     pub(crate) accept_failed: u32,
     pub(crate) register_failed: u32,
-    /// Readiness is reported at most so much later.
+    /// Readiness is reported at most this much later.
     pub(crate) delay_us: u64,
-    /// A write, and a read, takes at most so long.
+    /// The longest write, and the longest read.
     pub(crate) write_us: u64,
     pub(crate) read_us: u64,
-    /// Walking has to wait.
+    /// A fan-out waits for its permit.
     pub(crate) walk_waits: u32,
-    /// The machine is paused, peers and all, at any point of a turn.
+    /// The machine is paused at any point of a turn, and its peers with it.
     pub(crate) pause: u32,
+    /// The process is stopped between two turns; its peers go on.
     /// The process is stopped between two turns, and peers go on.
     pub(crate) stop: u32,
-    /// What is written is not acknowledged before more is.
+    /// A write is not acknowledged until the next write.
     pub(crate) unacknowledged: u32,
 }
 
-/// How long an acknowledgement takes at most, in microseconds.
+/// The longest time until an acknowledgement, in microseconds.
 pub(crate) const ACKNOWLEDGED_US_MAX: u64 = 60_000;
 
-/// A defect of the network itself, to see that it is found out.
+/// An injected bug of the network or the disk, to prove that the checks detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sabotage {
-    /// Every so many-th write loses a byte.
+    /// Some writes lose a byte.
     DropByte,
     /// Some readiness is never reported.
     LoseReadiness,
     /// The disk loses the newest record when the server is killed.
     LoseRecord,
-    /// Every so many-th write repeats a byte.
+    /// Some writes repeat a byte.
     RepeatByte,
 }
 
@@ -75,44 +76,44 @@ pub(crate) enum Sabotage {
 #[derive(Debug)]
 pub(crate) struct Pipe {
     number: u32,
-    /// Where the peer is.
+    /// The peer's address.
     address: IpAddr,
     id: Option<ConnId>,
     to_server: VecDeque<u8>,
     /// Written by the worker, not read by the peer.
     pub(crate) to_peer: VecDeque<u8>,
-    /// The peer's end, where the bytes on their way are sealed.
+    /// The peer's end of TLS, on a listener with TLS.
     secure: Option<Box<PeerEnd>>,
-    /// Bytes that `to_peer` may hold.
+    /// The capacity of `to_peer`, in bytes.
     pub(crate) room: usize,
     pub(crate) has_peer_fin: bool,
     pub(crate) is_reset: bool,
     pub(crate) has_server_fin: bool,
     /// The worker has dropped its end.
     pub(crate) is_closed: bool,
-    /// Never taken by the worker, or turned away.
+    /// The worker never accepted it, or refused it.
     pub(crate) is_refused: bool,
     is_write_blocked: bool,
     /// A write was cut short, and no poll has reported room since.
     is_full: bool,
-    /// When a poll reported room.
+    /// When a poll last reported room.
     freed_us: u64,
     registered_us: u64,
-    /// The worker has written that the peer was silent.
-    is_told_idle: bool,
-    /// The server has closed it although it was owed something.
+    /// The worker has written a close because of the peer's silence.
+    is_closed_as_idle: bool,
+    /// The server has closed it although it still owed it bytes.
     pub(crate) is_cut_off: bool,
-    /// When a poll reports, at the earliest, that something is unread.
+    /// The earliest time at which a poll may report what is unread.
     unread_us: Option<u64>,
     /// When the worker first wrote after its last read, on the clock without pauses.
-    asked_us: Option<u64>,
+    unanswered_us: Option<u64>,
     /// The turn of the worker's last read.
     read_turn_us: u64,
     /// When the worker wrote last.
     pub(crate) written_us: u64,
     /// When the peer's kernel has acknowledged everything.
     acknowledged_us: u64,
-    /// The worker was once told that it takes no more.
+    /// A write of the worker was once cut short.
     pub(crate) has_blocked: bool,
 }
 
@@ -121,30 +122,29 @@ impl Pipe {
         self.number
     }
 
-    /// The worker has everything that was sent.
+    /// The worker has read everything that was sent.
     pub(crate) fn is_read(&self) -> bool {
         self.to_server.is_empty() && !self.is_handshaking()
     }
 
-    /// The slot of its conn, unless the worker has let go of it or it is dead.
+    /// The slot of its conn, unless the worker has closed it or it was reset.
     pub(crate) fn slot(&self) -> Option<u32> {
         let id = self.id.filter(|_| !self.is_closed && !self.is_reset);
         id.map(|id| id.slot)
     }
 
-    /// The server sends no more, and the peer has taken everything.
+    /// The server has sent FIN, and the peer has read everything.
     pub(crate) fn is_at_end(&self) -> bool {
         self.has_server_fin && self.to_peer.is_empty()
     }
 
-    /// What the peer has said waits for the handshake.
+    /// What the peer sends is held until the handshake is done.
     pub(crate) fn is_handshaking(&self) -> bool {
         let end = self.secure.as_deref();
         end.is_some_and(PeerEnd::is_handshaking)
     }
 
-    /// Takes bytes off the wire as the peer understands them. True if that gave it something to
-    /// say.
+    /// Reads bytes, decrypted if there is TLS. True if TLS has an answer, which is sent.
     pub(crate) fn take(&mut self, max: usize, into: &mut Vec<u8>) -> bool {
         let count = max.min(self.to_peer.len());
         let taken = self.to_peer.drain(..count);
@@ -173,7 +173,6 @@ impl Drop for Socket {
 #[derive(Debug)]
 pub(crate) struct FakeNet {
     pub(crate) machine: Rc<Machine>,
-    /// Whose network it is.
     pub(crate) worker: usize,
     /// Acts while the worker is in the middle of a turn.
     pub(crate) mid_turn: Option<Rc<RefCell<dyn MidTurn>>>,
@@ -182,39 +181,40 @@ pub(crate) struct FakeNet {
     pub(crate) random: fastrand::Rng,
     pub(crate) faults: Faults,
     pub(crate) sabotage: Option<Sabotage>,
-    /// A poll sleeps no longer than to here.
+    /// A poll sleeps at most until then.
     pub(crate) horizon_us: u64,
     backlogs: Vec<VecDeque<PipeRef>>,
-    /// Those with TLS, a bit each.
+    /// The listeners with TLS, a bit each.
     pub(crate) secure_listeners: u64,
-    /// Those with the PROXY protocol, a bit each.
+    /// The listeners with the PROXY protocol, a bit each.
     pub(crate) proxied_listeners: u64,
     pipes: Vec<PipeRef>,
-    /// Readiness on its way, by when it arrives.
+    /// Pending readiness, by the time at which it is reported.
     reports: BTreeMap<(u64, u64), Readiness>,
     order: u64,
     writes: u64,
     batch_writes_max: usize,
-    /// When the worker that asked may walk.
+    /// While a fan-out waits: when it gets its permit.
     may_walk_us: Option<u64>,
     pub(crate) heartbeat_us: u64,
-    /// How long all pauses and stops were.
+    /// The sum of all pauses and stops.
     paused_us: u64,
-    /// For how long the worker had no turn while others had one.
+    /// How long the worker had no turn while others had one.
     starved_us: u64,
     /// Pauses and stops since the last poll returned.
     noted_us: u64,
     /// The last poll did not sleep because work was left.
     was_busy: bool,
-    /// The process has just been stopped, so its wait is interrupted.
+    /// The process has just been stopped, so its poll is interrupted.
     was_stopped: bool,
-    /// When the last poll began that reported everything, and the same without pauses.
+    /// When the last complete poll began, and the same without pauses.
     complete_us: u64,
     complete_running_us: u64,
-    /// The polls since then: when they began, and how much they reported.
+    /// The incomplete polls since then.
     partial: Vec<PartialPoll>,
     pub(crate) head_us: u64,
-    /// When the last poll ended, which is the worker's time in the turn; the same without pauses.
+    /// When the last poll ended, which is the worker's time in the turn, and the same without
+    /// pauses.
     turn_us: u64,
     turn_running_us: u64,
 }
@@ -226,7 +226,7 @@ impl FakeNet {
         mut random: fastrand::Rng,
         listeners: usize,
     ) -> Self {
-        // From one at a time to all of them together.
+        // From one write at a time to all of them in one batch.
         let batch_writes_max = 1 << random.u32(0..=8);
         Self {
             machine: Rc::clone(machine),
@@ -269,7 +269,7 @@ impl FakeNet {
         self.machine.note(self.worker, what, a, b);
     }
 
-    /// Lets the rest of the node act, as it may at any time while the worker runs.
+    /// Lets the rest of the node act, as other threads may at any time.
     fn let_others_act(&self) {
         if let Some(others) = &self.mid_turn {
             let has_acted = others.borrow_mut().act(self.machine.now());
@@ -287,7 +287,7 @@ impl FakeNet {
         thousandths > 0 && self.random.u32(0..1000) < thousandths
     }
 
-    /// Something took from `least` to `most` microseconds.
+    /// An operation takes from `least` to `most` microseconds.
     fn take_time(&mut self, least: u64, most: u64) {
         let us = self.random.u64(least..=most);
         self.pass(us);
@@ -302,7 +302,7 @@ impl FakeNet {
         let number = self.machine.next_pipe();
         let pipe = Rc::new(RefCell::new(Pipe {
             number,
-            // A few networks, and in each of them many addresses.
+            // A few /64 networks with many addresses each.
             address: Ipv6Addr::from(u128::from(number % 3) << 64 | u128::from(number)).into(),
             id: None,
             to_server: VecDeque::new(),
@@ -318,10 +318,10 @@ impl FakeNet {
             is_full: false,
             freed_us: 0,
             registered_us: 0,
-            is_told_idle: false,
+            is_closed_as_idle: false,
             is_cut_off: false,
             unread_us: None,
-            asked_us: None,
+            unanswered_us: None,
             read_turn_us: 0,
             written_us: 0,
             acknowledged_us: 0,
@@ -362,7 +362,7 @@ impl FakeNet {
         self.report(pipe, true, false, false);
     }
 
-    /// A peer takes at most `max` bytes.
+    /// A peer reads at most `max` bytes.
     pub(crate) fn receive(&mut self, pipe: &PipeRef, max: usize, into: &mut Vec<u8>) {
         let mut open = pipe.borrow_mut();
         let count = max.min(open.to_peer.len());
@@ -382,13 +382,13 @@ impl FakeNet {
         }
     }
 
-    /// A peer has more room from now on.
+    /// A peer's receive buffer grows.
     pub(crate) fn widen(&mut self, pipe: &PipeRef, room: usize) {
         pipe.borrow_mut().room = room;
         self.receive(pipe, 0, &mut Vec::new());
     }
 
-    /// A peer sends no more.
+    /// A peer sends FIN.
     pub(crate) fn finish(&mut self, pipe: &PipeRef) {
         if !std::mem::replace(&mut pipe.borrow_mut().has_peer_fin, true) {
             self.note("fin", pipe.borrow().number.into(), 0);
@@ -396,7 +396,7 @@ impl FakeNet {
         }
     }
 
-    /// The connection dies.
+    /// The connection is reset.
     pub(crate) fn reset(&mut self, pipe: &PipeRef) {
         if !std::mem::replace(&mut pipe.borrow_mut().is_reset, true) {
             self.note("reset", pipe.borrow().number.into(), 0);
@@ -404,7 +404,7 @@ impl FakeNet {
         }
     }
 
-    /// The server's process is gone, and with it everything that it had open.
+    /// The server's process is killed, and the kernel closes what it had open.
     pub(crate) fn lose_server(&mut self) {
         self.note("killed", self.pipes.len() as u64, 0);
         self.reports.clear();
@@ -422,7 +422,7 @@ impl FakeNet {
         }
     }
 
-    /// Has readiness reported, sooner or later.
+    /// Schedules a report of readiness.
     fn report(&mut self, pipe: &PipeRef, readable: bool, writable: bool, read_closed: bool) {
         let Some(id) = pipe.borrow().id else { return };
         if self.sabotage == Some(Sabotage::LoseReadiness) && writable && self.order % 3 == 2 {
@@ -442,7 +442,7 @@ impl FakeNet {
         }
         drop(open);
         if self.happens(self.faults.stale) {
-            // Once more, and perhaps when the conn has long gone.
+            // Once more, perhaps after the conn is gone.
             self.order += 1;
             let due = self.now_us() + self.random.u64(0..2_000_000);
             let echo = Readiness::Conn {
@@ -459,7 +459,7 @@ impl FakeNet {
         self.schedule(Readiness::Listener(listener as u32));
     }
 
-    /// Says when it will be reported.
+    /// Schedules a report and returns when it is due.
     fn schedule(&mut self, report: Readiness) -> u64 {
         self.order += 1;
         let due = self.now_us() + self.random.u64(0..=self.faults.delay_us);
@@ -467,7 +467,7 @@ impl FakeNet {
         due
     }
 
-    /// Takes what is due at a time, as far as the list has room.
+    /// Reports what is due, as far as the list has room.
     fn take_due(&mut self, ready: &mut Vec<Readiness>) -> Polled {
         let max = self.random.usize(1..=64);
         let begin_us = self.now_us();
@@ -485,7 +485,7 @@ impl FakeNet {
         Polled::Complete
     }
 
-    /// Adds to a report what else is due of the same socket: the kernel has it on its list once.
+    /// Merges all due reports of one socket: the kernel has a socket on its list once.
     fn merge(&mut self, report: Readiness, due_us: u64) -> Readiness {
         let Readiness::Conn {
             id,
@@ -530,7 +530,7 @@ impl FakeNet {
         }
     }
 
-    fn lie_about_readiness(&mut self, ready: &mut Vec<Readiness>) {
+    fn report_spuriously(&mut self, ready: &mut Vec<Readiness>) {
         if self.pipes.is_empty() || !self.happens(self.faults.spurious) {
             return;
         }
@@ -546,7 +546,7 @@ impl FakeNet {
         }
     }
 
-    /// When what is sent now is acknowledged; never if the peer's network is gone.
+    /// When what is sent now is acknowledged; never if the peer's network is down.
     fn acknowledgement_us(&mut self) -> u64 {
         if self.happens(self.faults.unacknowledged) {
             return u64::MAX;
@@ -554,8 +554,8 @@ impl FakeNet {
         self.now_us() + self.random.u64(0..=ACKNOWLEDGED_US_MAX)
     }
 
-    /// Puts what the socket took into the pipe.
-    fn carry(&mut self, pipe: &mut Pipe, slices: &[IoSlice<'_>], count: usize) {
+    /// Appends the first `count` bytes of a write to the pipe.
+    fn append(&mut self, pipe: &mut Pipe, slices: &[IoSlice<'_>], count: usize) {
         self.writes += 1;
         let bytes = slices.iter().flat_map(|slice| slice.iter().copied());
         let before = pipe.to_peer.len();
@@ -575,7 +575,7 @@ impl FakeNet {
     }
 }
 
-/// What a proxy says of a peer, in one version or the other.
+/// A PROXY header, version 1 or 2.
 fn header(number: u32) -> Vec<u8> {
     let client = (number / 4 % 3) as u8;
     let v2 = |command: u8, family: u8, rest: &[u8]| {
@@ -591,11 +591,11 @@ fn header(number: u32) -> Vec<u8> {
     match number % 4 {
         0 => format!("PROXY TCP4 192.0.2.{client} 198.51.100.1 4711 443\r\n").into_bytes(),
         1 => b"PROXY UNKNOWN whatever\r\n".to_vec(),
-        // One that speaks for itself, whatever it says of a family.
+        // A LOCAL header, whose family and addresses must be ignored.
         2 => v2(0x20, number as u8, &vec![0x20; number as usize % 300]),
         _ => {
             let mut rest = vec![192, 0, 2, client, 198, 51, 100, 1, 0x12, 0x67, 1, 0xbb];
-            // An extension that means nothing here, of any length.
+            // A TLV of an unknown type and any length.
             let length = number.wrapping_mul(7919) as u16 % 5000;
             rest.extend([0xea]);
             rest.extend(length.to_be_bytes());

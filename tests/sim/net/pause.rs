@@ -1,7 +1,7 @@
 //! Pauses of the server, and what must not follow from them.
 //!
-//! The machine is paused with its peers in it, or the process is stopped and the peers go on. In
-//! both cases the server may not hold against a peer what it had no chance to do.
+//! Either the machine is paused with its peers, or the process is stopped and the peers go on. In
+//! both cases the server must not close a conn because of bytes that it had no chance to read.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use fanfare::id::ConnId;
 
 use super::{FakeNet, Pipe, PipeRef, Readiness};
 
-/// A poll that filled its list.
+/// A poll that has filled its list.
 #[derive(Debug)]
 pub(super) struct PartialPoll {
     begin_us: u64,
@@ -19,17 +19,17 @@ pub(super) struct PartialPoll {
     reports: usize,
 }
 
-/// The close frame of a WebSocket that was silent.
+/// The close frame that the server writes to a silent WebSocket.
 pub(super) const CLOSE_AS_IDLE: &[u8] = b"\x88\x06\x03\xe9idle";
 
-/// For so long after a socket has room again, what is written may have been decided before.
+/// A write this soon after a socket has room again may be an older decision.
 const WRITTEN_US: u64 = 100_000;
-/// The beginning of the answer to a head that is late.
+/// The beginning of the response to a late request head.
 pub(super) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408";
 
 impl FakeNet {
-    /// The machine is paused.
-    pub(super) fn pause_at_times(&mut self) {
+    /// Now and then the machine is paused.
+    pub(super) fn pause_at_random(&mut self) {
         if self.happens(self.faults.pause) {
             let us = draw_pause(&mut self.random);
             self.pass(us);
@@ -38,7 +38,7 @@ impl FakeNet {
         }
     }
 
-    /// The time in which the worker had its turns: without pauses, and without what others took.
+    /// The time in which the worker could run: without pauses, and without the turns of others.
     pub(crate) fn running_us(&self) -> u64 {
         self.now_us() - self.paused_us - self.starved_us
     }
@@ -48,28 +48,28 @@ impl FakeNet {
         self.turn_us
     }
 
-    /// A turn begins. As much of the time since the last one as a turn may take counts as the
-    /// worker's own; it may also count more of it.
+    /// A turn begins. Of the time since the last one, up to the longest turn counts as the worker's
+    /// own. The worker itself may count more.
     pub(super) fn note_starved(&mut self) {
         let us = self.now_us() - self.turn_us;
         let most = TURN_RUNNING_MS_MAX * 1000;
         self.starved_us += us.saturating_sub(self.noted_us.max(most));
     }
 
-    /// If the process is stopped now, for how long.
+    /// Draws whether the process is stopped now, and for how long.
     pub(crate) fn draw_stop(&mut self) -> Option<u64> {
         let stops = self.happens(self.faults.stop);
         stops.then(|| draw_pause(&mut self.random))
     }
 
-    /// The process has been stopped for so long.
+    /// Notes a stop of the process.
     pub(crate) fn note_stop(&mut self, us: u64) {
         self.note_pause(us);
         self.was_stopped = true;
         self.note("stopped", us, 0);
     }
 
-    /// The worker was held up for so long. As much of it as a turn may take counts as its own.
+    /// The worker did not run for so long. Up to the longest turn of it counts as the worker's own.
     fn note_pause(&mut self, us: u64) {
         self.paused_us += us.saturating_sub(TURN_RUNNING_MS_MAX * 1000);
         self.noted_us += us;
@@ -82,8 +82,8 @@ impl FakeNet {
         self.partial.clear();
     }
 
-    /// A poll has filled its list. As many reports as there are sockets, one after the other, hold
-    /// all that were ready at first.
+    /// A poll has filled its list. Consecutive lists with as many reports as there are sockets
+    /// contain everything that was ready before the first of them.
     pub(super) fn note_partial(&mut self, begin_us: u64, ready: &[Readiness]) {
         let is_open = |pipe: &&PipeRef| !pipe.borrow().is_closed;
         let open = self
@@ -113,45 +113,48 @@ impl FakeNet {
         }
     }
 
-    /// A worker has freed a conn because of what its peer did not do. Panics if the worker had not
-    /// given it the chance.
+    /// The worker has closed a conn because of what its peer did not do. Panics if the worker had
+    /// not polled and read before.
     pub(crate) fn check_silent(&self, id: ConnId, reason: CloseReason) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         let pipe = pipe.expect("a conn has a pipe").borrow();
-        // The decision is older: the client has been given an answer, and time to take it.
+        // The decision is older: the response was written, and the client had time to read it.
         let is_seen = pipe.secure.is_none();
-        if pipe.has_server_fin || pipe.is_told_idle || (reason == CloseReason::Idle && !is_seen) {
+        if pipe.has_server_fin
+            || pipe.is_closed_as_idle
+            || (reason == CloseReason::Idle && !is_seen)
+        {
             return;
         }
-        self.check_looked_at(&pipe, reason);
+        self.check_polled(&pipe, reason);
         self.check_read(&pipe, reason);
     }
 
-    /// The worker closes a conn that has yet to take what it is owed.
+    /// The worker closes a conn that it still owes bytes.
     pub(crate) fn note_cut_off(&self, id: ConnId) {
         let pipe = self.pipes.iter().find(|pipe| pipe.borrow().id == Some(id));
         pipe.expect("a conn has a pipe").borrow_mut().is_cut_off = true;
     }
 
-    /// The worker has decided that a peer is late or silent: after a complete poll.
-    pub(super) fn check_looked_at(&self, pipe: &Pipe, reason: CloseReason) {
-        let looked_by = match reason {
+    /// A decision that a peer is late or silent needs a complete poll before it.
+    pub(super) fn check_polled(&self, pipe: &Pipe, reason: CloseReason) {
+        let polled_by = match reason {
             CloseReason::HeadTimeout => pipe.registered_us + self.head_us,
             CloseReason::CrowdedOut => pipe.registered_us,
             _ => 0,
         };
         assert!(
-            self.complete_us >= looked_by,
-            "pipe {} is closed ({}) without a look at it since {looked_by}",
+            self.complete_us >= polled_by,
+            "pipe {} is closed ({}) without a complete poll since {polled_by}",
             pipe.number,
             reason.label(),
         );
     }
 
-    /// And it has read what that poll has found.
+    /// The worker must have read what that poll has reported.
     fn check_read(&self, pipe: &Pipe, reason: CloseReason) {
         let is_unread = pipe.unread_us.is_some_and(|due| due <= self.complete_us);
-        // A client that takes no answers is not read, and judged by what it takes.
+        // A client that does not take its answers is not read. What it takes decides.
         assert!(
             !is_unread || !pipe.to_peer.is_empty() || pipe.is_full,
             "pipe {} is closed ({}) with {} bytes unread since {:?}",
@@ -162,8 +165,8 @@ impl FakeNet {
         );
     }
 
-    /// The worker says that a peer was silent. Panics if the peer had less than an interval of the
-    /// server's running time to answer.
+    /// The worker closes a peer as silent. Panics if the peer had less than a heartbeat interval of
+    /// the server's running time to answer.
     pub(super) fn check_idle(&self, pipe: &Pipe) {
         // The decision may be older than the write: the socket was full, or a flush was cut short.
         let has_waited = pipe.freed_us + WRITTEN_US >= self.turn_us && pipe.freed_us > 0;
@@ -171,22 +174,22 @@ impl FakeNet {
             return;
         }
         let running_us = self.turn_running_us;
-        let waited_us = pipe.asked_us.map(|asked| running_us - asked);
+        let waited_us = pipe.unanswered_us.map(|asked| running_us - asked);
         assert!(
             pipe.is_full || waited_us.is_some_and(|waited| waited >= self.heartbeat_us),
             "pipe {} is closed as idle {waited_us:?} us after it was asked",
             pipe.number
         );
-        let due_us = pipe.asked_us.unwrap_or_default() + self.heartbeat_us;
+        let due_us = pipe.unanswered_us.unwrap_or_default() + self.heartbeat_us;
         assert!(
             pipe.is_full || self.complete_running_us >= due_us,
-            "pipe {} is closed as idle without a look at it since {due_us}",
+            "pipe {} is closed as idle without a complete poll since {due_us}",
             pipe.number
         );
     }
 }
 
-/// From what a scheduler does to what a migration of a machine takes.
+/// From the time slice of a scheduler to the migration of a machine.
 fn draw_pause(random: &mut fastrand::Rng) -> u64 {
     let most = [10_000, 300_000, 5_000_000, 60_000_000][random.usize(0..4)];
     random.u64(10_000..=most)

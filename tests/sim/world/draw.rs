@@ -1,22 +1,23 @@
-//! What is drawn for a life before it begins: the configuration, its limits, and the faults.
+//! What is drawn before a run begins: the configuration, its limits, and the faults.
 
 use fanfare::config::{ClientPublish, Config, Namespace, Overflow};
 
 use crate::net::Faults;
 use crate::tokens;
 
-/// How many workers a node has: one in half of the lives.
+/// The number of workers. It is one in half of the runs.
 pub(super) fn draw_workers(random: &mut fastrand::Rng) -> usize {
     [1, 1, 1, 2, 3, 4][random.usize(0..6)]
 }
 
-/// How likely the feed acts at each place in the middle of a turn, in thousandths.
+/// The chance that the feed acts at each place in the middle of a turn, in thousandths.
 pub(super) fn draw_acts_in_turns(random: &mut fastrand::Rng) -> u32 {
     [0, 1, 10, 100][random.usize(0..4)]
 }
 
-/// Calm peers act several times within a heartbeat, and within the shortest poll.
-pub(super) fn calm_pause_us(config: &Config) -> u64 {
+/// The pause between two acts of a quiet peer: several acts fit a heartbeat interval and the
+/// shortest poll.
+pub(super) fn quiet_pause_us(config: &Config) -> u64 {
     (config.heartbeat.interval_ms * 100).min(200_000)
 }
 
@@ -42,14 +43,14 @@ pub(super) fn draw_config(random: &mut fastrand::Rng) -> Config {
     config.drain.retry_ms = pick(&[0, 1, 30_000]);
     config.deflate.enabled = pick(&[0, 1, 1]) == 1;
     if pick(&[0, 0, 0, 1]) == 1 {
-        tokens::ask_for(&mut config);
+        tokens::require(&mut config);
     }
     draw_namespaces(&mut config, random);
     config
 }
 
-/// Draws bounds that a well-behaved peer reaches only in a crowded life, and whether the peers are
-/// trusted proxies, each of which has clients in turn.
+/// Draws limits that a well-behaved peer reaches only in a crowded run, and whether the peers are
+/// trusted proxies, each with several clients.
 pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fastrand::Rng) {
     let limits = &mut config.limits;
     match (random.u32(0..6), is_crowded) {
@@ -70,7 +71,7 @@ pub(super) fn draw_limits(config: &mut Config, is_crowded: bool, random: &mut fa
     }
 }
 
-/// Some channels with bounds of their own, most of them tiny.
+/// Draws namespaces with bounds of their own, most of them tiny.
 fn draw_namespaces(config: &mut Config, random: &mut fastrand::Rng) {
     let mut patterns = ["*", "c*", "c0", "c1", "c1*", "c2", "c3"];
     random.shuffle(&mut patterns);
@@ -126,7 +127,7 @@ pub(super) fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
-        // A few reads of these fill the slice of a turn.
+        // Two reads of 6 ms fill the read slice of a turn.
         read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

@@ -1,10 +1,10 @@
-//! One seeded life of a node: chaos, then calm, then its end.
+//! One run of a node: faults, then quiet, then a drain.
 //!
-//! In the chaos everything that can go wrong does. In the calm the network is perfect, peers behave
-//! and time passes, so that each client must receive the last publication. At the end the
-//! workers drain, sometimes out of the chaos itself. Everything is drawn from the seed: also how
-//! many workers there are, and which of them turns next. Here are the beginning, the chaos and the
-//! step; [`calm`] has what follows, [`node`] the workers, [`draw`] what is drawn before.
+//! In the fault phase everything fails that may fail. In the quiet phase the network is perfect,
+//! peers behave and time passes, so that each client must receive the last publication. At the end
+//! the workers drain; some runs drain in the fault phase. Everything is drawn from the seed: the
+//! number of workers, too, and which of them runs its next turn. This file has the start, the fault
+//! phase and the step; [`settle`] has the rest, [`node`] the workers, [`draw`] the configuration.
 
 mod draw;
 pub(crate) mod node;
@@ -21,29 +21,29 @@ use fanfare::log::Writer;
 use fanfare::metrics::{Kind, WorkerMetrics};
 use fanfare::worker::{Turn, Worker};
 
-use crate::check::{self, Debts};
+use crate::check::{self, LagStats};
 use crate::disk::Journal;
-use crate::feed::{Feed, Fresh};
+use crate::feed::{Feed, LogEvent};
 use crate::model::{Facts, Work};
 use crate::net::{FakeNet, Machine, Sabotage};
 use crate::peer::Peer;
 use crate::pinned;
 use crate::tokens;
 use draw::{draw_acts_in_turns, draw_config, draw_faults, draw_limits, draw_workers};
-use node::{Member, Node};
+use node::{Node, NodeWorker};
 
-/// How often peers act while the process is stopped.
+/// Rounds of peers' acts while the process is stopped.
 const ACTS_PER_STOP: u64 = 8;
-/// A worker whose turns are to be in time gets one that often. Turns are late by 100 ms.
+/// With punctual turns, a worker gets one at least this often. A turn counts as late after 100 ms.
 const PUNCTUAL_US: u64 = 90_000;
 
-/// How likely the epoch changes between two turns, where it may, in thousandths.
+/// The chance of an epoch change between two turns, in thousandths, in a run that has them.
 const CHANGES_PER_STEP: u32 = 4;
 
-/// How often channels are counted, which takes its time.
-const TURNS_PER_CENSUS: u64 = 8;
+/// How many turns lie between two counts of channels, which are slow.
+const TURNS_PER_CHANNEL_COUNT: u64 = 8;
 
-/// What a life came to.
+/// What a run gives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) hash: u64,
@@ -55,10 +55,10 @@ pub(crate) struct Outcome {
     /// Connections that began at a position that their worker had not reached.
     pub(crate) ahead: u64,
     pub(crate) restarts: u64,
-    /// How often the epoch changed.
+    /// Epoch changes.
     pub(crate) epochs: u64,
-    pub(crate) debts: Debts,
-    /// The workers' counters, in the order of their table.
+    pub(crate) lag: LagStats,
+    /// The workers' counters, in the order of the table of metrics.
     pub(crate) counts: Vec<u64>,
 }
 
@@ -71,14 +71,14 @@ pub(crate) struct World {
     peers: Vec<Peer>,
     random: fastrand::Rng,
     turns: u64,
-    /// There is not room for each client.
+    /// There is not enough room for all clients.
     is_crowded: bool,
-    /// No worker waits for its turn so long that it is late.
+    /// No worker waits so long for its turn that the turn is late.
     is_punctual: bool,
-    /// What servers have counted that were killed.
+    /// The counters of the servers that were killed.
     counts_before: Vec<u64>,
     deliveries_before: u64,
-    debts_before: Debts,
+    lag_before: LagStats,
     restarts: u64,
 }
 
@@ -122,30 +122,30 @@ impl World {
             is_punctual: random.bool(),
             counts_before: vec![0; WorkerMetrics::TABLE.len()],
             deliveries_before: 0,
-            debts_before: Debts::default(),
+            lag_before: LagStats::default(),
             restarts: 0,
             config,
             random,
         }
     }
 
-    /// Lives to the end.
-    pub(crate) fn live(&mut self) -> Outcome {
-        self.be_chaotic();
+    /// Runs to the end.
+    pub(crate) fn run(&mut self) -> Outcome {
+        self.run_faults();
         if self.is_crowded || self.random.u32(0..5) == 0 {
             self.drain();
         } else {
-            self.calm_down();
-            self.be_calm();
-            self.publish_one_by_one();
-            self.check_calm();
-            self.drain_in_peace();
+            self.end_faults();
+            self.wait_for_closes();
+            self.publish_last();
+            self.check_settled();
+            self.drain_quiet_node();
         }
         self.check_end();
         let mut counts = self.counts_before.clone();
         self.node.add_counts(None, &mut counts);
-        let mut debts = self.node.debts();
-        debts.merge(&self.debts_before);
+        let mut lag = self.node.lag();
+        lag.merge(&self.lag_before);
         Outcome {
             hash: self.machine.hash(),
             turns: self.turns,
@@ -156,12 +156,12 @@ impl World {
             ahead: self.facts.ahead,
             restarts: self.restarts,
             epochs: self.facts.epochs.changes(),
-            debts,
+            lag,
             counts,
         }
     }
 
-    fn be_chaotic(&mut self) {
+    fn run_faults(&mut self) {
         let steps = self.random.u32(100..1200);
         let busy = self.random.u32(1..=6);
         let pause_us = [2_000, 20_000, self.config.heartbeat.interval_ms * 250];
@@ -170,13 +170,13 @@ impl World {
             self.feed_at_random(busy);
             let feed = self.feed.borrow();
             let backend = &mut self.node.backend;
-            backend.be_chaotic(&feed.mailboxes, &mut self.random);
+            backend.act_at_random(&feed.mailboxes, &mut self.random);
             drop(feed);
             if self.config.auth.is_on() && self.random.u32(0..60) == 0 {
                 let step_s = tokens::draw_step_s(&mut self.random);
                 self.machine.step_calendar(step_s);
             }
-            self.starve_at_times();
+            self.starve_at_random();
             let pause = self.random.u64(1..=pause_us);
             self.step(pause);
             if self.random.u32(0..250) == 0 {
@@ -184,18 +184,18 @@ impl World {
             }
         }
         let mut feed = self.feed.borrow_mut();
-        feed.calm_down();
+        feed.end_faults();
         if let Some(journal) = &feed.journal {
-            journal.disk.calm_down();
+            journal.disk.end_faults();
         }
-        self.node.backend.calm_down();
+        self.node.backend.end_faults();
     }
 
-    /// Publishes now and then, and posts to workers. While a worker's mail is late, other workers
-    /// are ahead, and so are clients that come from there.
+    /// Publishes now and then, and posts to workers. While one worker's mail is held back, the
+    /// other workers are ahead of it, and so are clients that come from them.
     fn feed_at_random(&mut self, busy: u32) {
         let mut feed = self.feed.borrow_mut();
-        feed.draw_lateness();
+        feed.draw_late_worker();
         if self.random.u32(0..busy) == 0 {
             let burst = [1, 1, 3, 30][self.random.usize(0..4)];
             for _ in 0..self.random.u32(1..=burst) {
@@ -204,11 +204,11 @@ impl World {
         }
         feed.post_some(self.machine.now());
         feed.change_epoch_at_random(CHANGES_PER_STEP, self.machine.now());
-        self.facts.add_all(feed.take_fresh());
+        self.facts.add_all(feed.take_events());
     }
 
-    /// A worker gets no turn for a while.
-    fn starve_at_times(&mut self) {
+    /// Now and then a worker gets no turn for a while.
+    fn starve_at_random(&mut self) {
         let count = self.node.workers.len();
         if count > 1 && self.random.u32(0..200) == 0 {
             let us = [5_000, 200_000, 3_000_000][self.random.usize(0..3)];
@@ -217,28 +217,28 @@ impl World {
         }
     }
 
-    /// The server is killed between two turns, and another goes on from its journal, if it has one.
+    /// Kills the server between two turns and starts another from its journal, if it has one.
     fn restart(&mut self) {
         let now = self.machine.now();
-        let (writer, turned_up) = {
+        let (writer, recovered) = {
             let mut feed = self.feed.borrow_mut();
             let Some(journal) = &mut feed.journal else {
                 return;
             };
             if self.node.net(0).sabotage == Some(Sabotage::LoseRecord) {
-                journal.disk.forget();
+                journal.disk.lose_newest_record();
             }
             journal.kill(self.facts.epoch, now, &self.config)
         };
         let kind = Some(Kind::Counter);
         self.node.add_counts(kind, &mut self.counts_before);
         self.deliveries_before += self.node.deliveries();
-        self.debts_before.merge(&self.node.debts());
+        self.lag_before.merge(&self.node.lag());
         self.restarts += 1;
         let mut nets = self.node.take_nets(&mut self.random);
         nets.iter_mut().for_each(FakeNet::lose_server);
         self.machine.pass(self.random.u64(0..300_000));
-        self.facts.add_all(turned_up.map(Fresh::Publication));
+        self.facts.add_all(recovered.map(LogEvent::Publication));
         let run = RunId(self.restarts);
         let random = &mut self.random;
         let (log, epoch) = (Arc::clone(writer.log()), self.facts.epoch);
@@ -252,18 +252,18 @@ impl World {
         drop(feed);
         self.facts.now = self.machine.now();
         for worker in 0..self.node.workers.len() {
-            self.look_at_log(worker);
+            self.note_log(worker);
         }
-        // What was written to them before is right, whether they have read it or not.
+        // What the killed server wrote must be right, whether its client has read it or not.
         for peer in &mut self.peers {
             peer.end(&mut self.facts);
         }
     }
 
-    /// Peers act, then a worker turns once.
+    /// Peers act, then one worker runs a turn.
     fn step(&mut self, pause_us: u64) {
         self.let_peers_act();
-        self.stop_at_times();
+        self.stop_at_random();
         self.let_backend_act();
         let worker = self.draw_next();
         let horizon_us = self.horizon_us(worker, self.machine.now_us() + pause_us);
@@ -284,11 +284,11 @@ impl World {
             let channel = self.facts.channel(channel.as_str());
             feed.sequence(channel, 10, None, self.machine.now());
         }
-        self.facts.add_all(feed.take_fresh());
+        self.facts.add_all(feed.take_events());
     }
 
-    /// Which worker turns next: any that is not starved. Where turns are punctual, it is one that
-    /// would be late otherwise, or one with something to do.
+    /// Draws the worker that runs next among those that are not starved. With punctual turns it is
+    /// the one that would be late otherwise, or one that has something to do.
     fn draw_next(&mut self) -> usize {
         let now_us = self.machine.now_us();
         let workers = &self.node.workers;
@@ -316,18 +316,18 @@ impl World {
         net.is_due() || self.feed.borrow().mailboxes.is_waiting(worker)
     }
 
-    /// Until when a worker may sleep: to when a peer acts, or another worker has something to do.
+    /// Until when a worker may sleep: until a peer acts or another worker has something to do.
     fn horizon_us(&self, worker: usize, latest_us: u64) -> u64 {
         let awake = self.peers.iter().filter(|peer| peer.is_awake());
         let next_us = awake.map(|peer| peer.next_us).min();
         let mut horizon_us = next_us.map_or(latest_us, |next_us| next_us.min(latest_us));
         let now_us = self.machine.now_us();
-        for (other, member) in self.node.workers.iter().enumerate() {
-            let is_free = member.starved_until_us <= now_us && !member.has_ended;
+        for (other, node_worker) in self.node.workers.iter().enumerate() {
+            let is_free = node_worker.starved_until_us <= now_us && !node_worker.has_ended;
             if self.is_punctual && is_free && other != worker {
                 let due_us = match self.is_due(other) {
                     true => now_us,
-                    false => member.worker.net().polled_us() + PUNCTUAL_US,
+                    false => node_worker.worker.net().polled_us() + PUNCTUAL_US,
                 };
                 horizon_us = horizon_us.min(due_us);
             }
@@ -336,62 +336,62 @@ impl World {
     }
 
     fn turn(&mut self, worker: usize) {
-        let member = &mut self.node.workers[worker];
+        let node_worker = &mut self.node.workers[worker];
         self.feed.borrow_mut().is_mid_turn = true;
-        member.has_ended = member.worker.turn() == Turn::Ended;
+        node_worker.has_ended = node_worker.worker.turn() == Turn::Ended;
         self.feed.borrow_mut().is_mid_turn = false;
         if self.random.u32(0..64) == 0 {
-            member.worker.give_back_memory();
+            node_worker.worker.give_back_memory();
         }
         self.turns += 1;
         if self.facts.is_draining {
-            let us = member.worker.net().polled_us()..self.machine.now_us();
+            let us = node_worker.worker.net().polled_us()..self.machine.now_us();
             self.facts.work.push(Work { worker, us });
         }
-        if member.has_ended {
-            member.worker.confirm_the_rest();
+        if node_worker.has_ended {
+            node_worker.worker.confirm_the_rest();
             self.feed.borrow_mut().note_ended(worker);
         }
-        self.facts.add_all(self.feed.borrow_mut().take_fresh());
+        self.facts.add_all(self.feed.borrow_mut().take_events());
         self.facts.now = self.machine.now();
         self.check_turn(worker);
     }
 
-    /// Notes how far a worker's log is and what has left it.
-    fn look_at_log(&mut self, worker: usize) {
+    /// Notes how far a worker is and what has left the log.
+    fn note_log(&mut self, worker: usize) {
         let hub = self.node.workers[worker].worker.hub();
         self.facts.logs[worker].head = self.facts.position(hub.head());
         let feed = self.feed.borrow();
-        check::what_is_kept(&feed.writer, self.facts.now, &mut self.facts);
+        check::check_evictions(&feed.writer, self.facts.now, &mut self.facts);
     }
 
     fn check_turn(&mut self, turned: usize) {
         let worker = turned;
-        self.look_at_log(worker);
-        let member = &mut self.node.workers[worker];
+        self.note_log(worker);
+        let node_worker = &mut self.node.workers[worker];
         for link in self.peers.iter_mut().filter_map(|peer| peer.link.as_mut()) {
             link.note_calendar(&self.machine);
             if link.worker == worker {
-                let hub = member.worker.hub();
-                link.check_token(member.worker.net(), hub);
+                let hub = node_worker.worker.hub();
+                link.check_token(node_worker.worker.net(), hub);
                 link.count_ahead(hub, &mut self.facts);
             }
         }
-        check_reaped(&mut member.worker);
-        let Member {
+        check_reaped(&mut node_worker.worker);
+        let NodeWorker {
             checker,
             metrics,
             worker,
             ..
-        } = member;
+        } = node_worker;
         checker.after_turn(worker, metrics, &self.config);
         let workers = &self.node.workers;
-        if self.turns.is_multiple_of(TURNS_PER_CENSUS) {
+        if self.turns.is_multiple_of(TURNS_PER_CHANNEL_COUNT) {
             let feed = self.feed.borrow();
-            check::census(workers, &feed.writer, &self.facts);
+            check::check_channel_counts(workers, &feed.writer, &self.facts);
         }
         let mut feed = self.feed.borrow_mut();
-        let acknowledged = check::worker_acks(&mut feed.worker_acks, workers, &self.facts);
+        let acknowledged = check::check_worker_acks(&mut feed.worker_acks, workers, &self.facts);
         let log = feed.writer.log();
         pinned::check_turn(workers, turned, log, &self.config);
         if feed.has_all_taken(workers) {
@@ -401,8 +401,8 @@ impl World {
         self.node.backend.check(workers);
     }
 
-    /// The process is stopped for a while, and peers go on.
-    fn stop_at_times(&mut self) {
+    /// Now and then the process is stopped for a while; the peers go on.
+    fn stop_at_random(&mut self) {
         let Some(us) = self.node.net(0).draw_stop() else {
             return;
         };
@@ -413,8 +413,8 @@ impl World {
         self.node.nets().for_each(|net| net.note_stop(us));
     }
 
-    /// Where it is, for the search after a failure.
-    pub(crate) fn whereabouts(&self) -> String {
+    /// The state of the run, for the message of a failure.
+    pub(crate) fn describe(&self) -> String {
         let heads: Vec<u64> = self.facts.logs.iter().map(|log| log.head).collect();
         format!(
             "turn {}, {} us, heads {heads:?} of {}, {:?} {:?} {:?} {:?}",
@@ -429,7 +429,7 @@ impl World {
     }
 }
 
-/// No conn was closed for its peer's silence that the worker had not listened for.
+/// Checks that a conn closed for its peer's silence was read and polled before.
 fn check_reaped(worker: &mut Worker<FakeNet>) {
     let reaped = worker.reaped().to_vec();
     for (id, reason) in reaped {
@@ -442,7 +442,7 @@ fn check_reaped(worker: &mut Worker<FakeNet>) {
     }
 }
 
-/// The networks of the workers. They have the same listeners, and faults of the same kinds.
+/// The networks of the workers, with the same listeners and the same rates of faults.
 fn draw_nets(
     machine: &Rc<Machine>,
     workers: usize,
@@ -482,7 +482,7 @@ fn draw_feed(facts: &Facts, random: &mut fastrand::Rng) -> Rc<RefCell<Feed>> {
         random.fork(),
     );
     feed.acts_in_turns = draw_acts_in_turns(random);
-    // What a journal has is of one epoch. A clone, so that the other lives are not changed by it.
+    // A journal holds one epoch. The generator is cloned, so that what follows draws the same.
     if feed.journal.is_none() {
         feed.draw_changes(random.clone());
     }

@@ -1,7 +1,7 @@
 //! The workers of one server, and what they share.
 //!
 //! Built as the real server builds them: one log, one table of sources, one queue of reports. The
-//! world turns the workers one by one.
+//! world runs one turn of one worker at a time.
 
 use std::sync::Arc;
 
@@ -20,18 +20,18 @@ use fanfare::worker::mail::upstream::upstream;
 use fanfare::worker::{Parts, Worker};
 
 use crate::backend::{Backend, draw_bounds};
-use crate::check::{Checker, Debts};
+use crate::check::{Checker, LagStats};
 use crate::feed::Mailboxes;
 use crate::net::FakeNet;
 use crate::secure::secure;
 use crate::tokens;
 
-/// How many conns a crowded node has room for, and how many of them may be silent.
+/// How many conns a crowded node has room for, and how many of them may have sent no request.
 const CROWDED_CONNS: u32 = 3;
 const CROWDED_SILENT: u32 = 2;
 
-/// One worker and what the world knows of it.
-pub(crate) struct Member {
+/// One worker, with what the world notes about it.
+pub(crate) struct NodeWorker {
     pub(crate) worker: Worker<FakeNet>,
     pub(crate) metrics: Arc<WorkerMetrics>,
     pub(crate) checker: Checker,
@@ -42,14 +42,14 @@ pub(crate) struct Member {
 
 /// The workers of one server.
 pub(crate) struct Node {
-    pub(crate) workers: Vec<Member>,
+    pub(crate) workers: Vec<NodeWorker>,
     pub(crate) backend: Backend,
-    /// Where conns come from, if that is counted.
+    /// The conns of each source, if the configuration limits them.
     sources: Option<Arc<Sources>>,
 }
 
 impl Node {
-    /// A worker for each network, all of which read this log.
+    /// Starts a worker for each network. All of them read one log.
     pub(crate) fn start(
         nets: Vec<FakeNet>,
         log: &Arc<Log>,
@@ -96,10 +96,10 @@ impl Node {
             };
             let hub = Hub::new(Arc::clone(log), number, epoch, log.posted(), config);
             let mut worker = Worker::new(net, hub, parts);
-            // From one part of a command on. A clone, so that the other lives are not changed by
-            // it.
+            // From one part of a command at a time. The generator is cloned, so that what follows
+            // draws the same.
             worker.set_work_at_once(1 << random.clone().u32(0..10));
-            workers.push(Member {
+            workers.push(NodeWorker {
                 worker,
                 metrics,
                 checker: Checker::default(),
@@ -129,7 +129,7 @@ impl Node {
         self.workers[0].worker.net().now_us()
     }
 
-    /// Takes the networks, which outlive the server. Those that take their place are not used.
+    /// Takes the networks, which outlive the server. The ones left in their place are never used.
     pub(crate) fn take_nets(&mut self, random: &mut fastrand::Rng) -> Vec<FakeNet> {
         let nets = self.nets().map(|net| {
             let idle = FakeNet::new(&net.machine, net.worker, random.fork(), 1);
@@ -154,15 +154,15 @@ impl Node {
         each.sum()
     }
 
-    pub(crate) fn debts(&self) -> Debts {
-        let mut all = Debts::default();
+    pub(crate) fn lag(&self) -> LagStats {
+        let mut all = LagStats::default();
         for one in &self.workers {
-            all.merge(&one.checker.debts);
+            all.merge(&one.checker.lag);
         }
         all
     }
 
-    /// Adds what the workers have counted, in the order of the table of metrics.
+    /// Adds the workers' counters, in the order of the table of metrics.
     pub(crate) fn add_counts(&self, kind: Option<Kind>, sums: &mut [u64]) {
         for (line, sum) in WorkerMetrics::TABLE.iter().zip(sums) {
             if kind.is_none_or(|kind| line.kind == kind) {
@@ -181,7 +181,7 @@ impl Node {
     }
 }
 
-/// By what the workers keep conns away. Clones of it share what counts for all of them together.
+/// The limits on conns. Clones share what counts for all workers together.
 fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {

@@ -1,77 +1,92 @@
-//! What follows the chaos: the calm, in which each client has to be served, and the drain.
+//! What follows the fault phase: the quiet phase, in which every client is served, and the drain.
 
-use fanfare::config::limits::{RECONNECTS_MS_MIN, RESTART_MS};
+use fanfare::config::limits::{LINGER_MS, RECONNECTS_MS_MIN, RESTART_MS};
 use fanfare::worker::mail::inbox::DrainOrder;
 
 use super::World;
-use super::draw::calm_pause_us;
+use super::draw::quiet_pause_us;
 use crate::check;
-use crate::feed::LONELY_BYTES;
+use crate::feed::LAST_BYTES;
 use crate::net::Faults;
 use crate::peer::Peer;
 
-/// Turns of each worker that a calm or a drain may take; more means that it does not sleep.
+/// Turns of each worker in one wait of the quiet phase or in a drain. With more, it does not sleep.
 const TURNS_MAX: u64 = 40_000;
-const LINGER_US: u64 = 2_000_000;
-/// How long a client's commands are held against it where they are limited: as a rule, and at most.
-/// A client says at most one command at each of the up to 1,200 steps of a chaos, in up to three
+/// Heartbeat intervals until the server closes a conn of a peer that is gone. Silence is judged at
+/// heartbeats and ends the conn after two intervals, so up to a third one passes. A heartbeat at
+/// which the warning of a token is due does not judge silence: the fourth.
+const SILENT_INTERVALS: u64 = 4;
+/// What the clients need after that, and slack: they read the close and act (200 ms apart), connect
+/// and catch up, by readiness that may have been delayed in the fault phase (400 ms), and up to ten
+/// timers are rounded up to a tick of 65.5 ms.
+const RECOVERY_US: u64 = 2_500_000;
+/// How long commands that exceed a client's rate may stay unread: usually, and at most. A client
+/// sends at most one command at each of the up to 1,200 steps of a fault phase, in up to three
 /// frames, and ten frames are read in a second.
-const MADE_UP_US: u64 = 20_000_000;
-const MADE_UP_US_MAX: u64 = 360_000_000;
-/// What the last turn of a drain takes: a slice of reads, and one read more.
+const RATE_BACKLOG_US: u64 = 20_000_000;
+const RATE_BACKLOG_US_MAX: u64 = 360_000_000;
+/// The last turn of a drain: a slice of reads and one more read.
 const LAST_TURN_US: u64 = 20_000;
-/// Rounding of timers, and what the turns themselves take.
+/// Rounding of timers, and the turns themselves.
 const SLACK_US: u64 = 400_000;
 
-/// How long a drain of a few conns takes at most whose peers neither read nor close: a tick of the
-/// timers for the goodbye, two round trips, and the turns.
+/// The longest drain of a few conns whose peers neither read nor close: a tick of the timers for
+/// the goodbye, two round trips, and the turns.
 const SILENT_DRAIN_US: u64 = 500_000;
-/// The longest delay for few conns, without the window.
+/// The longest return delay for few conns, without the window.
 const MOST_DELAY_MS: u64 = RESTART_MS + RECONNECTS_MS_MIN + 1;
 
 impl World {
-    /// The network becomes perfect, and peers do nothing wrong from now on.
-    pub(super) fn calm_down(&mut self) {
+    /// Ends the faults and the peers' misbehavior.
+    pub(super) fn end_faults(&mut self) {
         self.node
             .nets()
             .for_each(|net| net.faults = Faults::default());
         self.end_starvation();
-        self.facts.is_calm = true;
-        let pause_us = calm_pause_us(&self.config);
+        self.facts.is_quiet = true;
+        let pause_us = quiet_pause_us(&self.config);
         for peer in &mut self.peers {
-            peer.calm_down(&mut self.node, pause_us);
+            peer.stop_misbehaving(&mut self.node, pause_us);
         }
     }
 
     fn end_starvation(&mut self) {
         self.is_punctual = true;
-        for member in &mut self.node.workers {
-            member.starved_until_us = 0;
+        for node_worker in &mut self.node.workers {
+            node_worker.starved_until_us = 0;
         }
     }
 
-    /// Time passes until both sides have given up each connection that was broken.
-    pub(super) fn be_calm(&mut self) {
+    /// Lets the time pass that the server needs to close every connection whose peer is gone.
+    ///
+    /// Such a connection may be in any phase. The wait is the sum of the time limits of all phases:
+    /// TLS handshake, request head, the wait of a poll, silence, and the close handshake.
+    pub(super) fn wait_for_closes(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         let head_us = self.config.limits.request_head_ms * 1000;
         let poll_us = self.config.limits.poll_timeout_ms * 1000;
-        let shake_us = self.config.tls.handshake_ms * 1000;
-        let wait = 4 * interval_us + shake_us + head_us + poll_us + LINGER_US + 2_500_000;
-        // Who has said too much at once is read when that is made up for.
+        let handshake_us = self.config.tls.handshake_ms * 1000;
+        let silent_us = SILENT_INTERVALS * interval_us;
+        let phases_us = handshake_us + head_us + poll_us + silent_us + LINGER_MS * 1000;
+        // Commands beyond a client's rate are read later.
         let is_limited = self.config.limits.client_frames_per_second > 0;
-        let made_up_us = if is_limited { MADE_UP_US } else { 0 };
-        let until = self.machine.now_us() + wait + made_up_us;
+        let backlog_us = if is_limited { RATE_BACKLOG_US } else { 0 };
+        let until = self.machine.now_us() + phases_us + RECOVERY_US + backlog_us;
         self.step_until(until, |_| true);
         if is_limited {
-            self.step_while_owed(MADE_UP_US_MAX - MADE_UP_US);
+            self.step_while_owed(RATE_BACKLOG_US_MAX - RATE_BACKLOG_US);
         }
         for peer in &self.peers {
             let is_half_open = peer.link.as_ref().is_some_and(|link| link.is_abandoned);
-            assert!(!is_half_open, "peer {} is gone and kept", peer.number);
+            assert!(
+                !is_half_open,
+                "the conn of peer {} was not closed",
+                peer.number
+            );
         }
     }
 
-    /// Goes on for at most so long while a stream has yet to be given something.
+    /// Goes on while a stream is owed something, at most so long.
     fn step_while_owed(&mut self, us: u64) {
         let until = self.machine.now_us() + us;
         self.step_until(until, |world| {
@@ -79,12 +94,12 @@ impl World {
         });
     }
 
-    /// Goes on until then, as long as it is needed.
+    /// Goes on until a time, or until it is no longer needed.
     fn step_until(&mut self, until_us: u64, is_needed: impl Fn(&Self) -> bool) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         let turns = self.turns_max();
         while self.machine.now_us() < until_us && is_needed(self) {
-            assert!(self.turns < turns, "the workers turn for nothing");
+            assert!(self.turns < turns, "the workers turn without sleeping");
             self.feed.borrow_mut().post_everything(self.machine.now());
             self.step(interval_us);
         }
@@ -94,33 +109,33 @@ impl World {
         self.turns + TURNS_MAX * self.node.workers.len() as u64
     }
 
-    /// Publishes once in each channel. Each subscriber must receive its channel's.
-    pub(super) fn publish_one_by_one(&mut self) {
+    /// Publishes once in each channel. Every subscriber of the channel must receive it.
+    pub(super) fn publish_last(&mut self) {
         let interval_us = self.config.heartbeat.interval_ms * 1000;
         for channel in 0..self.facts.names.len() {
             let mut feed = self.feed.borrow_mut();
-            feed.sequence(channel, LONELY_BYTES, None, self.machine.now());
-            self.facts.add_all(feed.take_fresh());
+            feed.sequence(channel, LAST_BYTES, None, self.machine.now());
+            self.facts.add_all(feed.take_events());
             drop(feed);
             let until = self.machine.now_us() + interval_us / 2;
             self.step_until(until, |_| true);
         }
-        // The acknowledgement that opens a window may have to wait for its client's rate.
+        // The acknowledgement that opens a window may exceed its client's rate and be read later.
         if self.config.limits.client_frames_per_second > 0 {
-            self.step_while_owed(MADE_UP_US);
+            self.step_while_owed(RATE_BACKLOG_US);
         }
     }
 
-    /// Every worker has everything, and so has every client.
-    pub(super) fn check_calm(&self) {
+    /// Checks that every worker has taken in everything, and every client has received it.
+    pub(super) fn check_settled(&self) {
         for log in &self.facts.logs {
             assert_eq!(log.head, self.facts.publications.len() as u64);
         }
-        check::bounds_of_channels(&self.facts);
+        check::check_channel_bounds(&self.facts);
         assert!(self.feed.borrow().is_done());
         let worker_acks = &self.feed.borrow().worker_acks;
         assert!(worker_acks.is_empty(), "not confirmed: {worker_acks:?}");
-        // A publication and a frame of it are pinned.
+        // A conn may pin a publication and its frame.
         let longest = 2 * self.feed.borrow().size_max as u64;
         let may_starve = self.config.log.pinned_bytes() < longest;
         for peer in &self.peers {
@@ -132,7 +147,8 @@ impl World {
         self.feed.borrow_mut().post_everything(self.machine.now());
         self.facts.is_draining = true;
         self.end_starvation();
-        // Its window is for the peers, not for a backlog of walks that wait for others.
+        // The drain's window is for the peers, not for a backlog of fan-outs that wait for a
+        // permit.
         for net in self.node.nets() {
             let faults = &mut net.faults;
             (faults.walk_waits, faults.pause, faults.stop) = (0, 0, 0);
@@ -149,42 +165,49 @@ impl World {
         let window_us = self.config.drain.window_ms * 1000;
         let until = given.0 + window_us + SLACK_US;
         let turns = self.turns_max();
-        while self.node.workers.iter().any(|member| !member.has_ended) {
+        while self
+            .node
+            .workers
+            .iter()
+            .any(|node_worker| !node_worker.has_ended)
+        {
             assert!(self.machine.now_us() < until, "the drain does not end");
-            assert!(self.turns < turns, "the workers turn for nothing");
+            assert!(self.turns < turns, "the workers turn without sleeping");
             self.step(50_000);
         }
         self.facts.ended_us = self.machine.now_us();
     }
 
-    /// The drain closes each served conn in order, also one that opens during it.
-    pub(super) fn drain_in_peace(&mut self) {
+    /// Drains a node without faults: each served conn gets its goodbye, one that opens late
+    /// included.
+    pub(super) fn drain_quiet_node(&mut self) {
         for _ in 0..3 {
             let now_us = self.machine.now_us();
             let number = self.peers.len() as u64;
             let mut peer = Peer::new(number, &mut self.random, now_us);
-            peer.calm_down(&mut self.node, calm_pause_us(&self.config));
+            peer.stop_misbehaving(&mut self.node, quiet_pause_us(&self.config));
             peer.act(&mut self.node, &mut self.facts, &mut self.random);
-            (peer.is_held, peer.next_us) = (true, now_us + self.random.u64(0..150_000));
+            (peer.is_paused, peer.next_us) = (true, now_us + self.random.u64(0..150_000));
             self.peers.push(peer);
         }
         for _ in 0..2 * self.node.workers.len() {
             self.step(1000);
         }
         for peer in &mut self.peers {
-            peer.is_held = false;
+            peer.is_paused = false;
         }
         let had_time = self.config.drain.window_ms >= 500;
         for peer in &mut self.peers {
             if let Some(link) = &mut peer.link {
-                link.must_hear_goodbye = had_time && !link.is_half_closing;
+                link.must_get_goodbye = had_time && !link.is_half_closing;
                 link.expect_answers(had_time);
             }
         }
-        // Peers that neither read nor close hold nothing up: all that they were sent fits.
+        // Peers that neither read nor close delay nothing: all that they were sent fits their
+        // buffers.
         let are_silent = self.random.bool();
         for peer in &mut self.peers {
-            peer.is_held = are_silent;
+            peer.is_paused = are_silent;
         }
         let begun_us = self.machine.now_us();
         self.drain();
@@ -192,12 +215,12 @@ impl World {
         assert!(took_us <= SILENT_DRAIN_US, "drained for {took_us} us");
     }
 
-    /// The workers have ended: nothing is left, and what they have counted has happened.
+    /// The workers have ended: nothing is left, and the counters match what the peers have read.
     pub(super) fn check_end(&mut self) {
         let mut is_behind = false;
-        for member in &self.node.workers {
-            check::at_the_end(&member.worker, &member.metrics);
-            is_behind |= member.worker.is_upstream_behind();
+        for node_worker in &self.node.workers {
+            check::check_ended(&node_worker.worker, &node_worker.metrics);
+            is_behind |= node_worker.worker.is_upstream_behind();
         }
         self.node.check_sources();
         self.node.backend.check_end(!is_behind);
@@ -207,7 +230,8 @@ impl World {
         self.check_delays();
         let counted = self.deliveries_before + self.node.deliveries();
         let read = self.facts.deliveries;
-        // What is sealed counts, and a conn may end before it is sent.
+        // With TLS, a sealed publication counts as delivered, and its conn may end before it is
+        // sent.
         let may_differ = self.node.net(0).secure_listeners != 0;
         assert!(
             counted == read || (may_differ && counted > read),
@@ -215,13 +239,13 @@ impl World {
         );
     }
 
-    /// No client is asked to return while nothing listens.
+    /// Checks that no client is asked to return before the server listens again.
     fn check_delays(&self) {
         for delay in &self.facts.delays {
             let returns_us = delay.written_us + delay.retry_ms * 1000;
             let listens_us = self.facts.ended_us + RESTART_MS * 1000;
-            // The last goodbyes are said one turn before the end, and that turn takes time. Here it
-            // waits for the turns of the other workers, too.
+            // The last goodbyes are written one turn before the end, and that turn takes time. In
+            // the simulation it also waits for the turns of the other workers.
             let work = self.facts.work.iter();
             let others = work.filter(|work| work.worker != delay.worker);
             let after = others.map(|work| {
@@ -231,7 +255,7 @@ impl World {
             let turns_us = LAST_TURN_US + after.sum::<u64>();
             assert!(
                 returns_us + turns_us >= listens_us,
-                "{delay:?} and {listens_us}"
+                "{delay:?}, but the server listens at {listens_us} us"
             );
             let most = MOST_DELAY_MS + self.config.drain.window_ms;
             assert!(delay.retry_ms <= most, "{delay:?}");
