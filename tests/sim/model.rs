@@ -60,7 +60,7 @@ pub(crate) struct Facts {
     pub(crate) has_new_epoch: bool,
     /// By worker.
     pub(crate) logs: Vec<LogFacts>,
-    /// All receipts up to here are complete: a feeder knows that every worker has these.
+    /// Acknowledged to feeders up to here: every worker has these.
     pub(crate) acknowledged: u64,
     pub(crate) now: Now,
     /// The log's bounds over all channels may evict.

@@ -1,8 +1,8 @@
 //! What a client sends on a WebSocket (RFC 6455), however it is cut.
 //!
-//! The first byte chooses envelope and compression, the rest is the client's. Beside the machine
-//! stands a plain model of the standard over another implementation's parser of headers: without
-//! compression both have to find the same pings, the same end and the same fault at the same place.
+//! The first byte chooses envelope and compression, the rest comes from the client. The machine is
+//! compared with a simple model of the RFC over another implementation's header parser: without
+//! compression both must find the same pings, the same end and the same fault at the same place.
 
 use std::io::Cursor as Reader;
 
@@ -22,14 +22,14 @@ use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 use super::head::DATE;
 use super::{memory, parts, wire};
 
-/// The limit on messages, small so that it is met.
+/// The limit on messages, small so that inputs reach it.
 const MESSAGE_BYTES_MAX: u32 = 300;
-/// From so many bytes of answers on not every ping is answered.
+/// Above so many bytes of replies not every ping is answered.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// What a conn may hold beside what its client has sent.
+/// What a conn may hold in addition to what its client has sent.
 const HELD_BYTES: usize = 1024;
 
-/// One byte of choices and what a client sends.
+/// One byte of choices, then what a client sends.
 pub fn attack(bytes: &[u8]) {
     let Some((choices, sent)) = bytes.split_first() else {
         return;
@@ -52,7 +52,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// What a client's bytes came to.
+/// How the machine has answered a client's bytes.
 #[derive(Debug, PartialEq)]
 struct Heard {
     flow: Flow,
@@ -105,7 +105,10 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
             *context.work = WorkBudget::default();
             heard.flow = socket.handle_bytes(&mut [], &mut heard.out, &mut context);
         }
-        assert!(!was_over || heard.out.len() == before, "more after the end");
+        assert!(
+            !was_over || heard.out.len() == before,
+            "output after the end"
+        );
     }
     if matches!(heard.flow, Flow::Ended(_)) {
         let before = heard.out.len();
@@ -116,18 +119,18 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
     }
     let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
     let held = memory::held_by(socket);
-    // A growing buffer takes up to twice what is in it.
+    // A growing buffer takes up to twice its content.
     let bound = 2 * sent.min(2 * MESSAGE_BYTES_MAX as usize) + HELD_BYTES;
     assert!(held <= bound, "{held} bytes held of {sent}");
     heard
 }
 
-/// Our own frames, each of them checked.
+/// The server's own frames, each of them checked.
 fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some(frame) = wire::take_frame(out) {
         let opcode = frame.opcode;
-        assert!(!frame.is_compressed, "answers are short");
+        assert!(!frame.is_compressed, "a compressed answer");
         if opcode == 1 {
             let message: serde_json::Value =
                 serde_json::from_slice(frame.payload).expect("an answer is JSON");
@@ -139,15 +142,15 @@ fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
     assert!(out.is_empty(), "half a frame");
     let last = frames.len().saturating_sub(1);
     let early_close = frames[..last].iter().any(|(opcode, _)| *opcode == 8);
-    assert!(!early_close, "something after a close frame");
+    assert!(!early_close, "a frame after the close frame");
     frames
 }
 
-/// What the standard makes of a client's bytes.
+/// What the RFC makes of a client's bytes.
 #[derive(Debug, Default)]
 struct Standard {
     pings: Vec<Vec<u8>>,
-    /// A text message in the making, or `None` for bytes.
+    /// A text message that has begun, or `None` for bytes.
     message: Option<Option<Vec<u8>>>,
     message_bytes: u64,
     end: Option<End>,
@@ -155,11 +158,11 @@ struct Standard {
 
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// The body of the answer to a close frame.
+    /// The body of the reply to a close frame.
     Closed(Vec<u8>),
-    /// A close code of ours.
+    /// The code of the server's own close frame.
     Failed(u16),
-    /// The bytes end within a header, of which the standard says nothing yet.
+    /// The bytes end within a header: the RFC does not decide yet.
     InHeader,
 }
 
@@ -226,7 +229,7 @@ impl Standard {
         &[]
     }
 
-    /// What the other implementation leaves to its caller (RFC 6455, 5.2 and 5.5).
+    /// The rules that the other implementation leaves to its caller (RFC 6455, 5.2 and 5.5).
     fn is_broken(header: &OracleHeader, length: u64, bytes: &[u8]) -> bool {
         let shortest = match bytes[1] & 0x7f {
             126 => length > 125,
@@ -264,7 +267,7 @@ impl Standard {
             (Control::Close, []) => self.end = Some(End::Closed(payload)),
             (Control::Close, [high, low, reason @ ..]) => {
                 let code = u16::from_be_bytes([*high, *low]);
-                // Registered later than the list: bad gateway.
+                // Close code 1014, bad gateway, was registered after the list was made.
                 let is_allowed = CloseCode::from(code).is_allowed() || code == 1014;
                 self.end = Some(match (is_allowed, str::from_utf8(reason)) {
                     (false, _) => End::Failed(1002),

@@ -1,8 +1,8 @@
 //! Configuration files.
 //!
-//! A file that is accepted is valid, prints as TOML that is read to the same, and comes to the same
-//! from variables; a configuration that differs from the default has changed keys. One that is
-//! refused has a line for everything that is wrong with it.
+//! An accepted file is valid, prints as TOML that reads back the same, and gives the same as
+//! environment variables; a configuration that differs from the default has changed keys. A refused
+//! file has a line for each problem.
 
 use std::collections::BTreeSet;
 
@@ -27,9 +27,9 @@ pub fn attack(bytes: &[u8]) {
             check_bounds(&config);
         }
         Err(ConfigError::Invalid(problems)) => {
-            assert!(!problems.is_empty(), "refused for nothing");
+            assert!(!problems.is_empty(), "refused without a problem");
             let lines = text.matches('\n').count() + 1;
-            // A key or a value may hold a line end only so, and is shown as it is.
+            // With these a key or value may contain a line break, which is shown unchanged.
             let is_odd = ["\\", "\"\"\"", "'''"]
                 .iter()
                 .any(|mark| text.contains(mark));
@@ -42,7 +42,7 @@ pub fn attack(bytes: &[u8]) {
                 }
             }
         }
-        Err(error @ ConfigError::Read { .. }) => panic!("reads no file: {error}"),
+        Err(error @ ConfigError::Read { .. }) => panic!("no file is read: {error}"),
     }
 }
 
@@ -52,7 +52,7 @@ fn check_printed(config: &Config) {
     assert_eq!(again, *config, "{printed}");
 }
 
-/// Every key but those of namespaces has a variable.
+/// Every key has a variable, except those of namespaces.
 fn check_variables(config: &Config) {
     let flat = Config {
         namespace: Vec::new(),

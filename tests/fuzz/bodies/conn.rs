@@ -1,13 +1,13 @@
-//! A conn's machine from its first byte to its last, with the worker's part played by hand.
+//! A conn's machine from its first byte to its last. The body plays the worker.
 //!
-//! First the bytes alone: however they are cut, the same is answered. Then with events between
-//! them: timers, a socket that takes nothing, the peer's end, what a backend says. There the
-//! machine must never be without a deadline, never say anything behind its FIN, keep to its memory,
-//! and end in time when its peer goes silent.
+//! First the bytes alone: they get the same answers, however they are cut. Then with events between
+//! them: timers, a socket that takes nothing, the peer's FIN, a backend's messages. There the
+//! machine must always have a deadline, send nothing after its FIN, stay within its memory, and end
+//! in time when its peer goes silent.
 //!
-//! What the bytes are decides what surrounds the conn: one that begins with a header of the PROXY
-//! protocol comes to a listener for that, one with a forwarded address comes from a trusted proxy,
-//! and where there is a token there are keys.
+//! The bytes decide the surroundings: a conn that begins with a PROXY header comes from a listener
+//! for that protocol, one with a forwarded address comes from a trusted proxy, and if there is a
+//! token there are keys.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,19 +35,19 @@ use super::{memory, parts, token, wire};
 const HEAD_BYTES_MAX: u32 = 512;
 const MESSAGE_BYTES_MAX: u32 = 300;
 const CHANNELS_MAX: usize = 3;
-/// From so many bytes of answers in one call on, pings are answered as the client reads.
+/// Above so many bytes of replies in one call, pings are answered as the client reads.
 const PONG_BACKLOG_BYTES: usize = 4096;
-/// Timers after which a conn whose peer is silent and takes nothing has to have ended.
+/// Timers after which a conn whose peer is silent and takes nothing must have ended.
 const TIMEOUTS_MAX: u32 = 12;
-/// Where the conn lives.
+/// The conn's slot.
 const SLOT: u32 = 1;
-/// How a header of the PROXY protocol begins.
+/// The beginnings of a PROXY header.
 const PROXY_HEADERS: [&[u8]; 2] = [b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
-/// How a token begins: what JSON's `{"` is in base64url.
+/// The beginning of a token: `{"` of the JSON in base64url.
 const TOKEN: &[u8] = b"eyJ";
-/// The end of a forwarded address's field name, or of `X-Forwarded-For`'s first half.
+/// Part of the field names `Forwarded` and `X-Forwarded-For`.
 const FORWARDED: &[u8] = b"orwarded";
-/// What a conn may hold beside what has come and what waits.
+/// What a conn may hold in addition to what has come and what waits.
 const HELD_BYTES: usize = 4096;
 
 /// A script: what the peer sends, and what happens meanwhile.
@@ -55,7 +55,7 @@ pub fn attack(bytes: &[u8]) {
     let script = Script::new(bytes);
     let mut config = config();
     if bytes_have(script.stream, TOKEN) {
-        // Only that there is one matters; the key itself is ours.
+        // It only matters that there is one; the key is the server's own.
         config.auth.jwks = "keys".into();
     }
     check_cuts(script.stream, &config);
@@ -67,7 +67,7 @@ pub fn attack(bytes: &[u8]) {
     play(script, &config).fall_silent();
 }
 
-/// Namespaces in which clients may do something, and limits that are soon met.
+/// Namespaces in which clients are allowed something, and limits that inputs reach.
 pub(super) fn config() -> Config {
     let mut config = Config::default();
     config.heartbeat.interval_ms = 1000;
@@ -104,12 +104,12 @@ struct Rig<'c> {
     effects: Vec<Effect>,
     out: Vec<u8>,
     subscribed: BTreeSet<ChannelName>,
-    /// What the feed will say.
+    /// What the feed will answer.
     messages: Vec<BackendMessage>,
     written: Vec<u8>,
     waited_bytes_max: usize,
     is_blocked: bool,
-    /// The peer's end is still to be met, or met again.
+    /// The peer's FIN has to be handled, or handled again.
     has_eof: bool,
     is_read_closed: bool,
     has_fin: bool,
@@ -123,7 +123,7 @@ fn cursor(sequence: u64) -> Cursor {
     }
 }
 
-/// Whether a proxy's client may come in: every other one.
+/// Whether a proxy's client is admitted: every second one is.
 fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
     let last = client.map(|client| match client {
         IpAddr::V4(client) => client.octets()[3],
@@ -136,7 +136,7 @@ fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
 }
 
 impl<'c> Rig<'c> {
-    /// A conn for a peer that will send these bytes.
+    /// A conn whose peer will send these bytes.
     fn new(stream: &[u8], config: &'c Config) -> Self {
         let now = Now(7);
         let is_proxied = PROXY_HEADERS.iter().any(|begin| stream.starts_with(begin));
@@ -173,7 +173,7 @@ impl<'c> Rig<'c> {
         rig
     }
 
-    /// Calls the machine and does what it asks, as a worker does.
+    /// Calls the machine and applies its effects, as a worker does.
     fn call<R>(
         &mut self,
         act: impl FnOnce(&mut Conn, &mut Vec<u8>, &mut Context<'_>) -> R,
@@ -204,9 +204,9 @@ impl<'c> Rig<'c> {
             effects: &mut self.effects,
         };
         let result = act(&mut self.conn, &mut self.out, &mut context);
-        assert!(self.out.is_empty(), "bytes that never reach the outbox");
+        assert!(self.out.is_empty(), "output outside the outbox");
         let waits = self.conn.outbox().control_bytes();
-        assert!(!self.has_fin || waits <= before, "more behind the FIN");
+        assert!(!self.has_fin || waits <= before, "output after the FIN");
         self.waited_bytes_max = self.waited_bytes_max.max(waits);
         for effect in std::mem::take(&mut self.effects) {
             self.apply(effect);
@@ -244,7 +244,10 @@ impl<'c> Rig<'c> {
                 })
             }
             Effect::IdentifyByForwardedHeader(client) => {
-                assert!(self.is_trusted, "no proxy is trusted here");
+                assert!(
+                    self.is_trusted,
+                    "an address from a proxy that is not trusted"
+                );
                 let _result = self.call(|conn, out, context| {
                     conn.handle_forwarded_client(admitted(client), out, context);
                 });
@@ -270,7 +273,10 @@ impl<'c> Rig<'c> {
                 reference,
             }),
             Effect::ShutdownWrite => {
-                assert!(self.conn.outbox().is_empty(), "a FIN before the end");
+                assert!(
+                    self.conn.outbox().is_empty(),
+                    "a FIN before the outbox is empty"
+                );
                 assert!(!self.has_fin, "a second FIN");
                 self.has_fin = true;
             }
@@ -310,7 +316,7 @@ impl<'c> Rig<'c> {
         });
     }
 
-    /// Leaves what the token does not allow.
+    /// Leaves the channels that the token does not allow.
     fn confine(&mut self) {
         assert!(
             self.access.is_on(),
@@ -331,12 +337,12 @@ impl<'c> Rig<'c> {
         });
     }
 
-    /// Answers a poll, if it is one that waits.
+    /// Answers a poll that waits.
     fn answer(&mut self, since: Option<Cursor>, payloads: Vec<Payload>) {
         let Some(kind @ FrameKind::Poll(_)) = self.conn.serving() else {
             return;
         };
-        // Of an answer to a request for history the older ones are initial.
+        // The older publications of an answer with history are initial.
         let kinds = [kind.initial(), kind]
             .into_iter()
             .chain(std::iter::repeat(kind));
@@ -363,7 +369,7 @@ impl<'c> Rig<'c> {
     fn flush(&mut self, mut most: usize) {
         while most > 0 && self.closed.is_none() && !self.conn.outbox().is_empty() {
             let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
-            assert!(!self.has_fin, "bytes behind the FIN");
+            assert!(!self.has_fin, "bytes after the FIN");
             let count = most.min(bytes.len());
             self.written.extend_from_slice(&bytes[..count]);
             assert_eq!(self.conn.outbox_mut().drain(count).left, 0);
@@ -377,7 +383,7 @@ impl<'c> Rig<'c> {
         }
     }
 
-    /// Hands in as much as may be read; what is left is still the kernel's.
+    /// Hands in as much as may be read. The rest stays in the kernel.
     fn read<'b>(&mut self, mut bytes: &'b [u8]) -> &'b [u8] {
         while !bytes.is_empty() && self.closed.is_none() && !self.is_read_closed {
             let most = self.conn.read_bytes_max(HEAD_BYTES_MAX);
@@ -398,7 +404,7 @@ impl<'c> Rig<'c> {
         bytes
     }
 
-    /// Has the machine handle what it kept, each time with the budget of a turn.
+    /// Lets the machine handle what it has kept, with the budget of one turn each time.
     fn handle_unhandled(&mut self) {
         while self.closed.is_none() && self.conn.has_unhandled() {
             let _result = self.call(|conn, out, context| {
@@ -434,11 +440,11 @@ impl<'c> Rig<'c> {
         self.end_if_served();
     }
 
-    /// Nothing is owed from a log here, so a stream whose peer is done has been given everything.
+    /// There is no log here, so a stream whose peer is done has received everything.
     fn end_if_served(&mut self) {
         if self.closed.is_none() && self.conn.ends_when_served() {
             let _result = self.call(|conn, out, context| conn.handle_served(out, context));
-            assert!(!self.conn.ends_when_served(), "it ends once");
+            assert!(!self.conn.ends_when_served(), "it ends twice");
         }
     }
 
@@ -506,12 +512,12 @@ impl<'c> Rig<'c> {
         });
     }
 
-    /// The peer sends nothing more and takes nothing more.
+    /// The peer sends nothing and takes nothing any more.
     fn fall_silent(mut self) {
         self.is_blocked = true;
         let mut timeouts = 0;
         while self.closed.is_none() {
-            assert!(timeouts < TIMEOUTS_MAX, "goes on for ever");
+            assert!(timeouts < TIMEOUTS_MAX, "it does not end");
             self.time_out();
             timeouts += 1;
         }
@@ -546,20 +552,20 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What bytes alone came to.
+/// What came back for bytes without events.
 #[derive(Debug, PartialEq)]
 struct Came {
     responses: Vec<u8>,
-    /// In no order: what a command brings about is said behind all that came with it.
+    /// Sorted: the result of a command comes after everything that arrived with it.
     frames: Vec<Vec<u8>>,
-    /// The body of our close frame.
+    /// The body of the server's own close frame.
     close: Option<Vec<u8>>,
     closed: Option<CloseReason>,
     has_fin: bool,
 }
 
 fn check_cuts(stream: &[u8], config: &Config) {
-    // HEAD has no content behind its head, which nobody can know who sees the answer alone.
+    // A response to HEAD has no content, which cannot be seen from the response alone.
     if bytes_have(stream, b"HEAD") {
         return;
     }
@@ -571,15 +577,15 @@ fn check_cuts(stream: &[u8], config: &Config) {
             continue;
         };
         if whole.close.is_some() {
-            // What comes with a fault in one piece may go unanswered.
+            // What comes in one piece with a fault may stay unanswered.
             came.frames.clone_from(&whole.frames);
         }
         assert_eq!(came, whole, "{way:?}");
     }
 }
 
-/// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once;
-/// `None` where the answers to one piece are so long that their number depends on the cuts.
+/// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once.
+/// `None` if the answers to one piece are so long that their number depends on the cuts.
 fn come(pieces: &[&[u8]], config: &Config) -> Option<Came> {
     let mut rig = Rig::new(&pieces.concat(), config);
     for piece in pieces {
@@ -610,8 +616,8 @@ fn come(pieces: &[&[u8]], config: &Config) -> Option<Came> {
     })
 }
 
-/// Takes what was written apart into responses and frames, and checks their form. Both may be cut
-/// off at the end. Returns how long the responses are.
+/// Splits the written bytes into responses and frames, and checks their form. Both may be cut off
+/// at the end. Returns the length of the responses.
 fn take_apart(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let mut at = 0;
     while let Some(head) = wire::take_head(&written[at..]) {

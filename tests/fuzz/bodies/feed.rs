@@ -1,4 +1,4 @@
-//! What the two targets of the feed share: reading bytes to items, and printing items as lines.
+//! What the two targets of the feed share: decoding bytes to items, and printing items as lines.
 
 use fanfare::backend::CloseInfo;
 use fanfare::config::Limits;
@@ -13,11 +13,11 @@ use serde_json::{Map, Value};
 
 use super::{memory, parts};
 
-/// The limit on lines and bodies, small so that it is met.
+/// The limit on lines and bodies, small so that inputs reach it.
 pub const LINE_BYTES_MAX: usize = 300;
 /// The limit on heads.
 pub const HEAD_BYTES_MAX: usize = 300;
-/// What a decoder may hold beside a body.
+/// What a decoder may hold in addition to a body.
 const HELD_BYTES: usize = 4096;
 
 pub fn limits() -> Limits {
@@ -28,15 +28,15 @@ pub fn limits() -> Limits {
     }
 }
 
-/// One thing that was said, with the bytes that it took.
+/// One item, with the bytes that it took.
 #[derive(Debug, PartialEq)]
 pub struct Said {
     pub item: Item,
-    /// Where in the input it ended. At the end of a conn that says nothing.
+    /// Where in the input it ended; its length for the end of a connection without an item.
     pub end: usize,
 }
 
-/// Everything that a feeder says, the same at every cut.
+/// Everything that a feeder has sent, the same for every cut.
 pub fn decode(bytes: &[u8]) -> Vec<Said> {
     let whole = decode_pieces(&[bytes]);
     for way in parts::ways_to_cut(bytes) {
@@ -78,7 +78,7 @@ fn decode_pieces(pieces: &[&[u8]]) -> Vec<Said> {
     items
 }
 
-/// The one item that a line says.
+/// The one item of a line.
 pub fn read_line(line: &str) -> Item {
     let limits = Limits {
         feed_line_bytes: 1 << 20,
@@ -87,10 +87,10 @@ pub fn read_line(line: &str) -> Item {
     let mut decoder = Decoder::new(limits);
     let line = format!("{line}\n");
     let item = decoder.next(line.as_bytes()).item;
-    item.unwrap_or_else(|| panic!("says nothing: {line}"))
+    item.unwrap_or_else(|| panic!("a line without an item: {line}"))
 }
 
-/// A publication as a line would say it.
+/// A publication, as a line.
 pub fn print_draft(draft: &Draft) -> String {
     let mut fields = Map::new();
     let channel = match &draft.channels {
@@ -109,7 +109,7 @@ pub fn print_draft(draft: &Draft) -> String {
         }
     }
     if let Some(ttl) = draft.ttl {
-        let ms = u64::try_from(ttl.as_millis()).expect("it came as so many");
+        let ms = u64::try_from(ttl.as_millis()).expect("a ttl in milliseconds");
         fields.insert("ttl_ms".into(), ms.into());
     }
     print(fields, Some(&draft.payload))
@@ -125,7 +125,7 @@ fn print_farewell(fields: &mut Map<String, Value>, close_info: &CloseInfo) {
     fields.insert("reason".into(), reason.to_string().into());
 }
 
-/// A command as a line would say it.
+/// A command, as a line.
 pub fn print_command(command: &Command) -> String {
     let mut fields = Map::new();
     let mut payload_sent = None;
@@ -157,12 +157,12 @@ pub fn print_command(command: &Command) -> String {
     print(fields, payload_sent)
 }
 
-/// A conn's name, or a name that is not of this version.
+/// A conn's name, or the text of a name from another version.
 fn print_conn(conn: Option<ConnName>) -> String {
     conn.map_or_else(|| String::from("1-2-3"), |conn| conn.to_string())
 }
 
-/// The fields as an object, and the payload's own text among them as it stands.
+/// The fields as an object. The payload's text goes in unchanged.
 fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
     let mut json = None;
     match payload {
@@ -184,8 +184,8 @@ fn print(mut fields: Map<String, Value>, payload: Option<&Payload>) -> String {
     }
 }
 
-/// What is passed on of a JSON payload is JSON within the limits and has no white space that says
-/// nothing.
+/// A JSON payload that is passed on is JSON within the limits, without white space between its
+/// tokens.
 pub fn check_payload(payload: &Payload) {
     if let Payload::Json(text) = payload {
         let raw: &RawValue = serde_json::from_str(text).expect("a payload is JSON");

@@ -1,8 +1,8 @@
 //! HTTP on the feed: heads, counted and chunked bodies, and what they publish.
 //!
-//! However the bytes are cut they ask for the same. Behind a request that leaves the connection
-//! open the next one begins where a plain reader of heads and bodies says too (RFC 9112, 11.2), and
-//! what was published is published again when it is printed as JSON.
+//! Every cut of the bytes gives the same requests. If a request leaves the connection open, the
+//! next one begins where a simple reader of heads and bodies says so too (RFC 9112, 11.2). A
+//! publication that is printed as JSON decodes to itself.
 
 use fanfare::feed::protocol::decode::Item;
 use fanfare::feed::protocol::publish::Publish;
@@ -10,7 +10,7 @@ use fanfare::feed::protocol::request::Request;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 
-/// What a feeder writes.
+/// What a feeder sends.
 pub fn attack(bytes: &[u8]) {
     if !bytes.first().is_some_and(u8::is_ascii_alphabetic) {
         return;
@@ -18,19 +18,19 @@ pub fn attack(bytes: &[u8]) {
     let mut start = 0;
     let mut has_ended = false;
     for said in feed::decode(bytes) {
-        assert!(!has_ended, "{said:?} after the last one");
+        assert!(!has_ended, "{said:?} after the end");
         match said.item {
             Item::Continue => {}
             Item::Request(request) => {
                 check(&request);
                 has_ended = request.is_last;
-                // An error may end what nobody can find the end of.
+                // An error may close the connection where the end of the request is unknown.
                 if !has_ended {
                     assert_eq!(said.end, end_of_request(bytes, start), "{request:?}");
                 }
                 start = said.end;
             }
-            item => panic!("no request: {item:?}"),
+            item => panic!("not a request: {item:?}"),
         }
     }
 }
@@ -43,7 +43,7 @@ fn check(request: &Request) {
                 let printed = print_draft(draft);
                 match read_line(&printed) {
                     Item::Publish { draft: again, .. } => assert_eq!(again, *draft, "{printed}"),
-                    other => panic!("{printed} says {other:?}"),
+                    other => panic!("{printed} is {other:?}"),
                 }
             }
         }
@@ -55,7 +55,7 @@ fn check(request: &Request) {
     }
 }
 
-/// Where a request ends that begins here, found line by line.
+/// Where the request that begins here ends, found line by line.
 fn end_of_request(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     let mut lengths = Vec::new();
@@ -105,7 +105,7 @@ fn end_of_chunks(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// The line at a place, without its end, and the place behind it.
+/// The line at a place, without its end. The place moves after it.
 fn take_line<'b>(bytes: &'b [u8], at: &mut usize) -> &'b [u8] {
     let rest = &bytes[*at..];
     let end = rest.iter().position(|byte| *byte == b'\n');

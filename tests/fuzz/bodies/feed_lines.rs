@@ -1,14 +1,14 @@
 //! Lines on the feed: publications and commands.
 //!
-//! However they are cut they say the same, and what was understood is understood again when it is
-//! printed. Bytes that begin an HTTP request are the other target's.
+//! The same lines are decoded for every cut, and a decoded item that is printed decodes to itself.
+//! Bytes that begin an HTTP request belong to the other target.
 
 use fanfare::feed::protocol::decode::Item;
 use fanfare::feed::protocol::draft::Draft;
 
 use super::feed::{self, check_payload, print_command, print_draft, read_line};
 
-/// What a feeder writes.
+/// What a feeder sends.
 pub fn attack(bytes: &[u8]) {
     if bytes.first().is_some_and(u8::is_ascii_alphabetic) {
         return;
@@ -26,7 +26,7 @@ pub fn attack(bytes: &[u8]) {
                 let printed = print_draft(&draft);
                 match read_line(&printed) {
                     Item::Publish { draft: again, .. } => assert_eq!(again, draft, "{printed}"),
-                    other => panic!("{printed} says {other:?}"),
+                    other => panic!("{printed} is {other:?}"),
                 }
                 line
             }
@@ -35,7 +35,7 @@ pub fn attack(bytes: &[u8]) {
                 assert!(refusal.to_string().len() < 300, "{refusal}");
                 line
             }
-            Item::Continue | Item::Request(_) => panic!("no line: {bytes:?}"),
+            Item::Continue | Item::Request(_) => panic!("not a line: {bytes:?}"),
         };
         assert!(line > number, "line {line} after {number}");
         number = line;
@@ -44,7 +44,7 @@ pub fn attack(bytes: &[u8]) {
     assert!(number <= lines as u64, "line {number} of {lines}");
 }
 
-/// Neither names of the server's own nor patterns are taken, and no key is empty.
+/// Reserved event and channel names, patterns as channels and empty keys are refused.
 fn check_labels(draft: &Draft) {
     assert_ne!(draft.key.as_deref(), Some(""));
     assert_ne!(draft.dedupe.as_deref(), Some(""));
@@ -61,6 +61,6 @@ fn check_command(command: &fanfare::feed::protocol::command::Command) {
     let printed = print_command(command);
     match read_line(&printed) {
         Item::Command { command: again, .. } => assert_eq!(*again, *command, "{printed}"),
-        other => panic!("{printed} says {other:?}"),
+        other => panic!("{printed} is {other:?}"),
     }
 }

@@ -1,8 +1,8 @@
-//! Request heads and all that is behind them: extensions, target, upgrade, validators, answers.
+//! Request heads and what follows from them: extensions, target, upgrade, validators, responses.
 //!
-//! Requests are read off one after the other as a conn does, however the bytes are cut. Beside the
-//! parser stands a plain one that splits lines: whatever may be followed by another request must
-//! look the same to both, since that is where smuggling begins (RFC 9112, 11.2).
+//! Requests are read one after the other as a conn does, however the bytes are cut. The parser is
+//! compared with a simple one that splits lines: if another request may follow, both must see the
+//! same, since a difference would allow request smuggling (RFC 9112, 11.2).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// What the requests get, one after the other, up to the one after which none follows.
+/// The answers to the requests, up to the first one after which the connection ends.
 fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
     let metrics = WorkerMetrics::default();
     let limit = config.limits.request_head_bytes as usize;
@@ -50,7 +50,7 @@ fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
             kept.extend_from_slice(taken);
             match read_request(&kept, config, DATE, &metrics) {
                 Read::Incomplete if rest.is_empty() => break,
-                Read::Incomplete => assert!(kept.len() < limit, "waits and cannot be given more"),
+                Read::Incomplete => assert!(kept.len() < limit, "incomplete, with a full buffer"),
                 Read::Request { length, answer } => {
                     kept.drain(..length);
                     let goes_on = goes_on(&answer);
@@ -62,7 +62,7 @@ fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
             }
             piece = rest;
         }
-        assert!(kept.len() < limit, "waits and cannot be given more");
+        assert!(kept.len() < limit, "incomplete, with a full buffer");
     }
     answers
 }
@@ -97,7 +97,7 @@ fn check_each(mut bytes: &[u8], config: &Config) {
                 if !goes_on(&answer) {
                     return;
                 }
-                // Of all faults only these leave no doubt where the request ends.
+                // After only these faults the end of the request is certain.
                 assert!(matches!(
                     head.fault,
                     None | Some(Refusal::Expectation | Refusal::Method)
@@ -109,7 +109,7 @@ fn check_each(mut bytes: &[u8], config: &Config) {
     }
 }
 
-/// Holds a head against its lines.
+/// Compares a head with its lines.
 fn check_head(own: &[u8], head: &Head<'_>) {
     let text = own.strip_suffix(b"\r\n\r\n").expect("an empty line");
     let lines = text.split(|byte| *byte == b'\n');
@@ -147,8 +147,8 @@ fn take_field(line: &[u8]) -> (String, &[u8]) {
     (name, value[1..].trim_ascii())
 }
 
-/// A request that may be answered or followed has one addressee and no content, and leaves the
-/// connection open only if nobody asked otherwise.
+/// A request that is answered or followed by another has one `Host` and no content. It leaves the
+/// connection open only if it did not ask to close it.
 fn check_framing(fields: &[(String, &[u8])], head: &Head<'_>) {
     let values = |name: &str| -> Vec<&[u8]> {
         let found = fields.iter().filter(|(other, _)| other == name);
@@ -212,8 +212,8 @@ fn check_channels(channels: &[ChannelName], least: usize) {
     assert_eq!(distinct.len(), channels.len(), "{channels:?}");
 }
 
-/// Another server gives the same answer to the same key, where it upgrades too. It knows of an
-/// upgrade only in one spelling, and asks more of a key.
+/// Another implementation gives the same `Sec-WebSocket-Accept` for the same key, if it accepts the
+/// handshake. It knows one spelling of an upgrade and is stricter about keys.
 fn check_upgrade(own: &[u8], request: &WebSocketRequest) {
     assert_eq!(request.accept.len(), 28, "a digest of 20 bytes in base64");
     let Ok(Some((length, parsed))) = OracleRequest::try_parse(own) else {

@@ -1,7 +1,7 @@
-//! Ids and names, and every place where a client says one.
+//! Ids and names, in every place where a client sends one.
 //!
-//! What is read prints as it was written, so that there is one spelling of each. The same text says
-//! the same in `Last-Event-ID`, in the query and in `If-None-Match`.
+//! What is read prints as it was written, so that each has one spelling. A text means the same in
+//! `Last-Event-ID`, in the query and in `If-None-Match`.
 
 use fanfare::config::Config;
 use fanfare::effect::Reference;
@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::head::DATE;
 
-/// A text that may be an id or a name; its first bytes are numbers too.
+/// A text that may be an id or a name; its first bytes also serve as numbers.
 pub fn attack(bytes: &[u8]) {
     check_numbers(bytes);
     check_as_field(bytes);
@@ -68,7 +68,7 @@ fn check_numbers(bytes: &[u8]) {
     assert_eq!(name.to_string().parse(), Ok(name));
 }
 
-/// What a request gets, if there is one request of these bytes.
+/// The answer to these bytes, if they are one request.
 fn answer(request: &[u8]) -> Option<Answer> {
     let metrics = WorkerMetrics::default();
     match read_request(request, &Config::default(), DATE, &metrics) {
@@ -128,7 +128,7 @@ fn check_in_query(text: &str) {
     };
     match answer(request.as_bytes()) {
         Some(Answer::EventStream(request)) => assert_eq!(request.since, expected),
-        // Longer than a head may be.
+        // Longer than the limit on heads.
         other => assert!(request.len() > 8192, "{request} gets {other:?}"),
     }
     let request = format!(

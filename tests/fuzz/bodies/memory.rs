@@ -1,7 +1,7 @@
-//! Counts the bytes that this thread has on the heap, so that a body can hold a machine to a bound.
+//! Counts this thread's bytes on the heap, so that a body can check a bound on a machine's memory.
 //!
-//! Wraps the system's allocator for the whole program; the count is a thread's own, since tests run
-//! side by side. Used by measuring what dropping a machine gives back.
+//! Wraps the system's allocator for the whole program. The count is per thread, since tests run in
+//! parallel. A body measures how much dropping a machine frees.
 #![allow(unsafe_code, reason = "an allocator is unsafe to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,7 +11,7 @@ thread_local! {
     static LIVE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The system's allocator with a count.
+/// The system's allocator, with a count.
 #[derive(Debug)]
 struct Counting;
 
@@ -25,28 +25,28 @@ fn change(added: usize, removed: usize) {
     });
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         change(layout.size(), 0);
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         change(0, layout.size());
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
         unsafe { System.dealloc(place, layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         change(size, layout.size());
-        // SAFETY: the caller's promises are the ones asked for.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is the one needed here.
         unsafe { System.realloc(place, layout, size) }
     }
 }
 
-/// The bytes that dropping this gives back.
+/// The bytes that dropping this frees.
 pub fn held_by<T>(owner: T) -> usize {
     let before = LIVE.get();
     drop(owner);

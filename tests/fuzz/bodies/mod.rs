@@ -1,10 +1,10 @@
-//! The bodies of the fuzz targets: what must hold whatever bytes come.
+//! The bodies of the fuzz targets: what must hold for any input.
 //!
-//! Each is a function from bytes to a panic or nothing, and says more than that nothing panics:
-//! cuts change nothing, what is printed is read back, other implementations agree, memory stays
-//! within bounds. A library for the targets in `tests/fuzz`, where the bytes come from a fuzzer;
-//! a module of `tests/corpus.rs`, where they come from `tests/corpus` and its mutations. A new
-//! target is a file here, its line in [`TARGETS`], and its two in `targets` and `Cargo.toml`.
+//! Each body is a function of bytes that panics on a finding. It checks more than the absence of
+//! panics: cuts change nothing, printed values are read back, other implementations agree, memory
+//! stays within bounds. `tests/fuzz` compiles this as a library, with bytes from a fuzzer;
+//! `tests/corpus.rs` as a module, with bytes from `tests/corpus` and mutations of them. A new
+//! target is a file here with a line in [`TARGETS`], and its entries in `targets` and `Cargo.toml`.
 #![allow(
     unreachable_pub,
     clippy::cast_possible_truncation,
@@ -37,7 +37,7 @@ mod parts;
 mod responses;
 mod script;
 
-// The simulation's own parsers of what the server writes, and its network.
+// The simulation's parsers of what the server writes, and its network.
 #[expect(dead_code, reason = "the simulation needs more of it")]
 #[path = "../../sim/net/mod.rs"]
 mod net;
@@ -47,10 +47,10 @@ mod secure;
 #[path = "../../sim/wire.rs"]
 mod wire;
 
-/// What one target does with its bytes.
+/// The body of one target.
 pub type Body = fn(&[u8]);
 
-/// Every target by its name, which is that of its files and of its folder in `tests/corpus`.
+/// Every target by the name of its files and of its folder in `tests/corpus`.
 pub const TARGETS: &[(&str, Body)] = &[
     ("client_frames", client_frames::attack),
     ("config", config::attack),

@@ -1,15 +1,15 @@
-//! Ways to cut bytes. The bytes themselves choose the cuts, so that a finding is one file.
+//! Ways to cut an input into pieces. The bytes decide the cuts, so that a finding is one file.
 
 use fastrand::Rng;
 
-/// Above so many bytes they do not come one by one, since many parsers begin anew with each.
+/// Longer inputs are not cut into single bytes, since many parsers start again with each piece.
 const SINGLE_BYTES_MAX: usize = 200;
-/// Up to so many bytes every cut is tried.
+/// Inputs up to this length are tried with every cut in two.
 const EVERY_CUT_BYTES_MAX: usize = 40;
-/// Cuts tried in longer ones.
+/// Cuts in two that are tried with longer inputs.
 const CUTS: usize = 3;
 
-/// Chance that depends on the bytes alone.
+/// A random generator whose seed depends on the bytes alone.
 pub fn chance(bytes: &[u8]) -> Rng {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
@@ -17,7 +17,7 @@ pub fn chance(bytes: &[u8]) -> Rng {
     Rng::with_seed(hash)
 }
 
-/// The bytes in pieces, in several ways.
+/// The input cut in several ways.
 pub fn ways_to_cut(bytes: &[u8]) -> Vec<Vec<&[u8]>> {
     let mut random = chance(bytes);
     let mut ways = Vec::new();

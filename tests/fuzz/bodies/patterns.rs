@@ -1,7 +1,7 @@
-//! Patterns of channels, of namespaces and of consumers.
+//! Patterns of channels, namespaces and consumers.
 //!
-//! The first line is a channel, every further one a pattern. A plain reading of what a pattern
-//! means has to come to the same as the product's two.
+//! The first line is a channel, every further line a pattern. A simple model of a pattern's meaning
+//! must agree with the server's two implementations.
 
 use fanfare::backend::WatchedChannels;
 use fanfare::config::{Namespace, namespace};
@@ -40,7 +40,7 @@ fn check_pattern(text: &str) {
     }
 }
 
-/// How much of a name a pattern binds; `None` if it does not mean the name.
+/// How many bytes of a name a pattern fixes; `None` if it does not match the name.
 fn bound_bytes(pattern: &str, channel: &str) -> Option<usize> {
     if let Some((index, _)) = pattern
         .char_indices()

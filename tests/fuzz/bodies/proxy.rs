@@ -1,9 +1,8 @@
-//! What proxies say: the header of the PROXY protocol, the lists of forwarded addresses, networks.
+//! What proxies send: PROXY headers, lists of forwarded addresses; and networks.
 //!
-//! The first byte says what the rest is. A header is read at every cut: no byte beyond it is asked
-//! for, no more than a bounded part of it is looked at, and what has been found wrong or complete
-//! stays so. Whatever a client puts in front of a
-//! list, the address that the last proxy adds is the one that counts.
+//! The first byte says what the rest is. A header is read at every cut: it asks for no byte after
+//! its end, a bounded part of it is read, and once it is found wrong or complete it stays so. In a
+//! list the address that the last proxy adds counts, whatever a client puts before it.
 
 use std::net::IpAddr;
 
@@ -33,9 +32,9 @@ fn header(bytes: &[u8]) {
                 assert!(asked_for <= HEADER_BYTES_MAX);
             }
             Ok(HeaderRead::Complete { length, client, .. }) => {
-                assert_eq!(length, cut, "found later than it was there");
+                assert_eq!(length, cut, "not found at its last byte");
                 assert!(length <= HEADER_BYTES_MAX);
-                assert!(asked_for <= length, "asked for what is not its own");
+                assert!(asked_for <= length, "asked for a byte after its end");
                 assert_eq!(client, client.map(|address| address.to_canonical()));
                 assert_eq!(read_header(bytes), read_header(&bytes[..cut]));
                 return;

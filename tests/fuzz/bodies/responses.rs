@@ -1,8 +1,8 @@
-//! What must hold of every response, whatever it answers.
+//! What must hold of every response.
 
 use fanfare::http::{After, Response};
 
-/// A response's status and what its fields say, by another parser.
+/// A response's status and fields, by another parser.
 #[derive(Debug)]
 pub struct Parsed {
     pub status: u16,
@@ -12,7 +12,7 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// The value of a field that stands there at most once.
+    /// The value of a field that occurs at most once.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.fields.iter().filter(|(other, _)| other == name);
         let first = found.next();
@@ -21,7 +21,7 @@ impl Parsed {
     }
 }
 
-/// Reads a head that is there whole.
+/// Reads a complete head.
 pub fn parse(bytes: &[u8]) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
@@ -39,7 +39,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Checks a response that is there whole. `has_content` is false where the request was `HEAD`.
+/// Checks a complete response. `has_content` is false if the request was `HEAD`.
 pub fn check(response: &Response, has_content: bool) {
     if response.bytes.first() == Some(&0) {
         return check_goaway(response);
@@ -65,7 +65,7 @@ pub fn check(response: &Response, has_content: bool) {
     }
 }
 
-/// Checks the frames of HTTP/2 that refuse its preface.
+/// Checks the HTTP/2 frames that refuse a connection preface.
 fn check_goaway(response: &Response) {
     assert_eq!((response.status.code(), response.then), (505, After::Close));
     let (settings, goaway) = response.bytes.split_at(9);

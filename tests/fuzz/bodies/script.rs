@@ -1,22 +1,22 @@
 //! Events and bytes in one input: what comes before the first NUL decides what happens between the
-//! bytes behind it. Without a NUL there are bytes only.
+//! bytes after it. Without a NUL there are only bytes.
 //!
-//! A deciding byte is an event in its lower half and an amount in its upper, so that letters and
-//! digits will do: `1` is event 1 with 8 bytes, `A` the same with 16, `a` with 64.
+//! Of each deciding byte the low half is an event and the high half an amount. So letters and
+//! digits do: `1` is event 1 with 8 bytes, `A` the same with 16, `a` with 64.
 
 /// One deciding byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// What happens, below 16.
+    /// The event, below 16.
     pub event: u8,
     /// How many bytes come before it, a power of two.
     pub amount: usize,
 }
 
-/// An input taken apart.
+/// An input with its events separated from its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Script<'b> {
-    /// What happens meanwhile.
+    /// The deciding bytes.
     pub decisions: &'b [u8],
     /// What the peer sends.
     pub stream: &'b [u8],
@@ -36,7 +36,7 @@ impl<'b> Script<'b> {
         }
     }
 
-    /// What happens, in order.
+    /// The events in order.
     pub fn steps(&self) -> impl Iterator<Item = Step> + use<'b> {
         self.decisions.iter().map(|byte| Step {
             event: byte & 0x0f,

@@ -1,9 +1,9 @@
-//! The TLS filter against a client of the library's own: whatever is said and however it is cut, it
-//! comes out as it went in, until bytes of somebody else's come between.
+//! The TLS filter against a client of its library: what one side sends, the other side receives,
+//! however it is cut, until foreign bytes come in between.
 //!
-//! The first byte says whether the handshake is done first. Then pieces, each a kind, a length and
-//! so many bytes: said by the client, said in small cuts, sealed by the server, or put on the wire
-//! as they are. Kinds with the bit 64 have the client change its keys first.
+//! The first byte says whether the handshake is done first. Then come pieces, each with a kind, a
+//! length and so many bytes: sent by the client, sent in small cuts, sealed by the server, or put
+//! on the wire unchanged. With bit 64 of the kind the client updates its key first.
 
 use std::sync::LazyLock;
 
@@ -11,12 +11,12 @@ use fanfare::tls::{Filter, Identity};
 
 use super::secure::{PeerEnd, secure};
 
-/// What a filter may hold, whatever comes: a handshake message, a record, and room.
+/// What a filter may hold: a handshake message, a record, and room.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| secure(1).identity.current());
 
-/// Pieces of a conversation.
+/// The pieces of a conversation.
 pub fn attack(bytes: &[u8]) {
     let Some((mode, mut rest)) = bytes.split_first() else {
         return;
@@ -49,7 +49,7 @@ struct Pair {
     heard: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
-    /// Somebody else's bytes were on the wire, or the filter has failed.
+    /// Foreign bytes were on the wire, or the filter has failed.
     is_spoiled: bool,
 }
 
@@ -66,7 +66,7 @@ impl Pair {
         }
     }
 
-    /// Carries what both have to say, the client's in cuts, until nobody has anything.
+    /// Exchanges what both sides have to send, the client's in cuts, until neither has anything.
     fn carry(&mut self, cut: usize) {
         while !self.is_spoiled {
             let mut up = self.peer.sealed();
@@ -101,7 +101,7 @@ impl Pair {
             assert!(count == 0 || count == piece.len());
             self.sealed.extend_from_slice(&piece[..count]);
         }
-        // What is half received must not be in its way, so it is not carried at once.
+        // The client may be in the middle of sending a record, so this is not exchanged at once.
         if piece.len().is_multiple_of(2) {
             self.carry(usize::MAX);
         }

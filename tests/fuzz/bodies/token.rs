@@ -1,9 +1,9 @@
-//! Tokens: as a peer sends them, with a right signature below anything, and keys from files.
+//! Tokens: from a peer, or any content with a valid signature; and keys from files.
 //!
-//! The first byte says what the rest is. Nothing is let in that was not signed with our key, and of
-//! what was, nothing that another reader of its JSON would refuse: no header of another algorithm
-//! or with something critical, no claims without an end ahead of now. A grant is within its bounds,
-//! and a signature that differs by one bit is worth nothing.
+//! The first byte says what the rest is. A token that our key has not signed is refused. So is a
+//! signed one that another reader of its JSON would refuse: a header with another algorithm or with
+//! critical parameters, claims without an end in the future. A grant is within its bounds, and a
+//! signature with one wrong bit is refused.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,7 +18,7 @@ const CLAIMS: &[u8] = br#"{"exp":2000000000}"#;
 /// The time, in seconds since 1970.
 pub(super) const NOW_S: u64 = 1_800_000_000;
 
-/// A token, its claims, its header, or a file with keys.
+/// A token, claims, a header, or a file with keys.
 pub fn attack(bytes: &[u8]) {
     let Some((kind, rest)) = bytes.split_first() else {
         return;
@@ -31,7 +31,7 @@ pub fn attack(bytes: &[u8]) {
     }
 }
 
-/// What knows our key.
+/// A verifier with our key.
 pub(super) fn verifier() -> Verifier {
     let key = Key::new(Algorithm::Hs256, SECRET).expect("a secret");
     Verifier::new(vec![key], Terms::default()).expect("a key")
@@ -41,7 +41,7 @@ fn verify(token: &str) -> Result<Grant, TokenError> {
     verifier().verify(token, NOW_S)
 }
 
-/// A header and claims with the signature that belongs to them.
+/// A header and claims with a valid signature.
 fn signed(header: &[u8], claims: &[u8]) -> String {
     let message = format!(
         "{}.{}",
@@ -56,23 +56,23 @@ fn signed(header: &[u8], claims: &[u8]) -> String {
 
 fn token(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    assert!(verify(&text).is_err(), "let in without our key: {text}");
+    assert!(verify(&text).is_err(), "accepted without our key: {text}");
 }
 
 fn claims(bytes: &[u8]) {
     let token = signed(HEADER, bytes);
     let Ok(grant) = verify(&token) else { return };
-    // What means nothing here is passed over, and may hold numbers or text that nobody can.
+    // Unknown claims are ignored. They may hold numbers or text that `serde_json` cannot read.
     let Ok(said) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
-    // Parts of seconds are rounded.
+    // Fractions of a second are rounded.
     let exp = said["exp"].as_f64().expect("an end");
     assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{said}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;
     assert!(said["nbf"].is_null() || said["nbf"].as_f64().is_some_and(has_begun));
     assert!(said["iat"].is_null() || said["iat"].is_number());
-    assert!(said["aud"].is_null(), "for somebody else: {said}");
+    assert!(said["aud"].is_null(), "for another audience: {said}");
     let sub = grant.sub.as_deref();
     assert_eq!(sub, said["sub"].as_str().filter(|sub| !sub.is_empty()));
     assert!(sub.is_none_or(|sub| sub.len() <= TOKEN_SUB_BYTES_MAX));
@@ -91,11 +91,11 @@ fn header(bytes: &[u8]) {
         && let Ok(said) = serde_json::from_slice::<Value>(bytes)
     {
         assert_eq!(said["alg"], "HS256");
-        assert!(said["crit"].is_null(), "something critical: {said}");
+        assert!(said["crit"].is_null(), "critical parameters: {said}");
     }
 }
 
-/// Whatever a file holds, what it is not is said, and no key is made of less than it takes.
+/// No secret is shorter than its algorithm needs, and a key set has an allowed number of keys.
 fn keys(bytes: &[u8]) {
     for algorithm in Algorithm::ALL {
         let is_key = Key::new(algorithm, bytes).is_ok();

@@ -1,9 +1,9 @@
-//! A whole worker with one hostile client after the other, over the simulation's network.
+//! A whole worker with a sequence of hostile clients, over the simulation's network.
 //!
 //! The script is what the hostile clients send and what happens meanwhile: publications, time, a
-//! window that opens and closes, resets. Beside them is a well-behaved subscriber, who must be
-//! given everything in order. After every turn the worker's own parts have to agree, and in the end
-//! it drains and nothing is left.
+//! window that opens and closes, resets. A well-behaved subscriber must receive everything in
+//! order. After every turn the worker's own parts must agree, and in the end it drains and nothing
+//! is left.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ use super::parts::chance;
 use super::script::{Script, Step};
 use super::wire;
 
-/// Mails in the inbox from which on nothing is posted; below what it holds, since nobody else would
-/// make room.
+/// Mails in the inbox from which on nothing is posted. That is below what it holds: only the worker
+/// makes room, and it runs on this thread.
 const MAILS_MAX: usize = 40;
 /// Turns that a drain may take.
 const TURNS_MAX: u32 = 2000;
@@ -58,7 +58,7 @@ struct World {
     reports: Reports,
     metrics: Arc<WorkerMetrics>,
     writer: Writer,
-    /// The well-behaved subscriber and what it has.
+    /// The well-behaved subscriber, and what it has received.
     witness: PipeRef,
     heard: Vec<u8>,
     /// What was published to it.
@@ -170,7 +170,7 @@ impl World {
         Some(id)
     }
 
-    /// Publishes to the witness.
+    /// Publishes to the well-behaved subscriber.
     fn publish_owed(&mut self) {
         let text = format!("p{}", self.owed.len());
         let payload = Payload::Text(text.as_str().into());
@@ -179,7 +179,7 @@ impl World {
         }
     }
 
-    /// What the feed does with what clients ask for.
+    /// Handles the clients' requests as the feed does.
     fn answer_reports(&mut self) {
         while !self.has_ended && self.mailbox.waiting() < MAILS_MAX {
             let Some(report) = self.reports.take() else {
@@ -190,7 +190,9 @@ impl World {
                     let counts: SubscriberCounts = [(channel, WorkerAck::new(1))].into();
                     self.post(Mail::Count(counts));
                 }
-                Report::Lost(_) | Report::Notice(_) => panic!("nobody asked: {report:?}"),
+                Report::Lost(_) | Report::Notice(_) => {
+                    panic!("a notice without a watch: {report:?}")
+                }
                 Report::Publish(said) => {
                     let is_broadcast = said.audience == Audience::Subscribers;
                     let id = is_broadcast
@@ -278,7 +280,7 @@ impl World {
         assert_eq!(closed.iter().sum::<u64>(), metrics.conns_accepted.value());
     }
 
-    /// The well-behaved subscriber has everything, in order.
+    /// The well-behaved subscriber has received everything, in order.
     fn check_witness(&self) {
         let head = wire::take_head(&self.heard).expect("a head");
         assert_eq!(head.status, 200);
@@ -291,7 +293,7 @@ impl World {
         let body = String::from_utf8(body).expect("text");
         let given = body.lines().filter_map(|line| line.strip_prefix("data: p"));
         let owed = self.owed.iter().map(|text| &text[1..]);
-        assert!(given.eq(owed), "owed {:?}, given {body}", self.owed);
+        assert!(given.eq(owed), "published {:?}, received {body}", self.owed);
     }
 }
 
