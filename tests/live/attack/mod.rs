@@ -1,16 +1,16 @@
 //! What an attack on the real binary is measured by.
 //!
-//! A [`siege::Siege`] is a server with somebody [`beside`] who behaves well and must miss nothing.
+//! A [`attacked::Siege`] is a server with somebody [`bystanders`] who behaves well and must miss nothing.
 //! It weighs what the attack costs, and sees afterwards that nothing of it is left. [`flood`] has
 //! the attackers that send all the time. The attacks themselves are in [`on_clients`], those on the
 //! feed in [`on_feed`], those on TLS listeners in [`on_tls`].
 
-pub(crate) mod beside;
+pub(crate) mod attacked;
+pub(crate) mod bystanders;
 pub(crate) mod flood;
 mod on_clients;
 mod on_feed;
 pub(crate) mod on_tls;
-pub(crate) mod siege;
 
 use std::time::Duration;
 

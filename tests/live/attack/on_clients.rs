@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::attacked::{Price, Siege, await_count, await_ends, closed, connects, whole};
 use super::flood::{Answers, FLOOD, Flood};
 use super::on_tls::client_hello;
-use super::siege::{Price, Siege, await_count, await_ends, closed, connects, whole};
 use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
 use crate::support::handmade::{
     deflate, deflating, handshake, has_ended, reset, upgrade, upgraded,

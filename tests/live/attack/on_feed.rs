@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
-use super::siege::{Price, Siege, await_count, whole};
+use super::attacked::{Price, Siege, await_count, whole};
 use super::{KIB, MIB, MS, scaled};
 use crate::support::{Feeder, within};
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use super::siege::{Price, Siege, await_count, await_ends, closed, connects};
+use super::attacked::{Price, Siege, await_count, await_ends, closed, connects};
 use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
 use crate::support::Server;
 use crate::support::secure::{Certificate, secured, tls_addr};

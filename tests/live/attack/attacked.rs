@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::MIB;
-use super::beside::Beside;
+use super::bystanders::Beside;
 use crate::support::handmade::has_ended;
 use crate::support::raw::connect;
 use crate::support::{Process, Server, within};
