@@ -1,9 +1,8 @@
 //! A server under attack: what the attack costs it, and what is left of it afterwards.
 //!
-//! Memory is what the process has written to, looked at all the time, so that a peak is seen.
-//! Processor time is divided by what the attackers did. Every bound is for a build without
-//! optimization on a busy machine; a server that keeps what it should not, or turns in circles, is
-//! beyond it by far.
+//! Memory is the resident memory of the process, sampled all the time so that peaks show. Processor
+//! time is divided by the number of acts of the attackers. The bounds hold for a debug build on a
+//! busy machine. A server that keeps what it should free, or that loops, exceeds them by far.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -14,123 +13,124 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::MIB;
-use super::bystanders::Beside;
+use super::bystanders::Bystanders;
 use crate::support::handmade::has_ended;
 use crate::support::raw::connect;
 use crate::support::{Process, Server, within};
 
-/// The allocator takes memory from the kernel in pieces of some MiB for each thread, and the log
-/// has what was published meanwhile, so there is nothing to see below that.
+/// Growth that proves nothing: the allocator takes memory in pieces of some MiB for each thread,
+/// and the log holds what was published meanwhile.
 const GROWTH_BYTES: u64 = 8 * MIB;
-/// What may be left when the attackers are gone: the same pieces, and tables that have doubled,
-/// until a thousand conns have come or gone.
+/// What may be left when the attackers are gone: the same pieces, and tables that have doubled for
+/// up to a thousand conns.
 const LEFT_BYTES: u64 = 12 * MIB;
-/// The share of a processor for whoever behaves well, and for looking at metrics.
+/// The share of a processor for the bystanders and for reading metrics.
 const BESIDE_SHARE: f64 = 0.5;
-/// A loop that turns in circles has a processor for itself, or half of one where many want it.
+/// A loop without a sleep takes a whole processor, or half of one on a busy machine.
 const REST_SHARE: f64 = 0.4;
-/// How long it is seen whether the server rests.
+/// How long the idle server is observed.
 const REST: Duration = Duration::from_millis(300);
-/// The longest that anybody beside an attack waits for a publication.
+/// The longest delay of a publication to a bystander.
 const DELAY: Duration = Duration::from_secs(2);
 
-/// What an attack may cost.
+/// The most that an attack may cost.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Price {
-    /// Attackers at once, or what they hold.
+pub(crate) struct CostLimit {
+    /// Attackers at the same time, or what they hold.
     pub(crate) held: usize,
     /// Bytes of memory for each of them.
     pub(crate) bytes_each: u64,
-    /// What they did.
+    /// How many acts they did.
     pub(crate) acts: usize,
-    /// Processor time for each.
+    /// Processor time for each act.
     pub(crate) cpu_each: Duration,
 }
 
-/// A server, who is beside the attack, and what there was before.
-pub(crate) struct Siege {
+/// A server with its bystanders, and its use of resources before the attack.
+pub(crate) struct AttackedServer {
     name: &'static str,
-    beside: Beside,
+    bystanders: Bystanders,
     memory: Memory,
     start: Instant,
     cpu: Duration,
     resident: u64,
     descriptors: BTreeMap<u32, usize>,
-    weighed: Option<String>,
-    /// The server. Last, so that it is there until nobody looks at it any more.
+    cost: Option<String>,
+    /// The server. The last field, so that it is dropped last.
     pub(crate) server: Server,
 }
 
-impl Siege {
-    /// A server with this configuration and one worker, so that everybody meets everybody.
+impl AttackedServer {
+    /// A server with this configuration and one worker, so that all clients share a worker.
     pub(crate) fn of(name: &'static str, config: &str) -> Self {
         Self::with(name, Server::with(config, &["--workers", "1"]))
     }
 
-    /// A server that is there already.
+    /// An attack on a server that is already running.
     pub(crate) fn with(name: &'static str, server: Server) -> Self {
-        Self::beside::<TcpStream>(name, server, Vec::new())
+        Self::with_bystanders::<TcpStream>(name, server, Vec::new())
     }
 
-    /// The same with event streams on these connections too.
-    pub(crate) fn beside<S: Read + Write + Send + 'static>(
+    /// The same, with an event stream on each of these connections.
+    pub(crate) fn with_bystanders<S: Read + Write + Send + 'static>(
         name: &'static str,
         server: Server,
         connections: Vec<S>,
     ) -> Self {
-        let beside = Beside::new(&server, connections);
+        let bystanders = Bystanders::new(&server, connections);
         let process = server.process();
-        await_count(&server, "fanfare_subscribers", beside.count());
-        // A feeder that is accepted later would look like a descriptor that is not given back.
+        await_count(&server, "fanfare_subscribers", bystanders.count());
+        // A feeder accepted later would look like a descriptor that was not closed.
         await_count(&server, "fanfare_feeders", 1);
         Self {
             name,
-            beside,
+            bystanders,
             memory: Memory::watch(process),
             start: Instant::now(),
             cpu: process.cpu_time(),
             resident: process.resident_bytes(),
             descriptors: process.descriptors(),
-            weighed: None,
+            cost: None,
             server,
         }
     }
 
-    /// Sees what the attack has cost so far. Its end is the worst of it, or its attackers are still
-    /// there.
-    pub(crate) fn weigh(&mut self, price: Price) {
+    /// Checks what the attack has cost so far. The attackers are still connected, or the worst of
+    /// the attack is over.
+    pub(crate) fn check_cost(&mut self, limit: CostLimit) {
         let elapsed = self.start.elapsed().as_secs_f64();
         let cpu = self.server.process().cpu_time() - self.cpu;
         let growth = self.memory.peak().saturating_sub(self.resident);
-        let growth_max = GROWTH_BYTES + price.held as u64 * price.bytes_each;
-        let acts = u32::try_from(price.acts).unwrap();
-        let cpu_max = price.cpu_each * acts + Duration::from_secs_f64(BESIDE_SHARE * elapsed);
-        self.weighed = Some(format!(
+        let growth_max = GROWTH_BYTES + limit.held as u64 * limit.bytes_each;
+        let acts = u32::try_from(limit.acts).unwrap();
+        let cpu_max = limit.cpu_each * acts + Duration::from_secs_f64(BESIDE_SHARE * elapsed);
+        self.cost = Some(format!(
             "{:>7} held {:>7} acts {:>6} of {:>6} KiB more, {:>7.2} of {:>7.2} s of CPU in {:.1} s",
-            price.held,
-            price.acts,
+            limit.held,
+            limit.acts,
             growth / 1024,
             growth_max / 1024,
             cpu.as_secs_f64(),
             cpu_max.as_secs_f64(),
             elapsed,
         ));
-        assert!(growth <= growth_max, "{}: {:?}", self.name, self.weighed);
-        assert!(cpu <= cpu_max, "{}: {:?}", self.name, self.weighed);
+        assert!(growth <= growth_max, "{}: {:?}", self.name, self.cost);
+        assert!(cpu <= cpu_max, "{}: {:?}", self.name, self.cost);
     }
 
-    /// The attackers are gone: nothing is left of them, and nobody beside them has noticed.
-    pub(crate) fn end(self) {
+    /// The attackers are gone: checks that nothing of them is left and the bystanders missed
+    /// nothing.
+    pub(crate) fn finish(self) {
         let (server, process) = (&self.server, self.server.process());
         for name in ["fanfare_conns", "fanfare_subscribers"] {
-            await_count(server, name, self.beside.count());
+            await_count(server, name, self.bystanders.count());
         }
         await_count(server, "fanfare_conns_pending", 0);
         await_count(server, "fanfare_feeders", 1);
         println!("{}: descriptors before: {:?}", self.name, self.descriptors);
         within("the descriptors are given back", || {
             let now = process.descriptors();
-            // The table of a thread that has ended is gone with it.
+            // A thread that has ended has no table any more.
             let is_as_before = |(thread, count): (&u32, &usize)| {
                 let before = self.descriptors.get(thread);
                 before.is_none_or(|before| count <= before)
@@ -142,10 +142,10 @@ impl Siege {
             (left <= LEFT_BYTES).then_some(left)
         });
         let share = process.cpu_share(REST, || thread::sleep(REST));
-        let weighed = self.weighed.expect("weigh comes before end");
-        let delivered = self.beside.end();
+        let cost = self.cost.expect("check_cost comes before finish");
+        let delivered = self.bystanders.finish();
         println!(
-            "{:<24} {weighed}; {:>4} KiB left, {share:.2} at rest, {} publications in {:?}",
+            "{:<24} {cost}; {:>4} KiB left, {share:.2} at rest, {} publications in {:?}",
             self.name,
             left / 1024,
             delivered.count,
@@ -167,19 +167,19 @@ pub(crate) fn closed(reason: &str) -> String {
     format!("fanfare_conns_closed_total{{reason=\"{reason}\"}}")
 }
 
-/// So many connections.
+/// Opens so many connections.
 pub(crate) fn connects(count: usize, addr: SocketAddr) -> Vec<TcpStream> {
     (0..count).map(|_| connect(addr)).collect()
 }
 
-/// Waits until the server has ended all of them.
-pub(crate) fn await_ends(streams: &mut [TcpStream]) {
+/// Waits until the server has closed all of them.
+pub(crate) fn await_closed(streams: &mut [TcpStream]) {
     within("all are ended", || {
         streams.iter_mut().all(has_ended).then_some(())
     });
 }
 
-/// A count that stands in a metric.
+/// A count from a metric.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -189,7 +189,7 @@ pub(crate) fn whole(count: f64) -> usize {
     count as usize
 }
 
-/// The process's memory, looked at all the time.
+/// The peak of the process's resident memory.
 struct Memory {
     peak: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -199,9 +199,9 @@ struct Memory {
 impl Memory {
     fn watch(process: Process) -> Self {
         let (peak, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (seen, told) = (Arc::clone(&peak), Arc::clone(&stop));
+        let (seen, is_stopped) = (Arc::clone(&peak), Arc::clone(&stop));
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !is_stopped.load(Ordering::Relaxed) {
                 AtomicU64::fetch_max(&seen, process.resident_bytes(), Ordering::Relaxed);
                 thread::sleep(Duration::from_millis(10));
             }

@@ -1,5 +1,5 @@
-//! Whoever behaves well beside an attack: a feeder that publishes numbers all the time, and
-//! subscribers that must have each of them, in order and in time.
+//! Well-behaved clients during an attack: a feeder that publishes numbers all the time, and
+//! subscribers that must receive each of them, in order and in time.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use serde_json::{Value, json};
 use crate::support::raw::connect;
 use crate::support::{Feeder, Server, Socket};
 
-/// Their channel, which attackers leave alone.
-pub(crate) const CHANNEL: &str = "beside";
+/// Their channel, which attackers do not use.
+pub(crate) const CHANNEL: &str = "bystanders";
 
-/// Time between two publications.
+/// The time between two publications.
 const PACE: Duration = Duration::from_millis(10);
 
-/// The feeder and its subscribers at work.
-pub(crate) struct Beside {
+/// The feeder and its subscribers.
+pub(crate) struct Bystanders {
     stop: Arc<AtomicBool>,
     feeder: JoinHandle<u64>,
     subscribers: Vec<JoinHandle<Delivered>>,
 }
 
-/// What one subscriber had.
+/// What one subscriber has received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Delivered {
     /// Publications, without a gap.
@@ -34,8 +34,8 @@ pub(crate) struct Delivered {
     pub(crate) slowest: Duration,
 }
 
-impl Beside {
-    /// A WebSocket, an event stream, and one more event stream on each of these connections.
+impl Bystanders {
+    /// Starts a WebSocket, an event stream, and another event stream on each of these connections.
     pub(crate) fn new<S: Read + Write + Send + 'static>(
         server: &Server,
         connections: Vec<S>,
@@ -51,9 +51,9 @@ impl Beside {
             subscribers.push(event_stream(start, connection));
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let is_stopped = Arc::clone(&stop);
         let mut feeder = Feeder::connect(&server.feed);
-        let feeder = thread::spawn(move || publish(&mut feeder, start, &told));
+        let feeder = thread::spawn(move || publish(&mut feeder, start, &is_stopped));
         Self {
             stop,
             feeder,
@@ -61,13 +61,12 @@ impl Beside {
         }
     }
 
-    /// How many subscribers there are.
     pub(crate) fn count(&self) -> usize {
         self.subscribers.len()
     }
 
-    /// Has the feeder stop, and checks that every subscriber has had all that it said.
-    pub(crate) fn end(self) -> Delivered {
+    /// Stops the feeder, and checks that every subscriber has received all its publications.
+    pub(crate) fn finish(self) -> Delivered {
         self.stop.store(true, Ordering::Relaxed);
         let published = self.feeder.join().unwrap();
         let mut slowest = Duration::ZERO;
@@ -83,7 +82,7 @@ impl Beside {
     }
 }
 
-/// Publishes until told to stop; how many there were, the last of which says that it is the last.
+/// Publishes until it is stopped and returns the count. The last publication is marked as such.
 fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
     let mut count = 0;
     loop {
@@ -100,7 +99,7 @@ fn publish(feeder: &mut Feeder, start: Instant, stop: &AtomicBool) -> u64 {
     }
 }
 
-/// Takes what is delivered, to the last.
+/// Receives until the last publication.
 fn follow(start: Instant, mut next: impl FnMut() -> Value) -> Delivered {
     let mut delivered = Delivered::default();
     loop {

@@ -1,4 +1,4 @@
-//! Attackers that send the same bytes again and again, as fast as they are taken.
+//! Attackers that send the same bytes again and again, as fast as the server takes them.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// For how long a flood goes on.
+/// How long a flood lasts.
 pub(crate) const FLOOD: Duration = Duration::from_millis(1500);
 
 /// What attackers do with the answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answers {
-    /// They are read, so that the server goes on reading.
+    /// They read them, so that the server goes on reading.
     Taken,
-    /// They pile up.
+    /// They leave them unread.
     Left,
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Flood {
 
 struct Attacker {
     stream: TcpStream,
-    /// Where in the piece.
+    /// The offset of the next byte in the piece.
     at: usize,
     /// Bytes that it may still send.
     left: usize,
@@ -35,8 +35,8 @@ struct Attacker {
 }
 
 impl Flood {
-    /// Begins. All together send so many bytes at most: what the kernel holds when they stop has
-    /// yet to be read by the server, and that is to end as well.
+    /// Starts. All attackers together send at most `bytes_max`: the server still has to read what
+    /// the kernel holds when they stop, and that must end, too.
     pub(crate) fn start(
         streams: Vec<TcpStream>,
         piece: Vec<u8>,
@@ -45,7 +45,7 @@ impl Flood {
     ) -> Self {
         let left = bytes_max / streams.len();
         let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
+        let is_stopped = Arc::clone(&stop);
         let attacker = |stream: TcpStream| {
             stream.set_nonblocking(true).unwrap();
             Attacker {
@@ -57,7 +57,7 @@ impl Flood {
         };
         let mut attackers: Vec<Attacker> = streams.into_iter().map(attacker).collect();
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !is_stopped.load(Ordering::Relaxed) {
                 let mut has_moved = false;
                 for attacker in &mut attackers {
                     has_moved |= attacker.act(&piece, answers);
@@ -71,7 +71,7 @@ impl Flood {
         Self { stop, thread }
     }
 
-    /// Ends; the connections as they are.
+    /// Stops, and returns the connections in their present state.
     pub(crate) fn stop(self) -> Vec<TcpStream> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -79,7 +79,7 @@ impl Flood {
 }
 
 impl Attacker {
-    /// Sends and reads once. Whether anything went.
+    /// Sends and reads once. Returns whether any bytes moved.
     fn act(&mut self, piece: &[u8], answers: Answers) -> bool {
         if self.is_over {
             return false;

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::attacked::{Price, Siege, await_count, await_ends, closed, connects, whole};
+use super::attacked::{
+    AttackedServer, CostLimit, await_closed, await_count, closed, connects, whole,
+};
 use super::flood::{Answers, FLOOD, Flood};
 use super::on_tls::client_hello;
 use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
@@ -29,7 +31,7 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// Sleeps a moment between two steps of an attack that takes its time.
-fn dawdle(ms: u64) {
+fn sleep_ms(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }
 
@@ -37,22 +39,22 @@ fn dawdle(ms: u64) {
 
 #[test]
 fn slow_heads_are_answered_in_time() {
-    let mut siege = Siege::of("slow heads", "[limits]\nrequest_head_ms = 4000\n");
-    let mut slow = connects(scaled(250), siege.server.addr);
+    let mut attacked = AttackedServer::of("slow heads", "[limits]\nrequest_head_ms = 4000\n");
+    let mut slow = connects(scaled(250), attacked.server.addr);
     for stream in &mut slow {
         stream.write_all(b"GET / HTTP/1.1\r\nX-A: ").unwrap();
     }
     for second in 1..=5 {
-        dawdle(1000);
+        sleep_ms(1000);
         for mut stream in &slow {
             // On a busy machine some may be over their time already.
             let _ = stream.write(b"a");
         }
         if second == 2 {
-            await_count(&siege.server, "fanfare_conns_pending", slow.len());
+            await_count(&attacked.server, "fanfare_conns_pending", slow.len());
         }
     }
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: slow.len(),
         bytes_each: SMALL_CONN_BYTES,
         acts: slow.len(),
@@ -65,21 +67,21 @@ fn slow_heads_are_answered_in_time() {
         let _ = stream.read_to_end(&mut said);
         assert!(said.starts_with(b"HTTP/1.1 408 "), "{said:?}");
     }
-    await_count(&siege.server, &closed("head_timeout"), count);
-    siege.end();
+    await_count(&attacked.server, &closed("head_timeout"), count);
+    attacked.finish();
 }
 
 #[test]
 fn requests_without_end_and_nobody_reading_are_held_back() {
-    let mut siege = Siege::of("unread answers", "");
+    let mut attacked = AttackedServer::of("unread answers", "");
     let count = scaled(8);
-    let streams = connects(count, siege.server.addr);
+    let streams = connects(count, attacked.server.addr);
     let flood = Flood::start(streams, HEAD.repeat(100), FLOOD_BYTES, Answers::Left);
-    let blocked = || siege.server.metric("fanfare_writes_blocked_total");
+    let blocked = || attacked.server.metric("fanfare_writes_blocked_total");
     within("the server is blocked", || (blocked() > 0.5).then_some(()));
-    dawdle(1000);
-    let acts = requests(&siege.server);
-    siege.weigh(Price {
+    sleep_ms(1000);
+    let acts = requests(&attacked.server);
+    attacked.check_cost(CostLimit {
         held: count,
         bytes_each: 128 * KIB,
         acts,
@@ -94,7 +96,7 @@ fn requests_without_end_and_nobody_reading_are_held_back() {
         assert_eq!(Raw::read(&mut patient).status, 200);
     }
     drop((patient, streams));
-    siege.end();
+    attacked.finish();
 }
 
 fn requests(server: &Server) -> usize {
@@ -106,10 +108,10 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens");
     let config = format!(
         "[auth]\nkeys = [\"ES256 {}\"]\n\
-         [[namespace]]\nmatch = \"beside\"\nanonymous_subscribe = true\n",
+         [[namespace]]\nmatch = \"bystanders\"\nanonymous_subscribe = true\n",
         keys.join("es256.pem").display()
     );
-    let mut siege = Siege::of("bad tokens", &config);
+    let mut attacked = AttackedServer::of("bad tokens", &config);
     let mut token = fs::read(keys.join("es256.jwt")).unwrap();
     token.truncate(token.trim_ascii_end().len());
     // In the middle of the signature, so that nothing but the sum is wrong.
@@ -119,7 +121,7 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
     let request =
         format!("GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n");
     let command = json!({"type": "auth", "token": token}).to_string();
-    let (addr, count, rounds) = (siege.server.addr, scaled(100), 5);
+    let (addr, count, rounds) = (attacked.server.addr, scaled(100), 5);
     for _ in 0..rounds {
         // Each costs its sender a conn. All come at once.
         let mut asking = connects(count, addr);
@@ -130,27 +132,27 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
         for stream in &mut telling {
             stream.write_all(&frame(0x81, command.as_bytes())).unwrap();
         }
-        await_ends(&mut asking);
-        await_ends(&mut telling);
+        await_closed(&mut asking);
+        await_closed(&mut telling);
     }
     let refused = "fanfare_tokens_total{outcome=\"refused\"}";
-    await_count(&siege.server, refused, 2 * rounds * count);
-    siege.weigh(Price {
+    await_count(&attacked.server, refused, 2 * rounds * count);
+    attacked.check_cost(CostLimit {
         held: 2 * count,
         bytes_each: SMALL_CONN_BYTES,
         acts: 2 * rounds * count,
         cpu_each: 10 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 // -- Conns.
 
 #[test]
 fn conns_that_come_and_go_leave_nothing() {
-    let mut siege = Siege::of("connect flood", "");
+    let mut attacked = AttackedServer::of("connect flood", "");
     let count = scaled(2000);
-    let addr = siege.server.addr;
+    let addr = attacked.server.addr;
     let flood = |octet: u8| {
         thread::spawn(move || {
             for number in 0..count / 2 {
@@ -169,46 +171,46 @@ fn conns_that_come_and_go_leave_nothing() {
     for thread in [flood(2), flood(102)] {
         thread.join().unwrap();
     }
-    await_count(&siege.server, "fanfare_conns", 2);
-    siege.weigh(Price {
+    await_count(&attacked.server, "fanfare_conns", 2);
+    attacked.check_cost(CostLimit {
         held: count,
         bytes_each: SMALL_CONN_BYTES,
         acts: count,
         cpu_each: 5 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
 fn silent_conns_beyond_the_limit_make_room_for_who_means_it() {
     let most = scaled(100);
     let config = format!("[limits]\npending_conns = {most}\n");
-    let mut siege = Siege::of("silent conns", &config);
+    let mut attacked = AttackedServer::of("silent conns", &config);
     let mut silent = Vec::new();
     for _ in 0..10 {
-        silent.extend(connects(most / 2, siege.server.addr));
-        assert_eq!(Raw::get(siege.server.addr, "/").status, 200);
-        assert!(whole(siege.server.metric("fanfare_conns_pending")) <= most);
+        silent.extend(connects(most / 2, attacked.server.addr));
+        assert_eq!(Raw::get(attacked.server.addr, "/").status, 200);
+        assert!(whole(attacked.server.metric("fanfare_conns_pending")) <= most);
     }
     within("who is one too many is gone", || {
-        let gone = whole(siege.server.metric(&closed("crowded_out")));
+        let gone = whole(attacked.server.metric(&closed("crowded_out")));
         (gone >= silent.len() - most).then_some(())
     });
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: most,
         bytes_each: SMALL_CONN_BYTES,
         acts: silent.len(),
         cpu_each: 10 * MS,
     });
     drop(silent);
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
 fn peers_that_are_gone_without_a_word_are_given_up() {
     let config = "[heartbeat]\ninterval_ms = 1000\n[log]\nbytes = 4194304\n";
-    let mut siege = Siege::of("half-open conns", config);
-    let addr = siege.server.addr;
+    let mut attacked = AttackedServer::of("half-open conns", config);
+    let addr = attacked.server.addr;
     let each = scaled(60);
     let mut gone = Vec::new();
     for _ in 0..each {
@@ -220,29 +222,29 @@ fn peers_that_are_gone_without_a_word_are_given_up() {
             .unwrap();
         gone.push(stream);
     }
-    await_count(&siege.server, "fanfare_subscribers", 2 + gone.len());
-    let mut feeder = Feeder::connect(&siege.server.feed);
+    await_count(&attacked.server, "fanfare_subscribers", 2 + gone.len());
+    let mut feeder = Feeder::connect(&attacked.server.feed);
     let name = closed("idle");
     within("all are given up", || {
         feeder.publish("busy", "x".repeat(8000));
-        (whole(siege.server.metric(&name)) == gone.len()).then_some(())
+        (whole(attacked.server.metric(&name)) == gone.len()).then_some(())
     });
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: gone.len(),
         bytes_each: SMALL_CONN_BYTES,
         acts: gone.len(),
         cpu_each: 40 * MS,
     });
-    await_count(&siege.server, "fanfare_conns", 2);
+    await_count(&attacked.server, "fanfare_conns", 2);
     drop((gone, feeder));
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
 fn readers_of_single_bytes_delay_nobody() {
     let config = "[log]\nbytes = 4194304\n[quota]\nsend_buffer_bytes = 16384\n";
-    let mut siege = Siege::of("readers of single bytes", config);
-    let addr = siege.server.addr;
+    let mut attacked = AttackedServer::of("readers of single bytes", config);
+    let addr = attacked.server.addr;
     let mut slow = Vec::new();
     for number in 0..scaled(40) {
         let mut stream = connect_small(addr);
@@ -254,8 +256,8 @@ fn readers_of_single_bytes_delay_nobody() {
         stream.set_nonblocking(true).unwrap();
         slow.push(stream);
     }
-    await_count(&siege.server, "fanfare_subscribers", 2 + slow.len());
-    let mut feeder = Feeder::connect(&siege.server.feed);
+    await_count(&attacked.server, "fanfare_subscribers", 2 + slow.len());
+    let mut feeder = Feeder::connect(&attacked.server.feed);
     let (start, mut published) = (Instant::now(), 0);
     while start.elapsed() < 2 * FLOOD {
         feeder.publish("busy", "x".repeat(4000));
@@ -264,16 +266,16 @@ fn readers_of_single_bytes_delay_nobody() {
             let _ = stream.read(&mut [0]);
         }
     }
-    assert!(siege.server.metric("fanfare_publications_skipped_total") > 0.0);
+    assert!(attacked.server.metric("fanfare_publications_skipped_total") > 0.0);
     // The log may fill up, with a frame of each kind for each publication.
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: slow.len(),
         bytes_each: 8 * KIB,
         acts: published * slow.len(),
         cpu_each: MS / 5,
     });
     drop((slow, feeder));
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
@@ -282,8 +284,8 @@ fn resets_at_every_stage_leave_nothing() {
     let certificate = Certificate::make(folder.path(), "own");
     let server = Server::with(&certificate.config(), &["--listen", "127.0.0.1:0 tls"]);
     let (addr, secure) = (server.addr, tls_addr(&server));
-    let mut siege = Siege::with("resets", server);
-    let mut feeder = Feeder::connect(&siege.server.feed);
+    let mut attacked = AttackedServer::with("resets", server);
+    let mut feeder = Feeder::connect(&attacked.server.feed);
     let hello = client_hello(&certificate);
     let rounds = scaled(50);
     for _ in 0..rounds {
@@ -311,21 +313,21 @@ fn resets_at_every_stage_leave_nothing() {
         shaken.conn.complete_io(&mut shaken.sock).unwrap();
         reset(shaken.sock);
     }
-    await_count(&siege.server, "fanfare_conns", 2);
-    siege.weigh(Price {
+    await_count(&attacked.server, "fanfare_conns", 2);
+    attacked.check_cost(CostLimit {
         held: 0,
         bytes_each: 0,
         acts: 10 * rounds,
         cpu_each: 10 * MS,
     });
     drop(feeder);
-    siege.end();
+    attacked.finish();
 }
 
 fn descriptors_run_out(name: &'static str, workers: &str) {
     let server = Server::with("[limits]\nconns = 100000\n", &["--workers", workers]);
-    let mut siege = Siege::with(name, server);
-    let (addr, process) = (siege.server.addr, siege.server.process());
+    let mut attacked = AttackedServer::with(name, server);
+    let (addr, process) = (attacked.server.addr, attacked.server.process());
     let limit = process.descriptors_max() + 12;
     process.limit_descriptors(limit);
     // More than the backlog would make the kernel drop what comes.
@@ -333,10 +335,10 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     within("somebody is turned away", || {
         excess.iter_mut().any(has_ended).then_some(())
     });
-    let share = process.cpu_share(Duration::from_secs(1), || dawdle(20));
+    let share = process.cpu_share(Duration::from_secs(1), || sleep_ms(20));
     assert!(share < 0.6, "{share} of a processor");
     assert!(process.descriptors_max() <= limit);
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: excess.len(),
         bytes_each: SMALL_CONN_BYTES,
         acts: excess.len(),
@@ -351,8 +353,13 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     let waited = start.elapsed();
     assert!(waited < Duration::from_secs(3), "{waited:?}");
     drop(fresh);
-    assert!(siege.server.metric("fanfare_descriptors_exhausted_total") >= 2.0);
-    siege.end();
+    assert!(
+        attacked
+            .server
+            .metric("fanfare_descriptors_exhausted_total")
+            >= 2.0
+    );
+    attacked.finish();
 }
 
 #[test]
@@ -393,17 +400,17 @@ impl Default for Frames<'_> {
 
 /// Clients flood, half of them reading nothing.
 fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
-    let mut siege = Siege::of(name, what.config);
+    let mut attacked = AttackedServer::of(name, what.config);
     let count = scaled(8);
     let open = |query| {
-        let streams = (0..count).map(|_| (what.open)(siege.server.addr, query));
+        let streams = (0..count).map(|_| (what.open)(attacked.server.addr, query));
         streams.collect::<Vec<_>>()
     };
     let (told, untold) = (open("channel=a"), open("channel=b"));
     let flood =
         |streams, answers| Flood::start(streams, what.frames.to_vec(), what.bytes_max, answers);
     let floods = [flood(told, Answers::Taken), flood(untold, Answers::Left)];
-    let acts = || whole(siege.server.metric("fanfare_client_frames_total"));
+    let acts = || whole(attacked.server.metric("fanfare_client_frames_total"));
     let start = Instant::now();
     within("a flood", || {
         (start.elapsed() > FLOOD && acts() > 1000).then_some(())
@@ -411,14 +418,14 @@ fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
     let acts = acts();
     // The server holds what a client has left unread, up to 256 KiB, and a message of 64 KiB; what
     // grows does so by doubling.
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: 2 * count,
         bytes_each: 512 * KIB,
         acts,
         cpu_each: what.cpu_each,
     });
     drop(floods.map(Flood::stop));
-    siege.end();
+    attacked.finish();
 }
 
 type Open = fn(SocketAddr, &str) -> TcpStream;
@@ -528,8 +535,8 @@ fn flood_of_messages_that_just_fit_when_inflated_is_held_back() {
 
 #[test]
 fn bombs_and_false_marks_of_compression_end_their_conns() {
-    let mut siege = Siege::of("bombs and false marks", DEFLATE);
-    let addr = siege.server.addr;
+    let mut attacked = AttackedServer::of("bombs and false marks", DEFLATE);
+    let addr = attacked.server.addr;
     let bomb = deflate(&vec![0; 32 << 20]);
     let bomb_in_text = deflate(&b"x".repeat(32 << 20));
     let small = deflate(b"{}");
@@ -555,18 +562,18 @@ fn bombs_and_false_marks_of_compression_end_their_conns() {
         send(&[&frame(0xc2, &bomb)]);
         let (start, end) = bomb_in_text.split_at(10_000);
         send(&[&frame(0x41, start), &frame(0x80, end)]);
-        await_ends(&mut streams);
+        await_closed(&mut streams);
     }
-    await_count(&siege.server, &closed("protocol_error"), 6 * rounds);
-    await_count(&siege.server, &closed("message_too_big"), 2 * rounds);
+    await_count(&attacked.server, &closed("protocol_error"), 6 * rounds);
+    await_count(&attacked.server, &closed("message_too_big"), 2 * rounds);
     // The inflater gives up at the limit, whatever the rest would come to.
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: 8,
         bytes_each: 128 * KIB,
         acts: 8 * rounds,
         cpu_each: 20 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 // -- Channels.
@@ -576,11 +583,11 @@ fn names_of_channels_are_bounded() {
     const EACH: usize = 125;
     let most = scaled(50_000);
     let config = format!("[limits]\nchannels = {most}\n");
-    let mut siege = Siege::of("names of channels", &config);
+    let mut attacked = AttackedServer::of("names of channels", &config);
     let mut conns = Vec::new();
     let mut open = |number: usize| {
         let names: Vec<String> = (0..EACH).map(|n| format!("channel={number}:{n}")).collect();
-        let mut stream = BufReader::new(upgrade(siege.server.addr, &names.join("&")));
+        let mut stream = BufReader::new(upgrade(attacked.server.addr, &names.join("&")));
         let status = Raw::read(&mut stream).status;
         conns.push(stream);
         status
@@ -592,18 +599,23 @@ fn names_of_channels_are_bounded() {
     for number in 0..20 {
         open(most + number);
     }
-    let channels = whole(siege.server.metric("fanfare_channels"));
+    let channels = whole(attacked.server.metric("fanfare_channels"));
     assert_eq!(channels, most);
-    assert!(siege.server.metric("fanfare_subscriptions_refused_total") > 0.0);
+    assert!(
+        attacked
+            .server
+            .metric("fanfare_subscriptions_refused_total")
+            > 0.0
+    );
     // A channel with one subscriber, its name in two places, and tables that have just doubled.
-    siege.weigh(Price {
+    attacked.check_cost(CostLimit {
         held: most,
         bytes_each: 768,
         acts: most,
         cpu_each: MS,
     });
     drop(conns);
-    await_count(&siege.server, "fanfare_conns", 2);
-    await_count(&siege.server, "fanfare_channels", 1);
-    siege.end();
+    await_count(&attacked.server, "fanfare_conns", 2);
+    await_count(&attacked.server, "fanfare_channels", 1);
+    attacked.finish();
 }

@@ -1,12 +1,12 @@
-//! Clients of TLS, and of what pretends to be a proxy, that stop in the middle, send garbage, or do
-//! nothing but shake hands.
+//! TLS clients and PROXY clients that stop in the middle, send garbage, or do nothing but
+//! handshakes.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
-use super::attacked::{Price, Siege, await_count, await_ends, closed, connects};
+use super::attacked::{AttackedServer, CostLimit, await_closed, await_count, closed, connects};
 use super::{KIB, MS, SMALL_CONN_BYTES, scaled};
 use crate::support::Server;
 use crate::support::secure::{Certificate, secured, tls_addr};
@@ -20,24 +20,28 @@ pub(crate) fn client_hello(certificate: &Certificate) -> Vec<u8> {
     hello
 }
 
-/// A server with a TLS listener, and somebody on that too.
-fn besieged_tls(name: &'static str, config: &str) -> (Siege, SocketAddr, Certificate) {
+/// An attacked server with a TLS listener, and a bystander on that, too.
+fn attacked_tls(name: &'static str, config: &str) -> (AttackedServer, SocketAddr, Certificate) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let config = format!("{}{config}", certificate.config());
     let flags = ["--listen", "127.0.0.1:0 tls", "--workers", "1"];
     let server = Server::with(&config, &flags);
     let addr = tls_addr(&server);
-    let beside = secured(addr, &certificate.trusting());
-    (Siege::beside(name, server, vec![beside]), addr, certificate)
+    let bystander = secured(addr, &certificate.trusting());
+    (
+        AttackedServer::with_bystanders(name, server, vec![bystander]),
+        addr,
+        certificate,
+    )
 }
 
 #[test]
-fn flood_of_handshakes_delays_nobody() {
-    let (mut siege, addr, certificate) = besieged_tls("TLS handshakes", "");
+fn flood_of_handshakes_does_not_delay_bystanders() {
+    let (mut attacked, addr, certificate) = attacked_tls("TLS handshakes", "");
     let each = scaled(100);
-    let shake = || {
-        // Nobody remembers a ticket, so that every handshake is a whole one.
+    let run_handshakes = || {
+        // Without tickets, so that every handshake is a full one.
         let mut config = (*certificate.trusting()).clone();
         config.resumption = rustls::client::Resumption::disabled();
         let config = Arc::new(config);
@@ -48,46 +52,50 @@ fn flood_of_handshakes_delays_nobody() {
             }
         })
     };
-    for thread in [shake(), shake(), shake()] {
+    for thread in [run_handshakes(), run_handshakes(), run_handshakes()] {
         thread.join().unwrap();
     }
-    await_count(&siege.server, "fanfare_tls_handshakes_total", 1 + 3 * each);
-    siege.weigh(Price {
+    await_count(
+        &attacked.server,
+        "fanfare_tls_handshakes_total",
+        1 + 3 * each,
+    );
+    attacked.check_cost(CostLimit {
         held: 0,
         bytes_each: 0,
         acts: 3 * each,
         cpu_each: 50 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
-fn handshakes_that_stop_in_the_middle_end_in_time() {
-    let (mut siege, addr, certificate) =
-        besieged_tls("half handshakes", "[limits]\nrequest_head_ms = 2500\n");
+fn unfinished_handshakes_end_in_time() {
+    let (mut attacked, addr, certificate) =
+        attacked_tls("half handshakes", "[limits]\nrequest_head_ms = 2500\n");
     let hello = client_hello(&certificate);
     let mut streams = Vec::new();
-    for said in [0, 1, hello.len() / 2, hello.len()] {
+    for sent in [0, 1, hello.len() / 2, hello.len()] {
         for mut stream in connects(scaled(60), addr) {
-            stream.write_all(&hello[..said]).unwrap();
+            stream.write_all(&hello[..sent]).unwrap();
             streams.push(stream);
         }
     }
-    await_ends(&mut streams);
-    // Half a handshake has the keys of a whole one, and the flight that nobody answers.
-    siege.weigh(Price {
+    await_closed(&mut streams);
+    // Half a handshake has the keys of a full one, and a flight without an answer.
+    attacked.check_cost(CostLimit {
         held: streams.len(),
         bytes_each: 40 * KIB,
         acts: streams.len(),
         cpu_each: 50 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
-fn garbage_before_and_in_handshakes_ends_its_conns() {
-    let (mut siege, addr, certificate) =
-        besieged_tls("TLS garbage", "[limits]\nrequest_head_ms = 1500\n");
+fn garbage_in_handshakes_ends_its_conns() {
+    let (mut attacked, addr, certificate) =
+        attacked_tls("TLS garbage", "[limits]\nrequest_head_ms = 1500\n");
     let hello = client_hello(&certificate);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut streams = connects(scaled(200), addr);
@@ -97,27 +105,27 @@ fn garbage_before_and_in_handshakes_ends_its_conns() {
             0 => rng.fill(&mut bytes),
             1 => rng.fill(&mut bytes[5..]),
             2 => bytes[number % hello.len()] ^= 1 << rng.u8(..8),
-            // Records of the largest length that never end.
+            // Records of the largest length, without an end.
             _ => bytes[3..5].copy_from_slice(&[0x40, 0x00]),
         }
         stream.write_all(&bytes).unwrap();
     }
-    await_ends(&mut streams);
-    siege.weigh(Price {
+    await_closed(&mut streams);
+    attacked.check_cost(CostLimit {
         held: streams.len(),
         bytes_each: 40 * KIB,
         acts: streams.len(),
         cpu_each: 50 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
 
 #[test]
-fn garbage_where_a_proxy_should_speak_ends_its_conns() {
+fn garbage_instead_of_a_proxy_header_ends_its_conns() {
     let flags = ["--listen", "127.0.0.1:0 proxy", "--workers", "1"];
     let server = Server::with("[limits]\nrequest_head_ms = 1500\n", &flags);
     let addr = server.last_addr();
-    let mut siege = Siege::with("PROXY garbage", server);
+    let mut attacked = AttackedServer::with("PROXY garbage", server);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut streams = connects(scaled(250), addr);
     for (number, stream) in streams.iter_mut().enumerate() {
@@ -133,13 +141,13 @@ fn garbage_where_a_proxy_should_speak_ends_its_conns() {
         rng.fill(&mut bytes[start..]);
         stream.write_all(&bytes).unwrap();
     }
-    await_ends(&mut streams);
-    await_count(&siege.server, &closed("bad_proxy_header"), streams.len());
-    siege.weigh(Price {
+    await_closed(&mut streams);
+    await_count(&attacked.server, &closed("bad_proxy_header"), streams.len());
+    attacked.check_cost(CostLimit {
         held: streams.len(),
         bytes_each: SMALL_CONN_BYTES,
         acts: streams.len(),
         cpu_each: 5 * MS,
     });
-    siege.end();
+    attacked.finish();
 }
