@@ -61,7 +61,7 @@ impl PeerEnd {
     }
 
     /// Takes plaintext to send, now or when the handshake is done.
-    pub(crate) fn say(&mut self, plaintext: &[u8]) {
+    pub(crate) fn send(&mut self, plaintext: &[u8]) {
         self.0.writer().write_all(plaintext).expect("room");
     }
 

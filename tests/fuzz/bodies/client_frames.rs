@@ -42,31 +42,31 @@ pub fn attack(bytes: &[u8]) {
         0 => Compression::None,
         _ => Compression::Deflate,
     };
-    let whole = hear(&[sent], envelope, compression);
+    let whole = run(&[sent], envelope, compression);
     for way in parts::ways_to_cut(sent) {
-        assert_eq!(hear(&way, envelope, compression), whole, "{way:?}");
+        assert_eq!(run(&way, envelope, compression), whole, "{way:?}");
     }
     let frames = take_frames(&whole.out);
     if compression == Compression::None {
-        check_against_standard(sent, &whole, &frames);
+        check_against_model(sent, &whole, &frames);
     }
 }
 
 /// How the machine has answered a client's bytes.
 #[derive(Debug, PartialEq)]
-struct Heard {
+struct Outcome {
     flow: Flow,
     out: Vec<u8>,
     effects: Vec<Effect>,
 }
 
-fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard {
+fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcome {
     let mut config = Config::default();
     config.limits.client_message_bytes = MESSAGE_BYTES_MAX;
     let metrics = WorkerMetrics::default();
     let mut inflater = Inflater::default();
     let mut access = Access::default();
-    let mut heard = Heard {
+    let mut outcome = Outcome {
         flow: Flow::Open,
         out: Vec::new(),
         effects: Vec::new(),
@@ -94,35 +94,35 @@ fn hear(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Heard
         work: &mut work,
         inflater: &mut inflater,
         access: &mut access,
-        effects: &mut heard.effects,
+        effects: &mut outcome.effects,
     };
     for piece in pieces {
-        let before = heard.out.len();
+        let before = outcome.out.len();
         let mut piece = piece.to_vec();
-        let was_over = matches!(heard.flow, Flow::Ended(_));
-        heard.flow = socket.handle_bytes(&mut piece, &mut heard.out, &mut context);
+        let was_over = matches!(outcome.flow, Flow::Ended(_));
+        outcome.flow = socket.handle_bytes(&mut piece, &mut outcome.out, &mut context);
         while socket.has_unhandled() {
             *context.work = WorkBudget::default();
-            heard.flow = socket.handle_bytes(&mut [], &mut heard.out, &mut context);
+            outcome.flow = socket.handle_bytes(&mut [], &mut outcome.out, &mut context);
         }
         assert!(
-            !was_over || heard.out.len() == before,
+            !was_over || outcome.out.len() == before,
             "output after the end"
         );
     }
-    if matches!(heard.flow, Flow::Ended(_)) {
-        let before = heard.out.len();
-        socket.handle_heartbeat(true, &mut heard.out, &mut context);
-        socket.handle_drained(&mut heard.out);
-        let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut heard.out, &mut context);
-        assert_eq!((flow, heard.out.len()), (heard.flow, before));
+    if matches!(outcome.flow, Flow::Ended(_)) {
+        let before = outcome.out.len();
+        socket.handle_heartbeat(true, &mut outcome.out, &mut context);
+        socket.handle_drained(&mut outcome.out);
+        let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut outcome.out, &mut context);
+        assert_eq!((flow, outcome.out.len()), (outcome.flow, before));
     }
     let sent: usize = pieces.iter().map(|piece| piece.len()).sum();
     let held = memory::held_by(socket);
     // A growing buffer takes up to twice its content.
     let bound = 2 * sent.min(2 * MESSAGE_BYTES_MAX as usize) + HELD_BYTES;
     assert!(held <= bound, "{held} bytes held of {sent}");
-    heard
+    outcome
 }
 
 /// The server's own frames, each of them checked.
@@ -148,7 +148,7 @@ fn take_frames(mut out: &[u8]) -> Vec<(u8, Vec<u8>)> {
 
 /// What the RFC makes of a client's bytes.
 #[derive(Debug, Default)]
-struct Standard {
+struct RfcModel {
     pings: Vec<Vec<u8>>,
     /// A text message that has begun, or `None` for bytes.
     message: Option<Option<Vec<u8>>>,
@@ -166,21 +166,21 @@ enum End {
     InHeader,
 }
 
-fn check_against_standard(sent: &[u8], heard: &Heard, frames: &[(u8, Vec<u8>)]) {
-    let mut standard = Standard::default();
+fn check_against_model(sent: &[u8], outcome: &Outcome, frames: &[(u8, Vec<u8>)]) {
+    let mut model = RfcModel::default();
     let mut rest = sent;
-    while !rest.is_empty() && standard.end.is_none() {
-        rest = standard.take(rest);
+    while !rest.is_empty() && model.end.is_none() {
+        rest = model.take(rest);
     }
-    if heard.out.len() < PONG_BACKLOG_BYTES {
+    if outcome.out.len() < PONG_BACKLOG_BYTES {
         let pongs = frames.iter().filter(|(opcode, _)| *opcode == 10);
         let pongs: Vec<_> = pongs.map(|(_, payload)| payload.clone()).collect();
-        assert_eq!(pongs, standard.pings);
+        assert_eq!(pongs, model.pings);
     }
     let close = frames.iter().find(|(opcode, _)| *opcode == 8);
     let close = close.map(|(_, body)| body.as_slice());
-    match standard.end {
-        None => assert_eq!(heard.flow, Flow::Open),
+    match model.end {
+        None => assert_eq!(outcome.flow, Flow::Open),
         Some(End::Closed(body)) => assert_eq!(close, Some(&*body)),
         Some(End::Failed(code)) => {
             let got = close.and_then(|body| body.first_chunk());
@@ -193,7 +193,7 @@ fn check_against_standard(sent: &[u8], heard: &Heard, frames: &[(u8, Vec<u8>)]) 
     }
 }
 
-impl Standard {
+impl RfcModel {
     /// Takes one frame, or what there is of it.
     fn take<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let mut reader = Reader::new(bytes);

@@ -59,12 +59,12 @@ pub fn attack(bytes: &[u8]) {
         config.auth.jwks = "keys".into();
     }
     check_cuts(script.stream, &config);
-    let rig = play(script, &config);
+    let harness = run_script(script, &config);
     let bound = 2 * HEAD_BYTES_MAX + 4 * MESSAGE_BYTES_MAX;
-    let bound = bound as usize + 4 * rig.waited_bytes_max + HELD_BYTES;
-    let held = memory::held_by(rig.conn);
+    let bound = bound as usize + 4 * harness.waited_bytes_max + HELD_BYTES;
+    let held = memory::held_by(harness.conn);
     assert!(held <= bound, "{held} bytes held, at most {bound}");
-    play(script, &config).fall_silent();
+    run_script(script, &config).fall_silent();
 }
 
 /// Namespaces in which clients are allowed something, and limits that inputs reach.
@@ -92,7 +92,7 @@ pub(super) fn config() -> Config {
 }
 
 /// A conn and its surroundings.
-struct Rig<'c> {
+struct Harness<'c> {
     conn: Conn,
     config: &'c Config,
     now: Now,
@@ -135,7 +135,7 @@ fn admitted(client: Option<IpAddr>) -> Result<(), TooMany> {
     }
 }
 
-impl<'c> Rig<'c> {
+impl<'c> Harness<'c> {
     /// A conn whose peer will send these bytes.
     fn new(stream: &[u8], config: &'c Config) -> Self {
         let now = Now(7);
@@ -145,7 +145,7 @@ impl<'c> Rig<'c> {
             let time = std::time::Duration::from_secs(token::NOW_S);
             access.renew(Some(Arc::new(token::verifier())), time, Now(0));
         }
-        let mut rig = Self {
+        let mut harness = Self {
             conn: match is_proxied {
                 true => Conn::proxied(now),
                 false => Conn::new(now),
@@ -169,8 +169,8 @@ impl<'c> Rig<'c> {
             has_fin: false,
             closed: None,
         };
-        let _result = rig.call(|conn, _out, context| conn.handle_accepted(context));
-        rig
+        let _result = harness.call(|conn, _out, context| conn.handle_accepted(context));
+        harness
     }
 
     /// Calls the machine and applies its effects, as a worker does.
@@ -259,7 +259,7 @@ impl<'c> Rig<'c> {
             }
             Effect::DropUnauthorized => {
                 self.access.start_reporting(SLOT);
-                self.confine();
+                self.drop_unauthorized();
             }
             Effect::Close(reason) => self.closed = self.closed.or(Some(reason)),
             Effect::Join(join) => self.join(&join),
@@ -317,7 +317,7 @@ impl<'c> Rig<'c> {
     }
 
     /// Leaves the channels that the token does not allow.
-    fn confine(&mut self) {
+    fn drop_unauthorized(&mut self) {
         assert!(
             self.access.is_on(),
             "a token was taken where there are no keys"
@@ -424,7 +424,7 @@ impl<'c> Rig<'c> {
         let _result = self.call(|conn, out, context| conn.handle_timeout(send_state, out, context));
     }
 
-    fn say(&mut self, message: &BackendMessage) {
+    fn handle_message(&mut self, message: &BackendMessage) {
         let before = self.conn.outbox().bytes();
         let delivery =
             self.call(|conn, out, context| conn.handle_backend_message(message, out, context));
@@ -448,7 +448,7 @@ impl<'c> Rig<'c> {
         }
     }
 
-    fn happen(&mut self, step: Step) {
+    fn take_step(&mut self, step: Step) {
         match step.event {
             1 => self.time_out(),
             2 => self.now.0 += 300_000,
@@ -456,17 +456,19 @@ impl<'c> Rig<'c> {
             4 => self.is_blocked = false,
             5 => self.flush(step.amount),
             6 => self.end_of_input(),
-            7 => self.say(&BackendMessage::Payload(Payload::Json("{\"a\":1}".into()))),
-            8 => self.say(&BackendMessage::Payload(Payload::Text(
+            7 => self.handle_message(&BackendMessage::Payload(Payload::Json("{\"a\":1}".into()))),
+            8 => self.handle_message(&BackendMessage::Payload(Payload::Text(
                 "x".repeat(step.amount * 8).into(),
             ))),
-            9 => self.say(&BackendMessage::Disconnect(CloseInfo {
+            9 => self.handle_message(&BackendMessage::Disconnect(CloseInfo {
                 code: 4000,
                 reason: "enough".into(),
             })),
             10 => {
                 let messages = std::mem::take(&mut self.messages);
-                messages.iter().for_each(|message| self.say(message));
+                messages
+                    .iter()
+                    .for_each(|message| self.handle_message(message));
             }
             11 => self.skip(),
             12 if self.conn.serving().is_some() => {
@@ -529,23 +531,23 @@ impl<'c> Rig<'c> {
     }
 }
 
-fn play<'c>(script: Script<'_>, config: &'c Config) -> Rig<'c> {
-    let mut rig = Rig::new(script.stream, config);
+fn run_script<'c>(script: Script<'_>, config: &'c Config) -> Harness<'c> {
+    let mut harness = Harness::new(script.stream, config);
     let mut rest = script.stream;
     for step in script.steps() {
         let (piece, _) = rest.split_at(step.amount.min(rest.len()));
-        let unread = rig.read(piece).len();
+        let unread = harness.read(piece).len();
         rest = &rest[piece.len() - unread..];
-        rig.happen(step);
-        if rig.closed.is_some() {
-            return rig;
+        harness.take_step(step);
+        if harness.closed.is_some() {
+            return harness;
         }
     }
-    let _unread = rig.read(rest);
+    let _unread = harness.read(rest);
     if !bytes_have(script.stream, b"HEAD") {
-        take_apart(&rig.written);
+        split_written(&harness.written);
     }
-    rig
+    harness
 }
 
 fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
@@ -554,7 +556,7 @@ fn bytes_have(bytes: &[u8], part: &[u8]) -> bool {
 
 /// What came back for bytes without events.
 #[derive(Debug, PartialEq)]
-struct Came {
+struct Output {
     responses: Vec<u8>,
     /// Sorted: the result of a command comes after everything that arrived with it.
     frames: Vec<Vec<u8>>,
@@ -569,56 +571,56 @@ fn check_cuts(stream: &[u8], config: &Config) {
     if bytes_have(stream, b"HEAD") {
         return;
     }
-    let Some(whole) = come(&[stream], config) else {
+    let Some(whole) = run_pieces(&[stream], config) else {
         return;
     };
     for way in parts::ways_to_cut(stream) {
-        let Some(mut came) = come(&way, config) else {
+        let Some(mut output) = run_pieces(&way, config) else {
             continue;
         };
         if whole.close.is_some() {
             // What comes in one piece with a fault may stay unanswered.
-            came.frames.clone_from(&whole.frames);
+            output.frames.clone_from(&whole.frames);
         }
-        assert_eq!(came, whole, "{way:?}");
+        assert_eq!(output, whole, "{way:?}");
     }
 }
 
 /// Sends the pieces to a conn whose peer takes everything and whose polls are answered at once.
 /// `None` if the answers to one piece are so long that their number depends on the cuts.
-fn come(pieces: &[&[u8]], config: &Config) -> Option<Came> {
-    let mut rig = Rig::new(&pieces.concat(), config);
+fn run_pieces(pieces: &[&[u8]], config: &Config) -> Option<Output> {
+    let mut harness = Harness::new(&pieces.concat(), config);
     for piece in pieces {
         let mut rest = *piece;
         loop {
-            let left = rig.read(rest).len();
-            if let Some(FrameKind::Poll(_)) = rig.conn.serving() {
-                rig.answer(None, Vec::new());
-                rig.flush(usize::MAX);
+            let left = harness.read(rest).len();
+            if let Some(FrameKind::Poll(_)) = harness.conn.serving() {
+                harness.answer(None, Vec::new());
+                harness.flush(usize::MAX);
             } else if left == 0 || left == rest.len() {
                 break;
             }
             rest = &rest[rest.len() - left..];
         }
     }
-    if rig.waited_bytes_max >= PONG_BACKLOG_BYTES {
+    if harness.waited_bytes_max >= PONG_BACKLOG_BYTES {
         return None;
     }
-    let (length, mut frames) = take_apart(&rig.written);
+    let (length, mut frames) = split_written(&harness.written);
     frames.sort();
     let close = frames.iter().find(|frame| frame[0] == 0x88);
-    Some(Came {
-        responses: rig.written[..length].to_vec(),
+    Some(Output {
+        responses: harness.written[..length].to_vec(),
         close: close.cloned(),
         frames,
-        closed: rig.closed,
-        has_fin: rig.has_fin,
+        closed: harness.closed,
+        has_fin: harness.has_fin,
     })
 }
 
 /// Splits the written bytes into responses and frames, and checks their form. Both may be cut off
 /// at the end. Returns the length of the responses.
-fn take_apart(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
+fn split_written(written: &[u8]) -> (usize, Vec<Vec<u8>>) {
     let mut at = 0;
     while let Some(head) = wire::take_head(&written[at..]) {
         at += head.length;

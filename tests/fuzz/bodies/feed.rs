@@ -30,27 +30,27 @@ pub fn limits() -> Limits {
 
 /// One item, with the bytes that it took.
 #[derive(Debug, PartialEq)]
-pub struct Said {
+pub struct Decoded {
     pub item: Item,
     /// Where in the input it ended; its length for the end of a connection without an item.
     pub end: usize,
 }
 
 /// Everything that a feeder has sent, the same for every cut.
-pub fn decode(bytes: &[u8]) -> Vec<Said> {
+pub fn decode(bytes: &[u8]) -> Vec<Decoded> {
     let whole = decode_pieces(&[bytes]);
     for way in parts::ways_to_cut(bytes) {
         let items = decode_pieces(&way);
-        let is_same = items.iter().map(|said| &said.item);
+        let is_same = items.iter().map(|decoded| &decoded.item);
         assert!(
-            is_same.eq(whole.iter().map(|said| &said.item)),
+            is_same.eq(whole.iter().map(|decoded| &decoded.item)),
             "{way:?}: {items:?} is not {whole:?}"
         );
     }
     whole
 }
 
-fn decode_pieces(pieces: &[&[u8]]) -> Vec<Said> {
+fn decode_pieces(pieces: &[&[u8]]) -> Vec<Decoded> {
     let mut decoder = Decoder::new(limits());
     let mut items = Vec::new();
     let mut rest = Vec::new();
@@ -64,14 +64,14 @@ fn decode_pieces(pieces: &[&[u8]]) -> Vec<Said> {
             end += step.consumed;
             let Some(item) = step.item else { break };
             assert!(!was_over, "{item:?} after the end");
-            items.push(Said { item, end });
+            items.push(Decoded { item, end });
         }
         let bound = LINE_BYTES_MAX.max(HEAD_BYTES_MAX).max(1024);
         assert!(rest.len() <= bound, "{} bytes are kept", rest.len());
     }
     if !decoder.is_over() {
         let last = decoder.finish(&rest);
-        items.extend(last.map(|item| Said { item, end }));
+        items.extend(last.map(|item| Decoded { item, end }));
     }
     let held = memory::held_by(decoder);
     assert!(held <= 2 * LINE_BYTES_MAX + HELD_BYTES, "{held} bytes held");

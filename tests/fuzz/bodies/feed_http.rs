@@ -17,18 +17,18 @@ pub fn attack(bytes: &[u8]) {
     }
     let mut start = 0;
     let mut has_ended = false;
-    for said in feed::decode(bytes) {
-        assert!(!has_ended, "{said:?} after the end");
-        match said.item {
+    for decoded in feed::decode(bytes) {
+        assert!(!has_ended, "{decoded:?} after the end");
+        match decoded.item {
             Item::Continue => {}
             Item::Request(request) => {
                 check(&request);
                 has_ended = request.is_last;
                 // An error may close the connection where the end of the request is unknown.
                 if !has_ended {
-                    assert_eq!(said.end, end_of_request(bytes, start), "{request:?}");
+                    assert_eq!(decoded.end, end_of_request(bytes, start), "{request:?}");
                 }
-                start = said.end;
+                start = decoded.end;
             }
             item => panic!("not a request: {item:?}"),
         }

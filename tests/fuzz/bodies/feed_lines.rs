@@ -14,8 +14,8 @@ pub fn attack(bytes: &[u8]) {
         return;
     }
     let mut number = 0;
-    for said in feed::decode(bytes) {
-        let line = match said.item {
+    for decoded in feed::decode(bytes) {
+        let line = match decoded.item {
             Item::Command { line, command, .. } => {
                 check_command(&command);
                 line

@@ -23,7 +23,7 @@ pub fn attack(bytes: &[u8]) {
     };
     let mut pair = Pair::new();
     if mode & 1 == 0 {
-        pair.carry(usize::from(mode >> 1).max(1));
+        pair.exchange(usize::from(mode >> 1).max(1));
         assert!(!pair.filter.is_handshaking());
     }
     while let [kind, length, after @ ..] = rest {
@@ -33,8 +33,8 @@ pub fn attack(bytes: &[u8]) {
             pair.peer.change_keys();
         }
         match kind % 4 {
-            0 => pair.say(piece, usize::MAX),
-            1 => pair.say(piece, usize::from(kind / 4).max(1)),
+            0 => pair.send(piece, usize::MAX),
+            1 => pair.send(piece, usize::from(kind / 4).max(1)),
             2 => pair.seal(piece),
             _ => pair.inject(piece),
         }
@@ -45,8 +45,8 @@ pub fn attack(bytes: &[u8]) {
 struct Pair {
     filter: Filter,
     peer: PeerEnd,
-    said: Vec<u8>,
-    heard: Vec<u8>,
+    sent: Vec<u8>,
+    received: Vec<u8>,
     sealed: Vec<u8>,
     opened: Vec<u8>,
     /// Foreign bytes were on the wire, or the filter has failed.
@@ -58,8 +58,8 @@ impl Pair {
         Self {
             filter: Filter::new(&IDENTITY).expect("a filter"),
             peer: PeerEnd::new(),
-            said: Vec::new(),
-            heard: Vec::new(),
+            sent: Vec::new(),
+            received: Vec::new(),
             sealed: Vec::new(),
             opened: Vec::new(),
             is_spoiled: false,
@@ -67,7 +67,7 @@ impl Pair {
     }
 
     /// Exchanges what both sides have to send, the client's in cuts, until neither has anything.
-    fn carry(&mut self, cut: usize) {
+    fn exchange(&mut self, cut: usize) {
         while !self.is_spoiled {
             let mut up = self.peer.sealed();
             for piece in up.chunks_mut(cut.min(1 << 16)) {
@@ -86,14 +86,14 @@ impl Pair {
 
     fn receive(&mut self, bytes: &mut [u8]) {
         self.is_spoiled |= self.filter.receive(bytes).is_err();
-        self.heard.append(&mut self.filter.take_plain());
+        self.received.append(&mut self.filter.take_plain());
         assert!(self.filter.buffer_bytes() <= BUFFER_BYTES_MAX);
     }
 
-    fn say(&mut self, piece: &[u8], cut: usize) {
-        self.peer.say(piece);
-        self.said.extend_from_slice(piece);
-        self.carry(cut);
+    fn send(&mut self, piece: &[u8], cut: usize) {
+        self.peer.send(piece);
+        self.sent.extend_from_slice(piece);
+        self.exchange(cut);
     }
 
     fn seal(&mut self, piece: &[u8]) {
@@ -103,7 +103,7 @@ impl Pair {
         }
         // The client may be in the middle of sending a record, so this is not exchanged at once.
         if piece.len().is_multiple_of(2) {
-            self.carry(usize::MAX);
+            self.exchange(usize::MAX);
         }
     }
 
@@ -117,8 +117,8 @@ impl Pair {
             self.filter.close();
             return;
         }
-        self.carry(usize::MAX);
-        assert_eq!(self.heard, self.said);
+        self.exchange(usize::MAX);
+        assert_eq!(self.received, self.sent);
         assert_eq!(self.opened, self.sealed);
     }
 }

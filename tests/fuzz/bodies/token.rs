@@ -63,18 +63,18 @@ fn claims(bytes: &[u8]) {
     let token = signed(HEADER, bytes);
     let Ok(grant) = verify(&token) else { return };
     // Unknown claims are ignored. They may hold numbers or text that `serde_json` cannot read.
-    let Ok(said) = serde_json::from_slice::<Value>(bytes) else {
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
         return;
     };
     // Fractions of a second are rounded.
-    let exp = said["exp"].as_f64().expect("an end");
-    assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{said}");
+    let exp = json["exp"].as_f64().expect("an end");
+    assert!(exp > NOW_S as f64 - 1.0 && grant.ends_s > NOW_S, "{json}");
     let has_begun = |nbf: f64| nbf < NOW_S as f64 + 1.0;
-    assert!(said["nbf"].is_null() || said["nbf"].as_f64().is_some_and(has_begun));
-    assert!(said["iat"].is_null() || said["iat"].is_number());
-    assert!(said["aud"].is_null(), "for another audience: {said}");
+    assert!(json["nbf"].is_null() || json["nbf"].as_f64().is_some_and(has_begun));
+    assert!(json["iat"].is_null() || json["iat"].is_number());
+    assert!(json["aud"].is_null(), "for another audience: {json}");
     let sub = grant.sub.as_deref();
-    assert_eq!(sub, said["sub"].as_str().filter(|sub| !sub.is_empty()));
+    assert_eq!(sub, json["sub"].as_str().filter(|sub| !sub.is_empty()));
     assert!(sub.is_none_or(|sub| sub.len() <= TOKEN_SUB_BYTES_MAX));
     assert!(grant.subscribe.len() + grant.publish.len() <= 2 * TOKEN_PATTERNS_MAX);
 
@@ -88,10 +88,10 @@ fn claims(bytes: &[u8]) {
 
 fn header(bytes: &[u8]) {
     if verify(&signed(bytes, CLAIMS)).is_ok()
-        && let Ok(said) = serde_json::from_slice::<Value>(bytes)
+        && let Ok(json) = serde_json::from_slice::<Value>(bytes)
     {
-        assert_eq!(said["alg"], "HS256");
-        assert!(said["crit"].is_null(), "critical parameters: {said}");
+        assert_eq!(json["alg"], "HS256");
+        assert!(json["crit"].is_null(), "critical parameters: {json}");
     }
 }
 

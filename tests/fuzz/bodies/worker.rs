@@ -45,7 +45,7 @@ pub fn attack(bytes: &[u8]) {
         let (piece, after) = rest.split_at(step.amount.min(rest.len()));
         rest = after;
         world.send(piece);
-        world.happen(step);
+        world.take_step(step);
         world.turn(1_000);
     }
     world.send(rest);
@@ -60,9 +60,9 @@ struct World {
     writer: Writer,
     /// The well-behaved subscriber, and what it has received.
     witness: PipeRef,
-    heard: Vec<u8>,
+    received: Vec<u8>,
     /// What was published to it.
-    owed: Vec<String>,
+    published: Vec<String>,
     hostile: PipeRef,
     hostile_conns: u32,
     has_ended: bool,
@@ -107,13 +107,13 @@ impl World {
             metrics,
             writer,
             witness,
-            heard: Vec::new(),
-            owed: Vec::new(),
+            received: Vec::new(),
+            published: Vec::new(),
             hostile,
             hostile_conns: 1,
             has_ended: false,
         };
-        while world.heard.is_empty() {
+        while world.received.is_empty() {
             world.turn(1_000);
         }
         world
@@ -137,7 +137,7 @@ impl World {
         let conns = self.worker.conn_count() as u64;
         assert_eq!(self.metrics.conns_open.value(), conns);
         let net = self.worker.net_mut();
-        net.receive(&self.witness, usize::MAX, &mut self.heard);
+        net.receive(&self.witness, usize::MAX, &mut self.received);
         self.answer_reports();
     }
 
@@ -171,11 +171,11 @@ impl World {
     }
 
     /// Publishes to the well-behaved subscriber.
-    fn publish_owed(&mut self) {
-        let text = format!("p{}", self.owed.len());
+    fn publish_to_witness(&mut self) {
+        let text = format!("p{}", self.published.len());
         let payload = Payload::Text(text.as_str().into());
         if self.publish(&name("c"), payload).is_some() {
-            self.owed.push(text);
+            self.published.push(text);
         }
     }
 
@@ -193,22 +193,24 @@ impl World {
                 Report::Lost(_) | Report::Notice(_) => {
                     panic!("a notice without a watch: {report:?}")
                 }
-                Report::Publish(said) => {
-                    let is_broadcast = said.audience == Audience::Subscribers;
+                Report::Publish(publication) => {
+                    let is_broadcast = publication.audience == Audience::Subscribers;
                     let id = is_broadcast
-                        .then(|| self.publish(&said.channel, Payload::Json(said.data)))
+                        .then(|| {
+                            self.publish(&publication.channel, Payload::Json(publication.data))
+                        })
                         .flatten();
                     let message = BackendMessage::PublishReply {
                         outcome: id.map_or(PublishOutcome::NoConsumer, PublishOutcome::Broadcast),
-                        reference: said.reference,
+                        reference: publication.reference,
                     };
-                    self.tell(said.from, message);
+                    self.send_to_conn(publication.from, message);
                 }
             }
         }
     }
 
-    fn tell(&self, to: ConnName, message: BackendMessage) {
+    fn send_to_conn(&self, to: ConnName, message: BackendMessage) {
         self.post(Mail::Direct(DirectMessage {
             to,
             message,
@@ -216,7 +218,7 @@ impl World {
         }));
     }
 
-    fn happen(&mut self, step: Step) {
+    fn take_step(&mut self, step: Step) {
         let pipe = PipeRef::clone(&self.hostile);
         let net = self.worker.net_mut();
         let mut taken = Vec::new();
@@ -234,13 +236,13 @@ impl World {
                 self.hostile = net.connect(4096);
                 self.hostile_conns += 1;
             }
-            11 => self.publish_owed(),
-            12 => (0..20).for_each(|_| self.publish_owed()),
+            11 => self.publish_to_witness(),
+            12 => (0..20).for_each(|_| self.publish_to_witness()),
             13 => {
                 let text = "x".repeat(step.amount * 8);
                 let _id = self.publish(&name("b1"), Payload::Text(text.into()));
             }
-            14 if self.mailbox.waiting() < MAILS_MAX => self.tell(
+            14 if self.mailbox.waiting() < MAILS_MAX => self.send_to_conn(
                 ConnName {
                     run: RunId(1),
                     worker: 0,
@@ -282,18 +284,22 @@ impl World {
 
     /// The well-behaved subscriber has received everything, in order.
     fn check_witness(&self) {
-        let head = wire::take_head(&self.heard).expect("a head");
+        let head = wire::take_head(&self.received).expect("a head");
         assert_eq!(head.status, 200);
-        let mut rest = &self.heard[head.length..];
+        let mut rest = &self.received[head.length..];
         let mut body = Vec::new();
         while let Some((chunk, length)) = wire::take_chunk(rest) {
             body.extend_from_slice(chunk);
             rest = &rest[length..];
         }
         let body = String::from_utf8(body).expect("text");
-        let given = body.lines().filter_map(|line| line.strip_prefix("data: p"));
-        let owed = self.owed.iter().map(|text| &text[1..]);
-        assert!(given.eq(owed), "published {:?}, received {body}", self.owed);
+        let received = body.lines().filter_map(|line| line.strip_prefix("data: p"));
+        let published = self.published.iter().map(|text| &text[1..]);
+        assert!(
+            received.eq(published),
+            "published {:?}, received {body}",
+            self.published
+        );
     }
 }
 

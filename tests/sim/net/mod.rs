@@ -353,7 +353,7 @@ impl FakeNet {
             if self.random.u32(0..20) == 0 {
                 end.change_keys();
             }
-            end.say(bytes);
+            end.send(bytes);
             end.sealed()
         });
         open.to_server.extend(sealed.as_deref().unwrap_or(bytes));
