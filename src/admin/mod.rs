@@ -569,16 +569,10 @@ mod tests {
         let server = patient();
         for _ in 0..ADMIN_CONNS_MAX * 4 {
             drop(server.connect());
-            thread::sleep(Duration::from_millis(2));
         }
-        let mut answer = server.get("/healthz");
-        for _ in 0..100 {
-            if answer.ends_with("ok\n") {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-            answer = server.get("/healthz");
+        let begun = Instant::now();
+        while !server.get("/healthz").ends_with("ok\n") {
+            assert!(begun.elapsed() < Duration::from_secs(20));
         }
-        panic!("{answer}");
     }
 }

@@ -191,8 +191,11 @@ fn assert_promtool_accepts(server: &Server) {
     stdin.write_all(&response.body).unwrap();
     drop(stdin);
     let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && printed.trim().is_empty(),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -45,11 +45,11 @@ fn client_publishes_and_backend_answers() {
     let mut backend = consumer(&server, &json!(["chat:*"]), false);
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
     client.send(&publish("chat:1", &json!({"say": "hello"}), 7));
-    let said = backend.answer();
+    let received = backend.answer();
     let data = json!({"say": "hello"});
     let expected =
         json!({"type": "publish", "conn": conn, "sub": null, "channel": "chat:1", "data": data});
-    assert_eq!(said, expected);
+    assert_eq!(received, expected);
     assert_eq!(client.json(), json!({"type": "ok", "ref": 7}));
     backend.send(&json!({"send": conn, "data": {"hello": "you"}, "ack": true}));
     assert_eq!(
@@ -224,9 +224,9 @@ fn backend_receives_the_subject_after_a_token_in_band() {
     assert_eq!(backend.answer(), notice_of("unsubscribed", &none, "open"));
     assert_eq!(backend.answer(), notice_of("subscribed", &none, "open2"));
     assert_eq!(backend.answer(), notice_of("subscribed", &carol, "chat:1"));
-    let said = backend.answer();
-    assert_eq!(said["sub"], "carol", "{said}");
-    assert_eq!(said["conn"], conn.as_str(), "{said}");
+    let received = backend.answer();
+    assert_eq!(received["sub"], "carol", "{received}");
+    assert_eq!(received["conn"], conn.as_str(), "{received}");
     drop(client);
     let mut left = [backend.answer(), backend.answer()];
     left.sort_by_key(|line| line["channel"].to_string());
@@ -321,8 +321,8 @@ fn subscribers_are_counted_over_all_workers() {
     let mut clients: Vec<_> = (0..5)
         .map(|_| welcomed(&server, "channel=chat:1").0)
         .collect();
-    backend.send(&json!({"presence": ["chat:1", "nobody"]}));
-    let expected = json!({"ok": true, "line": 1, "presence": {"chat:1": 5, "nobody": 0}});
+    backend.send(&json!({"presence": ["chat:1", "empty"]}));
+    let expected = json!({"ok": true, "line": 1, "presence": {"chat:1": 5, "empty": 0}});
     assert_eq!(backend.answer(), expected);
     clients[0].send(&json!({"type": "presence", "channel": "chat:1", "ref": "x"}));
     let expected = json!({"type": "presence", "channel": "chat:1", "subscribers": 5, "ref": "x"});
@@ -345,8 +345,8 @@ fn consumer_that_stops_reading_delays_clients_and_loses_nothing() {
     });
     // All lines arrive, however late the consumer reads them.
     for number in 0..COUNT {
-        let said = backend.answer();
-        assert_eq!(said["data"][0], number, "{number}");
+        let received = backend.answer();
+        assert_eq!(received["data"][0], number, "{number}");
     }
     let mut client = writer.join().unwrap();
     for number in 0..COUNT {
@@ -390,19 +390,19 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
     within("the flooder is held", is_held);
     // The consumer has read nothing; publications of other clients are still passed to it.
     honest.send(&json!({"type": "subscribe", "channel": "chat:honest"}));
-    honest.send(&publish("chat:1", &json!("said"), 7));
+    honest.send(&publish("chat:1", &json!("urgent"), 7));
     assert_eq!(honest.json()["type"], "subscribed");
     assert_eq!(honest.json(), json!({"type": "ok", "ref": 7}));
     assert!(server.metric("fanfare_feed_notices_waiting") > 0.5);
     let notice_of = |kind: &str, channel: &str| notice(kind, &conn, &Value::Null, channel);
     let own = notice("subscribed", &honest_conn, &Value::Null, "chat:honest");
-    let (mut came, mut has_own, mut has_said) = (0, false, false);
+    let (mut came, mut has_own, mut has_publication) = (0, false, false);
     loop {
         let line = backend.answer();
         if line["type"] == "publish" {
             assert!(has_own, "a publication before the notice of its own client");
             assert!(came < names.len(), "after all notices of the flood");
-            has_said = true;
+            has_publication = true;
         } else if line == own {
             has_own = true;
         } else if line == notice_of("subscribed", "chat:last") {
@@ -412,7 +412,10 @@ fn notices_of_one_client_delay_no_publication_and_no_other_notice() {
             came += 1;
         }
     }
-    assert!(has_said && came == names.len(), "{has_said}, {came}");
+    assert!(
+        has_publication && came == names.len(),
+        "{has_publication}, {came}"
+    );
     let flooder = writer.join().unwrap();
     flooder.0.get_ref().shutdown(Shutdown::Both).unwrap();
     let _ended = reader.join().unwrap();
@@ -438,7 +441,7 @@ fn pair_of_notices_cancels_out_while_no_consumer_has_the_first() {
         .map(|channel| Socket::subscribed(server.addr, channel.trim_start_matches('&')))
         .collect();
     let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
-    within("notices wait", waits);
+    within("waiting notices", waits);
     let (mut client, conn) = welcomed(&server, "channel=chat:1");
     client.send_raw(&frames([
         ("subscribe", "chat:brief"),
@@ -478,7 +481,7 @@ fn notices_for_a_stalled_consumer_delay_no_other_consumer() {
         names.iter().map(|name| ("subscribe", name.as_str())),
     ));
     let waits = || (server.metric("fanfare_feed_notices_waiting") > 0.5).then_some(());
-    within("notices wait", waits);
+    within("waiting notices", waits);
     for number in 0..3 {
         let channel = format!("room:{number}");
         let (client, conn) = welcomed(&server, &format!("channel={channel}"));
@@ -537,7 +540,7 @@ fn consumer_that_pauses_is_not_cut_off_while_no_client_waits_for_it() {
         })
         .collect();
     let waits = || (server.metric("fanfare_feed_notices_waiting") > 100.0).then_some(());
-    within("notices wait", waits);
+    within("waiting notices", waits);
     let paused = Instant::now();
     while paused.elapsed() < Duration::from_secs(13) {
         assert!(server.metric("fanfare_feed_consumers_cut_off_total") < 0.5);
@@ -562,7 +565,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
     };
     (0..4).for_each(&mut come);
     let waits = || (server.metric("fanfare_feed_notices_waiting") > 10.0).then_some(());
-    within("notices wait", waits);
+    within("waiting notices", waits);
     let mut backend = consumer(&server, &json!(["chat:*"]), true);
     let started = Instant::now();
     let late = welcomed(&server, "channel=chat:late");
@@ -578,7 +581,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
         }
     });
     let handed = || server.metric("fanfare_feed_notices_total");
-    within("no more fit", || {
+    within("a full queue", || {
         let before = handed();
         std::thread::sleep(Duration::from_millis(200));
         (handed() < before + 0.5).then_some(())
@@ -586,7 +589,7 @@ fn stalled_consumer_delays_no_notices_of_another_with_the_same_channels() {
     // Room for a few notices at the slower one is enough.
     let (before, read) = (handed(), Instant::now());
     stalled.take_bytes(&mut vec![0; 100_000]);
-    within("more are handed out", || {
+    within("further notices", || {
         (handed() > before + 0.5).then_some(())
     });
     assert!(read.elapsed() < Duration::from_secs(5));

@@ -19,8 +19,8 @@ use crate::support::{Server, fanfare};
 fn bench(flags: &[&str]) -> (i32, Value, String) {
     let output = fanfare().arg("bench").args(flags).output().unwrap();
     let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code().unwrap(), value, said)
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().unwrap(), value, printed)
 }
 
 fn assert_faultless(result: &Value) {
@@ -38,10 +38,10 @@ fn small_run_counts_every_delivery_and_measures_the_server() {
     let flags = "--websockets 20 --event-streams 15 --rate 50 --seconds 1 --burst 5 --idle 0.2 --probe --json";
     let mut flags: Vec<&str> = flags.split(' ').collect();
     flags.extend(["--plot", plot.to_str().unwrap()]);
-    let (status, result, said) = bench(&flags);
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags);
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
-    assert_eq!(said, "", "no bar without a terminal");
+    assert_eq!(printed, "", "no bar without a terminal");
     let publish = &result["publish"];
     assert_eq!(publish["publications"], 50);
     assert_eq!(publish["deliveries"], 50 * 35);
@@ -91,13 +91,13 @@ fn text_ends_with_a_verdict() {
 fn stalled_and_slow_conns_receive_gaps_and_readers_none() {
     let flags = "--websockets 20 --event-streams 20 --stalled 20 --slow 10 --rate 400 --burst 20 --seconds 4 \
                  --payload 1000 --strict --json";
-    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
     let publish = &result["publish"];
-    let told = publish["gaps_told"]["stalled_or_slow"].as_u64().unwrap();
-    assert!(told >= 10, "{result:#}");
-    assert!(publish["skipped_and_told"].as_u64().unwrap() > told);
+    let gaps = publish["gaps_told"]["stalled_or_slow"].as_u64().unwrap();
+    assert!(gaps >= 10, "{result:#}");
+    assert!(publish["skipped_and_told"].as_u64().unwrap() > gaps);
     assert_eq!(publish["deliveries"], publish["deliveries_due"]);
 }
 
@@ -105,8 +105,8 @@ fn stalled_and_slow_conns_receive_gaps_and_readers_none() {
 fn churning_conns_connect_and_leave_without_a_fault() {
     let flags =
         "--websockets 10 --event-streams 10 --channels 3 --churn 100 --rate 200 --seconds 3 --json";
-    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
     let publish = &result["publish"];
     assert!(
@@ -120,8 +120,8 @@ fn churning_conns_connect_and_leave_without_a_fault() {
 fn polls_are_answered_with_each_publication_once_and_counted() {
     let flags = "--websockets 5 --event-streams 5 --polls 30 --channels 2 --rate 100 --burst 5 --seconds 1 \
                  --idle 0.2 --strict --json";
-    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
     assert_eq!(result["connect"]["kinds"]["polls"], 30);
     let publish = &result["publish"];
@@ -136,8 +136,8 @@ fn polls_are_answered_with_each_publication_once_and_counted() {
 fn stalled_slow_and_passing_polls_receive_gaps() {
     let flags = "--websockets 0 --event-streams 0 --polls 40 --stalled 20 --slow 10 --churn 40 --rate 400 \
                  --burst 20 --seconds 3 --payload 1000 --strict --json";
-    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
     let publish = &result["publish"];
     assert!(
@@ -150,8 +150,8 @@ fn stalled_slow_and_passing_polls_receive_gaps() {
 #[test]
 fn compressed_publications_are_checked_and_inflated_once_for_each_thread() {
     let flags = "--websockets 40 --event-streams 5 --deflate --rate 50 --burst 5 --seconds 1 --strict --json";
-    let (status, result, said) = bench(&flags.split(' ').collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split(' ').collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     assert_faultless(&result);
     assert_eq!(result["connect"]["kinds"]["compressed_websockets"], 40);
     let publish = &result["publish"];
@@ -167,11 +167,11 @@ fn server_that_does_not_compress_is_reported() {
     let address = server.addr.to_string();
     let mut flags = vec!["--attach", &address, "--deflate", "--listen-only"];
     flags.extend(["--seconds", "0"]);
-    let (status, _, said) = bench(&flags);
-    assert_eq!(status, 1, "{said}");
+    let (status, _, printed) = bench(&flags);
+    assert_eq!(status, 1, "{printed}");
     assert!(
-        said.contains("does not agree to permessage-deflate"),
-        "{said}"
+        printed.contains("does not agree to permessage-deflate"),
+        "{printed}"
     );
 }
 
@@ -187,8 +187,8 @@ fn text_names_the_kinds_of_clients() {
 #[test]
 fn memory_is_reported_after_each_storm() {
     let flags = "--websockets 100 --event-streams 100 --storms 2 --json";
-    let (status, result, said) = bench(&flags.split_whitespace().collect::<Vec<_>>());
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(status, 0, "{printed}{result:#}");
     let storms = result["storms"].as_array().unwrap();
     assert_eq!(storms.len(), 2);
     assert!(
@@ -212,8 +212,8 @@ fn running_server_is_published_to_and_measured() {
     flags.extend("--websockets 5 --event-streams 5 --seconds 0.5 --json".split(' '));
     // In the second run, ids are no longer equal to the numbers of its publications.
     for _ in 0..2 {
-        let (status, result, said) = bench(&flags);
-        assert_eq!(status, 0, "{said}{result:#}");
+        let (status, result, printed) = bench(&flags);
+        assert_eq!(status, 0, "{printed}{result:#}");
         assert_faultless(&result);
         assert_eq!(result["publish"]["deliveries"], 10 * 10);
         assert_eq!(result["publish"]["server_cpu_us_per_delivery"], Value::Null);
@@ -240,8 +240,8 @@ fn listening_checks_the_publications_of_others() {
         "demo:load",
     ];
     flags.extend("--websockets 3 --event-streams 3 --seconds 3 --json".split(' '));
-    let (status, result, said) = bench(&flags);
-    assert_eq!(status, 0, "{said}{result:#}");
+    let (status, result, printed) = bench(&flags);
+    assert_eq!(status, 0, "{printed}{result:#}");
     let foreign = result["publish"]["foreign"].as_u64().unwrap();
     assert!(foreign >= 6, "{result:#}");
 }
@@ -255,9 +255,9 @@ fn bad_usage_has_status_two_and_an_unreachable_server_one() {
         ("--stalled 100", 2, "--stalled"),
         ("--attach 127.0.0.1:9 --listen-only", 1, "refused"),
     ] {
-        let (code, _, said) = bench(&flags.split(' ').collect::<Vec<_>>());
-        assert_eq!(code, status, "{flags}: {said}");
-        assert!(said.contains(word), "{flags}: {said}");
+        let (code, _, printed) = bench(&flags.split(' ').collect::<Vec<_>>());
+        assert_eq!(code, status, "{flags}: {printed}");
+        assert!(printed.contains(word), "{flags}: {printed}");
     }
 }
 
@@ -358,8 +358,8 @@ fn server_that_breaks_the_protocol_is_detected() {
         let address = serve(fault, &feed).to_string();
         let mut flags = vec!["--attach", &address, "--feed", feed.to_str().unwrap()];
         flags.extend("--websockets 4 --event-streams 0 --rate 50 --seconds 0.2 --json".split(' '));
-        let (code, result, said) = bench(&flags);
-        assert_eq!(code, status, "{fault:?}: {said}{result:#}");
+        let (code, result, printed) = bench(&flags);
+        assert_eq!(code, status, "{fault:?}: {printed}{result:#}");
         if !counter.is_empty() {
             assert_eq!(
                 result["publish"]["faults"][counter], 4,

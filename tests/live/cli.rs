@@ -44,9 +44,9 @@ fn ends_at_once(line: &[&str], status: i32) -> String {
     let started = Instant::now();
     let output = run(line);
     assert!(started.elapsed() < AT_ONCE, "{line:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(status), "{line:?}: {said}");
-    said
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{line:?}: {printed}");
+    printed
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn version_is_that_of_the_package_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(help(&["--version"]), format!("fanfare {version}\n"));
     for subcommand in SUBCOMMANDS {
-        let said = help(&[subcommand, "--version"]);
-        assert!(said.trim_end().ends_with(version), "{said}");
+        let printed = help(&[subcommand, "--version"]);
+        assert!(printed.trim_end().ends_with(version), "{printed}");
     }
 }
 
@@ -123,8 +123,8 @@ fn errors_of_usage_name_the_argument_and_have_status_two() {
         (&["bench", "--feed", "x"], "--attach"),
         (&["bench", "--nonsense"], "--nonsense"),
     ] {
-        let said = ends_at_once(line, 2);
-        assert!(said.contains(name), "{line:?}: {said}");
+        let printed = ends_at_once(line, 2);
+        assert!(printed.contains(name), "{line:?}: {printed}");
     }
 }
 
@@ -149,12 +149,15 @@ fn subscribe_reports_a_missing_token_at_once() {
         server.url("/sse?channel=a"),
         server.url("/poll?channel=a"),
     ] {
-        let said = ends_at_once(&["subscribe", &url], 1);
-        assert!(said.starts_with("fanfare: token missing (401)"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let printed = ends_at_once(&["subscribe", &url], 1);
+        assert!(
+            printed.starts_with("fanfare: token missing (401)"),
+            "{printed}"
+        );
+        assert_eq!(printed.lines().count(), 1, "{printed}");
         let header = "Authorization: Bearer x.y.z";
-        let said = ends_at_once(&["subscribe", &url, "--header", header], 1);
-        assert!(said.contains("(401)"), "{said}");
+        let printed = ends_at_once(&["subscribe", &url, "--header", header], 1);
+        assert!(printed.contains("(401)"), "{printed}");
     }
 }
 
@@ -201,9 +204,9 @@ fn subscribe_ends_at_once_if_no_retry_can_help() {
         if url.contains(".invalid") && !is_unknown("unknown.invalid") {
             continue;
         }
-        let said = ends_at_once(&["subscribe", &url], 1);
-        assert!(said.contains(mark), "{url}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let printed = ends_at_once(&["subscribe", &url], 1);
+        assert!(printed.contains(mark), "{url}: {printed}");
+        assert_eq!(printed.lines().count(), 1, "{printed}");
     }
 }
 
@@ -265,10 +268,10 @@ fn subscribe_ends_when_the_server_forbids_reconnecting() {
         feeder.write("{\"disconnect_sub\":\"alice\",\"code\":4003,\"reason\":\"banned\"}\n");
         let status = within("the end", || child.try_wait().unwrap());
         assert_eq!(status.code(), Some(1));
-        let (mut said, mut printed) = (String::new(), String::new());
-        child.stderr.unwrap().read_to_string(&mut said).unwrap();
+        let (mut errors, mut printed) = (String::new(), String::new());
+        child.stderr.unwrap().read_to_string(&mut errors).unwrap();
         child.stdout.unwrap().read_to_string(&mut printed).unwrap();
-        assert!(said.contains("4003 (banned)"), "{said}");
+        assert!(errors.contains("4003 (banned)"), "{errors}");
         assert_eq!(printed, "");
         server.await_metric("fanfare_subscribers", 0.0);
     }
@@ -303,9 +306,9 @@ fn subscribe_works_under_cron_and_ends_silently_on_a_closed_pipe() {
         (server.metric("fanfare_subscribers") < 0.5).then_some(())
     });
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    assert_eq!(said, "");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}");
+    assert_eq!(printed, "");
     assert_eq!(output.stdout.split(|b| *b == b'\n').count(), 3);
 }
 
@@ -316,9 +319,12 @@ fn publish_reports_an_unreachable_feed_at_once() {
     let missing = missing.to_str().unwrap();
     for flags in [&[][..], &["--ack"]] {
         let line = [&["publish", "a", "1", "--feed", missing], flags].concat();
-        let said = ends_at_once(&line, 1);
-        assert!(said.contains(missing) && said.contains("--feed"), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let printed = ends_at_once(&line, 1);
+        assert!(
+            printed.contains(missing) && printed.contains("--feed"),
+            "{printed}"
+        );
+        assert_eq!(printed.lines().count(), 1, "{printed}");
     }
 }
 
@@ -350,15 +356,15 @@ fn bench_reports_a_refusing_target_at_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = free.local_addr().unwrap().to_string();
     drop(free);
-    let said = ends_at_once(&["bench", "--attach", &addr, "--listen-only"], 1);
-    assert!(said.contains("Connection refused"), "{said}");
+    let printed = ends_at_once(&["bench", "--attach", &addr, "--listen-only"], 1);
+    assert!(printed.contains("Connection refused"), "{printed}");
     let folder = tempfile::tempdir().unwrap();
     let server = guarded(folder.path());
     let addr = server.addr.to_string();
     let streams = ["--websockets", "0", "--event-streams", "5"];
     let line = [&["bench", "--attach", &addr, "--listen-only"], &streams[..]].concat();
-    let said = ends_at_once(&line, 1);
-    assert!(said.contains("401"), "{said}");
+    let printed = ends_at_once(&line, 1);
+    assert!(printed.contains("401"), "{printed}");
 }
 
 /// Starts a load generator with a server of its own; returns both processes.

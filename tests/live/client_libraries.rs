@@ -361,9 +361,9 @@ fn check_over_a_kill(start_peer: impl FnOnce(&str) -> Lines) {
     ids.push(Feeder::connect(&second.feed).publish("a", "three"));
     let mut had = Vec::new();
     while had.len() < ids.len() {
-        let told = peer.json();
-        assert_eq!(told.get("gap"), None, "{told}");
-        had.extend(told["id"].as_str().map(str::to_owned));
+        let message = peer.json();
+        assert_eq!(message.get("gap"), None, "{message}");
+        had.extend(message["id"].as_str().map(str::to_owned));
     }
     assert_eq!(had, ids);
     assert!(peer.wait().success(), "{}", peer.stderr());

@@ -20,7 +20,7 @@ fn drains(signal: &str) {
     stream.until("id: ");
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let id = Feeder::connect(&server.feed).publish("a", "last words");
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal(signal);
 
     assert_eq!(socket.publication()["id"], id.as_str());
@@ -44,9 +44,9 @@ fn drains(signal: &str) {
     let status = server.wait();
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(
-        told.elapsed() < Duration::from_secs(5),
+        signalled.elapsed() < Duration::from_secs(5),
         "{:?}",
-        told.elapsed()
+        signalled.elapsed()
     );
     assert!(TcpStream::connect(server.addr).is_err());
     assert!(!server.feed.exists(), "the feed's file is left behind");
@@ -243,9 +243,9 @@ fn second_server_on_the_same_feed_is_refused_without_effect() {
     let folder = tempfile::tempdir().unwrap();
     let start = || Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]);
     let first = start().unwrap();
-    let (status, said) = start().expect_err("two servers on one feed");
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("feed.sock"), "{said}");
+    let (status, printed) = start().expect_err("two servers on one feed");
+    assert_eq!(status.code(), Some(1), "{printed}");
+    assert!(printed.contains("feed.sock"), "{printed}");
     Feeder::connect(&first.feed).publish("a", 1);
 }
 
@@ -254,8 +254,8 @@ fn regular_file_in_place_of_the_feed_is_not_removed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("feed.sock");
     std::fs::write(&file, "precious").unwrap();
-    let (status, said) = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap_err();
-    assert_eq!(status.code(), Some(2), "{said}");
+    let (status, printed) = Server::in_folder(folder.path(), "127.0.0.1:0", "", &[]).unwrap_err();
+    assert_eq!(status.code(), Some(2), "{printed}");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
 }
 
@@ -265,9 +265,9 @@ fn address_in_use_is_an_error_that_names_it() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
-    let (status, said) = Server::in_folder(folder.path(), &addr, "", &[]).unwrap_err();
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains(&addr), "{said}");
+    let (status, printed) = Server::in_folder(folder.path(), &addr, "", &[]).unwrap_err();
+    assert_eq!(status.code(), Some(1), "{printed}");
+    assert!(printed.contains(&addr), "{printed}");
     drop(server);
 }
 

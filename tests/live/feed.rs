@@ -306,8 +306,8 @@ fn null_is_absent_and_numbers_have_any_spelling_on_every_input() {
     ] {
         feeder.write(&format!("{line}\n"));
         let answer = feeder.answer();
-        let said = answer["message"].as_str().unwrap();
-        assert!(said.starts_with(message), "{line}: {answer}");
+        let printed = answer["message"].as_str().unwrap();
+        assert!(printed.starts_with(message), "{line}: {answer}");
     }
     let (mut other, conn) = {
         let mut other = Socket::open(server.addr, "channel=a");
@@ -595,14 +595,14 @@ fn publish_command_sends_an_argument_or_each_line() {
     assert!(!refused.stderr.is_empty());
     assert_eq!(socket.publication()["data"], 1);
     assert_eq!(socket.publication()["data"], 2);
-    let nobody = run(
+    let unreachable = run(
         fanfare().args(["publish", "a", "1", "--feed", "/nowhere/feed.sock"]),
         "",
     );
-    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(unreachable.status.code(), Some(1));
     assert!(
-        text(&nobody.stderr).contains("/nowhere/feed.sock"),
-        "{nobody:?}"
+        text(&unreachable.stderr).contains("/nowhere/feed.sock"),
+        "{unreachable:?}"
     );
 }
 
@@ -652,13 +652,13 @@ fn check_command_accepts_good_files_and_refuses_bad_ones() {
     ] {
         let bad = check(config);
         assert_eq!(bad.status.code(), Some(2), "{bad:?}");
-        let said = text(&bad.stderr);
+        let printed = text(&bad.stderr);
         assert!(
-            said.contains("fanfare.toml") && said.contains(key),
-            "{said}"
+            printed.contains("fanfare.toml") && printed.contains(key),
+            "{printed}"
         );
         let line = config.lines().position(|line| line.contains(key)).unwrap() + 1;
-        assert!(said.contains(&format!(":{line}")), "{said}");
+        assert!(printed.contains(&format!(":{line}")), "{printed}");
     }
     let missing = run(fanfare().args(["check", "/nowhere/fanfare.toml"]), "");
     assert_eq!(missing.status.code(), Some(2), "{missing:?}");

@@ -25,7 +25,7 @@ fn curl(args: &[&str]) -> String {
 fn event(stream: &mut Lines) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
-        let line = stream.next().expect("the stream goes on");
+        let line = stream.next().expect("the stream continues");
         if !line.is_empty() {
             lines.push(line);
         } else if lines.iter().any(|line| line.starts_with("data:")) {

@@ -26,7 +26,7 @@ fn server(folder: &Path, sync: &str) -> Server {
         folder.join("journal")
     );
     Server::in_folder(folder, "127.0.0.1:0", &config, &[])
-        .unwrap_or_else(|(status, said)| panic!("no server ({status}): {said}"))
+        .unwrap_or_else(|(status, printed)| panic!("no server ({status}): {printed}"))
 }
 
 /// The number of kills, the seed, and the random number generator.
@@ -337,14 +337,17 @@ fn acknowledged_client_publication_survives_a_kill() {
         let since = Feeder::connect(&first.feed).publish("room:1", 0);
         let mut socket = Socket::subscribed(first.addr, "channel=room:2");
         socket.send(&json!({"type": "publish", "channel": "room:1", "data": {"n": 1}, "ref": 7}));
-        let told = socket.json();
-        assert_eq!((&told["type"], &told["ref"]), (&json!("ok"), &json!(7)));
+        let accepted = socket.json();
+        assert_eq!(
+            (&accepted["type"], &accepted["ref"]),
+            (&json!("ok"), &json!(7))
+        );
         first.signal("KILL");
         first.wait();
         let second = open_server(folder.path(), sync);
         let answer = poll(&second, &format!("channel=room:1&since={since}"));
         assert_eq!(answer["gap"], false, "{answer}");
-        assert_eq!(answer["publications"][0]["id"], told["id"]);
+        assert_eq!(answer["publications"][0]["id"], accepted["id"]);
         assert_eq!(answer["publications"][0]["data"], json!({"n": 1}));
         second.signal("KILL");
     }
@@ -382,9 +385,9 @@ fn second_server_on_the_same_journal_is_refused() {
     let other = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
-    let (status, said) = Server::in_folder(other.path(), "127.0.0.1:0", "", &flags).unwrap_err();
+    let (status, printed) = Server::in_folder(other.path(), "127.0.0.1:0", "", &flags).unwrap_err();
     assert_eq!(status.code(), Some(1));
-    assert!(said.contains("in use by another server"), "{said}");
+    assert!(printed.contains("in use by another server"), "{printed}");
     first.signal("KILL");
 }
 
@@ -394,10 +397,10 @@ fn refusal(folder: &Path) -> String {
     let journal = folder.join("journal");
     let flags = ["--journal", journal.to_str().unwrap()];
     let other = tempfile::tempdir().unwrap();
-    let (status, said) = Server::in_folder(other.path(), "127.0.0.1:0", "", &flags).unwrap_err();
+    let (status, printed) = Server::in_folder(other.path(), "127.0.0.1:0", "", &flags).unwrap_err();
     assert_eq!(status.code(), Some(2));
-    assert!(said.contains(flags[1]), "{said}");
-    said
+    assert!(printed.contains(flags[1]), "{printed}");
+    printed
 }
 
 #[test]
@@ -406,10 +409,10 @@ fn foreign_folder_is_an_error_that_names_it_and_is_not_changed() {
     let journal = folder.path().join("journal");
     std::fs::create_dir(&journal).unwrap();
     std::fs::write(journal.join("notes.txt"), "mine").unwrap();
-    let said = refusal(folder.path());
+    let printed = refusal(folder.path());
     assert!(
-        said.contains("notes.txt") && said.contains("does not belong"),
-        "{said}"
+        printed.contains("notes.txt") && printed.contains("does not belong"),
+        "{printed}"
     );
     assert_eq!(std::fs::read(journal.join("notes.txt")).unwrap(), b"mine");
     assert_eq!(std::fs::read_dir(&journal).unwrap().count(), 1);
@@ -435,10 +438,10 @@ fn damaged_journal_is_an_error_and_is_not_changed() {
     drop(running);
     let store = folder.path().join("journal/store");
     std::fs::rename(store.join("keyspaces"), folder.path().join("elsewhere")).unwrap();
-    let said = refusal(folder.path());
+    let printed = refusal(folder.path());
     assert!(
-        said.contains("damaged") && said.contains("move it away"),
-        "{said}"
+        printed.contains("damaged") && printed.contains("move it away"),
+        "{printed}"
     );
     std::fs::rename(folder.path().join("elsewhere"), store.join("keyspaces")).unwrap();
     let running = server(folder.path(), "always");
@@ -456,18 +459,21 @@ fn journal_that_cannot_be_opened_is_an_error_that_forbids_a_restart() {
     let store = folder.path().join("journal/store");
     for (name, content, reason) in [
         ("version", &b"FJL\x02"[..], "another version"),
-        ("version", b"theirs", "another version"),
+        ("version", b"other", "another version"),
         ("keyspaces/1/current", b"", "is damaged"),
     ] {
         let path = store.join(name);
         let original = std::fs::read(&path).unwrap();
         std::fs::write(&path, content).unwrap();
-        let said = refusal(folder.path());
+        let printed = refusal(folder.path());
         assert!(
-            said.contains("--journal: journal.path: ") && said.contains(reason),
-            "{name}: {said}"
+            printed.contains("--journal: journal.path: ") && printed.contains(reason),
+            "{name}: {printed}"
         );
-        assert!(said.to_lowercase().contains("move "), "{name}: {said}");
+        assert!(
+            printed.to_lowercase().contains("move "),
+            "{name}: {printed}"
+        );
         assert_eq!(std::fs::read(&path).unwrap(), content);
         std::fs::write(&path, original).unwrap();
     }

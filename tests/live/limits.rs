@@ -146,15 +146,15 @@ fn two_hundred_feeders_are_all_acknowledged() {
     let mut seen: Vec<String> = (0..2000)
         .map(|_| socket.publication()["id"].as_str().unwrap().to_owned())
         .collect();
-    let mut told: Vec<String> = threads
+    let mut acknowledged: Vec<String> = threads
         .into_iter()
         .flat_map(|thread| thread.join().unwrap())
         .collect();
     let number = |id: &String| -> u64 { id.split_once('-').unwrap().1.parse().unwrap() };
     assert!(seen.is_sorted_by_key(number));
     seen.sort();
-    told.sort();
-    assert_eq!(seen, told);
+    acknowledged.sort();
+    assert_eq!(seen, acknowledged);
 }
 
 /// A server that cannot raise its limit on descriptors.
@@ -240,15 +240,15 @@ fn server_without_descriptors_for_connections_is_not_ready_and_reports_why() {
             found[0] = true;
             continue;
         };
-        let said = format!(
+        let printed = format!(
             "not ready: no connection fits: the server itself uses all descriptors that \
              RLIMIT_NOFILE, {limit}, allows"
         );
         // The last descriptor may be taken by this client or by the probe.
-        let is_served = within("a client is served, or /readyz says why not", || {
+        let is_served = within("a client is served, or /readyz has a reason", || {
             let is_served = server.serves();
             let (status, reason) = server.readiness();
-            let is_known = status == 503 && reason.contains(&said);
+            let is_known = status == 503 && reason.contains(&printed);
             (is_served || is_known).then_some(is_served)
         });
         found[if is_served { 2 } else { 1 }] = true;

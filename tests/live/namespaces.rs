@@ -216,16 +216,16 @@ fn check_shows_the_rules_of_each_namespace() {
     let file = folder.path().join("fanfare.toml");
     std::fs::write(&file, LAST_ONLY).unwrap();
     let output = fanfare().arg("check").arg(&file).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
     let rules = "namespace prices:*: 1 publications, 67108864 bytes, 60000 ms, skip";
-    assert_eq!(said.lines().nth(1), Some(rules), "{said}");
+    assert_eq!(printed.lines().nth(1), Some(rules), "{printed}");
     std::fs::write(&file, LAST_ONLY.replace("= 1", "= 0")).unwrap();
     let output = fanfare().arg("check").arg(&file).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        said.contains(":3: namespace[0].log_entries: is 0"),
-        "{said}"
+        printed.contains(":3: namespace[0].log_entries: is 0"),
+        "{printed}"
     );
 }

@@ -569,7 +569,7 @@ fn one_publication_answers_many_waiting_polls() {
     for poller in &mut pollers {
         assert_eq!(ids(&poller.answer().1), [id.as_str()]);
     }
-    within("all are gone", || {
+    within("the end of all", || {
         (server.metric(WAITING) < 0.5).then_some(())
     });
 }

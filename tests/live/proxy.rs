@@ -1,7 +1,7 @@
-//! The real binary behind proxies: `haproxy` with the PROXY protocol, nginx with the field that
-//! names the client, and hand-made headers that are wrong, late or a lie.
+//! The server behind proxies: HAProxy with the PROXY protocol, nginx with the field that names the
+//! client, and hand-written headers that are malformed, late or forged.
 //!
-//! Whom a conn is counted for is seen by a limit of one conn for each source.
+//! A limit of one connection for each source shows the source of a connection.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ const ONE_EACH: &str = "[limits]\nconns_per_source = 1\nrequest_head_ms = 1500\n
 const TRUSTING: &str = "[proxy]\ntrusted = [\"127.0.0.1\", \"::1\"]\n";
 const PROXIED: &[&str] = &["--listen", "127.0.0.1:0 proxy"];
 
-/// A server whose one listener expects the header. The tests' own listener is not used.
+/// A server with a second listener, which expects the PROXY header.
 struct Proxied {
     server: Server,
     addr: SocketAddr,
@@ -76,7 +76,8 @@ fn v1(client: &str) -> String {
     format!("PROXY TCP4 {client} 198.51.100.1 4711 443\r\n")
 }
 
-/// Clients of one address have one stream, those of another their own, and all get everything.
+/// Checks that each client address is limited to one stream, and that all streams receive
+/// everything.
 fn check_sources(server: &Server, addr: SocketAddr) {
     let (status, mut first) = stream_from(9, addr, "");
     assert_eq!(status, 200);
@@ -86,28 +87,28 @@ fn check_sources(server: &Server, addr: SocketAddr) {
     let mut feeder = Feeder::connect(&server.feed);
     let id = feeder.publish("a", "to both");
     for stream in [&mut first, &mut other] {
-        let mut said = String::new();
+        let mut received = String::new();
         let mut byte = [0];
-        while !said.contains(&id) || !said.contains("to both") {
+        while !received.contains(&id) || !received.contains("to both") {
             stream.read_exact(&mut byte).unwrap();
-            said.push(char::from(byte[0]));
+            received.push(char::from(byte[0]));
         }
     }
     drop(first);
-    within("the place is free again", || {
-        // Some proxies look for the client's end only when there is something to give it.
-        feeder.publish("a", "is anybody there");
+    within("room for the client", || {
+        // Some proxies notice that a client has disconnected only when they write to it.
+        feeder.publish("a", "probe");
         (stream_from(9, addr, "").0 == 200).then_some(())
     });
     drop(other);
     within("the table is empty", || {
-        feeder.publish("a", "is anybody there");
+        feeder.publish("a", "probe");
         (server.metric("fanfare_sources") < 0.5).then_some(())
     });
 }
 
 #[test]
-fn haproxy_names_its_clients_in_both_versions() {
+fn haproxy_names_its_clients_in_both_header_versions() {
     for how in ["SERVER send-proxy", "SERVER send-proxy-v2"] {
         let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
         let proxy = haproxy("tcp", how, proxied.addr);
@@ -124,7 +125,7 @@ fn haproxy_names_its_clients_in_both_versions() {
 }
 
 #[test]
-fn checks_of_a_proxy_are_nobody_and_never_refused() {
+fn health_checks_of_a_proxy_have_no_source_and_are_not_refused() {
     let proxied = Proxied::with(&format!("{ONE_EACH}{TRUSTING}"));
     let how = "SERVER send-proxy-v2 check-send-proxy check inter 100ms";
     let proxy = haproxy("tcp", how, proxied.addr);
@@ -141,7 +142,7 @@ fn haproxy_names_its_clients_in_a_field() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
     let proxy = haproxy("http", "option forwardfor\n SERVER", server.addr);
     check_sources(&server, proxy.addr);
-    // It adds a line; what a client says before is not believed.
+    // HAProxy appends a field line; the client's own line is ignored.
     let forged = "X-Forwarded-For: 192.0.2.1\r\n";
     let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
@@ -162,7 +163,7 @@ fn nginx_names_its_clients_in_a_field() {
     let (status, _kept) = stream_from(11, proxy.addr, forged);
     assert_eq!(status, 200);
     assert_eq!(stream_from(11, proxy.addr, "").0, 429);
-    // Others may use the conns that it keeps to us, and each is counted for itself.
+    // nginx reuses its connections for other clients; each request counts for its own client.
     for octet in 20..40 {
         let request = "GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
         assert_eq!(ask(connect_from(octet, proxy.addr), request).0.status, 200);
@@ -173,7 +174,7 @@ fn nginx_names_its_clients_in_a_field() {
 }
 
 #[test]
-fn curl_speaks_for_itself() {
+fn curl_sends_a_proxy_header() {
     let proxied = Proxied::with("");
     let url = format!("http://{}/", proxied.addr);
     let page = Lines::curl(["--haproxy-protocol", &url]).rest();
@@ -184,7 +185,7 @@ fn curl_speaks_for_itself() {
 }
 
 #[test]
-fn tls_begins_behind_the_header_however_it_is_cut() {
+fn tls_begins_after_the_header_at_every_cut() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let config = format!("{}{ONE_EACH}", certificate.config());
@@ -218,13 +219,13 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
         kept.push(stream);
     }
     server.await_metric("fanfare_tls_handshakes_total", 4.0);
-    // One too many is closed before the handshake.
+    // A connection over the limit is closed before the handshake.
     let mut again = connect(addr);
     again.write_all(v1("192.0.2.5").as_bytes()).unwrap();
     assert_ends_silently(again);
     server.await_metric("fanfare_conns_refused_total{limit=\"source_conns\"}", 1.0);
     let proxy = haproxy("tcp", "SERVER send-proxy-v2", addr);
-    // The connection that looked whether the proxy was there has the only place at first.
+    // At first the test's own probe of the proxy uses the only place.
     let start = within("a place behind the proxy", || {
         let mut through = secured(proxy.addr, &certificate.trusting());
         let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -236,7 +237,7 @@ fn tls_begins_behind_the_header_however_it_is_cut() {
     assert_eq!(&start, b"HTTP/1.1 200");
 }
 
-/// A header of version 2 that names a client of IPv4, with so many bytes of extensions.
+/// A version 2 header for an IPv4 client, with this many bytes of extensions.
 fn v2(client: [u8; 4], extensions: u16) -> Vec<u8> {
     let mut rest = [&client[..], &[198, 51, 100, 1, 0x12, 0x67, 1, 0xbb]].concat();
     rest.resize(12 + usize::from(extensions), 0xea);
@@ -249,7 +250,7 @@ fn v2_of(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     [start, &[command, family][..], &length, rest].concat()
 }
 
-/// Sends a header in two pieces, and then a request whose status is returned.
+/// Sends a header in two pieces and then a request; returns the status.
 fn status_behind(header: &[u8], addr: SocketAddr) -> u16 {
     let mut stream = connect(addr);
     let (first, second) = header.split_at(header.len() / 3);
@@ -288,7 +289,7 @@ fn header_of_any_length_and_family_is_read() {
 }
 
 #[test]
-fn conn_that_has_sent_most_of_a_long_header_keeps_none_of_it() {
+fn conn_with_an_unfinished_long_header_buffers_none_of_it() {
     const CONNS: u16 = 200;
     let proxied = Proxied::with("[limits]\nrequest_head_ms = 20000\n");
     let header = v2([192, 0, 2, 1], 60_000);
@@ -306,7 +307,7 @@ fn conn_that_has_sent_most_of_a_long_header_keeps_none_of_it() {
         });
         streams
     };
-    // The tables of the server have grown by then.
+    // A first round, so that the server's tables have their final size.
     drop(fill());
     proxied.server.await_metric("fanfare_conns", 0.0);
     let before = process.resident_bytes();
@@ -316,7 +317,7 @@ fn conn_that_has_sent_most_of_a_long_header_keeps_none_of_it() {
 }
 
 #[test]
-fn header_that_is_wrong_missing_or_late_ends_the_conn() {
+fn malformed_missing_or_late_header_closes_the_conn() {
     let proxied = Proxied::with(ONE_EACH);
     let mut neighbour = Socket::subscribed(proxied.server.addr, "channel=a");
     let wrong: [&[u8]; 8] = [
@@ -339,7 +340,7 @@ fn header_that_is_wrong_missing_or_late_ends_the_conn() {
     proxied.server.await_metric(name, 9.0);
     let id = Feeder::connect(&proxied.server.feed).publish("a", 1);
     assert_eq!(neighbour.publication()["id"], id.as_str());
-    // Behind a good one the request has its time and its answers.
+    // After a valid header the request has its own deadline and gets an answer.
     let (response, _) = ask(
         connect(proxied.addr),
         &format!("{}GET / HTTP/1.1\r\n", v1("192.0.2.1")),
@@ -348,17 +349,17 @@ fn header_that_is_wrong_missing_or_late_ends_the_conn() {
 }
 
 #[test]
-fn proxies_that_are_not_trusted_are_not_believed() {
+fn untrusted_proxies_are_refused_or_ignored() {
     let config = format!("{ONE_EACH}[proxy]\ntrusted = [\"127.0.0.77\"]\n");
     let proxied = Proxied::with(&config);
-    let mut liar = connect(proxied.addr);
-    let _ = liar.write_all(v1("192.0.2.1").as_bytes());
-    assert_ends_silently(liar);
+    let mut untrusted = connect(proxied.addr);
+    let _ = untrusted.write_all(v1("192.0.2.1").as_bytes());
+    assert_ends_silently(untrusted);
     let name = "fanfare_conns_refused_total{limit=\"proxy\"}";
     proxied.server.await_metric(name, 1.0);
     let head = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", v1("192.0.2.1"));
     assert_eq!(ask(connect_from(77, proxied.addr), &head).0.status, 200);
-    // On the other listener nobody's field counts but the proxy's.
+    // On the other listener only the trusted proxy's field is used.
     let addr = proxied.server.addr;
     let (_, _kept) = stream_from(9, addr, "X-Forwarded-For: 192.0.2.50\r\n");
     let refused = ask(
@@ -372,12 +373,12 @@ fn proxies_that_are_not_trusted_are_not_believed() {
         stream_from(77, addr, "X-Forwarded-For: 192.0.2.50\r\n").0,
         429
     );
-    // One that names nobody is held to nothing itself.
+    // A trusted proxy that names no client has no limit of its own.
     let (_, _kept) = stream_from(77, addr, "X-Forwarded-For: unknown\r\n");
     assert_eq!(stream_from(77, addr, "").0, 200);
 }
 
-/// Asks for a position on a kept connection, for a client.
+/// Sends a short poll for a client on a kept-alive connection; returns the status.
 fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
     let head = format!(
         "GET /poll?channel=a&timeout=0 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {client}\r\n\r\n"
@@ -387,8 +388,8 @@ fn poll_for(client: &str, stream: &mut BufReader<TcpStream>) -> u16 {
 }
 
 #[test]
-fn kept_connection_is_a_connect_of_its_first_client_alone() {
-    // Five seconds' worth may come at once.
+fn kept_alive_connection_counts_as_a_connect_of_its_first_client() {
+    // A burst may have as many connects as five seconds allow.
     const AT_ONCE: usize = 10;
     let config =
         format!("{TRUSTING}[limits]\nconnects_per_second_per_source = 2\nconns_per_source = 30\n");
@@ -398,13 +399,13 @@ fn kept_connection_is_a_connect_of_its_first_client_alone() {
         let client = format!("192.0.2.{}", number % 3);
         assert_eq!(poll_for(&client, &mut kept), 200, "{number}: {client}");
     }
-    // A client for which the proxy connects each time is still held to its rate.
+    // A client with a new connection for each request is limited to its rate.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| poll_for("192.0.2.1", &mut BufReader::new(connect(server.addr))))
         .collect();
     assert!(connects[..AT_ONCE].iter().all(|status| *status == 200));
     assert!(connects[AT_ONCE..].contains(&429), "{connects:?}");
-    // A connection whose first request names no client is not a connect yet.
+    // A connection counts as a connect of the first client that a request names.
     let connects: Vec<u16> = (0..2 * AT_ONCE)
         .map(|_| {
             let mut stream = BufReader::new(connect(server.addr));
@@ -418,7 +419,7 @@ fn kept_connection_is_a_connect_of_its_first_client_alone() {
 }
 
 #[test]
-fn kept_connection_is_a_conn_of_its_latest_client() {
+fn kept_alive_connection_counts_as_a_conn_of_its_latest_client() {
     let server = Server::with(&format!("{ONE_EACH}{TRUSTING}"), &[]);
     let mut kept = BufReader::new(connect(server.addr));
     let stream_for = |client: &str| {
@@ -431,10 +432,11 @@ fn kept_connection_is_a_conn_of_its_latest_client() {
     let (status, stream) = stream_for("192.0.2.1");
     assert_eq!(status, 200);
     assert_eq!(stream_for("192.0.2.2").0, 429);
-    // The first client's only connection is the stream now, and the refusal ends the kept one.
+    // The first client's one connection is the stream now, so this request is refused and its
+    // connection closed.
     assert_eq!(poll_for("192.0.2.1", &mut kept), 429);
     drop(kept);
-    let other = within("the place of the second is free", || {
+    let other = within("room for the second client", || {
         let (status, stream) = stream_for("192.0.2.2");
         (status == 200).then_some(stream)
     });
@@ -444,7 +446,7 @@ fn kept_connection_is_a_conn_of_its_latest_client() {
 }
 
 #[test]
-fn field_that_is_configured_is_the_one_that_counts() {
+fn only_the_configured_field_names_the_client() {
     let config = format!("{ONE_EACH}{TRUSTING}field = \"forwarded\"\n");
     let server = Server::with(&config, &[]);
     let fields = "Forwarded: for=\"[2001:db8:1:2::3]:4711\";proto=http\r\n";

@@ -1,9 +1,9 @@
-//! The proxies of `systemd/proxies` in front of the server: every transport passes, at once and
-//! with the client's address; a quiet poll is not cut off; and what clients see when the server
-//! drains or is killed is what the README says.
+//! The proxies of `systemd/proxies` in front of the server: every transport passes without delay
+//! and with the client's address; a quiet poll is not cut off; and clients see the behaviour in the
+//! README when the server drains or is killed.
 //!
-//! With `FANFARE_LONG=N` there are N polls, one after the other, that wait for 110 s each, and the
-//! streams are quiet for as long.
+//! With `FANFARE_LONG=N` there are N polls in sequence that wait for 110 s each, and the streams
+//! are quiet for as long.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +21,7 @@ use crate::support::{Feeder, Lines, Proxy, Raw, Recipe, Server, Socket};
 
 const CONFIG: &str = "[proxy]\ntrusted = [\"127.0.0.1\"]\n[limits]\nconns_per_source = 1\n\
                       [drain]\nretry_ms = 500\n";
-/// What an event may take, from the feed to a client behind the proxy.
+/// The longest time of an event from the feed to a client behind the proxy.
 const LATENCY_MAX: Duration = Duration::from_millis(20);
 
 /// A server and a proxy in front of it.
@@ -45,7 +45,7 @@ impl Front {
         Lines::curl([format!("http://{}{path}", self.addr())])
     }
 
-    /// Asks for something and does not wait for the answer.
+    /// Sends a request and does not wait for the response.
     fn ask(&self, target: &str) -> BufReader<TcpStream> {
         let mut stream = connect(self.addr());
         stream.set_read_timeout(Some(2 * quiet().0)).unwrap();
@@ -54,7 +54,7 @@ impl Front {
         BufReader::new(stream)
     }
 
-    /// The id of the newest publication, as a poll's answer has it.
+    /// The current position, from a short poll.
     fn position(&self) -> String {
         let position = Raw::get(self.addr(), "/poll?channel=a&timeout=0");
         let tag = position.field("etag").expect("a tag").to_owned();
@@ -62,7 +62,7 @@ impl Front {
     }
 }
 
-/// How long one quiet poll waits, and how many of them there are.
+/// The duration of one quiet poll, and their number.
 fn quiet() -> (Duration, u32) {
     match std::env::var("FANFARE_LONG") {
         Ok(polls) => (Duration::from_secs(110), polls.parse().unwrap()),
@@ -70,7 +70,7 @@ fn quiet() -> (Duration, u32) {
     }
 }
 
-/// The status of a WebSocket handshake of a page.
+/// The status of a WebSocket handshake from a page of this origin.
 fn handshake(front: SocketAddr, origin: &str) -> u16 {
     let mut request = format!("ws://{front}/ws?channel=a")
         .into_client_request()
@@ -85,7 +85,7 @@ fn handshake(front: SocketAddr, origin: &str) -> u16 {
     }
 }
 
-/// Everything that a proxy has to do, in the order in which it is cheapest to see.
+/// All checks of a proxy, the cheapest first.
 fn check(recipe: Recipe) {
     let front = Front::start(recipe);
     check_transports(&front);
@@ -97,7 +97,7 @@ fn check(recipe: Recipe) {
     check_kill(recipe, Front::start(recipe));
 }
 
-/// Pages of the same host are known, and publications pass on every transport.
+/// Pages of the same origin are accepted, and publications pass on every transport.
 fn check_transports(front: &Front) {
     let addr = front.addr();
     assert_eq!(handshake(addr, &format!("http://{addr}")), 101);
@@ -126,7 +126,7 @@ fn check_transports(front: &Front) {
     assert_eq!(head.field("content-encoding"), None, "{head:?}");
 }
 
-/// The document that a poll is answered with, in chunks or not.
+/// The JSON document in the response to a poll, chunked or not.
 fn answer_to(poll: &mut BufReader<TcpStream>) -> String {
     let head = Raw::read(poll);
     assert_eq!(head.status, 200, "{head:?}");
@@ -137,7 +137,7 @@ fn answer_to(poll: &mut BufReader<TcpStream>) -> String {
     lines.find(|line| line.starts_with('{')).expect("an answer")
 }
 
-/// Events come at once, on the streams that are held open.
+/// Events pass without delay on open streams.
 fn check_latency(front: &Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=l");
     let mut stream = front.curl("/sse?channel=l");
@@ -162,7 +162,7 @@ fn check_latency(front: &Front) {
     assert!(by_stream < LATENCY_MAX, "{times:?}");
 }
 
-/// Clients of one address may have one stream, and what a client says of its address is ignored.
+/// Each client address may have one stream, and a forged address is ignored.
 fn check_client_address(front: &Front) {
     let stream_from = |octet: u8, forged: &str| {
         let mut stream = connect_from(octet, front.addr());
@@ -179,7 +179,7 @@ fn check_client_address(front: &Front) {
     assert_eq!(status, 200);
 }
 
-/// Polls without news, and streams on which only heartbeats come, live on.
+/// Polls without news and streams with heartbeats only are not cut off.
 fn check_quiet_time(front: &Front) {
     let (wait, polls) = quiet();
     let mut socket = Socket::subscribed(front.addr(), "channel=q");
@@ -199,13 +199,13 @@ fn check_quiet_time(front: &Front) {
             }
             Feeder::connect(&front.server.feed).publish("q", "later")
         });
-        // Pings are answered meanwhile.
+        // Reading answers the pings meanwhile.
         assert_eq!(socket.publication()["data"], "later");
     });
     assert_eq!(stream.until("data: "), "data: \"later\"");
 }
 
-/// A drain is what it is without a proxy: every client learns when to reconnect, and ends well.
+/// A drain works as without a proxy: every client receives its reconnect delay and a complete end.
 fn check_drain(mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");
@@ -228,8 +228,8 @@ fn check_drain(mut front: Front) {
     assert!(front.server.wait().success());
 }
 
-/// A server that is killed sends no goodbye: streams are cut off, and the client can tell. Caddy
-/// ends them as if they were complete.
+/// A killed server sends no close: streams are cut off, and the client can detect it. Caddy ends
+/// them as if they were complete.
 fn check_kill(recipe: Recipe, mut front: Front) {
     let mut socket = Socket::subscribed(front.addr(), "channel=a");
     let mut stream = front.curl("/sse?channel=a");

@@ -1,6 +1,6 @@
-//! Refusals of the real binary, on the clients' listeners, the admin listener and the feed.
+//! Refusals on the clients' listeners, the admin listener and the feed.
 //!
-//! Each is a problem document (RFC 9457) whose `code` says which one it is.
+//! Each is a problem document (RFC 9457), and its `code` names the reason.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -29,7 +29,7 @@ fn ask(addr: SocketAddr, request: &str) -> Raw {
 }
 
 #[test]
-fn request_that_is_refused_gets_a_code() {
+fn refused_request_gets_a_code() {
     let server = Server::start();
     let get = |target: &str, fields: &str| {
         format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{fields}\r\n")
@@ -71,7 +71,7 @@ fn request_that_is_refused_gets_a_code() {
 }
 
 #[test]
-fn client_that_is_late_or_finds_no_room_gets_a_code() {
+fn late_client_and_client_over_a_limit_get_a_code() {
     let server = Server::with("[limits]\nrequest_head_ms = 200\n", &[]);
     let late = ask(server.addr, "GET / HTTP/1.1\r\n");
     check(&late, 408, "head_timeout");
@@ -85,7 +85,7 @@ fn client_that_is_late_or_finds_no_room_gets_a_code() {
         ),
     ] {
         let server = Server::with(&format!("[limits]\n{limit}\n"), &["--workers", "1"]);
-        // Connections come in their order, and the last one is far above each limit.
+        // Connections are accepted in order, and the last one is far above each limit.
         let mut held: Vec<TcpStream> = (0..40).map(|_| connect(server.addr)).collect();
         let last = held.pop().unwrap();
         check(&Raw::read(&mut BufReader::new(last)), status, code);
@@ -93,7 +93,7 @@ fn client_that_is_late_or_finds_no_room_gets_a_code() {
 }
 
 #[test]
-fn channel_without_room_is_refused_with_a_code_that_pages_can_read() {
+fn refused_channel_has_a_code_that_pages_can_read() {
     let config = "[limits]\nchannels = 1\n[browser]\norigins = [\"https://a.example\"]\n";
     let server = Server::with(config, &["--workers", "1"]);
     let _first = Socket::subscribed(server.addr, "channel=a");
@@ -168,7 +168,7 @@ fn feed_refuses_with_a_code() {
 }
 
 #[test]
-fn plain_http_on_a_port_of_tls_gets_a_code_in_plain_text() {
+fn plain_http_on_a_tls_port_gets_a_code_in_plain_text() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "own");
     let server = Server::with(&certificate.config(), &["--listen", "127.0.0.1:0 tls"]);
@@ -176,15 +176,15 @@ fn plain_http_on_a_port_of_tls_gets_a_code_in_plain_text() {
     let refused = Raw::get(addr, "/sse?channel=a");
     check(&refused, 400, "plain_http_on_tls");
     assert_eq!(refused.field("connection"), Some("close"));
-    // The first byte alone is enough, and all others are read without effect.
+    // The first byte decides; all later bytes are read and dropped.
     let mut stream = connect(addr);
     stream.write_all(b"P").unwrap();
     stream.write_all(&b"x".repeat(100_000)).unwrap();
     let response = Raw::read(&mut BufReader::new(stream));
     check(&response, 400, "plain_http_on_tls");
     let url = format!("http://{addr}/");
-    let told = Lines::curl([&url]).rest();
-    assert!(told[0].starts_with("HTTP/1.1 400 "), "{told:?}");
+    let output = Lines::curl([&url]).rest();
+    assert!(output[0].starts_with("HTTP/1.1 400 "), "{output:?}");
     // After a PROXY header too.
     let flags = ["--listen", "127.0.0.1:0 tls proxy"];
     let server = Server::with(&certificate.config(), &flags);
@@ -201,18 +201,18 @@ fn http2_client_reports_that_http1_is_required() {
         .args(["-sSv", "--max-time", "20", "--http2-prior-knowledge", &url])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&curl.stderr);
-    assert!(told.contains("GOAWAY, error=13"), "{told}");
+    let output = String::from_utf8_lossy(&curl.stderr);
+    assert!(output.contains("GOAWAY, error=13"), "{output}");
     let script = "const client = require('http2').connect(process.argv[1]);\
         client.on('goaway', (code, last, data) => console.log(JSON.stringify({code, last, \
         document: JSON.parse(data)})));\
         client.on('error', () => {});\
         client.request({':path': '/'}).on('error', () => {});";
     let mut node = Lines::run(Command::new("node").args(["-e", script, &url]));
-    let told = node.json();
-    assert_eq!((&told["code"], &told["last"]), (&13.into(), &0.into()));
-    assert_eq!(told["document"]["code"], "http_version", "{told}");
-    // One that reads bytes and waits.
+    let output = node.json();
+    assert_eq!((&output["code"], &output["last"]), (&13.into(), &0.into()));
+    assert_eq!(output["document"]["code"], "http_version", "{output}");
+    // A client that sends the preface by hand and reads to the end.
     let mut stream = connect(server.addr);
     stream
         .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")

@@ -1,5 +1,5 @@
-//! SIGHUP: certificates and keys are read again, a broken file or key changes nothing, and what
-//! needs a restart is named.
+//! SIGHUP: certificates and keys are read again, a broken file or key changes nothing, and a log
+//! line names the settings that need a restart.
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,16 +35,16 @@ impl Rig {
         }
     }
 
-    /// Writes the file, sends SIGHUP, and returns the lines that are logged until `end` is.
+    /// Writes the file, sends SIGHUP, and returns the log lines up to one that contains `end`.
     fn reload(&self, config: &str, end: &str) -> String {
         let log = || fs::read_to_string(self.folder.path().join("stderr.txt")).unwrap();
         let before = log().len();
         fs::write(self.file(), config).unwrap();
         self.server.signal("HUP");
         within(&format!("`{end}` in the log"), || {
-            let said = log().split_off(before);
-            let is_whole = said.ends_with('\n');
-            (is_whole && said.contains(end)).then_some(said)
+            let printed = log().split_off(before);
+            let is_whole = printed.ends_with('\n');
+            (is_whole && printed.contains(end)).then_some(printed)
         })
     }
 
@@ -52,7 +52,7 @@ impl Rig {
         self.folder.path().join("fanfare.toml")
     }
 
-    /// Whether a token that this secret signs is taken.
+    /// Whether the server accepts a token signed with this secret.
     fn takes(&self, secret: &str) -> bool {
         let key = self.folder.path().join("issuer");
         fs::write(&key, secret).unwrap();
@@ -75,36 +75,36 @@ fn configuration(secret: &std::path::Path, rest: &str) -> String {
 }
 
 /// The lines of a level, without their times.
-fn lines<'a>(said: &'a str, level: &str) -> Vec<&'a str> {
-    let lines = said.lines().filter(|line| line.contains(level));
+fn lines<'a>(printed: &'a str, level: &str) -> Vec<&'a str> {
+    let lines = printed.lines().filter(|line| line.contains(level));
     lines.collect()
 }
 
 #[test]
 fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_key() {
     let rig = Rig::start(&[]);
-    // The secret is right and new, but is not taken over with a broken file.
+    // The new secret is valid, but a broken file changes no key.
     fs::write(&rig.secret, SECRETS[1]).unwrap();
     let broken = "[heartbeat]\ninterval_ms = 5\n[quota]\noverflow = \"burst\"\ncolour = 1\n";
     let config = configuration(&rig.secret, broken);
-    let said = rig.reload(&config, "quota.overflow");
-    let errors = lines(&said, "ERROR");
-    assert_eq!(errors.len(), 2, "{said}");
+    let printed = rig.reload(&config, "quota.overflow");
+    let errors = lines(&printed, "ERROR");
+    assert_eq!(errors.len(), 2, "{printed}");
     let file = rig.file();
     for (line, key) in [(6, "quota.overflow"), (7, "quota.colour")] {
         let place = format!("nothing has changed: {}:{line}: {key}: ", file.display());
-        assert_eq!(said.matches(&place).count(), 1, "{place}: {said}");
+        assert_eq!(printed.matches(&place).count(), 1, "{place}: {printed}");
     }
     let config = configuration(&rig.secret, "[heartbeat]\ninterval_ms = 5\n");
-    let said = rig.reload(&config, "heartbeat.interval_ms");
-    assert_eq!(lines(&said, "ERROR").len(), 1, "{said}");
-    // Longer than a worker takes to notice that keys have changed.
+    let printed = rig.reload(&config, "heartbeat.interval_ms");
+    assert_eq!(lines(&printed, "ERROR").len(), 1, "{printed}");
+    // Longer than the interval at which workers look for changed keys.
     let until = Instant::now() + Duration::from_millis(700);
     while Instant::now() < until {
         assert!(rig.takes(SECRETS[0]) && !rig.takes(SECRETS[1]));
     }
-    let said = rig.reload(&configuration(&rig.secret, ""), "read again");
-    assert!(lines(&said, "WARN").is_empty(), "{said}");
+    let printed = rig.reload(&configuration(&rig.secret, ""), "read again");
+    assert!(lines(&printed, "WARN").is_empty(), "{printed}");
     within("the new secret", || {
         (!rig.takes(SECRETS[0]) && rig.takes(SECRETS[1])).then_some(())
     });
@@ -114,47 +114,47 @@ fn broken_file_changes_nothing_and_each_problem_is_an_error_with_file_line_and_k
 fn broken_key_is_an_error_that_names_it_and_changes_nothing() {
     let rig = Rig::start(&[]);
     fs::write(&rig.secret, "short").unwrap();
-    let said = rig.reload(&configuration(&rig.secret, ""), "ERROR");
+    let printed = rig.reload(&configuration(&rig.secret, ""), "ERROR");
     let place = format!(
         "{}:2: auth.keys: {}",
         rig.file().display(),
         rig.secret.display()
     );
-    assert!(said.contains(&place), "{said}");
+    assert!(printed.contains(&place), "{printed}");
     assert_eq!(
-        said.matches(rig.secret.to_str().unwrap()).count(),
+        printed.matches(rig.secret.to_str().unwrap()).count(),
         1,
-        "{said}"
+        "{printed}"
     );
     assert!(rig.takes(SECRETS[0]));
 }
 
 #[test]
-fn keys_that_need_a_restart_are_named_until_they_are_as_before() {
+fn settings_that_need_a_restart_are_named_until_they_are_restored() {
     let rig = Rig::start(&[]);
     let namespace = "[[namespace]]\nmatch = \"chat:*\"\nlog_entries = 1\n";
     let changed = format!("[heartbeat]\ninterval_ms = 5000\n[log]\nage_ms = 1000\n{namespace}");
     let config = configuration(&rig.secret, &changed);
     for _ in 0..2 {
-        let said = rig.reload(&config, "WARN");
-        let warnings = lines(&said, "WARN");
-        assert_eq!(warnings.len(), 1, "{said}");
+        let printed = rig.reload(&config, "WARN");
+        let warnings = lines(&printed, "WARN");
+        assert_eq!(warnings.len(), 1, "{printed}");
         let keys = "needs a restart: heartbeat.interval_ms, log.age_ms, namespace";
-        assert!(warnings[0].ends_with(keys), "{said}");
+        assert!(warnings[0].ends_with(keys), "{printed}");
     }
-    let said = rig.reload(&configuration(&rig.secret, ""), "read again");
-    assert!(lines(&said, "WARN").is_empty(), "{said}");
+    let printed = rig.reload(&configuration(&rig.secret, ""), "read again");
+    assert!(lines(&printed, "WARN").is_empty(), "{printed}");
 }
 
 #[test]
-fn flags_go_before_the_file_at_a_reload_as_at_a_start() {
+fn flags_override_the_file_at_a_reload_as_at_a_start() {
     let rig = Rig::start(&["--workers", "2"]);
     let config = format!("workers = 3\n{}", configuration(&rig.secret, ""));
-    let said = rig.reload(&config, "WARN");
-    let warnings = lines(&said, "WARN");
-    assert_eq!(warnings.len(), 1, "{said}");
+    let printed = rig.reload(&config, "WARN");
+    let warnings = lines(&printed, "WARN");
+    assert_eq!(warnings.len(), 1, "{printed}");
     assert!(
         warnings[0].ends_with("a flag or a variable sets it: workers (--workers)"),
-        "{said}"
+        "{printed}"
     );
 }

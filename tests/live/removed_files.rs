@@ -17,16 +17,16 @@ use tempfile::TempDir;
 
 use crate::support::{Feeder, Raw, Server, fanfare, within};
 
-/// How long anything may go on after a file was removed.
+/// The longest time from the removal of a file to the first refusal.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
-/// Longer than the server leaves a store alone before it opens it again.
+/// Longer than the server waits before it opens a store again.
 const REFUSED_FOR: Duration = Duration::from_secs(3);
 
 fn log(server: &Server) -> String {
     fs::read_to_string(server.feed.with_file_name("stderr.txt")).unwrap()
 }
 
-/// Waits until the admin listener says this, and returns all that it says.
+/// Waits until `/readyz` has this status, and returns its body.
 fn await_readiness(server: &Server, status: u16) -> String {
     within(&format!("/readyz {status}"), || {
         let answer = Raw::get(server.admin, "/readyz");
@@ -38,7 +38,7 @@ fn await_log(server: &Server, text: &str) {
     within(text, || log(server).contains(text).then_some(()));
 }
 
-/// Connects as soon as that is possible.
+/// Connects as soon as the socket exists.
 fn await_feed(server: &Server) -> Feeder {
     within("the feed's socket", || {
         UnixStream::connect(&server.feed).ok()
@@ -54,7 +54,7 @@ fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-/// What a command says of a configuration, which it has to do without waiting for long.
+/// Runs a command on a configuration; it has to end without waiting.
 fn end_of(command: &str, config: &Path) -> Output {
     let mut child = fanfare()
         .arg(command)
@@ -74,7 +74,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn removed_feed_socket_is_made_again_as_it_was() {
+fn removed_feed_socket_is_made_again_with_the_same_mode() {
     let server = Server::with("feed_mode = \"0640\"\n", &[]);
     let feed = &server.feed;
     let aside = feed.with_file_name("aside.sock");
@@ -83,7 +83,7 @@ fn removed_feed_socket_is_made_again_as_it_was() {
     let changes: [&dyn Fn(); 5] = [
         &|| fs::remove_file(feed).unwrap(),
         &|| fs::rename(feed, &aside).unwrap(),
-        // A socket that no process listens on takes its place.
+        // A socket without a listening process replaces it.
         &|| {
             fs::remove_file(feed).unwrap();
             drop(UnixListener::bind(feed).unwrap());
@@ -100,12 +100,12 @@ fn removed_feed_socket_is_made_again_as_it_was() {
         fresh.publish("a", 1);
         connected.publish("a", 2);
         assert_eq!(mode(feed), 0o640);
-        let said = format!(
+        let printed = format!(
             "the feed's socket was removed or replaced: it was made again path={}",
             feed.display()
         );
         within("a line in the log", || {
-            (log(&server).matches(&said).count() == count).then_some(())
+            (log(&server).matches(&printed).count() == count).then_some(())
         });
         assert_eq!(await_readiness(&server, 200), "ready\n");
     }
@@ -129,15 +129,15 @@ fn feeders_in_the_backlog_of_a_removed_socket_are_served() {
 }
 
 #[test]
-fn socket_that_another_process_has_bound_is_left_alone_and_reported() {
+fn socket_bound_by_another_process_is_kept_and_reported() {
     let mut server = Server::start();
     let mut connected = Feeder::connect(&server.feed);
     connected.publish("a", 0);
     fs::remove_file(&server.feed).unwrap();
-    // Room for one connection, which this process does not accept.
-    let theirs = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
-    theirs.bind(&SockAddr::unix(&server.feed).unwrap()).unwrap();
-    theirs.listen(0).unwrap();
+    // The backlog has room for one connection, which is not accepted.
+    let other = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+    other.bind(&SockAddr::unix(&server.feed).unwrap()).unwrap();
+    other.listen(0).unwrap();
     let reason = await_readiness(&server, 503);
     let path = server.feed.display().to_string();
     assert!(reason.starts_with("not ready: no feeder can connect: "));
@@ -149,7 +149,7 @@ fn socket_that_another_process_has_bound_is_left_alone_and_reported() {
         &server,
         &format!("ERROR {}", &reason["not ready: ".len()..].trim()),
     );
-    // Several checks later publications are still acknowledged, and it is the same line.
+    // Over several checks, publications are acknowledged and the line is logged once.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(2500) {
         connected.publish("a", 1);
@@ -158,19 +158,19 @@ fn socket_that_another_process_has_bound_is_left_alone_and_reported() {
     assert_eq!(log(&server).matches("no feeder can connect").count(), 1);
     server.signal("TERM");
     assert!(server.wait().success());
-    // The checks took no place in the backlog.
-    let accepted = theirs.accept().unwrap_err();
+    // The checks used no place in the backlog.
+    let accepted = other.accept().unwrap_err();
     assert_eq!(accepted.kind(), ErrorKind::WouldBlock);
     assert!(UnixStream::connect(&server.feed).is_ok());
 }
 
 #[test]
-fn socket_that_another_process_leaves_behind_is_replaced() {
+fn stale_socket_of_another_process_is_replaced() {
     let server = Server::start();
     fs::remove_file(&server.feed).unwrap();
-    let theirs = UnixListener::bind(&server.feed).unwrap();
+    let other = UnixListener::bind(&server.feed).unwrap();
     await_readiness(&server, 503);
-    drop(theirs);
+    drop(other);
     assert_eq!(await_readiness(&server, 200), "ready\n");
     await_feed(&server).publish("a", 1);
 }
@@ -179,13 +179,13 @@ fn socket_that_another_process_leaves_behind_is_replaced() {
 fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
     let server = Server::start();
     let lock = server.feed.with_file_name("feed.sock.lock");
-    // In one step: the server looks in between.
+    // A rename, because the server could see two separate steps.
     let fifo = server.feed.with_file_name("fifo");
     make_fifo(&fifo);
     fs::rename(&fifo, &lock).unwrap();
     let reason = await_readiness(&server, 503);
-    let said = format!("{} exists and is not a regular file", lock.display());
-    assert!(reason.contains(&said), "{reason}");
+    let printed = format!("{} exists and is not a regular file", lock.display());
+    assert!(reason.contains(&printed), "{reason}");
     assert!(!reason.contains("no feeder can connect"), "{reason}");
     Feeder::connect(&server.feed).publish("a", 1);
     let config = server.feed.with_file_name("other.toml");
@@ -198,7 +198,7 @@ fn fifo_in_place_of_the_lock_is_refused_without_waiting() {
         let ended = end_of(command, &config);
         assert_eq!(ended.status.code(), Some(2), "{ended:?}");
         let stderr = String::from_utf8_lossy(&ended.stderr);
-        assert!(stderr.contains(&said), "{stderr}");
+        assert!(stderr.contains(&printed), "{stderr}");
     }
     fs::remove_file(&lock).unwrap();
     assert_eq!(await_readiness(&server, 200), "ready\n");
@@ -216,23 +216,23 @@ fn socket_is_not_made_again_in_a_directory_that_others_can_write_to() {
     let server = Server::with("", &["--feed", feed.to_str().unwrap()]);
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
-    // The directory comes back with it.
+    // The server makes the directory again, too.
     await_connection(&feed);
     fs::remove_dir_all(&made).unwrap();
     let open = place.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-    // The server may have made the directory again meanwhile.
-    within("a link in its place", || {
+    // The server may make the directory again in between.
+    within("a symbolic link", || {
         let _ = fs::remove_dir_all(&made);
         std::os::unix::fs::symlink(&open, &made).ok()
     });
     let reason = await_readiness(&server, 503);
-    let said = format!(
+    let printed = format!(
         "{} belongs to another user or is open to others",
         open.display()
     );
-    assert!(reason.contains(&said), "{reason}");
+    assert!(reason.contains(&printed), "{reason}");
     assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
     fs::remove_file(&made).unwrap();
     await_connection(&feed);
@@ -240,13 +240,13 @@ fn socket_is_not_made_again_in_a_directory_that_others_can_write_to() {
 }
 
 #[test]
-fn feed_comes_back_when_what_took_its_place_goes() {
+fn feed_is_restored_when_a_file_in_its_place_is_removed() {
     let server = Server::start();
     fs::remove_file(&server.feed).unwrap();
-    fs::write(&server.feed, "theirs").unwrap();
+    fs::write(&server.feed, "other").unwrap();
     let reason = await_readiness(&server, 503);
     assert!(reason.contains("exists and is not a socket"), "{reason}");
-    assert_eq!(fs::read(&server.feed).unwrap(), b"theirs");
+    assert_eq!(fs::read(&server.feed).unwrap(), b"other");
     fs::remove_file(&server.feed).unwrap();
     await_feed(&server).publish("a", 1);
     assert_eq!(await_readiness(&server, 200), "ready\n");
@@ -257,7 +257,7 @@ fn feed_comes_back_when_what_took_its_place_goes() {
 }
 
 #[test]
-fn directory_that_the_server_did_not_make_is_waited_for() {
+fn server_waits_for_a_directory_that_it_did_not_make() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("run");
     fs::create_dir(&folder).unwrap();
@@ -268,10 +268,10 @@ fn directory_that_the_server_did_not_make_is_waited_for() {
     assert!(reason.contains("No such file or directory"), "{reason}");
     assert!(!folder.exists());
     within("a line in the removed log", || {
-        let mut said = [0; 4096];
-        let length = log_file.read_at(&mut said, 0).unwrap();
-        let said = String::from_utf8_lossy(&said[..length]);
-        said.contains("no feeder can connect").then_some(())
+        let mut printed = [0; 4096];
+        let length = log_file.read_at(&mut printed, 0).unwrap();
+        let printed = String::from_utf8_lossy(&printed[..length]);
+        printed.contains("no feeder can connect").then_some(())
     });
     fs::create_dir(&folder).unwrap();
     await_feed(&server).publish("a", 1);
@@ -306,14 +306,14 @@ fn fifo_without_a_writer_stops_neither_a_check_nor_a_reload() {
     fs::remove_file(&config).unwrap();
     make_fifo(&config);
     server.signal("HUP");
-    let said = format!("{}: nothing was written to it for 10 s", config.display());
+    let printed = format!("{}: nothing was written to it for 10 s", config.display());
     let ended = end_of("check", &config);
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     let stderr = String::from_utf8_lossy(&ended.stderr);
-    assert!(stderr.contains(&said), "{stderr}");
+    assert!(stderr.contains(&printed), "{stderr}");
     await_log(
         &server,
-        &format!("not reloaded, nothing has changed: {said}"),
+        &format!("not reloaded, nothing has changed: {printed}"),
     );
     server.signal("TERM");
     assert!(server.wait().success());
@@ -327,7 +327,7 @@ fn journalled(folder: &Path, sync: &str) -> Result<Server, String> {
         "[journal]\npath = {:?}\nsync = \"{sync}\"\n",
         folder.join("journal")
     );
-    Server::in_folder(folder, "127.0.0.1:0", &config, &[]).map_err(|(_, said)| said)
+    Server::in_folder(folder, "127.0.0.1:0", &config, &[]).map_err(|(_, printed)| printed)
 }
 
 fn publish(feeder: &mut Feeder) -> Value {
@@ -335,12 +335,12 @@ fn publish(feeder: &mut Feeder) -> Value {
     feeder.answer()
 }
 
-/// Publishes until that is refused, which has to be soon, and checks that everything says so and
-/// nothing is taken again.
+/// Publishes until a publication is refused, within [`NOTICED_WITHIN`]. Checks that readiness, log
+/// and metrics report it, and that no publication is accepted afterwards.
 fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
     let begun = Instant::now();
     loop {
-        // Not when it is answered: the disk may be slow.
+        // Measured when sent, not when answered: the disk may be slow.
         let sent_after = begun.elapsed();
         let answer = publish(feeder);
         if answer["ok"] != true {
@@ -361,19 +361,19 @@ fn await_refusal(server: &Server, feeder: &mut Feeder, removed: &Path) {
         thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(taken_again(), before);
-    let said = format!(
+    let printed = format!(
         "{} was removed or replaced while the server ran. Put the original back, or restart the \
          server",
         removed.display()
     );
     assert!(
         reason.starts_with("not ready: the journal refuses publications: ")
-            && reason.contains(&said),
+            && reason.contains(&printed),
         "{reason}"
     );
     await_log(
         server,
-        &format!("ERROR the journal cannot be written: publications are refused error={said}"),
+        &format!("ERROR the journal cannot be written: publications are refused error={printed}"),
     );
     server.await_metric("fanfare_journal_failing", 1.0);
 }
@@ -394,7 +394,7 @@ fn journal_that_is_removed_refuses_publications_and_the_next_start_begins_anothe
         let mut feeder = Feeder::connect(&server.feed);
         let before = feeder.publish("a", 0);
         fs::remove_dir_all(&journal).unwrap();
-        // Enough for a new chunk of the store, were it written.
+        // Enough data for a new chunk of the store.
         let large = "x".repeat(1_000_000);
         for _ in 0..40 {
             feeder.send(&json!({"channel": "a", "text": large}));
@@ -416,7 +416,7 @@ fn journal_that_is_removed_refuses_publications_and_the_next_start_begins_anothe
 }
 
 #[test]
-fn journal_that_is_moved_away_goes_on_when_it_is_back() {
+fn journal_that_is_moved_away_continues_when_restored() {
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let away = folder.path().join("away");
@@ -427,7 +427,7 @@ fn journal_that_is_moved_away_goes_on_when_it_is_back() {
         fs::rename(&journal, &away).unwrap();
         if is_replaced {
             fs::create_dir(&journal).unwrap();
-            fs::write(journal.join("mark"), "theirs").unwrap();
+            fs::write(journal.join("mark"), "other").unwrap();
         }
         await_refusal(&server, &mut feeder, &journal);
         if is_replaced {
@@ -435,15 +435,15 @@ fn journal_that_is_moved_away_goes_on_when_it_is_back() {
             fs::remove_dir_all(&journal).unwrap();
         }
         fs::rename(&away, &journal).unwrap();
-        // Without a publication, too.
+        // Recovery needs no publication.
         assert_eq!(await_readiness(&server, 200), "ready\n");
         feeder.publish("a", 1);
     }
-    assert_goes_on(server, feeder, &folder, &first);
+    assert_continues(server, feeder, &folder, &first);
 }
 
-/// Publishes twice and checks that a restart has that and the first publication.
-fn assert_goes_on(mut server: Server, mut feeder: Feeder, folder: &TempDir, first: &str) {
+/// Publishes twice, and checks that a restarted server has these and the first publication.
+fn assert_continues(mut server: Server, mut feeder: Feeder, folder: &TempDir, first: &str) {
     let last_but_one = feeder.publish("a", 1);
     let last = feeder.publish("a", 2);
     server.signal("TERM");
@@ -461,7 +461,7 @@ fn assert_goes_on(mut server: Server, mut feeder: Feeder, folder: &TempDir, firs
 }
 
 #[test]
-fn log_of_a_journal_that_is_moved_away_is_waited_for_and_a_copy_is_not_enough() {
+fn journal_file_that_is_moved_away_is_awaited_and_a_copy_refused() {
     let folder = tempfile::tempdir().unwrap();
     let server = journalled(folder.path(), "always").unwrap();
     let mut feeder = Feeder::connect(&server.feed);
@@ -474,11 +474,11 @@ fn log_of_a_journal_that_is_moved_away_is_waited_for_and_a_copy_is_not_enough() 
     await_refusal(&server, &mut feeder, &log);
     fs::rename(&away, &log).unwrap();
     assert_eq!(await_readiness(&server, 200), "ready\n");
-    assert_goes_on(server, feeder, &folder, &first);
+    assert_continues(server, feeder, &folder, &first);
 }
 
 #[test]
-fn server_without_a_free_descriptor_still_takes_publications_into_its_journal() {
+fn server_without_a_free_descriptor_still_writes_its_journal() {
     let folder = tempfile::tempdir().unwrap();
     let server = journalled(folder.path(), "always").unwrap();
     let mut feeder = Feeder::connect(&server.feed);
@@ -492,7 +492,7 @@ fn server_without_a_free_descriptor_still_takes_publications_into_its_journal() 
     let process = server.process();
     let limit = process.descriptors_max();
     process.limit_descriptors(limit);
-    // They take what is free below the limit.
+    // These take the descriptors that are left below the limit.
     others.extend(connect(20));
     let unchecked = "WARN cannot check whether the journal's files are still there";
     await_log(&server, unchecked);
@@ -508,11 +508,11 @@ fn server_without_a_free_descriptor_still_takes_publications_into_its_journal() 
         (process.descriptors_max() < limit - 10).then_some(())
     });
     assert_eq!(await_readiness(&server, 200), "ready\n");
-    assert_goes_on(server, feeder, &folder, &first);
+    assert_continues(server, feeder, &folder, &first);
 }
 
 #[test]
-fn single_file_of_a_journal_that_is_removed_stops_it_and_the_next_start_works_or_says_what_to_do() {
+fn removed_file_of_a_journal_stops_it_and_the_next_start_works_or_names_the_remedy() {
     for name in [
         "lock",
         "mark",
@@ -532,7 +532,7 @@ fn single_file_of_a_journal_that_is_removed_stops_it_and_the_next_start_works_or
             name => journal.join(name),
         };
         let noticed = match name {
-            // Everything in the directory, but not the directory.
+            // All entries of the directory, but not the directory itself.
             "." => {
                 for entry in fs::read_dir(&journal).unwrap() {
                     let path = entry.unwrap().path();
@@ -557,10 +557,10 @@ fn single_file_of_a_journal_that_is_removed_stops_it_and_the_next_start_works_or
                 Feeder::connect(&server.feed).publish("a", 1);
                 server.signal("KILL");
             }
-            Err(said) => {
+            Err(printed) => {
                 assert!(
-                    said.contains("is damaged") && said.contains("move it away"),
-                    "{name}: {said}"
+                    printed.contains("is damaged") && printed.contains("move it away"),
+                    "{name}: {printed}"
                 );
                 fs::rename(&journal, folder.path().join("away")).unwrap();
                 let server = journalled(folder.path(), "batch").unwrap();

@@ -1,7 +1,6 @@
-//! nginx in front of the server, with the recipe of `systemd/proxies`: a restart ends no
-//! `EventSource`.
+//! Restarts behind nginx, with the recipe of `systemd/proxies`: no `EventSource` ends.
 //!
-//! What passes through it and the other proxies is in `proxy_recipes`.
+//! The other tests of proxies are in `proxy_recipes`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Lines, Recipe, dependency};
 
-/// What a service manager is to the server: it keeps the listening socket and starts it again.
+/// Stands for a service manager: it keeps the listening socket and restarts the server.
 struct Manager {
     process: Lines,
     pid: String,
@@ -46,7 +45,8 @@ impl Manager {
         self.process.until("fanfare ");
     }
 
-    /// Ends the server by a signal, and waits until the next one serves. How the first has ended.
+    /// Ends the server with a signal, and waits until the next one is ready. Returns the exit
+    /// status of the first.
     fn restart(&mut self, signal: &str) -> i64 {
         let sent = Command::new("kill")
             .args(["-s", signal, &self.pid])
@@ -59,11 +59,11 @@ impl Manager {
     }
 }
 
-/// The proxy's own answer to a request that comes while nothing listens, 502, ends an `EventSource`
-/// for good. With the socket unit's listener nothing gets that answer, although the streams return
-/// before the next server has started.
+/// Without a listener the proxy answers 502, which ends an `EventSource` for good. With the socket
+/// unit's listener no client gets that answer, although the streams reconnect before the next
+/// server has started.
 #[test]
-fn restarts_behind_nginx_stop_no_event_source() {
+fn restarts_behind_nginx_end_no_event_source() {
     const ORIGINS: u64 = 10;
     let folder = tempfile::tempdir().unwrap();
     let mut manager = Manager::start(folder.path());

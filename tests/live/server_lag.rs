@@ -1,5 +1,5 @@
-//! Deadlines and limits of the real binary measure the peer, not the server's own lag: after a stop
-//! of the process, behind a slow consumer, and in a storm of connects.
+//! Deadlines and limits measure the peer, not the server's own lag: after SIGSTOP and SIGCONT,
+//! behind a slow consumer, and in a storm of connects.
 
 use std::io::{BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -17,21 +17,21 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 const PING: &[u8] = &[0x89, 0];
 const CLOSE: u8 = 0x88;
 
-/// One heartbeat of the tests that stop the server. `FANFARE_PAUSE_HEARTBEAT_MS=25000` is the
-/// server's default.
+/// The heartbeat interval of the tests that stop the server. `FANFARE_PAUSE_HEARTBEAT_MS=25000`
+/// sets the server's default.
 fn heartbeat() -> Duration {
     let chosen = std::env::var("FANFARE_PAUSE_HEARTBEAT_MS").ok();
     Duration::from_millis(chosen.map_or(1000, |text| text.parse().unwrap()))
 }
 
-/// A client that answers pings, and sends what it has besides as far as the server takes it.
+/// A client that answers pings and sends its other data as the server reads it.
 struct Client {
     stream: TcpStream,
     unsent: Vec<u8>,
 }
 
 impl Client {
-    /// False when the server has ended the connection.
+    /// Reads and writes once; false when the server has closed the connection.
     fn act(&mut self) -> bool {
         let mut bytes = [0; 4096];
         let is_open = match self.stream.read(&mut bytes) {
@@ -39,7 +39,7 @@ impl Client {
             Ok(count) => {
                 let got = &bytes[..count];
                 let pings = got.windows(2).filter(|pair| *pair == PING).count();
-                // Frames go out one after the other.
+                // Pongs queue after the frames that are not sent yet.
                 self.unsent.extend(frame(0x8a, b"").repeat(pings));
                 !got.contains(&CLOSE)
             }
@@ -52,7 +52,7 @@ impl Client {
     }
 }
 
-/// Many of them.
+/// A number of clients.
 struct Clients {
     open: Vec<Client>,
     ended: usize,
@@ -72,7 +72,7 @@ impl Clients {
         }
     }
 
-    /// They act for a while.
+    /// Lets all clients act for this time.
     fn act(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -108,14 +108,14 @@ fn stopped_server_closes_no_client_that_answers() {
 }
 
 #[test]
-fn client_that_answers_no_ping_is_closed_all_the_same() {
+fn client_that_answers_no_ping_is_closed() {
     let server = Server::with("[heartbeat]\ninterval_ms = 300\n", &[]);
     let _deaf = upgraded(server.addr, "channel=a");
     server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
 }
 
 #[test]
-fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
+fn requests_and_handshakes_sent_to_a_stopped_server_are_answered() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::make(folder.path(), "one");
     let limits = "[limits]\nrequest_head_ms = 2000\n";
@@ -132,7 +132,7 @@ fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
         client.write_all(request).unwrap();
     }
     for client in &mut sealed {
-        // ClientHello; the rest has to wait for the server.
+        // The ClientHello; the rest of the handshake needs the server.
         client.conn.write_tls(&mut client.sock).unwrap();
     }
     // Longer than both deadlines, which are long enough for 20 handshakes on a busy machine.
@@ -153,8 +153,8 @@ fn stopped_server_answers_the_requests_and_handshakes_that_came_meanwhile() {
     }
 }
 
-/// Whether a server has accepted a connection and read all that came, by the kernel's table of
-/// connections (`proc_pid_net`(5)): one that is not accepted has no inode.
+/// Whether the server has accepted a connection and read all its bytes, by the kernel's table of
+/// connections (`proc_pid_net`(5)). A connection that is not accepted has no inode.
 fn is_read(client: SocketAddr, server: SocketAddr) -> bool {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let end = |addr: SocketAddr| format!("0100007F:{:04X}", addr.port());
@@ -168,7 +168,7 @@ fn is_read(client: SocketAddr, server: SocketAddr) -> bool {
 }
 
 #[test]
-fn stopped_server_answers_the_health_check_that_came_meanwhile() {
+fn health_check_sent_to_a_stopped_server_is_answered() {
     let server = Server::start();
     let mut check = connect(server.admin);
     check.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
@@ -183,14 +183,14 @@ fn stopped_server_answers_the_health_check_that_came_meanwhile() {
 }
 
 #[test]
-fn client_that_sends_half_a_head_is_closed_all_the_same() {
+fn client_that_sends_half_a_head_is_closed() {
     let server = Server::with("[limits]\nrequest_head_ms = 300\n", &[]);
     let mut slow = connect(server.addr);
     slow.write_all(b"GET / HTTP/1.1\r\n").unwrap();
     assert_eq!(Raw::read(&mut BufReader::new(slow)).status, 408);
 }
 
-/// A server, a consumer of what clients publish, and clients that have more to publish than fits.
+/// A server, a consumer, and clients with more publications than all buffers hold.
 struct Held {
     server: Server,
     consumer: Feeder,
@@ -224,7 +224,7 @@ impl Held {
         }
     }
 
-    /// The consumer reads everything, with a pause after each message.
+    /// Reads everything as the consumer, with a pause after each message. No client may be closed.
     fn consume(mut self, pause: Duration) {
         let messages = self.messages;
         let reader = thread::spawn(move || {
@@ -243,13 +243,13 @@ impl Held {
 }
 
 #[test]
-fn clients_that_a_slow_consumer_holds_up_are_not_taken_for_silent() {
-    // Slow enough for a client to be held for longer than two heartbeats.
+fn clients_held_up_by_a_slow_consumer_are_not_closed_as_idle() {
+    // Each client is held for longer than two heartbeats.
     Held::new(1_000).consume(Duration::from_millis(20));
 }
 
 #[test]
-fn consumer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped() {
+fn consumer_is_not_cut_off_for_time_while_the_server_was_stopped() {
     let mut held = Held::new(25_000);
     let name = "fanfare_client_publications_total";
     let mut before = -1.0;
@@ -261,14 +261,14 @@ fn consumer_is_not_cut_off_for_the_time_in_which_the_server_was_stopped() {
         is_full.then_some(())
     });
     held.server.signal("STOP");
-    // Longer than a consumer may read nothing: time has to pass for the server alone.
+    // Longer than a consumer may read nothing, while the server is stopped.
     thread::sleep(Duration::from_millis(10_500));
     held.server.signal("CONT");
     held.consume(Duration::ZERO);
 }
 
 #[test]
-fn storm_of_requests_that_lie_unread_crowds_none_out() {
+fn unread_requests_of_a_storm_are_not_crowded_out() {
     const CLIENTS: u16 = 600;
     let server = Server::with("[limits]\npending_conns = 50\n", &["--workers", "1"]);
     let mut busy: Vec<_> = (0..50)

@@ -1,7 +1,7 @@
-//! What a service manager sees of the real binary: notices, the watchdog, sockets handed over.
+//! The service manager's protocol: notifications, the watchdog, and inherited sockets.
 //!
-//! The manager is played by the test: a datagram socket for the notices, and a launcher that leaves
-//! listening sockets as descriptors 3 and 4. The same under a real systemd: tests/systemd/run.
+//! The test plays the manager, with a datagram socket for notifications and a launcher that passes
+//! listening sockets as descriptors 3 and 4. tests/systemd/run does the same under a real systemd.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::support::{Feeder, Lines, PATIENCE, Raw, Socket, within};
 
-/// A server that was handed its sockets, and what its manager hears of it.
+/// A server with inherited sockets, and the socket for its notifications.
 struct Service {
     process: Lines,
     _folder: TempDir,
@@ -89,7 +89,7 @@ impl Service {
 }
 
 #[test]
-fn manager_hears_ready_with_the_status_and_stopping() {
+fn manager_is_notified_of_ready_with_the_status_and_of_stopping() {
     let mut service = Service::start(&[]);
     let line = service.ready();
     assert!(line.starts_with("fanfare ") && line.contains(" ready: http://"));
@@ -100,7 +100,7 @@ fn manager_hears_ready_with_the_status_and_stopping() {
 }
 
 #[test]
-fn manager_with_an_abstract_socket_gets_ready_and_the_watchdog() {
+fn abstract_notify_socket_gets_ready_and_the_watchdog() {
     let name = format!("fanfare-test-{}", std::process::id());
     let address = UnixAddr::from_abstract_name(&name).unwrap();
     let notices = UnixDatagram::bind_addr(&address).unwrap();
@@ -117,7 +117,7 @@ fn manager_with_an_abstract_socket_gets_ready_and_the_watchdog() {
 }
 
 #[test]
-fn watchdog_is_fed_while_all_workers_turn() {
+fn watchdog_is_notified_while_all_workers_turn() {
     let mut service = Service::start(&[("WATCHDOG_USEC", OsStr::new("300000"))]);
     service.ready();
     for _ in 0..5 {
@@ -126,12 +126,12 @@ fn watchdog_is_fed_while_all_workers_turn() {
 }
 
 #[test]
-fn watchdog_of_another_process_is_not_fed() {
+fn watchdog_of_another_process_is_not_notified() {
     let environment = [("WATCHDOG_USEC", "30000"), ("WATCHDOG_PID", "1")];
     let environment = environment.map(|(name, value)| (name, OsStr::new(value)));
     let mut service = Service::start(&environment);
     service.ready();
-    // As long as twenty notices would take.
+    // The time of twenty watchdog notifications.
     let wait = Duration::from_millis(200);
     service.notices.set_read_timeout(Some(wait)).unwrap();
     assert!(service.notices.recv(&mut [0]).is_err());
@@ -141,7 +141,7 @@ fn watchdog_of_another_process_is_not_fed() {
 }
 
 #[test]
-fn sockets_handed_over_replace_those_of_the_configuration() {
+fn inherited_sockets_replace_those_of_the_configuration() {
     let mut service = Service::start(&[]);
     let line = service.ready();
     assert!(
@@ -149,17 +149,20 @@ fn sockets_handed_over_replace_those_of_the_configuration() {
         "{line}"
     );
     assert!(!line.contains("127.0.0.1:1 "), "{line}");
-    let mut said = String::new();
+    let mut printed = String::new();
     within("both warnings", || {
-        said += &service.process.stderr();
+        printed += &service.process.stderr();
         let parts = [
             "WARN",
             "`listen` names it: 127.0.0.1:1. ",
             "and not /nonexistent/feed.sock",
         ];
-        parts.iter().all(|part| said.contains(part)).then_some(())
+        parts
+            .iter()
+            .all(|part| printed.contains(part))
+            .then_some(())
     });
-    // Enough for both workers to have some.
+    // Enough connections for both workers to have some.
     let mut sockets: Vec<Socket> = (0..8)
         .map(|_| Socket::subscribed(service.addr, "channel=a"))
         .collect();
@@ -170,20 +173,20 @@ fn sockets_handed_over_replace_those_of_the_configuration() {
 }
 
 #[test]
-fn socket_for_tls_without_a_certificate_stops_the_start_with_status_2() {
+fn inherited_tls_socket_without_a_certificate_stops_the_start_with_status_2() {
     let environment = [("ACTIVATION_NAMES", OsStr::new("tls:b"))];
     let mut service = Service::start(&environment);
     assert_eq!(service.process.wait().code(), Some(2));
-    let mut said = String::new();
+    let mut printed = String::new();
     within("the error", || {
-        said += &service.process.stderr();
+        printed += &service.process.stderr();
         let place = "default: tls.certificates: is empty, and a socket unit";
-        said.contains(place).then_some(())
+        printed.contains(place).then_some(())
     });
 }
 
 #[test]
-fn names_for_another_number_of_sockets_stop_the_start() {
+fn wrong_number_of_socket_names_stops_the_start() {
     let mut service = Service::start(&[("ACTIVATION_NAMES", OsStr::new("tls"))]);
     assert_eq!(service.process.wait().code(), Some(1));
     let mut service = Service::start(&[("ACTIVATION_NAMES", OsStr::new(""))]);
@@ -212,17 +215,18 @@ fn sockets_for_another_process_and_an_unknown_notify_socket_do_not_stop_a_start(
     );
     let ready = process.next().unwrap();
     assert!(ready.contains(" ready: http://127.0.0.1:"), "{ready}");
-    let mut said = String::new();
+    let mut printed = String::new();
     within("a warning", || {
-        said += &process.stderr();
-        said.contains("NOTIFY_SOCKET=\"vsock:2:1234\"")
+        printed += &process.stderr();
+        printed
+            .contains("NOTIFY_SOCKET=\"vsock:2:1234\"")
             .then_some(())
     });
-    assert_eq!(said.matches("WARN").count(), 1, "{said}");
+    assert_eq!(printed.matches("WARN").count(), 1, "{printed}");
 }
 
 #[test]
-fn feed_that_was_handed_over_and_is_removed_is_reported_and_not_bound_again() {
+fn removed_inherited_feed_is_reported_and_not_bound_again() {
     let mut service = Service::start(&[]);
     let line = service.ready();
     let (_, admin) = line.split_once("admin=http://").unwrap();
@@ -235,15 +239,15 @@ fn feed_that_was_handed_over_and_is_removed_is_reported_and_not_bound_again() {
         let answer = Raw::get(admin, "/readyz");
         (answer.status == 503).then(|| answer.body_text().to_owned())
     });
-    let said = format!("the feed's socket {}, which", service.feed.display());
+    let printed = format!("the feed's socket {}, which", service.feed.display());
     assert!(
-        reason.contains(&said) && reason.contains("restart its socket unit"),
+        reason.contains(&printed) && reason.contains("restart its socket unit"),
         "{reason}"
     );
     let mut log = String::new();
-    within("the same in the log", || {
+    within("the reason in the log", || {
         log += &service.process.stderr();
-        log.contains(&said).then_some(())
+        log.contains(&printed).then_some(())
     });
     assert!(!service.feed.exists());
     connected.publish("a", 1);
@@ -254,13 +258,13 @@ fn feed_that_was_handed_over_and_is_removed_is_reported_and_not_bound_again() {
 }
 
 #[test]
-fn feed_that_was_handed_over_is_left_behind_for_the_next_server() {
+fn inherited_feed_is_left_for_the_next_server() {
     let mut service = Service::start(&[]);
     service.ready();
     service.signal("TERM");
     assert!(service.process.wait().success());
     assert!(service.feed.exists());
-    // The manager would still listen; here it became the server, so nobody does.
+    // A manager would keep the sockets; the launcher became the server, so no process listens.
     assert!(TcpStream::connect(service.addr).is_err());
     assert!(UnixStream::connect(&service.feed).is_err());
 }

@@ -1,8 +1,8 @@
-//! Peers of the real binary that are slow, silent or gone: quotas and gaps, heartbeats, the
-//! kernel's buffers.
+//! Peers that are slow, silent or unreachable: quotas and gaps, heartbeats, and the kernel's
+//! buffers.
 //!
-//! What a slow peer is owed is checked id by id: delivered and told as missing together are all
-//! that was published.
+//! Each publication to a slow subscriber is checked by id: it is either delivered or counted in a
+//! gap.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 
 const MIB: u64 = 1024 * 1024;
 
-/// A WebSocket on such a connection, read up to the answer to its subscription.
+/// A WebSocket with a small receive buffer, read up to the answer to its subscription.
 fn subscribe_small(addr: SocketAddr) -> Socket {
     let mut request = format!("ws://{addr}/ws?channel=a")
         .into_client_request()
@@ -33,7 +33,7 @@ fn subscribe_small(addr: SocketAddr) -> Socket {
     socket
 }
 
-/// An event stream on such a connection, of which nothing is read.
+/// An event stream with a small receive buffer, of which nothing is read.
 fn stream_small(addr: SocketAddr) -> TcpStream {
     let mut stream = connect_small(addr);
     stream
@@ -42,8 +42,8 @@ fn stream_small(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Publishes texts of this length in steps that a healthy subscriber has taken whole before the
-/// next, so that it is never behind. The ids.
+/// Publishes texts of this length in steps. A healthy subscriber reads each step before the next
+/// one, so that it never lags. Returns the ids.
 fn publish_in_steps(
     feeder: &mut Feeder,
     healthy: &mut Socket,
@@ -65,15 +65,15 @@ fn publish_in_steps(
     ids
 }
 
-/// Something a slow subscriber was given: an id, or a gap.
+/// A message to a slow subscriber.
 #[derive(Debug)]
 enum Given {
     Gap(Value),
     Id(String),
 }
 
-/// Checks that what was given covers these ids, each once and in order, from one that the
-/// subscriber had; and how many were given behind the last gap.
+/// Checks that publications and gaps cover these ids, each once and in order, and that a gap starts
+/// at the last delivered id. Returns the number of publications after the last gap.
 fn covered(ids: &[String], given: &[Given]) -> usize {
     let (mut next, mut tail) = (0, 0);
     for given in given {
@@ -100,7 +100,7 @@ fn covered(ids: &[String], given: &[Given]) -> usize {
     tail
 }
 
-/// Reads what a WebSocket is given up to this id, but so many messages at most.
+/// Reads from a WebSocket up to this id, but at most this many messages.
 fn read_some(socket: &mut Socket, last: &str, at_most: usize) -> Vec<Given> {
     let mut given = Vec::new();
     while given.len() < at_most {
@@ -119,12 +119,12 @@ fn read_some(socket: &mut Socket, last: &str, at_most: usize) -> Vec<Given> {
     given
 }
 
-/// Reads what a WebSocket is given up to this id.
+/// Reads from a WebSocket up to this id.
 fn read_to(socket: &mut Socket, last: &str) -> Vec<Given> {
     read_some(socket, last, usize::MAX)
 }
 
-/// Reads what an event stream is given up to this id. The first id is only its position.
+/// Reads from an event stream up to this id. The first id of the stream is only its position.
 fn read_events_to(stream: TcpStream, last: &str) -> Vec<Given> {
     let mut lines = BufReader::new(stream).lines().map(|line| line.unwrap());
     let mut given = Vec::new();
@@ -151,14 +151,14 @@ fn read_events_to(stream: TcpStream, last: &str) -> Vec<Given> {
 }
 
 #[test]
-fn stalled_websocket_is_told_its_gap_and_has_the_newest_within_its_quota() {
+fn stalled_websocket_receives_a_gap_and_the_newest_within_its_quota() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut healthy = Socket::subscribed(server.addr, "channel=a");
     let mut stalled = subscribe_small(server.addr);
     let ids = publish_in_steps(&mut feeder, &mut healthy, 1000, 1000);
     let given = read_to(&mut stalled, &ids[999]);
-    // As many of 1000 bytes as 64 KiB hold.
+    // 64 KiB hold 65 publications of 1000 bytes.
     assert_eq!(covered(&ids, &given), 65);
     let skipped: u64 = given
         .iter()
@@ -187,7 +187,7 @@ fn quota_on_the_count_binds_for_small_publications() {
 }
 
 #[test]
-fn stalled_event_stream_is_told_its_gap_and_has_the_newest_within_its_quota() {
+fn stalled_event_stream_receives_a_gap_and_the_newest_within_its_quota() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut healthy = Socket::subscribed(server.addr, "channel=a");
@@ -198,7 +198,7 @@ fn stalled_event_stream_is_told_its_gap_and_has_the_newest_within_its_quota() {
 }
 
 #[test]
-fn reader_that_stalls_again_and_again_misses_nothing_untold() {
+fn repeatedly_stalling_reader_misses_nothing_outside_gaps() {
     let server = Server::with("[quota]\nbehind_bytes = 10000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut healthy = Socket::subscribed(server.addr, "channel=a");
@@ -234,14 +234,15 @@ fn stalled_subscribers_cost_no_memory_beyond_the_log() {
 }
 
 #[test]
-fn policy_to_close_tells_the_slow_one_if_it_reads() {
+fn close_policy_sends_a_close_frame_to_a_slow_reader() {
     let server = Server::with("[quota]\noverflow = \"close\"\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut healthy = Socket::subscribed(server.addr, "channel=a");
     let mut stalled = subscribe_small(server.addr);
     let ids = publish_in_steps(&mut feeder, &mut healthy, 600, 1000);
     server.await_metric("fanfare_subscribers", 1.0);
-    // What was written before is whole and in order; then comes the code, unless this was too late.
+    // Earlier messages are complete and in order. Then comes the close frame, or a reset if the
+    // frame did not fit any more.
     let mut next = 0;
     loop {
         match stalled.0.read() {
@@ -261,7 +262,7 @@ fn policy_to_close_tells_the_slow_one_if_it_reads() {
 }
 
 #[test]
-fn policy_to_close_cuts_off_the_slow_one_that_does_not_read() {
+fn close_policy_cuts_off_a_subscriber_that_does_not_read() {
     let server = Server::with("[quota]\noverflow = \"close\"\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut healthy = Socket::subscribed(server.addr, "channel=a");
@@ -275,26 +276,26 @@ fn policy_to_close_cuts_off_the_slow_one_that_does_not_read() {
 }
 
 #[test]
-fn kernel_holds_no_more_for_a_stalled_subscriber_than_was_configured() {
+fn kernel_buffers_no_more_for_a_stalled_subscriber_than_configured() {
     let config = "[quota]\nsend_buffer_bytes = 32768\nnotsent_lowat_bytes = 8192\n";
-    assert!(sent_to_a_stalled_one(config, 2 * 32_768) > 0);
+    assert!(sent_to_a_stalled_subscriber(config, 2 * 32_768) > 0);
 }
 
 #[test]
-fn kernel_is_not_given_what_it_could_not_send() {
-    // The send buffer alone would take everything; a write may overshoot the mark by one segment
-    // of the loopback device.
+fn unsent_bytes_in_the_kernel_stay_below_the_low_water_mark() {
+    // The send buffer alone could hold everything. A write may exceed the low-water mark by one
+    // segment of the loopback device.
     let config = "[quota]\nsend_buffer_bytes = 4194304\nnotsent_lowat_bytes = 16384\n";
-    assert!(sent_to_a_stalled_one(config, 16_384 + 2 * 65_536) > 0);
+    assert!(sent_to_a_stalled_subscriber(config, 16_384 + 2 * 65_536) > 0);
 }
 
-/// How many bytes were written for one that does not read, beyond what its own kernel took; checks
-/// that they are at most these.
-fn sent_to_a_stalled_one(config: &str, at_most: usize) -> usize {
+/// Returns the number of bytes written to a subscriber that does not read. Checks that they are at
+/// most `at_most` and the client's receive buffer.
+fn sent_to_a_stalled_subscriber(config: &str, at_most: usize) -> usize {
     let server = Server::with(config, &["--workers", "1"]);
     let mut feeder = Feeder::connect(&server.feed);
     let stalled = subscribe_small(server.addr);
-    let theirs = SockRef::from(stalled.0.get_ref())
+    let buffered = SockRef::from(stalled.0.get_ref())
         .recv_buffer_size()
         .unwrap();
     let text = "x".repeat(1000);
@@ -311,12 +312,15 @@ fn sent_to_a_stalled_one(config: &str, at_most: usize) -> usize {
         reason = "a count of bytes"
     )]
     let sent = sent as usize;
-    assert!(sent <= at_most + theirs, "{sent} of {at_most} and {theirs}");
+    assert!(
+        sent <= at_most + buffered,
+        "{sent} of {at_most} and {buffered}"
+    );
     sent
 }
 
 #[test]
-fn idle_websocket_that_pongs_stays() {
+fn idle_websocket_that_answers_pings_stays_open() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut pings = 0;
@@ -331,19 +335,19 @@ fn idle_websocket_that_pongs_stays() {
 }
 
 #[test]
-fn idle_websocket_that_never_pongs_is_told_and_counted() {
+fn idle_websocket_without_pongs_is_closed_and_counted() {
     let server = Server::with("[heartbeat]\ninterval_ms = 300\n", &[]);
     let socket = Socket::subscribed(server.addr, "channel=a");
     let started = Instant::now();
     let mut stream = socket.0.get_ref().try_clone().unwrap();
-    let mut said = Vec::new();
-    stream.read_to_end(&mut said).unwrap();
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(500), "{took:?}");
-    let close = said.len() - 8;
-    assert_eq!(said[close..], *b"\x88\x06\x03\xe9idle", "{said:x?}");
-    assert!(said[..close].chunks(2).all(|ping| ping == b"\x89\x00"));
-    assert!((2..=6).contains(&close), "{said:x?}");
+    let close = received.len() - 8;
+    assert_eq!(received[close..], *b"\x88\x06\x03\xe9idle", "{received:x?}");
+    assert!(received[..close].chunks(2).all(|ping| ping == b"\x89\x00"));
+    assert!((2..=6).contains(&close), "{received:x?}");
     server.await_metric("fanfare_conns_closed_total{reason=\"idle\"}", 1.0);
 }
 
@@ -363,7 +367,7 @@ fn heartbeats_of_an_idle_event_stream_are_its_position() {
         assert_eq!(next("event:"), "event:fanfare.position");
         assert_eq!(next("id: "), first);
     }
-    // A quiet channel's client moves on with the others.
+    // The position of a quiet channel advances with publications of other channels.
     let id = Feeder::connect(&server.feed).publish("b", 1);
     let moved = format!("id: {id}");
     within("the position moves", || {
@@ -372,7 +376,7 @@ fn heartbeats_of_an_idle_event_stream_are_its_position() {
 }
 
 #[test]
-fn peer_that_is_gone_without_a_word_is_closed_while_data_waits() {
+fn unreachable_peer_is_closed_while_data_waits() {
     let config = "[heartbeat]\ninterval_ms = 500\n";
     let server = Server::with(config, &[]);
     let socket = subscribe_small(server.addr);
@@ -388,7 +392,7 @@ fn peer_that_is_gone_without_a_word_is_closed_while_data_waits() {
 }
 
 #[test]
-fn heartbeats_of_conns_that_came_together_are_spread() {
+fn heartbeats_of_simultaneous_conns_are_spread() {
     let interval = Duration::from_secs(3);
     let server = Server::with("[heartbeat]\ninterval_ms = 3000\n", &[]);
     let streams: Vec<TcpStream> = (0..200).map(|_| stream_small(server.addr)).collect();
@@ -419,7 +423,7 @@ fn heartbeats_of_conns_that_came_together_are_spread() {
             .iter()
             .take_while(|arrival| **arrival - *first < interval / 10)
             .count();
-        // Spread evenly over half the interval these would be forty.
+        // Spread evenly over half the interval, forty would arrive in a tenth of it.
         assert!(
             together < 100,
             "{together} of 200 in a tenth of the interval"
@@ -427,9 +431,9 @@ fn heartbeats_of_conns_that_came_together_are_spread() {
     }
 }
 
-/// How many heartbeats a stream has sent: positions after its first.
-fn beats(said: &[u8]) -> usize {
-    let text = str::from_utf8(said).unwrap();
+/// The number of heartbeats of a stream: its positions after the first.
+fn beats(received: &[u8]) -> usize {
+    let text = str::from_utf8(received).unwrap();
     text.matches("event:fanfare.position\nid: ")
         .count()
         .saturating_sub(1)

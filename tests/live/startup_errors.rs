@@ -1,5 +1,5 @@
-//! What stops a start, as an operator sees it: `fanfare check` and `fanfare serve` find the same,
-//! say it once, and end with the status that the documentation gives.
+//! Errors that stop a start: `fanfare check` and `fanfare serve` find the same, print it once, and
+//! end with the documented status.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::{Server, fanfare, within};
 
-/// Files that cannot be what they are named for, below one folder.
+/// A folder with files of the wrong content or kind.
 struct Folder(TempDir);
 
 impl Folder {
@@ -48,7 +48,7 @@ impl Folder {
         file
     }
 
-    /// Every name below the folder.
+    /// The names of all files below the folder.
     fn names(&self) -> Vec<String> {
         let found = Command::new("find").arg(self.path()).output().unwrap();
         let mut names: Vec<_> = text(&found.stdout).lines().map(str::to_owned).collect();
@@ -73,12 +73,11 @@ fn run(command: &mut Command) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// A configuration that listens where nothing else does, before the rest of a text.
+/// A configuration with free addresses, to be followed by the tested lines.
 const TLS: &str = "listen = [\"127.0.0.1:0 tls\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 const PLAIN: &str = "listen = [\"127.0.0.1:0\"]\nadmin = \"off\"\nfeed = \"@/feed.sock\"\n";
 
-/// What is wrong with a configuration: its text, and for each problem the key and a part of the
-/// message.
+/// A faulty configuration, and the key and a part of the message of each error.
 type Case = (String, &'static [(&'static str, &'static str)]);
 
 /// Certificates, keys and secrets.
@@ -122,7 +121,7 @@ fn credentials() -> Vec<Case> {
             &[("tls.client_authorities", "@/junk: there is no certificate")],
         ),
         (
-            // Read also where no address speaks TLS: a socket unit may have one.
+            // Certificates are read even if no address uses TLS, since a socket unit may have one.
             plain("[tls]\ncertificates = [\"@/dangling\"]\nkeys = [\"@/one.key\"]\n"),
             &[("tls.certificates", "cannot read @/dangling: No such file")],
         ),
@@ -170,7 +169,7 @@ fn values() -> Vec<Case> {
             )],
         ),
         (
-            // The lock beside it is a directory.
+            // The lock file of this feed is a directory.
             feed("@/locked"),
             &[("feed", "cannot open @/locked.lock: Is a directory")],
         ),
@@ -203,7 +202,7 @@ fn values() -> Vec<Case> {
     ]
 }
 
-/// The longest part, at least 12 bytes long, that a line has twice between separators.
+/// The longest part between separators that occurs twice in a line and has at least 12 bytes.
 fn repeated(line: &str) -> Option<&str> {
     let parts: Vec<&str> = line.split([':', '(', ')', ';']).map(str::trim).collect();
     let long = parts.iter().filter(|part| part.len() >= 12);
@@ -213,20 +212,20 @@ fn repeated(line: &str) -> Option<&str> {
 }
 
 #[test]
-fn check_and_serve_find_the_same_and_say_it_once() {
+fn check_and_serve_print_the_same_errors_once() {
     let folder = Folder::new();
     for (configuration, problems) in credentials().into_iter().chain(values()) {
         let file = folder.configuration(&configuration);
         let before = folder.names();
         let checked = run(fanfare().arg("check").arg(&file));
         let served = run(fanfare().args(["serve", "--config"]).arg(&file));
-        let said = text(&checked.stderr);
-        assert_eq!(checked.status.code(), Some(2), "{configuration}{said}");
-        assert_eq!(served.status.code(), Some(2), "{configuration}{said}");
-        assert_eq!(said, text(&served.stderr), "{configuration}");
+        let printed = text(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(2), "{configuration}{printed}");
+        assert_eq!(served.status.code(), Some(2), "{configuration}{printed}");
+        assert_eq!(printed, text(&served.stderr), "{configuration}");
         assert_eq!(text(&checked.stdout), "");
-        let lines: Vec<&str> = said.lines().collect();
-        assert_eq!(lines.len(), problems.len(), "{said}");
+        let lines: Vec<&str> = printed.lines().collect();
+        assert_eq!(lines.len(), problems.len(), "{printed}");
         for (line, (key, message)) in lines.iter().zip(problems) {
             let message = message.replace('@', folder.path().to_str().unwrap());
             assert!(line.starts_with(file.to_str().unwrap()), "{line}");
@@ -243,7 +242,7 @@ fn check_and_serve_find_the_same_and_say_it_once() {
 }
 
 #[test]
-fn failures_while_running_have_status_1_and_say_it_once() {
+fn failures_at_run_time_have_status_1_and_one_message() {
     let folder = Folder::new();
     let file = folder.configuration(PLAIN);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -263,16 +262,16 @@ fn failures_while_running_have_status_1_and_say_it_once() {
         ),
     ] {
         let served = run(fanfare().args(["serve", "--config"]).arg(&file).args(flags));
-        let said = text(&served.stderr);
-        assert_eq!(served.status.code(), Some(1), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(message), "{said}");
-        assert_eq!(repeated(&said), None, "{said}");
+        let printed = text(&served.stderr);
+        assert_eq!(served.status.code(), Some(1), "{printed}");
+        assert_eq!(printed.lines().count(), 1, "{printed}");
+        assert!(printed.contains(message), "{printed}");
+        assert_eq!(repeated(&printed), None, "{printed}");
     }
 }
 
 #[test]
-fn flags_and_variables_that_are_wrong_have_status_2_and_are_named() {
+fn invalid_flags_and_variables_have_status_2_and_are_named() {
     let folder = Folder::new();
     let file = folder.configuration(PLAIN);
     let journal = folder.path().join("junk");
@@ -310,15 +309,15 @@ fn flags_and_variables_that_are_wrong_have_status_2_and_are_named() {
             command.arg("--config").arg(&file);
         }
         let served = run(command.args(&flags));
-        let said = text(&served.stderr);
-        assert_eq!(served.status.code(), Some(2), "{said}");
-        assert!(said.starts_with(named), "{said}");
-        assert_eq!(repeated(&said), None, "{said}");
+        let printed = text(&served.stderr);
+        assert_eq!(served.status.code(), Some(2), "{printed}");
+        assert!(printed.starts_with(named), "{printed}");
+        assert_eq!(repeated(&printed), None, "{printed}");
     }
 }
 
 #[test]
-fn check_of_a_right_file_makes_nothing_and_works_beside_a_running_server() {
+fn check_of_a_valid_file_creates_nothing_and_works_beside_a_running_server() {
     let folder = Folder::new();
     let file = folder.configuration(
         "listen = [\"127.0.0.1:0 tls\", \"192.0.2.1:80\"]\nfeed = \"@/run/feed.sock\"\n\
@@ -340,7 +339,7 @@ fn check_of_a_right_file_makes_nothing_and_works_beside_a_running_server() {
 }
 
 #[test]
-fn empty_variables_are_as_if_unset() {
+fn empty_variables_count_as_unset() {
     let folder = Folder::new();
     let mut command = fanfare();
     for name in [

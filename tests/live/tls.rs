@@ -1,5 +1,5 @@
-//! TLS of the real binary, by peers nobody here wrote: curl, openssl, sslscan, Python, Node and
-//! Chromium; and by clients that mean harm.
+//! TLS with independent clients (curl, openssl, sslscan, Python, Node and Chromium) and with
+//! hostile ones.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use crate::support::{Feeder, Lines, PATIENCE, Server, dependency, within};
 
 const TLS: &[&str] = &["--listen", "127.0.0.1:0 tls"];
 
-/// A server with a certificate of its own, and where it speaks TLS.
+/// A server with a certificate, and the address of its TLS listener.
 struct Rig {
     folder: TempDir,
     certificate: Certificate,
@@ -30,7 +30,7 @@ impl Rig {
         Self::with_tls(config, "")
     }
 
-    /// With lines for the section `[tls]` beside.
+    /// Starts a server with further lines in the section `[tls]`.
     fn with_tls(config: &str, lines: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(folder.path(), "own");
@@ -74,14 +74,14 @@ fn next_json(socket: &mut WebSocket<Secured>) -> Value {
     }
 }
 
-/// Publishes as many as the peer waits for and checks that it has them.
+/// Publishes as many as the client waits for, and checks that it receives them.
 fn check_peer(server: &Server, peer: &mut Lines) {
     assert_eq!(peer.json()["protocol"], "fanfare.v1");
     assert_eq!(peer.json()["type"], "welcome");
     assert_eq!(peer.json()["type"], "subscribed");
     let mut feeder = Feeder::connect(&server.feed);
     for n in 0..20 {
-        // Some need several records.
+        // Some payloads need several records.
         let data = json!({"n": n, "fill": "ü".repeat(n * 2000)});
         let id = feeder.publish("a", data.clone());
         let value = peer.json();
@@ -112,7 +112,7 @@ fn openssl(addr: SocketAddr, args: &[&str], input: &[u8]) -> Output {
 }
 
 #[test]
-fn curl_trusts_it_and_has_page_stream_and_poll() {
+fn curl_receives_page_stream_and_poll() {
     let rig = Rig::start();
     let authority = rig.certificate.path.to_str().unwrap();
     let page = Lines::curl(["--cacert", authority, &rig.url("https", "/")]).rest();
@@ -152,7 +152,7 @@ fn python_and_node_receive_everything_in_order() {
 }
 
 #[test]
-fn browser_has_its_stream_over_tls() {
+fn browser_receives_a_stream_over_tls() {
     let rig = Rig::start();
     let mut browser = Lines::run(
         Command::new("node")
@@ -172,28 +172,28 @@ fn browser_has_its_stream_over_tls() {
 }
 
 #[test]
-fn openssl_speaks_both_versions_and_no_older_one() {
+fn openssl_connects_with_tls_1_2_and_1_3_and_no_older_version() {
     let rig = Rig::start();
     let request = b"GET /poll?channel=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     for (version, is_spoken) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false)] {
         let args = [version, "-ign_eof", "-alpn", "h2,http/1.1"];
         let output = openssl(rig.addr, &args, request);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(
-            said.contains("HTTP/1.1 200 OK"),
+            printed.contains("HTTP/1.1 200 OK"),
             is_spoken,
-            "{version}: {said}"
+            "{version}: {printed}"
         );
         assert_eq!(
-            said.contains("ALPN protocol: http/1.1"),
+            printed.contains("ALPN protocol: http/1.1"),
             is_spoken,
-            "{said}"
+            "{printed}"
         );
     }
 }
 
 #[test]
-fn scanner_finds_nothing_weak() {
+fn sslscan_finds_no_weak_cipher() {
     let rig = Rig::start();
     let scan = Command::new("sslscan")
         .args(["--no-colour", &rig.addr.to_string()])
@@ -230,7 +230,7 @@ fn scanner_finds_nothing_weak() {
 }
 
 #[test]
-fn openssl_resumes_with_its_ticket_over_a_reload() {
+fn openssl_resumes_with_its_ticket_after_a_reload() {
     let rig = Rig::start();
     let ticket = rig.folder.path().join("ticket");
     let ticket = ticket.to_str().unwrap();
@@ -238,7 +238,7 @@ fn openssl_resumes_with_its_ticket_over_a_reload() {
     let first = openssl(rig.addr, &["-ign_eof", "-sess_out", ticket], request);
     assert!(String::from_utf8_lossy(&first.stdout).contains("\nNew, TLSv1.3"));
     rig.server.signal("HUP");
-    within("the reload", || rig.said("keys were read again"));
+    within("the reload", || rig.has_logged("keys were read again"));
     let again = openssl(rig.addr, &["-ign_eof", "-sess_in", ticket], request);
     let again = String::from_utf8_lossy(&again.stdout).into_owned();
     assert!(again.contains("\nReused, TLSv1.3"), "{again}");
@@ -248,16 +248,16 @@ fn openssl_resumes_with_its_ticket_over_a_reload() {
 }
 
 impl Rig {
-    /// Whether the server has logged this.
-    fn said(&self, text: &str) -> Option<()> {
-        let said = self.server.feed.parent()?.join("stderr.txt");
-        let said = std::fs::read_to_string(said).ok()?;
-        said.contains(text).then_some(())
+    /// Whether the server's log contains this text.
+    fn has_logged(&self, text: &str) -> Option<()> {
+        let path = self.server.feed.parent()?.join("stderr.txt");
+        let log = std::fs::read_to_string(path).ok()?;
+        log.contains(text).then_some(())
     }
 }
 
 #[test]
-fn reload_shows_the_new_certificate_and_drops_nobody() {
+fn reload_shows_the_new_certificate_and_closes_no_conn() {
     let rig = Rig::start();
     let mut socket = rig.socket("channel=a");
     let other = Certificate::make(rig.folder.path(), "other");
@@ -268,11 +268,11 @@ fn reload_shows_the_new_certificate_and_drops_nobody() {
     within("the new certificate", || {
         other.is_shown_at(rig.addr).then_some(())
     });
-    // What cannot be used changes nothing.
+    // An unusable key file changes nothing.
     std::fs::write(&rig.certificate.key, "no key").unwrap();
     rig.server.signal("HUP");
-    within("the refusal", || rig.said("nothing has changed"));
-    assert!(rig.said("own.key").is_some());
+    within("the refusal", || rig.has_logged("nothing has changed"));
+    assert!(rig.has_logged("own.key").is_some());
     assert!(other.is_shown_at(rig.addr));
     let mut feeder = Feeder::connect(&rig.server.feed);
     let id = feeder.publish("a", "still here");
@@ -280,12 +280,12 @@ fn reload_shows_the_new_certificate_and_drops_nobody() {
 }
 
 #[test]
-fn what_is_no_tls_is_told_so_and_costs_nobody_else() {
+fn bytes_that_are_not_tls_get_an_alert_without_effect_on_others() {
     let rig = Rig::start();
     let mut socket = rig.socket("channel=a");
     let mut stream = TcpStream::connect(rig.addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // HTTP is answered as such, see live_refusals.rs.
+    // Bytes that are neither TLS nor HTTP. The module `refusals` tests plain HTTP.
     stream.write_all(b"\0what is this?").unwrap();
     let mut answer = Vec::new();
     let _ended = stream.read_to_end(&mut answer);
@@ -299,7 +299,7 @@ fn what_is_no_tls_is_told_so_and_costs_nobody_else() {
 }
 
 #[test]
-fn handshake_that_is_not_finished_ends_when_its_time_is_over() {
+fn unfinished_handshake_is_closed_at_its_deadline() {
     let rig = Rig::with_tls(
         "[limits]\nrequest_head_ms = 60000\n",
         "handshake_ms = 300\n",
@@ -324,7 +324,7 @@ fn handshake_that_is_not_finished_ends_when_its_time_is_over() {
 }
 
 #[test]
-fn subscriber_that_stalls_is_told_its_gap_and_nothing_piles_up() {
+fn stalled_subscriber_receives_a_gap_and_memory_stays_bounded() {
     let rig = Rig::with("[quota]\nsend_buffer_bytes = 16384\n[log]\nbytes = 1048576\n");
     let mut socket = rig.socket("channel=a");
     let mut feeder = Feeder::connect(&rig.server.feed);
@@ -335,7 +335,10 @@ fn subscriber_that_stalls_is_told_its_gap_and_nothing_piles_up() {
         last = feeder.publish("a", payload.clone());
     }
     let grown = rig.server.process().resident_bytes().saturating_sub(before);
-    assert!(grown < 12 << 20, "{grown} bytes for one who does not read");
+    assert!(
+        grown < 12 << 20,
+        "{grown} bytes for a subscriber that does not read"
+    );
     let (mut missed, mut received) = (0, 0);
     loop {
         let value = next_json(&mut socket);
@@ -353,7 +356,7 @@ fn subscriber_that_stalls_is_told_its_gap_and_nothing_piles_up() {
 }
 
 #[test]
-fn client_that_has_said_goodbye_still_has_its_answer() {
+fn client_that_has_sent_close_notify_still_gets_its_answer() {
     let rig = Rig::start();
     let mut stream = rig.stream();
     stream
@@ -363,14 +366,14 @@ fn client_that_has_said_goodbye_still_has_its_answer() {
     stream.flush().unwrap();
     stream.sock.shutdown(Shutdown::Write).unwrap();
     let mut answer = String::new();
-    // With its own goodbye behind it: without one this is an error.
+    // Without `close_notify` from the server this is an error.
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
     assert!(answer.ends_with("</html>\n"));
 }
 
 #[test]
-fn requests_sent_ahead_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order_over_tls() {
     let rig = Rig::start();
     let mut stream = rig.stream();
     let count = 500;
@@ -386,7 +389,7 @@ fn requests_sent_ahead_are_answered_in_order() {
 }
 
 #[test]
-fn client_certificate_is_asked_for_where_the_file_says_so() {
+fn client_certificate_is_requested_if_configured() {
     let folder = tempfile::tempdir().unwrap();
     let own = Certificate::make(folder.path(), "own");
     let authority = Certificate::make(folder.path(), "authority");
@@ -416,7 +419,7 @@ fn client_certificate_is_asked_for_where_the_file_says_so() {
 }
 
 #[test]
-fn certificate_made_at_start_is_good_for_trying_out() {
+fn self_signed_certificate_is_made_at_start() {
     let server = Server::with("", &["--tls-self-signed", "--listen", "127.0.0.1:0 tls"]);
     let url = format!("https://{}/", tls_addr(&server));
     let page = Lines::curl(["--insecure", &url]).rest();
@@ -424,20 +427,20 @@ fn certificate_made_at_start_is_good_for_trying_out() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named_at_start() {
+fn unusable_files_are_named_at_start() {
     let folder = tempfile::tempdir().unwrap();
     let own = Certificate::make(folder.path(), "own");
     for (spoilt, path) in [("nonsense", &own.key), ("", &own.path)] {
         std::fs::write(path, spoilt).unwrap();
-        let (status, said) =
+        let (status, printed) =
             Server::in_folder(folder.path(), "127.0.0.1:0 tls", &own.config(), &[]).unwrap_err();
-        assert_eq!(status.code(), Some(2), "{said}");
-        assert!(said.contains(path.to_str().unwrap()), "{said}");
+        assert_eq!(status.code(), Some(2), "{printed}");
+        assert!(printed.contains(path.to_str().unwrap()), "{printed}");
     }
 }
 
 #[test]
-fn publications_of_all_sizes_and_many_records_at_once_come_through() {
+fn publications_of_all_sizes_and_many_records_in_one_segment_pass() {
     let rig = Rig::start();
     let mut socket = rig.socket("channel=a");
     let mut others = [rig.socket("channel=a"), rig.socket("channel=a")];
@@ -451,7 +454,7 @@ fn publications_of_all_sizes_and_many_records_at_once_come_through() {
         }
     }
     drop(others);
-    // Many records in one segment.
+    // Many records in one TCP segment.
     for n in 0..20 {
         let ping = Message::Ping(vec![n; 100].into());
         socket.write(ping).unwrap();
@@ -466,7 +469,7 @@ fn publications_of_all_sizes_and_many_records_at_once_come_through() {
 }
 
 #[test]
-fn old_version_carries_a_page() {
+fn tls_1_2_carries_a_page() {
     let rig = Rig::start();
     let head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let answer = openssl(rig.addr, &["-tls1_2", "-quiet", "-ign_eof"], head);
@@ -475,11 +478,11 @@ fn old_version_carries_a_page() {
 }
 
 #[test]
-fn records_that_are_wrong_end_their_conn_and_cost_nobody_else() {
+fn invalid_record_closes_its_conn_without_effect_on_others() {
     let rig = Rig::start();
     let mut bystander = rig.socket("channel=a");
     let mut socket = rig.socket("channel=a");
-    // A record of data that no key opens.
+    // An application data record that no key decrypts.
     let record = [&[23, 3, 3, 0, 40][..], &[0; 40]].concat();
     socket.get_mut().sock.write_all(&record).unwrap();
     let ended = loop {
@@ -498,7 +501,7 @@ fn records_that_are_wrong_end_their_conn_and_cost_nobody_else() {
 }
 
 #[test]
-fn client_that_changes_its_key_goes_on() {
+fn client_that_updates_its_key_continues() {
     let rig = Rig::start();
     let mut socket = rig.socket("channel=a");
     let mut feeder = Feeder::connect(&rig.server.feed);
@@ -512,8 +515,8 @@ fn client_that_changes_its_key_goes_on() {
     assert_eq!(next_json(&mut socket)["id"], second.as_str());
 }
 
-/// A client that has shaken hands for its own part and keeps to itself what it has to say next.
-fn shaken(rig: &Rig) -> Secured {
+/// A client whose handshake is complete except that its last flight is not sent yet.
+fn connected_without_last_flight(rig: &Rig) -> Secured {
     let mut stream = rig.stream();
     stream.conn.write_tls(&mut stream.sock).unwrap();
     while stream.conn.is_handshaking() {
@@ -523,8 +526,8 @@ fn shaken(rig: &Rig) -> Secured {
     stream
 }
 
-/// Sends at once, in one piece, whatever is to be said.
-fn say_at_once(stream: &mut Secured) {
+/// Sends all pending bytes in one write.
+fn send_pending(stream: &mut Secured) {
     let mut bytes = Vec::new();
     while stream.conn.wants_write() {
         stream.conn.write_tls(&mut bytes).unwrap();
@@ -535,13 +538,13 @@ fn say_at_once(stream: &mut Secured) {
 const CLOSING: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn client_that_changes_its_key_in_its_first_words_is_answered() {
+fn key_update_with_the_first_request_is_answered() {
     let rig = Rig::start();
     for _ in 0..5 {
-        let mut stream = shaken(&rig);
+        let mut stream = connected_without_last_flight(&rig);
         stream.conn.refresh_traffic_keys().unwrap();
         stream.conn.writer().write_all(CLOSING).unwrap();
-        say_at_once(&mut stream);
+        send_pending(&mut stream);
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("</html>\n"), "{answer}");
@@ -549,12 +552,12 @@ fn client_that_changes_its_key_in_its_first_words_is_answered() {
 }
 
 #[test]
-fn client_that_sends_its_end_with_its_first_words_has_its_answer() {
+fn request_followed_by_fin_in_the_first_flight_is_answered() {
     let rig = Rig::start();
-    let mut stream = shaken(&rig);
+    let mut stream = connected_without_last_flight(&rig);
     stream.conn.writer().write_all(CLOSING).unwrap();
     rig.server.signal("STOP");
-    say_at_once(&mut stream);
+    send_pending(&mut stream);
     stream.sock.shutdown(Shutdown::Write).unwrap();
     rig.server.signal("CONT");
     let mut answer = String::new();
@@ -563,11 +566,11 @@ fn client_that_sends_its_end_with_its_first_words_has_its_answer() {
 }
 
 #[test]
-fn slow_reader_has_all_of_its_last_answer() {
+fn slow_reader_receives_the_whole_last_answer() {
     let rig = Rig::start();
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");
-    // However much is left when the last of it has been written.
+    // Lengths with different remainders in the socket when the last byte is written.
     for length in (20_000..150_000).step_by(10_000) {
         let channel = format!("a{length}");
         let data = "x".repeat(length);
@@ -586,19 +589,19 @@ fn slow_reader_has_all_of_its_last_answer() {
              Connection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).unwrap();
-        within("a socket that is full, or has it all", || {
+        within("a full socket, or a complete delivery", || {
             (sum() > before).then_some(())
         });
         let mut answer = String::new();
-        // A cut that TLS does not tell of is an error.
+        // An end of the stream without `close_notify` is an error.
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.contains(&data), "{} of {length} bytes", answer.len());
     }
 }
 
 #[test]
-fn end_that_only_tls_tells_of_ends_what_waits() {
-    // A conn that took it for silence would stay for a minute.
+fn close_notify_without_fin_ends_a_waiting_poll() {
+    // If `close_notify` were ignored, the connection would stay open for a minute.
     let rig = Rig::with("[limits]\nrequest_head_ms = 60000\npoll_timeout_ms = 60000\n");
     let mut feeder = Feeder::connect(&rig.server.feed);
     let first = feeder.publish("a", "first");

@@ -1,7 +1,7 @@
-//! `tuning/apply` and `tuning/revert` on a tree that stands for `/proc/sys`.
+//! `tuning/apply` and `tuning/revert` on a copy of `/proc/sys`.
 //!
-//! The scripts are run as they are, with their environment pointing into a temporary folder, so
-//! that nothing of this machine is changed.
+//! The scripts are run unchanged. Their environment points into a temporary folder, so no setting
+//! of this machine changes.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -50,7 +50,7 @@ impl Host {
         self.path("var/state")
     }
 
-    /// Runs a script: its status, and standard output and error together.
+    /// Runs a script; returns its status, and standard output and error together.
     fn run(&self, script: &str, args: &[&str]) -> (i32, String) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning");
         let output = Command::new(folder.join(script))
@@ -60,10 +60,10 @@ impl Host {
             .env("TUNING_MEMINFO", self.path("meminfo"))
             .output()
             .unwrap();
-        let said = [output.stdout, output.stderr].concat();
+        let printed = [output.stdout, output.stderr].concat();
         (
             output.status.code().unwrap(),
-            String::from_utf8(said).unwrap(),
+            String::from_utf8(printed).unwrap(),
         )
     }
 }
@@ -71,7 +71,7 @@ impl Host {
 const TCP_MEM: &str = "94146\t125530\t188292\n";
 
 #[test]
-fn revert_brings_back_exactly_what_was_there_before_two_applies() {
+fn revert_restores_the_values_from_before_two_applies() {
     let host = Host::new(&[
         ("fs.nr_open", "1048576\n"),
         ("net.ipv4.tcp_mem", TCP_MEM),
@@ -115,30 +115,30 @@ fn oldest_value_is_kept_when_another_file_is_applied() {
 #[test]
 fn dry_run_changes_nothing() {
     let host = Host::new(&[("vm.swappiness", "60\n")]);
-    let (status, said) = host.run("apply", &["--dry-run"]);
+    let (status, printed) = host.run("apply", &["--dry-run"]);
     assert_eq!(status, 0);
     assert!(
-        said.contains("would set: vm.swappiness = 10 (now 60)\n"),
-        "{said}"
+        printed.contains("would set: vm.swappiness = 10 (now 60)\n"),
+        "{printed}"
     );
     assert_eq!(host.get("vm.swappiness"), "60\n");
     assert!(!host.state().exists());
 }
 
 #[test]
-fn missing_keys_are_named_and_left_out() {
+fn missing_keys_are_reported_and_skipped() {
     let host = Host::new(&[("vm.swappiness", "60\n")]);
-    let (status, said) = host.run("apply", &[]);
+    let (status, printed) = host.run("apply", &[]);
     assert_eq!(status, 0);
-    assert!(said.contains("not on this kernel, left out: net.netfilter.nf_conntrack_max\n"));
+    assert!(printed.contains("not on this kernel, left out: net.netfilter.nf_conntrack_max\n"));
     assert!(
-        said.contains("set: vm.swappiness = 10 (was 60)\n"),
-        "{said}"
+        printed.contains("set: vm.swappiness = 10 (was 60)\n"),
+        "{printed}"
     );
 }
 
 #[test]
-fn what_allows_more_is_not_lowered_and_what_is_too_much_is_left_out() {
+fn higher_values_are_kept_and_excessive_ones_skipped() {
     let host = Host::new(&[
         ("fs.file-max", "9223372036854775807\n"),
         ("net.core.somaxconn", "65535\n"),
@@ -146,18 +146,18 @@ fn what_allows_more_is_not_lowered_and_what_is_too_much_is_left_out() {
         ("vm.min_free_kbytes", "8000\n"),
     ]);
     fs::write(host.path("meminfo"), "MemTotal:  524288 kB\n").unwrap();
-    let (status, said) = host.run("apply", &[]);
-    assert_eq!(status, 0, "{said}");
+    let (status, printed) = host.run("apply", &[]);
+    assert_eq!(status, 0, "{printed}");
     assert_eq!(host.get("fs.file-max"), "9223372036854775807\n");
     assert_eq!(host.get("net.core.somaxconn"), "65535\n");
     assert_eq!(host.get("net.ipv4.tcp_mem"), TCP_MEM);
     assert_eq!(host.get("vm.min_free_kbytes"), "8000\n");
-    assert!(said.contains("too much for the memory of this host, left out: net.ipv4.tcp_mem"));
+    assert!(printed.contains("too much for the memory of this host, left out: net.ipv4.tcp_mem"));
 }
 
 /// Key, value before, value in the file, value after.
 const MERGED: &[(&str, &str, &str, &str)] = &[
-    // Several numbers, each on its own.
+    // Several numbers, each compared separately.
     (
         "net.ipv4.tcp_rmem",
         "4096\t131072\t6291456\n",
@@ -182,7 +182,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "5000",
         "5000 131072 6291456\n",
     ),
-    // A range is widened at either end.
+    // A range is widened at both ends.
     (
         "net.ipv4.ip_local_port_range",
         "32768\t60999\n",
@@ -205,7 +205,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
     ("fs.file-max", "-1\n", "4194304", "-1\n"),
     ("kernel.threads-max", "max\n", "4194304", "max\n"),
     ("fs.nr_open", "unlimited\n", "2097152", "unlimited\n"),
-    // Numbers that no arithmetic holds.
+    // Numbers too large for shell arithmetic.
     (
         "fs.file-max",
         "18446744073709551615\n",
@@ -227,7 +227,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "1 2 18446744073709551615",
         TCP_MEM,
     ),
-    // A limit that the file of this repository lowered, and one that it does not name.
+    // A limit that this repository's file would lower, and one that it does not name.
     (
         "net.ipv4.tcp_notsent_lowat",
         "4294967295\n",
@@ -235,7 +235,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
         "4294967295\n",
     ),
     ("net.core.rmem_max", "212992\n", "65536", "212992\n"),
-    // Times, weights and modes are set as wanted.
+    // Times, weights and modes are set to the value in the file.
     ("net.ipv4.tcp_fin_timeout", "60\n", "30", "30\n"),
     (
         "net.netfilter.nf_conntrack_tcp_timeout_established",
@@ -248,7 +248,7 @@ const MERGED: &[(&str, &str, &str, &str)] = &[
 ];
 
 #[test]
-fn no_kind_of_value_is_lowered() {
+fn values_of_no_kind_are_lowered() {
     for (key, old, wanted, expected) in MERGED.iter().copied() {
         let host = Host::new(&[(key, old)]);
         let file = host.config(&format!("{key} = {wanted}\n"));
@@ -266,9 +266,9 @@ fn no_kind_of_value_is_lowered() {
             dry.1
         );
         for _ in 0..2 {
-            let (status, said) = host.run("apply", &[&file]);
-            assert_eq!(status, 0, "{key}: {said}");
-            assert_eq!(host.get(key), expected, "{key}: {said}");
+            let (status, printed) = host.run("apply", &[&file]);
+            assert_eq!(status, 0, "{key}: {printed}");
+            assert_eq!(host.get(key), expected, "{key}: {printed}");
         }
         assert_eq!(host.run("revert", &[]).0, 0);
         assert_eq!(
@@ -279,18 +279,18 @@ fn no_kind_of_value_is_lowered() {
 }
 
 #[test]
-fn key_that_cannot_be_set_is_named_and_the_others_are_set() {
+fn key_that_cannot_be_set_is_reported_and_the_others_are_set() {
     let host = Host::new(&[("vm.swappiness", "60\n")]);
-    // Not even root may write there.
+    // Not even root may write to this file.
     symlink("/proc/sys/kernel/cap_last_cap", host.path("sys/vm/fixed")).unwrap();
-    let (status, said) = host.run(
+    let (status, printed) = host.run(
         "apply",
         &[&host.config("vm.fixed = 1\nvm.swappiness = 10\n")],
     );
     assert_eq!(status, 1);
     assert!(
-        said.contains("could not be set: vm.fixed = 1 (still "),
-        "{said}"
+        printed.contains("could not be set: vm.fixed = 1 (still "),
+        "{printed}"
     );
     assert_eq!(host.get("vm.swappiness"), "10\n");
     assert_eq!(host.run("revert", &[]).0, 0);
@@ -298,7 +298,7 @@ fn key_that_cannot_be_set_is_named_and_the_others_are_set() {
 }
 
 #[test]
-fn what_cannot_be_set_back_is_named_and_stays_for_another_try() {
+fn value_that_cannot_be_restored_is_reported_and_kept_for_another_revert() {
     let host = Host::new(&[("vm.swappiness", "60\n"), ("vm.fixed", "1\n")]);
     host.run(
         "apply",
@@ -306,18 +306,18 @@ fn what_cannot_be_set_back_is_named_and_stays_for_another_try() {
     );
     fs::remove_file(host.key("vm.fixed")).unwrap();
     symlink("/proc/sys/kernel/cap_last_cap", host.key("vm.fixed")).unwrap();
-    let (status, said) = host.run("revert", &[]);
+    let (status, printed) = host.run("revert", &[]);
     assert_eq!(status, 1);
     assert!(
-        said.contains("could not be set back: vm.fixed = 1 (still "),
-        "{said}"
+        printed.contains("could not be set back: vm.fixed = 1 (still "),
+        "{printed}"
     );
     assert_eq!(host.get("vm.swappiness"), "60\n");
     assert_eq!(fs::read_to_string(host.state()).unwrap(), "vm.fixed = 1\n");
 }
 
 #[test]
-fn file_that_is_not_understood_sets_nothing() {
+fn malformed_file_sets_nothing() {
     for bad in [
         "vm.swappiness = 10\nnonsense\n",
         "vm.swappiness = 10\nvm.x = $(id)\n",
@@ -326,10 +326,10 @@ fn file_that_is_not_understood_sets_nothing() {
         "vm.swappiness = 10\nvm.x =\n",
     ] {
         let host = Host::new(&[("vm.swappiness", "60\n")]);
-        let (status, said) = host.run("apply", &[&host.config(bad)]);
+        let (status, printed) = host.run("apply", &[&host.config(bad)]);
         assert!(
-            status == 1 && said.contains("nothing was set"),
-            "{bad:?}: {said}"
+            status == 1 && printed.contains("nothing was set"),
+            "{bad:?}: {printed}"
         );
         assert_eq!(host.get("vm.swappiness"), "60\n");
         assert!(!host.state().exists());
@@ -341,10 +341,10 @@ fn damaged_state_reverts_nothing() {
     let host = Host::new(&[("vm.swappiness", "10\n")]);
     fs::create_dir_all(host.state().parent().unwrap()).unwrap();
     fs::write(host.state(), "vm.swappiness = 60\nvm.x = y\n").unwrap();
-    let (status, said) = host.run("revert", &[]);
+    let (status, printed) = host.run("revert", &[]);
     assert!(
-        status == 1 && said.contains("is damaged at: vm.x = y"),
-        "{said}"
+        status == 1 && printed.contains("is damaged at: vm.x = y"),
+        "{printed}"
     );
     assert_eq!(host.get("vm.swappiness"), "10\n");
 }

@@ -1,4 +1,4 @@
-//! The `WebSocket` side of the real binary, with the tungstenite client and with frames by hand.
+//! WebSocket connections, with the tungstenite client and with hand-written frames.
 
 use std::io::{BufReader, Write as _};
 
@@ -12,7 +12,7 @@ use crate::support::{Feeder, Raw, Server, Socket};
 const TEXT: u8 = 0x81;
 const PING: u8 = 0x89;
 
-/// The first of its kind, past anything else.
+/// Skips messages up to the first of this type, and returns it.
 fn next_of_type(socket: &mut Socket, kind: &str) -> Value {
     loop {
         let value = socket.json();
@@ -23,7 +23,7 @@ fn next_of_type(socket: &mut Socket, kind: &str) -> Value {
 }
 
 #[test]
-fn subscriber_is_welcomed_told_its_position_and_served() {
+fn subscriber_receives_a_greeting_its_position_and_publications() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let before = feeder.publish("a", 0);
@@ -50,7 +50,7 @@ fn subscriber_is_welcomed_told_its_position_and_served() {
 }
 
 #[test]
-fn text_and_bytes_have_their_own_keys_in_the_full_envelope() {
+fn text_and_bytes_have_separate_keys_in_the_full_envelope() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
@@ -70,7 +70,7 @@ fn data_envelope_is_the_payload_alone() {
     assert_eq!(socket.message(), Message::text("{\"n\":1}"));
     assert_eq!(socket.message(), Message::text("t"));
     assert_eq!(socket.message(), Message::binary(vec![0, 255]));
-    // What such a client says is checked and otherwise ignored.
+    // Messages of such a client are checked and otherwise ignored.
     socket.send(&json!({"type": "subscribe", "channel": "b", "ref": 1}));
     feeder.publish("b", 1);
     feeder.publish("a", 2);
@@ -78,7 +78,7 @@ fn data_envelope_is_the_payload_alone() {
 }
 
 #[test]
-fn subscribe_command_resumes_behind_its_since() {
+fn subscribe_command_resumes_after_its_since() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let ids: Vec<String> = (0..4).map(|n| feeder.publish("a", n)).collect();
@@ -99,7 +99,7 @@ fn subscribe_command_resumes_behind_its_since() {
 }
 
 #[test]
-fn second_channel_is_caught_up_while_the_first_goes_on() {
+fn second_channel_is_replayed_while_the_first_continues() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let start = feeder.publish("b", "before");
@@ -135,7 +135,7 @@ fn unsubscribed_channel_is_silent() {
 }
 
 #[test]
-fn gap_is_told_on_an_id_of_another_life() {
+fn id_of_another_epoch_gets_a_gap() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let first = feeder.publish("a", 1);
@@ -154,7 +154,7 @@ fn gap_is_told_on_an_id_of_another_life() {
 }
 
 #[test]
-fn gap_is_of_unknown_cause_where_the_id_was_never_given_out() {
+fn unassigned_id_gets_a_gap_of_unknown_cause() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let last = feeder.publish("a", 1);
@@ -174,7 +174,7 @@ fn gap_is_of_unknown_cause_where_the_id_was_never_given_out() {
 }
 
 #[test]
-fn gap_is_told_when_the_log_no_longer_has_the_id() {
+fn evicted_id_gets_a_gap() {
     let server = Server::with("[log]\nentries = 4\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let ids: Vec<String> = (0..10).map(|n| feeder.publish("a", n)).collect();
@@ -188,24 +188,18 @@ fn gap_is_told_when_the_log_no_longer_has_the_id() {
 fn pings_of_the_protocol_and_of_the_client_are_answered() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
-    socket
-        .0
-        .send(Message::Ping("are you there".into()))
-        .unwrap();
-    assert_eq!(
-        socket.0.read().unwrap(),
-        Message::Pong("are you there".into())
-    );
+    socket.0.send(Message::Ping("payload".into())).unwrap();
+    assert_eq!(socket.0.read().unwrap(), Message::Pong("payload".into()));
     socket.send(&json!({"type": "ping", "ref": 5}));
     assert_eq!(socket.json()["ref"], 5);
 }
 
 #[test]
-fn server_pings_idle_conns_and_closes_those_that_are_dead() {
+fn server_pings_idle_conns_and_closes_silent_ones() {
     let server = Server::with("[heartbeat]\ninterval_ms = 200\n", &[]);
     let mut alive = Socket::subscribed(server.addr, "channel=a");
-    let dead = Socket::subscribed(server.addr, "channel=a");
-    // Reading answers the pings; `dead` is open but never read.
+    let silent = Socket::subscribed(server.addr, "channel=a");
+    // Reading answers the pings; `silent` is open but never read.
     for _ in 0..4 {
         assert!(matches!(alive.0.read().unwrap(), Message::Ping(_)));
     }
@@ -214,17 +208,17 @@ fn server_pings_idle_conns_and_closes_those_that_are_dead() {
         .get_ref()
         .set_read_timeout(Some(std::time::Duration::from_millis(20)))
         .unwrap();
-    crate::support::within("the dead one's end", || {
-        // Times out between two pings, and answers them.
+    crate::support::within("the end of the silent connection", || {
+        // Answers pings, and times out between them.
         let _ = alive.0.read();
         (server.metric("fanfare_conns_closed_total{reason=\"idle\"}") > 0.5).then_some(())
     });
-    drop(dead);
+    drop(silent);
     server.await_metric("fanfare_streams{transport=\"websocket\"}", 1.0);
 }
 
 #[test]
-fn refused_commands_say_why_and_the_conn_goes_on() {
+fn refused_commands_get_an_error_and_the_conn_continues() {
     let server = Server::with("[limits]\nchannels_per_conn = 2\n", &[]);
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     for command in [
@@ -305,7 +299,7 @@ fn broken_frames_close_with_the_code_of_their_fault() {
 }
 
 #[test]
-fn text_that_is_no_text_is_refused_before_the_message_ends() {
+fn invalid_utf8_is_refused_before_the_message_ends() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     socket.send_raw(&frame(0x01, b"a\xffb"));
@@ -313,11 +307,11 @@ fn text_that_is_no_text_is_refused_before_the_message_ends() {
 }
 
 #[test]
-fn fragments_make_one_message_with_a_ping_between() {
+fn fragments_around_a_ping_make_one_message() {
     let server = Server::start();
     let mut socket = Socket::subscribed(server.addr, "channel=a");
     let command = json!({"type": "subscribe", "channel": "ü", "ref": 3}).to_string();
-    // The cut goes through the letter of two bytes.
+    // The fragments split a letter of two bytes.
     let (first, second) = command.as_bytes().split_at(command.find('ü').unwrap() + 1);
     for byte in [
         frame(0x01, first),
@@ -345,7 +339,7 @@ fn close_is_answered_with_its_own_code() {
 }
 
 #[test]
-fn handshakes_that_break_the_rules_are_refused() {
+fn invalid_handshakes_are_refused() {
     let server = Server::start();
     let handshake = |key: &str, version: &str, upgrade: &str| {
         let request = format!(
@@ -370,7 +364,7 @@ fn handshakes_that_break_the_rules_are_refused() {
 }
 
 #[test]
-fn frames_that_come_with_the_handshake_are_not_lost() {
+fn frames_sent_with_the_handshake_are_not_lost() {
     let server = Server::start();
     let mut stream = BufReader::new(connect(server.addr));
     let head = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -383,12 +377,12 @@ fn frames_that_come_with_the_handshake_are_not_lost() {
 }
 
 #[test]
-fn slow_subscriber_is_told_what_it_missed_and_goes_on() {
+fn slow_subscriber_receives_a_gap_and_continues() {
     let server = Server::start();
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // More than the quota and all buffers between the two together.
+    // More than the quota and all buffers on the way hold.
     let mut sent = Vec::new();
     while server.metric("fanfare_publications_skipped_total") < 1.0 {
         assert!(sent.len() < 10_000, "nothing is skipped");
@@ -415,12 +409,13 @@ fn slow_subscriber_is_told_what_it_missed_and_goes_on() {
 }
 
 #[test]
-fn slow_subscriber_is_closed_where_the_policy_says_so() {
+fn slow_subscriber_is_closed_by_the_close_policy() {
     let server = Server::with("[quota]\noverflow = \"close\"\n", &[]);
     let mut slow = Socket::subscribed(server.addr, "channel=a");
     let mut feeder = Feeder::connect(&server.feed);
     let payload = "x".repeat(32 * 1024);
-    // The goodbye stands behind what the kernel holds, so it is read only after the overflow.
+    // The close frame follows the data in the kernel's buffers, so it is read only after the
+    // overflow.
     let delivered = "fanfare_deliveries_total";
     let mut sent = 0.0;
     while server.metric(delivered) + 8.0 > sent {

@@ -1,5 +1,6 @@
-//! Windows and acknowledgements through the real binary: what is held back, what lets it go, where
-//! a window is refused, and a client that dies in the middle and comes back to what it had done.
+//! Windows and acknowledgements: delivery stops at a full window and continues after an
+//! acknowledgement, invalid windows are refused, and a client that is killed resumes after its last
+//! stored effect.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::{Feeder, Lines, Raw, Server, Socket, dependency, within};
 
-/// Publishes numbers; their ids.
+/// Publishes numbers and returns their ids.
 fn publish(feeder: &mut Feeder, channel: &str, numbers: std::ops::Range<u64>) -> Vec<String> {
     numbers
         .map(|number| feeder.publish(channel, number))
@@ -21,14 +22,14 @@ fn ack(id: &str) -> Value {
     json!({"type": "ack", "id": id})
 }
 
-/// That nothing waits to be read: an answer comes first that was asked for just now.
+/// Checks that no message waits: the next one is the answer to a ping.
 fn assert_quiet(socket: &mut Socket) {
     socket.send(&json!({"type": "ping", "ref": "quiet"}));
     assert_eq!(socket.json(), json!({"type": "pong", "ref": "quiet"}));
 }
 
 #[test]
-fn window_is_kept_and_an_acknowledgement_lets_go_on() {
+fn full_window_stops_delivery_until_an_acknowledgement() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut socket = Socket::subscribed(server.addr, "channel=a&window=3");
@@ -37,17 +38,17 @@ fn window_is_kept_and_an_acknowledgement_lets_go_on() {
         assert_eq!(socket.publication()["id"], **id);
     }
     assert_quiet(&mut socket);
-    // In part, then everything that was given, then what was acknowledged before.
+    // Acknowledges a part, then everything delivered, then an earlier id again.
     socket.send(&ack(&ids[0]));
     assert_eq!(socket.publication()["id"], ids[3]);
     assert_quiet(&mut socket);
     socket.send(&json!({"type": "ack", "id": ids[3], "channel": "a", "ref": 1}));
-    // The answer comes in no fixed order with what it lets go.
-    let mut said: Vec<Value> = (0..4).map(|_| socket.json()).collect();
-    said.sort_by_key(|value| value.get("type").is_some());
-    let given: Vec<&Value> = said[..3].iter().map(|value| &value["id"]).collect();
+    // The order of the answer and the publications that it releases is not fixed.
+    let mut messages: Vec<Value> = (0..4).map(|_| socket.json()).collect();
+    messages.sort_by_key(|value| value.get("type").is_some());
+    let given: Vec<&Value> = messages[..3].iter().map(|value| &value["id"]).collect();
     assert_eq!(given, [&ids[4], &ids[5], &ids[6]]);
-    assert_eq!(said[3], json!({"type": "ok", "id": ids[3], "ref": 1}));
+    assert_eq!(messages[3], json!({"type": "ok", "id": ids[3], "ref": 1}));
     socket.send(&ack(&ids[2]));
     assert_quiet(&mut socket);
     socket.send(&ack(&ids[9]));
@@ -58,7 +59,7 @@ fn window_is_kept_and_an_acknowledgement_lets_go_on() {
 }
 
 #[test]
-fn full_window_holds_up_no_other_channel() {
+fn full_window_delays_no_other_channel() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut socket = Socket::subscribed(server.addr, "channel=free");
@@ -69,7 +70,7 @@ fn full_window_holds_up_no_other_channel() {
     let given: Vec<Value> = (0..3).map(|_| socket.publication()["id"].clone()).collect();
     assert_eq!(given, [&*slow[0], &*free[0], &*free[1]]);
     assert_quiet(&mut socket);
-    // Whose is it? What the others were given is no sign of what this one was.
+    // With several channels the acknowledgement has to name one.
     socket.send(&ack(&free[1]));
     assert_eq!(socket.json()["code"], "bad_channel");
     assert_quiet(&mut socket);
@@ -78,7 +79,7 @@ fn full_window_holds_up_no_other_channel() {
 }
 
 #[test]
-fn acknowledgement_that_is_wrong_is_told_and_changes_nothing() {
+fn invalid_acknowledgement_gets_an_error_and_changes_nothing() {
     let server = Server::start();
     let mut feeder = Feeder::connect(&server.feed);
     let mut socket = Socket::subscribed(server.addr, "channel=a&window=1");
@@ -117,15 +118,15 @@ fn acknowledgement_that_is_wrong_is_told_and_changes_nothing() {
         let mut command = wrong.clone();
         command["ref"] = json!(7);
         socket.send(&command);
-        let told = socket.json();
-        assert_eq!(told["type"], "error", "{wrong}: {told}");
-        assert_eq!(told["code"], code, "{wrong}: {told}");
-        assert_eq!(told["ref"], 7, "{wrong}: {told}");
+        let answer = socket.json();
+        assert_eq!(answer["type"], "error", "{wrong}: {answer}");
+        assert_eq!(answer["code"], code, "{wrong}: {answer}");
+        assert_eq!(answer["ref"], 7, "{wrong}: {answer}");
     }
     assert_quiet(&mut socket);
     socket.send(&ack(&ids[0]));
     assert_eq!(socket.publication()["id"], ids[1]);
-    // It ends with its subscription.
+    // The window ends with its subscription.
     socket.send(&json!({"type": "unsubscribe", "channel": "a"}));
     assert_eq!(socket.json()["type"], "unsubscribed");
     socket.send(&ack(&ids[1]));
@@ -133,7 +134,7 @@ fn acknowledgement_that_is_wrong_is_told_and_changes_nothing() {
 }
 
 #[test]
-fn window_is_refused_where_nobody_could_acknowledge() {
+fn window_is_refused_where_no_acknowledgement_is_possible() {
     let server = Server::start();
     for target in [
         "/sse?channel=a&window=5",
@@ -159,7 +160,7 @@ fn window_is_refused_where_nobody_could_acknowledge() {
 }
 
 #[test]
-fn gap_behind_a_full_window_is_told_when_it_opens_and_when_its_client_comes_back() {
+fn gap_after_a_full_window_is_sent_when_it_opens_and_a_resume_has_none() {
     let server = Server::with("[quota]\nbehind_publications = 3\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let mut socket = Socket::subscribed(server.addr, "channel=a&window=2");
@@ -174,7 +175,7 @@ fn gap_behind_a_full_window_is_told_when_it_opens_and_when_its_client_comes_back
                           "missed": 5, "cause": "slow"});
     assert_eq!(gap, expected);
     assert_eq!(socket.publication()["id"], ids[7]);
-    // To who comes back it is no gap: the log has it all.
+    // A client that resumes gets no gap, since the log has everything.
     let query = format!("channel=a&window=1024&since={}", ids[1]);
     let mut socket = Socket::subscribed(server.addr, &query);
     for id in &ids[2..] {
@@ -182,7 +183,7 @@ fn gap_behind_a_full_window_is_told_when_it_opens_and_when_its_client_comes_back
     }
 }
 
-/// The example of the README, which is what is to be believed.
+/// Starts the example of the README.
 fn example(server: &Server, folder: &TempDir) -> Lines {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = fs::read_to_string(readme).unwrap();
@@ -197,7 +198,7 @@ fn example(server: &Server, folder: &TempDir) -> Lines {
     )
 }
 
-/// What the example has stored.
+/// The effects that the example has stored.
 fn stored(folder: &TempDir) -> Vec<u64> {
     let script = "import sqlite3\n\
                   db = sqlite3.connect('file:orders.db?mode=ro', uri=True)\n\
@@ -212,12 +213,12 @@ fn stored(folder: &TempDir) -> Vec<u64> {
 }
 
 #[test]
-fn example_has_each_effect_exactly_once_however_often_it_is_killed() {
+fn example_has_each_effect_exactly_once_over_kills() {
     const COUNT: u64 = 400;
     let server = Server::with("[quota]\nbehind_publications = 1000\n", &[]);
     let mut feeder = Feeder::connect(&server.feed);
     let folder = tempfile::tempdir().unwrap();
-    // It begins where it first subscribes, and knows where that was when it has stored something.
+    // The example starts at the current position, which it stores with its first effect.
     let mut client = example(&server, &folder);
     server.await_metric("fanfare_subscribers", 1.0);
     feeder.publish("orders", 0);
@@ -228,19 +229,19 @@ fn example_has_each_effect_exactly_once_however_often_it_is_killed() {
         feeder.publish("orders", published);
         published += 1;
         if published % 40 == 0 {
-            // Wherever it happens to be in what it was given.
+            // Killed at any point of its work.
             drop(client);
             kills += 1;
             client = example(&server, &folder);
             if kills % 2 == 0 {
-                within("some progress", || {
+                within("half of the effects", || {
                     (stored(&folder).len() as u64 * 2 > published).then_some(())
                 });
             }
         }
     }
     let expected: Vec<u64> = (0..COUNT).collect();
-    within("everything stored", || {
+    within("all effects", || {
         (stored(&folder).len() as u64 >= COUNT).then_some(())
     });
     assert_eq!(stored(&folder), expected);

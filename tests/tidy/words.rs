@@ -35,7 +35,7 @@ const UNCHECKED: &[&str] = &[
     "src/",
     "tests/fuzz/",
     "tests/golden.rs",
-    "tests/live/",
+    "tests/live/attack/",
     "tests/peers/",
     "tests/sim/",
     "tests/systemd/",

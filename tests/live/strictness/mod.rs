@@ -1,8 +1,8 @@
-//! What each doubtful request gets, from clients' listeners and from the feed: the table itself,
-//! and the page of the documentation that shows it.
+//! A table of malformed and ambiguous requests with the responses of clients' listeners and the
+//! feed, and the documentation page that shows it.
 //!
-//! A row has the bytes, and one verdict for either socket. Where the two differ, the reason is what
-//! is served there and never how the bytes are read.
+//! A row has the bytes and one verdict per socket. Verdicts differ only because the sockets serve
+//! different resources, never because bytes are parsed differently.
 
 pub(crate) mod rows;
 mod sockets;
@@ -11,25 +11,25 @@ use std::fmt::{self, Write as _};
 
 /// One request.
 pub(crate) struct Row {
-    /// What is odd about it.
+    /// The fault, as the documentation names it.
     pub(crate) what: &'static str,
     /// The request.
     pub(crate) sent: Sent,
-    /// What a client gets.
+    /// The verdict of clients' listeners.
     pub(crate) clients: Verdict,
-    /// What a feeder gets.
+    /// The verdict of the feed.
     pub(crate) feed: Verdict,
 }
 
 /// Bytes of a request.
 pub(crate) enum Sent {
-    /// These.
+    /// Exactly these bytes.
     Bytes(&'static [u8]),
-    /// A request line, fields, and what is behind them.
+    /// A request line, fields, and the bytes after the head.
     Head(&'static str, &'static [&'static str], &'static str),
-    /// These, with so many repetitions in the middle.
+    /// A start, a middle with its number of repetitions, and an end.
     Long(&'static str, &'static str, usize, &'static str),
-    /// The same as a head, with the fields of a good handshake before the others.
+    /// As `Head`, with the fields of a valid handshake before the others.
     Upgrade(&'static str, &'static [&'static str], &'static str),
 }
 
@@ -61,22 +61,22 @@ fn head(start: &str, fields: &[&str], behind: &str) -> Vec<u8> {
     lines.join("\r\n").into_bytes()
 }
 
-/// What becomes of a request and of the connection.
+/// The response to a request, and whether the connection is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Served, and nothing is read behind it.
+    /// Served, and the connection closes.
     Ends(u16),
-    /// Frames of HTTP/2 with this word, and nothing is read behind it.
+    /// An HTTP/2 GOAWAY frame with this code, and the connection closes.
     GoAway(&'static str),
-    /// A WebSocket.
+    /// A WebSocket handshake that succeeds.
     Opens,
-    /// Refused with this word, and nothing is read behind it.
+    /// Refused with this code, and the connection closes.
     RefusedAndClosed(u16, &'static str),
-    /// Refused with this word; the next request is answered.
+    /// Refused with this code; the next request is answered.
     Refused(u16, &'static str),
     /// Served; the next request is answered.
     Served(u16),
-    /// It does not begin as HTTP does, and so is a line of the feed.
+    /// Not recognized as HTTP, so the feed reads it as a line.
     Line,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The page of the documentation.
+/// The text of the documentation page.
 pub(crate) fn page() -> String {
     let mut page = String::from(INTRODUCTION);
     for (title, rows) in rows::ROWS {
@@ -107,20 +107,20 @@ pub(crate) fn page() -> String {
 }
 
 const INTRODUCTION: &str = "\
-# What doubtful requests get
+# Malformed and ambiguous requests
 
-Whoever stands in front of the server and the server itself have to agree on where each request ends
-and whom it is for, or one of them can be made to see a request that the other does not: smuggling,
-RFC 9112, 11.2. So what is doubtful is refused and not mended, and where the end of a request is in
-doubt, the connection closes behind the answer and nothing that was sent behind it is looked at. One
-reader has these verdicts for clients and for the feed; where the columns differ, it is because other
-things are served there. The word is `code` in the problem document.
+A proxy in front of the server and the server itself have to agree on where each request ends and
+which resource it names. Otherwise a request can be smuggled past the proxy (RFC 9112, 11.2). So
+ambiguous requests are refused, never repaired. Where the end of a request is in doubt, the connection
+closes after the response, and no later byte is read. Clients' listeners and the feed use one parser;
+the columns differ only where the sockets serve different resources. The word in the table is `code` in
+the problem document.
 
-A client that speaks HTTP/2 takes a response of HTTP/1.1 for broken frames and shows nothing of it. It
-gets a GOAWAY frame with the code `HTTP_1_1_REQUIRED` (RFC 9113, 7), whose debug data is the problem
-document. A TLS handshake to a plain port gets a response too: TLS has no alert for this case, and
-clients report plain HTTP as such (Go) or as a wrong version (OpenSSL). The other way round, plain HTTP
-to a port that speaks TLS gets 400 `plain_http_on_tls`, without TLS.
+An HTTP/2 client reads a response of HTTP/1.1 as invalid frames and reports nothing of it. It gets a
+GOAWAY frame with the code `HTTP_1_1_REQUIRED` (RFC 9113, 7), whose debug data is the problem document.
+A TLS handshake to a plain port gets an HTTP response too: TLS has no alert for this case, and clients
+report plain HTTP as such (Go) or as a wrong version (OpenSSL). Plain HTTP to a TLS port gets
+400 `plain_http_on_tls`, without TLS.
 
 `tests/live/strictness` sends every row to both sockets and compares this page with its table.
 ";

@@ -1,4 +1,4 @@
-//! The rows.
+//! The rows of the table.
 
 use super::Sent::{Bytes, Head, Long, Upgrade};
 use super::Verdict::{self, Ends, GoAway, Line, Opens, Served};
@@ -25,10 +25,10 @@ const fn refused(status: u16, word: &'static str) -> Verdict {
     Verdict::Refused(status, word)
 }
 
-/// Such a request is for nobody here, and is read like any other.
+/// A request with an unknown target, which is parsed like any other.
 const NOT_FOUND: Verdict = refused(404, "not_found");
 
-/// All rows, in the order of the documentation, by what they are about.
+/// All rows by subject, in the order of the documentation.
 pub(crate) const ROWS: &[(&str, &[Row])] = &[
     (
         "Line ends",
@@ -87,12 +87,12 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 Line,
             ),
             both(
-                "two spaces behind the method",
+                "two spaces after the method",
                 Head("GET  / HTTP/1.1", &["Host: h"], ""),
                 closed(400, "not_http"),
             ),
             both(
-                "a tab behind the method",
+                "a tab after the method",
                 Head("GET\t/ HTTP/1.1", &["Host: h"], ""),
                 closed(400, "not_http"),
             ),
@@ -102,7 +102,7 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 closed(400, "not_http"),
             ),
             both(
-                "a space behind the version",
+                "a space after the version",
                 Head("GET / HTTP/1.1 ", &["Host: h"], ""),
                 closed(400, "not_http"),
             ),
@@ -145,19 +145,19 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 closed(505, "http_version"),
             ),
             row(
-                "a TLS handshake where none is spoken",
+                "a TLS handshake to a plain port",
                 Bytes(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
                 closed(400, "tls_on_plain_http"),
                 Line,
             ),
             row(
-                "a method in small letters",
+                "a method in lower case",
                 Head("get / HTTP/1.1", &["Host: h"], ""),
                 refused(405, "method_not_allowed"),
                 NOT_FOUND,
             ),
             row(
-                "a method that nobody knows",
+                "an unknown method",
                 Head("BREW / HTTP/1.1", &["Host: h"], ""),
                 refused(405, "method_not_allowed"),
                 NOT_FOUND,
@@ -227,7 +227,7 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 NOT_FOUND,
             ),
             both(
-                "bytes that are no UTF-8",
+                "bytes that are not UTF-8",
                 Bytes(b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n"),
                 closed(400, "not_http"),
             ),
@@ -373,7 +373,7 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 closed(400, "bad_host"),
             ),
             both(
-                "with a port that is no number",
+                "with a port that is not a number",
                 Head("GET / HTTP/1.1", &["Host: h:x"], ""),
                 closed(400, "bad_host"),
             ),
@@ -432,13 +432,13 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 NOT_FOUND,
             ),
             row(
-                "content behind GET",
+                "content after GET",
                 Head("GET / HTTP/1.1", &["Host: h", "Content-Length: 5"], "hello"),
                 closed(413, "content_unwanted"),
                 NOT_FOUND,
             ),
             row(
-                "content behind POST",
+                "content after POST",
                 Head(
                     "POST / HTTP/1.1",
                     &["Host: h", "Content-Length: 5"],
@@ -655,7 +655,7 @@ pub(crate) const ROWS: &[(&str, &[Row])] = &[
                 NOT_FOUND,
             ),
             row(
-                "`Upgrade: h2c` where nothing is upgraded",
+                "`Upgrade: h2c` without a WebSocket",
                 Head(
                     "GET / HTTP/1.1",
                     &["Host: h", "Upgrade: h2c", "Connection: Upgrade"],

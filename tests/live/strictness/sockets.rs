@@ -1,8 +1,7 @@
-//! Doubtful requests to the real binary, on the clients' port and on the feed: every row of the
-//! table, and what stands beside it.
+//! Sends every row of the table to the clients' listener and to the feed.
 //!
-//! Behind each request comes another one that would be answered, so that whatever is read behind a
-//! request that closes the connection shows. A subscriber misses nothing meanwhile.
+//! A second, valid request follows each one. Its response shows whether bytes after a request that
+//! closes the connection are read. A subscriber misses nothing meanwhile.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -13,10 +12,10 @@ use super::rows::ROWS;
 use crate::support::raw::connect;
 use crate::support::{Feeder, PATIENCE, Server, Socket};
 
-/// Found by nobody, and so refused in the same way on both sockets.
-const BEHIND: &[u8] = b"GET /behind HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+/// An unknown path, which both sockets refuse in the same way.
+const FOLLOWING: &[u8] = b"GET /behind HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
 
-/// Status and word of each response in what a server sent until it closed.
+/// Status and `code` of each response up to the end of the stream.
 fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -37,7 +36,7 @@ fn responses(mut bytes: &[u8]) -> Vec<(u16, String)> {
     found
 }
 
-/// Sends a request in these pieces and the one behind it, and compares with the verdict.
+/// Sends a request in these pieces and [`FOLLOWING`], and compares the responses with the verdict.
 fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what: &str) {
     for piece in pieces {
         stream.write_all(piece).unwrap();
@@ -48,25 +47,25 @@ fn check(mut stream: impl Read + Write, pieces: &[&[u8]], verdict: Verdict, what
         assert_eq!(&head, b"HTTP/1.1 101", "{what}");
         return;
     }
-    stream.write_all(BEHIND).unwrap();
+    stream.write_all(FOLLOWING).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     if let Verdict::GoAway(word) = verdict {
         return check_goaway(&bytes, word, what);
     }
     let first = |status, word: &str| (status, word.to_owned());
-    let behind = first(404, "not_found");
+    let following = first(404, "not_found");
     let expected = match verdict {
         Verdict::Ends(status) => vec![first(status, "")],
         Verdict::RefusedAndClosed(status, word) => vec![first(status, word)],
-        Verdict::Refused(status, word) => vec![first(status, word), behind],
-        Verdict::Served(status) => vec![first(status, ""), behind],
-        Verdict::GoAway(_) | Verdict::Line | Verdict::Opens => panic!("sent to nobody"),
+        Verdict::Refused(status, word) => vec![first(status, word), following],
+        Verdict::Served(status) => vec![first(status, ""), following],
+        Verdict::GoAway(_) | Verdict::Line | Verdict::Opens => panic!("not sent"),
     };
     assert_eq!(responses(&bytes), expected, "{what}");
 }
 
-/// SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` and a problem document (RFC 9113, 6.8).
+/// Checks for SETTINGS, and GOAWAY with `HTTP_1_1_REQUIRED` and a problem document (RFC 9113, 6.8).
 fn check_goaway(bytes: &[u8], word: &str, what: &str) {
     let (settings, goaway) = bytes.split_at(9);
     assert_eq!(settings, [0, 0, 0, 4, 0, 0, 0, 0, 0], "{what}");
@@ -81,7 +80,7 @@ fn check_goaway(bytes: &[u8], word: &str, what: &str) {
 }
 
 #[test]
-fn every_row_gets_its_verdict_and_nobody_beside_it_notices() {
+fn every_row_gets_its_verdict_without_effect_on_others() {
     let server = Server::start();
     let mut beside = Socket::subscribed(server.addr, "channel=beside");
     let mut feeder = Feeder::connect(&server.feed);

@@ -94,7 +94,7 @@ pub(crate) fn has_ended(stream: &mut TcpStream) -> bool {
 
 /// Reads to the end of the stream and checks that the server sent nothing.
 pub(crate) fn assert_ends_silently(mut stream: impl Read) {
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said);
-    assert!(said.is_empty(), "{}", said.escape_ascii());
+    let mut received = Vec::new();
+    let _ = stream.read_to_end(&mut received);
+    assert!(received.is_empty(), "{}", received.escape_ascii());
 }

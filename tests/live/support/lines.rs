@@ -15,7 +15,7 @@ use super::{PATIENCE, within};
 pub(crate) struct Lines {
     child: Child,
     lines: Receiver<String>,
-    said: Receiver<String>,
+    errors: Receiver<String>,
     seen: Vec<String>,
 }
 
@@ -29,11 +29,11 @@ impl Lines {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}; run tests/run"));
         let lines = read_lines(child.stdout.take().unwrap());
-        let said = read_lines(child.stderr.take().unwrap());
+        let errors = read_lines(child.stderr.take().unwrap());
         Self {
             child,
             lines,
-            said,
+            errors,
             seen: Vec::new(),
         }
     }
@@ -106,7 +106,7 @@ impl Lines {
 
     /// The standard error that has not been returned yet.
     pub(crate) fn stderr(&self) -> String {
-        self.said.try_iter().collect::<Vec<_>>().join("\n")
+        self.errors.try_iter().collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -61,7 +61,7 @@ impl Server {
     pub(crate) fn with(config: &str, flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut server = Self::in_folder(folder.path(), "127.0.0.1:0", config, flags)
-            .unwrap_or_else(|(status, said)| panic!("no server ({status}): {said}"));
+            .unwrap_or_else(|(status, stderr)| panic!("no server ({status}): {stderr}"));
         server.folder = Some(folder);
         server
     }
@@ -76,7 +76,7 @@ impl Server {
     ) -> Result<Self, (ExitStatus, String)> {
         let file = folder.join("fanfare.toml");
         fs::write(&file, config).unwrap();
-        let said = folder.join("stderr.txt");
+        let stderr = folder.join("stderr.txt");
         let own_feed = flags.iter().position(|flag| *flag == "--feed");
         let feed = own_feed.map_or_else(|| folder.join("feed.sock"), |at| flags[at + 1].into());
         let workers: &[&str] = if flags.contains(&"--workers") {
@@ -94,7 +94,7 @@ impl Server {
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(File::create(&said).unwrap())
+            .stderr(File::create(&stderr).unwrap())
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
@@ -108,7 +108,7 @@ impl Server {
             // No line: the process has ended, or it hangs and is killed here.
             let _ = child.kill();
             let status = child.wait().unwrap();
-            return Err((status, fs::read_to_string(said).unwrap()));
+            return Err((status, fs::read_to_string(stderr).unwrap()));
         };
         Ok(Self {
             addr: address(&ready, "ready: http://"),
@@ -179,12 +179,12 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking()
-            && let Some(said) = self
+            && let Some(stderr) = self
                 .feed
                 .parent()
                 .and_then(|folder| fs::read_to_string(folder.join("stderr.txt")).ok())
         {
-            eprintln!("-- the server's standard error:\n{said}");
+            eprintln!("-- the server's standard error:\n{stderr}");
         }
     }
 }

@@ -45,8 +45,11 @@ impl Drop for Proxy {
         let _ = self.child.wait();
         if thread::panicking() {
             for name in ["stderr.txt", "log"] {
-                let said = fs::read_to_string(self.folder.path().join(name));
-                eprintln!("-- the proxy said in {name}:\n{}", said.unwrap_or_default());
+                let text = fs::read_to_string(self.folder.path().join(name));
+                eprintln!(
+                    "-- the proxy wrote to {name}:\n{}",
+                    text.unwrap_or_default()
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A feeder that numbers what it says and says it again until it is acknowledged.
+//! A feeder that numbers its publications and repeats each one until it is acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,37 +13,40 @@ use serde_json::{Value, json};
 use super::END;
 use crate::support::PATIENCE;
 
-/// Publications that may wait for their acknowledgement.
+/// The most publications without an acknowledgement.
 const WINDOW: usize = 64;
 
-/// A feeder with its dice.
+/// A feeder with a random number generator of its own.
 pub(crate) struct Feeder {
     pub(crate) path: PathBuf,
     pub(crate) channels: Vec<String>,
     pub(crate) rng: fastrand::Rng,
-    /// Publications a second, about.
+    /// Publications per second, roughly.
     pub(crate) rate: u32,
 }
 
-/// Everything that was said, and under which id it was acknowledged.
+/// All publications, and the ids of those acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Published {
-    /// Channel and data of every line, by the line's own number.
-    pub(crate) said: Vec<(String, Value)>,
-    /// What was acknowledged, by id.
+    /// Channel and data of every publication, by its number.
+    pub(crate) lines: Vec<(String, Value)>,
+    /// Numbers of acknowledged publications, by id.
     pub(crate) acknowledged: BTreeMap<String, usize>,
-    /// Lines that were sent more than once.
+    /// Number of lines that were sent again.
     pub(crate) repeated: u64,
 }
 
 impl Feeder {
-    /// Publishes until told to stop, then the end of each channel, and waits for all answers.
+    /// Publishes until `stop` is set, then the last publication of each channel, and waits for all
+    /// answers.
     pub(crate) fn publish(mut self, stop: &AtomicBool) -> Published {
         let mut published = Published::default();
         let mut unanswered = VecDeque::new();
         let mut is_ended = false;
         while !is_ended || !unanswered.is_empty() {
-            if let Err(error) = self.session(&mut published, &mut unanswered, stop, &mut is_ended) {
+            if let Err(error) =
+                self.run_connection(&mut published, &mut unanswered, stop, &mut is_ended)
+            {
                 assert_ne!(error.kind(), io::ErrorKind::WouldBlock, "no answer");
                 thread::sleep(Duration::from_millis(20));
             }
@@ -51,8 +54,8 @@ impl Feeder {
         published
     }
 
-    /// One connection, up to its end or to that of all.
-    fn session(
+    /// One connection: publishes until it breaks or everything is acknowledged.
+    fn run_connection(
         &mut self,
         published: &mut Published,
         unanswered: &mut VecDeque<usize>,
@@ -70,9 +73,10 @@ impl Feeder {
             let began = Instant::now();
             if stop.load(Ordering::Relaxed) && !*is_ended {
                 *is_ended = true;
-                // All of them are owed from here on, also if the server has just been killed.
+                // All of them await answers before the first is sent, since the server may be
+                // killed in between.
                 let ends = self.channels.iter().map(|channel| {
-                    let number = say(published, channel.clone(), json!({"number": END}));
+                    let number = record(published, channel.clone(), json!({"number": END}));
                     unanswered.push_back(number);
                     number
                 });
@@ -105,23 +109,23 @@ impl Feeder {
 
     fn draw(&mut self, published: &mut Published) -> usize {
         let channel = self.rng.choice(&self.channels).unwrap().clone();
-        // Sometimes longer than one read or write.
+        // Some payloads are longer than one read or write.
         let length = match self.rng.u32(..50) {
             0 => self.rng.usize(..20_000),
             _ => self.rng.usize(..200),
         };
-        let data = json!({"number": published.said.len(), "filling": "x".repeat(length)});
-        say(published, channel, data)
+        let data = json!({"number": published.lines.len(), "filling": "x".repeat(length)});
+        record(published, channel, data)
     }
 }
 
-fn say(published: &mut Published, channel: String, data: Value) -> usize {
-    published.said.push((channel, data));
-    published.said.len() - 1
+fn record(published: &mut Published, channel: String, data: Value) -> usize {
+    published.lines.push((channel, data));
+    published.lines.len() - 1
 }
 
 fn line(published: &Published, number: usize) -> String {
-    let (channel, data) = &published.said[number];
+    let (channel, data) = &published.lines[number];
     let dedupe = number.to_string();
     let line = json!({"channel": channel, "data": data, "dedupe": dedupe, "ack": true});
     format!("{line}\n")
@@ -142,6 +146,6 @@ fn take_answer(
     let id = answer["id"].as_str().unwrap().to_owned();
     let number = unanswered.pop_front().unwrap();
     let other = published.acknowledged.insert(id, number);
-    assert_eq!(other, None, "one id for two");
+    assert_eq!(other, None, "one id for two publications");
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! The server is killed at random under load, and every subscriber has everything or was told.
+//! The server is killed at random times under load, and every subscriber receives each publication
+//! or a gap that covers it.
 //!
-//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` make it larger; the seed is printed
-//! and taken from `FANFARE_SIM_SEED`.
+//! `FANFARE_SURVIVAL_SUBSCRIBERS` and `FANFARE_SURVIVAL_KILLS` set the size. The seed is printed,
+//! and `FANFARE_SIM_SEED` sets it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,14 +16,14 @@ use tempfile::TempDir;
 
 use super::feeder::{Feeder, Published};
 use super::record::{Record, Tally};
-use super::subscriber::{Diary, Subscriber};
+use super::subscriber::{Subscriber, SubscriberLog};
 use super::transport::Transport;
 use crate::support::{Raw, Relay, Server, within};
 
-/// Bytes after which the relay has cut every connection.
+/// Bytes after which the relay cuts a connection at the latest.
 const RELAYED_BYTES_MAX: u64 = 60_000;
 
-/// Nobody is too slow or too late, so a gap tells of a restart. `{folder}` is the server's own.
+/// Bounds that no subscriber reaches, so that every gap comes from a restart.
 const ROOMY: &str = "[quota]\nbehind_bytes = 1073741824\nbehind_publications = 1000000\n\
                      [log]\nbytes = 1073741824\nage_ms = 3600000\n";
 
@@ -30,23 +31,23 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-struct Lives {
-    diaries: Vec<Diary>,
+struct Outcome {
+    logs: Vec<SubscriberLog>,
     published: Published,
     epochs: Vec<String>,
 }
 
-/// A server that comes back on the same address and the same feed.
-struct Mortal {
+/// A server that restarts on the same address and the same feed.
+struct RestartingServer {
     folder: TempDir,
     config: String,
     server: Server,
-    /// The epochs it has lived in, oldest first.
+    /// Its epochs, oldest first.
     epochs: Vec<String>,
 }
 
-impl Mortal {
-    fn born(config: &str) -> Self {
+impl RestartingServer {
+    fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = config.replace("{folder}", folder.path().to_str().unwrap());
         let server = start(folder.path(), "127.0.0.1:0", &config);
@@ -59,7 +60,7 @@ impl Mortal {
         }
     }
 
-    fn die(&mut self) {
+    fn kill_and_restart(&mut self) {
         let addr = self.server.addr;
         self.server.signal("KILL");
         self.server.wait();
@@ -73,7 +74,7 @@ impl Mortal {
 
 fn start(folder: &Path, listen: &str, config: &str) -> Server {
     Server::in_folder(folder, listen, config, &[])
-        .unwrap_or_else(|(status, said)| panic!("no server ({status}): {said}"))
+        .unwrap_or_else(|(status, printed)| panic!("no server ({status}): {printed}"))
 }
 
 fn epoch(addr: SocketAddr) -> String {
@@ -82,25 +83,25 @@ fn epoch(addr: SocketAddr) -> String {
     epoch.to_owned()
 }
 
-/// Subscribers over all transports, a feeder, and a server that is killed again and again.
-fn live_and_let_die(config: &str) -> Lives {
+/// Runs subscribers over all transports and a feeder, and kills the server several times.
+fn run_with_kills(config: &str) -> Outcome {
     let seed = number("FANFARE_SIM_SEED", fastrand::u64(..));
     let subscribers = usize::try_from(number("FANFARE_SURVIVAL_SUBSCRIBERS", 60)).unwrap();
     let kills = number("FANFARE_SURVIVAL_KILLS", 4);
     println!("seed {seed}, {subscribers} subscribers, {kills} kills");
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut mortal = Mortal::born(config);
-    let addr = mortal.server.addr;
+    let mut restarting = RestartingServer::start(config);
+    let addr = restarting.server.addr;
     let relay = Relay::cutting(addr, RELAYED_BYTES_MAX, rng.fork());
     let channels: Vec<_> = (0..20).map(|n| format!("channel-{n}")).collect();
     let positions: Vec<_> = (0..subscribers).map(|_| Mutex::new(None)).collect();
-    let is_everybody_in = |epoch: &str| {
+    let all_have_reached = |epoch: &str| {
         let mut ids = positions.iter().map(|id| id.lock().unwrap().clone());
         ids.all(|id: Option<String>| id.is_some_and(|id| id.starts_with(epoch)))
     };
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let lives: Vec<_> = (0..subscribers)
+        let threads: Vec<_> = (0..subscribers)
             .map(|index| {
                 let count = rng.usize(1..4);
                 let subscriber = Subscriber {
@@ -115,55 +116,61 @@ fn live_and_let_die(config: &str) -> Lives {
                     position: &positions[index],
                 };
                 let builder = thread::Builder::new().stack_size(256 * 1024);
-                builder.spawn_scoped(scope, || subscriber.live()).unwrap()
+                builder.spawn_scoped(scope, || subscriber.run()).unwrap()
             })
             .collect();
         let feeder = Feeder {
-            path: mortal.server.feed.clone(),
+            path: restarting.server.feed.clone(),
             channels: channels.clone(),
             rng: rng.fork(),
             rate: 200,
         };
         let feeder = scope.spawn(|| feeder.publish(&stop));
-        let await_everybody = |epoch: &str| {
-            within("everybody is here", || is_everybody_in(epoch).then_some(()));
+        let await_all = |epoch: &str| {
+            within("a position of each subscriber", || {
+                all_have_reached(epoch).then_some(())
+            });
         };
-        await_everybody(&mortal.epochs[0]);
+        await_all(&restarting.epochs[0]);
         for _ in 0..kills {
-            // Time to die is at random; nothing is waited for.
+            // A random moment, so no condition is awaited.
             thread::sleep(Duration::from_millis(rng.u64(200..2500)));
-            mortal.die();
+            restarting.kill_and_restart();
         }
-        // The end may not lie in anybody's gap.
-        await_everybody(&mortal.epochs[mortal.epochs.len() - 1]);
+        // All subscribers have a position in the last epoch, so no gap covers the last
+        // publications.
+        await_all(&restarting.epochs[restarting.epochs.len() - 1]);
         stop.store(true, Ordering::Relaxed);
-        Lives {
+        Outcome {
             published: feeder.join().unwrap(),
-            diaries: lives.into_iter().map(|life| life.join().unwrap()).collect(),
-            epochs: mortal.epochs,
+            logs: threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect(),
+            epochs: restarting.epochs,
         }
     })
 }
 
-/// Holds every diary against what was published.
-fn check(lives: &Lives) -> Tally {
+/// Compares the log of every subscriber with the publications.
+fn check(outcome: &Outcome) -> Tally {
     let began = Instant::now();
-    let record = Record::new(&lives.epochs, &lives.published);
+    let record = Record::new(&outcome.epochs, &outcome.published);
     let mut all = Tally::default();
     let mut conns = [0; Transport::ALL.len()];
-    for diary in &lives.diaries {
-        let tally = record.check(diary);
+    for log in &outcome.logs {
+        let tally = record.check(log);
         all.received += tally.received;
         all.missed += tally.missed;
         all.gaps += tally.gaps;
-        for (sum, own) in conns.iter_mut().zip(diary.conns) {
+        for (sum, own) in conns.iter_mut().zip(log.conns) {
             *sum += own;
         }
     }
     println!(
         "{} acknowledged ({} sent again), {all:?}, conns {:?} {conns:?}, checked in {:?}",
-        lives.published.acknowledged.len(),
-        lives.published.repeated,
+        outcome.published.acknowledged.len(),
+        outcome.published.repeated,
         Transport::ALL,
         began.elapsed()
     );
@@ -173,19 +180,19 @@ fn check(lives: &Lives) -> Tally {
 }
 
 #[test]
-fn subscribers_of_a_server_that_is_killed_are_told_all_they_missed() {
-    let lives = live_and_let_die(ROOMY);
-    let tally = check(&lives);
-    assert!(tally.gaps > 0, "nobody noticed");
-    assert!(lives.epochs.len() > 1);
+fn subscribers_of_a_killed_server_receive_gaps_for_all_they_missed() {
+    let outcome = run_with_kills(ROOMY);
+    let tally = check(&outcome);
+    assert!(tally.gaps > 0, "no gap was received");
+    assert!(outcome.epochs.len() > 1);
 }
 
 #[test]
-fn subscribers_of_a_server_with_a_journal_miss_nothing_when_it_is_killed() {
-    let lives = live_and_let_die(&format!(
+fn subscribers_of_a_killed_server_with_a_journal_miss_nothing() {
+    let outcome = run_with_kills(&format!(
         "{ROOMY}[journal]\npath = \"{{folder}}/journal\"\n"
     ));
-    let tally = check(&lives);
+    let tally = check(&outcome);
     assert_eq!((tally.gaps, tally.missed), (0, 0));
-    assert_eq!(lives.epochs.len(), 1);
+    assert_eq!(outcome.epochs.len(), 1);
 }

@@ -1,8 +1,9 @@
-//! Subscribers and a feeder that outlive the server, and what must be true of them afterwards.
+//! Subscribers and a feeder that reconnect to a server which is killed repeatedly, and checks of
+//! their records afterwards.
 //!
-//! The server is killed again and again. [`subscriber`] is a client that comes back over any
-//! transport ([`transport`]) from its last id; [`feeder`] sends what was not acknowledged again;
-//! [`record`] holds what each subscriber was told against what was published.
+//! [`subscriber`] is a client that resumes from its last id over any transport ([`transport`]).
+//! [`feeder`] repeats publications without an acknowledgement. [`record`] compares the messages of
+//! each subscriber with the publications.
 
 pub(crate) mod feeder;
 mod kills;
@@ -10,5 +11,6 @@ pub(crate) mod record;
 pub(crate) mod subscriber;
 pub(crate) mod transport;
 
-/// Where a channel's publications stop. Whoever has it has seen everything.
+/// Number of the last publication of each channel. A subscriber that has received it has seen
+/// everything.
 pub(crate) const END: u64 = u64::MAX;

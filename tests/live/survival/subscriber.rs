@@ -1,4 +1,4 @@
-//! A client that comes back, over any transport, from the last id it was told.
+//! A client that reconnects over any transport and resumes from the last id it received.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -6,39 +6,39 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::END;
-use super::transport::{Conn, Told, Transport};
+use super::transport::{Conn, Received, Transport};
 
-/// The longest that a subscriber goes without a publication.
+/// The longest time without a publication.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What one subscriber was told.
+/// The messages of one subscriber.
 #[derive(Debug, Default)]
-pub(crate) struct Diary {
+pub(crate) struct SubscriberLog {
     pub(crate) channels: Vec<String>,
-    /// Where it began.
+    /// Its first position.
     pub(crate) start: Option<String>,
-    /// Gaps and publications as they came.
-    pub(crate) told: Vec<Told>,
-    /// Connections it had, by transport.
+    /// Positions, gaps and publications in the order of their arrival.
+    pub(crate) messages: Vec<Received>,
+    /// Number of connections, by transport.
     pub(crate) conns: [u32; Transport::ALL.len()],
 }
 
-/// A subscriber with its dice.
+/// A subscriber with a random number generator of its own.
 pub(crate) struct Subscriber<'a> {
     pub(crate) addr: SocketAddr,
     pub(crate) channels: Vec<String>,
     pub(crate) transport: Transport,
     pub(crate) rng: fastrand::Rng,
-    /// The last id it was told.
+    /// The last id it received.
     pub(crate) position: &'a Mutex<Option<String>>,
 }
 
 impl Subscriber<'_> {
-    /// Lives until it has seen the end of all its channels.
-    pub(crate) fn live(mut self) -> Diary {
-        let mut diary = Diary {
+    /// Runs until it has received the last publication of each channel.
+    pub(crate) fn run(mut self) -> SubscriberLog {
+        let mut log = SubscriberLog {
             channels: self.channels.clone(),
-            ..Diary::default()
+            ..SubscriberLog::default()
         };
         let mut ends = 0;
         let mut last_news = Instant::now();
@@ -47,16 +47,16 @@ impl Subscriber<'_> {
             assert!(last_news.elapsed() < PATIENCE, "no news at {since:?}");
             let opened = Conn::open(self.transport, self.addr, &self.channels, since.as_deref());
             if let Ok(mut stream) = opened {
-                diary.conns[self.transport as usize] += 1;
-                // Some stay, and some are off again soon.
+                log.conns[self.transport as usize] += 1;
+                // Some connections are kept, and some are closed soon.
                 let mut patience = self.rng.choice([3, 30, 300, u32::MAX]).unwrap();
                 while ends < self.channels.len() && patience > 0 && last_news.elapsed() < PATIENCE {
-                    let Ok(told) = stream.next() else { break };
-                    for told in told {
-                        if matches!(told, Told::Publication(_)) {
+                    let Ok(messages) = stream.next() else { break };
+                    for message in messages {
+                        if matches!(message, Received::Publication(_)) {
                             last_news = Instant::now();
                         }
-                        ends += usize::from(self.note(told, &mut diary));
+                        ends += usize::from(self.note(message, &mut log));
                     }
                     patience -= 1;
                 }
@@ -64,27 +64,27 @@ impl Subscriber<'_> {
             if self.rng.bool() {
                 self.transport = self.rng.choice(Transport::ALL).unwrap();
             }
-            // All who were cut off do not come back in the same instant.
+            // Spreads the reconnects of all subscribers.
             thread::sleep(Duration::from_millis(self.rng.u64(5..150)));
         }
-        diary
+        log
     }
 
-    /// Notes what it was told, and says whether that was the end of a channel.
-    fn note(&self, told: Told, diary: &mut Diary) -> bool {
-        let (id, is_end) = match &told {
-            Told::Gap(_) => (None, false),
-            Told::Position(id) => (Some(id.clone()), false),
-            Told::Publication(publication) => {
+    /// Records a message; true if it was the last publication of a channel.
+    fn note(&self, message: Received, log: &mut SubscriberLog) -> bool {
+        let (id, is_end) = match &message {
+            Received::Gap(_) => (None, false),
+            Received::Position(id) => (Some(id.clone()), false),
+            Received::Publication(publication) => {
                 let id = publication["id"].as_str().unwrap();
                 (Some(id.to_owned()), publication["data"]["number"] == END)
             }
         };
         if let Some(id) = id {
-            diary.start.get_or_insert_with(|| id.clone());
+            log.start.get_or_insert_with(|| id.clone());
             *self.position.lock().unwrap() = Some(id);
         }
-        diary.told.push(told);
+        log.messages.push(message);
         is_end
     }
 }

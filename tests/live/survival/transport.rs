@@ -1,6 +1,7 @@
-//! One connection of a subscriber, over whichever transport: opens it and reads what it is told.
+//! One connection of a subscriber over any transport: opens it and reads its messages.
 //!
-//! A connection may break at any byte; that is its end. What does arrive whole has to be right.
+//! A connection may break at any byte, which ends it. Every message that arrives complete has to be
+//! valid.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -11,7 +12,7 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::PATIENCE;
 
-/// The ways to subscribe.
+/// Transports of a subscriber.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     WebSocket,
@@ -21,7 +22,7 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// Each of them.
+    /// All transports.
     pub(crate) const ALL: [Self; 4] = [
         Self::WebSocket,
         Self::EventStream,
@@ -30,14 +31,14 @@ impl Transport {
     ];
 }
 
-/// What a subscriber is told.
+/// A message to a subscriber.
 #[derive(Clone, Debug)]
-pub(crate) enum Told {
-    /// It stands here, and has nothing to see before.
+pub(crate) enum Received {
+    /// A position: everything before it has been delivered.
     Position(String),
     /// A publication in its full envelope.
     Publication(Value),
-    /// Something is missing.
+    /// A gap.
     Gap(Value),
 }
 
@@ -48,13 +49,13 @@ pub(crate) enum Conn {
     Poll(Poll),
 }
 
-/// A body in chunks (RFC 9112, 7.1), without their frames.
+/// A chunked body (RFC 9112, 7.1), decoded.
 pub(crate) struct Body {
     stream: BufReader<TcpStream>,
     left: usize,
 }
 
-/// Polls on one connection.
+/// A connection for polls.
 pub(crate) struct Poll {
     stream: BufReader<TcpStream>,
     host: SocketAddr,
@@ -68,7 +69,7 @@ fn broken() -> io::Error {
 }
 
 impl Conn {
-    /// Opens a connection that goes on from an id, if there is one.
+    /// Opens a connection that resumes from an id, if there is one.
     pub(crate) fn open(
         transport: Transport,
         addr: SocketAddr,
@@ -94,8 +95,8 @@ impl Conn {
         }
     }
 
-    /// Waits for something to be told; one answer to a poll may say several things.
-    pub(crate) fn next(&mut self) -> io::Result<Vec<Told>> {
+    /// Waits for messages; one answer to a poll may have several.
+    pub(crate) fn next(&mut self) -> io::Result<Vec<Received>> {
         match self {
             Self::WebSocket(socket) => next_message(socket),
             Self::EventStream(lines) => next_event(lines),
@@ -121,7 +122,7 @@ fn open_events(stream: TcpStream, host: SocketAddr, query: &str) -> io::Result<C
     Ok(Conn::EventStream(BufReader::new(Body { stream, left: 0 })))
 }
 
-/// The system's error behind tungstenite's; another one would be a mistake of the server.
+/// The I/O error inside tungstenite's. Any other error is a fault of the server.
 fn cause(error: tungstenite::Error) -> io::Error {
     use tungstenite::error::{Error, ProtocolError};
     match error {
@@ -138,25 +139,25 @@ fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-fn next_message(socket: &mut WebSocket<TcpStream>) -> io::Result<Vec<Told>> {
+fn next_message(socket: &mut WebSocket<TcpStream>) -> io::Result<Vec<Received>> {
     let text = match socket.read().map_err(cause)? {
         Message::Text(text) => text,
         Message::Ping(_) => return Ok(Vec::new()),
         other => panic!("{other:?}"),
     };
     let value = json(&text);
-    let told = match value["type"].as_str() {
-        None => Told::Publication(value),
-        Some("gap") => Told::Gap(value),
-        Some("subscribed") => Told::Position(value["id"].as_str().unwrap().to_owned()),
+    let message = match value["type"].as_str() {
+        None => Received::Publication(value),
+        Some("gap") => Received::Gap(value),
+        Some("subscribed") => Received::Position(value["id"].as_str().unwrap().to_owned()),
         Some("welcome") => return Ok(Vec::new()),
         Some(_) => panic!("{value}"),
     };
-    Ok(vec![told])
+    Ok(vec![message])
 }
 
-/// One block of lines up to an empty one; a block that breaks off counts for nothing.
-fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Told>> {
+/// Reads one event up to its empty line; an incomplete event is an error.
+fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Received>> {
     let (mut id, mut event, mut data) = (None, None, None);
     loop {
         let mut line = String::new();
@@ -174,12 +175,12 @@ fn next_event(lines: &mut BufReader<Body>) -> io::Result<Vec<Told>> {
         }
     }
     Ok(match (event.as_deref(), data, id) {
-        (Some("fanfare.gap"), Some(gap), None) => vec![Told::Gap(gap)],
+        (Some("fanfare.gap"), Some(gap), None) => vec![Received::Gap(gap)],
         (None, Some(publication), Some(id)) => {
             assert_eq!(publication["id"], id.as_str());
-            vec![Told::Publication(publication)]
+            vec![Received::Publication(publication)]
         }
-        (Some("fanfare.position"), None, Some(id)) => vec![Told::Position(id)],
+        (Some("fanfare.position"), None, Some(id)) => vec![Received::Position(id)],
         (Some("fanfare.position"), None, None) => Vec::new(),
         other => panic!("{other:?}"),
     })
@@ -210,7 +211,7 @@ impl io::Read for Body {
 }
 
 impl Poll {
-    fn next(&mut self) -> io::Result<Vec<Told>> {
+    fn next(&mut self) -> io::Result<Vec<Received>> {
         let (host, query) = (self.host, &self.query);
         let timeout = if self.is_long { 10 } else { 0 };
         let since = self.since.as_ref();
@@ -223,7 +224,7 @@ impl Poll {
         self.stream.get_mut().write_all(request.as_bytes())?;
         let head = head(&mut self.stream)?;
         if head[0].starts_with("HTTP/1.1 304 ") {
-            // Whoever polls shortly has something else to do in between.
+            // A client of short polls pauses between them.
             std::thread::sleep(Duration::from_millis(30));
             return Ok(Vec::new());
         }
@@ -236,11 +237,11 @@ impl Poll {
         let answer = json(std::str::from_utf8(&body).unwrap());
         let id = answer["id"].as_str().unwrap().to_owned();
         assert_eq!(answer["gap"], answer.get("gaps").is_some(), "{answer}");
-        let mut told: Vec<_> = list(&answer["gaps"]).map(Told::Gap).collect();
-        told.extend(list(&answer["publications"]).map(Told::Publication));
-        told.push(Told::Position(id.clone()));
+        let mut messages: Vec<_> = list(&answer["gaps"]).map(Received::Gap).collect();
+        messages.extend(list(&answer["publications"]).map(Received::Publication));
+        messages.push(Received::Position(id.clone()));
         self.since = Some(id);
-        Ok(told)
+        Ok(messages)
     }
 }
 
@@ -248,7 +249,7 @@ fn list(value: &Value) -> impl Iterator<Item = Value> {
     value.as_array().into_iter().flatten().cloned()
 }
 
-/// The lines of a response's head.
+/// Reads the lines of a response's head.
 fn head(stream: &mut BufReader<TcpStream>) -> io::Result<Vec<String>> {
     let mut lines = Vec::new();
     loop {
