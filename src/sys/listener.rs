@@ -1,11 +1,9 @@
-//! Listening sockets for clients, one per worker on the same address.
+//! Listening sockets for clients: one for each worker and address.
 //!
-//! Options that an accepted socket inherits are set here once, so that accepting costs no further
-//! call.
+//! Accepted sockets inherit the options that are set here, so that accepting costs no further call.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -13,20 +11,21 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::config::limits::LISTEN_BACKLOG;
 use crate::config::{Config, Quota};
 
-/// What every accepted socket inherits from its listener.
+/// Options that accepted sockets inherit from their listener.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
     /// `SO_SNDBUF`, in bytes.
     pub send_buffer_bytes: u32,
     /// `TCP_NOTSENT_LOWAT`, in bytes.
     pub notsent_lowat_bytes: u32,
-    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged before the kernel gives up.
+    /// `TCP_USER_TIMEOUT`: how long sent bytes may stay unacknowledged before the kernel resets the
+    /// connection.
     pub user_timeout: Duration,
 }
 
 impl SocketOptions {
-    /// The options that follow from the configuration. A peer that acknowledges nothing for two
-    /// heartbeats is gone.
+    /// The options for a configuration. A peer that acknowledges nothing during two heartbeat
+    /// intervals counts as gone.
     #[must_use]
     pub fn new(config: &Config) -> Self {
         let Quota {
@@ -43,11 +42,11 @@ impl SocketOptions {
     }
 }
 
-/// Says whether the address is free. Sockets with `SO_REUSEPORT` would quietly share it with
-/// another process, so this asks without.
+/// Checks that an address is free. Listeners with `SO_REUSEPORT` would share it with another
+/// process without an error, so this socket does not set the option.
 ///
 /// # Errors
-/// `AddrInUse` when somebody listens there, or whatever else keeps us from binding.
+/// Returns `AddrInUse` if another socket listens on the address, or another error of `bind(2)`.
 pub fn probe(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -56,14 +55,14 @@ pub fn probe(address: SocketAddr) -> io::Result<()> {
     )?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    // Binding is not enough: `SO_REUSEADDR` lets two sockets bind, but only one listen.
+    // With `SO_REUSEADDR` two sockets can bind an address, but only one can listen.
     socket.listen(1)
 }
 
 /// Binds one of several listeners that share an address.
 ///
 /// # Errors
-/// When the address cannot be bound or an option is refused.
+/// Returns the error of `setsockopt(2)`, `bind(2)` or `listen(2)`.
 pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -75,44 +74,25 @@ pub fn bind(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListen
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    set_options(&SockRef::from(&socket), socket.as_fd(), options)?;
+    set_options(&SockRef::from(&socket), options)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Sets the options that accepted sockets inherit on a listener that was bound by somebody else.
+/// Sets the options on an inherited listener.
 ///
 /// # Errors
-/// When an option is refused.
+/// Returns the error of `setsockopt(2)`.
 pub fn adopt(listener: &TcpListener, options: SocketOptions) -> io::Result<()> {
-    set_options(&SockRef::from(listener), listener.as_fd(), options)
+    set_options(&SockRef::from(listener), options)
 }
 
-fn set_options(socket: &SockRef<'_>, fd: BorrowedFd<'_>, options: SocketOptions) -> io::Result<()> {
+fn set_options(socket: &SockRef<'_>, options: SocketOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_send_buffer_size(options.send_buffer_bytes as usize)?;
     socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-    set_notsent_lowat(fd, options.notsent_lowat_bytes)
-}
-
-fn set_notsent_lowat(fd: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(0);
-    // SAFETY: the pointer is to a value of the length that is given, and lives through the call.
-    let result = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            std::ptr::from_ref(&bytes).cast(),
-            length,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    socket.set_tcp_notsent_lowat(options.notsent_lowat_bytes)
 }
 
 #[cfg(test)]
@@ -125,25 +105,8 @@ mod tests {
         SocketOptions::new(&Config::default())
     }
 
-    fn notsent_lowat(fd: BorrowedFd<'_>) -> u32 {
-        let mut bytes = 0u32;
-        let mut length = libc::socklen_t::try_from(size_of::<u32>()).unwrap();
-        // SAFETY: both pointers are to live values, and the length is that of the first.
-        let result = unsafe {
-            libc::getsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_NOTSENT_LOWAT,
-                std::ptr::from_mut(&mut bytes).cast(),
-                &raw mut length,
-            )
-        };
-        assert_eq!(result, 0);
-        bytes
-    }
-
     #[test]
-    fn accepted_sockets_inherit_what_the_listener_was_given() {
+    fn accepted_sockets_inherit_the_options_of_the_listener() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), options()).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -154,11 +117,11 @@ mod tests {
             Some(Duration::from_secs(50))
         );
         assert_eq!(socket.send_buffer_size().unwrap(), 2 * 65_536);
-        assert_eq!(notsent_lowat(accepted.as_fd()), 16_384);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 16_384);
     }
 
     #[test]
-    fn address_in_use_is_seen_although_listeners_could_share_it() {
+    fn probe_finds_an_address_in_use_although_listeners_could_share_it() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), options()).unwrap();
         let address = listener.local_addr().unwrap();
         assert_eq!(probe(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
