@@ -1,7 +1,7 @@
-//! The watch: a thread that looks at memory once a second, for all workers.
+//! A thread that measures memory once a second, for all workers.
 //!
-//! A worker must not read files, and what is short is short for all of them. It sweeps the table of
-//! sources on its way, and ends when the server is let go of.
+//! A worker must not read files, and memory is short for all of them at once. The thread also
+//! removes idle entries from the table of sources. It ends when the server is dropped.
 
 use std::io;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
 use crate::worker::admission::sources::Sources;
 
-/// The thread; ends with this.
+/// Stops the thread when it is dropped.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct MemoryWatch {
     meter: Meter,
     _end: Sender<()>,
 }
 
-impl Watch {
-    /// Looks for the first time, and then from a thread.
+impl MemoryWatch {
+    /// Measures once, and starts the thread that repeats it.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// Returns the system's error if the thread cannot be started.
     pub(super) fn start(
         memory_bytes: u64,
         pressure: Arc<Pressure>,
@@ -35,18 +35,18 @@ impl Watch {
     ) -> io::Result<Self> {
         let meter = Meter::new(memory_bytes);
         if meter == Meter::Nothing {
-            tracing::info!("the system does not say how much memory there is: it is not watched");
+            tracing::info!("the system does not report its memory, so no limit on it is kept");
         }
-        meter.look(&pressure);
+        meter.measure(&pressure);
         let (end, ended) = bounded(0);
-        let looked_at = meter.clone();
-        let look = move || {
+        let measured = meter.clone();
+        let watch = move || {
             while ended.recv_timeout(Duration::from_millis(WATCH_MS))
                 == Err(RecvTimeoutError::Timeout)
             {
                 let was_short = pressure.is_short();
-                looked_at.look(&pressure);
-                tell(&pressure, was_short);
+                measured.measure(&pressure);
+                log_change(&pressure, was_short);
                 if let Some(sources) = &sources {
                     sources.sweep(clock.now());
                 }
@@ -54,23 +54,26 @@ impl Watch {
         };
         thread::Builder::new()
             .name(String::from("fanfare-watch"))
-            .spawn(look)?;
+            .spawn(watch)?;
         Ok(Self { meter, _end: end })
     }
 
-    /// What is looked at.
     pub(super) fn meter(&self) -> &Meter {
         &self.meter
     }
 }
 
-fn tell(pressure: &Pressure, was_short: bool) {
+fn log_change(pressure: &Pressure, was_short: bool) {
     let (used_bytes, limit_bytes) = (pressure.used_bytes(), pressure.limit_bytes());
     match (was_short, pressure.is_short()) {
         (false, true) => {
-            tracing::warn!(used_bytes, limit_bytes, "memory is short: nobody comes in");
+            let what = "memory is above its limit: new connections are refused";
+            tracing::warn!(used_bytes, limit_bytes, "{what}");
         }
-        (true, false) => tracing::warn!(used_bytes, limit_bytes, "there is memory again"),
+        (true, false) => {
+            let what = "memory is below its limit again: connections are accepted";
+            tracing::warn!(used_bytes, limit_bytes, "{what}");
+        }
         (true, true) | (false, false) => {}
     }
 }

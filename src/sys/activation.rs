@@ -1,8 +1,8 @@
 //! Sockets that the service manager opened for us (socket activation, `sd_listen_fds(3)`).
 //!
-//! TCP sockets are listeners for clients, Unix sockets are the feed; what a socket is, it says
-//! itself. Only whether TLS is spoken on it, and whether proxies say there whom they speak for, is
-//! a matter of its name in the unit file (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
+//! TCP sockets are listeners for clients, a Unix socket is the feed. The socket's name in the unit
+//! says whether it is for TLS and whether connections begin with a PROXY header
+//! (`FileDescriptorName=tls`, `proxy` or `tls-proxy`).
 
 use std::io;
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use socket2::SockRef;
 
 use crate::config::Listen;
 
-/// What we were handed.
+/// The inherited sockets.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// Listeners for clients.
@@ -31,12 +31,12 @@ pub struct InheritedListener {
     pub listener: TcpListener,
     /// Whether it is for TLS.
     pub is_tls: bool,
-    /// Whether conns begin with a header of the PROXY protocol.
+    /// Whether connections begin with a PROXY header.
     pub is_proxied: bool,
 }
 
 impl InheritedListener {
-    /// Whether connections to a configured address arrive here, and are served as configured.
+    /// Whether connections to a configured address reach this socket and are served as configured.
     #[must_use]
     pub fn covers(&self, wanted: &Listen) -> bool {
         let Ok(own) = self.listener.local_addr() else {
@@ -57,17 +57,18 @@ impl InheritedListener {
     }
 }
 
-/// Names of sockets on which TLS is spoken, and of those with the PROXY protocol.
+/// Names of sockets for TLS, and of those with the PROXY protocol.
 const TLS_NAMES: [&str; 2] = ["tls", "tls-proxy"];
 const PROXIED_NAMES: [&str; 2] = ["proxy", "tls-proxy"];
 
-/// Takes the sockets we were handed, if any. To be called once, before anything else is opened.
+/// Takes the inherited sockets, if any. Call it once, before anything else is opened.
 ///
 /// # Errors
-/// When the environment promises sockets that are not there.
+/// Returns an error if `LISTEN_FDS` or `LISTEN_FDNAMES` do not describe open sockets, or if one of
+/// them is neither TCP nor Unix.
 pub fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
-    // An empty variable is as if unset, for which the library has an error.
+    // An empty variable counts as unset; the library would return an error.
     if ["LISTEN_PID", "LISTEN_FDS"]
         .iter()
         .any(|name| variable(name).is_none())
@@ -80,14 +81,14 @@ pub fn inherited() -> io::Result<Inherited> {
         Some(names) => names.split(':').collect(),
         None => vec![""; fds.len()],
     };
-    // A name decides about TLS, so none may be missing.
+    // The name decides about TLS, so each socket needs one.
     if fds.len() > 0 && names.len() != fds.len() {
         let (names, fds) = (names.len(), fds.len());
         let message = format!("LISTEN_FDNAMES has {names} names for {fds} sockets");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    for (fd, name) in fds.zip(names) {
-        let (fd, family) = take(fd)?;
+    for (number, name) in fds.zip(names) {
+        let (fd, family) = take(number)?;
         match family {
             AddressFamily::UNIX => inherited.unix.push(UnixListener::from(fd)),
             AddressFamily::INET | AddressFamily::INET6 => inherited.tcp.push(InheritedListener {
@@ -96,26 +97,25 @@ pub fn inherited() -> io::Result<Inherited> {
                 is_proxied: PROXIED_NAMES.contains(&name),
             }),
             _ => {
-                return Err(io::Error::other(
-                    "a socket that is neither TCP nor Unix was handed to us",
-                ));
+                let text = format!("descriptor {number} is neither a TCP nor a Unix socket");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
         }
     }
     Ok(inherited)
 }
 
-/// A variable that is set to something.
+/// The value of a variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 fn take(fd: RawFd) -> io::Result<(OwnedFd, AddressFamily)> {
-    // SAFETY: the service manager opened the descriptor for us and nothing has closed it; it is
-    // only borrowed to ask what it is.
+    // SAFETY: the service manager opened the descriptor, nothing has closed it, and it is borrowed
+    // for one call only.
     let family = socket_domain(unsafe { BorrowedFd::borrow_raw(fd) })?;
-    // SAFETY: the descriptor was handed to this process, and `inherited` is called once, so nobody
-    // else owns it.
+    // SAFETY: this process inherited the descriptor and `inherited` is called once, so it has no
+    // other owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok((fd, family))
 }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn socket_covers_an_address_that_it_serves_in_the_same_way() {
+    fn socket_covers_an_address_that_it_serves_as_configured() {
         for (bound, name, wanted, is_covered) in [
             ("127.0.0.1:0", "", "127.0.0.1:PORT", true),
             ("127.0.0.1:0", "", "127.0.0.1:1", false),

@@ -1,7 +1,7 @@
-//! The process's one clock: time since it started, as the pure parts want it.
+//! The process's one clock: time since its start, as a [`Now`].
 //!
-//! Made once by the main thread and copied to every thread, so that a [`Now`] of the feed and one
-//! of a worker can be compared. Only the shell reads it.
+//! Created once by the main thread and copied to every thread, so that a [`Now`] of the feed can be
+//! compared with one of a worker. Only the shell reads it.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::time::Now;
 
-/// Tells the time since [`Clock::start`].
+/// Measures the time since [`Clock::start`].
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -17,13 +17,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins at zero.
+    /// A clock that starts at zero.
     #[must_use]
     pub fn start() -> Self {
         Self::start_at(Now(0))
     }
 
-    /// A clock that begins later than zero, so that what happened before can be told in its terms.
+    /// A clock that starts above zero, so that times before its start are not negative.
     #[must_use]
     pub fn start_at(start: Now) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl Clock {
         }
     }
 
-    /// The time now.
+    /// The current time.
     #[must_use]
     pub fn now(&self) -> Now {
         let elapsed = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -40,7 +40,7 @@ impl Clock {
     }
 }
 
-/// The system's monotonic clock in nanoseconds: the same for every process of this machine.
+/// The system's monotonic clock in nanoseconds: the same in every process of this machine.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn monotonic_time_goes_as_fast_as_the_standard_library_says() {
+    fn monotonic_time_agrees_with_the_standard_library() {
         let outer = Instant::now();
         let before = monotonic_ns();
         let inner = Instant::now();

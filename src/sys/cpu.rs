@@ -1,10 +1,10 @@
-//! Which processors this process may use, and keeping a thread on one of them.
+//! The processors that this process may use, and pinning a thread to one of them.
 
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The processors this process may use, by number. Respects the cgroup's set.
+/// The numbers of the processors that this process may use; a cgroup may restrict them.
 #[must_use]
 pub fn allowed() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else {
@@ -15,10 +15,10 @@ pub fn allowed() -> Vec<usize> {
         .collect()
 }
 
-/// Keeps the calling thread on one processor.
+/// Pins the calling thread to one processor.
 ///
 /// # Errors
-/// When the system refuses; the thread runs where it did.
+/// Returns the error of `sched_setaffinity(2)`; the thread is not pinned then.
 pub fn pin(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);

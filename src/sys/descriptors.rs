@@ -1,9 +1,9 @@
-//! Descriptors: the limit on their number, and a table of one's own for each worker.
+//! Descriptors: the limit on their number, and a descriptor table for each worker.
 //!
 //! `RLIMIT_NOFILE` binds per descriptor table. A thread that calls `unshare(CLONE_FILES)` gets a
-//! copy of the table, so one process holds as many sockets as it has workers times the limit, and
-//! look-ups in a table that is not shared are cheaper. What must mean the same everywhere is made
-//! before.
+//! copy of the table. So one process can have as many sockets as it has workers times the limit,
+//! and lookups in a table that is not shared are cheaper. Descriptors that several threads use are
+//! opened before the tables are unshared.
 
 use std::fs::File;
 use std::io;
@@ -18,11 +18,11 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 pub struct RaisedLimit {
     /// Descriptors in each table.
     pub in_force: u64,
-    /// Why it is still the soft limit that the process was started with.
+    /// Why the soft limit was not raised to the hard one.
     pub refused: Option<io::Error>,
 }
 
-/// Whether something failed because no descriptor was free, so that nothing was done.
+/// Whether a call failed because no descriptor was free.
 #[must_use]
 pub fn is_exhausted(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
@@ -30,7 +30,7 @@ pub fn is_exhausted(error: &io::Error) -> bool {
 
 /// Raises the soft limit on descriptors to the hard one.
 ///
-/// Where the system refuses (a sandbox that forbids `setrlimit`), the limit stays as it is.
+/// If the system refuses (a sandbox that forbids `setrlimit`), the limit does not change.
 pub fn raise_limit() -> RaisedLimit {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -53,7 +53,7 @@ pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Descriptors that are open in the calling thread's table; none if the system does not say.
+/// Descriptors open in the calling thread's table; zero if `/proc` is not readable.
 #[must_use]
 pub fn open_count() -> u64 {
     std::fs::read_dir("/proc/thread-self/fd").map_or(0, |entries| entries.count() as u64)
@@ -64,7 +64,7 @@ pub fn open_count() -> u64 {
 pub struct Spare(Option<File>);
 
 impl Spare {
-    /// Takes a descriptor if there is none in reserve. Whether there is one now.
+    /// Opens a descriptor if none is in reserve. Returns whether one is in reserve now.
     pub fn reserve(&mut self) -> bool {
         if self.0.is_none() {
             self.0 = File::open("/dev/null").ok();
@@ -72,39 +72,39 @@ impl Spare {
         self.0.is_some()
     }
 
-    /// Frees it. Whether there was one.
+    /// Closes the descriptor. Returns whether one was in reserve.
     pub fn release(&mut self) -> bool {
         self.0.take().is_some()
     }
 
-    /// Whether the table has room for another descriptor beside the one in reserve.
+    /// Whether the table has a free descriptor beside the one in reserve.
     pub fn has_another(&mut self) -> bool {
         self.reserve() && Self::default().reserve()
     }
 }
 
-/// Gives the calling thread a descriptor table of its own: a copy of the one it shared. The thread
-/// takes no signals from then on.
+/// Gives the calling thread its own descriptor table: a copy of the one it shared. The thread
+/// blocks all signals from then on.
 ///
 /// # Errors
-/// When the system refuses; the table is shared as before.
+/// Returns the error of `pthread_sigmask(3)` or `unshare(2)`; the table is still shared then.
 pub fn unshare_table() -> io::Result<OwnTable> {
-    refuse_signals()?;
+    block_signals()?;
     // SAFETY: descriptors of the old table stay valid in the copy under the same numbers, and
-    // threads do not hand each other descriptors they open after this.
+    // threads do not pass each other descriptors that they open after this.
     unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
     Ok(OwnTable(PhantomData))
 }
 
-/// Blocks all signals in the calling thread, so that the system hands them to others.
+/// Blocks all signals in the calling thread, so that the system delivers them to other threads.
 ///
-/// A handler writes to a descriptor by its number. In a table of its own that number may be a
-/// client's socket: the client would get a byte that nobody meant for it, and the signal be lost.
-fn refuse_signals() -> io::Result<()> {
+/// A signal handler writes to a descriptor by its number. In this thread's table that number may be
+/// a client's socket: the client would receive a stray byte, and the signal would be lost.
+fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the pointer is to a set, which is written whole; for such a one it cannot fail.
+    // SAFETY: the pointer is to a set, which is written whole; the call cannot fail for it.
     let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
-    // SAFETY: the set has just been written; the mask from before is not asked for.
+    // SAFETY: the set has just been written; the previous mask is not requested.
     let refused =
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
     match refused {
@@ -113,15 +113,15 @@ fn refuse_signals() -> io::Result<()> {
     }
 }
 
-/// The calling thread's own descriptor table. Stays on the thread it was made on.
+/// The calling thread's own descriptor table. Cannot be sent to another thread.
 #[derive(Debug)]
 pub struct OwnTable(PhantomData<*const ()>);
 
 impl OwnTable {
-    /// Closes every descriptor in this table but standard input, output and error and those in
+    /// Closes every descriptor in this table except standard input, output, error and those in
     /// `keep`.
     ///
-    /// Without this a drained listener or a closed feed would live on in the copies.
+    /// Otherwise a closed listener or feed would stay open in the copies.
     pub fn keep_only(&self, keep: &[RawFd]) {
         let mut keep: Vec<u32> = keep
             .iter()
@@ -142,11 +142,10 @@ impl OwnTable {
 }
 
 fn close_range(first: u32, last: u32) {
-    // SAFETY: the table is this thread's own, so whoever owns these descriptors on another thread
-    // keeps its own copies; nothing on this thread uses them.
+    // SAFETY: the table is this thread's own, so owners on other threads keep their copies of these
+    // descriptors; nothing on this thread uses them.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    // Kernels before 5.9 do not know the call: then the copies stay open, which costs descriptors
-    // only.
+    // Linux before 5.9 has no such call. The copies stay open then, which only uses up descriptors.
     debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
 }
 
@@ -157,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_in_a_table_of_its_own_leaves_the_others_alone() {
+    fn close_in_an_unshared_table_does_not_affect_other_tables() {
         let kept = File::open("/dev/null").unwrap();
         let dropped = File::open("/dev/null").unwrap();
         let (kept_fd, dropped_fd) = (kept.as_raw_fd(), dropped.as_raw_fd());
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn thread_with_a_table_of_its_own_takes_no_signals() {
+    fn thread_with_an_unshared_table_blocks_all_signals() {
         let blocked = std::thread::spawn(|| {
             let _table = unshare_table().unwrap();
             std::fs::read_to_string("/proc/thread-self/status").unwrap()

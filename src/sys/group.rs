@@ -1,19 +1,20 @@
-//! Looks up a group's number by its name in the system's databases.
+//! Looks up a group by its name in the system's databases.
 //!
-//! Called once at start for the feed's socket. Blocking, as directory services are.
+//! Called once at start, for the feed's socket. Blocks, since the database may be a directory
+//! service.
 
 use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The largest buffer that is offered for a group's entry, in bytes: its members are part of it.
+/// The largest buffer for a group's entry, in bytes. The entry includes the names of all members.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// The number of the group with this name, or of the group whose number this is; `None` if there
+/// The id of the group with this name. A decimal number is taken as the id itself. `None` if there
 /// is no such group.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// Returns the error of `getgrnam_r(3)` if the database cannot be read.
 pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     if let Ok(number) = name.parse() {
         return Ok(Some(number));
@@ -36,7 +37,7 @@ fn look_up(name: &CString, bytes: usize) -> io::Result<Option<u32>> {
     let mut entry = MaybeUninit::<libc::group>::uninit();
     let mut room = vec![0; bytes];
     let mut found = std::ptr::null_mut();
-    // SAFETY: every pointer is valid for the call, `room` is as long as is said, and the name ends
+    // SAFETY: every pointer is valid for the call, `room` has the given length, and the name ends
     // with a zero byte.
     let status = unsafe {
         libc::getgrnam_r(
@@ -49,7 +50,7 @@ fn look_up(name: &CString, bytes: usize) -> io::Result<Option<u32>> {
     };
     match status {
         0 if found.is_null() => Ok(None),
-        // SAFETY: the call has succeeded and found an entry, hence it has filled it in.
+        // SAFETY: the call has succeeded and found an entry, so it has written it.
         0 => Ok(Some(unsafe { entry.assume_init() }.gr_gid)),
         libc::ENOENT | libc::ESRCH => Ok(None),
         error => Err(io::Error::from_raw_os_error(error)),

@@ -1,11 +1,11 @@
-//! The file that a path names: another file of the same name is another inode.
+//! Identity of files: a path may name another file later, and then the inode differs.
 
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// A file as the system knows it. Not given to another file as long as this one is open or bound.
+/// Device and inode number of a file. No other file gets them while this one is open or bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inode {
     device: u64,
@@ -13,18 +13,18 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// The file at a path, or what a link there points to.
+    /// The file at a path; follows a symbolic link.
     ///
     /// # Errors
-    /// When there is none, or the system refuses.
+    /// Returns the error of `stat(2)`.
     pub fn at(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|found| Self::from(&found))
     }
 
-    /// The file at a path, or the link itself.
+    /// The file at a path; does not follow a symbolic link.
     ///
     /// # Errors
-    /// When there is none, or the system refuses.
+    /// Returns the error of `lstat(2)`.
     pub fn at_link(path: &Path) -> io::Result<Self> {
         fs::symlink_metadata(path).map(|found| Self::from(&found))
     }
@@ -32,7 +32,7 @@ impl Inode {
     /// An open file.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// Returns the error of `fstat(2)`.
     pub fn of(file: &File) -> io::Result<Self> {
         file.metadata().map(|found| Self::from(&found))
     }

@@ -1,7 +1,7 @@
 //! Reads a file that the operator names: a configuration, a certificate, a key.
 //!
-//! A FIFO serves as well as a file, so that a secret need not lie on a disk. A FIFO to which
-//! nothing is written, or a device that never ends, stops neither a start nor a reload.
+//! A FIFO works like a file, so that a secret need not be on a disk. A silent FIFO or an endless
+//! device is an error after a while: it blocks neither a start nor a reload.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -14,22 +14,22 @@ use rustix::io::Errno;
 
 use crate::config::limits::{INPUT_BYTES, INPUT_PAUSE_MS};
 
-/// Bytes that one read takes.
+/// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The whole content.
+/// Reads the whole content.
 ///
 /// # Errors
-/// [`ErrorKind::TimedOut`] if nothing comes for [`INPUT_PAUSE_MS`], [`ErrorKind::FileTooLarge`] for
-/// more than [`INPUT_BYTES`], and what the system says.
+/// Returns [`ErrorKind::TimedOut`] if nothing arrives for [`INPUT_PAUSE_MS`],
+/// [`ErrorKind::FileTooLarge`] for more than [`INPUT_BYTES`], or the error of a system call.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_within(path, Duration::from_millis(INPUT_PAUSE_MS))
 }
 
-/// [`read`] as text.
+/// Reads the whole content as text.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidData`] if it is not UTF-8, and as [`read`].
+/// Returns [`ErrorKind::InvalidData`] if it is not UTF-8, and as [`read`].
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|error| {
         let error = error.utf8_error();
@@ -45,7 +45,7 @@ fn read_within(path: &Path, pause: Duration) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        // A FIFO without a writer reads as empty. Waiting ends only after one has come.
+        // A FIFO without a writer reads as empty, so a poll waits until one has opened it.
         await_input(&file, pause)?;
         match file.read(&mut buffer) {
             Ok(0) => return Ok(content),
@@ -55,21 +55,21 @@ fn read_within(path: &Path, pause: Duration) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error),
         }
         if content.len() > INPUT_BYTES {
-            let said = format!("it has more than {INPUT_BYTES} bytes");
-            return Err(io::Error::new(ErrorKind::FileTooLarge, said));
+            let message = format!("it has more than {INPUT_BYTES} bytes");
+            return Err(io::Error::new(ErrorKind::FileTooLarge, message));
         }
     }
 }
 
-/// Waits until there is something to read or the end.
+/// Waits until there are bytes to read, or the end of the file.
 fn await_input(file: &File, pause: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(pause).map_err(io::Error::other)?;
     loop {
         let mut waiting = [PollFd::new(file, PollFlags::IN)];
         match poll(&mut waiting, Some(&timeout)) {
             Ok(0) => {
-                let said = format!("nothing was written to it for {} s", pause.as_secs());
-                return Err(io::Error::new(ErrorKind::TimedOut, said));
+                let message = format!("nothing was written to it for {} s", pause.as_secs());
+                return Err(io::Error::new(ErrorKind::TimedOut, message));
             }
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn input_that_never_comes_or_never_ends_is_an_error() {
+    fn silent_or_endless_input_is_an_error() {
         let place = tempfile::tempdir().unwrap();
         let path = fifo(place.path());
         let pause = Duration::from_millis(20);

@@ -1,17 +1,17 @@
-//! Memory that nobody needs any more, and pages that are larger than what is in them.
+//! Returning freed memory to the system, and turning off huge pages.
 
-/// Asks the kernel for small pages only, in the whole process. A slot is a hundred bytes and the
-/// tables of one worker rarely fill a huge page, so that half of each would be empty.
+/// Turns off transparent huge pages for the whole process. A slot has a hundred bytes, and the
+/// tables of one worker rarely fill a huge page: half of each would be empty.
 ///
-/// True if it has worked; otherwise the process takes more memory and is as good.
+/// Returns whether the system has done so. Otherwise the process only takes more memory.
 #[must_use]
 pub fn refuse_huge_pages() -> bool {
     rustix::thread::disable_transparent_huge_pages(true).is_ok()
 }
 
-/// Gives back to the system what the calling thread has freed. Takes time in the order of a
-/// millisecond. Without effect in a program with another allocator.
+/// Returns memory that the calling thread has freed to the system. Takes about a millisecond. Has
+/// no effect in a program with another allocator.
 pub fn give_back() {
-    // SAFETY: the function has no preconditions; it works on the calling thread's own heap.
+    // SAFETY: the function has no preconditions; it works on the calling thread's heap.
     unsafe { libmimalloc_sys::mi_collect(true) }
 }

@@ -1,11 +1,8 @@
-//! SHELL: the only module that may call the system directly.
+//! SHELL: the only module with unsafe code: system calls that the standard library lacks.
 //!
-//! Each file wraps one thing the standard library lacks in a safe function: waking a sleeping
-//! thread, a descriptor table of one's own, pinning, limits. Nothing here knows what a conn is.
-#![expect(
-    unsafe_code,
-    reason = "the only module that may call the system directly"
-)]
+//! Each file wraps one thing in a safe function: waking a thread, a descriptor table for each
+//! worker, pinning, limits. Nothing here knows what a conn is.
+#![expect(unsafe_code, reason = "the only module that may use unsafe code")]
 
 pub mod activation;
 pub mod clock;

@@ -1,9 +1,9 @@
-//! Connections that this process opens, many of them from addresses of its choice.
+//! Connections that this process opens, from source addresses of its choice.
 //!
-//! A socket that is bound to an address and no port gets its port when it connects, so that one
-//! port serves as many connections as there are addresses at the other end. Nothing here blocks:
-//! the connection is under way when the descriptor is returned. Only the load generator opens so
-//! many that it matters.
+//! A socket that is bound to an address and to no port gets its port when it connects, so that one
+//! port can be used for several peers. Nothing here blocks: the connection is still being
+//! established when the descriptor is returned. Only the load generator opens so many that it
+//! matters.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,26 +11,27 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What to connect to, and how.
+/// One connection to open.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing {
     /// The peer.
     pub target: SocketAddr,
-    /// The address to connect from; the system chooses if there is none.
+    /// The address to connect from; `None` leaves the choice to the system.
     pub source: Option<IpAddr>,
-    /// `SO_RCVBUF` in bytes; the system's own if there is none.
+    /// `SO_RCVBUF` in bytes; `None` leaves the system's default.
     pub receive_buffer_bytes: Option<usize>,
 }
 
 /// Starts to connect.
 ///
 /// # Errors
-/// When an address, a port or a descriptor is not to be had.
+/// Returns the error of `socket(2)`, `setsockopt(2)`, `bind(2)` or `connect(2)`, for example if no
+/// port or descriptor is free.
 pub fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
     let domain = Domain::for_address(outgoing.target);
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if let Some(bytes) = outgoing.receive_buffer_bytes {
-        // Before connecting, since the window is agreed on then.
+        // Set before the connect, in which the window scale is negotiated.
         socket.set_recv_buffer_size(bytes)?;
     }
     if let Some(source) = outgoing.source {
@@ -44,12 +45,12 @@ pub fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// `IP_BIND_ADDRESS_NO_PORT`: binding to port 0 leaves the port open until connecting. It is an
-/// option of the IP level also for IPv6.
+/// `IP_BIND_ADDRESS_NO_PORT`: a socket bound to port 0 gets its port at the connect. The option has
+/// level IP also for IPv6.
 fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: the pointer is to a value of the length that is given, and lives through the call.
+    // SAFETY: the pointer is to a value of the given length that lives through the call.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conn_comes_from_the_address_that_was_asked_for() {
+    fn connection_has_the_requested_source_address() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let source = IpAddr::from([127, 9, 8, 7]);
         let outgoing = Outgoing {

@@ -1,8 +1,9 @@
-//! Whether memory is short: how much is used of what there is, looked at once in a while.
+//! Measures memory against its limit.
 //!
-//! What is looked at depends on what binds. A bound that an operator has set is held against the
-//! process's own memory; else what the cgroup has used without what it can drop at once, or, where
-//! no cgroup binds, what the machine has no more to give. One thread looks; workers read a flag.
+//! The limit decides what is measured. `limits.memory_bytes` limits the resident memory of this
+//! process. Without it, the limit of the cgroup applies to what the cgroup uses without inactive
+//! file pages; without such a limit, the machine's memory to what is not available on the machine.
+//! One thread measures; workers read a flag.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::config::limits::MEMORY_LEFT_PERCENT;
 
-/// Where cgroups of version 2 are.
+/// Mount point of cgroup version 2.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// What the last look has shown. The default is plenty.
+/// The latest measurement. The default is no use and no limit.
 #[derive(Debug, Default)]
 pub struct Pressure {
     is_short: AtomicBool,
@@ -22,25 +23,25 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Whether nobody new is to come in.
+    /// Whether more is used than the limit: new connections are refused.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// What is used.
+    /// Bytes in use; zero if the system does not report them.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
-    /// What may be used; zero if that is not known.
+    /// Bytes that may be used; zero if there is no limit.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         self.limit_bytes.load(Ordering::Relaxed)
     }
 
-    /// Notes how much is used of what may be.
+    /// Stores a measurement.
     pub fn note(&self, used_bytes: u64, limit_bytes: u64) {
         self.used_bytes.store(used_bytes, Ordering::Relaxed);
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
@@ -49,32 +50,33 @@ impl Pressure {
     }
 }
 
-/// What is looked at.
+/// The memory that is measured, and its limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meter {
     /// The memory of a cgroup.
     Cgroup {
-        /// Its folder.
+        /// Its directory in the file system.
         folder: PathBuf,
-        /// What may be used.
+        /// A part of `memory.max`.
         limit_bytes: u64,
     },
     /// The memory of the machine.
     Machine {
-        /// What may be used.
+        /// A part of `MemTotal`.
         limit_bytes: u64,
     },
-    /// The system does not say.
+    /// The system does not report its memory.
     Nothing,
-    /// The memory of this process.
+    /// The resident memory of this process.
     Process {
-        /// What may be used.
+        /// From the configuration.
         limit_bytes: u64,
     },
 }
 
 impl Meter {
-    /// Holds a bound against this process; without one, whatever binds first.
+    /// Limits this process to `memory_bytes`. Zero limits the cgroup or the machine, whichever has
+    /// less memory.
     #[must_use]
     pub fn new(memory_bytes: u64) -> Self {
         if memory_bytes > 0 {
@@ -88,21 +90,21 @@ impl Meter {
         match own_cgroup() {
             Some((folder, bytes)) if bytes < machine.total => Self::Cgroup {
                 folder,
-                limit_bytes: less_the_rest(bytes),
+                limit_bytes: without_reserve(bytes),
             },
             Some(_) | None => Self::Machine {
-                limit_bytes: less_the_rest(machine.total),
+                limit_bytes: without_reserve(machine.total),
             },
         }
     }
 
-    /// Notes what is used and what is allowed.
-    pub fn look(&self, pressure: &Pressure) {
-        // Usage that the system does not report refuses no connection.
+    /// Measures once.
+    pub fn measure(&self, pressure: &Pressure) {
+        // An unknown use is zero, so it refuses no connection.
         pressure.note(self.used_bytes(), self.limit_bytes());
     }
 
-    /// What is used now; zero if the system does not say.
+    /// Bytes in use now; zero if the system does not report them.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         let used = match self {
@@ -116,7 +118,7 @@ impl Meter {
         used.unwrap_or(0)
     }
 
-    /// What may be used; zero if that is not known.
+    /// Bytes that may be used; zero if there is no limit.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
         match self {
@@ -128,12 +130,11 @@ impl Meter {
     }
 }
 
-fn less_the_rest(bytes: u64) -> u64 {
+fn without_reserve(bytes: u64) -> u64 {
     bytes - bytes / 100 * MEMORY_LEFT_PERCENT
 }
 
-/// Memory of this process that is in RAM: the second figure of `/proc/self/statm` counts pages
-/// (proc(5)).
+/// Resident memory of this process: the second number of `/proc/self/statm`, in pages (proc(5)).
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
@@ -162,17 +163,17 @@ fn parse_machine(text: &str) -> Option<Machine> {
     Some(Machine { total, available })
 }
 
-/// The cgroup above us, or our own, whose bound is the lowest, and the bound.
+/// This process's cgroup or its ancestor with the lowest `memory.max`, and that limit.
 fn own_cgroup() -> Option<(PathBuf, u64)> {
     let text = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let own = Path::new(CGROUPS).join(path);
     let folders = own.ancestors().take_while(|up| up.starts_with(CGROUPS));
-    let bounds = folders.filter_map(|folder| {
-        let bound = fs::read_to_string(folder.join("memory.max")).ok()?;
-        Some((folder.to_path_buf(), bound.trim().parse().ok()?))
+    let limits = folders.filter_map(|folder| {
+        let limit = fs::read_to_string(folder.join("memory.max")).ok()?;
+        Some((folder.to_path_buf(), limit.trim().parse().ok()?))
     });
-    bounds.min_by_key(|(_, bytes)| *bytes)
+    limits.min_by_key(|(_, bytes)| *bytes)
 }
 
 fn cgroup_used(folder: &Path) -> Option<u64> {
@@ -182,7 +183,7 @@ fn cgroup_used(folder: &Path) -> Option<u64> {
     Some(current.saturating_sub(droppable_bytes(&stat)))
 }
 
-/// What the kernel drops before anything else: pages of files that nobody has used lately.
+/// Inactive file pages, which the kernel reclaims before anything else.
 fn droppable_bytes(stat: &str) -> u64 {
     let line = stat
         .lines()
@@ -206,19 +207,19 @@ mod tests {
     }
 
     #[test]
-    fn own_bound_is_held_against_the_process() {
+    fn configured_limit_applies_to_the_process() {
         let (tight, wide) = (Meter::new(1), Meter::new(1 << 50));
         let pressure = Pressure::default();
-        tight.look(&pressure);
+        tight.measure(&pressure);
         assert!(pressure.is_short());
         assert!(pressure.used_bytes() > 1 << 20);
-        wide.look(&pressure);
+        wide.measure(&pressure);
         assert!(!pressure.is_short());
         assert_eq!(pressure.limit_bytes(), 1 << 50);
     }
 
     #[test]
-    fn what_the_system_says_is_understood() {
+    fn files_of_the_system_are_parsed() {
         let text = "MemTotal:       24676560 kB\nMemFree: 1 kB\nMemAvailable:   23000000 kB\n";
         let machine = parse_machine(text).unwrap();
         assert_eq!(machine.total, 24_676_560 * 1024);
@@ -227,14 +228,14 @@ mod tests {
         assert_eq!(parse_machine("MemTotal: x kB\nMemAvailable: 1 kB\n"), None);
         assert_eq!(droppable_bytes("anon 5\ninactive_file 77\nfile 9\n"), 77);
         assert_eq!(droppable_bytes(""), 0);
-        assert_eq!(less_the_rest(1000), 900);
+        assert_eq!(without_reserve(1000), 900);
     }
 
     #[test]
-    fn something_is_looked_at_without_a_bound() {
+    fn meter_without_a_configured_limit_finds_one_of_the_system() {
         let pressure = Pressure::default();
         let meter = Meter::new(0);
-        meter.look(&pressure);
+        meter.measure(&pressure);
         assert!(meter == Meter::Nothing || pressure.limit_bytes() > 0);
     }
 }

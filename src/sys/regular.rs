@@ -1,22 +1,23 @@
-//! Opens files that have to be regular, such as locks.
+//! Opens files that must be regular, such as locks.
 //!
-//! Opening a FIFO waits for its other end, and opening a device may have effects.
+//! Opening a FIFO waits for its other end, and opening a device may have side effects.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-/// Opens a regular file, without waiting; `None` if the path names anything else, links included.
+/// Opens a regular file without waiting. Returns `None` if the path names anything else, also a
+/// symbolic link.
 ///
 /// # Errors
-/// What the system says, also of a directory that is to be written.
+/// Returns the error of `open(2)` or `fstat(2)`, also if a directory is to be opened for writing.
 pub fn open(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
     let found = fs::symlink_metadata(path);
     if found.is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         return Ok(None);
     }
-    // The file may have been replaced since.
+    // The file may have been replaced after the check.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = options.custom_flags(flags).open(path)?;
     Ok(file.metadata()?.is_file().then_some(file))
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_regular_files_are_opened_and_nothing_is_waited_for() {
+    fn only_regular_files_are_opened_and_open_never_waits() {
         let place = tempfile::tempdir().unwrap();
         let fifo = place.path().join("fifo");
         mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();

@@ -1,10 +1,9 @@
 //! Many sends with one system call: a ring shared with the kernel (`io_uring(7)`).
 //!
-//! Owns the ring of one thread, which alone may use it. A send never waits: what a socket does not
-//! take at once is answered as `send(2)` would answer. [`Ring::send`] comes back only when the
-//! kernel has answered everything that it has taken, so that the buffers need to live no longer
-//! than the call. Knows nothing of conns and keeps nothing between two calls. The worker's network
-//! is the only caller.
+//! Owns the ring of one thread; no other thread may use it. A send never waits: its result is that
+//! of a non-blocking `sendmsg(2)`. [`Ring::send`] returns only after the kernel has completed every
+//! entry that it has taken, so the buffers need to live no longer than the call. Knows nothing of
+//! conns and keeps nothing between two calls. The worker's network is the only caller.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,15 +11,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, opcode, types};
 
-/// Has a socket answer at once, and with an error instead of a signal.
+/// Non-blocking, and an error instead of SIGPIPE.
 const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// What to send to one socket.
+/// One send: bytes for one socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Send<'a> {
-    /// The socket.
+    /// Where to send.
     pub socket: BorrowedFd<'a>,
-    /// The bytes, in pieces; at least one.
+    /// The bytes, in at least one slice.
     pub slices: &'a [IoSlice<'a>],
 }
 
@@ -40,13 +39,13 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring for so many sends at once, for the thread that calls this and for no other.
+    /// A ring for this many sends at once. Only the calling thread can use it.
     ///
     /// # Errors
-    /// When the kernel has none (before Linux 6.1 it lacks the modes asked for), or does not let us
-    /// have one, as in most containers.
+    /// Returns the error of `io_uring_setup(2)`: Linux before 6.1 lacks the modes that are used
+    /// here, and most containers forbid the call.
     pub fn new(sends_max: u16) -> io::Result<Self> {
-        // One thread only, and no work behind its back: completions are there when the call is.
+        // Only this thread submits, and the kernel completes entries only inside its calls.
         let ring = IoUring::builder()
             .dontfork()
             .setup_single_issuer()
@@ -58,20 +57,21 @@ impl Ring {
         })
     }
 
-    /// Sends, and notes for each what `sendmsg(2)` would have answered, in the same order.
+    /// Sends, and stores for each send the result of its `sendmsg(2)`, in the same order.
     ///
     /// # Errors
-    /// When the ring is of no more use. What has no answer then has not been sent.
+    /// Returns the error of `io_uring_enter(2)`; the ring cannot be used afterwards. A send without
+    /// a result has not been made.
     pub fn send(
         &mut self,
         sends: &[Send<'_>],
-        answers: &mut Vec<Option<io::Result<usize>>>,
+        results: &mut Vec<Option<io::Result<usize>>>,
     ) -> io::Result<()> {
-        answers.clear();
-        answers.resize_with(sends.len(), || None);
+        results.clear();
+        results.resize_with(sends.len(), || None);
         let parts = sends.chunks(self.sends_max);
-        for (sends, answers) in parts.zip(answers.chunks_mut(self.sends_max)) {
-            self.send_part(sends, answers)?;
+        for (sends, results) in parts.zip(results.chunks_mut(self.sends_max)) {
+            self.send_part(sends, results)?;
         }
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Ring {
     fn send_part(
         &mut self,
         sends: &[Send<'_>],
-        answers: &mut [Option<io::Result<usize>>],
+        results: &mut [Option<io::Result<usize>>],
     ) -> io::Result<()> {
         let headers: Vec<libc::msghdr> = match sends.iter().all(|send| send.slices.len() == 1) {
             true => Vec::new(),
@@ -87,39 +87,42 @@ impl Ring {
         };
         for (number, send) in sends.iter().enumerate() {
             let entry = entry(send, headers.get(number)).user_data(number as u64);
-            // SAFETY: socket, slices and headers outlive this call, and `complete` does not come
-            // back before the kernel is done with all entries that it has taken. Those that it has
-            // not taken are in the ring alone, and the caller gives that up.
+            // SAFETY: socket, slices and headers outlive this call, and `complete` does not return
+            // until the kernel has completed all entries that it has taken. The other entries are
+            // only in the ring, which the caller drops after an error.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             debug_assert!(pushed.is_ok(), "a part is no longer than the ring");
         }
-        self.complete(answers)
+        self.complete(results)
     }
 
-    /// Submits what is in the ring and takes the answers to all of it.
-    fn complete(&mut self, answers: &mut [Option<io::Result<usize>>]) -> io::Result<()> {
+    /// Submits the entries of the ring and collects their results.
+    fn complete(&mut self, results: &mut [Option<io::Result<usize>>]) -> io::Result<()> {
         let pushed = self.ring.submission().len();
-        let mut answered = 0;
+        let mut completed = 0;
         loop {
-            let submitted = self.ring.submit_and_wait(pushed - answered);
+            let submitted = self.ring.submit_and_wait(pushed - completed);
             for completion in self.ring.completion() {
-                answered += 1;
-                let answer = usize::try_from(completion.result())
+                completed += 1;
+                let result = usize::try_from(completion.result())
                     .map_err(|_negative| io::Error::from_raw_os_error(-completion.result()));
-                let place = usize::try_from(completion.user_data());
-                if let Some(place) = place.ok().and_then(|number| answers.get_mut(number)) {
-                    *place = Some(answer);
+                let index = usize::try_from(completion.user_data());
+                let place = index.ok().and_then(|index| results.get_mut(index));
+                debug_assert!(place.is_some(), "user data is an index into the results");
+                if let Some(place) = place {
+                    *place = Some(result);
                 }
             }
-            if answered == pushed {
+            if completed == pushed {
                 return Ok(());
             }
             let taken = pushed - self.ring.submission().len();
             match submitted {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted && answered == taken => {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted && completed == taken => {
                     return Err(error);
                 }
-                // What the kernel has taken it still points into: there is no way but to wait.
+                // The kernel still uses the buffers of the entries that it has taken, so this
+                // must wait for them.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -130,7 +133,8 @@ fn header(slices: &[IoSlice<'_>]) -> libc::msghdr {
     libc::msghdr {
         msg_name: std::ptr::null_mut(),
         msg_namelen: 0,
-        // An `IoSlice` is an `iovec` by its documentation, and the kernel only reads it.
+        // An `IoSlice` has the layout of an `iovec` by its documentation, and the kernel only
+        // reads it.
         msg_iov: slices.as_ptr().cast::<libc::iovec>().cast_mut(),
         msg_iovlen: slices.len(),
         msg_control: std::ptr::null_mut(),
@@ -143,7 +147,7 @@ fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
     let socket = types::Fd(send.socket.as_raw_fd());
     match (send.slices, header) {
         ([slice], _) => {
-            // What is longer goes in two sends.
+            // A longer slice is sent in part; the rest follows with the next send.
             let length = u32::try_from(slice.len()).unwrap_or(u32::MAX);
             let send = opcode::Send::new(socket, slice.as_ptr(), length);
             send.flags(FLAGS).build()
@@ -152,8 +156,10 @@ fn entry(send: &Send<'_>, header: Option<&libc::msghdr>) -> Entry {
             let send = opcode::SendMsg::new(socket, header);
             send.flags(FLAGS.cast_unsigned()).build()
         }
-        // Whoever has not one slice has a header.
-        (_, None) => opcode::Nop::new().build(),
+        (_, None) => {
+            debug_assert!(false, "a send of several slices has a header");
+            opcode::Nop::new().build()
+        }
     }
 }
 
@@ -165,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// `None` where the kernel refuses, as in most containers.
+    /// `None` if the system has no `io_uring`, as in most containers.
     fn ring(sends_max: u16) -> Option<Ring> {
         Ring::new(sends_max).ok()
     }
@@ -177,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn more_sends_than_the_ring_holds_are_all_answered_in_order() {
+    fn more_sends_than_the_ring_holds_all_have_results_in_order() {
         let Some(mut ring) = ring(4) else { return };
         let pairs: Vec<_> = (0..11).map(|_| UnixStream::pair().unwrap()).collect();
         let texts: Vec<String> = (0..11).map(|n| "x".repeat(n + 1)).collect();
@@ -191,7 +197,7 @@ mod tests {
             .enumerate()
             .map(|(number, ((socket, _), slices))| Send {
                 socket: socket.as_fd(),
-                // Some of one piece, some of two.
+                // Some have one slice, some two.
                 slices: if number % 3 == 0 {
                     &slices[1..]
                 } else {
@@ -215,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_that_is_full_answers_at_once_even_if_it_would_wait() {
+    fn send_to_a_full_blocking_socket_does_not_wait() {
         let Some(mut ring) = ring(8) else { return };
         let (full, _reader) = UnixStream::pair().unwrap();
         let (free, mut reader) = UnixStream::pair().unwrap();
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_has_gone_is_an_error_and_not_a_signal() {
+    fn send_to_a_closed_peer_is_an_error_and_not_a_signal() {
         let Some(mut ring) = ring(8) else { return };
         let (socket, peer) = UnixStream::pair().unwrap();
         drop(peer);
@@ -253,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn ring_of_another_thread_sends_nothing_and_says_so() {
+    fn ring_of_another_thread_sends_nothing_and_returns_an_error() {
         let Some(mut ring) = ring(8) else { return };
         let (socket, peer) = UnixStream::pair().unwrap();
         let slices = [IoSlice::new(b"x")];

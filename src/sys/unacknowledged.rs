@@ -1,13 +1,12 @@
-//! What was written to a socket and is still on its way.
+//! Bytes that were written to a socket and are not yet acknowledged.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Bytes that TCP was given and the peer has not acknowledged. Of a Unix socket, bytes of the
-/// kernel's memory with what the peer has not read; a piece that was written at once counts until
-/// its last byte is read.
+/// TCP: bytes that were written and that the peer has not acknowledged. Unix socket: kernel memory
+/// of what the peer has not read; the bytes of one write count until the last of them is read.
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel writes one int to where the pointer is to (tcp(7), unix(7): SIOCOUTQ).
+    // SAFETY: the kernel writes one int to the pointer (tcp(7), unix(7): SIOCOUTQ).
     unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     u32::try_from(bytes).unwrap_or(0)
 }

@@ -1,9 +1,9 @@
 //! Wakes a thread that sleeps in a poll, from any thread.
 //!
-//! An eventfd, made before the threads part ways with their descriptor tables, so that its number
-//! means the same in each of them. A second wake before the sleeper has looked costs one atomic
-//! swap and no system call. The eventfd is never read: polls are edge-triggered, and each write is
-//! an edge (epoll(7)).
+//! An eventfd. It is created before the threads unshare their descriptor tables, so that it has the
+//! same number in each of them. A second wake before the sleeper has acknowledged the first costs
+//! one atomic swap and no system call. The eventfd is never read: polls are edge-triggered, and
+//! each write is an edge (epoll(7)).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// An eventfd and whether it has been written since the sleeper last looked.
+/// An eventfd, and whether it was written since the last [`Wake::acknowledge`].
 #[derive(Debug)]
 pub struct Wake {
     fd: OwnedFd,
@@ -20,10 +20,10 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Makes one.
+    /// Creates the eventfd.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// Returns the error of `eventfd(2)`, for example if no descriptor is free.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
@@ -33,28 +33,28 @@ impl Wake {
         })
     }
 
-    /// Makes the sleeper's poll return. What was put in its mailbox before is seen by it.
+    /// Makes the sleeper's poll return. The sleeper then sees what was put in its mailbox before
+    /// this call.
     pub fn wake(&self) {
         if !self.is_pending.swap(true, Ordering::AcqRel) {
             self.writes.fetch_add(1, Ordering::Relaxed);
-            // The only failure is a counter at its maximum, and then the sleeper is awake anyway.
+            // Fails only if the counter is at its maximum, and then the sleeper is awake already.
             let written = rustix::io::write(&self.fd, &1u64.to_ne_bytes());
             debug_assert!(written.is_ok());
         }
     }
 
-    /// How many wakes took a system call.
+    /// Number of wakes that made a system call.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.writes.load(Ordering::Relaxed)
     }
 
-    /// The sleeper calls this after its poll returned and before it looks at its mailbox.
+    /// The sleeper calls this after its poll has returned and before it reads its mailbox.
     pub fn acknowledge(&self) {
-        // A swap and not a store: a waker that still finds the mark set has put its mail before
-        // this swap in the order of swaps, hence the sleeper sees the mail. A store could be
-        // overtaken by the sleeper's own look at the mailbox, and the mail would lie there
-        // unannounced.
+        // A swap and not a store. A waker that finds the mark set has swapped before this swap, so
+        // the sleeper sees its mail. A store could be reordered after the sleeper's read of the
+        // mailbox, and mail would stay there without a wake.
         self.is_pending.swap(false, Ordering::AcqRel);
     }
 }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn poll_returns_once_for_each_wake_that_was_acknowledged() {
+    fn poll_returns_once_for_each_acknowledged_wake() {
         let wake = Wake::new().unwrap();
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let (data, edges) = (
