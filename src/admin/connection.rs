@@ -1,15 +1,15 @@
-//! One connection of the admin listener: one request, its answer, and a close that loses neither.
+//! One connection of the admin listener: one request, its response, and a close that loses neither.
 //!
-//! A state machine over a non-blocking socket. [`Exchange::advance`] does what the socket allows
-//! and never waits. Each step has a deadline for the whole of it and not for each read, so a peer
-//! that sends a byte now and then gets no more time than a silent one. The loop in the parent is
-//! the only caller; it decides when a deadline has passed and which connection makes room.
+//! A state machine over a non-blocking socket. [`AdminConn::advance`] does what the socket allows
+//! and never waits. A deadline is for a whole step and not for each read, so a client that sends a
+//! byte now and then gets no more time than a silent one. The loop in the parent is the only
+//! caller; it decides when a deadline has passed and which connection is closed for a new one.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{Sources, endpoints};
+use super::{FigureSources, endpoints};
 use crate::config::limits::ADMIN_HEAD_BYTES_MAX;
 use crate::http::Refusal;
 use crate::http::head::{HeadRead, Method, read_head};
@@ -18,49 +18,47 @@ use crate::http::head::{HeadRead, Method, read_head};
 /// whether a request has arrived.
 const READ_BYTES: usize = 2 * ADMIN_HEAD_BYTES_MAX;
 
-/// How far a connection is.
 #[derive(Debug)]
 enum Step {
     /// The head is incomplete; what has arrived of it.
     Reading(Vec<u8>),
-    /// The answer, and how much of it the socket has taken.
+    /// The response, and how many bytes of it the socket has taken.
     Writing(Vec<u8>, usize),
-    /// The answer is out and the peer has not closed. Closing with bytes unread would reset the
-    /// connection and might take the answer along.
+    /// The response is sent and the client has not closed. A close with unread bytes would reset
+    /// the connection, and the client might lose the response.
     Lingering,
 }
 
-/// The order in which connections make room for new ones, the first first.
+/// Connections of the lowest priority are closed first for new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Worth {
+pub(super) enum Priority {
     /// Its request has not arrived.
     Silent,
-    /// Its answer has left.
+    /// Its response is sent.
     Answered,
-    /// Its answer is on the way.
+    /// Its response is being sent.
     Waiting,
 }
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Exchange {
+pub(super) struct AdminConn {
     stream: TcpStream,
     step: Step,
-    /// When the step has to be over.
+    /// End of the step.
     deadline: Instant,
     /// Time for each step.
-    patience: Duration,
+    step_time: Duration,
 }
 
-impl Exchange {
-    /// Takes an accepted connection.
-    pub(super) fn new(stream: TcpStream, patience: Duration) -> io::Result<Self> {
+impl AdminConn {
+    pub(super) fn new(stream: TcpStream, step_time: Duration) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
             step: Step::Reading(Vec::new()),
-            deadline: Instant::now() + patience,
-            patience,
+            deadline: Instant::now() + step_time,
+            step_time,
         })
     }
 
@@ -72,24 +70,24 @@ impl Exchange {
         self.deadline
     }
 
-    /// Whether it waits for room in the socket, and not for bytes.
+    /// Whether it waits until the socket is writable, and not until it is readable.
     pub(super) fn is_writing(&self) -> bool {
         matches!(self.step, Step::Writing(..))
     }
 
-    pub(super) fn worth(&self) -> Worth {
+    pub(super) fn priority(&self) -> Priority {
         match self.step {
-            Step::Reading(_) => Worth::Silent,
-            Step::Lingering => Worth::Answered,
-            Step::Writing(..) => Worth::Waiting,
+            Step::Reading(_) => Priority::Silent,
+            Step::Lingering => Priority::Answered,
+            Step::Writing(..) => Priority::Waiting,
         }
     }
 
     /// Does what the socket allows: reads once, and answers when the head is complete. False when
-    /// the connection is over.
-    pub(super) fn advance(&mut self, sources: &Sources) -> bool {
+    /// the connection has ended.
+    pub(super) fn advance(&mut self, figures: &FigureSources) -> bool {
         let advanced = match &mut self.step {
-            Step::Reading(_) => self.read(sources),
+            Step::Reading(_) => self.read(figures),
             Step::Writing(..) => self.write(),
             Step::Lingering => self.take().map(|taken| taken != Some(0)),
         };
@@ -99,24 +97,24 @@ impl Exchange {
         })
     }
 
-    /// Ends the step whose deadline has passed. False when the connection is over.
+    /// Ends the step whose deadline has passed. False when the connection has ended.
     pub(super) fn expire(&mut self) -> bool {
         matches!(self.step, Step::Reading(_)) && self.refuse(Refusal::HeadTimeout)
     }
 
-    fn read(&mut self, sources: &Sources) -> io::Result<bool> {
+    fn read(&mut self, figures: &FigureSources) -> io::Result<bool> {
         match self.take()? {
             None => return Ok(true),
             Some(0) => return Ok(false),
             Some(_) => {}
         }
-        let Step::Reading(held) = &self.step else {
+        let Step::Reading(received) = &self.step else {
             return Ok(true);
         };
-        match read_head(held, ADMIN_HEAD_BYTES_MAX) {
+        match read_head(received, ADMIN_HEAD_BYTES_MAX) {
             HeadRead::Incomplete => Ok(true),
             HeadRead::Complete { head, .. } => {
-                let bytes = endpoints::answer(&head, sources, &date());
+                let bytes = endpoints::answer(&head, figures, &date());
                 self.answer(bytes)
             }
             HeadRead::Refused(refusal) => Ok(self.refuse(refusal)),
@@ -129,7 +127,7 @@ impl Exchange {
     }
 
     fn answer(&mut self, bytes: Vec<u8>) -> io::Result<bool> {
-        self.deadline = Instant::now() + self.patience;
+        self.deadline = Instant::now() + self.step_time;
         self.step = Step::Writing(bytes, 0);
         self.write()
     }
@@ -139,7 +137,7 @@ impl Exchange {
             return Ok(true);
         };
         while let Some(left) = bytes.get(*sent..).filter(|left| !left.is_empty()) {
-            match later(self.stream.write(left))? {
+            match if_ready(self.stream.write(left))? {
                 None => return Ok(true),
                 Some(0) => return Ok(false),
                 Some(count) => *sent += count,
@@ -150,19 +148,19 @@ impl Exchange {
         Ok(true)
     }
 
-    /// Reads once. What belongs to no head is discarded. `None` if nothing is there yet.
+    /// Reads once, and discards bytes after the head. `None` if nothing has arrived.
     fn take(&mut self) -> io::Result<Option<usize>> {
         let mut chunk = [0; READ_BYTES];
-        let count = later(self.stream.read(&mut chunk))?;
-        if let (Step::Reading(held), Some(count)) = (&mut self.step, count) {
-            held.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        let count = if_ready(self.stream.read(&mut chunk))?;
+        if let (Step::Reading(received), Some(count)) = (&mut self.step, count) {
+            received.extend_from_slice(chunk.get(..count).unwrap_or_default());
         }
         Ok(count)
     }
 }
 
-/// `None` for what the next poll reports again.
-fn later(result: io::Result<usize>) -> io::Result<Option<usize>> {
+/// `None` if the call has to be repeated after the next poll.
+fn if_ready(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),
         Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {

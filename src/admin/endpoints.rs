@@ -1,8 +1,8 @@
-//! What the admin listener says: metrics, liveness, readiness, refusals.
+//! The responses of the admin listener: `/metrics`, `/healthz`, `/readyz`, and refusals.
 //!
-//! Plain text for probes and people; refusals are problem documents (RFC 9457). No answer may be
-//! read by a page of another origin, since a browser on this machine reaches the listener and its
-//! visitor's pages should not. Reads counters and `/proc/self`; owns nothing.
+//! Plain text; refusals are problem documents (RFC 9457). No response has CORS fields: a browser on
+//! this machine reaches the listener, and pages of other origins must not read it. Reads counters
+//! and `/proc/self`; owns nothing.
 
 use std::time::SystemTime;
 
@@ -15,22 +15,22 @@ use crate::http::{After, Refusal};
 use crate::metrics::exposition::{self, push_header, push_value};
 use crate::metrics::{FeedMetrics, Kind, WorkerMetrics};
 
-use super::{Sources, Stage};
+use super::{FigureSources, ServerStage};
 use crate::sys::descriptors;
 use crate::sys::pressure::{Meter, resident_bytes};
 
 /// The media type of everything but metrics.
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// When a probe that was put off should ask again, in seconds.
+/// Seconds after which a probe should repeat a request that got 503.
 const RETRY_AFTER_S: &str = "1";
 
-/// Answers a head.
-pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> {
+/// The response to a request.
+pub(super) fn answer(head: &Head<'_>, figures: &FigureSources, date: &str) -> Vec<u8> {
     if !matches!(head.method, Method::Get | Method::Head) {
         let problem = Problem {
             status: Status::MethodNotAllowed,
-            detail: "only GET and HEAD are answered here",
+            detail: "the admin listener supports only GET and HEAD",
             code: Refusal::Method.code(),
         };
         return refuse_with(problem, head.method, Some(("Allow", "GET, HEAD")), date);
@@ -44,15 +44,15 @@ pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> 
         .map_or(head.target, |(path, _query)| path);
     let (status, content_type, content) = match path {
         "/healthz" => (Status::Ok, PLAIN, String::from("ok\n")),
-        "/metrics" => (Status::Ok, exposition::CONTENT_TYPE, metrics(sources)),
+        "/metrics" => (Status::Ok, exposition::CONTENT_TYPE, metrics(figures)),
         "/readyz" => {
-            let (status, text) = readiness(sources);
+            let (status, text) = readiness(figures);
             (status, PLAIN, text)
         }
         _ => {
             let problem = Problem {
                 status: Status::NotFound,
-                detail: "there is nothing here; see /metrics, /healthz and /readyz",
+                detail: "the admin listener has /metrics, /healthz and /readyz",
                 code: Refusal::Path.code(),
             };
             return refuse_with(problem, head.method, None, date);
@@ -69,12 +69,12 @@ pub(super) fn answer(head: &Head<'_>, sources: &Sources, date: &str) -> Vec<u8> 
     )
 }
 
-/// The answer to a request that is refused.
+/// The response to a request that is refused.
 pub(super) fn refuse(refusal: Refusal, method: Method, date: &str) -> Vec<u8> {
     response::refuse(&refusal, method, After::Close, Reader::SameOrigin, date).bytes
 }
 
-/// A refusal in words of its own.
+/// A refusal with a text of the admin listener's own.
 fn refuse_with(
     problem: Problem<'_>,
     method: Method,
@@ -86,13 +86,13 @@ fn refuse_with(
 }
 
 /// A line for each reason why the server is not ready.
-fn readiness(sources: &Sources) -> (Status, String) {
-    let mut reasons = match sources.readiness.stage() {
-        Stage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
-        Stage::Draining => return (Status::ServiceUnavailable, String::from("draining\n")),
-        Stage::Ready => sources.readiness.health().reasons(),
+fn readiness(figures: &FigureSources) -> (Status, String) {
+    let mut reasons = match figures.readiness.stage() {
+        ServerStage::Starting => return (Status::ServiceUnavailable, String::from("starting\n")),
+        ServerStage::Draining => return (Status::ServiceUnavailable, String::from("draining\n")),
+        ServerStage::Ready => figures.readiness.health().reasons(),
     };
-    reasons.extend(no_descriptor(sources));
+    reasons.extend(no_descriptor(figures));
     if reasons.is_empty() {
         return (Status::Ok, String::from("ready\n"));
     }
@@ -102,13 +102,13 @@ fn readiness(sources: &Sources) -> (Status, String) {
     (Status::ServiceUnavailable, lines.collect())
 }
 
-/// Why no connection fits, if none does.
-fn no_descriptor(sources: &Sources) -> Option<String> {
+/// The reason if no worker has a descriptor for a connection.
+fn no_descriptor(figures: &FigureSources) -> Option<String> {
     let sum = |read: fn(&WorkerMetrics) -> u64| -> u64 {
-        sources.workers.iter().map(|worker| read(worker)).sum()
+        figures.workers.iter().map(|worker| read(worker)).sum()
     };
     let is_blocked = sum(|worker| worker.accept_blocked.value()) > 0;
-    // Of workers that share a descriptor table, one may have the descriptors of all.
+    // If workers share a descriptor table, one of them may use the descriptors of all.
     let is_empty = sum(|worker| worker.conns_open.value()) == 0;
     (is_blocked && is_empty).then(|| {
         format!(
@@ -137,58 +137,58 @@ fn respond(
     out
 }
 
-fn metrics(sources: &Sources) -> String {
+fn metrics(figures: &FigureSources) -> String {
     let mut out = String::with_capacity(16 * 1024);
-    let workers: Vec<&WorkerMetrics> = sources.workers.iter().map(AsRef::as_ref).collect();
+    let workers: Vec<&WorkerMetrics> = figures.workers.iter().map(AsRef::as_ref).collect();
     exposition::push(WorkerMetrics::TABLE, &workers, &mut out);
-    exposition::push(FeedMetrics::TABLE, &[&*sources.feed], &mut out);
-    push_process(sources, &mut out);
+    exposition::push(FeedMetrics::TABLE, &[&*figures.feed], &mut out);
+    push_process(figures, &mut out);
     out
 }
 
-/// What belongs to the process and to no worker.
-fn push_process(sources: &Sources, out: &mut String) {
+/// Appends the metrics of the process.
+fn push_process(figures: &FigureSources, out: &mut String) {
     const VERSION: &str = concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"");
     let mut one = |name, labels, kind, help, value| {
         push_header(name, kind, help, out);
         push_value(name, labels, value, 1, out);
     };
-    let help = "Always 1; the label has the version that runs.";
+    let help = "Always 1; the label has the version of the server.";
     one("fanfare_info", VERSION, Kind::Gauge, help, 1);
     let help = "When the server started, in seconds since 1970-01-01 UTC.";
-    let started = seconds_since_epoch(sources.started);
+    let started = seconds_since_epoch(figures.started);
     one("fanfare_start_time_seconds", "", Kind::Gauge, help, started);
-    let workers = sources.workers.len() as u64;
+    let workers = figures.workers.len() as u64;
     let help = "Worker threads.";
     one("fanfare_workers", "", Kind::Gauge, help, workers);
     let help = "Channels that have subscribers.";
-    let channels = sources.log.subscribed();
+    let channels = figures.log.subscribed();
     one("fanfare_channels", "", Kind::Gauge, help, channels);
     let help = "Channels with entries in the log or subscribers.";
-    let channels = sources.log.channel_count();
+    let channels = figures.log.channel_count();
     one("fanfare_log_channels", "", Kind::Gauge, help, channels);
     let help = "Log lines dropped because their reader was too slow.";
-    let dropped = (sources.dropped_log_lines)();
+    let dropped = (figures.dropped_log_lines)();
     let name = "fanfare_log_lines_dropped_total";
     one(name, "", Kind::Counter, help, dropped);
     let help = "Bytes of all publications in memory, with their encodings.";
-    let resident = sources.log.ledger().resident();
+    let resident = figures.log.ledger().resident();
     let name = "fanfare_publication_bytes";
     one(name, "", Kind::Gauge, help, resident);
     let help = "Bytes of encodings that the log has no more and that connections still hold.";
-    let pinned = sources.log.ledger().pinned();
+    let pinned = figures.log.ledger().pinned();
     let name = "fanfare_publication_pinned_bytes";
     one(name, "", Kind::Gauge, help, pinned);
-    let help = memory_help(&sources.meter);
-    let used = sources.meter.used_bytes();
+    let help = memory_help(&figures.meter);
+    let used = figures.meter.used_bytes();
     one("fanfare_memory_bytes", "", Kind::Gauge, help, used);
     let help =
         "Limit of fanfare_memory_bytes above which new connections are refused; 0 if unknown.";
-    let limit = sources.meter.limit_bytes();
+    let limit = figures.meter.limit_bytes();
     one("fanfare_memory_limit_bytes", "", Kind::Gauge, help, limit);
-    if let Some(visitors) = &sources.guard.sources {
+    if let Some(sources) = &figures.guard.sources {
         let help = "Addresses and networks that the limits per source keep a count of.";
-        let count = visitors.count() as u64;
+        let count = sources.count() as u64;
         one("fanfare_sources", "", Kind::Gauge, help, count);
     }
     if let Some(bytes) = resident_bytes() {
@@ -198,8 +198,8 @@ fn push_process(sources: &Sources, out: &mut String) {
     }
 }
 
-/// Which memory `fanfare_memory_bytes` is about: that for which `limits.memory_bytes` or the system
-/// has a limit.
+/// The help of `fanfare_memory_bytes`: it names the memory that `limits.memory_bytes` or the system
+/// limits.
 fn memory_help(meter: &Meter) -> &'static str {
     match meter {
         Meter::Cgroup { .. } => {

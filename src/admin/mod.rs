@@ -1,10 +1,10 @@
 //! SHELL: the admin listener, with metrics, liveness and readiness.
 //!
 //! One thread and one loop over non-blocking sockets: poll, advance what is ready, end what is
-//! late, accept. Nothing here waits on a worker or makes one wait. At most `ADMIN_CONNS_MAX`
-//! connections are held, each for one request; a new one is always accepted, and the oldest silent
-//! one makes room for it. So neither silent clients nor clients that do not read keep a health
-//! check out.
+//! late, accept. It never waits for a worker, and no worker waits for it. At most
+//! `ADMIN_CONNS_MAX` connections are open, each for one request. A new one is always accepted; the
+//! oldest silent one is closed for it. So neither silent clients nor clients that do not read block
+//! a health check.
 //! Reads the counters that workers and feed write; writes none. The main thread binds it, spawns it
 //! and sets its [`Readiness`]. It ends with the process.
 
@@ -30,24 +30,24 @@ use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::descriptors::{self, Spare};
 use crate::sys::pressure::Meter;
 use crate::worker::admission::guard::Guard;
-use connection::{Exchange, Worth};
+use connection::{AdminConn, Priority};
 
 /// Stack of the thread. Its largest frame is the parser's table of header fields.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// How far the server is between its start and its end.
+/// Where the server is between its start and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Not all workers and the feed are up yet.
+pub enum ServerStage {
+    /// Workers and feed are being started.
     Starting,
-    /// Serving.
+    /// Clients and feeders are served.
     Ready,
-    /// Saying goodbye.
+    /// Connections are being closed.
     Draining,
 }
 
 /// The server's stage, which the main thread sets, and the health of its parts. Read by the admin
-/// threads.
+/// thread.
 #[derive(Debug)]
 pub struct Readiness {
     stage: AtomicU8,
@@ -57,7 +57,7 @@ pub struct Readiness {
 impl Default for Readiness {
     fn default() -> Self {
         Self {
-            stage: AtomicU8::new(Stage::Starting as u8),
+            stage: AtomicU8::new(ServerStage::Starting as u8),
             health: Arc::default(),
         }
     }
@@ -65,72 +65,72 @@ impl Default for Readiness {
 
 impl Readiness {
     /// Replaces the stage.
-    pub fn set(&self, stage: Stage) {
+    pub fn set(&self, stage: ServerStage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }
 
-    /// Why a server that has started is not ready.
+    /// The parts that have failed, for which a started server is not ready.
     #[must_use]
     pub fn health(&self) -> &Arc<Health> {
         &self.health
     }
 
-    /// The stage as it is now.
+    /// The current stage.
     #[must_use]
-    pub fn stage(&self) -> Stage {
+    pub fn stage(&self) -> ServerStage {
         match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Starting,
-            1 => Stage::Ready,
-            _ => Stage::Draining,
+            0 => ServerStage::Starting,
+            1 => ServerStage::Ready,
+            _ => ServerStage::Draining,
         }
     }
 }
 
-/// Where the figures come from.
-pub struct Sources {
+/// Where the admin listener reads its figures.
+pub struct FigureSources {
     /// One table for each worker.
     pub workers: Vec<Arc<WorkerMetrics>>,
     /// The feed's table.
     pub feed: Arc<FeedMetrics>,
-    /// Channels of all workers, and where conns come from.
+    /// For the number of client addresses that have a count.
     pub guard: Guard,
-    /// The log.
+    /// For channels, and bytes of publications.
     pub log: Arc<Log>,
-    /// The memory that is watched.
+    /// Measures the memory that has a limit.
     pub meter: Meter,
-    /// The server's stage.
+    /// The server's stage and its failed parts.
     pub readiness: Arc<Readiness>,
-    /// When the server started.
+    /// Start of the server.
     pub started: SystemTime,
-    /// Says how many log lines were dropped rather than waited for.
+    /// Number of log lines that were dropped because the queue was full.
     pub dropped_log_lines: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
-impl fmt::Debug for Sources {
+impl fmt::Debug for FigureSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources")
+        f.debug_struct("FigureSources")
             .field("workers", &self.workers.len())
             .field("readiness", &self.readiness)
             .finish_non_exhaustive()
     }
 }
 
-/// The admin listener, bound and not yet served.
+/// The admin listener, bound; [`Admin::spawn`] serves it.
 #[derive(Debug)]
 pub struct Admin {
     listener: TcpListener,
-    /// Time for a head to arrive, and again for the answer to leave.
+    /// Time for a request head to arrive, and again for the response to be sent.
     step: Duration,
-    /// For a probe that asks while no descriptor is left.
+    /// For a probe that connects while no descriptor is free.
     spare: Spare,
 }
 
 /// Binds the admin listener.
 ///
 /// # Errors
-/// When the address cannot be had.
+/// Returns the system's error if the address cannot be bound.
 pub fn bind(address: SocketAddr) -> io::Result<Admin> {
-    // Taken first, since the lowest descriptors outlive a limit that is lowered.
+    // Opened first: a low descriptor stays usable after the limit on descriptors was lowered.
     let mut spare = Spare::default();
     spare.reserve();
     let listener = TcpListener::bind(address)?;
@@ -143,10 +143,10 @@ pub fn bind(address: SocketAddr) -> io::Result<Admin> {
 }
 
 impl Admin {
-    /// The address in use, with the port that the system chose for port 0.
+    /// The bound address, with the port that the system chose for port 0.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// Returns the error of `getsockname(2)`.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -154,51 +154,50 @@ impl Admin {
     /// Serves from a thread of its own until the process ends.
     ///
     /// # Errors
-    /// When there is no thread to be had.
-    pub fn spawn(self, sources: Sources) -> io::Result<JoinHandle<()>> {
+    /// Returns the system's error if the thread cannot be started.
+    pub fn spawn(self, figures: FigureSources) -> io::Result<JoinHandle<()>> {
         thread::Builder::new()
             .name(String::from("fanfare-admin"))
             .stack_size(STACK_BYTES)
-            .spawn(move || self.serve(&sources))
+            .spawn(move || self.serve(&figures))
     }
 
-    fn serve(self, sources: &Sources) -> ! {
-        let mut turns = Turns {
+    fn serve(self, figures: &FigureSources) -> ! {
+        let mut admin_loop = AdminLoop {
             listener: self.listener,
             step: self.step,
             spare: self.spare,
-            sources,
-            exchanges: Vec::new(),
+            figures,
+            conns: Vec::new(),
             paused_until: None,
         };
         loop {
-            turns.turn();
+            admin_loop.turn();
         }
     }
 }
 
-/// The connections, and what the loop does with them.
-struct Turns<'a> {
+/// State of the admin thread's loop.
+struct AdminLoop<'a> {
     listener: TcpListener,
     step: Duration,
-    /// For a probe that asks while no descriptor is left.
     spare: Spare,
-    sources: &'a Sources,
+    figures: &'a FigureSources,
     /// In the order in which they were accepted.
-    exchanges: Vec<Exchange>,
+    conns: Vec<AdminConn>,
     /// No connection is accepted until then.
     paused_until: Option<Instant>,
 }
 
-impl Turns<'_> {
+impl AdminLoop<'_> {
     fn turn(&mut self) {
-        // A poll that begins after a deadline sees everything that came before the deadline.
+        // A poll that begins after a deadline reports every byte that arrived before the deadline.
         let begun = Instant::now();
         self.paused_until = self.paused_until.filter(|until| *until > begun);
         self.spare.reserve();
         let ready = match self.poll(begun) {
             Ok(ready) => ready,
-            // It has found nothing out, so no connection is late yet.
+            // The poll has reported nothing, so no deadline may be enforced.
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             Err(error) => {
                 tracing::debug!(%error, "cannot poll the admin sockets");
@@ -206,33 +205,33 @@ impl Turns<'_> {
             }
         };
         let mut ready = ready.into_iter();
-        let is_asked = ready.next().unwrap_or(false);
-        let sources = self.sources;
-        self.exchanges.retain_mut(|exchange| {
-            let is_open = !ready.next().unwrap_or(false) || exchange.advance(sources);
-            is_open && (exchange.deadline() > begun || exchange.expire())
+        let has_client = ready.next().unwrap_or(false);
+        let figures = self.figures;
+        self.conns.retain_mut(|conn| {
+            let is_open = !ready.next().unwrap_or(false) || conn.advance(figures);
+            is_open && (conn.deadline() > begun || conn.expire())
         });
-        if is_asked {
+        if has_client {
             self.accept();
         }
     }
 
-    /// Waits for a socket or the next deadline. Says of the listener and of each connection whether
-    /// it is ready.
+    /// Waits for a socket or the next deadline. Returns whether the listener is ready, then the
+    /// same for each connection.
     fn poll(&self, begun: Instant) -> io::Result<Vec<bool>> {
         let listens = match self.paused_until {
             Some(_) => PollFlags::empty(),
             None => PollFlags::IN,
         };
         let mut sockets = vec![PollFd::new(&self.listener, listens)];
-        sockets.extend(self.exchanges.iter().map(|exchange| {
-            let flags = match exchange.is_writing() {
+        sockets.extend(self.conns.iter().map(|conn| {
+            let flags = match conn.is_writing() {
                 true => PollFlags::OUT,
                 false => PollFlags::IN,
             };
-            PollFd::new(exchange.stream(), flags)
+            PollFd::new(conn.stream(), flags)
         }));
-        let deadlines = self.exchanges.iter().map(Exchange::deadline);
+        let deadlines = self.conns.iter().map(AdminConn::deadline);
         let next = deadlines.chain(self.paused_until).min();
         let wait = next.map(|next| next.saturating_duration_since(begun));
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
@@ -241,21 +240,22 @@ impl Turns<'_> {
         Ok(reports.map(|socket| !socket.revents().is_empty()).collect())
     }
 
-    /// Accepts connections while a descriptor is left, and one if none is. Called when one waits.
+    /// Accepts connections while descriptors are free, and one if none is. Called when the listener
+    /// is ready.
     fn accept(&mut self) {
         for accepted in 0..ADMIN_ACCEPTS_PER_TURN_MAX {
             let outcome = match self.listener.accept() {
-                // Linux looks for a descriptor before it looks for a connection, so this does not
-                // say that another one waits.
+                // Linux allocates the descriptor before it looks for a connection, so this error
+                // does not mean that another connection waits.
                 Err(error) if descriptors::is_exhausted(&error) && accepted > 0 => return,
                 Err(error) if descriptors::is_exhausted(&error) => return self.accept_last(&error),
                 outcome => outcome,
             };
             match outcome {
-                Ok((stream, _)) => self.admit(Exchange::new(stream, self.step)),
+                Ok((stream, _)) => self.admit(AdminConn::new(stream, self.step)),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return,
-                    // The peer has gone already.
+                    // The client has closed the connection already.
                     ErrorKind::ConnectionAborted | ErrorKind::Interrupted => {}
                     _ => return self.pause(&error),
                 },
@@ -263,58 +263,59 @@ impl Turns<'_> {
         }
     }
 
-    /// Accepts one connection with the descriptor of another one, or with the one in reserve.
+    /// Accepts one connection with the descriptor of a closed one, or with the spare one.
     fn accept_last(&mut self, error: &io::Error) {
         if !self.make_room() && !self.spare.release() {
             return self.pause(error);
         }
         match self.listener.accept() {
-            Ok((stream, _)) => self.admit(Exchange::new(stream, self.step)),
+            Ok((stream, _)) => self.admit(AdminConn::new(stream, self.step)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => self.pause(&error),
         }
     }
 
-    /// The next accept would fail at once, too.
+    /// Stops accepting for a while, since the next accept would fail in the same way.
     fn pause(&mut self, error: &io::Error) {
         tracing::debug!(%error, "admin connection not accepted");
         let pause = Duration::from_millis(ACCEPT_PAUSE_MS);
         self.paused_until = Some(Instant::now() + pause);
     }
 
-    /// Serves a new connection. Its request has often arrived with it.
-    fn admit(&mut self, exchange: io::Result<Exchange>) {
-        if self.exchanges.len() >= ADMIN_CONNS_MAX {
+    /// Serves a new connection. It is read at once, since its request has often arrived already.
+    fn admit(&mut self, conn: io::Result<AdminConn>) {
+        if self.conns.len() >= ADMIN_CONNS_MAX {
             self.make_room();
         }
-        match exchange {
-            Ok(mut exchange) => {
-                if exchange.advance(self.sources) {
-                    self.exchanges.push(exchange);
+        match conn {
+            Ok(mut conn) => {
+                if conn.advance(self.figures) {
+                    self.conns.push(conn);
                 }
             }
             Err(error) => tracing::debug!(%error, "admin connection not served"),
         }
     }
 
-    /// Closes the oldest silent connection, or the oldest of those that are worth least. A request
-    /// that has arrived meanwhile is answered instead. False if there is none.
+    /// Closes the oldest silent connection, otherwise the oldest of the lowest [`Priority`]. A
+    /// silent connection whose request has arrived meanwhile is answered instead. False if there
+    /// is no connection.
     fn make_room(&mut self) -> bool {
-        for index in 0..self.exchanges.len() {
-            let silent = self.exchanges.get_mut(index);
-            if let Some(silent) = silent.filter(|exchange| exchange.worth() == Worth::Silent)
-                && (!silent.advance(self.sources) || silent.worth() == Worth::Silent)
+        for index in 0..self.conns.len() {
+            let silent = self.conns.get_mut(index);
+            if let Some(silent) = silent.filter(|conn| conn.priority() == Priority::Silent)
+                && (!silent.advance(self.figures) || silent.priority() == Priority::Silent)
             {
-                drop(self.exchanges.remove(index));
+                drop(self.conns.remove(index));
                 return true;
             }
         }
-        let oldest = (0..).zip(&self.exchanges);
-        let oldest = oldest.min_by_key(|(index, exchange)| (exchange.worth(), *index));
+        let oldest = (0..).zip(&self.conns);
+        let oldest = oldest.min_by_key(|(index, conn)| (conn.priority(), *index));
         let Some((index, _)) = oldest else {
             return false;
         };
-        drop(self.exchanges.remove(index));
+        drop(self.conns.remove(index));
         true
     }
 }
@@ -345,7 +346,7 @@ mod tests {
             worker.conns_accepted.add(7);
             let writer = Writer::new(&Config::default(), Sequence::ZERO);
             admin
-                .spawn(Sources {
+                .spawn(FigureSources {
                     workers: vec![worker, Arc::default()],
                     feed: Arc::default(),
                     guard: Guard::default(),
@@ -396,9 +397,9 @@ mod tests {
         assert!(health.contains("Connection: close\r\n"), "{health}");
         assert!(health.ends_with("\r\n\r\nok\n"), "{health}");
         for (stage, status, word) in [
-            (Stage::Starting, "503", "starting\n"),
-            (Stage::Ready, "200", "ready\n"),
-            (Stage::Draining, "503", "draining\n"),
+            (ServerStage::Starting, "503", "starting\n"),
+            (ServerStage::Ready, "200", "ready\n"),
+            (ServerStage::Draining, "503", "draining\n"),
         ] {
             server.readiness.set(stage);
             let answer = server.get("/readyz?verbose");
@@ -412,9 +413,9 @@ mod tests {
     }
 
     #[test]
-    fn server_that_cannot_do_its_work_is_not_ready_and_says_why() {
+    fn server_with_a_failed_part_is_not_ready_and_gives_the_reason() {
         let server = patient();
-        server.readiness.set(Stage::Ready);
+        server.readiness.set(ServerStage::Ready);
         let health = server.readiness.health();
         health.set(Part::Journal, Some("the disk is full"));
         let answer = server.get("/readyz");
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_add_up_the_workers_and_tell_of_the_process() {
+    fn metrics_are_sums_over_workers_and_include_the_process() {
         let answer = patient().get("/metrics");
         assert!(answer.contains("Content-Type: text/plain; version=0.0.4"));
         for line in [
@@ -454,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_requests_get_their_status_and_no_origin_may_read() {
+    fn refused_requests_get_their_status_and_no_cors_field() {
         let server = patient();
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(9000));
         for (request, status) in [
@@ -496,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn head_may_come_in_single_bytes() {
+    fn head_may_arrive_byte_by_byte() {
         let mut stream = patient().connect();
         stream.set_nodelay(true).unwrap();
         for byte in b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n" {
@@ -506,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn silent_connections_make_room_for_new_ones_the_oldest_first() {
+    fn silent_connections_are_closed_for_new_ones_oldest_first() {
         let server = patient();
         let mut silent: Vec<_> = (0..3 * ADMIN_CONNS_MAX)
             .map(|number| {
@@ -525,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_pipeline_and_do_not_read_make_room_for_new_ones() {
+    fn clients_that_pipeline_and_do_not_read_are_closed_for_new_ones() {
         let server = patient();
         let mut first = server.connect();
         first.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
@@ -544,12 +545,12 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_drips_too_slowly_is_told_so_in_time() {
+    fn client_that_sends_its_head_too_slowly_gets_408_in_time() {
         let server = Server::start(Duration::from_millis(200));
         let mut stream = server.connect();
         let mut dripping = stream.try_clone().unwrap();
         let drips = thread::spawn(move || {
-            // Each byte comes in time, the head as a whole does not. Ends when the peer has gone.
+            // Each byte arrives in time, the whole head does not. Ends when the server has closed.
             for byte in b"GET /healthz HTTP/1.1".iter().cycle().take(200) {
                 thread::sleep(Duration::from_millis(20));
                 if dripping.write_all(&[*byte]).is_err() {
@@ -565,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn peer_that_hangs_up_leaves_its_place() {
+    fn connection_that_the_client_closes_is_freed() {
         let server = patient();
         for _ in 0..ADMIN_CONNS_MAX * 4 {
             drop(server.connect());

@@ -1,9 +1,10 @@
-//! What the server proves where TLS is spoken: read from files at start and again when asked.
+//! Certificates and keys for TLS listeners: read at start and at each reload.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::files::read;
+use crate::config::limits::LISTENERS_MAX;
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
 use crate::tls::{Identity, IdentityError, Material, check_pair, self_signed};
@@ -12,9 +13,9 @@ const CERTIFICATES: &str = "tls.certificates";
 const KEYS: &str = "tls.keys";
 const AUTHORITIES: &str = "tls.client_authorities";
 
-/// Reads the files that the configuration names, or makes a certificate if it says so. `former` is
-/// the identity that will be replaced. Everything that is wrong goes into `found`; then there is no
-/// identity.
+/// Reads the files that the configuration names, or generates a self-signed certificate if it says
+/// so. `former` is the identity that will be replaced. Returns `None` if a problem was added to
+/// `found`.
 pub(super) fn load(
     config: &Config,
     former: Option<&Identity>,
@@ -66,8 +67,8 @@ pub(super) fn load(
         .ok()
 }
 
-/// Names the file that is to blame. Pairs are checked before, so a whole identity can only fail for
-/// the authorities of clients, because there is no pair, or in the library.
+/// Names the file that is at fault. Pairs are checked before, so a whole identity can fail only for
+/// the client authorities, for a missing pair, or in the TLS library.
 fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
     let at =
         |name, path: &Path, reason| Invalid::new(name, format!("{}: {reason}", path.display()));
@@ -77,13 +78,13 @@ fn invalid(error: IdentityError, chain: &Path, key: &Path) -> Invalid {
         IdentityError::ClientAuthorities(reason) => at(AUTHORITIES, chain, reason),
         IdentityError::NoCertificate => Invalid::new(
             CERTIFICATES,
-            "is empty, and a socket unit has FileDescriptorName=tls",
+            "is empty, but a socket unit has FileDescriptorName=tls; name a certificate",
         ),
         IdentityError::Library(_) => Invalid::new(CERTIFICATES, error.to_string()),
     }
 }
 
-/// Under which names a server that is tried out may be called: this host's, and the addresses.
+/// Names for the self-signed certificate: `localhost`, this host's, and the listen addresses.
 fn trial_names(listen: &[Listen]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
     let hostname = rustix::system::uname();
@@ -97,23 +98,25 @@ fn trial_names(listen: &[Listen]) -> Vec<String> {
     names
 }
 
-/// Which of these addresses have TLS, a bit each.
+/// A bit for each address; set if it has TLS.
 pub(super) fn secure_listeners(listen: &[Listen]) -> u64 {
     bits_of(listen, |listen| listen.is_tls)
 }
 
-/// On which of these addresses the PROXY protocol is spoken, a bit each.
+/// A bit for each address; set if connections begin with a PROXY header.
 pub(super) fn proxied_listeners(listen: &[Listen]) -> u64 {
     bits_of(listen, |listen| listen.is_proxied)
 }
 
 fn bits_of(listen: &[Listen], has: impl Fn(&Listen) -> bool) -> u64 {
+    const { assert!(LISTENERS_MAX <= 64, "a listener has a bit of a u64") };
+    debug_assert!(listen.len() <= LISTENERS_MAX);
     let bits = listen.iter().enumerate();
     let bits = bits.filter(|(_, listen)| has(listen));
     bits.fold(0, |all, (index, _)| all | 1 << (index % 64))
 }
 
-/// The URL under which clients connect.
+/// The URL of a listen address.
 #[must_use]
 pub fn url(listen: &Listen) -> String {
     let address: SocketAddr = listen.address;

@@ -1,5 +1,5 @@
-//! What the server proves and what it believes: certificates where TLS is spoken, and the keys by
-//! which tokens are known. Loaded at start, shared with the workers, read again together.
+//! Certificates for TLS and keys that verify tokens. Loaded at start, shared with the workers, and
+//! reloaded together.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::tls::Identity;
 use crate::worker::reloadable::Reloadable;
 use crate::worker::wire::tls::Secure;
 
-/// The content of the files that the configuration names. Each is there if it is asked for.
+/// The content of the files that the configuration names. Each member is `None` if the
+/// configuration does not need it.
 #[derive(Debug)]
 pub(super) struct Material {
     identity: Option<Identity>,
@@ -19,16 +20,16 @@ pub(super) struct Material {
 }
 
 impl Material {
-    /// Reads the files. `has_inherited_tls` is whether TLS is spoken on a socket that the service
-    /// manager opened. Everything that is wrong goes into `found`.
+    /// Reads the files and adds each problem to `found`. `has_inherited_tls` says whether a socket
+    /// that the service manager opened is for TLS.
     pub(super) fn load(
         config: &Config,
         has_inherited_tls: bool,
         former: Option<&Identity>,
         found: &mut Vec<Invalid>,
     ) -> Self {
-        // Certificates are read wherever they are named, so that `fanfare check` reads what a start
-        // behind a socket unit reads.
+        // Certificates are read even if no address has TLS: `fanfare check` does not know the
+        // sockets that a unit will pass.
         let tls = &config.tls;
         let is_secure = has_inherited_tls || tls.self_signed || !tls.certificates.is_empty();
         let identity = is_secure.then(|| certificates::load(config, former, found));
@@ -39,17 +40,17 @@ impl Material {
     }
 }
 
-/// Each is there if the configuration asks for it.
+/// What workers share. Each member is `None` if the configuration does not need it.
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
-    /// What workers need for the addresses where TLS is spoken.
+    /// The listeners with TLS, and their certificates.
     pub(super) secure: Option<Secure>,
-    /// By which tokens are known.
+    /// Verifies tokens.
     pub(super) keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
 impl Credentials {
-    /// Shares them with the workers of these listeners.
+    /// Keeps certificates only if one of the listeners has TLS.
     pub(super) fn new(material: Material, listen: &[Listen]) -> Self {
         let listeners = certificates::secure_listeners(listen);
         let identity = material.identity.filter(|_| listeners != 0);
@@ -64,7 +65,7 @@ impl Credentials {
         }
     }
 
-    /// Reads them again, for new connections and tokens. All of them change, or nothing does.
+    /// Reads the files again, for new connections and tokens. All of them change, or nothing does.
     pub(super) fn reload(&self, config: &Config) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
         let current = self.secure.as_ref().map(|secure| &secure.identity);

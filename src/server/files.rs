@@ -1,10 +1,10 @@
-//! Reads the files that the configuration names beside itself: certificates and keys.
+//! Reads the certificates and keys that the configuration names.
 
 use std::path::Path;
 
 use crate::sys::input;
 
-/// The content of a file, or why it cannot be read.
+/// The content of a file, or a message that names the file and the error.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     input::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }

@@ -1,7 +1,7 @@
 //! Diagnostics to standard error, through a thread of their own.
 //!
-//! A full pipe or a slow journal must not stop a worker, so lines go through a bounded queue; when
-//! that is full they are dropped and counted. Payloads and tokens are never logged by anybody.
+//! A full pipe or a slow reader must not stop a worker, so lines go through a bounded queue. When
+//! it is full, lines are dropped and counted. Payloads and tokens are never logged.
 
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::config::{LogFormat, Logging};
 
-/// Lines that may wait to be written.
+/// Lines in the queue.
 const LINES_MAX: usize = 8192;
 
-/// Writes what is left when it is dropped.
+/// Writes the queued lines when it is dropped.
 #[derive(Debug)]
 pub struct Logs {
     _guard: WorkerGuard,
 }
 
-/// Starts writing diagnostics. Returns the guard to keep, and how many lines have been dropped.
+/// Starts the thread. Returns a guard to keep, and a function that counts dropped lines.
 #[must_use]
 pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let (writer, guard) = NonBlockingBuilder::default()
@@ -33,7 +33,7 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(writer);
-    // Somebody may have set up diagnostics of his own in this process; then those are used.
+    // A program that embeds the server may have installed a subscriber; it stays.
     let _installed = match logging.format {
         LogFormat::Json => builder.json().try_init(),
         LogFormat::Text => builder
@@ -41,7 +41,7 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
             .with_target(false)
             .try_init(),
     };
-    // What others log through the `log` facade tells an operator something from warnings on.
+    // Libraries log through the `log` facade; below warnings they concern no operator.
     log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
     let dropped_lines = move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
     (Logs { _guard: guard }, Arc::new(dropped_lines))

@@ -2,8 +2,7 @@
 //!
 //! [`Server::start`] returns when clients and feeders can connect, or with the reason why they
 //! cannot; nothing is left running then. Threads: one per worker, `fanfare-feed`, `fanfare-admin`,
-//! and whoever calls this. Used by `fanfare serve` and by whoever wants a server inside his own
-//! process.
+//! `fanfare-watch` and the caller's. Used by `fanfare serve`, and by programs that embed a server.
 
 pub mod certificates;
 mod credentials;
@@ -27,7 +26,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use crate::admin::{self, Readiness, Sources, Stage};
+use crate::admin::{self, FigureSources, Readiness, ServerStage};
 use crate::config::limits::{DEDUPE_WINDOW_MS, DESCRIPTORS_KEPT, WALKERS_PER_PROCESSOR};
 use crate::config::validate::Invalid;
 use crate::config::{Config, Listen};
@@ -47,13 +46,13 @@ use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
 use crate::worker::admission::pending::SilentLimit;
-use crate::worker::admission::sources::Sources as Visitors;
+use crate::worker::admission::sources::Sources;
 use crate::worker::mail::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::mail::upstream::{Bounds, Reports, Upstream, upstream};
 use crate::worker::wire::fanout_limiter::{Place, Walkers};
 use crate::worker::wire::kernel::MioNet;
 use credentials::Credentials;
-use memory_watch::Watch;
+use memory_watch::MemoryWatch;
 use prepare::prepare;
 use threads::{Listeners, Preparation};
 
@@ -63,37 +62,37 @@ pub enum StartError {
     /// Files or directories that the configuration names cannot be used.
     #[error("{}", joined(.0))]
     Configuration(Vec<Invalid>),
-    /// The admin listener's address cannot be had.
+    /// The admin listener cannot be bound.
     #[error("cannot listen on {address} for metrics (key `admin`): {error}")]
     Admin {
-        /// The address.
+        /// Value of the key.
         address: SocketAddr,
-        /// Why.
+        /// From `bind(2)` or `listen(2)`.
         error: io::Error,
     },
-    /// The feed's socket cannot be had.
+    /// The feed's socket cannot be opened.
     #[error("cannot open the feed (key `{key}`): {0}", key = .0.key())]
     Feed(feed::FeedError),
     /// The journal cannot be used.
     #[error(transparent)]
     Journal(JournalError),
-    /// An address for clients cannot be had.
+    /// An address for clients cannot be bound.
     #[error("cannot listen on {address} (key `listen`): {error}")]
     Listen {
-        /// The address.
+        /// One of the key's values.
         address: SocketAddr,
-        /// Why.
+        /// From `bind(2)` or `listen(2)`.
         error: io::Error,
     },
-    /// The system has no random numbers.
-    #[error("cannot draw a random number: {0}")]
+    /// `getrandom(2)` failed.
+    #[error("cannot get random bytes from the system: {0}")]
     Random(getrandom::Error),
-    /// The system has no descriptor or thread left, or refuses something else.
+    /// Another system call failed, for example because no descriptor or thread is left.
     #[error("cannot {what}: {error}")]
     System {
-        /// What was tried.
+        /// The step that failed, as a verb with its object.
         what: &'static str,
-        /// Why it failed.
+        /// From the system call.
         error: io::Error,
     },
 }
@@ -133,8 +132,8 @@ pub struct Server {
     metrics: Vec<Arc<WorkerMetrics>>,
     feed: FeedHandle,
     readiness: Arc<Readiness>,
-    /// Ends with the server.
-    _watch: Watch,
+    /// Its thread ends when this is dropped.
+    _memory_watch: MemoryWatch,
 }
 
 #[derive(Debug)]
@@ -147,10 +146,12 @@ struct RunningWorker {
 }
 
 impl Server {
-    /// Starts everything. `dropped_log_lines` is shown among the metrics.
+    /// Starts all threads. The admin listener shows `dropped_log_lines` among the metrics.
     ///
     /// # Errors
-    /// When an address or path cannot be had, or the system refuses; says which and why.
+    /// Returns [`StartError::Configuration`] if a file or directory that the configuration names
+    /// cannot be used, including a damaged journal. Returns the other variants if an address, the
+    /// feed's socket, the journal or a resource of the system is not available.
     pub fn start(
         config: Config,
         inherited: Inherited,
@@ -164,28 +165,29 @@ impl Server {
         let (feed, feed_path) = bind_feed(&config, inherited.unix)?;
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::new(material, listeners.addresses());
-        let feed_wake = Arc::new(Wake::new().map_err(StartError::system("make a wake"))?);
+        let feed_wake = Wake::new().map_err(StartError::system("create the feed's eventfd"))?;
+        let feed_wake = Arc::new(feed_wake);
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
-        let beginning = Beginning::find(&config, clock, &feed_wake, &feed_metrics)?;
-        let (guard, watch) = guard(&config, listeners.addresses(), clock)?;
-        let crew = Crew {
+        let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;
+        let (guard, memory_watch) = guard(&config, listeners.addresses(), clock)?;
+        let spawner = WorkerSpawner {
             config: Arc::clone(&config),
             run: RunId(getrandom::u64().map_err(StartError::Random)?),
             clock,
-            epoch: beginning.epoch,
-            log: Arc::clone(beginning.writer.log()),
+            epoch: initial.epoch,
+            log: Arc::clone(initial.writer.log()),
             feed_wake: Arc::clone(&feed_wake),
             credentials: credentials.clone(),
             guard,
             descriptor_limit,
         };
-        let started = crew.start(&mut listeners)?;
+        let started = spawner.start(&mut listeners)?;
         let feed = feed
             .spawn(FeedParts {
-                epoch: beginning.epoch,
-                writer: beginning.writer,
-                kept: beginning.kept,
+                epoch: initial.epoch,
+                writer: initial.writer,
+                kept: initial.kept,
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
@@ -195,18 +197,18 @@ impl Server {
                 clock,
             })
             .map_err(StartError::system("start the feed's thread"))?;
-        let sources = Sources {
+        let figures = FigureSources {
             workers: started.metrics.clone(),
             feed: feed_metrics,
             guard: started.guard,
             log: started.log,
-            meter: watch.meter().clone(),
+            meter: memory_watch.meter().clone(),
             readiness: Arc::clone(&readiness),
             started: SystemTime::now(),
             dropped_log_lines,
         };
-        spawn_admin(admin, sources)?;
-        readiness.set(Stage::Ready);
+        spawn_admin(admin, figures)?;
+        readiness.set(ServerStage::Ready);
         Ok(Self {
             config,
             clock,
@@ -218,11 +220,11 @@ impl Server {
             metrics: started.metrics,
             feed,
             readiness,
-            _watch: watch,
+            _memory_watch: memory_watch,
         })
     }
 
-    /// Where clients connect.
+    /// Where clients connect, with the port that the system chose for port 0.
     #[must_use]
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
@@ -230,35 +232,35 @@ impl Server {
 
     /// Reads the running configuration's certificates and keys again, for new connections and
     /// tokens. All of them change, or nothing does. Returns the keys whose values differ in the
-    /// configuration as it is now: they need a restart.
+    /// `latest` configuration: they need a restart.
     ///
     /// # Errors
-    /// Each file that cannot be read or used.
-    pub fn reload(&self, now: &Config) -> Result<BTreeSet<String>, Vec<Invalid>> {
+    /// Returns an entry for each file that cannot be read or used.
+    pub fn reload(&self, latest: &Config) -> Result<BTreeSet<String>, Vec<Invalid>> {
         self.credentials.reload(&self.config)?;
-        Ok(self.config.changed_keys(now))
+        Ok(self.config.changed_keys(latest))
     }
 
-    /// Where metrics and health are served.
+    /// Where metrics and health are served; `None` if the configuration turns them off.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// Where feeders connect.
+    /// Path of the feed's socket.
     #[must_use]
     pub fn feed_path(&self) -> &Path {
         &self.feed_path
     }
 
-    /// How many workers there are.
+    /// Number of worker threads.
     #[must_use]
     pub fn worker_count(&self) -> usize {
         self.workers.len()
     }
 
-    /// Whether every worker's loop has turned since the last call. Wakes those that sleep, so that
-    /// they can show it next time.
+    /// Whether every worker has begun a turn since the last call. Wakes all workers, so that an
+    /// idle one takes a turn before the next call.
     pub fn is_alive(&mut self) -> bool {
         let mut is_alive = true;
         for worker in &mut self.workers {
@@ -270,9 +272,9 @@ impl Server {
         is_alive
     }
 
-    /// Accepts no more and begins to say goodbye to each client. Returns at once.
+    /// Stops accepting, and starts to close the connections. Returns at once.
     pub fn drain(&self) {
-        self.readiness.set(Stage::Draining);
+        self.readiness.set(ServerStage::Draining);
         let conns = self
             .metrics
             .iter()
@@ -286,7 +288,7 @@ impl Server {
         }
     }
 
-    /// Whether every worker has told everybody goodbye.
+    /// Whether every worker has closed its connections and ended.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.workers
@@ -294,33 +296,37 @@ impl Server {
             .all(|worker| worker.thread.is_finished())
     }
 
-    /// Stops the feed and waits for all threads; to be called when drained.
+    /// Stops the feed and waits for all threads. Call it after the drain has ended.
     pub fn join(self) {
         self.feed.stop();
         self.feed.join();
         for worker in self.workers {
             if worker.thread.join().is_err() {
-                tracing::error!("a worker has panicked");
+                tracing::error!("a worker thread panicked");
             }
         }
     }
 }
 
-/// By what conns are kept away, and who looks after memory for it.
-fn guard(config: &Config, listen: &[Listen], clock: Clock) -> Result<(Guard, Watch), StartError> {
+/// Admission control, and the thread that measures memory for it.
+fn guard(
+    config: &Config,
+    listen: &[Listen],
+    clock: Clock,
+) -> Result<(Guard, MemoryWatch), StartError> {
     let guard = Guard {
         proxied: certificates::proxied_listeners(listen),
-        sources: Visitors::new(&config.limits).map(Arc::new),
+        sources: Sources::new(&config.limits).map(Arc::new),
         ..Guard::default()
     };
     let (pressure, sources) = (Arc::clone(&guard.pressure), guard.sources.clone());
-    let watch = Watch::start(config.limits.memory_bytes, pressure, sources, clock)
-        .map_err(StartError::system("start the watch's thread"))?;
+    let watch = MemoryWatch::start(config.limits.memory_bytes, pressure, sources, clock)
+        .map_err(StartError::system("start the thread that watches memory"))?;
     Ok((guard, watch))
 }
 
-/// What all workers have in common while they are started.
-struct Crew {
+/// Starts the workers. Holds what all of them share.
+struct WorkerSpawner {
     config: Arc<Config>,
     run: RunId,
     clock: Clock,
@@ -332,9 +338,9 @@ struct Crew {
     descriptor_limit: RaisedLimit,
 }
 
-/// What one worker has for itself before it starts.
-struct Seat {
-    number: usize,
+/// What one worker does not share with the others.
+struct WorkerSpec {
+    number: u16,
     wake: Arc<Wake>,
     upstream: Upstream,
     guard: Guard,
@@ -343,8 +349,8 @@ struct Seat {
     place: Option<Place>,
 }
 
-/// The workers when they run.
-struct Started {
+/// The running workers, and what the feed and the admin listener need of them.
+struct StartedWorkers {
     workers: Vec<RunningWorker>,
     reports: Reports,
     metrics: Vec<Arc<WorkerMetrics>>,
@@ -352,17 +358,17 @@ struct Started {
     log: Arc<Log>,
 }
 
-impl Started {
+impl StartedWorkers {
     fn mailboxes(&self) -> Vec<Mailbox> {
         let workers = self.workers.iter();
         workers.map(|worker| worker.mailbox.clone()).collect()
     }
 }
 
-impl Crew {
-    /// Starts the workers one after the other. Their wakes are made before the first of them leaves
-    /// the common descriptor table, so that they mean the same in each.
-    fn start(self, listeners: &mut Listeners) -> Result<Started, StartError> {
+impl WorkerSpawner {
+    /// Starts the workers one after the other. All eventfds are created before the first worker
+    /// leaves the common descriptor table, so that they have the same number in each table.
+    fn start(self, listeners: &mut Listeners) -> Result<StartedWorkers, StartError> {
         let cpus = cpu::allowed();
         let count = match self.config.workers {
             0 => cpus.len(),
@@ -371,10 +377,9 @@ impl Crew {
         let wakes: Vec<Arc<Wake>> = (0..count)
             .map(|_| Wake::new().map(Arc::new))
             .collect::<io::Result<_>>()
-            .map_err(StartError::system("make the workers' wakes"))?;
+            .map_err(StartError::system("create the workers' eventfds"))?;
         self.report_limit(count);
-        // Pinning helps when every worker has a processor to itself; otherwise the scheduler knows
-        // better.
+        // A pinned worker that shares its processor with another one cannot move to an idle one.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
         let places = cpus.len() * WALKERS_PER_PROCESSOR;
         let walkers = (count > places).then(|| Arc::new(Walkers::new(places, wakes.clone())));
@@ -382,22 +387,22 @@ impl Crew {
         let mut metrics = Vec::with_capacity(count);
         let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
         let guard = self.guard(count);
-        for (number, (wake, upstream)) in wakes.into_iter().zip(ends).enumerate() {
-            let seat = Seat {
+        for (number, (wake, upstream)) in (0_u16..).zip(wakes.into_iter().zip(ends)) {
+            let spec = WorkerSpec {
                 number,
                 wake,
                 upstream,
                 metrics: Arc::new(WorkerMetrics::default()),
                 guard: guard.clone(),
-                pin: pins.and_then(|cpus| cpus.get(number).copied()),
+                pin: pins.and_then(|cpus| cpus.get(usize::from(number)).copied()),
                 place: walkers
                     .as_ref()
-                    .map(|walkers| Place::new(Arc::clone(walkers), number)),
+                    .map(|walkers| Place::new(Arc::clone(walkers), number.into())),
             };
-            metrics.push(Arc::clone(&seat.metrics));
-            workers.push(self.start_one(seat, count, listeners)?);
+            metrics.push(Arc::clone(&spec.metrics));
+            workers.push(self.start_one(spec, count, listeners)?);
         }
-        Ok(Started {
+        Ok(StartedWorkers {
             workers,
             reports,
             metrics,
@@ -408,37 +413,37 @@ impl Crew {
 
     fn start_one(
         &self,
-        seat: Seat,
+        spec: WorkerSpec,
         count: usize,
         listeners: &mut Listeners,
     ) -> Result<RunningWorker, StartError> {
-        let (mailbox, inbox) = inbox(Arc::clone(&seat.wake));
-        let mut net = MioNet::new(Arc::clone(&seat.wake), self.clock)
-            .map_err(StartError::system("make a worker's poll"))?;
-        if let Some(place) = seat.place {
+        let (mailbox, inbox) = inbox(Arc::clone(&spec.wake));
+        let mut net = MioNet::new(Arc::clone(&spec.wake), self.clock)
+            .map_err(StartError::system("create a worker's epoll"))?;
+        if let Some(place) = spec.place {
             net.use_place(place);
         }
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {
             run: self.run,
-            number: u16::try_from(seat.number).unwrap_or(u16::MAX),
+            number: spec.number,
             config: Arc::clone(&self.config),
-            metrics: seat.metrics,
+            metrics: spec.metrics,
             inbox,
             feed: Arc::clone(&self.feed_wake),
-            upstream: seat.upstream,
+            upstream: spec.upstream,
             pulse: Arc::clone(&pulse),
             conns_max: self.conns_max(count),
             secure: self.credentials.secure.clone(),
             keys: self.credentials.keys.clone(),
-            guard: seat.guard,
+            guard: spec.guard,
         };
         let (log, head) = (Arc::clone(&self.log), self.log.posted());
         let preparation = Preparation {
             net,
             hub: Hub::new(log, parts.number, self.epoch, head, &self.config),
             parts,
-            pin: seat.pin,
+            pin: spec.pin,
             options: SocketOptions::new(&self.config),
             workers: count,
         };
@@ -446,13 +451,13 @@ impl Crew {
         Ok(RunningWorker {
             thread,
             mailbox,
-            wake: seat.wake,
+            wake: spec.wake,
             pulse,
             pulse_seen: u64::MAX,
         })
     }
 
-    /// By what workers keep conns away. Clones of it share what counts for all workers together.
+    /// Admission control for each worker. Clones share the counts that bind for all workers.
     fn guard(&self, workers: usize) -> Guard {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         let limits = &self.config.limits;
@@ -462,11 +467,11 @@ impl Crew {
         }
     }
 
-    /// Reports a limit on descriptors that could not be raised.
+    /// Logs a warning if the limit on descriptors could not be raised.
     fn report_limit(&self, workers: usize) {
         let RaisedLimit { in_force, refused } = &self.descriptor_limit;
         let Some(error) = refused else { return };
-        // A worker's own table has no more than this one has now.
+        // A worker's table is a copy of this one: it has no more free descriptors.
         let free = in_force.saturating_sub(descriptors::open_count());
         let each = u64::from(self.conns_max(workers)).min(free);
         let connections = each.saturating_mul(workers as u64);
@@ -477,12 +482,12 @@ impl Crew {
         );
     }
 
-    /// A worker's share of the limit on conns; without one, as many as its descriptor table holds.
+    /// A worker's share of `limits.conns`; without a limit, what its descriptor table holds.
     fn conns_max(&self, workers: usize) -> u32 {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
         match self.config.limits.conns {
             0 => {
-                // A small table keeps half of itself, so that somebody is served under any limit.
+                // Of a small table only half is kept, so that a few clients fit under any limit.
                 let limit = self.descriptor_limit.in_force;
                 let kept = (DESCRIPTORS_KEPT + u64::from(workers)).min(limit / 2);
                 u32::try_from(limit - kept).unwrap_or(u32::MAX)
@@ -492,7 +497,8 @@ impl Crew {
     }
 }
 
-/// With a journal the clock begins late enough for the ages of what it holds.
+/// With a journal the clock starts above zero: publications that it holds were published before the
+/// start, and their times must not be negative.
 fn start_clock(config: &Config) -> Clock {
     if config.journal.path.as_os_str().is_empty() {
         return Clock::start();
@@ -501,16 +507,16 @@ fn start_clock(config: &Config) -> Clock {
     Clock::start_at(Now(oldest_ms.saturating_mul(2000)))
 }
 
-/// From where a server goes on.
-struct Beginning {
+/// The log and the epoch with which a server starts.
+struct InitialState {
     epoch: Epoch,
     writer: Writer,
     kept: Option<Kept>,
 }
 
-impl Beginning {
-    /// Opens the journal, or begins a new epoch if none is configured.
-    fn find(
+impl InitialState {
+    /// Opens the journal, or starts a new epoch if none is configured.
+    fn load(
         config: &Config,
         clock: Clock,
         wake: &Arc<Wake>,
@@ -540,7 +546,7 @@ impl Beginning {
     }
 }
 
-/// The feed that was handed to us, or the one that is configured, and its path.
+/// The feed's inherited socket, or the configured one, and its path.
 fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, PathBuf), StartError> {
     let count = inherited.len();
     let feed = match inherited.into_iter().next() {
@@ -549,11 +555,11 @@ fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, Pat
             let (own, configured) = (feed.path().display(), config.feed.display());
             if feed.path() != config.feed {
                 tracing::warn!(
-                    "the feed is {own}, which a socket unit names, and not {configured}"
+                    "the feed listens on {own}, from a socket unit, and not on {configured}"
                 );
             }
             if count > 1 {
-                tracing::warn!("socket units name {count} Unix sockets; only {own} is served");
+                tracing::warn!("socket units name {count} Unix sockets; only {own} is used");
             }
             feed
         }
@@ -563,9 +569,9 @@ fn bind_feed(config: &Config, inherited: Vec<UnixListener>) -> Result<(Feed, Pat
     Ok((feed, path))
 }
 
-fn spawn_admin(admin: Option<admin::Admin>, sources: Sources) -> Result<(), StartError> {
+fn spawn_admin(admin: Option<admin::Admin>, figures: FigureSources) -> Result<(), StartError> {
     let Some(admin) = admin else { return Ok(()) };
-    let spawned = admin.spawn(sources);
+    let spawned = admin.spawn(figures);
     spawned.map_err(StartError::system("start the admin thread"))?;
     Ok(())
 }

@@ -1,8 +1,9 @@
-//! Opens everything that the configuration names outside itself, before anything is bound or made.
+//! Checks the files and directories that the configuration names, before anything is bound or
+//! created.
 //!
-//! `fanfare check` does this and nothing else, and each start does it first. So what `check` finds
-//! is what stops a start, with the same words. What depends on the moment is left to the start
-//! itself: addresses and locks that another process has.
+//! `fanfare check` does only this, and each start does it first. So `check` and a start report the
+//! same problems in the same words. Addresses and locks that another process may hold are left to
+//! the start.
 
 use super::credentials::Material;
 use crate::config::Config;
@@ -11,10 +12,10 @@ use crate::feed;
 use crate::journal::folder;
 use crate::sys::activation::Inherited;
 
-/// Checks the files and directories that a configuration names. Binds and makes nothing.
+/// Checks the files and directories that a configuration names. Binds and creates nothing.
 ///
 /// # Errors
-/// Everything that would stop a start.
+/// Returns every problem that would stop a start.
 pub fn check(config: &Config) -> Result<(), Vec<Invalid>> {
     prepare(config, &Inherited::default()).map(drop)
 }

@@ -42,24 +42,24 @@ impl ServiceManager {
         self.notify(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// What may change without a restart is read again.
+    /// A reload has begun.
     pub fn notify_reloading(&mut self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             self.notify(&[NotifyState::Reloading, now]);
         }
     }
 
-    /// It has been read.
+    /// The reload has ended, whether it succeeded or not.
     pub fn notify_reloaded(&mut self) {
         self.notify(&[NotifyState::Ready]);
     }
 
-    /// The server drains.
+    /// The drain has begun.
     pub fn notify_stopping(&mut self) {
         self.notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     }
 
-    /// Every worker is alive.
+    /// Every worker has taken a turn since the last notification.
     pub fn notify_alive(&mut self) {
         self.notify(&[NotifyState::Watchdog]);
     }
@@ -82,7 +82,7 @@ impl ServiceManager {
     }
 }
 
-/// The watchdog's interval, if the manager has one for this process. Zero is none.
+/// The watchdog's interval, if the manager has set one for this process. Zero counts as none.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())

@@ -1,5 +1,5 @@
-//! A worker's thread: its own descriptor table, its processor, its listeners, then turns until
-//! drained.
+//! A worker's thread: sets up its descriptor table, its processor and its listeners, then takes
+//! turns until the worker is drained.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,17 +20,18 @@ use crate::worker::wire::kernel::MioNet;
 use crate::worker::wire::net::Net as _;
 use crate::worker::{Parts, Worker};
 
-/// Where the workers listen.
+/// The addresses and sockets on which all workers listen.
 #[derive(Debug)]
 pub(super) struct Listeners {
-    /// Addresses to bind; the first worker replaces port 0 by the port it got.
+    /// Addresses to bind. The first worker replaces port 0 by the port that the system chose.
     addresses: Vec<Listen>,
-    /// Listeners that somebody bound for us; all workers accept from the same ones.
+    /// Inherited listeners; all workers accept from the same ones.
     adopted: Vec<TcpListener>,
 }
 
 impl Listeners {
-    /// Those that were handed to us, or else the configured addresses, which must be free.
+    /// Uses inherited listeners if there are any, otherwise the configured addresses, which must
+    /// be free.
     pub(super) fn new(
         config: &Config,
         inherited: Vec<InheritedListener>,
@@ -48,7 +49,9 @@ impl Listeners {
             });
         }
         if inherited.len() > LISTENERS_MAX {
-            let error = io::Error::other(format!("there are more than {LISTENERS_MAX}"));
+            let count = inherited.len();
+            let error = format!("there are {count}, and at most {LISTENERS_MAX} are supported");
+            let error = io::Error::other(error);
             return Err(StartError::system("use the inherited listeners")(error));
         }
         warn_of_unserved(&config.listen, &inherited);
@@ -68,7 +71,6 @@ impl Listeners {
         Ok(Self { addresses, adopted })
     }
 
-    /// Where clients connect.
     pub(super) fn addresses(&self) -> &[Listen] {
         &self.addresses
     }
@@ -79,8 +81,8 @@ impl Listeners {
     }
 }
 
-/// Inherited sockets replace `listen`. An address that is configured and not served would look
-/// like a failure of the network.
+/// Warns about configured addresses that no inherited socket covers: inherited sockets replace
+/// `listen`, and a client of such an address would see a refused connection without a reason.
 fn warn_of_unserved(listen: &[Listen], inherited: &[InheritedListener]) {
     let is_served = |wanted: &&Listen| inherited.iter().any(|one| one.covers(wanted));
     let unserved = listen.iter().filter(|wanted| !is_served(wanted));
@@ -109,7 +111,7 @@ pub(super) fn start_worker(
         .spawn(move || {
             let bound = preparation.prepare(adopted, &addresses);
             let is_ready = bound.is_ok();
-            // The receiver waits for exactly this.
+            // Cannot fail: the receiver lives until it has this message.
             let _reported = report.send(bound);
             if is_ready {
                 preparation.into_worker().run();
@@ -118,7 +120,7 @@ pub(super) fn start_worker(
         .map_err(StartError::system("start a worker's thread"))?;
     let ended = || StartError::System {
         what: "start a worker",
-        error: io::Error::other("its thread has ended"),
+        error: io::Error::other("its thread ended before it listened"),
     };
     let bound = outcome.recv().map_err(|_hung_up| ended())??;
     for (listen, bound) in listeners.addresses.iter_mut().zip(bound) {
@@ -127,7 +129,7 @@ pub(super) fn start_worker(
     Ok(thread)
 }
 
-/// What a worker's thread needs before it can turn.
+/// What a worker's thread needs before its first turn.
 pub(super) struct Preparation {
     pub(super) net: MioNet,
     pub(super) hub: Hub,
@@ -147,13 +149,13 @@ impl Preparation {
         adopted: Vec<TcpListener>,
         addresses: &[SocketAddr],
     ) -> Result<Vec<SocketAddr>, StartError> {
-        self.take_own_table(&adopted);
+        self.unshare_descriptors(&adopted);
         if let Some(cpu) = self.pin
             && let Err(error) = cpu::pin(cpu)
         {
             tracing::warn!(%error, cpu, "cannot pin a worker to its processor");
         }
-        self.take_ring();
+        self.set_up_ring();
         let mut bound = Vec::with_capacity(addresses.len());
         if adopted.is_empty() {
             for address in addresses {
@@ -183,23 +185,24 @@ impl Preparation {
         Ok(bound)
     }
 
-    /// Gets the ring, which belongs to the thread that made it and to its descriptor table.
-    fn take_ring(&mut self) {
+    /// Creates the `io_uring`. It belongs to the thread that creates it and to its descriptor
+    /// table.
+    fn set_up_ring(&mut self) {
         if self.parts.config.io.ring == KernelFeature::Off {
             return;
         }
         match Ring::new(RING_WRITES_MAX) {
             Ok(ring) => self.net.use_ring(ring),
-            // What the kernel answers one worker it answers all.
+            // All workers get the same error; one log line is enough.
             Err(error) if self.parts.number == 0 => {
-                tracing::info!(%error, "no io_uring here: sends are made one by one");
+                tracing::info!(%error, "io_uring is not available: each send is a system call");
             }
             Err(_) => {}
         }
     }
 
-    /// Leaves the common descriptor table, and closes in the copy what belongs to others.
-    fn take_own_table(&mut self, adopted: &[TcpListener]) {
+    /// Leaves the common descriptor table. Closes in the copy what this worker does not use.
+    fn unshare_descriptors(&mut self, adopted: &[TcpListener]) {
         match unshare_table() {
             Ok(table) => {
                 let mut keep = self.net.descriptors();
@@ -210,9 +213,9 @@ impl Preparation {
             Err(error) => {
                 tracing::warn!(
                     %error,
-                    "cannot give a worker its own descriptor table: the limit binds for all together"
+                    "cannot give a worker its own descriptor table: all workers share the limit"
                 );
-                // A limit that was configured has been shared out among the workers already.
+                // A configured limit has been divided among the workers already.
                 if self.parts.config.limits.conns == 0 {
                     let workers = u32::try_from(self.workers).unwrap_or(u32::MAX);
                     self.parts.conns_max = self.parts.conns_max.div_ceil(workers);

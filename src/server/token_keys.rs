@@ -1,4 +1,4 @@
-//! The keys by which tokens are known: read from files at start and again when asked.
+//! The keys that verify tokens: read at start and at each reload.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::auth::{Ignored, Key, KeyError, KeySet, Reason, Verifier};
 use crate::config::Config;
 use crate::config::validate::Invalid;
 
-/// Reads the files that the configuration names; `None` where it names none. Everything that is
-/// wrong goes into `found`; then there is no verifier either.
+/// Reads the key files that the configuration names. Returns `None` if it names none, or if a
+/// problem was added to `found`.
 pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier> {
     let auth = &config.auth;
     if !auth.is_on() {
@@ -52,7 +52,8 @@ fn refused(path: &Path, error: &KeyError) -> String {
     format!("{} {error}", path.display())
 }
 
-/// A key for encryption is nothing unusual in a set. One that seems to be for tokens may be missed.
+/// Logs the keys of a set that are not used. A key for encryption is normal in a set; an
+/// unsupported key for signatures is a warning, since tokens that it signed will be refused.
 fn report_ignored(path: &Path, set: &KeySet) {
     let path = path.display();
     for Ignored { name, reason } in &set.ignored {
