@@ -1,12 +1,12 @@
-//! SHELL: why a server that runs cannot do its work: what `/readyz` says beside the stage.
+//! SHELL: the parts of a running server that have failed, for `/readyz`.
 //!
-//! Each part that can fail while the server runs notes its reason here and clears it when it works
-//! again. Written a few times in a process's life, read once for each probe.
+//! Each part that can fail while the server runs records its reason here, and clears it when it
+//! works again. Written a few times in the life of a process, read once for each probe.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What can fail while the server runs.
+/// A part that can fail while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// Descriptors for feeders.
@@ -17,12 +17,12 @@ pub enum Part {
     Journal,
 }
 
-/// The reason of each part that does not work.
+/// The reasons of the parts that have failed.
 #[derive(Debug, Default)]
 pub struct Health(Mutex<BTreeMap<Part, String>>);
 
 impl Health {
-    /// Replaces a part's reason; `None` if it works.
+    /// Replaces a part's reason; `None` if the part works.
     pub fn set(&self, part: Part, reason: Option<&str>) {
         let mut reasons = self.reasons_mut();
         match reason {
@@ -36,7 +36,7 @@ impl Health {
         }
     }
 
-    /// One reason for each part that does not work.
+    /// One reason for each part that has failed.
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         self.reasons_mut().values().cloned().collect()

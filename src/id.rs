@@ -1,8 +1,8 @@
-//! Names for things: conns, channels and positions in the node's one sequence.
+//! Identifiers of conns, channels and positions in the node's one sequence.
 //!
-//! All of them are small values that can be copied or shared and compared; none owns what it names.
-//! Parsing what a peer sent ends in one of these types or in an error, so that the rest of the
-//! crate never sees an unchecked name. Every other module may use this one; it uses none.
+//! All of them are small values that can be copied or shared and compared. Input from a peer is
+//! parsed into one of these types or is an error, so the rest of the crate never sees an unchecked
+//! name. Every other module may use this one; it uses none.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -16,20 +16,20 @@ pub const CHANNEL_NAME_BYTES_MAX: usize = 200;
 /// The longest id on the wire, in bytes: epoch, a hyphen and a sequence number.
 pub const CURSOR_BYTES_MAX: usize = 40;
 
-/// Names one conn of one worker for as long as it lives.
+/// Identifies one conn of one worker while it is open.
 ///
-/// The slot is reused after the conn has gone; the generation only after four billion others, so a
-/// late readiness or timer of the old conn is recognised as stale.
+/// A slot is reused as soon as its conn has closed, a generation only after four billion other
+/// conns. So a late readiness or timer of a closed conn is recognised as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
     /// Index into the worker's slab.
     pub slot: u32,
-    /// Which conn of those that have lived in the slot.
+    /// Tells apart the conns that have used the slot.
     pub generation: u32,
 }
 
-/// How many generations there are. The largest `u32` is none, since it would collide with the names
-/// that the kernel carries for listeners.
+/// Number of generations. The largest `u32` is not one of them: the poll's tokens of listeners use
+/// it.
 const GENERATIONS: u64 = u32::MAX as u64;
 
 impl ConnId {
@@ -45,16 +45,16 @@ impl ConnId {
     /// How many conns the worker accepted before this one, given how many it has accepted by now:
     /// the newest serial with this generation.
     ///
-    /// Of a conn that outlives 4,294,967,295 later ones the result becomes larger than the true
-    /// serial, and so its name changes. The new name is not another conn's either: this one has
-    /// been in the slot all the time, and whichever has it next gets a larger serial.
+    /// If a conn outlives 4,294,967,295 later ones, the result becomes larger than its true serial,
+    /// and so its name changes. No other conn has the new name: this conn has been in the slot all
+    /// the time, and the next one in the slot gets a larger serial.
     #[must_use]
     pub fn serial(self, accepted: u64) -> u64 {
         let newest = accepted.saturating_sub(1);
         newest - newest.saturating_sub(self.generation.into()) % GENERATIONS
     }
 
-    /// Packs the id into the 64 bits that the kernel carries for us.
+    /// Packs the id into the 64 bits of user data that epoll returns with an event.
     #[must_use]
     pub fn to_bits(self) -> u64 {
         (u64::from(self.generation) << 32) | u64::from(self.slot)
@@ -62,10 +62,7 @@ impl ConnId {
 
     /// Unpacks what [`ConnId::to_bits`] packed.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the halves are taken apart on purpose"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "each half has 32 bits")]
     pub fn from_bits(bits: u64) -> Self {
         Self {
             slot: bits as u32,
@@ -77,29 +74,29 @@ impl ConnId {
 /// The longest name of a conn, in bytes.
 pub const CONN_NAME_BYTES_MAX: usize = 40;
 
-/// A random value that names one start of the server, and with it the node.
+/// A random value that identifies one start of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(pub u64);
 
-/// Names a conn outside its worker: clients learn their own at the welcome, backends use it to
-/// address one. It is never used for another conn, also not after a restart.
+/// Identifies a conn outside its worker: a client receives its own in the welcome message, and a
+/// backend uses it as an address. It never identifies another conn, even after a restart.
 ///
 /// On the wire it is opaque: [`CONN_NAME_BYTES_MAX`] hexadecimal digits for the run (16), the
 /// worker (4), the slot (8) and the serial (12). A worker that accepts a million connections a
 /// second uses up its serials in nine years.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnName {
-    /// The start of the server.
+    /// The start of the node.
     pub run: RunId,
     /// The worker's number.
     pub worker: u16,
-    /// Index into the worker's slab, by which the conn is found.
+    /// Index into the worker's slab.
     pub slot: u32,
     /// How many conns the worker accepted before this one.
     pub serial: u64,
 }
 
-/// A text that names no conn of this version.
+/// The text is not a [`ConnName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the name of a conn")]
 pub struct ConnNameError;
@@ -120,7 +117,7 @@ impl FromStr for ConnName {
     type Err = ConnNameError;
 
     fn from_str(text: &str) -> Result<Self, ConnNameError> {
-        // One spelling for each name, so that comparing texts compares conns.
+        // Each name has one spelling, so that equal names have equal texts.
         let is_canonical = text.len() == CONN_NAME_BYTES_MAX && text.bytes().all(is_lower_hex);
         let digits = |range| {
             let digits = text.get(range).filter(|_| is_canonical);
@@ -141,17 +138,18 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// What the names of the server's own channels begin with.
+/// The prefix of the server's own channels.
 const RESERVED_CHANNELS: &str = "fanfare:";
 
 /// A channel's name: 1 to 200 bytes of UTF-8 without control characters, spaces or `*`.
 ///
-/// Names that begin with `fanfare:` are reserved for the server. `*` is the mark of patterns: a
-/// subscriber to a channel of the name `prices:*` would wait for ever. Cloning shares the text.
+/// Names that begin with `fanfare:` are reserved for the server. `*` is only for patterns: a client
+/// that subscribed to a channel with the name `prices:*` would never receive anything. Clones share
+/// the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(ArcStr);
 
-// There is one in each record of a channel.
+// Each channel's record has one.
 const _: () = assert!(size_of::<ChannelName>() == 8);
 
 /// Why a text is not a channel name.
@@ -163,10 +161,10 @@ pub enum ChannelNameError {
         /// Offset of the character.
         at: usize,
     },
-    /// No text at all.
+    /// The text is empty.
     #[error("a channel name has at least one byte")]
     Empty,
-    /// A name of the server's own channels.
+    /// A name with the prefix `fanfare:`.
     #[error("channel names that begin with `{RESERVED_CHANNELS}` are reserved for the server")]
     Reserved,
     /// More than [`CHANNEL_NAME_BYTES_MAX`] bytes.
@@ -184,10 +182,11 @@ pub enum ChannelNameError {
 }
 
 impl ChannelName {
-    /// Checks a name that a client, a feeder or a user gives.
+    /// Checks a name from a client, a feeder or a user.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Returns [`ChannelNameError::Reserved`] or [`ChannelNameError::Wildcard`], and as
+    /// [`ChannelName::with_reserved`].
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
         if text.starts_with(RESERVED_CHANNELS) {
             return Err(ChannelNameError::Reserved);
@@ -198,11 +197,13 @@ impl ChannelName {
         Self::with_reserved(text)
     }
 
-    /// Checks a name that may also be one of the server's own or have a `*`: in a journal that an
-    /// earlier version wrote, or of a pattern.
+    /// Checks a name that may be reserved or contain `*`: from a journal that an earlier version
+    /// wrote, or from a pattern.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Returns [`ChannelNameError::Empty`], [`ChannelNameError::TooLong`] for more than
+    /// [`CHANNEL_NAME_BYTES_MAX`] bytes, or [`ChannelNameError::Character`] for the first control
+    /// character or white space.
     pub fn with_reserved(text: &str) -> Result<Self, ChannelNameError> {
         if text.is_empty() {
             return Err(ChannelNameError::Empty);
@@ -219,7 +220,7 @@ impl ChannelName {
         }
     }
 
-    /// The name's text.
+    /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -238,9 +239,10 @@ impl std::borrow::Borrow<str> for ChannelName {
     }
 }
 
-/// A stretch of time in which the sequence was continuous; drawn at random when continuity is lost.
+/// Identifies a period in which the sequence is continuous. A new one is drawn at random whenever
+/// continuity is lost.
 ///
-/// Holds 48 bits, shown as twelve hexadecimal digits.
+/// Has 48 bits, shown as twelve hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(u64);
 
@@ -260,7 +262,7 @@ impl Epoch {
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each frame and each answer has one, and `{:012x}` takes ten times as long.
+        // Each frame and each response has one, and `{:012x}` takes ten times as long.
         let mut text = [0; 12];
         for (place, digit) in text.iter_mut().rev().enumerate() {
             let value = (self.0 >> (4 * place)) & 0xf;
@@ -294,7 +296,7 @@ impl Sequence {
     }
 }
 
-/// A position in all channels at once: the id of the last publication a subscriber was given.
+/// A position in all channels at once: right after the publication with this id.
 ///
 /// On the wire it is the opaque id `<epoch>-<sequence>`, at most [`CURSOR_BYTES_MAX`] bytes of
 /// ASCII that need no escaping in a URL, a header or JSON.
@@ -302,7 +304,7 @@ impl Sequence {
 pub struct Cursor {
     /// The epoch that the sequence number belongs to.
     pub epoch: Epoch,
-    /// The last publication given.
+    /// The last publication before the position.
     pub sequence: Sequence,
 }
 
@@ -314,7 +316,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The text is not an id that this server could have given out.
+/// The text is not a [`Cursor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an id")]
 pub struct CursorError;
@@ -341,28 +343,27 @@ impl FromStr for Cursor {
     }
 }
 
-/// From where a subscriber wants to be served.
+/// The position from which a subscriber asks to be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
     /// From the next publication on.
     Now,
-    /// What was published after this position, as far as the log has it.
+    /// What was published after this position and is in the log.
     After(Cursor),
-    /// Everything that the log has of the channel.
+    /// Everything that the log holds of the channel.
     First,
-    /// So many of the newest that the log has of the channel.
+    /// This many of the newest that the log holds of the channel.
     Last(NonZeroU32),
-    /// The client named something that is no position. It is served from now on and receives a
-    /// gap.
+    /// The client's text is not a position. It is served from now on and receives a gap.
     Unrecognised,
 }
 
-/// The value of `since` that asks for everything that the log has of a channel.
+/// The value of `since` that asks for everything that the log holds of a channel.
 pub const SINCE_FIRST: &str = "first";
 
 impl Since {
-    /// Reads what a client sent as its last id. An empty text is what `EventSource` has before its
-    /// first id: now.
+    /// Parses a client's last id. An empty text is [`Since::Now`]: `EventSource` sends it before it
+    /// has received an id.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         if text.is_empty() {
@@ -371,8 +372,8 @@ impl Since {
         text.parse().map_or(Self::Unrecognised, Self::After)
     }
 
-    /// Reads a `last`: none of the newest is now. A larger number than 32 bits hold is `None`,
-    /// since no log has room for as many entries.
+    /// The position for a `last` of so many publications; zero is [`Since::Now`]. `None` if the
+    /// number does not fit in 32 bits: no log holds as many.
     #[must_use]
     pub fn last(publications: u64) -> Option<Self> {
         let publications = u32::try_from(publications).ok()?;
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn conn_name_reads_what_it_shows_and_nothing_else() {
+    fn conn_name_parses_only_its_own_text() {
         let name = ConnName {
             run: RunId(0x0123_4567_89ab_cdef),
             worker: 3,
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn serial_is_found_again_after_generations_have_wrapped() {
+    fn serial_is_recovered_after_generations_have_wrapped() {
         for serial in [0, 1, GENERATIONS - 1, GENERATIONS, 5 * GENERATIONS + 17] {
             let id = ConnId::new(3, serial);
             assert_ne!(id.generation, u32::MAX);
@@ -435,9 +436,9 @@ mod tests {
     }
 
     #[test]
-    fn serials_in_one_slot_never_meet() {
-        // The first conn stays while the generations wrap, twice; the next one in its slot may get
-        // the same generation.
+    fn serials_in_one_slot_never_repeat() {
+        // The first conn stays open while the generations wrap twice; the next one in its slot may
+        // get the same generation.
         let serial = 7;
         let next = serial + 2 * GENERATIONS;
         let (first, second) = (ConnId::new(3, serial), ConnId::new(3, next));
@@ -459,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn channel_name_refuses_what_the_contract_refuses() {
+    fn channel_name_has_1_to_200_bytes_without_spaces_or_control_characters() {
         assert_eq!(ChannelName::new(""), Err(ChannelNameError::Empty));
         assert_eq!(
             ChannelName::new("a b"),
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn channel_name_with_a_star_is_taken_from_a_journal_only() {
+    fn channel_name_with_a_star_is_accepted_from_a_journal_only() {
         for (text, at) in [("*", 0), ("prices:*", 7), ("a*b", 1), ("é*", 2)] {
             let refused = Err(ChannelNameError::Wildcard { at });
             assert_eq!(ChannelName::new(text), refused, "{text}");
@@ -492,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn channel_name_of_the_server_is_refused_unless_asked_for() {
+    fn reserved_channel_name_is_refused_unless_allowed() {
         for text in ["fanfare:", "fanfare:stats"] {
             assert_eq!(ChannelName::new(text), Err(ChannelNameError::Reserved));
             assert!(ChannelName::with_reserved(text).is_ok());
@@ -508,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn cursor_text_is_read_back_and_stays_short() {
+    fn cursor_parses_its_own_text_which_is_short() {
         let cursor = Cursor {
             epoch: Epoch::new(u64::MAX),
             sequence: Sequence(u64::MAX),
@@ -538,15 +539,15 @@ mod tests {
     }
 
     #[test]
-    fn since_of_an_empty_text_is_now_and_of_nonsense_unrecognised() {
+    fn since_of_an_empty_text_is_now_and_of_any_other_unrecognised() {
         assert_eq!(Since::parse(""), Since::Now);
         assert_eq!(Since::parse("earlier"), Since::Unrecognised);
-        // It asks for history only where a client writes it: no server has given it out as an id.
+        // `first` is a value of `since` only; it is never an id.
         assert_eq!(Since::parse("first"), Since::Unrecognised);
     }
 
     #[test]
-    fn since_the_last_takes_what_32_bits_hold_and_none_of_them_is_now() {
+    fn last_accepts_32_bits_and_zero_is_now() {
         assert_eq!(Since::last(0), Some(Since::Now));
         let most = NonZeroU32::MAX;
         assert_eq!(Since::last(u64::from(u32::MAX)), Some(Since::Last(most)));

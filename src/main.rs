@@ -1,11 +1,12 @@
 //! The program `fanfare`: an allocator and a call.
 //!
-//! Everything else is in the library, so that tests and benches reach it. Ends by returning, never
-//! by leaving from within, so that sockets and files are closed by their owners.
+//! Everything else is in the library, so that tests and benches can use it. The process ends by a
+//! return from `main` and never by `exit`, so that sockets and files are closed by their owners.
 
 use std::process::ExitCode;
 
-/// Many small objects of one size and few threads are what it is best at.
+/// Fast for many small objects of one size on few threads, which is what a server of idle
+/// connections allocates.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,43 +1,45 @@
-//! Patterns of channel names: a whole name, or the beginning of names and one `*` at the end.
+//! Patterns of channel names: a whole name, or a prefix and one `*` at the end.
 //!
-//! `chat:*` is every channel that begins with `chat:`, and `*` alone is every channel. No name has
-//! a `*`, so it stands nowhere else in a pattern. Used by consumers, tokens and namespaces; plain
-//! data, no table of rules.
+//! `chat:*` matches every channel that begins with `chat:`, and `*` alone matches every channel. A
+//! channel name has no `*`, so a pattern has one only at its end. Used by consumers, tokens and
+//! namespaces.
 
 use crate::id::{ChannelName, ChannelNameError};
 
 /// One pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// Names that begin so.
-    Beginning(Box<str>),
-    /// This one.
+    /// Every name with this prefix.
+    Prefix(Box<str>),
+    /// One name.
     Name(ChannelName),
 }
 
 impl Pattern {
-    /// Reads a pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// What is wrong with it as the name or the beginning of a name.
+    /// Returns [`ChannelNameError::Wildcard`] if a `*` is not at the end, and the other variants if
+    /// the text without it cannot be a channel name or its prefix.
     pub fn new(text: &str) -> Result<Self, ChannelNameError> {
-        let beginning = text.strip_suffix('*');
-        if let Some(at) = beginning.unwrap_or(text).find('*') {
+        let prefix = text.strip_suffix('*');
+        if let Some(at) = prefix.unwrap_or(text).find('*') {
             return Err(ChannelNameError::Wildcard { at });
         }
-        match beginning {
-            Some("") => Ok(Self::Beginning(Box::default())),
-            Some(beginning) => ChannelName::with_reserved(beginning)
-                .map(|_name| Self::Beginning(Box::from(beginning))),
+        match prefix {
+            Some("") => Ok(Self::Prefix(Box::default())),
+            Some(prefix) => {
+                ChannelName::with_reserved(prefix).map(|_name| Self::Prefix(Box::from(prefix)))
+            }
             None => ChannelName::with_reserved(text).map(Self::Name),
         }
     }
 
-    /// Whether a channel is meant.
+    /// Whether the pattern matches a channel.
     #[must_use]
     pub fn matches(&self, channel: &ChannelName) -> bool {
         match self {
-            Self::Beginning(beginning) => channel.as_str().starts_with(&**beginning),
+            Self::Prefix(prefix) => channel.as_str().starts_with(&**prefix),
             Self::Name(name) => name == channel,
         }
     }
@@ -53,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_is_a_name_or_the_beginning_of_names() {
+    fn pattern_matches_one_name_or_all_names_with_a_prefix() {
         assert!(matches("chat:*", "chat:42"));
         assert!(matches("chat:*", "chat:"));
         assert!(!matches("chat:*", "chat"));
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_can_match_no_channel_is_no_pattern() {
+    fn text_that_can_match_no_channel_is_refused() {
         let long = "x".repeat(201);
         for text in [
             "", "a b", "a b*", "\n*", &long, "*x*", "a*b", "*a", "**", "a**",

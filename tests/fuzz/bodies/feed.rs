@@ -132,7 +132,7 @@ pub fn print_command(command: &Command) -> String {
     match command {
         Command::Consume { patterns, notices } => {
             let patterns = patterns.iter().map(|pattern| match pattern {
-                Pattern::Beginning(beginning) => format!("{beginning}*"),
+                Pattern::Prefix(prefix) => format!("{prefix}*"),
                 Pattern::Name(name) => name.to_string(),
             });
             fields.insert("consume".into(), patterns.collect());

@@ -33,7 +33,7 @@ fn check_pattern(text: &str) {
     assert_eq!(pattern.is_ok(), is_pattern, "{text:?}: {pattern:?}");
     if let Ok(pattern) = pattern {
         let printed = match &pattern {
-            Pattern::Beginning(beginning) => format!("{beginning}*"),
+            Pattern::Prefix(prefix) => format!("{prefix}*"),
             Pattern::Name(name) => name.to_string(),
         };
         assert_eq!(printed, text);
