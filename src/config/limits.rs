@@ -1,58 +1,66 @@
 //! Every fixed bound of the server, with its unit in its name.
 //!
-//! What an operator may change is in [`super::Config`]; what stands here follows from a protocol or
-//! was measured, and changing it is a change of the program. The relations between bounds are
-//! asserted when the crate is compiled.
+//! An operator changes [`super::Config`]. The bounds here follow from a protocol or from a
+//! measurement; a change of them is a change of the program. Relations between bounds are asserted
+//! at the end of the file, at compile time.
 
 /// Bytes in a kibibyte.
 pub const KIB: u32 = 1024;
 
+// -- What the configuration may choose.
+
+/// Worker threads.
+pub const WORKERS_MAX: u32 = 1024;
+/// Bytes of a request head.
+pub const REQUEST_HEAD_BYTES_MAX: u32 = 64 * KIB;
+/// Bytes of one line, or of one request body, on the feed.
+pub const FEED_LINE_BYTES_MAX: u32 = 64 * 1024 * KIB;
+
 // -- One turn of a worker.
 
-/// How long a worker with conns sleeps at most, in milliseconds, so that a pause of the process or
-/// of its machine shows as a turn that came late.
+/// The longest sleep of a worker with conns, in milliseconds: a pause of the process or of its
+/// machine is noticed as a late turn.
 pub const SLEEP_MS_MAX: u64 = 1_000;
-/// What a turn may take beyond its sleep, in milliseconds. The rest is the server's own lag and
-/// does not count against peers ([`crate::time::running`]).
+/// Running time of a turn beyond its sleep, in milliseconds. More is the server's own lag and does
+/// not count against peers ([`crate::time::running`]).
 pub const TURN_RUNNING_MS_MAX: u64 = 100;
-/// How often a read is tried again that was interrupted.
+/// Attempts to repeat an interrupted read.
 pub const INTERRUPTED_READS_MAX: u32 = 64;
-/// How many readiness reports one poll takes from the kernel.
+/// Readiness reports that one poll takes from the kernel.
 pub const POLL_READINESS_MAX: u32 = 1024;
 /// Bytes of a worker's one read buffer, hence of one read.
 pub const READ_BUFFER_BYTES: u32 = 64 * KIB;
-/// Bytes read from one conn in one turn before the others have theirs.
+/// Bytes read from one conn in one turn.
 pub const READ_BYTES_PER_CONN_TURN_MAX: u32 = 128 * KIB;
-/// Bytes of one read from a conn that streams. The answers to so many bytes of the shortest
-/// commands stay below [`CONTROL_BYTES_MAX`], so that a client that reads is never cut off for a
-/// burst.
+/// Bytes of one read from a conn that streams. The answers to commands of so many bytes fit in
+/// [`CONTROL_BYTES_MAX`], so that a client that reads its answers is never closed for a burst.
 pub const STREAM_READ_BYTES: u32 = 16 * KIB;
-/// Work that the input of one conn may cause before the clock is looked at. One unit is the header
-/// of a frame, some 30 ns. Work is counted because a look at the clock costs as much as a frame.
+/// Work that the input of one conn may cause between two reads of the clock. One unit is the header
+/// of a frame, some 30 ns. Work is counted because reading the clock costs as much as a frame.
 pub const WORK_AT_ONCE_MAX: u32 = 512;
-/// How often one conn may cause so much work in one turn before the others have theirs. Enough for
-/// a client that subscribes to 128 channels at once.
+/// How many times [`WORK_AT_ONCE_MAX`] one conn may cause in one turn. Enough for a client that
+/// subscribes to 128 channels at once.
 pub const WORKS_PER_CONN_TURN_MAX: u32 = 16;
-/// Time that the work of one conn may take in one turn, in microseconds. It binds where commands
-/// cost more than they count for.
+/// Time that the work of one conn may take in one turn, in microseconds. It binds if commands take
+/// longer than their units of work suggest.
 pub const CONN_SLICE_US_MAX: u64 = 1_000;
 /// Bytes of an inflated message that are one unit of work.
 pub const INFLATED_BYTES_PER_WORK: usize = 32;
 /// Work of a message of the subprotocol, which is parsed and answered.
 pub const COMMAND_WORK: u32 = 32;
-/// Work of a subscription to one channel, for which a position is looked up.
+/// Work of a subscription to one channel, which looks up a position.
 pub const JOIN_WORK: u32 = 32;
 /// Conns read in one turn.
 pub const READ_CONNS_PER_TURN_MAX: u32 = 1024;
-/// Time that reading may take in one turn before the other phases have theirs, in microseconds.
-/// Conns that all have their budget full would otherwise take a second.
+/// Time that the read phase may take in one turn, in microseconds. If all conns used their whole
+/// budget, it would take a second otherwise.
 pub const READ_SLICE_US_MAX: u64 = 10_000;
-/// Reads in one turn of conns whose TLS handshake is under way. One costs up to a millisecond where
-/// the key is RSA, and a tenth of that otherwise.
+/// Reads in one turn from conns in their TLS handshake. One takes up to a millisecond with an RSA
+/// key, and a tenth of that otherwise.
 pub const HANDSHAKES_PER_TURN_MAX: u32 = 16;
 /// Bytes of plaintext in a TLS record (RFC 8446, 5.1).
 pub const TLS_RECORD_BYTES: usize = 16_384;
-/// Origins whose pages are let in; a conn that waits remembers one by its place, in a byte.
+/// Allowed origins. A conn stores the index of its origin in a byte.
 pub const BROWSER_ORIGINS_MAX: usize = 64;
 /// Addresses to listen on; a worker has a bit for each.
 pub const LISTENERS_MAX: usize = 64;
@@ -64,27 +72,28 @@ pub const PUBLICATIONS_PER_TURN_MAX: u32 = 1024;
 pub const EXPIRES_PER_TURN_MAX: u32 = 2048;
 /// Publications evicted from the log in one turn.
 pub const EVICTIONS_PER_TURN_MAX: u32 = 4096;
-/// Publications that one publication evicts from its channel while the channel is locked.
+/// Publications that one publication may evict from its channel while it holds the channel's lock.
 pub const TRIMS_PER_PUBLICATION_MAX: u32 = 64;
-/// Conns that hold publications which are looked at in one turn while too much is pinned.
+/// Conns that are checked for pinned publications in one turn while too much is pinned.
 pub const HOLDERS_PER_TURN_MAX: usize = 4096;
-/// After how many milliseconds a worker that has said nothing of what its conns pin may be asleep,
-/// so that others no longer leave it to that one to close the oldest.
+/// Age of a worker's report on what its conns pin, in milliseconds, after which the worker counts
+/// as asleep. Other workers then close their own oldest holders.
 pub const PINNED_STALE_MS: u64 = 100;
-/// Time that flush may take in one turn before reads and accepts have theirs, in microseconds.
+/// Time that the flush phase may take in one turn, in microseconds.
 pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
-/// Workers that walk over subscribers at once, for each processor. With one the scheduler finds
-/// nobody while a place is handed on, and the last subscriber waits a tenth longer.
+/// Workers that may walk over their subscribers at the same time, for each processor. With one, a
+/// processor idles while a permit passes to the next worker, and the last subscriber is reached a
+/// tenth later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
-/// Time for which a worker may walk before another has its place, in microseconds.
+/// Time for which a worker keeps a permit to walk while others wait, in microseconds.
 pub const WALK_PLACE_US: u64 = 4_000;
-/// Visits between two looks at the clock during flush.
+/// Subscribers visited between two reads of the clock during flush.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
-/// Writes of one batch, where the kernel takes batches. More cost a little less each, but the
-/// clock is not looked at before all are done, which takes a millisecond or two as it is.
+/// Writes of one batch of the ring. More would cost a little less each, but the clock is not read
+/// before all are done, which takes a millisecond or two as it is.
 pub const RING_WRITES_MAX: u16 = 256;
-/// Bytes of frames that a batch of writes collects before it is done, however few they are: large
-/// frames take the kernel the longer.
+/// Bytes of frames after which a batch of writes is submitted, whatever its number of writes: the
+/// kernel copies large frames for longer.
 pub const BATCH_WRITE_BYTES_MAX: usize = 256 * KIB as usize;
 /// Slices given to one vectored write. The kernel takes 1024; past 64 the gain is gone.
 pub const GATHER_SLICES_MAX: usize = 64;
@@ -92,17 +101,18 @@ pub const GATHER_SLICES_MAX: usize = 64;
 // -- Accepting.
 
 /// Descriptors of a worker's table that are not conns: poll, ring, listeners, the spare one,
-/// standard streams, and some room. The wakes of all workers come on top.
+/// standard streams, and some room. The eventfds of all workers come on top.
 pub const DESCRIPTORS_KEPT: u64 = 64;
-/// Connections the kernel may hold for us to accept, per listener. `net.core.somaxconn` cuts it.
+/// Connections of one listener that the kernel queues until they are accepted.
+/// `net.core.somaxconn` caps it.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// Parts of the table of sources, each with its own lock.
 pub const SOURCE_TABLE_PARTS: usize = 64;
-/// Seconds whose conns a source may open at once.
+/// Burst of the limit on connects: a source may open the connections of this many seconds at once.
 pub const CONNECTS_AT_ONCE_S: u64 = 5;
-/// How often it is looked whether memory is short, in milliseconds.
+/// Time between two measurements of memory, in milliseconds.
 pub const WATCH_MS: u64 = 1_000;
-/// How often it is checked whether the feed's socket and the journal's files are still there, in
+/// Time between two checks that the feed's socket and the journal's files still exist, in
 /// milliseconds.
 pub const FILES_CHECK_MS: u64 = 500;
 /// How long a FIFO that the configuration names may be silent, in milliseconds. Less than the
@@ -110,88 +120,86 @@ pub const FILES_CHECK_MS: u64 = 500;
 pub const INPUT_PAUSE_MS: u64 = 10_000;
 /// Bytes of a configuration file, a certificate or a key.
 pub const INPUT_BYTES: usize = 16 * 1024 * 1024;
-/// How often a fault that lasts goes to the log, in milliseconds.
+/// Time between two log lines about the same lasting fault, in milliseconds.
 pub const FAULT_REPEATED_MS: u64 = 60_000;
-/// The share of memory that is left to others where no bound is configured, in percent.
+/// The part of memory that is left to other programs if no limit is configured, in percent.
 pub const MEMORY_LEFT_PERCENT: u64 = 10;
-/// How long accepting pauses when no descriptor is left, in milliseconds.
+/// How long accepting pauses if no descriptor is free, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 250;
 
 // -- Memory.
 
-/// Conns that come and go before a worker looks for memory to give back.
+/// Conns that a worker must have opened and closed before it returns memory to the system.
 pub const STORM_CONNS: u32 = 1024;
-/// How long nobody must come or go before memory is given back, in milliseconds.
+/// Time without an opened or closed conn after which memory is returned, in milliseconds.
 pub const STORM_QUIET_MS: u64 = 1_000;
-/// After how long memory is given back although conns still come and go, in milliseconds.
+/// Time after which memory is returned although conns are still opened and closed, in milliseconds.
 pub const STORM_PATIENCE_MS: u64 = 10_000;
 
 // -- Namespaces.
 
-/// Namespaces that may be configured. All of them are looked at when a channel comes to be.
+/// Namespaces that may be configured. All of them are compared when a channel is created.
 pub const NAMESPACES_MAX: usize = 256;
 
 // -- Draining.
 
-/// Time between two goodbyes of all workers together, in microseconds; less when
-/// `drain.window_ms` is short.
+/// Time between two closes of all workers together, in microseconds; less if `drain.window_ms` is
+/// short.
 pub const DRAIN_SPACING_US: u64 = 200;
-/// How long the last goodbyes of a drain may take to arrive, in milliseconds.
+/// Time for the last closes of a drain to arrive, in milliseconds.
 pub const DRAIN_ARRIVAL_MS: u64 = 1_000;
-/// How long after the end of a drain the first clients return, in milliseconds. Without a socket
-/// unit nothing listens before the next server has started.
+/// Time from the end of a drain to the return of the first clients, in milliseconds. Without a
+/// socket unit, nothing listens before the next server has started.
 pub const RESTART_MS: u64 = 1_000;
-/// The least time over which clients return after a drain, in milliseconds, so that not even a few
-/// return at the same moment.
+/// The shortest time over which clients return after a drain, in milliseconds. It spreads even a
+/// few clients.
 pub const RECONNECTS_MS_MIN: u64 = 500;
-/// How long a drain waits for the request of a conn that was accepted just before, in
-/// milliseconds.
+/// How long a drain waits for the request of a conn that was just accepted, in milliseconds.
 pub const DRAIN_PENDING_MS: u64 = 50;
-/// Time between two checks whether a goodbye has arrived, in milliseconds.
+/// Time between two checks whether the peers have acknowledged their closes, in milliseconds.
 pub const DRAIN_CHECK_MS: u64 = 10;
-/// Goodbyes that one such check looks at.
+/// Conns of one such check.
 pub const DRAIN_CHECKS_MAX: usize = 1_024;
 
 // -- HTTP on the client side.
 
 /// Header fields of one request head.
 pub const REQUEST_HEADERS_MAX: usize = 64;
-/// The longest request target that is answered, in bytes; the head's own limit binds first by
-/// default.
+/// The longest request target, in bytes. By default the limit on the head binds first.
 pub const REQUEST_TARGET_BYTES_MAX: usize = 64 * KIB as usize;
-/// Bytes of answers above which a client that does not take them is not read.
+/// Bytes of unsent responses above which a client is not read.
 pub const ANSWER_BYTES_PAUSE: usize = 16 * KIB as usize;
-/// How long a long poll waits whose client does not say, in milliseconds; a limit that an operator
-/// has set lower goes before.
+/// How long a long poll waits if its client names no time, in milliseconds. A lower
+/// `limits.poll_timeout_ms` binds first.
 pub const POLL_TIMEOUT_MS: u64 = 30_000;
-/// Plans that a poll's answer looks at for a publication that has not expired. Behind them the
-/// client is told how far it has got, and asks again.
+/// Plans that one poll makes in search of a publication that has not expired. After that the
+/// response has the position that was reached, and the client polls again.
 pub const POLL_PLANS_MAX: u32 = 64;
-/// How long a conn that has been told goodbye may take to say its own, in milliseconds.
+/// How long a closed conn waits for the peer's close, in milliseconds.
 pub const LINGER_MS: u64 = 2_000;
 
 // -- Tokens (RFC 7519).
 
-/// The longest token that is verified, in bytes: as long as the longest request head that can be
-/// configured, so `limits.request_head_bytes` binds first. It bounds what `auth` costs, since
+/// The longest token that is verified, in bytes: the longest request head that can be configured,
+/// so `limits.request_head_bytes` binds first. It bounds the cost of the `auth` command, since
 /// messages may be longer. A signature over so many bytes takes about 50 us more.
-pub const TOKEN_BYTES_MAX: usize = 64 * KIB as usize;
-/// Patterns that a token may have to subscribe, and as many again to publish.
+pub const TOKEN_BYTES_MAX: usize = REQUEST_HEAD_BYTES_MAX as usize;
+/// Patterns of a token to subscribe, and as many again to publish.
 pub const TOKEN_PATTERNS_MAX: usize = 64;
 /// Bytes of the `sub` of a token.
 pub const TOKEN_SUB_BYTES_MAX: usize = 256;
-/// Keys by which tokens are verified. A token is tried with every key that matches its algorithm
-/// and `kid`. Without a `kid`, up to this many signatures are checked, 20 to 60 us each.
+/// Keys that verify tokens. A token is checked with every key that matches its algorithm and `kid`.
+/// Without a `kid`, up to this many signatures are checked, 20 to 60 us each.
 pub const TOKEN_KEYS_MAX: usize = 64;
-/// How long before its end the client of a WebSocket is told, in milliseconds, or half of the time
-/// it has.
+/// Time from the warning to a WebSocket client to the expiry of its token, in milliseconds; half of
+/// the token's remaining time if that is less.
 pub const TOKEN_WARNING_MS: u64 = 30_000;
-/// How old a worker's calendar may be, in milliseconds. While a conn has a token, the worker wakes
-/// at least so often. The kernel would report a clock that was set, or a suspension, by a timer
-/// descriptor for each worker only; a wake costs about 10 us.
+/// The oldest a worker's date may be, in milliseconds. While a conn has a token, the worker wakes
+/// at least this often. The kernel reports a clock step or a suspension only through a timer
+/// descriptor for each worker; a wake costs about 10 us.
 pub const CALENDAR_MS: u64 = 500;
-/// Time between two tokens that a WebSocket may show, in milliseconds. A verification costs as much
-/// as a hundred other commands.
+/// Time between two tokens of one WebSocket, in milliseconds. A verification costs as much as a
+/// hundred other commands.
 pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;
 
 // -- WebSocket (RFC 6455).
@@ -200,108 +208,105 @@ pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// The longest header of a frame, in bytes (RFC 6455, 5.2).
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
-/// Bytes of answers a client may leave unread while it sends more, whatever its quota. Room for the
-/// answer to a request of 128 channels with a gap in each, twice over.
+/// Bytes of answers that a client may leave unread while it sends more, whatever its quota. Twice
+/// the answer to a request of 128 channels with a gap in each.
 pub const CONTROL_BYTES_MAX: usize = 256 * KIB as usize;
 
-/// Publications that a window may let a client leave unacknowledged. The worker holds the id of
-/// each, 8 bytes, so a conn with a window on each of 128 channels comes to 1 MiB of them.
+/// The largest window: publications that a client may leave unacknowledged. The worker holds the id
+/// of each, 8 bytes, so a conn with a window on each of 128 channels holds up to 1 MiB.
 pub const WINDOW_PUBLICATIONS_MAX: u32 = 1024;
 
 /// Earlier epochs whose positions are recognised. Epochs change with faults of an engine, and few
-/// clients come back from before the last change.
+/// clients return with a position from before the last change.
 pub const PREVIOUS_EPOCHS_MAX: usize = 16;
 
 // -- Compression (RFC 7692).
 
-/// The level at which publications are compressed. It is done once for all subscribers, so bytes
-/// count for more than time: against level 1 it takes a fourth to a third off, at two to three
-/// times the time; level 6 takes another percent.
+/// The level at which publications are compressed. This is done once for all subscribers, so size
+/// matters more than time: level 3 saves a fourth to a third against level 1 at two to three times
+/// the time; level 6 saves one percent more.
 pub const DEFLATE_LEVEL: u32 = 3;
-/// The window in which publications are compressed, as a power of two. One for all, so that there
-/// is one frame for all; who asks for less goes without. At 4 KiB those are few, and the price is
-/// small: a whole 32 KiB would take 0 to 4 percent more off documents of 13 KiB and nothing off
-/// short ones, while 2 KiB costs another 3 to 6 percent and a tenth of the time.
+/// The window in which publications are compressed, as a power of two. It is the same for all, so
+/// that one frame serves all; a client that offers a smaller window is served uncompressed. Few
+/// clients offer less than 4 KiB, and the price is small: 32 KiB would save 0 to 4 percent of
+/// documents of 13 KiB and nothing of short ones, while 2 KiB costs 3 to 6 percent and saves a
+/// tenth of the time.
 pub const DEFLATE_WINDOW_BITS: u8 = 12;
-/// Messages below this many bytes are sent as they are. Below it compression saves a few dozen
-/// bytes of a segment that is sent anyway, and costs every client its inflating.
+/// Shorter messages are not compressed. It would save a few dozen bytes of a segment that is sent
+/// anyway, and every client would have to inflate them.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// Messages above this many bytes are sent as they are: at 8 ms for each MiB they would hold up
-/// everybody else of the worker. The longest publication is shorter by default.
+/// Longer messages are not compressed: at 8 ms for each MiB they would delay all other conns of the
+/// worker. By default the longest publication is shorter.
 pub const DEFLATE_BYTES_MAX: usize = 2048 * KIB as usize;
-/// Bytes inflated for clients in one turn, after which the read phase is over. A client gets a
-/// thousand bytes out for each one it sends, so the bytes read say nothing about the work.
+/// Bytes inflated for clients in one turn, after which the read phase ends. One byte on the wire
+/// may become a thousand, so the bytes read do not measure the work.
 pub const INFLATED_BYTES_PER_TURN_MAX: u64 = 4096 * KIB as u64;
-/// Bytes of a buffer that are kept from one compressed message to the next.
+/// Largest buffer that is kept from one compressed message to the next, in bytes.
 pub const DEFLATE_BUFFER_BYTES_KEPT: usize = 64 * KIB as usize;
 
 // -- The feed.
 
-/// Bytes read from one feeder at a time, hence about the size of a batch.
+/// Bytes read from one feeder at a time, and so about the size of a batch.
 pub const FEED_READ_BYTES: usize = 64 * KIB as usize;
-/// Publications after which a batch is handed over although more were read: one line may name a
-/// thousand channels.
+/// Publications after which a batch is posted although more were read: one line may name a thousand
+/// channels.
 pub const BATCH_PUBLICATIONS_MAX: usize = 1024;
-/// Bytes of publications after which a batch is handed over. With [`INBOX_BATCHES_MAX`] this bounds
-/// what waits between the feed and a worker.
+/// Bytes of publications after which a batch is posted. With [`INBOX_BATCHES_MAX`] this bounds what
+/// waits between the feed and a worker.
 pub const BATCH_BYTES_MAX: u64 = 1024 * KIB as u64;
-/// Batches that may wait in a worker's inbox. A full inbox stops the feed from reading.
+/// Batches that may wait in a worker's inbox. The feed does not read while an inbox is full.
 pub const INBOX_BATCHES_MAX: usize = 64;
-/// How long the feed waits for a full inbox before it looks after the log's bounds, in
-/// milliseconds.
+/// How long the feed waits for a full inbox before it enforces the log's bounds, in milliseconds.
 pub const INBOX_WAIT_MS: u64 = 10;
-/// After how many milliseconds a poll is looked at again that has to be answered and waits for
-/// publications that its worker has not taken in.
+/// Time after which a due poll is checked again that waits for publications which its worker has
+/// not taken in, in milliseconds.
 pub const ANSWER_WAIT_MS: u64 = 1_000;
-/// How long a worker sleeps that has entries which are not due before others are posted, in
-/// milliseconds.
+/// How long a worker sleeps that has entries which may be delivered only after earlier ones are
+/// posted, in milliseconds.
 pub const LATE_ENTRIES_WAIT_MS: u64 = 1;
 /// Feeders connected at once.
 pub const FEEDERS_MAX: usize = 1024;
-/// Answers that one feeder may leave unread before it is no longer read, in bytes.
+/// Bytes of unread answers above which a feeder is not read.
 pub const FEED_ANSWER_BYTES_MAX: usize = 256 * KIB as usize;
-/// Acknowledgements that one feeder may be waiting for before it is no longer read.
+/// Pending acknowledgements above which a feeder is not read.
 pub const FEED_ACKS_MAX: usize = 65_536;
-/// Patterns one consumer may have.
+/// Patterns of one consumer.
 pub const CONSUME_PATTERNS_MAX: usize = 256;
 /// Longest reason of a close frame, in bytes: a control frame's payload without the code.
 pub const CLOSE_REASON_BYTES_MAX: usize = CONTROL_PAYLOAD_BYTES_MAX - 2;
-/// Bytes of its own that a conn may have on its way out for a backend to send it more, and the
-/// longest thing that it is sent alone. Below [`CONTROL_BYTES_MAX`], so that no backend can have a
-/// client cut off.
+/// Unsent control bytes of a conn above which a backend cannot send to it, and the longest message
+/// of a backend to one conn. Below [`CONTROL_BYTES_MAX`], so that no backend can cause the close of
+/// a client.
 pub const DIRECT_BYTES_MAX: usize = 128 * KIB as usize;
 /// Reports of workers that may wait for the feed. With `limits.client_message_bytes` this bounds
-/// what clients have published and no consumer has taken.
+/// what clients have published and no consumer has received.
 pub const REPORTS_MAX: usize = 256;
-/// Reports that the feed takes before it turns to its feeders again.
+/// Reports that the feed takes before it serves its feeders again.
 pub const REPORTS_PER_ROUND_MAX: u32 = 256;
-/// Bytes of what clients have published that one worker keeps until the feed has room; more is
-/// refused.
+/// Bytes of client publications that one worker holds until the feed has room; more is refused.
 pub const UPSTREAM_BYTES_MAX: usize = 4096 * KIB as usize;
 /// Notices that may wait for consumers, of all workers together; more are counted as lost.
 pub const NOTICES_MAX: usize = 65_536;
-/// Notices of one conn that may wait before it is no longer read. Half as many let it be read
-/// again.
+/// Waiting notices of one conn above which it is not read. It is read again when half as many wait.
 pub const NOTICES_PER_CONN_MAX: usize = 32;
-/// Notices that are passed over because their consumers have no room. Those that come after so many
-/// wait too, whatever consumers they are for.
+/// Notices that are skipped because their consumers have no room. After so many, later ones wait
+/// too, whatever consumer they are for.
 pub const NOTICES_PASSED_MAX: usize = 4_096;
-/// Bytes of notices that wait to be written to one consumer.
+/// Bytes of notices in the write buffer of one consumer.
 pub const NOTICE_BYTES_AT_ONCE: usize = 4 * KIB as usize;
-/// Bytes of the kernel's memory with what a consumer has not read, up to which it gets more
-/// notices. A publication has little in front of it, however slowly the consumer reads.
+/// Unread bytes of a consumer, as the kernel accounts them, up to which it receives more notices.
+/// So a publication has few notices in front of it, however slowly the consumer reads.
 pub const NOTICE_UNREAD_BYTES_MAX: u32 = 8 * KIB;
-/// After so many bytes of publications and answers a consumer gets notices although it has more
-/// unread, so that steady publications leave them a share.
+/// Bytes of publications and answers after which a consumer receives notices although it has more
+/// unread. So steady publications do not starve notices.
 pub const NOTICE_INTERVAL_BYTES: u64 = 64 * KIB as u64;
-/// How long a consumer may make others wait and read next to nothing before it is cut off, in
-/// milliseconds of running time.
+/// How long a consumer for which others wait may read less than [`CONSUMER_READ_BYTES_MIN`] before
+/// it is closed, in milliseconds of running time.
 pub const CONSUMER_STALL_MS: u64 = 10_000;
-/// What a consumer has to read in that time, in bytes of the kernel's memory; less is next to
-/// nothing.
+/// What such a consumer must read in that time, in bytes as the kernel accounts them.
 pub const CONSUMER_READ_BYTES_MIN: u64 = 2 * KIB as u64;
-/// Bytes written to a consumer at once. The kernel counts a piece as unread until its last byte has
-/// been read, and with its own data this one fills 2 KiB.
+/// Bytes written to a consumer at once. The kernel counts one write as unread until its last byte
+/// is read; with the kernel's own data this size fills 2 KiB.
 pub const CONSUMER_PIECE_BYTES: usize = 1_728;
 /// Idempotency keys remembered.
 pub const DEDUPE_KEYS_MAX: usize = 65_536;
@@ -313,55 +318,76 @@ pub const LABEL_BYTES_MAX: usize = 256;
 pub const JSON_LEVELS_MAX: usize = 128;
 /// Digits of a number in a JSON payload, those of its fraction and exponent included.
 pub const JSON_DIGITS_MAX: usize = 1000;
-/// Channels one publication may name.
+/// Channels of one publication.
 pub const CHANNELS_PER_PUBLICATION_MAX: usize = 1024;
 
 // -- The journal.
 
-/// Bytes of records that the journal's store collects in memory before it writes a table.
+/// Bytes of records that the journal's store holds in memory before it writes a table.
 pub const JOURNAL_MEMTABLE_BYTES: u64 = 16 * 1024 * KIB as u64;
-/// Bytes of records in a chunk, which goes as a whole. No fewer than the store collects, so that a
-/// full chunk is in tables soon and not only in the store's write-ahead log.
+/// Bytes of records in a chunk, which is deleted as a whole. At least what the store holds in
+/// memory, so that a full chunk is soon in tables and not only in the store's write-ahead log.
 pub const JOURNAL_CHUNK_BYTES: u64 = JOURNAL_MEMTABLE_BYTES;
-/// Chunks of which `journal.bytes` consists, unless they would be too small.
+/// Chunks into which `journal.bytes` is divided, unless they would be too small.
 pub const JOURNAL_CHUNKS_MAX: u64 = 64;
-/// Full chunks that are not in tables; with so many a new one waits up to a second.
+/// Full chunks that are not yet in tables; with so many, a new one waits up to a second.
 pub const JOURNAL_CHUNKS_UNFLUSHED_MAX: usize = 3;
-/// Bytes of blocks that the store remembers. Records are read once, at a start.
+/// Bytes of the store's block cache. Records are read once, at a start.
 pub const JOURNAL_CACHE_BYTES: u64 = 1024 * KIB as u64;
-/// Files that the store holds open.
+/// Files that the store keeps open.
 pub const JOURNAL_FILES_MAX: usize = 64;
-/// Bytes of full write-ahead logs at which the store writes what holds the oldest, which is as few
-/// as it allows.
+/// Bytes of full write-ahead logs above which the store flushes what the oldest log holds; the
+/// least that the store allows.
 pub const JOURNAL_LOG_BYTES: u64 = 64 * 1024 * KIB as u64;
-/// Milliseconds that a store which has failed is left alone before it is opened again.
+/// Time from a failure of the store to the attempt to open it again, in milliseconds.
 pub const JOURNAL_PAUSE_MS: u64 = 1_000;
-/// Milliseconds without a batch after which a store that has failed is opened again without one.
+/// Time without a batch after which a store that has failed is opened again without one, in
+/// milliseconds.
 pub const JOURNAL_QUIET_MS: u64 = 5_000;
 /// The longest record, in bytes: the longest line or body of the feed and some room.
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
-/// Numbers that may be given out before the next are put aside. After a start that cannot know
-/// which were given out, so many are left out.
+/// Sequence numbers that are reserved at a time. A start that cannot know which of them were used
+/// skips all of them.
 pub const JOURNAL_NUMBERS_ASIDE: u64 = 1 << 32;
 /// Appends that may wait to be synced before the feed waits for the disk.
 pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 
 // -- The admin listener.
 
-/// Connections of the admin listener; beyond them the oldest silent one makes room for a new one.
-/// At 50 a second a silent one has more than [`ADMIN_STEP_MS`].
+/// Connections of the admin listener. Above that the oldest silent one is closed for a new one. At
+/// 50 new ones a second, a silent one is open for longer than [`ADMIN_STEP_MS`].
 pub const ADMIN_CONNS_MAX: usize = 128;
-/// Connections of the admin listener accepted before those that are held are looked at again.
+/// Connections that the admin listener accepts before it serves the open ones again.
 pub const ADMIN_ACCEPTS_PER_TURN_MAX: usize = 16;
 /// Bytes of a request head on the admin listener.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 8 * KIB as usize;
-/// Time for a whole head to arrive on the admin listener, and again for its answer to leave, in
+/// Time for a whole head to arrive on the admin listener, and again for its response to be sent, in
 /// milliseconds.
 pub const ADMIN_STEP_MS: u64 = 2_000;
 
+// -- Relations.
+
+const _: () = assert!(TURN_RUNNING_MS_MAX < SLEEP_MS_MAX);
 const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
 const _: () = assert!(STREAM_READ_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
+const _: () = assert!(DIRECT_BYTES_MAX < CONTROL_BYTES_MAX);
 const _: () = assert!(GATHER_SLICES_MAX <= 1024);
+// A worker has a bit of a u64 for each listener, and a conn a byte for its origin.
+const _: () = assert!(LISTENERS_MAX <= u64::BITS as usize);
+const _: () = assert!(BROWSER_ORIGINS_MAX <= 1 << u8::BITS);
+// Worker numbers have 16 bits.
+const _: () = assert!(WORKERS_MAX <= u16::MAX as u32);
+const _: () = assert!(REQUEST_TARGET_BYTES_MAX <= REQUEST_HEAD_BYTES_MAX as usize);
+const _: () = assert!(TOKEN_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX as usize);
 const _: () = assert!(DEFLATE_WINDOW_BITS >= 9 && DEFLATE_WINDOW_BITS <= 15);
 const _: () = assert!(DEFLATE_BYTES_MIN < DEFLATE_BYTES_MAX);
+const _: () = assert!(FEED_READ_BYTES as u64 <= BATCH_BYTES_MAX);
+const _: () = assert!(CHANNELS_PER_PUBLICATION_MAX <= BATCH_PUBLICATIONS_MAX);
+const _: () = assert!(NOTICES_PASSED_MAX < NOTICES_MAX);
+const _: () = assert!((CONSUMER_PIECE_BYTES as u64) < CONSUMER_READ_BYTES_MIN);
+const _: () = assert!(CONSUMER_READ_BYTES_MIN < NOTICE_UNREAD_BYTES_MAX as u64);
+const _: () = assert!(JOURNAL_MEMTABLE_BYTES <= JOURNAL_CHUNK_BYTES);
+const _: () = assert!(FEED_LINE_BYTES_MAX as u64 + 1024 * KIB as u64 <= JOURNAL_RECORD_BYTES_MAX);
+// A silent connection is closed for a new one later than for its deadline.
+const _: () = assert!(ADMIN_CONNS_MAX as u64 * 1000 / 50 > ADMIN_STEP_MS);
