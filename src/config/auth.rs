@@ -1,8 +1,8 @@
-//! Who may come in: keys by which tokens are known, and where a token may stand.
+//! Keys that verify tokens, and the places of a request that may have a token.
 //!
-//! Without keys everybody is anonymous and may subscribe to everything. With keys only what a
-//! namespace gives to anybody needs no token. Plain data, checked by [`super::validate`]; the files
-//! are read by the server.
+//! Without keys, all clients are anonymous and may subscribe to every channel. With keys, a client
+//! needs a token unless a namespace allows anonymous subscriptions. Plain data, checked by
+//! [`super::validate`]; the server reads the files.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,21 +18,21 @@ use crate::id::ChannelName;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Auth {
-    /// Files with a key each.
+    /// Files with one key each.
     pub keys: Vec<KeyFile>,
     /// A file with a set of keys (RFC 7517). Empty: none.
     pub jwks: PathBuf,
-    /// Who we are in `aud`. Empty: tokens have no audience.
+    /// The required audience (`aud`). Empty: tokens have no audience.
     pub audience: String,
-    /// Whose tokens are taken. Empty: of everybody whose signature is right.
+    /// The required issuer (`iss`). Empty: any issuer with a valid signature.
     pub issuer: String,
-    /// Milliseconds by which clocks may disagree.
+    /// Milliseconds by which the clocks of issuer and server may differ.
     pub leeway_ms: u64,
-    /// The cookie that a token may be in. Empty: none.
+    /// The cookie that may have a token. Empty: none.
     pub cookie: String,
-    /// The parameter of the query that a token may be in. Empty: none.
+    /// The query parameter that may have a token. Empty: none.
     pub query: String,
-    /// Milliseconds that a WebSocket has for its token, if its handshake had none.
+    /// Milliseconds for the `auth` command of a WebSocket whose handshake had no token.
     pub deadline_ms: u64,
 }
 
@@ -52,13 +52,13 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// Whether there are keys, and so whether anything is asked of anybody.
+    /// Whether keys are configured, so that clients need tokens.
     #[must_use]
     pub fn is_on(&self) -> bool {
         !self.keys.is_empty() || !self.jwks.as_os_str().is_empty()
     }
 
-    /// What is asked of every token beside its signature.
+    /// The conditions on every token beside its signature.
     #[must_use]
     pub fn terms(&self) -> Terms {
         let named = |text: &str| (!text.is_empty()).then(|| Box::from(text));
@@ -69,28 +69,28 @@ impl Auth {
         }
     }
 
-    /// Time that a WebSocket has for its token.
+    /// Time for the `auth` command of a WebSocket.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
 }
 
-/// A file and the one algorithm that the key in it is for, as in `RS256 /etc/fanfare/issuer.pem`.
+/// A key file and the one algorithm of its key, as in `RS256 /etc/fanfare/issuer.pem`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyFile {
-    /// What the key is for.
+    /// The algorithm.
     pub algorithm: Algorithm,
-    /// Where it is.
+    /// The file.
     pub path: PathBuf,
 }
 
-/// The text is no algorithm and path.
+/// The text is not an algorithm and a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is not one of HS256, HS384, HS512, RS256, ES256, EdDSA and behind it a file, as in \
-     `RS256 /etc/fanfare/issuer.pem`"
+    "`{0}` is not an algorithm (HS256, HS384, HS512, RS256, ES256 or EdDSA) followed by a file, \
+     as in `RS256 /etc/fanfare/issuer.pem`"
 )]
 pub struct KeyFileError(String);
 
@@ -129,7 +129,7 @@ impl Config {
         !self.auth.is_on() || self.client_rules(channel).anonymous_subscribe
     }
 
-    /// Whether there is anything to be had without a token.
+    /// Whether some channel may be subscribed to without a token.
     #[must_use]
     pub fn has_open_channels(&self) -> bool {
         let mut namespaces = self.namespace.iter();
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_open_without_keys_and_with_them_where_a_namespace_says_so() {
+    fn channels_are_open_without_keys_or_if_their_namespace_allows_it() {
         let channel = |name| ChannelName::new(name).unwrap();
         let mut config = Config::default();
         assert!(config.is_open(&channel("a")) && config.has_open_channels());

@@ -1,8 +1,8 @@
-//! Which pages of other hosts browsers may come in from.
+//! The origins of web pages that may connect.
 //!
-//! Plain data and what it may be. A browser says in `Origin` whose page a request is from, and the
-//! page may read the response only if that says so; a WebSocket has no such rule, so it is refused
-//! by us. [`crate::http::origin`] holds requests against this list.
+//! Plain data and its checks. A browser sends the origin of the page in `Origin`, and lets the page
+//! read a response only if the response allows it. There is no such rule for WebSockets, so the
+//! server refuses them. [`crate::http::origin`] compares requests with this list.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,23 +10,23 @@ use super::Config;
 use super::limits::BROWSER_ORIGINS_MAX;
 use super::validate::{Invalid, push};
 
-/// The entry that every page matches.
+/// The entry that matches every origin.
 const ANY: &str = "*";
 
-/// What browsers send for pages without an origin of their own, such as those of a sandbox.
+/// What browsers send for an opaque origin, such as that of a sandboxed page.
 const OPAQUE: &str = "null";
 
-/// Browsers, and the pages that they show.
+/// Access of browsers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Browser {
-    /// Origins as browsers send them, such as `https://example.com`; `*` is any. Pages of the same
-    /// host need no entry.
+    /// Allowed origins as browsers send them, such as `https://example.com`; `*` is any. Pages of
+    /// the server's own host need no entry.
     pub origins: Vec<String>,
 }
 
 impl Browser {
-    /// The place in the list that lets this origin in: its own, or that of `*`.
+    /// The index of the entry that allows this origin: its own, or that of `*`.
     #[must_use]
     pub fn place(&self, origin: &[u8]) -> Option<u8> {
         let place_of = |wanted: &[u8]| {
@@ -37,13 +37,13 @@ impl Browser {
         place.and_then(|place| u8::try_from(place).ok())
     }
 
-    /// The origin at a place.
+    /// The entry at an index.
     #[must_use]
     pub fn origin(&self, place: u8) -> Option<&str> {
         self.origins.get(usize::from(place)).map(String::as_str)
     }
 
-    /// Whether it stands for every page, and so must not come with cookies.
+    /// Whether an entry matches every origin. Such an origin must not be combined with cookies.
     #[must_use]
     pub fn is_any(origin: &str) -> bool {
         origin == ANY
@@ -63,8 +63,8 @@ impl Config {
             let is_special = [ANY, OPAQUE].contains(&origin.as_str());
             if !is_special && !is_origin(origin) {
                 let message = format!(
-                    "`{origin}` is nothing that a browser sends: scheme, host, and a port that is \
-                     not the scheme's own, in small letters, such as https://example.com"
+                    "`{origin}` is not an origin as a browser sends it; write scheme, host and, \
+                     unless it is the default, port in lower case, such as https://example.com"
                 );
                 push(found, &[KEY], message);
             } else if origins.iter().take(index).any(|other| other == origin) {
@@ -72,7 +72,7 @@ impl Config {
             }
             if is_special && !self.auth.cookie.is_empty() {
                 let message = format!(
-                    "`{origin}` lets any page come in with its visitor's cookie; name the origins"
+                    "`{origin}` would let any page use its visitor's cookie; name the origins"
                 );
                 push(found, &[KEY, "auth.cookie"], message);
             }
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn any_page_may_not_come_with_a_cookie() {
+    fn origin_that_matches_any_page_is_refused_with_a_cookie() {
         assert_eq!(problems(&["*"], "token"), 1);
         assert_eq!(problems(&["https://a", "null"], "token"), 1);
         assert_eq!(problems(&["https://a"], "token"), 0);
     }
 
     #[test]
-    fn place_is_the_own_one_before_that_of_any() {
+    fn own_entry_of_an_origin_precedes_the_wildcard() {
         let origins = ["*", "https://a", "null"].map(String::from).into();
         let browser = Browser { origins };
         assert_eq!(browser.place(b"https://a"), Some(1));

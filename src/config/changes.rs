@@ -1,7 +1,6 @@
-//! PURE: the keys of a configuration, and those in which two configurations differ.
+//! PURE: the keys of a configuration, and the keys in which two configurations differ.
 //!
-//! Both are read off the serialised [`Config`], so that a new key of the struct takes part without
-//! a second list.
+//! Both are derived from the serialised [`Config`], so that there is no second list of keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,8 +38,11 @@ impl Config {
     /// The keys whose values differ, as `section.key` in alphabetical order.
     #[must_use]
     pub fn changed_keys(&self, other: &Self) -> BTreeSet<String> {
-        // What was read from TOML can be written as TOML.
-        let table = |config| Table::try_from(config).unwrap_or_default();
+        let table = |config| {
+            let table = Table::try_from(config);
+            debug_assert!(table.is_ok(), "a configuration can be written as TOML");
+            table.unwrap_or_default()
+        };
         between(&table(self), &table(other))
     }
 }
@@ -49,7 +51,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// Texts of which every key that is a text, or a list of texts, takes at least two.
+    /// Values such that each key with a text, or a list of texts, accepts at least two of them.
     const TEXTS: [&str; 14] = [
         "always",
         "os",

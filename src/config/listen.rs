@@ -1,7 +1,7 @@
-//! Where clients connect, and what is spoken there.
+//! Addresses for clients, and the protocols on each of them.
 //!
-//! Plain data. In the file an entry is a text, an address with words behind it, or a table; on the
-//! command line and in the environment it is the text.
+//! Plain data. In the file an entry is a text or a table. The text is an address followed by words;
+//! it is also the form on the command line and in the environment.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-/// The word for TLS behind an address.
+/// The word for TLS.
 const TLS: &str = "tls";
 /// The word for the PROXY protocol.
 const PROXY: &str = "proxy";
@@ -23,19 +23,19 @@ const PROXY: &str = "proxy";
 pub struct Listen {
     /// Address and port.
     pub address: SocketAddr,
-    /// Whether conns are secured.
+    /// Whether conns use TLS.
     pub is_tls: bool,
-    /// Whether conns begin with a header of the PROXY protocol, before TLS.
+    /// Whether conns begin with a PROXY header, before TLS.
     pub is_proxied: bool,
 }
 
-/// The text is no address with words.
+/// The text is not an address with optional words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an address and port, with `tls` and `proxy` behind it or nothing")]
+#[error("`{0}` is not an address and port, optionally followed by `tls` and `proxy`")]
 pub struct ListenError(String);
 
 impl Listen {
-    /// An address where HTTP is spoken in plain text.
+    /// An address without TLS and PROXY protocol.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
         Self {
@@ -122,22 +122,22 @@ struct Entry {
     proxy_protocol: bool,
 }
 
-/// Certificates and what is asked of clients.
+/// Certificates and keys.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
-    /// Files with certificate chains in PEM. Which one a client is shown is a matter of the name
-    /// that it asks for; the first where there is none.
+    /// Files with certificate chains in PEM. The server name that a client requests (SNI) selects
+    /// one; the first is the default.
     pub certificates: Vec<PathBuf>,
     /// Files with their private keys, in the same order.
     pub keys: Vec<PathBuf>,
-    /// File with the certificates of authorities that may vouch for clients.
+    /// File with the certificates of the authorities that sign client certificates.
     pub client_authorities: PathBuf,
-    /// What is asked of clients.
+    /// Whether clients need a certificate.
     pub client_auth: ClientAuth,
-    /// Time for the handshake, in milliseconds. That for the request head begins behind it.
+    /// Time for the handshake, in milliseconds. The time for the request head begins after it.
     pub handshake_ms: u64,
-    /// Whether a certificate is made at start that nobody vouches for, for trying out.
+    /// Whether a self-signed certificate is generated at start, for testing.
     pub self_signed: bool,
 }
 
@@ -162,16 +162,16 @@ impl Default for Tls {
     }
 }
 
-/// Whether clients show a certificate.
+/// Whether clients need a certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
-    /// They are not asked.
+    /// No certificate is requested.
     #[default]
     Off,
-    /// One that is shown has to be right.
+    /// A certificate that a client sends must be valid.
     Optional,
-    /// Nobody gets in without.
+    /// Each client must send a valid certificate.
     Required,
 }
 
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_or_no_word_is_refused() {
+    fn text_with_a_bad_address_or_an_unknown_word_is_refused() {
         for text in [
             "",
             "tls",

@@ -1,9 +1,9 @@
-//! The control plane: what an operator may choose, checked once and then immutable.
+//! The configuration: validated once and then immutable.
 //!
 //! [`Config`] has the shape of the configuration file, key by key, so that the file, the
-//! environment and this struct cannot drift apart. Plain data without I/O: reading files and the
-//! environment is [`mod@file`]'s, the only shell part; [`validate`] knows what a value may be.
-//! Durations end in `_ms`, sizes in `_bytes`; the accessors hand out [`Duration`]s.
+//! environment and this struct cannot differ. Plain data without I/O: [`mod@file`], the only shell
+//! part, reads files and the environment; [`validate`] checks values. Durations end in `_ms`, sizes
+//! in `_bytes`; the accessors return [`Duration`]s.
 
 pub mod auth;
 pub mod browser;
@@ -30,52 +30,52 @@ pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};
 pub use proxy::{ForwardedField, Proxy};
 pub use share::Share;
 
-/// Everything an operator may choose. `Config::default()` is a server that works.
+/// All settings. A server runs with `Config::default()`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where clients connect.
+    /// Addresses for clients.
     pub listen: Vec<Listen>,
-    /// Path of the feed's Unix socket. Empty: chosen from the environment when the server starts.
+    /// Path of the feed's Unix socket. Empty: [`file::default_feed_path`].
     pub feed: PathBuf,
     /// Access mode of the feed's socket, as an octal text such as `"0660"`.
     pub feed_mode: String,
-    /// Group that owns the feed's socket, by name. Empty: the process's own.
+    /// Group that owns the feed's socket, by name or number. Empty: the process's own.
     pub feed_group: String,
-    /// Where metrics and health are served. `off` or an empty text: nowhere.
+    /// Address for metrics and health; `None` if turned off.
     #[serde(with = "optional_address")]
     pub admin: Option<SocketAddr>,
     /// Worker threads; 0 is one per core.
     pub workers: u32,
     /// Whether `/` shows the live page.
     pub page: bool,
-    /// What is proved where TLS is spoken.
+    /// Certificates and keys.
     pub tls: Tls,
-    /// Heartbeats.
+    /// Interval of heartbeats.
     pub heartbeat: Heartbeat,
-    /// Who may come in.
+    /// Keys that verify tokens.
     pub auth: Auth,
-    /// Pages of other hosts.
+    /// Origins of pages that may connect.
     pub browser: Browser,
-    /// Whose word counts for where a client comes from.
+    /// Proxies whose client addresses are accepted.
     pub proxy: Proxy,
-    /// Bounds on what a client or feeder may ask for.
+    /// Bounds on clients and feeders.
     pub limits: Limits,
-    /// Bounds on what one conn may be owed.
+    /// Bounds on what waits for one conn.
     pub quota: Quota,
     /// Bounds on the log of recent publications.
     pub log: LogBounds,
-    /// Publications kept on disk.
+    /// The log on disk.
     pub journal: Journal,
-    /// How the server stops.
+    /// The stop of the server.
     pub drain: Drain,
-    /// How the kernel is asked.
+    /// Use of optional kernel features.
     pub io: Io,
     /// Compression of WebSocket messages.
     pub deflate: Deflate,
     /// Diagnostics.
     pub logging: Logging,
-    /// Channels with rules of their own.
+    /// Channels with their own rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespace: Vec<Namespace>,
 }
@@ -133,13 +133,14 @@ impl Heartbeat {
     }
 }
 
-/// Bounds on what a client or feeder may ask for.
+/// Bounds on clients and feeders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Bytes of a request head, from the request line to the empty line.
     pub request_head_bytes: u32,
-    /// Milliseconds from accepting, or from the end of the last request, to the end of a head.
+    /// Milliseconds from the accept, or from the end of the last request, to the end of a request
+    /// head.
     pub request_head_ms: u64,
     /// Bytes of one message or frame from a WebSocket client.
     pub client_message_bytes: u32,
@@ -147,32 +148,32 @@ pub struct Limits {
     pub feed_line_bytes: u32,
     /// Channels one conn may subscribe to.
     pub channels_per_conn: u32,
-    /// Milliseconds that a long poll may wait, however long its client would.
+    /// The longest wait of a long poll, in milliseconds, whatever its client asks for.
     pub poll_timeout_ms: u64,
-    /// Conns of the whole server, shared out evenly among the workers and rounded up; 0 is as many
-    /// as there are descriptors. A client is refused when the worker it came to has its share.
+    /// Conns of the whole server, divided evenly among the workers and rounded up; 0 is as many as
+    /// there are descriptors. A client is refused if its worker has its share.
     pub conns: u32,
-    /// Silent conns of the whole server: everything that arrived has been read, and the first
-    /// request head is not complete. 0 is no limit. Above it the oldest of them is closed.
+    /// Conns of the whole server whose first request head is not complete although all received
+    /// bytes are read. 0 is no limit. Above it the oldest of them is closed.
     pub pending_conns: u32,
-    /// Conns from one address of IPv4 or one /64 of IPv6; 0 is no limit. A conn that a trusted
-    /// proxy reuses counts for the client of its latest request.
+    /// Conns from one IPv4 address or one IPv6 /64; 0 is no limit. A conn that a trusted proxy
+    /// reuses counts for the client of its latest request.
     pub conns_per_source: u32,
-    /// Conns that may come each second from one such source; 0 is no limit. A conn that a trusted
-    /// proxy reuses is a new one only of the first client that is named on it.
+    /// New conns each second from one such source; 0 is no limit. A conn that a trusted proxy
+    /// reuses counts once, for the first client that is named on it.
     pub connects_per_second_per_source: u32,
     /// Milliseconds after which a WebSocket that has subscribed to nothing is closed; 0 is never.
     pub first_subscribe_ms: u64,
     /// Channels with subscribers on the whole server; 0 is no limit. At the limit, a subscription
     /// to a channel without subscribers is refused.
     pub channels: u32,
-    /// Frames that a WebSocket client may send each second; 0 is no limit. Whoever sends more is
-    /// read more slowly.
+    /// Frames that a WebSocket client may send each second; 0 is no limit. A client that sends more
+    /// is read more slowly.
     pub client_frames_per_second: u32,
     /// Bytes that a WebSocket client may send each second; 0 is no limit.
     pub client_bytes_per_second: u32,
-    /// Bytes of the process in memory above which nobody new comes in; 0 follows what the system
-    /// says.
+    /// Resident bytes of the process above which new connections are refused; 0 uses the limit of
+    /// the cgroup or the machine.
     pub memory_bytes: u64,
 }
 
@@ -199,33 +200,33 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Time in which a request head has to be complete.
+    /// Time for a complete request head.
     #[must_use]
     pub fn request_head(&self) -> Duration {
         Duration::from_millis(self.request_head_ms)
     }
 
-    /// Time in which a WebSocket has to subscribe to something, if it has to.
+    /// Time for the first subscription of a WebSocket; `None` if there is no limit.
     #[must_use]
     pub fn first_subscribe(&self) -> Option<Duration> {
         let limit = Some(self.first_subscribe_ms).filter(|limit| *limit > 0);
         limit.map(Duration::from_millis)
     }
 
-    /// Whether anything is counted by where conns come from.
+    /// Whether conns are counted by source.
     #[must_use]
     pub fn counts_sources(&self) -> bool {
         self.conns_per_source > 0 || self.connects_per_second_per_source > 0
     }
 
-    /// Time that a long poll may wait.
+    /// The longest wait of a long poll.
     #[must_use]
     pub fn poll_timeout(&self) -> Duration {
         Duration::from_millis(self.poll_timeout_ms)
     }
 }
 
-/// Bounds on what one conn may be owed.
+/// Bounds on what waits for one conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quota {
@@ -233,13 +234,13 @@ pub struct Quota {
     pub behind_bytes: u64,
     /// Publications a subscriber may be behind.
     pub behind_publications: u64,
-    /// What happens to a subscriber that is further behind.
+    /// The policy for a subscriber that is further behind.
     pub overflow: Overflow,
-    /// Bytes written to one conn before the others have their turn.
+    /// Bytes written to one conn in one turn.
     pub write_bytes_per_turn: u32,
-    /// Bytes of the kernel's send buffer per conn (`SO_SNDBUF`; the kernel books twice this).
+    /// Bytes of the kernel's send buffer per conn (`SO_SNDBUF`; the kernel doubles it).
     pub send_buffer_bytes: u32,
-    /// Bytes not yet sent above which the kernel takes no more (`TCP_NOTSENT_LOWAT`).
+    /// Unsent bytes above which a socket is not writable (`TCP_NOTSENT_LOWAT`).
     pub notsent_lowat_bytes: u32,
 }
 
@@ -256,21 +257,21 @@ impl Default for Quota {
     }
 }
 
-/// What happens to a subscriber that is further behind than its quota.
+/// The policy for a subscriber that is further behind than its quota.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", try_from = "String")]
 pub enum Overflow {
     /// The conn is closed with code 4100 (slow consumer).
     Close,
-    /// Publications that a later one with the same key supersedes are left out, which is told; and
-    /// if that is not enough, the oldest are skipped.
+    /// Publications that a later one with the same key supersedes are skipped. If that is not
+    /// enough, the oldest are skipped. The subscriber receives a gap.
     Conflate,
-    /// The oldest publications are skipped and the gap is told.
+    /// The oldest publications are skipped. The subscriber receives a gap.
     Skip,
 }
 
 impl Overflow {
-    /// The word in a configuration.
+    /// The value in a configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -281,7 +282,7 @@ impl Overflow {
     }
 }
 
-/// The text names no policy.
+/// The text is not a policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a policy; choose `skip`, `conflate` or `close`")]
 pub struct OverflowError(String);
@@ -307,13 +308,13 @@ pub struct LogBounds {
     pub bytes: u64,
     /// Publications held.
     pub entries: u64,
-    /// Milliseconds a publication is held.
+    /// Milliseconds that a publication is held.
     pub age_ms: u64,
     /// Bytes of publications that have left the log and that conns still hold; 0 is a quarter of
-    /// `bytes`. A publication that is longer than half of it may never reach a client that takes
-    /// it in parts, since both its text and a frame are held.
+    /// `bytes`. A publication longer than half of it may never reach a client that reads it in
+    /// parts, since both its text and a frame are held.
     pub pinned_bytes: u64,
-    /// Part of `bytes` and `entries` for channels whose namespace lets clients broadcast.
+    /// Fraction of `bytes` and `entries` for channels whose namespace lets clients broadcast.
     pub client_share: Share,
 }
 
@@ -330,7 +331,7 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// Bytes of publications that have left the log and that conns still hold.
+    /// The limit on publications that have left the log and that conns still hold.
     #[must_use]
     pub fn pinned_bytes(&self) -> u64 {
         match self.pinned_bytes {
@@ -339,30 +340,30 @@ impl LogBounds {
         }
     }
 
-    /// The part of `bytes` that encodings may have. Beyond it the oldest are made again if they are
-    /// needed again.
+    /// The part of `bytes` for encodings. Above it the oldest encodings are dropped, and encoded
+    /// again if they are needed.
     #[must_use]
     pub fn encodings_bytes(&self) -> u64 {
         self.bytes / 4
     }
 
-    /// Time for which a publication is held.
+    /// How long a publication is held.
     #[must_use]
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.age_ms)
     }
 }
 
-/// Publications kept on disk, so that a restart loses none.
+/// The log on disk, from which a restart restores publications.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Journal {
-    /// The journal's directory. Empty: there is no journal.
+    /// The journal's directory. Empty: no journal.
     pub path: PathBuf,
-    /// Bytes that its records may take on disk. What is older goes, although a log or the memory of
-    /// idempotency keys could still have it after a restart.
+    /// Bytes of its records on disk. Older records are deleted, even if the log or the table of
+    /// idempotency keys would still hold them after a restart.
     pub bytes: u64,
-    /// When the disk is made to keep what was written.
+    /// When records are synced to the disk.
     pub sync: JournalSync,
 }
 
@@ -376,29 +377,30 @@ impl Default for Journal {
     }
 }
 
-/// When the disk is made to keep what was written, and so what an acknowledgement stands for.
+/// When records are synced to the disk, and so what an acknowledgement guarantees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JournalSync {
-    /// Before a batch is broadcast: whatever anybody has seen outlives a power cut.
+    /// Before a batch is broadcast: every publication that a subscriber has received survives a
+    /// power failure.
     Always,
-    /// After it is broadcast and before it is acknowledged, many at a time: what was acknowledged
-    /// outlives a power cut.
+    /// After a batch is broadcast and before it is acknowledged, several batches at a time: every
+    /// acknowledged publication survives a power failure.
     #[default]
     Batch,
-    /// When the system likes: everything outlives the process, and nothing a power cut for sure.
+    /// Left to the system: publications survive the process, but perhaps not a power failure.
     Os,
 }
 
-/// How the server stops.
+/// The stop of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
-    /// The longest that a drain takes, in milliseconds.
+    /// The longest duration of a drain, in milliseconds.
     pub window_ms: u64,
-    /// Upper end of the reconnect delay drawn outside drains, in milliseconds.
+    /// Upper end of the random reconnect delay outside drains, in milliseconds.
     pub retry_ms: u64,
-    /// How many clients a second return after a drain.
+    /// Clients that return each second after a drain.
     pub reconnects_per_second: u32,
 }
 
@@ -413,29 +415,29 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// The longest that a drain takes.
+    /// The longest duration of a drain.
     #[must_use]
     pub fn window(&self) -> Duration {
         Duration::from_millis(self.window_ms)
     }
 }
 
-/// How the kernel is asked.
+/// Use of optional kernel features.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Io {
-    /// Whether publications are sent many at a time, through `io_uring(7)`.
+    /// Whether publications are sent in batches, through `io_uring(7)`.
     pub ring: KernelFeature,
 }
 
-/// Whether use is made of something that not every kernel offers.
+/// Whether a feature is used that not every kernel has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KernelFeature {
-    /// Where the kernel offers it, which is found out at start.
+    /// Used if the kernel has it, which is probed at start.
     #[default]
     Auto,
-    /// Not at all.
+    /// Not used.
     Off,
 }
 
@@ -443,9 +445,8 @@ pub enum KernelFeature {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Deflate {
-    /// Whether the extension is agreed to when a client offers it. How hard, how far back and from
-    /// which length on publications are compressed is measured and fixed in [`limits`]: one frame
-    /// serves everybody.
+    /// Whether the extension is accepted if a client offers it. Level, window and shortest message
+    /// are fixed in [`limits`] by measurement, since one frame serves all subscribers.
     pub enabled: bool,
 }
 
@@ -455,7 +456,7 @@ pub struct Deflate {
 pub struct Logging {
     /// `error`, `warn`, `info` or `debug`.
     pub level: String,
-    /// Lines for people or for machines.
+    /// Text or JSON.
     pub format: LogFormat,
 }
 
@@ -468,7 +469,7 @@ impl Default for Logging {
     }
 }
 
-/// How diagnostics are written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -478,7 +479,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// An address that may be left out by an empty text: TOML has no null.
+/// An optional address: `off` or an empty text is `None`, since TOML has no null.
 mod optional_address {
     use std::borrow::Cow;
     use std::net::SocketAddr;

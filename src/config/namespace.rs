@@ -1,54 +1,54 @@
-//! Namespaces: channels that are kept and served by rules of their own.
+//! Namespaces: channels with their own rules.
 //!
-//! An operator names channels by a pattern, which is a name or a prefix with one `*` behind it. For
-//! a channel the exact name wins, then the longest prefix; what the winner leaves open falls back
-//! to the global section. Plain data, checked by [`super::validate`]; the hub resolves a channel
-//! once, when it comes to be.
+//! A namespace matches channels by a pattern: a name, or a prefix followed by one `*`. The exact
+//! name wins, then the longest prefix; keys that the namespace does not set have their global
+//! value. Plain data, checked by [`super::validate`]; the hub resolves a channel once, when it is
+//! created.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Overflow};
 use crate::id::ChannelName;
 
-/// The rules for the channels that a pattern matches. What is absent is as it is globally.
+/// The rules for the channels that a pattern matches. An absent key has its global value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Namespace {
-    /// A channel's name, or the beginning of names with one `*` behind it.
+    /// A channel's name, or a prefix followed by one `*`.
     #[serde(rename = "match")]
     pub pattern: String,
     /// Publications held of each channel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_entries: Option<u64>,
-    /// Payload bytes held of each channel, but for its newest publication, which is held anyway.
+    /// Payload bytes held of each channel. The newest publication is held in any case.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
     /// Milliseconds a publication is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_age_ms: Option<u64>,
-    /// What happens to a subscriber that is further behind than its quota.
+    /// The policy for a subscriber that is further behind than its quota.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overflow: Option<Overflow>,
-    /// What becomes of what clients publish.
+    /// Where publications of clients go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_publish: Option<ClientPublish>,
-    /// Whether clients may ask how many subscribers a channel has.
+    /// Whether clients may request the number of a channel's subscribers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_presence: Option<bool>,
-    /// Whether no token is needed to subscribe. Absent: only where there are no keys for any.
+    /// Whether clients may subscribe without a token. Absent: only if no keys are configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_subscribe: Option<bool>,
 }
 
-/// What becomes of what clients publish.
+/// Where publications of clients go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientPublish {
-    /// It goes to the channel's subscribers like any publication.
+    /// To the channel's subscribers.
     Broadcast,
-    /// It goes to the backends that consume the channel.
+    /// To the backends that consume the channel.
     Consume,
-    /// It is refused.
+    /// They are refused.
     #[default]
     Off,
 }
@@ -56,15 +56,15 @@ pub enum ClientPublish {
 /// What clients may do in a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClientRules {
-    /// What becomes of what they publish.
+    /// Where their publications go.
     pub publish: ClientPublish,
-    /// Whether they may ask how many subscribers there are.
+    /// Whether they may request the number of subscribers.
     pub presence: bool,
-    /// Whether they may subscribe without a token where tokens are asked for.
+    /// Whether they may subscribe without a token although keys are configured.
     pub anonymous_subscribe: bool,
 }
 
-/// What is left when nothing is open: the rules for one channel.
+/// The rules for one channel, with global values for absent keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Publications held.
@@ -73,12 +73,12 @@ pub struct Retention {
     pub bytes: u64,
     /// Milliseconds a publication is held.
     pub age_ms: u64,
-    /// What happens to a subscriber that is further behind than its quota.
+    /// The policy for a subscriber that is further behind than its quota.
     pub overflow: Overflow,
 }
 
 impl Namespace {
-    /// The keys of a table, in the order in which they are explained.
+    /// The keys of a table, in the order of the documentation.
     pub const KEYS: [&'static str; 8] = [
         "match",
         "log_entries",
@@ -90,7 +90,7 @@ impl Namespace {
         "anonymous_subscribe",
     ];
 
-    /// The beginning that a name must have; `None` if the pattern is a whole name.
+    /// The prefix; `None` if the pattern is a whole name.
     #[must_use]
     pub fn prefix(&self) -> Option<&str> {
         self.pattern.strip_suffix('*')
@@ -109,7 +109,8 @@ impl Config {
         }
     }
 
-    /// What clients may do in a channel: without a namespace that says so, nothing.
+    /// What clients may do in a channel. Without a namespace they may neither publish nor request
+    /// presence.
     #[must_use]
     pub fn client_rules(&self, channel: &ChannelName) -> ClientRules {
         let index = find(&self.namespace, channel.as_str());
@@ -134,7 +135,7 @@ impl Config {
     }
 }
 
-/// Which of some namespaces a channel is in.
+/// The index of a channel's namespace.
 #[must_use]
 pub fn find(namespaces: &[Namespace], channel: &str) -> Option<usize> {
     let length = |namespace: &Namespace| match namespace.prefix() {
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_namespace_names_is_its_own_and_the_rest_is_global() {
+    fn keys_that_a_namespace_does_not_set_have_their_global_value() {
         let config = config(&[]);
         let namespace = Namespace {
             log_entries: Some(3),

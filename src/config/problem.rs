@@ -1,8 +1,8 @@
-//! What is wrong with a configuration, and where it stands.
+//! Problems of a configuration, and where each value comes from.
 //!
 //! PURE: values made by [`super::file`] and shown by the command line, one line per problem, in the
-//! form that editors jump to: `fanfare.toml:12: quota.overflow: …`. Where no file has the value,
-//! the environment variable or the flag stands in front.
+//! form that editors understand: `fanfare.toml:12: quota.overflow: …`. A value that is not from the
+//! file has its environment variable or flag in front.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,37 +11,37 @@ use std::path::PathBuf;
 
 use super::validate::Invalid;
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The values are wrong; all that is wrong with them.
+    /// Values are invalid; has all problems.
     #[error("{}", Lines(.0))]
     Invalid(Vec<Problem>),
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
-        /// The file.
+        /// As it was given.
         path: PathBuf,
-        /// What the system says.
+        /// From the system call.
         error: io::Error,
     },
 }
 
-/// One thing that is wrong and where it stands.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Where the value comes from.
     pub origin: Origin,
-    /// The key, as `section.key`; empty where the document itself is broken.
+    /// The key, as `section.key`; empty if the document has a syntax error.
     pub key: String,
-    /// What is wrong and what would be right.
+    /// The value, and what is allowed.
     pub message: String,
 }
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody named it.
+    /// No file, variable or flag has it.
     Default,
     /// An environment variable.
     Environment(String),
@@ -49,20 +49,20 @@ pub enum Origin {
     File {
         /// The file's name as it was given.
         name: String,
-        /// The line.
+        /// Its number.
         line: usize,
     },
     /// A flag, with its hyphens.
     Flag(&'static str),
 }
 
-/// Where each value comes from, by `section.key`. Keys that are missing have their default.
+/// Where each value comes from, by `section.key`. Missing keys have their default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(pub(super) BTreeMap<String, Origin>);
 
 impl Origins {
-    /// Adds to each fault where the value stands. The key that was chosen is the one to mend, also
-    /// where it is the second named.
+    /// Adds its origin to each problem. Of several keys, the first that a user has set is the one
+    /// to change.
     #[must_use]
     pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
         let located = found.into_iter().map(|invalid| {

@@ -1,25 +1,25 @@
-//! Whose word counts for where a client comes from.
+//! The proxies whose client addresses are accepted.
 //!
-//! Plain data. The networks of proxies that are trusted, and the field in which the ones that speak
-//! HTTP name their clients. That a listener expects the PROXY protocol is said where it is listed.
+//! Plain data: the networks of trusted proxies, and the header field in which HTTP proxies name
+//! their clients. Whether a listener expects the PROXY protocol is in [`super::Listen`].
 
 use serde::{Deserialize, Serialize};
 
 use crate::proxy::Network;
 use crate::proxy::forwarded::List;
 
-/// Proxies in front of us.
+/// Proxies in front of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proxy {
-    /// Where they are. Empty: nobody is believed, but whoever reaches a listener with the PROXY
-    /// protocol.
+    /// Networks of the trusted proxies. Empty: only peers of a listener with the PROXY protocol are
+    /// trusted.
     pub trusted: Vec<Network>,
-    /// Where they name their clients.
+    /// The header field in which they name their clients.
     pub field: ForwardedField,
 }
 
-/// The field of a request in which proxies name their clients.
+/// The header field in which proxies name their clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardedField {

@@ -1,25 +1,24 @@
-//! A part of a whole.
+//! A fraction of an amount.
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a whole: a number from 0 to 1, kept in millionths so that configurations can be
-/// compared.
+/// A fraction from 0 to 1, stored in millionths so that configurations can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Share(u32);
 
 const WHOLE: u32 = 1_000_000;
 
-/// A number that is no part of a whole.
+/// The number is not from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-#[error("is {0}, but has to be from 0 to 1")]
+#[error("is {0}, but must be from 0 to 1")]
 pub struct ShareError(f64);
 
 impl Share {
-    /// A half.
+    /// One half.
     pub const HALF: Self = Self(WHOLE / 2);
 
-    /// This part of an amount, rounded down.
+    /// This fraction of an amount, rounded down.
     #[must_use]
     pub fn of(self, amount: u64) -> u64 {
         let part = u128::from(amount) * u128::from(self.0) / u128::from(WHOLE);

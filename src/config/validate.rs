@@ -1,21 +1,27 @@
-//! What a value may be: ranges of single keys and relations between keys.
+//! Ranges of single keys, and relations between keys.
 //!
-//! PURE: looks at a [`Config`] and lists everything that is wrong with it, so that an operator
-//! mends a file in one go. Types are settled before; where a value came from is not known here, so
-//! a message speaks of keys and [`super::file`] adds the file and line.
+//! PURE: lists all problems of a [`Config`], so that an operator can fix a file in one go. Types
+//! are checked before. The origin of a value is not known here: a message names keys, and
+//! [`super::file`] adds the file and line.
 
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::limits::{LISTENERS_MAX, NAMESPACES_MAX, TOKEN_KEYS_MAX};
+use super::limits::{
+    CONTROL_PAYLOAD_BYTES_MAX, FEED_LINE_BYTES_MAX, LISTENERS_MAX, NAMESPACES_MAX,
+    REQUEST_HEAD_BYTES_MAX, TOKEN_KEYS_MAX, WORKERS_MAX,
+};
 use super::{ClientAuth, Config, Listen, Namespace};
 use crate::id::ChannelNameError;
 use crate::pattern::Pattern;
 
-/// The longest path a Unix socket can have, in bytes: `sun_path` less its final zero.
+/// Why a place for tokens is refused if no key verifies them.
+const NO_KEYS: &str = "has no effect without keys; set `auth.keys` or `auth.jwks`";
+
+/// The longest path of a Unix socket, in bytes: `sun_path` without its final zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The parameters of a query that mean something already.
+/// The query parameters of the transports; a token's parameter needs another name.
 const PARAMETERS: [&str; 7] = [
     "channel",
     "envelope",
@@ -28,21 +34,21 @@ const PARAMETERS: [&str; 7] = [
 
 const MIB: u64 = 1024 * 1024;
 const HOUR_MS: u64 = 3_600_000;
-/// Least that conns may hold of what has left the log: about what one turn writes to one of them.
+/// The least `log.pinned_bytes`: about what one turn writes to one conn.
 const PINNED_BYTES_MIN: u64 = 65_536;
 
-/// One thing that is wrong.
+/// One problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
-    /// The key it is about, then those it has to agree with; as `section.key`, or
-    /// `namespace[0].key` for those of a table in a list.
+    /// The key with the problem, then the keys it must agree with; as `section.key`, or
+    /// `namespace[0].key` for a table in a list.
     pub keys: Vec<String>,
-    /// What is wrong and what would be right.
+    /// The value, and what is allowed.
     pub message: String,
 }
 
 impl Invalid {
-    /// Something that is wrong with one key.
+    /// A problem of one key.
     #[must_use]
     pub fn new(key: &str, message: impl Into<String>) -> Self {
         Self {
@@ -56,7 +62,7 @@ impl Config {
     /// Checks every value and every relation.
     ///
     /// # Errors
-    /// All that is wrong, in the order of the keys.
+    /// Returns all problems, in the order of the keys.
     pub fn validate(&self) -> Result<(), Vec<Invalid>> {
         let mut found = Vec::new();
         self.check_addresses(&mut found);
@@ -73,7 +79,7 @@ impl Config {
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
 
-    /// The access mode of the feed's socket; `None` if the text is not one.
+    /// The access mode of the feed's socket; `None` if the text is not an octal mode.
     #[must_use]
     pub fn feed_mode_bits(&self) -> Option<u32> {
         let is_octal = self.feed_mode.bytes().all(|b| matches!(b, b'0'..=b'7'));
@@ -87,15 +93,17 @@ impl Config {
 
     fn check_addresses(&self, found: &mut Vec<Invalid>) {
         if self.listen.is_empty() {
-            push(found, &["listen"], "names no address to listen on");
+            push(found, &["listen"], "is empty; name an address");
         }
         if self.listen.len() > LISTENERS_MAX {
-            let message = format!("names more than {LISTENERS_MAX} addresses");
+            let count = self.listen.len();
+            let message =
+                format!("names {count} addresses, but at most {LISTENERS_MAX} are allowed");
             push(found, &["listen"], message);
         }
         let mut seen = Vec::with_capacity(self.listen.len());
         for Listen { address, .. } in &self.listen {
-            // Port 0 asks the kernel for a free port, so two of them are no conflict.
+            // The kernel chooses a free port for port 0, so it may be named several times.
             if address.port() != 0 && seen.contains(&address) {
                 push(found, &["listen"], format!("names {address} twice"));
             }
@@ -105,7 +113,7 @@ impl Config {
             && admin.port() != 0
             && seen.contains(&admin)
         {
-            let message = format!("{admin} is an address of `listen` too");
+            let message = format!("is {admin}, which is also an address of `listen`");
             push(found, &["admin", "listen"], message);
         }
     }
@@ -117,20 +125,22 @@ impl Config {
         let speaks_tls = self.listen.iter().any(|listen| listen.is_tls);
         if tls.certificates.len() != tls.keys.len() {
             let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
-            let message = format!("has {certificates} files and `tls.keys` {keys}: a key for each");
+            let message = format!(
+                "has {certificates} files, but `tls.keys` has {keys}; each certificate needs a key"
+            );
             push(found, &["tls.certificates", "tls.keys"], message);
         }
         if tls.self_signed && !tls.certificates.is_empty() {
-            let message = "is for trying out, and there are `tls.certificates`";
+            let message = "is true, but there are `tls.certificates`; use one or the other";
             push(found, &["tls.self_signed", "tls.certificates"], message);
         }
         if speaks_tls && tls.certificates.is_empty() && !tls.self_signed {
-            let message = "is empty, and `listen` has an address with TLS";
+            let message = "is empty, but `listen` has an address with TLS; name a certificate";
             push(found, &["tls.certificates", "listen"], message);
         }
         let has_authorities = !tls.client_authorities.as_os_str().is_empty();
         if has_authorities != (tls.client_auth != ClientAuth::Off) {
-            let message = "goes with `tls.client_authorities`: one without the other does nothing";
+            let message = "needs `tls.client_authorities`, and they need it; set both or neither";
             push(
                 found,
                 &["tls.client_auth", "tls.client_authorities"],
@@ -159,24 +169,19 @@ impl Config {
         ] {
             let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
             if !value.bytes().all(is_plain) {
-                push(found, &[key], "has letters, digits and - . _ ~ only");
+                let message =
+                    format!("is `{value}`, but may have only letters, digits and - . _ ~");
+                push(found, &[key], message);
             } else if others.contains(&value.as_str()) {
-                push(found, &[key], format!("`{value}` means something else"));
+                let message = format!("is `{value}`, which is already a parameter; choose another");
+                push(found, &[key], message);
             }
         }
         if !auth.is_on() && !auth.query.is_empty() {
-            push(
-                found,
-                &["auth.query", "auth.keys"],
-                "does nothing without keys",
-            );
+            push(found, &["auth.query", "auth.keys"], NO_KEYS);
         }
         if !auth.is_on() && !auth.cookie.is_empty() {
-            push(
-                found,
-                &["auth.cookie", "auth.keys"],
-                "does nothing without keys",
-            );
+            push(found, &["auth.cookie", "auth.keys"], NO_KEYS);
         }
     }
 
@@ -200,7 +205,7 @@ impl Config {
     fn check_ranges(&self, found: &mut Vec<Invalid>) {
         let (limits, quota, log) = (&self.limits, &self.quota, &self.log);
         let table: [(&'static str, u64, RangeInclusive<u64>); 17] = [
-            ("workers", self.workers.into(), 0..=1024),
+            ("workers", self.workers.into(), 0..=WORKERS_MAX.into()),
             (
                 "heartbeat.interval_ms",
                 self.heartbeat.interval_ms,
@@ -209,7 +214,7 @@ impl Config {
             (
                 "limits.request_head_bytes",
                 limits.request_head_bytes.into(),
-                256..=65_536,
+                256..=REQUEST_HEAD_BYTES_MAX.into(),
             ),
             (
                 "limits.request_head_ms",
@@ -219,12 +224,12 @@ impl Config {
             (
                 "limits.client_message_bytes",
                 limits.client_message_bytes.into(),
-                125..=64 * MIB,
+                CONTROL_PAYLOAD_BYTES_MAX as u64..=64 * MIB,
             ),
             (
                 "limits.feed_line_bytes",
                 limits.feed_line_bytes.into(),
-                128..=64 * MIB,
+                128..=FEED_LINE_BYTES_MAX.into(),
             ),
             (
                 "limits.channels_per_conn",
@@ -278,7 +283,7 @@ impl Config {
         }
     }
 
-    /// Limits that are off at zero.
+    /// Checks limits that zero turns off.
     fn check_rates(&self, found: &mut Vec<Invalid>) {
         let limits = &self.limits;
         for (key, value, most) in [
@@ -301,7 +306,7 @@ impl Config {
         let (quota, log) = (&self.quota, &self.log);
         if quota.notsent_lowat_bytes > quota.send_buffer_bytes {
             let message = format!(
-                "is {}, but has to be at most quota.send_buffer_bytes, which is {}",
+                "is {}, but must be at most quota.send_buffer_bytes, which is {}",
                 quota.notsent_lowat_bytes, quota.send_buffer_bytes
             );
             let keys = &["quota.notsent_lowat_bytes", "quota.send_buffer_bytes"];
@@ -309,23 +314,21 @@ impl Config {
         }
         if quota.behind_bytes > log.bytes {
             let message = format!(
-                "is {}, but nobody can be further behind than log.bytes, which is {}",
+                "is {}, but must be at most log.bytes, which is {}",
                 quota.behind_bytes, log.bytes
             );
             push(found, &["quota.behind_bytes", "log.bytes"], message);
         }
         if (1..PINNED_BYTES_MIN).contains(&log.pinned_bytes) {
             let message = format!(
-                "is {}, but has to be 0, which is a quarter of log.bytes, or at least \
-                 {PINNED_BYTES_MIN}",
+                "is {}, but must be at least {PINNED_BYTES_MIN}, or 0 for a quarter of log.bytes",
                 log.pinned_bytes
             );
             push(found, &["log.pinned_bytes"], message);
         }
         if log.bytes < u64::from(self.limits.feed_line_bytes) {
             let message = format!(
-                "is {}, but has to hold the longest publication: \
-                 limits.feed_line_bytes is {}",
+                "is {}, but must hold the longest publication: limits.feed_line_bytes is {}",
                 log.bytes, self.limits.feed_line_bytes
             );
             push(found, &["log.bytes", "limits.feed_line_bytes"], message);
@@ -335,7 +338,7 @@ impl Config {
     fn check_choices(&self, found: &mut Vec<Invalid>) {
         let level = self.logging.level.as_str();
         if !matches!(level, "error" | "warn" | "info" | "debug") {
-            let message = format!("`{level}` is not one of error, warn, info, debug");
+            let message = format!("is `{level}`, but must be error, warn, info or debug");
             push(found, &["logging.level"], message);
         }
     }
@@ -358,11 +361,11 @@ impl Config {
                 push(found, &[&key("match")], format!("names `{pattern}` twice"));
             }
             if namespace.anonymous_subscribe == Some(false) && !self.auth.is_on() {
-                let message = "is false, but without keys in [auth] nobody could subscribe";
+                let message = "is false, but [auth] has no keys, so no client could subscribe";
                 push(found, &[&key("anonymous_subscribe"), "auth.keys"], message);
             }
             let log = &self.log;
-            // Ages and sizes above the global ones would never bind.
+            // A bound above the global one would never bind.
             for (name, value, global, most) in [
                 (
                     "log_entries",
@@ -375,9 +378,10 @@ impl Config {
             ] {
                 let Some(value) = value else { continue };
                 if value == 0 {
-                    push(found, &[&key(name)], "is 0, but has to be at least 1");
+                    push(found, &[&key(name)], "is 0, but must be at least 1");
                 } else if value > most {
-                    let message = format!("is {value}, but {global} binds before: it is {most}");
+                    let message =
+                        format!("is {value}, but must be at most {global}, which is {most}");
                     push(found, &[&key(name), global], message);
                 }
             }
@@ -390,10 +394,10 @@ fn check_range(key: &str, value: u64, range: &RangeInclusive<u64>, found: &mut V
         return;
     }
     let message = if *range.end() == u64::MAX {
-        format!("is {value}, but has to be at least {}", range.start())
+        format!("is {value}, but must be at least {}", range.start())
     } else {
         format!(
-            "is {value}, but has to be from {} to {}",
+            "is {value}, but must be from {} to {}",
             range.start(),
             range.end()
         )
@@ -401,13 +405,13 @@ fn check_range(key: &str, value: u64, range: &RangeInclusive<u64>, found: &mut V
     push(found, &[key], message);
 }
 
-/// Why a pattern is not one, if it is not.
+/// The problem of a namespace's pattern, if there is one.
 fn check_pattern(namespace: &Namespace) -> Option<String> {
     let pattern = namespace.pattern.as_str();
     match Pattern::new(pattern) {
         Ok(_) => None,
         Err(ChannelNameError::Empty) => Some(String::from("is empty; `*` matches every channel")),
-        Err(error) => Some(format!("`{pattern}` matches no channel: {error}")),
+        Err(error) => Some(format!("is `{pattern}`, which matches no channel: {error}")),
     }
 }
 
@@ -422,7 +426,7 @@ pub(super) fn push(found: &mut Vec<Invalid>, keys: &[&str], message: impl Into<S
 mod tests {
     use super::*;
 
-    /// The first keys of what is wrong after the change.
+    /// The first key of each problem after a change.
     fn wrong(change: impl FnOnce(&mut Config)) -> Vec<String> {
         let mut config = Config::default();
         change(&mut config);
@@ -439,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_take_both_ends_and_nothing_beyond() {
+    fn ranges_include_both_ends() {
         assert!(wrong(|c| c.heartbeat.interval_ms = 100).is_empty());
         assert!(wrong(|c| c.heartbeat.interval_ms = 3_600_000).is_empty());
         assert_eq!(
@@ -509,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_named_once_and_at_least_once() {
+    fn addresses_are_unique_and_not_empty() {
         assert_eq!(wrong(|c| c.listen.clear()), ["listen"]);
         assert_eq!(wrong(|c| c.listen.push(c.listen[0])), ["listen"]);
         assert_eq!(wrong(|c| c.admin = Some(c.listen[0].address)), ["admin"]);
@@ -524,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_has_a_key_for_each_certificate_and_one_where_it_is_spoken() {
+    fn tls_needs_a_key_for_each_certificate_and_a_certificate_for_a_tls_address() {
         let secured = |c: &mut Config| c.listen[0].is_tls = true;
         assert_eq!(wrong(secured), ["tls.certificates"]);
         assert_eq!(wrong(|c| c.tls.keys.push("k".into())), ["tls.certificates"]);
@@ -550,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_no_more_than_a_worker_has_bits_for() {
+    fn addresses_are_at_most_64() {
         let listen = |count: u16| {
             let port = |n| ([127, 0, 0, 1], 1000 + n).into();
             (0..count).map(|n| Listen::plain(port(n))).collect()
@@ -560,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn feed_mode_is_octal_and_gives_no_special_bits() {
+    fn feed_mode_is_octal_without_special_bits() {
         for (text, bits) in [
             ("0660", Some(0o660)),
             ("777", Some(0o777)),
@@ -585,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn level_that_does_not_exist_is_refused() {
+    fn unknown_level_is_refused() {
         assert_eq!(
             wrong(|c| c.logging.level = "loud".into()),
             ["logging.level"]
@@ -593,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_listed_at_once() {
+    fn all_problems_are_listed_at_once() {
         let found = wrong(|c| {
             c.workers = 9999;
             c.log.bytes = 0;
@@ -614,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn places_for_a_token_are_names_that_mean_nothing_else() {
+    fn cookie_and_parameter_of_a_token_have_valid_and_free_names() {
         let with = |change: fn(&mut Config)| {
             wrong(|c| {
                 c.auth.jwks = "jwks.json".into();
@@ -636,7 +640,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_is_a_name_or_a_prefix_with_one_star_behind_it() {
+    fn pattern_is_a_name_or_a_prefix_followed_by_one_star() {
         for good in ["*", "a", "a*", "prices:*", &"x".repeat(200)] {
             let found = wrong_namespace(|n| n.pattern = good.into());
             assert_eq!(found, [""; 0], "{good}");
@@ -657,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_keeps_at_least_one_and_no_more_than_all_together() {
+    fn bounds_of_a_namespace_are_from_one_to_the_global_bound() {
         assert!(wrong_namespace(|n| n.log_entries = Some(1)).is_empty());
         let whole_log = Config::default().log;
         assert!(wrong_namespace(|n| n.log_bytes = Some(whole_log.bytes)).is_empty());
@@ -674,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_named_once_and_not_without_end() {
+    fn patterns_are_unique_and_at_most_256() {
         let twice = wrong(|c| {
             for pattern in ["a", "a*", "a"] {
                 c.namespace.push(Namespace {

@@ -1,10 +1,9 @@
 //! SHELL: flags, environment and file become one checked [`Config`].
 //!
-//! A value comes from the first of these that names it: flag, environment, file, default. The list
-//! of keys is read off the default [`Config`] itself, so each key of the struct has its place in
-//! the file and its `FANFARE_*` name without a second list. Reads the one file it is told to read
-//! and nothing else; without one, no file is read at all. Every error says where the value stands:
-//! file and line, variable, or flag. The command line is the only caller.
+//! A value comes from the first of these that has it: flag, environment, file, default. The list of
+//! keys is derived from the default [`Config`], so each key of the struct has a place in the file
+//! and a `FANFARE_*` variable without a second list. Reads only the given file. Every error names
+//! the origin of the value: file and line, variable, or flag. The command line is the only caller.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,29 +18,29 @@ pub use super::problem::{ConfigError, Origin, Origins, Problem};
 use super::{Config, Listen, Namespace};
 use crate::sys::input;
 
-/// How the names of environment variables begin.
+/// The prefix of environment variables.
 const PREFIX: &str = "FANFARE_";
-/// Beginnings of variables that belong to others than [`Config`]: the flag `--config` and the
+/// Prefixes of variables that are not for [`Config`]: that of `--config`, and those of the
 /// simulation tests.
 const PREFIXES_OF_OTHERS: [&str; 2] = ["FANFARE_CONFIG", "FANFARE_SIM_"];
 
-/// The list of tables, which is the one key without a variable of its own.
+/// The list of tables, which is the only key without a variable.
 const NAMESPACE: &str = "namespace";
-/// The key that each of them has.
+/// The key that each of the tables needs.
 const MATCH: &str = "match";
-const NOT_TABLES: &str = "is a list of tables, each of which begins with [[namespace]]";
+const NOT_TABLES: &str = "must be a list of tables, each of which begins with [[namespace]]";
 
-/// Where TLS is tried out if nobody says where.
+/// The address for `--tls-self-signed` if no address has TLS.
 const TRIAL_LISTEN: &str = "127.0.0.1:8443 tls";
 
-/// What flags choose; absent and empty members choose nothing.
+/// The values of flags; absent and empty members set nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// `--listen`, as often as given.
+    /// `--listen`, repeatable.
     pub listen: Vec<Listen>,
     /// `--feed`.
     pub feed: Option<PathBuf>,
-    /// `--admin`; an empty text switches the admin listener off.
+    /// `--admin`; an empty text turns the admin listener off.
     pub admin: Option<String>,
     /// `--journal`.
     pub journal: Option<PathBuf>,
@@ -53,12 +52,12 @@ pub struct Overrides {
     pub tls_self_signed: bool,
 }
 
-/// A checked configuration and what was odd on the way to it.
+/// A checked configuration, with warnings and origins.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What the server runs with.
+    /// The configuration.
     pub config: Config,
-    /// What an operator should look at, such as a misspelt variable.
+    /// Messages for the operator, for example about a misspelt variable.
     pub warnings: Vec<String>,
     /// Where each value comes from.
     pub origins: Origins,
@@ -67,7 +66,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Chooses the feed's path by the process's surroundings if nothing names it.
+    /// Sets the feed's path to [`default_feed_path`] if it is empty.
     #[must_use]
     pub fn with_feed_path(mut self) -> Self {
         if self.config.feed.as_os_str().is_empty() {
@@ -76,8 +75,8 @@ impl Loaded {
         self
     }
 
-    /// The keys whose values differ from those of an earlier file without effect, since a flag or
-    /// a variable sets them: `workers (--workers)`.
+    /// The keys that differ from an earlier file without effect, because a flag or a variable sets
+    /// them: `workers (--workers)`.
     #[must_use]
     pub fn overridden_since(&self, earlier: &Table) -> Vec<String> {
         let changed = changes::between(earlier, &self.file).into_iter();
@@ -90,10 +89,11 @@ impl Loaded {
     }
 }
 
-/// Reads the file if one is named, then the environment, then the flags.
+/// Reads the file if there is one, then the environment, then the flags.
 ///
 /// # Errors
-/// When the file cannot be read or any value is wrong.
+/// Returns [`ConfigError::Read`] if the file cannot be read, or [`ConfigError::Invalid`] with all
+/// problems.
 pub fn load(
     path: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -119,18 +119,18 @@ pub fn load(
     })
 }
 
-/// Reads the text of a file over the defaults; `name` is what errors call it.
+/// Parses the text of a file; `name` is its name in errors.
 ///
 /// # Errors
-/// When any value is wrong.
+/// Returns [`ConfigError::Invalid`] with all problems.
 pub fn parse(text: &str, name: &str) -> Result<Config, ConfigError> {
     let mut draft = Draft::new();
     draft.take_file(text, name);
     draft.finish().map(|(config, _origins)| config)
 }
 
-/// The variables of this process that concern fanfare. A value that is not UTF-8 comes with
-/// replacement characters, which no key accepts silently.
+/// The variables of this process whose names begin with `FANFARE_`. A value that is not UTF-8 has
+/// replacement characters, which no key accepts.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
@@ -139,8 +139,8 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// Where the feed listens when nobody says: in the directory that the service manager made for us,
-/// else in the user's own runtime directory, else in a directory of the user's under `/tmp`.
+/// The feed's path if none is configured: in `RUNTIME_DIRECTORY`, which the service manager sets,
+/// otherwise in the user's runtime directory, otherwise in a directory of the user below `/tmp`.
 #[must_use]
 pub fn default_feed_path() -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
@@ -155,7 +155,7 @@ pub fn default_feed_path() -> PathBuf {
 
 fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -> PathBuf {
     use std::os::unix::ffi::OsStrExt as _;
-    // The service manager lists several directories with colons; ours is the first.
+    // The service manager separates several directories by colons; the first is used.
     let runtime = runtime.and_then(|list| list.as_bytes().split(|b| *b == b':').next());
     match (runtime, user_directory) {
         (Some(first), _) if !first.is_empty() => {
@@ -166,7 +166,7 @@ fn feed_path(runtime: Option<&OsStr>, user_directory: Option<&Path>, uid: u32) -
     }
 }
 
-/// A configuration in the making: the values so far, where each comes from, and what is wrong.
+/// A configuration under construction: values, their origins, and problems.
 struct Draft {
     /// The defaults as a table: the list of all keys, with the type of each.
     defaults: Table,
@@ -177,8 +177,9 @@ struct Draft {
 
 impl Draft {
     fn new() -> Self {
-        // The defaults are numbers, texts and lists: there is nothing in them that TOML lacks.
-        let defaults = Table::try_from(Config::default()).unwrap_or_default();
+        let defaults = Table::try_from(Config::default());
+        debug_assert!(defaults.is_ok(), "the defaults can be written as TOML");
+        let defaults = defaults.unwrap_or_default();
         Self {
             values: defaults.clone(),
             defaults,
@@ -256,7 +257,7 @@ impl Draft {
             };
             if !table.contains_key(MATCH) {
                 let key = format!("{NAMESPACE}[{index}]");
-                self.problem(at, &key, "has no `match`, so it is for no channel");
+                self.problem(at, &key, "has no `match`; name its channels");
                 continue;
             }
             let lines = spans.keys().map(|key| {
@@ -268,7 +269,7 @@ impl Draft {
     }
 
     fn take_namespace(&mut self, index: usize, table: &Table, lines: Vec<(String, Origin)>) {
-        let mut right = Table::new();
+        let mut valid = Table::new();
         for (key, origin) in lines {
             let Some(value) = table.get(&key) else {
                 continue;
@@ -280,7 +281,7 @@ impl Draft {
                 self.problem(origin, &indexed, message);
                 continue;
             }
-            // Alone but for the pattern, which none can be without.
+            // This key alone, with an empty pattern, so that an error is about this key.
             let alone = Table::from_iter([
                 (String::from(MATCH), Value::String(String::new())),
                 (key.clone(), value.clone()),
@@ -292,11 +293,11 @@ impl Draft {
                 continue;
             }
             self.origins.0.insert(indexed, origin);
-            right.insert(key, value.clone());
+            valid.insert(key, value.clone());
         }
         let all = self.values.entry(NAMESPACE);
         if let Value::Array(all) = all.or_insert_with(|| Value::Array(Vec::new())) {
-            all.push(Value::Table(right));
+            all.push(Value::Table(valid));
         }
     }
 
@@ -306,7 +307,7 @@ impl Draft {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Vec<String> {
         let ours: BTreeMap<String, String> = environment
-            // An empty variable is as if unset, so that a unit or a container can clear one.
+            // An empty variable counts as unset, so that a unit or a container can clear one.
             .filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty())
             .collect();
         let mut known = BTreeSet::new();
@@ -320,11 +321,11 @@ impl Draft {
         ours.keys()
             .filter(|name| !known.contains(*name))
             .filter(|name| !PREFIXES_OF_OTHERS.iter().any(|p| name.starts_with(p)))
-            .map(|name| format!("{name}: no key has this name; the variable is ignored"))
+            .map(|name| format!("{name}: there is no such key; the variable is ignored"))
             .collect()
     }
 
-    /// Takes a text as the type that the key's default has.
+    /// Parses a text as the type of the key's default.
     fn take_text(&mut self, key: &str, text: &str, default: &Value, origin: Origin) {
         let value = match default {
             Value::Integer(_) => text.trim().parse().map(Value::Integer).ok(),
@@ -344,7 +345,7 @@ impl Draft {
         match value {
             Some(value) => self.take_value(key, value, origin),
             None => {
-                let message = format!("`{text}` is not of type {}", default.type_str());
+                let message = format!("is `{text}`, but must be of type {}", default.type_str());
                 self.problem(origin, key, message);
             }
         }
@@ -377,8 +378,7 @@ impl Draft {
         }
     }
 
-    /// Whoever asks for a certificate wants it spoken: beside what is listened on, unless that has
-    /// TLS already.
+    /// Adds an address with TLS for a self-signed certificate, unless one is configured.
     fn listen_with_tls(&mut self, origin: Origin) {
         let Some(Value::Array(mut listen)) = self.values.get("listen").cloned() else {
             return;
@@ -398,13 +398,13 @@ impl Draft {
                 let value = Value::String(String::from(text));
                 self.take_value(key, value, Origin::Flag(flag));
             }
-            Some(None) => self.problem(Origin::Flag(flag), key, "the path is not UTF-8"),
+            Some(None) => self.problem(Origin::Flag(flag), key, "is a path that is not UTF-8"),
             None => {}
         }
     }
 
-    /// Checks the type of one value by building a configuration of it alone, so that an error is
-    /// about this key and no other, and puts it over what was there.
+    /// Sets one value. Its type is checked in a configuration that has only this key, so that an
+    /// error is about this key.
     fn take_value(&mut self, key: &str, value: Value, origin: Origin) {
         let (section, name) = match key.split_once('.') {
             Some((section, name)) => (Some(section), name),
@@ -439,8 +439,8 @@ impl Draft {
     }
 
     fn finish(mut self) -> Result<(Config, Origins), ConfigError> {
-        // A value that did not parse left its default behind; checking relations against that would
-        // accuse keys that nobody touched.
+        // A value that did not parse has its default here. A check of relations would then report
+        // keys that the user has not set.
         if !self.problems.is_empty() {
             return Err(ConfigError::Invalid(self.problems));
         }
@@ -500,7 +500,7 @@ fn environment_name(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-/// The key of the line that a fault of the syntax is in, if the line has one.
+/// The key of the line with a syntax error; empty if the line has none.
 fn key_around(text: &str, at: usize) -> String {
     let before = text.get(..at).unwrap_or(text);
     let start = before.rfind('\n').map_or(0, |end| end + 1);

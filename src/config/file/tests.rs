@@ -1,4 +1,4 @@
-//! What a file, the environment and flags become, and where each error says that it stands.
+//! Loading of files, the environment and flags, and the origins that errors name.
 
 use super::*;
 use crate::config::{LogFormat, Overflow};
@@ -30,7 +30,7 @@ fn empty_file_is_the_default() {
 }
 
 #[test]
-fn example_file_is_the_default_and_names_every_key() {
+fn example_file_is_the_default_and_has_every_key() {
     let config = parse(EXAMPLE, "fanfare.toml").unwrap();
     let expected = Config {
         feed: PathBuf::from("/run/fanfare/feed.sock"),
@@ -45,7 +45,7 @@ fn example_file_is_the_default_and_names_every_key() {
 }
 
 #[test]
-fn example_file_tells_the_environment_name_of_a_key() {
+fn example_file_has_the_environment_name_of_a_key() {
     assert!(EXAMPLE.contains(&environment_name("heartbeat.interval_ms")));
 }
 
@@ -92,22 +92,22 @@ fn values_out_of_range_are_errors_with_line_and_key() {
     assert_eq!(
         problems("[log]\nbytes = 5\n[quota]\nbehind_bytes = 3\n"),
         [
-            "fanfare.toml:2: log.bytes: is 5, but has to be at least 1048576",
-            "fanfare.toml:2: log.bytes: is 5, but has to hold the longest publication: \
+            "fanfare.toml:2: log.bytes: is 5, but must be at least 1048576",
+            "fanfare.toml:2: log.bytes: is 5, but must hold the longest publication: \
              limits.feed_line_bytes is 1048576"
         ]
     );
 }
 
 #[test]
-fn relation_is_reported_at_the_key_that_was_chosen() {
+fn relation_is_reported_at_the_key_that_is_set() {
     let found = problems("[limits]\nfeed_line_bytes = 60000000\n[log]\nage_ms = 5\n");
     assert!(found.is_empty(), "{found:?}");
     let found = problems("\n\n[quota]\nsend_buffer_bytes = 8192\n");
     assert_eq!(
         found,
         [
-            "fanfare.toml:4: quota.notsent_lowat_bytes: is 16384, but has to be at most \
+            "fanfare.toml:4: quota.notsent_lowat_bytes: is 16384, but must be at most \
           quota.send_buffer_bytes, which is 8192"
         ]
     );
@@ -128,7 +128,7 @@ fn namespaces_are_read_in_their_order() {
 }
 
 #[test]
-fn faults_of_a_namespace_have_their_line_and_key() {
+fn problems_of_a_namespace_have_their_line_and_key() {
     let text = "[[namespace]]\nmatch = \"a*\"\ncolour = 1\n\
                 [[namespace]]\nlog_entries = 3\n\
                 [[namespace]]\nmatch = \"b*\"\nlog_entries = \"many\"\n";
@@ -139,7 +139,7 @@ fn faults_of_a_namespace_have_their_line_and_key() {
             "fanfare.toml:3: namespace[0].colour: unknown key; [[namespace]] has match, \
              log_entries, log_bytes, log_age_ms, overflow, client_publish, client_presence, \
                  anonymous_subscribe",
-            "fanfare.toml:4: namespace[1]: has no `match`, so it is for no channel",
+            "fanfare.toml:4: namespace[1]: has no `match`; name its channels",
         ]
     );
     assert!(found[2].starts_with("fanfare.toml:8: namespace[2].log_entries: invalid type"));
@@ -148,7 +148,7 @@ fn faults_of_a_namespace_have_their_line_and_key() {
         problems(text),
         [
             "fanfare.toml:6: namespace[1].match: names `a*` twice",
-            "fanfare.toml:5: namespace[1].log_age_ms: is 0, but has to be at least 1"
+            "fanfare.toml:5: namespace[1].log_age_ms: is 0, but must be at least 1"
         ]
     );
     for text in [
@@ -158,14 +158,14 @@ fn faults_of_a_namespace_have_their_line_and_key() {
     ] {
         let found = problems(text);
         assert!(
-            found[0].starts_with("fanfare.toml:1: namespace: is a list"),
+            found[0].starts_with("fanfare.toml:1: namespace: must be a list"),
             "{found:?}"
         );
     }
 }
 
 #[test]
-fn broken_document_is_an_error_with_its_line() {
+fn syntax_error_has_its_line() {
     let found = problems("workers = 1\nlisten = [\n");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("fanfare.toml:"), "{found:?}");
@@ -173,7 +173,7 @@ fn broken_document_is_an_error_with_its_line() {
 }
 
 #[test]
-fn policy_that_is_none_is_an_error_that_names_those_there_are() {
+fn unknown_policy_is_an_error_that_lists_the_policies() {
     assert_eq!(
         problems("[quota]\noverflow = \"drop\"\n"),
         [
@@ -210,7 +210,7 @@ fn environment_reaches_every_type_of_key() {
 }
 
 #[test]
-fn empty_variables_are_as_if_unset() {
+fn empty_variables_count_as_unset() {
     let defaults = Table::try_from(Config::default()).unwrap();
     let names: Vec<String> = keys(&defaults)
         .iter()
@@ -228,7 +228,7 @@ fn environment_error_names_the_variable() {
     let error = load_environment(&[("FANFARE_WORKERS", "many")]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "FANFARE_WORKERS: workers: `many` is not of type integer"
+        "FANFARE_WORKERS: workers: is `many`, but must be of type integer"
     );
     let error = load_environment(&[("FANFARE_LOG_AGE_MS", "0")]).unwrap_err();
     assert!(
@@ -239,7 +239,7 @@ fn environment_error_names_the_variable() {
 }
 
 #[test]
-fn misspelt_variables_are_warnings_and_those_of_others_are_not() {
+fn misspelt_variables_are_warnings_and_other_programs_variables_are_not() {
     let loaded = load_environment(&[
         ("FANFARE_HEARTBEAT_INTERVALL_MS", "1"),
         ("FANFARE_CONFIG", "x"),
@@ -260,7 +260,7 @@ fn environment_names_are_one_to_one_with_keys() {
 }
 
 #[test]
-fn flag_beats_environment_beats_file_beats_default() {
+fn flag_precedes_environment_precedes_file_precedes_default() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("fanfare.toml");
     std::fs::write(
@@ -301,7 +301,7 @@ fn flag_error_names_the_flag() {
 }
 
 #[test]
-fn broken_syntax_names_the_line_and_where_there_is_one_the_key() {
+fn syntax_error_names_the_line_and_the_key_if_there_is_one() {
     for (text, place) in [
         ("workers = \n", "f:1: workers: "),
         ("page = yes\n", "f:1: page: "),
@@ -331,7 +331,7 @@ fn missing_file_is_an_error_that_names_it() {
 }
 
 #[test]
-fn feed_path_follows_the_service_manager_then_the_user_then_tmp() {
+fn default_feed_path_is_of_the_service_manager_then_the_user_then_tmp() {
     let user = Path::new("/run/user/7");
     let list = OsStr::new("/run/fanfare:/run/other");
     assert_eq!(
@@ -349,7 +349,7 @@ fn feed_path_follows_the_service_manager_then_the_user_then_tmp() {
 }
 
 #[test]
-fn self_signed_certificate_is_spoken_beside_what_is_listened_on_unless_it_is_already() {
+fn self_signed_certificate_adds_a_tls_address_unless_there_is_one() {
     let listened = |listen: &[&str]| {
         let flags = Overrides {
             listen: listen.iter().map(|text| text.parse().unwrap()).collect(),
