@@ -7,8 +7,8 @@ use super::{Across, Kind, Metric};
 /// The media type of what [`push`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Appends a table: one number for all owners, with help and type before the first line of each
-/// name.
+/// Appends a table: one number for all owners of each metric. Help and type precede the first line
+/// of each name.
 pub fn push<T>(table: &[Metric<T>], owners: &[&T], out: &mut String) {
     let mut last_name = "";
     for metric in table {
@@ -36,8 +36,8 @@ pub fn push_header(name: &str, kind: Kind, help: &str, out: &mut String) {
     debug_assert!(written.is_ok());
 }
 
-/// Appends one value, a number of which `per_unit` make one of the unit that the name has: 1, or
-/// 1,000,000 for microseconds shown as seconds.
+/// Appends one value: `number` divided by `per_unit`, which is 1, or 1,000,000 for microseconds
+/// shown as seconds.
 pub fn push_value(name: &str, labels: &str, number: u64, per_unit: u32, out: &mut String) {
     let per_unit = u64::from(per_unit.max(1));
     let (whole, rest) = (number / per_unit, number % per_unit);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exposition_sums_over_workers_and_heads_each_name_once() {
+    fn exposition_sums_over_workers_and_has_one_header_for_each_name() {
         let (a, b) = (WorkerMetrics::default(), WorkerMetrics::default());
         a.conns_accepted.add(2);
         b.conns_accepted.add(3);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn longest_time_of_a_worker_is_not_added_up() {
+    fn longest_time_of_a_worker_is_not_summed() {
         let (a, b) = (WorkerMetrics::default(), WorkerMetrics::default());
         a.conns_open.set(7);
         b.conns_open.set(6);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_one_sentence_and_names_no_unit_but_a_base_unit() {
+    fn help_is_one_sentence_and_names_have_base_units_only() {
         let workers = WorkerMetrics::TABLE.iter().map(|m| (m.name, m.help));
         let feed = FeedMetrics::TABLE.iter().map(|m| (m.name, m.help));
         for (name, help) in workers.chain(feed) {

@@ -1,11 +1,9 @@
-//! What is counted, and how it is shown.
+//! Counters and gauges, and their names in the exposition.
 //!
-//! Each worker has its own [`WorkerMetrics`] and is the only one to write it; the admin thread
-//! reads them all and makes one number of them. Most are added up. What every worker does for the
-//! same event, such as appending a publication to its log, counts once: the number of the worker
-//! that has most stands for all ([`Across`]). A count is a relaxed load and store, half a
-//! nanosecond, without a locked instruction. Every name stands in one of the two tables below, but
-//! for those of the process, which `admin` has.
+//! Each worker writes its own [`WorkerMetrics`]; the admin thread reads them all and shows one
+//! number for each metric. Most are sums; [`Across`] has the exception. A count is a relaxed load
+//! and store, half a nanosecond, without a locked instruction. Every name is in one of the two
+//! tables below, except those of the process, which are in `admin`.
 
 pub mod exposition;
 
@@ -23,16 +21,16 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds.
+    /// Adds an amount.
     pub fn add(&self, amount: u64) {
-        // One thread writes, so nothing is lost between the load and the store.
+        // Only one thread writes, so no write happens between the load and the store.
         self.0.store(
             self.0.load(Ordering::Relaxed).wrapping_add(amount),
             Ordering::Relaxed,
         );
     }
 
-    /// Takes one away; for gauges.
+    /// Subtracts one; for gauges.
     pub fn decrement(&self) {
         self.0.store(
             self.0.load(Ordering::Relaxed).saturating_sub(1),
@@ -45,7 +43,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The number as it is now.
+    /// The current number.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -61,12 +59,12 @@ pub enum Kind {
     Gauge,
 }
 
-/// How the numbers of all owners make one.
+/// How the numbers of all workers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Across {
-    /// Each owner counts events of its own.
+    /// They are added.
     Sum,
-    /// Every owner counts the same events, some of them a little later than others.
+    /// The largest is shown, such as the longest time of a worker.
     Most,
 }
 
@@ -79,7 +77,7 @@ macro_rules! across {
     };
 }
 
-/// One line of a table: how a number is shown.
+/// One line of a table: a number and its form in the exposition.
 #[derive(Debug)]
 pub struct Metric<T> {
     /// Name in the exposition.
@@ -88,13 +86,13 @@ pub struct Metric<T> {
     pub labels: &'static str,
     /// Whether it only grows.
     pub kind: Kind,
-    /// How the numbers of all owners make one.
+    /// How the numbers of all workers become one.
     pub across: Across,
-    /// How much of the number makes one of the unit that is shown.
+    /// Divisor from the stored unit to the shown one: 1, or 1,000,000 from microseconds to seconds.
     pub per_unit: u32,
-    /// What it means, in one sentence.
+    /// Its meaning, in one sentence.
     pub help: &'static str,
-    /// Reads it.
+    /// Reads the number.
     pub read: fn(&T) -> u64,
 }
 
@@ -107,7 +105,7 @@ macro_rules! metrics {
         }
 
         impl $owner {
-            /// How each number is shown; lines of one name stand together.
+            /// All metrics; lines with the same name are adjacent.
             pub const TABLE: &'static [Metric<Self>] = &[
                 $(Metric {
                     name: $name,
@@ -246,7 +244,7 @@ metrics! {
 }
 
 impl WorkerMetrics {
-    /// The counter of conns closed for this reason.
+    /// The counter for a close reason.
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> &Counter {
         match reason {
@@ -279,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_close_reason_has_its_line() {
+    fn every_close_reason_has_a_line() {
         for reason in CloseReason::ALL {
             let metrics = WorkerMetrics::default();
             metrics.closed(reason).increment();

@@ -1,14 +1,14 @@
-//! Time as data: the pure parts are told what time it is and never ask.
+//! Time as data: the pure parts receive the time as an argument and never read a clock.
 //!
-//! A [`Now`] is microseconds since the worker's clock started; a [`Deadline`] is a [`Now`] that has
-//! not come yet. The shell reads the clock once a turn; the simulation winds it by hand.
+//! A [`Now`] is microseconds since the server's clock started; a [`Deadline`] is a later moment on
+//! the same clock. The shell reads the clock once a turn; the simulation sets it.
 
 pub mod running;
 pub mod wheel;
 
 use std::time::Duration;
 
-/// Microseconds since the clock started. Monotonic; says nothing of the calendar.
+/// Microseconds since the clock started. Monotonic; unrelated to the calendar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Now(pub u64);
 
@@ -19,13 +19,13 @@ impl Now {
         Deadline(self.0.saturating_add(micros(wait)))
     }
 
-    /// How long ago `earlier` was; zero if it has not come yet.
+    /// The time since `earlier`; zero if that is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 
-    /// Whether the deadline has come.
+    /// Whether the deadline has passed.
     #[must_use]
     pub fn has_reached(self, deadline: Deadline) -> bool {
         self.0 >= deadline.0
@@ -37,7 +37,7 @@ impl Now {
 pub struct Deadline(pub u64);
 
 impl Deadline {
-    /// How long it is until then; zero when it has come.
+    /// The time until the deadline; zero if it has passed.
     #[must_use]
     pub fn remaining(self, now: Now) -> Duration {
         Duration::from_micros(self.0.saturating_sub(now.0))
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deadline_is_reached_at_its_very_microsecond() {
+    fn deadline_is_reached_at_its_microsecond() {
         let deadline = Now(10).after(Duration::from_micros(5));
         assert!(!Now(14).has_reached(deadline));
         assert!(Now(15).has_reached(deadline));
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn elapsed_time_never_goes_negative() {
+    fn elapsed_time_is_never_negative() {
         assert_eq!(Now(5).since(Now(9)), Duration::ZERO);
     }
 }

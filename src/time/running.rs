@@ -1,25 +1,25 @@
-//! The clock of deadlines that measure a peer: it stands still while its thread does not run.
+//! The clock of deadlines that measure a peer: it stops while its thread does not run.
 //!
-//! A stopped process, a paused virtual machine and a starved thread leave a peer no chance to be
-//! heard. Time that a turn takes beyond what it may need is therefore not counted. Every deadline
-//! by which a conn is judged is on this clock; ages of publications and calendars are not.
+//! While a process is stopped, a virtual machine paused or a thread starved, nothing that a peer
+//! sends is read. So the time of a turn beyond its sleep and its work is not counted. All deadlines
+//! of conns are on this clock; ages of publications and dates are not.
 
 use std::time::Duration;
 
 use super::Now;
 use crate::config::limits::{SLEEP_MS_MAX, TURN_RUNNING_MS_MAX};
 
-/// Time for which a worker, or the feed, has run.
+/// Running time of a worker or of the feed.
 #[derive(Clone, Copy, Debug)]
 pub struct Running {
     now: Now,
-    /// The monotonic clock when this one was advanced last.
+    /// The monotonic clock at the last [`Running::advance`].
     seen: Now,
     is_late: bool,
 }
 
 impl Running {
-    /// Shows `now` at first, so that both clocks agree until the worker is late.
+    /// Starts at `now`, so that both clocks agree until a turn is late.
     #[must_use]
     pub fn new(now: Now) -> Self {
         Self {
@@ -29,21 +29,21 @@ impl Running {
         }
     }
 
-    /// The time.
+    /// The running time at the start of this turn.
     #[must_use]
     pub fn now(self) -> Now {
         self.now
     }
 
-    /// What it will show at `now` if the turn under way is not late.
+    /// The running time at `now`, if the current turn is not late.
     #[must_use]
     pub fn at(self, now: Now) -> Now {
         Now(self.now.after(now.since(self.seen)).0)
     }
 
-    /// A turn is over in which the thread meant to sleep no longer than `sleep`; `None` is without
-    /// end. Returns true if it came late. How much of a late turn was sleep is unknown, so none of
-    /// it is counted as such.
+    /// Ends a turn in which the thread asked to sleep for at most `sleep`; `None` is no limit.
+    /// Returns whether the turn was late. How much of a late turn was sleep is unknown, so none of
+    /// its sleep is counted.
     pub fn advance(&mut self, now: Now, sleep: Option<Duration>) -> bool {
         let elapsed = now.since(self.seen);
         let work = Duration::from_millis(TURN_RUNNING_MS_MAX);
@@ -55,8 +55,8 @@ impl Running {
         is_late
     }
 
-    /// How long the thread may sleep. Sleeps are short where turns are late, so that a thread that
-    /// is always late does not lose most of its time.
+    /// The longest sleep for the next turn. It is short after a late turn, so that a thread that is
+    /// always late does not lose most of its time.
     #[must_use]
     pub fn sleep_max(self) -> Duration {
         Duration::from_millis(match self.is_late {
@@ -73,7 +73,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn clocks_agree_while_turns_take_what_they_may() {
+    fn clocks_agree_while_no_turn_is_late() {
         let mut running = Running::new(Now(7));
         assert!(!running.advance(Now(1_000_007), Some(SECOND)));
         assert_eq!(running.at(Now(1_000_010)), Now(1_000_010));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_goes_back_stands_still() {
+    fn running_time_does_not_change_if_the_clock_goes_back() {
         let mut running = Running::new(Now(500));
         assert!(!running.advance(Now(100), Some(SECOND)));
         assert_eq!(running.now(), Now(500));

@@ -1,10 +1,10 @@
 //! A hashed timer wheel: one deadline per slot, no timer objects.
 //!
-//! The links of each slot lie in a vector beside the slab (twelve bytes a conn), threaded through
-//! the bucket of the deadline's tick. Arming and disarming cost a few stores; an empty tick costs
-//! nothing. Deadlines are rounded up to a tick, so nothing fires early. Deadlines beyond one round
-//! of the wheel stay in their bucket and are passed over until their round has come. Pure: the
-//! worker's expire phase says what time it is.
+//! The links of all slots are in a vector parallel to the slab (twelve bytes a conn). The slots of
+//! one bucket form a doubly linked list. Arming and disarming cost a few stores; an empty tick
+//! costs nothing. Deadlines are rounded up to a tick, so no slot fires early. A deadline more than
+//! one round ahead stays in its bucket and is skipped until its round. Pure: the worker's expire
+//! phase passes the time.
 
 use super::{Deadline, Now};
 use crate::chunks::ChunkedVec;
@@ -14,22 +14,22 @@ pub const TICK_US: u64 = 1 << 16;
 
 const BUCKETS: usize = 1024;
 const WORDS: usize = BUCKETS / 64;
-/// No slot; ends a list.
+/// No slot: the end of a list.
 const NONE: u32 = u32::MAX;
-/// No tick; marks a slot that is not armed.
+/// No tick: the slot is not armed.
 const NEVER: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
     next: u32,
     previous: u32,
-    /// The tick it fires at, or [`NEVER`]. Its bucket is this modulo the number of buckets.
+    /// The tick at which it fires, or [`NEVER`]. Modulo the number of buckets it is the bucket.
     due: u32,
 }
 
 const _: () = assert!(size_of::<Link>() == 12);
 
-/// Deadlines of slots, sorted only as far as needed.
+/// The deadlines of slots, in buckets by tick.
 #[derive(Debug)]
 pub struct Wheel {
     heads: Box<[u32]>,
@@ -54,7 +54,7 @@ impl Wheel {
         }
     }
 
-    /// How many slots have a deadline.
+    /// Number of slots with a deadline.
     #[must_use]
     pub fn len(&self) -> u32 {
         self.armed
@@ -74,7 +74,7 @@ impl Wheel {
             .is_some_and(|link| link.due != NEVER)
     }
 
-    /// Gives a slot its one deadline; an earlier one is forgotten.
+    /// Sets the deadline of a slot; replaces the previous one.
     pub fn arm(&mut self, slot: u32, deadline: Deadline) {
         self.disarm(slot);
         self.links.grow_to(slot as usize + 1, || Link {
@@ -83,11 +83,11 @@ impl Wheel {
             due: NEVER,
         });
         let tick = deadline.0.div_ceil(TICK_US).max(self.tick + 1);
-        // Ticks of 32 bits last for nine years of uptime.
+        // 32 bits of ticks are nine years of uptime.
         let due = u32::try_from(tick).unwrap_or(NEVER - 1);
         let bucket = bucket_of(due);
         let Some(head) = self.heads.get_mut(bucket) else {
-            return;
+            return debug_assert!(false, "each tick has a bucket");
         };
         let next = std::mem::replace(head, slot);
         if let Some(link) = self.links.get_mut(slot as usize) {
@@ -104,7 +104,7 @@ impl Wheel {
         self.armed += 1;
     }
 
-    /// Gives a slot that has a deadline an earlier one.
+    /// Sets an earlier deadline for a slot that has a later one.
     pub fn bring_forward(&mut self, slot: u32, deadline: Deadline) {
         let tick = deadline.0.div_ceil(TICK_US);
         let link = self.links.get(slot as usize);
@@ -113,7 +113,7 @@ impl Wheel {
         }
     }
 
-    /// Takes a slot's deadline away, if it has one.
+    /// Removes the deadline of a slot, if it has one.
     pub fn disarm(&mut self, slot: u32) {
         let Some(link) = self.links.get_mut(slot as usize) else {
             return;
@@ -150,8 +150,8 @@ impl Wheel {
         }
     }
 
-    /// Moves the slots whose deadline has come to `fired`, at most `max` of them. False if some are
-    /// left for the next call.
+    /// Moves slots whose deadline has passed to `fired`, at most `max` of them. Returns false if
+    /// some are left for the next call.
     pub fn expire(&mut self, now: Now, max: u32, fired: &mut Vec<u32>) -> bool {
         let target = now.0 / TICK_US;
         let mut left = max;
@@ -169,13 +169,13 @@ impl Wheel {
         true
     }
 
-    /// Lets go of the room for slots from here on. None of them may have a deadline.
+    /// Frees the room for the slots from `slots` on. None of them may have a deadline.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.links.iter().skip(slots).all(|link| link.due == NEVER));
         self.links.truncate(slots);
     }
 
-    /// The next time at which a slot may be due; `None` if none is armed.
+    /// The earliest time at which a slot may be due; `None` if none is armed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Deadline> {
         if self.armed == 0 {
@@ -198,7 +198,7 @@ impl Wheel {
         None
     }
 
-    /// Fires what is due in one bucket. False when `left` ran out first.
+    /// Fires the slots of one bucket that are due. Returns false if `left` was used up before.
     fn expire_tick(&mut self, due: u32, left: &mut u32, fired: &mut Vec<u32>) -> bool {
         let mut slot = self.heads.get(bucket_of(due)).copied().unwrap_or(NONE);
         while let Some(link) = self.links.get(slot as usize) {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn arming_again_replaces_and_disarming_forgets() {
+    fn second_deadline_replaces_the_first_and_disarm_removes_it() {
         let mut wheel = Wheel::new(Now(0));
         wheel.arm(1, Deadline(TICK_US));
         wheel.arm(1, Deadline(5 * TICK_US));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn deadline_is_brought_forward_and_never_put_off() {
+    fn bring_forward_never_delays_a_deadline() {
         let mut wheel = Wheel::new(Now(0));
         wheel.bring_forward(0, Deadline(TICK_US));
         assert!(wheel.is_empty());
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn deadline_beyond_one_round_waits_for_its_round() {
+    fn deadline_more_than_one_round_ahead_waits_for_its_round() {
         let mut wheel = Wheel::new(Now(0));
         let far = (BUCKETS as u64 + 5) * TICK_US;
         wheel.arm(0, Deadline(far));
