@@ -1,10 +1,11 @@
-//! What HTTP proxies say of their clients: `X-Forwarded-For` and `Forwarded` (RFC 7239).
+//! The fields in which HTTP proxies name their clients: `X-Forwarded-For` and `Forwarded` (RFC
+//! 7239).
 //!
-//! Both are lists to which each proxy on the way adds at the end, so everything to the left of what
-//! a trusted one wrote may be a lie. They are read from the right: the first address that is not
-//! itself trusted is the client's. Which of the two is read is configured, because a proxy that
-//! writes the one passes on the other as its client sent it. Quotes, too, are looked at from the
-//! right: one that a client left open must not swallow what the proxy wrote behind it.
+//! Both are lists. Each proxy appends an element, so all elements before that of a trusted proxy
+//! may be forged. The lists are read from the right: the first address that is not a trusted proxy
+//! is the client's. The configuration selects the field, because a proxy that writes one field
+//! forwards the other as its client sent it. Quotes are also matched from the right: an open quote
+//! of the client must not include the element that the proxy appended.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -19,9 +20,9 @@ pub enum List {
     XForwardedFor,
 }
 
-/// The client of the proxies that are trusted: the last address that is not itself trusted, or the
-/// first of all where all are. `None` where there is no address, or something else where one should
-/// be. Some proxies add to a line, others add a line: the lines come newest first, all of them.
+/// The client's address: the last one that is not a trusted proxy, or the first if all are. `None`
+/// if there is no address, or an element has no address. Some proxies extend a field line, others
+/// add one, so all lines are needed, the last line first.
 #[must_use]
 pub fn client(
     newest_first: impl Iterator<Item: AsRef<[u8]>>,
@@ -51,7 +52,7 @@ pub fn client(
     first
 }
 
-/// What stands before the last element of a list, and the element.
+/// The list without its last element, and the element.
 fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
     if list.is_empty() {
         return None;
@@ -77,7 +78,7 @@ fn take_last(list: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The value of `for` in an element of `Forwarded` (RFC 7239, 4), without quotes.
 fn named_for(element: &[u8]) -> Option<&[u8]> {
     let mut is_quoted = false;
-    // An escaped quote ends a piece too early at worst, and what is left is no address.
+    // An escaped quote can only end a pair too early, and the rest is not an address.
     let pairs = element.split(|byte| {
         is_quoted ^= *byte == b'"';
         *byte == b';' && !is_quoted
@@ -97,7 +98,7 @@ fn named_for(element: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// The address of a node (RFC 7239, 6), with a port behind it or without.
+/// The address of a node (RFC 7239, 6), which may have a port.
 fn parse_node(node: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(node).ok()?;
     if let Some(inner) = text.strip_prefix('[') {
@@ -116,7 +117,7 @@ fn parse_node(node: &[u8]) -> Option<IpAddr> {
     address.parse().ok().map(IpAddr::V4)
 }
 
-/// A port, or a name for one (RFC 7239, 6.3).
+/// A port, or an obfuscated one (RFC 7239, 6.3).
 fn is_node_port(port: &str) -> bool {
     let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     !port.is_empty() && port.bytes().all(is_name_byte)
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn client_is_the_last_that_is_not_a_trusted_proxy() {
+    fn client_is_the_last_address_that_is_not_a_trusted_proxy() {
         for (values, expected) in [
             (&["192.0.2.1"][..], "192.0.2.1"),
             (&["6.6.6.6, 192.0.2.1"], "192.0.2.1"),
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_named_where_the_proxy_named_nobody() {
+    fn field_without_an_address_at_its_end_has_no_client() {
         for value in [
             "",
             " ",
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn forwarded_names_its_client_in_quotes_or_without() {
+    fn forwarded_has_its_client_with_or_without_quotes() {
         for (value, expected) in [
             ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
             ("For=\"[2001:db8:cafe::17]:4711\"", "2001:db8:cafe::17"),
@@ -214,19 +215,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a client sends, what a trusted proxy wrote behind it is what counts.
+        /// Whatever a client sends, the element that a trusted proxy appended decides.
         #[test]
-        fn nothing_before_the_last_element_matters(lie in "[ -~]{0,60}", client_address: [u8; 4]) {
+        fn nothing_before_the_last_element_matters(forged in "[ -~]{0,60}", client_address: [u8; 4]) {
             let address = IpAddr::from(client_address);
             prop_assume!(!contains(&trusted(), address));
             for (list, value) in [
-                (List::XForwardedFor, format!("{lie}, {address}")),
-                (List::Forwarded, format!("{lie}, for={address}")),
+                (List::XForwardedFor, format!("{forged}, {address}")),
+                (List::Forwarded, format!("{forged}, for={address}")),
             ] {
                 prop_assert_eq!(client_of(list, &[&value]), address.to_string());
             }
             prop_assert_eq!(
-                client_of(List::XForwardedFor, &[&lie, &address.to_string()]),
+                client_of(List::XForwardedFor, &[&forged, &address.to_string()]),
                 address.to_string()
             );
         }

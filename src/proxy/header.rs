@@ -1,69 +1,68 @@
-//! The PROXY protocol, versions 1 and 2: a proxy names its client ahead of everything else.
+//! The PROXY protocol, versions 1 and 2: a proxy names its client before any other byte.
 //!
-//! Reads one header from the front of what has come. What is not complete says how many bytes are
-//! still its own at least, so that no byte after it is read: that may be TLS. What cannot become a
-//! header any more is refused at once. Version 1 has at most 107 bytes. Of version 2 the addresses
-//! are read; what follows them, up to 65,535 bytes, is counted for the caller to skip, so that
-//! nothing has to keep more than [`HEADER_BYTES_MAX`]. Extensions are not looked at, the checksum
-//! neither. Allocates nothing.
+//! Reads one header from the start of the received bytes. For an incomplete header it returns how
+//! many more bytes surely belong to it, so that no byte after it is read: that may be TLS. Bytes
+//! that cannot become a header are refused at once. Version 1 has at most 107 bytes. Of version 2
+//! the addresses are read; the caller skips what follows them, up to 65,535 bytes, so that at most
+//! [`HEADER_BYTES_MAX`] are held. Extensions and the checksum are ignored. Does not allocate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// How version 1 begins.
+/// The signature of version 1.
 const V1_START: &[u8] = b"PROXY ";
 /// The longest header of version 1, with its line end.
 const V1_BYTES_MAX: usize = 107;
 /// The shortest: `PROXY UNKNOWN` and the line end.
 const V1_BYTES_MIN: usize = 15;
-/// How version 2 begins.
+/// The signature of version 2.
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The part of version 2 whose length is fixed.
 const V2_BYTES_MIN: usize = 16;
-/// Both addresses and ports of the largest family that is read.
+/// Addresses and ports of the largest family that is read.
 const V2_ADDRESS_BYTES_MAX: usize = 36;
 
-/// The most bytes that are looked at.
+/// The most bytes of a header that are read.
 pub const HEADER_BYTES_MAX: usize = V1_BYTES_MAX;
 const _: () = assert!(V2_BYTES_MIN + V2_ADDRESS_BYTES_MAX <= HEADER_BYTES_MAX);
 
-/// What came of looking for a header.
+/// The result of [`read_header`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum HeaderRead {
-    /// All of it that matters is there.
+    /// The client is known.
     Complete {
-        /// The bytes that were looked at.
+        /// Bytes read.
         length: usize,
-        /// The bytes of the header that follow them, whether they have come or not.
+        /// Bytes of the header that follow them, received or not.
         skip: u16,
-        /// The client; `None` where the proxy speaks for itself or does not know.
+        /// The client; `None` if the proxy connects on its own behalf or does not know.
         client: Option<IpAddr>,
     },
-    /// It is good as far as it has come.
+    /// The bytes are valid so far.
     Incomplete {
-        /// So many bytes are still its own, at least; never zero.
+        /// At least so many more bytes belong to the header; never zero.
         more: usize,
     },
 }
 
-/// Why the bytes are no header.
+/// Why the bytes are not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// They begin like neither version.
+    /// They have the signature of neither version.
     #[error("no PROXY header")]
     Missing,
-    /// They begin like one and break its rules.
+    /// They have a signature and break the rules of the version.
     #[error("a malformed PROXY header")]
     Malformed,
-    /// It is longer than is read.
+    /// A header of version 1 is longer than 107 bytes.
     #[error("a PROXY header that is too long")]
     TooLong,
 }
 
-/// Reads a header from the front of `bytes`.
+/// Reads a header from the start of `bytes`.
 ///
 /// # Errors
-/// When the bytes are no beginning of one.
+/// Returns a [`HeaderError`] if no further bytes can make a header of these.
 pub fn read_header(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     if begins_like(bytes, V2_START) && !bytes.is_empty() {
         read_v2(bytes)
@@ -74,14 +73,14 @@ pub fn read_header(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     }
 }
 
-/// Whether the bytes are the start, or begin with it.
+/// Whether the bytes begin with `start`, or are a prefix of it.
 fn begins_like(bytes: &[u8], start: &[u8]) -> bool {
     let length = bytes.len().min(start.len());
     bytes.get(..length) == start.get(..length)
 }
 
 fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
-    // Each has at least the shortest addresses that there are.
+    // The length of each with the shortest addresses.
     const LEAST: [(&[u8], usize); 3] = [
         (b"PROXY TCP4 ", 32),
         (b"PROXY TCP6 ", 22),
@@ -95,7 +94,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
         .take(V1_BYTES_MAX)
         .position(|byte| *byte == b'\r')
     else {
-        // The line end is two bytes, neither of which is there.
+        // Neither byte of the line end has been received.
         let more = least.saturating_sub(bytes.len()).max(2);
         return match bytes.len() + more {
             0..=V1_BYTES_MAX => Ok(HeaderRead::Incomplete { more }),
@@ -120,7 +119,7 @@ fn read_v1(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
 /// The client of a line without its end.
 fn parse_v1(line: &[u8]) -> Result<Option<IpAddr>, HeaderError> {
     if let Some(rest) = line.strip_prefix(b"PROXY UNKNOWN") {
-        // Whatever stands behind it is to be ignored.
+        // The rest of the line must be ignored.
         let is_word = rest.is_empty() || rest.starts_with(b" ");
         return is_word.then_some(None).ok_or(HeaderError::Malformed);
     }
@@ -166,14 +165,14 @@ fn is_port(text: &str) -> bool {
 
 fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     let fixed = bytes.get(V2_START.len()..).unwrap_or_default();
-    // Each byte is judged as soon as it has come.
+    // Each byte is checked as soon as it is received.
     let is_local = match fixed.first() {
         Some(0x20) => true,
         Some(0x21) | None => false,
         Some(_) => return Err(HeaderError::Malformed),
     };
     let family = match fixed.get(1) {
-        // The family of a proxy that speaks for itself is to be ignored, whatever it is.
+        // The family of a LOCAL command must be ignored.
         Some(family) if !is_local => Family::parse(*family)?,
         Some(_) | None => Family::Unspecified,
     };
@@ -203,7 +202,7 @@ fn read_v2(bytes: &[u8]) -> Result<HeaderRead, HeaderError> {
     })
 }
 
-/// What the addresses of version 2 are.
+/// The address family of version 2.
 #[derive(Clone, Copy)]
 enum Family {
     Unix,
@@ -213,9 +212,8 @@ enum Family {
 }
 
 impl Family {
-    /// The upper half of the byte is the family, the lower half says whether it is a stream or
-    /// datagrams. Where either is unspecified, addresses are to be ignored. Values without a
-    /// meaning end the connection.
+    /// The upper half of the byte is the family, the lower half is stream or datagram. If either is
+    /// unspecified, the addresses must be ignored. Undefined values are errors.
     fn parse(byte: u8) -> Result<Self, HeaderError> {
         match (byte >> 4, byte & 0x0f) {
             (0, 0..=2) | (1..=3, 0) => Ok(Self::Unspecified),
@@ -349,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_version_two_may_name_nobody() {
+    fn headers_of_version_two_may_have_no_client() {
         for family in [0x31, 0x32] {
             complete(&v2(0x21, family, &[7; 216]), 216, None);
             complete(&v2(0x21, family, &vec![7; 0xffff]), 0xffff, None);
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn bytes_that_are_not_a_header_are_refused() {
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107 - 15));
         for (bytes, error) in [
             (&b"GET / HTTP/1.1\r\n"[..], HeaderError::Missing),
@@ -445,7 +443,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reading_byte_by_byte_comes_to_the_same(
+        fn reading_byte_by_byte_has_the_same_result(
             start in 0usize..4,
             tail in proptest::collection::vec(any::<u8>(), 0..60),
         ) {

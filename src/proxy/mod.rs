@@ -1,9 +1,9 @@
-//! Who stands behind a proxy: what proxies say of their clients, and which of them are believed.
+//! The client addresses that proxies report.
 //!
-//! PURE: texts, bytes and addresses. [`header`] reads what TCP proxies send ahead of
-//! everything (PROXY protocol), [`forwarded`] what HTTP proxies add to a request, [`network`] says
-//! whose word counts. [`Source`] is what limits per source count by. Who asks is the conn's machine
-//! and `http`; who counts is the worker.
+//! PURE: texts, bytes and addresses. [`header`] reads the header of the PROXY protocol, which TCP
+//! proxies send first. [`forwarded`] reads the fields that HTTP proxies add to a request.
+//! [`network`] says which proxies are trusted. [`Source`] is the key of the limits per source.
+//! Called by the conn's machine and `http`; the worker counts sources.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod forwarded;
@@ -16,13 +16,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use header::{HeaderError, HeaderRead};
 pub use network::{Network, NetworkError, contains};
 
-/// Where a conn comes from, as it is counted: an address of IPv4, or the network of 64 bits that
-/// one subscriber of IPv6 commonly has for himself.
+/// The origin of a conn for the limits per source: an IPv4 address, or the IPv6 /64 that a network
+/// provider usually assigns to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// An address of IPv4.
+    /// An IPv4 address.
     V4([u8; 4]),
-    /// The first half of an address of IPv6.
+    /// The first half of an IPv6 address.
     V6([u8; 8]),
 }
 
@@ -50,13 +50,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why somebody does not come in beside the others from the same source.
+/// The limit per source that refuses a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
-    /// It has as many conns as it may have.
+    /// `limits.conns_per_source`.
     #[error("too many connections from one address")]
     Conns,
-    /// So many have come lately.
+    /// `limits.connects_per_second_per_source`.
     #[error("too many new connections from one address")]
     Connects,
 }
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn source_is_an_address_or_the_network_of_a_subscriber() {
+    fn source_is_an_ipv4_address_or_an_ipv6_network() {
         assert_eq!(source("192.0.2.1"), "192.0.2.1");
         assert_eq!(source("::ffff:192.0.2.1"), "192.0.2.1");
         assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");

@@ -1,7 +1,7 @@
 //! Networks of addresses, as in `10.0.0.0/8` (RFC 4632, 3.1; RFC 4291, 2.3).
 //!
-//! An address alone is the network of that address. Addresses of IPv4 that are written as ones of
-//! IPv6 are taken for what they are. Named in the configuration, asked by the worker.
+//! An address without a length is a network of one address. IPv4-mapped IPv6 addresses count as
+//! IPv4. Configured in `proxy.trusted`, used by the worker.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,35 +9,35 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A network.
+/// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
     /// The first address.
     base: IpAddr,
-    /// How many bits all have in common.
+    /// Length of the common prefix, in bits.
     bits: u8,
 }
 
-/// The text is no network.
+/// The text is not a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
-    /// Neither an address nor an address and a number of bits.
+    /// Neither an address nor an address with a prefix length.
     #[error("`{0}` is not an address or a network such as 10.0.0.0/8")]
     Malformed(String),
-    /// Some bits of the address are not the network's.
-    #[error("`{0}` has an address beyond its bits; the network is {1}")]
-    Loose(String, Network),
+    /// The address has bits after the prefix.
+    #[error("`{0}` has bits after its prefix length; the network is {1}")]
+    HostBits(String, Network),
 }
 
-/// Whether one of the networks has the address.
+/// Whether one of the networks contains the address.
 #[must_use]
 pub fn contains(networks: &[Network], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(address))
 }
 
 impl Network {
-    /// Whether the address is in it.
+    /// Whether the network contains the address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -45,7 +45,7 @@ impl Network {
     }
 }
 
-/// The address without what is behind its first bits.
+/// The address with only its first `bits` kept.
 fn cut(address: IpAddr, bits: u8) -> IpAddr {
     let bits = u32::from(bits);
     match address {
@@ -82,7 +82,7 @@ impl FromStr for Network {
             return Err(malformed());
         }
         let base = written.to_canonical();
-        // Within addresses of IPv6, those of IPv4 have 96 bits in common.
+        // An IPv4-mapped IPv6 address has a prefix of 96 bits.
         let bits = match base.is_ipv4() == written.is_ipv4() {
             true => bits,
             false => bits.checked_sub(96).ok_or_else(malformed)?,
@@ -92,7 +92,7 @@ impl FromStr for Network {
             bits,
         };
         if network.base != base {
-            return Err(NetworkError::Loose(String::from(text), network));
+            return Err(NetworkError::HostBits(String::from(text), network));
         }
         Ok(network)
     }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn network_has_its_own_addresses_and_no_others() {
+    fn network_contains_its_addresses_and_no_others() {
         assert!(has("10.0.0.0/8", "10.255.0.1") && !has("10.0.0.0/8", "11.0.0.0"));
         assert!(has("192.0.2.7", "192.0.2.7") && !has("192.0.2.7", "192.0.2.6"));
         assert!(has("0.0.0.0/0", "255.1.2.3") && !has("0.0.0.0/0", "::1"));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_network_is_refused() {
+    fn text_that_is_not_a_network_is_refused() {
         for text in [
             "",
             "/",
@@ -170,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(address: IpAddr, bits in 0u8..=128) {
+        fn printed_network_parses_to_itself(address: IpAddr, bits in 0u8..=128) {
             let address = address.to_canonical();
             let bits = bits.min(if address.is_ipv4() { 32 } else { 128 });
             let network = Network { base: cut(address, bits), bits };
