@@ -1,12 +1,12 @@
-//! Tables that grow without moving what is in them.
+//! Tables that grow without moving their entries.
 //!
-//! A vector that doubles copies all of it, which takes long where a million conns have a place, and
-//! leaves the old block and unused room behind. These tables consist of chunks of a fixed size.
-//! Room in a chunk that was never touched takes no memory. An empty chunk is given back at once.
+//! A vector that doubles copies all entries, which takes long for a million conns, and leaves the
+//! old block and unused room. These tables consist of chunks of a fixed size. Untouched room in a
+//! chunk uses no memory. An empty chunk is freed at once.
 
 use slab::Slab;
 
-/// Entries in a chunk of a table by slot.
+/// Default number of entries in a chunk.
 const CHUNK: usize = 1024;
 
 /// A vector in chunks.
@@ -23,7 +23,7 @@ impl<T> Default for ChunkedVec<T> {
 }
 
 impl<T> ChunkedVec<T> {
-    /// How many entries there are.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         let last = self.chunks.last().map_or(CHUNK, Vec::len);
@@ -47,7 +47,7 @@ impl<T> ChunkedVec<T> {
         self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
-    /// Appends entries until there are `len`. Does nothing if there are more.
+    /// Appends entries until there are `len`. Does nothing if there are as many already.
     pub fn grow_to(&mut self, len: usize, mut fresh: impl FnMut() -> T) {
         while self.len() < len {
             if self.len().is_multiple_of(CHUNK) {
@@ -59,7 +59,7 @@ impl<T> ChunkedVec<T> {
         }
     }
 
-    /// Keeps the first `len` entries and drops the others.
+    /// Keeps the first `len` entries.
     pub fn truncate(&mut self, len: usize) {
         self.chunks.truncate(len.div_ceil(CHUNK));
         if let Some(last) = self.chunks.get_mut(len / CHUNK) {
@@ -74,7 +74,8 @@ impl<T> ChunkedVec<T> {
     }
 }
 
-/// A slab in chunks of `N` entries. It gives out low keys first, so that chunks become empty.
+/// A slab in chunks of `N` entries. It reuses the lowest chunk with room, so that high chunks become
+/// empty.
 #[derive(Debug)]
 pub struct ChunkedSlab<T, const N: usize = CHUNK> {
     /// The last one is not empty.
@@ -95,7 +96,7 @@ impl<T, const N: usize> Default for ChunkedSlab<T, N> {
 }
 
 impl<T, const N: usize> ChunkedSlab<T, N> {
-    /// How many entries there are.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -141,7 +142,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
             debug_assert!(false, "there is no chunk {at}");
             return usize::MAX;
         };
-        // The whole chunk at its first entry, and nothing after that.
+        // Allocates the whole chunk for its first entry, and nothing later.
         chunk.reserve_exact(N - chunk.len());
         let key = at * N + chunk.insert(entry);
         self.len += 1;
@@ -178,7 +179,7 @@ impl<T, const N: usize> ChunkedSlab<T, N> {
         chunks.flat_map(|chunk| chunk.iter_mut().map(|(_, entry)| entry))
     }
 
-    /// Gives back unused room of the list of chunks.
+    /// Frees unused room of the list of chunks.
     pub fn shrink_to_fit(&mut self) {
         self.chunks.shrink_to_fit();
     }
@@ -219,7 +220,7 @@ mod tests {
             let mut map = BTreeMap::new();
             let mut has_grown = true;
             for (number, (act, index)) in acts.into_iter().enumerate() {
-                // First it grows, then it shrinks.
+                // It grows first, then it shrinks.
                 has_grown &= number < 300;
                 match act {
                     0 => {

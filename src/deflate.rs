@@ -1,10 +1,10 @@
 //! DEFLATE (RFC 1951) as permessage-deflate uses it (RFC 7692, 7.2): each message by itself.
 //!
-//! A [`Deflater`] makes messages shorter, an [`Inflater`] takes a client's apart within a bound
-//! that holds while it inflates. Both forget a message with its end, since no context is taken over
-//! on either side, so one of each serves all conns of a worker. They are made when they are first
-//! needed: a compressor holds some 250 KiB, an inflater 48. Pure computation over another's zlib;
-//! `frame` and the WebSocket transport are the callers, and what they share is the worker's.
+//! A [`Deflater`] compresses messages. An [`Inflater`] inflates messages of clients and enforces
+//! its limit while it inflates. Both sides negotiate no context takeover, so one of each serves all
+//! conns of a worker. Their state is allocated at the first use: some 250 KiB for a deflater, 48
+//! KiB for an inflater. Pure computation with zlib-rs. The callers are `frame` and the WebSocket
+//! transport; the worker owns the state.
 
 use flate2::{
     Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status as Progress,
@@ -15,28 +15,29 @@ use crate::config::limits::{
     DEFLATE_WINDOW_BITS,
 };
 
-/// What a flush ends with and a message leaves out (RFC 7692, 7.2.1).
+/// The end of a flush, which a message leaves out (RFC 7692, 7.2.1).
 const FLUSH_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// The same, put back, and then a last block without content: an inflater that does not come to its
-/// end there was left in the middle of something.
+/// The tail, followed by an empty last block. If the inflater does not reach the end of the stream
+/// with it, the message is truncated.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
 
-/// Room for what a compressor writes beyond the last byte that could still be worth sending.
+/// Room beyond the length of the message: output that needs all of it is not shorter than the
+/// message.
 const SLACK_BYTES: usize = 16;
 
-/// What an inflated message is given first, in bytes.
+/// The first allocation for an inflated message, in bytes.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// The most bytes that a compressor makes of a message of so many, however it is set: nine bits for
-/// each byte, and what stands around blocks.
+/// The most bytes to which any compressor can deflate a message: nine bits for each byte, and the
+/// headers of blocks.
 #[must_use]
 pub fn deflated_bytes_max(message_bytes: u32) -> u64 {
     let bytes = u64::from(message_bytes);
     bytes + bytes / 8 + bytes / 64 + 16
 }
 
-/// Makes messages shorter.
+/// Compresses messages.
 #[derive(Debug, Default)]
 pub struct Deflater {
     engine: Option<Box<Compress>>,
@@ -44,8 +45,8 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// The message compressed, as it stands in a frame with RSV1 set. `None` if it should be sent
-    /// as it is: too short, too long, or not made shorter.
+    /// The payload of a frame with RSV1 set. `None` if the message should be sent uncompressed: it
+    /// is too short, too long, or does not become shorter.
     pub fn deflate(&mut self, message: &[u8]) -> Option<&[u8]> {
         if !(DEFLATE_BYTES_MIN..=DEFLATE_BYTES_MAX).contains(&message.len()) {
             return None;
@@ -65,47 +66,48 @@ impl Deflater {
         engine
             .compress_vec(message, &mut self.out, FlushCompress::Sync)
             .ok()?;
-        // Without a byte of room left nobody knows whether that was all.
+        // If the room is used up, the output may be incomplete.
         let is_whole = engine.total_in() == message.len() as u64 && self.out.len() < room;
         let body = self.out.strip_suffix(&FLUSH_TAIL)?;
         (is_whole && body.len() < message.len()).then_some(body)
     }
 }
 
-/// Why a compressed message cannot be taken.
+/// Why a compressed message is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// It is not DEFLATE, or breaks off.
+    /// It is not DEFLATE, or is truncated.
     #[error("a compressed message is broken")]
     Broken,
-    /// It has more bytes than it may have. How many is not known: they were not made.
+    /// It is longer than allowed. Its length is not known, since inflating stopped at the limit.
     #[error("a message is too long when inflated")]
     TooLong,
 }
 
-/// Takes compressed messages apart.
+/// Inflates messages.
 #[derive(Debug, Default)]
 pub struct Inflater {
     engine: Option<Box<Decompress>>,
     /// An empty buffer for the next message.
     spare: Vec<u8>,
-    /// Bytes made since somebody asked.
+    /// Bytes inflated since the last [`Inflater::take_inflated_bytes`].
     inflated_bytes: u64,
 }
 
 impl Inflater {
-    /// Inflates one message as it stood in its frames. Memory grows with what comes out, up to
-    /// `bytes_max` and no further. The buffer should come back by [`Inflater::recycle`].
+    /// Inflates the payload of one message. Memory grows with the output, up to `bytes_max`. The
+    /// caller should return the buffer through [`Inflater::recycle`].
     ///
     /// # Errors
-    /// The message is broken or has more than `bytes_max` bytes.
+    /// Returns [`InflateError::Broken`] if the payload is not a whole DEFLATE message, or
+    /// [`InflateError::TooLong`] if it inflates to more than `bytes_max`.
     pub fn inflate(
         &mut self,
         compressed: &[u8],
         bytes_max: usize,
     ) -> Result<Vec<u8>, InflateError> {
         let mut out = std::mem::take(&mut self.spare);
-        // One byte stands for an empty message (RFC 7692, 7.2.3.6); some clients save that too.
+        // An empty message is one byte long (RFC 7692, 7.2.3.6), but some clients omit it.
         if compressed.is_empty() {
             return Ok(out);
         }
@@ -125,7 +127,8 @@ impl Inflater {
         }
     }
 
-    /// Takes a buffer back, unless it has grown beyond what is worth keeping.
+    /// Keeps a buffer for the next message, unless it has grown beyond
+    /// [`DEFLATE_BUFFER_BYTES_KEPT`].
     pub fn recycle(&mut self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= DEFLATE_BUFFER_BYTES_KEPT {
             buffer.clear();
@@ -133,7 +136,7 @@ impl Inflater {
         }
     }
 
-    /// Bytes that came out since the last call: the work that was done.
+    /// Bytes inflated since the last call, as a measure of work.
     pub fn take_inflated_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.inflated_bytes)
     }
@@ -147,14 +150,13 @@ impl Inflater {
 /// Where the input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// With a block that says it is the last.
+    /// After a last block.
     AtEnd,
     /// Anywhere else.
     Midway,
 }
 
-/// Inflates all of `input`. A message may come in several parts each of which says that it is the
-/// last (RFC 7692, 7.2.3.4).
+/// Inflates all of `input`. A message may have several last blocks (RFC 7692, 7.2.3.4).
 fn run(
     engine: &mut Decompress,
     mut input: &[u8],
@@ -163,7 +165,7 @@ fn run(
 ) -> Result<Stop, InflateError> {
     loop {
         if out.len() == out.capacity() {
-            // Doubling, but to no more than what shows that there is too much.
+            // Doubles the room, up to one byte more than allowed.
             let room_max = bytes_max.saturating_sub(out.len()).saturating_add(1);
             out.reserve_exact(out.len().max(FIRST_ROOM_BYTES).min(room_max));
         }
@@ -196,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    /// Records as a feed has them, of which a compressor can make something.
+    /// Records like those of a feed, which can be compressed.
     fn records(bytes: usize) -> Vec<u8> {
         let record = |n: usize| format!("{{\"symbol\":\"S{}\",\"bid\":{}}},", n % 7, n * n % 9973);
         let text: String = (0..=bytes / 20).map(record).collect();
@@ -207,7 +209,7 @@ mod tests {
         Inflater::default().inflate(compressed, 1 << 20)
     }
 
-    /// A compressor that others might have, one call for each piece.
+    /// Compresses as another implementation may, with one call for each piece.
     fn compress(pieces: &[(&[u8], FlushCompress)], window_bits: u8) -> Vec<u8> {
         let mut engine = Compress::new_with_window_bits(Compression::best(), false, window_bits);
         let mut out = Vec::new();
@@ -254,7 +256,8 @@ mod tests {
                 "{compressed:x?}"
             );
         }
-        // The second message of 7.2.3.2 goes back into the first, which nobody may do here.
+        // The second message of 7.2.3.2 refers to the first, which is an error without context
+        // takeover.
         assert_eq!(
             inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]),
             Err(InflateError::Broken)
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn message_that_breaks_off_is_broken_at_every_cut() {
+    fn truncated_message_is_broken_at_every_cut() {
         let mut deflater = Deflater::default();
         let whole = deflater.deflate(&records(700)).unwrap().to_vec();
         assert_eq!(inflate(&whole).as_deref(), Ok(&records(700)[..]));
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn bomb_stops_one_byte_beyond_the_limit() {
+    fn inflating_a_bomb_stops_one_byte_above_the_limit() {
         let zeros = vec![0; 1 << 20];
         let bomb = without_tail(compress(&[(&zeros, FlushCompress::Sync)], 15));
         assert!(bomb.len() < 1100, "{}", bomb.len());
@@ -287,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_holds_also_in_a_buffer_that_has_more_room() {
+    fn limit_is_enforced_also_in_a_buffer_with_more_room() {
         let long = without_tail(compress(&[(&[7; 2000], FlushCompress::Sync)], 15));
         let short = without_tail(compress(&[(&[7; 200], FlushCompress::Sync)], 15));
         let mut inflater = Inflater::default();
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn inflater_forgets_a_broken_message() {
+    fn inflater_works_after_a_broken_message() {
         let mut inflater = Inflater::default();
         assert_eq!(inflater.inflate(&[0xff; 9], 100), Err(InflateError::Broken));
         let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
@@ -307,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn deflater_leaves_alone_what_is_short_or_long_or_would_not_shrink() {
+    fn short_long_and_incompressible_messages_are_not_deflated() {
         let mut deflater = Deflater::default();
         let mut random = fastrand::Rng::with_seed(7);
         let noise: Vec<u8> = (0..5000).map(|_| random.u8(..)).collect();
@@ -322,13 +325,13 @@ mod tests {
     }
 
     #[test]
-    fn deflated_message_fits_the_window_that_was_agreed() {
+    fn deflated_message_fits_the_negotiated_window() {
         let message = records(60_000);
         let mut deflater = Deflater::default();
         let compressed = [deflater.deflate(&message).unwrap(), &FLUSH_TAIL].concat();
         let mut engine = Decompress::new_with_window_bits(false, DEFLATE_WINDOW_BITS);
         let mut out = Vec::new();
-        // In small pieces, so that what it refers to has to be in the window.
+        // In small pieces, so that every reference must be in the window.
         for piece in compressed.chunks(100) {
             out.reserve(110_000);
             let progress = engine.decompress_vec(piece, &mut out, FlushDecompress::Sync);
@@ -339,7 +342,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_deflated_comes_back_in_any_order_of_messages(
+        fn deflated_messages_inflate_to_themselves(
             messages in prop::collection::vec(
                 prop_oneof![
                     prop::collection::vec(any::<u8>(), 0..2000),
@@ -359,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn flushes_and_ends_anywhere_and_any_window_are_inflated(
+        fn messages_with_flushes_or_last_blocks_anywhere_are_inflated(
             message in prop::collection::vec(97_u8..120, 0..3000),
             cut in 0_usize..3000,
             window_bits in 9_u8..=15,
@@ -370,7 +373,7 @@ mod tests {
                 &[(first, FlushCompress::Full), (second, FlushCompress::Sync)],
                 window_bits,
             );
-            // Two compressors, the first of which says that it was the last.
+            // Two compressors; the first ends with a last block.
             let ended = [
                 compress(&[(first, FlushCompress::Finish)], window_bits),
                 compress(&[(second, FlushCompress::Sync)], window_bits),
@@ -380,7 +383,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_taken_or_refused_within_the_limit(
+        fn garbage_never_inflates_above_the_limit(
             garbage in prop::collection::vec(any::<u8>(), 0..300),
             bytes_max in 125_usize..2000,
         ) {

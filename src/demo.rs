@@ -1,8 +1,8 @@
-//! SHELL: this machine's own figures as publications, so that a new user sees real data move.
+//! SHELL: publishes figures of this machine, so that a new user sees real data.
 //!
 //! Once a second it reads load, memory and network figures from `/proc` and writes them to the
-//! feed's Unix socket, as any program with news would: it knows nothing of workers, hub or frames.
-//! If the feed goes away it tries again a second later. `serve --demo` starts it; nobody else does.
+//! feed's Unix socket, as any feeder does: it knows nothing of workers, hub or frames. If the feed
+//! closes the connection, it reconnects a second later. Only `serve --demo` starts it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -17,14 +17,14 @@ use serde::Serialize;
 /// Time between two sets of figures.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The longest that a feed which does not read may hold the thread, and so its end.
+/// The longest wait for a feed that does not read, which delays the end of the thread.
 const WRITE_WAIT: Duration = Duration::from_millis(50);
 
-/// Starts publishing to the feed at this path. A message on `stop`, or dropping its sender, ends
-/// the thread.
+/// Starts a thread that publishes to the feed at this path. It ends after a message on `stop`, or
+/// when its sender is dropped.
 ///
 /// # Errors
-/// When no thread can be started.
+/// Returns the system's error if the thread cannot be started.
 pub fn spawn(feed_path: PathBuf, stop: Receiver<()>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name(String::from("demo"))
@@ -45,7 +45,7 @@ fn run(feed_path: &Path, stop: &Receiver<()>) {
     }
 }
 
-/// Writes to the feed, connecting first if need be.
+/// Writes to the feed; connects first if there is no connection.
 fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Result<()> {
     let mut stream = match feed.take() {
         Some(stream) => stream,
@@ -56,12 +56,12 @@ fn send(feed: &mut Option<UnixStream>, feed_path: &Path, lines: &[u8]) -> io::Re
         }
     };
     stream.write_all(lines)?;
-    // Kept only after a whole write: half a line would spoil the next one.
+    // The connection is kept only after a whole write: half a line would corrupt the next one.
     *feed = Some(stream);
     Ok(())
 }
 
-/// What the kernel said at one moment. A file that is missing or strange costs its own figures.
+/// The figures of one moment. If a file is missing or malformed, only its figures are.
 #[derive(Debug)]
 struct Sample {
     at: Instant,
@@ -128,7 +128,7 @@ struct NetworkFigures {
     loopback_bytes_per_s: u64,
 }
 
-/// The publications that two samples, one after the other, make.
+/// The publications for two consecutive samples.
 fn lines(before: &Sample, now: &Sample) -> Vec<u8> {
     let unix_ms = now.unix_ms;
     let mut out = Vec::new();
@@ -180,7 +180,7 @@ fn push_line<T: Serialize>(channel: &'static str, event: &'static str, data: T, 
     out.push(b'\n');
 }
 
-/// A share in per cent with one decimal.
+/// A ratio in percent with one decimal.
 fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 {
         return 0.0;
@@ -188,7 +188,7 @@ fn percent(part: u64, whole: u64) -> f64 {
     (part as f64 * 1000.0 / whole as f64).round() / 10.0
 }
 
-/// Growth per second. A counter that fell was started anew, which counts as no growth.
+/// Growth per second. A counter that has decreased was reset, which counts as no growth.
 fn rate(before: u64, now: u64, elapsed: Duration) -> u64 {
     let elapsed_us = elapsed.as_micros().max(1);
     let grown = u128::from(now.saturating_sub(before));
@@ -233,14 +233,14 @@ impl CpuTime {
 
 fn parse_cpu(text: &str) -> Option<CpuTime> {
     let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    // Guest time, the ninth and tenth number, is part of user time already.
+    // Guest time, the ninth and tenth number, is included in user time.
     let times: Vec<u64> = line
         .split_ascii_whitespace()
         .take(8)
         .map(|word| word.parse().ok())
         .collect::<Option<_>>()?;
     let all = times.iter().sum();
-    // Idle, and waiting for a disk.
+    // Idle and I/O wait.
     let resting: u64 = times.get(3..5)?.iter().sum();
     Some(CpuTime {
         busy: all - resting,
@@ -267,7 +267,7 @@ fn parse_memory(text: &str) -> Option<Memory> {
     })
 }
 
-/// `/proc/net/dev`: bytes since boot; the loopback device's are counted once and apart.
+/// `/proc/net/dev`: bytes since boot. Bytes of the loopback device are counted once, separately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Traffic {
     received_bytes: u64,
@@ -277,14 +277,14 @@ struct Traffic {
 
 fn parse_traffic(text: &str) -> Option<Traffic> {
     let mut sum = Traffic::default();
-    // Two lines of headings come first.
+    // The first two lines are headings.
     let mut devices = text.lines().skip(2).peekable();
     devices.peek()?;
     for line in devices {
         let (device, numbers) = line.split_once(':')?;
         let mut numbers = numbers.split_ascii_whitespace();
         let received: u64 = numbers.next()?.parse().ok()?;
-        // Eight numbers of what was received stand before those of what was sent.
+        // The number of sent bytes follows eight numbers about received ones.
         let sent: u64 = numbers.nth(7)?.parse().ok()?;
         if device.trim() == "lo" {
             sum.loopback_bytes = sum.loopback_bytes.saturating_add(received);
@@ -314,7 +314,7 @@ mod tests {
           eth1:    1    1    0    0    0     0          0         0        2       1    0\n";
 
     #[test]
-    fn recorded_samples_are_read() {
+    fn recorded_samples_are_parsed() {
         assert_eq!(
             parse_load(LOADAVG),
             Some(Load {
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_cut_short_give_a_figure_or_none_and_never_panic() {
+    fn truncated_samples_never_panic() {
         for text in [LOADAVG, STAT, MEMINFO, NET_DEV] {
             for cut in 0..text.len() {
                 let part = &text[..cut];
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_rates_survive_zero_and_restarted_counters() {
+    fn ratios_and_rates_handle_zero_and_reset_counters() {
         assert_eq!(percent(1, 3).to_string(), "33.3");
         assert_eq!(percent(1, 0).to_string(), "0");
         assert_eq!(rate(0, 1000, Duration::from_millis(500)), 2000);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_whole_publications_of_what_could_be_read() {
+    fn lines_are_publications_of_the_figures_that_could_be_read() {
         let mut now = Sample::read();
         now.load = parse_load(LOADAVG);
         now.cpu = parse_cpu(STAT);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn thread_publishes_reconnects_and_ends_when_told() {
+    fn thread_publishes_reconnects_and_ends_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -394,9 +394,9 @@ mod tests {
             BufReader::new(stream).read_line(&mut line).unwrap();
             assert!(line.starts_with("{\"channel\":\"demo:load\""), "{line}");
         }
-        let told = Instant::now();
+        let stopped_at = Instant::now();
         drop(stop);
         thread.join().unwrap();
-        assert!(told.elapsed() < Duration::from_millis(100));
+        assert!(stopped_at.elapsed() < Duration::from_millis(100));
     }
 }

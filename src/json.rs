@@ -1,8 +1,8 @@
-//! What is common to the JSON texts that clients and feeders send: their limits, and whole numbers.
+//! Limits of the JSON texts that clients and feeders send, and whole numbers in them.
 //!
-//! A payload is passed on as its author wrote it. The parser of a backend or of a subscriber may
-//! fail on very deep nesting or on very long numbers, so both are refused on their way in. The
-//! functions here look at texts that serde has checked; they allocate nothing and do not recurse.
+//! A payload is forwarded byte by byte. The parser of a backend or a subscriber may fail on very
+//! deep nesting or very long numbers, so both are refused at the input. The functions here expect
+//! texts that serde has checked; they do not allocate or recurse.
 
 use crate::config::limits::{JSON_DIGITS_MAX, JSON_LEVELS_MAX};
 
@@ -20,22 +20,22 @@ pub enum LimitError {
 /// Checks a payload.
 ///
 /// # Errors
-/// Returns the limit that it exceeds.
+/// Returns the limit that the payload exceeds.
 pub fn check_value(json: &str) -> Result<(), LimitError> {
     check(json, JSON_LEVELS_MAX)
 }
 
-/// Checks an object whose values may be payloads: it may have one level more.
+/// Checks an object whose values are payloads: it may have one level more.
 ///
 /// # Errors
-/// Returns the limit that it exceeds.
+/// Returns the limit that the object exceeds.
 pub fn check_envelope(json: &str) -> Result<(), LimitError> {
     check(json, JSON_LEVELS_MAX + 1)
 }
 
 fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     let bytes = json.as_bytes();
-    // Most texts are too short for a number that is too long, and have too few brackets.
+    // Most texts are too short to exceed the limit on digits and have too few brackets.
     let is_short = bytes.len() <= JSON_DIGITS_MAX;
     if is_short && memchr::memchr2_iter(b'[', b'{', bytes).count() <= levels_max {
         return Ok(());
@@ -62,7 +62,7 @@ fn check(json: &str, levels_max: usize) -> Result<(), LimitError> {
     Ok(())
 }
 
-/// Where the text goes on after a string's closing quote. `start` is after the opening one.
+/// The offset after a string's closing quote. `start` is the offset after the opening one.
 #[must_use]
 pub fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
@@ -80,11 +80,11 @@ pub fn string_end(bytes: &[u8], start: usize) -> usize {
     bytes.len()
 }
 
-/// The value of a JSON number that is whole, however it is written: `5000.0` and `5e3` are 5000
-/// (RFC 8259, 6). `None` if it has a fraction, is negative, is above `u64::MAX` or is no number.
+/// The value of a whole JSON number in any notation: `5000.0` and `5e3` are 5000 (RFC 8259, 6).
+/// `None` if it has a fraction, is negative, is above `u64::MAX`, or is not a number.
 #[must_use]
 pub fn whole_number(json: &str) -> Option<u64> {
-    // As most are written. The parser takes a plus sign, too.
+    // The usual notation. The parser also accepts a plus sign, which JSON does not.
     if let Ok(number) = json.parse()
         && !json.starts_with('+')
     {
@@ -108,7 +108,7 @@ pub fn whole_number(json: &str) -> Option<u64> {
     if digits().all(|digit| digit == b'0') {
         return Some(0);
     }
-    // An exponent too large to be held moves the point beyond any whole number that fits.
+    // An exponent above i64 makes a number above u64, or a fraction.
     let exponent = exponent.parse().unwrap_or(i64::MAX);
     let zeros = exponent.checked_sub(i64::try_from(fraction.len()).ok()?)?;
     let ends = digits()
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_count_arrays_and_objects_and_no_strings() {
+    fn levels_count_arrays_and_objects_but_not_strings() {
         assert_eq!(check_value(&nested(JSON_LEVELS_MAX)), Ok(()));
         let deep = nested(JSON_LEVELS_MAX + 1);
         assert_eq!(check_value(&deep), Err(LimitError::Levels));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_count_within_one_number_with_fraction_and_exponent() {
+    fn digits_are_counted_in_each_number_with_fraction_and_exponent() {
         let digits = |count: usize| "7".repeat(count);
         let (half, rest) = (digits(JSON_DIGITS_MAX / 2), digits(JSON_DIGITS_MAX / 4));
         for good in [
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_number_has_one_value_in_every_spelling() {
+    fn whole_number_has_the_same_value_in_every_notation() {
         for (json, number) in [
             ("0", 0),
             ("-0.0", 0),

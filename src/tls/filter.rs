@@ -1,8 +1,7 @@
-//! One conn's TLS state: what has come and is no whole record yet, plaintext that nobody has taken,
-//! and records on their way out.
+//! TLS state of one conn: an incomplete record, plaintext that was not taken, and unsent records.
 //!
-//! An idle filter holds none of them: its buffers are given back when they are empty. What is
-//! sealed cannot be taken back, so the worker seals at most one write ahead of the socket.
+//! An idle filter holds none of them: empty buffers are freed. Sealed bytes cannot be withdrawn, so
+//! the worker seals at most one write ahead of the socket.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,26 +19,26 @@ const RECORD_OVERHEAD: usize = 5 + 8 + 1 + 16;
 /// Room for an alert.
 const ALERT_BYTES: usize = 64;
 
-/// Why a filter cannot go on. The alert that tells the peer, if there is one, is on its way out.
+/// A fatal error of the TLS protocol. Its alert, if there is one, is among the unsent bytes.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(transparent)]
 pub struct TlsError(#[from] rustls::Error);
 
-/// One conn's TLS state.
+/// TLS state of one conn.
 pub struct Filter {
     library: UnbufferedServerConnection,
-    /// The beginning of a record, or of a handshake message in several.
+    /// The start of a record, or of a handshake message that spans several records.
     partial: Vec<u8>,
     /// Plaintext that has not been taken.
     plain: Vec<u8>,
-    /// Records on their way out.
+    /// Records to send.
     sealed: Vec<u8>,
-    /// How much of `sealed` is gone. Below its length, or both are zero.
+    /// Bytes of `sealed` that were sent. Below its length, or both are zero.
     sent: usize,
     /// Something has been received.
     has_begun: bool,
     is_peer_done: bool,
-    /// The library has given up and is not asked any more.
+    /// The library has returned a fatal error and is not called again.
     is_broken: bool,
 }
 
@@ -55,10 +54,11 @@ impl fmt::Debug for Filter {
 }
 
 impl Filter {
-    /// A filter whose client has said nothing yet.
+    /// A filter before the handshake.
     ///
     /// # Errors
-    /// When the library refuses the identity, which it does not.
+    /// Returns the library's error if it refuses the identity. [`Identity::new`] has checked it, so
+    /// this is not expected.
     pub fn new(identity: &Identity) -> Result<Self, TlsError> {
         Ok(Self {
             library: UnbufferedServerConnection::new(Arc::clone(&identity.0))?,
@@ -78,7 +78,7 @@ impl Filter {
         self.library.is_handshaking()
     }
 
-    /// Whether the handshake was spared most of its work by a ticket.
+    /// Whether the handshake resumed a session by its ticket.
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.library.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
@@ -90,17 +90,18 @@ impl Filter {
         self.has_begun
     }
 
-    /// Whether the peer has said that it sends no more (`close_notify`).
+    /// Whether the peer has ended its side (`close_notify`).
     #[must_use]
     pub fn is_peer_done(&self) -> bool {
         self.is_peer_done
     }
 
-    /// Takes what was read. Plaintext is to be had from [`Filter::take_plain`] afterwards, and
-    /// what has to be answered is on its way out.
+    /// Processes received bytes. [`Filter::take_plain`] then has the plaintext, and
+    /// [`Filter::unsent`] the records that answer them.
     ///
     /// # Errors
-    /// When the peer breaks the protocol or may not come in. Nothing can be received after that.
+    /// Returns the library's error if the peer breaks the protocol or its certificate is refused.
+    /// Later bytes are ignored.
     pub fn receive(&mut self, bytes: &mut [u8]) -> Result<(), TlsError> {
         self.has_begun = true;
         if self.is_broken {
@@ -126,13 +127,13 @@ impl Filter {
         Ok(())
     }
 
-    /// Gives the plaintext that has come; the caller may put back what it cannot use yet.
+    /// Takes the received plaintext. The caller may put back what it cannot use yet.
     #[must_use]
     pub fn take_plain(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.plain)
     }
 
-    /// Puts plaintext back that was taken. Nothing may have been received since.
+    /// Puts back plaintext that was taken. Nothing may have been received since then.
     pub fn put_back(&mut self, plain: Vec<u8>) {
         debug_assert!(self.plain.is_empty());
         self.plain = plain;
@@ -144,11 +145,11 @@ impl Filter {
         !self.plain.is_empty()
     }
 
-    /// Seals plaintext behind what is on its way out. Before the handshake is done nothing is
-    /// sealed; says how many bytes were, which is all or none.
+    /// Seals plaintext and appends the records to the unsent ones. Returns the number of sealed
+    /// bytes: all, or none during the handshake.
     ///
     /// # Errors
-    /// When so much has been sealed with these keys that they may not be used any more.
+    /// Returns the library's error if the keys have reached their limit of records.
     pub fn seal(&mut self, plaintext: &[u8]) -> Result<usize, TlsError> {
         if plaintext.is_empty() || self.is_broken || self.is_handshaking() {
             return Ok(0);
@@ -165,28 +166,28 @@ impl Filter {
         Ok(written.map_or(0, |_bytes| plaintext.len()))
     }
 
-    /// Says that nothing more will be sent (`close_notify`).
+    /// Appends a `close_notify` to the unsent records.
     pub fn close(&mut self) {
         if self.is_broken {
             return;
         }
-        let told = self.write(ALERT_BYTES, |state, room| match state {
+        let written = self.write(ALERT_BYTES, |state, room| match state {
             ConnectionState::WriteTraffic(mut traffic) => {
                 traffic.queue_close_notify(room).map(Some)
             }
             _ => Ok(None),
         });
-        // A filter that is broken or has not begun has nothing to say goodbye to.
-        drop(told);
+        // It cannot be written after an error or during the handshake, and is not needed then.
+        drop(written);
     }
 
-    /// What is to be sent next.
+    /// The records to send next.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         self.sealed.get(self.sent..).unwrap_or_default()
     }
 
-    /// Notes that so many bytes were sent.
+    /// Removes `bytes` that were sent from the unsent ones.
     pub fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         debug_assert!(self.sent <= self.sealed.len());
@@ -196,13 +197,13 @@ impl Filter {
         }
     }
 
-    /// Bytes that its own buffers hold, used or not.
+    /// Allocated bytes of the buffers.
     #[must_use]
     pub fn buffer_bytes(&self) -> usize {
         self.partial.capacity() + self.plain.capacity() + self.sealed.capacity()
     }
 
-    /// Has the library write into room behind what is sealed.
+    /// Lets the library append to the sealed records.
     fn write(
         &mut self,
         room: usize,
@@ -213,13 +214,13 @@ impl Filter {
     ) -> Result<Option<usize>, TlsError> {
         let begin = self.sealed.len();
         self.sealed.resize(begin + room, 0);
-        let behind = self.sealed.get_mut(begin..).unwrap_or_default();
-        // The library remembers where in the bytes before it a message began, so it always has to
-        // be shown the same.
+        let space = self.sealed.get_mut(begin..).unwrap_or_default();
+        // The library stores offsets into an incomplete message, so each call must pass the same
+        // bytes.
         let status = self.library.process_tls_records(&mut self.partial);
         let discard = status.discard;
         let written = match status.state {
-            Ok(state) => write(state, behind).map_err(|error| match error {
+            Ok(state) => write(state, space).map_err(|error| match error {
                 EncryptError::EncryptExhausted => rustls::Error::EncryptError,
                 EncryptError::InsufficientSize(size) => {
                     rustls::Error::General(format!("needs {} bytes", size.required_size))
@@ -237,7 +238,7 @@ impl Filter {
         Ok(written?)
     }
 
-    /// Goes through records, and says how many bytes are done with.
+    /// Processes whole records. Returns the number of bytes that are used up.
     fn process(&mut self, mut bytes: &mut [u8]) -> Result<usize, TlsError> {
         let mut done = 0;
         loop {
@@ -272,8 +273,8 @@ impl Filter {
         }
     }
 
-    /// After an error the library still says what the peer is to be told. It must not be asked
-    /// once more than there is something.
+    /// Appends the alert that the library has for the peer after an error. The library must not be
+    /// called again once it has nothing to write.
     fn collect_alerts(&mut self, bytes: &mut [u8]) {
         while self.library.wants_write() {
             let state = self.library.process_tls_records(bytes).state;
@@ -285,7 +286,7 @@ impl Filter {
     }
 }
 
-/// Appends what the library has encoded, in as much room as it asks for.
+/// Appends what the library encodes, with as much room as it requests.
 fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, into: &mut Vec<u8>) {
     let begin = into.len();
     let mut written = encode(&mut []);

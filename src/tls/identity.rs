@@ -1,5 +1,4 @@
-//! What a server proves to its clients: certificates with their keys, by name, and what it asks of
-//! them.
+//! The server's certificates and keys by name, and its demand for client certificates.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,24 +13,24 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::ClientAuth;
 
-/// The one protocol that is spoken above TLS (RFC 7301).
+/// The only protocol that ALPN negotiates (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// PEM texts, as they stand in files.
+/// The content of PEM files.
 #[derive(Clone, Default)]
 pub struct Material {
-    /// Certificate chains, each with its private key. The first is for whoever asks for no name or
-    /// for one that none has.
+    /// Certificate chains, each with its private key. The first is for clients without SNI or with
+    /// an unknown name.
     pub pairs: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Certificates of authorities that may vouch for clients.
+    /// Certificates of the authorities that sign client certificates.
     pub client_authorities: Vec<u8>,
-    /// What is asked of clients.
+    /// Whether clients need a certificate.
     pub client_auth: ClientAuth,
 }
 
 impl fmt::Debug for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The keys are nobody's business.
+        // Keys must not be logged.
         f.debug_struct("Material")
             .field("pairs", &self.pairs.len())
             .field("client_auth", &self.client_auth)
@@ -45,31 +44,31 @@ pub enum IdentityError {
     /// There is no pair.
     #[error("there is no certificate")]
     NoCertificate,
-    /// A chain cannot be read.
+    /// A chain cannot be parsed.
     #[error("certificate {index}: {reason}")]
     Certificate {
-        /// Of which pair.
+        /// Index of the pair.
         index: usize,
-        /// Why.
+        /// The library's error.
         reason: String,
     },
-    /// A key cannot be read, or does not belong to the certificate.
+    /// A key cannot be parsed, or does not belong to the certificate.
     #[error("key {index}: {reason}")]
     Key {
-        /// Of which pair.
+        /// Index of the pair.
         index: usize,
-        /// Why.
+        /// The library's error.
         reason: String,
     },
     /// The authorities for clients cannot be used.
     #[error("client authorities: {0}")]
     ClientAuthorities(String),
-    /// The library refuses.
+    /// Another error of the library.
     #[error(transparent)]
     Library(#[from] rustls::Error),
 }
 
-/// What a server proves.
+/// The TLS configuration of new connections.
 #[derive(Clone)]
 pub struct Identity(pub(super) Arc<ServerConfig>);
 
@@ -80,11 +79,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads PEM texts. `former` is what it replaces, if anything: tickets that one has given out
-    /// go on to be taken.
+    /// Parses PEM texts. Tickets that `former`, the replaced identity, has issued stay valid.
     ///
     /// # Errors
-    /// When a text cannot be read, or key and certificate do not belong together.
+    /// Returns an [`IdentityError`] if a text cannot be parsed, if a key does not belong to its
+    /// certificate, or if there is no pair.
     pub fn new(material: &Material, former: Option<&Self>) -> Result<Self, IdentityError> {
         let names = Names::new(&material.pairs)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -108,8 +107,8 @@ impl Identity {
         };
         let mut config = config.with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        // A ticket is the whole state of a session that may be resumed; nothing is kept here, and
-        // one is enough for a client that opens one conn at a time.
+        // A ticket has the whole state of its session, so the server stores nothing. One ticket is
+        // enough for a client that opens one connection at a time.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         config.send_tls13_tickets = 1;
         config.ticketer = match former {
@@ -139,11 +138,11 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, IdentityError> {
     Ok(roots)
 }
 
-/// Certificates by the name that a client asks for (RFC 6066, 3).
+/// Certificates by server name (RFC 6066, 3).
 #[derive(Debug)]
 struct Names {
     first: Arc<CertifiedKey>,
-    /// Lower-case names; those that begin with a dot stand for one label more.
+    /// Lower-case names. A name that begins with a dot is a wildcard for one more label.
     by_name: BTreeMap<String, Arc<CertifiedKey>>,
 }
 
@@ -154,7 +153,7 @@ impl Names {
         for (index, (chain, key)) in pairs.iter().enumerate() {
             let certified = Arc::new(certified(index, chain, key)?);
             for name in names(index, &certified)? {
-                // Where two certificates have a name, the earlier is for it.
+                // If two certificates have the same name, the earlier one is used.
                 by_name
                     .entry(name)
                     .or_insert_with(|| Arc::clone(&certified));
@@ -181,10 +180,10 @@ impl ResolvesServerCert for Names {
     }
 }
 
-/// Checks that a certificate chain and a private key can be used together.
+/// Checks that a certificate chain and a private key belong together.
 ///
 /// # Errors
-/// What [`Identity::new`] would return for them as its first pair.
+/// Returns the error of [`Identity::new`] for this pair.
 pub fn check_pair(chain: &[u8], key: &[u8]) -> Result<(), IdentityError> {
     let certified = certified(0, chain, key)?;
     names(0, &certified).map(drop)
@@ -215,7 +214,7 @@ fn certified(index: usize, chain: &[u8], key: &[u8]) -> Result<CertifiedKey, Ide
     })
 }
 
-/// The DNS names in a certificate, a leading `*` left out.
+/// The DNS names in a certificate, without a leading `*`.
 fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, IdentityError> {
     let bad = |reason: String| IdentityError::Certificate { index, reason };
     let end_entity = certified.end_entity_cert();
@@ -230,7 +229,7 @@ fn names(index: usize, certified: &CertifiedKey) -> Result<Vec<String>, Identity
         .collect())
 }
 
-/// A certificate that nobody vouches for, and its key, as PEM texts.
+/// A self-signed certificate and its key, as PEM texts.
 #[derive(Clone)]
 pub struct SelfSigned {
     /// The certificate.
@@ -245,10 +244,10 @@ impl fmt::Debug for SelfSigned {
     }
 }
 
-/// Makes a certificate for these names and addresses, for trying out.
+/// Generates a self-signed certificate for these names and addresses, for testing.
 ///
 /// # Errors
-/// When a name cannot stand in a certificate.
+/// Returns [`IdentityError::Certificate`] if a name cannot be in a certificate.
 pub fn self_signed(names: Vec<String>) -> Result<SelfSigned, IdentityError> {
     let made = rcgen::generate_simple_self_signed(names);
     let made = made.map_err(|error| IdentityError::Certificate {

@@ -1,4 +1,4 @@
-//! A filter against the library's own client, in memory.
+//! Tests of a filter with the library's client, in memory.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -40,13 +40,13 @@ fn trusting(made: &[&SelfSigned]) -> ClientConfig {
         .with_no_client_auth()
 }
 
-/// A client and a filter, and the wire between them.
+/// A client and a filter, connected in memory.
 struct Pair {
     client: ClientConnection,
     filter: Filter,
-    /// What the client was told.
+    /// Plaintext that the client has received.
     received: Vec<u8>,
-    /// Bytes that are handed over at once.
+    /// Bytes that the filter receives at once.
     slice: usize,
 }
 
@@ -63,7 +63,7 @@ impl Pair {
         }
     }
 
-    /// Carries bytes both ways until nobody has anything to say.
+    /// Moves bytes both ways until neither side has any.
     fn settle(&mut self) -> Result<(), TlsError> {
         loop {
             let mut up = Vec::new();
@@ -89,13 +89,13 @@ impl Pair {
         }
     }
 
-    fn client_says(&mut self, bytes: &[u8]) -> Vec<u8> {
+    fn send_from_client(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.client.writer().write_all(bytes).unwrap();
         self.settle().unwrap();
         self.filter.take_plain()
     }
 
-    fn filter_says(&mut self, bytes: &[u8]) -> Vec<u8> {
+    fn send_from_filter(&mut self, bytes: &[u8]) -> Vec<u8> {
         assert_eq!(self.filter.seal(bytes).unwrap(), bytes.len());
         self.settle().unwrap();
         std::mem::take(&mut self.received)
@@ -103,7 +103,7 @@ impl Pair {
 }
 
 #[test]
-fn bytes_come_out_as_they_went_in_however_they_are_cut() {
+fn plaintext_arrives_unchanged_at_every_cut() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -123,10 +123,10 @@ fn bytes_come_out_as_they_went_in_however_they_are_cut() {
             pair.settle().unwrap();
             assert!(!pair.filter.is_handshaking());
             let long: Vec<u8> = (0..50_000_u32).flat_map(u32::to_be_bytes).collect();
-            assert_eq!(pair.client_says(b"ping"), b"ping");
-            assert_eq!(pair.client_says(&long), long);
-            assert_eq!(pair.filter_says(b"pong"), b"pong");
-            assert_eq!(pair.filter_says(&long), long);
+            assert_eq!(pair.send_from_client(b"ping"), b"ping");
+            assert_eq!(pair.send_from_client(&long), long);
+            assert_eq!(pair.send_from_filter(b"pong"), b"pong");
+            assert_eq!(pair.send_from_filter(&long), long);
         }
     }
 }
@@ -137,13 +137,13 @@ fn idle_filter_holds_no_buffers() {
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
     pair.settle().unwrap();
-    drop(pair.client_says(b"GET / HTTP/1.1\r\n\r\n"));
-    drop(pair.filter_says(b"HTTP/1.1 200 OK\r\n\r\n"));
+    drop(pair.send_from_client(b"GET / HTTP/1.1\r\n\r\n"));
+    drop(pair.send_from_filter(b"HTTP/1.1 200 OK\r\n\r\n"));
     assert_eq!(pair.filter.buffer_bytes(), 0);
 }
 
 #[test]
-fn nothing_is_sealed_before_the_handshake_is_done() {
+fn nothing_is_sealed_during_the_handshake() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let mut filter = Filter::new(&identity).unwrap();
@@ -152,7 +152,7 @@ fn nothing_is_sealed_before_the_handshake_is_done() {
 }
 
 #[test]
-fn peer_that_closes_is_noticed_and_can_still_be_answered() {
+fn peer_that_has_sent_close_notify_can_still_receive() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
@@ -160,7 +160,7 @@ fn peer_that_closes_is_noticed_and_can_still_be_answered() {
     pair.client.send_close_notify();
     pair.settle().unwrap();
     assert!(pair.filter.is_peer_done());
-    assert_eq!(pair.filter_says(b"still"), b"still");
+    assert_eq!(pair.send_from_filter(b"still"), b"still");
     pair.filter.close();
     pair.settle().unwrap();
     let mut rest = Vec::new();
@@ -168,7 +168,7 @@ fn peer_that_closes_is_noticed_and_can_still_be_answered() {
 }
 
 #[test]
-fn filter_speaks_while_half_a_message_has_come() {
+fn filter_seals_while_half_a_message_is_received() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
@@ -179,10 +179,10 @@ fn filter_speaks_while_half_a_message_has_come() {
     let middle = update.len() / 2;
     let (half, rest) = update.split_at_mut(middle);
     pair.filter.receive(half).unwrap();
-    assert_eq!(pair.filter_says(b"meanwhile"), b"meanwhile");
+    assert_eq!(pair.send_from_filter(b"meanwhile"), b"meanwhile");
     pair.filter.receive(rest).unwrap();
-    assert_eq!(pair.client_says(b"with new keys"), b"with new keys");
-    assert_eq!(pair.filter_says(b"good"), b"good");
+    assert_eq!(pair.send_from_client(b"with new keys"), b"with new keys");
+    assert_eq!(pair.send_from_filter(b"good"), b"good");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn garbage_is_an_error_with_an_alert() {
 }
 
 #[test]
-fn certificate_is_chosen_by_the_name_that_is_asked_for() {
+fn certificate_is_selected_by_server_name() {
     let (one, two) = (made("one.test"), made("*.two.test"));
     let identity = Identity::new(&material(&[&one, &two]), None).unwrap();
     let config = Arc::new(trusting(&[&one, &two]));
@@ -214,14 +214,14 @@ fn certificate_is_chosen_by_the_name_that_is_asked_for() {
 }
 
 #[test]
-fn filter_is_resumed_by_its_ticket_also_by_the_next_identity() {
+fn ticket_resumes_a_session_also_after_the_identity_is_replaced() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let config = Arc::new(trusting(&[&own]));
     let mut first = Pair::new(&identity, &config, "a.test");
     first.settle().unwrap();
     assert!(!first.filter.is_resumed());
-    drop(first.filter_says(b"x"));
+    drop(first.send_from_filter(b"x"));
     let next = Identity::new(&material(&[&own]), Some(&identity)).unwrap();
     let mut again = Pair::new(&next, &config, "a.test");
     again.settle().unwrap();
@@ -229,11 +229,11 @@ fn filter_is_resumed_by_its_ticket_also_by_the_next_identity() {
 }
 
 #[test]
-fn client_without_a_certificate_stays_outside_where_one_is_required() {
+fn client_without_a_certificate_is_refused_if_one_is_required() {
     let own = made("a.test");
     let mut material = material(&[&own]);
     material.client_authorities = own.certificate.clone().into_bytes();
-    for (client_auth, is_let_in) in [
+    for (client_auth, is_accepted) in [
         (ClientAuth::Off, true),
         (ClientAuth::Optional, true),
         (ClientAuth::Required, false),
@@ -241,17 +241,17 @@ fn client_without_a_certificate_stays_outside_where_one_is_required() {
         material.client_auth = client_auth;
         let identity = Identity::new(&material, None).unwrap();
         let mut pair = Pair::new(&identity, &Arc::new(trusting(&[&own])), "a.test");
-        assert_eq!(pair.settle().is_ok(), is_let_in, "{client_auth:?}");
+        assert_eq!(pair.settle().is_ok(), is_accepted, "{client_auth:?}");
     }
 }
 
 #[test]
-fn bad_material_is_refused_with_its_reason() {
+fn bad_material_is_refused_with_a_reason() {
     let (one, two) = (made("one.test"), made("two.test"));
     let good = material(&[&one]);
     let (certificate, key) = good.pairs[0].clone();
     let other_key = two.key.into_bytes();
-    for (pairs, said) in [
+    for (pairs, reason) in [
         (vec![], "no certificate"),
         (vec![(b"hello".to_vec(), key.clone())], "certificate 0"),
         (vec![(certificate.clone(), b"hello".to_vec())], "key 0"),
@@ -265,6 +265,6 @@ fn bad_material_is_refused_with_its_reason() {
             ..Material::default()
         };
         let error = Identity::new(&material, None).unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(reason), "{error}");
     }
 }
