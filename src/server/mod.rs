@@ -165,8 +165,7 @@ impl Server {
         let (feed, feed_path) = bind_feed(&config, inherited.unix)?;
         let mut listeners = Listeners::new(&config, inherited.tcp)?;
         let credentials = Credentials::new(material, listeners.addresses());
-        let feed_wake = Wake::new().map_err(StartError::system("create the feed's eventfd"))?;
-        let feed_wake = Arc::new(feed_wake);
+        let feed_wake = Arc::new(Wake::new().map_err(StartError::system("create an eventfd"))?);
         let feed_metrics = Arc::new(FeedMetrics::default());
         let readiness = Arc::new(Readiness::default());
         let initial = InitialState::load(&config, clock, &feed_wake, &feed_metrics)?;

@@ -214,7 +214,7 @@ fn certificate_is_selected_by_server_name() {
 }
 
 #[test]
-fn ticket_resumes_a_session_also_after_the_identity_is_replaced() {
+fn ticket_resumes_also_after_the_identity_is_replaced() {
     let own = made("a.test");
     let identity = Identity::new(&material(&[&own]), None).unwrap();
     let config = Arc::new(trusting(&[&own]));
