@@ -74,7 +74,7 @@ impl<T> ChunkedVec<T> {
     }
 }
 
-/// A slab in chunks of `N` entries. It reuses the lowest chunk with room, so that high chunks become
+/// A slab in chunks of `N` entries. It uses the lowest chunk with room, so that high chunks become
 /// empty.
 #[derive(Debug)]
 pub struct ChunkedSlab<T, const N: usize = CHUNK> {
