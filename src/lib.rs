@@ -54,7 +54,7 @@
 //! subscriptions wait in a table of their own (`worker/mail/upstream/notices.rs`), so that they
 //! delay no publication. Pairs cancel out there, and a conn with too many notices is not read. What
 //! a backend says to one conn comes in the inbox, behind what was published before, and
-//! `worker/mail/backend.rs` gives it to the conn's machine. The words of it are in [`backend`].
+//! `worker/deliver.rs` gives it to the conn's machine. The words of it are in [`backend`].
 //! Reports and notices carry the subject of the conn's token.
 //!
 //! Outside its worker a conn is known by its [`id::ConnName`]: a random value of this start of the

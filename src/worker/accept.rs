@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::hold::Holds;
 use super::wire::net::{AcceptOutcome, Net};
 use super::{Slot, Worker};
 use crate::config::limits::{ACCEPT_PAUSE_MS, ACCEPTS_PER_TURN_MAX};
@@ -94,7 +95,7 @@ impl<N: Net> Worker<N> {
             is_listed_to_flush: false,
             has_write_collected: false,
             is_closing: false,
-            is_held: false,
+            holds: Holds::default(),
             socket,
             conn: match is_proxied {
                 true => Conn::proxied(self.running.now()),

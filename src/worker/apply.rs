@@ -30,7 +30,7 @@ impl<N: Net> Worker<N> {
                 Effect::IdentifyByForwardedHeader(client) => self.name_by_field(id, client),
                 Effect::IdentifyByProxyHeader(client) => self.name_by_header(id, client),
                 Effect::DropUnauthorized => self.confine(id),
-                Effect::Count { channel, reference } => self.ask_count(id, channel, reference),
+                Effect::Count { channel, reference } => self.report_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
                 Effect::LeaveAll { is_stream } => self.leave_all(id, is_stream),
@@ -48,7 +48,7 @@ impl<N: Net> Worker<N> {
                         reference,
                         audience,
                     };
-                    self.publish_upstream(id, publication);
+                    self.report_publication(id, publication);
                 }
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
@@ -84,7 +84,7 @@ impl<N: Net> Worker<N> {
         if self.poll_kind(id).is_some() {
             self.keep_gaps(id, join, &outcomes);
         } else {
-            self.note_joined(id, join, &outcomes);
+            self.notify_joined(id, join, &outcomes);
         }
         self.call(id, |conn, out, context| {
             conn.handle_joined(join, &outcomes, out, context);
@@ -110,11 +110,29 @@ impl<N: Net> Worker<N> {
     fn leave(&mut self, id: ConnId, leave: &Leave) {
         let was_subscribed = self.hub.unsubscribe(id.slot, &leave.channel);
         if was_subscribed {
-            self.note_left(id, &leave.channel);
+            self.notify_left(id, &leave.channel);
         }
         self.call(id, |conn, out, context| {
             conn.handle_left(leave, was_subscribed, out, context);
         });
+    }
+
+    /// Ends all subscriptions of a conn, and what its token allowed. Consumers receive no notices of
+    /// polls, which subscribe for each request.
+    pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
+        if is_stream && !self.watch.is_empty() {
+            let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
+            for channel in channels {
+                self.notify_left(id, &channel);
+            }
+        }
+        self.hub.leave(id.slot);
+        self.access.forget(id.slot);
+        let name = self.name(id);
+        if self.parts.upstream.is_full(name) {
+            self.parts.upstream.forget(name);
+            self.release_from_feed(id);
+        }
     }
 
     /// Reports a conn by its token from now on, and has it leave the channels that the token does

@@ -55,11 +55,11 @@ impl<N: Net> Worker<N> {
             };
             self.parts.metrics.mails.increment();
             match mail {
-                Mail::Count(counts) => self.count(&counts),
-                Mail::Direct(direct) => self.say(&direct),
+                Mail::Count(counts) => self.count_subscribers(&counts),
+                Mail::Direct(direct) => self.deliver_direct(&direct),
                 Mail::Publish(batch) => self.batch = batch.into_iter(),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
-                Mail::Watch { watch, worker_ack } => self.start_watching(watch, &worker_ack),
+                Mail::Watch { watch, worker_ack } => self.watch(watch, &worker_ack),
             }
         }
         true

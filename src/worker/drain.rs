@@ -217,7 +217,7 @@ impl<N: Net> Worker<N> {
         slot.generation == id.generation
             && slot.conn.outbox().is_empty()
             && !slot.is_listed_to_read
-            && !(slot.is_held && slot.is_readable)
+            && (slot.holds.is_empty() || !slot.is_readable)
             && self.net.unacknowledged_bytes(&slot.socket) == 0
     }
 }

@@ -65,7 +65,7 @@ impl<N: Net> Worker<N> {
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
-        if slot.is_held || is_to_be_read {
+        if !slot.holds.is_empty() || is_to_be_read {
             // Its client may have answered, but the server has not read that.
             slot.conn.handle_resumed(now);
         }

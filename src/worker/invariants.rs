@@ -4,6 +4,7 @@
 //! that does not hold.
 
 use super::Worker;
+use super::hold::Hold;
 use super::wire::net::Net;
 use crate::config::limits::CONTROL_BYTES_MAX;
 use crate::conn::ConnClass;
@@ -101,16 +102,22 @@ impl<N: Net> Worker<N> {
             "{id:?} on the list to flush"
         );
         let head_bytes = self.parts.config.limits.request_head_bytes;
-        let is_paused = self.rates.is_paused(id.slot);
+        let is_held = !slot.holds.is_empty();
+        let is_paused = self.rates.has_pause(id);
+        assert_eq!(slot.holds.has(Hold::Rate), is_paused, "{id:?} is paused");
         let is_full = self.parts.upstream.is_full(self.name(id));
-        let waits = self.held.contains(&id) || is_paused || is_full;
-        assert_eq!(slot.is_held, waits, "{id:?} is held");
+        let waits = self.held.contains(&id) || is_full;
+        assert_eq!(
+            slot.holds.has(Hold::Feed),
+            waits,
+            "{id:?} waits for the feed"
+        );
         assert!(
-            !slot.is_held || is_paused || is_full || self.is_upstream_behind(),
+            !waits || is_full || self.is_upstream_behind(),
             "{id:?} is held for nothing"
         );
         let may_be_read = slot.is_readable && slot.conn.read_bytes_max(head_bytes) > 0;
-        if !slot.is_held && (may_be_read || slot.conn.has_unhandled()) {
+        if !is_held && (may_be_read || slot.conn.has_unhandled()) {
             assert!(is_in_read, "{id:?} could be read and is not listed");
         }
         if slot.is_writable && !slot.conn.outbox().is_empty() {

@@ -16,10 +16,12 @@ mod answer_poll;
 mod apply;
 mod broadcast;
 mod close;
+mod deliver;
 mod drain;
 mod epoch;
 mod expire;
 mod flush;
+mod hold;
 mod invariants;
 pub mod mail;
 mod memory_trim;
@@ -29,6 +31,7 @@ mod read;
 mod readiness;
 mod reap;
 pub mod reloadable;
+mod report;
 mod round;
 pub mod wire;
 
@@ -49,7 +52,7 @@ use crate::deflate::Inflater;
 use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
 use crate::frame::Encoder;
 use crate::hub::{Hub, Planned};
-use crate::id::{ConnId, Cursor, RunId};
+use crate::id::{ConnId, ConnName, Cursor, RunId};
 use crate::metrics::WorkerMetrics;
 use crate::sys::wake::Wake;
 use crate::time::running::Running;
@@ -60,6 +63,7 @@ use admission::pending::Pending;
 use admission::rates::Rates;
 use drain::{Draining, Leaving};
 use flush::Collected;
+use hold::Holds;
 use mail::inbox::{Inbox, Item};
 use mail::upstream::Upstream;
 use memory_trim::Storm;
@@ -177,8 +181,8 @@ struct Slot<S> {
     /// Whether it has a write in the batch that is being collected or done.
     has_write_collected: bool,
     is_closing: bool,
-    /// Whether it waits for the feed.
-    is_held: bool,
+    /// Why it is not read.
+    holds: Holds,
     socket: S,
     conn: Conn,
 }
@@ -297,7 +301,7 @@ impl<N: Net> Worker<N> {
     pub fn turn(&mut self) -> Turn {
         self.poll();
         self.look_at_the_calendar();
-        self.send_upstream();
+        self.report();
         self.read();
         self.accept();
         self.broadcast();
@@ -344,6 +348,22 @@ impl<N: Net> Worker<N> {
     fn slot(&mut self, id: ConnId) -> Option<&mut Slot<N::Socket>> {
         let slot = self.conns.get_mut(id.slot as usize)?;
         (slot.generation == id.generation && !slot.is_closing).then_some(slot)
+    }
+
+    /// The name of a conn outside this worker.
+    fn name(&self, id: ConnId) -> ConnName {
+        ConnName {
+            run: self.parts.run,
+            worker: self.parts.number,
+            slot: id.slot,
+            serial: id.serial(self.accepted),
+        }
+    }
+
+    /// The conn with a name, if it still exists.
+    fn find(&self, name: ConnName) -> Option<ConnId> {
+        let id = self.id_in(name.slot)?;
+        (self.name(id) == name).then_some(id)
     }
 
     fn id_in(&self, slot: u32) -> Option<ConnId> {
@@ -425,7 +445,7 @@ impl<N: Net> Worker<N> {
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
-        let may_be_read = !slot.is_listed_to_read && !slot.is_held;
+        let may_be_read = !slot.is_listed_to_read && slot.holds.is_empty();
         if may_be_read && slot.has_input(head_bytes) {
             slot.is_listed_to_read = true;
             self.to_read.push(id);

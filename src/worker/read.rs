@@ -78,7 +78,7 @@ impl<N: Net> Worker<N> {
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
-        let may_be_read = !slot.is_held && !slot.is_closing;
+        let may_be_read = slot.holds.is_empty() && !slot.is_closing;
         if slot.generation != id.generation || !may_be_read {
             return None;
         }

@@ -17,6 +17,7 @@ use crate::config::Limits;
 use crate::conn::ConnClass;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
+use crate::worker::hold::Hold;
 use crate::worker::{Slot, Worker};
 
 use crate::worker::wire::net::Net;
@@ -48,7 +49,6 @@ struct Account {
     /// When all its frames, and all its bytes, are made up for.
     frames_ns: u64,
     bytes_ns: u64,
-    is_paused: bool,
 }
 
 impl Rates {
@@ -79,12 +79,10 @@ impl Rates {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
 
-    pub(in crate::worker) fn is_paused(&self, slot: u32) -> bool {
-        let account = match self.pauses.is_empty() {
-            true => None,
-            false => self.by_slot.get(&slot),
-        };
-        account.is_some_and(|account| account.is_paused)
+    /// Whether the end of a pause is scheduled for a conn. Slow: for checks of invariants.
+    pub(in crate::worker) fn has_pause(&self, id: ConnId) -> bool {
+        let mut pauses = self.pauses.iter();
+        pauses.any(|Reverse((_, paused))| *paused == id)
     }
 
     pub(in crate::worker) fn forget(&mut self, slot: u32) {
@@ -109,8 +107,7 @@ impl Rates {
         let burst_ns = u64::try_from(BURST.as_nanos()).unwrap_or(u64::MAX);
         let until_ns = account.frames_ns.max(account.bytes_ns);
         let until_ns = until_ns.saturating_sub(burst_ns);
-        account.is_paused = until_ns > now_ns;
-        account.is_paused.then(|| Deadline(until_ns.div_ceil(1000)))
+        (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
     /// Forgets those who have made up for what they have sent.
@@ -157,15 +154,11 @@ impl<N: Net> Worker<N> {
         if !is_limited {
             return;
         }
-        let was_paused = self.rates.is_paused(id.slot);
         if let Some(until) = self.rates.charge(id.slot, frames, bytes, self.now)
-            && !was_paused
+            && self.hold(id, Hold::Rate)
         {
             self.parts.metrics.client_reads_paused.increment();
             self.rates.pauses.push(Reverse((until, id)));
-            if let Some(slot) = self.slot(id) {
-                slot.is_held = true;
-            }
         }
     }
 
@@ -178,10 +171,7 @@ impl<N: Net> Worker<N> {
             let now = self.running.now();
             let Some(slot) = self.slot(id) else { continue };
             slot.conn.handle_resumed(now);
-            if let Some(account) = self.rates.by_slot.get_mut(&id.slot) {
-                account.is_paused = false;
-            }
-            self.release(id);
+            self.release(id, Hold::Rate);
         }
     }
 }

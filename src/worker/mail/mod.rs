@@ -1,7 +1,6 @@
 //! What a worker exchanges with the feed: publications and orders in its inbox, reports of its
 //! conns upstream.
 
-mod backend;
 pub mod inbox;
 pub mod outgoing;
 pub mod upstream;

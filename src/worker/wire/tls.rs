@@ -376,7 +376,7 @@ impl<N: Net> Worker<N> {
         while taken < plain.len() {
             self.slot(id)?;
             let slot = self.conns.get(id.slot as usize)?;
-            let most = if slot.is_held || self.work.is_spent() {
+            let most = if !slot.holds.is_empty() || self.work.is_spent() {
                 0
             } else {
                 slot.takes(head_bytes, &self.rates)

@@ -1,0 +1,82 @@
+//! deliver: orders of a backend to this worker and its messages to single conns.
+//!
+//! A message goes to the conn's machine if the conn still exists; its status records the outcome.
+//! Called by `broadcast`, in the order of the inbox.
+
+use std::sync::Arc;
+
+use super::Worker;
+use super::wire::net::Net;
+use crate::backend::{
+    BackendMessage, Delivery, DirectMessage, Revocation, SubscriberCounts, WatchedChannels,
+};
+use crate::frame::WorkerAck;
+use crate::id::ConnId;
+
+impl<N: Net> Worker<N> {
+    /// Delivers a message to one conn and records the outcome if the sender wants to know it.
+    pub(super) fn deliver_direct(&mut self, direct: &DirectMessage) {
+        let delivery = match self.find(direct.to) {
+            Some(id) => self.deliver(id, &direct.message),
+            None => Delivery::NoConn,
+        };
+        let Some(status) = &direct.status else {
+            return;
+        };
+        match delivery {
+            Delivery::Done => self.parts.metrics.direct.increment(),
+            Delivery::Full | Delivery::NoConn => self.parts.metrics.direct_refused.increment(),
+        }
+        status.settle(delivery);
+        self.parts.feed.wake();
+    }
+
+    pub(super) fn deliver(&mut self, id: ConnId, message: &BackendMessage) -> Delivery {
+        let delivery = self.call(id, |conn, out, context| {
+            conn.handle_backend_message(message, out, context)
+        });
+        // A conn that is closing is read even if its answers had piled up.
+        self.list_to_read(id);
+        delivery.unwrap_or(Delivery::NoConn)
+    }
+
+    /// Ends the conns whose token has a given subject, and confirms their number.
+    pub(super) fn revoke(&mut self, revocation: &Revocation) {
+        let ids: Vec<ConnId> = self
+            .access
+            .slots_of(&revocation.sub)
+            .into_iter()
+            .filter_map(|slot| self.id_in(slot))
+            .collect();
+        let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+        for id in ids {
+            self.call(id, |conn, out, context| {
+                conn.handle_revoked(&revocation.close_info, out, context);
+            });
+            self.list_to_read(id);
+        }
+        if revocation.worker_ack.confirm(count) {
+            self.parts.feed.wake();
+        }
+    }
+
+    /// Confirms the number of subscribers that each channel has on this worker.
+    pub(super) fn count_subscribers(&self, counts: &SubscriberCounts) {
+        let mut is_last = false;
+        for (channel, worker_ack) in counts.iter() {
+            is_last = worker_ack.confirm(self.hub.subscribers_of(channel));
+        }
+        if is_last {
+            self.parts.feed.wake();
+        }
+    }
+
+    /// Reports subscriptions to these channels from now on, and confirms that.
+    pub(super) fn watch(&mut self, watch: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
+        self.watch = watch;
+        self.parts.upstream.note_watch();
+        if worker_ack.confirm(0) {
+            self.parts.feed.wake();
+        }
+    }
+}

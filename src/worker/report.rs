@@ -1,0 +1,123 @@
+//! report: hands the feed what conns have caused.
+//!
+//! Publications of clients and requests for the number of subscribers become reports; streams that
+//! subscribe and unsubscribe become notices. A conn whose report waits for room, or with too many
+//! waiting notices, is not read until the feed has taken them.
+
+use super::Worker;
+use super::hold::Hold;
+use super::mail::upstream::{Noticed, Reported};
+use super::wire::net::Net;
+use crate::backend::{BackendMessage, ClientPublication, Notice, PublishOutcome, Report};
+use crate::effect::{Join, Reference};
+use crate::hub::JoinOutcome;
+use crate::id::{ChannelName, ConnId};
+
+impl<N: Net> Worker<N> {
+    /// Hands over the reports that waited for room. Releases the conns of which the feed has taken
+    /// enough notices, and those with waiting reports once none waits.
+    pub(super) fn report(&mut self) {
+        self.parts.upstream.send_kept();
+        for name in self.parts.upstream.take_released() {
+            if let Some(id) = self.find(name) {
+                self.release_from_feed(id);
+            }
+        }
+        if self.parts.upstream.is_behind() {
+            return;
+        }
+        for id in std::mem::take(&mut self.held) {
+            self.release_from_feed(id);
+        }
+    }
+
+    /// Releases a conn unless its notices or a report still wait.
+    pub(super) fn release_from_feed(&mut self, id: ConnId) {
+        let name = self.name(id);
+        let is_held = self.slot(id).is_some_and(|slot| slot.holds.has(Hold::Feed));
+        if !is_held || self.parts.upstream.is_full(name) {
+            return;
+        }
+        if self.parts.upstream.is_behind() {
+            return self.held.push(id);
+        }
+        self.release(id, Hold::Feed);
+    }
+
+    /// Reports that a client requests the number of subscribers of a channel.
+    pub(super) fn report_count(
+        &mut self,
+        id: ConnId,
+        channel: ChannelName,
+        reference: Option<Reference>,
+    ) {
+        let from = self.name(id);
+        let refused = BackendMessage::PublishReply {
+            outcome: PublishOutcome::Busy,
+            reference: reference.clone(),
+        };
+        let report = Report::Count {
+            from,
+            channel,
+            reference,
+        };
+        self.report_for(id, report, &refused);
+    }
+
+    /// Reports what a client publishes.
+    pub(super) fn report_publication(&mut self, id: ConnId, publication: ClientPublication) {
+        let refused = BackendMessage::PublishReply {
+            outcome: PublishOutcome::Busy,
+            reference: publication.reference.clone(),
+        };
+        if self.report_for(id, Report::Publish(publication), &refused) {
+            self.parts.metrics.client_publications.increment();
+        }
+    }
+
+    /// Reports something and holds the conn while that waits. False if the report is refused; then
+    /// the client receives `refused`.
+    fn report_for(&mut self, id: ConnId, report: Report, refused: &BackendMessage) -> bool {
+        let reported = self.parts.upstream.report(report);
+        if reported == Reported::Refused {
+            let _delivery = self.deliver(id, refused);
+        }
+        if reported != Reported::AtOnce && self.hold(id, Hold::Feed) {
+            self.held.push(id);
+        }
+        reported != Reported::Refused
+    }
+
+    /// Notifies consumers of the channels to which a stream has subscribed.
+    pub(super) fn notify_joined(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
+        if self.watch.is_empty() {
+            return;
+        }
+        for (channel, outcome) in join.channels.iter().zip(outcomes) {
+            if outcome.joined().is_some() {
+                self.notify(id, channel, true);
+            }
+        }
+    }
+
+    /// Notifies consumers that a stream has unsubscribed from a channel.
+    pub(super) fn notify_left(&mut self, id: ConnId, channel: &ChannelName) {
+        self.notify(id, channel, false);
+    }
+
+    fn notify(&mut self, id: ConnId, channel: &ChannelName, has_subscribed: bool) {
+        if !self.watch.covers(channel) {
+            return;
+        }
+        let notice = Notice {
+            conn: self.name(id),
+            sub: self.access.sub(id.slot),
+            channel: channel.clone(),
+            has_subscribed,
+        };
+        // Notices without room are counted in the table, and consumers receive the count.
+        if self.parts.upstream.notify(notice) == Noticed::Full && self.hold(id, Hold::Feed) {
+            self.parts.metrics.client_reads_held.increment();
+        }
+    }
+}
