@@ -100,6 +100,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         work: &mut work,
         inflater: &mut lent.inflater,
         access: &mut lent.access,
+        frames: 0,
         effects: &mut effects,
     };
     let mut out = Vec::new();

@@ -50,6 +50,8 @@ pub struct Context<'a> {
     pub inflater: &'a mut Inflater,
     /// The permissions of the worker's conns.
     pub access: &'a mut Access,
+    /// Frames that began in the client's input during this call. The machine counts them.
+    pub frames: u32,
     /// The effects of this call, in order.
     pub effects: &'a mut Vec<Effect>,
 }

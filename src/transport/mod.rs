@@ -408,6 +408,7 @@ pub(crate) mod test_context {
                 work: &mut self.work,
                 inflater: &mut self.inflater,
                 access: &mut self.access,
+                frames: 0,
                 effects: &mut self.effects,
             }
         }

@@ -397,6 +397,7 @@ impl<N: Net> Worker<N> {
             work: &mut self.work,
             inflater: &mut self.scratch.inflater,
             access: &mut self.access,
+            frames: 0,
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);

@@ -5,16 +5,29 @@
 //! What the machine has kept of its input comes before the socket in the next turn. No conn is read
 //! twice in a turn. A conn whose answers pile up is not read at all until they have gone out.
 
-use super::Worker;
+use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
+use super::{Slot, Worker};
 use crate::config::limits::{
     CONN_SLICE_US_MAX, INFLATED_BYTES_PER_TURN_MAX, INTERRUPTED_READS_MAX,
     READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
     WORKS_PER_CONN_TURN_MAX,
 };
+use crate::conn::ConnClass;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::time::Now;
+
+impl<S> Slot<S> {
+    /// How many bytes of its client the machine may be handed now.
+    pub(super) fn read_bytes_max(&self, head_bytes: u32, rates: &Rates) -> usize {
+        let most = self.conn.read_bytes_max(head_bytes);
+        match self.conn.class() {
+            ConnClass::WebSocket => most.min(rates.read_bytes_max()),
+            ConnClass::Arriving | ConnClass::Silent | ConnClass::Other => most,
+        }
+    }
+}
 
 impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
@@ -89,7 +102,9 @@ impl<N: Net> Worker<N> {
         if !slot.is_readable {
             return None;
         }
-        let length = slot.takes(head_bytes, &self.rates).min(buffer.len());
+        let length = slot
+            .read_bytes_max(head_bytes, &self.rates)
+            .min(buffer.len());
         if length > 0 && self.filters.has(id.slot) {
             return self.read_sealed(id, buffer);
         }
@@ -111,6 +126,17 @@ impl<N: Net> Worker<N> {
             }
             outcome => self.note_read(id, outcome),
         }
+    }
+
+    /// Hands bytes of a client to its machine and charges them to the client's rates. The only way
+    /// from a socket to a machine.
+    pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
+        let frames = self.call(id, |conn, out, context| {
+            conn.handle_bytes(bytes, out, context);
+            context.frames
+        })?;
+        self.charge(id, frames, bytes.len());
+        Some(())
     }
 
     /// The peer sends no more.

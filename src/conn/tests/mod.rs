@@ -76,6 +76,7 @@ impl Rig {
             work: &mut work,
             inflater: &mut self.inflater,
             access: &mut self.access,
+            frames: 0,
             effects: &mut self.effects,
         };
         act(&mut self.conn, &mut self.out, &mut context)

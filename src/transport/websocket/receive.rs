@@ -122,7 +122,7 @@ impl WebSocket {
     fn take_frame<'bytes>(
         &mut self,
         bytes: &'bytes mut [u8],
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Option<(PartialFrame, &'bytes mut [u8])>, Fault> {
         if let Some(frame) = self
             .pending
@@ -150,6 +150,7 @@ impl WebSocket {
             return Ok(None);
         };
         context.metrics.client_frames.increment();
+        context.frames += 1;
         let frame = PartialFrame {
             header,
             received: 0,

@@ -17,9 +17,8 @@ use crate::config::Limits;
 use crate::conn::ConnClass;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
+use crate::worker::Worker;
 use crate::worker::hold::Hold;
-use crate::worker::{Slot, Worker};
-
 use crate::worker::wire::net::Net;
 
 /// What may be sent at once, in seconds' worth of it, and how often the table is swept.
@@ -68,6 +67,11 @@ impl Rates {
             pauses: BinaryHeap::new(),
             swept: Now::default(),
         }
+    }
+
+    /// The most bytes to read at once from a WebSocket client.
+    pub(in crate::worker) fn read_bytes_max(&self) -> usize {
+        self.read_bytes_max
     }
 
     fn is_on(&self) -> bool {
@@ -122,39 +126,21 @@ impl Rates {
     }
 }
 
-impl<S> Slot<S> {
-    /// How many bytes of its client's the machine may be handed now.
-    pub(in crate::worker) fn takes(&self, head_bytes: u32, rates: &Rates) -> usize {
-        let most = self.conn.read_bytes_max(head_bytes);
-        match self.conn.class() {
-            ConnClass::WebSocket => most.min(rates.read_bytes_max),
-            ConnClass::Arriving | ConnClass::Silent | ConnClass::Other => most,
-        }
-    }
-}
-
 impl<N: Net> Worker<N> {
-    /// Hands a machine what came from its client, and holds the client to its rates.
-    pub(in crate::worker) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
-        let frames_before = self.parts.metrics.client_frames.value();
-        self.call(id, |conn, out, context| {
-            conn.handle_bytes(bytes, out, context);
-        })?;
-        if self.rates.is_on() {
-            let frames = self.parts.metrics.client_frames.value() - frames_before;
-            self.charge(id, frames, bytes.len() as u64);
+    /// Charges a WebSocket client for what it has sent, and pauses reads if that is too much.
+    pub(in crate::worker) fn charge(&mut self, id: ConnId, frames: u32, bytes: usize) {
+        if !self.rates.is_on() {
+            return;
         }
-        Some(())
-    }
-
-    fn charge(&mut self, id: ConnId, frames: u64, bytes: u64) {
         let is_limited = self
             .slot(id)
             .is_some_and(|slot| slot.conn.class() == ConnClass::WebSocket);
         if !is_limited {
             return;
         }
-        if let Some(until) = self.rates.charge(id.slot, frames, bytes, self.now)
+        if let Some(until) = self
+            .rates
+            .charge(id.slot, frames.into(), bytes as u64, self.now)
             && self.hold(id, Hold::Rate)
         {
             self.parts.metrics.client_reads_paused.increment();

@@ -379,7 +379,7 @@ impl<N: Net> Worker<N> {
             let most = if !slot.holds.is_empty() || self.work.is_spent() {
                 0
             } else {
-                slot.takes(head_bytes, &self.rates)
+                slot.read_bytes_max(head_bytes, &self.rates)
             };
             if most == 0 {
                 break;

@@ -94,6 +94,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
         work: &mut work,
         inflater: &mut inflater,
         access: &mut access,
+        frames: 0,
         effects: &mut outcome.effects,
     };
     for piece in pieces {

@@ -201,6 +201,7 @@ impl<'c> Harness<'c> {
             work: &mut work,
             inflater: &mut self.inflater,
             access: &mut self.access,
+            frames: 0,
             effects: &mut self.effects,
         };
         let result = act(&mut self.conn, &mut self.out, &mut context);
