@@ -237,10 +237,30 @@ pub enum Effect {
         /// The receivers.
         audience: Audience,
     },
+    /// Count the conn as of another class.
+    Reclassify {
+        /// The class until now.
+        before: ConnClass,
+        /// The class from now on.
+        class: ConnClass,
+    },
     /// Call `handle_timeout` at this time. Replaces the previous deadline.
     SetTimer(Deadline),
     /// Send FIN. The outbox is empty.
     ShutdownWrite,
+}
+
+/// The kinds of conns that a worker counts or limits apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnClass {
+    /// Its first request head is not complete, and no round has ended since it was accepted.
+    Arriving,
+    /// Its first request head was not complete at the end of a round.
+    Silent,
+    /// It is an open WebSocket.
+    WebSocket,
+    /// Anything else.
+    Other,
 }
 
 /// The receivers of a client's publication.

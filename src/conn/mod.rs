@@ -27,7 +27,7 @@ use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
 };
-use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
+use crate::effect::{Acknowledgement, CloseReason, ConnClass, Context, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::http::origin::Reader;
 use crate::http::{self, Refusal};
@@ -47,8 +47,7 @@ pub struct Conn {
     /// wrapping.
     life_ms: u32,
     ping: Ping,
-    /// The first request head was not complete at the end of a round ([`ConnClass::Silent`]).
-    is_silent: bool,
+    class: ConnClass,
     /// The peer has sent FIN: it may still read, and sends no more.
     is_peer_done: bool,
 }
@@ -78,19 +77,6 @@ pub enum SendState {
     Pending,
 }
 
-/// What a worker keeps account of that a conn may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnClass {
-    /// Its first request head is not complete, and no round has ended since it was accepted.
-    Arriving,
-    /// Its first request head was not complete at the end of a round.
-    Silent,
-    /// It is an open WebSocket.
-    WebSocket,
-    /// Anything else.
-    Other,
-}
-
 impl Conn {
     /// A conn that waits for its first request.
     #[must_use]
@@ -113,7 +99,7 @@ impl Conn {
             outbox: Outbox::default(),
             life_ms: millis(now),
             ping: Ping::Answered,
-            is_silent: false,
+            class: ConnClass::Arriving,
             is_peer_done: false,
         }
     }
@@ -155,25 +141,35 @@ impl Conn {
         matches!(self.phase, Phase::Stream { .. })
     }
 
-    /// How far it has come.
+    /// What the worker counts it as.
     #[must_use]
     pub fn class(&self) -> ConnClass {
+        self.class
+    }
+
+    /// Changes the class, and tells the worker if that is a change.
+    fn set_class(&mut self, class: ConnClass, context: &mut Context<'_>) {
+        let before = std::mem::replace(&mut self.class, class);
+        if before != class {
+            context.ask(Effect::Reclassify { before, class });
+        }
+    }
+
+    /// Whether the class is that of the phase.
+    fn is_class_right(&self) -> bool {
         match &self.phase {
             Phase::Request {
                 stage: Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh,
                 ..
-            } => match self.is_silent {
-                true => ConnClass::Silent,
-                false => ConnClass::Arriving,
-            },
+            } => matches!(self.class, ConnClass::Arriving | ConnClass::Silent),
             Phase::Stream {
                 transport: Transport::WebSocket(_),
                 closing: None,
-            } => ConnClass::WebSocket,
+            } => self.class == ConnClass::WebSocket,
             Phase::Request { .. }
             | Phase::Poll { .. }
             | Phase::Stream { .. }
-            | Phase::Ending { .. } => ConnClass::Other,
+            | Phase::Ending { .. } => self.class == ConnClass::Other,
         }
     }
 
@@ -285,8 +281,10 @@ impl Conn {
 
     /// A round that began after the conn was accepted is over, and its first request head is not
     /// complete.
-    pub fn handle_silent(&mut self) {
-        self.is_silent = true;
+    pub fn handle_silent(&mut self, context: &mut Context<'_>) {
+        if self.class == ConnClass::Arriving {
+            self.set_class(ConnClass::Silent, context);
+        }
     }
 
     /// Bytes came from the peer, after those that wait. They are unmasked in place. What the budget
@@ -697,6 +695,7 @@ impl Conn {
                     && closing.is_none()
                 {
                     *closing = Some(reason);
+                    self.set_class(ConnClass::Other, context);
                     context.ask(Effect::LeaveAll { is_stream: true });
                     context.ask(Effect::SetTimer(linger(context.now)));
                 }
@@ -718,6 +717,7 @@ impl Conn {
             reason,
             has_sent_fin: false,
         };
+        self.set_class(ConnClass::Other, context);
         let deadline = match self.outbox.has_answer() {
             true => self.answer_deadline(context),
             false => linger(context.now),
@@ -730,6 +730,12 @@ impl Conn {
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
+        debug_assert!(
+            self.is_class_right(),
+            "{:?} in {:?}",
+            self.class,
+            self.phase
+        );
         if let Phase::Ending {
             reason,
             has_sent_fin,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Conn, Partial, Phase, Stage};
 use crate::auth::Warning;
-use crate::effect::{CloseReason, Context, Effect, Join, Origin, Window};
+use crate::effect::{CloseReason, ConnClass, Context, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
 use crate::http::{self, After, Answer, Entry, Read, Refusal, Sharing};
 use crate::id::{ChannelName, Since};
@@ -63,6 +63,7 @@ impl Conn {
                         let deadline = context.now.after(context.config.limits.request_head());
                         context.ask(Effect::SetTimer(deadline));
                         self.keep(rest, true);
+                        self.set_class(ConnClass::Other, context);
                     }
                 }
             }
@@ -167,7 +168,18 @@ impl Conn {
         first: Deadline,
         context: &mut Context<'_>,
     ) {
+        let class = match &phase {
+            Phase::Stream {
+                transport: Transport::WebSocket(_),
+                ..
+            } => ConnClass::WebSocket,
+            Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => ConnClass::Other,
+        };
         self.phase = phase;
+        self.set_class(class, context);
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.increment();
         }

@@ -50,6 +50,7 @@ impl<N: Net> Worker<N> {
                     };
                     self.report_publication(id, publication);
                 }
+                Effect::Reclassify { before, class } => self.reclassify(id, before, class),
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }

@@ -9,8 +9,7 @@ use super::Worker;
 use super::wire::net::Net;
 use super::wire::tls::SealedEnd;
 use crate::config::limits::LINGER_MS;
-use crate::conn::ConnClass;
-use crate::effect::CloseReason;
+use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {

@@ -16,8 +16,7 @@ use crate::config::limits::{
     DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,
     RECONNECTS_MS_MIN,
 };
-use crate::conn::ConnClass;
-use crate::effect::{CloseReason, ReconnectDelay};
+use crate::effect::{CloseReason, ConnClass, ReconnectDelay};
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 

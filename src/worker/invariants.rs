@@ -7,8 +7,7 @@ use super::Worker;
 use super::hold::Hold;
 use super::wire::net::Net;
 use crate::config::limits::CONTROL_BYTES_MAX;
-use crate::conn::ConnClass;
-use crate::effect::CloseReason;
+use crate::effect::{CloseReason, ConnClass};
 use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
 

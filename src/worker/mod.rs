@@ -382,7 +382,6 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing {
             return None;
         }
-        let before = slot.conn.class();
         let is_trusted = slot.conn.takes_requests() && self.visitors.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
@@ -401,9 +400,7 @@ impl<N: Net> Worker<N> {
             effects: &mut self.scratch.effects,
         };
         let result = act(&mut slot.conn, &mut self.scratch.out, &mut context);
-        let after = slot.conn.class();
         debug_assert!(self.scratch.out.is_empty());
-        self.note_class(id, before, after);
         self.apply(id);
         self.list_to_flush(id);
         Some(result)

@@ -13,8 +13,7 @@ use crate::config::limits::{
     READ_BYTES_PER_CONN_TURN_MAX, READ_CONNS_PER_TURN_MAX, READ_SLICE_US_MAX,
     WORKS_PER_CONN_TURN_MAX,
 };
-use crate::conn::ConnClass;
-use crate::effect::CloseReason;
+use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::time::Now;
 

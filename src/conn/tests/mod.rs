@@ -269,10 +269,36 @@ fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
 }
 
 #[test]
+fn worker_learns_each_change_of_class_from_an_effect() {
+    let classes = |rig: &Rig| {
+        let effects = rig.effects.iter();
+        let classes = effects.filter_map(|effect| match effect {
+            Effect::Reclassify { before, class } => Some((*before, *class)),
+            _ => None,
+        });
+        classes.collect::<Vec<_>>()
+    };
+    let mut rig = Rig::new();
+    rig.call(|conn, _out, context| conn.handle_silent(context));
+    assert_eq!(classes(&rig), [(ConnClass::Arriving, ConnClass::Silent)]);
+    rig.effects.clear();
+    rig.feed(UPGRADE);
+    assert_eq!(classes(&rig), [(ConnClass::Silent, ConnClass::WebSocket)]);
+    rig.effects.clear();
+    rig.call(|conn, out, context| conn.handle_overflow(out, context));
+    assert_eq!(classes(&rig), [(ConnClass::WebSocket, ConnClass::Other)]);
+}
+
+#[test]
 fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
     let mut rig = Rig::new();
     rig.feed(STREAM);
-    let [Effect::SetTimer(first), Effect::Join(_)] = rig.effects.as_slice() else {
+    let [
+        Effect::Reclassify { .. },
+        Effect::SetTimer(first),
+        Effect::Join(_),
+    ] = rig.effects.as_slice()
+    else {
         panic!("nothing armed")
     };
     let interval = rig.config.heartbeat.interval_ms * 1000;

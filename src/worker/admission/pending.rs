@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::conn::ConnClass;
-use crate::effect::CloseReason;
+use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::time::Deadline;
 use crate::worker::Worker;
@@ -95,20 +94,17 @@ impl Pending {
 impl<N: Net> Worker<N> {
     /// A round is over that began after a conn was accepted.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
-        self.call(id, |conn, _out, _context| conn.handle_silent());
+        self.call(id, |conn, _out, context| conn.handle_silent(context));
     }
 
-    /// What a call has made of a conn.
-    pub(in crate::worker) fn note_class(
+    /// Counts a conn as of another class. It may be closing: what it was counted as ends here.
+    pub(in crate::worker) fn reclassify(
         &mut self,
         id: ConnId,
         before: ConnClass,
-        after: ConnClass,
+        class: ConnClass,
     ) {
-        if before == after {
-            return;
-        }
-        if after == ConnClass::Silent {
+        if class == ConnClass::Silent {
             self.enter_silent(id);
         }
         if before == ConnClass::Silent {
@@ -117,7 +113,7 @@ impl<N: Net> Worker<N> {
         if before == ConnClass::WebSocket {
             self.pending.forget_subscribes_by(id.slot);
         }
-        if after == ConnClass::WebSocket
+        if class == ConnClass::WebSocket
             && let Some(limit) = self.parts.config.limits.first_subscribe()
         {
             let deadline = self.running.now().after(limit);

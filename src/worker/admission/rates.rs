@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::config::Limits;
-use crate::conn::ConnClass;
+use crate::effect::ConnClass;
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 use crate::worker::Worker;

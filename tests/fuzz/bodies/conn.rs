@@ -19,7 +19,7 @@ use fanfare::config::limits::CONTROL_BYTES_MAX;
 use fanfare::config::{ClientPublish, Config, Namespace};
 use fanfare::conn::{Conn, SendState};
 use fanfare::deflate::Inflater;
-use fanfare::effect::{CloseReason, Context, Draw, Effect, Join, Leave, WorkBudget};
+use fanfare::effect::{CloseReason, ConnClass, Context, Draw, Effect, Join, Leave, WorkBudget};
 use fanfare::frame::{Encoded, Encoder, FrameKind, Payload, Publication};
 use fanfare::hub::{Acknowledged, Gap, GapCause, JoinOutcome, Joined};
 use fanfare::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
@@ -113,6 +113,7 @@ struct Harness<'c> {
     has_eof: bool,
     is_read_closed: bool,
     has_fin: bool,
+    class: ConnClass,
     closed: Option<CloseReason>,
 }
 
@@ -167,6 +168,7 @@ impl<'c> Harness<'c> {
             has_eof: false,
             is_read_closed: false,
             has_fin: false,
+            class: ConnClass::Arriving,
             closed: None,
         };
         let _result = harness.call(|conn, _out, context| conn.handle_accepted(context));
@@ -212,6 +214,7 @@ impl<'c> Harness<'c> {
         for effect in std::mem::take(&mut self.effects) {
             self.apply(effect);
         }
+        assert_eq!(self.conn.class(), self.class, "the worker counts another");
         assert!(self.closed.is_some() || self.deadline.is_some(), "no timer");
         let is_within = self.conn.serving().is_none() || waits <= CONTROL_BYTES_MAX;
         assert!(is_within || self.closed.is_some(), "{waits} bytes wait");
@@ -273,6 +276,10 @@ impl<'c> Harness<'c> {
                 outcome: PublishOutcome::Broadcast(cursor(8)),
                 reference,
             }),
+            Effect::Reclassify { before, class } => {
+                assert_eq!(self.class, before, "a class that it was not");
+                self.class = class;
+            }
             Effect::ShutdownWrite => {
                 assert!(
                     self.conn.outbox().is_empty(),
