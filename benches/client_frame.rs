@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
-use fanfare::auth::Access;
+use fanfare::auth::{Access, ConnAccess};
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw, WorkBudget};
@@ -99,7 +99,7 @@ fn handle(mut bytes: Vec<u8>, envelope: Envelope, compression: Compression, lent
         metrics: &lent.metrics,
         work: &mut work,
         inflater: &mut lent.inflater,
-        access: &mut lent.access,
+        access: ConnAccess::new(&mut lent.access, 1),
         frames: 0,
         effects: &mut effects,
     };

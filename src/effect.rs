@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::auth::Access;
+use crate::auth::ConnAccess;
 use crate::config::limits::{JOIN_WORK, RESTART_MS, WINDOW_PUBLICATIONS_MAX, WORK_AT_ONCE_MAX};
 use crate::config::{Config, Drain};
 use crate::deflate::Inflater;
@@ -48,8 +48,8 @@ pub struct Context<'a> {
     pub work: &'a mut WorkBudget,
     /// The worker's inflater. It keeps no state between two messages.
     pub inflater: &'a mut Inflater,
-    /// The permissions of the worker's conns.
-    pub access: &'a mut Access,
+    /// What the conn's token allows.
+    pub access: ConnAccess<'a>,
     /// Frames that began in the client's input during this call. The machine counts them.
     pub frames: u32,
     /// The effects of this call, in order.

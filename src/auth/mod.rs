@@ -39,6 +39,7 @@ mod access;
 mod algorithm;
 mod calendar;
 mod claims;
+mod conn_access;
 mod edwards;
 mod grant;
 mod jwk;
@@ -49,6 +50,7 @@ mod verify;
 
 pub use access::{Access, Due, ShowError, Shown, Warning};
 pub use algorithm::{Algorithm, AlgorithmError};
+pub use conn_access::ConnAccess;
 pub use grant::Grant;
 pub use jwk::{Ignored, KeyName, KeySet, Reason};
 pub use key::{Key, KeyError};

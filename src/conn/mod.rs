@@ -657,7 +657,7 @@ impl Conn {
         let Phase::Stream { transport, .. } = &mut self.phase else {
             return;
         };
-        let due = context.access.take_due(context.conn.slot, context.now);
+        let due = context.access.take_due(context.now);
         match due {
             Some(Due::Late) => return self.say_goodbye(Goodbye::TokenMissing, out, context),
             Some(Due::Over) => return self.say_goodbye(Goodbye::TokenExpired, out, context),

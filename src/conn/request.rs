@@ -42,7 +42,7 @@ impl Conn {
     ) {
         let read = http::read_guarded_request(
             bytes,
-            context.access,
+            context.access.verifying(),
             context.config,
             context.date,
             context.metrics,
@@ -197,17 +197,16 @@ pub(super) fn enter(
     warning: Warning,
     context: &mut Context<'_>,
 ) -> Option<Join> {
-    let slot = context.conn.slot;
     match entry {
         Entry::Anonymous => {}
         Entry::Awaited => {
             let until = context.now.after(context.config.auth.deadline());
-            context.access.await_token(slot, join, until);
+            context.access.await_token(join, until);
             return None;
         }
         Entry::Granted(grant) => {
             context.metrics.tokens_accepted.increment();
-            context.access.admit(slot, *grant, warning, context.now);
+            context.access.admit(*grant, warning, context.now);
         }
     }
     Some(join)

@@ -366,7 +366,7 @@ pub(crate) mod test_context {
     //! A context for tests of the transports.
 
     use super::*;
-    use crate::auth::Access;
+    use crate::auth::{Access, ConnAccess};
     use crate::config::Config;
     use crate::deflate::Inflater;
     use crate::effect::{Draw, Effect, WorkBudget};
@@ -407,7 +407,7 @@ pub(crate) mod test_context {
                 metrics: &self.metrics,
                 work: &mut self.work,
                 inflater: &mut self.inflater,
-                access: &mut self.access,
+                access: ConnAccess::new(&mut self.access, 5),
                 frames: 0,
                 effects: &mut self.effects,
             }

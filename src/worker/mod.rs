@@ -42,7 +42,7 @@ use std::time::{Duration, SystemTime};
 
 use hashbrown::HashSet;
 
-use crate::auth::{Access, Verifier};
+use crate::auth::{Access, ConnAccess, Verifier};
 use crate::backend::WatchedChannels;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
@@ -395,7 +395,7 @@ impl<N: Net> Worker<N> {
             metrics: &self.parts.metrics,
             work: &mut self.work,
             inflater: &mut self.scratch.inflater,
-            access: &mut self.access,
+            access: ConnAccess::new(&mut self.access, id.slot),
             frames: 0,
             effects: &mut self.scratch.effects,
         };

@@ -4,7 +4,7 @@ mod polls;
 mod proxied;
 
 use super::*;
-use crate::auth::Access;
+use crate::auth::{Access, ConnAccess};
 use crate::backend::CloseInfo;
 use crate::config::Config;
 use crate::config::limits::{COMMAND_WORK, WORK_AT_ONCE_MAX};
@@ -75,7 +75,7 @@ impl Rig {
             metrics: &self.metrics,
             work: &mut work,
             inflater: &mut self.inflater,
-            access: &mut self.access,
+            access: ConnAccess::new(&mut self.access, 1),
             frames: 0,
             effects: &mut self.effects,
         };

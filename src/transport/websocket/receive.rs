@@ -391,7 +391,7 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
     };
     let reference = command.reference;
     let may_wait = matches!(command.action, Action::Authenticate { .. } | Action::Ping);
-    if !may_wait && context.access.is_waiting(context.conn.slot) {
+    if !may_wait && context.access.is_waiting() {
         refuse(Refusal::NotAuthenticated, reference.as_ref(), out, context);
         return Ok(());
     }
@@ -440,8 +440,7 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
 }
 
 fn may_subscribe(channel: &ChannelName, context: &Context<'_>) -> bool {
-    let slot = context.conn.slot;
-    context.access.may_subscribe(slot, channel, context.config)
+    context.access.may_subscribe(channel, context.config)
 }
 
 fn publish(
@@ -456,7 +455,7 @@ fn publish(
         ClientPublish::Broadcast => Some(Audience::Subscribers),
         ClientPublish::Consume => Some(Audience::Consumers),
     };
-    let may_publish = context.access.may_publish(context.conn.slot, &channel);
+    let may_publish = context.access.may_publish(&channel);
     let Some(audience) = audience.filter(|_| may_publish) else {
         return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
     };
@@ -475,7 +474,7 @@ fn authenticate(
     out: &mut Vec<u8>,
     context: &mut Context<'_>,
 ) -> Result<(), Fault> {
-    let shown = match context.access.show(context.conn.slot, token, context.now) {
+    let shown = match context.access.show(token, context.now) {
         Ok(shown) => shown,
         Err(ShowError::Token(error)) => {
             context.metrics.tokens_refused.increment();

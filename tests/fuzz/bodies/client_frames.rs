@@ -6,7 +6,7 @@
 
 use std::io::Cursor as Reader;
 
-use fanfare::auth::Access;
+use fanfare::auth::{Access, ConnAccess};
 use fanfare::config::Config;
 use fanfare::deflate::Inflater;
 use fanfare::effect::{Context, Draw, Effect, WorkBudget};
@@ -93,7 +93,7 @@ fn run(pieces: &[&[u8]], envelope: Envelope, compression: Compression) -> Outcom
         metrics: &metrics,
         work: &mut work,
         inflater: &mut inflater,
-        access: &mut access,
+        access: ConnAccess::new(&mut access, 2),
         frames: 0,
         effects: &mut outcome.effects,
     };

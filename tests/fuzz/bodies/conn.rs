@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fanfare::auth::Access;
+use fanfare::auth::{Access, ConnAccess};
 use fanfare::backend::{BackendMessage, CloseInfo, Delivery, PublishOutcome};
 use fanfare::config::limits::CONTROL_BYTES_MAX;
 use fanfare::config::{ClientPublish, Config, Namespace};
@@ -202,7 +202,7 @@ impl<'c> Harness<'c> {
             metrics: &self.metrics,
             work: &mut work,
             inflater: &mut self.inflater,
-            access: &mut self.access,
+            access: ConnAccess::new(&mut self.access, SLOT),
             frames: 0,
             effects: &mut self.effects,
         };

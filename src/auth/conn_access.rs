@@ -1,0 +1,72 @@
+//! The access of one conn, as its machine sees it during a call.
+//!
+//! A token is taken in the middle of a call: a command after it in the same packet is already held
+//! to it. So the machine changes its own entry at once. It cannot reach the entry of another conn.
+
+use super::access::{Access, Due, ShowError, Shown, Warning};
+use super::grant::Grant;
+use crate::config::Config;
+use crate::effect::Join;
+use crate::id::ChannelName;
+use crate::time::{Deadline, Now};
+
+/// One conn's entry in the worker's [`Access`].
+#[derive(Debug)]
+pub struct ConnAccess<'a> {
+    table: &'a mut Access,
+    slot: u32,
+}
+
+impl<'a> ConnAccess<'a> {
+    /// The entry of the conn in a slot.
+    pub fn new(table: &'a mut Access, slot: u32) -> Self {
+        Self { table, slot }
+    }
+
+    /// Verifies tokens for a request.
+    #[must_use]
+    pub fn verifying(&self) -> &Access {
+        self.table
+    }
+
+    /// See [`Access::admit`].
+    pub fn admit(&mut self, grant: Grant, warning: Warning, now: Now) {
+        self.table.admit(self.slot, grant, warning, now);
+    }
+
+    /// See [`Access::await_token`].
+    pub fn await_token(&mut self, join: Join, until: Deadline) {
+        self.table.await_token(self.slot, join, until);
+    }
+
+    /// See [`Access::show`].
+    ///
+    /// # Errors
+    /// As [`Access::show`].
+    pub fn show(&mut self, token: &str, now: Now) -> Result<Shown, ShowError> {
+        self.table.show(self.slot, token, now)
+    }
+
+    /// See [`Access::is_waiting`].
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.table.is_waiting(self.slot)
+    }
+
+    /// See [`Access::may_subscribe`].
+    #[must_use]
+    pub fn may_subscribe(&self, channel: &ChannelName, config: &Config) -> bool {
+        self.table.may_subscribe(self.slot, channel, config)
+    }
+
+    /// See [`Access::may_publish`].
+    #[must_use]
+    pub fn may_publish(&self, channel: &ChannelName) -> bool {
+        self.table.may_publish(self.slot, channel)
+    }
+
+    /// See [`Access::take_due`].
+    pub fn take_due(&mut self, now: Now) -> Option<Due> {
+        self.table.take_due(self.slot, now)
+    }
+}
