@@ -1,21 +1,23 @@
-//! flush: conns that are behind or have bytes of their own: gather frames from the cursor, one
-//! vectored write, move the cursor, hold to the quota.
+//! flush: writes what conns are owed. The only place that writes to a socket.
 //!
-//! Writes are collected, done as a batch, and then noted one by one, so that the kernel can be
-//! asked for many at a time. Until a batch is done nothing that its writes point to is changed:
-//! outboxes and cursors are touched only before it and after it, no conn is in it twice, and the
-//! hub holds the entries, whatever the log evicts meanwhile.
+//! For each conn: its own bytes, then frames of the log after its cursor, in one vectored write.
+//! Then outbox and cursor move by what the socket took, and the conn is held to its quota.
 //!
-//! Resumable. A broadcast to half a million subscribers takes seconds of system calls, so both the
-//! list of conns and the walks over channels yield after a slice of time and go on in the next
-//! turn; publications that arrive meanwhile leave in the same write as the older ones. The only
-//! place that writes to a socket.
+//! Writes are collected, submitted as a batch, and noted one by one, so that one system call can
+//! do many. Nothing that a write of the batch points to changes before the batch is done: outboxes
+//! and cursors are changed only before and after it, no conn is in it twice, and the hub holds the
+//! entries even if the log evicts them.
+//!
+//! A broadcast to half a million subscribers takes seconds of system calls. So the list of conns
+//! and the walks over channels each yield after a slice of time and continue in the next turn.
+//! Publications that arrive meanwhile leave in the same write as the older ones.
 
 use std::io::IoSlice;
 use std::ops::Range;
 
-use super::Worker;
 use super::wire::net::{Net, Write, WriteOutcome};
+use super::wire::tls::Sealing;
+use super::{Scratch, Worker};
 use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
@@ -24,47 +26,38 @@ use crate::hub::{Hub, Planned, Verdict, Visit};
 use crate::id::ConnId;
 use crate::time::Now;
 
-/// What a write has brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
-    /// Nothing is left to write, or the socket takes no more, or the conn has ended.
-    Finished,
-    /// So many bytes, and more may follow.
-    More(usize),
-}
-
-/// A batch of writes in the making.
+/// The writes of one batch.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    owed: Vec<Owed>,
-    /// The publications of all of them, one conn's after the other's.
+    writes: Vec<PendingWrite>,
+    /// The publications of all writes, in the order of the writes.
     planned: Vec<Planned>,
-    /// Conns looked at, whether they were owed anything or not.
+    /// Conns visited, including those without a write.
     visits: usize,
     bytes: usize,
 }
 
-/// What one conn is to be written.
+/// One write of a batch.
 #[derive(Debug)]
-struct Owed {
+struct PendingWrite {
     id: ConnId,
-    /// Bytes that it may be written in this turn.
+    /// Bytes that the conn may still be written in this turn.
     budget: usize,
     /// Its part of [`Collected::planned`].
     planned: Range<usize>,
-    /// Slices of its write; none when all that was planned has expired.
+    /// The number of slices. Zero if all planned publications have expired.
     slices: usize,
-    /// Bytes of plaintext that were sealed for this write, if it is of sealed bytes.
-    sealed: Option<usize>,
+    /// Over TLS, the bytes of plaintext that were sealed for this write.
+    plaintext: Option<usize>,
 }
 
 impl Collected {
     pub(super) fn is_empty(&self) -> bool {
-        self.owed.is_empty()
+        self.writes.is_empty()
     }
 
     fn clear(&mut self) {
-        self.owed.clear();
+        self.writes.clear();
         self.planned.clear();
         self.visits = 0;
         self.bytes = 0;
@@ -75,12 +68,11 @@ impl<N: Net> Worker<N> {
     pub(super) fn flush(&mut self) {
         let start = self.net.now();
         self.flush_listed(start);
-        // The walks have their own half of the slice, so that a long list cannot hold them up for
-        // ever.
+        // The walks have half of the slice for themselves, so that a long list cannot starve them.
         let start = self.net.now();
         self.walk(start);
-        // Whoever is left on the list takes more than its turn allows and is still to be given it.
-        // It asks the log when the walks hold too much.
+        // Conns that are still listed may need entries that the walks hold. If the walks hold too
+        // much, those conns read the log instead.
         if self.to_flush.is_empty() || self.hub.is_full() {
             self.hub.release_walked();
         }
@@ -110,7 +102,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Goes on with the walks over channels whose subscribers are behind.
+    /// Continues the walks over channels whose subscribers are behind.
     fn walk(&mut self, start: Now) {
         self.awaits_walk = self.hub.is_walking() && !self.net.may_walk();
         let mut is_over = self.awaits_walk;
@@ -155,34 +147,34 @@ impl<N: Net> Worker<N> {
         visits >= self.net.batch_writes_max() || bytes >= BATCH_WRITE_BYTES_MAX
     }
 
-    /// Collects what one conn is owed, up to its budget.
+    /// Collects a write for one conn, up to its budget.
     fn visit(&mut self, id: ConnId) {
         self.scratch.collected.visits += 1;
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        // A subscriber of two channels may come twice, and its write has what both owe it.
+        // A subscriber of two channels may be visited twice. Its first write serves both.
         if self.slot(id).is_none_or(|slot| !slot.has_write_collected) {
             self.serve(id, budget);
         }
     }
 
-    /// Collects a write for a conn; or, when nothing is owed or its socket takes nothing, holds it
-    /// to its quota.
+    /// Collects a write for a conn. Holds it to its quota if there is nothing to write or its socket
+    /// is full.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),
-            Some(_) => self.tell_gaps(id),
+            Some(_) => self.report_gaps(id),
             None => {}
         }
         if !self.collect(id, budget) {
             self.hold_to_quota(id);
         }
-        // The log has evicted it while the conn was served: the next time tells of the gap.
+        // The log evicted an entry while it was planned. The next visit reports the gap.
         if self.hub.take_found_loss() {
             self.list_to_serve(id);
         }
     }
 
-    /// False if there is nothing to write.
+    /// Adds a conn's write to the batch. False if there is nothing to write.
     fn collect(&mut self, id: ConnId, budget: usize) -> bool {
         let Self {
             conns,
@@ -198,72 +190,65 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing || !slot.is_writable {
             return false;
         }
-        let is_sealed = filters.has(id.slot);
-        // Nothing is sealed on top of what the socket has not taken.
-        let is_ahead = is_sealed && !filters.unsent(id.slot).is_empty();
-        if is_sealed && !is_ahead && filters.is_shaking(id.slot) {
-            return false;
-        }
-        // What a poll is given is a part of its answer, and comes from its outbox.
-        let is_poll = |kind: &FrameKind| matches!(kind, FrameKind::Poll(_));
-        let kind = slot.conn.serving();
-        let kind = kind.filter(|kind| !is_ahead && !is_poll(kind));
-        let own_bytes = match is_ahead {
-            true => 0,
-            false => slot.conn.outbox().bytes(),
-        };
-        let planned = &mut scratch.planned;
-        planned.clear();
-        if let Some(kind) = kind
-            && own_bytes < budget
-        {
-            let encoder = &mut scratch.encoder;
-            hub.plan(id.slot, kind, *now, budget - own_bytes, encoder, planned);
-        }
-        if own_bytes == 0 && planned.is_empty() && !is_ahead {
-            return false;
-        }
-        let sealed = is_sealed.then(|| match is_ahead {
-            true => 0,
-            false => {
-                let slices = to_write(&slot.conn, hub, planned);
-                filters.seal(id.slot, slices, budget)
+        let sealing = filters.sealing(id.slot);
+        let bytes = match sealing {
+            Sealing::Handshaking => None,
+            // Nothing is sealed before the socket has taken what was sealed before.
+            Sealing::Unsent => {
+                scratch.planned.clear();
+                Some(0)
             }
-        });
+            Sealing::Plain | Sealing::Ready => {
+                plan(&slot.conn, hub, id.slot, *now, budget, scratch)
+            }
+        };
+        let Some(bytes) = bytes else {
+            return false;
+        };
+        let plaintext = match sealing {
+            Sealing::Plain => None,
+            Sealing::Handshaking | Sealing::Unsent => Some(0),
+            Sealing::Ready => {
+                let slices = to_write(&slot.conn, hub, &scratch.planned);
+                Some(filters.seal(id.slot, slices, budget))
+            }
+        };
         slot.has_write_collected = true;
         let collected = &mut scratch.collected;
         let begin = collected.planned.len();
-        collected.planned.extend_from_slice(planned);
-        collected.bytes += own_bytes + planned.iter().map(|step| step.length).sum::<usize>();
-        collected.owed.push(Owed {
+        collected.planned.extend_from_slice(&scratch.planned);
+        collected.bytes += bytes;
+        collected.writes.push(PendingWrite {
             id,
             budget,
             planned: begin..collected.planned.len(),
             slices: 0,
-            sealed,
+            plaintext,
         });
         true
     }
 
-    /// Writes what has been collected, and what the same conns are owed after that.
+    /// Writes the batch, then the batches that its conns may still be written.
     fn write_collected(&mut self) {
-        while !self.scratch.collected.owed.is_empty() {
+        while !self.scratch.collected.is_empty() {
             let next = std::mem::take(&mut self.scratch.collected_next);
             let mut batch = std::mem::replace(&mut self.scratch.collected, next);
             let mut outcomes = std::mem::take(&mut self.scratch.outcomes);
             self.write(&mut batch, &mut outcomes);
             let mut left = outcomes.drain(..);
-            for owed in &batch.owed {
-                let outcome = match owed.slices {
+            for write in &batch.writes {
+                let outcome = match write.slices {
                     0 => WriteOutcome::Wrote {
                         count: 0,
                         is_blocked: false,
                     },
-                    // Each write has its outcome.
-                    _ => left.next().unwrap_or(WriteOutcome::Failed),
+                    _ => left.next().unwrap_or_else(|| {
+                        debug_assert!(false, "a write of {:?} has no outcome", write.id);
+                        WriteOutcome::Failed
+                    }),
                 };
-                let planned = batch.planned.get(owed.planned.clone()).unwrap_or_default();
-                self.note(owed, planned, outcome);
+                let planned = batch.planned.get(write.planned.clone());
+                self.note(write, planned.unwrap_or_default(), outcome);
             }
             drop(left);
             batch.clear();
@@ -274,8 +259,8 @@ impl<N: Net> Worker<N> {
         self.hub.release_planned();
     }
 
-    /// For each conn one vectored write: the rest of a frame, control bytes, then frames from the
-    /// log.
+    /// Submits the batch: for each conn one vectored write of the rest of a frame, control bytes,
+    /// then frames of the log.
     fn write(&mut self, batch: &mut Collected, outcomes: &mut Vec<WriteOutcome>) {
         let Self {
             conns,
@@ -284,14 +269,16 @@ impl<N: Net> Worker<N> {
             filters,
             ..
         } = self;
-        let Collected { owed, planned, .. } = batch;
-        let mut slices = Vec::with_capacity(planned.len() + 2 * owed.len());
-        for one in owed.iter_mut() {
+        let Collected {
+            writes, planned, ..
+        } = batch;
+        let mut slices = Vec::with_capacity(planned.len() + 2 * writes.len());
+        for one in writes.iter_mut() {
             let Some(slot) = conns.get(one.id.slot as usize) else {
                 continue;
             };
             let begin = slices.len();
-            if one.sealed.is_some() {
+            if one.plaintext.is_some() {
                 let unsent = Some(filters.unsent(one.id.slot));
                 slices.extend(unsent.filter(|unsent| !unsent.is_empty()).map(IoSlice::new));
             } else {
@@ -301,7 +288,8 @@ impl<N: Net> Worker<N> {
             one.slices = slices.len() - begin;
         }
         let mut rest = slices.as_slice();
-        let writes = owed.iter().filter(|one| one.slices > 0).filter_map(|one| {
+        let writes = writes.iter().filter(|one| one.slices > 0);
+        let writes = writes.filter_map(|one| {
             let socket = &conns.get(one.id.slot as usize)?.socket;
             let (slices, others) = rest.split_at_checked(one.slices)?;
             rest = others;
@@ -312,54 +300,52 @@ impl<N: Net> Worker<N> {
         debug_assert_eq!(writes.len(), outcomes.len());
     }
 
-    /// Takes in what became of one write, and goes on with the same conn if there is more.
-    fn note(&mut self, owed: &Owed, planned: &[Planned], outcome: WriteOutcome) {
-        let id = owed.id;
+    /// Notes the outcome of one write. Collects another one for the same conn if its socket takes
+    /// more and its budget is not spent.
+    fn note(&mut self, write: &PendingWrite, planned: &[Planned], outcome: WriteOutcome) {
+        let id = write.id;
         if let Some(slot) = self.conns.get_mut(id.slot as usize) {
             slot.has_write_collected = false;
         }
         self.parts.metrics.writes.increment();
-        let written = match outcome {
-            WriteOutcome::Failed => {
-                self.close(id, CloseReason::PeerGone);
-                Written::Finished
-            }
-            WriteOutcome::TimedOut => {
-                self.close(id, CloseReason::Idle);
-                Written::Finished
-            }
+        match outcome {
+            WriteOutcome::Failed => self.close(id, CloseReason::PeerGone),
+            WriteOutcome::TimedOut => self.close(id, CloseReason::Idle),
             WriteOutcome::Wrote { count, is_blocked } => {
-                self.parts.metrics.sent_bytes.add(count as u64);
-                if owed.sealed.is_some() {
-                    self.note_sealed(id, count);
+                let taken = self.note_taken(write, planned, count, is_blocked);
+                if !is_blocked && taken < write.budget {
+                    return self.serve(id, write.budget - taken);
                 }
-                // What is sealed counts as written.
-                let count = owed.sealed.unwrap_or(count);
-                let written = self.note_written(owed, planned, count, is_blocked);
-                if owed.sealed.is_some() {
-                    self.end_sealed(id);
+                if !is_blocked {
+                    self.list_to_serve(id);
                 }
-                written
             }
-        };
-        match written {
-            Written::More(count) if count < owed.budget => self.serve(id, owed.budget - count),
-            Written::More(_) => {
-                self.list_to_serve(id);
-                self.hold_to_quota(id);
-            }
-            Written::Finished => self.hold_to_quota(id),
         }
+        self.hold_to_quota(id);
     }
 
-    /// Moves outbox and cursor by what the socket took.
-    fn note_written(
+    /// Notes what the socket took. Returns how many bytes of outbox and frames that is: all that
+    /// was sealed counts as written, since it cannot be unsealed.
+    fn note_taken(
         &mut self,
-        owed: &Owed,
+        write: &PendingWrite,
         planned: &[Planned],
         count: usize,
         is_blocked: bool,
-    ) -> Written {
+    ) -> usize {
+        self.parts.metrics.sent_bytes.add(count as u64);
+        let Some(plaintext) = write.plaintext else {
+            self.note_written(write.id, planned, count, is_blocked);
+            return count;
+        };
+        self.note_sealed(write.id, count);
+        self.note_written(write.id, planned, plaintext, is_blocked);
+        self.end_sealed(write.id);
+        plaintext
+    }
+
+    /// Moves outbox and cursor by so many bytes.
+    fn note_written(&mut self, id: ConnId, planned: &[Planned], bytes: usize, is_blocked: bool) {
         let Self {
             conns,
             hub,
@@ -368,30 +354,30 @@ impl<N: Net> Worker<N> {
             filters,
             ..
         } = self;
-        let id = owed.id;
         let Some(slot) = conns.get_mut(id.slot as usize) else {
-            return Written::Finished;
+            return debug_assert!(false, "{id:?} was freed before its write was noted");
         };
         if is_blocked {
             slot.is_writable = false;
             parts.metrics.writes_blocked.increment();
         }
-        if count > 0 {
+        if bytes > 0 {
             slot.conn.handle_written(running.now(), false);
         }
-        let had_own = !slot.conn.outbox().is_empty();
-        let held = slot.conn.outbox().oldest_held();
-        let drained = slot.conn.outbox_mut().drain(count);
-        let is_own_done = slot.conn.outbox().is_empty();
+        let outbox = slot.conn.outbox_mut();
+        let had_own = !outbox.is_empty();
+        let held = outbox.oldest_held();
+        let drained = outbox.drain(bytes);
+        let is_own_done = outbox.is_empty();
         parts.metrics.deliveries.add(drained.delivered);
         if is_own_done && !planned.is_empty() {
             let advanced = hub.advance(id.slot, planned, drained.left);
             parts.metrics.deliveries.add(advanced.delivered);
             if let Some((publication, written)) = advanced.begun {
-                slot.conn.outbox_mut().keep_rest(publication, written);
+                outbox.keep_rest(publication, written);
             }
         }
-        let has_more = !slot.conn.outbox().is_empty();
+        let has_more = !outbox.is_empty();
         let is_drained = filters.has_sent_own(id.slot, had_own && is_own_done, has_more);
         self.note_held(id, held);
         if is_drained {
@@ -400,29 +386,24 @@ impl<N: Net> Worker<N> {
         if had_own || is_drained {
             self.list_to_read(id);
         }
-        if is_blocked {
-            Written::Finished
-        } else {
-            Written::More(count)
-        }
     }
 
-    /// Tells the conn what it will not be given, ahead of what it will, and how far it then is.
-    fn tell_gaps(&mut self, id: ConnId) {
+    /// Reports a stream's gaps before the publications that follow them, then its position.
+    fn report_gaps(&mut self, id: ConnId) {
         let is_writable = self.slot(id).is_some_and(|slot| slot.is_writable);
-        let mut has_told = false;
+        let mut has_gap = false;
         while is_writable && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
-            has_told = true;
+            has_gap = true;
             self.call(id, |conn, out, context| {
                 conn.handle_gap(&channel, &gap, out, context);
             });
         }
-        if !has_told {
+        if !has_gap {
             return;
         }
         let reached = self.hub.reached(id.slot);
-        // Gaps of what the log has evicted meanwhile are sent before a position is named. In a
-        // newer epoch it may not have told what is next.
+        // A gap that the log has made meanwhile must come before a position. In a newer epoch the
+        // log may not have returned all that comes before the position.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
                 conn.handle_gaps_sent(reached, out, context);
@@ -431,7 +412,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn hold_to_quota(&mut self, id: ConnId) {
-        // It is the worker that makes such a poll wait.
+        // Such a poll waits for this worker, not for its client.
         if self.awaits_answer(id) {
             return;
         }
@@ -447,7 +428,31 @@ impl<N: Net> Worker<N> {
     }
 }
 
-/// What a conn is owed, in order: its own bytes, then frames of the log.
+/// Plans the publications that follow a conn's own bytes, up to the budget. Returns the bytes to
+/// write, or `None` if there is nothing.
+fn plan(
+    conn: &Conn,
+    hub: &mut Hub,
+    slot: u32,
+    now: Now,
+    budget: usize,
+    scratch: &mut Scratch,
+) -> Option<usize> {
+    let planned = &mut scratch.planned;
+    planned.clear();
+    let own = conn.outbox().bytes();
+    // The publications of a poll are in its outbox.
+    if let Some(kind) = conn.serving()
+        && !matches!(kind, FrameKind::Poll(_))
+        && own < budget
+    {
+        hub.plan(slot, kind, now, budget - own, &mut scratch.encoder, planned);
+    }
+    let bytes = own + planned.iter().map(|step| step.length).sum::<usize>();
+    (own > 0 || !planned.is_empty()).then_some(bytes)
+}
+
+/// The slices of a write, in order: the conn's own bytes, then frames of the log.
 fn to_write<'a>(
     conn: &'a Conn,
     hub: &'a Hub,

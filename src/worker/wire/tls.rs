@@ -55,6 +55,19 @@ struct Secured {
     closes: Option<CloseReason>,
 }
 
+/// Whether a conn's bytes are sealed, and whether more of them can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Sealing {
+    /// The conn has no TLS.
+    Plain,
+    /// The handshake is not complete, and it has nothing to send.
+    Handshaking,
+    /// Sealed bytes wait for the socket.
+    Unsent,
+    /// Nothing is in the way.
+    Ready,
+}
+
 /// What follows the last sealed byte of a conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct SealedEnd {
@@ -91,10 +104,17 @@ impl Filters {
         secured.map_or(&[], |secured| secured.filter.unsent())
     }
 
-    /// Whether a conn has to shake hands before anything can be sealed for it.
-    pub(in crate::worker) fn is_shaking(&self, slot: u32) -> bool {
-        let secured = self.get(slot);
-        secured.is_some_and(|secured| secured.filter.is_handshaking())
+    /// What may be sealed for a conn now. One look-up in the table, none without TLS conns.
+    pub(in crate::worker) fn sealing(&self, slot: u32) -> Sealing {
+        if self.by_slot.is_empty() {
+            return Sealing::Plain;
+        }
+        match self.get(slot) {
+            None => Sealing::Plain,
+            Some(secured) if !secured.filter.unsent().is_empty() => Sealing::Unsent,
+            Some(secured) if secured.filter.is_handshaking() => Sealing::Handshaking,
+            Some(_) => Sealing::Ready,
+        }
     }
 
     /// Whether handshakes wait.
