@@ -207,7 +207,7 @@ impl<N: Net> Worker<N> {
     /// Whether all that a conn was sent is acknowledged, and nothing of what its peer sent is about
     /// to be read: a socket that is closed with unread input resets the connection.
     fn has_peer_everything(&self, id: ConnId) -> bool {
-        if self.owes_below(id.slot) {
+        if self.filters.has_unsent(id.slot) {
             return false;
         }
         let Some(slot) = self.conns.get(id.slot as usize) else {

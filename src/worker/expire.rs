@@ -33,7 +33,7 @@ impl<N: Net> Worker<N> {
 
     /// Decides what the round was for, if it is over.
     fn end_round(&mut self) {
-        let handshakes = self.filters.to_shake();
+        let handshakes = self.filters.handshake_queue();
         let Some(questions) = self.round.end(&self.to_read, handshakes) else {
             return;
         };
@@ -61,7 +61,7 @@ impl<N: Net> Worker<N> {
             return;
         }
         let now = self.running.now();
-        let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
+        let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let has_all = !self.hub.is_ahead(id.slot) && !self.hub.is_held_back(id.slot);
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
@@ -97,6 +97,6 @@ impl<N: Net> Worker<N> {
         if !slot.is_readable && !slot.conn.has_unhandled() {
             return false;
         }
-        slot.is_listed_to_read || self.filters.is_listed_to_shake(id.slot)
+        slot.is_listed_to_read || self.filters.is_in_handshake_queue(id.slot)
     }
 }

@@ -409,18 +409,13 @@ impl<N: Net> Worker<N> {
     /// Puts a conn that has something of its own to write on the list for flush, if its socket
     /// takes it.
     fn list_to_flush(&mut self, id: ConnId) {
-        let is_owed = self.owes_below(id.slot);
+        let is_owed = self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
         let has_own = is_owed || !slot.conn.outbox().is_empty();
         if slot.is_writable && !slot.is_listed_to_flush && has_own {
             slot.is_listed_to_flush = true;
             self.to_flush.push_back(id);
         }
-    }
-
-    /// Whether a conn over TLS is owed what its machine does not know of.
-    fn owes_below(&self, slot: u32) -> bool {
-        !self.filters.unsent(slot).is_empty()
     }
 
     /// Puts a conn on the list for flush, whatever it has to write.

@@ -1,9 +1,9 @@
-//! read: socket -> the worker's one buffer -> the conn's machine.
+//! read: moves bytes from sockets through the worker's one buffer into the conns' machines.
 //!
-//! A conn has a budget of bytes, inflated ones included, one of work and one of time; the phase has
-//! one of conns, one of inflated bytes and one of time. A conn that is cut off stays on the list.
-//! What the machine has kept of its input comes before the socket in the next turn. No conn is read
-//! twice in a turn. A conn whose answers pile up is not read at all until they have gone out.
+//! One conn has budgets of bytes (inflated bytes included), of work and of time in each turn; the
+//! phase has budgets of conns, of inflated bytes and of time. A conn that exceeds its budget stays
+//! on the list. Each conn is read at most once per turn, whatever its send rate. Input that its
+//! machine has kept comes before its socket. A conn is not read while its answers pile up.
 
 use super::admission::rates::Rates;
 use super::wire::net::{Net, ReadOutcome};
@@ -18,7 +18,7 @@ use crate::id::ConnId;
 use crate::time::Now;
 
 impl<S> Slot<S> {
-    /// How many bytes of its client the machine may be handed now.
+    /// How many bytes from its client the machine accepts now.
     pub(super) fn read_bytes_max(&self, head_bytes: u32, rates: &Rates) -> usize {
         let most = self.conn.read_bytes_max(head_bytes);
         match self.conn.class() {
@@ -32,10 +32,10 @@ impl<N: Net> Worker<N> {
     pub(super) fn read(&mut self) {
         let start = self.now;
         let mut inflated_bytes = 0;
-        // Who has more to be read is listed again behind the others, for the next turn.
+        // A conn with more input is listed again at the end, for the next turn.
         let listed = self.to_read.len().min(READ_CONNS_PER_TURN_MAX as usize);
         for _ in 0..listed {
-            // Looked at for each, since what the bytes of one cost is for him to say.
+            // The clock is read for each conn, since the client decides what its bytes cost.
             let now = self.net.now();
             let took = now.since(start).as_micros();
             if inflated_bytes > INFLATED_BYTES_PER_TURN_MAX || took >= READ_SLICE_US_MAX.into() {
@@ -52,10 +52,10 @@ impl<N: Net> Worker<N> {
         if !self.to_read.is_empty() {
             self.parts.metrics.read_budget_exhausted.increment();
         }
-        self.shake();
+        self.run_handshakes();
     }
 
-    /// Reads what is there, within the budgets, and says how many bytes were inflated meanwhile.
+    /// Reads a conn within its budgets. Returns how many bytes were inflated.
     fn read_conn(&mut self, id: ConnId, start: Now) -> u64 {
         let mut budget = u64::from(READ_BYTES_PER_CONN_TURN_MAX);
         let mut works = 0;
@@ -71,63 +71,71 @@ impl<N: Net> Worker<N> {
                 }
                 self.work = self.work_at_once;
             }
-            match self.read_once(id, &mut buffer) {
-                Some(count) => {
-                    let inflated = self.scratch.inflater.take_inflated_bytes();
-                    inflated_bytes += inflated;
-                    budget = budget.saturating_sub(count as u64 + inflated);
-                }
-                None => break,
-            }
+            let Some(count) = self.read_once(id, &mut buffer) else {
+                break;
+            };
+            let inflated = self.scratch.inflater.take_inflated_bytes();
+            inflated_bytes += inflated;
+            budget = budget.saturating_sub(count as u64 + inflated);
         }
         self.scratch.read_buffer = buffer;
         self.list_to_read(id);
         inflated_bytes
     }
 
-    /// Reads once and hands the bytes to the machine. `None` when the conn is not to be read for
-    /// now.
+    /// Gives the machine the input that it has kept, or else one read of the socket. Returns the
+    /// bytes to charge to the conn's budget, or `None` if it cannot be read for now.
     fn read_once(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let slot = self.conns.get_mut(id.slot as usize)?;
-        let may_be_read = slot.holds.is_empty() && !slot.is_closing;
-        if slot.generation != id.generation || !may_be_read {
+        if slot.generation != id.generation || slot.is_closing || !slot.holds.is_empty() {
             return None;
         }
         if slot.conn.has_unhandled() {
             self.hand_bytes(id, &mut [])?;
             return Some(0);
         }
-        if !slot.is_readable {
+        let length = slot.read_bytes_max(head_bytes, &self.rates);
+        if length == 0 || !slot.is_readable {
             return None;
         }
-        let length = slot
-            .read_bytes_max(head_bytes, &self.rates)
-            .min(buffer.len());
-        if length > 0 && self.filters.has(id.slot) {
+        if self.filters.has(id.slot) {
             return self.read_sealed(id, buffer);
         }
-        let buffer = buffer
-            .get_mut(..length)
-            .filter(|buffer| !buffer.is_empty())?;
-        match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
-            ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input makes no edge of its own once it has been reported.
-                slot.is_readable = !is_drained || slot.is_read_closed;
-                self.parts.metrics.received_bytes.add(count as u64);
-                let bytes = buffer.get_mut(..count)?;
-                self.hand_bytes(id, bytes)?;
-                Some(count)
-            }
-            ReadOutcome::Eof => {
-                self.read_end(id);
-                None
-            }
-            outcome => self.note_read(id, outcome),
-        }
+        let length = length.min(buffer.len());
+        self.read_socket(id, buffer.get_mut(..length)?, Self::hand_bytes)
     }
 
-    /// Hands bytes of a client to its machine and charges them to the client's rates. The only way
+    /// Reads a socket once and passes the bytes to `receive`. Returns the bytes to charge to the
+    /// conn's budget, or `None` if there is nothing more to read for now.
+    pub(super) fn read_socket(
+        &mut self,
+        id: ConnId,
+        buffer: &mut [u8],
+        receive: fn(&mut Self, ConnId, &mut [u8]) -> Option<()>,
+    ) -> Option<usize> {
+        let slot = self.conns.get_mut(id.slot as usize)?;
+        if slot.generation != id.generation || slot.is_closing || !slot.is_readable {
+            return None;
+        }
+        match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
+            ReadOutcome::Bytes { count, is_drained } => {
+                // The end of the input has been reported once and is not reported again.
+                slot.is_readable = !is_drained || slot.is_read_closed;
+                self.parts.metrics.received_bytes.add(count as u64);
+                receive(self, id, buffer.get_mut(..count)?)?;
+                return Some(count);
+            }
+            ReadOutcome::Interrupted => return Some(1),
+            ReadOutcome::Drained => slot.is_readable = false,
+            ReadOutcome::Eof => self.read_end(id),
+            ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
+            ReadOutcome::TimedOut => self.close(id, CloseReason::Idle),
+        }
+        None
+    }
+
+    /// Gives a machine bytes from its client and charges them to the client's rates. The only way
     /// from a socket to a machine.
     pub(super) fn hand_bytes(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
         let frames = self.call(id, |conn, out, context| {
@@ -138,7 +146,7 @@ impl<N: Net> Worker<N> {
         Some(())
     }
 
-    /// The peer sends no more.
+    /// Handles the end of a conn's input.
     pub(super) fn read_end(&mut self, id: ConnId) {
         if let Some(slot) = self.slot(id) {
             slot.is_readable = false;
@@ -152,7 +160,7 @@ impl<N: Net> Worker<N> {
         self.end_if_served(id);
     }
 
-    /// Ends a stream whose peer has sent FIN, once nothing is left that it is owed.
+    /// Ends a stream whose peer has sent FIN, once it is owed nothing more.
     pub(super) fn end_if_served(&mut self, id: ConnId) {
         let ends = self
             .slot(id)
@@ -161,30 +169,11 @@ impl<N: Net> Worker<N> {
             self.call(id, |conn, out, context| conn.handle_served(out, context));
         }
     }
-
-    /// What came of a read that brought neither bytes nor the end of them.
-    pub(super) fn note_read(&mut self, id: ConnId, outcome: ReadOutcome) -> Option<usize> {
-        match outcome {
-            ReadOutcome::Interrupted => return Some(1),
-            ReadOutcome::Failed => self.close(id, CloseReason::PeerGone),
-            ReadOutcome::TimedOut => self.close(id, CloseReason::Idle),
-            ReadOutcome::Drained | ReadOutcome::Bytes { .. } | ReadOutcome::Eof => {
-                if let Some(slot) = self.slot(id) {
-                    slot.is_readable = false;
-                }
-            }
-        }
-        None
-    }
 }
 
-/// Reads until the kernel has answered. An interruption is no answer, and the round that waits for
-/// this read would take it for one.
-pub(super) fn read_uninterrupted<N: Net>(
-    net: &mut N,
-    socket: &mut N::Socket,
-    into: &mut [u8],
-) -> ReadOutcome {
+/// Reads until the kernel has answered. An interrupted read says nothing about the socket, but the
+/// round that waits for this read would count it.
+fn read_uninterrupted<N: Net>(net: &mut N, socket: &mut N::Socket, into: &mut [u8]) -> ReadOutcome {
     let mut outcome = ReadOutcome::Interrupted;
     for _ in 0..INTERRUPTED_READS_MAX {
         outcome = net.read(socket, into);
@@ -220,15 +209,16 @@ mod tests {
     const HANDSHAKE: &[u8] = b"GET /ws?channel=a HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    /// A pong without a payload: nothing is answered, so nothing holds its sender back.
+    /// A pong without a payload. It has no answer, so no pile of answers stops the reads.
     const PONG: &[u8] = b"\x8a\x80\0\0\0\0";
 
-    /// A network of clients that send one frame without end.
+    /// A network of clients that repeat one frame for ever.
     struct Endless {
         frame: Vec<u8>,
         now_us: Cell<u64>,
-        /// Time that a read takes, and a call into a machine.
+        /// The duration of a read.
         read_us: u64,
+        /// The duration of a call into a machine.
         call_us: u64,
         waiting: usize,
         ready: Vec<Readiness>,
@@ -286,15 +276,15 @@ mod tests {
 
         fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
             self.now_us.set(self.now_us.get() + self.read_us);
-            // The head comes alone, as from a client that waits for its answer.
-            let (said, at, most) = match socket.0.checked_sub(HANDSHAKE.len()) {
+            // The request head comes in a read of its own.
+            let (sent, at, most) = match socket.0.checked_sub(HANDSHAKE.len()) {
                 None => (HANDSHAKE, socket.0, HANDSHAKE.len() - socket.0),
                 Some(past) => (&*self.frame, past % self.frame.len(), into.len()),
             };
             let count = most.min(into.len());
             for (to, from) in into
                 .iter_mut()
-                .zip(said.iter().cycle().skip(at))
+                .zip(sent.iter().cycle().skip(at))
                 .take(count)
             {
                 *to = *from;
@@ -362,7 +352,7 @@ mod tests {
     /// A command that is refused. It is parsed and answered.
     const EMPTY_TEXT: &[u8] = b"\x81\x80\0\0\0\0";
 
-    /// A command that calls the machine once more, with its outcome.
+    /// A command whose outcome is a second call into the machine.
     fn unsubscribe() -> Vec<u8> {
         let command = br#"{"type":"unsubscribe","channel":"b"}"#;
         let length = u8::try_from(command.len()).unwrap();
@@ -377,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn conn_that_sends_commands_without_end_has_a_budget_of_work() {
+    fn conn_that_keeps_sending_commands_has_a_budget_of_work() {
         let each = u64::from(WORKS_PER_CONN_TURN_MAX * (WORK_AT_ONCE_MAX / COMMAND_WORK));
         for clients in [1, 3] {
             let mut worker = flooded(clients, EMPTY_TEXT);
@@ -386,7 +376,7 @@ mod tests {
                 assert!(handled > 0 && handled <= each * clients as u64, "{handled}");
             }
             let sent: Vec<_> = worker.conns.iter().map(|(_, slot)| slot.socket.0).collect();
-            assert_eq!(sent, vec![sent[0]; clients], "all get the same");
+            assert_eq!(sent, vec![sent[0]; clients], "all are read equally");
         }
     }
 

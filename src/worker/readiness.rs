@@ -64,7 +64,7 @@ impl<N: Net> Worker<N> {
         let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
             || !self.to_flush.is_empty()
-            || self.filters.are_shaking()
+            || self.filters.has_pending_handshakes()
             || self.parts.upstream.has_released()
             || self.round.is_awaited()
             || has_order
@@ -103,7 +103,7 @@ impl<N: Net> Worker<N> {
     /// A socket takes bytes again: whoever waits for that is served.
     fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
         let now = self.running.now();
-        let is_behind = self.hub.is_behind(id.slot) || self.owes_below(id.slot);
+        let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
         if has_room_again {
             // The kernel had been full; room in it means that the peer has read.

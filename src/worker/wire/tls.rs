@@ -1,57 +1,55 @@
-//! tls: what stands between the sockets and the machines of conns that came to a TLS listener.
+//! TLS between sockets and machines, for conns of TLS listeners.
 //!
-//! read hands such a conn's bytes to `read_sealed`, flush has its writes sealed by `Filters::seal`;
-//! the machine sees plaintext only and does not know. What is sealed counts as
-//! written, for it cannot be taken back: at most one write's budget is sealed ahead of the socket,
-//! and what is behind it stays in the log, held to the quota. Conns of plain listeners cost nothing
-//! here but a look into a table that is empty.
+//! `read` passes such a conn's bytes to `read_sealed`; `flush` has its writes sealed by
+//! `Filters::seal`. The machine sees plaintext only. Sealed bytes count as written, since they
+//! cannot be unsealed: at most one write's budget is sealed ahead of the socket, and the rest stays
+//! in the log, within the quota. A plain conn costs one check whether the table is empty.
 //!
-//! A handshake costs more than anything else a client can ask for, so handshakes have a list and a
-//! budget of their own, behind the reads of everybody who is in.
+//! A handshake costs more than anything else a client can request, so handshakes have a queue and a
+//! budget of their own, after the reads of established conns.
 
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use super::net::{Net, ReadOutcome};
+use super::net::Net;
 use crate::config::limits::HANDSHAKES_PER_TURN_MAX;
 use crate::effect::CloseReason;
 use crate::id::ConnId;
 use crate::tls::{Filter, Identity};
 use crate::worker::Worker;
-use crate::worker::read::read_uninterrupted;
 use crate::worker::reloadable::Reloadable;
 use crate::worker::round::Queue;
 
-/// Which listeners speak TLS, and what they prove.
+/// The listeners that speak TLS, and their certificate.
 #[derive(Clone, Debug)]
 pub struct Secure {
     /// A bit for each listener, in their order.
     pub listeners: u64,
-    /// The certificate and key that a new connection is shown.
+    /// The certificate and key for new connections.
     pub identity: Arc<Reloadable<Identity>>,
 }
 
-/// The filters of one worker.
+/// The TLS state of one worker's conns.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Filters {
-    by_slot: HashMap<u32, Box<Secured>, RandomState>,
-    /// Conns with something to read whose handshake waits for its turn.
-    to_shake: Queue,
-    /// Where a write is gathered before it is sealed; kept for its room.
+    by_slot: HashMap<u32, Box<SecuredConn>, RandomState>,
+    /// Readable conns with a handshake to continue.
+    handshake_queue: Queue,
+    /// Plaintext of one write before it is sealed. Kept for its capacity.
     gathered: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Secured {
+struct SecuredConn {
     filter: Filter,
-    is_listed_to_shake: bool,
-    /// FIN follows when everything has been sent.
+    is_in_handshake_queue: bool,
+    /// FIN follows the last sealed byte.
     owes_fin: bool,
-    /// The machine has to be told when everything has been sent.
+    /// The machine's `handle_drained` is due after the last sealed byte.
     owes_drained: bool,
-    /// The conn is closed when everything has been sent.
+    /// The conn is closed after the last sealed byte.
     closes: Option<CloseReason>,
 }
 
@@ -64,51 +62,52 @@ pub(in crate::worker) enum Sealing {
     Handshaking,
     /// Sealed bytes wait for the socket.
     Unsent,
-    /// Nothing is in the way.
+    /// More can be sealed.
     Ready,
 }
 
 /// What follows the last sealed byte of a conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct SealedEnd {
-    /// FIN is to be sent.
     pub(in crate::worker) has_fin: bool,
-    /// The conn is to be closed.
+    /// The conn is closed, with this reason.
     pub(in crate::worker) reason: Option<CloseReason>,
 }
 
 impl Filters {
-    fn get(&self, slot: u32) -> Option<&Secured> {
+    fn get(&self, slot: u32) -> Option<&SecuredConn> {
+        // Without TLS conns not even the hash is computed.
+        if self.by_slot.is_empty() {
+            return None;
+        }
         self.by_slot.get(&slot).map(|secured| &**secured)
     }
 
-    fn get_mut(&mut self, slot: u32) -> Option<&mut Secured> {
-        // Without a TLS listener not even the hash is computed.
+    fn get_mut(&mut self, slot: u32) -> Option<&mut SecuredConn> {
         if self.by_slot.is_empty() {
             return None;
         }
         self.by_slot.get_mut(&slot).map(|secured| &mut **secured)
     }
 
-    /// Whether a conn's bytes are sealed.
+    /// Whether a conn speaks TLS.
     pub(in crate::worker) fn has(&self, slot: u32) -> bool {
-        !self.by_slot.is_empty() && self.by_slot.contains_key(&slot)
+        self.get(slot).is_some()
     }
 
-    /// What is sealed and not sent.
+    /// Sealed bytes that the socket has not taken.
     pub(in crate::worker) fn unsent(&self, slot: u32) -> &[u8] {
-        if self.by_slot.is_empty() {
-            return &[];
-        }
         let secured = self.get(slot);
         secured.map_or(&[], |secured| secured.filter.unsent())
     }
 
-    /// What may be sealed for a conn now. One look-up in the table, none without TLS conns.
+    /// Whether sealed bytes of a conn wait for its socket.
+    pub(in crate::worker) fn has_unsent(&self, slot: u32) -> bool {
+        !self.unsent(slot).is_empty()
+    }
+
+    /// What may be sealed for a conn now.
     pub(in crate::worker) fn sealing(&self, slot: u32) -> Sealing {
-        if self.by_slot.is_empty() {
-            return Sealing::Plain;
-        }
         match self.get(slot) {
             None => Sealing::Plain,
             Some(secured) if !secured.filter.unsent().is_empty() => Sealing::Unsent,
@@ -117,48 +116,45 @@ impl Filters {
         }
     }
 
-    /// Whether handshakes wait.
-    pub(in crate::worker) fn are_shaking(&self) -> bool {
-        !self.to_shake.is_empty()
+    pub(in crate::worker) fn has_pending_handshakes(&self) -> bool {
+        !self.handshake_queue.is_empty()
     }
 
-    /// Whether the handshake of a conn waits.
-    pub(in crate::worker) fn is_listed_to_shake(&self, slot: u32) -> bool {
-        !self.by_slot.is_empty() && self.get(slot).is_some_and(|one| one.is_listed_to_shake)
+    pub(in crate::worker) fn is_in_handshake_queue(&self, slot: u32) -> bool {
+        let secured = self.get(slot);
+        secured.is_some_and(|secured| secured.is_in_handshake_queue)
     }
 
-    /// The handshakes that wait.
-    pub(in crate::worker) fn to_shake(&self) -> &Queue {
-        &self.to_shake
+    pub(in crate::worker) fn handshake_queue(&self) -> &Queue {
+        &self.handshake_queue
     }
 
-    /// Forgets a conn.
+    /// Removes a conn that is freed.
     pub(in crate::worker) fn remove(&mut self, slot: u32) {
         if !self.by_slot.is_empty() {
             self.by_slot.remove(&slot);
-            self.calm();
+            self.drop_if_empty();
         }
     }
 
-    /// Without conns there is nothing to keep room for.
-    fn calm(&mut self) {
+    /// Frees all capacity if no conn is left.
+    fn drop_if_empty(&mut self) {
         if self.by_slot.is_empty() {
             *self = Self {
                 // A round may wait for a position in it.
-                to_shake: std::mem::take(&mut self.to_shake),
+                handshake_queue: std::mem::take(&mut self.handshake_queue),
                 ..Self::default()
             };
         }
     }
 
-    /// Gives back room that is not used.
+    /// Frees unused capacity.
     pub(in crate::worker) fn shrink(&mut self) {
         self.by_slot.shrink_to_fit();
-        self.to_shake.shrink();
+        self.handshake_queue.shrink();
     }
 
-    /// Seals as much as there is, up to the budget, if everything sealed before is gone. Says how
-    /// many bytes of plaintext.
+    /// Seals as much as the budget allows. Returns how many bytes of plaintext that is.
     pub(in crate::worker) fn seal(
         &mut self,
         slot: u32,
@@ -179,7 +175,7 @@ impl Filters {
             .get_mut(slot)
             .map_or(0, |secured| match secured.filter.seal(&gathered) {
                 Ok(sealed) if sealed == gathered.len() => sealed,
-                // Its keys are used up, or it has failed before: it will never seal again.
+                // The filter has failed, or its keys are used up. It cannot seal any more.
                 Ok(_) | Err(_) => {
                     secured.closes.get_or_insert(CloseReason::TlsError);
                     0
@@ -190,7 +186,7 @@ impl Filters {
     }
 
     /// Notes that a conn's own bytes are all written or sealed, and returns whether they are all
-    /// sent. `has_more` is whether its outbox has got new ones.
+    /// sent. `has_more` is whether its outbox has new ones.
     pub(in crate::worker) fn has_sent_own(
         &mut self,
         slot: u32,
@@ -211,8 +207,9 @@ impl Filters {
             return false;
         };
         secured.filter.close();
-        secured.owes_fin |= !secured.filter.unsent().is_empty();
-        !secured.filter.unsent().is_empty()
+        let waits = !secured.filter.unsent().is_empty();
+        secured.owes_fin |= waits;
+        waits
     }
 
     /// Returns whether closing a conn has to wait until sealed bytes are sent. It waits once, and
@@ -247,13 +244,13 @@ impl Filters {
 }
 
 impl<N: Net> Worker<N> {
-    /// Whether a listener's conns are to be secured.
+    /// Whether a listener speaks TLS.
     pub(in crate::worker) fn is_secure(&self, listener: u32) -> bool {
         let secure = self.parts.secure.as_ref();
         secure.is_some_and(|secure| secure.listeners & (1 << (listener % 64)) != 0)
     }
 
-    /// Gives a new conn its filter. False when that cannot be had.
+    /// Starts TLS on a new conn. False if that is not possible.
     pub(in crate::worker) fn secure(&mut self, id: ConnId) -> bool {
         let Some(secure) = &self.parts.secure else {
             return false;
@@ -261,9 +258,9 @@ impl<N: Net> Worker<N> {
         let Ok(filter) = Filter::new(&secure.identity.current()) else {
             return false;
         };
-        let secured = Secured {
+        let secured = SecuredConn {
             filter,
-            is_listed_to_shake: false,
+            is_in_handshake_queue: false,
             owes_fin: false,
             owes_drained: false,
             closes: None,
@@ -274,27 +271,28 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// The handshakes whose turn it is.
-    pub(in crate::worker) fn shake(&mut self) {
+    /// Continues queued handshakes, up to a number per turn.
+    pub(in crate::worker) fn run_handshakes(&mut self) {
         for _ in 0..HANDSHAKES_PER_TURN_MAX {
-            let Some(id) = self.filters.to_shake.pop() else {
+            let Some(id) = self.filters.handshake_queue.pop() else {
                 return;
             };
             if let Some(secured) = self.filters.get_mut(id.slot) {
-                secured.is_listed_to_shake = false;
+                secured.is_in_handshake_queue = false;
             }
             self.work = self.work_at_once;
             let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
-            self.read_socket(id, &mut buffer);
+            self.read_socket(id, &mut buffer, Self::receive_sealed);
             self.scratch.read_buffer = buffer;
             self.list_to_read(id);
         }
-        if self.filters.are_shaking() {
+        if self.filters.has_pending_handshakes() {
             self.parts.metrics.handshake_budget_exhausted.increment();
         }
     }
 
-    /// Reads a conn that has a filter. `None` when it is not to be read for now.
+    /// Reads a conn that speaks TLS, as `read_once` does: plaintext that waits comes before the
+    /// socket, and a handshake waits for its turn in the queue.
     pub(in crate::worker) fn read_sealed(
         &mut self,
         id: ConnId,
@@ -302,10 +300,10 @@ impl<N: Net> Worker<N> {
     ) -> Option<usize> {
         let secured = self.filters.get_mut(id.slot)?;
         if secured.filter.has_plain() {
-            return self.hand_over(id);
+            return self.hand_plaintext(id);
         }
         if secured.closes.is_some() {
-            // Nothing is read any more; who stayed readable would be asked turn after turn.
+            // The conn is not read any more. If it stayed readable, each turn would list it again.
             if let Some(slot) = self.slot(id) {
                 slot.is_readable = false;
             }
@@ -316,101 +314,64 @@ impl<N: Net> Worker<N> {
             return None;
         }
         if secured.filter.is_handshaking() {
-            if !secured.is_listed_to_shake {
-                secured.is_listed_to_shake = true;
-                self.filters.to_shake.push(id);
+            if !secured.is_in_handshake_queue {
+                secured.is_in_handshake_queue = true;
+                self.filters.handshake_queue.push(id);
             }
             return None;
         }
-        self.read_socket(id, buffer)
+        // An end without `close_notify` may be a truncation. It is handled like any other end.
+        self.read_socket(id, buffer, Self::receive_sealed)
     }
 
-    fn read_socket(&mut self, id: ConnId, buffer: &mut [u8]) -> Option<usize> {
-        let slot = self.conns.get_mut(id.slot as usize)?;
-        if slot.generation != id.generation || slot.is_closing || !slot.is_readable {
-            return None;
-        }
-        match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
-            ReadOutcome::Bytes { count, is_drained } => {
-                slot.is_readable = !is_drained || slot.is_read_closed;
-                self.parts.metrics.received_bytes.add(count as u64);
-                self.receive(id, buffer.get_mut(..count)?);
-                Some(count)
-            }
-            ReadOutcome::Eof => {
-                // Whoever ends without a word may have been cut off, which is the same as an end.
-                self.read_end(id);
-                None
-            }
-            outcome => self.note_read(id, outcome),
-        }
-    }
-
-    fn receive(&mut self, id: ConnId, bytes: &mut [u8]) {
-        let Some(secured) = self.filters.get_mut(id.slot) else {
-            return;
-        };
+    /// Takes bytes from the socket of a conn that speaks TLS.
+    fn receive_sealed(&mut self, id: ConnId, bytes: &mut [u8]) -> Option<()> {
+        let secured = self.filters.get_mut(id.slot)?;
         if !secured.filter.has_begun() && bytes.first().is_some_and(u8::is_ascii_alphabetic) {
-            return self.refuse_plaintext(id);
+            self.refuse_plaintext(id);
+            return Some(());
         }
         let was_handshaking = secured.filter.is_handshaking();
         let received = secured.filter.receive(bytes);
+        let is_established = was_handshaking && !secured.filter.is_handshaking();
         let metrics = &self.parts.metrics;
         if let Err(error) = received {
-            // The alert still goes out, if the socket takes it.
+            // The alert is still sent if the socket takes it.
             secured.owes_fin = true;
             secured.closes = Some(CloseReason::TlsError);
-            tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS has failed");
-        } else if was_handshaking && !secured.filter.is_handshaking() {
+            tracing::debug!(worker = self.parts.number, slot = id.slot, %error, "TLS failed");
+        } else if is_established {
             metrics.handshakes.increment();
             if secured.filter.is_resumed() {
                 metrics.handshakes_resumed.increment();
             }
         }
-        let is_over = secured.closes.is_some() && secured.filter.unsent().is_empty();
-        let has_shaken = was_handshaking && !secured.filter.is_handshaking();
-        if is_over {
-            return self.close(id, CloseReason::TlsError);
+        if secured.closes.is_some() && secured.filter.unsent().is_empty() {
+            self.close(id, CloseReason::TlsError);
+            return None;
         }
-        if has_shaken {
+        if is_established {
             self.call(id, |conn, _out, context| conn.handle_accepted(context));
         }
         self.list_to_flush(id);
-        self.hand_over(id);
+        self.hand_plaintext(id);
+        Some(())
     }
 
-    /// Answers a client that speaks HTTP. Its first byte is a letter; that of a TLS client is the
-    /// type of a record, which never is (RFC 8446, 5.1).
+    /// Answers a client that sends HTTP to a TLS listener. Its first byte is a letter. The first
+    /// byte of a TLS client is a record type, which is never one (RFC 8446, 5.1).
     fn refuse_plaintext(&mut self, id: ConnId) {
         self.filters.remove(id.slot);
         self.call(id, |conn, out, context| conn.handle_plaintext(out, context));
     }
 
-    /// Hands plaintext to the machine as far as it takes any; what is left makes the conn readable
-    /// without its socket.
-    fn hand_over(&mut self, id: ConnId) -> Option<usize> {
-        let head_bytes = self.parts.config.limits.request_head_bytes;
-        let secured = self.filters.get_mut(id.slot)?;
-        let mut plain = secured.filter.take_plain();
-        let mut taken = 0;
-        while taken < plain.len() {
-            self.slot(id)?;
-            let slot = self.conns.get(id.slot as usize)?;
-            let most = if !slot.holds.is_empty() || self.work.is_spent() {
-                0
-            } else {
-                slot.read_bytes_max(head_bytes, &self.rates)
-            };
-            if most == 0 {
-                break;
-            }
-            let end = plain.len().min(taken + most);
-            let piece = plain.get_mut(taken..end)?;
-            self.hand_bytes(id, piece)?;
-            taken = end;
-        }
-        let secured = self.filters.get_mut(id.slot)?;
+    /// Gives the machine the plaintext that waits, as much as it accepts. The conn stays readable
+    /// if some is left. Returns how many bytes the machine took, or `None` if it took none.
+    fn hand_plaintext(&mut self, id: ConnId) -> Option<usize> {
+        let mut plain = self.filters.get_mut(id.slot)?.filter.take_plain();
+        let taken = self.hand_pieces(id, &mut plain)?;
         let is_left = taken < plain.len();
+        let secured = self.filters.get_mut(id.slot)?;
         if is_left {
             plain.drain(..taken);
             secured.filter.put_back(plain);
@@ -421,7 +382,29 @@ impl<N: Net> Worker<N> {
         (taken > 0).then_some(taken)
     }
 
-    /// The socket took so many sealed bytes.
+    /// Hands over piece after piece until the machine accepts no more. Returns the length of all
+    /// pieces, or `None` if the conn is closing.
+    fn hand_pieces(&mut self, id: ConnId, plain: &mut [u8]) -> Option<usize> {
+        let head_bytes = self.parts.config.limits.request_head_bytes;
+        let mut taken = 0;
+        while taken < plain.len() {
+            let is_work_spent = self.work.is_spent();
+            let slot = self.conns.get(id.slot as usize)?;
+            if slot.generation != id.generation || slot.is_closing {
+                return None;
+            }
+            let most = slot.read_bytes_max(head_bytes, &self.rates);
+            if most == 0 || is_work_spent || !slot.holds.is_empty() {
+                break;
+            }
+            let end = plain.len().min(taken + most);
+            self.hand_bytes(id, plain.get_mut(taken..end)?)?;
+            taken = end;
+        }
+        Some(taken)
+    }
+
+    /// Notes how many sealed bytes the socket took.
     pub(in crate::worker) fn note_sealed(&mut self, id: ConnId, count: usize) {
         let now = self.running.now();
         if let Some(secured) = self.filters.get_mut(id.slot) {
