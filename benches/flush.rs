@@ -221,10 +221,10 @@ impl Rig {
         };
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < u64::from(CONNS) || worker.net_mut().waiting > 0 {
-            assert_eq!(worker.turn(), Turn::GoesOn);
+            assert_eq!(worker.turn(), Turn::Continues);
         }
         for _ in 0..1000 {
-            assert_eq!(worker.turn(), Turn::GoesOn);
+            assert_eq!(worker.turn(), Turn::Continues);
         }
         Self {
             worker,
@@ -269,7 +269,7 @@ impl Rig {
         while self.metrics.deliveries.value() < deliveries
             || self.worker.hub().subscriber_count() < u64::from(CONNS)
         {
-            assert_eq!(self.worker.turn(), Turn::GoesOn);
+            assert_eq!(self.worker.turn(), Turn::Continues);
         }
         assert_eq!(self.metrics.deliveries.value(), deliveries);
     }

@@ -86,7 +86,7 @@ pub const FLUSH_SLICE_US_MAX: u64 = 2_000;
 /// tenth later.
 pub const WALKERS_PER_PROCESSOR: usize = 2;
 /// Time for which a worker keeps a permit to walk while others wait, in microseconds.
-pub const WALK_PLACE_US: u64 = 4_000;
+pub const FANOUT_PERMIT_US: u64 = 4_000;
 /// Subscribers visited between two reads of the clock during flush.
 pub const FLUSH_VISITS_PER_CLOCK: usize = 16;
 /// Writes of one batch of the ring. More would cost a little less each, but the clock is not read
@@ -130,11 +130,11 @@ pub const ACCEPT_PAUSE_MS: u64 = 250;
 // -- Memory.
 
 /// Conns that a worker must have opened and closed before it returns memory to the system.
-pub const STORM_CONNS: u32 = 1024;
+pub const MEMORY_TRIM_CONNS: u32 = 1024;
 /// Time without an opened or closed conn after which memory is returned, in milliseconds.
-pub const STORM_QUIET_MS: u64 = 1_000;
+pub const MEMORY_TRIM_QUIET_MS: u64 = 1_000;
 /// Time after which memory is returned although conns are still opened and closed, in milliseconds.
-pub const STORM_PATIENCE_MS: u64 = 10_000;
+pub const MEMORY_TRIM_DELAY_MS_MAX: u64 = 10_000;
 
 // -- Namespaces.
 
@@ -197,7 +197,7 @@ pub const TOKEN_WARNING_MS: u64 = 30_000;
 /// The oldest a worker's date may be, in milliseconds. While a conn has a token, the worker wakes
 /// at least this often. The kernel reports a clock step or a suspension only through a timer
 /// descriptor for each worker; a wake costs about 10 us.
-pub const CALENDAR_MS: u64 = 500;
+pub const CALENDAR_REFRESH_MS: u64 = 500;
 /// Time between two tokens of one WebSocket, in milliseconds. A verification costs as much as a
 /// hundred other commands.
 pub const TOKEN_REFRESH_MS_MIN: u64 = 1_000;

@@ -13,7 +13,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use crate::config::limits::WATCH_MS;
 use crate::sys::clock::Clock;
 use crate::sys::pressure::{Meter, Pressure};
-use crate::worker::admission::sources::Sources;
+use crate::worker::admission::sources::SourceLimiter;
 
 /// Stops the thread when it is dropped.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl MemoryWatch {
     pub(super) fn start(
         memory_bytes: u64,
         pressure: Arc<Pressure>,
-        sources: Option<Arc<Sources>>,
+        sources: Option<Arc<SourceLimiter>>,
         clock: Clock,
     ) -> io::Result<Self> {
         let meter = Meter::new(memory_bytes);

@@ -46,10 +46,10 @@ use crate::time::Now;
 use crate::worker::Parts;
 use crate::worker::admission::guard::Guard;
 use crate::worker::admission::pending::SilentLimit;
-use crate::worker::admission::sources::Sources;
+use crate::worker::admission::sources::SourceLimiter;
 use crate::worker::mail::inbox::{DrainOrder, Mailbox, inbox};
 use crate::worker::mail::upstream::{Bounds, Reports, Upstream, upstream};
-use crate::worker::wire::fanout_limiter::{Place, Walkers};
+use crate::worker::wire::fanout_limiter::{FanoutLimiter, Permit};
 use crate::worker::wire::kernel::MioNet;
 use credentials::Credentials;
 use memory_watch::MemoryWatch;
@@ -315,7 +315,7 @@ fn guard(
 ) -> Result<(Guard, MemoryWatch), StartError> {
     let guard = Guard {
         proxied: certificates::proxied_listeners(listen),
-        sources: Sources::new(&config.limits).map(Arc::new),
+        sources: SourceLimiter::new(&config.limits).map(Arc::new),
         ..Guard::default()
     };
     let (pressure, sources) = (Arc::clone(&guard.pressure), guard.sources.clone());
@@ -345,7 +345,7 @@ struct WorkerSpec {
     guard: Guard,
     metrics: Arc<WorkerMetrics>,
     pin: Option<usize>,
-    place: Option<Place>,
+    place: Option<Permit>,
 }
 
 /// The running workers, and what the feed and the admin listener need of them.
@@ -381,7 +381,7 @@ impl WorkerSpawner {
         // A pinned worker that shares its processor with another one cannot move to an idle one.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
         let places = cpus.len() * WALKERS_PER_PROCESSOR;
-        let walkers = (count > places).then(|| Arc::new(Walkers::new(places, wakes.clone())));
+        let limiter = (count > places).then(|| Arc::new(FanoutLimiter::new(places, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
         let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
@@ -394,9 +394,9 @@ impl WorkerSpawner {
                 metrics: Arc::new(WorkerMetrics::default()),
                 guard: guard.clone(),
                 pin: pins.and_then(|cpus| cpus.get(usize::from(number)).copied()),
-                place: walkers
+                place: limiter
                     .as_ref()
-                    .map(|walkers| Place::new(Arc::clone(walkers), number.into())),
+                    .map(|limiter| Permit::new(Arc::clone(limiter), number.into())),
             };
             metrics.push(Arc::clone(&spec.metrics));
             workers.push(self.start_one(spec, count, listeners)?);
@@ -420,7 +420,7 @@ impl WorkerSpawner {
         let mut net = MioNet::new(Arc::clone(&spec.wake), self.clock)
             .map_err(StartError::system("create a worker's epoll"))?;
         if let Some(place) = spec.place {
-            net.use_place(place);
+            net.use_fanout_permit(place);
         }
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {

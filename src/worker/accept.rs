@@ -24,7 +24,7 @@ impl<N: Net> Worker<N> {
             self.accepting.paused_until = None;
         }
         if self.accepting.paused_until.is_none() {
-            self.look_for_descriptor();
+            self.clear_accept_blocked();
         }
         let mut budget = ACCEPTS_PER_TURN_MAX;
         for listener in 0..self.net.listener_count() {
@@ -42,7 +42,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// A worker that could not take any connection may be able to by now.
-    fn look_for_descriptor(&mut self) {
+    fn clear_accept_blocked(&mut self) {
         let metrics = &self.parts.metrics;
         if metrics.accept_blocked.value() > 0 && self.net.has_descriptor() {
             metrics.accept_blocked.set(0);
@@ -52,7 +52,7 @@ impl<N: Net> Worker<N> {
     /// False when the listener has nobody left.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
-            AcceptOutcome::Accepted { socket, address } => self.admit(socket, address, listener),
+            AcceptOutcome::Accepted { socket, address } => self.add_conn(socket, address, listener),
             AcceptOutcome::Drained => return false,
             AcceptOutcome::Exhausted => {
                 let metrics = &self.parts.metrics;
@@ -66,10 +66,10 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    fn admit(&mut self, mut socket: N::Socket, address: IpAddr, listener: u32) {
-        let visitor = match self.screen(address, listener) {
-            Ok(visitor) => visitor,
-            Err(refused) => return self.turn_away(socket, listener, refused),
+    fn add_conn(&mut self, mut socket: N::Socket, address: IpAddr, listener: u32) {
+        let peer = match self.check_admission(address, listener) {
+            Ok(peer) => peer,
+            Err(refused) => return self.refuse_conn(socket, listener, refused),
         };
         let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
             return;
@@ -77,15 +77,15 @@ impl<N: Net> Worker<N> {
         let id = ConnId::new(slot, self.accepted);
         self.accepted += 1;
         if self.net.register(&mut socket, id).is_err() {
-            if let Some(visitor) = visitor {
-                self.forget_visitor(visitor);
+            if let Some(peer) = peer {
+                self.release_peer(peer);
             }
             return self.parts.metrics.accept_errors.increment();
         }
         let is_proxied = self.is_proxied(listener);
         self.parts.metrics.conns_accepted.increment();
         self.parts.metrics.conns_open.increment();
-        self.storm.note(self.now);
+        self.memory_trim.note(self.now);
         self.conns.insert(Slot {
             generation: id.generation,
             is_readable: false,
@@ -102,8 +102,8 @@ impl<N: Net> Worker<N> {
                 false => Conn::new(self.running.now()),
             },
         });
-        if let Some(visitor) = visitor {
-            self.note_visitor(id, visitor);
+        if let Some(peer) = peer {
+            self.note_peer(id, peer);
         }
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));

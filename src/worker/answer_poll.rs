@@ -42,7 +42,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Answers the polls for which everything has been taken in.
-    pub(super) fn answer_the_caught_up(&mut self) {
+    pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
         // In a newer epoch the log may tell nothing. They wait until the worker has followed.

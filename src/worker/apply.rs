@@ -27,8 +27,10 @@ impl<N: Net> Worker<N> {
                 Effect::Answer { since, .. } => self.answer(id, since),
                 Effect::SetTimer(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close_when_sent(id, reason),
-                Effect::IdentifyByForwardedHeader(client) => self.name_by_field(id, client),
-                Effect::IdentifyByProxyHeader(client) => self.name_by_header(id, client),
+                Effect::IdentifyByForwardedHeader(client) => {
+                    self.identify_by_forwarded_header(id, client)
+                }
+                Effect::IdentifyByProxyHeader(client) => self.identify_by_proxy_header(id, client),
                 Effect::DropUnauthorized => self.confine(id),
                 Effect::Count { channel, reference } => self.report_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
@@ -121,7 +123,7 @@ impl<N: Net> Worker<N> {
     /// Ends all subscriptions of a conn, and what its token allowed. Consumers receive no notices of
     /// polls, which subscribe for each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
-        if is_stream && !self.watch.is_empty() {
+        if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
             for channel in channels {
                 self.notify_left(id, &channel);

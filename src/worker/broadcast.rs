@@ -34,7 +34,7 @@ impl<N: Net> Worker<N> {
     /// Does what has waited for the head to move.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
-        self.answer_the_caught_up();
+        self.answer_due_polls();
     }
 
     /// Brings the head up to date if nothing waits, so that a subscriber that comes now starts at
@@ -99,7 +99,7 @@ impl<N: Net> Worker<N> {
 
     /// Confirms what arrived while this worker was ending, so that no feeder waits for it.
     #[doc(hidden)]
-    pub fn confirm_the_rest(&mut self) {
+    pub fn confirm_remaining(&mut self) {
         while self.open_batch() {
             for item in std::mem::take(&mut self.batch) {
                 if item

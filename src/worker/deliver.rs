@@ -72,8 +72,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Reports subscriptions to these channels from now on, and confirms that.
-    pub(super) fn watch(&mut self, watch: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
-        self.watch = watch;
+    pub(super) fn watch(&mut self, watched: Arc<WatchedChannels>, worker_ack: &WorkerAck) {
+        self.watched = watched;
         self.parts.upstream.note_watch();
         if worker_ack.confirm(0) {
             self.parts.feed.wake();

@@ -166,7 +166,7 @@ impl<N: Net> Worker<N> {
     /// The window for draining is over: conns that are left are closed. A worker that was stopped
     /// or starved may not have said goodbye to all of them. Those get theirs now, and are closed in
     /// the next turn.
-    pub(super) fn cut_off_the_rest(&mut self) {
+    pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;
         };

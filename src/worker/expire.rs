@@ -28,7 +28,7 @@ impl<N: Net> Worker<N> {
         self.scratch.fired = fired;
         self.end_round();
         self.end_acknowledged();
-        self.cut_off_the_rest();
+        self.close_remaining();
     }
 
     /// Decides what the round was for, if it is over.
@@ -57,7 +57,7 @@ impl<N: Net> Worker<N> {
             // head bounds how often this happens.
             return self.round.note_fired(id);
         }
-        if self.end_unsubscribed(id) {
+        if self.close_unsubscribed(id) {
             return;
         }
         let now = self.running.now();

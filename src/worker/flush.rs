@@ -104,8 +104,8 @@ impl<N: Net> Worker<N> {
 
     /// Continues the walks over channels whose subscribers are behind.
     fn walk(&mut self, start: Now) {
-        self.awaits_walk = self.hub.is_walking() && !self.net.may_walk();
-        let mut is_over = self.awaits_walk;
+        self.awaits_fanout = self.hub.is_walking() && !self.net.may_fan_out();
+        let mut is_over = self.awaits_fanout;
         while !is_over {
             let mut ended = Vec::new();
             while !is_over && !self.is_batch_full() {
@@ -128,7 +128,7 @@ impl<N: Net> Worker<N> {
                 .for_each(|started| self.show_walk(started));
             is_over |= self.is_slice_over(start);
         }
-        self.net.rest_from_walk(self.hub.is_walking());
+        self.net.yield_fanout(self.hub.is_walking());
     }
 
     fn show_walk(&self, started: Now) {

@@ -105,7 +105,7 @@ impl<N: Net> Worker<N> {
         let is_paused = self.rates.has_pause(id);
         assert_eq!(slot.holds.has(Hold::Rate), is_paused, "{id:?} is paused");
         let is_full = self.parts.upstream.is_full(self.name(id));
-        let waits = self.held.contains(&id) || is_full;
+        let waits = self.awaiting_feed.contains(&id) || is_full;
         assert_eq!(
             slot.holds.has(Hold::Feed),
             waits,

@@ -1,4 +1,4 @@
-//! storm: gives memory back after many conns have come or gone.
+//! memory_trim: gives memory back after many conns have come or gone.
 //!
 //! Tables that have grown for a crowd stay large, and what requests and outboxes have freed stays
 //! with the allocator, until somebody asks for it. That takes a millisecond, so it waits until
@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use super::Worker;
 use super::wire::net::Net;
-use crate::config::limits::{STORM_CONNS, STORM_PATIENCE_MS, STORM_QUIET_MS};
+use crate::config::limits::{MEMORY_TRIM_CONNS, MEMORY_TRIM_DELAY_MS_MAX, MEMORY_TRIM_QUIET_MS};
 use crate::sys::memory;
 use crate::time::{Deadline, Now};
 
 /// Conns that have come or gone since memory was given back last.
 #[derive(Debug, Default)]
-pub(super) struct Storm {
+pub(super) struct MemoryTrim {
     conns: u32,
     began: Now,
     latest: Now,
 }
 
-impl Storm {
+impl MemoryTrim {
     /// A conn has come or gone.
     pub(super) fn note(&mut self, now: Now) {
         if self.conns == 0 {
@@ -30,35 +30,40 @@ impl Storm {
         self.latest = now;
     }
 
-    /// When memory is to be given back, if there has been a storm.
+    /// When memory is to be given back, if there has been a memory_trim.
     pub(super) fn due(&self) -> Option<Deadline> {
-        (self.conns >= STORM_CONNS).then(|| {
-            let quiet = self.latest.after(Duration::from_millis(STORM_QUIET_MS));
-            quiet.min(self.began.after(Duration::from_millis(STORM_PATIENCE_MS)))
+        (self.conns >= MEMORY_TRIM_CONNS).then(|| {
+            let quiet = self
+                .latest
+                .after(Duration::from_millis(MEMORY_TRIM_QUIET_MS));
+            quiet.min(
+                self.began
+                    .after(Duration::from_millis(MEMORY_TRIM_DELAY_MS_MAX)),
+            )
         })
     }
 }
 
 impl<N: Net> Worker<N> {
-    pub(super) fn calm(&mut self) {
+    pub(super) fn trim_memory(&mut self) {
         if self
-            .storm
+            .memory_trim
             .due()
             .is_some_and(|due| self.now.has_reached(due))
         {
-            self.give_back_memory();
+            self.trim_memory_now();
         }
     }
 
-    /// Gives memory back now. Public for the simulation, whose crowds are too small for a storm.
+    /// Gives memory back now. Public for the simulation, whose crowds are too small for a memory_trim.
     #[doc(hidden)]
-    pub fn give_back_memory(&mut self) {
-        self.storm = Storm::default();
+    pub fn trim_memory_now(&mut self) {
+        self.memory_trim = MemoryTrim::default();
         self.conns.shrink_to_fit();
         let slots = self.conns.end();
         self.wheel.shrink_to(slots);
         self.hub.shrink_to(slots);
-        self.visitors.shrink();
+        self.peers.shrink();
         self.pending.shrink();
         self.filters.shrink();
         self.reaped.shrink_to_fit();

@@ -1,14 +1,14 @@
-//! SHELL: one thread with its own poll, slab, timer wheel and hub. What it shares is the log, which
-//! it only reads, and a few tables and counts that hold for the node.
+//! SHELL: one thread with its own poll, slab, timer wheel and hub. Workers share the log, which
+//! they only read, and a few tables and counters of the node.
 //!
-//! A turn has seven verbs, one file each: `poll`, `read`, `accept`, `broadcast`,
-//! `expire`, `flush`, `reap`. Each has a budget, so that no peer and no phase keeps the
-//! others waiting; what a budget cuts off stays on a list, and the next poll does not wait. Nothing
-//! is written outside flush, nothing freed outside reap, no effect applied outside `apply`.
+//! A turn runs these phases: poll (`readiness`), `report`, `read`, `accept`, `broadcast`, `expire`,
+//! `flush`, `pinned`, `reap`. Each has a budget, so that no peer and no phase delays the others.
+//! Work beyond a budget stays on a list, and the next poll does not wait. Nothing is written
+//! outside flush, nothing freed outside reap, no effect applied outside `apply`.
 //!
-//! Generic over [`net::Net`]: the simulation in `tests/sim` runs this very code over a network that
-//! lies. Mio is edge-triggered, so a conn keeps `is_readable` and `is_writable` itself and loses
-//! them only when the socket says that it would block.
+//! Generic over [`wire::net::Net`]: the simulation in `tests/sim` runs this code over a faulty
+//! network. Readiness is edge-triggered, so each conn keeps `is_readable` and `is_writable` and
+//! clears them only when the socket would block.
 
 mod accept;
 pub mod admission;
@@ -46,7 +46,7 @@ use crate::auth::{Access, ConnAccess, Verifier};
 use crate::backend::WatchedChannels;
 use crate::chunks::ChunkedSlab;
 use crate::config::Config;
-use crate::config::limits::{CALENDAR_MS, READ_BUFFER_BYTES};
+use crate::config::limits::{CALENDAR_REFRESH_MS, READ_BUFFER_BYTES};
 use crate::conn::Conn;
 use crate::deflate::Inflater;
 use crate::effect::{CloseReason, Context, Draw, Effect, WorkBudget};
@@ -58,7 +58,7 @@ use crate::sys::wake::Wake;
 use crate::time::running::Running;
 use crate::time::wheel::Wheel;
 use crate::time::{Deadline, Now};
-use admission::guard::{Guard, Visitors};
+use admission::guard::{Guard, PeerTable};
 use admission::pending::Pending;
 use admission::rates::Rates;
 use drain::{Draining, Leaving};
@@ -66,39 +66,39 @@ use flush::Collected;
 use hold::Holds;
 use mail::inbox::{Inbox, Item};
 use mail::upstream::Upstream;
-use memory_trim::Storm;
+use memory_trim::MemoryTrim;
 use pinned::Holders;
 use reloadable::Reloadable;
 use round::{Queue, Round};
 use wire::net::{Net, Readiness, WriteOutcome};
 use wire::tls::{Filters, Secure};
 
-/// What a worker is made of.
+/// The parts that a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
-    /// This start of the server, which is part of its conns' names.
+    /// The run of the server, which is part of the conns' names.
     pub run: RunId,
-    /// Which worker it is, from zero.
+    /// The worker's number, from zero.
     pub number: u16,
-    /// What the operator chose.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// Its counters.
+    /// The worker's counters.
     pub metrics: Arc<WorkerMetrics>,
-    /// Where its mail comes from.
+    /// The receiving end of its inbox.
     pub inbox: Inbox,
     /// Wakes the feed when an acknowledgement is complete.
     pub feed: Arc<Wake>,
-    /// Where its reports go.
+    /// The sending end for its reports.
     pub upstream: Upstream,
-    /// Counts turns, so that somebody can see that the loop is alive.
+    /// Counts turns, so that the health check sees whether the loop is alive.
     pub pulse: Arc<AtomicU64>,
-    /// Conns that this worker may have at once.
+    /// The most conns that this worker may have at once.
     pub conns_max: u32,
-    /// By what conns are kept away.
+    /// The limits that admission control checks.
     pub guard: Guard,
-    /// TLS, if a listener speaks it.
+    /// Certificates, if a listener speaks TLS.
     pub secure: Option<Secure>,
-    /// What verifies tokens, if clients need them.
+    /// Verifies tokens, if clients need them.
     pub keys: Option<Arc<Reloadable<Arc<Verifier>>>>,
 }
 
@@ -107,12 +107,12 @@ pub struct Parts {
 pub struct Worker<N: Net> {
     net: N,
     parts: Parts,
-    /// The monotonic clock of the whole process: ages, and windows that are promised to others.
+    /// The monotonic clock of the process: for ages, and for windows that other threads know.
     now: Now,
-    /// The clock of the wheel and of every deadline that measures a peer.
+    /// The worker's running clock: for the wheel, and for every deadline that measures a peer.
     running: Running,
     conns: ChunkedSlab<Slot<N::Socket>>,
-    /// How many conns have had a slot so far.
+    /// Conns that have had a slot so far.
     accepted: u64,
     wheel: Wheel,
     hub: Hub,
@@ -120,9 +120,9 @@ pub struct Worker<N: Net> {
     to_read: Queue,
     /// Conns that have something to write and may be written.
     to_flush: VecDeque<ConnId>,
-    /// Polls that cannot wait, each with the id up to which it needs everything.
+    /// Polls to answer when the head reaches the first cursor. The second is their position.
     to_answer: VecDeque<(Cursor, ConnId, Option<Cursor>)>,
-    /// The same, to be found.
+    /// The conns in `to_answer`.
     awaiting_answer: HashSet<ConnId>,
     /// Conns whose outbox holds publications.
     holders: Holders,
@@ -130,42 +130,44 @@ pub struct Worker<N: Net> {
     to_reap: Vec<(ConnId, CloseReason)>,
     /// Conns that were freed at the end of the last turn.
     reaped: Vec<(ConnId, CloseReason)>,
-    /// Conns that are not read until the feed has taken the reports that wait.
-    held: Vec<ConnId>,
-    /// Whose comings and goings are reported.
-    watch: Arc<WatchedChannels>,
-    /// The rest of the batch that is being taken in.
+    /// Conns that are not read until the feed has taken all waiting reports.
+    awaiting_feed: Vec<ConnId>,
+    /// Channels whose subscriptions are reported to consumers.
+    watched: Arc<WatchedChannels>,
+    /// The rest of the batch that `broadcast` takes in.
     batch: std::vec::IntoIter<Item>,
-    /// The next publication cannot be taken in before the walk over its channel has gone on.
+    /// The next publication has to wait until the walk over its channel has advanced.
     is_batch_held: bool,
-    /// There is somebody to visit, and the network says when that may go on.
-    awaits_walk: bool,
+    /// Subscribers remain to be visited, and the network decides when that continues.
+    awaits_fanout: bool,
     accepting: Accepting,
-    /// Where conns come from, if that matters.
-    visitors: Visitors,
-    /// Silent connections, and those that do not subscribe.
+    /// The sources of conns. Empty unless a limit or a proxy needs them.
+    peers: PeerTable,
+    /// Conns without a request head, and WebSockets without a subscription.
     pending: Pending,
-    /// Decisions that wait until everything that was sent has been read.
+    /// Decisions about peers that wait until their bytes have been read.
     round: Round,
-    /// How fast clients send, if that is limited.
+    /// The rates of clients that have sent something lately.
     rates: Rates,
-    /// What the conn that is read may still cause at once.
+    /// What is left of the work that the input of the current conn may cause.
     work: WorkBudget,
     work_at_once: WorkBudget,
-    /// TLS, for those who came to a listener that speaks it.
+    /// The TLS state of conns of TLS listeners.
     filters: Filters,
-    /// What tokens allow.
+    /// The permissions by token.
     access: Access,
-    storm: Storm,
+    memory_trim: MemoryTrim,
     draining: Option<Draining>,
-    /// While it drains.
+    /// Conns whose goodbye was sent during a drain.
     leaving: Leaving,
-    /// The calendar's time as the `Date` field has it.
+    /// The current value of the `Date` field.
     date: Date,
+    /// The last time that keys and calendar were read.
+    keys_refreshed: Option<Now>,
     scratch: Scratch,
 }
 
-/// What a conn's slot holds: the socket, what readiness it has, and the machine.
+/// A conn's slot: its socket, its readiness, its list memberships, and its machine.
 #[derive(Debug)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -178,17 +180,17 @@ struct Slot<S> {
     is_read_closed: bool,
     is_listed_to_read: bool,
     is_listed_to_flush: bool,
-    /// Whether it has a write in the batch that is being collected or done.
+    /// It has a write in the current batch.
     has_write_collected: bool,
     is_closing: bool,
-    /// Why it is not read.
+    /// The causes that keep it from being read.
     holds: Holds,
     socket: S,
     conn: Conn,
 }
 
 impl<S> Slot<S> {
-    /// Whether the machine takes what the socket has, or has kept something itself.
+    /// Whether the machine has kept input, or accepts input that the socket has.
     fn has_input(&self, head_bytes: u32) -> bool {
         self.conn.has_unhandled() || self.is_readable && self.conn.read_bytes_max(head_bytes) > 0
     }
@@ -196,9 +198,9 @@ impl<S> Slot<S> {
 
 #[derive(Debug, Default)]
 struct Accepting {
-    /// Listeners with connections waiting, a bit each.
+    /// A bit for each listener with waiting connections.
     ready: u64,
-    /// No descriptor was left; until then nobody is accepted.
+    /// The end of a pause after all descriptors were in use.
     paused_until: Option<Deadline>,
 }
 
@@ -206,10 +208,10 @@ struct Accepting {
 struct Date {
     text: String,
     second: u64,
-    looked: Option<Now>,
+    refreshed: Option<Now>,
 }
 
-/// Buffers and engines that every turn uses again.
+/// Buffers and codecs that every turn reuses.
 #[derive(Debug)]
 struct Scratch {
     read_buffer: Box<[u8]>,
@@ -220,20 +222,20 @@ struct Scratch {
     encoder: Encoder,
     inflater: Inflater,
     collected: Collected,
-    /// For the next batch while the one before is noted.
+    /// The next batch, while the previous one is noted.
     collected_next: Collected,
     outcomes: Vec<WriteOutcome>,
     fired: Vec<u32>,
 }
 
-/// Whether the loop goes on.
+/// Whether the loop continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn {
-    /// Drained, and nobody is left.
+    /// The worker has drained and has no conns.
     Ended,
     /// There is a next turn.
-    GoesOn,
+    Continues,
 }
 
 impl<N: Net> Worker<N> {
@@ -256,13 +258,13 @@ impl<N: Net> Worker<N> {
             holders: Holders::default(),
             to_reap: Vec::new(),
             reaped: Vec::new(),
-            held: Vec::new(),
-            watch: Arc::default(),
+            awaiting_feed: Vec::new(),
+            watched: Arc::default(),
             batch: Vec::new().into_iter(),
             is_batch_held: false,
-            awaits_walk: false,
+            awaits_fanout: false,
             accepting: Accepting::default(),
-            visitors: Visitors::default(),
+            peers: PeerTable::default(),
             pending: Pending::default(),
             round: Round::default(),
             rates: Rates::new(&parts.config.limits),
@@ -271,10 +273,11 @@ impl<N: Net> Worker<N> {
             parts,
             filters: Filters::default(),
             access: Access::default(),
-            storm: Storm::default(),
+            memory_trim: MemoryTrim::default(),
             draining: None,
             leaving: Leaving::default(),
             date: Date::default(),
+            keys_refreshed: None,
             scratch: Scratch {
                 read_buffer: vec![0; READ_BUFFER_BYTES as usize].into_boxed_slice(),
                 readiness: Vec::new(),
@@ -291,16 +294,17 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Turns until drained.
+    /// Runs turns until the worker has drained.
     pub fn run(&mut self) {
-        while self.turn() == Turn::GoesOn {}
-        self.confirm_the_rest();
+        while self.turn() == Turn::Continues {}
+        self.confirm_remaining();
     }
 
     /// One iteration of the loop.
     pub fn turn(&mut self) -> Turn {
         self.poll();
-        self.look_at_the_calendar();
+        self.refresh_date();
+        self.refresh_keys();
         self.report();
         self.read();
         self.accept();
@@ -314,7 +318,7 @@ impl<N: Net> Worker<N> {
         if self.draining.is_some() && self.conns.is_empty() {
             Turn::Ended
         } else {
-            Turn::GoesOn
+            Turn::Continues
         }
     }
 
@@ -323,28 +327,28 @@ impl<N: Net> Worker<N> {
         &mut self.net
     }
 
-    /// Cuts off the input of a conn after so much work, for the simulation.
+    /// Changes the work that the input of a conn may cause at once, for the simulation.
     #[doc(hidden)]
     pub fn set_work_at_once(&mut self, work: u32) {
         self.work_at_once = WorkBudget::new(work);
     }
 
-    /// The network, for looking.
+    /// The network, to read.
     pub fn net(&self) -> &N {
         &self.net
     }
 
-    /// The hub, for looking.
+    /// The hub, to read.
     pub fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// How many conns there are.
+    /// The number of conns.
     pub fn conn_count(&self) -> usize {
         self.conns.len()
     }
 
-    /// The conn in a slot, if it is still the one that is meant.
+    /// The slot of a conn that is not closing and was not freed.
     fn slot(&mut self, id: ConnId) -> Option<&mut Slot<N::Socket>> {
         let slot = self.conns.get_mut(id.slot as usize)?;
         (slot.generation == id.generation && !slot.is_closing).then_some(slot)
@@ -371,7 +375,7 @@ impl<N: Net> Worker<N> {
         Some(ConnId { slot, generation })
     }
 
-    /// Calls into a conn's machine, then makes what it asks for real. The one way to a machine.
+    /// Calls a conn's machine, then applies its effects. The only way to a machine.
     fn call<R>(
         &mut self,
         id: ConnId,
@@ -382,7 +386,7 @@ impl<N: Net> Worker<N> {
         if slot.generation != id.generation || slot.is_closing {
             return None;
         }
-        let is_trusted = slot.conn.takes_requests() && self.visitors.is_trusted(id.slot);
+        let is_trusted = slot.conn.takes_requests() && self.peers.is_trusted(id.slot);
         let mut context = Context {
             is_trusted,
             now: self.running.now(),
@@ -406,26 +410,25 @@ impl<N: Net> Worker<N> {
         Some(result)
     }
 
-    /// Puts a conn that has something of its own to write on the list for flush, if its socket
-    /// takes it.
+    /// Lists a conn for flush if it has bytes of its own and its socket is writable.
     fn list_to_flush(&mut self, id: ConnId) {
-        let is_owed = self.filters.has_unsent(id.slot);
+        let has_sealed = self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
-        let has_own = is_owed || !slot.conn.outbox().is_empty();
+        let has_own = has_sealed || !slot.conn.outbox().is_empty();
         if slot.is_writable && !slot.is_listed_to_flush && has_own {
             slot.is_listed_to_flush = true;
             self.to_flush.push_back(id);
         }
     }
 
-    /// Puts a conn on the list for flush, whatever it has to write.
+    /// Lists a conn for flush if its socket is writable.
     fn list_to_serve(&mut self, id: ConnId) {
         if self.slot(id).is_some_and(|slot| slot.is_writable) {
             self.list_to_enforce(id);
         }
     }
 
-    /// Puts a conn on the list for flush, which holds it to its quota if its socket is full.
+    /// Lists a conn for flush, which enforces its quota even if its socket is full.
     fn list_to_enforce(&mut self, id: ConnId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.is_listed_to_flush {
@@ -434,7 +437,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Puts a conn that has input, and whose answers are not piling up, on the list for read.
+    /// Lists a conn for read if it is not held and its machine has or accepts input.
     fn list_to_read(&mut self, id: ConnId) {
         let head_bytes = self.parts.config.limits.request_head_bytes;
         let Some(slot) = self.slot(id) else { return };
@@ -445,25 +448,13 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Keeps the date, and the keys for tokens, not more than half a second old. Where the calendar
-    /// has gone ahead, timers of tokens are brought forward.
-    fn look_at_the_calendar(&mut self) {
-        let is_fresh = self.date.looked.is_some_and(|looked| {
-            let due = looked.after(Duration::from_millis(CALENDAR_MS));
-            !self.now.has_reached(due)
-        });
-        self.access.set_now(self.running.now());
-        if is_fresh {
+    /// Updates the value of the `Date` field, at most twice a second.
+    fn refresh_date(&mut self) {
+        if !is_refresh_due(self.date.refreshed, self.now) {
             return;
         }
-        self.date.looked = Some(self.now);
+        self.date.refreshed = Some(self.now);
         let time = self.net.unix_time();
-        let keys = self.parts.keys.as_ref().map(|keys| keys.current());
-        if self.access.renew(keys, time, self.running.now()) {
-            for (slot, due) in self.access.dues() {
-                self.wheel.bring_forward(slot, due);
-            }
-        }
         let second = time.as_secs();
         if second != self.date.second || self.date.text.is_empty() {
             self.date.second = second;
@@ -471,9 +462,33 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// When the calendar is to be looked at although nothing else happens: only tokens end by it.
-    fn calendar_due(&self) -> Option<Deadline> {
-        let looked = self.date.looked.filter(|_| !self.access.is_empty())?;
-        Some(looked.after(Duration::from_millis(CALENDAR_MS)))
+    /// Updates the keys and the calendar by which tokens are verified, at most twice a second. If
+    /// the calendar has advanced more than the clock, timers of tokens are brought forward.
+    fn refresh_keys(&mut self) {
+        self.access.set_now(self.running.now());
+        if !is_refresh_due(self.keys_refreshed, self.now) {
+            return;
+        }
+        self.keys_refreshed = Some(self.now);
+        let keys = self.parts.keys.as_ref().map(|keys| keys.current());
+        let time = self.net.unix_time();
+        if self.access.renew(keys, time, self.running.now()) {
+            for (slot, due) in self.access.dues() {
+                self.wheel.bring_forward(slot, due);
+            }
+        }
     }
+
+    /// When [`Self::refresh_keys`] is due even if nothing else happens. Only tokens end by the
+    /// calendar.
+    fn keys_due(&self) -> Option<Deadline> {
+        let refreshed = self.keys_refreshed.filter(|_| !self.access.is_empty())?;
+        Some(refreshed.after(Duration::from_millis(CALENDAR_REFRESH_MS)))
+    }
+}
+
+/// Whether something that is refreshed twice a second is due.
+fn is_refresh_due(refreshed: Option<Now>, now: Now) -> bool {
+    let interval = Duration::from_millis(CALENDAR_REFRESH_MS);
+    refreshed.is_none_or(|refreshed| now.has_reached(refreshed.after(interval)))
 }

@@ -20,9 +20,9 @@ use crate::time::Now;
 
 /// Which worker's conns pin the oldest publication: its conns are the first to be closed.
 #[derive(Debug, Default)]
-pub struct Oldest(Mutex<BTreeMap<u16, (Sequence, Now)>>);
+pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
-impl Oldest {
+impl OldestPinned {
     /// Notes the oldest publication that a worker's conns pin, and returns whether no other worker
     /// has said that its conns pin an older one. A worker that has said nothing for a while may be
     /// asleep, and does not count.
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn worker_with_the_oldest_goes_first_unless_it_is_asleep() {
-        let oldest = Oldest::default();
+        let oldest = OldestPinned::default();
         let (soon, late) = (Now(1), Now(PINNED_STALE_MS * 1_000));
         assert!(oldest.is_of(0, Sequence(5), Now(0)));
         assert!(!oldest.is_of(3, Sequence(6), soon));

@@ -344,7 +344,7 @@ mod tests {
         let hub = Hub::new(log, 0, Epoch::new(1), Sequence::ZERO, &config);
         let mut worker = Worker::new(net, hub, parts);
         while worker.hub().subscriber_count() < clients as u64 {
-            assert_eq!(worker.turn(), Turn::GoesOn);
+            assert_eq!(worker.turn(), Turn::Continues);
         }
         worker
     }
@@ -362,7 +362,7 @@ mod tests {
     /// Frames handled in one turn.
     fn handled_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
         let before = worker.parts.metrics.client_frames.value();
-        assert_eq!(worker.turn(), Turn::GoesOn);
+        assert_eq!(worker.turn(), Turn::Continues);
         worker.parts.metrics.client_frames.value() - before
     }
 
@@ -394,7 +394,7 @@ mod tests {
     /// Bytes read in one turn.
     fn read_in_a_turn(worker: &mut Worker<Endless>) -> u64 {
         let before = worker.parts.metrics.received_bytes.value();
-        assert_eq!(worker.turn(), Turn::GoesOn);
+        assert_eq!(worker.turn(), Turn::Continues);
         worker.parts.metrics.received_bytes.value() - before
     }
 

@@ -46,7 +46,7 @@ impl<N: Net> Worker<N> {
                     let has_room_again = is_writable && !slot.is_writable;
                     slot.is_writable |= is_writable;
                     if is_writable {
-                        self.note_room(id, has_room_again);
+                        self.note_writable(id, has_room_again);
                     }
                     self.list_to_read(id);
                 }
@@ -70,9 +70,9 @@ impl<N: Net> Worker<N> {
             || has_order
             || self.holders.are_awaited()
             || self.may_have_too_many_silent()
-            || (self.hub.is_walking() && !self.awaits_walk)
+            || (self.hub.is_walking() && !self.awaits_fanout)
             || ((has_mail || !self.to_answer.is_empty())
-                && !(self.is_batch_held && self.awaits_walk))
+                && !(self.is_batch_held && self.awaits_fanout))
             || (self.accepting.ready != 0 && self.accepting.paused_until.is_none());
         if has_work {
             return Some(Duration::ZERO);
@@ -82,9 +82,9 @@ impl<N: Net> Worker<N> {
             self.accepting.paused_until,
             self.draining.map(|draining| draining.end),
             self.leaving.due(),
-            self.storm.due(),
+            self.memory_trim.due(),
             self.rates.due(),
-            self.calendar_due(),
+            self.keys_due(),
         ];
         let due = due.into_iter().flatten().min();
         let timer = self.wheel.next_deadline();
@@ -101,7 +101,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// A socket takes bytes again: whoever waits for that is served.
-    fn note_room(&mut self, id: crate::id::ConnId, has_room_again: bool) {
+    fn note_writable(&mut self, id: crate::id::ConnId, has_room_again: bool) {
         let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };

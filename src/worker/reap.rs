@@ -22,15 +22,15 @@ impl<N: Net> Worker<N> {
             self.forget_held(id.slot, slot.conn.outbox());
             slot.conn.handle_closed(&self.parts.metrics);
             self.filters.remove(id.slot);
-            if let Some(visitor) = self.take_visitor(id.slot) {
-                self.forget_visitor(visitor);
+            if let Some(peer) = self.take_peer(id.slot) {
+                self.release_peer(peer);
             }
             self.pending.forget_subscribes_by(id.slot);
             self.rates.forget(id.slot);
             // A descriptor is free again for whoever waits to be accepted.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
-            self.storm.note(self.now);
+            self.memory_trim.note(self.now);
             self.parts.metrics.conns_open.decrement();
             self.parts.metrics.closed(reason).increment();
             tracing::debug!(
@@ -41,7 +41,7 @@ impl<N: Net> Worker<N> {
             );
         }
         self.reaped = reaped;
-        self.calm();
+        self.trim_memory();
         self.show_gauges();
     }
 

@@ -26,7 +26,7 @@ impl<N: Net> Worker<N> {
         if self.parts.upstream.is_behind() {
             return;
         }
-        for id in std::mem::take(&mut self.held) {
+        for id in std::mem::take(&mut self.awaiting_feed) {
             self.release_from_feed(id);
         }
     }
@@ -39,7 +39,7 @@ impl<N: Net> Worker<N> {
             return;
         }
         if self.parts.upstream.is_behind() {
-            return self.held.push(id);
+            return self.awaiting_feed.push(id);
         }
         self.release(id, Hold::Feed);
     }
@@ -83,14 +83,14 @@ impl<N: Net> Worker<N> {
             let _delivery = self.deliver(id, refused);
         }
         if reported != Reported::AtOnce && self.hold(id, Hold::Feed) {
-            self.held.push(id);
+            self.awaiting_feed.push(id);
         }
         reported != Reported::Refused
     }
 
     /// Notifies consumers of the channels to which a stream has subscribed.
     pub(super) fn notify_joined(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
-        if self.watch.is_empty() {
+        if self.watched.is_empty() {
             return;
         }
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
@@ -106,7 +106,7 @@ impl<N: Net> Worker<N> {
     }
 
     fn notify(&mut self, id: ConnId, channel: &ChannelName, has_subscribed: bool) {
-        if !self.watch.covers(channel) {
+        if !self.watched.covers(channel) {
             return;
         }
         let notice = Notice {

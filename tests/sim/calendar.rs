@@ -69,7 +69,7 @@ impl Stream {
             if is_done(&String::from_utf8_lossy(&unread)) {
                 return self.now_us();
             }
-            assert_eq!(self.node.workers[0].worker.turn(), Turn::GoesOn);
+            assert_eq!(self.node.workers[0].worker.turn(), Turn::Continues);
         }
         panic!("the client has nothing of it to read");
     }
@@ -108,7 +108,7 @@ fn stream_goes_on_when_the_calendar_is_set_back_and_ends_when_it_is_set_right() 
         stream.net().machine.step_calendar(-3600);
         let until_us = stream.opened_us + 2 * TOKEN_S * 1_000_000;
         while stream.now_us() < until_us {
-            assert_eq!(stream.node.workers[0].worker.turn(), Turn::GoesOn);
+            assert_eq!(stream.node.workers[0].worker.turn(), Turn::Continues);
         }
         let unread: Vec<u8> = stream.pipe.borrow().to_peer.clone().into();
         assert!(!String::from_utf8_lossy(&unread).contains("4002"));

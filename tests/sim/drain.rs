@@ -42,7 +42,7 @@ fn drain_begins_although_publications_wait_in_the_inbox() {
         feed.begin(mailboxes, first, 0);
         let worker = &mut node.workers[0].worker;
         while worker.hub().subscriber_count() == 0 {
-            assert_eq!(worker.turn(), Turn::GoesOn);
+            assert_eq!(worker.turn(), Turn::Continues);
         }
         for _ in 0..PUBLICATIONS {
             feed.sequence(0, 10, None, machine.now());
@@ -51,7 +51,7 @@ fn drain_begins_although_publications_wait_in_the_inbox() {
         let given = machine.now();
         let order = DrainOrder { conns: 1, given };
         feed.mailboxes.order_drain(order);
-        while worker.turn() == Turn::GoesOn {}
+        while worker.turn() == Turn::Continues {}
         let took_us = machine.now_us() - given.0;
         assert!(took_us <= DRAIN_US_MAX, "drained for {took_us} us");
     }

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::pending::SilentLimit;
-use super::sources::{Arrival, Sources};
+use super::sources::{Arrival, SourceLimiter};
 use crate::effect::{CloseReason, Draw, ReconnectDelay};
 use crate::http::origin::Reader;
 use crate::http::{Refusal, response};
@@ -20,7 +20,7 @@ use crate::id::ConnId;
 use crate::proxy::{Source, TooMany, contains};
 use crate::sys::pressure::Pressure;
 use crate::worker::Worker;
-use crate::worker::pinned::Oldest;
+use crate::worker::pinned::OldestPinned;
 use crate::worker::wire::net::Net;
 
 /// By what conns are kept away. The default keeps nobody away.
@@ -31,22 +31,22 @@ pub struct Guard {
     /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.
     pub proxied: u64,
     /// How many conns each source has, if that is limited.
-    pub sources: Option<Arc<Sources>>,
+    pub sources: Option<Arc<SourceLimiter>>,
     /// Whose conns keep the oldest publication in memory.
-    pub oldest: Arc<Oldest>,
+    pub oldest: Arc<OldestPinned>,
     /// Whether memory is short.
     pub pressure: Arc<Pressure>,
 }
 
 /// Where conns come from.
 #[derive(Debug, Default)]
-pub(in crate::worker) struct Visitors {
-    by_slot: HashMap<u32, Visitor, RandomState>,
+pub(in crate::worker) struct PeerTable {
+    by_slot: HashMap<u32, Peer, RandomState>,
 }
 
 /// Where one conn comes from.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::worker) struct Visitor {
+pub(in crate::worker) struct Peer {
     /// For whom it is counted, if it is.
     counted: Option<Source>,
     /// Who has connected, or whoever a PROXY header has named.
@@ -61,16 +61,16 @@ pub(in crate::worker) struct Visitor {
 
 /// Why somebody does not come in.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::worker) enum Refused {
+pub(in crate::worker) enum AdmissionError {
     Full,
     Memory,
     Source(TooMany),
     Untrusted,
 }
 
-impl Visitors {
+impl PeerTable {
     pub(in crate::worker) fn is_trusted(&self, slot: u32) -> bool {
-        let is_trusted = |visitor: &Visitor| visitor.is_trusted;
+        let is_trusted = |peer: &Peer| peer.is_trusted;
         !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
     }
 
@@ -86,34 +86,34 @@ impl<N: Net> Worker<N> {
     }
 
     /// Whether it matters where conns come from.
-    fn knows_visitors(&self) -> bool {
+    fn needs_peers(&self) -> bool {
         let guard = &self.parts.guard;
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
     }
 
     /// Whether somebody comes in, and as whom, if that matters. A conn that is let in and counted
     /// has to be noted or forgotten.
-    pub(in crate::worker) fn screen(
+    pub(in crate::worker) fn check_admission(
         &self,
         address: IpAddr,
         listener: u32,
-    ) -> Result<Option<Visitor>, Refused> {
+    ) -> Result<Option<Peer>, AdmissionError> {
         if self.conns.len() >= self.parts.conns_max as usize {
-            return Err(Refused::Full);
+            return Err(AdmissionError::Full);
         }
         if self.parts.guard.pressure.is_short() {
-            return Err(Refused::Memory);
+            return Err(AdmissionError::Memory);
         }
-        if !self.knows_visitors() {
+        if !self.needs_peers() {
             return Ok(None);
         }
         let trusted = &self.parts.config.proxy.trusted;
         let is_trusted = contains(trusted, address);
         let is_proxied = self.is_proxied(listener);
         if is_proxied && !is_trusted && !trusted.is_empty() {
-            return Err(Refused::Untrusted);
+            return Err(AdmissionError::Untrusted);
         }
-        let mut visitor = Visitor {
+        let mut peer = Peer {
             counted: None,
             own: Source::from(address),
             is_trusted,
@@ -121,69 +121,69 @@ impl<N: Net> Worker<N> {
             has_connected: false,
         };
         if !is_proxied && !is_trusted {
-            self.recount(&mut visitor, Some(Source::from(address)))
-                .map_err(Refused::Source)?;
+            self.recount(&mut peer, Some(Source::from(address)))
+                .map_err(AdmissionError::Source)?;
         }
-        Ok(Some(visitor))
+        Ok(Some(peer))
     }
 
     /// Moves a conn to another source's account, or to none. Only the first source has connected: a
     /// proxy that keeps a conn may change its client with each request, and a client for which the
     /// proxy connects each time is always the first.
-    fn recount(&self, visitor: &mut Visitor, source: Option<Source>) -> Result<(), TooMany> {
+    fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
         };
-        if visitor.counted == source {
+        if peer.counted == source {
             return Ok(());
         }
         if let Some(source) = source {
-            let arrival = match visitor.has_connected {
+            let arrival = match peer.has_connected {
                 true => Arrival::Reuse,
                 false => Arrival::Connect,
             };
             sources.enter(source, arrival, self.now)?;
-            visitor.has_connected = true;
+            peer.has_connected = true;
         }
-        if let Some(before) = std::mem::replace(&mut visitor.counted, source) {
+        if let Some(before) = std::mem::replace(&mut peer.counted, source) {
             sources.leave(before, self.now);
         }
         Ok(())
     }
 
-    pub(in crate::worker) fn note_visitor(&mut self, id: ConnId, visitor: Visitor) {
-        self.visitors.by_slot.insert(id.slot, visitor);
+    pub(in crate::worker) fn note_peer(&mut self, id: ConnId, peer: Peer) {
+        self.peers.by_slot.insert(id.slot, peer);
     }
 
     /// The conn that was let in has gone, or never had a slot.
-    pub(in crate::worker) fn forget_visitor(&self, mut visitor: Visitor) {
+    pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
         // Nobody is refused as nobody.
-        let _uncounted = self.recount(&mut visitor, None);
+        let _uncounted = self.recount(&mut peer, None);
     }
 
     /// A conn is freed.
-    pub(in crate::worker) fn take_visitor(&mut self, slot: u32) -> Option<Visitor> {
-        if self.visitors.by_slot.is_empty() {
+    pub(in crate::worker) fn take_peer(&mut self, slot: u32) -> Option<Peer> {
+        if self.peers.by_slot.is_empty() {
             return None;
         }
-        self.visitors.by_slot.remove(&slot)
+        self.peers.by_slot.remove(&slot)
     }
 
     /// Turns away a connection that has no slot: in words, where they can be understood.
-    pub(in crate::worker) fn turn_away(
+    pub(in crate::worker) fn refuse_conn(
         &mut self,
         socket: N::Socket,
         listener: u32,
-        refused: Refused,
+        refused: AdmissionError,
     ) {
         let counter = self.counter(refused);
         counter.increment();
-        self.look_at_the_calendar();
+        self.refresh_date();
         let refusal = match refused {
-            Refused::Full => Refusal::ServerFullOfConns,
-            Refused::Memory => Refusal::MemoryShort,
-            Refused::Source(too_many) => Refusal::TooMany(too_many),
-            Refused::Untrusted => return self.net.refuse(socket, &[]),
+            AdmissionError::Full => Refusal::ServerFullOfConns,
+            AdmissionError::Memory => Refusal::MemoryShort,
+            AdmissionError::Source(too_many) => Refusal::TooMany(too_many),
+            AdmissionError::Untrusted => return self.net.refuse(socket, &[]),
         };
         let delay = ReconnectDelay::after_refusal(&self.parts.config.drain);
         let wait_s = delay.draw_s(Draw(self.net.draw()));
@@ -197,29 +197,33 @@ impl<N: Net> Worker<N> {
         self.net.refuse(socket, told);
     }
 
-    fn counter(&self, refused: Refused) -> &crate::metrics::Counter {
+    fn counter(&self, refused: AdmissionError) -> &crate::metrics::Counter {
         let metrics = &self.parts.metrics;
         match refused {
-            Refused::Full => &metrics.conns_refused,
-            Refused::Memory => &metrics.conns_refused_memory,
-            Refused::Source(TooMany::Connects) => &metrics.conns_refused_source_rate,
-            Refused::Source(TooMany::Conns) => &metrics.conns_refused_source_conns,
-            Refused::Untrusted => &metrics.conns_refused_proxy,
+            AdmissionError::Full => &metrics.conns_refused,
+            AdmissionError::Memory => &metrics.conns_refused_memory,
+            AdmissionError::Source(TooMany::Connects) => &metrics.conns_refused_source_rate,
+            AdmissionError::Source(TooMany::Conns) => &metrics.conns_refused_source_conns,
+            AdmissionError::Untrusted => &metrics.conns_refused_proxy,
         }
     }
 
     /// A PROXY header has named the client, or nobody. TLS begins behind it where that is spoken.
-    pub(in crate::worker) fn name_by_header(&mut self, id: ConnId, client: Option<IpAddr>) {
-        let Some(mut visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
+    pub(in crate::worker) fn identify_by_proxy_header(
+        &mut self,
+        id: ConnId,
+        client: Option<IpAddr>,
+    ) {
+        let Some(mut peer) = self.peers.by_slot.get(&id.slot).copied() else {
             return;
         };
         if let Some(client) = client {
-            visitor.own = Source::from(client);
-            visitor.is_trusted = contains(&self.parts.config.proxy.trusted, client);
+            peer.own = Source::from(client);
+            peer.is_trusted = contains(&self.parts.config.proxy.trusted, client);
         }
-        let source = (!visitor.is_trusted).then_some(visitor.own);
-        let admitted = self.count_for(id, visitor, source);
-        if visitor.awaits_tls && (admitted.is_err() || !self.secure(id)) {
+        let source = (!peer.is_trusted).then_some(peer.own);
+        let admitted = self.recount_as(id, peer, source);
+        if peer.awaits_tls && (admitted.is_err() || !self.secure(id)) {
             return self.close(id, CloseReason::Refused);
         }
         self.call(id, |conn, out, context| {
@@ -228,27 +232,31 @@ impl<N: Net> Worker<N> {
     }
 
     /// A trusted HTTP proxy has named the client of a request, or nobody.
-    pub(in crate::worker) fn name_by_field(&mut self, id: ConnId, client: Option<IpAddr>) {
-        let Some(visitor) = self.visitors.by_slot.get(&id.slot).copied() else {
+    pub(in crate::worker) fn identify_by_forwarded_header(
+        &mut self,
+        id: ConnId,
+        client: Option<IpAddr>,
+    ) {
+        let Some(peer) = self.peers.by_slot.get(&id.slot).copied() else {
             return;
         };
         let trusted = &self.parts.config.proxy.trusted;
         let client = client.filter(|client| !contains(trusted, *client));
-        let admitted = self.count_for(id, visitor, client.map(Source::from));
+        let admitted = self.recount_as(id, peer, client.map(Source::from));
         self.call(id, |conn, out, context| {
             conn.handle_forwarded_client(admitted, out, context);
         });
     }
 
-    fn count_for(
+    fn recount_as(
         &mut self,
         id: ConnId,
-        mut visitor: Visitor,
+        mut peer: Peer,
         source: Option<Source>,
     ) -> Result<(), TooMany> {
-        let admitted = self.recount(&mut visitor, source);
+        let admitted = self.recount(&mut peer, source);
         if let Err(too_many) = admitted {
-            self.counter(Refused::Source(too_many)).increment();
+            self.counter(AdmissionError::Source(too_many)).increment();
         }
         if let Some(source) = source {
             tracing::debug!(
@@ -259,7 +267,7 @@ impl<N: Net> Worker<N> {
                 "named by a proxy"
             );
         }
-        self.note_visitor(id, visitor);
+        self.note_peer(id, peer);
         admitted
     }
 }

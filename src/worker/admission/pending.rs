@@ -180,7 +180,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Ends a WebSocket that should have subscribed by now. True if it was one.
-    pub(in crate::worker) fn end_unsubscribed(&mut self, id: ConnId) -> bool {
+    pub(in crate::worker) fn close_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);
         let is_due = due.is_some_and(|due| self.running.now().has_reached(due));
         if is_due {

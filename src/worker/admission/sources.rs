@@ -18,7 +18,7 @@ use crate::time::Now;
 
 /// The table.
 #[derive(Debug)]
-pub struct Sources {
+pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
     conns_max: u32,
@@ -48,7 +48,7 @@ struct Account {
 
 const _: () = assert!(size_of::<(Source, Account)>() <= 32);
 
-impl Sources {
+impl SourceLimiter {
     /// An empty table; `None` where nothing is limited.
     #[must_use]
     pub fn new(limits: &Limits) -> Option<Self> {
@@ -138,16 +138,16 @@ fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
 mod tests {
     use super::*;
 
-    fn sources(conns: u32, per_second: u32) -> Sources {
+    fn sources(conns: u32, per_second: u32) -> SourceLimiter {
         let limits = Limits {
             conns_per_source: conns,
             connects_per_second_per_source: per_second,
             ..Limits::default()
         };
-        Sources::new(&limits).unwrap()
+        SourceLimiter::new(&limits).unwrap()
     }
 
-    fn connect(sources: &Sources, source: Source, now_us: u64) -> Result<(), TooMany> {
+    fn connect(sources: &SourceLimiter, source: Source, now_us: u64) -> Result<(), TooMany> {
         sources.enter(source, Arrival::Connect, Now(now_us))
     }
 
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn nothing_is_counted_without_a_limit() {
-        assert!(Sources::new(&Limits::default()).is_none());
+        assert!(SourceLimiter::new(&Limits::default()).is_none());
     }
 
     #[test]

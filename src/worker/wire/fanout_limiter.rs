@@ -4,7 +4,7 @@
 //! scheduler would give each its slice in turn, and a worker with one new request to answer would
 //! wait for the slices of all others. So a worker needs a *place* to walk over a channel's
 //! subscribers; without one it sleeps in its poll, where a request wakes it at once. A place is
-//! held for [`WALK_PLACE_US`], then handed to whoever has waited longest.
+//! held for [`FANOUT_PERMIT_US`], then handed to whoever has waited longest.
 //!
 //! The lock is held for a few instructions and taken twice for each place. A server with no more
 //! workers than places, which is the usual one, has neither.
@@ -13,13 +13,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::config::limits::WALK_PLACE_US;
+use crate::config::limits::FANOUT_PERMIT_US;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
 /// The places, and who waits for one.
 #[derive(Debug)]
-pub struct Walkers {
+pub struct FanoutLimiter {
     lot: Mutex<Lot>,
     wakes: Vec<Arc<Wake>>,
 }
@@ -35,8 +35,8 @@ struct Lot {
 
 /// One worker's way to a place. Given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    walkers: Arc<Walkers>,
+pub struct Permit {
+    limiter: Arc<FanoutLimiter>,
     worker: usize,
     standing: Standing,
 }
@@ -48,7 +48,7 @@ enum Standing {
     Holding { since: Now },
 }
 
-impl Walkers {
+impl FanoutLimiter {
     /// So many places for the workers that these wakes wake.
     #[must_use]
     pub fn new(places: usize, wakes: Vec<Arc<Wake>>) -> Self {
@@ -91,12 +91,12 @@ impl Lot {
     }
 }
 
-impl Place {
+impl Permit {
     /// The way of this worker, counted as the wakes are.
     #[must_use]
-    pub fn new(walkers: Arc<Walkers>, worker: usize) -> Self {
+    pub fn new(limiter: Arc<FanoutLimiter>, worker: usize) -> Self {
         Self {
-            walkers,
+            limiter,
             worker,
             standing: Standing::Aside,
         }
@@ -105,12 +105,12 @@ impl Place {
     /// The wakes by which a place is handed on, which the worker's descriptor table has to keep.
     #[must_use]
     pub fn wakes(&self) -> &[Arc<Wake>] {
-        &self.walkers.wakes
+        &self.limiter.wakes
     }
 
     /// Whether the worker has a place now. If not, it is woken when it has.
     pub fn take(&mut self, now: Now) -> bool {
-        let mut lot = self.walkers.lot();
+        let mut lot = self.limiter.lot();
         let has_place = match self.standing {
             Standing::Holding { .. } => return true,
             Standing::Queued => lot.take_handed(self.worker),
@@ -137,17 +137,17 @@ impl Place {
         let Standing::Holding { since } = self.standing else {
             return;
         };
-        if now.since(since) < Duration::from_micros(WALK_PLACE_US) {
+        if now.since(since) < Duration::from_micros(FANOUT_PERMIT_US) {
             return;
         }
-        let mut lot = self.walkers.lot();
+        let mut lot = self.limiter.lot();
         if lot.queue.is_empty() {
             self.standing = Standing::Holding { since: now };
             return;
         }
         // Behind the others, before the place is handed on: nobody is passed over.
         lot.queue.push_back(self.worker);
-        self.walkers.hand_on(lot);
+        self.limiter.hand_on(lot);
         self.standing = Standing::Queued;
     }
 
@@ -159,17 +159,17 @@ impl Place {
             Standing::Holding { .. } => true,
             Standing::Queued => false,
         };
-        let mut lot = self.walkers.lot();
+        let mut lot = self.limiter.lot();
         let has_place = has_place || lot.take_handed(self.worker);
         if has_place {
-            self.walkers.hand_on(lot);
+            self.limiter.hand_on(lot);
         } else {
             lot.queue.retain(|worker| *worker != self.worker);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.leave();
     }
@@ -179,15 +179,15 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn places(places: usize, workers: usize) -> Vec<Place> {
+    fn places(places: usize, workers: usize) -> Vec<Permit> {
         let wakes = (0..workers).map(|_| Arc::new(Wake::new().unwrap()));
-        let walkers = Arc::new(Walkers::new(places, wakes.collect()));
+        let limiter = Arc::new(FanoutLimiter::new(places, wakes.collect()));
         (0..workers)
-            .map(|worker| Place::new(Arc::clone(&walkers), worker))
+            .map(|worker| Permit::new(Arc::clone(&limiter), worker))
             .collect()
     }
 
-    const LATER: Now = Now(WALK_PLACE_US);
+    const LATER: Now = Now(FANOUT_PERMIT_US);
 
     #[test]
     fn only_so_many_have_a_place_and_the_next_gets_it_in_the_order_of_asking() {
@@ -210,7 +210,7 @@ mod tests {
         assert!(!places[1].take(LATER) && !places[2].take(LATER));
         places[0].rest(LATER);
         assert!(places[0].take(LATER), "its time began anew");
-        let end = Now(2 * WALK_PLACE_US);
+        let end = Now(2 * FANOUT_PERMIT_US);
         places[0].rest(end);
         assert!(!places[0].take(end) && !places[2].take(end));
         assert!(places[1].take(end));

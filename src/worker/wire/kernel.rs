@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
-use super::fanout_limiter::Place;
+use super::fanout_limiter::Permit;
 use super::net::{AcceptOutcome, Net, Polled, ReadOutcome, Readiness, Write, WriteOutcome};
 use crate::config::limits::{FLUSH_VISITS_PER_CLOCK, POLL_READINESS_MAX, RING_WRITES_MAX};
 use crate::id::ConnId;
@@ -59,7 +59,7 @@ pub struct MioNet {
     /// What the ring has answered; kept for its room.
     answers: Vec<Option<io::Result<usize>>>,
     /// Needed for walking where there are more workers than processors.
-    place: Option<Place>,
+    place: Option<Permit>,
 }
 
 impl MioNet {
@@ -89,7 +89,7 @@ impl MioNet {
     /// The descriptors without which this worker cannot live.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let others = self.place.iter().flat_map(Place::wakes);
+        let others = self.place.iter().flat_map(Permit::wakes);
         let wakes = others.chain([&self.wake]).map(|wake| wake.as_raw_fd());
         wakes.chain([self.poll.as_raw_fd()]).collect()
     }
@@ -116,7 +116,7 @@ impl MioNet {
     }
 
     /// Has the worker walk only while it has a place.
-    pub fn use_place(&mut self, place: Place) {
+    pub fn use_fanout_permit(&mut self, place: Permit) {
         self.place = Some(place);
     }
 
@@ -310,12 +310,12 @@ impl Net for MioNet {
         }
     }
 
-    fn may_walk(&mut self) -> bool {
+    fn may_fan_out(&mut self) -> bool {
         let now = self.clock.now();
         self.place.as_mut().is_none_or(|place| place.take(now))
     }
 
-    fn rest_from_walk(&mut self, is_walking: bool) {
+    fn yield_fanout(&mut self, is_walking: bool) {
         let Some(place) = &mut self.place else { return };
         if is_walking {
             place.rest(self.clock.now());

@@ -70,12 +70,12 @@ pub trait Net {
     }
 
     /// Whether the walks over channels may go on now. If not, a poll returns when they may.
-    fn may_walk(&mut self) -> bool {
+    fn may_fan_out(&mut self) -> bool {
         true
     }
 
     /// The walks have gone on for their slice of the turn; says whether somebody is left to visit.
-    fn rest_from_walk(&mut self, _is_walking: bool) {}
+    fn yield_fanout(&mut self, _is_walking: bool) {}
 
     /// How much of what was written to a socket, FIN included, the peer's kernel has yet to
     /// acknowledge. When that is nothing, closing the socket loses nothing.

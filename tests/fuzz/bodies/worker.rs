@@ -251,7 +251,7 @@ impl World {
                 },
                 BackendMessage::Payload(Payload::Json("[1]".into())),
             ),
-            15 => self.worker.give_back_memory(),
+            15 => self.worker.trim_memory_now(),
             _ => {}
         }
     }

@@ -222,7 +222,7 @@ impl Net for FakeNet {
         outcomes.extend(unordered.into_values());
     }
 
-    fn may_walk(&mut self) -> bool {
+    fn may_fan_out(&mut self) -> bool {
         if let Some(due) = self.may_walk_us {
             self.may_walk_us = (due > self.now_us()).then_some(due);
         } else if self.happens(self.faults.walk_waits) {
@@ -231,7 +231,7 @@ impl Net for FakeNet {
         self.may_walk_us.is_none()
     }
 
-    fn rest_from_walk(&mut self, is_walking: bool) {
+    fn yield_fanout(&mut self, is_walking: bool) {
         if !is_walking {
             self.may_walk_us = None;
         }

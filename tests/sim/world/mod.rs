@@ -341,7 +341,7 @@ impl World {
         node_worker.has_ended = node_worker.worker.turn() == Turn::Ended;
         self.feed.borrow_mut().is_mid_turn = false;
         if self.random.u32(0..64) == 0 {
-            node_worker.worker.give_back_memory();
+            node_worker.worker.trim_memory_now();
         }
         self.turns += 1;
         if self.facts.is_draining {
@@ -349,7 +349,7 @@ impl World {
             self.facts.work.push(Work { worker, us });
         }
         if node_worker.has_ended {
-            node_worker.worker.confirm_the_rest();
+            node_worker.worker.confirm_remaining();
             self.feed.borrow_mut().note_ended(worker);
         }
         self.facts.add_all(self.feed.borrow_mut().take_events());

@@ -14,7 +14,7 @@ use fanfare::sys::wake::Wake;
 use fanfare::time::Now;
 use fanfare::worker::admission::guard::Guard;
 use fanfare::worker::admission::pending::SilentLimit;
-use fanfare::worker::admission::sources::Sources;
+use fanfare::worker::admission::sources::SourceLimiter;
 use fanfare::worker::mail::inbox::inbox;
 use fanfare::worker::mail::upstream::upstream;
 use fanfare::worker::{Parts, Worker};
@@ -45,7 +45,7 @@ pub(crate) struct Node {
     pub(crate) workers: Vec<NodeWorker>,
     pub(crate) backend: Backend,
     /// The conns of each source, if the configuration limits them.
-    sources: Option<Arc<Sources>>,
+    sources: Option<Arc<SourceLimiter>>,
 }
 
 impl Node {
@@ -186,7 +186,7 @@ fn guard(workers: u32, config: &Config, is_crowded: bool) -> Guard {
     let silent = if is_crowded { CROWDED_SILENT } else { 500 };
     Guard {
         silent: SilentLimit::new(silent, workers).map(Arc::new),
-        sources: Sources::new(&config.limits).map(Arc::new),
+        sources: SourceLimiter::new(&config.limits).map(Arc::new),
         ..Guard::default()
     }
 }
