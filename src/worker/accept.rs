@@ -1,11 +1,12 @@
-//! accept: takes connections from the kernel, gives each a slot or a polite refusal.
+//! accept: takes connections from the kernel. Each gets a slot or is refused.
 //!
-//! Bounded per turn. When no descriptor is left, accepting pauses for a moment instead of spinning
-//! on a listener that stays ready; the pause is counted, and ends early when a conn is freed.
+//! Bounded per turn. When no descriptor is left, accepting pauses for a moment, since the listener
+//! stays ready. The pause is counted, and ends early when a conn is freed.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::admission::guard::Peer;
 use super::hold::Holds;
 use super::wire::net::{AcceptOutcome, Net};
 use super::{Slot, Worker};
@@ -41,7 +42,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// A worker that could not take any connection may be able to by now.
+    /// Clears the metric of a worker without any descriptor once it has one again.
     fn clear_accept_blocked(&mut self) {
         let metrics = &self.parts.metrics;
         if metrics.accept_blocked.value() > 0 && self.net.has_descriptor() {
@@ -49,7 +50,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// False when the listener has nobody left.
+    /// False when the listener has no more connections.
     fn accept_one(&mut self, listener: u32) -> bool {
         match self.net.accept(listener) {
             AcceptOutcome::Accepted { socket, address } => self.add_conn(socket, address, listener),
@@ -72,15 +73,13 @@ impl<N: Net> Worker<N> {
             Err(refused) => return self.refuse_conn(socket, listener, refused),
         };
         let Ok(slot) = u32::try_from(self.conns.vacant_key()) else {
-            return;
+            debug_assert!(false, "the bound on conns has 32 bits");
+            return self.drop_unregistered(peer);
         };
         let id = ConnId::new(slot, self.accepted);
         self.accepted += 1;
         if self.net.register(&mut socket, id).is_err() {
-            if let Some(peer) = peer {
-                self.release_peer(peer);
-            }
-            return self.parts.metrics.accept_errors.increment();
+            return self.drop_unregistered(peer);
         }
         let is_proxied = self.is_proxied(listener);
         self.parts.metrics.conns_accepted.increment();
@@ -107,10 +106,18 @@ impl<N: Net> Worker<N> {
         }
         self.round.note_arrived(id);
         self.call(id, |conn, _out, context| conn.handle_accepted(context));
-        // Behind a PROXY header TLS begins later.
-        let has_come = is_proxied || !self.is_secure(listener) || self.secure(id);
-        if self.draining.is_some() || !has_come {
+        // With a PROXY header, TLS begins after it.
+        let is_ready = is_proxied || !self.is_secure(listener) || self.secure(id);
+        if self.draining.is_some() || !is_ready {
             self.close(id, CloseReason::Refused);
         }
+    }
+
+    /// Counts an accepted socket that gets no slot, and releases its source.
+    fn drop_unregistered(&self, peer: Option<Peer>) {
+        if let Some(peer) = peer {
+            self.release_peer(peer);
+        }
+        self.parts.metrics.accept_errors.increment();
     }
 }

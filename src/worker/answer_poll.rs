@@ -1,9 +1,8 @@
-//! answer: what a poll is owed, gathered into its one answer.
+//! answer_poll: gathers what a poll is owed into its one answer.
 //!
-//! A poll that waits is visited like any subscriber, and answered when there is something to give
-//! or to tell. Publications go to the outbox by reference, at most one turn's worth; the rest is
-//! for the next poll, which comes from behind them. Called by `flush` for whoever waits, and by
-//! `apply` for whoever cannot.
+//! A waiting poll is visited like any subscriber, and answered when it is owed a publication or a
+//! gap. Publications go to the outbox by reference, up to the bytes of one turn; the next poll
+//! starts after them. Called by `flush` for polls that wait, and by `apply` for polls that do not.
 
 use std::time::Duration;
 
@@ -16,14 +15,14 @@ use crate::id::{ChannelName, ConnId, Cursor};
 use crate::transport::poll_answer::News;
 
 impl<N: Net> Worker<N> {
-    /// As what a conn is given publications, if it is a poll.
+    /// The kind of frames that a conn gets, if it is a poll.
     pub(super) fn poll_kind(&mut self, id: ConnId) -> Option<FrameKind> {
         let kind = self.slot(id)?.conn.serving()?;
         matches!(kind, FrameKind::Poll(_)).then_some(kind)
     }
 
-    /// Answers a poll that cannot wait, when everything that had been posted at its request has
-    /// been taken in: what a feeder knows to be published is in its answer.
+    /// Answers a poll once all mail posted before its request has been taken in. So the answer has
+    /// every publication that was acknowledged to a feeder before.
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
@@ -32,20 +31,21 @@ impl<N: Net> Worker<N> {
     }
 
     fn answer_later(&mut self, id: ConnId, since: Option<Cursor>) {
-        // Its timer may have fired while it waits.
+        // It may be listed already if its timer fired while it waited.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
         }
-        // Until then it has a timer like any other conn.
+        // Meanwhile it needs a timer like any other conn.
         let again = Duration::from_millis(ANSWER_WAIT_MS);
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the polls for which everything has been taken in.
+    /// Answers the polls that waited for the head to reach their cursor.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
-        // In a newer epoch the log may tell nothing. They wait until the worker has followed.
+        // In a newer epoch the log may return nothing. The polls wait until the worker has
+        // followed.
         while self.hub.is_in_newest_epoch()
             && let Some((_, id, since)) = self.to_answer.pop_front_if(is_due)
         {
@@ -54,44 +54,44 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether a poll has to wait for what its answer is to have.
+    /// Whether a poll waits for mail that its answer must include.
     pub(super) fn awaits_answer(&self, id: ConnId) -> bool {
         !self.awaiting_answer.is_empty() && self.awaiting_answer.contains(&id)
     }
 
-    /// Answers a poll, even with nothing. `since` is where it stays then.
+    /// Answers a poll, even with nothing. Then its position stays at `since`.
     pub(super) fn answer(&mut self, id: ConnId, since: Option<Cursor>) {
         if let Some(kind) = self.poll_kind(id) {
             let news = self.gather(id.slot, kind, since);
-            // After the log was asked: nothing may be what it tells in a newer epoch.
+            // Checked after the log was read, which may return nothing in a newer epoch.
             match news.is_empty() && !self.hub.is_in_newest_epoch() {
                 true => self.answer_later(id, since),
-                false => self.give(id, news),
+                false => self.send_answer(id, news),
             }
         }
     }
 
-    /// Answers a poll that there is something for, unless that has to wait for more.
+    /// Answers a waiting poll that is owed something, unless it waits for more mail.
     pub(super) fn answer_if_owed(&mut self, id: ConnId, kind: FrameKind) {
         if self.hub.is_behind(id.slot) && !self.awaits_answer(id) {
             let news = self.gather(id.slot, kind, None);
             if !news.is_empty() {
-                self.give(id, news);
+                self.send_answer(id, news);
             } else if self.hub.is_behind(id.slot) {
-                // All that it has stepped over so far has expired.
+                // Everything it has read so far has expired.
                 self.list_to_serve(id);
             }
         }
     }
 
-    fn give(&mut self, id: ConnId, news: News) {
+    fn send_answer(&mut self, id: ConnId, news: News) {
         self.call(id, |conn, out, context| {
             conn.handle_answer(news, out, context);
         });
         self.note_answered(id.slot);
     }
 
-    /// Takes what the conn in a slot is owed, and moves its cursors over it.
+    /// Takes what the conn in a slot is owed, and moves its cursors past it.
     fn gather(&mut self, slot: u32, kind: FrameKind, since: Option<Cursor>) -> News {
         let mut gaps = Vec::new();
         self.take_gaps(slot, &mut gaps);
@@ -108,7 +108,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes the gaps of the conn in a slot. Those that were taken before may have become longer.
+    /// Takes the gaps of the conn in a slot. Gaps taken before may have grown meanwhile.
     fn take_gaps(&mut self, slot: u32, gaps: &mut Vec<(ChannelName, Gap)>) {
         for (name, gap) in gaps.drain(..) {
             self.hub.keep_gap(slot, &name, gap);
@@ -116,8 +116,8 @@ impl<N: Net> Worker<N> {
         gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
     }
 
-    /// Steps over what has expired, within bounds, to the next publications. While nothing was
-    /// stepped over, the gaps are taken again if the log has evicted something after they were.
+    /// Reads the next publications past expired ones, within bounds. As long as nothing was read,
+    /// the gaps are taken again if the log has evicted entries after they were taken.
     fn take_publications(
         &mut self,
         slot: u32,
@@ -125,13 +125,13 @@ impl<N: Net> Worker<N> {
         gaps: &mut Vec<(ChannelName, Gap)>,
     ) -> Vec<Encoded> {
         let budget = self.parts.config.quota.write_bytes_per_turn as usize;
-        let mut has_stepped = false;
+        let mut has_read = false;
         for _ in 0..POLL_PLANS_MAX {
             let planned = &mut self.scratch.planned;
             let encoder = &mut self.scratch.encoder;
             self.hub
                 .plan(slot, kind, self.now, budget, encoder, planned);
-            if self.hub.take_found_loss() && planned.is_empty() && !has_stepped {
+            if self.hub.take_found_loss() && planned.is_empty() && !has_read {
                 self.take_gaps(slot, gaps);
                 continue;
             }
@@ -144,13 +144,14 @@ impl<N: Net> Worker<N> {
             if is_all || !given.is_empty() {
                 return given;
             }
-            has_stepped = true;
+            has_read = true;
         }
         Vec::new()
     }
 
-    /// From where the client goes on. It may come back to another worker, so a cursor has to stand
-    /// for all channels: the last publication given, and only with nothing left what lies beyond.
+    /// The position from which the client continues. The next poll may reach another worker, so one
+    /// cursor stands for all channels: the last publication given, or a later position if nothing
+    /// more is owed.
     fn position(
         &self,
         slot: u32,
@@ -162,8 +163,8 @@ impl<N: Net> Worker<N> {
         match (publications.last(), stays) {
             (Some(last), _) if is_behind => last.id,
             (Some(last), _) => {
-                let told = gaps.iter().map(|(_, gap)| gap.until);
-                told.fold(last.id, |a, b| if b.sequence > a.sequence { b } else { a })
+                let ends = gaps.iter().map(|(_, gap)| gap.until);
+                ends.fold(last.id, |a, b| if b.sequence > a.sequence { b } else { a })
             }
             (None, Some(stays))
                 if !is_behind && !self.hub.is_sinking(slot, stays.sequence, self.now) =>

@@ -1,5 +1,4 @@
-//! apply: makes effects real. The only place where what a machine asks for touches wheel, hub or
-//! socket.
+//! apply: applies the effects of machines to wheel, hub and sockets. Nothing else does.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -10,8 +9,8 @@ use crate::id::{ChannelName, ConnId};
 use crate::time::Deadline;
 
 impl<N: Net> Worker<N> {
-    /// Applies what one call into a conn's machine asked for, in order. Answers go back into the
-    /// machine, and what that asks for is applied too.
+    /// Applies the effects of one call into a conn's machine, in order. Outcomes are passed back to
+    /// the machine, and the effects of those calls are applied too.
     pub(super) fn apply(&mut self, id: ConnId) {
         if self.scratch.effects.is_empty() {
             return;
@@ -19,7 +18,7 @@ impl<N: Net> Worker<N> {
         let mut effects = std::mem::take(&mut self.scratch.effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Acknowledge(what) => self.acknowledge(id, &what),
+                Effect::Acknowledge(acknowledgement) => self.acknowledge(id, &acknowledgement),
                 Effect::Answer {
                     since,
                     is_up_to_date: true,
@@ -31,7 +30,7 @@ impl<N: Net> Worker<N> {
                     self.identify_by_forwarded_header(id, client)
                 }
                 Effect::IdentifyByProxyHeader(client) => self.identify_by_proxy_header(id, client),
-                Effect::DropUnauthorized => self.confine(id),
+                Effect::DropUnauthorized => self.drop_unauthorized(id),
                 Effect::Count { channel, reference } => self.report_count(id, channel, reference),
                 Effect::Join(join) => self.join(id, &join),
                 Effect::Leave(leave) => self.leave(id, &leave),
@@ -56,12 +55,12 @@ impl<N: Net> Worker<N> {
                 Effect::ShutdownWrite => self.shutdown_write(id),
             }
         }
-        // Calls made meanwhile have their own list; this one's room is worth more.
+        // Nested calls had lists of their own. This one has the larger capacity.
         self.scratch.effects = effects;
     }
 
-    /// Arms a conn's deadline, or what is due with its token before. While draining, one that has
-    /// not been told goodbye cannot put that off.
+    /// Arms a conn's timer for a deadline, or for an earlier one of its token or its first
+    /// subscription. During a drain a conn without a goodbye cannot postpone it.
     pub(super) fn arm(&mut self, id: ConnId, deadline: Deadline) {
         let is_ending = self.slot(id).is_some_and(|slot| slot.conn.is_ending());
         if is_ending && self.draining.is_some() {
@@ -120,8 +119,8 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// Ends all subscriptions of a conn, and what its token allowed. Consumers receive no notices of
-    /// polls, which subscribe for each request.
+    /// Ends all subscriptions of a conn, and what its token allowed. Consumers receive no notices
+    /// of polls, which subscribe for each request.
     pub(super) fn leave_all(&mut self, id: ConnId, is_stream: bool) {
         if is_stream && !self.watched.is_empty() {
             let channels: Vec<_> = self.hub.channels_of(id.slot).cloned().collect();
@@ -138,9 +137,9 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reports a conn by its token from now on, and has it leave the channels that the token does
-    /// not allow.
-    fn confine(&mut self, id: ConnId) {
+    /// Reports a conn by its new token from now on, and unsubscribes it from the channels that the
+    /// token does not allow.
+    fn drop_unauthorized(&mut self, id: ConnId) {
         self.access.start_reporting(id.slot);
         let config = &self.parts.config;
         let channels = self.hub.channels_of(id.slot).filter(|channel| {
@@ -162,23 +161,24 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    fn acknowledge(&mut self, id: ConnId, what: &Acknowledgement) {
+    fn acknowledge(&mut self, id: ConnId, acknowledgement: &Acknowledgement) {
         self.follow_epoch();
         let sequenced = self.hub.sequenced();
-        let channel = what.channel.as_ref();
-        let outcome = self.hub.acknowledge(id.slot, channel, what.id, sequenced);
+        let channel = acknowledgement.channel.as_ref();
+        let given = acknowledgement.id;
+        let outcome = self.hub.acknowledge(id.slot, channel, given, sequenced);
         if matches!(outcome, Acknowledged::Opened | Acknowledged::Taken) {
             self.parts.metrics.acknowledgements.increment();
         }
         self.call(id, |conn, out, context| {
-            conn.handle_acknowledged(what, outcome, out, context);
+            conn.handle_acknowledged(acknowledgement, outcome, out, context);
         });
         if outcome == Acknowledged::Opened && self.hub.is_behind(id.slot) {
             self.list_to_serve(id);
         }
     }
 
-    /// A poll is told of its gaps in its answer.
+    /// Keeps the gaps of a poll until its answer.
     fn keep_gaps(&mut self, id: ConnId, join: &Join, outcomes: &[JoinOutcome]) {
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome {

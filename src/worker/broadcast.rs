@@ -1,10 +1,10 @@
-//! broadcast: inbox -> hub: note what is new and mark its channel's subscribers as behind.
+//! broadcast: takes mail from the inbox; the hub notes new entries and starts walks.
 //!
-//! Stops when the walk over a channel is more than a quota behind: the rest waits in the inbox, and
-//! behind it the feed. So a subscriber that keeps up is never skipped because this worker is late.
+//! Stops while the walk over a channel is more than a quota behind: the rest stays in the inbox,
+//! and a full inbox slows the feed. So a late worker never skips a subscriber that keeps up.
 //!
-//! The hub's head moves to each entry that is taken in; with an empty inbox it moves to what the
-//! feed has posted, since everything up to there concerned other workers or was taken.
+//! The hub's head moves to each entry that is taken in. With an empty inbox it moves to what the
+//! feed has posted: entries up to there were taken in or belong to other workers.
 
 use super::Worker;
 use super::mail::inbox::{Item, Mail};
@@ -15,7 +15,7 @@ impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
-        // Before the inbox is looked at: whatever is posted later is not in it yet.
+        // Read before the inbox, which does not contain what is posted later.
         let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
@@ -31,14 +31,14 @@ impl<N: Net> Worker<N> {
         self.handle_new_head();
     }
 
-    /// Does what has waited for the head to move.
+    /// Does the work that waits for the head to move.
     fn handle_new_head(&mut self) {
         self.follow_for_postponed();
         self.answer_due_polls();
     }
 
-    /// Brings the head up to date if nothing waits, so that a subscriber that comes now starts at
-    /// the newest publication.
+    /// Moves the head forward if no mail waits, so that a new subscriber starts at the newest
+    /// publication.
     pub(super) fn catch_up(&mut self) {
         let posted = self.hub.posted();
         if self.batch.len() == 0 && self.parts.inbox.is_empty() {
@@ -47,7 +47,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Takes mail until an entry is next. False if nothing is left.
+    /// Takes mail until an entry is next. False if no mail is left.
     fn open_batch(&mut self) -> bool {
         while self.batch.len() == 0 {
             let Some(mail) = self.parts.inbox.take() else {
@@ -59,13 +59,16 @@ impl<N: Net> Worker<N> {
                 Mail::Direct(direct) => self.deliver_direct(&direct),
                 Mail::Publish(batch) => self.batch = batch.into_iter(),
                 Mail::Revoke(revocation) => self.revoke(&revocation),
-                Mail::Watch { watch, worker_ack } => self.watch(watch, &worker_ack),
+                Mail::Watch {
+                    watched,
+                    worker_ack,
+                } => self.watch(watched, &worker_ack),
             }
         }
         true
     }
 
-    /// Takes the next entry in. False if it has to wait for the walk over its channel.
+    /// Takes in the next entry. False if it has to wait for the walk over its channel.
     fn take_next(&mut self) -> bool {
         let next = self.batch.as_slice().first();
         if next.is_some_and(|item| item.entry.publication.id.epoch != self.hub.head().epoch) {
@@ -97,7 +100,7 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Confirms what arrived while this worker was ending, so that no feeder waits for it.
+    /// Confirms the mail that arrived while this worker ended, so that no feeder waits for it.
     #[doc(hidden)]
     pub fn confirm_remaining(&mut self) {
         while self.open_batch() {

@@ -1,9 +1,9 @@
-//! drain: the worker's end. Each conn gets a goodbye, and is closed when its peer has it.
+//! drain: ends the worker. Each conn gets a goodbye and is closed when its peer has received it.
 //!
-//! A drain lasts as long as its goodbyes take, at most `drain.window_ms`. Its longest duration is
-//! settled when it begins, from the number of conns of all workers, because each goodbye names a
-//! delay that must not end before the drain. A peer that does not close holds nothing up: its
-//! kernel has acknowledged all that was sent, so closing the socket loses nothing.
+//! A drain lasts as long as its goodbyes take, at most `drain.window_ms`. Its bound is computed at
+//! the start from the number of conns of all workers, because each goodbye names a delay that must
+//! not end before the drain. A peer that does not close delays nothing: once its kernel has
+//! acknowledged all bytes, closing the socket loses nothing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::effect::{CloseReason, ConnClass, ReconnectDelay};
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 
-/// How long the parts of a drain take.
+/// The durations of the parts of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
-    /// Goodbyes are spread over this.
+    /// Goodbyes are spread over this time.
     goodbyes: Duration,
     /// The whole drain takes no longer.
     window: Duration,
@@ -32,8 +32,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// For so many conns of all workers. A few goodbyes are sent at once, many over most of the
-    /// window. The rest of the window is for what is still on its way.
+    /// `conns` counts all workers. A few goodbyes are sent at once, many over most of the window.
+    /// The rest of the window is for bytes in flight.
     fn new(drain: &Drain, conns: u64) -> Self {
         let window = drain.window();
         let goodbyes = Duration::from_micros(DRAIN_SPACING_US.saturating_mul(conns));
@@ -49,28 +49,28 @@ impl Plan {
     }
 }
 
-/// A drain under way.
+/// A drain in progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Draining {
-    /// By then each conn has its goodbye, also one that opens a stream meanwhile. In running time.
+    /// Until then each conn gets its goodbye, even if it opens a stream meanwhile. In running time.
     pub(super) goodbye_by: Deadline,
-    /// Conns that are left then are cut off. In monotonic time, which is promised to others.
+    /// Conns that are left then are closed. In monotonic time, since goodbyes announce it.
     pub(super) end: Deadline,
     /// Clients return over this time.
     reconnects: Duration,
-    /// The window is over, and each conn has got its goodbye.
+    /// The window is over, and each conn has its goodbye.
     is_over: bool,
 }
 
 impl Draining {
-    /// When a client whose goodbye is sent now may return.
+    /// The reconnect delay in a goodbye that is sent now.
     pub(super) fn delay(&self, now: Now) -> ReconnectDelay {
         ReconnectDelay::after_drain(self.end.remaining(now), self.reconnects)
     }
 }
 
-/// Conns whose goodbye was sent, and when they are checked next. The kernel reports no
-/// readiness when a peer has acknowledged the last byte.
+/// Conns whose goodbye was sent, and the time of the next check. The kernel reports no readiness
+/// when a peer has acknowledged the last byte.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     conns: VecDeque<ConnId>,
@@ -78,13 +78,13 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// The goodbye of a conn was sent. A conn that is added twice is checked twice.
+    /// Adds a conn whose goodbye was sent. A conn that is added twice is checked twice.
     pub(super) fn add(&mut self, id: ConnId, now: Now) {
         self.conns.push_back(id);
         self.due.get_or_insert_with(|| next_check(now));
     }
 
-    /// When the next check is due.
+    /// The time of the next check.
     pub(super) fn due(&self) -> Option<Deadline> {
         self.due
     }
@@ -95,8 +95,8 @@ fn next_check(now: Now) -> Deadline {
 }
 
 impl<N: Net> Worker<N> {
-    /// Starts to drain when that is ordered. What waits in the inbox is still taken in and sent, as
-    /// far as there is time.
+    /// Starts to drain if that was ordered. Mail in the inbox is still taken in and sent if there
+    /// is time.
     pub(super) fn drain_if_ordered(&mut self) {
         if self.draining.is_none()
             && let Some(order) = self.parts.inbox.drain_order()
@@ -105,7 +105,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Accepts no more, and draws for each conn when its goodbye is sent.
+    /// Stops listening, and draws the time of each conn's goodbye.
     fn start_draining(&mut self, order: DrainOrder) {
         self.net.stop_listening();
         self.accepting.ready = 0;
@@ -128,7 +128,7 @@ impl<N: Net> Worker<N> {
                 continue;
             }
             let wait = match slot.conn.class() {
-                // Its request may be on its way, and a proxy would answer 502 for it.
+                // Its request may be in flight, and a proxy would answer 502 if the conn closed.
                 ConnClass::Arriving | ConnClass::Silent => pending,
                 ConnClass::WebSocket | ConnClass::Other => {
                     Duration::from_micros(self.net.draw() % goodbyes_us.max(1))
@@ -138,7 +138,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Ends the conns whose peers have everything that was sent, the goodbye too.
+    /// Ends the conns whose peers have received everything, including the goodbye.
     pub(super) fn end_acknowledged(&mut self) {
         if !self
             .leaving
@@ -163,9 +163,8 @@ impl<N: Net> Worker<N> {
         self.leaving.due = (!self.leaving.conns.is_empty()).then(|| next_check(self.now));
     }
 
-    /// The window for draining is over: conns that are left are closed. A worker that was stopped
-    /// or starved may not have said goodbye to all of them. Those get theirs now, and are closed in
-    /// the next turn.
+    /// Closes the conns that are left after the window. If the worker was stopped or starved, some
+    /// may have no goodbye. Those get it now and are closed in the next turn.
     pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;
@@ -204,8 +203,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether all that a conn was sent is acknowledged, and nothing of what its peer sent is about
-    /// to be read: a socket that is closed with unread input resets the connection.
+    /// Whether the peer has acknowledged everything, and none of its bytes is about to be read:
+    /// closing a socket with unread input resets the connection.
     fn has_peer_everything(&self, id: ConnId) -> bool {
         if self.filters.has_unsent(id.slot) {
             return false;

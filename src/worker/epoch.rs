@@ -1,9 +1,9 @@
-//! epoch: follows the log to a new epoch when nothing that was planned waits to be written.
+//! epoch: follows the log to a new epoch, while no planned write waits.
 //!
-//! That is at the beginning of a turn, before an entry of the new epoch is taken in, before a conn
-//! subscribes, and after the head has moved past what the log could not tell of. The worker is
-//! woken for it and sent nothing. Entries of the new epoch follow those of the one before in the
-//! inbox.
+//! That is at the start of a turn, before an entry of the new epoch is taken in, before a conn
+//! subscribes, and after the head has moved past entries that the log could not return. The feed
+//! wakes the worker for it without mail. In the inbox, entries of the new epoch follow those of the
+//! previous one.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -12,9 +12,9 @@ use crate::hub::JoinOutcome;
 use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
-    /// Follows the log to its newest epoch, and lists all conns for flush: what each of them is
-    /// owed may have changed, also behind a full socket or a closed window. Void entries supersede
-    /// nothing, and in the epoch before not all that counts for a quota was known.
+    /// Follows the log to its newest epoch and lists all conns for flush. What each is owed may
+    /// have changed, even with a full socket or a closed window: void entries supersede nothing,
+    /// and the previous epoch did not show all that counts for a quota.
     pub(super) fn follow_epoch(&mut self) {
         debug_assert!(self.scratch.collected.is_empty());
         if !self.hub.follow_epoch(self.now) {
@@ -32,16 +32,17 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Follows the log if it could not tell of a channel up to the head since it is in a newer
-    /// epoch. Until then nothing may be given: no id may pass what has not been looked at.
+    /// Follows the log if it could not return a channel's entries up to the head because it is in a
+    /// newer epoch. Until then nothing is delivered, since no id may pass entries that were not
+    /// read.
     pub(super) fn follow_for_postponed(&mut self) {
         while self.hub.has_postponed() {
             self.follow_epoch();
         }
     }
 
-    /// Subscribes a conn to channels, all of them in the newest epoch. If the epoch changes
-    /// meanwhile, it begins again.
+    /// Subscribes a conn to channels, all in the newest epoch. Starts over if the epoch changes
+    /// meanwhile.
     pub(super) fn subscribe_in_one_epoch(&mut self, id: ConnId, join: &Join) -> Vec<JoinOutcome> {
         loop {
             self.follow_epoch();

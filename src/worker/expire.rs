@@ -1,8 +1,7 @@
-//! expire: timers that are due go to their conns.
+//! expire: calls the machines of conns whose timers are due.
 //!
-//! What a timer says of a conn is decided a round after it fired ([`super::round`]), so that no
-//! peer is judged by what lies unread. While the server drains, a conn's timer means that its
-//! goodbye is due.
+//! A fired timer is decided a round later ([`super::round`]), so that unread bytes do not count
+//! against the peer. While the server drains, a conn's timer means that its goodbye is due.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -31,30 +30,30 @@ impl<N: Net> Worker<N> {
         self.close_remaining();
     }
 
-    /// Decides what the round was for, if it is over.
+    /// Makes the decisions that waited for the round, if it is over.
     fn end_round(&mut self) {
         let handshakes = self.filters.handshake_queue();
-        let Some(questions) = self.round.end(&self.to_read, handshakes) else {
+        let Some(decisions) = self.round.end(&self.to_read, handshakes) else {
             return;
         };
-        for id in &questions.fired {
-            // What was read meanwhile may have set the timer again, or ended the conn.
+        for id in &decisions.fired {
+            // Bytes read meanwhile may have set the timer again or ended the conn.
             if self.slot(*id).is_some() && !self.wheel.is_armed(id.slot) {
                 self.expire_conn(*id);
             }
         }
-        for id in &questions.arrived {
+        for id in &decisions.arrived {
             self.note_silent(*id);
         }
-        self.round.reuse(questions);
+        self.round.reuse(decisions);
         self.crowd_out();
     }
 
     fn expire_conn(&mut self, id: ConnId) {
         let is_to_be_read = self.is_to_be_read(id);
         if is_to_be_read && self.slot(id).is_some_and(|slot| slot.conn.takes_requests()) {
-            // The rest of its request may be among what is read next. The limit on the length of a
-            // head bounds how often this happens.
+            // The rest of its request may be read next. The limit on the length of a head bounds
+            // how often this happens.
             return self.round.note_fired(id);
         }
         if self.close_unsubscribed(id) {
@@ -66,7 +65,7 @@ impl<N: Net> Worker<N> {
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
         if !slot.holds.is_empty() || is_to_be_read {
-            // Its client may have answered, but the server has not read that.
+            // The client may have answered, and the server has not read it.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();
@@ -85,11 +84,11 @@ impl<N: Net> Worker<N> {
                 conn.handle_timeout(send_state, out, context);
             }
         });
-        // A conn that has been told goodbye is read again, whatever it leaves unread itself.
+        // A conn that said goodbye is read even if its answers had piled up.
         self.list_to_read(id);
     }
 
-    /// Whether a conn is on a list for its bytes to be read.
+    /// Whether a conn has input and is listed for read or for a handshake.
     pub(super) fn is_to_be_read(&mut self, id: ConnId) -> bool {
         let Some(slot) = self.slot(id) else {
             return false;

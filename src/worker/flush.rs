@@ -157,8 +157,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Collects a write for a conn. Holds it to its quota if there is nothing to write or its socket
-    /// is full.
+    /// Collects a write for a conn. Holds it to its quota if there is nothing to write or its
+    /// socket is full.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
             Some(kind @ FrameKind::Poll(_)) => self.answer_if_owed(id, kind),

@@ -1,7 +1,7 @@
-//! inspect: what must hold between two turns, for the simulation and for tests.
+//! invariants: checks between two turns, for the simulation and for tests.
 //!
-//! Looks and never acts; nothing in the running server calls it. A panic here names the first thing
-//! that does not hold.
+//! Changes nothing, and the running server never calls it. The message of a panic names the first
+//! broken invariant.
 
 use super::Worker;
 use super::hold::Hold;
@@ -12,8 +12,8 @@ use crate::hub::Amount;
 use crate::id::{ChannelName, ConnId, ConnName};
 
 impl<N: Net> Worker<N> {
-    /// Panics if slab, hub, wheel and lists disagree, or if somebody could be forgotten: a conn
-    /// without a timer, or one that could be read or written and stands on no list.
+    /// Panics if slab, hub, wheel and lists disagree, if a conn has no timer, or if a conn that can
+    /// be read or written is on no list.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         self.hub.check_invariants();
@@ -38,8 +38,8 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether nothing more will be written to the conn in a slot before its socket takes more or
-    /// something is published: what it is behind now has to be within its quota.
+    /// Whether the conn in a slot waits for nothing but its socket or a publication. Then it has to
+    /// be within its quota.
     #[doc(hidden)]
     #[must_use]
     pub fn has_flushed(&self, slot: u32) -> bool {
@@ -47,7 +47,7 @@ impl<N: Net> Worker<N> {
         !self.hub.is_walking() && slot.is_some_and(|slot| !slot.is_listed_to_flush)
     }
 
-    /// Whether mail waits to be taken in.
+    /// Whether mail waits.
     #[doc(hidden)]
     #[must_use]
     pub fn has_mail(&self) -> bool {
@@ -61,7 +61,7 @@ impl<N: Net> Worker<N> {
         &self.reaped
     }
 
-    /// The channels of all streams, as a backend knows them.
+    /// The subscriptions of all streams, by the names that backends know.
     #[doc(hidden)]
     pub fn streams_in_channels(&self) -> impl Iterator<Item = (ConnName, &ChannelName)> {
         let slots = self.conns.iter();
@@ -76,7 +76,7 @@ impl<N: Net> Worker<N> {
         })
     }
 
-    /// Whether something is kept that the feed has no room for.
+    /// Whether reports wait because the feed has no room.
     #[doc(hidden)]
     #[must_use]
     pub fn is_upstream_behind(&self) -> bool {

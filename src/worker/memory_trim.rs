@@ -1,8 +1,8 @@
-//! memory_trim: gives memory back after many conns have come or gone.
+//! memory_trim: returns memory to the system after many conns have opened or closed.
 //!
-//! Tables that have grown for a crowd stay large, and what requests and outboxes have freed stays
-//! with the allocator, until somebody asks for it. That takes a millisecond, so it waits until
-//! nobody comes or goes, but not for ever. Called at the end of reap; frees room, never a conn.
+//! Tables keep their capacity, and the allocator keeps what requests and outboxes have freed.
+//! Trimming takes a millisecond, so it waits for a quiet moment, up to a bound. Called at the end
+//! of reap. Frees capacity, never a conn.
 
 use std::time::Duration;
 
@@ -12,32 +12,32 @@ use crate::config::limits::{MEMORY_TRIM_CONNS, MEMORY_TRIM_DELAY_MS_MAX, MEMORY_
 use crate::sys::memory;
 use crate::time::{Deadline, Now};
 
-/// Conns that have come or gone since memory was given back last.
+/// The conns that have opened or closed since the last trim.
 #[derive(Debug, Default)]
 pub(super) struct MemoryTrim {
     conns: u32,
-    began: Now,
+    first: Now,
     latest: Now,
 }
 
 impl MemoryTrim {
-    /// A conn has come or gone.
+    /// Notes that a conn has opened or closed.
     pub(super) fn note(&mut self, now: Now) {
         if self.conns == 0 {
-            self.began = now;
+            self.first = now;
         }
         self.conns = self.conns.saturating_add(1);
         self.latest = now;
     }
 
-    /// When memory is to be given back, if there has been a memory_trim.
+    /// When to trim, if enough conns have opened or closed.
     pub(super) fn due(&self) -> Option<Deadline> {
         (self.conns >= MEMORY_TRIM_CONNS).then(|| {
             let quiet = self
                 .latest
                 .after(Duration::from_millis(MEMORY_TRIM_QUIET_MS));
             quiet.min(
-                self.began
+                self.first
                     .after(Duration::from_millis(MEMORY_TRIM_DELAY_MS_MAX)),
             )
         })
@@ -55,7 +55,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Gives memory back now. Public for the simulation, whose crowds are too small for a memory_trim.
+    /// Trims memory now. Public for the simulation, which has too few conns to cause it.
     #[doc(hidden)]
     pub fn trim_memory_now(&mut self) {
         self.memory_trim = MemoryTrim::default();

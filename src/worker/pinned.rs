@@ -1,10 +1,10 @@
-//! pinned: bounds what conns keep in memory of publications that have left the log.
+//! pinned: bounds the memory of publications that have left the log and that conns still send.
 //!
-//! A frame that is half written and the answer of a poll stay whole, whatever the log drops. A
-//! client that stops reading in the middle pins them, and one that reads a few bytes now and then
-//! is no better. Beyond `log.pinned_bytes`, which is for all workers together, a conn copies a rest
-//! that is small beside what is kept for it. If that is not enough, the conns that pin the oldest
-//! publications are closed. Called after flush, so that their slots are freed in the same turn.
+//! A half-written frame and the answer of a poll stay whole even if the log evicts them. A client
+//! that stops reading pins them, and so does one that reads a few bytes now and then. Beyond
+//! `log.pinned_bytes`, a bound for all workers together, conns copy unsent rests that are small
+//! compared with what they pin. If that is not enough, the conns that pin the oldest publications
+//! are closed. Called after flush, so that their slots are freed in the same turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,16 +18,16 @@ use crate::effect::CloseReason;
 use crate::id::{ConnId, Sequence};
 use crate::time::Now;
 
-/// Which worker's conns pin the oldest publication: its conns are the first to be closed.
+/// The oldest publication that each worker's conns pin. The conns of the oldest are closed first.
 #[derive(Debug, Default)]
 pub struct OldestPinned(Mutex<BTreeMap<u16, (Sequence, Now)>>);
 
 impl OldestPinned {
-    /// Notes the oldest publication that a worker's conns pin, and returns whether no other worker
-    /// has said that its conns pin an older one. A worker that has said nothing for a while may be
-    /// asleep, and does not count.
+    /// Notes the oldest publication that a worker's conns pin. Returns whether no other worker's
+    /// conns pin an older one. A worker that has noted nothing for a while may be asleep and does
+    /// not count.
     #[must_use]
-    pub fn is_of(&self, worker: u16, oldest: Sequence, now: Now) -> bool {
+    pub fn is_oldest(&self, worker: u16, oldest: Sequence, now: Now) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|other, (_, at)| {
             *other != worker && now.since(*at) < Duration::from_millis(PINNED_STALE_MS)
@@ -37,28 +37,28 @@ impl OldestPinned {
         is_oldest
     }
 
-    /// Notes that a worker has nothing more to close.
+    /// Notes that a worker has nothing left to close.
     pub fn note_none(&self, worker: u16) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&worker);
     }
 }
 
-/// Conns that hold publications until they are written, by the oldest of them.
+/// The conns whose outbox holds publications, by the oldest publication of each.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_age: BTreeSet<Holder>,
-    /// Slots of conns that were given an answer in this turn, which most write at once.
+    /// Slots of conns that got an answer in this turn. Most of them are written in the same turn.
     answered: Vec<u32>,
-    /// With which the next look begins, if the last one was cut short.
+    /// The first of the next batch, if the last one did not reach the end.
     next: Option<Holder>,
 }
 
-/// A publication and the slot of a conn.
+/// The sequence number of a publication, and the slot of a conn.
 type Holder = (Sequence, u32);
 
 impl Holders {
-    /// Notes what a conn held and what it holds now.
+    /// Notes the oldest publication that a conn held before, and the one that it holds now.
     fn note(&mut self, slot: u32, before: Option<Sequence>, now: Option<Sequence>) {
         if before != now
             && let Some(sequence) = before
@@ -70,13 +70,13 @@ impl Holders {
         }
     }
 
-    /// Whether a look was cut short.
-    pub(super) fn are_awaited(&self) -> bool {
+    /// Whether the last batch did not reach the end.
+    pub(super) fn has_next(&self) -> bool {
         self.next.is_some()
     }
 
-    /// Some of them, beginning with the oldest or where the last look ended.
-    fn look(&mut self) -> Vec<Holder> {
+    /// The next batch, starting with the oldest or after the end of the last batch.
+    fn next_batch(&mut self) -> Vec<Holder> {
         let from = self.next.take().unwrap_or((Sequence::ZERO, 0));
         let mut holders = self.by_age.range(from..).copied();
         let some = holders.by_ref().take(HOLDERS_PER_TURN_MAX).collect();
@@ -86,19 +86,19 @@ impl Holders {
 }
 
 impl<N: Net> Worker<N> {
-    /// Takes in what a conn's outbox holds. `before` is what it held when that was last looked at.
+    /// Notes the oldest publication that a conn's outbox holds. `before` is the one noted last.
     pub(super) fn note_held(&mut self, id: ConnId, before: Option<Sequence>) {
         let slot = self.conns.get(id.slot as usize);
         let held = slot.and_then(|slot| slot.conn.outbox().oldest_held());
         self.holders.note(id.slot, before, held);
     }
 
-    /// Notes that a conn has an answer. What flush leaves of it is counted as held.
+    /// Notes that a conn has an answer. What flush does not write of it counts as held.
     pub(super) fn note_answered(&mut self, slot: u32) {
         self.holders.answered.push(slot);
     }
 
-    fn note_all_answered(&mut self) {
+    fn note_unwritten_answers(&mut self) {
         let mut answered = std::mem::take(&mut self.holders.answered);
         for slot in answered.drain(..) {
             let entry = self.conns.get_mut(slot as usize);
@@ -112,14 +112,15 @@ impl<N: Net> Worker<N> {
         self.holders.answered = answered;
     }
 
-    /// Forgets a conn that is about to be freed.
+    /// Removes a conn that is about to be freed.
     pub(super) fn forget_held(&mut self, slot: u32, outbox: &Outbox) {
         self.holders.note(slot, outbox.oldest_held(), None);
     }
 
-    /// Keeps what is pinned within its bound, and has the feed do so for the log's encodings.
+    /// Keeps pinned publications within their bound. Wakes the feed if the log has too many
+    /// encodings, which it bounds.
     pub(super) fn bound_pinned(&mut self) {
-        self.note_all_answered();
+        self.note_unwritten_answers();
         if self.hub.log().has_too_many_encodings() {
             self.parts.feed.wake();
         }
@@ -127,7 +128,7 @@ impl<N: Net> Worker<N> {
             self.holders.next = None;
             return;
         }
-        let mut holders = self.holders.look();
+        let mut holders = self.holders.next_batch();
         holders.retain(|&(_, slot)| self.pins(slot));
         for &(_, slot) in &holders {
             if !self.is_too_much_pinned() {
@@ -146,7 +147,12 @@ impl<N: Net> Worker<N> {
             if !self.is_too_much_pinned() {
                 break;
             }
-            if !self.parts.guard.oldest.is_of(number, sequence, self.now) {
+            if !self
+                .parts
+                .guard
+                .oldest
+                .is_oldest(number, sequence, self.now)
+            {
                 return;
             }
             if let Some(id) = self.id_in(slot) {
@@ -154,11 +160,11 @@ impl<N: Net> Worker<N> {
                 self.drop_outbox(slot);
             }
         }
-        // Other workers need not wait for this one any more.
+        // Other workers need not wait for this one.
         self.parts.guard.oldest.note_none(number);
     }
 
-    /// Drops what a closed conn will not write any more, now, since others go by what is pinned.
+    /// Drops the outbox of a closed conn before reap, since other workers check what is pinned.
     fn drop_outbox(&mut self, slot: u32) {
         if let Some(slot_entry) = self.conns.get_mut(slot as usize) {
             let outbox = std::mem::take(slot_entry.conn.outbox_mut());
@@ -166,7 +172,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// What conns hold of encodings that the log has no more, as addresses and bytes. For tests.
+    /// The encodings that conns hold and the log has evicted, as addresses and bytes. For tests.
     #[doc(hidden)]
     pub fn pinned_by_conns(&self) -> impl Iterator<Item = (usize, u64)> {
         let conns = self.conns.iter();
@@ -200,30 +206,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worker_with_the_oldest_goes_first_unless_it_is_asleep() {
+    fn worker_with_the_oldest_closes_first_unless_it_is_asleep() {
         let oldest = OldestPinned::default();
         let (soon, late) = (Now(1), Now(PINNED_STALE_MS * 1_000));
-        assert!(oldest.is_of(0, Sequence(5), Now(0)));
-        assert!(!oldest.is_of(3, Sequence(6), soon));
-        assert!(oldest.is_of(1, Sequence(5), soon), "both have it");
+        assert!(oldest.is_oldest(0, Sequence(5), Now(0)));
+        assert!(!oldest.is_oldest(3, Sequence(6), soon));
+        assert!(oldest.is_oldest(1, Sequence(5), soon), "both have it");
         oldest.note_none(1);
-        assert!(oldest.is_of(3, Sequence(6), late));
+        assert!(oldest.is_oldest(3, Sequence(6), late));
     }
 
     #[test]
-    fn look_that_is_cut_short_goes_on_where_it_ended_and_then_begins_again() {
+    fn batch_continues_after_the_last_one_and_starts_over_at_the_end() {
         let mut holders = Holders::default();
         let count = u32::try_from(HOLDERS_PER_TURN_MAX).unwrap() + 2;
         for slot in 0..count {
             holders.note(slot, None, Some(Sequence(7)));
         }
-        assert_eq!(holders.look().len(), HOLDERS_PER_TURN_MAX);
-        assert!(holders.are_awaited());
+        assert_eq!(holders.next_batch().len(), HOLDERS_PER_TURN_MAX);
+        assert!(holders.has_next());
         let rest = [count - 2, count - 1].map(|slot| (Sequence(7), slot));
-        assert_eq!(holders.look(), rest);
-        assert!(!holders.are_awaited());
+        assert_eq!(holders.next_batch(), rest);
+        assert!(!holders.has_next());
         holders.note(0, Some(Sequence(7)), Some(Sequence(9)));
         holders.note(1, Some(Sequence(7)), None);
-        assert_eq!(holders.look().first(), Some(&(Sequence(7), 2)));
+        assert_eq!(holders.next_batch().first(), Some(&(Sequence(7), 2)));
     }
 }

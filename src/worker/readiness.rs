@@ -1,17 +1,18 @@
-//! poll: waits for readiness, and notes it on the conns it is for.
+//! poll: waits for readiness and notes it on the conns.
 //!
-//! Does not wait while anything is left over from the last turn. Readiness for a conn that has gone
-//! is recognised by its generation and dropped.
+//! Does not wait while work is left from the last turn. Readiness of a conn that was freed is
+//! dropped; its generation shows that.
 
 use std::time::Duration;
 
 use super::Worker;
 use super::wire::net::{Net, Readiness};
 use crate::config::limits::LATE_ENTRIES_WAIT_MS;
+use crate::id::ConnId;
 
 impl<N: Net> Worker<N> {
     pub(super) fn poll(&mut self) {
-        let timeout = self.wait();
+        let timeout = self.poll_timeout();
         let mut readiness = std::mem::take(&mut self.scratch.readiness);
         self.round.begin();
         let polled = self.net.poll(timeout, &mut readiness);
@@ -24,7 +25,7 @@ impl<N: Net> Worker<N> {
         let mut reports = 0;
         for report in readiness.drain(..) {
             match report {
-                // Nobody is accepted any more, so nobody would ever take this back.
+                // Nothing is accepted during a drain, so the bit would never be cleared.
                 Readiness::Listener(_) if self.draining.is_some() => {}
                 Readiness::Listener(listener) => {
                     reports += 1;
@@ -43,10 +44,10 @@ impl<N: Net> Worker<N> {
                     reports += 1;
                     slot.is_readable |= is_readable || is_read_closed;
                     slot.is_read_closed |= is_read_closed;
-                    let has_room_again = is_writable && !slot.is_writable;
+                    let was_full = is_writable && !slot.is_writable;
                     slot.is_writable |= is_writable;
                     if is_writable {
-                        self.note_writable(id, has_room_again);
+                        self.note_writable(id, was_full);
                     }
                     self.list_to_read(id);
                 }
@@ -58,8 +59,8 @@ impl<N: Net> Worker<N> {
             .note_polled(polled, reports, sockets, &self.to_read);
     }
 
-    /// How long poll may wait: not at all while work is left, else until the next thing is due.
-    fn wait(&self) -> Option<Duration> {
+    /// How long poll may wait: zero while work is left, otherwise until the next deadline.
+    fn poll_timeout(&self) -> Option<Duration> {
         let has_order = self.draining.is_none() && self.parts.inbox.drain_order().is_some();
         let has_mail = self.batch.len() > 0 || !self.parts.inbox.is_empty();
         let has_work = !self.to_read.is_empty()
@@ -68,7 +69,7 @@ impl<N: Net> Worker<N> {
             || self.parts.upstream.has_released()
             || self.round.is_awaited()
             || has_order
-            || self.holders.are_awaited()
+            || self.holders.has_next()
             || self.may_have_too_many_silent()
             || (self.hub.is_walking() && !self.awaits_fanout)
             || ((has_mail || !self.to_answer.is_empty())
@@ -92,7 +93,7 @@ impl<N: Net> Worker<N> {
             due.map(|deadline| deadline.remaining(now)),
             timer.map(|deadline| deadline.remaining(self.running.at(now))),
             (!self.conns.is_empty()).then_some(self.running.sleep_max()),
-            // The feed does not wake this worker for what concerns others.
+            // The feed does not wake this worker for publications of other workers' channels.
             self.hub
                 .has_late()
                 .then_some(Duration::from_millis(LATE_ENTRIES_WAIT_MS)),
@@ -100,13 +101,14 @@ impl<N: Net> Worker<N> {
         waits.into_iter().flatten().min()
     }
 
-    /// A socket takes bytes again: whoever waits for that is served.
-    fn note_writable(&mut self, id: crate::id::ConnId, has_room_again: bool) {
+    /// Lists a conn for flush whose socket is writable, if it is owed something. `was_full` is
+    /// whether the socket was not writable before.
+    fn note_writable(&mut self, id: ConnId, was_full: bool) {
         let now = self.running.now();
         let is_behind = self.hub.is_behind(id.slot) || self.filters.has_unsent(id.slot);
         let Some(slot) = self.slot(id) else { return };
-        if has_room_again {
-            // The kernel had been full; room in it means that the peer has read.
+        if was_full {
+            // The send buffer was full. That it has room now means that the peer has read.
             slot.conn.handle_written(now, true);
         }
         if is_behind || !slot.conn.outbox().is_empty() {

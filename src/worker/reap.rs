@@ -1,8 +1,7 @@
-//! reap: frees the slots of conns that ended in this turn, tells hub and wheel, shows the gauges.
+//! reap: frees the slots of conns that ended in this turn, and updates the gauges.
 //!
-//! The only place where a conn is freed, so that no other phase ever meets a slot that changed
-//! hands under it. The slot's next conn has another generation, so readiness that is still on its
-//! way finds none.
+//! The only place where a conn is freed, so that a slot never gets a new conn during another phase.
+//! The slot's next conn has a new generation, so late readiness of the old conn is recognised.
 
 use super::Worker;
 use super::wire::net::Net;
@@ -14,7 +13,7 @@ impl<N: Net> Worker<N> {
         reaped.append(&mut self.to_reap);
         for &(id, reason) in &reaped {
             let Some(slot) = self.conns.remove(id.slot as usize) else {
-                debug_assert!(false, "{id:?} is gone already");
+                debug_assert!(false, "{id:?} was freed twice");
                 continue;
             };
             debug_assert_eq!(slot.generation, id.generation);
@@ -27,7 +26,7 @@ impl<N: Net> Worker<N> {
             }
             self.pending.forget_subscribes_by(id.slot);
             self.rates.forget(id.slot);
-            // A descriptor is free again for whoever waits to be accepted.
+            // A descriptor is free again, so accepting may continue.
             self.accepting.paused_until = None;
             self.wheel.disarm(id.slot);
             self.memory_trim.note(self.now);
@@ -45,8 +44,7 @@ impl<N: Net> Worker<N> {
         self.show_gauges();
     }
 
-    /// Last in the turn: a worker may sleep for long after it, and what it shows has to hold until
-    /// then.
+    /// Updates the gauges last in the turn, since the worker may sleep long after it.
     fn show_gauges(&self) {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());

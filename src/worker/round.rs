@@ -1,12 +1,12 @@
-//! round: holds a decision about a peer back until everything that the peer had sent has been read.
+//! round: delays a decision about a peer until everything that the peer has sent was read.
 //!
 //! A deadline or a limit measures the peer, never the server's own lag. When a timer fires or a
-//! conn is new, the bytes that matter may lie unread in the kernel: a wait was interrupted, its
-//! list was full, or reading ran out of budget. So every decision waits for a *round* that begins
-//! after it came up: a complete poll, then one read of each conn that was listed for reading when
-//! that poll ended, then one step of each handshake that was listed when those reads were done.
-//! Both lists are queues, so positions in them tell when that is. All timers of conns and
-//! [`super::admission::pending`] are decided at the end of a round, in `expire`, and nowhere else.
+//! conn is new, its bytes may be unread in the kernel: a wait was interrupted, its list was full,
+//! or reading exceeded its budget. So every decision waits for a *round* that begins after it. A
+//! round is a complete poll, then one read of each conn that was listed when that poll ended, then
+//! one step of each handshake that was queued when those reads were done. Both lists are queues,
+//! so a position in them shows when that is. Timers of conns and [`super::admission::pending`] are
+//! decided at the end of a round, in `expire`, and nowhere else.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use super::wire::net::Polled;
 use crate::config::limits::ACCEPTS_PER_TURN_MAX;
 use crate::id::ConnId;
 
-/// Conns that wait for something, first in, first out, with a count of those that have had it.
+/// A queue of conns that counts how many were taken from it.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     conns: VecDeque<ConnId>,
@@ -52,47 +52,47 @@ impl Queue {
         self.conns.shrink_to_fit();
     }
 
-    /// The position behind the last conn.
+    /// The position after the last conn.
     fn end(&self) -> Mark {
         Mark(self.taken + self.conns.len() as u64)
     }
 
-    /// Whether all conns in front of a position have been taken.
+    /// Whether all conns before a position have been taken.
     fn has_passed(&self, mark: Mark) -> bool {
         self.taken >= mark.0 || self.conns.is_empty()
     }
 }
 
-/// How far the round under way has come.
+/// The progress of the current round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Progress {
     /// The next poll begins a round.
     #[default]
     Ended,
-    /// So many readiness reports have come since the round began, and no poll was complete.
+    /// No poll of the round was complete. They have returned so many readiness reports.
     Polling { reports: usize },
-    /// What was listed for reading is read.
+    /// Conns that were listed for read before the mark are read.
     Reading(Mark),
-    /// What was listed for a handshake has its step.
+    /// Handshakes that were queued before the mark have their step.
     Handshaking(Mark),
 }
 
-/// The round under way and what waits for the next one.
+/// The current round, and the decisions that wait for it or the next one.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     progress: Progress,
-    /// What this round decides.
-    current: Questions,
-    /// What came up since it began.
-    next: Questions,
+    /// The decisions at the end of this round.
+    current: Decisions,
+    /// The decisions that are due since this round began.
+    next: Decisions,
 }
 
-/// Conns about which something is to be decided.
+/// Conns about which a decision is due.
 #[derive(Debug, Default)]
-pub(super) struct Questions {
+pub(super) struct Decisions {
     /// Their timers have fired.
     pub(super) fired: Vec<ConnId>,
-    /// They are new: the server has not looked for their request yet.
+    /// They are new, and their request may be unread.
     pub(super) arrived: Vec<ConnId>,
 }
 
@@ -105,23 +105,23 @@ impl Round {
         self.next.arrived.push(id);
     }
 
-    /// How many new conns wait to be looked at.
+    /// The number of new conns.
     pub(super) fn arrived(&self) -> u32 {
         let arrived = self.current.arrived.len() + self.next.arrived.len();
         u32::try_from(arrived).unwrap_or(u32::MAX)
     }
 
-    /// Whether a timer waits, so that no poll may sleep.
+    /// Whether a fired timer waits, so that no poll may sleep.
     pub(super) fn is_awaited(&self) -> bool {
         !self.next.fired.is_empty() || !self.current.fired.is_empty()
     }
 
-    /// Whether the timer of a conn waits here.
+    /// Whether the fired timer of a conn waits.
     pub(super) fn has_fired(&self, id: ConnId) -> bool {
         self.next.fired.contains(&id) || self.current.fired.contains(&id)
     }
 
-    /// A poll is about to begin.
+    /// Called before a poll. Starts a round if none is in progress.
     pub(super) fn begin(&mut self) {
         if self.progress == Progress::Ended {
             std::mem::swap(&mut self.current, &mut self.next);
@@ -129,8 +129,7 @@ impl Round {
         }
     }
 
-    /// A poll has ended, and what it reported is on the list for reading. `sockets` is how many
-    /// conns and listeners there are.
+    /// Called after a poll whose reports are noted. `sockets` is the number of conns and listeners.
     pub(super) fn note_polled(
         &mut self,
         polled: Polled,
@@ -139,8 +138,8 @@ impl Round {
         to_read: &Queue,
     ) {
         if let Progress::Polling { reports: before } = self.progress {
-            // The kernel reports in the order of readiness, so as many reports as there are sockets
-            // hold all that were ready at first, although no list had an end.
+            // The kernel reports in the order of readiness. So as many reports as sockets include
+            // all that were ready when the round began, even if no poll was complete.
             let reports = before + reports;
             self.progress = match polled {
                 Polled::Partial if reports < sockets => Progress::Polling { reports },
@@ -149,8 +148,8 @@ impl Round {
         }
     }
 
-    /// Reads and handshakes of a turn are done. What the round was for, if it is over.
-    pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Questions> {
+    /// Called after the reads and handshakes of a turn. Returns the decisions if the round is over.
+    pub(super) fn end(&mut self, to_read: &Queue, handshakes: &Queue) -> Option<Decisions> {
         if let Progress::Reading(mark) = self.progress
             && to_read.has_passed(mark)
         {
@@ -165,13 +164,13 @@ impl Round {
         }
     }
 
-    /// Takes the lists of a round back for their room, as long as it is that of a usual turn.
-    pub(super) fn reuse(&mut self, mut questions: Questions) {
-        for list in [&mut questions.fired, &mut questions.arrived] {
+    /// Reuses the lists of a round, with the capacity of a usual turn.
+    pub(super) fn reuse(&mut self, mut decisions: Decisions) {
+        for list in [&mut decisions.fired, &mut decisions.arrived] {
             list.clear();
             list.shrink_to(ACCEPTS_PER_TURN_MAX as usize);
         }
-        self.current = questions;
+        self.current = decisions;
     }
 }
 
@@ -184,12 +183,12 @@ mod tests {
         ConnId { slot, generation }
     }
 
-    fn fired(questions: Option<Questions>) -> Option<Vec<u32>> {
-        let slots = |questions: Questions| questions.fired.iter().map(|id| id.slot).collect();
-        questions.map(slots)
+    fn fired(decisions: Option<Decisions>) -> Option<Vec<u32>> {
+        let slots = |decisions: Decisions| decisions.fired.iter().map(|id| id.slot).collect();
+        decisions.map(slots)
     }
 
-    /// A turn whose poll ends so, with a read list and handshakes.
+    /// A turn with this outcome of its poll and this read list, and without handshakes.
     fn turn(round: &mut Round, polled: Polled, to_read: &Queue) -> Option<Vec<u32>> {
         round.begin();
         round.note_polled(polled, 1, 100, to_read);

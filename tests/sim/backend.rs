@@ -72,7 +72,7 @@ impl Backend {
             let watch = Arc::new(watch);
             let worker_ack = Arc::new(WorkerAck::new(mailboxes.count()));
             let _ended = mailboxes.post_to_all(|| Mail::Watch {
-                watch: Arc::clone(&watch),
+                watched: Arc::clone(&watch),
                 worker_ack: Arc::clone(&worker_ack),
             });
         }

@@ -30,7 +30,7 @@ use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
-use crate::worker::mail::upstream::{Reports, Waiting};
+use crate::worker::mail::upstream::{Reports, WaitingNotice};
 
 /// The feed's end of the way upstream.
 #[derive(Debug)]
@@ -220,7 +220,7 @@ impl Upstream {
         }
     }
 
-    fn has_to_wait(&mut self, notice: &Waiting, feeders: &mut Slab<Feeder>) -> bool {
+    fn has_to_wait(&mut self, notice: &WaitingNotice, feeders: &mut Slab<Feeder>) -> bool {
         let is_passed = match &notice.report {
             Report::Notice(notice) => self.scan.passed.contains(&notice.conn),
             _ => false,
@@ -255,7 +255,7 @@ impl Upstream {
     }
 
     /// Goes on after a notice that has to wait.
-    fn pass_over(&mut self, notice: &Waiting) {
+    fn pass_over(&mut self, notice: &WaitingNotice) {
         match &notice.report {
             Report::Notice(Notice { conn, .. }) => {
                 self.scan.next = notice.order + 1;
@@ -274,7 +274,12 @@ impl Upstream {
     }
 
     /// Hands a notice out, unless it was undone meanwhile.
-    fn take_notice(&self, notice: &Waiting, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
+    fn take_notice(
+        &self,
+        notice: &WaitingNotice,
+        feeders: &mut Slab<Feeder>,
+        touched: &mut Vec<usize>,
+    ) {
         if self.reports.take_notice(notice) {
             let owe = Feeder::owe_notice;
             let consumers = hand_out(&notice.report, owe, feeders, touched);

@@ -175,7 +175,7 @@ impl Sequencer {
     pub(super) fn watch(&mut self, watch: &Arc<WatchedChannels>, worker_ack: &Arc<WorkerAck>) {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Watch {
-                watch: Arc::clone(watch),
+                watched: Arc::clone(watch),
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {

@@ -1,9 +1,8 @@
-//! guard: who comes in, for whom a conn is counted, and who is told to come back.
+//! guard: decides whether a connection is accepted, and which source it counts for.
 //!
-//! Asked before a conn has a slot, and again when a proxy has named the client that it speaks for.
-//! What is known of where a conn comes from is in a table beside the slots that is empty unless
-//! something asks for it: limits per source, trusted proxies, or the PROXY protocol. A conn that is
-//! counted is forgotten in reap, once.
+//! It decides before a conn has a slot, and again when a proxy has named its client. The table of
+//! peers is beside the slots. It is empty unless a limit per source, a trusted proxy or the PROXY
+//! protocol needs it. Each counted conn is released once, in reap.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,43 +22,43 @@ use crate::worker::Worker;
 use crate::worker::pinned::OldestPinned;
 use crate::worker::wire::net::Net;
 
-/// By what conns are kept away. The default keeps nobody away.
+/// The limits that admission control checks. The default has none.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// How many silent conns there may be on the node, if that is limited.
+    /// The bound on silent conns of the node, if there is one.
     pub silent: Option<Arc<SilentLimit>>,
-    /// Listeners whose conns begin with a header of the PROXY protocol, a bit each.
+    /// A bit for each listener whose conns begin with a header of the PROXY protocol.
     pub proxied: u64,
-    /// How many conns each source has, if that is limited.
+    /// The limits per source, if there are any.
     pub sources: Option<Arc<SourceLimiter>>,
-    /// Whose conns keep the oldest publication in memory.
+    /// The oldest publication that each worker's conns keep in memory.
     pub oldest: Arc<OldestPinned>,
-    /// Whether memory is short.
+    /// Memory pressure.
     pub pressure: Arc<Pressure>,
 }
 
-/// Where conns come from.
+/// The peers of a worker's conns, by slot.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct PeerTable {
     by_slot: HashMap<u32, Peer, RandomState>,
 }
 
-/// Where one conn comes from.
+/// The peer of one conn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) struct Peer {
-    /// For whom it is counted, if it is.
+    /// The source that the conn counts for, if any.
     counted: Option<Source>,
-    /// Who has connected, or whoever a PROXY header has named.
+    /// The source of the connection, or the one that a PROXY header named.
     own: Source,
-    /// Whether that is a proxy whose word counts.
+    /// Whether `own` is a trusted proxy.
     is_trusted: bool,
-    /// Whether TLS begins behind the PROXY header.
+    /// Whether TLS begins after the PROXY header.
     awaits_tls: bool,
-    /// It has been counted as a connect of one source, which happens once.
+    /// The conn has been charged to the connect rate of a source, which happens once.
     has_connected: bool,
 }
 
-/// Why somebody does not come in.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::worker) enum AdmissionError {
     Full,
@@ -74,7 +73,7 @@ impl PeerTable {
         !self.by_slot.is_empty() && self.by_slot.get(&slot).is_some_and(is_trusted)
     }
 
-    /// Lets go of the room for those who have left.
+    /// Frees unused capacity.
     pub(in crate::worker) fn shrink(&mut self) {
         self.by_slot.shrink_to_fit();
     }
@@ -85,14 +84,14 @@ impl<N: Net> Worker<N> {
         self.parts.guard.proxied & (1 << (listener % 64)) != 0
     }
 
-    /// Whether it matters where conns come from.
+    /// Whether a limit or a proxy needs the peers of conns.
     fn needs_peers(&self) -> bool {
         let guard = &self.parts.guard;
         guard.sources.is_some() || guard.proxied != 0 || !self.parts.config.proxy.trusted.is_empty()
     }
 
-    /// Whether somebody comes in, and as whom, if that matters. A conn that is let in and counted
-    /// has to be noted or forgotten.
+    /// Decides whether a connection is accepted. Returns its peer if that is needed. The caller
+    /// then calls [`Self::note_peer`] or [`Self::release_peer`].
     pub(in crate::worker) fn check_admission(
         &self,
         address: IpAddr,
@@ -127,9 +126,8 @@ impl<N: Net> Worker<N> {
         Ok(Some(peer))
     }
 
-    /// Moves a conn to another source's account, or to none. Only the first source has connected: a
-    /// proxy that keeps a conn may change its client with each request, and a client for which the
-    /// proxy connects each time is always the first.
+    /// Counts a conn for another source, or for none. Only its first source is charged for a
+    /// connect: a proxy that reuses a conn may name another client with each request.
     fn recount(&self, peer: &mut Peer, source: Option<Source>) -> Result<(), TooMany> {
         let Some(sources) = &self.parts.guard.sources else {
             return Ok(());
@@ -142,11 +140,11 @@ impl<N: Net> Worker<N> {
                 true => Arrival::Reuse,
                 false => Arrival::Connect,
             };
-            sources.enter(source, arrival, self.now)?;
+            sources.add_conn(source, arrival, self.now)?;
             peer.has_connected = true;
         }
         if let Some(before) = std::mem::replace(&mut peer.counted, source) {
-            sources.leave(before, self.now);
+            sources.remove_conn(before, self.now);
         }
         Ok(())
     }
@@ -155,13 +153,13 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.insert(id.slot, peer);
     }
 
-    /// The conn that was let in has gone, or never had a slot.
+    /// Releases the source of a conn that is freed or never got a slot.
     pub(in crate::worker) fn release_peer(&self, mut peer: Peer) {
-        // Nobody is refused as nobody.
-        let _uncounted = self.recount(&mut peer, None);
+        // Releasing a source cannot fail.
+        let _released = self.recount(&mut peer, None);
     }
 
-    /// A conn is freed.
+    /// Removes the peer of a conn that is freed.
     pub(in crate::worker) fn take_peer(&mut self, slot: u32) -> Option<Peer> {
         if self.peers.by_slot.is_empty() {
             return None;
@@ -169,7 +167,7 @@ impl<N: Net> Worker<N> {
         self.peers.by_slot.remove(&slot)
     }
 
-    /// Turns away a connection that has no slot: in words, where they can be understood.
+    /// Refuses a connection that has no slot, with a response over plain TCP.
     pub(in crate::worker) fn refuse_conn(
         &mut self,
         socket: N::Socket,
@@ -188,13 +186,13 @@ impl<N: Net> Worker<N> {
         let delay = ReconnectDelay::after_refusal(&self.parts.config.drain);
         let wait_s = delay.draw_s(Draw(self.net.draw()));
         let response = response::put_off(refusal, Reader::SameOrigin, wait_s, &self.date.text);
-        // There is no telling it before the handshake.
-        let told: &[u8] = if self.is_secure(listener) {
+        // A TLS client cannot read a plaintext response before the handshake.
+        let bytes: &[u8] = if self.is_secure(listener) {
             &[]
         } else {
             &response.bytes
         };
-        self.net.refuse(socket, told);
+        self.net.refuse(socket, bytes);
     }
 
     fn counter(&self, refused: AdmissionError) -> &crate::metrics::Counter {
@@ -208,14 +206,15 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// A PROXY header has named the client, or nobody. TLS begins behind it where that is spoken.
+    /// Counts a conn for the client that its PROXY header names, if it names one. On a TLS
+    /// listener, TLS begins after the header.
     pub(in crate::worker) fn identify_by_proxy_header(
         &mut self,
         id: ConnId,
         client: Option<IpAddr>,
     ) {
         let Some(mut peer) = self.peers.by_slot.get(&id.slot).copied() else {
-            return;
+            return debug_assert!(false, "{id:?} sent a PROXY header and has no peer");
         };
         if let Some(client) = client {
             peer.own = Source::from(client);
@@ -231,14 +230,14 @@ impl<N: Net> Worker<N> {
         });
     }
 
-    /// A trusted HTTP proxy has named the client of a request, or nobody.
+    /// Counts a conn for the client that a trusted HTTP proxy names, if it names one.
     pub(in crate::worker) fn identify_by_forwarded_header(
         &mut self,
         id: ConnId,
         client: Option<IpAddr>,
     ) {
         let Some(peer) = self.peers.by_slot.get(&id.slot).copied() else {
-            return;
+            return debug_assert!(false, "{id:?} is trusted and has no peer");
         };
         let trusted = &self.parts.config.proxy.trusted;
         let client = client.filter(|client| !contains(trusted, *client));
@@ -264,7 +263,7 @@ impl<N: Net> Worker<N> {
                 slot = id.slot,
                 %source,
                 is_admitted = admitted.is_ok(),
-                "named by a proxy"
+                "source named by a proxy"
             );
         }
         self.note_peer(id, peer);

@@ -1,10 +1,10 @@
-//! pending: silent connections, and `WebSocket`s that do not subscribe.
+//! pending: limits on silent conns, and on WebSockets that do not subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
-//! after it was accepted. Too many of them on the node are a flood: then the oldest are closed,
-//! because a legitimate client sends its head within a round trip or two. A worker closes its own
-//! only while it has more than its share, so that it never pays for the flood of another. A
-//! WebSocket that has to subscribe has a deadline here until it does.
+//! after it was accepted. When the node has too many, the oldest are closed: a legitimate client
+//! sends its head within a round trip or two. A worker closes its own only while it has more than
+//! its share, so that a flood on another worker does not cost its conns. A WebSocket that has to
+//! subscribe has a deadline here until it does.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,20 +18,20 @@ use crate::time::Deadline;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
-/// Stale names that the queue may hold before it is cleaned up.
+/// Stale ids that the queue may hold before they are removed.
 const QUEUE_SLACK: usize = 64;
 
-/// The bound of silent conns, shared by all workers.
+/// The bound on silent conns, shared by all workers.
 #[derive(Debug)]
 pub struct SilentLimit {
     most: u32,
-    /// Those of one worker below which it closes none.
+    /// A worker with no more than this closes none.
     share: u32,
     count: AtomicU32,
 }
 
 impl SilentLimit {
-    /// At most so many silent conns in all workers together; none for no bound.
+    /// A bound on the silent conns of all workers together; `None` if it is zero.
     #[must_use]
     pub fn new(most: u32, workers: u32) -> Option<Self> {
         (most > 0).then(|| Self {
@@ -41,26 +41,25 @@ impl SilentLimit {
         })
     }
 
-    /// Silent conns of all workers.
+    /// The silent conns of all workers.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether a worker with so many silent conns of its own, and more that may be, has to close
-    /// some.
+    /// Whether a worker has to close some of its `own` silent conns, if `more` become silent.
     fn is_exceeded_by(&self, own: u32, more: u32) -> bool {
         own + more > self.share && self.count() + more > self.most
     }
 }
 
-/// The conns of one worker that say nothing.
+/// The silent and the unsubscribed conns of one worker.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Pending {
     silent: u32,
-    /// Names of silent conns, the oldest first, and stale ones. Empty where there is no bound.
+    /// Ids of silent conns, oldest first, some of them stale. Empty without a bound.
     queue: VecDeque<ConnId>,
-    /// By when a WebSocket has to subscribe to something, by slot. Empty where it need not.
+    /// The deadline of each WebSocket that has to subscribe, by slot. Empty without a limit.
     subscribes_by: HashMap<u32, Deadline, RandomState>,
 }
 
@@ -70,7 +69,7 @@ impl Pending {
         self.subscribes_by.shrink_to_fit();
     }
 
-    /// By when the WebSocket in a slot has to subscribe to something.
+    /// The deadline by which the WebSocket in a slot has to subscribe.
     pub(in crate::worker) fn subscribes_by(&self, slot: u32) -> Option<Deadline> {
         if self.subscribes_by.is_empty() {
             return None;
@@ -78,26 +77,26 @@ impl Pending {
         self.subscribes_by.get(&slot).copied()
     }
 
-    /// The conn has subscribed or is freed.
+    /// Removes the deadline of a conn that has subscribed or is freed.
     pub(in crate::worker) fn forget_subscribes_by(&mut self, slot: u32) {
         if !self.subscribes_by.is_empty() {
             self.subscribes_by.remove(&slot);
         }
     }
 
-    /// Silent conns of this worker.
+    /// The silent conns of this worker.
     pub(in crate::worker) fn silent(&self) -> u32 {
         self.silent
     }
 }
 
 impl<N: Net> Worker<N> {
-    /// A round is over that began after a conn was accepted.
+    /// Notes the end of a round that began after a conn was accepted.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, context| conn.handle_silent(context));
     }
 
-    /// Counts a conn as of another class. It may be closing: what it was counted as ends here.
+    /// Counts a conn as of another class. The conn may already be closing.
     pub(in crate::worker) fn reclassify(
         &mut self,
         id: ConnId,
@@ -135,7 +134,7 @@ impl<N: Net> Worker<N> {
         self.pending.queue.push_back(id);
     }
 
-    /// A silent conn is silent no more, or is closed.
+    /// Counts a silent conn less: it has sent a head, or it is closed.
     pub(in crate::worker) fn leave_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
@@ -144,7 +143,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Whether this worker has to close silent conns, if all that have arrived are silent too.
+    /// Whether this worker has to close silent conns if all new conns turn out to be silent.
     pub(in crate::worker) fn may_have_too_many_silent(&self) -> bool {
         let limit = self.parts.guard.silent.as_ref();
         let (silent, arrived) = (self.pending.silent, self.round.arrived());
@@ -156,8 +155,8 @@ impl<N: Net> Worker<N> {
         limit.is_some_and(|limit| limit.is_exceeded_by(self.pending.silent, 0))
     }
 
-    /// Closes the oldest silent conns beyond the bound, at the end of a round. One with something
-    /// to be read becomes the newest.
+    /// Closes the oldest silent conns beyond the bound, at the end of a round. A conn with unread
+    /// bytes becomes the newest.
     pub(in crate::worker) fn crowd_out(&mut self) {
         for _ in 0..self.pending.queue.len() {
             if !self.has_too_many_silent() {
@@ -179,7 +178,7 @@ impl<N: Net> Worker<N> {
         slot.is_some_and(|slot| slot.conn.class() == ConnClass::Silent)
     }
 
-    /// Ends a WebSocket that should have subscribed by now. True if it was one.
+    /// Closes a WebSocket whose deadline to subscribe has passed. True if it was one.
     pub(in crate::worker) fn close_unsubscribed(&mut self, id: ConnId) -> bool {
         let due = self.pending.subscribes_by(id.slot);
         let is_due = due.is_some_and(|due| self.running.now().has_reached(due));
@@ -198,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn worker_within_its_share_closes_none_for_the_flood_of_another() {
+    fn worker_within_its_share_closes_none_during_a_flood_on_another() {
         let limit = SilentLimit::new(100, 4).unwrap();
         limit.count.store(101, Ordering::Relaxed);
         assert!(!limit.is_exceeded_by(25, 0));
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_bound() {
+    fn bound_of_zero_is_none() {
         assert!(SilentLimit::new(0, 4).is_none());
     }
 }

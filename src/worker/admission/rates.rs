@@ -1,10 +1,9 @@
-//! rates: how fast WebSocket clients may send.
+//! rates: limits on the frames and bytes that WebSocket clients send per second.
 //!
-//! Whoever has sent more than a second's worth is not read until that is made up for: nothing is
-//! lost, and the kernel tells the client to wait. While it is not read it is not taken for dead,
-//! since its pongs wait too. The accounts are in a table of those who have sent something in the
-//! last second or two; an idle conn has none. `hand_over` is the one way by which what was read
-//! gets to a machine.
+//! A client that has sent more than a burst of one second is not read until its rate allows more.
+//! Nothing is lost: the kernel's flow control stops the client. A paused conn does not time out,
+//! since its pongs are not read either. Only clients that have sent something in the last second or
+//! two have an account; an idle conn has none. `Worker::hand_bytes` charges what it hands over.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,32 +20,35 @@ use crate::worker::Worker;
 use crate::worker::hold::Hold;
 use crate::worker::wire::net::Net;
 
-/// What may be sent at once, in seconds' worth of it, and how often the table is swept.
+/// The burst: what may be sent at once is what the rate allows in this time. Also the interval in
+/// which the table is swept.
 const BURST: Duration = Duration::from_secs(1);
-/// Bytes of a read for each frame that a client may send in a second: a few seconds' worth of the
-/// shortest frames, so that one read cannot bring those of minutes.
+/// The bytes of one read per frame of the rate. With the shortest frames that is a burst of a few
+/// seconds, so that one read cannot contain the frames of minutes.
 const READ_BYTES_PER_FRAME: usize = 16;
-/// The least that is read at once from a client that is limited.
+/// The least that one read of a limited client may take.
 const READ_BYTES_MIN: usize = 64;
 
 /// The accounts of one worker.
 #[derive(Debug)]
 pub(in crate::worker) struct Rates {
-    /// Nanoseconds for which a frame, and a byte, is held against its client; zero is no limit.
+    /// Nanoseconds that one frame costs. Zero is no limit.
     frame_ns: u64,
+    /// Nanoseconds that one byte costs. Zero is no limit.
     byte_ns: u64,
     read_bytes_max: usize,
     by_slot: HashMap<u32, Account, RandomState>,
-    /// Who is read again, and when.
+    /// The ends of pauses.
     pauses: BinaryHeap<Reverse<(Deadline, ConnId)>>,
     swept: Now,
 }
 
-/// What one client has sent.
+/// What one client has sent lately.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// When all its frames, and all its bytes, are made up for.
+    /// When all its frames are paid for.
     frames_ns: u64,
+    /// When all its bytes are paid for.
     bytes_ns: u64,
 }
 
@@ -78,7 +80,7 @@ impl Rates {
         self.frame_ns > 0 || self.byte_ns > 0
     }
 
-    /// When the next client is read again.
+    /// The end of the next pause.
     pub(in crate::worker) fn due(&self) -> Option<Deadline> {
         self.pauses.peek().map(|Reverse((due, _))| *due)
     }
@@ -95,7 +97,7 @@ impl Rates {
         }
     }
 
-    /// Notes what a client has sent; until when it is not read for that, if it is too much.
+    /// Charges a client for what it has sent. Returns the end of its pause if that is too much.
     fn charge(&mut self, slot: u32, frames: u64, bytes: u64, now: Now) -> Option<Deadline> {
         if now.since(self.swept) >= BURST {
             self.sweep(now);
@@ -114,7 +116,7 @@ impl Rates {
         (until_ns > now_ns).then(|| Deadline(until_ns.div_ceil(1000)))
     }
 
-    /// Forgets those who have made up for what they have sent.
+    /// Removes the accounts of clients that have paid for what they sent.
     fn sweep(&mut self, now: Now) {
         self.swept = now;
         let now_ns = now.0.saturating_mul(1000);
@@ -148,7 +150,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Reads those again who have made up for what they have sent.
+    /// Ends the pauses that are over.
     pub(in crate::worker) fn resume_reads(&mut self) {
         while let Some(Reverse((due, id))) = self.rates.pauses.peek().copied()
             && self.now.has_reached(due)
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_made_up_for_it_owns_nothing() {
+    fn client_that_sends_no_more_has_no_account() {
         let mut rates = rates(10, 0);
         for slot in 0..1000 {
             assert_eq!(rates.charge(slot, 1, 1, Now(0)), None);

@@ -1,9 +1,9 @@
-//! How many conns each source has and how fast they come, counted over all workers.
+//! Limits per source: the number of conns and the rate of connects, over all workers.
 //!
-//! The kernel spreads one source's conns over all listeners, so the table is shared: cut in parts
-//! with a lock each, held for one look-up. There only where a limit per source is configured. A
-//! source is in it while it has conns or is not yet forgiven its last ones. Asked by `guard` when
-//! conns come and go; swept by the server's watch.
+//! The kernel spreads one source's conns over all listeners, so the workers share the table. It has
+//! parts, each with a lock that is held for one look-up. It exists only if a limit per source is
+//! configured. A source has an entry while it has conns or recent connects. `guard` calls it when
+//! conns open and close; the server's memory watch sweeps it.
 
 use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,40 +16,39 @@ use crate::config::limits::{CONNECTS_AT_ONCE_S, SOURCE_TABLE_PARTS};
 use crate::proxy::{Source, TooMany};
 use crate::time::Now;
 
-/// The table.
+/// The shared table of sources.
 #[derive(Debug)]
 pub struct SourceLimiter {
     parts: Vec<Mutex<Part>>,
     hasher: RandomState,
     conns_max: u32,
-    /// Microseconds for which a conn that comes is held against its source; zero is no limit.
+    /// Microseconds that one connect costs its source. Zero is no limit.
     interval_us: u64,
 }
 
 type Part = HashMap<Source, Account, RandomState>;
 
-/// How a conn comes to be one of its source.
+/// How a source gets a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The source has made it, or is the first that a proxy names on it.
+    /// The source opened it, or is the first that a proxy names on it.
     Connect,
-    /// A proxy that keeps it has sent the requests of another source on it before. That makes no
-    /// connection, so the rate of connects is not concerned.
+    /// A proxy reuses it after requests of another source. That is not charged as a connect.
     Reuse,
 }
 
-/// What is known of one source.
+/// The conns and connects of one source.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// When all conns that have come are forgiven.
-    forgiven_us: u64,
+    /// When all its connects are paid for.
+    paid_us: u64,
 }
 
 const _: () = assert!(size_of::<(Source, Account)>() <= 32);
 
 impl SourceLimiter {
-    /// An empty table; `None` where nothing is limited.
+    /// An empty table, or `None` without a limit per source.
     #[must_use]
     pub fn new(limits: &Limits) -> Option<Self> {
         let per_second = u64::from(limits.connects_per_second_per_source);
@@ -67,8 +66,8 @@ impl SourceLimiter {
     /// Counts one more conn of a source.
     ///
     /// # Errors
-    /// When it has too many, or they come too fast; then nothing is counted.
-    pub fn enter(&self, source: Source, arrival: Arrival, now: Now) -> Result<(), TooMany> {
+    /// Returns the limit that the conn would exceed. Then it is not counted.
+    pub fn add_conn(&self, source: Source, arrival: Arrival, now: Now) -> Result<(), TooMany> {
         let Some(mut part) = self.part(source) else {
             return Ok(());
         };
@@ -76,26 +75,26 @@ impl SourceLimiter {
         if account.conns >= self.conns_max {
             return Err(TooMany::Conns);
         }
-        let forgiven_us = match arrival {
-            Arrival::Connect => account.forgiven_us.max(now.0) + self.interval_us,
-            Arrival::Reuse => account.forgiven_us,
+        let paid_us = match arrival {
+            Arrival::Connect => account.paid_us.max(now.0) + self.interval_us,
+            Arrival::Reuse => account.paid_us,
         };
         let latest_us = now.0 + CONNECTS_AT_ONCE_S * 1_000_000;
-        if arrival == Arrival::Connect && forgiven_us > latest_us {
+        if arrival == Arrival::Connect && paid_us > latest_us {
             return Err(TooMany::Connects);
         }
         let conns = account.conns + 1;
-        part.insert(source, Account { conns, forgiven_us });
+        part.insert(source, Account { conns, paid_us });
         Ok(())
     }
 
-    /// Counts one conn less.
-    pub fn leave(&self, source: Source, now: Now) {
+    /// Counts one conn of a source less.
+    pub fn remove_conn(&self, source: Source, now: Now) {
         let Some(mut part) = self.part(source) else {
             return;
         };
         let Some(account) = part.get_mut(&source) else {
-            return debug_assert!(false, "{source} leaves and has not come");
+            return debug_assert!(false, "{source} has no conn to release");
         };
         account.conns = account.conns.saturating_sub(1);
         if is_idle(*account, now) {
@@ -103,7 +102,7 @@ impl SourceLimiter {
         }
     }
 
-    /// Forgets those who have no conn and are forgiven.
+    /// Removes the sources without conns and recent connects.
     pub fn sweep(&self, now: Now) {
         for part in &self.parts {
             let mut part = lock(part);
@@ -114,7 +113,7 @@ impl SourceLimiter {
         }
     }
 
-    /// How many sources there are.
+    /// The number of sources.
     #[must_use]
     pub fn count(&self) -> usize {
         self.parts.iter().map(|part| lock(part).len()).sum()
@@ -122,12 +121,14 @@ impl SourceLimiter {
 
     fn part(&self, source: Source) -> Option<MutexGuard<'_, Part>> {
         let hash = usize::try_from(self.hasher.hash_one(source)).unwrap_or(0);
-        self.parts.get(hash % SOURCE_TABLE_PARTS).map(lock)
+        let part = self.parts.get(hash % SOURCE_TABLE_PARTS);
+        debug_assert!(part.is_some(), "the table has all its parts");
+        part.map(lock)
     }
 }
 
 fn is_idle(account: Account, now: Now) -> bool {
-    account.conns == 0 && account.forgiven_us <= now.0
+    account.conns == 0 && account.paid_us <= now.0
 }
 
 fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
@@ -148,46 +149,46 @@ mod tests {
     }
 
     fn connect(sources: &SourceLimiter, source: Source, now_us: u64) -> Result<(), TooMany> {
-        sources.enter(source, Arrival::Connect, Now(now_us))
+        sources.add_conn(source, Arrival::Connect, Now(now_us))
     }
 
     const A: Source = Source::V4([192, 0, 2, 1]);
     const B: Source = Source::V6([7; 8]);
 
     #[test]
-    fn nothing_is_counted_without_a_limit() {
+    fn table_exists_only_with_a_limit() {
         assert!(SourceLimiter::new(&Limits::default()).is_none());
     }
 
     #[test]
-    fn each_source_has_its_own_conns_and_gives_them_back() {
+    fn each_source_has_a_limit_of_its_own_and_released_conns_do_not_count() {
         let sources = sources(2, 0);
         for source in [A, A, B] {
             assert_eq!(connect(&sources, source, 0), Ok(()));
         }
         assert_eq!(connect(&sources, A, 0), Err(TooMany::Conns));
         assert_eq!(connect(&sources, B, 0), Ok(()));
-        sources.leave(A, Now(1));
+        sources.remove_conn(A, Now(1));
         assert_eq!(connect(&sources, A, 1), Ok(()));
         for source in [A, A, B, B] {
-            sources.leave(source, Now(2));
+            sources.remove_conn(source, Now(2));
         }
         assert_eq!(sources.count(), 0);
     }
 
     #[test]
-    fn conns_come_as_fast_as_they_may_and_those_of_some_seconds_at_once() {
+    fn connects_are_limited_to_a_rate_with_a_burst_of_some_seconds() {
         let sources = sources(0, 10);
         let burst = 10 * CONNECTS_AT_ONCE_S;
-        let come = |now: Now, count: u64| {
+        let accepted = |now: Now, count: u64| {
             (0..count)
                 .filter(|_| connect(&sources, A, now.0).is_ok())
                 .count() as u64
         };
-        assert_eq!(come(Now(0), 1000), burst);
+        assert_eq!(accepted(Now(0), 1000), burst);
         assert_eq!(connect(&sources, A, 99_999), Err(TooMany::Connects));
         assert_eq!(connect(&sources, A, 100_000), Ok(()));
-        assert_eq!(come(Now(1_100_000), 1000), 10);
+        assert_eq!(accepted(Now(1_100_000), 1000), 10);
         assert_eq!(connect(&sources, B, 1_100_000), Ok(()));
     }
 
@@ -199,20 +200,20 @@ mod tests {
         }
         assert_eq!(connect(&sources, A, 0), Err(TooMany::Connects));
         for _ in CONNECTS_AT_ONCE_S..50 {
-            assert_eq!(sources.enter(A, Arrival::Reuse, Now(0)), Ok(()));
+            assert_eq!(sources.add_conn(A, Arrival::Reuse, Now(0)), Ok(()));
         }
-        let one_more = sources.enter(A, Arrival::Reuse, Now(0));
+        let one_more = sources.add_conn(A, Arrival::Reuse, Now(0));
         assert_eq!(one_more, Err(TooMany::Conns));
-        // They have not put off the next connect either.
-        sources.leave(A, Now(1_000_000));
+        // Reused conns do not delay the next connect either.
+        sources.remove_conn(A, Now(1_000_000));
         assert_eq!(connect(&sources, A, 1_000_000), Ok(()));
     }
 
     #[test]
-    fn source_without_conns_is_kept_until_it_is_forgiven() {
+    fn source_without_conns_is_kept_until_its_connects_are_paid_for() {
         let sources = sources(0, 1);
         assert_eq!(connect(&sources, A, 0), Ok(()));
-        sources.leave(A, Now(10));
+        sources.remove_conn(A, Now(10));
         sources.sweep(Now(999_999));
         assert_eq!(sources.count(), 1);
         sources.sweep(Now(1_000_000));

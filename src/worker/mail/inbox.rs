@@ -1,9 +1,9 @@
-//! The one way into a worker: a bounded mailbox and a wake.
+//! The bounded inbox of a worker, with a wake.
 //!
-//! Handed over are entries of the log, for channels that have subscribers on this worker, and, in
-//! order with them, what a backend says to one conn or asks of the worker. A full inbox makes the
-//! feed wait: a worker that lags slows the feed, not the memory. The order to drain overtakes all
-//! of that, since its window is promised whatever waits here.
+//! The feed posts entries of the log for channels that have subscribers on this worker and, in
+//! order with them, messages and requests of backends. A full inbox blocks the feed, so a worker
+//! that lags costs no memory. The order to drain overtakes all mail, since its window starts when
+//! it is given.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,52 +17,52 @@ use crate::log::{ChannelKey, Entry, assert_unlocked};
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// An entry of the log, for the subscribers of its channel.
+/// An entry of the log for the subscribers of its channel.
 #[derive(Debug)]
 pub struct Item {
-    /// Where the worker has the channel, unless its last subscriber has left meanwhile.
+    /// The index of the channel on this worker, unless its last subscriber has left meanwhile.
     pub place: u32,
     /// The channel's key in the log.
     pub key: ChannelKey,
     /// The entry.
     pub entry: Entry,
-    /// Who waits for the worker to have it.
+    /// Confirmed when the worker has taken in the entry.
     pub worker_ack: Option<Arc<WorkerAck>>,
 }
 
 /// Entries in the order of their numbers.
 pub type Batch = Vec<Item>;
 
-/// What a worker is sent.
+/// A message to a worker.
 #[derive(Debug)]
 pub enum Mail {
-    /// Say how many subscribers these channels have.
+    /// Count the subscribers of these channels.
     Count(SubscriberCounts),
-    /// Something for one conn.
+    /// Pass a message to one conn.
     Direct(DirectMessage),
-    /// Deliver these.
+    /// Deliver these entries.
     Publish(Batch),
-    /// End the conns whose token is about somebody.
+    /// Close the conns whose token has a given subject.
     Revoke(Arc<Revocation>),
-    /// Report who comes to these channels and leaves them, from now on.
+    /// Report subscriptions to these channels from now on.
     Watch {
         /// The channels.
-        watch: Arc<WatchedChannels>,
-        /// Where to confirm it.
+        watched: Arc<WatchedChannels>,
+        /// Confirmed when the worker does.
         worker_ack: Arc<WorkerAck>,
     },
 }
 
-/// The order to accept no more, say goodbye to each conn, and end when none is left.
+/// The order to stop listening, to send each conn a goodbye, and to end when none is left.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainOrder {
-    /// How many conns all workers have together: as many clients may return.
+    /// The conns of all workers together, which is the number of clients that may return.
     pub conns: u64,
-    /// When it was given. The window of all workers begins then, however late one of them is.
+    /// When it was given. The window of all workers starts then, even on a worker that is late.
     pub given: Now,
 }
 
-/// The sending end; the feed and the main thread hold one per worker.
+/// The sending end. The feed and the main thread have one for each worker.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Mail>,
@@ -70,7 +70,7 @@ pub struct Mailbox {
     wake: Arc<Wake>,
 }
 
-/// The receiving end, the worker's.
+/// The receiving end, for the worker.
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Mail>,
@@ -78,19 +78,19 @@ pub struct Inbox {
     wake: Arc<Wake>,
 }
 
-/// How a mail was taken.
+/// The outcome of posting mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Posted {
-    /// At once.
+    /// The inbox had room.
     AtOnce,
-    /// After waiting for the worker to make room.
+    /// The inbox was full, and the call has waited for room.
     AfterWait,
-    /// Not at all: the worker has ended.
+    /// The mail was dropped: the worker has ended.
     WorkerGone,
 }
 
-/// Makes both ends. `wake` makes the worker's poll return.
+/// Creates both ends. `wake` makes the worker's poll return.
 #[must_use]
 pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
     let (sender, receiver) = crossbeam_channel::bounded(INBOX_BATCHES_MAX);
@@ -109,19 +109,19 @@ pub fn inbox(wake: Arc<Wake>) -> (Mailbox, Inbox) {
 }
 
 impl Mailbox {
-    /// Mails that wait. For tests that must not wait themselves.
+    /// The number of waiting mails. For tests that must not block.
     #[doc(hidden)]
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.sender.len()
     }
 
-    /// Hands over a mail; waits while the inbox is full.
+    /// Posts mail. Blocks while the inbox is full.
     pub fn post(&self, mail: Mail) -> Posted {
         self.post_and_meanwhile(mail, || {})
     }
 
-    /// The same, with something that is done now and then during the wait.
+    /// Posts mail. Blocks while the inbox is full, and calls `act` from time to time.
     pub fn post_and_meanwhile(&self, mail: Mail, mut act: impl FnMut()) -> Posted {
         assert_unlocked();
         let mut posted = Posted::AtOnce;
@@ -149,12 +149,12 @@ impl Mailbox {
 }
 
 impl Mailbox {
-    /// Has the worker turn, and see what it shares with the feed. Never waits.
+    /// Wakes the worker, so that it reads what it shares with the feed. Never blocks.
     pub fn wake(&self) {
         self.wake.wake();
     }
 
-    /// Has the worker drain. Never waits; the first order stands.
+    /// Orders the worker to drain. Never blocks. Later orders are ignored.
     pub fn order_drain(&self, order: DrainOrder) {
         let _given = self.drain.set(order);
         self.wake.wake();
@@ -162,32 +162,32 @@ impl Mailbox {
 }
 
 impl Inbox {
-    /// The order to drain, if it was given.
+    /// The order to drain, if there is one.
     #[must_use]
     pub fn drain_order(&self) -> Option<DrainOrder> {
         self.drain.get().copied()
     }
 
-    /// The next mail, if there is one.
+    /// Takes the next mail, if there is one.
     #[must_use]
     pub fn take(&self) -> Option<Mail> {
         self.receiver.try_recv().ok()
     }
 
-    /// The next mail; waits for it. `None` when every mailbox is gone. For a test's stand-in: a
-    /// worker sleeps in its poll.
+    /// Waits for the next mail. `None` if every mailbox was dropped. For tests: a worker waits in
+    /// its poll.
     #[cfg(test)]
     pub(crate) fn wait(&self) -> Option<Mail> {
         self.receiver.recv().ok()
     }
 
-    /// How often the worker was woken by a system call.
+    /// The number of wakes that took a system call.
     #[must_use]
     pub fn wakes(&self) -> u64 {
         self.wake.count()
     }
 
-    /// Whether nothing waits.
+    /// Whether no mail waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.receiver.is_empty()

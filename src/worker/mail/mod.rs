@@ -1,5 +1,5 @@
-//! What a worker exchanges with the feed: publications and orders in its inbox, reports of its
-//! conns upstream.
+//! Mail between the feed and a worker: publications and orders in its inbox, reports of its conns
+//! upstream.
 
 pub mod inbox;
 pub mod outgoing;

@@ -1,13 +1,14 @@
-//! Where there are many more workers than processors, only a few of them walk at once.
+//! Limits how many workers walk over subscribers at once, if there are more workers than
+//! processors.
 //!
-//! A broadcast to everybody keeps each worker busy for seconds. Were all of them runnable, the
-//! scheduler would give each its slice in turn, and a worker with one new request to answer would
-//! wait for the slices of all others. So a worker needs a *place* to walk over a channel's
-//! subscribers; without one it sleeps in its poll, where a request wakes it at once. A place is
-//! held for [`FANOUT_PERMIT_US`], then handed to whoever has waited longest.
+//! A broadcast to all subscribers keeps each worker busy for seconds. If all workers were runnable,
+//! the scheduler would give each a slice in turn, and a worker with one new request would wait for
+//! the slices of all others. So a worker needs a permit to walk over a channel's subscribers.
+//! Without one it sleeps in its poll, where a request wakes it at once. A permit is held for
+//! [`FANOUT_PERMIT_US`], then passed to the worker that has waited longest.
 //!
-//! The lock is held for a few instructions and taken twice for each place. A server with no more
-//! workers than places, which is the usual one, has neither.
+//! The lock is held for a few instructions, twice for each permit. A server with no more workers
+//! than permits, the usual case, has no limiter.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,161 +18,160 @@ use crate::config::limits::FANOUT_PERMIT_US;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// The places, and who waits for one.
+/// The permits of all workers, and the queue for them.
 #[derive(Debug)]
 pub struct FanoutLimiter {
-    lot: Mutex<Lot>,
+    permits: Mutex<Permits>,
     wakes: Vec<Arc<Wake>>,
 }
 
 #[derive(Debug)]
-struct Lot {
+struct Permits {
     free: usize,
-    /// Workers without a place, in the order in which they came; only while none is free.
+    /// Workers that wait, in order. Empty while a permit is free.
     queue: VecDeque<usize>,
-    /// Workers that have been handed a place and do not know yet.
-    handed: Vec<bool>,
+    /// Workers that were granted a permit and have not noticed it.
+    granted: Vec<bool>,
 }
 
-/// One worker's way to a place. Given back when it is dropped.
+/// One worker's permit, held or not. Dropping it releases it.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<FanoutLimiter>,
     worker: usize,
-    standing: Standing,
+    state: PermitState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    Aside,
+enum PermitState {
+    Idle,
     Queued,
-    Holding { since: Now },
+    Held { since: Now },
 }
 
 impl FanoutLimiter {
-    /// So many places for the workers that these wakes wake.
+    /// `count` permits for the workers with these wakes.
     #[must_use]
-    pub fn new(places: usize, wakes: Vec<Arc<Wake>>) -> Self {
-        let lot = Lot {
-            free: places.max(1),
+    pub fn new(count: usize, wakes: Vec<Arc<Wake>>) -> Self {
+        let permits = Permits {
+            free: count.max(1),
             queue: VecDeque::with_capacity(wakes.len()),
-            handed: vec![false; wakes.len()],
+            granted: vec![false; wakes.len()],
         };
         Self {
-            lot: Mutex::new(lot),
+            permits: Mutex::new(permits),
             wakes,
         }
     }
 
-    fn lot(&self) -> MutexGuard<'_, Lot> {
-        // Nothing that panics is called with the lock held.
-        self.lot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Permits> {
+        // No code that panics runs with the lock held.
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a place to whoever has waited longest, or keeps it free.
-    fn hand_on(&self, mut lot: MutexGuard<'_, Lot>) {
-        let Some(next) = lot.queue.pop_front() else {
-            lot.free += 1;
+    /// Grants a permit to the worker that has waited longest, or keeps it free.
+    fn pass_on(&self, mut permits: MutexGuard<'_, Permits>) {
+        let Some(next) = permits.queue.pop_front() else {
+            permits.free += 1;
             return;
         };
-        if let Some(handed) = lot.handed.get_mut(next) {
-            *handed = true;
+        if let Some(granted) = permits.granted.get_mut(next) {
+            *granted = true;
         }
-        drop(lot);
+        drop(permits);
         if let Some(wake) = self.wakes.get(next) {
             wake.wake();
         }
     }
 }
 
-impl Lot {
-    /// Whether this worker has been handed a place since it was last asked.
-    fn take_handed(&mut self, worker: usize) -> bool {
-        self.handed.get_mut(worker).is_some_and(std::mem::take)
+impl Permits {
+    /// Whether a worker was granted a permit since the last call.
+    fn take_granted(&mut self, worker: usize) -> bool {
+        self.granted.get_mut(worker).is_some_and(std::mem::take)
     }
 }
 
 impl Permit {
-    /// The way of this worker, counted as the wakes are.
+    /// The permit of a worker, not held. `worker` is the index of its wake.
     #[must_use]
     pub fn new(limiter: Arc<FanoutLimiter>, worker: usize) -> Self {
         Self {
             limiter,
             worker,
-            standing: Standing::Aside,
+            state: PermitState::Idle,
         }
     }
 
-    /// The wakes by which a place is handed on, which the worker's descriptor table has to keep.
+    /// The wakes of all workers, whose descriptors this worker's table has to keep.
     #[must_use]
     pub fn wakes(&self) -> &[Arc<Wake>] {
         &self.limiter.wakes
     }
 
-    /// Whether the worker has a place now. If not, it is woken when it has.
-    pub fn take(&mut self, now: Now) -> bool {
-        let mut lot = self.limiter.lot();
-        let has_place = match self.standing {
-            Standing::Holding { .. } => return true,
-            Standing::Queued => lot.take_handed(self.worker),
-            Standing::Aside if lot.free > 0 => {
-                lot.free -= 1;
+    /// Acquires the permit. If none is free, returns false and wakes the worker when it has one.
+    pub fn acquire(&mut self, now: Now) -> bool {
+        let mut permits = self.limiter.lock();
+        let is_held = match self.state {
+            PermitState::Held { .. } => return true,
+            PermitState::Queued => permits.take_granted(self.worker),
+            PermitState::Idle if permits.free > 0 => {
+                permits.free -= 1;
                 true
             }
-            Standing::Aside => {
-                lot.queue.push_back(self.worker);
+            PermitState::Idle => {
+                permits.queue.push_back(self.worker);
                 false
             }
         };
-        self.standing = if has_place {
-            Standing::Holding { since: now }
+        self.state = if is_held {
+            PermitState::Held { since: now }
         } else {
-            Standing::Queued
+            PermitState::Queued
         };
-        has_place
+        is_held
     }
 
-    /// The worker has walked for a while and wants to go on: the place goes to somebody else when
-    /// it has been held for long enough and somebody waits.
-    pub fn rest(&mut self, now: Now) {
-        let Standing::Holding { since } = self.standing else {
+    /// Passes the permit on if it has been held for long enough and another worker waits. This
+    /// worker then waits for the next one.
+    pub fn yield_now(&mut self, now: Now) {
+        let PermitState::Held { since } = self.state else {
             return;
         };
         if now.since(since) < Duration::from_micros(FANOUT_PERMIT_US) {
             return;
         }
-        let mut lot = self.limiter.lot();
-        if lot.queue.is_empty() {
-            self.standing = Standing::Holding { since: now };
+        let mut permits = self.limiter.lock();
+        if permits.queue.is_empty() {
+            self.state = PermitState::Held { since: now };
             return;
         }
-        // Behind the others, before the place is handed on: nobody is passed over.
-        lot.queue.push_back(self.worker);
-        self.limiter.hand_on(lot);
-        self.standing = Standing::Queued;
+        // Queued before the permit is passed on, so the order stays that of asking.
+        permits.queue.push_back(self.worker);
+        self.limiter.pass_on(permits);
+        self.state = PermitState::Queued;
     }
 
-    /// The worker has nobody left to visit.
-    pub fn leave(&mut self) {
-        let before = std::mem::replace(&mut self.standing, Standing::Aside);
-        let has_place = match before {
-            Standing::Aside => return,
-            Standing::Holding { .. } => true,
-            Standing::Queued => false,
+    /// Gives the permit back, or leaves the queue.
+    pub fn release(&mut self) {
+        let before = std::mem::replace(&mut self.state, PermitState::Idle);
+        let was_held = match before {
+            PermitState::Idle => return,
+            PermitState::Held { .. } => true,
+            PermitState::Queued => false,
         };
-        let mut lot = self.limiter.lot();
-        let has_place = has_place || lot.take_handed(self.worker);
-        if has_place {
-            self.limiter.hand_on(lot);
+        let mut permits = self.limiter.lock();
+        if was_held || permits.take_granted(self.worker) {
+            self.limiter.pass_on(permits);
         } else {
-            lot.queue.retain(|worker| *worker != self.worker);
+            permits.queue.retain(|worker| *worker != self.worker);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.leave();
+        self.release();
     }
 }
 
@@ -179,9 +179,9 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    fn places(places: usize, workers: usize) -> Vec<Permit> {
+    fn permits(permits: usize, workers: usize) -> Vec<Permit> {
         let wakes = (0..workers).map(|_| Arc::new(Wake::new().unwrap()));
-        let limiter = Arc::new(FanoutLimiter::new(places, wakes.collect()));
+        let limiter = Arc::new(FanoutLimiter::new(permits, wakes.collect()));
         (0..workers)
             .map(|worker| Permit::new(Arc::clone(&limiter), worker))
             .collect()
@@ -190,48 +190,48 @@ mod tests {
     const LATER: Now = Now(FANOUT_PERMIT_US);
 
     #[test]
-    fn only_so_many_have_a_place_and_the_next_gets_it_in_the_order_of_asking() {
-        let mut places = places(2, 4);
-        let have: Vec<bool> = places.iter_mut().map(|place| place.take(Now(0))).collect();
-        assert_eq!(have, [true, true, false, false]);
-        assert!(!places[3].take(Now(1)) && !places[2].take(Now(1)));
-        places[1].leave();
-        assert!(!places[3].take(Now(2)));
-        assert!(places[2].take(Now(2)));
-        places[0].leave();
-        assert!(places[3].take(Now(2)));
+    fn permits_are_limited_and_passed_on_in_the_order_of_asking() {
+        let mut permits = permits(2, 4);
+        let held: Vec<bool> = permits.iter_mut().map(|one| one.acquire(Now(0))).collect();
+        assert_eq!(held, [true, true, false, false]);
+        assert!(!permits[3].acquire(Now(1)) && !permits[2].acquire(Now(1)));
+        permits[1].release();
+        assert!(!permits[3].acquire(Now(2)));
+        assert!(permits[2].acquire(Now(2)));
+        permits[0].release();
+        assert!(permits[3].acquire(Now(2)));
     }
 
     #[test]
-    fn place_is_kept_while_nobody_waits_and_handed_on_when_its_time_is_over() {
-        let mut places = places(1, 3);
-        assert!(places[0].take(Now(0)));
-        places[0].rest(LATER);
-        assert!(!places[1].take(LATER) && !places[2].take(LATER));
-        places[0].rest(LATER);
-        assert!(places[0].take(LATER), "its time began anew");
+    fn permit_is_kept_while_no_worker_waits_and_passed_on_when_its_time_is_over() {
+        let mut permits = permits(1, 3);
+        assert!(permits[0].acquire(Now(0)));
+        permits[0].yield_now(LATER);
+        assert!(!permits[1].acquire(LATER) && !permits[2].acquire(LATER));
+        permits[0].yield_now(LATER);
+        assert!(permits[0].acquire(LATER), "its time has started again");
         let end = Now(2 * FANOUT_PERMIT_US);
-        places[0].rest(end);
-        assert!(!places[0].take(end) && !places[2].take(end));
-        assert!(places[1].take(end));
-        places[1].leave();
-        assert!(!places[0].take(end));
-        assert!(places[2].take(end));
-        places[2].leave();
-        assert!(places[0].take(end));
+        permits[0].yield_now(end);
+        assert!(!permits[0].acquire(end) && !permits[2].acquire(end));
+        assert!(permits[1].acquire(end));
+        permits[1].release();
+        assert!(!permits[0].acquire(end));
+        assert!(permits[2].acquire(end));
+        permits[2].release();
+        assert!(permits[0].acquire(end));
     }
 
     #[test]
-    fn whoever_goes_while_waiting_or_unasked_leaves_no_place_behind() {
-        let mut places = places(1, 3);
-        assert!(places[0].take(Now(0)));
-        assert!(!places[1].take(Now(0)) && !places[2].take(Now(0)));
-        places[1].leave();
-        places[0].leave();
-        // Handed a place, and gone before it knew.
-        places[2].leave();
-        assert!(places[1].take(Now(1)));
-        drop(places.remove(1));
-        assert!(places[0].take(Now(1)));
+    fn permit_is_not_lost_by_a_worker_that_stops_waiting() {
+        let mut permits = permits(1, 3);
+        assert!(permits[0].acquire(Now(0)));
+        assert!(!permits[1].acquire(Now(0)) && !permits[2].acquire(Now(0)));
+        permits[1].release();
+        permits[0].release();
+        // Granted the permit, and released before it noticed.
+        permits[2].release();
+        assert!(permits[1].acquire(Now(1)));
+        drop(permits.remove(1));
+        assert!(permits[0].acquire(Now(1)));
     }
 }

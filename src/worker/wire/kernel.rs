@@ -1,8 +1,8 @@
-//! [`MioNet`]: the network that is the kernel's.
+//! [`MioNet`]: the network over real sockets.
 //!
-//! The only file of the worker that names mio. Owns the poll, the listeners, and the ring if there
-//! is one; knows what an answer of the kernel means to a worker. A batch of writes goes through the
-//! ring where the kernel lets us have one, and otherwise one by one.
+//! The only file of the worker that names mio. Owns the poll, the listeners, and the io_uring if
+//! the kernel allows one; translates the kernel's answers into outcomes. A batch of writes goes
+//! through the ring, or write by write without one.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
@@ -26,14 +26,14 @@ use crate::sys::unacknowledged::unacknowledged_bytes;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// What the slab keeps for each slot, in the shape that `slab` gives it.
-#[expect(dead_code, reason = "only its size is of interest")]
+/// An entry of the slab, in the layout of `slab`.
+#[expect(dead_code, reason = "only its size is used")]
 enum SlabEntry<T> {
     Vacant(usize),
     Occupied(T),
 }
 
-// What the kernel's socket costs beside the machine is four bytes, and the slab adds none.
+// The socket takes four bytes beside the machine, and the slab adds none.
 const _: () = assert!(
     size_of::<SlabEntry<crate::worker::Slot<TcpStream>>>()
         <= if cfg!(debug_assertions) { 72 } else { 56 }
@@ -42,7 +42,7 @@ const _: () = assert!(
 /// The token of the worker's own wake.
 const WAKE: Token = Token(usize::MAX);
 
-/// The kernel, through mio.
+/// The network through mio.
 #[derive(Debug)]
 pub struct MioNet {
     poll: Poll,
@@ -51,23 +51,23 @@ pub struct MioNet {
     wake: Arc<Wake>,
     clock: Clock,
     random: fastrand::Rng,
-    /// Given up for a moment when no other descriptor is left, so that a connection can be taken
-    /// and turned away instead of staying in the backlog for ever.
+    /// Freed for a moment when no other descriptor is left, so that a connection can be accepted
+    /// and closed instead of staying in the backlog.
     spare: Spare,
-    /// Takes batches of writes, where the kernel lets us have it.
+    /// Submits batches of writes, if the kernel allows it.
     ring: Option<Ring>,
-    /// What the ring has answered; kept for its room.
+    /// The results of the ring. Kept for its capacity.
     answers: Vec<Option<io::Result<usize>>>,
-    /// Needed for walking where there are more workers than processors.
-    place: Option<Permit>,
+    /// Needed to walk, if there are more workers than processors.
+    permit: Option<Permit>,
 }
 
 impl MioNet {
-    /// A poll that also returns when `wake` is woken. Listeners are added by the thread that uses
-    /// it.
+    /// Creates a poll that also returns when `wake` is woken. The thread that uses it adds the
+    /// listeners.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// Returns the kernel's error if no descriptor is left.
     pub fn new(wake: Arc<Wake>, clock: Clock) -> io::Result<Self> {
         let poll = Poll::new()?;
         poll.registry()
@@ -82,22 +82,22 @@ impl MioNet {
             spare: Spare::default(),
             ring: None,
             answers: Vec::new(),
-            place: None,
+            permit: None,
         })
     }
 
-    /// The descriptors without which this worker cannot live.
+    /// The descriptors that this worker's table has to keep.
     #[must_use]
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let others = self.place.iter().flat_map(Permit::wakes);
+        let others = self.permit.iter().flat_map(Permit::wakes);
         let wakes = others.chain([&self.wake]).map(|wake| wake.as_raw_fd());
         wakes.chain([self.poll.as_raw_fd()]).collect()
     }
 
-    /// Takes a bound listener in, and keeps a descriptor in reserve.
+    /// Adds a bound listener, and reserves a spare descriptor.
     ///
     /// # Errors
-    /// When the listener cannot be registered or no descriptor is left.
+    /// Returns the kernel's error if it cannot register the listener.
     pub fn listen(&mut self, listener: std::net::TcpListener) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
@@ -110,20 +110,20 @@ impl MioNet {
         Ok(())
     }
 
-    /// Has batches of writes done through a ring. Without one they are done one by one.
+    /// Uses a ring for batches of writes.
     pub fn use_ring(&mut self, ring: Ring) {
         self.ring = Some(ring);
     }
 
-    /// Has the worker walk only while it has a place.
-    pub fn use_fanout_permit(&mut self, place: Permit) {
-        self.place = Some(place);
+    /// Lets the worker walk only while it holds a permit.
+    pub fn use_fanout_permit(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
-    /// Writes what the ring can be given; the answers tell what it was.
+    /// Submits writes to the ring, if there is one. Those without an answer were not done.
     fn write_through_ring(&mut self, writes: &[Write<'_, TcpStream>]) {
         self.answers.clear();
-        // For one write there is nothing to save.
+        // One write costs one system call either way.
         if let (Some(ring), [_, _, ..]) = (&mut self.ring, writes) {
             let sends = writes.iter().map(|one| Send {
                 socket: one.socket.as_fd(),
@@ -131,15 +131,15 @@ impl MioNet {
             });
             let sends: Vec<_> = sends.collect();
             if let Err(error) = ring.send(&sends, &mut self.answers) {
-                tracing::warn!(%error, "io_uring has failed: sends are made one by one");
+                tracing::warn!(%error, "io_uring failed: writes are made one by one from now on");
                 self.ring = None;
             }
         }
     }
 
-    /// Takes a connection with the spare descriptor and drops it, so that its client learns at
-    /// once.
-    fn turn_away(&mut self, listener: u32) {
+    /// Accepts a connection with the spare descriptor and closes it, so that its client does not
+    /// wait.
+    fn drop_waiting(&mut self, listener: u32) {
         self.spare.release();
         if let Some(listener) = self.listeners.get(listener as usize) {
             drop(listener.accept());
@@ -148,16 +148,15 @@ impl MioNet {
     }
 }
 
-/// Listeners count down from below [`WAKE`]; conns never have names so large, see
-/// [`crate::worker::Worker`].
+/// The token of a listener. They count down from [`WAKE`]; ids of conns are never so large.
 fn listener_token(index: usize) -> Token {
     Token(WAKE.0 - 1 - index)
 }
 
-/// What the answer of `send(2)` or `sendmsg(2)` means.
+/// The outcome of `send(2)` or `sendmsg(2)`.
 fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
     match answer {
-        // A short write means that the buffer is full, and room in it will be reported.
+        // A short write means that the buffer is full. Room in it will be reported.
         Ok(count) => WriteOutcome::Wrote {
             count,
             is_blocked: count < slices.iter().map(|slice| slice.len()).sum(),
@@ -192,7 +191,7 @@ impl Net for MioNet {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled {
-        // An interrupted wait reports nothing, whatever is ready: SIGSTOP and a debugger do that.
+        // An interrupted wait reports nothing. SIGSTOP and debuggers interrupt it.
         if self.poll.poll(&mut self.events, timeout).is_err() {
             return Polled::Partial;
         }
@@ -204,7 +203,9 @@ impl Net for MioNet {
                 self.wake.acknowledge();
             } else if WAKE.0 - token.0 <= self.listeners.len() {
                 let index = WAKE.0 - 1 - token.0;
-                ready.push(Readiness::Listener(u32::try_from(index).unwrap_or(0)));
+                let index = u32::try_from(index).ok();
+                debug_assert!(index.is_some(), "there are fewer listeners than 2^32");
+                ready.extend(index.map(Readiness::Listener));
             } else {
                 ready.push(Readiness::Conn {
                     id: ConnId::from_bits(token.0 as u64),
@@ -241,7 +242,7 @@ impl Net for MioNet {
         };
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                self.turn_away(listener);
+                self.drop_waiting(listener);
                 AcceptOutcome::Exhausted
             }
             _ if error.kind() == io::ErrorKind::WouldBlock => AcceptOutcome::Drained,
@@ -276,8 +277,8 @@ impl Net for MioNet {
     }
 
     fn write(&mut self, mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> WriteOutcome {
-        // By send(2) and sendmsg(2): writev(2) does the same, but as for a file, with a lock on the
-        // position that a socket does not have.
+        // send(2) and sendmsg(2) instead of writev(2), which takes a lock for the position of a
+        // file.
         let answer = match slices {
             [slice] => socket.write(slice),
             _ => rustix::net::sendmsg(
@@ -312,15 +313,18 @@ impl Net for MioNet {
 
     fn may_fan_out(&mut self) -> bool {
         let now = self.clock.now();
-        self.place.as_mut().is_none_or(|place| place.take(now))
+        let permit = self.permit.as_mut();
+        permit.is_none_or(|permit| permit.acquire(now))
     }
 
     fn yield_fanout(&mut self, is_walking: bool) {
-        let Some(place) = &mut self.place else { return };
+        let Some(permit) = &mut self.permit else {
+            return;
+        };
         if is_walking {
-            place.rest(self.clock.now());
+            permit.yield_now(self.clock.now());
         } else {
-            place.leave();
+            permit.release();
         }
     }
 
@@ -329,20 +333,19 @@ impl Net for MioNet {
     }
 
     fn shutdown_write(&mut self, socket: &mut TcpStream) {
-        // A connection that is dead already is reported by the next read.
+        // The next read reports a dead connection.
         drop(socket.shutdown(Shutdown::Write));
     }
 
     fn refuse(&mut self, mut socket: TcpStream, response: &[u8]) {
-        // A fresh socket's buffer is empty, so a short response fits; nobody waits for what does
-        // not.
+        // The buffer of a new socket is empty, so a short response fits. The rest is not sent.
         drop(socket.write(response));
         drop(socket.shutdown(Shutdown::Write));
     }
 
     fn stop_listening(&mut self) {
         for mut listener in self.listeners.drain(..) {
-            // The descriptor is closed with the listener, and that takes it out of the poll too.
+            // Closing the descriptor removes it from the poll in any case.
             drop(self.poll.registry().deregister(&mut listener));
         }
     }
@@ -358,7 +361,7 @@ mod tests {
         MioNet::new(Arc::new(Wake::new().unwrap()), Clock::start()).unwrap()
     }
 
-    /// A connection whose near end is the worker's, and the far end.
+    /// A connection: the worker's end, and the peer's.
     fn connection() -> (TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -366,7 +369,7 @@ mod tests {
         (TcpStream::from_std(near), listener.accept().unwrap().0)
     }
 
-    /// Writes one text of one piece and one of two, and a third to a socket that is shut.
+    /// Writes one slice to a socket, two to another, and one to a socket after its FIN.
     fn write_three(net: &mut MioNet) {
         let (one, mut one_reader) = connection();
         let (two, mut two_reader) = connection();
@@ -391,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_brings_the_same_with_and_without_a_ring() {
+    fn batch_has_the_same_outcomes_with_and_without_a_ring() {
         let mut net = net();
         write_three(&mut net);
         if let Ok(ring) = Ring::new(8) {
@@ -402,9 +405,9 @@ mod tests {
     }
 
     #[test]
-    fn ring_that_fails_is_given_up_and_the_batch_is_written_all_the_same() {
+    fn batch_is_written_without_the_ring_when_the_ring_fails() {
         let mut net = net();
-        // A ring serves the thread that made it and refuses all others.
+        // A ring works only on the thread that made it.
         let made = std::thread::spawn(|| Ring::new(8)).join().unwrap();
         if let Ok(ring) = made {
             net.use_ring(ring);

@@ -1,8 +1,8 @@
-//! The network as a worker sees it: the trait [`Net`].
+//! The trait [`Net`]: sockets, clocks and randomness of a worker.
 //!
-//! Everything a worker learns from outside comes through here, time and chance included, so that a
-//! whole worker runs under a simulation that lies about all of it. Edge-triggered: a socket is
-//! registered once, for both directions. [`super::kernel`] has the one that is real.
+//! A worker has no other input from outside but its inbox, so the simulation can run whole workers
+//! over a faulty network. Readiness is edge-triggered: a socket is registered once, for both
+//! directions. [`super::kernel`] implements the trait over real sockets.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -12,54 +12,52 @@ use crate::config::limits::FLUSH_VISITS_PER_CLOCK;
 use crate::id::ConnId;
 use crate::time::Now;
 
-/// What a worker needs from outside.
+/// The network, the clocks and the random numbers of a worker.
 pub trait Net {
-    /// One accepted connection.
+    /// An accepted connection.
     type Socket;
 
-    /// The time.
+    /// The monotonic time.
     fn now(&self) -> Now;
 
-    /// A random number; for jitter.
+    /// A random number for jitter.
     fn draw(&mut self) -> u64;
 
-    /// The calendar's time since 1970.
+    /// The calendar time since 1970.
     fn unix_time(&self) -> Duration;
 
-    /// Waits until something is ready or the time is over, and reports what is ready. `None` waits
-    /// without end.
+    /// Waits for readiness until the timeout, and reports it. `None` is no timeout.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
-    /// How many listeners there are.
+    /// The number of listeners.
     fn listener_count(&self) -> u32;
 
-    /// Whether there is a descriptor for another connection.
+    /// Whether a descriptor for another connection is free.
     fn has_descriptor(&mut self) -> bool {
         true
     }
 
-    /// Takes one connection from a listener.
+    /// Accepts one connection from a listener.
     fn accept(&mut self, listener: u32) -> AcceptOutcome<Self::Socket>;
 
-    /// Has a connection's readiness reported under this name.
+    /// Registers a connection: its readiness is reported with this id.
     ///
     /// # Errors
-    /// When the kernel has no room for it.
+    /// Returns the kernel's error if it cannot register the socket.
     fn register(&mut self, socket: &mut Self::Socket, id: ConnId) -> io::Result<()>;
 
-    /// Reads.
+    /// Reads from a connection.
     fn read(&mut self, socket: &mut Self::Socket, into: &mut [u8]) -> ReadOutcome;
 
-    /// Writes.
+    /// Writes to a connection.
     fn write(&mut self, socket: &Self::Socket, slices: &[IoSlice<'_>]) -> WriteOutcome;
 
-    /// Up to how many writes are worth collecting for [`Net::write_batch`]. Nobody looks at the
-    /// clock before all of them are done.
+    /// The most writes in one [`Net::write_batch`]. The clock is not read before the batch is done.
     fn batch_writes_max(&self) -> usize {
         FLUSH_VISITS_PER_CLOCK
     }
 
-    /// Writes to several sockets, no one of them twice, and notes an outcome for each, in order.
+    /// Writes to several sockets, each at most once. Stores one outcome for each write, in order.
     fn write_batch(
         &mut self,
         writes: &[Write<'_, Self::Socket>],
@@ -69,16 +67,16 @@ pub trait Net {
         outcomes.extend(writes.iter().map(|one| self.write(one.socket, one.slices)));
     }
 
-    /// Whether the walks over channels may go on now. If not, a poll returns when they may.
+    /// Whether the walks over channels may continue. If not, a later poll returns when they may.
     fn may_fan_out(&mut self) -> bool {
         true
     }
 
-    /// The walks have gone on for their slice of the turn; says whether somebody is left to visit.
+    /// Called after the walks' slice of the turn. `is_walking` is whether subscribers remain.
     fn yield_fanout(&mut self, _is_walking: bool) {}
 
-    /// How much of what was written to a socket, FIN included, the peer's kernel has yet to
-    /// acknowledge. When that is nothing, closing the socket loses nothing.
+    /// The bytes written to a socket, FIN included, that the peer's kernel has not acknowledged. If
+    /// it is zero, closing the socket loses nothing.
     fn unacknowledged_bytes(&self, _socket: &Self::Socket) -> u32 {
         0
     }
@@ -86,10 +84,11 @@ pub trait Net {
     /// Sends FIN.
     fn shutdown_write(&mut self, socket: &mut Self::Socket);
 
-    /// Says no to a connection that has no slot, as far as the socket takes it, and closes it.
+    /// Refuses a connection that has no slot: writes as much of the response as the socket takes,
+    /// and closes it.
     fn refuse(&mut self, socket: Self::Socket, response: &[u8]);
 
-    /// Accepts no more.
+    /// Closes all listeners.
     fn stop_listening(&mut self);
 }
 
@@ -103,88 +102,88 @@ pub enum Polled {
     Partial,
 }
 
-/// What the kernel reports.
+/// A readiness report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// A connection may be read, written, or both.
+    /// A connection is readable, writable, or both.
     Conn {
-        /// Which.
+        /// The connection.
         id: ConnId,
         /// Reading will not block.
         is_readable: bool,
         /// Writing will not block.
         is_writable: bool,
-        /// The peer sends no more, so the end of the input is to be read.
+        /// The peer sends no more. The end of the input can be read.
         is_read_closed: bool,
     },
-    /// A listener has connections.
+    /// A listener has connections to accept.
     Listener(u32),
 }
 
-/// What came of accepting.
+/// The outcome of accepting.
 #[derive(Debug)]
 #[must_use]
 pub enum AcceptOutcome<S> {
     /// A connection.
     Accepted {
-        /// Its near end.
+        /// The socket.
         socket: S,
-        /// Where its far end is.
+        /// The peer's address.
         address: IpAddr,
     },
-    /// Nobody is left.
+    /// No connection is left.
     Drained,
-    /// No descriptor or no memory is left; the connection stays in the backlog or was turned away.
+    /// No descriptor or no memory is left. The connection stays in the backlog or was refused.
     Exhausted,
-    /// The connection had failed before it was taken.
+    /// The connection failed before it was accepted.
     Failed,
 }
 
-/// What came of reading.
+/// The outcome of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum ReadOutcome {
-    /// So many bytes, at least one.
+    /// At least one byte.
     Bytes {
-        /// How many.
+        /// The number of bytes.
         count: usize,
-        /// Nothing is left: the next readiness will be reported.
+        /// Nothing is left. The next readiness will be reported.
         is_drained: bool,
     },
-    /// Nothing to read for now.
+    /// Reading would block.
     Drained,
     /// The peer sends no more.
     Eof,
     /// The connection is dead.
     Failed,
-    /// Nothing happened; to be tried again.
+    /// The call was interrupted and has to be repeated.
     Interrupted,
-    /// The connection is dead because the peer took nothing for as long as it may.
+    /// The connection is dead: the peer acknowledged nothing for too long.
     TimedOut,
 }
 
 /// One write of a batch.
 #[derive(Debug)]
 pub struct Write<'a, S> {
-    /// Where to.
+    /// The connection.
     pub socket: &'a S,
-    /// What; at least one byte.
+    /// The bytes; at least one.
     pub slices: &'a [IoSlice<'a>],
 }
 
-/// What came of writing.
+/// The outcome of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum WriteOutcome {
     /// The connection is dead.
     Failed,
-    /// The connection is dead because the peer took nothing for as long as it may.
+    /// The connection is dead: the peer acknowledged nothing for too long.
     TimedOut,
-    /// So many bytes were taken.
+    /// The socket took some bytes, or none.
     Wrote {
-        /// How many; may be none.
+        /// The number of bytes.
         count: usize,
-        /// No more is taken for now: the next readiness will be reported.
+        /// Writing more would block. The next readiness will be reported.
         is_blocked: bool,
     },
 }

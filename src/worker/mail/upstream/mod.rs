@@ -1,14 +1,13 @@
-//! Reports from workers to the feed: one bounded queue. Workers never block on it.
+//! Reports from workers to the feed: one bounded queue on which workers never block.
 //!
-//! All workers share one queue for publications and questions. A worker for whose report there is
-//! no room keeps it, in order, and is woken when the feed has taken some; meanwhile the conn that
-//! caused it is not read. What a worker keeps is bounded too, and publications beyond that are
-//! refused.
+//! All workers share the queue for publications and requests of clients. A worker keeps reports for
+//! which there is no room, in order, and is woken when the feed has taken some. Meanwhile the conn
+//! of the report is not read. What a worker keeps is bounded too; reports beyond that are refused.
 //!
-//! Notices have a table of their own ([`Waiting`] is one of them). A publication may overtake
-//! notices of other conns; what one conn causes stays in order. A notice therefore notes how many
-//! reports its worker had made, and waits until the feed has taken them. A publication comes with
-//! the notices that its conn had caused before it.
+//! Notices have a table of their own, with [`WaitingNotice`] for each. A publication may overtake
+//! notices of other conns, but the reports and notices of one conn stay in order. So a notice
+//! stores how many reports its worker had made before, and waits until the feed has taken them.
+//! With a publication the feed takes the earlier notices of its conn.
 
 mod notices;
 #[cfg(test)]
@@ -28,71 +27,71 @@ use crate::config::limits::{REPORTS_MAX, UPSTREAM_BYTES_MAX};
 use crate::id::ConnName;
 use crate::sys::wake::Wake;
 
-pub use self::notices::{Bounds, Waiting};
+pub use self::notices::{Bounds, WaitingNotice};
 
-/// A worker's end.
+/// The end of one worker.
 #[derive(Debug)]
 pub struct Upstream {
     end: usize,
     sender: Sender<Sent>,
     feed: Arc<Wake>,
-    /// Whether this worker waits for room.
+    /// Whether this worker waits for room in the queue.
     is_waiting: Arc<AtomicBool>,
-    /// What there was no room for, oldest first.
+    /// Reports without room in the queue, oldest first.
     kept: VecDeque<Report>,
-    /// Bytes of `kept`.
+    /// The bytes of `kept`.
     bytes: usize,
     notices: Arc<Notices>,
-    /// Reports so far, without refused ones.
+    /// The number of reports so far, without refused ones.
     reports: u64,
-    /// How often consumers have changed which notices they want.
+    /// How often the watched channels have changed.
     watch: u64,
-    /// Conns with so many notices that they are not read.
+    /// Conns that are not read because too many of their notices wait.
     full: HashSet<ConnName, RandomState>,
 }
 
-/// The feed's end.
+/// The end of the feed.
 #[derive(Debug)]
 pub struct Reports {
     receiver: Receiver<Sent>,
-    /// The oldest that is not taken.
+    /// The oldest report that is not taken.
     front: Option<Sent>,
     workers: Vec<(Arc<Wake>, Arc<AtomicBool>)>,
-    /// Reports of each worker that were taken.
+    /// The number of reports taken from each worker.
     taken: Vec<u64>,
     notices: Arc<Notices>,
 }
 
-/// A report and the end that it comes from.
+/// A report and its worker's end.
 #[derive(Debug)]
 struct Sent {
     end: usize,
     report: Report,
 }
 
-/// How a report was taken.
+/// The outcome of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Reported {
-    /// The feed will see it.
+    /// It is in the queue.
     AtOnce,
-    /// It is kept until the feed has room.
+    /// It is kept until the queue has room.
     Later,
-    /// Too much is kept already, and this is gone.
+    /// It was dropped: the worker keeps too much already.
     Refused,
 }
 
-/// How a notice was taken.
+/// The outcome of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Noticed {
-    /// Its conn may cause more.
+    /// Its conn may be read.
     AtOnce,
-    /// It waits, and its conn must not be read until [`Upstream::take_released`] names it.
+    /// It waits, and its conn must not be read until [`Upstream::take_released`] returns it.
     Full,
 }
 
-/// Makes both ends, one of them for each worker's wake. `feed` wakes the feed.
+/// Creates an end for each worker's wake and the end of the feed. `feed` wakes the feed.
 #[must_use]
 pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<Upstream>, Reports) {
     let (sender, receiver) = crossbeam_channel::bounded(REPORTS_MAX);
@@ -122,7 +121,7 @@ pub fn upstream(wakes: &[Arc<Wake>], feed: &Arc<Wake>, bounds: Bounds) -> (Vec<U
 }
 
 impl Upstream {
-    /// Gives the feed a publication or a question, now or later.
+    /// Sends the feed a publication or a request, or keeps it until there is room.
     pub fn report(&mut self, report: Report) -> Reported {
         debug_assert!(matches!(report, Report::Count { .. } | Report::Publish(_)));
         if let Report::Publish(publication) = &report
@@ -152,7 +151,7 @@ impl Upstream {
         }
     }
 
-    /// Gives the feed a notice, or takes back the one that it undoes.
+    /// Adds a notice for the feed, or removes the waiting one that it cancels.
     pub fn notify(&mut self, notice: Notice) -> Noticed {
         let conn = notice.conn;
         let origin = Origin {
@@ -172,26 +171,26 @@ impl Upstream {
         Noticed::AtOnce
     }
 
-    /// Whether a conn has so many notices that it is not read.
+    /// Whether a conn is not read because too many of its notices wait.
     #[must_use]
     pub fn is_full(&self, conn: ConnName) -> bool {
         !self.full.is_empty() && self.full.contains(&conn)
     }
 
-    /// Forgets a conn that has closed. Its notices hold up no client any more.
+    /// Removes a conn that has closed. Its notices still wait for the feed.
     pub fn forget(&mut self, conn: ConnName) {
         if !self.full.is_empty() && self.full.remove(&conn) {
             self.notices.forget(conn);
         }
     }
 
-    /// Whether [`Upstream::take_released`] names a conn.
+    /// Whether [`Upstream::take_released`] returns a conn.
     #[must_use]
     pub fn has_released(&self) -> bool {
         self.notices.has_released(self.end)
     }
 
-    /// Conns of which the feed has taken enough notices.
+    /// Takes the conns that may be read again, because the feed has taken enough of their notices.
     pub fn take_released(&mut self) -> Vec<ConnName> {
         if !self.has_released() {
             return Vec::new();
@@ -203,24 +202,24 @@ impl Upstream {
         released
     }
 
-    /// Consumers want something else now. A departure from before is not cancelled any more: a new
-    /// consumer would miss the arrival.
+    /// Notes that the watched channels have changed. Earlier notices of a departure are not
+    /// cancelled from now on: a new consumer would miss the arrival.
     pub fn note_watch(&mut self) {
         self.watch += 1;
     }
 
-    /// Whether a report waits for room.
+    /// Whether a report waits for room in the queue.
     #[must_use]
     pub fn is_behind(&self) -> bool {
         !self.kept.is_empty()
     }
 
-    /// Hands over what was kept, as far as there is room.
+    /// Sends kept reports while the queue has room.
     pub fn send_kept(&mut self) {
         if !self.is_behind() {
             return;
         }
-        // The feed looks at the flag after making room, so it is set before room is looked for.
+        // Set before the queue is tried, since the feed reads the flag after it has made room.
         self.is_waiting.store(true, Ordering::SeqCst);
         let mut has_sent = false;
         while let Some(report) = self.kept.pop_front() {
@@ -248,7 +247,7 @@ impl Upstream {
     fn try_send(&self, report: Report) -> Result<(), Report> {
         let end = self.end;
         match self.sender.try_send(Sent { end, report }) {
-            // The feed has ended and misses nothing.
+            // The feed has ended and needs no reports.
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(Sent { report, .. })) => Err(report),
         }
@@ -264,19 +263,19 @@ impl Upstream {
         Reported::Later
     }
 
-    /// Panics if a conn would never be read again for its notices.
+    /// Panics if a conn is held without a waiting notice.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
         for conn in &self.full {
             assert!(
                 self.notices.holds(*conn, self.end),
-                "{conn} is full of nothing"
+                "{conn} is held without notices"
             );
         }
     }
 }
 
-/// The bytes for which a report counts.
+/// The bytes that a report counts for.
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
         + match report {
@@ -286,7 +285,7 @@ fn weight(report: &Report) -> usize {
 }
 
 impl Reports {
-    /// The oldest publication or question, if there is one. Wakes workers that wait for room.
+    /// The oldest publication or request, if there is one. Wakes workers that wait for room.
     pub fn front(&mut self) -> Option<&Report> {
         if self.front.is_none() {
             self.front = Some(self.receiver.try_recv().ok()?);
@@ -299,9 +298,9 @@ impl Reports {
         self.front.as_ref().map(|sent| &sent.report)
     }
 
-    /// The notices that consumers of the publication in front have to be given before it.
+    /// The notices that consumers must receive before the publication in front.
     #[must_use]
-    pub fn notices_before_front(&self) -> Vec<Waiting> {
+    pub fn notices_before_front(&self) -> Vec<WaitingNotice> {
         let Some(Sent { end, report }) = &self.front else {
             return Vec::new();
         };
@@ -314,7 +313,7 @@ impl Reports {
         }
     }
 
-    /// Takes the one in front.
+    /// Takes the report in front.
     #[must_use]
     pub fn take(&mut self) -> Option<Report> {
         self.front()?;
@@ -325,19 +324,19 @@ impl Reports {
         Some(report)
     }
 
-    /// The oldest notice, or count of lost ones, from a place in their order on. One that is passed
-    /// over stays, and so must all of its conn.
+    /// The oldest notice, or count of lost ones, whose order is at least `from`. If the caller
+    /// skips one, it must skip all later ones of the same conn.
     #[must_use]
-    pub fn notice(&self, from: u64) -> Option<Waiting> {
+    pub fn notice(&self, from: u64) -> Option<WaitingNotice> {
         match self.has_notices() {
             true => self.notices.first(from, &self.taken),
             false => None,
         }
     }
 
-    /// Takes a notice that is about to be handed out. False if it was undone meanwhile.
+    /// Takes a notice before it is sent to consumers. False if it was cancelled meanwhile.
     #[must_use]
-    pub fn take_notice(&self, notice: &Waiting) -> bool {
+    pub fn take_notice(&self, notice: &WaitingNotice) -> bool {
         let Some(Woken(end)) = self.notices.take(notice) else {
             return false;
         };
@@ -347,31 +346,31 @@ impl Reports {
         true
     }
 
-    /// Whether no publication and no question waits.
+    /// Whether no publication and no request waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.front.is_none() && self.receiver.is_empty()
     }
 
-    /// Whether notices wait, or a count of lost ones.
+    /// Whether a notice or a count of lost ones waits.
     #[must_use]
     pub fn has_notices(&self) -> bool {
         self.notices_waiting() > 0
     }
 
-    /// How many notices wait.
+    /// The number of waiting notices.
     #[must_use]
     pub fn notices_waiting(&self) -> usize {
         self.notices.waiting()
     }
 
-    /// Whether conns are not read until more notices are taken.
+    /// Whether a conn is not read until more notices are taken.
     #[must_use]
     pub fn has_held(&self) -> bool {
         self.notices.held() > 0
     }
 
-    /// How many notices were not handed out because one of the pair undid the other.
+    /// The number of notices that were cancelled, in pairs.
     #[must_use]
     pub fn notices_cancelled(&self) -> u64 {
         self.notices.cancelled()

@@ -43,7 +43,7 @@ impl Default for Bounds {
 
 /// A notice, or a count of lost ones, that waits for room at its consumers.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct WaitingNotice {
     /// Its place in the order in which notices were caused.
     pub order: u64,
     /// [`Report::Notice`] or [`Report::Lost`].
@@ -181,13 +181,13 @@ impl Notices {
 
     /// The first from a place in the order on. `taken` is how many reports of each worker the feed
     /// has taken.
-    pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<Waiting> {
+    pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
     /// The notices of a conn that it had caused before its worker made a report, in order, with the
     /// count of lost ones where that comes before one of them.
-    pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<Waiting> {
+    pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
         let entries = orders.into_iter().flatten().filter_map(|order| {
@@ -205,7 +205,7 @@ impl Notices {
 
     /// Takes one. `None` if it was undone meanwhile; otherwise the end whose worker has to be woken
     /// because a conn may be read again.
-    pub(super) fn take(&self, waiting: &Waiting) -> Option<Woken> {
+    pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
             Report::Lost(count) => {
@@ -288,8 +288,8 @@ impl Notices {
 pub(super) struct Woken(pub(super) Option<usize>);
 
 impl Lost {
-    fn waiting(self) -> Waiting {
-        Waiting {
+    fn waiting(self) -> WaitingNotice {
+        WaitingNotice {
             order: self.order,
             report: Report::Lost(self.count),
             is_due: true,
@@ -298,8 +298,8 @@ impl Lost {
 }
 
 impl Entry {
-    fn waiting(&self, order: u64, taken: u64) -> Waiting {
-        Waiting {
+    fn waiting(&self, order: u64, taken: u64) -> WaitingNotice {
+        WaitingNotice {
             order,
             report: Report::Notice(self.notice.clone()),
             is_due: taken >= self.origin.reports,
@@ -387,7 +387,7 @@ impl Table {
         Some(Woken(woken))
     }
 
-    fn first(&self, from: u64, taken: &[u64]) -> Option<Waiting> {
+    fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         let first = self.by_order.range(from..).next();
         if let Some(Lost { order, count }) = self.lost
             && order >= from
