@@ -42,7 +42,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Clears the metric of a worker without any descriptor once it has one again.
+    /// Clears the metric `accept_blocked` once a descriptor is free.
     fn clear_accept_blocked(&mut self) {
         let metrics = &self.parts.metrics;
         if metrics.accept_blocked.value() > 0 && self.net.has_descriptor() {

@@ -84,6 +84,7 @@ impl<N: Net> Worker<N> {
             return false;
         }
         let Some(item) = self.batch.next() else {
+            debug_assert!(false, "a batch lost its first entry");
             return true;
         };
         let Item {

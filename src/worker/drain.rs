@@ -54,7 +54,8 @@ impl Plan {
 pub(super) struct Draining {
     /// Until then each conn gets its goodbye, even if it opens a stream meanwhile. In running time.
     pub(super) goodbye_by: Deadline,
-    /// Conns that are left then are closed. In monotonic time, since goodbyes announce it.
+    /// Conns that are left then are closed. In monotonic time, since the delays in goodbyes end
+    /// after it.
     pub(super) end: Deadline,
     /// Clients return over this time.
     reconnects: Duration,
@@ -172,16 +173,7 @@ impl<N: Net> Worker<N> {
         if !self.now.has_reached(draining.end) {
             return;
         }
-        let ids: Vec<ConnId> = self
-            .conns
-            .iter()
-            .filter_map(|(key, slot)| {
-                Some(ConnId {
-                    slot: u32::try_from(key).ok()?,
-                    generation: slot.generation,
-                })
-            })
-            .collect();
+        let ids: Vec<ConnId> = self.ids().collect();
         if draining.is_over {
             for id in ids {
                 self.close(id, CloseReason::Shutdown);

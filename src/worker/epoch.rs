@@ -20,12 +20,9 @@ impl<N: Net> Worker<N> {
         if !self.hub.follow_epoch(self.now) {
             return;
         }
-        let slots = self.conns.iter().map(|(slot, _)| slot);
-        let slots: Vec<u32> = slots.filter_map(|slot| u32::try_from(slot).ok()).collect();
-        for slot in slots {
-            if let Some(id) = self.id_in(slot) {
-                self.list_to_enforce(id);
-            }
+        let ids: Vec<ConnId> = self.ids().collect();
+        for id in ids {
+            self.list_to_enforce(id);
         }
         for (posted, _, _) in &mut self.to_answer {
             *posted = self.hub.in_this_epoch(*posted);

@@ -247,8 +247,7 @@ impl<N: Net> Worker<N> {
                         WriteOutcome::Failed
                     }),
                 };
-                let planned = batch.planned.get(write.planned.clone());
-                self.note(write, planned.unwrap_or_default(), outcome);
+                self.note(write, part_of(&batch.planned, &write.planned), outcome);
             }
             drop(left);
             batch.clear();
@@ -275,6 +274,7 @@ impl<N: Net> Worker<N> {
         let mut slices = Vec::with_capacity(planned.len() + 2 * writes.len());
         for one in writes.iter_mut() {
             let Some(slot) = conns.get(one.id.slot as usize) else {
+                debug_assert!(false, "{:?} was freed before it was written", one.id);
                 continue;
             };
             let begin = slices.len();
@@ -282,7 +282,7 @@ impl<N: Net> Worker<N> {
                 let unsent = Some(filters.unsent(one.id.slot));
                 slices.extend(unsent.filter(|unsent| !unsent.is_empty()).map(IoSlice::new));
             } else {
-                let steps = planned.get(one.planned.clone()).unwrap_or_default();
+                let steps = part_of(planned, &one.planned);
                 slices.extend(to_write(&slot.conn, hub, steps).map(IoSlice::new));
             }
             one.slices = slices.len() - begin;
@@ -450,6 +450,13 @@ fn plan(
     }
     let bytes = own + planned.iter().map(|step| step.length).sum::<usize>();
     (own > 0 || !planned.is_empty()).then_some(bytes)
+}
+
+/// The publications of one write of a batch.
+fn part_of<'a>(planned: &'a [Planned], range: &Range<usize>) -> &'a [Planned] {
+    let part = planned.get(range.clone());
+    debug_assert!(part.is_some(), "{range:?} of {}", planned.len());
+    part.unwrap_or_default()
 }
 
 /// The slices of a write, in order: the conn's own bytes, then frames of the log.

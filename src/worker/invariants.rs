@@ -19,13 +19,7 @@ impl<N: Net> Worker<N> {
         self.hub.check_invariants();
         self.parts.upstream.check_invariants();
         assert!(self.to_reap.is_empty(), "a conn was not reaped");
-        for (key, slot) in self.conns.iter() {
-            let id = ConnId {
-                slot: u32::try_from(key).unwrap_or(u32::MAX),
-                generation: slot.generation,
-            };
-            self.check_conn(id);
-        }
+        self.ids().for_each(|id| self.check_conn(id));
         let classes = self.conns.iter().map(|(_, slot)| slot.conn.class());
         let silent = classes.filter(|class| *class == ConnClass::Silent).count();
         assert_eq!(self.pending.silent() as usize, silent, "silent conns");
@@ -64,13 +58,11 @@ impl<N: Net> Worker<N> {
     /// The subscriptions of all streams, by the names that backends know.
     #[doc(hidden)]
     pub fn streams_in_channels(&self) -> impl Iterator<Item = (ConnName, &ChannelName)> {
-        let slots = self.conns.iter();
-        let streams = slots.filter(|(_, slot)| slot.conn.is_stream());
-        streams.flat_map(move |(key, slot)| {
-            let id = ConnId {
-                slot: u32::try_from(key).unwrap_or(u32::MAX),
-                generation: slot.generation,
-            };
+        let streams = self.ids().filter(|id| {
+            let slot = self.conns.get(id.slot as usize);
+            slot.is_some_and(|slot| slot.conn.is_stream())
+        });
+        streams.flat_map(move |id| {
             let channels = self.hub.channels_of(id.slot);
             channels.map(move |channel| (self.name(id), channel))
         })

@@ -370,6 +370,18 @@ impl<N: Net> Worker<N> {
         (self.name(id) == name).then_some(id)
     }
 
+    /// The ids of all conns.
+    fn ids(&self) -> impl Iterator<Item = ConnId> {
+        self.conns.iter().filter_map(|(key, slot)| {
+            let number = u32::try_from(key).ok();
+            debug_assert!(number.is_some(), "slots are numbered with 32 bits");
+            Some(ConnId {
+                slot: number?,
+                generation: slot.generation,
+            })
+        })
+    }
+
     fn id_in(&self, slot: u32) -> Option<ConnId> {
         let generation = self.conns.get(slot as usize)?.generation;
         Some(ConnId { slot, generation })

@@ -151,8 +151,8 @@ impl<N: Net> Worker<N> {
         if let Some(slot) = self.slot(id) {
             slot.is_readable = false;
         }
-        let is_met_again = self.call(id, |conn, out, context| conn.handle_eof(out, context));
-        if is_met_again == Some(true)
+        let is_early = self.call(id, |conn, out, context| conn.handle_eof(out, context));
+        if is_early == Some(true)
             && let Some(slot) = self.slot(id)
         {
             slot.is_readable = true;

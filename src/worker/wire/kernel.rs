@@ -231,6 +231,7 @@ impl Net for MioNet {
 
     fn accept(&mut self, listener: u32) -> AcceptOutcome<TcpStream> {
         let Some(socket) = self.listeners.get(listener as usize) else {
+            debug_assert!(false, "there is no listener {listener}");
             return AcceptOutcome::Drained;
         };
         let error = match socket.accept() {

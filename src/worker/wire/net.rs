@@ -158,7 +158,7 @@ pub enum ReadOutcome {
     Failed,
     /// The call was interrupted and has to be repeated.
     Interrupted,
-    /// The connection is dead: the peer acknowledged nothing for too long.
+    /// The connection is dead: the peer took no bytes in the time allowed.
     TimedOut,
 }
 
@@ -177,7 +177,7 @@ pub struct Write<'a, S> {
 pub enum WriteOutcome {
     /// The connection is dead.
     Failed,
-    /// The connection is dead: the peer acknowledged nothing for too long.
+    /// The connection is dead: the peer took no bytes in the time allowed.
     TimedOut,
     /// The socket took some bytes, or none.
     Wrote {

@@ -195,7 +195,7 @@ impl Upstream {
         if !self.has_released() {
             return Vec::new();
         }
-        let released = self.notices.released(self.end);
+        let released = self.notices.take_released(self.end);
         for conn in &released {
             self.full.remove(conn);
         }
@@ -275,6 +275,13 @@ impl Upstream {
     }
 }
 
+/// The number of reports that the feed has taken from an end.
+fn reports_taken(taken: &[u64], end: usize) -> u64 {
+    let count = taken.get(end).copied();
+    debug_assert!(count.is_some(), "there is no end {end}");
+    count.unwrap_or(u64::MAX)
+}
+
 /// The bytes that a report counts for.
 fn weight(report: &Report) -> usize {
     size_of::<Report>()
@@ -306,7 +313,7 @@ impl Reports {
         };
         match report {
             Report::Publish(publication) if self.has_notices() => {
-                let taken = self.taken.get(*end).copied().unwrap_or(u64::MAX);
+                let taken = reports_taken(&self.taken, *end);
                 self.notices.of_conn(publication.from, taken)
             }
             _ => Vec::new(),

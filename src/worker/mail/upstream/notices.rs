@@ -1,12 +1,12 @@
-//! Notices on their way to consumers: one bounded table for all workers.
+//! The notices that wait for the feed: one bounded table for all workers.
 //!
-//! Apart from the queue of reports, so that no number of notices delays what clients publish. The
-//! latest notice of a conn and channel that still waits is removed by one that undoes it, unless
-//! the conn has published in between: the table holds what has changed, not how often. A conn with
-//! too many notices here is not read until the feed has taken some. Beyond the bound for all conns
-//! notices are counted as lost.
+//! Separate from the queue of reports, so that notices never delay publications. A notice cancels
+//! the latest waiting notice of the same conn and channel if it is the opposite, unless the conn
+//! has published in between: the table holds what has changed, not how often. A conn with too many
+//! waiting notices is not read until the feed has taken some. Notices beyond the bound for all
+//! conns are counted as lost.
 //!
-//! Workers add and the feed takes, each through its end in [`super`]. The lock is held
+//! Workers add notices and the feed takes them, each through its end in [`super`]. The lock is held
 //! for a few look-ups.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,15 +20,15 @@ use crate::backend::{Notice, Report};
 use crate::config::limits::{NOTICES_MAX, NOTICES_PER_CONN_MAX};
 use crate::id::{ChannelName, ConnName};
 
-/// Tables with room for more are given back when they are empty.
+/// An empty table with more capacity is freed.
 const CAPACITY_KEPT: usize = 1024;
 
-/// How many notices may wait.
+/// The bounds on waiting notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// For all conns together; beyond it they are counted as lost.
+    /// For all conns together. Notices beyond it are counted as lost.
     pub notices: usize,
-    /// With so many a conn is not read.
+    /// A conn with so many is not read.
     pub per_conn: usize,
 }
 
@@ -41,38 +41,38 @@ impl Default for Bounds {
     }
 }
 
-/// A notice, or a count of lost ones, that waits for room at its consumers.
+/// A notice, or a count of lost ones, that waits for the feed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WaitingNotice {
-    /// Its place in the order in which notices were caused.
+    /// Its position in the order of all notices.
     pub order: u64,
     /// [`Report::Notice`] or [`Report::Lost`].
     pub report: Report,
-    /// Whether the feed has taken the reports that its worker made before.
+    /// Whether the feed has taken the earlier reports of its worker.
     pub is_due: bool,
 }
 
-/// Where a notice comes from.
+/// The origin of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
-    /// The end of the worker that adds it.
+    /// The worker's end.
     pub(super) end: usize,
-    /// Reports of that worker before it. The feed takes them first.
+    /// The number of earlier reports of that worker. The feed takes them first.
     pub(super) reports: u64,
-    /// What consumers wanted then: how often that had changed.
+    /// How often the watched channels had changed.
     pub(super) watch: u64,
 }
 
-/// What became of a notice that was added.
+/// The outcome of adding a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
-    /// It has removed the one that it undoes.
+    /// It has cancelled a waiting notice.
     Cancelled,
-    /// It waits, and its conn has so many now that it must not be read.
+    /// It waits, and its conn must not be read.
     Full,
     /// It waits.
     Kept,
-    /// There was no room.
+    /// It was dropped and counted as lost.
     Lost,
 }
 
@@ -81,13 +81,12 @@ pub(super) enum Added {
 pub(super) struct Notices {
     table: Mutex<Table>,
     bounds: Bounds,
-    /// What the feed has to take, readable without the lock.
+    /// Waiting notices and counts. Readable without the lock, like all fields below.
     waiting: AtomicUsize,
-    /// Conns that are not read, readable without the lock.
+    /// Conns that are not read.
     held: AtomicUsize,
-    /// Whether conns of an end may be read again, readable without the lock.
+    /// Whether conns of an end may be read again.
     has_released: Box<[AtomicBool]>,
-    /// As in the table, readable without the lock.
     cancelled: AtomicU64,
 }
 
@@ -95,14 +94,14 @@ pub(super) struct Notices {
 struct Table {
     next_order: u64,
     by_order: BTreeMap<u64, Entry>,
-    /// The order of the latest that waits.
+    /// The order of the latest waiting notice.
     latest: HashMap<(ConnName, ChannelName), u64, RandomState>,
     conns: HashMap<ConnName, Conn, RandomState>,
     /// Conns that are not read.
     held: usize,
     lost: Option<Lost>,
     cancelled: u64,
-    /// Conns that may be read again, for each worker's end.
+    /// Conns that may be read again, for each end.
     released: Vec<Vec<ConnName>>,
 }
 
@@ -112,16 +111,16 @@ struct Entry {
     origin: Origin,
 }
 
-/// The notices of one conn that wait; at least one.
+/// The waiting notices of one conn. At least one.
 #[derive(Debug, Default)]
 struct Conn {
     orders: BTreeSet<u64>,
-    /// Those before this place come before something that the conn has published.
+    /// Notices with a smaller order came before a publication of the conn.
     published: u64,
     is_held: bool,
 }
 
-/// The number of lost notices, which consumers get where the first of them would stand.
+/// The number of lost notices. Consumers receive it at the position of the first of them.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     order: u64,
@@ -129,10 +128,10 @@ struct Lost {
 }
 
 impl Entry {
-    /// Whether consumers know the same with neither as with both. An arrival that they have not
-    /// heard of is undone by any departure. A departure is undone only by an arrival that is the
-    /// same for every consumer.
-    fn is_undone_by(&self, notice: &Notice, origin: Origin) -> bool {
+    /// Whether consumers lose nothing if they receive neither this notice nor the later one. Any
+    /// departure cancels an arrival that waits. An arrival cancels a departure only if it has the
+    /// same subject and the watched channels have not changed.
+    fn is_cancelled_by(&self, notice: &Notice, origin: Origin) -> bool {
         match (self.notice.has_subscribed, notice.has_subscribed) {
             (true, false) => true,
             (false, true) => self.notice.sub == notice.sub && self.origin.watch == origin.watch,
@@ -161,7 +160,7 @@ impl Notices {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a notice, or removes the one that it undoes.
+    /// Adds a notice, or removes the one that it cancels.
     pub(super) fn add(&self, notice: Notice, origin: Origin) -> Added {
         let mut table = self.lock();
         let (added, woken) = table.add(notice, origin, self.bounds);
@@ -170,7 +169,7 @@ impl Notices {
         added
     }
 
-    /// A conn publishes: what consumers get with that is what was so then.
+    /// Notes that a conn publishes. Its earlier notices are not cancelled from now on.
     pub(super) fn note_published(&self, conn: ConnName) {
         let mut table = self.lock();
         let next_order = table.next_order;
@@ -179,14 +178,14 @@ impl Notices {
         }
     }
 
-    /// The first from a place in the order on. `taken` is how many reports of each worker the feed
-    /// has taken.
+    /// The first whose order is at least `from`. `taken` counts the reports that the feed has taken
+    /// from each worker.
     pub(super) fn first(&self, from: u64, taken: &[u64]) -> Option<WaitingNotice> {
         self.lock().first(from, taken)
     }
 
-    /// The notices of a conn that it had caused before its worker made a report, in order, with the
-    /// count of lost ones where that comes before one of them.
+    /// The notices of a conn that came before a report of its worker, in order, with the count of
+    /// lost ones if that comes before one of them.
     pub(super) fn of_conn(&self, conn: ConnName, reports: u64) -> Vec<WaitingNotice> {
         let table = self.lock();
         let orders = table.conns.get(&conn).map(|conn| conn.orders.iter());
@@ -203,8 +202,8 @@ impl Notices {
         found
     }
 
-    /// Takes one. `None` if it was undone meanwhile; otherwise the end whose worker has to be woken
-    /// because a conn may be read again.
+    /// Takes a notice or a count. `None` if it was cancelled meanwhile; otherwise the end of the
+    /// worker to wake because a conn may be read again.
     pub(super) fn take(&self, waiting: &WaitingNotice) -> Option<Woken> {
         let mut table = self.lock();
         let woken = match waiting.report {
@@ -226,7 +225,7 @@ impl Notices {
         }
     }
 
-    /// A conn has closed. Its notices wait on, and it is not read in any case.
+    /// Removes a conn that has closed from those that are not read. Its notices still wait.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
@@ -239,35 +238,35 @@ impl Notices {
         has_released.is_some_and(|has_released| has_released.load(Ordering::Acquire))
     }
 
-    /// Conns of an end that may be read again.
-    pub(super) fn released(&self, end: usize) -> Vec<ConnName> {
+    /// Takes the conns of an end that may be read again.
+    pub(super) fn take_released(&self, end: usize) -> Vec<ConnName> {
         let mut table = self.lock();
         if let Some(has_released) = self.has_released.get(end) {
             has_released.store(false, Ordering::Release);
         }
         let released = table.released.get_mut(end).map(std::mem::take);
         let mut released = released.unwrap_or_default();
-        // One that had caused more before its worker noticed is held again.
+        // A conn that reached the bound again before its worker noticed stays held.
         released.retain(|name| !table.conns.get(name).is_some_and(|conn| conn.is_held));
         released
     }
 
-    /// How many wait.
+    /// The number of waiting notices and counts.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
-    /// How many conns are not read because of those that wait.
+    /// The number of conns that are not read.
     pub(super) fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)
     }
 
-    /// How many were not handed out because another has undone them, and those others.
+    /// The number of cancelled notices. Each pair counts as two.
     pub(super) fn cancelled(&self) -> u64 {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Whether a conn has too many, or has its release yet to be noticed by its worker.
+    /// Whether a conn is held, or its worker has not noticed its release.
     pub(super) fn holds(&self, conn: ConnName, end: usize) -> bool {
         let table = self.lock();
         let is_released = |names: &Vec<ConnName>| names.contains(&conn);
@@ -283,7 +282,7 @@ impl Notices {
     }
 }
 
-/// The end of the worker that has to be woken, if one has.
+/// The end of the worker to wake, if any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Woken(pub(super) Option<usize>);
 
@@ -308,14 +307,14 @@ impl Entry {
 }
 
 impl Table {
-    /// Adds a notice, or removes the one that it undoes. That may let its conn be read again.
+    /// Adds a notice, or removes the one that it cancels. That may release its conn.
     fn add(&mut self, notice: Notice, origin: Origin, bounds: Bounds) -> (Added, Option<Woken>) {
         let key = (notice.conn, notice.channel.clone());
         let latest = self.latest.get(&key).copied();
         let published = self.conns.get(&notice.conn).map(|conn| conn.published);
         if let Some(order) = latest.filter(|order| published <= Some(*order))
             && let Some(entry) = self.by_order.get(&order)
-            && entry.is_undone_by(&notice, origin)
+            && entry.is_cancelled_by(&notice, origin)
         {
             self.cancelled += 2;
             return (Added::Cancelled, self.remove(order, bounds));
@@ -346,8 +345,8 @@ impl Table {
         }
     }
 
-    /// Consumers have the count of so many that were lost. What was lost meanwhile keeps the place:
-    /// it is missing before what comes after that.
+    /// Subtracts a count that consumers have received. Notices that were lost meanwhile keep its
+    /// position in the order.
     fn take_lost(&mut self, count: u64) {
         self.lost = self
             .lost
@@ -367,7 +366,7 @@ impl Table {
         let mut woken = None;
         if let Some(conn) = self.conns.get_mut(&notice.conn) {
             conn.orders.remove(&order);
-            // Not at the first, so that a worker is not woken for each.
+            // Released at half of the bound, so that a worker is not woken for each notice.
             if conn.is_held && conn.orders.len() <= bounds.per_conn / 2 {
                 conn.is_held = false;
                 self.held -= 1;
@@ -396,7 +395,7 @@ impl Table {
             return Some(Lost { order, count }.waiting());
         }
         let (order, entry) = first?;
-        let taken = taken.get(entry.origin.end).copied().unwrap_or(u64::MAX);
+        let taken = super::reports_taken(taken, entry.origin.end);
         Some(entry.waiting(*order, taken))
     }
 }

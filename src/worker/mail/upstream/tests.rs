@@ -1,4 +1,4 @@
-//! Both ends together, as workers and the feed use them.
+//! Tests of both ends together.
 
 use std::collections::BTreeSet;
 
@@ -45,11 +45,11 @@ fn publication(slot: u32, data: &str) -> Report {
     })
 }
 
-fn come(end: &mut Upstream, slot: u32, channel: &str) {
+fn arrive(end: &mut Upstream, slot: u32, channel: &str) {
     assert_eq!(end.notify(notice(slot, channel, true)), Noticed::AtOnce);
 }
 
-fn go(end: &mut Upstream, slot: u32, channel: &str) {
+fn depart(end: &mut Upstream, slot: u32, channel: &str) {
     assert_eq!(end.notify(notice(slot, channel, false)), Noticed::AtOnce);
 }
 
@@ -63,22 +63,22 @@ fn take_notice(reports: &Reports) -> Option<Report> {
     Some(notice.report)
 }
 
-/// Takes the first that may be taken of other conns.
-fn take_notice_passing(reports: &Reports, passed: ConnName) -> Option<Report> {
-    let mut passed = vec![passed];
+/// Takes the first notice that may be taken of conns other than the skipped ones.
+fn take_notice_skipping(reports: &Reports, skipped: ConnName) -> Option<Report> {
+    let mut skipped = vec![skipped];
     let mut next = 0;
     while let Some(notice) = reports.notice(next) {
         next = notice.order + 1;
         match &notice.report {
-            Report::Notice(Notice { conn, .. }) if passed.contains(conn) => {}
-            Report::Notice(Notice { conn, .. }) if !notice.is_due => passed.push(*conn),
+            Report::Notice(Notice { conn, .. }) if skipped.contains(conn) => {}
+            Report::Notice(Notice { conn, .. }) if !notice.is_due => skipped.push(*conn),
             _ => return reports.take_notice(&notice).then_some(notice.report),
         }
     }
     None
 }
 
-/// Takes the report in front and what has to come before it, as the feed does.
+/// Takes the report in front after the notices that must come before it, as the feed does.
 fn take_front(reports: &mut Reports) -> Vec<Report> {
     if reports.front().is_none() {
         return Vec::new();
@@ -90,7 +90,7 @@ fn take_front(reports: &mut Reports) -> Vec<Report> {
     taken
 }
 
-/// What is left, notices last.
+/// Takes everything that is left, notices last.
 fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
     let mut all = Vec::new();
     while !reports.is_empty() || end.is_behind() {
@@ -102,7 +102,7 @@ fn take_all(end: &mut Upstream, reports: &mut Reports) -> Vec<String> {
     all.iter().map(text).collect()
 }
 
-/// A report in short: slot, then `+channel`, `-channel` or the data.
+/// A report as text: the slot, then `+channel`, `-channel` or the data.
 fn text(report: &Report) -> String {
     match report {
         Report::Notice(notice) => {
@@ -132,7 +132,7 @@ fn reports_keep_their_order_over_a_full_queue() {
 }
 
 #[test]
-fn feed_that_makes_room_finds_who_waits_for_it() {
+fn feed_that_makes_room_clears_the_flag_of_the_waiting_worker() {
     let (mut end, mut reports) = ends(Bounds::default());
     let (_wake, is_waiting) = reports.workers[0].clone();
     (0..REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
@@ -144,13 +144,13 @@ fn feed_that_makes_room_finds_who_waits_for_it() {
 }
 
 #[test]
-fn publications_beyond_the_bytes_that_are_kept_are_refused() {
+fn publications_beyond_the_bytes_kept_are_refused() {
     let (mut end, mut reports) = ends(Bounds::default());
     (0..=REPORTS_MAX).for_each(|_| publish(&mut end, 0, "1"));
     let large = publication(0, &"1".repeat(UPSTREAM_BYTES_MAX));
     assert_eq!(end.report(large), Reported::Refused);
-    // What was refused is not waited for.
-    come(&mut end, 0, "a");
+    // A notice does not wait for a refused report.
+    arrive(&mut end, 0, "a");
     let all = take_all(&mut end, &mut reports);
     assert_eq!(all.len(), REPORTS_MAX + 2);
     assert_eq!(all.last().unwrap(), "0 +a");
@@ -159,13 +159,13 @@ fn publications_beyond_the_bytes_that_are_kept_are_refused() {
 #[test]
 fn publication_overtakes_notices_of_other_conns_only() {
     let (mut end, mut reports) = ends(Bounds::default());
-    come(&mut end, OTHER, "a");
-    come(&mut end, CONN, "a");
+    arrive(&mut end, OTHER, "a");
+    arrive(&mut end, CONN, "a");
     publish(&mut end, CONN, "[1]");
-    come(&mut end, CONN, "b");
-    go(&mut end, CONN, "c");
+    arrive(&mut end, CONN, "b");
+    depart(&mut end, CONN, "c");
     publish(&mut end, CONN, "[2]");
-    go(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
     let mut taken = take_front(&mut reports);
     taken.extend(take_notice(&reports));
     taken.extend(take_front(&mut reports));
@@ -178,12 +178,12 @@ fn publication_overtakes_notices_of_other_conns_only() {
 #[test]
 fn notices_around_a_publication_of_their_conn_are_kept() {
     let (mut end, mut reports) = ends(Bounds::default());
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     publish(&mut end, OTHER, "[1]");
-    go(&mut end, CONN, "a");
-    come(&mut end, CONN, "b");
+    depart(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "b");
     publish(&mut end, CONN, "[2]");
-    go(&mut end, CONN, "b");
+    depart(&mut end, CONN, "b");
     let all = take_all(&mut end, &mut reports);
     assert_eq!(all, ["2 [1]", "1 +b", "1 [2]", "1 -b"]);
 }
@@ -192,40 +192,40 @@ fn notices_around_a_publication_of_their_conn_are_kept() {
 fn notice_does_not_overtake_a_publication_before_it() {
     let (mut end, mut reports) = ends(Bounds::default());
     publish(&mut end, CONN, "[1]");
-    go(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
     assert!(!reports.notice(0).unwrap().is_due);
     assert!(reports.has_notices());
     assert_eq!(take_all(&mut end, &mut reports), ["1 [1]", "1 -a"]);
 }
 
 #[test]
-fn only_notices_of_one_conn_and_channel_undo_each_other() {
+fn only_notices_of_one_conn_and_channel_cancel_each_other() {
     let (mut end, mut reports) = ends(Bounds::default());
-    come(&mut end, CONN, "a");
-    go(&mut end, CONN, "b");
-    go(&mut end, OTHER, "a");
+    arrive(&mut end, CONN, "a");
+    depart(&mut end, CONN, "b");
+    depart(&mut end, OTHER, "a");
     assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "1 -b", "2 -a"]);
     assert_eq!(reports.notices_cancelled(), 0);
     for _ in 0..1000 {
-        come(&mut end, CONN, "a");
+        arrive(&mut end, CONN, "a");
         assert_eq!(reports.notices_waiting(), 1);
-        go(&mut end, CONN, "a");
+        depart(&mut end, CONN, "a");
         assert_eq!(reports.notices_waiting(), 0);
     }
     assert_eq!(reports.notices_cancelled(), 2000);
-    go(&mut end, CONN, "a");
-    come(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     assert_eq!(take_all(&mut end, &mut reports), Vec::<String>::new());
 }
 
 #[test]
-fn arrival_after_a_departure_is_news_to_a_new_consumer_and_with_a_new_subject() {
+fn arrival_after_a_departure_is_kept_for_a_new_consumer_and_for_a_new_subject() {
     let (mut end, mut reports) = ends(Bounds::default());
-    go(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
     end.note_watch();
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
-    go(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
     let sub = Some("carol".into());
     let by_carol = Notice {
         sub,
@@ -233,9 +233,9 @@ fn arrival_after_a_departure_is_news_to_a_new_consumer_and_with_a_new_subject() 
     };
     assert_eq!(end.notify(by_carol), Noticed::AtOnce);
     assert_eq!(take_all(&mut end, &mut reports), ["1 -a", "1 +a"]);
-    // One that consumers do not know of leaves with any subject.
+    // A departure with another subject cancels an arrival that still waits.
     end.note_watch();
-    come(&mut end, CONN, "b");
+    arrive(&mut end, CONN, "b");
     end.note_watch();
     let sub = Some("carol".into());
     let by_carol = Notice {
@@ -247,27 +247,27 @@ fn arrival_after_a_departure_is_news_to_a_new_consumer_and_with_a_new_subject() 
 }
 
 #[test]
-fn notice_that_is_undone_before_it_is_taken_is_not_handed_out() {
+fn notice_that_is_cancelled_before_it_is_taken_is_not_sent() {
     let (mut end, reports) = ends(Bounds::default());
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     let waiting = reports.notice(0).unwrap();
-    go(&mut end, CONN, "a");
+    depart(&mut end, CONN, "a");
     assert!(!reports.take_notice(&waiting));
 }
 
 #[test]
-fn notices_beyond_the_bound_are_counted_where_the_first_is_missing() {
+fn notices_beyond_the_bound_are_counted_at_the_position_of_the_first() {
     let bounds = Bounds {
         notices: 2,
         per_conn: 100,
     };
     let (mut end, mut reports) = ends(bounds);
     for channel in ["a", "b", "c", "d"] {
-        come(&mut end, CONN, channel);
+        arrive(&mut end, CONN, channel);
     }
-    // The one that it undoes makes room.
-    go(&mut end, CONN, "b");
-    come(&mut end, CONN, "e");
+    // The cancelled notice makes room.
+    depart(&mut end, CONN, "b");
+    arrive(&mut end, CONN, "e");
     assert_eq!(take_all(&mut end, &mut reports), ["1 +a", "lost 2", "1 +e"]);
 }
 
@@ -279,10 +279,10 @@ fn conn_with_too_many_notices_is_held_until_half_are_taken() {
     };
     let (mut end, reports) = ends(bounds);
     for channel in ["a", "b", "c"] {
-        come(&mut end, CONN, channel);
+        arrive(&mut end, CONN, channel);
     }
     assert_eq!(end.notify(notice(CONN, "d", true)), Noticed::Full);
-    come(&mut end, OTHER, "a");
+    arrive(&mut end, OTHER, "a");
     assert!(end.is_full(from(CONN)) && !end.is_full(from(OTHER)));
     for left in [3, 2] {
         assert_eq!(end.take_released(), []);
@@ -295,13 +295,13 @@ fn conn_with_too_many_notices_is_held_until_half_are_taken() {
 }
 
 #[test]
-fn conn_that_became_full_again_before_its_worker_looked_is_not_released() {
+fn conn_that_is_full_again_before_its_worker_notices_is_not_released() {
     let bounds = Bounds {
         notices: 100,
         per_conn: 2,
     };
     let (mut end, reports) = ends(bounds);
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
     let _notice = take_notice(&reports).unwrap();
     assert_eq!(end.notify(notice(CONN, "c", true)), Noticed::Full);
@@ -318,23 +318,23 @@ fn conn_whose_notices_cancel_out_is_released_and_its_worker_does_not_sleep() {
         per_conn: 2,
     };
     let (mut end, _reports) = ends(bounds);
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
     assert!(!end.has_released());
-    go(&mut end, CONN, "b");
+    depart(&mut end, CONN, "b");
     assert!(end.has_released());
     assert_eq!(end.take_released(), [from(CONN)]);
     assert!(!end.has_released());
 }
 
 #[test]
-fn conn_that_has_closed_waits_for_nothing() {
+fn closed_conn_is_not_released() {
     let bounds = Bounds {
         notices: 100,
         per_conn: 2,
     };
     let (mut end, mut reports) = ends(bounds);
-    come(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "a");
     assert_eq!(end.notify(notice(CONN, "b", true)), Noticed::Full);
     assert!(reports.has_held());
     end.forget(from(CONN));
@@ -344,34 +344,34 @@ fn conn_that_has_closed_waits_for_nothing() {
 }
 
 #[test]
-fn notices_lost_while_the_count_is_handed_out_are_reported_at_the_same_place() {
+fn notices_lost_while_the_count_is_sent_are_reported_at_the_same_position() {
     let bounds = Bounds {
         notices: 1,
         per_conn: 100,
     };
     let (mut end, mut reports) = ends(bounds);
     for channel in ["a", "b"] {
-        come(&mut end, CONN, channel);
+        arrive(&mut end, CONN, channel);
     }
     assert!(take_notice(&reports).is_some());
     let lost = reports.notice(0).unwrap();
-    come(&mut end, CONN, "c");
-    come(&mut end, CONN, "d");
+    arrive(&mut end, CONN, "c");
+    arrive(&mut end, CONN, "d");
     assert!(reports.take_notice(&lost));
     assert_eq!(take_all(&mut end, &mut reports), ["lost 1", "1 +c"]);
 }
 
 #[test]
-fn count_of_lost_notices_comes_before_a_later_notice_that_a_publication_brings_along() {
+fn count_of_lost_notices_comes_before_a_later_notice_of_a_publication() {
     let bounds = Bounds {
         notices: 1,
         per_conn: 100,
     };
     let (mut end, mut reports) = ends(bounds);
-    come(&mut end, CONN, "a");
-    come(&mut end, CONN, "b");
+    arrive(&mut end, CONN, "a");
+    arrive(&mut end, CONN, "b");
     assert!(take_notice(&reports).is_some());
-    come(&mut end, CONN, "c");
+    arrive(&mut end, CONN, "c");
     publish(&mut end, CONN, "1");
     assert!(reports.front().is_some());
     let before = reports.notices_before_front();
@@ -380,15 +380,15 @@ fn count_of_lost_notices_comes_before_a_later_notice_that_a_publication_brings_a
     assert_eq!(before, [Report::Lost(1), later]);
 }
 
-/// What one conn does, numbered, and what consumers get of it.
+/// The actions of one conn, and the reports of it that consumers receive.
 #[derive(Default)]
 struct History {
     done: Vec<String>,
-    handed: Vec<String>,
+    received: Vec<String>,
 }
 
-/// Three conns in three channels, a worker and a feed that act at random.
-struct Play {
+/// Three conns in three channels, with a worker and a feed that act at random.
+struct Model {
     end: Upstream,
     reports: Reports,
     histories: [History; 3],
@@ -397,7 +397,7 @@ struct Play {
     lost: u64,
 }
 
-impl Play {
+impl Model {
     fn new(bounds: Bounds) -> Self {
         let (end, reports) = ends(bounds);
         Self {
@@ -430,9 +430,9 @@ impl Play {
             }
             6 | 7 => self.take_front(),
             8 => {
-                let passed = from(random.u32(0..6));
-                let taken = take_notice_passing(&self.reports, passed);
-                self.note_handed(taken);
+                let skipped = from(random.u32(0..6));
+                let taken = take_notice_skipping(&self.reports, skipped);
+                self.note_received(taken);
             }
             _ => {
                 self.end.send_kept();
@@ -443,10 +443,10 @@ impl Play {
 
     fn take_front(&mut self) {
         let taken = take_front(&mut self.reports);
-        self.note_handed(taken);
+        self.note_received(taken);
     }
 
-    fn note_handed(&mut self, reports: impl IntoIterator<Item = Report>) {
+    fn note_received(&mut self, reports: impl IntoIterator<Item = Report>) {
         for report in reports {
             if let Report::Lost(count) = report {
                 self.lost += count;
@@ -454,7 +454,7 @@ impl Play {
             }
             let text = text(&report);
             let slot: usize = text[..1].parse().unwrap();
-            self.histories[slot].handed.push(text);
+            self.histories[slot].received.push(text);
         }
     }
 
@@ -464,40 +464,44 @@ impl Play {
             self.end.send_kept();
         }
         while let Some(report) = take_notice(&self.reports) {
-            self.note_handed([report]);
+            self.note_received([report]);
         }
         let _released = self.end.take_released();
     }
 }
 
 #[test]
-fn notices_of_each_conn_keep_their_order_and_every_loss_is_counted() {
+fn notices_of_each_conn_keep_their_order_and_losses_are_counted() {
     for seed in 0..200 {
         let mut random = fastrand::Rng::with_seed(seed);
         let bounds = Bounds {
             notices: [4, 1000][random.usize(0..2)],
             per_conn: 3,
         };
-        let mut play = Play::new(bounds);
+        let mut model = Model::new(bounds);
         for _ in 0..random.u32(1..2000) {
-            play.act(&mut random);
-            assert!(play.reports.notices_waiting() <= bounds.notices + 1);
-            play.end.check_invariants();
+            model.act(&mut random);
+            assert!(model.reports.notices_waiting() <= bounds.notices + 1);
+            model.end.check_invariants();
         }
-        play.end();
-        assert!(play.end.full.is_empty(), "seed {seed}: never released");
+        model.end();
+        assert!(model.end.full.is_empty(), "seed {seed}: never released");
         let is_notice = |text: &&String| text.contains(['+', '-']);
-        let handed = play.histories.iter().flat_map(|history| &history.handed);
-        let handed = handed.filter(is_notice).count() as u64;
-        let cancelled = play.reports.notices_cancelled();
-        assert_eq!(handed + cancelled + play.lost, play.notices, "seed {seed}");
-        for (history, present) in play.histories.iter().zip(play.present) {
-            check_history(history, present, play.lost, seed);
+        let received = model.histories.iter().flat_map(|history| &history.received);
+        let received = received.filter(is_notice).count() as u64;
+        let cancelled = model.reports.notices_cancelled();
+        assert_eq!(
+            received + cancelled + model.lost,
+            model.notices,
+            "seed {seed}"
+        );
+        for (history, present) in model.histories.iter().zip(model.present) {
+            check_history(history, present, model.lost, seed);
         }
     }
 }
 
-/// The channels of a conn at each of its publications.
+/// The channels of a conn at the time of each of its publications.
 fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     let mut channels = BTreeSet::new();
     let mut all = Vec::new();
@@ -511,26 +515,26 @@ fn at_publications(texts: &[String]) -> Vec<BTreeSet<&str>> {
     all
 }
 
-/// What was handed out is in the order in which it was done, has every publication, and leaves
-/// consumers with the truth.
+/// Checks that reports keep the order of actions, include every publication, and end in the state
+/// of the conn.
 fn check_history(history: &History, present: [bool; 3], lost: u64, seed: u64) {
     let mut done = history.done.iter();
-    for text in &history.handed {
+    for text in &history.received {
         assert!(done.any(|other| other == text), "seed {seed}: {text}");
     }
     let publications = |texts: &[String]| {
         let texts = texts.iter().filter(|text| !text.contains(['+', '-']));
         texts.cloned().collect::<Vec<_>>()
     };
-    let [done, handed] = [&history.done, &history.handed].map(|texts| publications(texts));
-    assert_eq!(done, handed, "seed {seed}");
+    let [done, received] = [&history.done, &history.received].map(|texts| publications(texts));
+    assert_eq!(done, received, "seed {seed}");
     if lost > 0 {
         return;
     }
-    let [done, handed] = [&history.done, &history.handed].map(|texts| at_publications(texts));
-    assert_eq!(done, handed, "seed {seed}: known when it published");
+    let [done, received] = [&history.done, &history.received].map(|texts| at_publications(texts));
+    assert_eq!(done, received, "seed {seed}: known when it published");
     for (channel, is_present) in ["a", "b", "c"].into_iter().zip(present) {
-        let texts = history.handed.iter();
+        let texts = history.received.iter();
         let of_channel = texts.filter(|text| text.ends_with(channel));
         let signs: Vec<char> = of_channel.filter_map(|text| text.chars().nth(2)).collect();
         let alternate = "+-".chars().cycle().take(signs.len());
