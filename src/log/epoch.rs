@@ -363,9 +363,7 @@ impl History {
     /// some of what stays.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
-        let kept = std::mem::take(&mut self.entries);
-        self.entries.reserve_exact(kept.len());
-        for mut entry in kept {
+        for mut entry in self.entries.take_all() {
             entry.is_superseded = false;
             self.entries.push_back(entry);
             if conflates {

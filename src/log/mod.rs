@@ -1,6 +1,6 @@
 //! The log: recent publications, by channel and in sequence order, written by one [`Writer`].
 //!
-//! **The log is the queue.** Each channel has a deque of its own entries. They enter at the back
+//! **The log is the queue.** Each channel lists its own entries. They enter at the back
 //! and leave at the front, so that a position is found by binary search and an entry that has left
 //! costs nothing. An order list over all channels finds the oldest entry for the bounds of the
 //! whole log and for ages.
@@ -15,6 +15,7 @@
 
 mod conflation;
 pub mod dedupe;
+mod entries;
 pub mod entry;
 pub mod epoch;
 mod interest;

@@ -3,10 +3,10 @@
 //! Each question locks one shard for a look-up or for a copy of references, and is answered up to
 //! the reader's horizon.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::entries::Entries;
 use super::epoch::ALL;
 use super::shard::{Channel, key};
 use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, Stake};
@@ -123,7 +123,7 @@ impl Log {
         }
         channel.interest.add(stake);
         let total = channel.total();
-        let behind = channel.entries().range(channel.index_after(horizon)..);
+        let behind = channel.entries().iter_from(channel.index_after(horizon));
         let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned().map(|entry| Entry {
@@ -183,7 +183,7 @@ impl Log {
         let Some(channel) = shard.get(key.place()) else {
             return Sequence::ZERO;
         };
-        let behind = channel.entries().range(channel.index_after(position)..);
+        let behind = channel.entries().iter_from(channel.index_after(position));
         let known = behind.take_while(|entry| entry.sequence() <= horizon);
         entries.extend(known.take(max).cloned().map(T::from));
         channel.evicted.min(horizon)
@@ -291,7 +291,9 @@ impl Log {
     pub fn publications(&self) -> Vec<Arc<Publication>> {
         let mut all = Vec::new();
         for (_, shard) in self.shards.each() {
-            let entries = shard.channels().flat_map(|channel| channel.entries());
+            let entries = shard
+                .channels()
+                .flat_map(|channel| channel.entries().iter());
             all.extend(entries.map(|entry| Arc::clone(&entry.publication)));
         }
         all
@@ -332,7 +334,7 @@ impl Log {
     fn end_of(
         &self,
         name: &ChannelName,
-        end: impl FnOnce(&VecDeque<Entry>) -> Option<&Entry>,
+        end: impl FnOnce(&Entries) -> Option<&Entry>,
     ) -> Option<Sequence> {
         let hash = self.hash(name);
         let (_, shard) = self.shards.read_by_hash(hash);
@@ -374,7 +376,7 @@ impl Channel {
     fn check_entries(&self) {
         let mut previous = self.evicted;
         let mut before = None;
-        for entry in self.entries() {
+        for entry in self.entries().iter() {
             assert!(entry.sequence() > previous, "numbers of {:?}", self.name);
             assert!(before.is_none_or(|before| before == entry.before));
             assert!(entry.previous <= previous, "a hole in {:?}", self.name);

@@ -3,7 +3,6 @@
 //! A thread locks one shard at a time. While it does, it neither encodes, nor drops a publication,
 //! nor calls the system: debug builds assert with [`assert_unlocked`] that it holds no lock.
 
-use std::collections::VecDeque;
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
 use std::sync::PoisonError;
@@ -12,6 +11,7 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashTable;
 
 use super::conflation::Newest;
+use super::entries::Entries;
 use super::interest::Interest;
 #[cfg(debug_assertions)]
 use super::sync::LOCKS;
@@ -45,7 +45,7 @@ pub(super) struct Channel {
 #[derive(Debug)]
 pub(super) struct History {
     /// Oldest first, with rising numbers and ordinals without holes.
-    pub(super) entries: VecDeque<Entry>,
+    pub(super) entries: Entries,
     /// The newest publication, whether the log still has it or not.
     pub(super) last: Sequence,
     /// Everything published in it since it exists.
@@ -59,10 +59,10 @@ pub(super) struct History {
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
-const _: () = assert!(CHANNEL_BYTES == 136);
+const _: () = assert!(CHANNEL_BYTES == 144);
 
 /// The entries of a channel in which nothing was published.
-static NO_ENTRIES: VecDeque<Entry> = VecDeque::new();
+static NO_ENTRIES: Entries = Entries::NONE;
 
 impl Channel {
     fn new(name: ChannelName, rule: RuleIndex, evicted: Sequence) -> Self {
@@ -89,7 +89,7 @@ impl Channel {
         let last = self.evicted;
         self.history.get_or_insert_with(|| {
             Box::new(History {
-                entries: VecDeque::new(),
+                entries: Entries::NONE,
                 last,
                 total: Amount::default(),
                 newest: None,
@@ -97,7 +97,7 @@ impl Channel {
         })
     }
 
-    pub(super) fn entries(&self) -> &VecDeque<Entry> {
+    pub(super) fn entries(&self) -> &Entries {
         self.history()
             .map_or(&NO_ENTRIES, |history| &history.entries)
     }
@@ -123,7 +123,7 @@ impl Channel {
         self.history()?.get(sequence)
     }
 
-    /// Bytes of memory held by the list of entries and by the one for conflation.
+    /// Bytes of memory held by the lists, outside of the history.
     pub(super) fn bytes_held(&self) -> u64 {
         self.history().map_or(0, History::bytes_held)
     }
@@ -162,14 +162,10 @@ impl History {
         (entry.sequence() == sequence).then_some(entry)
     }
 
-    /// Takes the oldest entry out, and gives back room that is not used.
+    /// Takes the oldest entry out.
     pub(super) fn remove_first(&mut self, hasher: &impl BuildHasher) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.forget_newest(&entry, hasher);
-        let (room, len) = (self.entries.capacity(), self.entries.len());
-        if room > 16 && len * 4 < room {
-            self.entries.shrink_to(len * 2);
-        }
         Some(entry)
     }
 
@@ -179,11 +175,10 @@ impl History {
             .partition_point(|entry| entry.sequence() < sequence)
     }
 
-    /// Bytes of memory held by the list of entries and by the one for conflation.
+    /// Bytes of memory held by the lists, outside of the history.
     pub(super) fn bytes_held(&self) -> u64 {
-        let entries = self.entries.capacity() * size_of::<Entry>();
         let newest = self.newest.as_ref().map_or(0, |newest| newest.bytes());
-        entries as u64 + newest
+        self.entries.bytes_held() + newest
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::entries::Entries;
 use super::epoch::EpochState;
 use super::order::{Order, Ordered};
 use super::rules::Class;
@@ -197,9 +198,6 @@ impl Writer {
         let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
         let history = channel.begin_history();
         (history.last, history.total) = (sequence, entry.total());
-        if history.entries.capacity() == 0 {
-            history.entries.reserve_exact(1);
-        }
         history.entries.push_back(entry);
         if conflates {
             history.note_newest(&self.log.hasher);
@@ -433,7 +431,7 @@ impl Writer {
             if channel.entries().is_empty() {
                 self.part(channel.rule).bytes -= channel.bytes_held();
                 if let Some(history) = channel.history_mut() {
-                    history.entries = VecDeque::new();
+                    history.entries = Entries::NONE;
                 }
             }
             shard.drop_if_abandoned(&log, key.place());

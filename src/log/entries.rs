@@ -1,0 +1,144 @@
+//! The entries of one channel: the only one in place, several in a deque.
+//!
+//! Most channels of a large log have one entry. Without an allocation of its own it costs neither
+//! the memory nor the cache line.
+
+use std::collections::VecDeque;
+
+use super::Entry;
+
+/// Room in a deque that is not given back.
+const ROOM_KEPT: usize = 16;
+
+/// Entries of one channel, oldest first.
+#[derive(Debug)]
+pub(super) enum Entries {
+    /// At most one.
+    One(Option<Entry>),
+    /// Any number. Stays until all are taken, so that a channel with one or two entries does not
+    /// allocate for each publication.
+    Many(Box<VecDeque<Entry>>),
+}
+
+const _: () = assert!(size_of::<Entries>() == size_of::<Entry>());
+
+impl Entries {
+    pub(super) const NONE: Self = Self::One(None);
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::One(one) => usize::from(one.is_some()),
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn front(&self) -> Option<&Entry> {
+        self.get(0)
+    }
+
+    pub(super) fn back(&self) -> Option<&Entry> {
+        match self {
+            Self::One(one) => one.as_ref(),
+            Self::Many(many) => many.back(),
+        }
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Entry> {
+        match self {
+            Self::One(one) => one.as_ref().filter(|_| index == 0),
+            Self::Many(many) => many.get(index),
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
+        match self {
+            Self::One(one) => one.as_mut().filter(|_| index == 0),
+            Self::Many(many) => many.get_mut(index),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.iter_from(0)
+    }
+
+    /// The entries from an index on. None if there are fewer.
+    pub(super) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Entry> {
+        let (front, back) = self.as_slices();
+        let in_back = index.saturating_sub(front.len());
+        let front = front.get(index..).unwrap_or_default();
+        front.iter().chain(back.get(in_back..).unwrap_or_default())
+    }
+
+    /// The index of the first entry for which `is_before` is false. It is true for all entries
+    /// before that one and false for all after it.
+    pub(super) fn partition_point(&self, is_before: impl FnMut(&Entry) -> bool) -> usize {
+        match self {
+            Self::One(one) => usize::from(one.as_ref().is_some_and(is_before)),
+            Self::Many(many) => many.partition_point(is_before),
+        }
+    }
+
+    pub(super) fn push_back(&mut self, entry: Entry) {
+        match self {
+            Self::One(one @ None) => *one = Some(entry),
+            Self::One(one) => {
+                let both = one.take().into_iter().chain([entry]);
+                *self = Self::Many(Box::new(both.collect()));
+            }
+            Self::Many(many) => many.push_back(entry),
+        }
+    }
+
+    /// Takes the oldest entry out, and gives back room that is not used.
+    pub(super) fn pop_front(&mut self) -> Option<Entry> {
+        let many = match self {
+            Self::One(one) => return one.take(),
+            Self::Many(many) => many,
+        };
+        let entry = many.pop_front();
+        let (room, len) = (many.capacity(), many.len());
+        if room > ROOM_KEPT && len * 4 < room {
+            many.shrink_to(len * 2);
+        }
+        entry
+    }
+
+    /// Takes out the entries from an index on.
+    pub(super) fn split_off(&mut self, index: usize) -> VecDeque<Entry> {
+        match self {
+            Self::One(one) if index == 0 => one.take().into_iter().collect(),
+            Self::One(_) => VecDeque::new(),
+            Self::Many(many) => many.split_off(index.min(many.len())),
+        }
+    }
+
+    /// Takes all entries out, and gives back all room.
+    pub(super) fn take_all(&mut self) -> VecDeque<Entry> {
+        match std::mem::replace(self, Self::NONE) {
+            Self::One(one) => one.into_iter().collect(),
+            Self::Many(many) => *many,
+        }
+    }
+
+    /// Bytes of memory held outside of `self`.
+    pub(super) fn bytes_held(&self) -> u64 {
+        match self {
+            Self::One(_) => 0,
+            Self::Many(many) => {
+                let room = many.capacity() * size_of::<Entry>();
+                (size_of::<VecDeque<Entry>>() + room) as u64
+            }
+        }
+    }
+
+    fn as_slices(&self) -> (&[Entry], &[Entry]) {
+        match self {
+            Self::One(one) => (one.as_slice(), &[]),
+            Self::Many(many) => many.as_slices(),
+        }
+    }
+}
