@@ -5,8 +5,6 @@
 
 use std::time::Instant;
 
-use rustix::time::{ClockId, clock_gettime};
-
 use crate::time::Now;
 
 /// Measures the time since [`Clock::start`].
@@ -40,31 +38,9 @@ impl Clock {
     }
 }
 
-/// The system's monotonic clock in nanoseconds: the same in every process of this machine.
-#[must_use]
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn monotonic_time_agrees_with_the_standard_library() {
-        let outer = Instant::now();
-        let before = monotonic_ns();
-        let inner = Instant::now();
-        std::thread::sleep(std::time::Duration::from_millis(2));
-        let least = inner.elapsed();
-        let passed = std::time::Duration::from_nanos(monotonic_ns() - before);
-        assert!(passed >= least && passed <= outer.elapsed());
-    }
 
     #[test]
     fn clock_never_goes_back_and_its_copy_agrees() {

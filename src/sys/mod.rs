@@ -14,7 +14,6 @@ pub mod inode;
 pub mod input;
 pub mod listener;
 pub mod memory;
-pub mod outgoing;
 pub mod pressure;
 pub mod regular;
 pub mod ring;

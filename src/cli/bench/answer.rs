@@ -8,8 +8,8 @@
 
 use memchr::memchr2;
 
+use super::position::Position;
 use super::stream::{Heard, KEYS, publication, sequence_behind};
-use crate::id::Cursor;
 
 /// Fields that a head may have, those of a proxy among them.
 const FIELDS_MAX: usize = 64;
@@ -80,10 +80,10 @@ fn read_head(bytes: &[u8]) -> Head {
 fn hear_content(content: &[u8], is_first: bool, hear: &mut impl FnMut(Heard)) -> Option<()> {
     let rest = content.strip_prefix(b"{\"id\":\"")?;
     let id = rest.get(..memchr::memchr(b'"', rest)?)?;
-    let position: Cursor = std::str::from_utf8(id).ok()?.parse().ok()?;
+    let position: Position = std::str::from_utf8(id).ok()?.parse().ok()?;
     if is_first {
         hear(Heard::Ready {
-            sequence: Some(position.sequence.0),
+            sequence: Some(position.sequence),
         });
     }
     let opening_bytes = KEYS.publications.find(rest)?;

@@ -13,10 +13,10 @@ use rustix::io::Errno;
 use super::pace::Nibbling;
 use super::party::{Conn, Party, Phase, READ_BYTES, send};
 use super::plan::Seat;
+use super::position::Position;
 use super::stream::{Heard, Kind};
+use super::sys::monotonic_ns;
 use super::tally::{Hearing, Role, Start, Tally};
-use crate::id::Cursor;
-use crate::sys::clock::monotonic_ns;
 
 /// A pong without payload (RFC 6455, 5.5.3), masked with zeros.
 const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
@@ -152,7 +152,7 @@ impl Party {
     }
 
     /// Asks for what comes behind the answer that has been heard.
-    fn poll_again(&mut self, place: usize, position: Cursor) {
+    fn poll_again(&mut self, place: usize, position: Position) {
         let Some(conn) = self.conns.get(place) else {
             return;
         };

@@ -5,10 +5,10 @@
 //! frame with a single bit that differs is inflated for itself. Holds no more than a few megabytes,
 //! and forgets all of it when there is no more room. Called by [`super::stream`].
 
+use flate2::{Decompress, FlushDecompress, Status};
 use hashbrown::HashMap;
 
 use super::stream::Heard;
-use crate::deflate::Inflater;
 
 /// The longest message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -17,14 +17,34 @@ const FRAMES_BYTES_MAX: usize = 4 << 20;
 /// What a frame takes beside its bytes, at least.
 const ENTRY_BYTES: usize = 64;
 
+/// What a message leaves out at its end (RFC 7692, 7.2.1), and after it an empty last block: an
+/// inflater that does not reach its end there was given an incomplete message.
+const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
+/// The room that an inflated message has at first.
+const FIRST_ROOM_BYTES: usize = 512;
+
 /// What compressed messages have said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inflations {
-    inflater: Inflater,
+    inflater: Decompress,
+    message: Vec<u8>,
     known: HashMap<Box<[u8]>, Option<Heard>>,
     known_bytes: usize,
     messages: u64,
     inflated: u64,
+}
+
+impl Default for Inflations {
+    fn default() -> Self {
+        Self {
+            inflater: Decompress::new(false),
+            message: Vec::new(),
+            known: HashMap::default(),
+            known_bytes: 0,
+            messages: 0,
+            inflated: 0,
+        }
+    }
 }
 
 impl Inflations {
@@ -39,13 +59,9 @@ impl Inflations {
             return *heard;
         }
         self.inflated += 1;
-        let heard = match self.inflater.inflate(compressed, MESSAGE_BYTES_MAX) {
-            Ok(message) => {
-                let heard = read(&message);
-                self.inflater.recycle(message);
-                heard
-            }
-            Err(_broken) => Some(Heard::End),
+        let heard = match self.inflate(compressed) {
+            Some(()) => read(&self.message),
+            None => Some(Heard::End),
         };
         let bytes = compressed.len() + ENTRY_BYTES;
         if self.known_bytes + bytes > FRAMES_BYTES_MAX {
@@ -55,6 +71,51 @@ impl Inflations {
         self.known_bytes += bytes;
         self.known.insert(Box::from(compressed), heard);
         heard
+    }
+
+    /// Inflates one message into the buffer. `None` if it is broken, incomplete or too long.
+    fn inflate(&mut self, compressed: &[u8]) -> Option<()> {
+        self.message.clear();
+        // One byte stands for an empty message (RFC 7692, 7.2.3.6); some senders omit it.
+        if compressed.is_empty() {
+            return Some(());
+        }
+        self.inflater.reset(false);
+        self.inflate_part(compressed)?;
+        let is_at_end = self.inflate_part(&TAIL_AND_END)?;
+        is_at_end.then_some(())
+    }
+
+    /// Inflates all of `input`, and returns whether it ended with a block that is marked as the
+    /// last. A message may contain several such blocks (RFC 7692, 7.2.3.4).
+    fn inflate_part(&mut self, mut input: &[u8]) -> Option<bool> {
+        let out = &mut self.message;
+        loop {
+            if out.len() == out.capacity() {
+                out.reserve(out.len().max(FIRST_ROOM_BYTES));
+            }
+            let (taken_before, made_before) = (self.inflater.total_in(), out.len());
+            let status = self
+                .inflater
+                .decompress_vec(input, out, FlushDecompress::Sync)
+                .ok()?;
+            let taken = usize::try_from(self.inflater.total_in() - taken_before).ok()?;
+            input = input.get(taken..)?;
+            if out.len() > MESSAGE_BYTES_MAX {
+                return None;
+            }
+            let has_room = out.len() < out.capacity();
+            if status == Status::StreamEnd {
+                self.inflater.reset(false);
+                if input.is_empty() {
+                    return Some(true);
+                }
+            } else if input.is_empty() && has_room {
+                return Some(false);
+            } else if taken == 0 && out.len() == made_before && has_room {
+                return None;
+            }
+        }
     }
 
     /// Compressed messages since the last call.
@@ -68,14 +129,26 @@ impl Inflations {
     }
 }
 
+/// A message as fanfare compresses it (RFC 7692, 7.2.1).
+#[cfg(test)]
+pub(super) fn deflate(message: &[u8]) -> Vec<u8> {
+    let level = flate2::Compression::new(3);
+    let mut deflater = flate2::Compress::new_with_window_bits(level, false, 12);
+    let mut out = Vec::with_capacity(message.len() + 64);
+    deflater
+        .compress_vec(message, &mut out, flate2::FlushCompress::Sync)
+        .unwrap();
+    assert_eq!(deflater.total_in(), message.len() as u64);
+    out.truncate(out.len() - 4);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deflate::Deflater;
 
     fn compressed(text: &str) -> Vec<u8> {
-        let text = text.repeat(100);
-        Deflater::default().deflate(text.as_bytes()).unwrap().into()
+        deflate(text.repeat(100).as_bytes())
     }
 
     #[test]

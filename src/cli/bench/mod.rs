@@ -18,6 +18,7 @@ mod pace;
 mod party;
 pub mod plan;
 pub mod plot;
+pub mod position;
 pub mod probe;
 pub mod process;
 pub mod publisher;
@@ -25,6 +26,7 @@ pub mod report;
 pub mod server;
 pub mod stage;
 pub mod stream;
+pub mod sys;
 pub mod tally;
 
 use std::io::{IsTerminal as _, Write};
@@ -36,7 +38,6 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
-use crate::sys::{cpu, descriptors};
 use figures::Measured;
 use options::BenchArgs;
 use plan::Plan;
@@ -44,10 +45,11 @@ use publisher::Form;
 use report::Report;
 use server::Server;
 use stage::{Pace, Stage};
+use sys::{allowed_cpus, raise_descriptor_limit};
 
 /// Does what the arguments ask, prints the figures, and fails when something was lost.
 pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let descriptors = descriptors::raise_limit().in_force;
+    let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;
     let report = measure(args, descriptors)?;
     if let (Some(path), Some(measured)) = (&args.plot, &report.measured) {
@@ -73,7 +75,7 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
         Some(address) => Server::attach(address, args.feed.clone(), args.pid),
         None => Server::start(serve_command(args)?, "--feed")?,
     };
-    let plan = args.plan(server.address, descriptors, cpu::allowed().len());
+    let plan = args.plan(server.address, descriptors, allowed_cpus());
     let mut report = Report {
         is_strict: args.strict,
         troubles: String::new(),

@@ -13,7 +13,7 @@ use anyhow::Result;
 use super::crowd::Board;
 use super::party::{Conn, Party, Phase};
 use super::plan::{PASSING_SECONDS, Plan};
-use crate::sys::clock::monotonic_ns;
+use super::sys::monotonic_ns;
 
 /// How long a connection may take to be subscribed that is due to go.
 const SUBSCRIBE_NS_MAX: u64 = 10_000_000_000;

@@ -20,9 +20,8 @@ use super::inflations::Inflations;
 use super::pace::{Churn, Nibbling};
 use super::plan::{Plan, Seat};
 use super::stream::Stream;
+use super::sys::{self, Outgoing, unshare_descriptors};
 use super::tally::{Ear, Role, Tally};
-use crate::sys::descriptors::unshare_table;
-use crate::sys::outgoing::{self, Outgoing};
 
 /// The receive buffer of a connection that will not read, so that it is full soon.
 const IMPAIRED_BUFFER_BYTES: usize = 4096;
@@ -93,9 +92,7 @@ impl Party {
         board: Arc<Board>,
         tally: Arc<Mutex<Tally>>,
     ) -> Result<Self> {
-        unshare_table()
-            .context("no descriptor table of its own")?
-            .keep_only(&[]);
+        unshare_descriptors().context("no descriptor table of its own")?;
         Ok(Self {
             churn: Churn::new(&plan, number),
             plan,
@@ -149,7 +146,7 @@ impl Party {
     /// Starts to connect, and returns the connection's place.
     pub(super) fn open(&mut self, seat: Seat) -> Result<usize> {
         let place = self.free.pop().unwrap_or(self.conns.len());
-        let fd = outgoing::connect(&Outgoing {
+        let fd = sys::connect(&Outgoing {
             target: self.plan.target,
             source: self.plan.source(self.number, place),
             receive_buffer_bytes: seat.role.is_impaired().then_some(IMPAIRED_BUFFER_BYTES),

@@ -3,12 +3,13 @@
 //! Everything follows from a connection's place in its thread, so nothing of it is stored per
 //! connection but what the hot path needs. Knows no socket and no clock.
 
+use std::fmt;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::position::Position;
 use super::stream::Kind;
 use super::tally::{Ids, Lane, Role, Start};
-use crate::frame::envelope::push_display;
-use crate::id::Cursor;
 
 /// Connections of one source address when there are addresses in plenty. Well below the number of
 /// ports.
@@ -180,7 +181,13 @@ impl Plan {
     }
 
     /// Appends a request, which for a poll may go on from a position.
-    pub fn push_request(&self, kind: Kind, channel: u16, since: Option<Cursor>, out: &mut Vec<u8>) {
+    pub fn push_request(
+        &self,
+        kind: Kind,
+        channel: u16,
+        since: Option<Position>,
+        out: &mut Vec<u8>,
+    ) {
         let (path, fields) = match kind {
             Kind::BareEvents | Kind::EventStream => (
                 "sse",
@@ -202,20 +209,25 @@ impl Plan {
         };
         let name = self.channel_name(channel);
         let name = percent_encoding::utf8_percent_encode(&name, percent_encoding::NON_ALPHANUMERIC);
-        push_display(&format_args!("GET /{path}?channel={name}"), out);
+        push(out, format_args!("GET /{path}?channel={name}"));
         if kind == Kind::Poll {
-            push_display(&format_args!("&timeout={POLL_TIMEOUT_S}"), out);
+            push(out, format_args!("&timeout={POLL_TIMEOUT_S}"));
         }
         if let Some(since) = since {
-            push_display(&format_args!("&since={since}"), out);
+            push(out, format_args!("&since={since}"));
         }
         let target = self.target;
-        push_display(&format_args!(" HTTP/1.1\r\nHost: {target}\r\n"), out);
-        push_display(
-            &format_args!("User-Agent: fanfare-bench\r\n{fields}\r\n"),
+        push(out, format_args!(" HTTP/1.1\r\nHost: {target}\r\n"));
+        push(
             out,
+            format_args!("User-Agent: fanfare-bench\r\n{fields}\r\n"),
         );
     }
+}
+
+fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    let written = out.write_fmt(text);
+    debug_assert!(written.is_ok());
 }
 
 /// The name of one of several channels.

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::crowd::lock;
 use super::plan::channel_name;
 use super::stream::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
-use crate::frame::websocket::{Opcode, push_frame};
 
 /// The fewest bytes that a stamped payload has room in.
 pub const PAYLOAD_BYTES_MIN: usize = 64;
@@ -149,7 +150,7 @@ impl Publisher {
             match self.form {
                 Form::Frames => {
                     let mut frame = Vec::new();
-                    push_frame(Opcode::Text, payload.as_bytes(), &mut frame);
+                    Frame::message(payload, OpCode::Data(Data::Text), true).format(&mut frame)?;
                     bytes.extend(u32::try_from(frame.len())?.to_be_bytes());
                     bytes.extend_from_slice(&frame);
                 }
@@ -282,8 +283,8 @@ fn note_status(line: &str, answers: &Answers) {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use super::super::inflations::deflate;
     use super::*;
-    use crate::deflate::Deflater;
 
     #[test]
     fn lines_are_stamped_have_their_size_and_take_channels_in_turn() {
@@ -324,7 +325,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed");
         let _listener = UnixListener::bind(&path).unwrap();
-        let mut deflater = Deflater::default();
         for bytes in (250..330).chain([1024, 5000]) {
             let payloads = Payloads {
                 bytes,
@@ -338,7 +338,7 @@ mod tests {
             assert_eq!(value["t"], format!("{:019}", 42));
             assert_eq!(value["r"].is_array(), bytes >= RECORDS_BYTES_MIN);
             if bytes >= 1024 {
-                let left = deflater.deflate(payload.as_bytes()).unwrap().len();
+                let left = deflate(payload.as_bytes()).len();
                 assert!(
                     (bytes / 4..bytes * 2 / 3).contains(&left),
                     "{left} of {bytes}"

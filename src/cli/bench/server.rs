@@ -21,7 +21,7 @@ use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
 
 use super::process::{Process, slab};
-use crate::sys::signals;
+use super::sys::kill_with_parent;
 
 /// A server, and as much of it as we may know.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Server {
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
-        signals::kill_with_parent(&mut command);
+        kill_with_parent(&mut command);
         let spawned = command
             .arg(feed_flag)
             .arg(&feed)

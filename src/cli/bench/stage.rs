@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::probe::Probe;
 use super::publisher::{Form, Payloads, Publisher};
 use super::server::Server;
-use crate::sys::clock::monotonic_ns;
+use super::sys::monotonic_ns;
 
 /// Time for a server to come to rest before its memory or processor time is read.
 const REST: Duration = Duration::from_millis(700);

@@ -12,7 +12,7 @@ use memchr::memmem::{self, Finder};
 
 use super::answer::read_answer;
 use super::inflations::Inflations;
-use crate::id::Cursor;
+use super::position::Position;
 
 /// Begins a stamped payload: the publication's number follows in 12 digits.
 pub const NUMBER: &str = "{\"n\":\"";
@@ -93,7 +93,7 @@ pub enum Heard {
     /// A poll's answer, of which everything has been heard: the next poll is due.
     Answered {
         /// From where it goes on.
-        position: Cursor,
+        position: Position,
     },
     /// A close frame with a code (RFC 6455, 7.4).
     Closed {
@@ -444,8 +444,8 @@ fn number_at(text: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inflations::deflate;
     use super::*;
-    use crate::deflate::Deflater;
 
     const STAMPED: &str = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";
 
@@ -581,11 +581,10 @@ mod tests {
         bytes.extend(frame(0x81, "{\"type\":\"subscribed\",\"id\":\"0ab-6\"}"));
         let spaces = " ".repeat(300);
         let full = format!("{{\"channel\":\"c\",\"id\":\"0ab-7\",\"data\":{STAMPED}{spaces}}}");
-        let mut deflater = Deflater::default();
-        let compressed = deflater.deflate(full.as_bytes()).unwrap();
+        let compressed = deflate(full.as_bytes());
         for _ in 0..2 {
             bytes.extend([0xc1, compressed.len() as u8]);
-            bytes.extend(compressed);
+            bytes.extend(&compressed);
         }
         bytes.extend([0xc1, 1, 0xff]);
         let expected = [

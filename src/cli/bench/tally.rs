@@ -303,9 +303,9 @@ impl Ear {
                     tally.answers += 1;
                 }
                 // One that goes back would bring publications again.
-                let is_right = position.sequence.0 >= self.sequence;
+                let is_right = position.sequence >= self.sequence;
                 tally.faults.wrong_ids += u64::from(!is_right);
-                self.sequence = position.sequence.0;
+                self.sequence = position.sequence;
                 0
             }
             Heard::Gap { until } => self.note_gap(until, hearing, tally),

@@ -1,0 +1,250 @@
+//! SHELL: system calls that the standard library lacks, each in a safe function.
+//!
+//! The only file of the generator with unsafe code. Nothing here knows what a client is.
+#![expect(
+    unsafe_code,
+    reason = "the only file that may call the system directly"
+)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
+use rustix::thread::{UnshareFlags, sched_getaffinity, unshare_unsafe};
+use rustix::time::{ClockId, clock_gettime};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The first descriptor after standard input, output and error.
+const FIRST_OWN_FD: u32 = 3;
+
+/// The system's monotonic clock in nanoseconds. All processes of this machine see the same value.
+#[must_use]
+pub(super) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds
+        .saturating_mul(1_000_000_000)
+        .saturating_add(nanoseconds)
+}
+
+/// How many processors this process may use, by its affinity mask.
+#[must_use]
+pub(super) fn allowed_cpus() -> usize {
+    sched_getaffinity(None).map_or(1, |set| set.count() as usize)
+}
+
+/// Raises the soft limit on descriptors to the hard one, and returns the limit in force. If the
+/// system refuses, as a sandbox may, the limit stays as it is.
+pub fn raise_descriptor_limit() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    // The limit in force is read below.
+    let _refused = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Gives the calling thread a descriptor table of its own that holds only standard input, output
+/// and error. `RLIMIT_NOFILE` then binds per thread. The thread receives no signals afterwards.
+///
+/// # Errors
+/// Returns the system's error if it refuses; the table is then shared as before.
+pub(super) fn unshare_descriptors() -> io::Result<()> {
+    block_signals()?;
+    // SAFETY: no descriptor of the old table is used by this thread after this call, and threads do
+    // not hand each other descriptors that they open later.
+    unsafe { unshare_unsafe(UnshareFlags::FILES) }?;
+    // SAFETY: the table is this thread's own. The owners of these descriptors are on other threads,
+    // and keep their entries in the old table.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST_OWN_FD, u32::MAX, 0) };
+    // Kernels before 5.9 lack the call. The copies then stay open, which costs descriptors only.
+    debug_assert!(closed == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS));
+    Ok(())
+}
+
+/// Blocks all signals in the calling thread, so that the system delivers them to other threads.
+///
+/// A signal handler writes to a descriptor by number. In a table of its own, that number may be a
+/// client's socket.
+fn block_signals() -> io::Result<()> {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the pointer is valid for writes of a whole set, for which the call cannot fail.
+    let _always_zero = unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: the set was initialised above; the previous mask is not requested.
+    let refused =
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut()) };
+    match refused {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// A connection to open.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outgoing {
+    /// The peer.
+    pub(super) target: SocketAddr,
+    /// The address to connect from; the system chooses if there is none.
+    pub(super) source: Option<IpAddr>,
+    /// `SO_RCVBUF` in bytes; the system's default if there is none.
+    pub(super) receive_buffer_bytes: Option<usize>,
+}
+
+/// Starts to connect, without blocking: the connection may still be under way when the descriptor
+/// is returned.
+///
+/// # Errors
+/// Returns the system's error if an address, a port or a descriptor is not available.
+pub(super) fn connect(outgoing: &Outgoing) -> io::Result<OwnedFd> {
+    let domain = Domain::for_address(outgoing.target);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(bytes) = outgoing.receive_buffer_bytes {
+        // Before connecting, since the handshake fixes the window scale.
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    if let Some(source) = outgoing.source {
+        bind_address_only(socket.as_fd())?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+    }
+    match socket.connect(&outgoing.target.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        connected => connected?,
+    }
+    Ok(socket.into())
+}
+
+/// `IP_BIND_ADDRESS_NO_PORT`: the kernel chooses the port when the socket connects, so that one
+/// port serves one connection per destination. The option is of the IP level also for IPv6.
+fn bind_address_only(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the pointer is to a value of the given length that outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            std::ptr::from_ref(&on).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Asks the kernel to kill the command's process when the thread that spawns it ends for any reason
+/// (`PR_SET_PDEATHSIG`, prctl(2)). That thread must therefore live as long as the child is used.
+pub(super) fn kill_with_parent(command: &mut Command) {
+    let parent = rustix::process::getpid();
+    let prepare = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // A parent that ended before the call above sends no signal.
+        match rustix::process::getppid() {
+            Some(now) if now == parent => Ok(()),
+            Some(_) | None => Err(io::ErrorKind::NotFound.into()),
+        }
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(prepare);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn monotonic_time_passes_as_fast_as_the_standard_library_measures() {
+        let outer = Instant::now();
+        let before = monotonic_ns();
+        let inner = Instant::now();
+        std::thread::sleep(Duration::from_millis(2));
+        let least = inner.elapsed();
+        let passed = Duration::from_nanos(monotonic_ns() - before);
+        assert!(passed >= least && passed <= outer.elapsed());
+    }
+
+    #[test]
+    fn descriptor_limit_is_raised_to_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        assert_eq!(raise_descriptor_limit(), hard);
+    }
+
+    #[test]
+    fn unshared_table_is_empty_and_leaves_the_shared_one_alone() {
+        let file = File::open("/dev/null").unwrap();
+        let fd = file.as_raw_fd();
+        let is_open = move || std::fs::read_link(format!("/proc/thread-self/fd/{fd}")).is_ok();
+        let seen = std::thread::spawn(move || {
+            unshare_descriptors().unwrap();
+            is_open()
+        });
+        assert!(!seen.join().unwrap());
+        assert!(is_open());
+    }
+
+    #[test]
+    fn thread_with_an_unshared_table_receives_no_signals() {
+        let status = std::thread::spawn(|| {
+            unshare_descriptors().unwrap();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let status = status.join().unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let mask = u64::from_str_radix(mask.unwrap().trim(), 16).unwrap();
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            assert_ne!(mask & 1 << (signal - 1), 0, "{signal} in {mask:x}");
+        }
+    }
+
+    #[test]
+    fn connection_comes_from_the_requested_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let source = IpAddr::from([127, 9, 8, 7]);
+        let outgoing = Outgoing {
+            target: listener.local_addr().unwrap(),
+            source: Some(source),
+            receive_buffer_bytes: None,
+        };
+        let _client = connect(&outgoing).unwrap();
+        let (_accepted, from) = listener.accept().unwrap();
+        assert_eq!(from.ip(), source);
+        assert_ne!(from.port(), 0);
+    }
+
+    #[test]
+    fn child_is_killed_when_its_parent_thread_ends() {
+        let spawned = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            command.arg("60");
+            kill_with_parent(&mut command);
+            command.spawn().unwrap()
+        });
+        let mut child = spawned.join().unwrap();
+        for _ in 0..2_000 {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(!status.success());
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        panic!("the child still runs");
+    }
+}
