@@ -142,7 +142,6 @@
 //! | machine | [`conn`] |
 //! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
 //!
-//! - [`cli::bench`] is a program of its own on the client's side; nothing of the server imports it.
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - [`log`] takes its locks and atomics from `log/sync.rs`, so that the models in `log/models`
 //!   run it under loom.

@@ -2,8 +2,8 @@
 //!
 //! Each ratio is of sums over all rounds, with the least and the greatest of a round beside it.
 
-use fanfare::cli::bench::figures::{Measured, Opened};
-use fanfare::cli::bench::report::{measured_text, opened_text};
+use fanfare_generator::figures::{Measured, Opened};
+use fanfare_generator::report::{measured_text, opened_text};
 use serde_json::{Value, json};
 
 use crate::ratio::Ratio;

@@ -7,13 +7,13 @@
 use std::process::Command;
 
 use anyhow::Result;
-use fanfare::cli::bench::plan::Plan;
-use fanfare::cli::bench::publisher::{Form, Payloads};
-use fanfare::cli::bench::server::Server;
-use fanfare::cli::bench::stage::Stage;
-use fanfare::cli::bench::stream::Kind;
-use fanfare::cli::bench::tally::{Ids, Start};
 use fanfare::sys::descriptors::raise_limit;
+use fanfare_generator::plan::Plan;
+use fanfare_generator::publisher::{Form, Payloads};
+use fanfare_generator::server::Server;
+use fanfare_generator::stage::Stage;
+use fanfare_generator::stream::Kind;
+use fanfare_generator::tally::{Ids, Start};
 use indicatif::ProgressBar;
 
 /// Descriptors of a thread that are no connections.

@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN};
-use fanfare::cli::bench::stage::Stage;
-use fanfare::cli::bench::stream::Kind;
+use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
+use fanfare_generator::stage::Stage;
+use fanfare_generator::stream::Kind;
 
 use comparison::{Comparison, Which};
 use entrant::Entrant;

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use fanfare::cli::bench::server::Server;
 use fanfare::sys::cpu;
+use fanfare_generator::server::Server;
 use serde_json::{Value, json};
 
 use ratio::Ratio;

@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use clap::Parser;
-use fanfare::cli::bench::figures::Measured;
-use fanfare::cli::bench::publisher::{Form, PAYLOAD_BYTES_MIN};
-use fanfare::cli::bench::stage::Stage;
-use fanfare::cli::bench::stream::Kind;
+use fanfare_generator::figures::Measured;
+use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
+use fanfare_generator::stage::Stage;
+use fanfare_generator::stream::Kind;
 
 use entrant::Entrant;
 use standings::{Round, Standing, Standings};

@@ -3,7 +3,7 @@
 //! Each server's figures stand beside their ratio to the floor's in the same rounds. A server that
 //! could not be measured has a line that says why; a round in which it failed does not count.
 
-use fanfare::cli::bench::figures::{Measured, Opened};
+use fanfare_generator::figures::{Measured, Opened};
 use serde_json::{Value, json};
 
 use crate::ratio::Ratio;

@@ -19,7 +19,6 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use super::bench::options::BenchArgs;
 use crate::auth::Algorithm;
 use crate::config::Listen;
 use crate::config::file::Overrides;
@@ -27,6 +26,7 @@ use crate::feed::protocol::draft::check_event;
 use crate::feed::protocol::refusal::Refusal;
 use crate::id::ChannelName;
 use crate::pattern::Pattern;
+use fanfare_generator::options::BenchArgs;
 
 /// Columns of the widest line of a help text.
 const HELP_COLUMNS_MAX: usize = 100;

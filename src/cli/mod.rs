@@ -5,7 +5,7 @@
 //! to standard output and standard error on purpose. `main` is the only caller.
 
 pub mod args;
-pub mod bench;
+mod bench;
 mod check;
 mod doctor;
 mod lines;

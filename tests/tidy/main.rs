@@ -246,12 +246,16 @@ fn only_the_shell_touches_the_world() {
     breaks("src/http/a.rs", "tracing::info!(x);\n", 1, rule);
     breaks("src/http/a.rs", "let x = SystemTime::now();\n", 1, rule);
     breaks(
-        "src/cli/bench/a.rs",
+        "benches/generator/src/a.rs",
         "//! PURE: a.\nuse std::fs;\n",
         2,
         rule,
     );
-    keeps("src/cli/bench/a.rs", "//! SHELL: a.\nuse std::fs;\n", rule);
+    keeps(
+        "benches/generator/src/a.rs",
+        "//! SHELL: a.\nuse std::fs;\n",
+        rule,
+    );
     keeps("src/http/a.rs", "fn date(now: SystemTime) {}\n", rule);
     keeps("src/feed/mod.rs", "//! SHELL: a.\nuse std::fs;\n", rule);
     keeps(

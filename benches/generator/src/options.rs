@@ -13,9 +13,9 @@ use super::plan::{PASSING_SECONDS, Plan};
 use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
 use super::stream::Kind;
 use super::tally::{Ids, Start};
-use crate::config::limits::DEFLATE_BYTES_MIN;
-use crate::id::ChannelName;
 
+/// The shortest message that fanfare compresses, in bytes.
+pub const DEFLATE_BYTES_MIN: usize = 256;
 /// Descriptors of a thread that are no connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
@@ -172,8 +172,6 @@ impl BenchArgs {
         if self.channels > 1 && usize::from(self.channels) > self.conns() {
             return Err("--channels is more than there are connections".to_owned());
         }
-        let longest = format!("{}:{}", self.channel, self.channels);
-        ChannelName::new(&longest).map_err(|error| format!("--channel: {error}"))?;
         if self.attach.is_some() && self.publishes() && self.feed.is_none() {
             let what = "--attach needs --feed PATH to publish, or --listen-only";
             return Err(what.to_owned());
@@ -195,6 +193,12 @@ impl BenchArgs {
             ));
         }
         Ok(())
+    }
+
+    /// A channel name as long as the longest that is used.
+    #[must_use]
+    pub fn longest_channel_name(&self) -> String {
+        format!("{}:{}", self.channel, self.channels)
     }
 
     /// Connections that stay.
@@ -286,17 +290,17 @@ impl BenchArgs {
 mod tests {
     use clap::Parser as _;
 
-    use super::super::super::args::{Arguments, Command};
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
     fn parsed(flags: &str) -> BenchArgs {
-        let line = ["fanfare", "bench"]
-            .into_iter()
-            .chain(flags.split_whitespace());
-        match Arguments::try_parse_from(line).unwrap().command {
-            Command::Bench(args) => *args,
-            other => panic!("{other:?}"),
-        }
+        let line = ["bench"].into_iter().chain(flags.split_whitespace());
+        Line::try_parse_from(line).unwrap().args
     }
 
     #[test]

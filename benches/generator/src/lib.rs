@@ -7,6 +7,17 @@
 //! (`answer` what a poll is told, `inflations` what is compressed), `stage` is a server with
 //! everybody connected, `report` tells. The comparison with the floor in `benches/load` is made of
 //! the same parts, and therefore they are public.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::cast_possible_truncation,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used,
+        reason = "a test may panic"
+    )
+)]
 
 mod answer;
 pub mod crowd;
@@ -29,7 +40,7 @@ pub mod stream;
 pub mod sys;
 pub mod tally;
 
-use std::io::{IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -37,7 +48,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Failure;
 use figures::Measured;
 use options::BenchArgs;
 use plan::Plan;
@@ -47,8 +57,29 @@ use server::Server;
 use stage::{Pace, Stage};
 use sys::{allowed_cpus, raise_descriptor_limit};
 
-/// Does what the arguments ask, prints the figures, and fails when something was lost.
-pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The report could not be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    /// The run could not be started or completed.
+    #[error(transparent)]
+    Running(#[from] anyhow::Error),
+    /// The run is complete, and a publication is not accounted for. The report says so.
+    #[error("not every publication is accounted for")]
+    Unaccounted,
+    /// The arguments contradict each other.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// Runs what the arguments ask for and writes the report.
+///
+/// # Errors
+/// Returns [`Failure::Usage`] before anything is started, and [`Failure::Unaccounted`] after a
+/// report that names what was lost, duplicated or out of order.
+pub fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let descriptors = raise_descriptor_limit();
     args.check(descriptors).map_err(Failure::Usage)?;
     let report = measure(args, descriptors)?;
@@ -62,11 +93,11 @@ pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> 
     };
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
-        .map_err(Failure::of_output)?;
+        .map_err(Failure::Output)?;
     if report.is_clean() {
         Ok(())
     } else {
-        Err(Failure::Told)
+        Err(Failure::Unaccounted)
     }
 }
 

@@ -1,0 +1,31 @@
+//! `fanfare bench`: runs the load generator, which is a crate of its own.
+//!
+//! Adds what only the server's side knows: which names a channel may have.
+
+use std::io::Write;
+
+use super::Failure;
+use crate::config::limits;
+use crate::id::ChannelName;
+use fanfare_generator::options::{BenchArgs, DEFLATE_BYTES_MIN};
+
+// The generator has the bound as a number of its own, for its help text and its check.
+const _: () = assert!(DEFLATE_BYTES_MIN == limits::DEFLATE_BYTES_MIN);
+
+/// Checks the channel's name and runs the generator.
+pub(super) fn run(args: &BenchArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    ChannelName::new(&args.longest_channel_name())
+        .map_err(|error| Failure::Usage(format!("--channel: {error}")))?;
+    fanfare_generator::run(args, out).map_err(Failure::from)
+}
+
+impl From<fanfare_generator::Failure> for Failure {
+    fn from(failure: fanfare_generator::Failure) -> Self {
+        match failure {
+            fanfare_generator::Failure::Output(error) => Self::of_output(error),
+            fanfare_generator::Failure::Running(error) => Self::Running(error),
+            fanfare_generator::Failure::Unaccounted => Self::Told,
+            fanfare_generator::Failure::Usage(what) => Self::Usage(what),
+        }
+    }
+}
