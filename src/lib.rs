@@ -140,7 +140,7 @@
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`] |
 //! | machine | [`conn`] |
-//! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`cli`], [`demo`] |
+//! | shell | [`worker`], the rest of [`feed`], [`admin`], [`server`], [`sys`], [`demo`] |
 //!
 //! - [`hub`] knows conns by their slot and never imports [`conn`].
 //! - [`log`] takes its locks and atomics from `log/sync.rs`, so that the models in `log/models`
@@ -369,7 +369,6 @@
 )]
 
 // In the order in which data passes them.
-pub mod cli;
 pub mod server;
 
 pub mod admin;

@@ -1,7 +1,22 @@
-//! The program `fanfare`: an allocator and a call.
+//! The program `fanfare`: an allocator and the command line.
 //!
-//! Everything else is in the library, so that tests and benches can use it. The process ends by a
-//! return from `main` and never by `exit`, so that sockets and files are closed by their owners.
+//! The server is the library; the command line is here, since it also calls the load generator. The
+//! process ends by a return from `main` and never by `exit`, so that sockets and files are closed by
+//! their owners.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::expect_used,
+        clippy::format_push_string,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        reason = "a test may panic"
+    )
+)]
+
+mod cli;
 
 use std::process::ExitCode;
 
@@ -11,5 +26,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    fanfare::cli::run()
+    cli::run()
 }

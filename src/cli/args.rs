@@ -1,7 +1,7 @@
 //! What can be written behind `fanfare`: the subcommands, their flags and the help texts.
 //!
 //! Data only: each struct is read by the file of its subcommand. Flags of `serve` that stand for
-//! keys of the configuration have no environment name here, since [`crate::config::file`] gives
+//! keys of the configuration have no environment name here, since [`fanfare::config::file`] gives
 //! every key its own; their texts name it in the form that clap writes.
 //!
 //! All help texts have one layout: summary, usage, arguments, options, notes, exit status,
@@ -19,13 +19,13 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::auth::Algorithm;
-use crate::config::Listen;
-use crate::config::file::Overrides;
-use crate::feed::protocol::draft::check_event;
-use crate::feed::protocol::refusal::Refusal;
-use crate::id::ChannelName;
-use crate::pattern::Pattern;
+use fanfare::auth::Algorithm;
+use fanfare::config::Listen;
+use fanfare::config::file::Overrides;
+use fanfare::feed::protocol::draft::check_event;
+use fanfare::feed::protocol::refusal::Refusal;
+use fanfare::id::ChannelName;
+use fanfare::pattern::Pattern;
 use fanfare_generator::options::BenchArgs;
 
 /// Columns of the widest line of a help text.
@@ -48,10 +48,10 @@ Examples:
   fanfare publish prices '{\"eur\":1.0841}'
   fanfare check /etc/fanfare/fanfare.toml
   fanfare doctor --target 1000000")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 impl Arguments {
@@ -60,7 +60,7 @@ impl Arguments {
     ///
     /// # Errors
     /// Returns what to print, which may be a help text, and the exit status.
-    pub fn take(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+    pub(crate) fn take(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
         let take_negative = |arg: Arg| match arg.get_action().takes_values() {
             true => arg.allow_negative_numbers(true),
@@ -79,7 +79,7 @@ impl Arguments {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Put load on a server and account for every publication.
     Bench(Box<BenchArgs>),
     /// Validate a configuration and the files that it names.
@@ -114,44 +114,44 @@ Examples:
   fanfare serve --demo
   fanfare serve --listen 0.0.0.0:8080 --workers 4
   FANFARE_HEARTBEAT_INTERVAL_MS=15000 fanfare serve --config /etc/fanfare/fanfare.toml")]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Where clients connect; "ADDR:PORT tls" is with TLS; may be repeated [env: FANFARE_LISTEN]
     /// [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
-    pub listen: Vec<Listen>,
+    pub(crate) listen: Vec<Listen>,
     /// Unix socket of the feed [env: FANFARE_FEED] [default: feed.sock in $RUNTIME_DIRECTORY,
     /// /run/user/UID/fanfare or /tmp/fanfare-UID].
     #[arg(long, value_name = "PATH")]
-    pub feed: Option<PathBuf>,
+    pub(crate) feed: Option<PathBuf>,
     /// Directory of the journal of publications [env: FANFARE_JOURNAL_PATH] [default: none].
     #[arg(long, value_name = "DIR")]
-    pub journal: Option<PathBuf>,
+    pub(crate) journal: Option<PathBuf>,
     /// Where metrics and health are served; off: nowhere [env: FANFARE_ADMIN]
     /// [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
-    pub admin: Option<String>,
+    pub(crate) admin: Option<String>,
     /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
-    pub workers: Option<u32>,
+    pub(crate) workers: Option<u32>,
     /// Diagnostics: error, warn, info or debug [env: FANFARE_LOGGING_LEVEL] [default: info].
     #[arg(long, value_name = "LEVEL")]
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
     /// Speak TLS with a certificate made at start, for testing; on 127.0.0.1:8443 if no address
     /// says tls [env: FANFARE_TLS_SELF_SIGNED].
     #[arg(long)]
-    pub tls_self_signed: bool,
+    pub(crate) tls_self_signed: bool,
     /// Publish load, memory and network figures of this machine every second.
     #[arg(long)]
-    pub demo: bool,
+    pub(crate) demo: bool,
 }
 
 impl ServeArgs {
     /// What the flags say about the configuration.
     #[must_use]
-    pub fn overrides(&self) -> Overrides {
+    pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
             listen: self.listen.clone(),
             feed: self.feed.clone(),
@@ -182,28 +182,28 @@ Examples:
   fanfare publish chat:42 --text 'Good morning' --event greeting
   vmstat -n 1 | fanfare publish load --text
   fanfare publish prices --ack < prices.ndjson")]
-pub struct PublishArgs {
+pub(crate) struct PublishArgs {
     /// Channel to publish to.
     #[arg(value_parser = ChannelName::new)]
-    pub channel: ChannelName,
+    pub(crate) channel: ChannelName,
     /// Payload: JSON, or any text with --text.
     #[arg(allow_hyphen_values = true)]
-    pub data: Option<String>,
+    pub(crate) data: Option<String>,
     /// Take the payload as text instead of JSON.
     #[arg(long)]
-    pub text: bool,
+    pub(crate) text: bool,
     /// Type of the publication: `event:` of server-sent events.
     #[arg(long, value_name = "NAME", value_parser = event)]
-    pub event: Option<String>,
+    pub(crate) event: Option<String>,
     /// Conflation key; a later publication with the same key supersedes this one.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Wait for acknowledgements; print id and number of subscribers as JSON.
     #[arg(long)]
-    pub ack: bool,
+    pub(crate) ack: bool,
     /// Unix socket of the feed [env: FANFARE_FEED] [default: as for serve].
     #[arg(long, value_name = "PATH", env = "FANFARE_FEED", hide_env = true)]
-    pub feed: Option<PathBuf>,
+    pub(crate) feed: Option<PathBuf>,
 }
 
 /// Arguments of `fanfare subscribe`.
@@ -229,45 +229,45 @@ Examples:
   fanfare subscribe 'http://127.0.0.1:8080/sse?channel=prices&channel=news' --ids
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=a' --count 1 --timeout 5
   fanfare subscribe 'http://127.0.0.1:8080/sse?channel=a' --header 'Authorization: Bearer …'")]
-pub struct SubscribeArgs {
+pub(crate) struct SubscribeArgs {
     /// URL of a transport with the channels, such as ws://HOST/ws?channel=NAME.
-    pub url: String,
+    pub(crate) url: String,
     /// End after this many publications.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
+    pub(crate) count: Option<u64>,
     /// Fail if the end has not come after this time.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// Resume after this id; with `first`, begin with everything that the log has.
     #[arg(long, value_name = "ID")]
-    pub since: Option<String>,
+    pub(crate) since: Option<String>,
     /// Begin with so many of the newest publications of each channel.
     #[arg(long, value_name = "N", conflicts_with = "since")]
-    pub last: Option<u32>,
+    pub(crate) last: Option<u32>,
     /// Send this header field; repeatable.
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
-    pub headers: Vec<Header>,
+    pub(crate) headers: Vec<Header>,
     /// End when the connection ends.
     #[arg(long)]
-    pub no_reconnect: bool,
+    pub(crate) no_reconnect: bool,
     /// Print the id and a tab before each publication.
     #[arg(long, conflicts_with = "json")]
-    pub ids: bool,
+    pub(crate) ids: bool,
     /// Print each event of an event stream on one line: {"id","event","data"}.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Report control messages and connections on standard error.
     #[arg(long, short)]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
 }
 
 /// A header field of a request (RFC 9110, 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// Its name, a token.
-    pub name: String,
+    pub(crate) name: String,
     /// Its value, on one line.
-    pub value: String,
+    pub(crate) value: String,
 }
 
 /// Arguments of `fanfare token`.
@@ -285,31 +285,31 @@ Examples:
   FANFARE_AUTH_KEYS='HS256 secret' fanfare serve
   curl -N -H \"Authorization: Bearer $(fanfare token --key secret --subscribe 'chat:*')\" \\
       'http://127.0.0.1:8080/sse?channel=chat:1'")]
-pub struct TokenArgs {
+pub(crate) struct TokenArgs {
     /// File with the secret.
     #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// Algorithm: HS256, HS384 or HS512.
     #[arg(long, value_name = "NAME", default_value = "HS256", value_parser = algorithm)]
-    pub algorithm: Algorithm,
+    pub(crate) algorithm: Algorithm,
     /// Subject of the token.
     #[arg(long, value_name = "NAME")]
-    pub sub: Option<String>,
+    pub(crate) sub: Option<String>,
     /// Channels to subscribe to: a name, or a prefix and *; repeatable.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
-    pub subscribe: Vec<String>,
+    pub(crate) subscribe: Vec<String>,
     /// Channels to publish to; repeatable.
     #[arg(long, value_name = "PATTERN", value_parser = pattern)]
-    pub publish: Vec<String>,
+    pub(crate) publish: Vec<String>,
     /// Audience, if the server requires one.
     #[arg(long, value_name = "NAME")]
-    pub audience: Option<String>,
+    pub(crate) audience: Option<String>,
     /// Issuer, if the server requires one.
     #[arg(long, value_name = "NAME")]
-    pub issuer: Option<String>,
+    pub(crate) issuer: Option<String>,
     /// Lifetime of the token.
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
-    pub expires_in: u64,
+    pub(crate) expires_in: u64,
 }
 
 fn algorithm(text: &str) -> Result<Algorithm, String> {
@@ -346,9 +346,9 @@ Exit status:
 Examples:
   fanfare check /etc/fanfare/fanfare.toml
   FANFARE_WORKERS=2 fanfare check")]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// Configuration file; without it the environment is checked over the defaults.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Arguments of `fanfare doctor`.
@@ -367,31 +367,31 @@ Examples:
   fanfare doctor --target 1000000
   fanfare doctor --target 1000000 --workers 56 --json
   fanfare doctor --pid $(systemctl show -P MainPID fanfare)")]
-pub struct DoctorArgs {
+pub(crate) struct DoctorArgs {
     /// Report what has to change for this many connections.
     #[arg(long, value_name = "CONNS", value_parser = clap::value_parser!(u64).range(1..=TARGET_MAX))]
-    pub target: Option<u64>,
+    pub(crate) target: Option<u64>,
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
-    pub workers: Option<u32>,
+    pub(crate) workers: Option<u32>,
     /// Percentage of connections whose send buffer is full at the same time.
     #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=100))]
-    pub stalled: u8,
+    pub(crate) stalled: u8,
     /// Examine the limits of this process, such as the running server.
     #[arg(long, value_name = "PID")]
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// Print one JSON object.
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Read the recorded host below this directory [default: /].
     #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
+    pub(crate) root: Option<PathBuf>,
     /// Copy what is read to this directory.
     #[arg(long, value_name = "DIR")]
-    pub record: Option<PathBuf>,
+    pub(crate) record: Option<PathBuf>,
 }
 
 /// The most connections that can be asked for; above it no sum makes sense.
@@ -504,7 +504,7 @@ mod tests {
                         _ => "/tmp/x",
                     };
                     let variable = (name.to_owned(), value.to_owned());
-                    let loaded = crate::config::file::load(
+                    let loaded = fanfare::config::file::load(
                         None,
                         [variable].into_iter(),
                         &Overrides::default(),

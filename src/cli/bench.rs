@@ -5,8 +5,8 @@
 use std::io::Write;
 
 use super::Failure;
-use crate::config::limits;
-use crate::id::ChannelName;
+use fanfare::config::limits;
+use fanfare::id::ChannelName;
 use fanfare_generator::options::{BenchArgs, DEFLATE_BYTES_MIN};
 
 // The generator has the bound as a number of its own, for its help text and its check.

@@ -9,9 +9,9 @@ use std::io::Write;
 
 use super::args::CheckArgs;
 use super::{Failure, tell};
-use crate::config::Retention;
-use crate::config::file::{self, Overrides};
-use crate::server;
+use fanfare::config::Retention;
+use fanfare::config::file::{self, Overrides};
+use fanfare::server;
 
 /// Checks, and says so on standard output if all is well.
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {

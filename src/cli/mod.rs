@@ -4,7 +4,7 @@
 //! 1 failed while running, 2 bad usage or configuration. The only place of the crate that writes
 //! to standard output and standard error on purpose. `main` is the only caller.
 
-pub mod args;
+pub(crate) mod args;
 mod bench;
 mod check;
 mod doctor;
@@ -19,13 +19,13 @@ use std::process::ExitCode;
 
 use signal_hook::consts::{SIGUSR1, SIGUSR2};
 
-use crate::config::file::ConfigError;
-use crate::sys::signals;
 use args::{Arguments, Command};
+use fanfare::config::file::ConfigError;
+use fanfare::sys::signals;
 
 /// Why a subcommand did not end well.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The configuration is wrong: status 2.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -77,7 +77,7 @@ impl Failure {
 
 /// Runs the subcommand that the process's arguments name.
 #[must_use]
-pub fn run() -> ExitCode {
+pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -17,11 +17,11 @@ use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
 use super::{Failure, tell};
-use crate::config::file;
-use crate::demo;
-use crate::server::service::{self, ServiceManager};
-use crate::server::{Server, StartError, certificates, logs};
-use crate::sys::{activation, memory, signals};
+use fanfare::config::file;
+use fanfare::demo;
+use fanfare::server::service::{self, ServiceManager};
+use fanfare::server::{Server, StartError, certificates, logs};
+use fanfare::sys::{activation, memory, signals};
 
 /// How often workers are looked after when no service manager wants to know.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 
 use super::Failure;
 use super::args::TokenArgs;
-use crate::auth::{Wish, mint};
-use crate::sys::input;
+use fanfare::auth::{Wish, mint};
+use fanfare::sys::input;
 
 /// Makes a token and prints it.
 pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> {

@@ -22,7 +22,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use rules::Finding;
-use source::{Source, is_cfg_test, item_end, module_of, tokens};
+use source::{GENERATOR, Source, is_cfg_test, item_end, module_of, tokens};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -92,9 +92,9 @@ fn sources(folders: &[&str]) -> Vec<Source> {
         .collect()
 }
 
-/// The files of `src` without those that exist only for tests, as `#[cfg(test)] mod x;` says.
-fn product_sources() -> Vec<Source> {
-    let all = sources(&["src/"]);
+/// The files of a crate without those that exist only for tests, as `#[cfg(test)] mod x;` says.
+fn product_sources(root: &str) -> Vec<Source> {
+    let all = sources(&[root]);
     let mut test_modules = Vec::new();
     for source in &all {
         let tokens = tokens(&source.code);
@@ -151,8 +151,10 @@ fn keeps(path: &str, text: &str, rule: impl Fn(&Source) -> Vec<Finding>) {
 
 #[test]
 fn dependencies_point_inward() {
-    let all = product_sources();
-    check(&all, |source| rules::dependencies(source, &all));
+    for root in ["src/", GENERATOR] {
+        let all = product_sources(root);
+        check(&all, |source| rules::dependencies(source, &all));
+    }
     let others: Vec<Source> = [
         ("src/conn/mod.rs", ""),
         ("src/hub/mod.rs", ""),
@@ -195,11 +197,21 @@ fn dependencies_point_inward() {
         "#[cfg(test)]\nmod tests { use crate::conn; }\n",
         rule,
     );
+    let others = [Source::new(
+        "benches/generator/src/pace.rs",
+        "//! SHELL: a.\n",
+    )];
+    breaks(
+        "benches/generator/src/a.rs",
+        "//! PURE: a.\nuse super::pace::Churn;\n",
+        2,
+        |source: &Source| rules::dependencies(source, &others),
+    );
 }
 
 #[test]
 fn transports_do_not_know_each_other() {
-    check(&product_sources(), rules::transports);
+    check(&product_sources("src/"), rules::transports);
     let rule = rules::transports;
     breaks(
         "src/transport/websocket.rs",
@@ -227,7 +239,8 @@ fn transports_do_not_know_each_other() {
 
 #[test]
 fn only_the_shell_touches_the_world() {
-    check(&product_sources(), rules::shell_only);
+    check(&product_sources("src/"), rules::shell_only);
+    check(&product_sources(GENERATOR), rules::shell_only);
     let rule = rules::shell_only;
     breaks(
         "src/hub/a.rs",
@@ -272,7 +285,7 @@ fn only_the_shell_touches_the_world() {
 
 #[test]
 fn doctor_reads_files_in_one_place() {
-    check(&product_sources(), rules::doctor_files);
+    check(&product_sources("src/"), rules::doctor_files);
     let rule = rules::doctor_files;
     breaks("src/cli/doctor/facts.rs", "use std::fs;\n", 1, rule);
     breaks(
@@ -293,7 +306,7 @@ fn doctor_reads_files_in_one_place() {
 
 #[test]
 fn mio_is_named_where_it_belongs() {
-    check(&sources(&["src/"]), rules::mio_contained);
+    check(&sources(&["src/", GENERATOR]), rules::mio_contained);
     breaks(
         "src/worker/readiness.rs",
         "use mio::Poll;\n",
@@ -314,7 +327,8 @@ fn mio_is_named_where_it_belongs() {
 
 #[test]
 fn errors_say_their_cause_once() {
-    check(&product_sources(), rules::causes_once);
+    check(&product_sources("src/"), rules::causes_once);
+    check(&product_sources(GENERATOR), rules::causes_once);
     let sample = |attribute: &str, variant: &str| format!("#[error({attribute})]\n{variant}\n}}\n");
     for (attribute, variant) in [
         ("\"a: {0}\"", "A(#[from] B),"),
@@ -332,7 +346,7 @@ fn errors_say_their_cause_once() {
 
 #[test]
 fn unsafe_code_is_only_in_sys() {
-    check(&sources(&["src/"]), rules::unsafe_contained);
+    check(&sources(&["src/", GENERATOR]), rules::unsafe_contained);
     breaks(
         "src/worker/readiness.rs",
         "unsafe { a() }\n",
@@ -345,11 +359,40 @@ fn unsafe_code_is_only_in_sys() {
         rules::unsafe_contained,
     );
     keeps("src/sys/fd.rs", "unsafe { a() }\n", rules::unsafe_contained);
+    let generator = |name: &str| format!("{GENERATOR}{name}");
+    let rule = rules::unsafe_contained;
+    keeps(&generator("sys.rs"), "unsafe { a() }\n", rule);
+    breaks(&generator("plan.rs"), "unsafe { a() }\n", 1, rule);
+}
+
+#[test]
+fn server_and_generator_do_not_know_each_other() {
+    check(&sources(&["src/", GENERATOR]), rules::generator_apart);
+    let rule = rules::generator_apart;
+    breaks(
+        "src/worker/read.rs",
+        "use fanfare_generator::run;\n",
+        1,
+        rule,
+    );
+    breaks("src/main.rs", "fanfare_generator::run();\n", 1, rule);
+    breaks(
+        "benches/generator/src/plan.rs",
+        "use fanfare::id::Cursor;\n",
+        1,
+        rule,
+    );
+    keeps("src/cli/bench.rs", "use fanfare_generator::run;\n", rule);
+    keeps(
+        "benches/generator/src/lib.rs",
+        "//! fanfare: \"fanfare\"\n",
+        rule,
+    );
 }
 
 #[test]
 fn one_word_stands_for_one_thing() {
-    check(&sources(&["src/"]), rules::synonyms);
+    check(&sources(&["src/", GENERATOR]), rules::synonyms);
     breaks("src/hub/a.rs", "struct TopicTree;\n", 1, rules::synonyms);
     breaks(
         "src/hub/a.rs",
@@ -366,7 +409,7 @@ fn one_word_stands_for_one_thing() {
 
 #[test]
 fn modules_are_named_for_what_they_hold() {
-    check(&sources(&["src/"]), rules::module_names);
+    check(&sources(&["src/", GENERATOR]), rules::module_names);
     breaks("src/util.rs", "", 1, rules::module_names);
     breaks("src/hub/helpers/mod.rs", "", 1, rules::module_names);
 }

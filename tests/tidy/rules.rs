@@ -1,6 +1,6 @@
 //! The house rules, one function each: a file in, findings out.
 
-use crate::source::{Source, Token, imports, module_of, tokens};
+use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
 /// The longest line of a comment, and of anything else, in columns.
 const COMMENT_COLUMNS_MAX: usize = 100;
@@ -40,10 +40,11 @@ const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websoc
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
-    // The load generator is a program of its own on the client's side: threads, clocks and sockets
-    // are its business. Its files that hear, judge and draw are held to be pure all the same.
-    let is_pure_bench =
-        source.path.starts_with("src/cli/bench/") && source.text.starts_with("//! PURE");
+    // The load generator is shell, except for the files that say they are pure.
+    if source.path.starts_with(GENERATOR) {
+        let is_pure = source.text.starts_with("//! PURE");
+        return Some(if is_pure { Layer::Pure } else { Layer::Shell });
+    }
     let says_shell = source.text.starts_with("//! SHELL");
     match top {
         "conn" => Some(Layer::Machine),
@@ -51,7 +52,6 @@ pub(crate) fn layer(source: &Source) -> Option<Layer> {
         "config" => Some(Layer::Word),
         "feed" | "journal" if says_shell => Some(Layer::Shell),
         "feed" | "journal" => Some(Layer::Pure),
-        _ if is_pure_bench => Some(Layer::Pure),
         _ if WORDS.contains(&top) => Some(Layer::Word),
         _ if PURE.contains(&top) => Some(Layer::Pure),
         _ if SHELL.contains(&top) => Some(Layer::Shell),
@@ -226,12 +226,29 @@ pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// Unsafe code is argued for in one place.
+/// Unsafe code is argued for in one place of each crate.
 pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
-    if source.path.starts_with("src/sys/") {
+    let is_sys = source.path.strip_prefix(GENERATOR) == Some("sys.rs");
+    if source.path.starts_with("src/sys/") || is_sys {
         return Vec::new();
     }
-    words_of(&source.code, &["unsafe"], "outside src/sys")
+    words_of(
+        &source.code,
+        &["unsafe"],
+        "outside src/sys and the generator's sys.rs",
+    )
+}
+
+/// The load generator is an independent client: it uses nothing of the server's library, and only
+/// the command line of the server's package uses it.
+pub(crate) fn generator_apart(source: &Source) -> Vec<Finding> {
+    if source.path.starts_with(GENERATOR) {
+        return words_of(&source.code, &["fanfare"], "in the generator");
+    }
+    if source.path.starts_with("src/cli/") {
+        return Vec::new();
+    }
+    words_of(&source.code, &["fanfare_generator"], "outside src/cli")
 }
 
 fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {

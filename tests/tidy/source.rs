@@ -265,9 +265,15 @@ fn read_tree(
     at
 }
 
-/// The module path of a file under `src`.
+/// The sources of the load generator, which is a crate of its own.
+pub(crate) const GENERATOR: &str = "benches/generator/src/";
+
+/// The module path of a file under `src` or the generator's `src`, from its crate's root.
 pub(crate) fn module_of(path: &str) -> Vec<String> {
-    let inner = path.strip_prefix("src/").unwrap_or(path);
+    let inner = [GENERATOR, "src/"]
+        .iter()
+        .find_map(|root| path.strip_prefix(root));
+    let inner = inner.unwrap_or(path);
     let inner = inner.strip_suffix(".rs").unwrap_or(inner);
     let mut parts: Vec<String> = inner.split('/').map(str::to_owned).collect();
     if matches!(

@@ -197,7 +197,7 @@ fn draw(path: &Path, args: &BenchArgs, measured: &Measured) -> Result<()> {
 
 /// A bar where somebody watches; a spinner where the end is not known.
 fn bar(length: u64, what: &str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let (bar, style) = match length {

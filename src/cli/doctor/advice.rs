@@ -12,7 +12,7 @@ use super::context::Context;
 use super::facts::{Conntrack, Facts};
 use super::parse::Ceiling;
 use super::words::grouped;
-use crate::config::limits::LISTEN_BACKLOG;
+use fanfare::config::limits::LISTEN_BACKLOG;
 
 /// The first kernel whose rings have the modes that a worker asks for.
 const RING_KERNEL: (u32, u32) = (6, 1);
@@ -279,7 +279,7 @@ mod tests {
     use super::super::cgroup::Level;
     use super::super::facts::Device;
     use super::*;
-    use crate::config::Config;
+    use fanfare::config::Config;
 
     fn told_of(facts: &Facts, conns: u64) -> Vec<&'static str> {
         let plan = Plan::new(&Config::default(), 2, 1);

@@ -8,8 +8,8 @@
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
-use crate::config::Config;
-use crate::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_MAX};
+use fanfare::config::Config;
+use fanfare::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_MAX};
 
 /// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP),
 /// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo`

@@ -23,9 +23,9 @@ use anyhow::Context as _;
 
 use super::args::DoctorArgs;
 use super::{Failure, tell};
-use crate::config::file::{self, Overrides};
 use capacity::Plan;
 use facts::{Facts, Reading};
+use fanfare::config::file::{self, Overrides};
 use report::Finding;
 use tree::Tree;
 

@@ -10,7 +10,7 @@ use super::facts::{Conntrack, Facts, Files, Reading};
 use super::lift::{self, Lift};
 use super::parse::Ceiling;
 use super::report::Finding;
-use crate::config::Config;
+use fanfare::config::Config;
 
 /// How many limits of a host are drawn by chance.
 const SCALED: usize = 11;

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use super::args::PublishArgs;
 use super::lines::{self, LineRead};
 use super::{Failure, tell};
-use crate::config::file;
+use fanfare::config::file;
 use resume::Way;
 use template::{LINE_BYTES_MAX, PayloadError, Template};
 
@@ -342,7 +342,7 @@ pub(super) mod tests {
     use std::thread::JoinHandle;
 
     use super::*;
-    use crate::id::ChannelName;
+    use fanfare::id::ChannelName;
 
     pub(super) fn args(has_ack: bool, is_text: bool) -> PublishArgs {
         PublishArgs {

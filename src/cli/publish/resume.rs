@@ -20,7 +20,7 @@ use super::send_window::{Taken, Window};
 use super::{ANSWER_BYTES_MAX, Answer, BUFFER_BYTES, Exchange, Put, Sent};
 use crate::cli::Failure;
 use crate::cli::lines::{self, LineRead};
-use crate::config::limits::DEDUPE_WINDOW_MS;
+use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
 /// For how long a feed may be gone.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);

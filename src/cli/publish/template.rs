@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::cli::Failure;
 use crate::cli::args::PublishArgs;
-use crate::frame::envelope::push_json_string;
+use fanfare::frame::envelope::push_json_string;
 
 /// The longest line taken from standard input: no feed takes a longer one.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use super::args::SubscribeArgs;
 use super::{Failure, tell};
-use crate::id::SINCE_FIRST;
 use end::{Backoff, End, Lost};
+use fanfare::id::SINCE_FIRST;
 use target::{Scheme, Target};
 
 /// How long a server may take to accept and to answer the request.
