@@ -1,10 +1,9 @@
 //! PURE: the feed's protocol: the bytes of one feeder, and the publications and commands in them.
 //!
 //! [`decode`] is the entry. It splits lines and hands HTTP to [`request`]; [`command`] reads one
-//! line and [`publish`] one request body. Both read [`fields`](Key) and make a [`draft`] of them.
-//! Knows nothing of sockets, sequence numbers or time. The caller is `super::feeder`.
-//!
-//! [`Key`]: refusal::Key
+//! line and [`publish`] one request body. Both read the fields ([`refusal::Key`]) and make a
+//! [`draft`] of them. Knows nothing of sockets, sequence numbers or time. The caller is
+//! `super::feeder`.
 
 mod body;
 pub mod command;
