@@ -1,7 +1,7 @@
 //! The server beside the floor: the least that any server of this kind has to do.
 //!
 //! `cargo bench --bench floor -- --websockets 10000 --event-streams 10000 --bursts 10 --rounds 4`
-//! starts the `fanfare` program and [`least`] as children, connects everybody to both with the
+//! starts the `fanfare` program and [`baseline_server`] as children, connects everybody to both with the
 //! parts of `fanfare bench`, publishes to them in turns, and prints ratios. Exit status 1 when a
 //! publication was lost, doubled, out of order, or skipped without a word.
 #![allow(
@@ -12,9 +12,9 @@
     reason = "a program for the command line, on input of its own"
 )]
 
+mod baseline_server;
 mod comparison;
-mod entrant;
-mod least;
+mod contender;
 mod ratio;
 
 use std::io::Write as _;
@@ -25,12 +25,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use fanfare_generator::load_test::Stage;
 use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
-use fanfare_generator::stage::Stage;
-use fanfare_generator::stream::Kind;
+use fanfare_generator::stream_parser::Kind;
 
 use comparison::{Comparison, Which};
-use entrant::Entrant;
+use contender::Entrant;
 
 /// Compares the server with the floor, in turns: the next burst when everybody has the last one.
 #[derive(Debug, Parser)]
@@ -87,7 +87,7 @@ impl Options {
         let payload_bytes = self.payload;
         let entrant = match which {
             Which::Fanfare => Entrant {
-                command: entrant::fanfare(self.workers, &self.server_flags),
+                command: contender::fanfare(self.workers, &self.server_flags),
                 feed_flag: "--feed",
                 form: Form::Lines,
                 kinds: vec![
@@ -98,7 +98,7 @@ impl Options {
                 payload_bytes,
             },
             Which::Floor => Entrant {
-                command: entrant::floor(self.workers)?,
+                command: contender::floor(self.workers)?,
                 feed_flag: "--serve-floor",
                 form: Form::Frames,
                 kinds: vec![(Kind::Bare, self.websockets + self.event_streams)],
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
 /// False when something was lost.
 fn act(options: &Options) -> Result<bool> {
     if let Some(feed) = &options.serve_floor {
-        return least::serve(feed, options.workers).map(|()| true);
+        return baseline_server::serve(feed, options.workers).map(|()| true);
     }
     ensure!(
         options.payload >= PAYLOAD_BYTES_MIN,

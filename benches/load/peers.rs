@@ -1,7 +1,7 @@
 //! Other servers beside fanfare and the floor, all measured by the same generator in one run.
 //!
 //! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
-//! fanfare, the floor ([`least`]) and each peer as children, connects everybody to all of them with
+//! fanfare, the floor ([`baseline_server`]) and each peer as children, connects everybody to all of them with
 //! the parts of `fanfare bench`, publishes to them in turns, and prints one table. A peer is told
 //! the path of its feed by `--feed PATH`, serves `/ws` or `/sse`, and prints `http://ADDR:PORT`
 //! when it is ready. One that cannot be measured is left out with a line that says why. Exit
@@ -14,10 +14,10 @@
     reason = "a program for the command line, on input of its own"
 )]
 
-mod entrant;
-mod least;
+mod baseline_server;
+mod contender;
 mod ratio;
-mod standings;
+mod results;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -29,12 +29,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use clap::Parser;
 use fanfare_generator::figures::Measured;
+use fanfare_generator::load_test::Stage;
 use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
-use fanfare_generator::stage::Stage;
-use fanfare_generator::stream::Kind;
+use fanfare_generator::stream_parser::Kind;
 
-use entrant::Entrant;
-use standings::{Round, Standing, Standings};
+use contender::Entrant;
+use results::{Round, Standing, Standings};
 
 /// Second byte of the addresses that the first server's clients come from.
 const FIRST_NETWORK: u8 = 32;
@@ -147,10 +147,10 @@ impl Options {
 
     /// The server with this place in the standings.
     fn stage(&self, index: usize) -> Result<Stage> {
-        let fanfare = || entrant::fanfare(self.workers, &self.server_flags);
+        let fanfare = || contender::fanfare(self.workers, &self.server_flags);
         let (command, feed_flag, form, kind) = match index {
             0 => {
-                let command = entrant::floor(self.workers)?;
+                let command = contender::floor(self.workers)?;
                 (command, "--serve-floor", Form::Frames, Kind::Bare)
             }
             1 => (fanfare(), "--feed", Form::Lines, Kind::WebSocket),
@@ -189,7 +189,7 @@ fn main() -> ExitCode {
 /// False when one of our own lost something.
 fn act(options: &Options) -> Result<bool> {
     if let Some(feed) = &options.serve_floor {
-        return least::serve(feed, options.workers).map(|()| true);
+        return baseline_server::serve(feed, options.workers).map(|()| true);
     }
     ensure!(
         options.payload >= PAYLOAD_BYTES_MIN,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::probe::{Answered, Times};
 use super::server::{Memory, Usage};
-use super::stream::Kind;
+use super::stream_parser::Kind;
 use super::tally::{Faults, Gaps, Tally};
 
 /// What connecting has cost.

@@ -19,24 +19,24 @@
     )
 )]
 
-mod answer;
-pub mod crowd;
+mod client_io;
+pub mod client_pool;
+mod client_thread;
 pub mod figures;
-mod hear;
-pub mod inflations;
+pub mod inflate_cache;
+pub mod load_test;
 pub mod options;
-mod pace;
-mod party;
 pub mod plan;
 pub mod plot;
+mod poll_response;
 pub mod position;
 pub mod probe;
 pub mod process;
 pub mod publisher;
 pub mod report;
+mod schedule;
 pub mod server;
-pub mod stage;
-pub mod stream;
+pub mod stream_parser;
 pub mod sys;
 pub mod tally;
 
@@ -49,12 +49,12 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use figures::Measured;
+use load_test::{Pace, Stage};
 use options::BenchArgs;
 use plan::Plan;
 use publisher::Form;
 use report::Report;
 use server::Server;
-use stage::{Pace, Stage};
 use sys::{allowed_cpus, raise_descriptor_limit};
 
 /// Why a run failed.
@@ -120,7 +120,7 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
             let bar = bar(args.conns() as u64, &format!("storm {number}"));
             report
                 .storms
-                .push(stage::storm(&server, plan.clone(), &bar)?);
+                .push(load_test::storm(&server, plan.clone(), &bar)?);
             bar.finish_and_clear();
         }
         return Ok(report);

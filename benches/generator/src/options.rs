@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::plan::{PASSING_SECONDS, Plan};
 use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
-use super::stream::Kind;
+use super::stream_parser::Kind;
 use super::tally::{Ids, Start};
 
 /// The shortest message that fanfare compresses, in bytes.

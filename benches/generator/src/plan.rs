@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::position::Position;
-use super::stream::Kind;
+use super::stream_parser::Kind;
 use super::tally::{Ids, Lane, Role, Start};
 
 /// Connections of one source address when there are addresses in plenty. Well below the number of

@@ -19,9 +19,9 @@ use serde::Deserialize;
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-use super::crowd::lock;
+use super::client_pool::lock;
 use super::plan::channel_name;
-use super::stream::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
+use super::stream_parser::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
 
 /// The fewest bytes that a stamped payload has room in.
 pub const PAYLOAD_BYTES_MIN: usize = 64;
@@ -283,7 +283,7 @@ fn note_status(line: &str, answers: &Answers) {
 mod tests {
     use std::os::unix::net::UnixListener;
 
-    use super::super::inflations::deflate;
+    use super::super::inflate_cache::deflate;
     use super::*;
 
     #[test]

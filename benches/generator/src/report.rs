@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::figures::{Idled, Measured, Opened, Storm, megabytes, millis};
 use super::probe::Times;
-use super::stream::Kind;
+use super::stream_parser::Kind;
 use super::tally::{Faults, Gaps};
 
 /// Everything there is to say.

@@ -4,12 +4,12 @@
 //! each connection and publication. Relies on the order in which fanfare writes members, and on
 //! JSON alone to tell where a publication ends, so that payloads of others are heard as well. A key
 //! with its quotes is never found in a string, where quotes are escaped (RFC 8259, 7). Called by
-//! [`super::stream`] with bytes that may break off anywhere.
+//! [`super::stream_parser`] with bytes that may break off anywhere.
 
 use memchr::memchr2;
 
 use super::position::Position;
-use super::stream::{Heard, KEYS, publication, sequence_behind};
+use super::stream_parser::{Heard, KEYS, publication, sequence_behind};
 
 /// Fields that a head may have, those of a proxy among them.
 const FIELDS_MAX: usize = 64;
@@ -138,8 +138,8 @@ fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::inflations::Inflations;
-    use super::super::stream::{Kind, Stamp, Stream};
+    use super::super::inflate_cache::Inflations;
+    use super::super::stream_parser::{Kind, Stamp, Stream};
     use super::*;
 
     fn answer(content: &str) -> String {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::crowd::Board;
-use super::party::{Conn, Party, Phase};
+use super::client_pool::Board;
+use super::client_thread::{Conn, Party, Phase};
 use super::plan::{PASSING_SECONDS, Plan};
 use super::sys::monotonic_ns;
 

@@ -1,7 +1,7 @@
 //! The way from a feeder to the log and to one subscriber: lines per second, and latency beside the
 //! least that lies between.
 //!
-//! `cargo bench --bench hops` starts the `fanfare` program and [`echo`] as children. Latency: one
+//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. Latency: one
 //! line at a time, to each of the two in turn, on a machine that is idle otherwise; from before the
 //! feeder's `write` to the subscriber's `read` that has it. Lines per second: a feeder writes lines
 //! to a channel without subscribers as fast as the socket takes them, and the last one asks for an

@@ -8,11 +8,11 @@ use std::process::Command;
 
 use anyhow::Result;
 use fanfare::sys::descriptors::raise_limit;
+use fanfare_generator::load_test::Stage;
 use fanfare_generator::plan::Plan;
 use fanfare_generator::publisher::{Form, Payloads};
 use fanfare_generator::server::Server;
-use fanfare_generator::stage::Stage;
-use fanfare_generator::stream::Kind;
+use fanfare_generator::stream_parser::Kind;
 use fanfare_generator::tally::{Ids, Start};
 use indicatif::ProgressBar;
 

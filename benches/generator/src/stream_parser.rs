@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-use super::answer::read_answer;
-use super::inflations::Inflations;
+use super::inflate_cache::Inflations;
+use super::poll_response::read_answer;
 use super::position::Position;
 
 /// Begins a stamped payload: the publication's number follows in 12 digits.
@@ -444,7 +444,7 @@ fn number_at(text: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::inflations::deflate;
+    use super::super::inflate_cache::deflate;
     use super::*;
 
     const STAMPED: &str = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";

@@ -10,11 +10,11 @@ use anyhow::Result;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
-use super::pace::Nibbling;
-use super::party::{Conn, Party, Phase, READ_BYTES, send};
+use super::client_thread::{Conn, Party, Phase, READ_BYTES, send};
 use super::plan::Seat;
 use super::position::Position;
-use super::stream::{Heard, Kind};
+use super::schedule::Nibbling;
+use super::stream_parser::{Heard, Kind};
 use super::sys::monotonic_ns;
 use super::tally::{Hearing, Role, Start, Tally};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 
-use super::crowd::Crowd;
+use super::client_pool::Crowd;
 use super::figures::{Idled, Measured, Opened, Storm};
 use super::plan::Plan;
 use super::probe::Probe;

@@ -6,7 +6,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::stream::{Heard, Stamp};
+use crate::stream_parser::{Heard, Stamp};
 
 /// The longest latency that is told apart, in microseconds: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
@@ -405,5 +405,4 @@ impl Ear {
 }
 
 #[cfg(test)]
-#[path = "tally_tests.rs"]
 mod tests;

@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::crowd::{Board, lock};
-use super::inflations::Inflations;
-use super::pace::{Churn, Nibbling};
+use super::client_pool::{Board, lock};
+use super::inflate_cache::Inflations;
 use super::plan::{Plan, Seat};
-use super::stream::Stream;
+use super::schedule::{Churn, Nibbling};
+use super::stream_parser::Stream;
 use super::sys::{self, Outgoing, unshare_descriptors};
 use super::tally::{Ear, Role, Tally};
 

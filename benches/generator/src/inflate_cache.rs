@@ -3,12 +3,12 @@
 //! A server that compresses a publication once sends the same frame to everybody, so a thread of
 //! clients meets the same bytes thousands of times. What they say is looked up by all of them: a
 //! frame with a single bit that differs is inflated for itself. Holds no more than a few megabytes,
-//! and forgets all of it when there is no more room. Called by [`super::stream`].
+//! and forgets all of it when there is no more room. Called by [`super::stream_parser`].
 
 use flate2::{Decompress, FlushDecompress, Status};
 use hashbrown::HashMap;
 
-use super::stream::Heard;
+use super::stream_parser::Heard;
 
 /// The longest message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;

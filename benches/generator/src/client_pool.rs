@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::party::Party;
+use super::client_thread::Party;
 use super::plan::Plan;
 use super::tally::Tally;
 
