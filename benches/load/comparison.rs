@@ -2,15 +2,15 @@
 //!
 //! Each ratio is of sums over all rounds, with the least and the greatest of a round beside it.
 
-use fanfare_generator::figures::{Measured, Opened};
-use fanfare_generator::report::{measured_text, opened_text};
+use fanfare_generator::figures::{ConnectFigures, PublishFigures};
+use fanfare_generator::report::{connected_text, measured_text};
 use serde_json::{Value, json};
 
 use crate::ratio::Ratio;
 
-/// Which program was measured.
+/// Side program was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum Side {
     /// The program under test.
     Fanfare,
     /// What it is compared with.
@@ -21,9 +21,9 @@ pub(crate) enum Which {
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
     /// One for each server and round.
-    pub(crate) opened: Vec<(Which, Opened)>,
+    pub(crate) connected: Vec<(Side, ConnectFigures)>,
     /// One for each server, burst and round.
-    pub(crate) measured: Vec<(Which, Measured)>,
+    pub(crate) measured: Vec<(Side, PublishFigures)>,
 }
 
 impl Comparison {
@@ -36,21 +36,21 @@ impl Comparison {
     /// Figures of connecting, as a ratio.
     fn connect_ratio(&self) -> Ratio {
         let of = |server| -> Vec<f64> {
-            let own = self.opened.iter().filter(|(whose, _)| *whose == server);
-            own.map(|(_, opened)| opened.cpu_us().unwrap_or(f64::NAN))
+            let own = self.connected.iter().filter(|(whose, _)| *whose == server);
+            own.map(|(_, connected)| connected.cpu_us().unwrap_or(f64::NAN))
                 .collect()
         };
-        Ratio::new(&of(Which::Fanfare), &of(Which::Floor))
+        Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
     }
 
     /// A figure of all bursts of one size, as a ratio.
-    fn ratio(&self, burst: u32, figure: impl Fn(&Measured) -> f64) -> Ratio {
+    fn ratio(&self, burst: u32, figure: impl Fn(&PublishFigures) -> f64) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.measured.iter();
             let own = own.filter(|(whose, m)| *whose == server && m.burst == burst);
             own.map(|(_, measured)| figure(measured)).collect()
         };
-        Ratio::new(&of(Which::Fanfare), &of(Which::Floor))
+        Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
     }
 
     fn bursts(&self) -> Vec<u32> {
@@ -63,9 +63,9 @@ impl Comparison {
     /// For programs.
     pub(crate) fn json(&self) -> String {
         let connect: Vec<Value> = self
-            .opened
+            .connected
             .iter()
-            .map(|(server, opened)| json!({ "server": name(*server), "connect": opened.json() }))
+            .map(|(server, connected)| json!({ "server": name(*server), "connect": connected.json() }))
             .collect();
         let publish: Vec<Value> = self
             .measured
@@ -98,8 +98,8 @@ impl Comparison {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
-        for (server, opened) in &self.opened {
-            text += &format!("{}: {}\n", name(*server), opened_text(opened));
+        for (server, connected) in &self.connected {
+            text += &format!("{}: {}\n", name(*server), connected_text(connected));
         }
         for (server, measured) in &self.measured {
             text += &format!("{}: {}", name(*server), measured_text(measured));
@@ -122,17 +122,17 @@ impl Comparison {
     }
 }
 
-fn name(server: Which) -> &'static str {
+fn name(server: Side) -> &'static str {
     match server {
-        Which::Fanfare => "fanfare",
-        Which::Floor => "floor",
+        Side::Fanfare => "fanfare",
+        Side::Floor => "floor",
     }
 }
 
-fn cpu_us(measured: &Measured) -> f64 {
+fn cpu_us(measured: &PublishFigures) -> f64 {
     measured.cpu_us().unwrap_or(f64::NAN)
 }
 
-fn last_ms(measured: &Measured) -> f64 {
+fn last_ms(measured: &PublishFigures) -> f64 {
     measured.last_ms().map_or(f64::NAN, |(median, _)| median)
 }

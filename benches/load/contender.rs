@@ -8,12 +8,12 @@ use std::process::Command;
 
 use anyhow::Result;
 use fanfare::sys::descriptors::raise_limit;
-use fanfare_generator::load_test::Stage;
+use fanfare_generator::load_test::LoadTest;
 use fanfare_generator::plan::Plan;
-use fanfare_generator::publisher::{Form, Payloads};
+use fanfare_generator::publisher::{FeedFormat, Payloads};
 use fanfare_generator::server::Server;
 use fanfare_generator::stream_parser::Kind;
-use fanfare_generator::tally::{Ids, Start};
+use fanfare_generator::tally::{IdRule, Start};
 use indicatif::ProgressBar;
 
 /// Descriptors of a thread that are no connections.
@@ -22,13 +22,13 @@ const SPARE_DESCRIPTORS: usize = 64;
 const CHANNEL: &str = "bench";
 
 /// A server that takes part.
-pub(crate) struct Entrant {
+pub(crate) struct Contender {
     /// Starts it, but for the path of its feed.
     pub(crate) command: Command,
     /// The flag that the path of the feed comes behind.
     pub(crate) feed_flag: &'static str,
     /// How publications are given to it.
-    pub(crate) form: Form,
+    pub(crate) form: FeedFormat,
     /// Its connections.
     pub(crate) kinds: Vec<(Kind, usize)>,
     /// Second byte of its clients' addresses. Crowds of the same time have different ones.
@@ -37,9 +37,9 @@ pub(crate) struct Entrant {
     pub(crate) payload_bytes: usize,
 }
 
-impl Entrant {
+impl Contender {
     /// Starts it and connects everybody.
-    pub(crate) fn stage(self) -> Result<Stage> {
+    pub(crate) fn stage(self) -> Result<LoadTest> {
         let server = Server::start(self.command, self.feed_flag)?;
         let conns: usize = self.kinds.iter().map(|(_, count)| count).sum();
         let per_thread = usize::try_from(raise_limit().in_force)?.saturating_sub(SPARE_DESCRIPTORS);
@@ -54,7 +54,7 @@ impl Entrant {
             stalled: 0,
             slow: 0,
             churn: 0,
-            ids: Ids::Numbers,
+            ids: IdRule::Numbers,
             start: Start::First,
         };
         let payloads = Payloads {
@@ -63,7 +63,7 @@ impl Entrant {
             channels: 1,
         };
         let publishing = Some((self.form, payloads));
-        Stage::open(server, plan, publishing, &ProgressBar::hidden())
+        LoadTest::open(server, plan, publishing, &ProgressBar::hidden())
     }
 }
 

@@ -25,12 +25,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use fanfare_generator::load_test::Stage;
-use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
+use fanfare_generator::load_test::LoadTest;
+use fanfare_generator::publisher::{FeedFormat, PAYLOAD_BYTES_MIN};
 use fanfare_generator::stream_parser::Kind;
 
-use comparison::{Comparison, Which};
-use contender::Entrant;
+use comparison::{Comparison, Side};
+use contender::Contender;
 
 /// Compares the server with the floor, in turns: the next burst when everybody has the last one.
 #[derive(Debug, Parser)]
@@ -83,13 +83,13 @@ impl Options {
         }
     }
 
-    fn stage(&self, which: Which) -> Result<Stage> {
+    fn stage(&self, which: Side) -> Result<LoadTest> {
         let payload_bytes = self.payload;
-        let entrant = match which {
-            Which::Fanfare => Entrant {
+        let contender = match which {
+            Side::Fanfare => Contender {
                 command: contender::fanfare(self.workers, &self.server_flags),
                 feed_flag: "--feed",
-                form: Form::Lines,
+                form: FeedFormat::Lines,
                 kinds: vec![
                     (Kind::WebSocket, self.websockets),
                     (Kind::EventStream, self.event_streams),
@@ -97,21 +97,21 @@ impl Options {
                 network: 16,
                 payload_bytes,
             },
-            Which::Floor => Entrant {
+            Side::Floor => Contender {
                 command: contender::floor(self.workers)?,
                 feed_flag: "--serve-floor",
-                form: Form::Frames,
-                kinds: vec![(Kind::Bare, self.websockets + self.event_streams)],
+                form: FeedFormat::Frames,
+                kinds: vec![(Kind::RawWebSocket, self.websockets + self.event_streams)],
                 network: 17,
                 payload_bytes,
             },
         };
-        entrant.stage()
+        contender.stage()
     }
 }
 
 fn main() -> ExitCode {
-    match act(&Options::parse()) {
+    match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -122,7 +122,7 @@ fn main() -> ExitCode {
 }
 
 /// False when something was lost.
-fn act(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<bool> {
     if let Some(feed) = &options.serve_floor {
         return baseline_server::serve(feed, options.workers).map(|()| true);
     }
@@ -146,14 +146,16 @@ fn compare(options: &Options) -> Result<Comparison> {
     for round in 0..options.rounds {
         // Whoever comes first finds the kernel's caches cold, so they swap.
         let order = if round % 2 == 0 {
-            [Which::Floor, Which::Fanfare]
+            [Side::Floor, Side::Fanfare]
         } else {
-            [Which::Fanfare, Which::Floor]
+            [Side::Fanfare, Side::Floor]
         };
         let mut stages = Vec::new();
         for which in order {
             let stage = options.stage(which)?;
-            comparison.opened.push((which, stage.opened().clone()));
+            comparison
+                .connected
+                .push((which, stage.connected().clone()));
             stages.push((which, stage));
         }
         for burst in options.burst_sizes() {

@@ -1,4 +1,4 @@
-//! The way from a feeder to the log and to one subscriber: lines per second, and latency beside the
+//! The pipeline from a feeder to the log and to one subscriber: lines per second, and latency beside the
 //! least that lies between.
 //!
 //! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. Latency: one
@@ -35,15 +35,15 @@ use serde_json::{Value, json};
 use ratio::Ratio;
 
 /// Time between two lines, so that both servers sleep when one comes.
-const APART: Duration = Duration::from_millis(1);
+const PING_INTERVAL: Duration = Duration::from_millis(1);
 /// The longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Lines written with one call.
 const LINES_TOGETHER: u64 = 4096;
 
-/// Measures the way from a feeder to the log and to one subscriber.
+/// Measures the pipeline from a feeder to the log and to one subscriber.
 #[derive(Debug, Parser)]
-#[command(name = "hops")]
+#[command(name = "latency")]
 struct Options {
     /// Lines to each server in each round of latencies.
     #[arg(long, default_value_t = 1000)]
@@ -75,16 +75,16 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match act(&Options::parse()) {
+    match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hops: {error:#}");
+            eprintln!("latency: {error:#}");
             ExitCode::from(1)
         }
     }
 }
 
-fn act(options: &Options) -> Result<()> {
+fn run(options: &Options) -> Result<()> {
     if let Some(feed) = &options.serve_echo {
         return echo::serve(feed);
     }
@@ -133,18 +133,18 @@ fn mark(number: u64) -> String {
 }
 
 /// A server with its one subscriber and its one feeder.
-struct Way {
+struct Pipeline {
     feeder: UnixStream,
     subscriber: TcpStream,
     buffer: Vec<u8>,
     _server: Server,
 }
 
-impl Way {
+impl Pipeline {
     fn open(server: Server) -> Result<Self> {
         let feeder = UnixStream::connect(feed(&server)?)?;
         let subscriber = TcpStream::connect(server.address())?;
-        subscriber.set_read_timeout(Some(PATIENCE))?;
+        subscriber.set_read_timeout(Some(TIMEOUT))?;
         let buffer = vec![0; 64 * 1024];
         Ok(Self {
             feeder,
@@ -156,14 +156,14 @@ impl Way {
 
     /// The same past the handshake.
     fn subscribed(server: Server) -> Result<Self> {
-        let mut way = Self::open(server)?;
-        way.subscriber.write_all(
+        let mut pipeline = Self::open(server)?;
+        pipeline.subscriber.write_all(
             b"GET /ws?channel=hops HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
               Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
               Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         )?;
-        way.read_until(b"\"subscribed\"")?;
-        Ok(way)
+        pipeline.read_until(b"\"subscribed\"")?;
+        Ok(pipeline)
     }
 
     /// Reads until this has come, in one piece with nothing behind that matters.
@@ -209,8 +209,8 @@ fn quantile_us(sorted: &[Duration], quantile: f64) -> f64 {
 fn latency(options: &Options) -> Result<Value> {
     let mut echo = Command::new(std::env::current_exe()?);
     echo.args(["--lines", "0"]);
-    let mut echo = Way::open(Server::start(echo, "--serve-echo")?)?;
-    let mut fanfare = Way::subscribed(Server::start(fanfare(options, None), "--feed")?)?;
+    let mut echo = Pipeline::open(Server::start(echo, "--serve-echo")?)?;
+    let mut fanfare = Pipeline::subscribed(Server::start(fanfare(options, None), "--feed")?)?;
     let (mut echo_p50, mut fanfare_p50) = (Vec::new(), Vec::new());
     let (mut echo_all, mut fanfare_all) = (Vec::new(), Vec::new());
     let mut number = 0;
@@ -218,9 +218,9 @@ fn latency(options: &Options) -> Result<Value> {
         let (mut of_echo, mut of_fanfare) = (Vec::new(), Vec::new());
         for _ in 0..options.pings {
             number += 1;
-            thread::sleep(APART);
+            thread::sleep(PING_INTERVAL);
             of_echo.push(echo.ping(number, options.payload)?);
-            thread::sleep(APART);
+            thread::sleep(PING_INTERVAL);
             of_fanfare.push(fanfare.ping(number, options.payload)?);
         }
         // The first round warms up.
@@ -306,7 +306,7 @@ fn spread(figures: &[f64]) -> Value {
 /// those before it is missing.
 fn write_lines(feed: &Path, lines: u64, payload_bytes: usize, before: u64) -> Result<Duration> {
     let mut feeder = UnixStream::connect(feed)?;
-    feeder.set_read_timeout(Some(PATIENCE))?;
+    feeder.set_read_timeout(Some(TIMEOUT))?;
     let mut piece = Vec::new();
     for number in 0..LINES_TOGETHER {
         piece.extend(line(number, payload_bytes, ""));

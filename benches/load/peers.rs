@@ -28,13 +28,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
 use clap::Parser;
-use fanfare_generator::figures::Measured;
-use fanfare_generator::load_test::Stage;
-use fanfare_generator::publisher::{Form, PAYLOAD_BYTES_MIN};
+use fanfare_generator::figures::PublishFigures;
+use fanfare_generator::load_test::LoadTest;
+use fanfare_generator::publisher::{FeedFormat, PAYLOAD_BYTES_MIN};
 use fanfare_generator::stream_parser::Kind;
 
-use contender::Entrant;
-use results::{Round, Standing, Standings};
+use contender::Contender;
+use results::{Results, Round, ServerResults};
 
 /// Second byte of the addresses that the first server's clients come from.
 const FIRST_NETWORK: u8 = 32;
@@ -90,7 +90,7 @@ struct Peer {
     name: String,
     runs_as: String,
     kind: Kind,
-    form: Form,
+    form: FeedFormat,
     command: Vec<String>,
 }
 
@@ -106,13 +106,13 @@ impl FromStr for Peer {
             name: name.to_owned(),
             runs_as: runs_as.to_owned(),
             kind: match kind {
-                "websocket" => Kind::Bare,
-                "events" => Kind::BareEvents,
+                "websocket" => Kind::RawWebSocket,
+                "events" => Kind::RawEvents,
                 other => bail!("{other} is neither websocket nor events"),
             },
             form: match feed {
-                "lines" => Form::Payloads,
-                "posts" => Form::Posts,
+                "lines" => FeedFormat::Payloads,
+                "posts" => FeedFormat::Posts,
                 other => bail!("{other} is neither lines nor posts"),
             },
             command: command.split_whitespace().map(str::to_owned).collect(),
@@ -130,31 +130,36 @@ impl Options {
     }
 
     /// The floor first, since all others are compared with it.
-    fn standings(&self) -> Standings {
+    fn results(&self) -> Results {
         let workers = format!("{} threads", self.workers);
         let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
         let own = own.map(|name| (name.to_owned(), workers.clone()));
         let peers = self.peer.iter();
         let peers = peers.map(|peer| (peer.name.clone(), peer.runs_as.clone()));
-        let standing = |(name, runs_as)| Standing {
+        let server = |(name, runs_as)| ServerResults {
             name,
             runs_as,
             rounds: Vec::new(),
             failure: None,
         };
-        Standings(own.into_iter().chain(peers).map(standing).collect())
+        Results(own.into_iter().chain(peers).map(server).collect())
     }
 
-    /// The server with this place in the standings.
-    fn stage(&self, index: usize) -> Result<Stage> {
+    /// The server with this place in the results.
+    fn stage(&self, index: usize) -> Result<LoadTest> {
         let fanfare = || contender::fanfare(self.workers, &self.server_flags);
         let (command, feed_flag, form, kind) = match index {
             0 => {
                 let command = contender::floor(self.workers)?;
-                (command, "--serve-floor", Form::Frames, Kind::Bare)
+                (
+                    command,
+                    "--serve-floor",
+                    FeedFormat::Frames,
+                    Kind::RawWebSocket,
+                )
             }
-            1 => (fanfare(), "--feed", Form::Lines, Kind::WebSocket),
-            2 => (fanfare(), "--feed", Form::Lines, Kind::EventStream),
+            1 => (fanfare(), "--feed", FeedFormat::Lines, Kind::WebSocket),
+            2 => (fanfare(), "--feed", FeedFormat::Lines, Kind::EventStream),
             _ => {
                 let peer = self.peer.get(index - OWN).context("no such peer")?;
                 let (program, arguments) = peer.command.split_first().context("no command")?;
@@ -163,7 +168,7 @@ impl Options {
                 (command, "--feed", peer.form, peer.kind)
             }
         };
-        let entrant = Entrant {
+        let contender = Contender {
             command,
             feed_flag,
             form,
@@ -171,12 +176,12 @@ impl Options {
             network: FIRST_NETWORK + u8::try_from(index)?,
             payload_bytes: self.payload,
         };
-        entrant.stage()
+        contender.stage()
     }
 }
 
 fn main() -> ExitCode {
-    match act(&Options::parse()) {
+    match run(&Options::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
@@ -187,7 +192,7 @@ fn main() -> ExitCode {
 }
 
 /// False when one of our own lost something.
-fn act(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<bool> {
     if let Some(feed) = &options.serve_floor {
         return baseline_server::serve(feed, options.workers).map(|()| true);
     }
@@ -195,59 +200,62 @@ fn act(options: &Options) -> Result<bool> {
         options.payload >= PAYLOAD_BYTES_MIN,
         "a payload has at least {PAYLOAD_BYTES_MIN} bytes"
     );
-    let mut standings = options.standings();
+    let mut results = options.results();
     for number in 0..options.rounds {
-        round(options, usize::try_from(number)?, &mut standings.0);
+        round(options, usize::try_from(number)?, &mut results.0);
     }
     let text = if options.json {
-        standings.json()
+        results.json()
     } else {
-        standings.text()
+        results.text()
     };
     std::io::stdout().write_all(text.as_bytes())?;
-    Ok(standings.0.iter().take(OWN).all(Standing::is_clean))
+    Ok(results.0.iter().take(OWN).all(ServerResults::is_clean))
 }
 
 /// Starts all that have not failed, and measures them in turns, so that whatever else the machine
 /// does falls on all of them.
-fn round(options: &Options, number: usize, standings: &mut [Standing]) {
-    let mut order: Vec<usize> = (0..standings.len()).collect();
+fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
+    let mut order: Vec<usize> = (0..results.len()).collect();
     // Whoever comes first finds the kernel's caches cold, so they take turns at that too.
-    order.rotate_left(number % standings.len());
-    let mut stages: Vec<(usize, Stage, Vec<Measured>)> = Vec::new();
+    order.rotate_left(number % results.len());
+    let mut stages: Vec<(usize, LoadTest, Vec<PublishFigures>)> = Vec::new();
     for index in order {
-        let standing = &mut standings[index];
-        if standing.failure.is_some() {
+        let server = &mut results[index];
+        if server.failure.is_some() {
             continue;
         }
         match options.stage(index) {
             Ok(stage) => stages.push((index, stage, Vec::new())),
-            Err(error) => fail(standing, &error),
+            Err(error) => fail(server, &error),
         }
     }
     for burst in options.burst_sizes() {
         for (index, stage, all_measured) in &mut stages {
-            let standing = &mut standings[*index];
-            if standing.failure.is_some() {
+            let server = &mut results[*index];
+            if server.failure.is_some() {
                 continue;
             }
             // What another server's turn has left in the queues is not this one's.
             thread::sleep(Duration::from_millis(50));
             match stage.publish_in_turns(burst, options.bursts) {
                 Ok(measured) => all_measured.push(measured),
-                Err(error) => fail(standing, &anyhow!("{error:#}; {}", stage.troubles())),
+                Err(error) => fail(server, &anyhow!("{error:#}; {}", stage.troubles())),
             }
         }
     }
     for (index, stage, measured) in stages {
-        if standings[index].failure.is_none() {
-            let opened = stage.opened().clone();
-            standings[index].rounds.push(Round { opened, measured });
+        if results[index].failure.is_none() {
+            let connected = stage.connected().clone();
+            results[index].rounds.push(Round {
+                connected,
+                measured,
+            });
         }
     }
 }
 
 /// Notes what went wrong, so that no further rounds follow.
-fn fail(standing: &mut Standing, error: &Error) {
-    standing.failure = Some(format!("{error:#}"));
+fn fail(server: &mut ServerResults, error: &Error) {
+    server.failure = Some(format!("{error:#}"));
 }

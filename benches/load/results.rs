@@ -3,14 +3,14 @@
 //! Each server's figures stand beside their ratio to the floor's in the same rounds. A server that
 //! could not be measured has a line that says why; a round in which it failed does not count.
 
-use fanfare_generator::figures::{Measured, Opened};
+use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use serde_json::{Value, json};
 
 use crate::ratio::Ratio;
 
 /// What one server has shown.
 #[derive(Debug)]
-pub(crate) struct Standing {
+pub(crate) struct ServerResults {
     /// Whose it is.
     pub(crate) name: String,
     /// How many processes or threads it has.
@@ -25,16 +25,16 @@ pub(crate) struct Standing {
 #[derive(Debug)]
 pub(crate) struct Round {
     /// Everybody connected.
-    pub(crate) opened: Opened,
+    pub(crate) connected: ConnectFigures,
     /// One for each size of burst.
-    pub(crate) measured: Vec<Measured>,
+    pub(crate) measured: Vec<PublishFigures>,
 }
 
 /// All servers; the floor comes first.
 #[derive(Debug)]
-pub(crate) struct Standings(pub(crate) Vec<Standing>);
+pub(crate) struct Results(pub(crate) Vec<ServerResults>);
 
-impl Standing {
+impl ServerResults {
     /// Whether every publication came once and in order to everybody, in all rounds.
     pub(crate) fn is_clean(&self) -> bool {
         let mut measured = self.rounds.iter().flat_map(|round| &round.measured);
@@ -60,16 +60,16 @@ impl Standing {
 }
 
 impl Round {
-    fn burst(&self, burst: u32) -> Option<&Measured> {
+    fn burst(&self, burst: u32) -> Option<&PublishFigures> {
         self.measured
             .iter()
             .find(|measured| measured.burst == burst)
     }
 }
 
-impl Standings {
+impl Results {
     fn bursts(&self) -> Vec<u32> {
-        let rounds = self.0.iter().flat_map(|standing| &standing.rounds);
+        let rounds = self.0.iter().flat_map(|server| &server.rounds);
         let measured = rounds.flat_map(|round| &round.measured);
         let mut bursts: Vec<u32> = measured.map(|measured| measured.burst).collect();
         bursts.sort_unstable();
@@ -78,7 +78,7 @@ impl Standings {
     }
 
     /// A server's figure as a ratio to the floor's.
-    fn ratio(&self, server: &Standing, figure: impl Fn(&Round) -> Option<f64>) -> Ratio {
+    fn ratio(&self, server: &ServerResults, figure: impl Fn(&Round) -> Option<f64>) -> Ratio {
         let floor = self.0.first().map(|floor| floor.figures(&figure));
         Ratio::new(&server.figures(&figure), &floor.unwrap_or_default())
     }
@@ -93,13 +93,13 @@ impl Standings {
         format!("{:#}\n", json!({ "servers": servers }))
     }
 
-    fn server_json(&self, server: &Standing) -> Value {
+    fn server_json(&self, server: &ServerResults) -> Value {
         let rounds: Vec<Value> = server
             .rounds
             .iter()
             .map(|round| {
-                let publish: Vec<Value> = round.measured.iter().map(Measured::json).collect();
-                json!({ "connect": round.opened.json(), "publish": publish })
+                let publish: Vec<Value> = round.measured.iter().map(PublishFigures::json).collect();
+                json!({ "connect": round.connected.json(), "publish": publish })
             })
             .collect();
         let deliveries: Vec<Value> = self
@@ -153,13 +153,13 @@ impl Standings {
         head
     }
 
-    fn line(&self, server: &Standing) -> Vec<String> {
+    fn line(&self, server: &ServerResults) -> Vec<String> {
         let mut line = vec![
             server.name.clone(),
             server.runs_as.clone(),
             format!(
                 "{:.0}",
-                mean(&server.figures(|round| round.opened.user_bytes()))
+                mean(&server.figures(|round| round.connected.user_bytes()))
             ),
             format!("{:.1}", mean(&server.figures(connect_us))),
             ratio_text(&self.ratio(server, connect_us), server),
@@ -181,7 +181,7 @@ impl Standings {
 }
 
 fn connect_us(round: &Round) -> Option<f64> {
-    round.opened.cpu_us()
+    round.connected.cpu_us()
 }
 
 fn delivery_us(round: &Round, burst: u32) -> Option<f64> {
@@ -193,7 +193,7 @@ fn last_ms(round: &Round, burst: u32) -> Option<f64> {
 }
 
 /// With its spread where there are rounds to have one.
-fn ratio_text(ratio: &Ratio, server: &Standing) -> String {
+fn ratio_text(ratio: &Ratio, server: &ServerResults) -> String {
     let Ratio {
         of_sums,
         least,

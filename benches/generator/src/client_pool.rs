@@ -1,7 +1,7 @@
-//! SHELL: the subscribers as a whole: starts their threads, waits for them, sums up.
+//! SHELL: all subscribers: starts their threads, waits for them, adds up their tallies.
 //!
-//! Threads and main program share a board of counters and one tally per thread, whose lock only
-//! its thread takes until it is read out. Dropping the crowd closes every connection.
+//! The threads and the main program share counters, and one tally per thread. Only its thread locks
+//! a tally until the tally is taken. Dropping the pool closes every connection.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -11,45 +11,46 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::client_thread::Party;
+use super::client_thread::ClientThread;
 use super::plan::Plan;
 use super::tally::Tally;
 
-/// How long nothing may happen before the crowd gives up.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// How often it is looked whether something has happened.
-const LOOK_INTERVAL: Duration = Duration::from_micros(500);
+/// How long the pool waits without progress before it gives up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time between two looks at the counters.
+const CHECK_INTERVAL: Duration = Duration::from_micros(500);
 
-/// What threads and main program tell each other.
+/// What client threads and the main program share.
 #[derive(Debug)]
-pub(super) struct Board {
-    /// Connections that stay and are subscribed.
-    pub(super) ready: AtomicU64,
-    /// Connections that read as they should, for each channel.
+pub(super) struct SharedCounters {
+    /// Subscribed connections, without churning ones.
+    pub(super) subscribed: AtomicU64,
+    /// Readers of each channel: connections that are neither stalled, slow nor churning.
     pub(super) readers: Vec<AtomicU32>,
-    /// Publications accounted for by them: received, told as missing, or lost.
+    /// Publications accounted for by readers: received, reported in a gap, or lost.
     pub(super) accounted: AtomicI64,
     /// Stalled and slow connections.
     pub(super) impaired: AtomicU64,
-    /// Those of them that have come to the last publication.
+    /// Stalled and slow connections that have reached the last publication.
     pub(super) caught_up: AtomicU64,
-    /// The last number that was given to the feed.
+    /// The last number that was sent to the feed.
     sent: AtomicU64,
-    /// The last number that was published, once stalled connections shall read up to it.
+    /// The last number that was published, up to which stalled connections now read; 0 before.
     pub(super) published: AtomicU64,
-    /// Connections that were not let in.
+    /// Connections that the server refused.
     pub(super) refused: AtomicU64,
-    /// Whether connections come and go.
+    /// Whether churning connections are opened.
     pub(super) is_churning: AtomicBool,
-    pub(super) is_over: AtomicBool,
-    /// Why connections or threads have failed, each once.
+    /// Whether the threads are to end.
+    pub(super) is_stopping: AtomicBool,
+    /// Why connections or threads have failed, each cause once.
     troubles: Mutex<Vec<String>>,
 }
 
-impl Board {
+impl SharedCounters {
     fn new(channels: u16) -> Self {
         Self {
-            ready: AtomicU64::new(0),
+            subscribed: AtomicU64::new(0),
             readers: (0..channels.max(1)).map(|_| AtomicU32::new(0)).collect(),
             accounted: AtomicI64::new(0),
             impaired: AtomicU64::new(0),
@@ -58,12 +59,12 @@ impl Board {
             published: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             is_churning: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
             troubles: Mutex::default(),
         }
     }
 
-    /// Notes why something failed, unless that is known.
+    /// Notes a cause of failure, unless it is known.
     pub(super) fn trouble(&self, what: String) {
         let mut troubles = lock(&self.troubles);
         if troubles.len() < 3 && !troubles.contains(&what) {
@@ -71,13 +72,13 @@ impl Board {
         }
     }
 
-    /// How many deliveries to those who read these publications are.
+    /// The deliveries to readers that publications up to this number amount to.
     fn deliveries(&self, plan: &Plan, published: u64) -> u64 {
         (0..plan.channels)
             .zip(&self.readers)
             .map(|(channel, readers)| {
                 let readers = u64::from(readers.load(Ordering::Relaxed));
-                readers * plan.lane(channel).count_to(published)
+                readers * plan.stride(channel).count_to(published)
             })
             .sum()
     }
@@ -92,67 +93,69 @@ impl Board {
     }
 }
 
-/// What it holds stays right whoever panics: counts are whole after every statement.
+/// Ignores poisoning: counts are consistent after every statement.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Connected and subscribed clients.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct ClientPool {
     plan: Arc<Plan>,
-    board: Arc<Board>,
+    counters: Arc<SharedCounters>,
     tallies: Vec<Arc<Mutex<Tally>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Crowd {
-    /// Opens all connections and waits until each of them is subscribed. `look` is shown how many
-    /// are.
+impl ClientPool {
+    /// Opens all connections and waits until each is subscribed. `on_progress` is called with the
+    /// number of those that are.
     ///
     /// # Errors
-    /// When one of them was not let in, or nothing happens for too long.
-    pub fn open(plan: Plan, mut look: impl FnMut(u64)) -> Result<Self> {
-        let mut crowd = Self {
-            board: Arc::new(Board::new(plan.channels)),
+    /// Returns an error if a connection was refused or lost, or nothing happens for too long.
+    pub fn open(plan: Plan, mut on_progress: impl FnMut(u64)) -> Result<Self> {
+        let mut pool = Self {
+            counters: Arc::new(SharedCounters::new(plan.channels)),
             plan: Arc::new(plan),
             tallies: Vec::new(),
             threads: Vec::new(),
         };
-        for number in 0..crowd.plan.threads {
-            crowd.start(number)?;
+        for number in 0..pool.plan.threads {
+            pool.start(number)?;
         }
-        let conns = crowd.plan.conns() as u64;
+        let conns = pool.plan.conns() as u64;
         let mut seen = (0, Instant::now());
         loop {
-            let ready = crowd.board.ready.load(Ordering::Acquire);
-            look(ready);
-            if ready >= conns {
-                return Ok(crowd);
+            let subscribed = pool.counters.subscribed.load(Ordering::Acquire);
+            on_progress(subscribed);
+            if subscribed >= conns {
+                return Ok(pool);
             }
-            let refused = crowd.board.refused.load(Ordering::Relaxed);
-            if ready != seen.0 {
-                seen = (ready, Instant::now());
+            let refused = pool.counters.refused.load(Ordering::Relaxed);
+            if subscribed != seen.0 {
+                seen = (subscribed, Instant::now());
             }
-            if refused > 0 || seen.1.elapsed() > PATIENCE || crowd.is_broken() {
-                let why = crowd.board.troubles();
-                bail!("{ready} of {conns} connections are subscribed, {refused} were refused{why}");
+            if refused > 0 || seen.1.elapsed() > STALL_TIMEOUT || pool.is_broken() {
+                let why = pool.counters.troubles();
+                bail!(
+                    "{subscribed} of {conns} connections are subscribed, {refused} were refused{why}"
+                );
             }
-            thread::sleep(LOOK_INTERVAL);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 
     fn start(&mut self, number: usize) -> Result<()> {
         let tally = Arc::new(Mutex::new(Tally::default()));
         self.tallies.push(Arc::clone(&tally));
-        let (plan, board) = (Arc::clone(&self.plan), Arc::clone(&self.board));
+        let (plan, counters) = (Arc::clone(&self.plan), Arc::clone(&self.counters));
         let thread = thread::Builder::new()
-            .name(format!("crowd-{number}"))
+            .name(format!("pool-{number}"))
             .spawn(move || {
-                let lived = Party::new(plan, number, Arc::clone(&board), tally)
-                    .and_then(|mut party| party.live());
-                if let Err(error) = lived {
-                    board.trouble(format!("a thread of clients has ended: {error:#}"));
+                let ended = ClientThread::new(plan, number, Arc::clone(&counters), tally)
+                    .and_then(|mut client| client.run());
+                if let Err(error) = ended {
+                    counters.trouble(format!("a thread of clients has ended: {error:#}"));
                 }
             })?;
         self.threads.push(thread);
@@ -163,62 +166,64 @@ impl Crowd {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// How many connections read as they should.
+    /// How many connections are readers.
     #[must_use]
     pub fn readers(&self) -> u64 {
-        let readers = self.board.readers.iter();
+        let readers = self.counters.readers.iter();
         readers
             .map(|count| u64::from(count.load(Ordering::Relaxed)))
             .sum()
     }
 
-    /// How many deliveries to those connections these publications are.
+    /// The deliveries to readers that publications up to this number amount to.
     #[must_use]
     pub fn deliveries(&self, published: u64) -> u64 {
-        self.board.deliveries(&self.plan, published)
+        self.counters.deliveries(&self.plan, published)
     }
 
-    /// Notes that publications up to this number were given to the feed.
+    /// Notes that publications up to this number were sent to the feed.
     pub fn note_sent(&self, number: u64) {
-        self.board.sent.store(number, Ordering::Relaxed);
+        self.counters.sent.store(number, Ordering::Relaxed);
     }
 
-    /// Tells from any thread whether a publication is still on its way to somebody who reads.
+    /// A function for other threads: whether a publication is still on its way to a reader.
     pub fn is_delivering(&self) -> impl Fn() -> bool + Send + use<> {
-        let (plan, board) = (Arc::clone(&self.plan), Arc::clone(&self.board));
+        let (plan, counters) = (Arc::clone(&self.plan), Arc::clone(&self.counters));
         move || {
-            let sent = board.sent.load(Ordering::Relaxed);
-            let due = i64::try_from(board.deliveries(&plan, sent)).unwrap_or(i64::MAX);
-            board.accounted.load(Ordering::Relaxed) < due
+            let sent = counters.sent.load(Ordering::Relaxed);
+            let due = i64::try_from(counters.deliveries(&plan, sent)).unwrap_or(i64::MAX);
+            counters.accounted.load(Ordering::Relaxed) < due
         }
     }
 
-    /// Waits until everything up to this number is accounted for at every connection that reads.
-    /// False when they stopped getting anything before that.
+    /// Waits until every reader has accounted for every publication up to this number. False if
+    /// deliveries stopped before that.
     #[must_use]
     pub fn wait_for(&self, published: u64) -> bool {
-        let board = &self.board;
-        let accounted = || u64::try_from(board.accounted.load(Ordering::Relaxed)).unwrap_or(0);
+        let counters = &self.counters;
+        let accounted = || u64::try_from(counters.accounted.load(Ordering::Relaxed)).unwrap_or(0);
         self.wait(accounted, || self.deliveries(published))
     }
 
-    /// Lets the stalled and slow connections read, and waits until they have come to this number.
+    /// Makes the stalled and slow connections read, and waits until they have reached this number.
     #[must_use]
     pub fn resume(&self, published: u64) -> bool {
-        let board = &self.board;
-        board.published.store(published, Ordering::Release);
+        let counters = &self.counters;
+        counters.published.store(published, Ordering::Release);
         self.wait(
-            || board.caught_up.load(Ordering::Relaxed),
-            || board.impaired.load(Ordering::Relaxed),
+            || counters.caught_up.load(Ordering::Relaxed),
+            || counters.impaired.load(Ordering::Relaxed),
         )
     }
 
-    /// Lets connections come and go, or ends that.
-    pub fn churn(&self, is_churning: bool) {
-        self.board.is_churning.store(is_churning, Ordering::Release);
+    /// Starts or stops churn.
+    pub fn set_churning(&self, is_churning: bool) {
+        self.counters
+            .is_churning
+            .store(is_churning, Ordering::Release);
     }
 
-    /// Takes what has been received since the last call.
+    /// Takes the tally since the last call.
     #[must_use]
     pub fn take_tally(&self) -> Tally {
         let mut sum = Tally::default();
@@ -228,10 +233,10 @@ impl Crowd {
         sum
     }
 
-    /// Why connections have failed since the crowd was opened; empty if none has.
+    /// Why connections have failed since the pool was opened. Empty if none has.
     #[must_use]
     pub fn troubles(&self) -> String {
-        let text = self.board.troubles();
+        let text = self.counters.troubles();
         text.trim_start_matches("; ").to_owned()
     }
 
@@ -239,25 +244,25 @@ impl Crowd {
         let mut seen = (0, Instant::now());
         loop {
             let now = progress();
-            // What is wanted shrinks when connections end.
+            // The target shrinks when connections end.
             if now >= wanted() {
                 return true;
             }
             if now != seen.0 {
                 seen = (now, Instant::now());
-            } else if seen.1.elapsed() > PATIENCE || self.is_broken() {
+            } else if seen.1.elapsed() > STALL_TIMEOUT || self.is_broken() {
                 return false;
             }
-            thread::sleep(LOOK_INTERVAL);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 }
 
-impl Drop for Crowd {
+impl Drop for ClientPool {
     fn drop(&mut self) {
-        self.board.is_over.store(true, Ordering::Release);
+        self.counters.is_stopping.store(true, Ordering::Release);
         for thread in self.threads.drain(..) {
-            // What went wrong stands on the board.
+            // The counters have the cause of an error.
             drop(thread.join());
         }
     }

@@ -1,10 +1,10 @@
-//! SHELL: one thread's connections, thousands of them, which only read and check.
+//! SHELL: one thread and its connections, up to thousands, which only read and check.
 //!
-//! A thread has a descriptor table of its own, so that the limit on descriptors binds per thread.
-//! A connection is some tens of bytes and no heap block; one report of readiness costs one read
-//! into the thread's buffer, since reports come on a change and a read that does not fill the
-//! buffer has taken everything. What is read is judged in `hear`; coming and going, and slow
-//! reading, are in `pace`.
+//! A thread has its own descriptor table, so that the limit on descriptors binds per thread. A
+//! connection takes some tens of bytes and no heap block. One report of readiness costs one read
+//! into the thread's buffer: reports are edge-triggered, and a read that does not fill the buffer
+//! has emptied the socket. `client_io` processes what is read; `schedule` has churn and slow
+//! reading.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -15,42 +15,42 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::client_pool::{Board, lock};
-use super::inflate_cache::Inflations;
-use super::plan::{Plan, Seat};
-use super::schedule::{Churn, Nibbling};
-use super::stream_parser::Stream;
+use super::client_pool::{SharedCounters, lock};
+use super::inflate_cache::InflateCache;
+use super::plan::{ClientSpec, Plan};
+use super::schedule::{Churn, SlowReaders};
+use super::stream_parser::StreamParser;
 use super::sys::{self, Outgoing, unshare_descriptors};
-use super::tally::{Ear, Role, Tally};
+use super::tally::{Role, SequenceChecker, Tally};
 
-/// The receive buffer of a connection that will not read, so that it is full soon.
+/// The receive buffer of a connection that does not read, small so that it is full soon.
 const IMPAIRED_BUFFER_BYTES: usize = 4096;
-/// Bytes that one read takes at most.
+/// The most bytes of one read.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 const EVENTS: usize = 1024;
-/// The longest wait for reports, when nothing else is to be done.
+/// The longest wait for reports of an otherwise idle thread.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// The same while the thread has something else to do.
+/// The longest wait of a thread that has other work.
 const BUSY_WAIT: Duration = Duration::from_millis(10);
 
-/// How far a connection has come.
+/// The phase of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The request is not sent yet.
+    /// The request is not yet sent.
     Connecting,
     /// The request is sent.
-    Asking,
+    Requesting,
     /// Subscribed.
     Subscribed,
-    /// Closed, by whichever end.
-    Gone,
+    /// Closed by either end.
+    Closed,
 }
 
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Conn {
-    pub(super) stream: Stream,
-    pub(super) ear: Ear,
+    pub(super) parser: StreamParser,
+    pub(super) checker: SequenceChecker,
     pub(super) fd: Option<OwnedFd>,
     pub(super) channel: u16,
     pub(super) role: Role,
@@ -58,80 +58,80 @@ pub(super) struct Conn {
     pub(super) is_caught_up: bool,
 }
 
-// A million of them have to be next to nothing beside what the kernel needs.
+// A million of them must be small beside the kernel's memory for as many sockets.
 const _: () = assert!(size_of::<Conn>() <= 64);
 
 /// One thread's connections.
-pub(super) struct Party {
+pub(super) struct ClientThread {
     pub(super) plan: Arc<Plan>,
     pub(super) number: usize,
-    pub(super) board: Arc<Board>,
+    pub(super) counters: Arc<SharedCounters>,
     pub(super) tally: Arc<Mutex<Tally>>,
     pub(super) epoll: OwnedFd,
     pub(super) conns: Vec<Conn>,
-    /// Places of connections that have come and gone.
+    /// Indices of closed churning connections, for reuse.
     pub(super) free: Vec<usize>,
-    /// Places of stalled and slow connections.
+    /// Indices of stalled and slow connections.
     pub(super) impaired: Vec<usize>,
     pub(super) is_resumed: bool,
-    /// Requests without an answer.
-    pub(super) asking: usize,
+    /// Requests that are not yet answered.
+    pub(super) requesting: usize,
     pub(super) churn: Churn,
-    pub(super) nibbling: Nibbling,
+    pub(super) slow_readers: SlowReaders,
     pub(super) buffer: Box<[u8]>,
-    pub(super) inflations: Inflations,
-    /// A poll on its way into its socket.
+    pub(super) inflate_cache: InflateCache,
+    /// Buffer for the request of a poll.
     pub(super) request: Vec<u8>,
     pub(super) events: Vec<epoll::Event>,
 }
 
-impl Party {
+impl ClientThread {
     pub(super) fn new(
         plan: Arc<Plan>,
         number: usize,
-        board: Arc<Board>,
+        counters: Arc<SharedCounters>,
         tally: Arc<Mutex<Tally>>,
     ) -> Result<Self> {
-        unshare_descriptors().context("no descriptor table of its own")?;
+        unshare_descriptors().context("cannot unshare the descriptor table")?;
         Ok(Self {
             churn: Churn::new(&plan, number),
             plan,
             number,
-            board,
+            counters,
             tally,
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             conns: Vec::new(),
             free: Vec::new(),
             impaired: Vec::new(),
             is_resumed: false,
-            asking: 0,
-            nibbling: Nibbling::default(),
+            requesting: 0,
+            slow_readers: SlowReaders::default(),
             buffer: vec![0; READ_BYTES].into(),
-            inflations: Inflations::default(),
+            inflate_cache: InflateCache::default(),
             request: Vec::new(),
             events: Vec::with_capacity(EVENTS),
         })
     }
 
-    /// Opens the thread's connections and serves them until the crowd is over.
-    pub(super) fn live(&mut self) -> Result<()> {
-        let seats = self.plan.seats(self.number);
-        self.conns.reserve_exact(seats.len());
-        let asking_max = self.plan.asking_max();
-        for seat in seats {
-            self.open(seat)?;
-            while self.asking >= asking_max && !self.is_over() {
+    /// Opens the thread's connections and serves them until the pool is dropped.
+    pub(super) fn run(&mut self) -> Result<()> {
+        let specs = self.plan.specs(self.number);
+        self.conns.reserve_exact(specs.len());
+        let requests_max = self.plan.requests_max();
+        for spec in specs {
+            self.open(spec)?;
+            while self.requesting >= requests_max && !self.is_stopping() {
                 self.turn(BUSY_WAIT)?;
             }
-            if self.is_over() {
+            if self.is_stopping() {
                 return Ok(());
             }
         }
-        while !self.is_over() {
-            let is_busy = !self.churn.is_idle(&self.board) || self.nibbling.is_busy();
+        while !self.is_stopping() {
+            let is_busy = !self.churn.is_idle(&self.counters) || self.slow_readers.is_busy();
             self.turn(if is_busy { BUSY_WAIT } else { IDLE_WAIT })?;
             self.churn()?;
-            let published = self.board.published.load(Ordering::Acquire);
+            let published = self.counters.published.load(Ordering::Acquire);
             if published > 0 && !self.is_resumed {
                 self.resume()?;
             }
@@ -139,76 +139,81 @@ impl Party {
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
-        self.board.is_over.load(Ordering::Acquire)
+    fn is_stopping(&self) -> bool {
+        self.counters.is_stopping.load(Ordering::Acquire)
     }
 
-    /// Starts to connect, and returns the connection's place.
-    pub(super) fn open(&mut self, seat: Seat) -> Result<usize> {
-        let place = self.free.pop().unwrap_or(self.conns.len());
+    /// Starts to connect and returns the connection's index.
+    pub(super) fn open(&mut self, spec: ClientSpec) -> Result<usize> {
+        let index = self.free.pop().unwrap_or(self.conns.len());
         let fd = sys::connect(&Outgoing {
             target: self.plan.target,
-            source: self.plan.source(self.number, place),
-            receive_buffer_bytes: seat.role.is_impaired().then_some(IMPAIRED_BUFFER_BYTES),
+            source: self.plan.source(self.number, index),
+            receive_buffer_bytes: spec.role.is_impaired().then_some(IMPAIRED_BUFFER_BYTES),
         })
         .with_context(|| format!("cannot connect to {}", self.plan.target))?;
-        // On loopback the connection is there already, and needs no report of being writable.
-        let is_sent = match send(&fd, &self.plan.request(seat)) {
+        // On loopback the connection is established already and needs no report that it is
+        // writable.
+        let is_sent = match send(&fd, &self.plan.request(spec)) {
             Ok(is_sent) => is_sent,
-            // Of those that come and go it is counted, by the next read.
-            Err(_) if seat.role == Role::Passing => true,
+            // For a churning connection the next read counts the error.
+            Err(_) if spec.role == Role::Churning => true,
             Err(error) => bail!("cannot connect to {}: {error}", self.plan.target),
         };
         let mut flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         flags.set(epoll::EventFlags::OUT, !is_sent);
-        let data = epoll::EventData::new_u64(place as u64);
+        let data = epoll::EventData::new_u64(index as u64);
         epoll::add(&self.epoll, &fd, data, flags)?;
         let conn = Conn {
-            stream: Stream::new(seat.kind),
-            ear: Ear::default(),
+            parser: StreamParser::new(spec.kind),
+            checker: SequenceChecker::default(),
             fd: Some(fd),
-            channel: seat.channel,
-            role: seat.role,
+            channel: spec.channel,
+            role: spec.role,
             phase: if is_sent {
-                Phase::Asking
+                Phase::Requesting
             } else {
                 Phase::Connecting
             },
             is_caught_up: false,
         };
-        match self.conns.get_mut(place) {
+        match self.conns.get_mut(index) {
             Some(free) => *free = conn,
             None => self.conns.push(conn),
         }
-        self.asking += 1;
-        if seat.role.is_impaired() {
-            self.impaired.push(place);
-            self.board.impaired.fetch_add(1, Ordering::Relaxed);
+        self.requesting += 1;
+        if spec.role.is_impaired() {
+            self.impaired.push(index);
+            self.counters.impaired.fetch_add(1, Ordering::Relaxed);
         }
-        Ok(place)
+        Ok(index)
     }
 
-    /// How far the connection in a place has come.
-    pub(super) fn phase(&self, place: usize) -> Phase {
-        self.conns.get(place).map_or(Phase::Gone, |conn| conn.phase)
+    /// The phase of the connection at an index.
+    pub(super) fn phase(&self, index: usize) -> Phase {
+        self.conns
+            .get(index)
+            .map_or(Phase::Closed, |conn| conn.phase)
     }
 
-    /// Closes a connection that comes and goes, and gives its place to others.
-    pub(super) fn dismiss(&mut self, place: usize) {
-        let Some(conn) = self.conns.get_mut(place) else {
+    /// Closes a churning connection and frees its index.
+    pub(super) fn close_churning(&mut self, index: usize) {
+        let Some(conn) = self.conns.get_mut(index) else {
             return;
         };
         match conn.phase {
-            Phase::Connecting | Phase::Asking => self.asking = self.asking.saturating_sub(1),
-            Phase::Subscribed => lock(&self.tally).passed += 1,
-            Phase::Gone => {}
+            Phase::Connecting | Phase::Requesting => {
+                self.requesting = self.requesting.saturating_sub(1)
+            }
+            Phase::Subscribed => lock(&self.tally).churned += 1,
+            Phase::Closed => {}
         }
-        conn.phase = Phase::Gone;
+        conn.phase = Phase::Closed;
         conn.fd = None;
-        self.free.push(place);
+        self.free.push(index);
     }
 
-    /// Waits a little for reports and reads from each connection that has something.
+    /// Waits for reports of readiness and reads from each connection that has one.
     fn turn(&mut self, wait: Duration) -> Result<()> {
         let wait = Timespec {
             tv_sec: 0,
@@ -226,34 +231,36 @@ impl Party {
         let mut accounted = 0;
         for event in &events {
             let (flags, data) = (event.flags, event.data.u64());
-            let place = usize::try_from(data)?;
+            let index = usize::try_from(data)?;
             let ends = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
-            accounted += self.serve(place, flags.intersects(ends), &mut tally)?;
+            accounted += self.serve(index, flags.intersects(ends), &mut tally)?;
         }
-        let due = self.nibbling.due(&self.impaired, &self.conns);
-        for place in due {
-            accounted += self.nibble(place, &mut tally)?;
+        let due = self.slow_readers.due(&self.impaired, &self.conns);
+        for index in due {
+            accounted += self.read_slowly(index, &mut tally)?;
         }
         self.events = events;
         if accounted != 0 {
-            self.board.accounted.fetch_add(accounted, Ordering::Relaxed);
+            self.counters
+                .accounted
+                .fetch_add(accounted, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Lets the stalled and slow connections read like the others.
+    /// Makes the stalled and slow connections read at full speed.
     fn resume(&mut self) -> Result<()> {
         self.is_resumed = true;
-        self.nibbling.stop();
+        self.slow_readers.stop();
         let impaired = std::mem::take(&mut self.impaired);
-        for place in &impaired {
-            if let Some(fd) = self.conns.get(*place).and_then(|conn| conn.fd.as_ref()) {
-                let data = epoll::EventData::new_u64(*place as u64);
+        for index in &impaired {
+            if let Some(fd) = self.conns.get(*index).and_then(|conn| conn.fd.as_ref()) {
+                let data = epoll::EventData::new_u64(*index as u64);
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
                 epoll::add(&self.epoll, fd, data, flags | epoll::EventFlags::ET)?;
             }
-            // A slow one may have everything already.
-            self.credit(*place, 0);
+            // A slow connection may have received everything already.
+            self.credit(*index, 0);
         }
         self.impaired = impaired;
         Ok(())
@@ -261,16 +268,16 @@ impl Party {
 }
 
 impl Conn {
-    /// Whether it reads a little at intervals, by now.
-    pub(super) fn is_nibbling(&self) -> bool {
+    /// Whether it is subscribed and reads slowly.
+    pub(super) fn is_slow(&self) -> bool {
         self.role == Role::Slow && self.phase == Phase::Subscribed
     }
 }
 
-/// Sends all of it. False when the socket takes nothing yet.
+/// Sends all bytes. False if the socket is not yet writable.
 pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> Result<bool, Errno> {
     match rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL) {
-        // A new socket takes a request whole or not at all.
+        // The send buffer of a new socket has room for a whole request.
         Ok(count) if count == bytes.len() => Ok(true),
         Ok(_) => Err(Errno::NOBUFS),
         Err(Errno::AGAIN | Errno::INTR) => Ok(false),

@@ -1,106 +1,106 @@
-//! The figures of a run: what was counted, and what is divided by what.
+//! The figures of a run: counts, and the ratios made of them.
 //!
-//! Whatever the system did not say (a server whose process is not known) is `None` and never zero.
+//! A figure that cannot be measured is `None`, never zero: the server's process may be unknown.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::probe::{Answered, Times};
+use super::probe::{ProbeResults, Times};
 use super::server::{Memory, Usage};
 use super::stream_parser::Kind;
 use super::tally::{Faults, Gaps, Tally};
 
-/// What connecting has cost.
+/// The figures of connecting.
 #[derive(Clone, Debug)]
-pub struct Opened {
-    /// Connections opened.
+pub struct ConnectFigures {
+    /// Connections connected.
     pub conns: usize,
-    /// How many of each kind.
+    /// Number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,
-    /// From the first connect to the last subscription.
+    /// Time from the first connect to the last subscription.
     pub took: Duration,
-    /// Processor time meanwhile.
+    /// Processor time during that.
     pub usage: Usage,
-    /// Memory with no connection.
+    /// Memory without connections.
     pub before: Memory,
-    /// Memory with all of them, idle.
+    /// Memory with all connections, idle.
     pub with: Memory,
 }
 
-/// What doing nothing has cost.
+/// The figures of idle connections.
 #[derive(Clone, Debug)]
-pub struct Idled {
-    /// Connections that were idle.
+pub struct IdleFigures {
+    /// Idle connections.
     pub conns: usize,
-    /// For how long.
+    /// How long they were idle.
     pub took: Duration,
-    /// Processor time meanwhile.
+    /// Processor time during that.
     pub usage: Usage,
 }
 
-/// Everybody came and went.
+/// The figures of one connect storm: all clients connect and disconnect.
 #[derive(Clone, Debug)]
-pub struct Storm {
-    /// Coming.
-    pub opened: Opened,
-    /// Memory when everybody has gone.
+pub struct StormFigures {
+    /// The figures of connecting.
+    pub connected: ConnectFigures,
+    /// Memory after all connections have ended.
     pub after: Memory,
 }
 
-/// What publishing has cost.
+/// The figures of publishing.
 #[derive(Clone, Debug)]
-pub struct Measured {
-    /// Publications that arrived together.
+pub struct PublishFigures {
+    /// Publications sent together.
     pub burst: u32,
     /// Publications in all.
     pub publications: u64,
-    /// Deliveries that those who stayed and read are due.
+    /// Deliveries due to readers that stayed.
     pub expected: u64,
-    /// Whether everybody came to the last publication.
+    /// Whether all connections reached the last publication.
     pub is_complete: bool,
-    /// From the first publication to the last delivery.
+    /// Time from the first publication to the last delivery.
     pub took: Duration,
-    /// Processor time meanwhile.
+    /// Processor time during that.
     pub usage: Usage,
     /// Memory at the end.
     pub memory: Memory,
-    /// Subscribers that the feed told of, summed over publications.
+    /// Subscribers that the acknowledgements report, summed over publications.
     pub subscribers: Option<u64>,
-    /// Answers to new requests meanwhile.
-    pub probe: Option<Answered>,
-    /// What was received.
+    /// Response times of new requests during that.
+    pub probe: Option<ProbeResults>,
+    /// The deliveries and faults.
     pub tally: Tally,
 }
 
-impl Opened {
+impl ConnectFigures {
     /// Connections per second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         count(self.conns as u64) / self.took.as_secs_f64().max(1e-9)
     }
 
-    /// The server's processor time for each, in microseconds.
+    /// The server's processor time per connection, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conns = count(self.conns as u64);
         self.usage.cpu.map(|cpu| micros(cpu) / conns)
     }
 
-    /// The server's memory for each idle connection.
+    /// The server's memory per idle connection, in bytes.
     #[must_use]
     pub fn user_bytes(&self) -> Option<f64> {
         let (with, before) = (self.with.pss?, self.before.pss?);
         Some(bytes(with - before) / count(self.conns as u64))
     }
 
-    /// The machine's slab for each connection, both ends where both are here.
+    /// The machine's slab per connection in bytes: both ends if both are on this machine.
     #[must_use]
     pub fn slab_bytes(&self) -> f64 {
         bytes(self.with.slab - self.before.slab) / count(self.conns as u64)
     }
 
-    /// For programs.
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let kinds: Map<String, Value> = self
@@ -123,15 +123,15 @@ impl Opened {
     }
 }
 
-impl Idled {
-    /// The server's processor time for each connection and second, in microseconds.
+impl IdleFigures {
+    /// The server's processor time per connection and second, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let conn_seconds = count(self.conns as u64) * self.took.as_secs_f64();
         self.usage.cpu.map(|cpu| micros(cpu) / conn_seconds)
     }
 
-    /// For programs.
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
@@ -142,20 +142,20 @@ impl Idled {
     }
 }
 
-impl Storm {
-    /// For programs.
+impl StormFigures {
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         json!({
-            "connect": self.opened.json(),
+            "connect": self.connected.json(),
             "server_pss_mb_after": self.after.pss.map(megabytes),
             "slab_mb_after": megabytes(self.after.slab),
         })
     }
 }
 
-impl Measured {
-    /// The server's processor time for each delivery, in microseconds.
+impl PublishFigures {
+    /// The server's processor time per delivery, in microseconds.
     #[must_use]
     pub fn cpu_us(&self) -> Option<f64> {
         let deliveries = self.tally.delivered;
@@ -163,22 +163,22 @@ impl Measured {
         cpu.map(|cpu| micros(cpu) / count(deliveries))
     }
 
-    /// The generator's processor time for each delivery, in microseconds.
+    /// The generator's processor time per delivery, in microseconds.
     #[must_use]
     pub fn own_cpu_us(&self) -> Option<f64> {
         let deliveries = self.tally.delivered;
         (deliveries > 0).then(|| micros(self.usage.own_cpu) / count(deliveries))
     }
 
-    /// Whether everything was accounted for; and where it is strict, whether nobody who reads was
-    /// told of a gap.
+    /// Whether every publication is accounted for. If `is_strict`, a gap at a reader is a fault
+    /// too.
     #[must_use]
     pub fn is_clean(&self, is_strict: bool) -> bool {
         let has_gap = is_strict && self.tally.gaps.readers > 0;
         self.is_complete && self.tally.faults.is_clean() && !has_gap
     }
 
-    /// Latency at quantiles, in milliseconds; empty if none is known.
+    /// Latency at quantiles, in milliseconds. Empty if no delivery was timed.
     #[must_use]
     pub fn latencies_ms(&self) -> Vec<(&'static str, f64)> {
         if self.tally.timed() == 0 {
@@ -203,7 +203,7 @@ impl Measured {
         Some((f64::from(*median) / 1e3, f64::from(*max) / 1e3))
     }
 
-    /// For programs.
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         let Faults {
@@ -250,7 +250,7 @@ impl Measured {
             "gaps_told": { "readers": readers, "stalled_or_slow": impaired },
             "skipped_and_told": skipped,
             "stalled_or_slow_cut": cut,
-            "came_and_went": self.tally.passed,
+            "came_and_went": self.tally.churned,
             "probe_ms": self.probe.as_ref().map(|probe| json!({
                 "failed": probe.failed,
                 "all": times_json(&probe.all),
@@ -281,7 +281,7 @@ pub fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Bytes in millions.
+/// Bytes as megabytes.
 #[must_use]
 pub fn megabytes(number: i64) -> f64 {
     bytes(number) / 1e6

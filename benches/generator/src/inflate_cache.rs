@@ -1,40 +1,40 @@
-//! PURE: what compressed messages say (RFC 7692), each inflated once for all connections.
+//! PURE: compressed messages (RFC 7692), each inflated once for all connections of a thread.
 //!
-//! A server that compresses a publication once sends the same frame to everybody, so a thread of
-//! clients meets the same bytes thousands of times. What they say is looked up by all of them: a
-//! frame with a single bit that differs is inflated for itself. Holds no more than a few megabytes,
-//! and forgets all of it when there is no more room. Called by [`super::stream_parser`].
+//! A server that compresses a publication once sends the same frame to every client, so a client
+//! thread receives the same bytes thousands of times. The cache is keyed by all bytes of the frame,
+//! so a frame that differs in one bit is inflated separately. It holds at most a few megabytes and
+//! is cleared when it is full. Called by [`super::stream_parser`].
 
 use flate2::{Decompress, FlushDecompress, Status};
 use hashbrown::HashMap;
 
-use super::stream_parser::Heard;
+use super::stream_parser::ClientEvent;
 
 /// The longest message.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// The most that is held of frames.
+/// The most bytes of frames that the cache holds.
 const FRAMES_BYTES_MAX: usize = 4 << 20;
-/// What a frame takes beside its bytes, at least.
+/// The bytes of an entry beside those of its frame, at least.
 const ENTRY_BYTES: usize = 64;
 
-/// What a message leaves out at its end (RFC 7692, 7.2.1), and after it an empty last block: an
-/// inflater that does not reach its end there was given an incomplete message.
+/// The bytes that a sender omits at the end of a message (RFC 7692, 7.2.1), then an empty last
+/// block: a message is complete if the inflater reaches the end of that block.
 const TAIL_AND_END: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
-/// The room that an inflated message has at first.
+/// The initial capacity for an inflated message.
 const FIRST_ROOM_BYTES: usize = 512;
 
-/// What compressed messages have said.
+/// Events of compressed messages, by their bytes.
 #[derive(Debug)]
-pub struct Inflations {
+pub struct InflateCache {
     inflater: Decompress,
     message: Vec<u8>,
-    known: HashMap<Box<[u8]>, Option<Heard>>,
+    known: HashMap<Box<[u8]>, Option<ClientEvent>>,
     known_bytes: usize,
     messages: u64,
     inflated: u64,
 }
 
-impl Default for Inflations {
+impl Default for InflateCache {
     fn default() -> Self {
         Self {
             inflater: Decompress::new(false),
@@ -47,21 +47,21 @@ impl Default for Inflations {
     }
 }
 
-impl Inflations {
-    /// What a compressed message says, which `read` tells of its text.
-    pub fn hear(
+impl InflateCache {
+    /// The event of a compressed message, which `read` finds in its text.
+    pub fn event_of(
         &mut self,
         compressed: &[u8],
-        read: impl FnOnce(&[u8]) -> Option<Heard>,
-    ) -> Option<Heard> {
+        read: impl FnOnce(&[u8]) -> Option<ClientEvent>,
+    ) -> Option<ClientEvent> {
         self.messages += 1;
-        if let Some(heard) = self.known.get(compressed) {
-            return *heard;
+        if let Some(event) = self.known.get(compressed) {
+            return *event;
         }
         self.inflated += 1;
-        let heard = match self.inflate(compressed) {
+        let event = match self.inflate(compressed) {
             Some(()) => read(&self.message),
-            None => Some(Heard::End),
+            None => Some(ClientEvent::Ended),
         };
         let bytes = compressed.len() + ENTRY_BYTES;
         if self.known_bytes + bytes > FRAMES_BYTES_MAX {
@@ -69,8 +69,8 @@ impl Inflations {
             self.known_bytes = 0;
         }
         self.known_bytes += bytes;
-        self.known.insert(Box::from(compressed), heard);
-        heard
+        self.known.insert(Box::from(compressed), event);
+        event
     }
 
     /// Inflates one message into the buffer. `None` if it is broken, incomplete or too long.
@@ -152,33 +152,33 @@ mod tests {
     }
 
     #[test]
-    fn same_bytes_are_inflated_once_and_others_for_themselves() {
-        let mut inflations = Inflations::default();
-        let refused = |status| Some(Heard::Refused { status });
+    fn equal_frames_are_inflated_once_and_different_ones_separately() {
+        let mut cache = InflateCache::default();
+        let refused = |status| Some(ClientEvent::Refused { status });
         let (one, two) = (compressed("one"), compressed("two"));
         for _ in 0..3 {
-            let heard = inflations.hear(&one, |text| {
+            let event = cache.event_of(&one, |text| {
                 assert!(text.starts_with(b"oneone"));
                 refused(1)
             });
-            assert_eq!(heard, refused(1));
-            assert_eq!(inflations.hear(&two, |_| refused(2)), refused(2));
+            assert_eq!(event, refused(1));
+            assert_eq!(cache.event_of(&two, |_| refused(2)), refused(2));
         }
-        assert_eq!(inflations.take_messages(), 6);
-        assert_eq!(inflations.take_inflated(), 2);
+        assert_eq!(cache.take_messages(), 6);
+        assert_eq!(cache.take_inflated(), 2);
         let mut broken = one.clone();
         broken[0] ^= 0x06;
-        assert_eq!(inflations.hear(&broken, |_| None), Some(Heard::End));
+        assert_eq!(cache.event_of(&broken, |_| None), Some(ClientEvent::Ended));
     }
 
     #[test]
-    fn memory_has_a_bound_however_many_messages_differ() {
-        let mut inflations = Inflations::default();
+    fn memory_is_bounded_for_any_number_of_different_messages() {
+        let mut cache = InflateCache::default();
         let mut most = 0;
         for number in 0..20_000 {
-            let text = format!("{number}{}", "some words that come again");
-            let _heard = inflations.hear(&compressed(&text), |_| None);
-            most = most.max(inflations.known_bytes);
+            let text = format!("{number}{}", "some words that are repeated");
+            let _event = cache.event_of(&compressed(&text), |_| None);
+            most = most.max(cache.known_bytes);
         }
         assert!(
             most > FRAMES_BYTES_MAX / 2 && most <= FRAMES_BYTES_MAX,

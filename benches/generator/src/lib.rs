@@ -1,12 +1,18 @@
 //! `fanfare bench`: a load generator that opens many connections and accounts for every
 //! publication.
 //!
-//! A program of its own on the client's side: it shares no state with the server, speaks to it over
-//! sockets only, and has threads, clocks and sockets of its own. `plan` says what is opened,
-//! `crowd` starts the threads, `party` is one of them, `stream` and `tally` hear and judge
-//! (`answer` what a poll is told, `inflations` what is compressed), `stage` is a server with
-//! everybody connected, `report` tells. The comparison with the floor in `benches/load` is made of
-//! the same parts, and therefore they are public.
+//! It shares no code and no state with the server, and speaks to it over sockets only.
+//!
+//! - `options` is the command line and `plan` what follows from it: which connections are opened.
+//! - `client_pool` starts the threads. `client_thread` is one of them; `client_io` and `schedule`
+//!   are its parts.
+//! - `stream_parser` turns received bytes into events (`poll_response` those of polls,
+//!   `inflate_cache` compressed messages), and `tally` checks and counts them.
+//! - `load_test` is one server with all clients connected. `publisher` feeds it, `probe` times new
+//!   requests, and `server` and `process` measure it.
+//! - `figures`, `report` and `plot` show the results.
+//!
+//! The comparisons in `benches/load` are made of the same parts, which are public for them.
 #![cfg_attr(
     test,
     allow(
@@ -48,11 +54,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use figures::Measured;
-use load_test::{Pace, Stage};
+use figures::PublishFigures;
+use load_test::{LoadTest, PublishRate};
 use options::BenchArgs;
 use plan::Plan;
-use publisher::Form;
+use publisher::FeedFormat;
 use report::Report;
 use server::Server;
 use sys::{allowed_cpus, raise_descriptor_limit};
@@ -111,8 +117,8 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
         is_strict: args.strict,
         troubles: String::new(),
         storms: Vec::new(),
-        opened: None,
-        idled: None,
+        connected: None,
+        idle: None,
         measured: None,
     };
     if args.storms > 0 {
@@ -125,21 +131,23 @@ fn measure(args: &BenchArgs, descriptors: u64) -> Result<Report> {
         }
         return Ok(report);
     }
-    on_stage(args, server, plan, &mut report)?;
+    run_load_test(args, server, plan, &mut report)?;
     Ok(report)
 }
 
-/// Everything that is done while everybody is connected.
-fn on_stage(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
-    let payloads = args.publishes().then(|| (Form::Lines, args.payloads()));
+/// Connects all clients and does the runs on them.
+fn run_load_test(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -> Result<()> {
+    let payloads = args
+        .publishes()
+        .then(|| (FeedFormat::Lines, args.payloads()));
     let connecting = bar(args.conns() as u64, "connections");
-    let stage = Stage::open(server, plan, payloads, &connecting);
+    let load_test = LoadTest::open(server, plan, payloads, &connecting);
     connecting.finish_and_clear();
-    let mut stage = stage?;
-    report.opened = Some(stage.opened().clone());
+    let mut load_test = load_test?;
+    report.connected = Some(load_test.connected().clone());
     if args.idle > 0.0 {
         let bar = bar(0, "idle");
-        report.idled = Some(stage.idle(Duration::from_secs_f64(args.idle), &bar)?);
+        report.idle = Some(load_test.idle(Duration::from_secs_f64(args.idle), &bar)?);
         bar.finish_and_clear();
     }
     if args.seconds > 0.0 {
@@ -154,21 +162,21 @@ fn on_stage(args: &BenchArgs, server: Server, plan: Plan, report: &mut Report) -
             reason = "the length of a progress bar"
         )]
         let bar = bar(due as u64, "publications");
-        let pace = Pace {
+        let rate = PublishRate {
             burst: args.burst,
             interval: args.interval(),
             lasting: Duration::from_secs_f64(args.seconds),
             has_probe: args.probe,
         };
-        let measured = stage.publish_at_rate(&pace, &bar);
+        let measured = load_test.publish_at_rate(&rate, &bar);
         bar.finish_and_clear();
         report.measured = Some(measured?);
     }
-    report.troubles = stage.troubles();
+    report.troubles = load_test.troubles();
     Ok(())
 }
 
-/// This program as a server on a free port.
+/// This program's `serve` command, as a server on a free port.
 fn serve_command(args: &BenchArgs) -> Result<Command> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = Command::new(own);
@@ -182,7 +190,7 @@ fn serve_command(args: &BenchArgs) -> Result<Command> {
     Ok(command)
 }
 
-fn draw(path: &Path, args: &BenchArgs, measured: &Measured) -> Result<()> {
+fn draw(path: &Path, args: &BenchArgs, measured: &PublishFigures) -> Result<()> {
     let title = format!(
         "{}, {} publications, {} deliveries",
         report::kinds_text(&args.kinds()),
@@ -195,7 +203,7 @@ fn draw(path: &Path, args: &BenchArgs, measured: &Measured) -> Result<()> {
     std::fs::write(path, picture).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A bar where somebody watches; a spinner where the end is not known.
+/// A progress bar if standard error is a terminal; a spinner if the length is not known.
 fn bar(length: u64, what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -211,7 +219,7 @@ fn bar(length: u64, what: &str) -> ProgressBar {
         ),
     };
     let bar = bar.with_prefix(what.to_owned());
-    // A style that does not parse would be our mistake, and the plain one serves as well.
+    // A template that does not parse would be a defect here; the default style is good enough.
     match ProgressStyle::with_template(style) {
         Ok(style) => bar.with_style(style),
         Err(_mistake) => bar,

@@ -1,7 +1,7 @@
-//! SHELL: one server with everybody connected, and the runs on it.
+//! SHELL: one server with all clients connected, and the runs on it.
 //!
-//! Publishing at a rate goes on whether anybody keeps up or not. Publishing in turns sends the next
-//! burst when everybody has the last one, so that nothing is merged that did not arrive together.
+//! Publishing at a rate does not wait for the clients. Publishing in turns sends the next burst
+//! when every client has the last one, so that the server merges only what arrived together.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,52 +9,52 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
 
-use super::client_pool::Crowd;
-use super::figures::{Idled, Measured, Opened, Storm};
+use super::client_pool::ClientPool;
+use super::figures::{ConnectFigures, IdleFigures, PublishFigures, StormFigures};
 use super::plan::Plan;
 use super::probe::Probe;
-use super::publisher::{Form, Payloads, Publisher};
+use super::publisher::{FeedFormat, Payloads, Publisher};
 use super::server::Server;
 use super::sys::monotonic_ns;
 
-/// Time for a server to come to rest before its memory or processor time is read.
+/// Time for a server to become idle before its memory or processor time is read.
 const REST: Duration = Duration::from_millis(700);
-/// How long it is waited for a server to have noticed that everybody has gone.
+/// The longest wait for a server to have handled the end of all connections.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
-/// How often a progress bar moves while something is waited for.
+/// Time between two updates of a progress bar during a wait.
 const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
-/// At which rate to publish, and what else to do meanwhile.
+/// The rate of publishing, and what else happens during it.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
-    /// Publications that arrive together.
+pub struct PublishRate {
+    /// Publications sent together.
     pub burst: u32,
     /// Time between two bursts.
     pub interval: Duration,
-    /// For how long.
+    /// Duration of the run.
     pub lasting: Duration,
-    /// Whether new requests are asked meanwhile.
+    /// Whether requests on new connections are timed during the run.
     pub has_probe: bool,
 }
 
-/// One server with everybody connected.
+/// One server with all clients connected.
 #[derive(Debug)]
-pub struct Stage {
-    crowd: Crowd,
+pub struct LoadTest {
+    pool: ClientPool,
     publisher: Option<Publisher>,
     server: Server,
-    opened: Opened,
+    connected: ConnectFigures,
 }
 
-impl Stage {
-    /// Connects everybody, and a feeder if something is to be published.
+impl LoadTest {
+    /// Connects all clients, and a feeder if there are payloads.
     ///
     /// # Errors
-    /// When somebody is not let in, or the server is gone.
+    /// Returns an error if a connection is refused, or the server or its feed is gone.
     pub fn open(
         server: Server,
         plan: Plan,
-        payloads: Option<(Form, Payloads)>,
+        payloads: Option<(FeedFormat, Payloads)>,
         bar: &ProgressBar,
     ) -> Result<Self> {
         let publisher = match payloads {
@@ -64,55 +64,59 @@ impl Stage {
                 Some(Publisher::new(feed, form, payloads)?)
             }
         };
-        let (crowd, opened) = connect(&server, plan, bar)?;
+        let (pool, connected) = connect(&server, plan, bar)?;
         Ok(Self {
-            crowd,
+            pool,
             publisher,
             server,
-            opened,
+            connected,
         })
     }
 
-    /// What connecting has cost.
+    /// The figures of connecting.
     #[must_use]
-    pub fn opened(&self) -> &Opened {
-        &self.opened
+    pub fn connected(&self) -> &ConnectFigures {
+        &self.connected
     }
 
-    /// Why connections have failed; empty if none has.
+    /// Why connections have failed. Empty if none has.
     #[must_use]
     pub fn troubles(&self) -> String {
-        self.crowd.troubles()
+        self.pool.troubles()
     }
 
-    /// Does nothing for a while and tells what the connections have cost.
+    /// Waits, and returns what the idle connections have cost.
     ///
     /// # Errors
-    /// When the server is gone.
-    pub fn idle(&self, lasting: Duration, bar: &ProgressBar) -> Result<Idled> {
+    /// Returns an error if the server is gone.
+    pub fn idle(&self, lasting: Duration, bar: &ProgressBar) -> Result<IdleFigures> {
         let before = self.server.usage()?;
         let begun = Instant::now();
         wait_until(begun + lasting, bar);
-        Ok(Idled {
-            conns: self.opened.conns,
+        Ok(IdleFigures {
+            conns: self.connected.conns,
             took: begun.elapsed(),
             usage: self.server.usage()?.since(before),
         })
     }
 
-    /// Publishes at a rate, then waits for everybody.
+    /// Publishes at a rate, then waits for all clients.
     ///
     /// # Errors
-    /// When the server or its feed is gone.
-    pub fn publish_at_rate(&mut self, pace: &Pace, bar: &ProgressBar) -> Result<Measured> {
+    /// Returns an error if the server or its feed is gone.
+    pub fn publish_at_rate(
+        &mut self,
+        pace: &PublishRate,
+        bar: &ProgressBar,
+    ) -> Result<PublishFigures> {
         let probe = pace
             .has_probe
-            .then(|| Probe::start(self.server.address, self.crowd.is_delivering()))
+            .then(|| Probe::start(self.server.address, self.pool.is_delivering()))
             .transpose()?;
         let before = self.server.usage()?;
         let begun = Instant::now();
         let end = begun + pace.lasting;
-        self.crowd.churn(true);
+        self.pool.set_churning(true);
         match &mut self.publisher {
             None => wait_until(end, bar),
             Some(publisher) => {
@@ -121,44 +125,44 @@ impl Stage {
                     wait_until(due, bar);
                     let late_ns = u64::try_from(due.elapsed().as_nanos())?;
                     publisher.publish(pace.burst, monotonic_ns().saturating_sub(late_ns))?;
-                    self.crowd.note_sent(publisher.published());
+                    self.pool.note_sent(publisher.published());
                     bar.inc(u64::from(pace.burst));
                     due += pace.interval.min(pace.lasting);
                 }
                 publisher.finish()?;
             }
         }
-        self.crowd.churn(false);
-        bar.set_message("waiting for everybody");
+        self.pool.set_churning(false);
+        bar.set_message("waiting for all clients");
         let published = self.publisher.as_ref().map_or(0, Publisher::published);
-        let is_complete = self.crowd.wait_for(published);
+        let is_complete = self.pool.wait_for(published);
         let took = begun.elapsed();
         let usage = self.server.usage()?.since(before);
         let probe = probe.map(Probe::finish);
         let memory = self.server.memory()?;
-        // With nothing of ours published there is nothing to come to.
-        let is_complete = (published == 0 || self.crowd.resume(published)) && is_complete;
-        // What comes after the last publication would be too much.
+        // Without publications of ours there is no last one to reach.
+        let is_complete = (published == 0 || self.pool.resume(published)) && is_complete;
+        // A publication that arrives after the last one is a fault.
         thread::sleep(BAR_INTERVAL);
-        Ok(Measured {
+        Ok(PublishFigures {
             burst: pace.burst,
             publications: published,
-            expected: self.crowd.deliveries(published),
+            expected: self.pool.deliveries(published),
             is_complete,
             took,
             usage,
             memory,
             subscribers: self.publisher.as_ref().map(Publisher::subscribers),
             probe,
-            tally: self.crowd.take_tally(),
+            tally: self.pool.take_tally(),
         })
     }
 
-    /// Publishes bursts, each when everybody has the one before.
+    /// Publishes bursts, each when all clients have the one before.
     ///
     /// # Errors
-    /// When there is no feed, or the server is gone.
-    pub fn publish_in_turns(&mut self, burst: u32, bursts: u32) -> Result<Measured> {
+    /// Returns an error if there is no feed, or the server is gone.
+    pub fn publish_in_turns(&mut self, burst: u32, bursts: u32) -> Result<PublishFigures> {
         let publisher = self.publisher.as_mut().context("there is no feed")?;
         let already = publisher.published();
         let before = self.server.usage()?;
@@ -166,54 +170,54 @@ impl Stage {
         let mut is_complete = true;
         for _ in 0..bursts {
             publisher.publish(burst, monotonic_ns())?;
-            is_complete = self.crowd.wait_for(publisher.published());
-            // Those who miss one would be waited for in vain each time.
+            is_complete = self.pool.wait_for(publisher.published());
+            // A client that misses one publication would delay every further burst.
             if !is_complete {
                 break;
             }
         }
         let took = begun.elapsed();
         let published = publisher.published();
-        Ok(Measured {
+        Ok(PublishFigures {
             burst,
             publications: published - already,
-            expected: self.crowd.deliveries(published) - self.crowd.deliveries(already),
+            expected: self.pool.deliveries(published) - self.pool.deliveries(already),
             is_complete,
             took,
             usage: self.server.usage()?.since(before),
             memory: self.server.memory()?,
             subscribers: None,
             probe: None,
-            tally: self.crowd.take_tally(),
+            tally: self.pool.take_tally(),
         })
     }
 }
 
-/// Connects everybody and drops them again.
+/// Connects all clients and drops the connections.
 ///
 /// # Errors
-/// When somebody is not let in, or the server is gone.
-pub fn storm(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<Storm> {
-    let (crowd, opened) = connect(server, plan, bar)?;
-    drop(crowd);
+/// Returns an error if a connection is refused, or the server is gone.
+pub fn storm(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<StormFigures> {
+    let (pool, connected) = connect(server, plan, bar)?;
+    drop(pool);
     settle(server)?;
-    Ok(Storm {
-        opened,
+    Ok(StormFigures {
+        connected,
         after: server.memory()?,
     })
 }
 
-fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(Crowd, Opened)> {
+fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(ClientPool, ConnectFigures)> {
     thread::sleep(REST);
     let (conns, kinds) = (plan.conns(), plan.kinds.clone());
     let before = server.memory()?;
     let used = server.usage()?;
     let begun = Instant::now();
-    let crowd = Crowd::open(plan, |ready| bar.set_position(ready))?;
+    let pool = ClientPool::open(plan, |ready| bar.set_position(ready))?;
     let took = begun.elapsed();
     let usage = server.usage()?.since(used);
     thread::sleep(REST);
-    let opened = Opened {
+    let connected = ConnectFigures {
         conns,
         kinds,
         took,
@@ -221,10 +225,10 @@ fn connect(server: &Server, plan: Plan, bar: &ProgressBar) -> Result<(Crowd, Ope
         before,
         with: server.memory()?,
     };
-    Ok((crowd, opened))
+    Ok((pool, connected))
 }
 
-/// Waits until the server has nothing more to do with those who have gone.
+/// Waits until the server has handled the end of all connections.
 fn settle(server: &Server) -> Result<()> {
     let end = Instant::now() + SETTLE_MAX;
     loop {

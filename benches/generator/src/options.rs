@@ -1,7 +1,6 @@
-//! What can be asked of `fanfare bench` on its command line, and what of it makes no sense.
+//! The command line of `fanfare bench`, and the checks of its flags.
 //!
-//! Data and a little arithmetic. The defaults are small, so that the program shows in a few seconds
-//! what it does.
+//! Data and a little arithmetic. With the defaults a run takes a few seconds.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,14 +8,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::plan::{PASSING_SECONDS, Plan};
+use super::plan::{CHURN_SECONDS, Plan};
 use super::publisher::{PAYLOAD_BYTES_MIN, Payloads};
 use super::stream_parser::Kind;
-use super::tally::{Ids, Start};
+use super::tally::{IdRule, Start};
 
 /// The shortest message that fanfare compresses, in bytes.
 pub const DEFLATE_BYTES_MIN: usize = 256;
-/// Descriptors of a thread that are no connections.
+/// Descriptors of a thread that are not connections.
 const SPARE_DESCRIPTORS: u64 = 64;
 
 /// Arguments of `fanfare bench`.
@@ -135,10 +134,10 @@ pub struct BenchArgs {
 }
 
 impl BenchArgs {
-    /// What is wrong with the arguments together, on a system with so many descriptors per table.
+    /// Checks the flags against each other and against the number of descriptors per table.
     ///
     /// # Errors
-    /// A sentence for the user.
+    /// Returns a sentence for the user that names the flag.
     pub fn check(&self, descriptors: u64) -> Result<(), String> {
         let is_time = |seconds: f64| (0.0..=1e6).contains(&seconds);
         if self.conns() == 0 {
@@ -146,7 +145,7 @@ impl BenchArgs {
             return Err(what.to_owned());
         }
         if self.payload < PAYLOAD_BYTES_MIN {
-            return Err(format!("--payload has to be {PAYLOAD_BYTES_MIN} or more"));
+            return Err(format!("--payload must be {PAYLOAD_BYTES_MIN} or more"));
         }
         if self.deflate && self.payload < DEFLATE_BYTES_MIN {
             return Err(format!(
@@ -157,20 +156,21 @@ impl BenchArgs {
             return Err("--deflate is for --websockets, of which there are none".to_owned());
         }
         if self.stalled + self.slow > 0 && !self.publishes() {
-            return Err("--stalled and --slow need publications of ours".to_owned());
+            return Err(
+                "--stalled and --slow need a feed to publish to: remove --listen-only".to_owned(),
+            );
         }
         if self.stalled + self.slow > 99 {
             return Err(
-                "--stalled and --slow together have to leave somebody who reads".to_owned(),
+                "--stalled and --slow are 100 % or more: no connection is left that reads"
+                    .to_owned(),
             );
         }
         if !is_time(self.seconds) || !is_time(self.idle) || !(0.0..=1e9).contains(&self.rate) {
-            return Err(
-                "--seconds, --idle and --rate take numbers that are not negative".to_owned(),
-            );
+            return Err("--seconds, --idle and --rate take numbers from 0 upwards".to_owned());
         }
         if self.channels > 1 && usize::from(self.channels) > self.conns() {
-            return Err("--channels is more than there are connections".to_owned());
+            return Err("--channels is more than the number of connections".to_owned());
         }
         if self.attach.is_some() && self.publishes() && self.feed.is_none() {
             let what = "--attach needs --feed PATH to publish, or --listen-only";
@@ -181,12 +181,12 @@ impl BenchArgs {
                 .is_some_and(|target| source.is_ipv4() != target.is_ipv4())
                 || (self.attach.is_none() && !source.is_loopback())
         }) {
-            return Err("--source is an address from which the server is out of reach".to_owned());
+            return Err("--source is an address that cannot reach the server".to_owned());
         }
         let per_worker = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
         let all = self.population() as u64;
         if self.attach.is_none() && u64::from(self.workers) * per_worker < all {
-            // The system deals connections over workers by chance, so a few more than needed.
+            // The kernel spreads connections over workers at random, so a few more than needed.
             let enough = (all + all / 20).div_ceil(per_worker);
             return Err(format!(
                 "{all} connections need --workers {enough}: each has {descriptors} descriptors"
@@ -201,7 +201,7 @@ impl BenchArgs {
         format!("{}:{}", self.channel, self.channels)
     }
 
-    /// Connections that stay.
+    /// Connections, without churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.websockets + self.event_streams + self.polls
@@ -211,7 +211,7 @@ impl BenchArgs {
     #[must_use]
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
         let websocket = if self.deflate {
-            Kind::Deflated
+            Kind::CompressedWebSocket
         } else {
             Kind::WebSocket
         };
@@ -222,9 +222,9 @@ impl BenchArgs {
         ]
     }
 
-    /// The most connections that there are at a time.
+    /// The most connections at a time, with churning ones.
     fn population(&self) -> usize {
-        self.conns() + self.churn * (PASSING_SECONDS + 1)
+        self.conns() + self.churn * (CHURN_SECONDS + 1)
     }
 
     /// Whether anything is published.
@@ -239,7 +239,7 @@ impl BenchArgs {
         Duration::try_from_secs_f64(f64::from(self.burst) / self.rate).unwrap_or(Duration::MAX)
     }
 
-    /// What to open on this server.
+    /// The connections to open to this server.
     #[must_use]
     pub fn plan(&self, target: SocketAddr, descriptors: u64, cpus: usize) -> Plan {
         let per_thread = descriptors.saturating_sub(SPARE_DESCRIPTORS).max(1);
@@ -263,9 +263,9 @@ impl BenchArgs {
             slow: self.slow,
             churn: self.churn,
             ids: if has_own_ids {
-                Ids::Numbers
+                IdRule::Numbers
             } else {
-                Ids::Rising
+                IdRule::Rising
             },
             start: if self.publishes() {
                 Start::First
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_make_no_sense_together_are_told() {
+    fn contradictory_flags_are_refused_by_name() {
         for (flags, word) in [
             ("--websockets 0 --event-streams 0", "no connections"),
             ("--payload 10", "64"),
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_is_long_enough_to_be_compressed_if_nothing_is_said() {
+    fn default_payload_is_long_enough_to_be_compressed() {
         assert_eq!(parsed("").payload, 100);
         assert_eq!(parsed("--deflate").payload, 1024);
         assert_eq!(parsed("--payload 300 --deflate").payload, 300);
@@ -346,17 +346,23 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_numbers_only_where_nobody_else_can_publish() {
+    fn ids_are_numbers_only_without_other_publishers() {
         let target = "127.0.0.1:1".parse().unwrap();
         let plan = |flags: &str| parsed(flags).plan(target, 20_000, 2);
-        assert_eq!((plan("").ids, plan("").start), (Ids::Numbers, Start::First));
+        assert_eq!(
+            (plan("").ids, plan("").start),
+            (IdRule::Numbers, Start::First)
+        );
         let attached = plan("--attach 127.0.0.1:1 --feed /f");
-        assert_eq!((attached.ids, attached.start), (Ids::Rising, Start::First));
+        assert_eq!(
+            (attached.ids, attached.start),
+            (IdRule::Rising, Start::First)
+        );
         let listening = plan("--attach 127.0.0.1:1 --listen-only");
         assert_eq!(
             (listening.ids, listening.start),
-            (Ids::Rising, Start::Anywhere)
+            (IdRule::Rising, Start::Anywhere)
         );
-        assert_eq!(plan("--server-flags --demo").ids, Ids::Rising);
+        assert_eq!(plan("--server-flags --demo").ids, IdRule::Rising);
     }
 }

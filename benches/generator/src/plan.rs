@@ -1,7 +1,8 @@
-//! PURE: what to open: how connections are dealt over threads, channels, roles and addresses.
+//! PURE: which connections to open, and how they are spread over threads, channels, roles and
+//! addresses.
 //!
-//! Everything follows from a connection's place in its thread, so nothing of it is stored per
-//! connection but what the hot path needs. Knows no socket and no clock.
+//! All of it follows from a connection's index in its thread, so a connection stores only what the
+//! hot path needs. Knows no socket and no clock.
 
 use std::fmt;
 use std::io::Write as _;
@@ -9,52 +10,51 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::position::Position;
 use super::stream_parser::Kind;
-use super::tally::{Ids, Lane, Role, Start};
+use super::tally::{IdRule, Role, Start, Stride};
 
-/// Connections of one source address when there are addresses in plenty. Well below the number of
-/// ports.
+/// Connections from one loopback address. Well below the number of ports.
 const CONNS_PER_ADDRESS: usize = 5_000;
-/// Requests of all threads together that wait for their answer. Well below the listen backlog.
-const ASKING_ALL_MAX: usize = 2_048;
-/// The fewest that one thread may have under way.
-const ASKING_MIN: usize = 8;
-/// Seconds that a poll without news may be held: as long as the server does by itself.
+/// Unanswered requests of all threads together. Well below the listen backlog.
+const REQUESTS_ALL_MAX: usize = 2_048;
+/// Unanswered requests that each thread may have in any case.
+const REQUESTS_MIN: usize = 8;
+/// Seconds that the server may hold a poll without news: its default.
 const POLL_TIMEOUT_S: u32 = 120;
-/// Seconds that a connection stays that comes and goes.
-pub const PASSING_SECONDS: usize = 1;
+/// Seconds between the opening and the closing of a churning connection.
+pub const CHURN_SECONDS: usize = 1;
 
-/// What to open.
+/// The connections to open.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The server.
     pub target: SocketAddr,
-    /// Addresses to connect from; empty for those that follow from `network`.
+    /// Addresses to connect from. If empty, loopback addresses that follow from `network`.
     pub sources: Vec<IpAddr>,
-    /// Second byte of the source addresses, where the target is on 127.0.0.0/8.
+    /// Second byte of the loopback source addresses.
     pub network: u8,
-    /// How many of each kind.
+    /// Number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,
-    /// Threads to spread them over.
+    /// Client threads.
     pub threads: usize,
-    /// The channel's name; `name:0` and so on when there are several.
+    /// The channel's name; with several channels `name:0` and so on.
     pub channel: String,
-    /// How many channels.
+    /// Number of channels.
     pub channels: u16,
-    /// Per cent of the connections that do not read until they are told to.
+    /// Percentage of connections that do not read until the last publication is sent.
     pub stalled: usize,
-    /// Per cent of the connections that read a little at intervals.
+    /// Percentage of connections that read a few bytes at intervals.
     pub slow: usize,
-    /// Connections per second that come and go while others stay.
+    /// Churning connections per second.
     pub churn: usize,
-    /// What ids have to be.
-    pub ids: Ids,
-    /// Which number those that stay have first.
+    /// The rule that ids are checked against.
+    pub ids: IdRule,
+    /// Which publication is the first for connections that stay.
     pub start: Start,
 }
 
-/// One connection's part.
+/// What one connection is and does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct ClientSpec {
     /// How it is served.
     pub kind: Kind,
     /// How it behaves.
@@ -64,21 +64,21 @@ pub struct Seat {
 }
 
 impl Plan {
-    /// How many connections stay.
+    /// Connections, without churning ones.
     #[must_use]
     pub fn conns(&self) -> usize {
         self.kinds.iter().map(|(_, count)| count).sum()
     }
 
-    /// Requests that one thread may have under way.
+    /// Unanswered requests that one thread may have.
     #[must_use]
-    pub fn asking_max(&self) -> usize {
-        (ASKING_ALL_MAX / self.threads.max(1)).max(ASKING_MIN)
+    pub fn requests_max(&self) -> usize {
+        (REQUESTS_ALL_MAX / self.threads.max(1)).max(REQUESTS_MIN)
     }
 
-    /// The connections of one thread: kinds in turn, so that they mix.
+    /// The connections of one thread, with the kinds in turn.
     #[must_use]
-    pub fn seats(&self, thread: usize) -> Vec<Seat> {
+    pub fn specs(&self, thread: usize) -> Vec<ClientSpec> {
         let share =
             |count: usize| count / self.threads + usize::from(thread < count % self.threads);
         let mut left: Vec<(Kind, usize)> = self
@@ -86,24 +86,24 @@ impl Plan {
             .iter()
             .map(|(kind, count)| (*kind, share(*count)))
             .collect();
-        let mut seats = Vec::with_capacity(left.iter().map(|(_, count)| count).sum());
+        let mut specs = Vec::with_capacity(left.iter().map(|(_, count)| count).sum());
         while left.iter().any(|(_, count)| *count > 0) {
             for (kind, count) in left.iter_mut().filter(|(_, count)| *count > 0) {
                 *count -= 1;
-                let place = seats.len();
-                seats.push(Seat {
+                let index = specs.len();
+                specs.push(ClientSpec {
                     kind: *kind,
-                    role: self.role(place),
-                    channel: self.channel_of(thread, place),
+                    role: self.role(index),
+                    channel: self.channel_of(thread, index),
                 });
             }
         }
-        seats
+        specs
     }
 
-    /// One of the connections that come and go, counted per thread.
+    /// A churning connection of a thread, by its number in that thread.
     #[must_use]
-    pub fn passing_seat(&self, thread: usize, count: usize) -> Seat {
+    pub fn churn_spec(&self, thread: usize, count: usize) -> ClientSpec {
         let kinds: Vec<Kind> = self
             .kinds
             .iter()
@@ -111,40 +111,40 @@ impl Plan {
             .map(|(kind, _)| *kind)
             .collect();
         let kind = kinds.get(count % kinds.len().max(1)).copied();
-        Seat {
+        ClientSpec {
             kind: kind.unwrap_or(Kind::WebSocket),
-            role: Role::Passing,
+            role: Role::Churning,
             channel: self.channel_of(thread, count),
         }
     }
 
-    /// Which number those that come and go have first.
+    /// Which publication is the first for churning connections.
     #[must_use]
-    pub fn passing_start(&self) -> Start {
+    pub fn churn_start(&self) -> Start {
         match self.ids {
-            Ids::Numbers => Start::Position,
-            Ids::Rising => Start::Anywhere,
+            IdRule::Numbers => Start::Position,
+            IdRule::Rising => Start::Anywhere,
         }
     }
 
-    fn role(&self, place: usize) -> Role {
-        // 37 has no factor in common with 100, so every kind gets its part.
-        match place * 37 % 100 {
+    fn role(&self, index: usize) -> Role {
+        // 37 and 100 have no common factor, so every kind has its share of each role.
+        match index * 37 % 100 {
             draw if draw < self.stalled => Role::Stalled,
             draw if draw < self.stalled + self.slow => Role::Slow,
             _ => Role::Reader,
         }
     }
 
-    fn channel_of(&self, thread: usize, place: usize) -> u16 {
-        let conn = place * self.threads + thread;
+    fn channel_of(&self, thread: usize, index: usize) -> u16 {
+        let conn = index * self.threads + thread;
         u16::try_from(conn % usize::from(self.channels.max(1))).unwrap_or(0)
     }
 
-    /// The numbers of a channel.
+    /// The publication numbers of a channel.
     #[must_use]
-    pub fn lane(&self, channel: u16) -> Lane {
-        Lane::new(u64::from(channel), u64::from(self.channels))
+    pub fn stride(&self, channel: u16) -> Stride {
+        Stride::new(u64::from(channel), u64::from(self.channels))
     }
 
     /// The name of a channel.
@@ -153,11 +153,11 @@ impl Plan {
         channel_name(&self.channel, self.channels, channel)
     }
 
-    /// The address that a thread's connection comes from.
+    /// The source address of a connection. `None` if the system chooses.
     #[must_use]
-    pub fn source(&self, thread: usize, place: usize) -> Option<IpAddr> {
+    pub fn source(&self, thread: usize, index: usize) -> Option<IpAddr> {
         if !self.sources.is_empty() {
-            let index = (place * self.threads + thread) % self.sources.len();
+            let index = (index * self.threads + thread) % self.sources.len();
             return self.sources.get(index).copied();
         }
         let IpAddr::V4(target) = self.target.ip() else {
@@ -167,20 +167,20 @@ impl Plan {
             return None;
         }
         let per_thread = self.conns().div_ceil(self.threads.max(1)) / CONNS_PER_ADDRESS + 1;
-        let address = 1 + thread * per_thread + place / CONNS_PER_ADDRESS % per_thread;
+        let address = 1 + thread * per_thread + index / CONNS_PER_ADDRESS % per_thread;
         let [high, low] = u16::try_from(address).unwrap_or(1).to_be_bytes();
         Some(IpAddr::V4(Ipv4Addr::new(127, self.network, high, low)))
     }
 
     /// The request for a connection (RFC 9112, 3; RFC 6455, 4.1).
     #[must_use]
-    pub fn request(&self, seat: Seat) -> Vec<u8> {
+    pub fn request(&self, spec: ClientSpec) -> Vec<u8> {
         let mut request = Vec::new();
-        self.push_request(seat.kind, seat.channel, None, &mut request);
+        self.push_request(spec.kind, spec.channel, None, &mut request);
         request
     }
 
-    /// Appends a request, which for a poll may go on from a position.
+    /// Appends a request. A poll may continue from a position.
     pub fn push_request(
         &self,
         kind: Kind,
@@ -189,19 +189,19 @@ impl Plan {
         out: &mut Vec<u8>,
     ) {
         let (path, fields) = match kind {
-            Kind::BareEvents | Kind::EventStream => (
+            Kind::RawEvents | Kind::EventStream => (
                 "sse",
                 "Accept: text/event-stream\r\nCache-Control: no-cache\r\n",
             ),
             Kind::Poll => ("poll", "Accept: application/json\r\n"),
-            Kind::Deflated => (
+            Kind::CompressedWebSocket => (
                 "ws",
                 "Upgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; \
                  client_max_window_bits\r\n",
             ),
-            Kind::Bare | Kind::WebSocket => (
+            Kind::RawWebSocket | Kind::WebSocket => (
                 "ws",
                 "Upgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n",
@@ -230,7 +230,7 @@ fn push(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     debug_assert!(written.is_ok());
 }
 
-/// The name of one of several channels.
+/// The name of one channel out of `channels`.
 #[must_use]
 pub fn channel_name(base: &str, channels: u16, channel: u16) -> String {
     if channels > 1 {
@@ -258,33 +258,34 @@ mod tests {
             stalled: 10,
             slow: 5,
             churn: 0,
-            ids: Ids::Numbers,
+            ids: IdRule::Numbers,
             start: Start::First,
         }
     }
 
     #[test]
-    fn every_conn_is_dealt_once_and_roles_have_their_part() {
+    fn every_connection_is_planned_once_and_each_role_has_its_share() {
         let plan = plan();
-        let seats: Vec<Seat> = (0..3).flat_map(|thread| plan.seats(thread)).collect();
-        let count = |part: &dyn Fn(&Seat) -> bool| seats.iter().filter(|seat| part(seat)).count();
-        assert_eq!(seats.len(), 40_001);
-        assert_eq!(count(&|seat| seat.kind == Kind::EventStream), 10_000);
-        assert!(count(&|seat| seat.role == Role::Stalled).abs_diff(4_000) < 10);
-        assert!(count(&|seat| seat.role == Role::Slow).abs_diff(2_000) < 10);
+        let specs: Vec<ClientSpec> = (0..3).flat_map(|thread| plan.specs(thread)).collect();
+        let count =
+            |part: &dyn Fn(&ClientSpec) -> bool| specs.iter().filter(|spec| part(spec)).count();
+        assert_eq!(specs.len(), 40_001);
+        assert_eq!(count(&|spec| spec.kind == Kind::EventStream), 10_000);
+        assert!(count(&|spec| spec.role == Role::Stalled).abs_diff(4_000) < 10);
+        assert!(count(&|spec| spec.role == Role::Slow).abs_diff(2_000) < 10);
         for channel in 0..4 {
-            assert!(count(&|seat| seat.channel == channel).abs_diff(10_000) < 4);
+            assert!(count(&|spec| spec.channel == channel).abs_diff(10_000) < 4);
         }
     }
 
     #[test]
-    fn source_addresses_are_loopback_and_hold_no_more_than_their_ports() {
+    fn source_addresses_are_loopback_and_have_enough_ports() {
         let plan = plan();
         let mut conns: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let mut owners: BTreeMap<IpAddr, BTreeSet<usize>> = BTreeMap::new();
         for thread in 0..plan.threads {
-            for place in 0..plan.seats(thread).len() {
-                let source = plan.source(thread, place).unwrap();
+            for index in 0..plan.specs(thread).len() {
+                let source = plan.source(thread, index).unwrap();
                 *conns.entry(source).or_default() += 1;
                 owners.entry(source).or_default().insert(thread);
             }
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn given_addresses_are_used_in_turn_and_far_targets_choose_none() {
+    fn given_addresses_are_used_in_turn_and_remote_targets_have_no_default() {
         let mut plan = plan();
         plan.target = "192.0.2.1:80".parse().unwrap();
         assert_eq!(plan.source(0, 0), None);
@@ -308,12 +309,12 @@ mod tests {
     fn request_names_the_channel_and_its_transport() {
         let mut plan = plan();
         plan.channel = "a b".to_owned();
-        let seat = Seat {
+        let spec = ClientSpec {
             kind: Kind::EventStream,
             role: Role::Reader,
             channel: 2,
         };
-        let text = String::from_utf8(plan.request(seat)).unwrap();
+        let text = String::from_utf8(plan.request(spec)).unwrap();
         assert!(
             text.starts_with("GET /sse?channel=a%20b%3A2 HTTP/1.1\r\n"),
             "{text}"

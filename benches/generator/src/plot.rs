@@ -1,24 +1,23 @@
-//! PURE: latencies by percentile as one SVG picture, without a library and without a script.
+//! PURE: plots latency by percentile as SVG, without a library and without scripts.
 //!
-//! The percentile axis is logarithmic in what is left above: 90, 99 and 99.9 per cent are equally
-//! far apart, so that the tail is not a line at the edge. The time axis is linear from zero, with
-//! round steps.
+//! The percentile axis is logarithmic in the distance to 100 %: 90, 99 and 99.9 are equally far
+//! apart, so that the tail is visible. The time axis is linear from zero, with round steps.
 
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 480.0;
-/// Left, top, right and bottom of the area of the curve.
+/// The edges of the plot area.
 const LEFT: f64 = 80.0;
 const TOP: f64 = 50.0;
 const RIGHT: f64 = WIDTH - 30.0;
 const BOTTOM: f64 = HEIGHT - 60.0;
 /// Points of the curve.
 const POINTS: u32 = 200;
-/// Lines across, at least; at most about twice as many.
+/// The fewest steps of the time axis. There are at most about twice as many.
 const STEPS_MIN: f64 = 4.0;
 
-/// Draws the latency, in milliseconds, at each quantile; there are this many values behind it.
+/// Draws the latency in milliseconds at each quantile. `values` is the number of measurements.
 #[must_use]
 pub fn svg(title: &str, values: u64, at: impl Fn(f64) -> f64) -> String {
     let decades = decades(values);
@@ -54,12 +53,12 @@ pub fn svg(title: &str, values: u64, at: impl Fn(f64) -> f64) -> String {
     picture.end()
 }
 
-/// How many nines there are values for: with a thousand values the last one is at 99.9 per cent.
+/// The nines that the values resolve: with a thousand values the last is at 99.9 per cent.
 fn decades(values: u64) -> f64 {
     f64::from(values.max(10).ilog10()).clamp(1.0, 6.0)
 }
 
-/// The least of 1, 2 and 5 times a power of ten that is not below.
+/// The lowest 1, 2 or 5 times a power of ten that is not below `least`.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0, 10.0]
@@ -89,7 +88,7 @@ fn percentile(nines: f64) -> String {
     }
 }
 
-/// The text of a picture. Writing to a string does not fail.
+/// The text of the SVG file. Writing to a string does not fail.
 struct Picture(String);
 
 impl Picture {
@@ -140,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn picture_has_its_axes_and_a_curve_that_never_falls() {
+    fn plot_has_axes_and_a_curve_that_never_falls() {
         let picture = svg("a <title> & more", 25_000, |quantile| 2.0 + 90.0 * quantile);
         assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
         assert!(picture.contains("a &lt;title> &amp; more"));

@@ -1,24 +1,24 @@
-//! PURE: what an answer to a poll says: its gaps, its publications, and from where to go on.
+//! PURE: the response to a poll: its gaps, its publications, and where the next poll continues.
 //!
-//! Looks for the few members that matter instead of building the JSON, since an answer is read for
-//! each connection and publication. Relies on the order in which fanfare writes members, and on
-//! JSON alone to tell where a publication ends, so that payloads of others are heard as well. A key
-//! with its quotes is never found in a string, where quotes are escaped (RFC 8259, 7). Called by
-//! [`super::stream_parser`] with bytes that may break off anywhere.
+//! Searches for the few members that matter and does not parse the JSON, since a response is read
+//! for each connection and publication. Relies on the order in which fanfare writes members. The
+//! end of a publication follows from JSON alone, so payloads of other publishers are read too. A
+//! key with its quotes never occurs in a string, in which quotes are escaped (RFC 8259, 7). Called
+//! by [`super::stream_parser`] with bytes that may be incomplete.
 
 use memchr::memchr2;
 
 use super::position::Position;
-use super::stream_parser::{Heard, KEYS, publication, sequence_behind};
+use super::stream_parser::{ClientEvent, KEYS, publication, sequence_after};
 
-/// Fields that a head may have, those of a proxy among them.
+/// The most fields of a head, with those that a proxy adds.
 const FIELDS_MAX: usize = 64;
 
-/// Reads one whole answer. `None` while it is not complete.
-pub(super) fn read_answer(
+/// Reads one complete response. `None` if bytes are missing.
+pub(super) fn read_response(
     bytes: &[u8],
     is_first: bool,
-    hear: &mut impl FnMut(Heard),
+    on_event: &mut impl FnMut(ClientEvent),
 ) -> Option<usize> {
     let (status, head_bytes, content_bytes) = match read_head(bytes) {
         Head::Incomplete => return None,
@@ -29,26 +29,26 @@ pub(super) fn read_answer(
         } => (status, bytes, content_bytes),
     };
     let (200, Some(content_bytes)) = (status, content_bytes) else {
-        hear(Heard::Refused { status });
-        // Whatever else it says is not for us.
+        on_event(ClientEvent::Refused { status });
+        // The rest of the response is ignored.
         return Some(bytes.len());
     };
     let end = head_bytes.checked_add(content_bytes)?;
     let content = bytes.get(head_bytes..end)?;
-    if hear_content(content, is_first, hear).is_none() {
-        hear(Heard::End);
+    if emit_content(content, is_first, on_event).is_none() {
+        on_event(ClientEvent::Ended);
     }
     Some(end)
 }
 
-/// The head of an answer.
+/// The head of a response.
 enum Head {
     Incomplete,
     Whole {
-        /// 0 for what is no response.
+        /// 0 if it is not HTTP.
         status: u16,
         bytes: usize,
-        /// `None` where the length of the content is not told.
+        /// `None` without a Content-Length.
         content_bytes: Option<usize>,
     },
 }
@@ -68,7 +68,7 @@ fn read_head(bytes: &[u8]) -> Head {
                 content_bytes: length.and_then(|length| length.trim().parse().ok()),
             }
         }
-        Err(_nonsense) => Head::Whole {
+        Err(_not_http) => Head::Whole {
             status: 0,
             bytes: bytes.len(),
             content_bytes: None,
@@ -76,21 +76,25 @@ fn read_head(bytes: &[u8]) -> Head {
     }
 }
 
-/// Hears gaps and publications in order. `None` where it makes no sense, if only at its end.
-fn hear_content(content: &[u8], is_first: bool, hear: &mut impl FnMut(Heard)) -> Option<()> {
+/// Emits gaps and publications in order. `None` if any part, even the end, is not as expected.
+fn emit_content(
+    content: &[u8],
+    is_first: bool,
+    on_event: &mut impl FnMut(ClientEvent),
+) -> Option<()> {
     let rest = content.strip_prefix(b"{\"id\":\"")?;
     let id = rest.get(..memchr::memchr(b'"', rest)?)?;
     let position: Position = std::str::from_utf8(id).ok()?.parse().ok()?;
     if is_first {
-        hear(Heard::Ready {
+        on_event(ClientEvent::Subscribed {
             sequence: Some(position.sequence),
         });
     }
     let opening_bytes = KEYS.publications.find(rest)?;
     let mut opening = rest.get(..opening_bytes)?;
     while let Some(at) = KEYS.until.find(opening) {
-        hear(Heard::Gap {
-            until: sequence_behind(opening, &KEYS.until),
+        on_event(ClientEvent::Gap {
+            until: sequence_after(opening, &KEYS.until),
         });
         opening = opening.get(at + KEYS.until.needle().len()..)?;
     }
@@ -98,14 +102,14 @@ fn hear_content(content: &[u8], is_first: bool, hear: &mut impl FnMut(Heard)) ->
     while !rest.starts_with(b"]") {
         rest = rest.strip_prefix(b",").unwrap_or(rest);
         let (element, after) = rest.split_at_checked(object_bytes(rest)?)?;
-        hear(publication(element, Some(&KEYS.id_member)));
+        on_event(publication(element, Some(&KEYS.id_member)));
         rest = after;
     }
-    hear(Heard::Answered { position });
+    on_event(ClientEvent::PollAnswered { position });
     (rest == b"]}").then_some(())
 }
 
-/// How long the JSON object is that a text begins with.
+/// The length of the JSON object at the start of a text.
 fn object_bytes(text: &[u8]) -> Option<usize> {
     text.starts_with(b"{").then_some(())?;
     let (mut at, mut depth) = (0_usize, 0_usize);
@@ -123,7 +127,7 @@ fn object_bytes(text: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where the quote is that ends a string.
+/// The index of the quote that ends a string.
 fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at += memchr2(b'"', b'\\', text.get(at..)?)?;
@@ -138,8 +142,8 @@ fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::inflate_cache::Inflations;
-    use super::super::stream_parser::{Kind, Stamp, Stream};
+    use super::super::inflate_cache::InflateCache;
+    use super::super::stream_parser::{Kind, Stamp, StreamParser};
     use super::*;
 
     fn answer(content: &str) -> String {
@@ -147,12 +151,12 @@ mod tests {
         format!("HTTP/1.1 200 OK\r\nETag: \"1-1\"\r\ncontent-length: {length}\r\n\r\n{content}")
     }
 
-    fn heard(pieces: &[&[u8]]) -> Vec<Heard> {
-        let mut stream = Stream::new(Kind::Poll);
-        let mut inflations = Inflations::default();
+    fn event(pieces: &[&[u8]]) -> Vec<ClientEvent> {
+        let mut stream = StreamParser::new(Kind::Poll);
+        let mut inflate_cache = InflateCache::default();
         let mut all = Vec::new();
         for piece in pieces {
-            stream.push(piece, &mut inflations, &mut |heard| all.push(heard));
+            stream.push(piece, &mut inflate_cache, &mut |event| all.push(event));
         }
         all
     }
@@ -161,30 +165,30 @@ mod tests {
         format!("00000000000a-{sequence}")
     }
 
-    fn answered(sequence: u64) -> Heard {
+    fn answered(sequence: u64) -> ClientEvent {
         let position = id(sequence).parse().unwrap();
-        Heard::Answered { position }
+        ClientEvent::PollAnswered { position }
     }
 
-    fn foreign(sequence: u64) -> Heard {
-        Heard::Publication {
+    fn foreign(sequence: u64) -> ClientEvent {
+        ClientEvent::Publication {
             stamp: None,
             sequence: Some(sequence),
         }
     }
 
-    /// An answer to a poll that was ready before, behind the answer that made it so.
-    fn later(content: &str) -> Vec<Heard> {
+    /// The events of a second response; the first one has subscribed the connection.
+    fn later(content: &str) -> Vec<ClientEvent> {
         let first = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}", id(6));
         let bytes = answer(&first) + &answer(content);
-        let mut all = heard(&[bytes.as_bytes()]);
-        let ready = Heard::Ready { sequence: Some(6) };
+        let mut all = event(&[bytes.as_bytes()]);
+        let ready = ClientEvent::Subscribed { sequence: Some(6) };
         assert_eq!(all.drain(..2).collect::<Vec<_>>(), [ready, answered(6)]);
         all
     }
 
     #[test]
-    fn polls_are_heard_the_same_for_every_cut() {
+    fn polls_have_the_same_events_for_every_cut() {
         let stamped = "{\"n\":\"000000000007\",\"t\":\"0000000000000000042\",\"p\":\"..\"}";
         let mut bytes = answer(&format!(
             "{{\"id\":\"{}\",\"gap\":false,\"publications\":[]}}",
@@ -206,11 +210,11 @@ mod tests {
             due_ns: 42,
         });
         let expected = [
-            Heard::Ready { sequence: Some(6) },
+            ClientEvent::Subscribed { sequence: Some(6) },
             answered(6),
-            Heard::Gap { until: Some(8) },
-            Heard::Gap { until: Some(9) },
-            Heard::Publication {
+            ClientEvent::Gap { until: Some(8) },
+            ClientEvent::Gap { until: Some(9) },
+            ClientEvent::Publication {
                 stamp,
                 sequence: Some(10),
             },
@@ -218,17 +222,17 @@ mod tests {
             answered(11),
         ];
         let bytes = bytes.as_bytes();
-        assert_eq!(heard(&[bytes]), expected);
+        assert_eq!(event(&[bytes]), expected);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        assert_eq!(heard(&single), expected);
+        assert_eq!(event(&single), expected);
         for cut in 0..bytes.len() {
             let (left, right) = bytes.split_at(cut);
-            assert_eq!(heard(&[left, right]), expected, "cut at {cut}");
+            assert_eq!(event(&[left, right]), expected, "cut at {cut}");
         }
     }
 
     #[test]
-    fn payloads_that_look_like_answers_are_payloads() {
+    fn payloads_that_look_like_responses_are_payloads() {
         for data in [
             "{\"id\":\"a-99\",\"publications\":[{}]}",
             "\"]}\\\"\\\\\"",
@@ -245,20 +249,20 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_refusals_with_their_status() {
+    fn other_responses_are_refusals_with_their_status() {
         for (text, status) in [
             ("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", 503),
             ("HTTP/1.1 304 Not Modified\r\n\r\n", 304),
             ("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{}", 200),
             ("ICY 200 OK\r\n\r\n", 0),
         ] {
-            let expected = [Heard::Refused { status }];
-            assert_eq!(heard(&[text.as_bytes()]), expected, "{text}");
+            let expected = [ClientEvent::Refused { status }];
+            assert_eq!(event(&[text.as_bytes()]), expected, "{text}");
         }
     }
 
     #[test]
-    fn nonsense_is_an_end() {
+    fn invalid_content_ends_the_stream() {
         for content in [
             "",
             "{}",
@@ -267,7 +271,11 @@ mod tests {
             "{\"id\":\"00000000000a-7\",\"publications\":[{]}",
             "{\"id\":\"00000000000a-7\",\"publications\":",
         ] {
-            assert_eq!(later(content).last(), Some(&Heard::End), "{content}");
+            assert_eq!(
+                later(content).last(),
+                Some(&ClientEvent::Ended),
+                "{content}"
+            );
         }
     }
 
@@ -276,7 +284,7 @@ mod tests {
         fn no_content_panics(content in "[{}\\[\\]\",:a-z0-9\\\\-]{0,60}") {
             let prefix = format!("{{\"id\":\"{}\",\"gap\":false,\"publications\":[", id(7));
             for content in [content.clone(), prefix + &content] {
-                let _heard = later(&content);
+                let _event = later(&content);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! PURE: a position in the server's sequence of publications, as its ids state it.
 //!
-//! The generator sends back what it received, so both parts are kept and compared. On the wire a
-//! position is `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, a decimal number.
+//! Polls send a position back, so both of its parts are kept. On the wire it is
+//! `<epoch>-<sequence>`: twelve hexadecimal digits, a hyphen, a decimal number.
 
 use std::fmt;
 use std::str::FromStr;

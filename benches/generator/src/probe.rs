@@ -1,8 +1,8 @@
-//! SHELL: a client that comes while everybody is served: how long does it wait for an answer?
+//! SHELL: times requests on new connections while the server is under load.
 //!
-//! Opens a new connection at intervals, asks for `/` with HEAD, and takes the time to the first
-//! byte of the answer, whatever it says. One question at a time: where an answer takes longer than
-//! the interval, the next question follows at once.
+//! Opens a new connection at intervals, sends `HEAD /`, and measures the time to the first byte of
+//! the response, whatever its status. Requests do not overlap: if a response takes longer than the
+//! interval, the next request follows at once.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -13,69 +13,72 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-/// Time between two questions.
+/// Time between two requests.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// The longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for a response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A thread that asks.
+/// A thread that sends requests.
 #[derive(Debug)]
 pub struct Probe {
-    is_over: Arc<AtomicBool>,
-    thread: JoinHandle<Answered>,
+    is_stopping: Arc<AtomicBool>,
+    thread: JoinHandle<ProbeResults>,
 }
 
-/// What the answers were like.
+/// The response times.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answered {
-    /// All of them.
+pub struct ProbeResults {
+    /// Of all requests.
     pub all: Times,
-    /// Those that were asked or answered while a broadcast was under way.
+    /// Of requests that began or ended during a broadcast.
     pub during_broadcast: Times,
-    /// Questions without an answer.
+    /// Requests without a response.
     pub failed: u64,
 }
 
-/// Times to answers, in rising order.
+/// Response times in ascending order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Times(Vec<Duration>);
 
 impl Probe {
-    /// Begins to ask. `is_delivering` tells whether a broadcast is under way.
+    /// Starts to send requests. `is_delivering` returns whether a broadcast is under way.
     ///
     /// # Errors
-    /// When there is no thread for it.
+    /// Returns an error if the thread cannot be started.
     pub fn start(
         target: SocketAddr,
         is_delivering: impl Fn() -> bool + Send + 'static,
     ) -> Result<Self> {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_over);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_stopping);
         let thread = thread::Builder::new()
             .name("bench-probe".to_owned())
-            .spawn(move || ask_until(&told, target, &is_delivering))?;
-        Ok(Self { is_over, thread })
+            .spawn(move || probe_until(&seen, target, &is_delivering))?;
+        Ok(Self {
+            is_stopping,
+            thread,
+        })
     }
 
-    /// Ends and tells.
+    /// Stops, and returns the response times.
     #[must_use]
-    pub fn finish(self) -> Answered {
-        self.is_over.store(true, Ordering::Release);
-        let mut answered = self.thread.join().unwrap_or_default();
-        answered.all.0.sort_unstable();
-        answered.during_broadcast.0.sort_unstable();
-        answered
+    pub fn finish(self) -> ProbeResults {
+        self.is_stopping.store(true, Ordering::Release);
+        let mut results = self.thread.join().unwrap_or_default();
+        results.all.0.sort_unstable();
+        results.during_broadcast.0.sort_unstable();
+        results
     }
 }
 
 impl Times {
-    /// How many answers.
+    /// Number of responses.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The time that this part of the answers did not exceed.
+    /// The time that this fraction of the responses did not exceed.
     #[must_use]
     pub fn quantile(&self, quantile: f64) -> Duration {
         let last = self.0.len().saturating_sub(1);
@@ -90,35 +93,35 @@ impl Times {
     }
 }
 
-fn ask_until(
-    is_over: &AtomicBool,
+fn probe_until(
+    is_stopping: &AtomicBool,
     target: SocketAddr,
     is_delivering: &dyn Fn() -> bool,
-) -> Answered {
-    let mut answered = Answered::default();
+) -> ProbeResults {
+    let mut results = ProbeResults::default();
     let mut due = Instant::now();
-    while !is_over.load(Ordering::Acquire) {
+    while !is_stopping.load(Ordering::Acquire) {
         let was_delivering = is_delivering();
         let begun = Instant::now();
-        let answer = ask(target);
+        let response = send_request(target);
         let took = begun.elapsed();
-        if answer.is_err() {
-            answered.failed += 1;
+        if response.is_err() {
+            results.failed += 1;
         } else {
-            answered.all.0.push(took);
+            results.all.0.push(took);
             if was_delivering || is_delivering() {
-                answered.during_broadcast.0.push(took);
+                results.during_broadcast.0.push(took);
             }
         }
         due = (due + INTERVAL).max(Instant::now());
         thread::sleep(due.saturating_duration_since(Instant::now()));
     }
-    answered
+    results
 }
 
-fn ask(target: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn send_request(target: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&target, RESPONSE_TIMEOUT)?;
+    stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
     let request = format!("HEAD / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut first = [0; 1];
@@ -130,11 +133,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_of_the_answers_and_nothing_is_made_of_none() {
-        let answered = Times((1..=101).map(Duration::from_millis).collect());
-        assert_eq!(answered.quantile(0.5), Duration::from_millis(51));
-        assert_eq!(answered.quantile(0.99), Duration::from_millis(100));
-        assert_eq!(answered.quantile(1.0), Duration::from_millis(101));
+    fn quantiles_are_response_times_and_zero_without_any() {
+        let results = Times((1..=101).map(Duration::from_millis).collect());
+        assert_eq!(results.quantile(0.5), Duration::from_millis(51));
+        assert_eq!(results.quantile(0.99), Duration::from_millis(100));
+        assert_eq!(results.quantile(1.0), Duration::from_millis(101));
         assert_eq!(Times::default().quantile(0.5), Duration::ZERO);
     }
 }

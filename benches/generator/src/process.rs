@@ -1,10 +1,9 @@
-//! SHELL: what the kernel says a process has used.
+//! SHELL: the processor time and memory of a process, from procfs.
 //!
-//! Processor time is the sum over its threads of what the scheduler has given them
-//! (`/proc/PID/task/TID/schedstat`, nanoseconds), user and system together: the system's part
-//! includes the network stack up to the receiver's queue on loopback. Memory is PSS
-//! (`smaps_rollup`), and slab is the whole machine's. A server that is several processes is all of
-//! them together: what a process has started counts as its own.
+//! Processor time is the sum over its threads (`/proc/PID/task/TID/schedstat`, nanoseconds), user
+//! and system together: on loopback the system part includes the network stack up to the receiver's
+//! queue. Memory is PSS (`smaps_rollup`); slab is that of the whole machine. A server may consist
+//! of several processes, so descendants count with their ancestor.
 
 use std::fs;
 use std::path::Path;
@@ -12,25 +11,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// A process that is measured.
+/// A process to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(pub u32);
 
 impl Process {
-    /// This one.
+    /// This process.
     #[must_use]
     pub fn own() -> Self {
         Self(std::process::id())
     }
 
-    /// The processor time used so far by all its threads, and those of its descendants, that still
-    /// run.
+    /// The processor time used so far by its running threads and those of its descendants.
     ///
     /// # Errors
-    /// When there is no such process.
+    /// Returns an error if there is no such process.
     pub fn cpu(self) -> Result<Duration> {
         let descendants = self.descendants().into_iter();
-        // One that ends while it is looked at is none of them any more.
+        // A descendant may end before it is read.
         let theirs = descendants.filter_map(|process| process.own_threads_cpu().ok());
         Ok(self.own_threads_cpu()? + theirs.sum::<Duration>())
     }
@@ -40,7 +38,7 @@ impl Process {
         let tasks = fs::read_dir(&folder).with_context(|| format!("no process {}", self.0))?;
         let mut sum = Duration::ZERO;
         for task in tasks {
-            // A thread may end while it is looked at.
+            // A thread may end before it is read.
             let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
@@ -53,10 +51,10 @@ impl Process {
         Ok(sum)
     }
 
-    /// The proportional share of its pages that it and its descendants have, in bytes.
+    /// The proportional set size of the process and its descendants, in bytes.
     ///
     /// # Errors
-    /// When there is no such process, or it or one of them is somebody else's.
+    /// Returns an error if there is no such process, or one of them belongs to another user.
     pub fn pss(self) -> Result<i64> {
         let mut sum = 0;
         for process in std::iter::once(self).chain(self.descendants()) {
@@ -66,16 +64,15 @@ impl Process {
         Ok(sum)
     }
 
-    /// What it has started, and what those have, as far as they still run. Empty where the kernel
-    /// does not tell (`CONFIG_PROC_CHILDREN`).
+    /// The running descendants. Empty if the kernel lacks `CONFIG_PROC_CHILDREN`.
     #[must_use]
     pub fn descendants(self) -> Vec<Self> {
         let mut found = self.children();
-        let mut looked_at = 0;
-        while let Some(next) = found.get(looked_at) {
+        let mut read = 0;
+        while let Some(next) = found.get(read) {
             let children = next.children();
             found.extend(children);
-            looked_at += 1;
+            read += 1;
         }
         found
     }
@@ -96,10 +93,10 @@ impl Process {
     }
 }
 
-/// The machine's slab in bytes: sockets, inodes, epoll items of both ends, and others'.
+/// The machine's slab in bytes: sockets, inodes and epoll items of both ends, and everything else.
 ///
 /// # Errors
-/// When procfs does not say.
+/// Returns an error if procfs cannot be read.
 pub fn slab() -> Result<i64> {
     Ok(kibibytes(Path::new("/proc/meminfo"), "Slab:")? * 1024)
 }
@@ -120,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_process_has_used_time_and_memory_and_a_missing_one_is_an_error() {
+    fn own_process_has_figures_and_a_missing_one_is_an_error() {
         let process = Process::own();
         // The kernel counts in ticks of 10 ms.
         let end = Instant::now() + Duration::from_secs(20);
@@ -133,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_process_has_started_counts_with_it() {
+    fn descendants_count_with_their_process() {
         let mut shell = std::process::Command::new("sh")
             .args(["-c", "(sleep 60 & echo begun; wait) & wait"])
             .stdout(std::process::Stdio::piped())

@@ -1,9 +1,8 @@
-//! SHELL: the feeder: stamped publications of one size, and the acknowledgements for them.
+//! SHELL: the feeder: sends stamped publications of one size and counts their acknowledgements.
 //!
-//! Each publication carries its number and the time it was due, so that a generator that is late
-//! does not hide a server that is late. Each line of the feed asks for `ack`, as each POST is
-//! answered, and no more than `UNACKNOWLEDGED_MAX` are under way. Numbers are dealt over channels
-//! in turn.
+//! Each publication has its number and the time at which it was due, so a delay of the generator
+//! counts as latency. Each line of the feed asks for `ack`, and each POST has a response; at most
+//! `UNACKNOWLEDGED_MAX` publications are unacknowledged. Publications go to the channels in turn.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -23,61 +22,60 @@ use super::client_pool::lock;
 use super::plan::channel_name;
 use super::stream_parser::{NUMBER, NUMBER_DIGITS, STAMP, STAMP_DIGITS};
 
-/// The fewest bytes that a stamped payload has room in.
+/// The fewest bytes of a stamped payload.
 pub const PAYLOAD_BYTES_MIN: usize = 64;
-/// From how many bytes on there are records in a payload.
+/// The fewest bytes of a payload that contains records.
 const RECORDS_BYTES_MIN: usize = 256;
-/// The most bytes that stand behind the records: the padding without anything in it.
+/// The bytes after the records, with empty padding.
 const BEHIND_RECORDS_BYTES: usize = "],\"p\":\"\"}".len();
-/// Publications under way without an acknowledgement.
+/// The most publications without an acknowledgement.
 const UNACKNOWLEDGED_MAX: u64 = 1024;
 /// The longest wait for an acknowledgement.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How publications are written.
+/// How publications are written to the feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// WebSocket frames with their length in four bytes before them; nothing is answered.
+pub enum FeedFormat {
+    /// WebSocket frames, each after its length in four bytes. There is no response.
     Frames,
-    /// Lines of the feed, each of which is acknowledged.
+    /// Lines of fanfare's feed, each of which is acknowledged.
     Lines,
-    /// Payloads alone, one a line; nothing is answered.
+    /// Payloads only, one per line. There is no response.
     Payloads,
-    /// HTTP requests with the payload as content, one behind another without waiting; each is
-    /// answered (RFC 9112, 9.3.2).
+    /// Pipelined HTTP requests with the payload as content (RFC 9112, 9.3.2). Each has a response.
     Posts,
 }
 
-impl Form {
+impl FeedFormat {
     fn is_answered(self) -> bool {
         matches!(self, Self::Lines | Self::Posts)
     }
 }
 
-/// What is published.
+/// The payloads to publish.
 #[derive(Clone, Debug)]
 pub struct Payloads {
-    /// Bytes of JSON in each.
+    /// Bytes of JSON in each payload.
     pub bytes: usize,
-    /// The channel's name, or the beginning of several.
+    /// The channel's name, or the common start of several.
     pub channel: String,
-    /// How many channels.
+    /// Number of channels.
     pub channels: u16,
 }
 
-/// What the feed has answered.
+/// The responses of the feed.
 #[derive(Debug, Default)]
-struct Answers {
+struct FeedAnswers {
     acknowledged: AtomicU64,
-    /// The first answer that is no acknowledgement.
+    /// The first response that is not an acknowledgement.
     refusal: Mutex<Option<String>>,
-    /// Subscribers that all acknowledgements together told of.
+    /// Subscribers that the acknowledgements report, summed.
     subscribers: AtomicU64,
 }
 
-/// One answer of the feed.
+/// One response of the feed.
 #[derive(Deserialize)]
-struct Answer {
+struct FeedAnswer {
     ok: bool,
     #[serde(default)]
     subscribers: u64,
@@ -87,8 +85,8 @@ struct Answer {
 #[derive(Debug)]
 pub struct Publisher {
     feed: UnixStream,
-    form: Form,
-    answers: Arc<Answers>,
+    form: FeedFormat,
+    answers: Arc<FeedAnswers>,
     payloads: Payloads,
     number: u64,
 }
@@ -97,11 +95,11 @@ impl Publisher {
     /// Connects to a feed.
     ///
     /// # Errors
-    /// When nobody listens there.
-    pub fn new(feed: &Path, form: Form, payloads: Payloads) -> Result<Self> {
+    /// Returns an error if the socket does not accept the connection.
+    pub fn new(feed: &Path, form: FeedFormat, payloads: Payloads) -> Result<Self> {
         let stream = UnixStream::connect(feed)
             .with_context(|| format!("cannot connect to the feed {}", feed.display()))?;
-        let answers = Arc::new(Answers::default());
+        let answers = Arc::new(FeedAnswers::default());
         if form.is_answered() {
             let lines = BufReader::new(stream.try_clone()?);
             let noted = Arc::clone(&answers);
@@ -110,8 +108,10 @@ impl Publisher {
                 .spawn(move || {
                     for line in lines.lines().map_while(Result::ok) {
                         match form {
-                            Form::Posts => note_status(&line, &noted),
-                            Form::Frames | Form::Lines | Form::Payloads => note(&line, &noted),
+                            FeedFormat::Posts => note_status(&line, &noted),
+                            FeedFormat::Frames | FeedFormat::Lines | FeedFormat::Payloads => {
+                                note_line(&line, &noted)
+                            }
                         }
                     }
                 })?;
@@ -125,22 +125,23 @@ impl Publisher {
         })
     }
 
-    /// How many have been published.
+    /// Publications sent so far.
     #[must_use]
     pub fn published(&self) -> u64 {
         self.number
     }
 
-    /// Subscribers that all publications together were said to have.
+    /// Subscribers that the acknowledgements report, summed over publications.
     #[must_use]
     pub fn subscribers(&self) -> u64 {
         self.answers.subscribers.load(Ordering::Relaxed)
     }
 
-    /// Publishes some together that were due at this time.
+    /// Sends some publications together, which were due at this time.
     ///
     /// # Errors
-    /// When the feed refuses one, hangs up, or acknowledges nothing for too long.
+    /// Returns an error if the feed refuses one, closes the connection, or acknowledges nothing for
+    /// too long.
     pub fn publish(&mut self, count: u32, due_ns: u64) -> Result<()> {
         let mut bytes = Vec::new();
         for _ in 0..count {
@@ -148,13 +149,13 @@ impl Publisher {
             self.number += 1;
             let payload = self.payload(due_ns)?;
             match self.form {
-                Form::Frames => {
+                FeedFormat::Frames => {
                     let mut frame = Vec::new();
                     Frame::message(payload, OpCode::Data(Data::Text), true).format(&mut frame)?;
                     bytes.extend(u32::try_from(frame.len())?.to_be_bytes());
                     bytes.extend_from_slice(&frame);
                 }
-                Form::Lines => {
+                FeedFormat::Lines => {
                     let Payloads {
                         channel: base,
                         channels,
@@ -166,8 +167,8 @@ impl Publisher {
                         "{{\"channel\":{name},\"ack\":true,\"data\":{payload}}}"
                     )?;
                 }
-                Form::Payloads => writeln!(bytes, "{payload}")?,
-                Form::Posts => write!(
+                FeedFormat::Payloads => writeln!(bytes, "{payload}")?,
+                FeedFormat::Posts => write!(
                     bytes,
                     "POST /publish HTTP/1.1\r\nHost: feed\r\nContent-Length: {}\r\n\r\n{payload}",
                     payload.len()
@@ -175,15 +176,15 @@ impl Publisher {
             }
         }
         self.feed.write_all(&bytes).context("the feed is gone")?;
-        self.hold_back(UNACKNOWLEDGED_MAX)
+        self.wait_until_below(UNACKNOWLEDGED_MAX)
     }
 
     /// Waits until everything is acknowledged.
     ///
     /// # Errors
-    /// When the feed refuses one, or acknowledges nothing for too long.
+    /// Returns an error if the feed refuses one, or acknowledges nothing for too long.
     pub fn finish(&self) -> Result<()> {
-        self.hold_back(1)
+        self.wait_until_below(1)
     }
 
     fn payload(&self, due_ns: u64) -> Result<String> {
@@ -199,8 +200,8 @@ impl Publisher {
         Ok(payload)
     }
 
-    /// Waits while as many as this or more are under way.
-    fn hold_back(&self, most: u64) -> Result<()> {
+    /// Waits until fewer than `limit` publications are unacknowledged.
+    fn wait_until_below(&self, limit: u64) -> Result<()> {
         if !self.form.is_answered() {
             return Ok(());
         }
@@ -210,12 +211,12 @@ impl Publisher {
                 bail!("the feed has refused a publication: {line}");
             }
             let acknowledged = self.answers.acknowledged.load(Ordering::Relaxed);
-            if self.number - acknowledged < most {
+            if self.number - acknowledged < limit {
                 return Ok(());
             }
             if acknowledged != seen.0 {
                 seen = (acknowledged, Instant::now());
-            } else if seen.1.elapsed() > PATIENCE {
+            } else if seen.1.elapsed() > ACK_TIMEOUT {
                 bail!(
                     "{acknowledged} of {} publications acknowledged",
                     self.number
@@ -226,8 +227,8 @@ impl Publisher {
     }
 }
 
-/// Fills a payload with records up to so many bytes: members that come again and values that do
-/// not, of which a compressor makes no more and no less than of what others publish.
+/// Appends records until the payload has so many bytes. Members repeat and values do not, so that
+/// the compression ratio is that of typical JSON.
 fn push_records(number: u64, bytes: usize, payload: &mut String) {
     let mut draw = fastrand::Rng::with_seed(number);
     let mut opening = ",\"r\":[";
@@ -248,16 +249,18 @@ fn push_records(number: u64, bytes: usize, payload: &mut String) {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        // Ends the thread that reads the answers. The feed may have hung up already.
+        // Ends the thread that reads the responses. The feed may have closed the connection
+        // already.
         drop(self.feed.shutdown(std::net::Shutdown::Both));
     }
 }
 
-fn note(line: &str, answers: &Answers) {
-    match serde_json::from_str::<Answer>(line) {
+fn note_line(line: &str, answers: &FeedAnswers) {
+    match serde_json::from_str::<FeedAnswer>(line) {
         Ok(answer) if answer.ok => {
-            let told = answer.subscribers;
-            answers.subscribers.fetch_add(told, Ordering::Relaxed);
+            answers
+                .subscribers
+                .fetch_add(answer.subscribers, Ordering::Relaxed);
             answers.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
         Ok(_) | Err(_) => {
@@ -266,9 +269,9 @@ fn note(line: &str, answers: &Answers) {
     }
 }
 
-/// Takes note of a status line. It may stand behind the content of the answer before it, which
-/// need not end its last line, and no other line looks like one.
-fn note_status(line: &str, answers: &Answers) {
+/// Notes a status line. It may follow the content of the response before it, which need not end
+/// with a line end. No other line contains `HTTP/1.1 `.
+fn note_status(line: &str, answers: &FeedAnswers) {
     let Some((_, status)) = line.split_once("HTTP/1.1 ") else {
         return;
     };
@@ -287,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_stamped_have_their_size_and_take_channels_in_turn() {
+    fn lines_have_a_stamp_their_size_and_channels_in_turn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed");
         let listener = UnixListener::bind(&path).unwrap();
@@ -296,7 +299,7 @@ mod tests {
             channel: "a".to_owned(),
             channels: 2,
         };
-        let mut publisher = Publisher::new(&path, Form::Lines, payloads).unwrap();
+        let mut publisher = Publisher::new(&path, FeedFormat::Lines, payloads).unwrap();
         let (mut feed, _) = listener.accept().unwrap();
         publisher.publish(3, 42).unwrap();
         let mut lines = BufReader::new(feed.try_clone().unwrap()).lines();
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn long_payloads_have_their_size_and_can_be_compressed_by_half_and_no_more() {
+    fn long_payloads_have_their_size_and_compress_to_about_half() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed");
         let _listener = UnixListener::bind(&path).unwrap();
@@ -331,7 +334,7 @@ mod tests {
                 channel: "a".to_owned(),
                 channels: 1,
             };
-            let publisher = Publisher::new(&path, Form::Payloads, payloads).unwrap();
+            let publisher = Publisher::new(&path, FeedFormat::Payloads, payloads).unwrap();
             let payload = publisher.payload(42).unwrap();
             assert_eq!(payload.len(), bytes);
             let value: serde_json::Value = serde_json::from_str(&payload).unwrap();
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn posts_are_counted_by_their_status_wherever_it_stands() {
+    fn posts_are_counted_by_their_status_lines() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("feed");
         let listener = UnixListener::bind(&path).unwrap();
@@ -357,7 +360,7 @@ mod tests {
             channel: "a".to_owned(),
             channels: 1,
         };
-        let mut publisher = Publisher::new(&path, Form::Posts, payloads).unwrap();
+        let mut publisher = Publisher::new(&path, FeedFormat::Posts, payloads).unwrap();
         let (mut feed, _) = listener.accept().unwrap();
         publisher.publish(2, 42).unwrap();
         let mut lines = BufReader::new(feed.try_clone().unwrap()).lines();
@@ -369,7 +372,7 @@ mod tests {
             "",
         ];
         assert_eq!(head, expected);
-        // Content without a line end at its end.
+        // Content without a final line end.
         let answer = b"HTTP/1.1 202 Accepted\r\nContent-Length: 5\r\n\r\na: 17";
         feed.write_all(&answer.repeat(2)).unwrap();
         feed.write_all(b"\n").unwrap();

@@ -1,77 +1,82 @@
-//! The report of a run: as text for people and as one JSON object for programs.
+//! The report of a run, as text and as one JSON object.
 //!
-//! The last line of the text is the verdict, and the exit status follows from the same question.
+//! The last line of the text is the verdict, and the exit status follows from the same check.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::figures::{Idled, Measured, Opened, Storm, megabytes, millis};
+use super::figures::{
+    ConnectFigures, IdleFigures, PublishFigures, StormFigures, megabytes, millis,
+};
 use super::probe::Times;
 use super::stream_parser::Kind;
 use super::tally::{Faults, Gaps};
 
-/// Everything there is to say.
+/// The figures of all runs.
 #[derive(Debug)]
 pub struct Report {
-    /// Whether a gap that is told to a connection that reads is a failure.
+    /// Whether a gap at a connection that reads is a failure.
     pub is_strict: bool,
-    /// Why connections have failed; empty if none has.
+    /// Why connections have failed. Empty if none has.
     pub troubles: String,
-    /// Coming and going.
-    pub storms: Vec<Storm>,
-    /// Connecting.
-    pub opened: Option<Opened>,
-    /// Doing nothing.
-    pub idled: Option<Idled>,
-    /// Publishing.
-    pub measured: Option<Measured>,
+    /// The connect storms.
+    pub storms: Vec<StormFigures>,
+    /// The figures of connecting.
+    pub connected: Option<ConnectFigures>,
+    /// The figures of idle connections.
+    pub idle: Option<IdleFigures>,
+    /// The figures of publishing.
+    pub measured: Option<PublishFigures>,
 }
 
 impl Report {
-    /// Whether everything was accounted for.
+    /// Whether every publication is accounted for.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         let measured = self.measured.as_ref();
         measured.is_none_or(|measured| measured.is_clean(self.is_strict))
     }
 
-    /// For programs.
+    /// As JSON.
     #[must_use]
     pub fn json(&self) -> String {
-        let storms: Vec<Value> = self.storms.iter().map(Storm::json).collect();
+        let storms: Vec<Value> = self.storms.iter().map(StormFigures::json).collect();
         let value = json!({
             "clean": self.is_clean(),
             "troubles": self.troubles,
             "storms": storms,
-            "connect": self.opened.as_ref().map(Opened::json),
-            "idle": self.idled.as_ref().map(Idled::json),
-            "publish": self.measured.as_ref().map(Measured::json),
+            "connect": self.connected.as_ref().map(ConnectFigures::json),
+            "idle": self.idle.as_ref().map(IdleFigures::json),
+            "publish": self.measured.as_ref().map(PublishFigures::json),
         });
         format!("{value:#}\n")
     }
 
-    /// For people.
+    /// As text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (number, storm) in (1..).zip(&self.storms) {
             line(
                 &mut text,
-                &format!("storm {number}: {}", opened_text(&storm.opened)),
+                &format!("storm {number}: {}", connected_text(&storm.connected)),
             );
             if let Some(pss) = storm.after.pss {
                 let pss = megabytes(pss);
-                line(&mut text, &format!("  everybody gone: PSS {pss:.1} MB"));
+                line(
+                    &mut text,
+                    &format!("  after all have disconnected: PSS {pss:.1} MB"),
+                );
             }
         }
-        if let Some(opened) = &self.opened {
-            line(&mut text, &opened_text(opened));
-            line(&mut text, &format!("  {}", kinds_text(&opened.kinds)));
+        if let Some(connected) = &self.connected {
+            line(&mut text, &connected_text(connected));
+            line(&mut text, &format!("  {}", kinds_text(&connected.kinds)));
         }
-        if let Some(idled) = &self.idled {
-            let cost = figure(idled.cpu_us(), 3, "us");
-            let seconds = idled.took.as_secs_f64();
+        if let Some(idle) = &self.idle {
+            let cost = figure(idle.cpu_us(), 3, "us");
+            let seconds = idle.took.as_secs_f64();
             line(
                 &mut text,
                 &format!("idle for {seconds:.1} s: server {cost} CPU per conn and second"),
@@ -90,9 +95,9 @@ impl Report {
     fn verdict(&self) -> &'static str {
         match &self.measured {
             _ if !self.is_clean() => "FAILED: not every publication is accounted for",
-            None => "everybody was let in",
+            None => "every connection was accepted",
             Some(measured) if measured.tally.gaps != Gaps::default() => {
-                "nothing lost, doubled or out of order, and every gap told"
+                "nothing lost, doubled or out of order, and every gap reported"
             }
             Some(measured) if measured.publications == 0 => "nothing doubled or out of order",
             Some(_) => "every publication once and in order",
@@ -105,7 +110,7 @@ fn line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// A figure that may not be known.
+/// A figure, or that it is unknown.
 fn figure(value: Option<f64>, digits: usize, unit: &str) -> String {
     match value {
         Some(value) => format!("{value:.digits$} {unit}"),
@@ -113,7 +118,7 @@ fn figure(value: Option<f64>, digits: usize, unit: &str) -> String {
     }
 }
 
-/// How many connections there are of each kind, for people.
+/// The number of connections of each kind, as text.
 #[must_use]
 pub fn kinds_text(kinds: &[(Kind, usize)]) -> String {
     let some = kinds.iter().filter(|(_, count)| *count > 0);
@@ -123,27 +128,27 @@ pub fn kinds_text(kinds: &[(Kind, usize)]) -> String {
     texts.join(", ")
 }
 
-/// What connecting has cost, for people.
+/// The figures of connecting, as text.
 #[must_use]
-pub fn opened_text(opened: &Opened) -> String {
+pub fn connected_text(connected: &ConnectFigures) -> String {
     let pss = |memory: Option<i64>| figure(memory.map(megabytes), 1, "MB");
     format!(
         "{} conns in {:.2} s ({:.0}/s): server {} CPU per connect, {} of its memory per idle conn \
          (PSS {} to {}), {:.0} B of slab for both ends",
-        opened.conns,
-        opened.took.as_secs_f64(),
-        opened.per_second(),
-        figure(opened.cpu_us(), 1, "us"),
-        figure(opened.user_bytes(), 0, "B"),
-        pss(opened.before.pss),
-        pss(opened.with.pss),
-        opened.slab_bytes(),
+        connected.conns,
+        connected.took.as_secs_f64(),
+        connected.per_second(),
+        figure(connected.cpu_us(), 1, "us"),
+        figure(connected.user_bytes(), 0, "B"),
+        pss(connected.before.pss),
+        pss(connected.with.pss),
+        connected.slab_bytes(),
     )
 }
 
-/// What publishing has cost, for people.
+/// The figures of publishing, as text.
 #[must_use]
-pub fn measured_text(measured: &Measured) -> String {
+pub fn measured_text(measured: &PublishFigures) -> String {
     let mut text = String::new();
     line(
         &mut text,
@@ -178,7 +183,7 @@ pub fn measured_text(measured: &Measured) -> String {
         let failed = probe.failed;
         line(
             &mut text,
-            &format!("  new requests: {all}; during a broadcast {busy}; without answer {failed}"),
+            &format!("  new requests: {all}; during a broadcast {busy}; unanswered {failed}"),
         );
     }
     text + &counts_text(measured)
@@ -190,7 +195,7 @@ fn times_text(times: &Times) -> String {
     format!("{count} answered, ms p50 {median:.1} p99 {late:.1} max {max:.1}")
 }
 
-fn counts_text(measured: &Measured) -> String {
+fn counts_text(measured: &PublishFigures) -> String {
     let Faults {
         lost,
         duplicates,
@@ -211,15 +216,15 @@ fn counts_text(measured: &Measured) -> String {
         if measured.is_complete {
             ""
         } else {
-            "; not everybody came to the end"
+            "; not every connection reached the last publication"
         },
     );
     if measured.tally.gaps != Gaps::default() {
         line(
             &mut text,
             &format!(
-                "  gaps told: {readers} to readers, {impaired} to stalled or slow ones; {skipped} \
-                 publications in them; {cut} stalled or slow ones cut"
+                "  gaps: {readers} at readers, {impaired} at stalled or slow connections, of {skipped} \
+                 publications; {cut} stalled or slow connections closed by the server"
             ),
         );
     }
@@ -234,12 +239,12 @@ fn counts_text(measured: &Measured) -> String {
         let answers = measured.tally.answers;
         line(&mut text, &format!("  {answers} answers to polls"));
     }
-    if measured.tally.passed + measured.tally.foreign > 0 {
+    if measured.tally.churned + measured.tally.foreign > 0 {
         line(
             &mut text,
             &format!(
-                "  {} conns came and went; {} publications of others",
-                measured.tally.passed, measured.tally.foreign
+                "  {} churning conns; {} publications of others",
+                measured.tally.churned, measured.tally.foreign
             ),
         );
     }

@@ -1,9 +1,9 @@
-//! SHELL: the server under load: a child of ours, or one that runs already.
+//! SHELL: the server under load: a child process, or one that is already running.
 //!
-//! A child gets a port that is free and a feed in a folder of its own, says when it is ready as
-//! `fanfare serve` does, and ends with its handle, together with whatever it has started. A signal
-//! that ends this process ends the child first and removes the folder; if this process is killed,
-//! the kernel kills the child.
+//! A child listens on a free port, has a feed in a private folder, and prints a line when it is
+//! ready, as `fanfare serve` does. Dropping the handle kills it and its descendants. A signal that
+//! ends this process first kills the child and removes the folder. If this process is killed, the
+//! kernel kills the child.
 
 use std::fs::DirBuilder;
 use std::io::{BufRead as _, BufReader};
@@ -23,34 +23,34 @@ use signal_hook::low_level::emulate_default_handler;
 use super::process::{Process, slab};
 use super::sys::kill_with_parent;
 
-/// A server, and as much of it as we may know.
+/// A server, and what is known of it.
 #[derive(Debug)]
 pub struct Server {
     /// Where clients connect.
     pub(super) address: SocketAddr,
-    /// Where publications go.
+    /// Its feed.
     pub(super) feed: Option<PathBuf>,
-    /// What is measured.
+    /// Its process, if it is known.
     pub(super) process: Option<Process>,
-    /// Held so that it ends with us.
-    _child: Option<Owned>,
+    /// Held so that the child is killed on drop.
+    _child: Option<ChildServer>,
 }
 
-/// What ends with us.
+/// A child process, its folder and its signal handler.
 #[derive(Debug)]
-struct Owned {
+struct ChildServer {
     child: Child,
     folder: PathBuf,
-    /// Of the thread that waits for signals.
+    /// Stops the thread that waits for signals.
     signals: Handle,
 }
 
 impl Server {
-    /// Starts a server whose line says `http://ADDR:PORT` when it is ready. The flag takes the path
-    /// of the feed.
+    /// Starts a server that prints `http://ADDR:PORT` when it is ready. The flag takes the path of
+    /// the feed.
     ///
     /// # Errors
-    /// When it does not start or is not ready.
+    /// Returns an error if the process does not start or its first line has no address.
     pub fn start(mut command: Command, feed_flag: &str) -> Result<Self> {
         let folder = private_folder()?;
         let feed = folder.join("feed.sock");
@@ -68,29 +68,29 @@ impl Server {
                 return Err(error).with_context(|| format!("cannot start {command:?}"));
             }
         };
-        let mut owned = Owned {
+        let mut child_server = ChildServer {
             signals: end_on_signal(Process(child.id()), folder.clone())?,
             child,
             folder,
         };
         let mut ready = String::new();
-        if let Some(stdout) = owned.child.stdout.take() {
+        if let Some(stdout) = child_server.child.stdout.take() {
             BufReader::new(stdout).read_line(&mut ready)?;
         }
         let address = ready.split_once("http://").map_or("", |(_, rest)| rest);
         let address = address.split_whitespace().next().unwrap_or_default();
         let Ok(address) = address.parse() else {
-            bail!("the server is not ready ({command:?}) but says: {ready:?}");
+            bail!("the server ({command:?}) is not ready; its first line is {ready:?}");
         };
         Ok(Self {
             address,
             feed: Some(feed),
-            process: Some(Process(owned.child.id())),
-            _child: Some(owned),
+            process: Some(Process(child_server.child.id())),
+            _child: Some(child_server),
         })
     }
 
-    /// One that runs already.
+    /// A server that is already running.
     #[must_use]
     pub fn attach(address: SocketAddr, feed: Option<PathBuf>, pid: Option<u32>) -> Self {
         Self {
@@ -107,16 +107,16 @@ impl Server {
         self.address
     }
 
-    /// The path of its feed, if it is known.
+    /// The path of its feed, if known.
     #[must_use]
     pub fn feed(&self) -> Option<&Path> {
         self.feed.as_deref()
     }
 
-    /// What it has used until now.
+    /// The processor time used until now.
     ///
     /// # Errors
-    /// When the process has ended or may not be looked at.
+    /// Returns an error if the process has ended or may not be inspected.
     pub fn usage(&self) -> Result<Usage> {
         Ok(Usage {
             cpu: self.process.map(Process::cpu).transpose()?,
@@ -124,10 +124,10 @@ impl Server {
         })
     }
 
-    /// What it and the machine hold now.
+    /// The memory of the server and the machine now.
     ///
     /// # Errors
-    /// When the process has ended or may not be looked at.
+    /// Returns an error if the process has ended or may not be inspected.
     pub fn memory(&self) -> Result<Memory> {
         Ok(Memory {
             pss: self.process.map(Process::pss).transpose()?,
@@ -136,12 +136,12 @@ impl Server {
     }
 }
 
-impl Drop for Owned {
+impl Drop for ChildServer {
     fn drop(&mut self) {
         self.signals.close();
-        // What it has started would outlive it.
+        // Its descendants would outlive it.
         let descendants = Process(self.child.id()).descendants();
-        // It may have ended by itself.
+        // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
         descendants.into_iter().for_each(kill);
@@ -149,7 +149,7 @@ impl Drop for Owned {
     }
 }
 
-/// Starts a thread that does for a signal what dropping the handle does, and then lets the signal
+/// Starts a thread that, on a signal, does what dropping the handle does, and then lets the signal
 /// end this process.
 fn end_on_signal(child: Process, folder: PathBuf) -> Result<Handle> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
@@ -162,7 +162,7 @@ fn end_on_signal(child: Process, folder: PathBuf) -> Result<Handle> {
                 kill(child);
                 descendants.into_iter().for_each(kill);
                 remove(&folder);
-                // The numbers are those of signals that end a process.
+                // The call fails only for unknown signals.
                 let _unknown = emulate_default_handler(signal);
             }
         })?;
@@ -180,7 +180,7 @@ fn kill(Process(pid): Process) {
 /// Memory at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory {
-    /// The server's PSS in bytes, if it is known.
+    /// The server's PSS in bytes, if known.
     pub pss: Option<i64>,
     /// The whole machine's slab in bytes.
     pub slab: i64,
@@ -189,14 +189,14 @@ pub struct Memory {
 /// Processor time up to one moment, or between two.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {
-    /// The server's, if it is known.
+    /// The server's, if known.
     pub cpu: Option<Duration>,
     /// The generator's.
     pub own_cpu: Duration,
 }
 
 impl Usage {
-    /// What has been used since.
+    /// The difference to an earlier moment.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         let cpu = self.cpu.zip(before.cpu);
@@ -221,7 +221,7 @@ fn private_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// A folder of temporary files that stays does no harm.
+/// Removes the folder. One that stays is in the system's folder for temporary files.
 fn remove(folder: &Path) {
     drop(std::fs::remove_dir_all(folder));
 }
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn server_ends_with_what_it_has_started_and_leaves_nothing_behind() {
+    fn dropped_server_ends_with_its_descendants_and_removes_its_folder() {
         let mut command = Command::new("sh");
         let script = "sleep 60 & echo ready: http://127.0.0.1:1 $1; wait";
         command.args(["-c", script, "sh"]);
@@ -244,7 +244,7 @@ mod tests {
         drop(server);
         assert!(!folder.parent().unwrap().exists());
         let end = Instant::now() + Duration::from_secs(10);
-        // Whoever adopts it may be slow to take note of its end.
+        // The process that adopts it may be slow to reap it.
         let is_alive = |process: &Process| {
             let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.0));
             stat.is_ok_and(|stat| !stat.contains(") Z "))
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn child_that_is_never_ready_is_an_error() {
+    fn child_without_a_ready_line_is_an_error() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no; exec sleep 60"]);
         let error = Server::start(command, "feed").unwrap_err().to_string();

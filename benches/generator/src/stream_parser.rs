@@ -1,29 +1,29 @@
-//! PURE: what a client hears: the bytes of one connection, cut anywhere, to what they say.
+//! PURE: parses what one client receives: bytes, cut anywhere, to events.
 //!
-//! Reads the response head, then WebSocket frames (RFC 6455, 5.2) or server-sent events, in chunks
-//! (RFC 9112, 7.1) where the head says so; or answers to polls, one after the other. Holds bytes
-//! only while a piece is incomplete, so that a million idle streams hold none. Knows the stamped
-//! payload that [`super::publisher`] writes and what fanfare says beside publications; anything
-//! else that is published is heard with its id alone.
+//! Reads the response head, then WebSocket frames (RFC 6455, 5.2), server-sent events, in chunks
+//! (RFC 9112, 7.1) if the head says so, or responses to polls. Holds bytes only while a piece is
+//! incomplete, so a million idle connections hold none. Knows the stamped payload that
+//! [`super::publisher`] writes and the control messages of fanfare. Of any other publication it
+//! reads only the id.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::{self, Finder};
 
-use super::inflate_cache::Inflations;
-use super::poll_response::read_answer;
+use super::inflate_cache::InflateCache;
+use super::poll_response::read_response;
 use super::position::Position;
 
-/// Begins a stamped payload: the publication's number follows in 12 digits.
+/// The start of a stamped payload, before the publication's number.
 pub const NUMBER: &str = "{\"n\":\"";
 /// Digits of the number.
 pub const NUMBER_DIGITS: usize = 12;
-/// Comes between the number and the time in nanoseconds.
+/// Stands between the number and the time in nanoseconds.
 pub const STAMP: &str = "\",\"t\":\"";
 /// Digits of the time.
 pub const STAMP_DIGITS: usize = 19;
 
-/// What is looked for in every delivery. Preparing a search costs more than the search.
+/// The search patterns, prepared once: preparing a search costs more than the search.
 pub(super) struct Keys {
     blank_line: Finder<'static>,
     data_field: Finder<'static>,
@@ -48,51 +48,51 @@ pub(super) static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys {
     until: Finder::new("\"until\":\""),
 });
 
-/// How a connection is served.
+/// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Payloads in WebSocket frames and nothing else: ready with the head.
-    Bare,
-    /// Payloads in server-sent events and nothing else: ready with the head.
-    BareEvents,
-    /// WebSocket with messages compressed, each by itself (RFC 7692).
-    Deflated,
+    /// WebSocket frames that contain only payloads. Subscribed with the response head.
+    RawWebSocket,
+    /// Server-sent events that contain only payloads. Subscribed with the response head.
+    RawEvents,
+    /// WebSocket with permessage-deflate without context takeover (RFC 7692).
+    CompressedWebSocket,
     /// Server-sent events.
     EventStream,
-    /// Long polls, one after the other: ready with the first answer.
+    /// Long polls, one after the other. Subscribed with the first response.
     Poll,
     /// WebSocket.
     WebSocket,
 }
 
 impl Kind {
-    /// What several of them are called.
+    /// The plural name, for reports.
     #[must_use]
     pub fn plural(self) -> &'static str {
         match self {
-            Self::Bare | Self::WebSocket => "WebSockets",
-            Self::BareEvents | Self::EventStream => "event streams",
-            Self::Deflated => "compressed WebSockets",
+            Self::RawWebSocket | Self::WebSocket => "WebSockets",
+            Self::RawEvents | Self::EventStream => "event streams",
+            Self::CompressedWebSocket => "compressed WebSockets",
             Self::Poll => "polls",
         }
     }
 }
 
-/// What a payload of ours says of itself.
+/// The stamp in a payload of the generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The publication's number, from one.
     pub number: u64,
-    /// When it was due to be published, by the system's monotonic clock.
+    /// When the publication was due, by the system's monotonic clock.
     pub due_ns: u64,
 }
 
-/// One thing heard.
+/// What a client received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// A poll's answer, of which everything has been heard: the next poll is due.
-    Answered {
-        /// From where it goes on.
+pub enum ClientEvent {
+    /// The end of a poll's response: the next poll is due.
+    PollAnswered {
+        /// Where the next poll continues.
         position: Position,
     },
     /// A close frame with a code (RFC 6455, 7.4).
@@ -100,57 +100,57 @@ pub enum Heard {
         /// The code.
         code: u16,
     },
-    /// The stream has ended, or made no sense.
-    End,
-    /// Publications are missing, and the server says so.
+    /// The stream has ended, or cannot be parsed.
+    Ended,
+    /// The server reports missing publications.
     Gap {
-        /// The sequence number of the last one that is missing.
+        /// The sequence number of the last missing publication.
         until: Option<u64>,
     },
-    /// The server does not agree to compress each message by itself.
+    /// The server does not accept permessage-deflate without context takeover.
     NotDeflated,
     /// A ping: a pong is due.
     Ping,
     /// A publication.
     Publication {
-        /// What the payload says, if it is one of ours.
+        /// The stamp, if the generator published it.
         stamp: Option<Stamp>,
-        /// The sequence number in its id, where ids are told.
+        /// The sequence number of its id, if there is an id.
         sequence: Option<u64>,
     },
     /// The connection is subscribed.
-    Ready {
-        /// The position it begins behind, where that is told.
+    Subscribed {
+        /// The sequence number of the position at which it starts, if the server reports it.
         sequence: Option<u64>,
     },
-    /// The request was not answered as it should be.
+    /// The response has another status than expected.
     Refused {
-        /// The status of the response; 0 for what is no response.
+        /// The status of the response; 0 if it is not HTTP.
         status: u16,
     },
 }
 
-/// What comes next.
+/// What the next bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Piece {
-    Answer,
+    PollResponse,
     Chunk,
     Events,
     Frame,
     Head,
 }
 
-/// The listening end of one connection.
+/// The parser of one connection.
 #[derive(Debug)]
-pub struct Stream {
-    /// The bytes of an incomplete piece. Empty without a heap block.
+pub struct StreamParser {
+    /// The bytes of an incomplete piece. If empty, it has no heap block.
     rest: Box<[u8]>,
     kind: Kind,
     next: Piece,
 }
 
-impl Stream {
-    /// A connection that has sent its request.
+impl StreamParser {
+    /// A parser for a connection that has sent its request.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -160,21 +160,21 @@ impl Stream {
         }
     }
 
-    /// How it is served.
+    /// What the connection speaks.
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Takes bytes and tells what they say.
+    /// Parses the next bytes and calls `on_event` for each event in them.
     pub fn push(
         &mut self,
         bytes: &[u8],
-        inflations: &mut Inflations,
-        hear: &mut impl FnMut(Heard),
+        inflate_cache: &mut InflateCache,
+        on_event: &mut impl FnMut(ClientEvent),
     ) {
         if self.rest.is_empty() {
-            let rest = self.read(bytes, inflations, hear);
+            let rest = self.read(bytes, inflate_cache, on_event);
             if !rest.is_empty() {
                 self.rest = Box::from(rest);
             }
@@ -182,24 +182,24 @@ impl Stream {
         }
         let mut held = std::mem::take(&mut self.rest).into_vec();
         held.extend_from_slice(bytes);
-        self.rest = Box::from(self.read(&held, inflations, hear));
+        self.rest = Box::from(self.read(&held, inflate_cache, on_event));
     }
 
-    /// Reads whole pieces and returns what is left.
+    /// Reads complete pieces and returns the rest.
     fn read<'a>(
         &mut self,
         mut bytes: &'a [u8],
-        inflations: &mut Inflations,
-        hear: &mut impl FnMut(Heard),
+        inflate_cache: &mut InflateCache,
+        on_event: &mut impl FnMut(ClientEvent),
     ) -> &'a [u8] {
         while !bytes.is_empty() {
             let read = match self.next {
-                Piece::Answer => read_answer(bytes, false, hear),
-                Piece::Head if self.kind == Kind::Poll => self.read_first_answer(bytes, hear),
-                Piece::Head => self.read_head(bytes, hear),
-                Piece::Chunk => read_chunks(bytes, hear),
-                Piece::Events => read_events(bytes, hear),
-                Piece::Frame => self.read_frame(bytes, inflations, hear),
+                Piece::PollResponse => read_response(bytes, false, on_event),
+                Piece::Head if self.kind == Kind::Poll => self.read_first_response(bytes, on_event),
+                Piece::Head => self.read_head(bytes, on_event),
+                Piece::Chunk => read_chunks(bytes, on_event),
+                Piece::Events => read_events(bytes, on_event),
+                Piece::Frame => self.read_frame(bytes, inflate_cache, on_event),
             };
             match read.and_then(|length| bytes.get(length..)) {
                 Some(rest) => bytes = rest,
@@ -209,17 +209,21 @@ impl Stream {
         bytes
     }
 
-    fn read_first_answer(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
-        let length = read_answer(bytes, true, hear)?;
-        self.next = Piece::Answer;
+    fn read_first_response(
+        &mut self,
+        bytes: &[u8],
+        on_event: &mut impl FnMut(ClientEvent),
+    ) -> Option<usize> {
+        let length = read_response(bytes, true, on_event)?;
+        self.next = Piece::PollResponse;
         Some(length)
     }
 
-    fn read_head(&mut self, bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+    fn read_head(&mut self, bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
         let end = memmem::find(bytes, b"\r\n\r\n")? + 4;
         let wanted = match self.kind {
-            Kind::BareEvents | Kind::EventStream | Kind::Poll => 200,
-            Kind::Bare | Kind::Deflated | Kind::WebSocket => 101,
+            Kind::RawEvents | Kind::EventStream | Kind::Poll => 200,
+            Kind::RawWebSocket | Kind::CompressedWebSocket | Kind::WebSocket => 101,
         };
         self.next = match wanted {
             101 => Piece::Frame,
@@ -229,18 +233,18 @@ impl Stream {
         let status = bytes.strip_prefix(b"HTTP/1.1 ").and_then(number_at);
         if status != Some(wanted) {
             let status = status.and_then(|status| u16::try_from(status).ok());
-            hear(Heard::Refused {
+            on_event(ClientEvent::Refused {
                 status: status.unwrap_or(0),
             });
-            // Whatever else it says is not for us.
+            // The rest of the response is ignored.
             return Some(bytes.len());
         }
-        if self.kind == Kind::Deflated && !agrees_to_deflate(bytes.get(..end)?) {
-            hear(Heard::NotDeflated);
+        if self.kind == Kind::CompressedWebSocket && !agrees_to_deflate(bytes.get(..end)?) {
+            on_event(ClientEvent::NotDeflated);
             return Some(bytes.len());
         }
-        if matches!(self.kind, Kind::Bare | Kind::BareEvents) {
-            hear(Heard::Ready { sequence: None });
+        if matches!(self.kind, Kind::RawWebSocket | Kind::RawEvents) {
+            on_event(ClientEvent::Subscribed { sequence: None });
         }
         Some(end)
     }
@@ -248,8 +252,8 @@ impl Stream {
     fn read_frame(
         &self,
         bytes: &[u8],
-        inflations: &mut Inflations,
-        hear: &mut impl FnMut(Heard),
+        inflate_cache: &mut InflateCache,
+        on_event: &mut impl FnMut(ClientEvent),
     ) -> Option<usize> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (start, length): (usize, usize) = match second {
@@ -261,67 +265,69 @@ impl Stream {
                 let length = bytes.get(2..10)?.try_into().ok()?;
                 (10, usize::try_from(u64::from_be_bytes(length)).ok()?)
             }
-            // With the mask's bit it is longer than any piece, and so never complete.
+            // A masked frame, which a server must not send, is read with a wrong length.
             short => (2, usize::from(short)),
         };
         let end = start.checked_add(length)?;
         let payload = bytes.get(start..end)?;
-        let heard = match first {
-            0x81 if self.kind == Kind::Bare => Some(publication(payload, None)),
+        let event = match first {
+            0x81 if self.kind == Kind::RawWebSocket => Some(publication(payload, None)),
             0x81 => read_message(payload),
-            // With RSV1 it is compressed.
-            0xc1 if self.kind == Kind::Deflated => inflations.hear(payload, read_message),
-            0x89 => Some(Heard::Ping),
+            // RSV1 marks a compressed message.
+            0xc1 if self.kind == Kind::CompressedWebSocket => {
+                inflate_cache.event_of(payload, read_message)
+            }
+            0x89 => Some(ClientEvent::Ping),
             0x88 => Some(match payload.first_chunk() {
-                Some(code) => Heard::Closed {
+                Some(code) => ClientEvent::Closed {
                     code: u16::from_be_bytes(*code),
                 },
-                None => Heard::End,
+                None => ClientEvent::Ended,
             }),
-            _ => Some(Heard::End),
+            _ => Some(ClientEvent::Ended),
         };
-        if let Some(heard) = heard {
-            hear(heard);
+        if let Some(event) = event {
+            on_event(event);
         }
         Some(end)
     }
 }
 
-/// What a WebSocket message says.
-fn read_message(payload: &[u8]) -> Option<Heard> {
+/// The event of a WebSocket message.
+fn read_message(payload: &[u8]) -> Option<ClientEvent> {
     match payload.strip_prefix(b"{\"type\":\"") {
         Some(message) => read_control(message),
         None => Some(publication(payload, Some(&KEYS.id_member))),
     }
 }
 
-/// A control message behind its `{"type":"`.
-fn read_control(message: &[u8]) -> Option<Heard> {
-    let sequence = |key: &Finder<'_>| sequence_behind(message, key);
+/// The event of a control message, from after its `{"type":"`.
+fn read_control(message: &[u8]) -> Option<ClientEvent> {
+    let sequence = |key: &Finder<'_>| sequence_after(message, key);
     if message.starts_with(b"subscribed\"") {
-        Some(Heard::Ready {
+        Some(ClientEvent::Subscribed {
             sequence: sequence(&KEYS.id_member),
         })
     } else if message.starts_with(b"gap\"") {
-        Some(Heard::Gap {
+        Some(ClientEvent::Gap {
             until: sequence(&KEYS.until),
         })
     } else if message.starts_with(b"error\"") {
-        Some(Heard::End)
+        Some(ClientEvent::Ended)
     } else {
         None
     }
 }
 
-/// Whether the body comes in chunks (RFC 9112, 7.1).
+/// Whether the body is chunked (RFC 9112, 7.1).
 fn is_chunked(head: &[u8]) -> bool {
     has_field(head, b"transfer-encoding:", |value| {
         value.ends_with(b"chunked")
     })
 }
 
-/// Whether messages are compressed, and each by itself (RFC 7692, 7.1.1.1): otherwise the same
-/// message would be different bytes for everybody.
+/// Whether the server accepts permessage-deflate without context takeover (RFC 7692, 7.1.1.1). With
+/// it, the same message would be different bytes on each connection.
 fn agrees_to_deflate(head: &[u8]) -> bool {
     let has = |value: &[u8], word: &str| memmem::find(value, word.as_bytes()).is_some();
     has_field(head, b"sec-websocket-extensions:", |value| {
@@ -329,31 +335,31 @@ fn agrees_to_deflate(head: &[u8]) -> bool {
     })
 }
 
-/// Whether a field of this name, in any case, has such a value in lower case.
-fn has_field(head: &[u8], name: &[u8], is_it: impl Fn(&[u8]) -> bool) -> bool {
+/// Whether a field of this name has a value that fits. Both are compared in lower case.
+fn has_field(head: &[u8], name: &[u8], fits: impl Fn(&[u8]) -> bool) -> bool {
     let mut lines = head.split(|byte| *byte == b'\n');
     lines.any(|line| {
         let line = line.trim_ascii_end().to_ascii_lowercase();
-        line.strip_prefix(name).is_some_and(&is_it)
+        line.strip_prefix(name).is_some_and(&fits)
     })
 }
 
-/// Reads whole events that are in no chunks.
-fn read_events(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+/// Reads complete events of a body that is not chunked.
+fn read_events(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
     let end = memmem::rfind(bytes, b"\n\n")? + 2;
-    hear_events(bytes.get(..end)?, hear);
+    emit_events(bytes.get(..end)?, on_event);
     Some(end)
 }
 
-/// Reads chunks up to the end of an event, which a proxy may have cut into several.
-fn read_chunks(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
+/// Reads chunks up to the end of an event. A proxy may have split an event into several chunks.
+fn read_chunks(bytes: &[u8], on_event: &mut impl FnMut(ClientEvent)) -> Option<usize> {
     let mut joined = Vec::new();
     let mut done = 0;
     loop {
         let rest = bytes.get(done..)?;
         let line_end = KEYS.line_end.find(rest)?;
         let Some(size) = rest.get(..line_end).and_then(size_of_chunk) else {
-            hear(Heard::End);
+            on_event(ClientEvent::Ended);
             return Some(bytes.len());
         };
         let start = line_end + 2;
@@ -361,17 +367,17 @@ fn read_chunks(bytes: &[u8], hear: &mut impl FnMut(Heard)) -> Option<usize> {
         let content = rest.get(start..end)?;
         done += end.checked_add(2).filter(|end| *end <= rest.len())?;
         if size == 0 {
-            hear(Heard::End);
+            on_event(ClientEvent::Ended);
             return Some(done);
         }
         let is_whole = content.ends_with(b"\n\n");
         if joined.is_empty() && is_whole {
-            hear_events(content, hear);
+            emit_events(content, on_event);
             return Some(done);
         }
         joined.extend_from_slice(content);
         if is_whole {
-            hear_events(&joined, hear);
+            emit_events(&joined, on_event);
             return Some(done);
         }
     }
@@ -383,36 +389,36 @@ fn size_of_chunk(line: &[u8]) -> Option<usize> {
     usize::from_str_radix(text.trim_end(), 16).ok()
 }
 
-fn hear_events(mut content: &[u8], hear: &mut impl FnMut(Heard)) {
+fn emit_events(mut content: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
     while let Some(length) = KEYS.blank_line.find(content) {
         let (event, rest) = content.split_at(length);
-        hear_event(event, hear);
+        emit_event(event, on_event);
         content = rest.get(2..).unwrap_or_default();
     }
 }
 
-fn hear_event(event: &[u8], hear: &mut impl FnMut(Heard)) {
-    // The first event of a stream has the reconnection time, whatever else it is.
+fn emit_event(event: &[u8], on_event: &mut impl FnMut(ClientEvent)) {
+    // Only the first event of a stream has the reconnection time.
     let is_first = event.starts_with(b"retry:");
     if is_first {
-        hear(Heard::Ready {
-            sequence: sequence_behind(event, &KEYS.id_field),
+        on_event(ClientEvent::Subscribed {
+            sequence: sequence_after(event, &KEYS.id_field),
         });
     }
     if KEYS.gap_event.find(event).is_some() {
-        hear(Heard::Gap {
-            until: sequence_behind(event, &KEYS.until),
+        on_event(ClientEvent::Gap {
+            until: sequence_after(event, &KEYS.until),
         });
     } else if !is_first && KEYS.data_field.find(event).is_some() {
-        hear(publication(event, Some(&KEYS.id_field)));
+        on_event(publication(event, Some(&KEYS.id_field)));
     }
 }
 
-/// A publication, whose id follows a key where there is one.
-pub(super) fn publication(text: &[u8], id: Option<&Finder<'_>>) -> Heard {
-    Heard::Publication {
+/// A publication. Its id follows `id`, if that is given.
+pub(super) fn publication(text: &[u8], id: Option<&Finder<'_>>) -> ClientEvent {
+    ClientEvent::Publication {
         stamp: stamp(text),
-        sequence: id.and_then(|key| sequence_behind(text, key)),
+        sequence: id.and_then(|key| sequence_after(text, key)),
     }
 }
 
@@ -424,15 +430,15 @@ fn stamp(text: &[u8]) -> Option<Stamp> {
     Some(Stamp { number, due_ns })
 }
 
-/// The number in the id, `<epoch>-<sequence>`, that follows a key.
-pub(super) fn sequence_behind(text: &[u8], key: &Finder<'_>) -> Option<u64> {
+/// The sequence number in the id `<epoch>-<sequence>` that follows a key.
+pub(super) fn sequence_after(text: &[u8], key: &Finder<'_>) -> Option<u64> {
     let at = key.find(text)? + key.needle().len();
     let id = text.get(at..)?;
     let hyphen = memchr::memchr(b'-', id)?;
     number_at(id.get(hyphen + 1..)?)
 }
 
-/// The decimal number that a text begins with.
+/// The decimal number at the start of a text.
 fn number_at(text: &[u8]) -> Option<u64> {
     let mut number: Option<u64> = None;
     for digit in text.iter().take_while(|byte| byte.is_ascii_digit()) {
@@ -466,36 +472,36 @@ mod tests {
         format!("{:x}\r\n{content}\r\n", content.len())
     }
 
-    fn heard(kind: Kind, pieces: &[&[u8]]) -> Vec<Heard> {
-        let mut stream = Stream::new(kind);
-        let mut inflations = Inflations::default();
+    fn event(kind: Kind, pieces: &[&[u8]]) -> Vec<ClientEvent> {
+        let mut stream = StreamParser::new(kind);
+        let mut inflate_cache = InflateCache::default();
         let mut all = Vec::new();
         for piece in pieces {
-            stream.push(piece, &mut inflations, &mut |heard| all.push(heard));
+            stream.push(piece, &mut inflate_cache, &mut |event| all.push(event));
         }
         all
     }
 
     /// Whole, byte by byte, and at every cut.
-    fn check(kind: Kind, bytes: &[u8], expected: &[Heard]) {
-        assert_eq!(heard(kind, &[bytes]), expected);
+    fn check(kind: Kind, bytes: &[u8], expected: &[ClientEvent]) {
+        assert_eq!(event(kind, &[bytes]), expected);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        assert_eq!(heard(kind, &single), expected);
+        assert_eq!(event(kind, &single), expected);
         for cut in 0..bytes.len() {
             let (left, right) = bytes.split_at(cut);
-            assert_eq!(heard(kind, &[left, right]), expected, "cut at {cut}");
+            assert_eq!(event(kind, &[left, right]), expected, "cut at {cut}");
         }
     }
 
-    fn publication(number: u64, sequence: Option<u64>) -> Heard {
-        Heard::Publication {
+    fn publication(number: u64, sequence: Option<u64>) -> ClientEvent {
+        ClientEvent::Publication {
             stamp: Some(Stamp { number, due_ns: 42 }),
             sequence,
         }
     }
 
     #[test]
-    fn web_socket_is_heard_the_same_for_every_cut() {
+    fn web_socket_has_the_same_events_for_every_cut() {
         let mut bytes = b"HTTP/1.1 101 Switching Protocols\r\nA: b\r\n\r\n".to_vec();
         bytes.extend(frame(0x81, "{\"type\":\"welcome\",\"conn\":\"0-1-2\"}"));
         bytes.extend(frame(
@@ -515,21 +521,21 @@ mod tests {
         ));
         bytes.extend(frame(0x88, "\u{3}\u{65}"));
         let expected = [
-            Heard::Ready { sequence: Some(6) },
+            ClientEvent::Subscribed { sequence: Some(6) },
             publication(7, Some(7)),
-            Heard::Ping,
-            Heard::Gap { until: Some(9) },
-            Heard::Publication {
+            ClientEvent::Ping,
+            ClientEvent::Gap { until: Some(9) },
+            ClientEvent::Publication {
                 stamp: None,
                 sequence: Some(10),
             },
-            Heard::Closed { code: 0x365 },
+            ClientEvent::Closed { code: 0x365 },
         ];
         check(Kind::WebSocket, &bytes, &expected);
     }
 
     #[test]
-    fn event_stream_is_heard_the_same_for_every_cut_and_chunking() {
+    fn event_stream_has_the_same_events_for_every_cut_and_chunking() {
         let events = [
             "retry: 1000\nevent:fanfare.position\nid: 0ab-6\n\n".to_owned(),
             "event:fanfare.position\nid: 0ab-6\n\n".to_owned(),
@@ -539,11 +545,11 @@ mod tests {
         ];
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let expected = [
-            Heard::Ready { sequence: Some(6) },
+            ClientEvent::Subscribed { sequence: Some(6) },
             publication(7, Some(7)),
             publication(7, Some(8)),
-            Heard::Gap { until: Some(9) },
-            Heard::End,
+            ClientEvent::Gap { until: Some(9) },
+            ClientEvent::Ended,
         ];
         let mut whole = head.to_owned();
         let mut torn = head.to_owned();
@@ -558,23 +564,23 @@ mod tests {
             (whole + "0\r\n\r\n").as_bytes(),
             &expected,
         );
-        let torn = heard(Kind::EventStream, &[(torn + "0\r\n\r\n").as_bytes()]);
+        let torn = event(Kind::EventStream, &[(torn + "0\r\n\r\n").as_bytes()]);
         assert_eq!(torn, expected);
     }
 
     #[test]
-    fn event_stream_that_begins_with_a_gap_is_ready_with_it() {
+    fn event_stream_that_begins_with_a_gap_is_subscribed_with_it() {
         let bytes = "HTTP/1.1 200 OK\r\n\r\nretry: 1000\nevent: fanfare.gap\n\
             data: {\"until\":\"0ab-9\"}\n\nevent: fanfare.position\nid: 0ab-9\n\n";
         let expected = [
-            Heard::Ready { sequence: None },
-            Heard::Gap { until: Some(9) },
+            ClientEvent::Subscribed { sequence: None },
+            ClientEvent::Gap { until: Some(9) },
         ];
         check(Kind::EventStream, bytes.as_bytes(), &expected);
     }
 
     #[test]
-    fn compressed_frames_are_heard_like_plain_ones_for_every_cut() {
+    fn compressed_frames_have_the_events_of_plain_ones_for_every_cut() {
         let mut bytes = b"HTTP/1.1 101 S\r\nsec-websocket-extensions: permessage-deflate; \
             server_no_context_takeover; client_no_context_takeover\r\n\r\n"
             .to_vec();
@@ -588,72 +594,85 @@ mod tests {
         }
         bytes.extend([0xc1, 1, 0xff]);
         let expected = [
-            Heard::Ready { sequence: Some(6) },
+            ClientEvent::Subscribed { sequence: Some(6) },
             publication(7, Some(7)),
             publication(7, Some(7)),
-            Heard::End,
+            ClientEvent::Ended,
         ];
-        check(Kind::Deflated, &bytes, &expected);
-        // Nobody has asked a plain one to take compressed messages.
+        check(Kind::CompressedWebSocket, &bytes, &expected);
+        // A plain WebSocket has not offered compression.
         let mut plain = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
         plain.extend([0xc1, 1, 0]);
-        check(Kind::WebSocket, &plain, &[Heard::End]);
+        check(Kind::WebSocket, &plain, &[ClientEvent::Ended]);
     }
 
     #[test]
-    fn server_that_does_not_compress_each_message_by_itself_is_told_apart() {
+    fn server_without_no_context_takeover_is_recognised() {
         for field in [
             "",
             "Sec-WebSocket-Extensions: permessage-deflate\r\n",
             "X: permessage-deflate; server_no_context_takeover\r\n",
         ] {
             let head = format!("HTTP/1.1 101 S\r\n{field}\r\n");
-            check(Kind::Deflated, head.as_bytes(), &[Heard::NotDeflated]);
+            check(
+                Kind::CompressedWebSocket,
+                head.as_bytes(),
+                &[ClientEvent::NotDeflated],
+            );
         }
     }
 
     #[test]
-    fn bare_frames_have_no_id_and_are_ready_with_the_head() {
+    fn raw_frames_have_no_id_and_are_subscribed_with_the_head() {
         let mut bytes = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
         bytes.extend(frame(0x81, STAMPED));
-        let expected = [Heard::Ready { sequence: None }, publication(7, None)];
-        check(Kind::Bare, &bytes, &expected);
+        let expected = [
+            ClientEvent::Subscribed { sequence: None },
+            publication(7, None),
+        ];
+        check(Kind::RawWebSocket, &bytes, &expected);
     }
 
     #[test]
-    fn bare_events_are_ready_with_the_head_in_chunks_or_without() {
+    fn raw_events_are_subscribed_with_the_head_chunked_or_not() {
         let events = format!(": hi\n\nid: 17:0\ndata: {STAMPED}\n\n");
-        let expected = [Heard::Ready { sequence: None }, publication(7, None)];
+        let expected = [
+            ClientEvent::Subscribed { sequence: None },
+            publication(7, None),
+        ];
         let plain = format!("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{events}");
-        check(Kind::BareEvents, plain.as_bytes(), &expected);
+        check(Kind::RawEvents, plain.as_bytes(), &expected);
         let chunked = format!(
             "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n{}",
             chunk(&events)
         );
-        check(Kind::BareEvents, chunked.as_bytes(), &expected);
+        check(Kind::RawEvents, chunked.as_bytes(), &expected);
     }
 
     #[test]
-    fn other_answers_are_refusals_with_their_status() {
+    fn other_responses_are_refusals_with_their_status() {
         for (text, status) in [
             ("HTTP/1.1 503 Busy\r\nRetry-After: 1\r\n\r\n", 503),
             ("ICY 200 OK\r\n\r\n", 0),
             ("HTTP/1.1 99999999999999999999999 A\r\n\r\n", 0),
         ] {
-            let expected = [Heard::Refused { status }];
+            let expected = [ClientEvent::Refused { status }];
             check(Kind::WebSocket, text.as_bytes(), &expected);
         }
     }
 
     #[test]
-    fn nonsense_is_an_end_and_never_more() {
+    fn invalid_input_ends_the_stream_and_does_nothing_else() {
         let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let text = format!("{head}zz\r\n");
-        assert_eq!(heard(Kind::EventStream, &[text.as_bytes()]), [Heard::End]);
+        assert_eq!(
+            event(Kind::EventStream, &[text.as_bytes()]),
+            [ClientEvent::Ended]
+        );
         let text = format!("{head}ffffffffffffffff\r\nabc");
-        assert_eq!(heard(Kind::EventStream, &[text.as_bytes()]), []);
+        assert_eq!(event(Kind::EventStream, &[text.as_bytes()]), []);
         let mut bytes = b"HTTP/1.1 101 S\r\n\r\n".to_vec();
         bytes.extend([0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255, 1]);
-        assert_eq!(heard(Kind::WebSocket, &[&bytes]), []);
+        assert_eq!(event(Kind::WebSocket, &[&bytes]), []);
     }
 }

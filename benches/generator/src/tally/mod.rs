@@ -1,29 +1,29 @@
-//! PURE: what was received: latencies, and every way in which a stream can be wrong.
+//! PURE: counts deliveries, latencies, and every way in which a stream can be wrong.
 //!
-//! Each generator thread has one [`Tally`], and each connection an [`Ear`] that knows which number
-//! comes next. A jump is a gap that the server told of or it is a loss; there is nothing between.
-//! Publications are dealt over channels in turn, so the numbers of one channel are a [`Lane`].
+//! Each client thread has one [`Tally`], and each connection a [`SequenceChecker`] that knows the
+//! next number. A jump is either a gap that the server has reported, or a loss. Publications go to
+//! the channels in turn, so the numbers of one channel are a [`Stride`].
 
 use hdrhistogram::Histogram;
 
-use crate::stream_parser::{Heard, Stamp};
+use crate::stream_parser::{ClientEvent, Stamp};
 
-/// The longest latency that is told apart, in microseconds: ten minutes.
+/// The longest latency of the histogram, in microseconds: ten minutes.
 const LATENCY_US_MAX: u64 = 600_000_000;
-/// Publications whose last delivery is known; later ones count in the histogram only.
+/// Publications whose last delivery is recorded. Later ones count in the histogram only.
 const LAST_MAX: usize = 1 << 18;
 
-/// The numbers that one channel gets: every `step`-th from `first`.
+/// The publication numbers of one channel: every `step`-th from `first`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lane {
-    /// The first of them, from one.
+pub struct Stride {
+    /// The first number, from one.
     pub first: u64,
-    /// How many channels there are.
+    /// The number of channels.
     pub step: u64,
 }
 
-impl Lane {
-    /// The lane of a channel, counted from zero.
+impl Stride {
+    /// The numbers of a channel. Channels count from zero.
     #[must_use]
     pub fn new(channel: u64, channels: u64) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl Lane {
         }
     }
 
-    /// How many of its numbers there are up to this one.
+    /// How many of its numbers are not above this one.
     #[must_use]
     pub fn count_to(self, number: u64) -> u64 {
         match number.checked_sub(self.first) {
@@ -41,7 +41,7 @@ impl Lane {
         }
     }
 
-    /// Its first number above this one.
+    /// Its lowest number above this one.
     #[must_use]
     pub fn after(self, number: u64) -> u64 {
         self.first + self.count_to(number) * self.step
@@ -51,78 +51,78 @@ impl Lane {
 /// How a connection behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Connects and disconnects while others stay.
-    Passing,
+    /// Disconnects a second after it has subscribed.
+    Churning,
     /// Reads as fast as it can.
     Reader,
-    /// Reads a little at intervals.
+    /// Reads a few bytes at intervals.
     Slow,
-    /// Does not read until it is told to.
+    /// Does not read until the last publication is sent.
     Stalled,
 }
 
 impl Role {
-    /// Whether it may be told of gaps without that saying anything.
+    /// Whether gaps are expected: the connection does not read as fast as it can.
     #[must_use]
     pub fn is_impaired(self) -> bool {
         matches!(self, Self::Slow | Self::Stalled)
     }
 }
 
-/// Which number a connection has first.
+/// Which publication a connection receives first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Whichever it hears first.
+    /// Any.
     Anywhere,
-    /// The first of its lane: it is subscribed before anything is published.
+    /// The first of its channel: it is subscribed before anything is published.
     First,
-    /// The next one behind the position it was told, as ids and numbers are the same.
+    /// The one after the position at which it subscribed. Ids are the numbers.
     Position,
 }
 
-/// What ids have to be.
+/// The rule for ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ids {
-    /// The publication's number: the server is new, and nobody else publishes.
+pub enum IdRule {
+    /// An id is the publication's number: the server is new and has no other publisher.
     Numbers,
-    /// Above the one before.
+    /// An id is above the one before.
     Rising,
 }
 
-/// What is known of a connection by its thread.
+/// What a connection is expected to receive.
 #[derive(Clone, Copy, Debug)]
-pub struct Hearing {
-    /// The numbers it gets.
-    pub lane: Lane,
+pub struct Expectation {
+    /// The numbers of its channel.
+    pub stride: Stride,
     /// How it behaves.
     pub role: Role,
-    /// Where it starts.
+    /// Which publication is the first.
     pub start: Start,
-    /// What ids have to be.
-    pub ids: Ids,
-    /// The time.
+    /// The rule for ids.
+    pub ids: IdRule,
+    /// The time of the read.
     pub now_ns: u64,
 }
 
-/// Counts of what must not happen.
+/// Faults of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Numbers that were never received and no gap told of.
+    /// Numbers that were neither received nor reported in a gap.
     pub lost: u64,
     /// Numbers received twice.
     pub duplicates: u64,
     /// Numbers received after a later one.
     pub reordered: u64,
-    /// Ids that were not what they have to be.
+    /// Ids that break the rule.
     pub wrong_ids: u64,
-    /// Connections that ended without our doing.
+    /// Connections that the server ended or that failed.
     pub ended: u64,
-    /// Connections that were not let in.
+    /// Connections that the server refused.
     pub refused: u64,
 }
 
 impl Faults {
-    /// Whether there is none.
+    /// Whether there are no faults.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
@@ -138,16 +138,16 @@ impl Faults {
     }
 }
 
-/// Gaps, which are no faults since the server told of them.
+/// Gaps, which are not faults, since the server has reported them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gaps {
-    /// Gaps told to connections that read as fast as they can.
+    /// Gaps at connections that read as fast as they can.
     pub readers: u64,
-    /// Gaps told to stalled and slow connections.
+    /// Gaps at stalled and slow connections.
     pub impaired: u64,
-    /// Publications in all of them.
+    /// Publications in all gaps.
     pub skipped: u64,
-    /// Stalled and slow connections that the server has ended, which tells them too.
+    /// Stalled and slow connections that the server has closed, which reports a loss as well.
     pub cut: u64,
 }
 
@@ -160,28 +160,28 @@ impl Gaps {
     }
 }
 
-/// Sums of many connections.
+/// The counts of many connections.
 #[derive(Clone, Debug)]
 pub struct Tally {
-    /// From the time a publication was due to the read that brought it; none without bounds.
+    /// Time from when a publication was due to the read that received it.
     latency_us: Option<Histogram<u64>>,
-    /// For each number from one, the longest latency plus one; 0 where nobody has it.
+    /// For each number from one, the longest latency plus one; 0 if it was not received.
     last_us: Vec<u32>,
-    /// Publications received by whoever is no stalled or slow connection.
+    /// Publications received, without those of stalled and slow connections.
     pub(super) delivered: u64,
-    /// Answers to polls of whoever is no stalled or slow connection, those without news too.
+    /// Responses to polls, also empty ones, without those of stalled and slow connections.
     pub(super) answers: u64,
-    /// Compressed messages of whoever is no stalled or slow connection.
+    /// Compressed messages, without those of stalled and slow connections.
     pub(super) deflated: u64,
-    /// Messages that had to be inflated to know what all compressed ones say.
+    /// Compressed messages that were inflated, since the cache did not have them.
     pub(super) inflated: u64,
-    /// Publications received that were not ours.
+    /// Publications of other publishers.
     pub(super) foreign: u64,
-    /// Connections that came and went.
-    pub(super) passed: u64,
-    /// What went wrong.
+    /// Churning connections that were subscribed and closed.
+    pub(super) churned: u64,
+    /// The faults.
     pub(super) faults: Faults,
-    /// What was told as missing.
+    /// The gaps.
     pub(super) gaps: Gaps,
 }
 
@@ -195,7 +195,7 @@ impl Default for Tally {
             deflated: 0,
             inflated: 0,
             foreign: 0,
-            passed: 0,
+            churned: 0,
             faults: Faults::default(),
             gaps: Gaps::default(),
         }
@@ -203,10 +203,10 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Adds another thread's.
+    /// Adds the tally of another thread.
     pub fn add(&mut self, other: &Self) {
         if let (Some(own), Some(others)) = (&mut self.latency_us, &other.latency_us) {
-            // All tallies have the same bounds, and then adding does not fail.
+            // Adding fails only if the bounds differ; they are the same in all tallies.
             let added = own.add(others);
             debug_assert!(added.is_ok());
         }
@@ -221,35 +221,35 @@ impl Tally {
         self.deflated += other.deflated;
         self.inflated += other.inflated;
         self.foreign += other.foreign;
-        self.passed += other.passed;
+        self.churned += other.churned;
         self.faults.add(&other.faults);
         self.gaps.add(&other.gaps);
     }
 
-    /// The latency, in microseconds, that this part of the deliveries did not exceed.
+    /// The latency in microseconds that this fraction of the deliveries did not exceed.
     #[must_use]
     pub fn latency_us(&self, quantile: f64) -> u64 {
         let histogram = self.latency_us.as_ref();
         histogram.map_or(0, |latency| latency.value_at_quantile(quantile))
     }
 
-    /// Publications received by whoever is no stalled or slow connection.
+    /// Publications received, without those of stalled and slow connections.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered
     }
 
-    /// Deliveries whose latency is known.
+    /// Deliveries with a stamp, whose latency is recorded.
     #[must_use]
     pub fn timed(&self) -> u64 {
         self.latency_us.as_ref().map_or(0, Histogram::len)
     }
 
-    /// For each publication the time to its last subscriber, in microseconds, in rising order.
+    /// For each publication the time to its last subscriber, in microseconds, in ascending order.
     #[must_use]
     pub fn last_us(&self) -> Vec<u32> {
-        let heard = self.last_us.iter().filter(|us| **us > 0);
-        let mut last: Vec<u32> = heard.map(|us| us - 1).collect();
+        let event = self.last_us.iter().filter(|us| **us > 0);
+        let mut last: Vec<u32> = event.map(|us| us - 1).collect();
         last.sort_unstable();
         last
     }
@@ -273,49 +273,55 @@ impl Tally {
     }
 }
 
-/// Which number a connection waits for.
+/// Checks the numbers and ids that one connection receives.
 #[derive(Debug, Default)]
-pub struct Ear {
-    /// 0 while any will do.
+pub struct SequenceChecker {
+    /// The next number; 0 if any is accepted.
     next: u64,
-    /// The sequence number of the newest id; for a poll, where the next one goes on from.
+    /// The sequence number of the newest id. For a poll, the position from which the next
+    /// continues.
     sequence: u64,
     has_gap: bool,
 }
 
-impl Ear {
-    /// The number after the last one that was received or told as missing; 0 before that is known.
+impl SequenceChecker {
+    /// The number after the last one that was received or reported in a gap; 0 before the first.
     #[must_use]
     pub fn next(&self) -> u64 {
         self.next
     }
 
-    /// Takes note of what was heard. Returns how many more publications are accounted for.
-    pub fn note(&mut self, heard: Heard, hearing: &Hearing, tally: &mut Tally) -> u64 {
-        match heard {
-            Heard::Closed { .. }
-            | Heard::End
-            | Heard::NotDeflated
-            | Heard::Ping
-            | Heard::Refused { .. } => 0,
-            Heard::Answered { position } => {
-                if !hearing.role.is_impaired() {
+    /// Checks and counts an event. Returns how many further publications it accounts for.
+    pub fn note(
+        &mut self,
+        event: ClientEvent,
+        expectation: &Expectation,
+        tally: &mut Tally,
+    ) -> u64 {
+        match event {
+            ClientEvent::Closed { .. }
+            | ClientEvent::Ended
+            | ClientEvent::NotDeflated
+            | ClientEvent::Ping
+            | ClientEvent::Refused { .. } => 0,
+            ClientEvent::PollAnswered { position } => {
+                if !expectation.role.is_impaired() {
                     tally.answers += 1;
                 }
-                // One that goes back would bring publications again.
+                // A lower position would deliver publications again.
                 let is_right = position.sequence >= self.sequence;
                 tally.faults.wrong_ids += u64::from(!is_right);
                 self.sequence = position.sequence;
                 0
             }
-            Heard::Gap { until } => self.note_gap(until, hearing, tally),
-            Heard::Publication { stamp, sequence } => {
-                if !hearing.role.is_impaired() {
+            ClientEvent::Gap { until } => self.note_gap(until, expectation, tally),
+            ClientEvent::Publication { stamp, sequence } => {
+                if !expectation.role.is_impaired() {
                     tally.delivered += 1;
                 }
                 let is_rising = self.note_sequence(sequence);
                 match stamp {
-                    Some(stamp) => self.note_stamp(stamp, sequence, is_rising, hearing, tally),
+                    Some(stamp) => self.note_stamp(stamp, sequence, is_rising, expectation, tally),
                     None => {
                         tally.foreign += 1;
                         tally.faults.reordered += u64::from(!is_rising);
@@ -323,10 +329,10 @@ impl Ear {
                     }
                 }
             }
-            Heard::Ready { sequence } => {
-                self.next = match (hearing.start, sequence) {
-                    (Start::First, _) => hearing.lane.first,
-                    (Start::Position, Some(sequence)) => hearing.lane.after(sequence),
+            ClientEvent::Subscribed { sequence } => {
+                self.next = match (expectation.start, sequence) {
+                    (Start::First, _) => expectation.stride.first,
+                    (Start::Position, Some(sequence)) => expectation.stride.after(sequence),
                     (Start::Anywhere | Start::Position, _) => 0,
                 };
                 self.sequence = sequence.unwrap_or(0);
@@ -335,7 +341,7 @@ impl Ear {
         }
     }
 
-    /// Whether the id is above all before it, or there is none.
+    /// Whether the id is above all before it. True without an id.
     fn note_sequence(&mut self, sequence: Option<u64>) -> bool {
         let Some(sequence) = sequence else {
             return true;
@@ -345,18 +351,23 @@ impl Ear {
         is_rising
     }
 
-    fn note_gap(&mut self, until: Option<u64>, hearing: &Hearing, tally: &mut Tally) -> u64 {
-        if hearing.role.is_impaired() {
+    fn note_gap(
+        &mut self,
+        until: Option<u64>,
+        expectation: &Expectation,
+        tally: &mut Tally,
+    ) -> u64 {
+        if expectation.role.is_impaired() {
             tally.gaps.impaired += 1;
         } else {
             tally.gaps.readers += 1;
         }
-        let (Some(until), Ids::Numbers) = (until, hearing.ids) else {
+        let (Some(until), IdRule::Numbers) = (until, expectation.ids) else {
             self.has_gap = true;
             return 0;
         };
-        let after = hearing.lane.after(until);
-        let skipped = after.saturating_sub(self.next) / hearing.lane.step;
+        let after = expectation.stride.after(until);
+        let skipped = after.saturating_sub(self.next) / expectation.stride.step;
         tally.gaps.skipped += skipped;
         self.next = self.next.max(after);
         skipped
@@ -367,18 +378,18 @@ impl Ear {
         stamp: Stamp,
         sequence: Option<u64>,
         is_rising: bool,
-        hearing: &Hearing,
+        expectation: &Expectation,
         tally: &mut Tally,
     ) -> u64 {
         let Stamp { number, due_ns } = stamp;
-        if !hearing.role.is_impaired() {
-            tally.note_latency(number, hearing.now_ns.saturating_sub(due_ns) / 1000);
+        if !expectation.role.is_impaired() {
+            tally.note_latency(number, expectation.now_ns.saturating_sub(due_ns) / 1000);
         }
         let faults = &mut tally.faults;
-        let Lane { step, .. } = hearing.lane;
-        let is_right = match hearing.ids {
-            Ids::Numbers => sequence.is_none_or(|sequence| sequence == number),
-            Ids::Rising => is_rising || number < self.next,
+        let Stride { step, .. } = expectation.stride;
+        let is_right = match expectation.ids {
+            IdRule::Numbers => sequence.is_none_or(|sequence| sequence == number),
+            IdRule::Rising => is_rising || number < self.next,
         };
         faults.wrong_ids += u64::from(!is_right);
         if self.next == 0 {

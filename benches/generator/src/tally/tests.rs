@@ -1,10 +1,10 @@
-//! Tests of the tally: every way in which a stream can be wrong is seen, and none is made up.
+//! Tests of the tally: each kind of fault is found, and a correct stream has none.
 
 use super::*;
 
-fn hearing(ids: Ids, start: Start, role: Role) -> Hearing {
-    Hearing {
-        lane: Lane::new(0, 1),
+fn expectation(ids: IdRule, start: Start, role: Role) -> Expectation {
+    Expectation {
+        stride: Stride::new(0, 1),
         role,
         start,
         ids,
@@ -12,8 +12,8 @@ fn hearing(ids: Ids, start: Start, role: Role) -> Hearing {
     }
 }
 
-fn publication(number: u64) -> Heard {
-    Heard::Publication {
+fn publication(number: u64) -> ClientEvent {
+    ClientEvent::Publication {
         stamp: Some(Stamp {
             number,
             due_ns: 2_000_000,
@@ -22,21 +22,21 @@ fn publication(number: u64) -> Heard {
     }
 }
 
-fn reader() -> Hearing {
-    hearing(Ids::Numbers, Start::First, Role::Reader)
+fn reader() -> Expectation {
+    expectation(IdRule::Numbers, Start::First, Role::Reader)
 }
 
-/// Subscribes at this position and hears the rest.
-fn tally_of(hearing: &Hearing, position: u64, all: &[Heard]) -> (Tally, u64) {
+/// The tally of a connection that subscribes at a position and receives these events.
+fn tally_of(expectation: &Expectation, position: u64, all: &[ClientEvent]) -> (Tally, u64) {
     let mut tally = Tally::default();
-    let mut ear = Ear::default();
-    let ready = Heard::Ready {
+    let mut checker = SequenceChecker::default();
+    let ready = ClientEvent::Subscribed {
         sequence: Some(position),
     };
-    ear.note(ready, hearing, &mut tally);
+    checker.note(ready, expectation, &mut tally);
     let accounted = all
         .iter()
-        .map(|heard| ear.note(*heard, hearing, &mut tally))
+        .map(|event| checker.note(*event, expectation, &mut tally))
         .sum();
     (tally, accounted)
 }
@@ -51,9 +51,9 @@ fn stream_in_order_is_clean_and_timed() {
 }
 
 #[test]
-fn each_fault_is_told_apart() {
+fn each_fault_is_counted_as_its_kind() {
     let faults = |numbers: &[u64]| {
-        let all: Vec<Heard> = numbers.iter().copied().map(publication).collect();
+        let all: Vec<ClientEvent> = numbers.iter().copied().map(publication).collect();
         tally_of(&reader(), 0, &all).0.faults
     };
     assert_eq!(faults(&[1, 3]).lost, 1);
@@ -62,7 +62,7 @@ fn each_fault_is_told_apart() {
     let swapped = faults(&[1, 3, 2]);
     assert_eq!((swapped.lost, swapped.reordered), (1, 1));
     assert_eq!(faults(&[1, 2, 3, 1]).reordered, 1);
-    let wrong = Heard::Publication {
+    let wrong = ClientEvent::Publication {
         stamp: Some(Stamp {
             number: 1,
             due_ns: 0,
@@ -73,10 +73,10 @@ fn each_fault_is_told_apart() {
 }
 
 #[test]
-fn gap_covers_what_it_names_and_no_more() {
-    let gap = Heard::Gap { until: Some(3) };
-    let told = [publication(1), gap, publication(4)];
-    let (tally, accounted) = tally_of(&reader(), 0, &told);
+fn gap_covers_the_numbers_that_it_names() {
+    let gap = ClientEvent::Gap { until: Some(3) };
+    let covered = [publication(1), gap, publication(4)];
+    let (tally, accounted) = tally_of(&reader(), 0, &covered);
     assert!(tally.faults.is_clean());
     assert_eq!((tally.gaps.readers, tally.gaps.skipped), (1, 2));
     assert_eq!(accounted, 4);
@@ -86,10 +86,10 @@ fn gap_covers_what_it_names_and_no_more() {
 
 #[test]
 fn gap_covers_one_jump_where_ids_are_not_numbers() {
-    let gap = Heard::Gap { until: Some(999) };
-    let hearing = hearing(Ids::Rising, Start::First, Role::Stalled);
+    let gap = ClientEvent::Gap { until: Some(999) };
+    let expectation = expectation(IdRule::Rising, Start::First, Role::Stalled);
     let all = [gap, publication(3), publication(5)];
-    let (tally, _) = tally_of(&hearing, 0, &all);
+    let (tally, _) = tally_of(&expectation, 0, &all);
     assert_eq!((tally.gaps.impaired, tally.gaps.skipped), (1, 2));
     assert_eq!(
         (tally.faults.lost, tally.delivered, tally.timed()),
@@ -98,33 +98,44 @@ fn gap_covers_one_jump_where_ids_are_not_numbers() {
 }
 
 #[test]
-fn passing_conn_is_held_to_the_position_it_was_told() {
-    let hearing = hearing(Ids::Numbers, Start::Position, Role::Passing);
-    assert!(tally_of(&hearing, 6, &[publication(7)]).0.faults.is_clean());
-    assert_eq!(tally_of(&hearing, 6, &[publication(8)]).0.faults.lost, 1);
+fn churning_connection_starts_after_its_position() {
+    let expectation = expectation(IdRule::Numbers, Start::Position, Role::Churning);
+    assert!(
+        tally_of(&expectation, 6, &[publication(7)])
+            .0
+            .faults
+            .is_clean()
+    );
     assert_eq!(
-        tally_of(&hearing, 6, &[publication(6)]).0.faults.duplicates,
+        tally_of(&expectation, 6, &[publication(8)]).0.faults.lost,
+        1
+    );
+    assert_eq!(
+        tally_of(&expectation, 6, &[publication(6)])
+            .0
+            .faults
+            .duplicates,
         1
     );
 }
 
 #[test]
-fn foreign_publications_have_to_rise_and_nothing_else() {
-    let hearing = hearing(Ids::Rising, Start::Anywhere, Role::Reader);
-    let foreign = |sequence| Heard::Publication {
+fn foreign_publications_only_need_rising_ids() {
+    let expectation = expectation(IdRule::Rising, Start::Anywhere, Role::Reader);
+    let foreign = |sequence| ClientEvent::Publication {
         stamp: None,
         sequence: Some(sequence),
     };
-    let (tally, _) = tally_of(&hearing, 10, &[12, 20, 21].map(foreign));
+    let (tally, _) = tally_of(&expectation, 10, &[12, 20, 21].map(foreign));
     assert!(tally.faults.is_clean());
     assert_eq!((tally.foreign, tally.delivered, tally.timed()), (3, 3, 0));
-    let (tally, _) = tally_of(&hearing, 10, &[12, 11].map(foreign));
+    let (tally, _) = tally_of(&expectation, 10, &[12, 11].map(foreign));
     assert_eq!(tally.faults.reordered, 1);
 }
 
 #[test]
-fn poll_goes_on_from_its_answer_which_never_goes_back() {
-    let answered = |sequence| Heard::Answered {
+fn poll_continues_from_its_response_whose_position_never_falls() {
+    let answered = |sequence| ClientEvent::PollAnswered {
         position: format!("00000000000a-{sequence}").parse().unwrap(),
     };
     let all = [publication(1), answered(1), answered(1), publication(2)];
@@ -134,34 +145,34 @@ fn poll_goes_on_from_its_answer_which_never_goes_back() {
     let back = [publication(1), publication(2), answered(1), publication(2)];
     let (tally, _) = tally_of(&reader(), 0, &back);
     assert_eq!((tally.faults.wrong_ids, tally.faults.duplicates), (1, 1));
-    let stalled = hearing(Ids::Numbers, Start::First, Role::Stalled);
+    let stalled = expectation(IdRule::Numbers, Start::First, Role::Stalled);
     assert_eq!(tally_of(&stalled, 0, &[answered(1)]).0.answers, 0);
 }
 
 #[test]
-fn lanes_share_the_numbers_between_channels() {
-    let lane = Lane::new(1, 3);
+fn strides_divide_the_numbers_between_channels() {
+    let stride = Stride::new(1, 3);
     let numbers: Vec<u64> = (0..)
         .scan(0, |last, _: u32| {
-            *last = lane.after(*last);
+            *last = stride.after(*last);
             Some(*last)
         })
         .take(3)
         .collect();
     assert_eq!(numbers, [2, 5, 8]);
     assert_eq!(
-        [0, 1, 2, 4, 5].map(|number| lane.count_to(number)),
+        [0, 1, 2, 4, 5].map(|number| stride.count_to(number)),
         [0, 0, 1, 1, 2]
     );
-    let hearing = Hearing { lane, ..reader() };
-    let (tally, accounted) = tally_of(&hearing, 0, &[2, 5, 11].map(publication));
+    let expectation = Expectation { stride, ..reader() };
+    let (tally, accounted) = tally_of(&expectation, 0, &[2, 5, 11].map(publication));
     assert_eq!((tally.faults.lost, accounted), (1, 4));
 }
 
 #[test]
 fn sums_of_threads_keep_the_longest_time() {
     let (mut one, _) = tally_of(&reader(), 0, &[publication(1)]);
-    let late = Hearing {
+    let late = Expectation {
         now_ns: 9_000_000,
         ..reader()
     };
