@@ -1,9 +1,9 @@
-//! What a client's own frames cost: header, unmasking, UTF-8, the command.
+//! The cost of a client's frames: header, unmasking, UTF-8 validation, the command.
 //!
-//! Stands for the read side of a WebSocket: commands of 100 bytes, a compressed one of 400, a
-//! message near a page, and a read buffer full of the smallest frames, which is what a hostile
-//! client sends to keep a worker busy. Each round unmasks in place, so its input is copied afresh
-//! outside the measurement.
+//! Covers the read side of a WebSocket: commands of 100 bytes, a compressed one of 400, a message
+//! of about a page, and a read buffer full of the smallest frames, which is how a hostile client
+//! keeps a worker busy. Each round unmasks in place, so its input is copied outside the
+//! measurement.
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
 use criterion::{BatchSize, Criterion, Throughput};
@@ -48,14 +48,14 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A command of this length that changes nothing: its reference is unused, so it is padded.
+/// A ping command of this length. It changes nothing; its unused reference is the padding.
 fn ping_command(bytes: usize) -> Vec<u8> {
     let start = "{\"type\":\"ping\",\"note\":\"";
     let pad = "z".repeat(bytes - start.len() - 2);
     format!("{start}{pad}\"}}").into_bytes()
 }
 
-/// What the worker lends to all its conns.
+/// What all conns of a worker share.
 #[derive(Default)]
 struct Lent {
     config: Config,
@@ -64,7 +64,7 @@ struct Lent {
     access: Access,
 }
 
-/// The same command as a client compresses it.
+/// A message as a client compresses it.
 fn deflated(message: &[u8]) -> Vec<u8> {
     let mut engine = Compress::new(Level::default(), false);
     let mut out = Vec::with_capacity(message.len() + 64);

@@ -1,9 +1,9 @@
-//! How many publications per second one feeder can bring in.
+//! The publications per second that the feed accepts from one feeder.
 //!
-//! Stands for the way from a feeder's bytes to a worker's inbox: first the decoder alone, pure and
-//! on one thread, for each way to give a payload; then the whole feed over a real Unix socket, with
-//! a thread that takes batches out of the inbox and throws them away. The last line of each round
-//! asks for an acknowledgement, so a round ends when everything before it has been sequenced.
+//! Covers the path from a feeder's bytes to a worker's inbox: first the decoder alone, on one
+//! thread, for each kind of payload; then the whole feed over a Unix socket, with a thread that
+//! takes batches out of the inbox and drops them. The last line of each round asks for an
+//! acknowledgement, so a round ends when all lines are sequenced.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -90,7 +90,7 @@ fn decode_all(mut input: &[u8]) -> usize {
     }
 }
 
-/// Stands in for a worker: takes what comes, confirms, keeps nothing.
+/// Takes a worker's place: receives batches, acknowledges them and drops them.
 fn work(inbox: &Inbox, wake: &Wake, feed: &Wake, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         poll(&mut [PollFd::new(wake, PollFlags::IN)], None).unwrap();
@@ -114,7 +114,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
     };
     let (mailbox, inbox) = inbox(Arc::clone(wake));
     let writer = Writer::new(&config, Sequence::ZERO);
-    // The worker has a subscriber of the channel.
+    // The worker has a subscriber to the channel.
     let (name, stake) = (
         ChannelName::new("prices").unwrap(),
         Stake {

@@ -1,11 +1,11 @@
-//! What a broadcast to 100,000 conns costs without the kernel: the turn's own share per delivery.
+//! The cost of a broadcast to 100,000 conns without the kernel: the worker's share per delivery.
 //!
-//! A real worker over a network whose writes always succeed and cost nothing. Stands for the part
-//! of a delivery that is ours: walk, plan, gather, advance, quota, counters. The kernel's send
-//! takes several microseconds, so what is measured here has to stay a small part of one. Ten
-//! publications together show what a delivery costs when the walk is shared. Compressed
-//! publications have to cost the same as plain ones: they are compressed once and then shared. A
-//! poll's part is more: its answer is gathered, and the next request read, understood and joined.
+//! Runs a real worker over a network whose writes always succeed and cost nothing. Measures walk,
+//! plan, gather, advance, quota and counters. The kernel's send takes several microseconds, so this
+//! must stay a small fraction of one. Ten publications together show the cost of a delivery when
+//! they share the walk. Compressed publications must cost the same as plain ones: they are
+//! compressed once and then shared. A poll costs more: its response is gathered, and the next
+//! request is read, parsed and subscribed.
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -47,7 +47,7 @@ const DEFLATED: &[u8] = b"GET /ws?channel=prices HTTP/1.1\r\nHost: a\r\nUpgrade:
     Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// The request of a poll, up to the sequence number that it goes on from.
+/// The request of a poll, up to the sequence number from which it continues.
 const POLL: &[u8] = b"GET /poll?channel=prices&timeout=120&since=000000000001-";
 
 fn main() {
@@ -56,27 +56,27 @@ fn main() {
     criterion.final_summary();
 }
 
-/// A network of clients that send one request and take whatever is written; those that poll send
-/// the next when they are answered.
-struct Generous {
+/// A network of clients that send one request and accept all that is written. A polling client
+/// sends the next request after each response.
+struct UnlimitedNet {
     clock: Clock,
     request: &'static [u8],
-    /// Clients that have not been accepted yet.
+    /// Clients that are not yet accepted.
     waiting: u32,
     ready: Vec<Readiness>,
     writes: u64,
     bytes: u64,
-    /// The last publication that there is, from which polls go on.
+    /// The number of the last publication, from which polls continue.
     published: u64,
 }
 
 struct Client {
     id: Option<ConnId>,
-    /// Whether the client has sent its request, or its next.
-    has_asked: Cell<bool>,
+    /// Whether the client has sent its current request.
+    has_requested: Cell<bool>,
 }
 
-impl Net for Generous {
+impl Net for UnlimitedNet {
     type Socket = Client;
 
     fn now(&self) -> Now {
@@ -108,7 +108,7 @@ impl Net for Generous {
         AcceptOutcome::Accepted {
             socket: Client {
                 id: None,
-                has_asked: Cell::new(false),
+                has_requested: Cell::new(false),
             },
             address: std::net::Ipv4Addr::LOCALHOST.into(),
         }
@@ -121,7 +121,7 @@ impl Net for Generous {
     }
 
     fn read(&mut self, socket: &mut Client, into: &mut [u8]) -> ReadOutcome {
-        if socket.has_asked.replace(true) {
+        if socket.has_requested.replace(true) {
             return ReadOutcome::Drained;
         }
         let mut rest = &mut *into;
@@ -140,7 +140,7 @@ impl Net for Generous {
         let count = slices.iter().map(|slice| slice.len()).sum();
         self.writes += 1;
         self.bytes += count as u64;
-        if self.polls() && socket.has_asked.replace(false) {
+        if self.polls() && socket.has_requested.replace(false) {
             self.ready.extend(socket.id.map(ready));
         }
         WriteOutcome::Wrote {
@@ -156,7 +156,7 @@ impl Net for Generous {
     fn stop_listening(&mut self) {}
 }
 
-impl Generous {
+impl UnlimitedNet {
     fn polls(&self) -> bool {
         self.request == POLL
     }
@@ -172,7 +172,7 @@ fn ready(id: ConnId) -> Readiness {
 }
 
 struct Rig {
-    worker: Worker<Generous>,
+    worker: Worker<UnlimitedNet>,
     mailbox: Mailbox,
     writer: Writer,
     metrics: Arc<WorkerMetrics>,
@@ -181,16 +181,16 @@ struct Rig {
 }
 
 impl Rig {
-    /// A worker with all conns subscribed and nothing left to do.
+    /// A worker with all conns subscribed and no work left.
     fn new(request: &'static [u8]) -> Self {
         let clock = Clock::start();
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let mut config = Config::default();
-        // Heartbeats would come in between.
+        // Heartbeats would add work.
         config.heartbeat.interval_ms = 3_600_000;
         config.deflate.enabled = true;
         let metrics = Arc::new(WorkerMetrics::default());
-        let net = Generous {
+        let net = UnlimitedNet {
             clock,
             request,
             waiting: CONNS,
@@ -260,7 +260,7 @@ impl Rig {
         Mail::Publish(outgoing.take().unwrap().1)
     }
 
-    /// Publishes and turns until everybody has everything, and whoever polls waits again.
+    /// Publishes, and runs turns until every client has everything and every poll waits again.
     fn broadcast(&mut self, count: u64, payload_bytes: usize) {
         let deliveries = self.metrics.deliveries.value() + count * u64::from(CONNS);
         let mail = self.batch(count, payload_bytes);

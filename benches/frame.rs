@@ -1,8 +1,8 @@
-//! What encoding a publication costs, once for each transport and envelope that somebody uses.
+//! The cost of encoding a publication, once for each transport and envelope in use.
 //!
-//! Stands for the part of a broadcast that does not grow with the number of subscribers: however
-//! many there are, each of the six encodings is made at most once; compressing is the dearest.
-//! Kinds and payload sizes are those of the wire: numbers for a chart, a chat line, a document.
+//! This part of a broadcast does not grow with the number of subscribers: each of the six encodings
+//! is made at most once. Compressing costs the most. Kinds and sizes of payloads are typical:
+//! numbers for a chart, a chat line, a document.
 #![allow(
     clippy::format_push_string,
     clippy::indexing_slicing,
@@ -43,7 +43,7 @@ fn json(bytes: usize) -> Payload {
     Payload::Json(format!("\"{}\"", "x".repeat(bytes - 2)).into())
 }
 
-/// Lines of 60 characters with quotes in them: what has to be escaped and cut.
+/// Lines of 60 characters with quotes, which must be escaped and split.
 fn text(bytes: usize) -> Payload {
     let line = format!("{}\"\n", "y".repeat(58));
     Payload::Text(line.repeat(bytes.div_ceil(60))[..bytes].into())

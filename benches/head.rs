@@ -1,8 +1,8 @@
-//! What a request costs before anything is streamed: from the bytes of its head to the answer.
+//! The cost of a request before anything is streamed: from the bytes of its head to the parsed request.
 //!
-//! Stands for the http part of accepting: one head per connection, as browsers send it. A storm of
-//! a hundred thousand reconnecting clients pays this a hundred thousand times. Measured through
-//! `http::read_request`, the module's one entry, so route, channel names and upgrade checks count.
+//! Each connection has one head, as browsers send it, so a hundred thousand reconnecting clients
+//! cost this a hundred thousand times. Measured through `http::read_request`, the module's only
+//! entry, so routing, channel names and the checks of an upgrade count.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

@@ -1,8 +1,8 @@
-//! What the journal costs: appends per sync mode, and how fast a start reads them back.
+//! The cost of the journal: appends for each sync mode, and the replay at start.
 //!
-//! On the disk that holds the target folder, since a file system in memory says nothing of syncs.
-//! An append is a batch of the size that one read of the feed brings; `batch` and `os` are the
-//! feed's share, since their syncs are another thread's.
+//! Writes to the disk of the target folder, since syncs cost nothing in a file system in memory. An
+//! append is a batch of the size of one read of the feed. For `batch` and `os` it is the feed's
+//! share only: another thread syncs.
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ use fanfare::journal::record::{PayloadRef, Record};
 use fanfare::journal::recover::{Replayed, open};
 use fanfare::journal::state::Boot;
 
-/// Publications of one read of the feed, with payloads of 200 bytes.
+/// Publications in one read of the feed, with payloads of 200 bytes.
 const BATCH: u64 = 256;
 const REPLAYED: u64 = 200_000;
 

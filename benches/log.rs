@@ -1,9 +1,8 @@
-//! What the hub's own arithmetic costs: appending, evicting, looking up what a cursor stands
-//! before.
+//! The cost of the log and the hub: appending, evicting, and reading the entries after a cursor.
 //!
-//! Stands for everything between the inbox and the first write of a broadcast. Appending has to
-//! cost the same for no subscriber and for a thousand, since nobody is touched until flush; plan
-//! and advance are paid once per subscriber and write, so their nanoseconds count most of all.
+//! Covers everything between the inbox and the first write of a broadcast. Appending must cost the
+//! same with no subscriber and with a thousand, since subscribers are visited in flush only. Plan
+//! and advance run once per subscriber and write, so their cost matters most.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
@@ -105,10 +104,10 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What the writer has for one worker: where its channel is, and the entry.
+/// What the writer sends to one worker: the index of its channel, and the entry.
 type Sent = Vec<(u32, ChannelKey, Entry)>;
 
-/// A writer, a worker's hub with one subscriber, and room for what is sent.
+/// A writer, a worker's hub with one subscriber, and a buffer for what is sent.
 fn writer_and_hub() -> (Writer, Hub, Sent) {
     let (config, epoch, head) = (Config::default(), Epoch::new(1), Sequence::ZERO);
     let writer = Writer::new(&config, head);
@@ -127,7 +126,7 @@ fn write(writer: &mut Writer, publications: Vec<Arc<Publication>>, sent: &mut Se
     writer.note_posted();
 }
 
-/// The two parts of appending: the feed's thread adds an entry, a worker takes it in.
+/// The two parts of appending: the feed's thread adds an entry, and a worker receives it.
 fn halves(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("log/append_1000_in");
     group.throughput(Throughput::Elements(ROUND));
@@ -181,7 +180,7 @@ fn evict(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// One subscriber's share of a flush: gaps, plan, frames, advance, quota; without the write.
+/// One subscriber's share of a flush without the write: gaps, plan, frames, advance, quota.
 fn serve_one(
     hub: &mut Node,
     slot: u32,
@@ -233,14 +232,14 @@ fn serve(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Spreads numbers over a million, each of which comes once in a million.
+/// A permutation of the numbers below a million.
 fn scatter(number: u64) -> u64 {
     number.wrapping_mul(611_953) % MILLION
 }
 
 const MILLION: u64 = 1_000_000;
 
-/// A million channels of which the newest publication is kept.
+/// A million channels, each with its newest publication in the log.
 fn million(criterion: &mut Criterion) {
     let mut config = Config::default();
     config.log.bytes = 1 << 40;
@@ -257,7 +256,7 @@ fn million(criterion: &mut Criterion) {
     let resident = resident_bytes();
     let mut hub = Node::new(Epoch::new(1), Sequence::ZERO, &config);
     fill(&mut hub, publications_to(1, MILLION, name));
-    // Half of it again, out of order, so that the log is full of holes.
+    // Half of the channels again, out of order, so that the log has many holes.
     fill(&mut hub, publications_to(MILLION + 1, MILLION / 2, name));
     hub.trim(u32::MAX);
     assert_eq!(hub.log().len(), MILLION);

@@ -1,8 +1,8 @@
-//! TLS: handshakes, records, and what an idle conn keeps, beside the library's own way.
+//! TLS: handshakes, records and the memory of an idle conn, compared with rustls' own connection.
 //!
-//! Criterion times one handshake from the server's side, full and by ticket, with the filter and
-//! with the library's `ServerConnection`, and the sealing of payloads. The memory of an idle conn
-//! is printed first.
+//! Criterion times the server's part of one handshake, full and resumed, with the filter and with
+//! `rustls::ServerConnection`, and the sealing of payloads. The memory of an idle conn is printed
+//! first.
 
 #![allow(
     missing_docs,
@@ -25,7 +25,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 /// Conns whose memory is measured.
 const IDLE: usize = 10_000;
 
-/// What both sides need.
+/// The keys and settings of both sides.
 struct Setting {
     identity: Identity,
     library: Arc<ServerConfig>,
@@ -70,10 +70,10 @@ impl Setting {
     }
 }
 
-/// A server's end, of either kind.
+/// The server's side of a connection, of either kind.
 trait Server {
     fn receive(&mut self, bytes: &mut [u8]);
-    /// What is to be sent.
+    /// The bytes to send.
     fn send(&mut self, into: &mut Vec<u8>);
     fn is_done(&self) -> bool;
 }
@@ -115,8 +115,8 @@ impl Server for Box<ServerConnection> {
     }
 }
 
-/// Shakes hands, and says how long the server took.
-fn shake(server: &mut impl Server, client: &mut ClientConnection) -> Duration {
+/// Runs a handshake and returns the time that the server took.
+fn handshake(server: &mut impl Server, client: &mut ClientConnection) -> Duration {
     let mut took = Duration::ZERO;
     let (mut up, mut down) = (Vec::new(), Vec::new());
     loop {
@@ -147,14 +147,14 @@ fn client(config: &Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(Arc::clone(config), ServerName::try_from("a.test").unwrap()).unwrap()
 }
 
-/// A function of a criterion bench that times the server's part of handshakes.
+/// A bench function that times the server's part of handshakes.
 fn timed<S: Server>(
     setting: &Setting,
     is_resumed: bool,
     make: impl Fn() -> S,
 ) -> impl FnMut(u64) -> Duration {
     let known = setting.client_config();
-    shake(&mut make(), &mut client(&known));
+    handshake(&mut make(), &mut client(&known));
     let configs = move |setting: &Setting| match is_resumed {
         true => Arc::clone(&known),
         false => setting.client_config(),
@@ -162,7 +162,7 @@ fn timed<S: Server>(
     move |rounds| {
         let mut took = Duration::ZERO;
         for _ in 0..rounds {
-            took += shake(&mut make(), &mut client(&configs(setting)));
+            took += handshake(&mut make(), &mut client(&configs(setting)));
         }
         took
     }
@@ -187,7 +187,7 @@ fn handshakes(criterion: &mut Criterion) {
 fn records(criterion: &mut Criterion) {
     let setting = Setting::new();
     let mut filter = Box::new(Filter::new(&setting.identity).unwrap());
-    shake(&mut filter, &mut client(&setting.client_config()));
+    handshake(&mut filter, &mut client(&setting.client_config()));
     let mut group = criterion.benchmark_group("tls seal");
     for bytes in [60, 200, 1400, 16_384, 65_536] {
         let payload = vec![b'x'; bytes];
@@ -202,7 +202,7 @@ fn records(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Bytes of memory that this process has.
+/// The resident memory of this process, in bytes.
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -210,15 +210,15 @@ fn resident_bytes() -> usize {
     kib.parse::<usize>().unwrap() * 1024
 }
 
-/// Bytes that an idle conn keeps, its own box included; the clients are gone.
+/// Bytes of an idle conn, with its own box. The clients are dropped.
 fn idle<S: Server>(setting: &Setting, make: impl Fn() -> S) -> usize {
     let config = setting.client_config();
     let conn = || {
         let mut server = make();
-        shake(&mut server, &mut client(&config));
+        handshake(&mut server, &mut client(&config));
         server
     };
-    // What the first ones leave behind is used by all that follow.
+    // What the first connections allocate for good is shared by all later ones.
     drop((0..IDLE / 10).map(|_| conn()).collect::<Vec<_>>());
     let before = resident_bytes();
     let kept: Vec<_> = (0..IDLE).map(|_| conn()).collect();

@@ -1,8 +1,8 @@
-//! What it costs to decide about a token, by algorithm, and to refuse one that is forged.
+//! The cost of verifying a token, by algorithm, and of refusing a forged one.
 //!
-//! Every request and every `auth` that shows a token pays this once, on the worker's thread; so do
-//! a hundred thousand clients that come back at once. Tokens and keys are those of the tests, made
-//! by `openssl`. Publications pay nothing of it.
+//! Each request and each `auth` with a token costs this once, on the worker's thread, also when a
+//! hundred thousand clients reconnect at once. Publications cost none of it. Tokens and keys are
+//! those of the tests, made with `openssl`.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -54,7 +54,7 @@ fn tokens(criterion: &mut Criterion) {
         group.bench_function(algorithm.name(), |bencher| {
             bencher.iter(|| verifier.verify(black_box(token), NOW_S));
         });
-        // The claims of another: the header still names the key.
+        // The claims of another token. The header still names the key.
         let (header, rest) = token.split_once('.').unwrap();
         let forged = format!("{header}.{}", rest.replacen("eyJzdWIi", "eyJzdWJi", 1));
         assert!(verifier.verify(&forged, NOW_S).is_err() && forged != token);

@@ -1,8 +1,8 @@
-//! What timers cost at a million conns: arming, disarming, firing.
+//! The cost of timers at a million conns: arming, disarming, firing.
 //!
-//! Stands for heartbeats: each conn has one deadline that is armed again every interval, so on a
-//! worker with a million conns and 25 s between heartbeats forty thousand fire per second. The
-//! links of a million slots are twelve megabytes, so this measures cache misses as they will be.
+//! Models heartbeats: each conn has one deadline that is armed again every interval. On a worker
+//! with a million conns and 25 s between heartbeats, forty thousand fire per second. The links of a
+//! million slots take twelve megabytes, so cache misses are as frequent as in production.
 
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::time::wheel::{TICK_US, Wheel};
@@ -20,7 +20,7 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Slots in an order that does not follow memory, as conns come and go.
+/// Slots in an order that does not follow memory, as after many connects and disconnects.
 fn scattered() -> impl Iterator<Item = u32> {
     let mut random = fastrand::Rng::with_seed(7);
     std::iter::repeat_with(move || random.u32(..SLOTS))
@@ -63,7 +63,7 @@ fn wheel(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A tick's worth of heartbeats: everything due fires and is armed for the next interval.
+/// The heartbeats of one tick: every due timer fires and is armed for the next interval.
 fn turns(group: &mut criterion::BenchmarkGroup<'_, criterion::measurement::WallTime>) {
     let per_tick = u64::from(SLOTS) * TICK_US / INTERVAL_US;
     group.throughput(Throughput::Elements(per_tick));

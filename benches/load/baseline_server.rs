@@ -1,11 +1,11 @@
-//! The floor: the least that a server of this kind has to do, and nothing else.
+//! The floor: a baseline server that does the minimum of work for each delivery.
 //!
-//! Accepts, answers any request with one canned head, then does one plain `send` for each socket
-//! and publication. No parsing, no queue, no channel, no quota; a socket that is full loses the
-//! rest. As many workers as the server it is compared with, each with its own descriptor table,
-//! listener and processor, and the same socket options, so that the kernel does the same work for
-//! both. Runs as a child process of the load generator; its feed takes frames with their length in
-//! front.
+//! Accepts connections, answers any request with a fixed head, then calls `send` once for each
+//! socket and publication. It has no parser, queue, channel or quota; what a full socket does not
+//! accept is lost. It has as many workers as the server it is compared with, each with its own
+//! descriptor table, listener and processor, and the same socket options, so that the kernel does
+//! the same work for both. Runs as a child process of the load generator. Its feed takes frames,
+//! each after its length.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -24,14 +24,14 @@ use fanfare::sys::listener::{SocketOptions, bind};
 use fanfare::sys::wake::Wake;
 use rustix::event::epoll;
 
-/// The answer to whatever was asked.
+/// The response to any request.
 const HEAD: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-/// Reports of the listener and of the wake; sockets count from zero.
+/// Epoll data of the listener and the wake. Sockets count from zero.
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 
-/// Serves until the feeder has gone.
+/// Serves until the feeder disconnects.
 pub(crate) fn serve(feed: &Path, workers: u32) -> Result<()> {
     let feed_listener = UnixListener::bind(feed)?;
     let mut address = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -168,7 +168,7 @@ impl Worker {
         }
     }
 
-    /// A request is in one piece here, so what comes is one.
+    /// Answers a request. On loopback each read contains a whole one.
     fn answer(&mut self, index: usize) -> Result<()> {
         let socket = &mut self.sockets[index];
         match socket.read(&mut self.buffer) {

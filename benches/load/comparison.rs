@@ -1,53 +1,48 @@
-//! Both servers' figures side by side, as text and as one JSON object.
+//! The figures of both servers, as text and as one JSON object.
 //!
-//! Each ratio is of sums over all rounds, with the least and the greatest of a round beside it.
+//! Each ratio is of sums over all rounds, with the least and the greatest ratio of a round.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use fanfare_generator::report::{connected_text, measured_text};
 use serde_json::{Value, json};
 
+use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// Side program was measured.
+/// One of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The program under test.
     Fanfare,
-    /// What it is compared with.
+    /// The baseline.
     Floor,
 }
 
-/// Both servers' figures, round by round.
+/// The figures of both servers, by round.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// One for each server and round.
+    /// The figures of connecting, for each server and round.
     pub(crate) connected: Vec<(Side, ConnectFigures)>,
-    /// One for each server, burst and round.
+    /// The figures of publishing, for each server, size of burst and round.
     pub(crate) measured: Vec<(Side, PublishFigures)>,
 }
 
 impl Comparison {
-    /// Whether nothing was lost, doubled, reordered or skipped.
-    pub(crate) fn is_clean(&self) -> bool {
-        let mut measured = self.measured.iter();
-        measured.all(|(_, measured)| measured.is_clean(true))
-    }
-
-    /// Figures of connecting, as a ratio.
+    /// The ratio of processor time per connect.
     fn connect_ratio(&self) -> Ratio {
         let of = |server| -> Vec<f64> {
-            let own = self.connected.iter().filter(|(whose, _)| *whose == server);
+            let own = self.connected.iter().filter(|(side, _)| *side == server);
             own.map(|(_, connected)| connected.cpu_us().unwrap_or(f64::NAN))
                 .collect()
         };
         Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
     }
 
-    /// A figure of all bursts of one size, as a ratio.
+    /// The ratio of a figure over all bursts of one size.
     fn ratio(&self, burst: u32, figure: impl Fn(&PublishFigures) -> f64) -> Ratio {
         let of = |server| -> Vec<f64> {
             let own = self.measured.iter();
-            let own = own.filter(|(whose, m)| *whose == server && m.burst == burst);
+            let own = own.filter(|(side, m)| *side == server && m.burst == burst);
             own.map(|(_, measured)| figure(measured)).collect()
         };
         Ratio::new(&of(Side::Fanfare), &of(Side::Floor))
@@ -59,9 +54,10 @@ impl Comparison {
         bursts.dedup();
         bursts
     }
+}
 
-    /// For programs.
-    pub(crate) fn json(&self) -> String {
+impl Report for Comparison {
+    fn json(&self) -> String {
         let connect: Vec<Value> = self
             .connected
             .iter()
@@ -95,8 +91,7 @@ impl Comparison {
         format!("{value:#}\n")
     }
 
-    /// For people.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         let mut text = String::new();
         for (server, connected) in &self.connected {
             text += &format!("{}: {}\n", name(*server), connected_text(connected));
@@ -119,6 +114,12 @@ impl Comparison {
             "FAILED\n"
         };
         text
+    }
+
+    /// Whether nothing was lost, doubled, reordered or skipped.
+    fn is_clean(&self) -> bool {
+        let mut measured = self.measured.iter();
+        measured.all(|(_, measured)| measured.is_clean(true))
     }
 }
 

@@ -1,8 +1,7 @@
 //! One server of a comparison: how it is started, what its clients speak, and how it is fed.
 //!
-//! Makes of it a stage, that is the server with everybody connected. Knows the two servers that
-//! every comparison has, fanfare and the floor; others come with a command of their own. Measures
-//! nothing itself. The comparisons beside this file are the only callers.
+//! Starts the server with all clients connected, as a load test. Knows the two servers of every
+//! comparison, fanfare and the floor; others have a command of their own. Measures nothing itself.
 
 use std::process::Command;
 
@@ -16,30 +15,31 @@ use fanfare_generator::stream_parser::Kind;
 use fanfare_generator::tally::{IdRule, Start};
 use indicatif::ProgressBar;
 
-/// Descriptors of a thread that are no connections.
+/// Descriptors of a thread that are not connections.
 const SPARE_DESCRIPTORS: usize = 64;
-/// The one channel of everybody.
+/// The channel of all clients.
 const CHANNEL: &str = "bench";
 
-/// A server that takes part.
+/// A server to compare.
 pub(crate) struct Contender {
-    /// Starts it, but for the path of its feed.
+    /// The command that starts it, without the path of its feed.
     pub(crate) command: Command,
-    /// The flag that the path of the feed comes behind.
+    /// The flag that takes the path of the feed.
     pub(crate) feed_flag: &'static str,
-    /// How publications are given to it.
+    /// How publications are written to its feed.
     pub(crate) form: FeedFormat,
-    /// Its connections.
+    /// Its connections, by kind.
     pub(crate) kinds: Vec<(Kind, usize)>,
-    /// Second byte of its clients' addresses. Crowds of the same time have different ones.
+    /// Second byte of its clients' addresses. Servers that run at the same time have different
+    /// ones.
     pub(crate) network: u8,
     /// Bytes of JSON in each publication.
     pub(crate) payload_bytes: usize,
 }
 
 impl Contender {
-    /// Starts it and connects everybody.
-    pub(crate) fn stage(self) -> Result<LoadTest> {
+    /// Starts the server and connects all clients.
+    pub(crate) fn start(self) -> Result<LoadTest> {
         let server = Server::start(self.command, self.feed_flag)?;
         let conns: usize = self.kinds.iter().map(|(_, count)| count).sum();
         let per_thread = usize::try_from(raise_limit().in_force)?.saturating_sub(SPARE_DESCRIPTORS);
@@ -62,12 +62,12 @@ impl Contender {
             channel: CHANNEL.to_owned(),
             channels: 1,
         };
-        let publishing = Some((self.form, payloads));
-        LoadTest::open(server, plan, publishing, &ProgressBar::hidden())
+        let payloads = Some((self.form, payloads));
+        LoadTest::open(server, plan, payloads, &ProgressBar::hidden())
     }
 }
 
-/// The program under test.
+/// The command of the program under test.
 pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
     command
@@ -77,7 +77,7 @@ pub(crate) fn fanfare(workers: u32, server_flags: &str) -> Command {
     command
 }
 
-/// The comparison's own program as the floor's server, fed by its flag `--serve-floor`.
+/// The command of the floor: this program, with the path of its feed in `--serve-floor`.
 pub(crate) fn floor(workers: u32) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--workers", &workers.to_string()]);

@@ -1,9 +1,8 @@
-//! The echo: the least that lies between a feeder and its one subscriber, and nothing else.
+//! The echo: a baseline for the path from a feeder to one subscriber.
 //!
-//! The same hops as in the server: a Unix socket to one thread that waits in epoll, an eventfd to a
-//! second one, and a plain `send` to TCP from there. No parsing, no number, no log; a line is sent
-//! as it came, in one WebSocket frame. Runs as a child process of the comparison beside it, which
-//! is the only caller.
+//! It has the same hops as the server: a Unix socket to a thread that waits in epoll, an eventfd to
+//! a second thread, and a `send` to TCP. It has no parser, no sequence and no log; each line is
+//! sent unchanged in one WebSocket frame. Runs as a child process of the latency comparison.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -20,11 +19,11 @@ use rustix::event::epoll;
 
 /// The longest line, so that a frame's header always has the same form.
 const LINE_BYTES_MAX: usize = 65_535;
-/// What the second thread waits for.
+/// Epoll data of the second thread's sources.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 
-/// Serves until the feeder has gone.
+/// Serves until the feeder disconnects.
 pub(crate) fn serve(feed: &Path) -> Result<()> {
     let feed_listener = UnixListener::bind(feed)?;
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
@@ -61,7 +60,7 @@ fn wait(epoll: &OwnedFd) -> Result<Vec<u64>> {
     Ok(events.iter().map(|event| event.data.u64()).collect())
 }
 
-/// The first thread. The comparison writes a line at once, so what is read ends with a line.
+/// The first thread. The comparison writes whole lines, so each read ends with a line.
 fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) -> Result<()> {
     let (mut feeder, _address): (UnixStream, _) = listener.accept()?;
     let epoll = waiting_for(&[(&feeder, 0)])?;
@@ -80,7 +79,7 @@ fn take_feed(listener: &UnixListener, mailbox: &Sender<Vec<u8>>, wake: &Wake) ->
     }
 }
 
-/// The second thread: a frame of each line to everybody.
+/// The second thread: sends each line as a frame to all subscribers.
 fn send(listener: &TcpListener, wake: &Wake, mail: &Receiver<Vec<u8>>) -> Result<()> {
     let epoll = waiting_for(&[(listener, LISTENER), (wake, WAKE)])?;
     let mut sockets: Vec<TcpStream> = Vec::new();

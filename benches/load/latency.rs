@@ -1,12 +1,12 @@
-//! The pipeline from a feeder to the log and to one subscriber: lines per second, and latency beside the
-//! least that lies between.
+//! The path from a feeder to the log and to one subscriber: latency, compared with an echo, and
+//! lines per second.
 //!
-//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. Latency: one
-//! line at a time, to each of the two in turn, on a machine that is idle otherwise; from before the
+//! `cargo bench --bench latency` starts the `fanfare` program and [`echo`] as children. Latency:
+//! one line at a time, to each of the two in turn, on an otherwise idle machine, from before the
 //! feeder's `write` to the subscriber's `read` that has it. Lines per second: a feeder writes lines
-//! to a channel without subscribers as fast as the socket takes them, and the last one asks for an
-//! acknowledgement, which comes when all are in the log. The server has one processor then and the
-//! feeder another. Exit status 1 when something did not come.
+//! to a channel without subscribers as fast as the socket accepts them. The last line asks for an
+//! acknowledgement, which is sent when all are in the log. The server then has one processor and
+//! the feeder another. Exit status 1 if a line is missing.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -34,14 +34,14 @@ use serde_json::{Value, json};
 
 use ratio::Ratio;
 
-/// Time between two lines, so that both servers sleep when one comes.
+/// Time between two lines, so that both servers sleep before each.
 const PING_INTERVAL: Duration = Duration::from_millis(1);
-/// The longest wait for anything.
+/// The longest wait for a response.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Lines written with one call.
+/// Lines of one write.
 const LINES_TOGETHER: u64 = 4096;
 
-/// Measures the pipeline from a feeder to the log and to one subscriber.
+/// Measures the path from a feeder to the log and to one subscriber.
 #[derive(Debug, Parser)]
 #[command(name = "latency")]
 struct Options {
@@ -57,19 +57,19 @@ struct Options {
     /// Rounds of each.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Flags handed on to `fanfare serve`, as one argument.
+    /// Flags for `fanfare serve`, as one argument.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     server_flags: String,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Be the echo with its feed at this path; for the program itself.
+    /// Run as the echo, with its feed at this path; used by the program itself.
     #[arg(long, hide = true)]
     serve_echo: Option<PathBuf>,
-    /// What cargo adds.
+    /// Set by cargo.
     #[arg(long, hide = true)]
     bench: bool,
-    /// What some test runners add.
+    /// Set by some test runners.
     #[arg(long, hide = true)]
     test: bool,
 }
@@ -103,7 +103,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// The program under test with one worker, on one processor if that is asked for.
+/// The program under test with one worker, on one processor if one is given.
 fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     let program = env!("CARGO_BIN_EXE_fanfare");
     let mut command = match processor {
@@ -121,18 +121,18 @@ fn fanfare(options: &Options, processor: Option<usize>) -> Command {
     command
 }
 
-/// One line of the feed with a payload of so many bytes, in which the number is found again.
+/// One line of the feed, with a payload of so many bytes that contains the number.
 fn line(number: u64, payload_bytes: usize, ack: &str) -> Vec<u8> {
     let mark = mark(number);
     let fill = "x".repeat(payload_bytes.saturating_sub(mark.len() + 2));
-    format!("{{\"channel\":\"hops\",\"data\":\"{mark}{fill}\"{ack}}}\n").into_bytes()
+    format!("{{\"channel\":\"latency\",\"data\":\"{mark}{fill}\"{ack}}}\n").into_bytes()
 }
 
 fn mark(number: u64) -> String {
     format!("<{number:012}>")
 }
 
-/// A server with its one subscriber and its one feeder.
+/// A server with one feeder and one subscriber.
 struct Pipeline {
     feeder: UnixStream,
     subscriber: TcpStream,
@@ -154,11 +154,11 @@ impl Pipeline {
         })
     }
 
-    /// The same past the handshake.
+    /// Opens the pipeline and completes the WebSocket handshake.
     fn subscribed(server: Server) -> Result<Self> {
         let mut pipeline = Self::open(server)?;
         pipeline.subscriber.write_all(
-            b"GET /ws?channel=hops HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+            b"GET /ws?channel=latency HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
               Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
               Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
         )?;
@@ -166,17 +166,20 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Reads until this has come, in one piece with nothing behind that matters.
+    /// Reads until the bytes have arrived. Later bytes are dropped.
     fn read_until(&mut self, wanted: &[u8]) -> Result<()> {
         let mut held = 0;
         loop {
             let count = self.subscriber.read(&mut self.buffer[held..])?;
-            ensure!(count > 0, "the server has hung up");
+            ensure!(count > 0, "the server has closed the connection");
             held += count;
             if memchr::memmem::find(&self.buffer[..held], wanted).is_some() {
                 return Ok(());
             }
-            ensure!(held < self.buffer.len(), "something else came");
+            ensure!(
+                held < self.buffer.len(),
+                "the expected bytes did not arrive"
+            );
         }
     }
 
@@ -205,7 +208,7 @@ fn quantile_us(sorted: &[Duration], quantile: f64) -> f64 {
     sorted[index.min(last)].as_secs_f64() * 1e6
 }
 
-/// Both servers in turns, line by line.
+/// Measures both servers, one line to each in turn.
 fn latency(options: &Options) -> Result<Value> {
     let mut echo = Command::new(std::env::current_exe()?);
     echo.args(["--lines", "0"]);
@@ -249,7 +252,7 @@ fn latency(options: &Options) -> Result<Value> {
     }))
 }
 
-/// Lines into the log of a server that has one processor.
+/// Measures lines per second into the log of a server that has one processor.
 fn throughput(options: &Options) -> Result<Value> {
     let processors = cpu::allowed();
     let (own, theirs) = match processors.as_slice() {
@@ -265,7 +268,7 @@ fn throughput(options: &Options) -> Result<Value> {
     for round in 0..=options.rounds {
         let before = server.usage()?;
         let feed = feed.clone();
-        // A thread of its own, so that its processor is not inherited by what starts later.
+        // In a thread of its own, so that processes that start later do not inherit its processor.
         let feeding = thread::spawn(move || {
             if let Some(number) = own {
                 cpu::pin(number)?;
@@ -302,8 +305,8 @@ fn spread(figures: &[f64]) -> Value {
     })
 }
 
-/// From the first byte to the acknowledgement of the last line, whose number tells that none of
-/// those before it is missing.
+/// The time from the first byte to the acknowledgement of the last line. Its number shows that no
+/// line before it is missing.
 fn write_lines(feed: &Path, lines: u64, payload_bytes: usize, before: u64) -> Result<Duration> {
     let mut feeder = UnixStream::connect(feed)?;
     feeder.set_read_timeout(Some(TIMEOUT))?;

@@ -1,11 +1,12 @@
-//! Other servers beside fanfare and the floor, all measured by the same generator in one run.
+//! Compares other servers with fanfare and the floor, all measured by one generator in one run.
 //!
 //! `cargo bench --bench peers -- --conns 5000 --peer 'NAME|RUNS AS|KIND|FEED|COMMAND'` starts
-//! fanfare, the floor ([`baseline_server`]) and each peer as children, connects everybody to all of them with
-//! the parts of `fanfare bench`, publishes to them in turns, and prints one table. A peer is told
-//! the path of its feed by `--feed PATH`, serves `/ws` or `/sse`, and prints `http://ADDR:PORT`
-//! when it is ready. One that cannot be measured is left out with a line that says why. Exit
-//! status 1 when fanfare or the floor lost a publication; `benches/load/peers/run` has the peers.
+//! fanfare, the floor ([`baseline_server`]) and each peer as children, connects the clients of
+//! `fanfare bench` to each of them, publishes to them in turns, and prints one table. A peer takes
+//! the path of its feed as `--feed PATH`, serves `/ws` or `/sse`, and prints `http://ADDR:PORT`
+//! when it is ready. A peer that cannot be measured is left out, with a line that has the cause.
+//! Exit status 1 if fanfare or the floor lost a publication. `benches/load/peers/run` has the
+//! peers.
 #![allow(
     clippy::expect_used,
     clippy::format_push_string,
@@ -16,75 +17,45 @@
 
 mod baseline_server;
 mod contender;
+mod options;
 mod ratio;
 mod results;
 
-use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use clap::Parser;
 use fanfare_generator::figures::PublishFigures;
 use fanfare_generator::load_test::LoadTest;
-use fanfare_generator::publisher::{FeedFormat, PAYLOAD_BYTES_MIN};
+use fanfare_generator::publisher::FeedFormat;
 use fanfare_generator::stream_parser::Kind;
 
 use contender::Contender;
-use results::{Results, Round, ServerResults};
+use options::SharedOptions;
+use results::{OWN, Results, Round, ServerResults};
 
-/// Second byte of the addresses that the first server's clients come from.
+/// Second byte of the client addresses for the first server.
 const FIRST_NETWORK: u8 = 32;
-/// Fanfare with each of its transports, and the floor.
-const OWN: usize = 3;
 
-/// Compares servers, in turns: the next burst when everybody has the last one.
+/// Compares servers. Each burst is sent when all clients have the last one.
 #[derive(Debug, Parser)]
 #[command(name = "peers")]
 struct Options {
     /// Connections to each server.
     #[arg(long, default_value_t = 100)]
     conns: usize,
-    /// Bytes of JSON in each publication; at least 64.
-    #[arg(long, default_value_t = 100)]
-    payload: usize,
-    /// Publications that arrive together; may be repeated [default: 1 and 10].
-    #[arg(long)]
-    burst: Vec<u32>,
-    /// Bursts that are measured at a time.
-    #[arg(long, default_value_t = 20)]
-    bursts: u32,
-    /// Times that all servers are started and measured.
-    #[arg(long, default_value_t = 1)]
-    rounds: u32,
-    /// Workers of fanfare and of the floor.
-    #[arg(long, default_value_t = 2)]
-    workers: u32,
-    /// Flags handed on to `fanfare serve`, as one argument.
-    #[arg(long, default_value = "", allow_hyphen_values = true)]
-    server_flags: String,
     /// One more server: `NAME|RUNS AS|websocket or events|lines or posts|COMMAND ...`; may be
-    /// repeated. RUNS AS is for the table, lines and posts say what its feed takes.
+    /// repeated. RUNS AS is shown in the table; lines or posts is the format of its feed.
     #[arg(long)]
     peer: Vec<Peer>,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Be the floor's server with its feed at this path; for the program itself.
-    #[arg(long, hide = true)]
-    serve_floor: Option<PathBuf>,
-    /// What cargo adds.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What some test runners add.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    shared: SharedOptions,
 }
 
-/// A server of somebody else.
+/// A server of another project.
 #[derive(Clone, Debug)]
 struct Peer {
     name: String,
@@ -100,7 +71,7 @@ impl FromStr for Peer {
     fn from_str(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.splitn(5, '|').collect();
         let [name, runs_as, kind, feed, command] = parts[..] else {
-            bail!("five parts are needed, with | between them");
+            bail!("a peer has five parts, separated by |");
         };
         Ok(Self {
             name: name.to_owned(),
@@ -121,17 +92,9 @@ impl FromStr for Peer {
 }
 
 impl Options {
-    fn burst_sizes(&self) -> Vec<u32> {
-        if self.burst.is_empty() {
-            vec![1, 10]
-        } else {
-            self.burst.clone()
-        }
-    }
-
-    /// The floor first, since all others are compared with it.
+    /// Empty results for all servers. The floor is first, since all others are compared with it.
     fn results(&self) -> Results {
-        let workers = format!("{} threads", self.workers);
+        let workers = format!("{} threads", self.shared.workers);
         let own = ["floor", "fanfare WebSocket", "fanfare SSE"];
         let own = own.map(|name| (name.to_owned(), workers.clone()));
         let peers = self.peer.iter();
@@ -145,12 +108,12 @@ impl Options {
         Results(own.into_iter().chain(peers).map(server).collect())
     }
 
-    /// The server with this place in the results.
-    fn stage(&self, index: usize) -> Result<LoadTest> {
-        let fanfare = || contender::fanfare(self.workers, &self.server_flags);
+    /// Starts the server with this index in the results.
+    fn start(&self, index: usize) -> Result<LoadTest> {
+        let fanfare = || contender::fanfare(self.shared.workers, &self.shared.server_flags);
         let (command, feed_flag, form, kind) = match index {
             0 => {
-                let command = contender::floor(self.workers)?;
+                let command = contender::floor(self.shared.workers)?;
                 (
                     command,
                     "--serve-floor",
@@ -174,79 +137,59 @@ impl Options {
             form,
             kinds: vec![(kind, self.conns)],
             network: FIRST_NETWORK + u8::try_from(index)?,
-            payload_bytes: self.payload,
+            payload_bytes: self.shared.payload,
         };
-        contender.stage()
+        contender.start()
     }
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("peers: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    let options = Options::parse();
+    options::run("peers", &options.shared, || compare(&options))
 }
 
-/// False when one of our own lost something.
-fn run(options: &Options) -> Result<bool> {
-    if let Some(feed) = &options.serve_floor {
-        return baseline_server::serve(feed, options.workers).map(|()| true);
-    }
-    ensure!(
-        options.payload >= PAYLOAD_BYTES_MIN,
-        "a payload has at least {PAYLOAD_BYTES_MIN} bytes"
-    );
+fn compare(options: &Options) -> Result<Results> {
     let mut results = options.results();
-    for number in 0..options.rounds {
+    for number in 0..options.shared.rounds {
         round(options, usize::try_from(number)?, &mut results.0);
     }
-    let text = if options.json {
-        results.json()
-    } else {
-        results.text()
-    };
-    std::io::stdout().write_all(text.as_bytes())?;
-    Ok(results.0.iter().take(OWN).all(ServerResults::is_clean))
+    Ok(results)
 }
 
-/// Starts all that have not failed, and measures them in turns, so that whatever else the machine
-/// does falls on all of them.
+/// Starts all servers that have not failed, and measures them in turns, so that other load of the
+/// machine affects all of them.
 fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     let mut order: Vec<usize> = (0..results.len()).collect();
-    // Whoever comes first finds the kernel's caches cold, so they take turns at that too.
+    // The first server finds the kernel's caches cold, so each round starts with another one.
     order.rotate_left(number % results.len());
-    let mut stages: Vec<(usize, LoadTest, Vec<PublishFigures>)> = Vec::new();
+    let mut load_tests: Vec<(usize, LoadTest, Vec<PublishFigures>)> = Vec::new();
     for index in order {
         let server = &mut results[index];
         if server.failure.is_some() {
             continue;
         }
-        match options.stage(index) {
-            Ok(stage) => stages.push((index, stage, Vec::new())),
+        match options.start(index) {
+            Ok(load_test) => load_tests.push((index, load_test, Vec::new())),
             Err(error) => fail(server, &error),
         }
     }
-    for burst in options.burst_sizes() {
-        for (index, stage, all_measured) in &mut stages {
+    for burst in options.shared.burst_sizes() {
+        for (index, load_test, all_measured) in &mut load_tests {
             let server = &mut results[*index];
             if server.failure.is_some() {
                 continue;
             }
-            // What another server's turn has left in the queues is not this one's.
+            // The work that another server's turn has left in the kernel's queues ends first.
             thread::sleep(Duration::from_millis(50));
-            match stage.publish_in_turns(burst, options.bursts) {
+            match load_test.publish_in_turns(burst, options.shared.bursts) {
                 Ok(measured) => all_measured.push(measured),
-                Err(error) => fail(server, &anyhow!("{error:#}; {}", stage.troubles())),
+                Err(error) => fail(server, &anyhow!("{error:#}; {}", load_test.troubles())),
             }
         }
     }
-    for (index, stage, measured) in stages {
+    for (index, load_test, measured) in load_tests {
         if results[index].failure.is_none() {
-            let connected = stage.connected().clone();
+            let connected = load_test.connected().clone();
             results[index].rounds.push(Round {
                 connected,
                 measured,
@@ -255,7 +198,7 @@ fn round(options: &Options, number: usize, results: &mut [ServerResults]) {
     }
 }
 
-/// Notes what went wrong, so that no further rounds follow.
+/// Notes the failure, after which the server has no further rounds.
 fn fail(server: &mut ServerResults, error: &Error) {
     server.failure = Some(format!("{error:#}"));
 }

@@ -1,11 +1,11 @@
-//! One figure of one server as a ratio to another's, over rounds.
+//! The ratio of one server's figure to another's, over rounds.
 //!
-//! The ratio is of sums over all rounds; the smallest and the largest ratio of a round stand
-//! beside it, since a figure without its spread says little on a shared machine.
+//! The ratio is of sums over all rounds. The least and the greatest ratio of a round are kept too,
+//! since a figure without its range says little on a shared machine.
 
 use serde_json::{Value, json};
 
-/// A ratio of sums, and the least and greatest of a round.
+/// A ratio of sums, with the least and the greatest ratio of a round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ratio {
     pub(crate) of_sums: f64,
@@ -14,8 +14,8 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// From a server's and the floor's figures, round by round. Rounds that the server has no
-    /// figure of do not count.
+    /// The ratio of a server's figures to the floor's, by round. Rounds without a figure of the
+    /// server do not count.
     pub(crate) fn new(server: &[f64], floor: &[f64]) -> Self {
         let pairs = || server.iter().zip(floor);
         let rounds = || pairs().map(|(a, b)| a / b);

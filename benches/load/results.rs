@@ -1,53 +1,57 @@
 //! The figures of all servers of a comparison, as one table and as one JSON object.
 //!
-//! Each server's figures stand beside their ratio to the floor's in the same rounds. A server that
-//! could not be measured has a line that says why; a round in which it failed does not count.
+//! Each figure is shown with its ratio to the floor's in the same rounds. For a server that could
+//! not be measured there is a line with the cause. A round in which a server failed does not count.
 
 use fanfare_generator::figures::{ConnectFigures, PublishFigures};
 use serde_json::{Value, json};
 
+use crate::options::Report;
 use crate::ratio::Ratio;
 
-/// What one server has shown.
+/// The floor, and fanfare with each of two transports: the first results.
+pub(crate) const OWN: usize = 3;
+
+/// The figures of one server.
 #[derive(Debug)]
 pub(crate) struct ServerResults {
-    /// Whose it is.
+    /// The server's name.
     pub(crate) name: String,
-    /// How many processes or threads it has.
+    /// Its number of processes or threads.
     pub(crate) runs_as: String,
-    /// Each time it was started and measured.
+    /// The rounds in which it was started and measured.
     pub(crate) rounds: Vec<Round>,
-    /// Why there are no further rounds.
+    /// Why it has no further rounds.
     pub(crate) failure: Option<String>,
 }
 
-/// One start of one server.
+/// One round of one server.
 #[derive(Debug)]
 pub(crate) struct Round {
-    /// Everybody connected.
+    /// The figures of connecting.
     pub(crate) connected: ConnectFigures,
-    /// One for each size of burst.
+    /// The figures of publishing, for each size of burst.
     pub(crate) measured: Vec<PublishFigures>,
 }
 
-/// All servers; the floor comes first.
+/// All servers. The first is the floor.
 #[derive(Debug)]
 pub(crate) struct Results(pub(crate) Vec<ServerResults>);
 
 impl ServerResults {
-    /// Whether every publication came once and in order to everybody, in all rounds.
+    /// Whether every client received each publication once and in order, in all rounds.
     pub(crate) fn is_clean(&self) -> bool {
         let mut measured = self.rounds.iter().flat_map(|round| &round.measured);
         self.failure.is_none() && measured.all(|measured| measured.is_clean(true))
     }
 
-    /// A figure of each round.
+    /// One figure of each round.
     fn figures(&self, figure: impl Fn(&Round) -> Option<f64>) -> Vec<f64> {
         let figures = self.rounds.iter().map(figure);
         figures.map(|value| value.unwrap_or(f64::NAN)).collect()
     }
 
-    /// Whether everybody got everything, and if not, how much of it.
+    /// Whether all deliveries arrived, and if not, how many.
     fn verdict(&self) -> String {
         let measured = || self.rounds.iter().flat_map(|round| &round.measured);
         if measured().all(|measured| measured.is_clean(true)) {
@@ -77,20 +81,10 @@ impl Results {
         bursts
     }
 
-    /// A server's figure as a ratio to the floor's.
+    /// The ratio of a server's figure to the floor's.
     fn ratio(&self, server: &ServerResults, figure: impl Fn(&Round) -> Option<f64>) -> Ratio {
         let floor = self.0.first().map(|floor| floor.figures(&figure));
         Ratio::new(&server.figures(&figure), &floor.unwrap_or_default())
-    }
-
-    /// For programs.
-    pub(crate) fn json(&self) -> String {
-        let servers: Vec<Value> = self
-            .0
-            .iter()
-            .map(|server| self.server_json(server))
-            .collect();
-        format!("{:#}\n", json!({ "servers": servers }))
     }
 
     fn server_json(&self, server: &ServerResults) -> Value {
@@ -126,20 +120,6 @@ impl Results {
         })
     }
 
-    /// For people.
-    pub(crate) fn text(&self) -> String {
-        let mut lines = vec![self.head()];
-        let measured = self.0.iter().filter(|server| !server.rounds.is_empty());
-        lines.extend(measured.map(|server| self.line(server)));
-        let mut text = aligned(&lines);
-        for server in &self.0 {
-            if let Some(failure) = &server.failure {
-                text += &format!("{}: not measured any further: {failure}\n", server.name);
-            }
-        }
-        text
-    }
-
     fn head(&self) -> Vec<String> {
         let mut head = ["server", "runs as", "bytes/conn", "connect us", "x floor"]
             .map(str::to_owned)
@@ -149,7 +129,7 @@ impl Results {
             head.push("x floor".to_owned());
             head.push("last ms p50/max".to_owned());
         }
-        head.push("all got all".to_owned());
+        head.push("all delivered".to_owned());
         head
     }
 
@@ -180,6 +160,34 @@ impl Results {
     }
 }
 
+impl Report for Results {
+    fn json(&self) -> String {
+        let servers: Vec<Value> = self
+            .0
+            .iter()
+            .map(|server| self.server_json(server))
+            .collect();
+        format!("{:#}\n", json!({ "servers": servers }))
+    }
+
+    fn text(&self) -> String {
+        let mut lines = vec![self.head()];
+        let measured = self.0.iter().filter(|server| !server.rounds.is_empty());
+        lines.extend(measured.map(|server| self.line(server)));
+        let mut text = aligned(&lines);
+        for server in &self.0 {
+            if let Some(failure) = &server.failure {
+                text += &format!("{}: measurement stopped: {failure}\n", server.name);
+            }
+        }
+        text
+    }
+
+    fn is_clean(&self) -> bool {
+        self.0.iter().take(OWN).all(ServerResults::is_clean)
+    }
+}
+
 fn connect_us(round: &Round) -> Option<f64> {
     round.connected.cpu_us()
 }
@@ -192,7 +200,7 @@ fn last_ms(round: &Round, burst: u32) -> Option<f64> {
     Some(round.burst(burst)?.last_ms()?.0)
 }
 
-/// With its spread where there are rounds to have one.
+/// The ratio, with its range if there are several rounds.
 fn ratio_text(ratio: &Ratio, server: &ServerResults) -> String {
     let Ratio {
         of_sums,
@@ -211,7 +219,7 @@ fn mean(figures: &[f64]) -> f64 {
     figures.iter().sum::<f64>() / figures.len() as f64
 }
 
-/// Columns of one width each: names to the left, figures to the right.
+/// Aligns the columns: names to the left, figures to the right.
 fn aligned(lines: &[Vec<String>]) -> String {
     const NAMES: usize = 2;
     let width = |column: usize| {
