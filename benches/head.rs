@@ -1,4 +1,5 @@
-//! The cost of a request before anything is streamed: from the bytes of its head to the parsed request.
+//! The cost of a request before anything is streamed: from the bytes of its head to the parsed
+//! request.
 //!
 //! Each connection has one head, as browsers send it, so a hundred thousand reconnecting clients
 //! cost this a hundred thousand times. Measured through `http::read_request`, the module's only

@@ -1,5 +1,5 @@
-# What the scripts of this folder share: building the program, and reading figures out of its JSON.
-# Sourced, not run. CONNS, SECONDS_LONG and FANFARE (the program) may be set from outside.
+# Shared by the scripts of this folder: builds the program, and reads figures from its JSON.
+# Sourced, not run. CONNS, SECONDS_LONG and FANFARE (the program) may be set in the environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -13,7 +13,7 @@ results=$(mktemp -d)
 readonly results
 trap 'rm -rf "$results"' EXIT
 
-# measure NAME FLAGS...: runs the generator, prints what a person wants to see, keeps the JSON.
+# measure NAME FLAGS...: runs the generator and keeps its JSON. Prints the JSON if the run fails.
 measure() {
   local name=$1 status=0
   shift
@@ -26,9 +26,9 @@ measure() {
   fi
 }
 
-# figures EXPRESSION...: prints Python expressions over the results, which are named as measured.
-# verdict NAME VALUE_EXPRESSION GOAL UNIT: the last line for one row; the goal is at most so much.
-# least NAME VALUE_EXPRESSION GOAL UNIT: the same for a goal of at least so much.
+# figures LABEL EXPRESSION...: prints Python expressions over the results, by the names of the runs.
+# verdict NAME EXPRESSION GOAL UNIT: prints the verdict of a row whose goal is an upper bound.
+# at_least NAME EXPRESSION GOAL UNIT: the same for a lower bound.
 figures() { python3 benches/load/figures.py "$results" figures "$@"; }
 verdict() { python3 benches/load/figures.py "$results" verdict "$@"; }
-least() { python3 benches/load/figures.py "$results" least "$@"; }
+at_least() { python3 benches/load/figures.py "$results" at_least "$@"; }

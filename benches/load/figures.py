@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Reads the JSON of `fanfare bench` runs and prints figures and verdicts for the scripts beside.
+"""Reads the JSON of `fanfare bench` runs and prints figures and verdicts for the shell scripts.
 
     figures.py FOLDER figures LABEL EXPRESSION ...
     figures.py FOLDER verdict ROW EXPRESSION GOAL UNIT
-    figures.py FOLDER least ROW EXPRESSION GOAL UNIT
+    figures.py FOLDER at_least ROW EXPRESSION GOAL UNIT
 
-A verdict is for a goal of at most so much, least for one of at least so much.
+The goal of `verdict` is an upper bound, that of `at_least` a lower bound.
 
-Each file of the folder is one run; in an expression its name stands for its JSON object.
+Each file of the folder is one run. In an expression its name is its JSON object.
 """
 import json
 import pathlib
@@ -15,14 +15,14 @@ import sys
 
 
 class Figures(dict):
-    """An object whose keys are attributes too."""
+    """A JSON object whose keys are attributes."""
 
     def __getattr__(self, name):
         return self[name]
 
 
 def shown(number):
-    """Three digits that say something, and never a power of ten."""
+    """The number with three significant digits, without an exponent."""
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
@@ -43,12 +43,12 @@ def main():
         return
     row, expression, goal, unit = rest
     found, goal_value = value(expression), float(goal)
-    is_met = found >= goal_value if verb == "least" else found <= goal_value
+    is_met = found >= goal_value if verb == "at_least" else found <= goal_value
     if is_met:
         met = "met"
     else:
         met = f"MISSED by {abs(found / goal_value - 1):.0%}" if goal_value else "MISSED"
-    side = "at least" if verb == "least" else "at most"
+    side = "at least" if verb == "at_least" else "at most"
     print(f"verdict: {row}: {shown(found)} {unit}, goal {side} {goal}: {met}")
 
 

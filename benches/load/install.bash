@@ -1,9 +1,8 @@
-# What the scripts for other servers and other generators share: getting what is missing.
-# Sourced, not run, from the folder of the package. Everything that is not the system's own goes
-# into folders that git ignores.
+# Shared by the scripts for other servers and generators: installs what is missing. Sourced, not
+# run, from the root of the repository. All but system packages goes into folders that git ignores.
 
-# debian_packages COMMAND_OR_FILE PACKAGE...: installs the packages unless the first is there.
-# Status 1, with a word on standard error, when they cannot be had.
+# debian_packages COMMAND_OR_FILE PACKAGE...: installs the packages unless the command or file
+# exists. Status 1, with a message on standard error, if they cannot be installed.
 debian_packages() {
   local wanted=$1
   shift
@@ -12,14 +11,14 @@ debian_packages() {
     printf 'needs %s: apt-get install --no-install-recommends %s\n' "$wanted" "$*" >&2
     return 1
   fi
-  # Without a runlevel no service of these packages is started.
+  # With runlevel 1 the services of these packages are not started.
   RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive timeout 300 \
     apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return 0
   printf 'apt-get could not install: %s (is apt-get update due?)\n' "$*" >&2
   return 1
 }
 
-# npm_packages: those of benches/load/package.json, kept as long as its lock file stays the same.
+# npm_packages: installs those of benches/load/package.json, unless its lock file is unchanged.
 npm_packages() {
   local folder=benches/load
   if cmp -s $folder/package-lock.json $folder/node_modules/installed.json; then return 0; fi
@@ -32,7 +31,7 @@ npm_packages() {
   cp $folder/package-lock.json $folder/node_modules/installed.json
 }
 
-# python_packages: those of the tests, in an environment of the load scripts' own.
+# python_packages: installs those of the tests into a virtual environment of the load scripts.
 python_packages() {
   local venv=benches/load/venv
   if cmp -s tests/peers/requirements.txt $venv/installed.txt; then return 0; fi

@@ -1,10 +1,10 @@
-// WebSockets by the Node package `ws`, the way its documentation broadcasts.
+// A server with the Node package `ws`, which broadcasts as in its documentation.
 //
 // usage: ws.mjs [--shared-frame] --feed PATH
 //
-// Publications come as lines over a Unix socket; the program ends when their feeder has gone. With
-// --shared-frame each publication is framed once for everybody, as Socket.IO does with this package:
-// by the package's Sender, which is not documented.
+// Publications are lines on a Unix socket; the program ends when the feeder disconnects. With
+// --shared-frame each publication is framed once for all clients, as Socket.IO does with this
+// package, by its undocumented Sender.
 import net from 'node:net';
 import http from 'node:http';
 import readline from 'node:readline';
@@ -38,7 +38,7 @@ const feed = net.createServer((feeder) => {
   lines.on('close', () => process.exit(0));
 });
 feed.listen(feedPath, () => {
-  // A storm of connections waits in the backlog; what is longer than somaxconn is cut to it.
+  // A connect storm waits in the backlog. The kernel limits it to somaxconn.
   server.listen({ host: '127.0.0.1', port: 0, backlog: 4096 }, () => {
     console.log(`ready: http://127.0.0.1:${server.address().port}`);
   });

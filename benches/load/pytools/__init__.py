@@ -1,1 +1,1 @@
-"""Clients by hand, for what no proper client does. Python's standard library only."""
+"""Hand-made clients that send what regular clients do not. Python's standard library only."""

@@ -1,9 +1,9 @@
-"""Makes an echo of a server that has none: hands bytes on as they are, and messages to its feed.
+"""A relay that adds an echo to a server: passes bytes unchanged, and messages to the server's feed.
 
-Between a client and the server. Every byte of either reaches the other unchanged, so that it is the
-server that keeps to the protocol or does not. Beside that it understands the client's messages and
-publishes each to a channel of the connection's own, whence the server sends it back. Judges
-nothing: what it does not understand it leaves to the server.
+It stands between a client and the server. Every byte of either reaches the other unchanged, so the
+server alone is responsible for the protocol. The relay also parses the client's messages and
+publishes each to a channel of that connection, from which the server sends it back. It ignores what
+it cannot parse.
 """
 import asyncio
 import base64
@@ -13,12 +13,12 @@ import struct
 import threading
 import zlib
 
-# So that what the server says to earlier frames comes before the echo.
+# Lets the server's response to earlier frames precede the echo.
 PAUSE_S = 0.002
 
 
 class Messages:
-    """The client's messages, as far as they are well-formed."""
+    """Parses the well-formed messages of a client."""
 
     def __init__(self):
         self.held, self.opcode, self.is_deflated, self.parts = bytearray(), 0, False, []
@@ -36,7 +36,7 @@ class Messages:
                 yield self.opcode, self.whole()
 
     def take(self):
-        """The first frame, if it is all there."""
+        """The first frame, if it is complete."""
         if len(self.held) < 6:
             return None
         length, at = self.held[1] & 127, 2
@@ -65,7 +65,7 @@ class Messages:
 
 
 def line(channel, opcode, message):
-    """A publication that the server sends as this message, or nothing if it is no text."""
+    """A publication that the server sends as this message. Empty if a text is not UTF-8."""
     if opcode == 1:
         try:
             payload = {"text": message.decode()}
@@ -77,7 +77,7 @@ def line(channel, opcode, message):
 
 
 class Relay:
-    """Serves in a thread of its own while the script lives."""
+    """Serves in a thread of its own until the script ends."""
 
     def __init__(self, server):
         self.server, self.numbers = server, itertools.count()

@@ -1,8 +1,8 @@
-"""The server as a child of the script: started on free ports, measured from procfs, ended by pid.
+"""The server as a child process: started on free ports, measured from procfs, killed at the end.
 
-`FANFARE=PATH` names the program; without it the release build is made first. Configuration goes in
-as environment, key by key; `{folder}` in a value is a folder of the server's own, which outlives a
-restart. Knows nothing of what is measured.
+`FANFARE=PATH` is the program; without it the release build is made first. Configuration is passed
+as environment variables, one per key. `{folder}` in a value is a folder of this server, which
+survives a restart.
 """
 import contextlib
 import json
@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 
-# Whoever ends the script ends what it has started.
+# A SIGTERM to the script ends its children too.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -27,20 +27,20 @@ MIB = 1024 * KIB
 
 
 def program():
-    """The path of the program, built if nobody named one."""
+    """The path of the program, which is built if FANFARE is not set."""
     named = os.environ.get("FANFARE")
     if named:
         return named
     quiet = {"cwd": ROOT, "stdin": subprocess.DEVNULL, "check": True}
     subprocess.run(["cargo", "build", "--release", "--quiet"], **quiet)
-    asked = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
-    answer = subprocess.run(asked, stdout=subprocess.PIPE, **quiet).stdout
-    os.environ["FANFARE"] = json.loads(answer)["target_directory"] + "/release/fanfare"
+    command = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+    output = subprocess.run(command, stdout=subprocess.PIPE, **quiet).stdout
+    os.environ["FANFARE"] = json.loads(output)["target_directory"] + "/release/fanfare"
     return os.environ["FANFARE"]
 
 
 class Server:
-    """Runs while it is entered."""
+    """A server that runs while the context is entered."""
 
     def __init__(
         self, workers=1, descriptors=None, listen="127.0.0.1:0", binary=None, **config
@@ -53,7 +53,7 @@ class Server:
         return self.start()
 
     def start(self):
-        """Starts it; `start_s` says how long that took."""
+        """Starts the server; `start_s` is the time until it is ready."""
         path = self.binary or program()
         self.feed_path = f"{self.folder}/feed.sock"
         command = [path, "serve", "--listen", self.listen, "--admin", "127.0.0.1:0"]
@@ -78,14 +78,14 @@ class Server:
             self.admin = ready.split("admin=")[1].split()[0]
         except IndexError:
             self.__exit__()
-            raise SystemExit(f"the server is not ready but says {ready!r}") from None
+            raise SystemExit(f"the server is not ready; its first line is {ready!r}") from None
         host, port = address.rsplit(":", 1)
         self.address = (host, int(port))
         self.pid = self.child.pid
         return self
 
     def kill(self):
-        """What `kill -9` does; `start` goes on in the same folder."""
+        """Kills the server as `kill -9` does. `start` continues in the same folder."""
         self.child.kill()
         self.child.wait()
         self.child.stdout.close()
@@ -95,7 +95,7 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def limit(self):
-        """What `ulimit -n` does."""
+        """Sets the limit as `ulimit -n` does."""
         resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
 
     def feeder(self):
@@ -106,7 +106,7 @@ class Server:
         return feeder
 
     def publish(self, feeder, channel, data, ack=True):
-        """One line; its acknowledgement."""
+        """Sends one line and returns its acknowledgement."""
         line = {"channel": channel, "data": data} | ({"ack": True} if ack else {})
         feeder.sendall(json.dumps(line, separators=(",", ":")).encode() + b"\n")
         if not ack:
@@ -117,20 +117,20 @@ class Server:
         return json.loads(answer)
 
     def pss(self):
-        """Bytes of memory: the proportional share of its pages."""
+        """The proportional set size in bytes."""
         for line in pathlib.Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * KIB
         raise OSError("no Pss in smaps_rollup")
 
     def cpu(self):
-        """Seconds of processor time, also of threads that have ended."""
+        """Processor time in seconds, with that of threads that have ended."""
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def descriptor_tables(self):
-        """Descriptors in each table: that of the process, and those that workers have of their own.
-        Threads that share a table, or only live for one request, do not count again."""
+        """Descriptors in each table: that of the process and those of the workers. Threads that
+        share a table, or exist for one request only, are not counted again."""
         tasks = pathlib.Path(f"/proc/{self.pid}/task")
         workers = [f"fanfare-{number}" for number in range(self.workers)]
         found = [len(list((tasks / str(self.pid) / "fd").iterdir()))]
@@ -146,31 +146,31 @@ class Server:
 
     def metric(self, name):
         """The sum of a metric's lines; a name with labels is one line."""
-        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        said = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-        return sum(float(value) for key, value in said if name in (key, key.split("{")[0]))
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        return sum(float(value) for key, value in pairs if name in (key, key.split("{")[0]))
 
-    def wait_for(self, name, is_there, patience=30.0):
-        """Seconds until a metric is as wanted, or None when it has not come to that."""
+    def wait_for(self, name, condition, timeout=30.0):
+        """Seconds until a condition on a metric holds. None if it does not in time."""
         start = time.monotonic()
-        while time.monotonic() - start < patience:
-            if is_there(self.metric(name)):
+        while time.monotonic() - start < timeout:
+            if condition(self.metric(name)):
                 return time.monotonic() - start
             time.sleep(0.02)
         return None
 
 
-class Watch:
-    """How much a process's memory grows beyond a figure, looked at again and again."""
+class MemoryWatch:
+    """Samples the growth of a server's memory."""
 
     def __init__(self, server):
         self.server, self.before, self.most = server, server.pss(), 0
 
-    def look(self):
-        """Takes note of the present."""
+    def sample(self):
+        """Takes a sample."""
         self.most = max(self.most, self.server.pss() - self.before)
 
     def mib(self):
-        """The greatest growth that was seen, in MiB."""
+        """The greatest growth of all samples, in MiB."""
         return self.most / MIB

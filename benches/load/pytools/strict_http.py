@@ -1,7 +1,8 @@
-"""Row "HTTP strictness": requests whose end is doubtful, and heads that do not come in time.
+"""Row "HTTP strictness": requests whose end is ambiguous, and heads that do not arrive in time.
 
-What would be a second request if the first one's end were guessed wrong stands behind each. It asks
-for an event stream, so whoever obeys it says so at length, and a subscriber is counted.
+After each request come bytes that would be a second request if the end of the first were taken
+wrongly. They ask for an event stream, so a server that acts on them streams and counts a
+subscriber.
 """
 import select
 import socket
@@ -11,12 +12,12 @@ from .server import Server
 
 SMUGGLED = b"GET /sse?channel=smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 HEAD_MS = 1000
-# A conn that was refused may say what is on its way, for so long.
+# For so long the server reads from a refused connection before it closes.
 LINGER_S = 2.0
 
 
 def request(*fields, line="GET / HTTP/1.1", host="Host: a"):
-    """A head of these lines, with what the sender hopes for behind it."""
+    """A request head of these lines."""
     lines = [line, *([host] if host else []), *fields, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
@@ -27,7 +28,7 @@ def post(*fields):
 
 
 CHUNKED = "Transfer-Encoding: chunked"
-# RFC 9112 where nothing else is said. All are 400.
+# Sections are of RFC 9112 unless noted. All are 400.
 AMBIGUOUS = [
     ("length and coding (6.1)", post("Content-Length: 4", CHUNKED) + b"0\r\n\r\n"),
     ("coding and length (6.1)", post(CHUNKED, "Content-Length: 48") + b"0\r\n\r\n"),
@@ -37,7 +38,7 @@ AMBIGUOUS = [
     ("coding in HTTP/1.0 with keep-alive (6.1)",
      request(CHUNKED, "Connection: keep-alive", line="GET / HTTP/1.0") + b"0\r\n\r\n"),
     ("two lengths (6.3)", post("Content-Length: 0", "Content-Length: 48")),
-    ("two lengths the other way round (6.3)", post("Content-Length: 48", "Content-Length: 0")),
+    ("two lengths in reverse order (6.3)", post("Content-Length: 48", "Content-Length: 0")),
     ("the same length twice (6.3)", post("Content-Length: 0", "Content-Length: 0")),
     ("a list of lengths (6.3)", post("Content-Length: 0, 48")),
     ("a list of the same length (6.3)", post("Content-Length: 0, 0")),
@@ -47,7 +48,7 @@ AMBIGUOUS = [
     ("a length that is a word (6.2)", post("Content-Length: zero")),
     ("a length with a space in it (6.2)", post("Content-Length: 0 48")),
     ("a length with a point (6.2)", post("Content-Length: 0.0")),
-    ("no length in its field (6.2)", post("Content-Length:")),
+    ("an empty length (6.2)", post("Content-Length:")),
     ("a length in other digits (6.2)", post("Content-Length: \xb2")),
     ("space before the colon of a length (5.1)", post("Content-Length : 48")),
     ("space before the colon of a coding (5.1)", post("Transfer-Encoding : chunked")),
@@ -73,13 +74,13 @@ AMBIGUOUS = [
     ("a space in the target (3.2)", request(line="GET / x HTTP/1.1")),
     ("a tab in the request line (3)", request(line="GET\t/ HTTP/1.1")),
     ("no version (2.3)", request(line="GET /")),
-    ("a version in small letters (2.3)", request(line="GET / http/1.1")),
-    ("a version with more behind it (2.3)", request(line="GET / HTTP/1.1 x")),
+    ("a version in lower case (2.3)", request(line="GET / http/1.1")),
+    ("text after the version (2.3)", request(line="GET / HTTP/1.1 x")),
     ("a version of two digits (2.3)", request(line="GET / HTTP/1.10")),
     ("a space before the method (3)", request(line=" GET / HTTP/1.1")),
-    ("a method that is no token (3.1)", request(line="G(T / HTTP/1.1")),
+    ("a method that is not a token (3.1)", request(line="G(T / HTTP/1.1")),
 ]
-# Their end is clear or refused for what it is: any refusal will do that closes and obeys nothing.
+# Their end is clear, or is refused by itself. Any refusal that closes the connection is right.
 UNWANTED = [
     ("content of a GET", request("Content-Length: 48")),
     ("chunked content of a GET", request(CHUNKED) + b"0\r\n\r\n"),
@@ -91,28 +92,28 @@ UNWANTED = [
     ("the coding on two lines", post(CHUNKED, "Transfer-Encoding: identity") + b"0\r\n\r\n"),
     ("a length beyond 64 bits", post("Content-Length: 18446744073709551616")),
     ("a length with zeros before it", post("Content-Length: 0000000000000000048")),
-    ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    ("the connection preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
 ]
 
 
-def answer(address, said):
-    """Everything until the end; None when the server does not hang up."""
+def response(address, data):
+    """All bytes until the end. None if the server does not close."""
     with socket.create_connection(address, 10) as conn:
-        conn.sendall(said)
-        heard = b""
+        conn.sendall(data)
+        received = b""
         try:
-            while data := conn.recv(65536):
-                heard += data
+            while piece := conn.recv(65536):
+                received += piece
         except TimeoutError:
             return None
         except ConnectionError:
             pass
-        return heard
+        return received
 
 
-def is_refused(heard, status):
-    """One answer, with this status if one is given, and nothing of a second request."""
-    head, _, body = (heard or b"").partition(b"\r\n\r\n")
+def is_refused(received, status):
+    """Whether it is one response, with the status if one is given, and nothing after it."""
+    head, _, body = (received or b"").partition(b"\r\n\r\n")
     first, *fields = head.decode("latin-1").split("\r\n")
     lengths = [value for name, _, value in (f.partition(":") for f in fields)
                if name.lower() == "content-length"]
@@ -123,31 +124,32 @@ def is_refused(heard, status):
 
 
 def framings(server, verdicts):
-    """How many were not refused and closed."""
+    """How many were not refused and closed, and the subscribers that smuggled requests made."""
     wrong = 0
     for status, cases in ((400, AMBIGUOUS), (None, UNWANTED)):
-        for name, said in cases:
-            heard = answer(server.address, said + SMUGGLED)
-            if not is_refused(heard, status):
+        for name, data in cases:
+            received = response(server.address, data + SMUGGLED)
+            if not is_refused(received, status):
                 wrong += 1
-                verdicts.note(f"{name}: {'no end' if heard is None else heard[:60]}")
-    obeyed = server.metric("fanfare_subscribers") + server.metric("fanfare_streams")
+                verdicts.note(f"{name}: {'no end' if received is None else received[:60]}")
+    executed = server.metric("fanfare_subscribers") + server.metric("fanfare_streams")
     verdicts.note(f"{len(AMBIGUOUS)} ambiguous and {len(UNWANTED)} unwanted requests")
-    return wrong, obeyed
+    return wrong, executed
 
 
-def outlived(server, verdicts, drip):
-    """Milliseconds until the last of some incomplete heads is refused, and until it has ended."""
+def incomplete_heads(server, verdicts, drip):
+    """Milliseconds until the last incomplete head is refused, and until its connection has
+    ended."""
     start = time.monotonic()
     begun = [b"", b"G", b"GET / HTTP/1.1\r\nX: ", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r\n"] * 10
     conns = {}
-    for said in begun:
+    for data in begun:
         conn = socket.create_connection(server.address)
-        conn.sendall(said)
+        conn.sendall(data)
         conn.setblocking(False)
-        conns[conn] = b"a" if said.endswith(b" ") or said.endswith(b"G") else b"X"
-    refused, patience = 0.0, HEAD_MS / 1000 + LINGER_S + 5
-    while conns and time.monotonic() - start < patience:
+        conns[conn] = b"a" if data.endswith(b" ") or data.endswith(b"G") else b"X"
+    refused, timeout = 0.0, HEAD_MS / 1000 + LINGER_S + 5
+    while conns and time.monotonic() - start < timeout:
         for conn in select.select(list(conns), [], [], 0.02)[0]:
             try:
                 ended = not conn.recv(65536)
@@ -166,21 +168,21 @@ def outlived(server, verdicts, drip):
     kind = "dripped" if drip else "silent"
     verdicts.note(
         f"{len(begun)} {kind} heads: the last refused after {refused * 1e3:.0f} ms,"
-        f" the last ended after {took * 1e3:.0f} ms, still there: {len(conns)}"
+        f" the last ended after {took * 1e3:.0f} ms, still open: {len(conns)}"
     )
     return (refused * 1e3, took * 1e3) if not conns else (None, None)
 
 
 def measure(verdicts):
-    """Everything of the row."""
+    """Measures the row."""
     with Server() as server:
-        wrong, obeyed = framings(server, verdicts)
+        wrong, executed = framings(server, verdicts)
         verdicts.at_most("ambiguous framings not answered with 400 and closed", wrong, 0, "of them")
-        verdicts.at_most("later bytes executed", obeyed, 0, "requests")
+        verdicts.at_most("later bytes executed", executed, 0, "requests")
     with Server(limits_request_head_ms=HEAD_MS) as server:
         for drip in (False, True):
-            refused, ended = outlived(server, verdicts, drip)
+            refused, ended = incomplete_heads(server, verdicts, drip)
             kind = "dripped" if drip else "silent"
             verdicts.at_most(f"{kind} heads of {HEAD_MS} ms: refused", refused, HEAD_MS + 500, "ms")
-            most = HEAD_MS + LINGER_S * 1000 + 500
-            verdicts.at_most(f"{kind} heads of {HEAD_MS} ms: ended", ended, most, "ms")
+            goal = HEAD_MS + LINGER_S * 1000 + 500
+            verdicts.at_most(f"{kind} heads of {HEAD_MS} ms: ended", ended, goal, "ms")

@@ -1,9 +1,9 @@
-"""Row "WebSocket strictness": what breaks RFC 6455, floods and bombs, and who notices."""
+"""Row "WebSocket strictness": violations of RFC 6455, floods and bombs, and their effects."""
 import threading
 import time
 import zlib
 
-from .server import Server, Watch
+from .server import Server, MemoryWatch
 from .verdicts import quantile
 from .websocket import (
     BINARY,
@@ -23,7 +23,7 @@ LIMIT = 65536  # limits.client_message_bytes by default
 TIMES = 10
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover\r\n"
 
-# What is wrong, the bytes, and the code that RFC 6455 has for it (7.4.1).
+# The fault, the bytes, and the close code of RFC 6455 (7.4.1).
 FAULTS = [
     ("unmasked frame (5.1)", b"\x81\x02hi", 1002),
     ("unmasked ping (5.1)", b"\x89\x00", 1002),
@@ -33,8 +33,8 @@ FAULTS = [
     ("RSV bits on a ping (5.2)", frame(PING, b"hi", FINAL | 0x70), 1002),
     *((f"opcode {code} (5.2)", frame(code, b"hi"), 1002) for code in (3, 4, 5, 6, 7)),
     *((f"opcode {code} (5.2)", frame(code), 1002) for code in (11, 12, 13, 14, 15)),
-    ("length in two bytes too many (5.2)", b"\x81\xfe\x00\x02\x00\x00\x00\x00hi", 1002),
-    ("length in eight bytes too many (5.2)", b"\x81\xff" + bytes(7) + b"\x02" + bytes(4), 1002),
+    ("length in two bytes instead of one (5.2)", b"\x81\xfe\x00\x02\x00\x00\x00\x00hi", 1002),
+    ("length in eight bytes instead of one (5.2)", b"\x81\xff" + bytes(7) + b"\x02" + bytes(4), 1002),
     ("length with the highest bit (5.2)", b"\x82\xff\x80" + bytes(11), 1002),
     ("fragmented ping (5.4)", frame(PING, b"hi", 0), 1002),
     ("fragmented pong (5.4)", frame(PONG, b"hi", 0), 1002),
@@ -51,21 +51,21 @@ FAULTS = [
     ("close of one byte (5.5.1)", frame(CLOSE, b"\x03"), 1002),
     *((f"close with {code} (7.4)", closing(code), 1002)
       for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)),
-    ("close with a reason that is no text (5.5.1)", closing(1000, b"\xff"), 1007),
+    ("close with a reason that is not text (5.5.1)", closing(1000, b"\xff"), 1007),
     ("text with 0xFF (8.1)", frame(TEXT, b"a\xff"), 1007),
-    ("text that ends in a character (8.1)", frame(TEXT, b"\xe2\x82"), 1007),
+    ("text that ends within a character (8.1)", frame(TEXT, b"\xe2\x82"), 1007),
     ("text with a surrogate (8.1)", frame(TEXT, b"\xed\xa0\x80"), 1007),
     ("text beyond U+10FFFF (8.1)", frame(TEXT, b"\xf4\x90\x80\x80"), 1007),
-    ("text longer than it should be (8.1)", frame(TEXT, b"\xc0\xaf"), 1007),
-    ("text that is none in its second fragment, before the end (8.1)",
+    ("overlong encoding (8.1)", frame(TEXT, b"\xc0\xaf"), 1007),
+    ("invalid text in an unfinished second fragment (8.1)",
      frame(TEXT, b"\xe2", 0) + frame(CONTINUATION, b"\x28", 0), 1007),
 ]
 
-# Headers alone: nothing of their payloads is ever sent.
+# Only the headers are sent, not the payloads.
 TOO_BIG = [
     ("one byte over", frame(BINARY, claimed=LIMIT + 1), 1009),
     ("a text", frame(TEXT, claimed=LIMIT + 1), 1009),
-    ("as long as can be said", frame(BINARY, claimed=2**63 - 1), 1009),
+    ("the greatest length", frame(BINARY, claimed=2**63 - 1), 1009),
     ("the first fragment", frame(BINARY, first=0, claimed=LIMIT + 1), 1009),
     ("the second fragment",
      frame(BINARY, bytes(LIMIT), 0) + frame(CONTINUATION, claimed=1), 1009),
@@ -73,13 +73,13 @@ TOO_BIG = [
 
 
 def codes(server, cases, verdicts):
-    """How many closed with another code, and the slowest of all."""
+    """How many were closed with another code, and the slowest close in milliseconds."""
     wrong, slowest, slowest_of = 0, 0.0, ""
-    for name, said, code in cases:
+    for name, data, code in cases:
         for _ in range(TIMES):
             with WebSocket(server.address, "channel=a") as websocket:
                 start = time.perf_counter()
-                websocket.send(said)
+                websocket.send(data)
                 got = websocket.close_code()
                 took = time.perf_counter() - start
             if got != code:
@@ -92,7 +92,7 @@ def codes(server, cases, verdicts):
 
 
 def pongs(neighbour, seconds):
-    """Milliseconds of each pong meanwhile."""
+    """Milliseconds of each pong for so many seconds."""
     found, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
         found.append(neighbour.ping() * 1e3)
@@ -101,14 +101,14 @@ def pongs(neighbour, seconds):
 
 
 def continuations(server, verdicts):
-    """The neighbour's slowest pong during floods, less the median without."""
+    """The neighbour's slowest pong during floods, minus the median without."""
     flood = frame(TEXT, first=0) + frame(CONTINUATION, first=0) * 100_000
     with WebSocket(server.address, "channel=a") as neighbour:
         without = pongs(neighbour, 2)
         meanwhile = []
         for _ in range(5):
             with WebSocket(server.address, "channel=b") as hostile:
-                # The last frame is a ping, whose pong says that all before it was obeyed.
+                # The last frame is a ping. Its pong means that all frames before it are processed.
                 flooding = threading.Thread(target=hostile.send, args=(flood + frame(PING, b"!"),))
                 flooding.start()
                 while flooding.is_alive():
@@ -126,14 +126,14 @@ def continuations(server, verdicts):
 
 
 def deflated(message):
-    """A message compressed as RFC 7692, 7.2.1 has it."""
+    """A compressed message (RFC 7692, 7.2.1)."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, -15)
     body = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
     return body[:-4]
 
 
 def bombs(verdicts):
-    """Bombs that were not refused, and by how much memory grew, in MiB."""
+    """Bombs that were not refused, and the growth of memory in MiB."""
     bomb = deflated(bytes(60 * 1024 * 1024))
     verdicts.note(f"bomb: {len(bomb)} bytes for 60 MiB, {60 * 1024 * 1024 / len(bomb):.0f}:1")
     cut = len(bomb) // 2
@@ -143,30 +143,30 @@ def bombs(verdicts):
     ]
     unrefused = 0
     with Server(deflate_enabled="true") as server:
-        with WebSocket(server.address, "channel=a", DEFLATE) as proper:
-            assert b"permessage-deflate" in proper.head, proper.head
-            proper.send(frame(TEXT, deflated(b'{"type":"ping","ref":1}'), FINAL | RSV1))
-            proper.read()
-            watch = Watch(server)
+        with WebSocket(server.address, "channel=a", DEFLATE) as regular:
+            assert b"permessage-deflate" in regular.head, regular.head
+            regular.send(frame(TEXT, deflated(b'{"type":"ping","ref":1}'), FINAL | RSV1))
+            regular.read()
+            watch = MemoryWatch(server)
             for turn in range(50):
                 with WebSocket(server.address, "channel=b", DEFLATE) as hostile:
                     hostile.send(forms[turn % 2])
                     unrefused += hostile.close_code() != 1009
-                watch.look()
-            # All at once, and looked at while the bombs are there.
-            crowd = [WebSocket(server.address, "channel=b", DEFLATE) for _ in range(50)]
-            for turn, hostile in enumerate(crowd):
+                watch.sample()
+            # All at once, sampled while the bombs are pending.
+            clients = [WebSocket(server.address, "channel=b", DEFLATE) for _ in range(50)]
+            for turn, hostile in enumerate(clients):
                 hostile.send(forms[turn % 2])
-                watch.look()
-            for hostile in crowd:
+                watch.sample()
+            for hostile in clients:
                 unrefused += hostile.close_code() != 1009
-                watch.look()
+                watch.sample()
                 hostile.socket.close()
     return unrefused, watch.mib()
 
 
 def measure(verdicts):
-    """Everything of the row."""
+    """Measures the row."""
     with Server() as server:
         wrong, slowest = codes(server, FAULTS, verdicts)
         verdicts.at_most("protocol errors with another code", wrong, 0, "of them")

@@ -1,34 +1,34 @@
-"""The lines that the scripts end with: figures for people, verdicts for the table."""
+"""The figures and verdicts that a script prints."""
 
 
 def quantile(values, part):
-    """The value that a part of them does not exceed."""
+    """The value that this fraction of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
 class Verdicts:
-    """Keeps them until the end, so that they stand together."""
+    """Verdicts, kept until the end so that they are printed together."""
 
     def __init__(self):
         self.lines = []
         self.missed = 0
 
     def note(self, text):
-        """A figure on the way."""
+        """Prints a figure at once."""
         print(f"  {text}", flush=True)
 
     def at_most(self, row, found, goal, unit):
-        """A figure and its goal; none at all is a miss."""
+        """Adds a verdict with an upper bound. `None` misses the goal."""
         is_met = found is not None and found <= goal
         figures = "" if found is None else f"{found:,.0f}" if found >= 1000 else f"{found:.3g}"
-        said = f"{figures} {unit}" if figures else "nothing"
+        shown = f"{figures} {unit}" if figures else "nothing"
         self.missed += not is_met
         self.lines.append(
-            f"verdict: {row}: {said}, goal at most {goal:g}: {'met' if is_met else 'MISSED'}"
+            f"verdict: {row}: {shown}, goal at most {goal:g}: {'met' if is_met else 'MISSED'}"
         )
 
     def show(self):
-        """Prints them; the number of misses."""
+        """Prints all verdicts and returns the number of misses."""
         print("\n".join(self.lines), flush=True)
         return self.missed

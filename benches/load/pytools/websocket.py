@@ -1,6 +1,6 @@
-"""A WebSocket client by hand (RFC 6455): says what it is told to, right or wrong.
+"""A hand-made WebSocket client (RFC 6455) that sends any bytes, valid or not.
 
-A blocking socket with a buffer. Never answers by itself; whoever has to pong calls `read` and does.
+A blocking socket with a buffer. It never answers by itself: the caller reads pings and sends pongs.
 """
 import socket
 import struct
@@ -12,7 +12,7 @@ MASK = b"\x00\x00\x00\x00"
 
 
 def frame(opcode, payload=b"", first=FINAL, claimed=None):
-    """A client's frame, masked with zeros; `claimed` is the length that its header says."""
+    """A client's frame, masked with zeros; `claimed` is the length in its header."""
     length = len(payload) if claimed is None else claimed
     if length < 126:
         head = struct.pack("!BB", first | opcode, 0x80 | length)
@@ -38,7 +38,7 @@ def upgrade(query, more=""):
 
 
 class WebSocket:
-    """One that is open, with everything read that the server says to begin with."""
+    """An open WebSocket, after the server's first messages are read."""
 
     def __init__(self, address, query, more="", receive_bytes=None):
         self.held = b""
@@ -71,7 +71,7 @@ class WebSocket:
     def more(self):
         data = self.socket.recv(65536)
         if not data:
-            raise EOFError("the server has hung up")
+            raise EOFError("the server has closed the connection")
         self.held += data
 
     def take(self, count):
@@ -90,7 +90,7 @@ class WebSocket:
         return first & 15, self.take(length)
 
     def close_code(self):
-        """Reads until the server closes: its code, or None when it hung up without a word."""
+        """Reads until the server closes. Returns the code, or None without a close frame."""
         try:
             while True:
                 opcode, payload = self.read()

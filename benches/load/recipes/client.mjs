@@ -1,31 +1,31 @@
-// Many subscribers in Node, with packages that browsers' programs use: `ws` and `eventsource`.
+// Many subscribers in Node, with the packages `ws` and `eventsource`.
 //
 // usage: client.mjs URL CONNS SECONDS
 //
 // ws:// opens WebSockets, http:// opens event streams. Publications are those of `fanfare bench`:
-// their numbers have to come once and in order on every connection, from whichever is first. Their
+// their numbers must arrive once and in order on every connection, starting with any number. Their
 // stamps are of the machine's monotonic clock, so latencies are right on one machine only. Prints
-// counts and latencies after SECONDS; status 1 when something was missing, doubled or out of order,
-// or a connection was lost.
+// counts and latencies after SECONDS. Status 1 if a publication was missing, duplicated or out of
+// order, or a connection was lost.
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 const [url, conns, seconds] = [process.argv[2], Number(process.argv[3]), Number(process.argv[4])];
-/** Connections that may be opening at a time. */
+/** The most connections that are being opened at a time. */
 const OPENING_MAX = 100;
-const counts = { open: 0, deliveries: 0, missing: 0, doubledOrLate: 0, gaps: 0, lost: 0 };
+const counts = { open: 0, deliveries: 0, missing: 0, duplicatedOrLate: 0, gaps: 0, lost: 0 };
 const latencies = [];
 let isOver = false;
 
-/** Judges what one connection hears. */
-function listener() {
+/** Checks the payloads of one connection. */
+function checker() {
   let next = 0;
   return (payload) => {
     if (payload?.n === undefined) return;
     const number = Number(payload.n);
     latencies.push(Number(process.hrtime.bigint() - BigInt(payload.t)) / 1e6);
     counts.deliveries += 1;
-    if (next !== 0 && number < next) counts.doubledOrLate += 1;
+    if (next !== 0 && number < next) counts.duplicatedOrLate += 1;
     if (next !== 0 && number > next) counts.missing += number - next;
     next = Math.max(next, number + 1);
   };
@@ -34,13 +34,13 @@ function listener() {
 /** Resolves when the connection is subscribed. */
 function openWebSocket() {
   return new Promise((resolve, reject) => {
-    const hear = listener();
+    const check = checker();
     const socket = new WebSocket(url, { perMessageDeflate: false });
     socket.on('message', (data) => {
       const message = JSON.parse(data);
       if (message.type === 'subscribed') resolve(() => socket.terminate());
       if (message.type === 'gap') counts.gaps += 1;
-      if (message.type === undefined) hear(message.data);
+      if (message.type === undefined) check(message.data);
     });
     socket.on('close', () => { if (!isOver) counts.lost += 1; });
     socket.on('error', reject);
@@ -50,10 +50,10 @@ function openWebSocket() {
 /** Resolves when the stream is open. A reconnect counts as a loss here. */
 function openEventStream() {
   return new Promise((resolve, reject) => {
-    const hear = listener();
+    const check = checker();
     const source = new EventSource(url);
     source.onopen = () => resolve(() => source.close());
-    source.onmessage = (event) => hear(JSON.parse(event.data));
+    source.onmessage = (event) => check(JSON.parse(event.data));
     source.addEventListener('fanfare.gap', () => { counts.gaps += 1; });
     source.onerror = (error) => {
       if (!isOver) counts.lost += 1;
@@ -81,7 +81,7 @@ for (const close of closers) close();
 
 latencies.sort((a, b) => a - b);
 const at = (part) => (latencies[Math.ceil(part * latencies.length) - 1] ?? NaN).toFixed(2);
-console.log(`deliveries ${counts.deliveries}, missing ${counts.missing}, doubled or out of order `
-  + `${counts.doubledOrLate}, gaps told ${counts.gaps}, connections lost ${counts.lost}`);
+console.log(`deliveries ${counts.deliveries}, missing ${counts.missing}, duplicated or out of order `
+  + `${counts.duplicatedOrLate}, gaps ${counts.gaps}, connections lost ${counts.lost}`);
 console.log(`latency ms: p50 ${at(0.5)} p90 ${at(0.9)} p99 ${at(0.99)} max ${at(1)}`);
-process.exit(counts.missing + counts.doubledOrLate + counts.lost > 0 ? 1 : 0);
+process.exit(counts.missing + counts.duplicatedOrLate + counts.lost > 0 ? 1 : 0);

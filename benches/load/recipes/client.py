@@ -3,10 +3,10 @@
 
 usage: client.py URL CONNS SECONDS
 
-Publications are those of `fanfare bench`: their numbers have to come once and in order on every
-connection, from whichever is first. Their stamps are of the machine's monotonic clock, so latencies
-are right on one machine only. Prints counts and latencies after SECONDS; status 1 when something was
-missing, doubled or out of order, or a connection was lost.
+Publications are those of `fanfare bench`: their numbers must arrive once and in order on every
+connection, starting with any number. Their stamps are of the machine's monotonic clock, so
+latencies are right on one machine only. Prints counts and latencies after SECONDS. Status 1 if a
+publication was missing, duplicated or out of order, or a connection was lost.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ OPENING_MAX = 100
 
 
 class Counts:
-    """What all connections have heard."""
+    """The counts of all connections."""
 
     def __init__(self):
-        self.open = self.deliveries = self.missing = self.doubled_or_late = self.gaps = self.lost = 0
+        self.open = self.deliveries = self.missing = self.duplicated_or_late = self.gaps = self.lost = 0
         self.latencies_ms = []
 
 
 async def subscriber(url, counts, gate, all_open):
-    """Opens one connection and judges what it hears until it is cancelled."""
+    """Opens one connection and checks its publications until it is cancelled."""
     async with gate:
         socket = await websockets.connect(url, compression=None, open_timeout=30)
         while json.loads(await socket.recv()).get("type") != "subscribed":
@@ -49,7 +49,7 @@ async def subscriber(url, counts, gate, all_open):
             counts.deliveries += 1
             number = int(payload["n"])
             if following and number < following:
-                counts.doubled_or_late += 1
+                counts.duplicated_or_late += 1
             if following and number > following:
                 counts.missing += number - following
             following = max(following, number + 1)
@@ -59,7 +59,7 @@ async def subscriber(url, counts, gate, all_open):
 
 
 class Threshold(asyncio.Event):
-    """An event that comes with a count."""
+    """An event that is set when a count is reached."""
 
     def __init__(self, wanted):
         super().__init__()
@@ -78,14 +78,14 @@ async def main(url, conns, seconds):
     # A connection that is refused ends its task first.
     await asyncio.wait([opened, *tasks], timeout=120, return_when=asyncio.FIRST_COMPLETED)
     if not all_open.is_set():
-        sys.exit(f"only {counts.open} of {conns} connections were let in")
+        sys.exit(f"only {counts.open} of {conns} connections were accepted")
     print(f"{counts.open} connections in {time.monotonic() - began:.2f} s", flush=True)
     await asyncio.sleep(seconds)
     report(counts)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return 1 if counts.missing + counts.doubled_or_late + counts.lost else 0
+    return 1 if counts.missing + counts.duplicated_or_late + counts.lost else 0
 
 
 def report(counts):
@@ -95,8 +95,8 @@ def report(counts):
         return latencies[math.ceil(part * len(latencies)) - 1] if latencies else math.nan
 
     print(
-        f"deliveries {counts.deliveries}, missing {counts.missing}, doubled or out of order "
-        f"{counts.doubled_or_late}, gaps told {counts.gaps}, connections lost {counts.lost}"
+        f"deliveries {counts.deliveries}, missing {counts.missing}, duplicated or out of order "
+        f"{counts.duplicated_or_late}, gaps {counts.gaps}, connections lost {counts.lost}"
     )
     print(f"latency ms: p50 {at(.5):.2f} p90 {at(.9):.2f} p99 {at(.99):.2f} max {at(1):.2f}")
 

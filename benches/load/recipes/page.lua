@@ -1,8 +1,8 @@
--- Keep-alive requests with wrk, for `GET /` or any other path that answers and goes on.
+-- Keep-alive requests with wrk, for `GET /` or another path whose response does not close the connection.
 --
 -- usage: wrk -t2 -c200 -d10s --latency -s page.lua http://127.0.0.1:8080/
 --
--- Beside what wrk prints: how many answers were no 200, which has to be none.
+-- Prints also how many responses were not 200, which must be none.
 local threads = {}
 
 function setup(thread)
@@ -22,6 +22,6 @@ function done(summary)
   for _, thread in ipairs(threads) do others = others + thread:get("others") end
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.timeout
-  io.write(string.format("answers %d, not 200: %d, connections that failed: %d\n",
+  io.write(string.format("responses %d, not 200: %d, connections that failed: %d\n",
     summary.requests, others, failed))
 end

@@ -1,7 +1,7 @@
-//! What the servers of this package share: arguments, runtime, feed, and the line that says ready.
+//! Shared by the servers of this package: arguments, runtime, feed and ready line.
 //!
-//! Publications come as lines over a Unix socket and go into one tokio broadcast channel; how
-//! subscribers are served is the business of `bin/`. A server ends when its feeder has gone.
+//! Publications are lines on a Unix socket and go into one tokio broadcast channel. The programs in
+//! `bin/` serve the subscribers. A server ends when its feeder disconnects.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use tokio::sync::broadcast::{self, Sender};
 
 /// Publications that a subscriber may be behind before it loses some.
 const BEHIND_MAX: usize = 1024;
-/// A storm of connections waits in the backlog; what is longer than `somaxconn` is cut to it.
+/// A connect storm waits in the backlog. The kernel limits it to `somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// Where the feed is, and how many threads serve.
+/// The path of the feed and the number of threads.
 struct Arguments {
     feed: PathBuf,
     workers: usize,
@@ -28,7 +28,7 @@ impl Arguments {
             match name.as_str() {
                 "--feed" => feed = Some(PathBuf::from(value)),
                 "--workers" => workers = value.parse().map_err(io::Error::other)?,
-                other => return Err(io::Error::other(format!("what is {other}?"))),
+                other => return Err(io::Error::other(format!("unknown flag {other}"))),
             }
         }
         let feed = feed.ok_or_else(|| io::Error::other("usage: [--workers N] --feed PATH"))?;
@@ -36,10 +36,11 @@ impl Arguments {
     }
 }
 
-/// Runs a server until its feeder has gone. `serve` gets the listener and where to subscribe.
+/// Runs a server until its feeder disconnects. `serve` receives the listener and the broadcast
+/// channel.
 ///
 /// # Errors
-/// When the arguments make no sense or a socket fails.
+/// Returns an error if the arguments are invalid or a socket fails.
 pub fn run<T, F>(serve: impl FnOnce(TcpListener, Sender<T>) -> F) -> io::Result<()>
 where
     T: From<String> + Clone + Send + 'static,
@@ -68,7 +69,7 @@ async fn take_feed<T: From<String>>(feed: UnixListener, sender: Sender<T>) -> io
     let (feeder, _) = feed.accept().await?;
     let mut lines = BufReader::new(feeder).lines();
     while let Some(line) = lines.next_line().await? {
-        // Without subscribers there is nobody to send it to.
+        // Sending fails only without subscribers.
         let _receivers = sender.send(T::from(line));
     }
     Ok(())

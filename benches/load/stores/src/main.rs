@@ -1,11 +1,9 @@
-//! What the journal costs on fjall as it uses it, and what it would cost on redb, or on fjall as it
-//! comes.
+//! Compares the cost of the journal, which uses fjall, with redb and with plain fjall.
 //!
-//! Each store gets the same records in the same batches, and keeps the newest of them; each fills a
-//! directory in a process of its own, which then kills itself as `kill -9` would, and is opened and
-//! read again. `always` syncs each batch. `os` syncs none and has to have everything after the
-//! kill; redb has no such mode, so there its file layer is told not to sync. Prints a table; `run`
-//! beside it is the command.
+//! Each store receives the same records in the same batches and keeps the newest of them. A process
+//! of its own fills each store and then kills itself as with `kill -9`; the store is opened and
+//! read again. `always` syncs each batch. `os` never syncs and must have everything after the kill.
+//! redb has no such mode, so its file layer ignores syncs. Prints a table; `run` is the command.
 
 use std::error::Error;
 use std::fs;
@@ -27,15 +25,15 @@ use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, T
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
-/// Records that are kept, which is what a log of this size could hold.
+/// Records that a store keeps, as a log with this bound would.
 const KEPT: u64 = 200_000;
 const PAYLOAD_BYTES: usize = 200;
 const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("publications");
-/// A file of redb with its lock.
+/// The name of redb's file.
 const REDB: &str = "journal.redb";
 const STORES: [&str; 3] = ["journal", "redb", "fjall"];
 
-/// How one run goes.
+/// The settings of one run.
 struct Case {
     sync: &'static str,
     batch: u64,
@@ -83,7 +81,7 @@ fn main() -> Done<()> {
 }
 
 fn compare(folder: &Path) -> Done<()> {
-    println!("store     sync    batch   records/s   CPU us/record   MB on disk   ms to read again");
+    println!("store     sync    batch   records/s   CPU us/record   MB on disk   replay ms");
     for case in &CASES {
         for store in STORES {
             let place = folder.join(store);
@@ -121,7 +119,8 @@ fn compare(folder: &Path) -> Done<()> {
     Ok(())
 }
 
-/// Runs this program again; what it printed. A run that fills ends by a signal.
+/// Runs this program as a child and returns its output. A child that fills a store ends by a
+/// signal.
 fn child(args: &[&str]) -> Done<String> {
     let out = Command::new(std::env::current_exe()?).args(args).output()?;
     if out.stdout.is_empty() {
@@ -130,7 +129,7 @@ fn child(args: &[&str]) -> Done<String> {
     Ok(String::from_utf8(out.stdout)?)
 }
 
-/// Bytes that the files of a folder have on the disk.
+/// Bytes on disk of the files in a folder.
 fn bytes_below(folder: &Path) -> Done<u64> {
     use std::os::unix::fs::MetadataExt as _;
     let mut sum = 0;
@@ -161,8 +160,8 @@ fn fill(store: &str, sync: &str, batch: u64, records: u64, folder: &Path) -> Don
     let seconds = begun.elapsed().as_secs_f64();
     let cpu = processor_time() - cpu_before;
     println!("{seconds} {}", cpu.as_secs_f64());
-    let myself = rustix::process::getpid();
-    rustix::process::kill_process(myself, rustix::process::Signal::KILL)?;
+    let own_pid = rustix::process::getpid();
+    rustix::process::kill_process(own_pid, rustix::process::Signal::KILL)?;
     Ok(())
 }
 
@@ -263,7 +262,7 @@ impl Kept for Keeper {
     }
 }
 
-/// redb's own file layer, which may be told not to sync.
+/// redb's own file layer, with syncs only if `is_synced`.
 #[derive(Debug)]
 struct File {
     inner: redb::backends::FileBackend,
@@ -323,7 +322,7 @@ impl Kept for Redb {
                 newest = sequence;
                 table.insert(newest, encoded(&record, &mut bytes))?;
             }
-            // A tenth at a time, which suits it better than one by one.
+            // A tenth at a time, which is faster than one by one.
             if newest > self.oldest + KEPT + KEPT / 10 {
                 self.oldest = newest - KEPT;
                 table.retain_in(..self.oldest, |_, _| false)?;
@@ -342,7 +341,7 @@ struct Fjall {
 impl Fjall {
     fn open(folder: &Path, is_synced: bool) -> Done<Self> {
         let database = Database::builder(folder).open()?;
-        // Its own way to let the oldest go: whole tables, by size.
+        // Its own eviction of the oldest records: whole tables, by size.
         let bytes = KEPT * (PAYLOAD_BYTES as u64 + 64);
         let options = move || {
             KeyspaceCreateOptions::default()

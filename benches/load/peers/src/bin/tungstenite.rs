@@ -1,4 +1,5 @@
-//! WebSockets by tokio-tungstenite, one task for each, all on one tokio broadcast channel.
+//! A server of WebSockets with tokio-tungstenite, one task for each, on one tokio broadcast
+//! channel.
 //!
 //! usage: tungstenite [--workers N] --feed PATH
 
@@ -37,7 +38,7 @@ async fn subscriber(socket: TcpStream, mut publications: Receiver<Utf8Bytes>) {
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
-            // Pings are answered, and the end is noticed, only by reading.
+            // Only a read answers pings and detects the end.
             message = socket.next() => match message {
                 Some(Ok(_)) => {}
                 Some(Err(_)) | None => return,
