@@ -1,8 +1,8 @@
 //! The program `fanfare`: an allocator and the command line.
 //!
-//! The server is the library; the command line is here, since it also calls the load generator. The
-//! process ends by a return from `main` and never by `exit`, so that sockets and files are closed by
-//! their owners.
+//! The server is the library; the command line is here, since it also calls the load generator.
+//! The process ends by a return from `main` and never by `exit`, so that sockets and files are
+//! closed by their owners.
 #![cfg_attr(
     test,
     allow(

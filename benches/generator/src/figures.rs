@@ -14,7 +14,7 @@ use super::tally::{Faults, Gaps, Tally};
 /// The figures of connecting.
 #[derive(Clone, Debug)]
 pub struct ConnectFigures {
-    /// Connections connected.
+    /// Connections opened.
     pub conns: usize,
     /// Number of connections of each kind.
     pub kinds: Vec<(Kind, usize)>,

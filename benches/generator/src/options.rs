@@ -25,8 +25,8 @@ const SPARE_DESCRIPTORS: u64 = 64;
     reason = "each is a switch of the command line, and any of them can be combined"
 )]
 #[command(after_help = "\
-Starts a server of its own, or attaches to one that runs, subscribes, publishes stamped publications
-through the feed, and checks on every connection that each comes once and in order.
+Starts a server of its own, or attaches to a running one, subscribes, publishes stamped publications
+through the feed, and checks on every connection that each arrives once and in order.
 
 Exit status:
   0  success: every publication is accounted for
@@ -100,7 +100,7 @@ pub struct BenchArgs {
     /// Count a gap on a connection that reads as a failure.
     #[arg(long)]
     pub strict: bool,
-    /// Use a server that runs already.
+    /// Use a server that is already running.
     #[arg(long, value_name = "ADDR:PORT")]
     pub attach: Option<SocketAddr>,
     /// Feed of that server, to publish.
@@ -157,7 +157,9 @@ impl BenchArgs {
         }
         if self.stalled + self.slow > 0 && !self.publishes() {
             return Err(
-                "--stalled and --slow need a feed to publish to: remove --listen-only".to_owned(),
+                "--stalled and --slow need publications: --rate and --seconds above 0, and \
+                        neither --listen-only nor --storms"
+                    .to_owned(),
             );
         }
         if self.stalled + self.slow > 99 {
@@ -207,7 +209,7 @@ impl BenchArgs {
         self.websockets + self.event_streams + self.polls
     }
 
-    /// How many of each kind.
+    /// Number of connections of each kind.
     #[must_use]
     pub fn kinds(&self) -> Vec<(Kind, usize)> {
         let websocket = if self.deflate {
@@ -275,7 +277,7 @@ impl BenchArgs {
         }
     }
 
-    /// What to publish.
+    /// The payloads to publish.
     #[must_use]
     pub fn payloads(&self) -> Payloads {
         Payloads {

@@ -55,7 +55,7 @@ pub struct Plan {
 /// What one connection is and does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientSpec {
-    /// How it is served.
+    /// What it speaks.
     pub kind: Kind,
     /// How it behaves.
     pub role: Role,
