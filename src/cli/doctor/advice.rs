@@ -10,8 +10,8 @@ use super::capacity::{OTHER_THREADS, Plan};
 use super::cgroup::Tightest;
 use super::context::Context;
 use super::facts::{Conntrack, Facts};
+use super::limit_texts::grouped;
 use super::parse::Ceiling;
-use super::words::grouped;
 use fanfare::config::limits::LISTEN_BACKLOG;
 
 /// The first kernel whose rings have the modes that a worker asks for.

@@ -2,7 +2,7 @@
 //!
 //! Facts and a plan in, a list of limits out; the smallest number is what fits. No number is made
 //! up: a limit whose fact is not known is [`Allows::Unknown`] and takes no part in the minimum.
-//! What a conn costs stands here, in one place, with where it comes from. [`super::lift`] turns the
+//! What a conn costs stands here, in one place, with where it comes from. [`super::remedies`] turns the
 //! same sums round, so that the line it gives is enough.
 
 use super::cgroup::Tightest;

@@ -1,7 +1,7 @@
 //! `fanfare doctor`: how many conns this machine holds, which limit binds first, and what lifts it.
 //!
 //! Reads the limits ([`tree`], [`facts`], [`cgroup`], [`context`]), does the sums ([`capacity`]),
-//! finds the lines ([`lift`], [`advice`]) and writes them down ([`report`], [`words`]). Changes
+//! finds the lines ([`remedies`], [`advice`]) and writes them down ([`report`], [`limit_texts`]). Changes
 //! nothing on the machine; only [`tree`] touches a file. A value that cannot be read is said to be
 //! unknown and is never guessed.
 
@@ -10,11 +10,11 @@ mod capacity;
 mod cgroup;
 mod context;
 mod facts;
-mod lift;
+mod limit_texts;
 mod parse;
+mod remedies;
 mod report;
 mod tree;
-mod words;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -12,8 +12,8 @@ use serde::Serialize;
 use super::advice::{self, Advice, Features};
 use super::capacity::{self, Allows, KERNEL_BYTES_PER_CONN, LimitId, Plan, USER_BYTES_PER_CONN};
 use super::facts::Reading;
-use super::lift::{self, Lift};
-use super::words::{self, bytes, grouped};
+use super::limit_texts::{self, bytes, grouped};
+use super::remedies::{self, Lift};
 
 /// Memory of a conn by where it is.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -82,16 +82,16 @@ impl Finding {
         let rows = limits
             .iter()
             .map(|limit| Row {
-                name: words::name(limit.id),
-                read: words::reading(limit.id, facts, plan),
+                name: limit_texts::name(limit.id),
+                read: limit_texts::reading(limit.id, facts, plan),
                 conns: match limit.allows {
                     Allows::Conns(conns) => Some(conns),
                     Allows::AnyNumber | Allows::Unknown => None,
                 },
                 known: limit.allows != Allows::Unknown,
-                effect: words::effect(limit.id),
+                effect: limit_texts::effect(limit.id),
                 lift: if limit.allows.refuses(goal) {
-                    lift::lifts(limit.id, facts, plan, goal)
+                    remedies::lifts(limit.id, facts, plan, goal)
                 } else {
                     Vec::new()
                 },
@@ -111,7 +111,7 @@ impl Finding {
             },
             fixed_bytes: plan.fixed_bytes(),
             conns: binding.map(|(_, conns)| conns),
-            binds_first: binding.map(|(id, _)| words::name(id)),
+            binds_first: binding.map(|(id, _)| limit_texts::name(id)),
             goal,
             target: target.map(|conns| judge(reading, plan, &limits, conns)),
             limits: rows,
@@ -345,7 +345,7 @@ fn judge(reading: &Reading, plan: &Plan, limits: &[capacity::Limit], conns: u64)
     let is_bounded = capacity::binding(limits).is_some();
     let too_low = refusing(limits);
     let fits = is_bounded && too_low.is_empty();
-    let more_workers = lift::enough_workers(facts, conns)
+    let more_workers = remedies::enough_workers(facts, conns)
         .filter(|workers| !fits && *workers > plan.workers)
         .filter(|workers| {
             let workers = *workers;
@@ -354,7 +354,7 @@ fn judge(reading: &Reading, plan: &Plan, limits: &[capacity::Limit], conns: u64)
     Target {
         conns,
         fits,
-        too_low: too_low.into_iter().map(words::name).collect(),
+        too_low: too_low.into_iter().map(limit_texts::name).collect(),
         fits_with_workers: more_workers,
     }
 }

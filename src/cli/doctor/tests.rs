@@ -7,8 +7,8 @@ use super::capacity::{self, Allows, Limit, LimitId, Plan};
 use super::cgroup::{Level, Tightest};
 use super::context::Context;
 use super::facts::{Conntrack, Facts, Files, Reading};
-use super::lift::{self, Lift};
 use super::parse::Ceiling;
+use super::remedies::{self, Lift};
 use super::report::Finding;
 use fanfare::config::Config;
 
@@ -93,9 +93,9 @@ fn table_is_held_once_by_each_worker_with_room_for_an_uneven_spread() {
     assert_eq!(nofile(2), Allows::Conns(36_243));
     assert_eq!(nofile(55), Allows::Conns(994_050));
     assert_eq!(nofile(56), Allows::Conns(1_012_072));
-    assert_eq!(lift::enough_workers(&facts, 1_000_000), Some(56));
-    assert_eq!(lift::enough_workers(&facts, 19_935), Some(1));
-    assert_eq!(lift::enough_workers(&facts, 100_000_000), None);
+    assert_eq!(remedies::enough_workers(&facts, 1_000_000), Some(56));
+    assert_eq!(remedies::enough_workers(&facts, 19_935), Some(1));
+    assert_eq!(remedies::enough_workers(&facts, 100_000_000), None);
 }
 
 #[test]
@@ -138,12 +138,12 @@ fn key_of_the_configuration_is_a_limit_too() {
     let with = |workers| Plan::new(&config, workers, 1);
     assert_eq!(bound(&facts, &with(1)), 500);
     assert_eq!(bound(&facts, &with(4)), 454);
-    let lifts = lift::lifts(LimitId::ConnsKey, &facts, &with(4), 500);
+    let lifts = remedies::lifts(LimitId::ConnsKey, &facts, &with(4), 500);
     assert_eq!(lifts.first().unwrap().line, "conns = 550");
 }
 
 fn first_line(facts: &Facts, id: LimitId, conns: u64) -> String {
-    let ways = lift::lifts(id, facts, &plan(2), conns);
+    let ways = remedies::lifts(id, facts, &plan(2), conns);
     let Lift { place, line, .. } = ways.first().unwrap();
     format!("{place}: {line}")
 }
@@ -202,7 +202,7 @@ fn amount(line: &str) -> u64 {
 /// The host after the first line for a limit was obeyed.
 fn lifted(facts: &Facts, id: LimitId, plan: &Plan, conns: u64) -> Facts {
     const MIB: u64 = 1 << 20;
-    let ways = lift::lifts(id, facts, plan, conns);
+    let ways = remedies::lifts(id, facts, plan, conns);
     let line = &ways.first().unwrap().line;
     let mut facts = facts.clone();
     let group = |found: &mut Tightest, limit: u64| {
@@ -305,7 +305,7 @@ proptest! {
             descriptors_hard: Some(Ceiling::At(table)),
             ..Facts::default()
         };
-        if let Some(workers) = lift::enough_workers(&facts, conns) {
+        if let Some(workers) = remedies::enough_workers(&facts, conns) {
             prop_assert!(bound(&facts, &plan(workers)) >= conns);
             // From one worker to two the room for an uneven spread is added.
             if workers > 2 {

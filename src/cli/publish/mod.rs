@@ -4,9 +4,9 @@
 //! that stops reading until its answers are taken and we never wait for each other. A line that is
 //! not fit to send costs that line alone. The end of our lines is told by shutting down the writing
 //! half, and the end of the answers is the end of the conn, so late errors are seen too. With
-//! `--ack` [`resume`] takes over, since only then it is known what to send again on another conn.
+//! `--ack` [`resend`] takes over, since only then it is known what to send again on another conn.
 
-mod resume;
+mod resend;
 mod send_window;
 mod template;
 
@@ -24,7 +24,7 @@ use super::args::PublishArgs;
 use super::lines::{self, LineRead};
 use super::{Failure, tell};
 use fanfare::config::file;
-use resume::Way;
+use resend::Way;
 use template::{LINE_BYTES_MAX, PayloadError, Template};
 
 /// The longest answer of the feed that is understood.
@@ -58,9 +58,9 @@ pub(super) fn run(args: &PublishArgs) -> Result<(), Failure> {
     if args.ack {
         let way = Way {
             path: &path,
-            patience: resume::PATIENCE,
+            patience: resend::PATIENCE,
         };
-        return resume::run(&exchange, stream, way, read, &mut out);
+        return resend::run(&exchange, stream, way, read, &mut out);
     }
     exchange.run(&stream, |put| read(&exchange, put))
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Connection;
-use super::body::Body;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::parser::{Item, Parser};
+use super::response_body::Body;
 use super::socket::Socket;
 use crate::cli::tell;
 

@@ -7,8 +7,8 @@ use std::io::{self, Read as _};
 use std::time::Duration;
 
 use super::Connection;
-use super::body::{Body, Framing};
 use super::end::{End, seconds};
+use super::response_body::{Body, Framing};
 use super::socket::Socket;
 
 /// The longest head of a response, in bytes.

@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Connection;
-use super::body::Body;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
+use super::response_body::Body;
 use super::socket::Socket;
 use crate::cli::tell;
 

@@ -5,12 +5,12 @@
 //! deadline. Publications go to standard output, a line each, flushed; everything else to standard
 //! error.
 
-mod body;
 mod end;
 mod event_stream;
 mod exchange;
 mod long_poll;
 mod parser;
+mod response_body;
 mod socket;
 mod target;
 mod web_socket;
