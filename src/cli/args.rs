@@ -1,15 +1,15 @@
-//! What can be written behind `fanfare`: the subcommands, their flags and the help texts.
+//! The subcommands, their flags and the help texts.
 //!
-//! Data only: each struct is read by the file of its subcommand. Flags of `serve` that stand for
-//! keys of the configuration have no environment name here, since [`fanfare::config::file`] gives
-//! every key its own; their texts name it in the form that clap writes.
+//! Data only: the file of each subcommand reads its struct. Flags of `serve` that set keys of the
+//! configuration have no environment name here, since [`fanfare::config::file`] gives one to every
+//! key; their help texts name it in clap's form.
 //!
 //! All help texts have one layout: summary, usage, arguments, options, notes, exit status,
 //! examples. They are wrapped at `HELP_COLUMNS_MAX`.
 
 #![expect(
     clippy::doc_markdown,
-    reason = "help texts have the names of variables as clap writes them"
+    reason = "help texts have names of variables in clap's form"
 )]
 
 use std::ffi::{OsStr, OsString};
@@ -31,8 +31,8 @@ use fanfare_generator::options::BenchArgs;
 /// Columns of the widest line of a help text.
 const HELP_COLUMNS_MAX: usize = 100;
 
-/// A push server for one Linux machine: publications in over a Unix socket, out over WebSocket,
-/// server-sent events and polls.
+/// A push server for one Linux machine: it takes publications from a Unix socket and delivers them
+/// over WebSocket, server-sent events and polls.
 #[derive(Debug, Parser)]
 #[command(name = "fanfare", version, propagate_version = true)]
 #[command(max_term_width = HELP_COLUMNS_MAX)]
@@ -49,17 +49,17 @@ Examples:
   fanfare check /etc/fanfare/fanfare.toml
   fanfare doctor --target 1000000")]
 pub(crate) struct Arguments {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 impl Arguments {
-    /// Takes the arguments apart. A negative number after an option is its value, so that an error
-    /// names the option. An empty environment variable is as if unset.
+    /// Parses the arguments. A negative number after an option is its value, so that an error names
+    /// the option. An empty environment variable counts as unset.
     ///
     /// # Errors
-    /// Returns what to print, which may be a help text, and the exit status.
+    /// Returns the text to print and the exit status: a usage error, a help text or the version.
     pub(crate) fn take(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
         let take_negative = |arg: Arg| match arg.get_action().takes_values() {
@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Validate a configuration and the files that it names.
     Check(CheckArgs),
-    /// Report how many connections this machine holds and which limit stops more.
+    /// Report how many connections this machine can hold and which limit binds first.
     Doctor(DoctorArgs),
     /// Send publications to the feed of a running server.
     Publish(PublishArgs),
@@ -99,10 +99,10 @@ pub(crate) enum Command {
 /// Arguments of `fanfare serve`.
 #[derive(Debug, Default, Args)]
 #[command(after_help = "\
-A value is taken from the first of these that names it: flag, environment variable, file, default.
+A value is taken from the first of these that has it: flag, environment variable, file, default.
 Every key of the file has a variable: FANFARE_, its section and its name in capitals. An empty
-variable is as if unset. Files that the configuration names belong to it: what `fanfare check` finds
-ends with status 2, as does a damaged journal. An address that is in use ends with status 1.
+variable counts as unset. A problem that `fanfare check` finds, or a damaged journal, ends with
+status 2. An address that is in use ends with status 1.
 
 Exit status:
   0  success, after a signal and a drain
@@ -118,7 +118,7 @@ pub(crate) struct ServeArgs {
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
-    /// Where clients connect; "ADDR:PORT tls" is with TLS; may be repeated [env: FANFARE_LISTEN]
+    /// Address for clients; "ADDR:PORT tls" is with TLS; repeatable [env: FANFARE_LISTEN]
     /// [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<Listen>,
@@ -129,18 +129,18 @@ pub(crate) struct ServeArgs {
     /// Directory of the journal of publications [env: FANFARE_JOURNAL_PATH] [default: none].
     #[arg(long, value_name = "DIR")]
     pub(crate) journal: Option<PathBuf>,
-    /// Where metrics and health are served; off: nowhere [env: FANFARE_ADMIN]
+    /// Address for metrics and health, or off [env: FANFARE_ADMIN]
     /// [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) admin: Option<String>,
     /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<u32>,
-    /// Diagnostics: error, warn, info or debug [env: FANFARE_LOGGING_LEVEL] [default: info].
+    /// Log level: error, warn, info or debug [env: FANFARE_LOGGING_LEVEL] [default: info].
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log: Option<String>,
-    /// Speak TLS with a certificate made at start, for testing; on 127.0.0.1:8443 if no address
-    /// says tls [env: FANFARE_TLS_SELF_SIGNED].
+    /// Serve TLS with a certificate generated at start, for testing; on 127.0.0.1:8443 if no
+    /// address has tls [env: FANFARE_TLS_SELF_SIGNED].
     #[arg(long)]
     pub(crate) tls_self_signed: bool,
     /// Publish load, memory and network figures of this machine every second.
@@ -149,7 +149,7 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// What the flags say about the configuration.
+    /// The configuration keys that the flags set.
     #[must_use]
     pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
@@ -167,10 +167,10 @@ impl ServeArgs {
 /// Arguments of `fanfare publish`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without DATA each line of standard input is one publication. A line that the feed refuses does not
-stop the others. With --ack each line has an idempotency key of its own: when the server ends, what
-it has not acknowledged is sent again to the next one, for up to a minute, and nothing is lost or
-doubled if the server has a journal.
+Without DATA, each line of standard input is one publication. A line that the feed refuses does not
+stop the others. With --ack, each line has an idempotency key. If the server restarts, the lines
+that it has not acknowledged are sent again, for up to a minute; with a journal no line is lost or
+published twice.
 
 Exit status:
   0  success
@@ -189,7 +189,7 @@ pub(crate) struct PublishArgs {
     /// Payload: JSON, or any text with --text.
     #[arg(allow_hyphen_values = true)]
     pub(crate) data: Option<String>,
-    /// Take the payload as text instead of JSON.
+    /// Send the payload as text instead of JSON.
     #[arg(long)]
     pub(crate) text: bool,
     /// Type of the publication: `event:` of server-sent events.
@@ -198,7 +198,7 @@ pub(crate) struct PublishArgs {
     /// Conflation key; a later publication with the same key supersedes this one.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) key: Option<String>,
-    /// Wait for acknowledgements; print id and number of subscribers as JSON.
+    /// Wait for acknowledgements; print ids and numbers of subscribers as JSON.
     #[arg(long)]
     pub(crate) ack: bool,
     /// Unix socket of the feed [env: FANFARE_FEED] [default: as for serve].
@@ -213,11 +213,11 @@ pub(crate) struct PublishArgs {
     reason = "each is a switch of the command line, and any of them can be combined"
 )]
 #[command(after_help = "\
-ws://HOST/ws?channel=NAME prints each message as it comes, one JSON object per line;
-http://HOST/sse?channel=NAME prints the data of each event; http://HOST/poll?channel=NAME polls and
-prints each publication as ws:// does. When the connection is lost it is made again with exponential
-back-off and jitter, and resumes after the last id. Each failed attempt is reported on standard
-error, as gaps are. What no further attempt mends ends at once, such as a missing token.
+ws://HOST/ws?channel=NAME prints each publication as one line of JSON; http://HOST/sse?channel=NAME
+prints the data of each event; http://HOST/poll?channel=NAME polls and prints each publication as
+ws:// does. A lost connection is made again with exponential back-off and jitter, and resumes after
+the last id. Failed attempts and gaps are reported on standard error. An error that a further
+attempt would repeat, such as a missing token, ends the program at once.
 
 Exit status:
   0  success: --count publications, the end of the stream, or a closed standard output
@@ -230,18 +230,18 @@ Examples:
   fanfare subscribe 'ws://127.0.0.1:8080/ws?channel=a' --count 1 --timeout 5
   fanfare subscribe 'http://127.0.0.1:8080/sse?channel=a' --header 'Authorization: Bearer …'")]
 pub(crate) struct SubscribeArgs {
-    /// URL of a transport with the channels, such as ws://HOST/ws?channel=NAME.
+    /// URL with the transport and the channels, such as ws://HOST/ws?channel=NAME.
     pub(crate) url: String,
     /// End after this many publications.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
-    /// Fail if the end has not come after this time.
+    /// Fail if the program has not ended after this time.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
-    /// Resume after this id; with `first`, begin with everything that the log has.
+    /// Resume after this id; with `first`, begin with everything that the log holds.
     #[arg(long, value_name = "ID")]
     pub(crate) since: Option<String>,
-    /// Begin with so many of the newest publications of each channel.
+    /// Begin with this many of the newest publications of each channel.
     #[arg(long, value_name = "N", conflicts_with = "since")]
     pub(crate) last: Option<u32>,
     /// Send this header field; repeatable.
@@ -264,16 +264,16 @@ pub(crate) struct SubscribeArgs {
 /// A header field of a request (RFC 9110, 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Its name, a token.
+    /// A token (RFC 9110, 5.6.2).
     pub(crate) name: String,
-    /// Its value, on one line.
+    /// Without control characters.
     pub(crate) value: String,
 }
 
 /// Arguments of `fanfare token`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Prints the token alone. The server accepts it when the file of the key is in [auth] keys.
+Prints only the token. The server accepts it if the key file is in [auth] keys.
 
 Exit status:
   0  success
@@ -316,7 +316,9 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
     let algorithm = Algorithm::try_from(String::from(text)).map_err(|error| error.to_string())?;
     match algorithm.secret_bytes_min() {
         Some(_) => Ok(algorithm),
-        None => Err(format!("only secrets sign here, and {algorithm} has none")),
+        None => Err(format!(
+            "{algorithm} does not sign with a secret; use HS256, HS384 or HS512"
+        )),
     }
 }
 
@@ -334,12 +336,12 @@ fn pattern(text: &str) -> Result<String, String> {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Reads the certificates, keys and JWK set that the configuration names, and checks the directories of
-the feed and the journal, as a start of the server does. Binds, locks and makes nothing, so it can
-run beside a server. Permissions are those of the user that runs it: the unit's ExecStartPre= sees
+the feed and the journal, as a start of the server does. Binds, locks and creates nothing, so it can
+run beside a server. It runs with the permissions of its user: as ExecStartPre= of the unit it sees
 what the server will see. Prints one line for each problem, with file, line and key.
 
 Exit status:
-  0  success: nothing is wrong
+  0  success: there is no problem
   1  failure while running
   2  bad usage or configuration
 
@@ -347,7 +349,7 @@ Examples:
   fanfare check /etc/fanfare/fanfare.toml
   FANFARE_WORKERS=2 fanfare check")]
 pub(crate) struct CheckArgs {
-    /// Configuration file; without it the environment is checked over the defaults.
+    /// Configuration file; without it, the environment is checked over the defaults.
     pub(crate) file: Option<PathBuf>,
 }
 
@@ -368,7 +370,7 @@ Examples:
   fanfare doctor --target 1000000 --workers 56 --json
   fanfare doctor --pid $(systemctl show -P MainPID fanfare)")]
 pub(crate) struct DoctorArgs {
-    /// Report what has to change for this many connections.
+    /// Report what must change for this many connections.
     #[arg(long, value_name = "CONNS", value_parser = clap::value_parser!(u64).range(1..=TARGET_MAX))]
     pub(crate) target: Option<u64>,
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
@@ -377,7 +379,7 @@ pub(crate) struct DoctorArgs {
     /// Worker threads; 0 is one per core [env: FANFARE_WORKERS] [default: 0].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<u32>,
-    /// Percentage of connections whose send buffer is full at the same time.
+    /// Percentage of connections whose send buffers are full at the same time.
     #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(..=100))]
     pub(crate) stalled: u8,
     /// Examine the limits of this process, such as the running server.
@@ -389,12 +391,12 @@ pub(crate) struct DoctorArgs {
     /// Read the recorded host below this directory [default: /].
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
-    /// Copy what is read to this directory.
+    /// Copy the files that are read to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,
 }
 
-/// The most connections that can be asked for; above it no sum makes sense.
+/// The largest target that is accepted; far more than any machine can hold.
 const TARGET_MAX: u64 = 1_000_000_000_000;
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -417,7 +419,7 @@ fn header(text: &str) -> Result<Header, String> {
     }
     let value = value.trim();
     if value.chars().any(|c| c.is_control() && c != '\t') {
-        return Err(String::from("a field value has no control characters"));
+        return Err(format!("the value of `{name}` has a control character"));
     }
     Ok(Header {
         name: String::from(name),
@@ -455,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_usage_has_status_two_and_help_has_zero() {
+    fn bad_usage_has_status_2_and_help_has_0() {
         for line in [
             "fanfare",
             "fanfare serve --listen nowhere",
@@ -486,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn help_texts_name_variables_that_the_configuration_has() {
+    fn help_texts_name_variables_of_the_configuration() {
         let mut names = 0;
         for sub in Arguments::command().get_subcommands() {
             for arg in sub.get_arguments() {
@@ -541,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_take_fractions_and_refuse_what_is_no_time() {
+    fn seconds_may_have_fractions_and_must_be_a_duration() {
         assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
         assert!(seconds("-1").is_err());
         assert!(seconds("NaN").is_err());

@@ -24,7 +24,7 @@ impl From<fanfare_generator::Failure> for Failure {
         match failure {
             fanfare_generator::Failure::Output(error) => Self::of_output(error),
             fanfare_generator::Failure::Running(error) => Self::Running(error),
-            fanfare_generator::Failure::Unaccounted => Self::Told,
+            fanfare_generator::Failure::Unaccounted => Self::Reported,
             fanfare_generator::Failure::Usage(what) => Self::Usage(what),
         }
     }

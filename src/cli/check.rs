@@ -1,19 +1,18 @@
-//! `fanfare check`: says whether a configuration is right, and whether the files and directories
-//! that it names can be used.
+//! `fanfare check`: validates a configuration, and the files and directories that it names.
 //!
-//! A named file is checked by itself, without the environment, which could hide a fault of the file
-//! on this machine and show it on the next. Without a file the environment is checked over the
-//! defaults. Changes nothing.
+//! A file is checked without the environment, which could hide a problem of the file on this
+//! machine and not on the next. Without a file, the environment is checked over the defaults.
+//! Changes nothing.
 
 use std::io::Write;
 
 use super::args::CheckArgs;
-use super::{Failure, tell};
+use super::{Failure, print_error};
 use fanfare::config::Retention;
 use fanfare::config::file::{self, Overrides};
 use fanfare::server;
 
-/// Checks, and says so on standard output if all is well.
+/// Checks, and prints a line on standard output if there is no problem.
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let flags = Overrides::default();
     let loaded = match &args.file {
@@ -22,7 +21,7 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
     };
     let loaded = loaded.with_feed_path();
     for warning in &loaded.warnings {
-        tell(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
     server::check(&loaded.config).map_err(|found| loaded.origins.locate(found))?;
     let written = match &args.file {
@@ -37,7 +36,7 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write) -> Result<(), Failure> 
     Ok(())
 }
 
-/// What holds for a channel, with what it has from the global sections.
+/// The rules for a channel of a namespace, including global values.
 fn rules(retention: &Retention) -> String {
     let Retention {
         entries,
@@ -65,26 +64,26 @@ mod tests {
     }
 
     #[test]
-    fn check_names_a_file_that_is_right() {
+    fn check_prints_the_name_of_a_valid_file() {
         let (ended, out, path) = check("workers = 1\n");
         assert!(ended.is_ok());
         assert_eq!(out, format!("ok: {}\n", path.display()));
     }
 
     #[test]
-    fn check_says_what_holds_in_each_namespace() {
+    fn check_prints_the_rules_of_each_namespace() {
         let text = "[log]\nage_ms = 9000\n[[namespace]]\nmatch = \"prices:*\"\nlog_entries = 1\n";
         let (ended, out, _) = check(text);
         assert!(ended.is_ok());
-        let said = out.lines().nth(1).unwrap();
+        let line = out.lines().nth(1).unwrap();
         assert_eq!(
-            said,
+            line,
             "namespace prices:*: 1 publications, 67108864 bytes, 9000 ms, skip"
         );
     }
 
     #[test]
-    fn check_lists_every_fault_of_a_file() {
+    fn check_lists_every_problem_of_a_file() {
         let (ended, out, path) = check("workers = true\ncolour = 1\n");
         let failure = ended.unwrap_err();
         assert!(matches!(failure, Failure::Config(_)));

@@ -1,12 +1,12 @@
-//! Lines of bounded length out of a reader.
+//! Reads lines of bounded length.
 //!
-//! PURE but for the reader it is given. A line that is too long is passed over to its end without
-//! being stored, so that the next line is still read as a line. Used for standard input and for the
+//! PURE except for the given reader. A line that is too long is skipped to its end without being
+//! stored, so that the next line is still read as a line. Used for standard input and for the
 //! answers of the feed.
 
 use std::io::{self, BufRead};
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum LineRead {
@@ -14,11 +14,11 @@ pub(super) enum LineRead {
     End,
     /// A line, without its line end.
     Line,
-    /// A line with more bytes than allowed; it is gone.
+    /// A line with more bytes than allowed; it was skipped.
     TooLong,
 }
 
-/// Reads the next line into `line`, whatever it held before.
+/// Replaces the content of `line` by the next line.
 pub(super) fn read(
     reader: &mut impl BufRead,
     bytes_max: usize,
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_same_for_every_size_of_buffer() {
+    fn lines_do_not_depend_on_the_size_of_the_buffer() {
         let expected = vec![
             (LineRead::Line, String::from("abcd")),
             (LineRead::TooLong, String::new()),

@@ -1,8 +1,8 @@
 //! SHELL: the command line, one file per subcommand.
 //!
-//! Parses the arguments, calls one function and turns what comes back into an exit status: 0 fine,
-//! 1 failed while running, 2 bad usage or configuration. The only place of the crate that writes
-//! to standard output and standard error on purpose. `main` is the only caller.
+//! Parses the arguments, runs the subcommand and returns an exit status: 0 success, 1 failure while
+//! running, 2 bad usage or configuration. The only module of the crate that writes to standard
+//! output and standard error. `main` is the only caller.
 
 pub(crate) mod args;
 mod bench;
@@ -23,28 +23,28 @@ use args::{Arguments, Command};
 use fanfare::config::file::ConfigError;
 use fanfare::sys::signals;
 
-/// Why a subcommand did not end well.
+/// Why a subcommand ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The configuration is wrong: status 2.
+    /// The configuration is invalid: status 2.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Whoever read our standard output has seen enough: status 0, and not a word.
+    /// The reader of standard output has closed it: status 0 without a message.
     #[error("standard output is closed")]
     OutputClosed,
     /// Failed while running: status 1.
     #[error(transparent)]
     Running(#[from] anyhow::Error),
-    /// Failed while running, and standard error says why already: status 1.
+    /// Failed while running, with the reason already on standard error: status 1.
     #[error("failed")]
-    Told,
-    /// The arguments make no sense together: status 2.
+    Reported,
+    /// The arguments are invalid: status 2.
     #[error("{0}")]
     Usage(String),
 }
 
 impl Failure {
-    /// What failing to write to standard output means.
+    /// The failure for an error of standard output.
     fn of_output(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self::OutputClosed;
@@ -52,23 +52,23 @@ impl Failure {
         Self::Running(anyhow::Error::new(error).context("cannot write to standard output"))
     }
 
-    /// Says on standard error what happened, and returns the exit status.
+    /// Prints the reason on standard error and returns the exit status.
     fn report(&self) -> ExitCode {
         match self {
-            // Each line begins with a file or variable already.
+            // Each line begins with a file or variable.
             Self::Config(error) => {
-                tell(&error.to_string());
+                print_error(&error.to_string());
                 ExitCode::from(2)
             }
             Self::OutputClosed => ExitCode::SUCCESS,
             Self::Running(_) => {
-                // The alternate form has the context, too.
-                tell(&format!("fanfare: {self:#}"));
+                // The alternate form includes the causes.
+                print_error(&format!("fanfare: {self:#}"));
                 ExitCode::FAILURE
             }
-            Self::Told => ExitCode::FAILURE,
+            Self::Reported => ExitCode::FAILURE,
             Self::Usage(_) => {
-                tell(&format!("fanfare: {self}"));
+                print_error(&format!("fanfare: {self}"));
                 ExitCode::from(2)
             }
         }
@@ -81,13 +81,13 @@ pub(crate) fn run() -> ExitCode {
     let arguments = match Arguments::take(std::env::args_os()) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version come this way too, with status 0. A closed terminal is no failure.
+            // Includes help and version, with status 0. A failure to print them is ignored.
             let _printed = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
-    // `pkill -USR1 fanfare`, meant for a server, ends no publisher or subscriber either. Failing to
-    // ignore a signal that exists is impossible.
+    // So `pkill -USR1 fanfare`, meant for a server, does not end a publisher or a subscriber. The
+    // call cannot fail for these signals.
     let _ignored = signals::ignore(&[SIGUSR1, SIGUSR2]);
     let ended = match &arguments.command {
         Command::Bench(args) => bench::run(args, &mut io::stdout()),
@@ -104,8 +104,8 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// Writes a line to standard error. Where nobody reads it there is nobody to tell.
-fn tell(line: &str) {
+/// Writes a line to standard error. A failure is ignored, since it cannot be reported.
+fn print_error(line: &str) {
     let _written = writeln!(io::stderr().lock(), "{line}");
 }
 

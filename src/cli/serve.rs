@@ -1,7 +1,7 @@
-//! `fanfare serve`: runs the server until it is told to stop.
+//! `fanfare serve`: runs the server until a signal.
 //!
-//! Loads the configuration, starts the server, prints the one line that says so, then waits for a
-//! signal: the first drains, the second does not wait.
+//! Loads the configuration, starts the server, prints a line when it is ready, and waits for a
+//! signal. The first signal starts a drain; the second ends the process at once.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -16,19 +16,19 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use super::args::ServeArgs;
-use super::{Failure, tell};
+use super::{Failure, print_error};
 use fanfare::config::file;
 use fanfare::demo;
 use fanfare::server::service::{self, ServiceManager};
 use fanfare::server::{Server, StartError, certificates, logs};
 use fanfare::sys::{activation, memory, signals};
 
-/// How often workers are looked after when no service manager wants to know.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Interval between checks of the workers if there is no watchdog.
+const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between checks for the end of a drain.
-const DRAIN_LOOK_INTERVAL: Duration = Duration::from_millis(20);
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Signals that end a process by default and mean nothing here. Scripts that rotate logs send
+/// Signals that would end the process and have no meaning here. Scripts that rotate logs send
 /// SIGUSR1 to daemons.
 const UNUSED_SIGNALS: [i32; 7] = [
     SIGUSR1,
@@ -39,13 +39,13 @@ const UNUSED_SIGNALS: [i32; 7] = [
     SIGIO,
     libc::SIGPWR,
 ];
-/// Signals of the terminal that would stop the server, and that of a file at its size limit, whose
-/// write then fails with an error.
+/// Signals of the terminal that would stop the process, and SIGXFSZ: with it ignored, a write above
+/// the limit on file sizes returns an error.
 const SILENT_SIGNALS: [i32; 3] = [SIGTTIN, SIGTTOU, libc::SIGXFSZ];
 
-/// Runs the server until it is told to stop.
+/// Runs the server until a signal.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let inherited = activation::inherited().context("cannot take the sockets handed to us")?;
+    let inherited = activation::inherited().context("cannot use the inherited sockets")?;
     let file::Loaded {
         config,
         warnings,
@@ -53,13 +53,13 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         file,
     } = load(args)?;
     for warning in &warnings {
-        tell(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
     let (_logs, dropped_log_lines) = logs::start(&config.logging);
     if !memory::refuse_huge_pages() {
-        tracing::debug!("the system does not let go of huge pages; more memory is used");
+        tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }
-    let signals = catch_signals().context("cannot wait for signals")?;
+    let signals = catch_signals().context("cannot handle signals")?;
     let server = Server::start(config, inherited, dropped_log_lines);
     let server = server.map_err(|error| match error {
         StartError::Configuration(found) => Failure::Config(origins.locate(found)),
@@ -75,14 +75,14 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the server was started with, for a reload.
+/// The sources of the configuration, for a reload.
 struct Start<'a> {
     args: &'a ServeArgs,
     /// The values of the file.
     file: toml::Table,
 }
 
-/// The configuration by the file, the environment and the flags, the same at each reload.
+/// Loads the configuration from file, environment and flags, at the start and at each reload.
 fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
     let loaded = file::load(
         args.config.as_deref(),
@@ -92,7 +92,7 @@ fn load(args: &ServeArgs) -> Result<file::Loaded, file::ConfigError> {
     loaded.map(file::Loaded::with_feed_path)
 }
 
-/// The machine's own figures, published by a thread that is a feeder like any other.
+/// The thread of `--demo`.
 struct Demo {
     thread: thread::JoinHandle<()>,
     stop: Sender<()>,
@@ -109,12 +109,12 @@ impl Demo {
     fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            tracing::error!("the demo has panicked");
+            tracing::error!("the demo thread panicked");
         }
     }
 }
 
-/// Signals as messages, so that they can be waited for together with time.
+/// Receives signals as messages, so that a wait for one can have a timeout.
 fn catch_signals() -> std::io::Result<Receiver<i32>> {
     signals::ignore(&SILENT_SIGNALS)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM].iter().chain(&UNUSED_SIGNALS))?;
@@ -131,7 +131,7 @@ fn catch_signals() -> std::io::Result<Receiver<i32>> {
     Ok(receiver)
 }
 
-/// The one line on standard output, and the service manager's notice.
+/// Prints the ready line and notifies the service manager.
 fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure> {
     let clients: String = server
         .addresses()
@@ -155,8 +155,8 @@ fn announce(server: &Server, manager: &mut ServiceManager) -> Result<(), Failure
         .map_err(Failure::of_output)
 }
 
-/// Reads the configuration, certificates and keys again. A problem with any of them changes
-/// nothing.
+/// Reads the configuration, certificates and keys again. If any of them has a problem, nothing
+/// changes.
 fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloading();
     let reloaded = load(start.args).and_then(|loaded| {
@@ -189,7 +189,7 @@ fn reload(server: &Server, start: &Start<'_>, manager: &mut ServiceManager) {
     manager.notify_reloaded();
 }
 
-/// Looks after the workers until a signal comes, then drains.
+/// Checks the workers until a signal arrives, then drains.
 fn serve(
     mut server: Server,
     start: &Start<'_>,
@@ -198,7 +198,7 @@ fn serve(
     demo: Option<Demo>,
 ) {
     let watchdog = service::watchdog_interval();
-    let interval = watchdog.map_or(LOOK_INTERVAL, |interval| interval / 3);
+    let interval = watchdog.map_or(WORKER_CHECK_INTERVAL, |interval| interval / 3);
     let mut is_alive = true;
     let signal = loop {
         match signals.recv_timeout(interval) {
@@ -213,7 +213,7 @@ fn serve(
                 if is_alive && watchdog.is_some() {
                     manager.notify_alive();
                 } else if was_alive && !is_alive {
-                    tracing::warn!("a worker has not turned for {interval:?}");
+                    tracing::warn!("a worker has not finished a turn for {interval:?}");
                 }
             }
         }
@@ -223,9 +223,9 @@ fn serve(
     server.drain();
     let begun = Instant::now();
     while !server.is_drained() {
-        let signal = signals.recv_timeout(DRAIN_LOOK_INTERVAL);
+        let signal = signals.recv_timeout(DRAIN_CHECK_INTERVAL);
         if signal.is_ok_and(|signal| [SIGINT, SIGTERM].contains(&signal)) {
-            tracing::warn!("second signal: not waiting for those who are left");
+            tracing::warn!("second signal: ending without waiting for the remaining connections");
             return;
         }
     }

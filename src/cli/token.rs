@@ -1,7 +1,7 @@
-//! `fanfare token`: makes a token for trying out, and prints it alone.
+//! `fanfare token`: prints a signed token for testing.
 //!
-//! Signs with a secret that the server knows, so it stands in for an issuer that is not there yet.
-//! Reads the one file it is told to and asks the clock; the server is not needed for it.
+//! Signs with a secret that the server has, in place of an issuer. Reads the key file and the
+//! clock; needs no server.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,12 +13,12 @@ use super::args::TokenArgs;
 use fanfare::auth::{Wish, mint};
 use fanfare::sys::input;
 
-/// Makes a token and prints it.
+/// Signs a token and prints it.
 pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let path = args.key.display();
     let key = input::read(&args.key).with_context(|| format!("cannot read {path}"))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.context("the calendar stands before 1970")?;
+    let now = now.context("the system clock is before 1970; set it")?;
     let wish = Wish {
         sub: args.sub.clone(),
         subscribe: args.subscribe.clone(),

@@ -157,7 +157,8 @@ fn text_names_the_limit_the_line_and_what_is_unknown() {
     let ended = doctor(&["--root", &root, "--target", "1000000"]);
     assert_eq!(ended.status, 1);
     for part in [
-        "1,000,000 conns do not fit: 341,500 conns fit; cgroup memory binds first.\n",
+        "The target of 1,000,000 connections does not fit: 341,500 connections fit; \
+         cgroup memory binds first.\n",
         "docker run:\n      --memory=5604m\n",
         "net.ipv4.tcp_mem        not known",
         "proc/sys/net/ipv4/tcp_mem\n",
@@ -179,11 +180,9 @@ fn empty_tree_is_unknown_and_fits_no_target() {
     assert_eq!(ended.json()["conns"], Value::Null);
     let with_target = doctor(&["--root", root, "--target", "1"]);
     assert_eq!(with_target.status, 1);
-    assert!(
-        with_target
-            .out
-            .starts_with("1 conns do not fit: how many conns fit is not known.")
-    );
+    assert!(with_target.out.starts_with(
+        "The target of 1 connection does not fit: the number that fits is not known."
+    ));
 }
 
 #[test]

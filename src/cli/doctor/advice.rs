@@ -1,8 +1,7 @@
-//! PURE: what does not bound the number of conns and yet stops an operator on the way there.
+//! PURE: advice on settings that do not limit the number of conns, but matter for many of them.
 //!
-//! Rates of a connect storm, ports of a proxy, processor time: each with the sum that
-//! makes it matter for so many conns, and a line where there is one. Nothing is said of what is
-//! not known.
+//! Backlogs in a connect storm, ports of a proxy, processor time: each with the numbers for which
+//! it matters, and a line if there is one. There is no advice on unknown values.
 
 use serde::Serialize;
 
@@ -14,19 +13,19 @@ use super::limit_texts::grouped;
 use super::parse::Ceiling;
 use fanfare::config::limits::LISTEN_BACKLOG;
 
-/// The first kernel whose rings have the modes that a worker asks for.
+/// The first kernel whose rings have the modes that a worker uses.
 const RING_KERNEL: (u32, u32) = (6, 1);
-/// Memory maps of a thread: its stack, the guard below it and what the allocator has for it.
+/// Memory maps of a thread: its stack, the guard page and those of the allocator.
 const MAPS_PER_THREAD: u64 = 16;
-/// Memory maps of the program itself, rounded up.
+/// Memory maps of the program, rounded up.
 const MAPS_OF_PROGRAM: u64 = 512;
 
-/// One thing to consider.
+/// One piece of advice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Advice {
-    /// What it is about.
+    /// The setting.
     pub(super) about: &'static str,
-    /// Why.
+    /// The reason.
     pub(super) why: String,
     /// A line that helps, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,10 +37,10 @@ fn advice(about: &'static str, why: String, line: Option<&str>) -> Advice {
     Advice { about, why, line }
 }
 
-/// Everything worth saying to somebody who wants so many conns.
+/// All advice for this many conns.
 pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     let mut found = Vec::new();
-    found.extend(surroundings(facts));
+    found.extend(environment(facts));
     found.extend(storms(facts, plan));
     found.extend(ports(facts, conns));
     found.extend(idle_conntrack(facts, conns));
@@ -53,41 +52,38 @@ pub(super) fn advise(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Advice> {
     found
 }
 
-/// Publications without a ring to send them through.
+/// A kernel without `io_uring`.
 fn ring(facts: &Facts) -> Option<Advice> {
     let (why, line) = match features(facts).io_uring {
         "disabled" | "for_privileged" => (
-            "is switched off",
+            "is turned off",
             Some("sysctl -w kernel.io_uring_disabled=0"),
         ),
-        "too_old" => (
-            "of this kernel is too old; Linux 6.1 has what is needed",
-            None,
-        ),
+        "too_old" => ("of this kernel is too old (Linux 6.1 is needed)", None),
         _ => return None,
     };
-    let why = format!("{why}, so each delivery is a system call, at up to twice the time");
+    let why = format!("{why}, so each delivery is a system call and takes up to twice the time");
     Some(advice("io_uring", why, line))
 }
 
-fn surroundings(facts: &Facts) -> Vec<Advice> {
+fn environment(facts: &Facts) -> Vec<Advice> {
     let mut found = Vec::new();
     if let Context::Shell { has_systemd: true } = facts.context {
-        let why = "these are the limits of this shell, and those of a unit are its own; once the unit \
-                   runs, ask for it";
+        let why = "these are the limits of this shell; those of a unit may differ. Examine the unit \
+                   while it runs";
         let line = "fanfare doctor --pid $(systemctl show -P MainPID fanfare)";
         found.push(advice("unit", why.to_owned(), Some(line)));
     }
     if facts.may_raise == Some(false) && !matches!(facts.context, Context::Unit(_)) {
-        let why = "this process may not raise hard limits (CAP_SYS_RESOURCE is missing), so they are \
-                   lifted by whoever starts it, or got round with more workers";
+        let why = "this process may not raise hard limits (CAP_SYS_RESOURCE is missing); raise them \
+                   where it is started, or use more workers";
         found.push(advice("hard limits", why.to_owned(), None));
     }
     found
 }
 
-/// Places for connections that nobody has accepted yet. The backlog of half-open ones counts only
-/// where there are no cookies in its stead (tcp(7), `tcp_syncookies`).
+/// Backlogs of connections that are not accepted yet. The one of half-open connections matters only
+/// without SYN cookies (tcp(7), `tcp_syncookies`).
 fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
     let wanted = LISTEN_BACKLOG.unsigned_abs().into();
     let half_open = facts.syn_backlog.filter(|_| facts.syn_cookies == Some(0));
@@ -101,8 +97,8 @@ fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
             continue;
         };
         let why = format!(
-            "each of the {} listeners has room for {} connections {state}, {} together, and asks for \
-             {}; those that come in a storm when it is full are dropped and come again after a second",
+            "each of the {} listeners can queue {} connections that are {state}, {} together; the server \
+             requests {}. In a storm, connections above that are dropped and retried after a second",
             plan.workers,
             grouped(most),
             grouped(most.saturating_mul(plan.workers.into())),
@@ -114,7 +110,7 @@ fn storms(facts: &Facts, plan: &Plan) -> Vec<Advice> {
     found
 }
 
-/// The line for a sysctl that every network namespace has for itself.
+/// The line for a sysctl of a network namespace.
 fn network_line(context: &Context, key: &str, value: &str) -> String {
     match context {
         Context::Docker => format!("docker run --sysctl \"{key}={value}\""),
@@ -128,7 +124,7 @@ fn network_line(context: &Context, key: &str, value: &str) -> String {
     }
 }
 
-/// Only who connects needs a port for each connection: a proxy before us, or a load generator.
+/// Only the connecting side needs a port for each connection: a proxy or a load generator.
 fn ports(facts: &Facts, conns: u64) -> Option<Advice> {
     let [first, last] = facts.ports?;
     let count = last.checked_sub(first)?.checked_add(1)?;
@@ -136,9 +132,9 @@ fn ports(facts: &Facts, conns: u64) -> Option<Advice> {
         return None;
     }
     let why = format!(
-        "clients that come from elsewhere need none of our ports, but a proxy or a load generator on a \
-         host like this has {} for each pair of its own address and an address and port of ours: {} \
-         conns through it take {} such pairs",
+        "remote clients use no local ports, but a proxy or a load generator with this range has {} \
+         ports for each pair of its own address and an address and port of the server: {} connections \
+         through it need {} such pairs",
         grouped(count),
         grouped(conns),
         conns.div_ceil(count),
@@ -156,15 +152,15 @@ fn idle_conntrack(facts: &Facts, conns: u64) -> Option<Advice> {
         return None;
     }
     let why = format!(
-        "connection tracking is loaded and tracks nothing now; as soon as a firewall or NAT rule asks \
-         for it, {} connections are the most",
+        "connection tracking is loaded and tracks nothing now; a firewall or NAT rule that uses it \
+         would limit the host to {} connections",
         grouped(max)
     );
     let line = format!("sysctl -w net.netfilter.nf_conntrack_max={conns}");
     Some(advice("nf_conntrack_max", why, Some(&line)))
 }
 
-/// Sockets that are closed before everything in them was acknowledged live on without an owner.
+/// Closed sockets with unacknowledged bytes, which the kernel keeps as orphans.
 fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
     let most = facts.orphans_max?;
     let stalled = conns.saturating_mul(plan.stalled_percent.into()) / 100;
@@ -172,8 +168,8 @@ fn orphans(facts: &Facts, plan: &Plan, conns: u64) -> Option<Advice> {
         return None;
     }
     let why = format!(
-        "when the server closes {} conns that still owe bytes, {} of them may go on; the others are \
-         reset and lose what was not yet sent",
+        "if the server closes {} connections with unsent bytes, the kernel finishes {} of them; the \
+         others are reset and lose those bytes",
         grouped(stalled),
         grouped(most),
     );
@@ -190,8 +186,8 @@ fn processor_time(facts: &Facts, plan: &Plan) -> Option<Advice> {
     }
     let share = format!("{}.{:03}", level.limit / 1000, level.limit % 1000);
     let why = format!(
-        "the cgroup gives {share} processors' time to {} workers: when it is used up all of them stand \
-         still until the period is over, and latency has gaps of up to 100 ms",
+        "the cgroup allows the time of {share} processors for {} workers: when it is used up, all of \
+         them stop until the end of the period, which adds up to 100 ms to latencies",
         plan.workers
     );
     Some(advice("cgroup cpu", why, None))
@@ -224,9 +220,9 @@ fn devices(facts: &Facts) -> Vec<Advice> {
         }
         let name = &device.name;
         let why = format!(
-            "{name} has {queues} receive queue{} for {processors} processors, so some do the network's \
-             work for all; ethtool -l {name} says whether it can have more, and RPS spreads what it \
-             has: tuning/README.md",
+            "{name} has {queues} receive queue{} for {processors} processors, so a few of them process \
+             all packets; ethtool -l {name} shows whether it can have more queues, and RPS distributes \
+             the packets of one: tuning/README.md",
             if queues == 1 { "" } else { "s" }
         );
         found.push(advice("network queues", why, None));
@@ -234,18 +230,18 @@ fn devices(facts: &Facts) -> Vec<Advice> {
     found
 }
 
-/// What a kernel can do that a server may make use of.
+/// Kernel features that the server may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Features {
-    /// `io_uring(7)` as the workers need it: `available`, `for_privileged`, `disabled`, `too_old`
-    /// or `unknown`. A container's filter on system calls may refuse it all the same.
+    /// `io_uring(7)` with the modes that workers use: `available`, `for_privileged`, `disabled`,
+    /// `too_old` or `unknown`. A seccomp filter of a container may still forbid it.
     pub(super) io_uring: &'static str,
-    /// Memory that may be locked, of which rings take before Linux 5.12: `enough`, `little` or
+    /// The limit on locked memory, which rings use before Linux 5.12: `enough`, `little` or
     /// `unknown`.
     pub(super) locked_memory: &'static str,
 }
 
-/// Reads the features out of the facts.
+/// The features that follow from the facts.
 pub(super) fn features(facts: &Facts) -> Features {
     const RING_BYTES: u64 = 8 << 20;
     let version = facts
@@ -256,7 +252,7 @@ pub(super) fn features(facts: &Facts) -> Features {
         (Some(0), _) => "available",
         (Some(1), _) => "for_privileged",
         (Some(2), _) => "disabled",
-        // The switch came with 6.6; before it there was only the configuration of the kernel.
+        // The sysctl exists since 6.6; before that only the kernel's build configuration decides.
         (None, Some(version)) if (RING_KERNEL..(6, 6)).contains(&version) => "available",
         (None, Some(version)) if version < RING_KERNEL => "too_old",
         (Some(_) | None, _) => "unknown",
@@ -281,20 +277,20 @@ mod tests {
     use super::*;
     use fanfare::config::Config;
 
-    fn told_of(facts: &Facts, conns: u64) -> Vec<&'static str> {
+    fn subjects(facts: &Facts, conns: u64) -> Vec<&'static str> {
         let plan = Plan::new(&Config::default(), 2, 1);
         let found = advise(facts, &plan, conns);
         found.into_iter().map(|advice| advice.about).collect()
     }
 
     #[test]
-    fn nothing_is_said_of_what_is_not_known() {
+    fn unknown_values_cause_no_advice() {
         let nothing: [&str; 0] = [];
-        assert_eq!(told_of(&Facts::default(), u64::MAX), nothing);
+        assert_eq!(subjects(&Facts::default(), u64::MAX), nothing);
     }
 
     #[test]
-    fn small_backlogs_and_few_ports_are_told() {
+    fn small_backlogs_and_few_ports_cause_advice() {
         let facts = Facts {
             somaxconn: Some(128),
             syn_backlog: Some(1024),
@@ -302,52 +298,52 @@ mod tests {
             ports: Some([32_768, 60_999]),
             ..Facts::default()
         };
-        assert_eq!(told_of(&facts, 28_232), ["net.core.somaxconn"]);
+        assert_eq!(subjects(&facts, 28_232), ["net.core.somaxconn"]);
         let both = ["net.core.somaxconn", "net.ipv4.ip_local_port_range"];
-        assert_eq!(told_of(&facts, 28_233), both);
+        assert_eq!(subjects(&facts, 28_233), both);
         let found = ports(&facts, 1_000_000).unwrap();
-        assert!(found.why.contains("28,232") && found.why.contains("take 36 such"));
+        assert!(found.why.contains("28,232") && found.why.contains("need 36 such"));
     }
 
     #[test]
-    fn kernel_without_rings_is_told_with_the_switch_where_there_is_one() {
-        let told = |kernel: &str, io_uring_disabled| {
+    fn kernel_without_rings_causes_advice_with_the_sysctl_if_there_is_one() {
+        let found = |kernel: &str, io_uring_disabled| {
             ring(&Facts {
                 kernel: Some(kernel.to_owned()),
                 io_uring_disabled,
                 ..Facts::default()
             })
         };
-        assert_eq!(told("6.18.1", Some(0)), None);
-        assert_eq!(told("6.18.1", None), None, "nobody knows");
-        assert_eq!(told("5.15.0", None).unwrap().line, None);
-        let line = told("6.18.1", Some(2)).unwrap().line.unwrap();
+        assert_eq!(found("6.18.1", Some(0)), None);
+        assert_eq!(found("6.18.1", None), None, "not known");
+        assert_eq!(found("5.15.0", None).unwrap().line, None);
+        let line = found("6.18.1", Some(2)).unwrap().line.unwrap();
         assert_eq!(line, "sysctl -w kernel.io_uring_disabled=0");
     }
 
     #[test]
-    fn table_that_tracks_nothing_is_told_when_it_is_too_small() {
+    fn idle_conntrack_table_causes_advice_if_it_is_too_small() {
         let facts = Facts {
             conntrack: Some(Some(Conntrack { max: 100, count: 0 })),
             ..Facts::default()
         };
-        assert_eq!(told_of(&facts, 101), ["nf_conntrack_max"]);
-        assert!(told_of(&facts, 100).is_empty());
+        assert_eq!(subjects(&facts, 101), ["nf_conntrack_max"]);
+        assert!(subjects(&facts, 100).is_empty());
     }
 
     #[test]
-    fn half_a_processor_for_two_workers_is_told() {
+    fn half_a_processor_for_two_workers_causes_advice() {
         let mut facts = Facts::default();
         facts.groups.processor = Tightest::At(Level {
             path: String::from("cpu.max"),
             limit: 500,
             used: 0,
         });
-        assert_eq!(told_of(&facts, 1), ["cgroup cpu"]);
+        assert_eq!(subjects(&facts, 1), ["cgroup cpu"]);
     }
 
     #[test]
-    fn single_queue_is_told_unless_it_is_spread() {
+    fn single_queue_causes_advice_unless_it_is_distributed() {
         let mut facts = Facts {
             processors: Some(4),
             devices: vec![Device {
@@ -357,15 +353,15 @@ mod tests {
             }],
             ..Facts::default()
         };
-        assert_eq!(told_of(&facts, 1), ["network queues"]);
+        assert_eq!(subjects(&facts, 1), ["network queues"]);
         for device in &mut facts.devices {
             device.is_spread = true;
         }
-        assert!(told_of(&facts, 1).is_empty());
+        assert!(subjects(&facts, 1).is_empty());
     }
 
     #[test]
-    fn io_uring_is_told_by_its_switch_or_by_the_kernels_age() {
+    fn io_uring_is_detected_by_its_sysctl_or_the_kernel_version() {
         let io_uring = |kernel: &str, disabled| {
             let facts = Facts {
                 kernel: Some(kernel.to_owned()),

@@ -1,9 +1,8 @@
 //! PURE: how many conns each limit allows.
 //!
-//! Facts and a plan in, a list of limits out; the smallest number is what fits. No number is made
-//! up: a limit whose fact is not known is [`Allows::Unknown`] and takes no part in the minimum.
-//! What a conn costs stands here, in one place, with where it comes from. [`super::remedies`] turns the
-//! same sums round, so that the line it gives is enough.
+//! Takes facts and a plan, and returns a list of limits; the smallest number is what fits. A limit
+//! without a known fact is [`Allows::Unknown`] and not part of the minimum. The costs of a conn are
+//! here, with their sources. [`super::remedies`] is the inverse, so that its values are enough.
 
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
@@ -12,32 +11,32 @@ use fanfare::config::Config;
 use fanfare::config::limits::{BATCH_BYTES_MAX, DESCRIPTORS_KEPT, INBOX_BATCHES_MAX};
 
 /// Kernel memory of one established TCP socket in an epoll set, in bytes. Objects of 2368 (TCP),
-/// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, as `/proc/slabinfo`
-/// of Linux 6.18 on x86-64 has them, and the item's entry in the socket's wait queue is 56. With
-/// what is left over in their slabs, the pointer to a memory cgroup beside each object and the
-/// place in the descriptor table it is 4010; up to a page is for other kernels.
+/// 832 (socket inode), 192 (file), 192 (dentry) and 128 (epoll item) are 3712, by `/proc/slabinfo`
+/// of Linux 6.18 on x86-64, and the item's entry in the socket's wait queue is 56. With unused room
+/// in their slabs, a pointer to the memory cgroup for each object and the entry in the descriptor
+/// table it is 4010, rounded up to a page for other kernels.
 pub(super) const KERNEL_BYTES_PER_CONN: u64 = 4096;
-/// User-space memory of one idle conn with one subscription, in bytes: the bound that this server's
-/// memory is held to.
+/// User-space memory of one idle conn with one subscription, in bytes: the bound that memory tests
+/// enforce.
 pub(super) const USER_BYTES_PER_CONN: u64 = 256;
-/// The program, its allocator, and the threads that are no workers, in bytes; rounded up.
+/// The program, its allocator and the threads beside workers, in bytes; rounded up.
 const PROCESS_BYTES: u64 = 16 << 20;
 /// A worker, in bytes: read buffer, stack, timer wheel, poll; rounded up.
 const WORKER_BYTES: u64 = 1 << 20;
 /// Descriptors of the process that are in no worker's table, rounded up.
 const DESCRIPTORS_SHARED: u64 = 64;
-/// Threads that are no workers: main, signals, feed, admin, log, demo.
+/// Threads beside workers: main, signals, feed, admin, log, demo.
 pub(super) const OTHER_THREADS: u64 = 6;
-/// The kernel spreads clients over workers by a hash, never evenly: a table has room for eleven
-/// where ten are its share.
+/// The kernel distributes clients over workers by a hash, so unevenly: each table needs room for
+/// eleven if ten are its share.
 const SPREAD: (u64, u64) = (11, 10);
 
-/// What the server is asked to be.
+/// The planned server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Workers.
+    /// Worker threads.
     pub(super) workers: u32,
-    /// `limits.conns`; zero is no bound.
+    /// `limits.conns`; zero is no limit.
     pub(super) conns_key: u32,
     /// `quota.send_buffer_bytes`.
     pub(super) send_buffer_bytes: u32,
@@ -45,12 +44,12 @@ pub(super) struct Plan {
     pub(super) log_bytes: u64,
     /// `log.pinned_bytes`.
     pub(super) pinned_bytes: u64,
-    /// How many of a hundred conns have a full send buffer at the same time.
+    /// Percentage of conns with a full send buffer at the same time.
     pub(super) stalled_percent: u8,
 }
 
 impl Plan {
-    /// A plan for a configuration with so many workers.
+    /// A plan for a configuration and a number of workers.
     pub(super) fn new(config: &Config, workers: u32, stalled_percent: u8) -> Self {
         Self {
             workers: workers.max(1),
@@ -62,14 +61,14 @@ impl Plan {
         }
     }
 
-    /// Send-buffer bytes for each conn when the stalled ones are shared out over all.
+    /// Send-buffer bytes of the stalled conns, divided by all conns.
     pub(super) fn buffer_bytes_per_conn(&self, facts: &Facts) -> u64 {
-        let asked = u64::from(self.send_buffer_bytes);
-        let given = facts
+        let requested = u64::from(self.send_buffer_bytes);
+        let granted = facts
             .send_buffer_bytes_max
-            .map_or(asked, |max| asked.min(max));
-        // The kernel books twice what was asked for (socket(7), SO_SNDBUF).
-        given * 2 * u64::from(self.stalled_percent) / 100
+            .map_or(requested, |max| requested.min(max));
+        // The kernel doubles the requested size (socket(7), SO_SNDBUF).
+        granted * 2 * u64::from(self.stalled_percent) / 100
     }
 
     /// Memory of one conn, in the kernel and in the process.
@@ -77,7 +76,7 @@ impl Plan {
         KERNEL_BYTES_PER_CONN + USER_BYTES_PER_CONN + self.buffer_bytes_per_conn(facts)
     }
 
-    /// Memory that is needed before the first conn. The log is one for all workers.
+    /// Memory without any conn. All workers share one log.
     pub(super) fn fixed_bytes(&self) -> u64 {
         let inbox = BATCH_BYTES_MAX.saturating_mul(INBOX_BATCHES_MAX as u64);
         PROCESS_BYTES
@@ -92,7 +91,7 @@ impl Plan {
         u64::from(self.workers) + OTHER_THREADS
     }
 
-    /// Conns in all tables together when each may hold this many descriptors.
+    /// Conns in all tables together if each may have this many descriptors.
     pub(super) fn conns_in_tables(&self, descriptors: u64) -> u64 {
         let usable = usable(descriptors, self.workers.into());
         if self.workers == 1 {
@@ -106,7 +105,7 @@ impl Plan {
         all.saturating_mul(whole) / spread
     }
 
-    /// What `limits.conns` has to be for so many conns.
+    /// The least `limits.conns` for this many conns.
     pub(super) fn conns_key_for(&self, conns: u64) -> u64 {
         if self.workers == 1 {
             return conns;
@@ -114,28 +113,28 @@ impl Plan {
         with_spread(conns)
     }
 
-    /// Descriptors that each table has to hold for so many conns.
+    /// The least descriptors of each table for this many conns.
     pub(super) fn descriptors_for(&self, conns: u64) -> u64 {
         self.conns_key_for(conns)
             .div_ceil(self.workers.into())
             .saturating_add(DESCRIPTORS_KEPT + u64::from(self.workers))
     }
 
-    /// Open files of the whole process for so many conns.
+    /// Open files of the whole process for this many conns.
     pub(super) fn files_for(&self, conns: u64) -> u64 {
         conns.saturating_add(self.files_kept())
     }
 
     fn files_kept(&self) -> u64 {
-        // The kept descriptors of a table are mostly copies of the same open files.
+        // Most kept descriptors of the tables are copies of the same open files.
         DESCRIPTORS_SHARED + DESCRIPTORS_KEPT / 4 * u64::from(self.workers)
     }
 }
 
-/// The fewest workers whose tables of this size hold so many conns.
+/// The fewest workers whose tables of this size hold this many conns.
 pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     let mut workers = 1;
-    // Each worker takes a little room in the tables of all others.
+    // Each worker needs a descriptor in the tables of all others.
     loop {
         let usable = usable(descriptors, workers);
         let needed = if conns <= usable {
@@ -150,7 +149,7 @@ pub(super) fn workers_for(conns: u64, descriptors: u64) -> u64 {
     }
 }
 
-/// Conns that a table holds beside what is kept.
+/// Descriptors of a table that are free for conns.
 fn usable(descriptors: u64, workers: u64) -> u64 {
     let kept = DESCRIPTORS_KEPT.saturating_add(workers);
     descriptors - kept.min(descriptors / 2)
@@ -172,11 +171,11 @@ pub(super) enum LimitId {
     NrOpen,
     /// `fs.file-max`.
     FileMax,
-    /// What is left of the machine's memory.
+    /// Available memory of the machine.
     Memory,
-    /// What is left to the memory cgroup.
+    /// Available memory of the cgroup.
     GroupMemory,
-    /// What may be committed.
+    /// The commit limit.
     Commit,
     /// `net.ipv4.tcp_mem`.
     TcpMem,
@@ -192,30 +191,30 @@ pub(super) enum LimitId {
     ThreadsMax,
 }
 
-/// How many conns a limit allows.
+/// The number of conns that a limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Allows {
-    /// So many.
+    /// At most this many.
     Conns(u64),
-    /// As many as you like.
+    /// Any number.
     AnyNumber,
-    /// It cannot be said.
+    /// Not known.
     Unknown,
 }
 
 impl Allows {
-    /// Whether so many are known to be too many.
+    /// Whether this many are known to be too many.
     pub(super) fn refuses(self, conns: u64) -> bool {
         matches!(self, Self::Conns(most) if most < conns)
     }
 }
 
-/// A limit and what it comes to.
+/// A limit with its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    /// Which.
+    /// The limit.
     pub(super) id: LimitId,
-    /// How many conns it allows.
+    /// The number of conns that it allows.
     pub(super) allows: Allows,
 }
 
@@ -264,7 +263,7 @@ pub(super) fn limits(facts: &Facts, plan: &Plan) -> Vec<Limit> {
     table.map(|(id, allows)| Limit { id, allows }).into()
 }
 
-/// The smallest number among the limits, and whose it is.
+/// The limit with the smallest number of conns, and the number.
 pub(super) fn binding(limits: &[Limit]) -> Option<(LimitId, u64)> {
     limits
         .iter()
@@ -291,7 +290,7 @@ fn conns_key(plan: &Plan) -> Allows {
     match plan.conns_key {
         0 => Allows::AnyNumber,
         conns if plan.workers == 1 => Allows::Conns(conns.into()),
-        // Shared out evenly, while the kernel spreads clients unevenly.
+        // Divided evenly, but the kernel distributes clients unevenly.
         conns => Allows::Conns(u64::from(conns) * SPREAD.1 / SPREAD.0),
     }
 }
@@ -321,7 +320,7 @@ fn group_memory(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// Idle sockets hold no pages; those with a full send buffer do.
+/// Only sockets with a full send buffer use pages.
 fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
     let Some([_, pressure, _]) = facts.tcp_mem_pages else {
         return Allows::Unknown;
@@ -332,7 +331,7 @@ fn tcp_mem(facts: &Facts, plan: &Plan) -> Allows {
         .map_or(Allows::AnyNumber, Allows::Conns)
 }
 
-/// A table with nothing in it is one that no rule fills.
+/// An empty table is used by no rule.
 fn conntrack(facts: &Facts) -> Allows {
     match facts.conntrack {
         None | Some(Some(Conntrack { count: 0, .. })) => Allows::AnyNumber,
@@ -357,7 +356,7 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Allows {
     }
 }
 
-/// Threads bound no conns, but without one for each worker the server does not start.
+/// Threads do not limit conns, but the server needs one for each worker to start.
 fn threads(plan: &Plan, most: u64) -> Allows {
     if most < plan.threads() {
         return Allows::Conns(0);

@@ -1,40 +1,40 @@
-//! What the control groups around a process leave it: memory, tasks and processor time.
+//! The limits of a process's cgroups: memory, tasks and processor time.
 //!
-//! Knows both hierarchies: v2 with one tree, v1 with one per controller. A group is bounded by each
-//! of its ancestors too, so all levels that can be seen are read and the tightest one is kept; a
-//! level that has no such file bounds nothing. Inside a container the paths may be those of
-//! another namespace: what cannot be found below `/sys/fs/cgroup` is not there for us.
+//! Supports both hierarchies: v2 with one tree, v1 with one for each controller. The limits of all
+//! ancestors apply too, so all visible levels are read and the tightest limit is kept. A level
+//! without the file has no limit. Inside a container the paths may be those of another namespace;
+//! paths that do not exist below `/sys/fs/cgroup` are ignored.
 
 use super::parse::{self, Ceiling};
 use super::tree::Tree;
 
-/// A group that bounds something, with what is used of it.
+/// A cgroup with a limit, and its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Level {
     /// Path of the file that has the limit, below the root of the tree.
     pub(super) path: String,
     /// The limit.
     pub(super) limit: u64,
-    /// What counts against it now.
+    /// The current use.
     pub(super) used: u64,
 }
 
 impl Level {
-    /// What is left.
+    /// The limit without the current use.
     pub(super) fn room(&self) -> u64 {
         self.limit.saturating_sub(self.used)
     }
 }
 
-/// The tightest level of one resource.
+/// The tightest limit on one resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Tightest {
-    /// This one.
+    /// The level with the least room.
     At(Level),
-    /// No group bounds it.
+    /// No level has a limit.
     #[default]
     None,
-    /// A limit is there and cannot be understood.
+    /// There is a limit that cannot be parsed.
     Unknown,
 }
 
@@ -48,10 +48,10 @@ impl Tightest {
     }
 }
 
-/// What the groups around a process say.
+/// The limits of a process's cgroups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Groups {
-    /// Bytes. What can be dropped from the page cache does not count as used.
+    /// Bytes. Inactive pages of the page cache do not count as used.
     pub(super) memory: Tightest,
     /// Threads and processes.
     pub(super) tasks: Tightest,
@@ -59,7 +59,7 @@ pub(super) struct Groups {
     pub(super) processor: Tightest,
 }
 
-/// Reads the groups named in `/proc/PID/cgroup`.
+/// Reads the cgroups that `/proc/PID/cgroup` names.
 pub(super) fn read(tree: &Tree, membership: &str) -> Groups {
     let mut groups = Groups::default();
     for line in membership.lines() {
@@ -70,7 +70,7 @@ pub(super) fn read(tree: &Tree, membership: &str) -> Groups {
         };
         if controllers.is_empty() {
             groups = merge(groups, unified(tree, "sys/fs/cgroup", path));
-            // On a host with both hierarchies v2 is mounted beside the controllers of v1.
+            // On a host with both hierarchies, v2 is mounted beside the controllers of v1.
             groups = merge(groups, unified(tree, "sys/fs/cgroup/unified", path));
         }
         for controller in controllers.split(',') {
@@ -149,7 +149,7 @@ fn memory_v1(tree: &Tree, folder: &str) -> Tightest {
     })
 }
 
-/// The quota of v1 is -1 where there is none.
+/// A v1 quota of -1 is no limit.
 fn processor_v1(tree: &Tree, folder: &str) -> Tightest {
     let period = tree
         .text(&format!("{folder}/cpu.cfs_period_us"))
@@ -161,7 +161,7 @@ fn processor_v1(tree: &Tree, folder: &str) -> Tightest {
     level(tree, folder, "cpu.cfs_quota_us", share, |_| Some(0))
 }
 
-/// One level's limit, if it has the file.
+/// The limit of one level, if it has the file.
 fn level(
     tree: &Tree,
     folder: &str,
@@ -180,8 +180,7 @@ fn level(
     }
 }
 
-/// Bytes in use without the page cache that nobody has touched lately, which the kernel drops
-/// before it lets anybody run out.
+/// Bytes in use without inactive pages of the page cache, which the kernel reclaims first.
 fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u64> {
     let used = parse::number(&tree.text(&format!("{folder}/{usage}"))?)?;
     let cached = tree
@@ -191,8 +190,8 @@ fn working_set(tree: &Tree, folder: &str, usage: &str, cache: &str) -> Option<u6
     Some(used.saturating_sub(cached))
 }
 
-/// Folders from the root of a hierarchy down to the group. A path that leads out of the namespace,
-/// with `..` in it, has only its root in here.
+/// Directories from the root of a hierarchy down to the cgroup. Of a path outside the namespace,
+/// which contains `..`, only the root is visible.
 fn levels(mount: &str, path: &str) -> Vec<String> {
     let mut folders = vec![mount.to_owned()];
     if path.split('/').any(|part| part == "..") {
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn tightest_ancestor_is_kept_and_cache_does_not_count() {
+    fn tightest_ancestor_is_kept_and_inactive_cache_is_not_counted() {
         let found = groups(
             &[
                 ("a/memory.max", "1000\n"),
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_that_is_garbage_is_unknown_and_not_ignored() {
+    fn malformed_limit_is_unknown_and_not_ignored() {
         let files = [("memory.max", "lots\n"), ("memory.current", "1\n")];
         assert_eq!(groups(&files, "0::/\n").memory, Tightest::Unknown);
         let files = [("memory.max", "10\n"), ("memory.current", "")];

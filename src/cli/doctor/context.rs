@@ -1,26 +1,27 @@
-//! What the examined process runs in, hence where a limit is lifted.
+//! The environment of the examined process: unit, container or shell. It decides where a limit is
+//! raised.
 //!
-//! Told from the marks that container runtimes leave and from the name of the process's control
-//! group. Only a unit that is ours counts as one: a shell below `ssh.service` is a shell.
+//! Detected by the files of container runtimes and by the name of the process's cgroup. Only a
+//! fanfare unit counts as a unit: a shell below `ssh.service` is a shell.
 
 use super::tree::Tree;
 
-/// What the process runs in.
+/// The environment of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Context {
-    /// A container of Docker's.
+    /// A Docker container.
     Docker,
-    /// A container of Podman's.
+    /// A Podman container.
     Podman,
-    /// A pod of Kubernetes.
+    /// A Kubernetes pod.
     Kubernetes,
     /// A container of another kind.
     Container,
-    /// A unit of systemd's, by its name.
+    /// A systemd unit with this name.
     Unit(String),
     /// A shell.
     Shell {
-        /// Whether systemd runs the host, so that a unit is where the server will run.
+        /// Whether systemd runs on the host, so that the server can run in a unit.
         has_systemd: bool,
     },
     /// Not known.
@@ -29,7 +30,7 @@ pub(super) enum Context {
 }
 
 impl Context {
-    /// Looks for the marks.
+    /// Detects the environment.
     pub(super) fn of(tree: &Tree, membership: &str) -> Self {
         let is_within = |mark: &str| membership.contains(mark);
         let pod_marks = [
@@ -60,7 +61,7 @@ impl Context {
         Self::Shell { has_systemd }
     }
 
-    /// Whether what the kernel has once for all containers is set outside of this one.
+    /// Whether settings of the whole kernel must be made outside, on the host.
     pub(super) fn is_container(&self) -> bool {
         matches!(
             self,
@@ -68,8 +69,8 @@ impl Context {
         )
     }
 
-    /// In a few words.
-    pub(super) fn words(&self) -> String {
+    /// A short text for the report.
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Docker => String::from("Docker container"),
             Self::Podman => String::from("Podman container"),
@@ -78,12 +79,12 @@ impl Context {
             Self::Unit(name) => format!("unit {name}"),
             Self::Shell { has_systemd: true } => String::from("shell on a host with systemd"),
             Self::Shell { has_systemd: false } => String::from("shell"),
-            Self::Unknown => String::from("unknown surroundings"),
+            Self::Unknown => String::from("unknown environment"),
         }
     }
 }
 
-/// The service of ours in whose group the process is.
+/// The fanfare service whose cgroup has the process.
 fn own_unit(membership: &str) -> Option<&str> {
     membership
         .lines()
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn containers_are_told_by_their_marks() {
+    fn containers_are_detected_by_their_marks() {
         assert_eq!(context(&[".dockerenv"], "0::/\n"), Context::Docker);
         assert_eq!(context(&[], "4:memory:/docker/a1\n"), Context::Docker);
         assert_eq!(context(&["run/.containerenv"], "0::/\n"), Context::Podman);
@@ -118,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn pod_is_a_pod_also_with_marks_of_its_runtime() {
+    fn pod_is_detected_also_with_marks_of_its_runtime() {
         let membership = "0::/kubepods.slice/kubepods-pod1.slice/cri-1.scope\n";
         assert_eq!(context(&[".dockerenv"], membership), Context::Kubernetes);
     }
 
     #[test]
-    fn only_our_own_service_is_a_unit() {
+    fn only_a_fanfare_service_is_a_unit() {
         let unit = context(&[], "0::/system.slice/fanfare.service\n");
         assert_eq!(unit, Context::Unit(String::from("fanfare.service")));
         let shell = context(&[], "0::/system.slice/ssh.service\n");

@@ -1,57 +1,57 @@
-//! What is known of a host: each limit that matters to a push server, or that it is not known.
+//! The known limits of a host.
 //!
-//! [`Facts::gather`] asks a [`Tree`] for files and keeps their numbers; nothing is computed here,
-//! so that [`super::capacity`] can be tested on facts alone. `None` always means "not known", never
-//! "no limit"; where a host may have no limit the type says so.
+//! [`Facts::gather`] reads files of a [`Tree`] and stores their numbers; nothing is computed here,
+//! so that [`super::capacity`] can be tested with facts alone. `None` always means "not known" and
+//! never "no limit", which has a type of its own.
 
 use super::cgroup::{self, Groups};
 use super::context::Context;
 use super::parse::{self, Ceiling};
 use super::tree::{Note, Tree};
 
-/// The capability that raising a hard limit takes (capabilities(7)).
+/// The capability to raise hard limits (capabilities(7)).
 const CAP_SYS_RESOURCE: u32 = 24;
-/// Bytes of a page where the host does not say.
+/// Bytes of a page if the host does not report them.
 const PAGE_BYTES: u64 = 4096;
 
-/// The table of `nf_conntrack`, where the module is loaded.
+/// The table of `nf_conntrack`, if the module is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Conntrack {
-    /// Connections it may hold.
+    /// The most connections.
     pub(super) max: u64,
-    /// Connections it holds.
+    /// Connections tracked now.
     pub(super) count: u64,
 }
 
-/// Descriptors of the whole host.
+/// Open files of the whole host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Files {
-    /// Open files there may be.
+    /// The most open files.
     pub(super) max: u64,
-    /// Open files there are.
+    /// Files open now.
     pub(super) open: u64,
 }
 
 impl Files {
-    /// From here on it is a way to say that there is no limit.
+    /// Numbers from here on mean that there is no limit.
     pub(super) const UNLIMITED: u64 = 1 << 62;
 }
 
-/// A network device and how its packets are spread.
+/// A network device and its distribution of packets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Device {
     /// Its name.
     pub(super) name: String,
-    /// Queues for packets that arrive.
+    /// Receive queues.
     pub(super) receive_queues: u32,
-    /// Whether software spreads the packets of a queue over processors (RPS).
+    /// Whether the kernel distributes the packets of a queue over processors (RPS).
     pub(super) is_spread: bool,
 }
 
-/// Everything that is known of a host.
+/// Everything that is known about a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// What the process runs in.
+    /// The environment of the process.
     pub(super) context: Context,
     /// The kernel's release.
     pub(super) kernel: Option<String>,
@@ -61,35 +61,35 @@ pub(super) struct Facts {
     pub(super) may_raise: Option<bool>,
     /// Hard limit on descriptors; the server raises its soft limit to it.
     pub(super) descriptors_hard: Option<Ceiling>,
-    /// Soft limit on the user's threads; root is not bound by it.
+    /// Soft limit on the user's threads; does not apply to root.
     pub(super) user_threads: Option<Ceiling>,
     /// Hard limit on locked memory, in bytes.
     pub(super) locked_bytes: Option<Ceiling>,
-    /// `fs.nr_open`: what a limit on descriptors can be at most.
+    /// `fs.nr_open`: the largest hard limit on descriptors.
     pub(super) nr_open: Option<u64>,
     /// `fs.file-max` and what is open.
     pub(super) files: Option<Files>,
     /// `net.ipv4.tcp_mem`, in pages: low, pressure, high.
     pub(super) tcp_mem_pages: Option<[u64; 3]>,
-    /// Pages that TCP holds now.
+    /// Pages that TCP uses now.
     pub(super) tcp_mem_used_pages: Option<u64>,
     /// Bytes of a page.
     pub(super) page_bytes: u64,
     /// `MemAvailable`.
     pub(super) memory_available_bytes: Option<u64>,
-    /// What may still be committed, where the host does not over-commit.
+    /// Bytes that may still be committed; unlimited if the host over-commits.
     pub(super) commit_room_bytes: Option<Ceiling>,
-    /// What the control groups leave.
+    /// Limits of the cgroups.
     pub(super) groups: Groups,
-    /// Whether the groups could be read at all.
+    /// Whether the cgroups of the process could be read.
     pub(super) are_groups_known: bool,
     /// `fs.epoll.max_user_watches`.
     pub(super) epoll_watches: Option<u64>,
     /// `kernel.threads-max`.
     pub(super) threads_max: Option<u64>,
-    /// The table of `nf_conntrack`; `None` inside is a table that cannot be read.
+    /// The table of `nf_conntrack`. `Some(None)` is a table that cannot be read.
     pub(super) conntrack: Option<Option<Conntrack>>,
-    /// `net.core.wmem_max`, which cuts send buffers.
+    /// `net.core.wmem_max`, which caps send buffers.
     pub(super) send_buffer_bytes_max: Option<u64>,
     /// `net.core.somaxconn`.
     pub(super) somaxconn: Option<u64>,
@@ -103,14 +103,14 @@ pub(super) struct Facts {
     pub(super) orphans_max: Option<u64>,
     /// `vm.max_map_count`.
     pub(super) maps_max: Option<u64>,
-    /// `kernel.io_uring_disabled`, which kernels before 6.6 do not have.
+    /// `kernel.io_uring_disabled`, which Linux before 6.6 does not have.
     pub(super) io_uring_disabled: Option<u64>,
-    /// Network devices with more than a loop behind them.
+    /// Network devices of hardware.
     pub(super) devices: Vec<Device>,
 }
 
 impl Facts {
-    /// Asks a host's tree for everything. What was read is in the tree's notes.
+    /// Reads all facts of a host. The tree's notes have the values that were read.
     pub(super) fn gather(tree: &Tree) -> Self {
         let mut facts = Self {
             kernel: tree.expect("proc/sys/kernel/osrelease", |text| {
@@ -126,7 +126,7 @@ impl Facts {
         facts
     }
 
-    /// What `/proc/PID` says of the examined process.
+    /// Reads `/proc/PID` of the examined process.
     fn take_process(&mut self, tree: &Tree) {
         let limits = tree.process_text("limits").unwrap_or_default();
         let limit = |name: &str| {
@@ -164,7 +164,7 @@ impl Facts {
     fn take_files(&mut self, tree: &Tree) {
         self.nr_open = tree.expect("proc/sys/fs/nr_open", parse::number);
         let max = tree.expect("proc/sys/fs/file-max", parse::number);
-        // Allocated, unused of those, maximum. The kernel has kept the second at zero since 2.6.
+        // Allocated, unused, maximum. The second is always zero since Linux 2.6.
         let open = tree.expect("proc/sys/fs/file-nr", |text| {
             let [allocated, unused, _] = parse::numbers(text)?;
             allocated.checked_sub(unused)
@@ -222,16 +222,16 @@ impl Facts {
     }
 }
 
-/// The reading of a host: its facts, and the notes of what was read.
+/// The facts of a host, and the values from which they come.
 #[derive(Debug)]
 pub(super) struct Reading {
-    /// What is known.
+    /// The facts.
     pub(super) facts: Facts,
-    /// What was read, in order.
+    /// All values, in the order of reading.
     pub(super) notes: Vec<Note>,
 }
 
-/// Devices that have a bus behind them, or in a record at least queues.
+/// Devices that are on a bus and have receive queues.
 fn devices(tree: &Tree) -> Vec<Device> {
     const FOLDER: &str = "sys/class/net";
     let mut devices = Vec::new();
@@ -245,7 +245,7 @@ fn devices(tree: &Tree) -> Vec<Device> {
             .into_iter()
             .filter(|queue| queue.starts_with("rx-"))
             .collect();
-        // A bridge, a tunnel or a bond passes on what a device with a bus was given.
+        // A bridge, a tunnel or a bond forwards packets that a hardware device has received.
         if receive.is_empty() || !tree.exists(&format!("{FOLDER}/{name}/device/uevent")) {
             continue;
         }
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_a_host_without_files() {
+    fn host_without_files_has_no_facts() {
         let facts = gathered(&[]);
         let expected = Facts {
             page_bytes: PAGE_BYTES,
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn over_commit_decides_whether_the_commit_limit_binds() {
+    fn commit_limit_applies_only_without_over_commit() {
         let meminfo = "CommitLimit: 100 kB\nCommitted_AS: 40 kB\n";
         let room = |mode: &str| {
             let mode = ("proc/sys/vm/overcommit_memory", mode);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn conntrack_is_not_there_or_unreadable_or_known() {
+    fn conntrack_is_absent_or_unreadable_or_known() {
         let max = ("proc/sys/net/netfilter/nf_conntrack_max", "10");
         let count = ("proc/sys/net/netfilter/nf_conntrack_count", "3");
         assert_eq!(gathered(&[]).conntrack, None);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn only_devices_with_a_bus_are_listed() {
+    fn only_hardware_devices_are_listed() {
         let facts = gathered(&[
             ("sys/class/net/lo/queues/rx-0/rps_cpus", "0"),
             ("sys/class/net/br0/queues/rx-0/rps_cpus", "0"),

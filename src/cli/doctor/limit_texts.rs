@@ -1,14 +1,14 @@
-//! PURE: the limits in words: their names, what was read of them, and what happens at them.
+//! PURE: texts about limits: their names, their values, and their effects.
 //!
-//! Also how numbers are written. The names are stable, since the JSON has them and scripts will
-//! look for them. [`super::report`] is the only caller.
+//! Also the format of numbers. The names are stable, since scripts read them from the JSON.
+//! [`super::report`] is the main caller.
 
 use super::capacity::{LimitId, Plan};
 use super::cgroup::Tightest;
 use super::facts::{Conntrack, Facts, Files};
 use super::parse::Ceiling;
 
-/// The name of a limit, as its documentation has it.
+/// The name of a limit in its documentation.
 pub(super) fn name(id: LimitId) -> &'static str {
     match id {
         LimitId::ConnsKey => "limits.conns",
@@ -27,101 +27,114 @@ pub(super) fn name(id: LimitId) -> &'static str {
     }
 }
 
-/// What happens to those who come when the limit is reached.
+/// What happens to new connections when the limit is reached.
 pub(super) fn effect(id: LimitId) -> &'static str {
     match id {
         LimitId::ConnsKey => "new clients are refused with 503",
         LimitId::Descriptors | LimitId::NrOpen => {
             "a worker whose table is full refuses new clients"
         }
-        LimitId::FileMax => "accept fails with ENFILE for everybody but root",
-        LimitId::Memory => "the kernel ends the largest process",
+        LimitId::FileMax => "accept fails with ENFILE, except for root",
+        LimitId::Memory => "the kernel kills the largest process",
         LimitId::GroupMemory => {
-            "the kernel ends a process of the group, or slows it down at memory.high; sockets count"
+            "the kernel kills a process of the group, or slows it down at memory.high; sockets count"
         }
-        LimitId::Commit => "the process gets no more memory and ends",
+        LimitId::Commit => "an allocation fails and the process ends",
         LimitId::TcpMem => {
             "above the second number send buffers shrink; above the third sends wait and packets are dropped"
         }
         LimitId::Conntrack => "packets of new connections are dropped: table full",
-        LimitId::EpollWatches => "a socket cannot be watched (ENOSPC), so its client is dropped",
+        LimitId::EpollWatches => "epoll cannot add a socket (ENOSPC), so its connection is closed",
         LimitId::GroupTasks | LimitId::UserThreads | LimitId::ThreadsMax => {
             "the server does not start: no thread for a worker"
         }
     }
 }
 
-/// What was read of a limit.
-pub(super) fn reading(id: LimitId, facts: &Facts, plan: &Plan) -> String {
-    let unknown = || String::from("not known");
-    match id {
-        LimitId::ConnsKey => match plan.conns_key {
-            0 => String::from("not set"),
-            conns => format!("{}, shared out", grouped(conns.into())),
-        },
-        LimitId::Descriptors => per_worker(facts.descriptors_hard, plan),
-        LimitId::NrOpen => per_worker(facts.nr_open.map(Ceiling::At), plan),
-        LimitId::FileMax => match facts.files {
-            None => unknown(),
-            Some(files) if files.max >= Files::UNLIMITED => String::from("unlimited"),
-            Some(files) => format!("{}, {} open", grouped(files.max), grouped(files.open)),
-        },
-        LimitId::Memory => facts
-            .memory_available_bytes
-            .map_or_else(unknown, |room| format!("{} available", bytes(room))),
-        LimitId::GroupMemory => group(&facts.groups.memory, facts, bytes),
-        LimitId::Commit => match facts.commit_room_bytes {
-            Some(Ceiling::At(room)) => format!("{} left", bytes(room)),
-            Some(Ceiling::Unlimited) => String::from("not enforced"),
-            None => unknown(),
-        },
-        LimitId::TcpMem => facts
-            .tcp_mem_pages
-            .map_or_else(unknown, |[low, pressure, high]| {
-                format!("{low} {pressure} {high} pages")
-            }),
+/// The value of a limit, and its use where that is known.
+pub(super) fn value(id: LimitId, facts: &Facts, plan: &Plan) -> String {
+    known_value(id, facts, plan).unwrap_or_else(|| String::from("not known"))
+}
+
+fn known_value(id: LimitId, facts: &Facts, plan: &Plan) -> Option<String> {
+    let text = match id {
+        LimitId::ConnsKey => conns_key(plan.conns_key),
+        LimitId::Descriptors => per_table(facts.descriptors_hard?, plan),
+        LimitId::NrOpen => per_table(Ceiling::At(facts.nr_open?), plan),
+        LimitId::FileMax => open_files(facts.files?),
+        LimitId::Memory => format!("{} available", bytes(facts.memory_available_bytes?)),
+        LimitId::GroupMemory => group(&facts.groups.memory, facts, bytes)?,
+        LimitId::Commit => commit_room(facts.commit_room_bytes?),
+        LimitId::TcpMem => tcp_mem(facts.tcp_mem_pages?),
         LimitId::Conntrack => match facts.conntrack {
+            Some(table) => tracked_conns(table?),
             None => String::from("not loaded"),
-            Some(None) => unknown(),
-            Some(Some(Conntrack { max, count: 0 })) => format!("{}, not in use", grouped(max)),
-            Some(Some(Conntrack { max, count })) => {
-                format!("{}, {} tracked", grouped(max), grouped(count))
-            }
         },
-        LimitId::EpollWatches => facts
-            .epoll_watches
-            .map_or_else(unknown, |most| format!("{} per user", grouped(most))),
-        LimitId::GroupTasks => group(&facts.groups.tasks, facts, grouped),
-        LimitId::UserThreads => for_threads(facts.user_threads, plan),
-        LimitId::ThreadsMax => for_threads(facts.threads_max.map(Ceiling::At), plan),
+        LimitId::EpollWatches => format!("{} per user", grouped(facts.epoll_watches?)),
+        LimitId::GroupTasks => group(&facts.groups.tasks, facts, grouped)?,
+        LimitId::UserThreads => for_threads(facts.user_threads?, plan),
+        LimitId::ThreadsMax => for_threads(Ceiling::At(facts.threads_max?), plan),
+    };
+    Some(text)
+}
+
+fn conns_key(conns: u32) -> String {
+    match conns {
+        0 => String::from("not set"),
+        conns => format!("{}, divided among workers", grouped(conns.into())),
     }
 }
 
-fn per_worker(limit: Option<Ceiling>, plan: &Plan) -> String {
-    let workers = plan.workers;
+fn per_table(limit: Ceiling, plan: &Plan) -> String {
+    match (limit, plan.workers) {
+        (Ceiling::Unlimited, _) => String::from("unlimited"),
+        (Ceiling::At(most), 1) => format!("{} in 1 table", grouped(most)),
+        (Ceiling::At(most), workers) => format!("{} in each of {workers} tables", grouped(most)),
+    }
+}
+
+fn open_files(files: Files) -> String {
+    if files.max >= Files::UNLIMITED {
+        return String::from("unlimited");
+    }
+    format!("{}, {} open", grouped(files.max), grouped(files.open))
+}
+
+fn commit_room(room: Ceiling) -> String {
+    match room {
+        Ceiling::At(room) => format!("{} left", bytes(room)),
+        Ceiling::Unlimited => String::from("not enforced"),
+    }
+}
+
+fn tcp_mem([low, pressure, high]: [u64; 3]) -> String {
+    format!("{low} {pressure} {high} pages")
+}
+
+fn tracked_conns(table: Conntrack) -> String {
+    let max = grouped(table.max);
+    match table.count {
+        0 => format!("{max}, not in use"),
+        count => format!("{max}, {} tracked", grouped(count)),
+    }
+}
+
+fn for_threads(limit: Ceiling, plan: &Plan) -> String {
     match limit {
-        None => String::from("not known"),
-        Some(Ceiling::Unlimited) => String::from("unlimited"),
-        Some(Ceiling::At(most)) if workers == 1 => format!("{} in 1 table", grouped(most)),
-        Some(Ceiling::At(most)) => format!("{} in each of {workers} tables", grouped(most)),
+        Ceiling::Unlimited => String::from("unlimited"),
+        Ceiling::At(most) => format!("{} for {} threads", grouped(most), plan.threads()),
     }
 }
 
-fn for_threads(limit: Option<Ceiling>, plan: &Plan) -> String {
-    match limit {
-        None => String::from("not known"),
-        Some(Ceiling::Unlimited) => String::from("unlimited"),
-        Some(Ceiling::At(most)) => {
-            format!("{} for {} threads", grouped(most), plan.threads())
-        }
-    }
-}
-
-fn group(tightest: &Tightest, facts: &Facts, shown: fn(u64) -> String) -> String {
+fn group(tightest: &Tightest, facts: &Facts, shown: fn(u64) -> String) -> Option<String> {
     match tightest {
-        Tightest::At(level) => format!("{}, {} used", shown(level.limit), shown(level.used)),
-        Tightest::None if facts.are_groups_known => String::from("unlimited"),
-        Tightest::None | Tightest::Unknown => String::from("not known"),
+        Tightest::At(level) => Some(format!(
+            "{}, {} used",
+            shown(level.limit),
+            shown(level.used)
+        )),
+        Tightest::None if facts.are_groups_known => Some(String::from("unlimited")),
+        Tightest::None | Tightest::Unknown => None,
     }
 }
 
@@ -138,7 +151,7 @@ pub(super) fn grouped(number: u64) -> String {
     text
 }
 
-/// Bytes in the largest unit that leaves a whole number, with one decimal.
+/// Bytes in the largest unit of which there is at least one, with one decimal.
 pub(super) fn bytes(number: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     for (unit, size) in UNITS {
@@ -162,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_have_the_unit_that_suits_them() {
+    fn bytes_are_shown_in_the_largest_unit() {
         let shown = [0, 1023, 1536, 5 << 20, 23_019_642_880].map(bytes);
         assert_eq!(
             shown,

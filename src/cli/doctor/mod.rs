@@ -1,9 +1,10 @@
-//! `fanfare doctor`: how many conns this machine holds, which limit binds first, and what lifts it.
+//! `fanfare doctor`: how many connections this machine can hold, which limit binds first, and how
+//! to raise it.
 //!
-//! Reads the limits ([`tree`], [`facts`], [`cgroup`], [`context`]), does the sums ([`capacity`]),
-//! finds the lines ([`remedies`], [`advice`]) and writes them down ([`report`], [`limit_texts`]). Changes
-//! nothing on the machine; only [`tree`] touches a file. A value that cannot be read is said to be
-//! unknown and is never guessed.
+//! Reads the limits ([`tree`], [`facts`], [`cgroup`], [`context`]), computes the connections that
+//! each of them allows ([`capacity`]), finds remedies ([`remedies`], [`advice`]) and writes the
+//! report ([`report`], [`limit_texts`]). Changes nothing on the machine; only [`tree`] accesses
+//! files. A value that cannot be read is reported as unknown and never guessed.
 
 mod advice;
 mod capacity;
@@ -22,14 +23,14 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::args::DoctorArgs;
-use super::{Failure, tell};
+use super::{Failure, print_error};
 use capacity::Plan;
 use facts::{Facts, Reading};
 use fanfare::config::file::{self, Overrides};
-use report::Finding;
+use report::Report;
 use tree::Tree;
 
-/// Examines, reports, and fails when the target does not fit.
+/// Prints the report, and fails if the target does not fit.
 pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let flags = Overrides {
         workers: args.workers,
@@ -37,14 +38,14 @@ pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), Failure>
     };
     let loaded = file::load(args.config.as_deref(), file::process_environment(), &flags)?;
     for warning in &loaded.warnings {
-        tell(&format!("warning: {warning}"));
+        print_error(&format!("warning: {warning}"));
     }
     let root = args.root.as_deref().unwrap_or_else(|| Path::new("/"));
     let tree = Tree::new(root, args.pid);
     let facts = Facts::gather(&tree);
     if let Some(folder) = &args.record {
         tree.record(folder)
-            .with_context(|| format!("cannot record to {}", folder.display()))?;
+            .with_context(|| format!("cannot write the record to {}", folder.display()))?;
     }
     let workers = match loaded.config.workers {
         0 => facts.processors.unwrap_or(1),
@@ -52,21 +53,21 @@ pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> Result<(), Failure>
     };
     let plan = Plan::new(&loaded.config, workers, args.stalled);
     let notes = tree.into_notes();
-    let finding = Finding::new(&Reading { facts, notes }, &plan, args.target);
+    let report = Report::new(&Reading { facts, notes }, &plan, args.target);
     if args.json {
-        write_json(&finding, out)
+        write_json(&report, out)
     } else {
-        finding.write(out)
+        report.write(out)
     }
     .map_err(Failure::of_output)?;
-    if finding.fits() {
+    if report.fits() {
         return Ok(());
     }
-    Err(Failure::Told)
+    Err(Failure::Reported)
 }
 
-fn write_json(finding: &Finding, out: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, finding)?;
+fn write_json(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, report)?;
     writeln!(out)
 }
 

@@ -1,21 +1,20 @@
-//! PURE: the kernel's text formats as numbers.
+//! PURE: parsers of the kernel's text formats.
 //!
-//! Each function takes the text of one file and returns `None` for anything that it does not
-//! understand in full: a number that was guessed would be worse than none. Formats are those of
-//! proc(5) and of the kernel's cgroup documentation. [`super::facts`] and [`super::cgroup`] call
-//! it.
+//! Each function takes the text of one file and returns `None` unless it can parse all of it: a
+//! guessed number would be worse than none. The formats are those of proc(5) and of the kernel's
+//! cgroup documentation. [`super::facts`] and [`super::cgroup`] are the callers.
 
-/// A number, or the word for "as much as you like".
+/// A limit: a number or "unlimited".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ceiling {
-    /// So many.
+    /// A number.
     At(u64),
-    /// No bound.
+    /// No limit.
     Unlimited,
 }
 
 impl Ceiling {
-    /// The number, if there is a bound.
+    /// The number, if there is a limit.
     pub(super) fn bound(self) -> Option<u64> {
         match self {
             Self::At(number) => Some(number),
@@ -24,12 +23,12 @@ impl Ceiling {
     }
 }
 
-/// A file of one number.
+/// One number.
 pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// A file of several numbers between spaces, no more and no fewer.
+/// Exactly `COUNT` numbers, separated by white space.
 pub(super) fn numbers<const COUNT: usize>(text: &str) -> Option<[u64; COUNT]> {
     let numbers: Option<Vec<u64>> = text
         .split_whitespace()
@@ -46,7 +45,7 @@ pub(super) fn ceiling(text: &str) -> Option<Ceiling> {
     }
 }
 
-/// A memory limit of cgroup v1, where "unlimited" is the greatest number of whole pages.
+/// A memory limit of cgroup v1, in which "unlimited" is the greatest number of whole pages.
 pub(super) fn v1_memory_limit(text: &str) -> Option<Ceiling> {
     const UNLIMITED_FROM: u64 = 1 << 62;
     number(text).map(|limit| match limit {
@@ -65,7 +64,7 @@ pub(super) fn resource_limit(text: &str, name: &str) -> Option<[Ceiling; 2]> {
     Some([words.next()??, words.next()??])
 }
 
-/// The value behind `Name:` in files such as `/proc/self/status`.
+/// The value after `Name:` in files such as `/proc/self/status`.
 pub(super) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines()
         .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
@@ -77,14 +76,14 @@ pub(super) fn kibibytes(text: &str, name: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// A line `name value` of files such as `memory.stat`.
+/// The value of a line `name value` in files such as `memory.stat`.
 pub(super) fn entry(text: &str, name: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .and_then(number)
 }
 
-/// How many numbers a list such as `0-3,8` has.
+/// The count of numbers in a list such as `0-3,8`.
 pub(super) fn list_length(text: &str) -> Option<u32> {
     let mut length = 0_u32;
     for part in text.trim().split(',') {
@@ -108,7 +107,7 @@ pub(super) fn kernel_version(text: &str) -> Option<(u32, u32)> {
     Some((major, minor.parse().ok()?))
 }
 
-/// Allowed share of processor time in thousandths of a processor, as in `cpu.max`.
+/// The limit on processor time of `cpu.max`, in thousandths of a processor.
 pub(super) fn processor_share(text: &str) -> Option<Ceiling> {
     let (quota, period) = text.trim().split_once(' ')?;
     if quota == "max" {
@@ -122,7 +121,7 @@ pub(super) fn thousandths(quota_us: u64, period_us: u64) -> Option<u64> {
     quota_us.checked_mul(1000)?.checked_div(period_us)
 }
 
-/// Whether a capability is in the set that `/proc/PID/status` shows as hexadecimal digits.
+/// Whether a capability is in a hexadecimal set of `/proc/PID/status`.
 pub(super) fn has_capability(set: &str, number: u32) -> Option<bool> {
     let set = u64::from_str_radix(set.trim(), 16).ok()?;
     Some(set.checked_shr(number).unwrap_or(0) & 1 == 1)
@@ -141,7 +140,7 @@ Max open files            1024                 524288               files
 ";
 
     #[test]
-    fn numbers_are_taken_whole_or_not_at_all() {
+    fn numbers_are_parsed_whole_or_not_at_all() {
         assert_eq!(number(" 12\n"), Some(12));
         for odd in ["", "-1", "1 2", "max", "0x10", "99999999999999999999", "\0"] {
             assert_eq!(number(odd), None, "{odd:?}");
@@ -153,7 +152,7 @@ Max open files            1024                 524288               files
     }
 
     #[test]
-    fn ceilings_know_the_words_for_no_bound() {
+    fn ceilings_parse_the_words_for_unlimited() {
         assert_eq!(ceiling("max\n"), Some(Ceiling::Unlimited));
         assert_eq!(ceiling("0\n"), Some(Ceiling::At(0)));
         assert_eq!(ceiling("maximum"), None);
@@ -195,7 +194,7 @@ Max open files            1024                 524288               files
     }
 
     #[test]
-    fn odd_texts_of_the_rest_are_no_value() {
+    fn malformed_versions_shares_and_capabilities_have_no_value() {
         assert_eq!(kernel_version("6.18.44-fc-v657\n"), Some((6, 18)));
         assert_eq!(kernel_version("5.4-rc1"), Some((5, 4)));
         assert_eq!(kernel_version("six"), None);
@@ -228,7 +227,7 @@ Max open files            1024                 524288               files
         }
 
         #[test]
-        fn written_numbers_are_read_back(a: u64, b: u64, c: u64) {
+        fn written_numbers_parse_to_themselves(a: u64, b: u64, c: u64) {
             prop_assert_eq!(numbers(&format!("{a}\t{b} {c}\n")), Some([a, b, c]));
             prop_assert_eq!(ceiling(&format!("{a}\n")), Some(Ceiling::At(a)));
         }

@@ -1,35 +1,34 @@
-//! PURE: the line that lifts a limit, and the place where it goes.
+//! PURE: how to raise each limit: a line, and the place for it.
 //!
-//! For each limit the amount that is enough for so many conns, by the sums of [`super::capacity`]
-//! turned round, and the same written for where the server runs: a unit, a container, a pod or a
-//! shell. Settings that the kernel has once for all containers are for the host.
+//! The inverse of [`super::capacity`]: for each limit the value that is enough for a number of
+//! conns. The line is for the environment of the server: a unit, a container, a pod or a shell.
+//! Settings of the whole kernel are for the host.
 
 use super::capacity::{LimitId, OTHER_THREADS, Plan, USER_BYTES_PER_CONN, workers_for};
 use super::cgroup::Tightest;
 use super::context::Context;
 use super::facts::Facts;
 use super::parse::Ceiling;
+use fanfare::config::limits::WORKERS_MAX;
 
-/// The most workers that a configuration may have.
-const WORKERS_MAX: u64 = 1024;
-/// Amounts are rounded up to whole ones of these, since nobody likes to read odd numbers.
+/// Numbers of descriptors are rounded up to a multiple of this.
 const DESCRIPTORS_ROUND: u64 = 1024;
 const MIB: u64 = 1 << 20;
 
-/// One way to lift a limit.
+/// One way to raise a limit.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub(super) struct Lift {
-    /// Where the line goes.
+pub(super) struct Remedy {
+    /// Where the line belongs.
     pub(super) place: String,
-    /// The line, to be copied.
+    /// The line, ready to copy.
     pub(super) line: String,
-    /// What a file of sysctls says to keep it, where it is one.
+    /// The line for a file of sysctls, if it is a sysctl.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) sysctl: Option<String>,
 }
 
-fn lift(place: &str, line: impl Into<String>) -> Lift {
-    Lift {
+fn remedy(place: &str, line: impl Into<String>) -> Remedy {
+    Remedy {
         place: place.to_owned(),
         line: line.into(),
         sysctl: None,
@@ -37,7 +36,7 @@ fn lift(place: &str, line: impl Into<String>) -> Lift {
 }
 
 /// A sysctl of the whole kernel.
-fn sysctl(context: &Context, key: &str, value: &str) -> Lift {
+fn sysctl(context: &Context, key: &str, value: &str) -> Remedy {
     let place = if context.is_container() {
         "on the host, as root"
     } else {
@@ -49,19 +48,19 @@ fn sysctl(context: &Context, key: &str, value: &str) -> Lift {
     } else {
         format!("sysctl -w {key}={value}")
     };
-    Lift {
+    Remedy {
         sysctl: Some(format!("{key} = {value}")),
-        ..lift(place, line)
+        ..remedy(place, line)
     }
 }
 
-/// The ways to lift a limit until it allows so many conns.
-pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+/// The ways to raise a limit until it allows this many conns.
+pub(super) fn remedies(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let context = &facts.context;
     match id {
         LimitId::ConnsKey => {
             let line = format!("conns = {}", plan.conns_key_for(conns));
-            vec![lift("fanfare.toml, [limits]", line)]
+            vec![remedy("fanfare.toml, [limits]", line)]
         }
         LimitId::Descriptors => descriptors(facts, plan, conns),
         LimitId::NrOpen => {
@@ -88,7 +87,7 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
             let more = format!("a commit limit {mebibytes} MiB above Committed_AS");
             vec![
                 sysctl(context, "vm.overcommit_memory", "0"),
-                lift("or by more swap or memory", more),
+                remedy("or by more swap or memory", more),
             ]
         }
         LimitId::TcpMem => tcp_mem(facts, plan, conns),
@@ -98,8 +97,8 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
             let key = "net.netfilter.nf_conntrack_max";
             vec![
                 sysctl(context, key, &needed),
-                lift(
-                    "or do not track them",
+                remedy(
+                    "or turn off tracking",
                     "tuning/README.md, Connection tracking",
                 ),
             ]
@@ -117,7 +116,7 @@ pub(super) fn lifts(id: LimitId, facts: &Facts, plan: &Plan, conns: u64) -> Vec<
     }
 }
 
-/// The number of workers with which tables as they are hold so many conns.
+/// The number of workers whose tables, with the current limit, hold this many conns.
 pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
     let table = [
         facts.descriptors_hard.and_then(Ceiling::bound),
@@ -129,13 +128,13 @@ pub(super) fn enough_workers(facts: &Facts, conns: u64) -> Option<u32> {
     let workers = workers_for(conns, table);
     u32::try_from(workers)
         .ok()
-        .filter(|_| workers <= WORKERS_MAX)
+        .filter(|workers| *workers <= WORKERS_MAX)
 }
 
-fn workers(table: Option<u64>, conns: u64) -> Option<Lift> {
+fn workers(table: Option<u64>, conns: u64) -> Option<Remedy> {
     let workers = workers_for(conns, table?);
     let line = format!("fanfare serve --workers {workers}");
-    (workers <= WORKERS_MAX).then(|| lift("or without any privilege", line))
+    (workers <= WORKERS_MAX.into()).then(|| remedy("or without privileges", line))
 }
 
 fn table_size(plan: &Plan, conns: u64) -> u64 {
@@ -152,33 +151,33 @@ fn round_up(number: u64, step: u64) -> String {
         .to_string()
 }
 
-fn descriptors(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+fn descriptors(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let needed = table_size(plan, conns);
     let unit = format!("LimitNOFILE={needed}");
     let flag = format!("--ulimit nofile={needed}:{needed}");
     let mut ways = match &facts.context {
-        Context::Docker => vec![lift("docker run", flag)],
-        Context::Podman => vec![lift("podman run", flag)],
-        Context::Kubernetes => vec![lift(
+        Context::Docker => vec![remedy("docker run", flag)],
+        Context::Podman => vec![remedy("podman run", flag)],
+        Context::Kubernetes => vec![remedy(
             "on the node, the container runtime's unit, [Service]",
             unit,
         )],
-        Context::Container => vec![lift("on the host, the container's unit, [Service]", unit)],
-        Context::Unit(name) => vec![lift(&format!("{name}, [Service]"), unit)],
+        Context::Container => vec![remedy("on the host, the container's unit, [Service]", unit)],
+        Context::Unit(name) => vec![remedy(&format!("{name}, [Service]"), unit)],
         Context::Shell { has_systemd } => {
-            let mut ways = vec![lift(
+            let mut ways = vec![remedy(
                 "as root, in the shell that starts it",
                 format!("ulimit -Hn {needed} && ulimit -Sn {needed}"),
             )];
             if *has_systemd {
-                ways.push(lift("or fanfare.service, [Service]", unit));
+                ways.push(remedy("or fanfare.service, [Service]", unit));
             }
             ways
         }
-        Context::Unknown => vec![lift("fanfare.service, [Service]", unit)],
+        Context::Unknown => vec![remedy("fanfare.service, [Service]", unit)],
     };
     if facts.nr_open.is_some_and(|most| most < needed) {
-        // The hard limit cannot be set above it, so it has to go first.
+        // The hard limit cannot exceed it, so it must be raised first.
         ways.insert(0, sysctl(&facts.context, "fs.nr_open", &needed.to_string()));
     }
     let table = facts.descriptors_hard.and_then(Ceiling::bound);
@@ -186,11 +185,11 @@ fn descriptors(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
     ways
 }
 
-fn machine_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+fn machine_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let needed = memory_needed(facts, plan, conns);
     let available = facts.memory_available_bytes.unwrap_or(0);
     let more = needed.saturating_sub(available).div_ceil(MIB);
-    vec![lift("the machine", format!("{more} MiB more memory"))]
+    vec![remedy("the machine", format!("{more} MiB more memory"))]
 }
 
 fn memory_needed(facts: &Facts, plan: &Plan, conns: u64) -> u64 {
@@ -199,22 +198,22 @@ fn memory_needed(facts: &Facts, plan: &Plan, conns: u64) -> u64 {
         .saturating_add(plan.fixed_bytes())
 }
 
-fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let Tightest::At(level) = &facts.groups.memory else {
         return Vec::new();
     };
     let needed = memory_needed(facts, plan, conns).saturating_add(level.used);
     let mebibytes = needed.div_ceil(MIB);
-    // Above `memory.high` the kernel slows a group down; above `memory.max` it kills.
+    // Above `memory.high` the kernel slows the group down; above `memory.max` it kills a process.
     let (property, file) = if level.path.ends_with("memory.high") {
         ("MemoryHigh", "memory.high")
     } else {
         ("MemoryMax", "memory.max")
     };
     match &facts.context {
-        Context::Docker => vec![lift("docker run", format!("--memory={mebibytes}m"))],
-        Context::Podman => vec![lift("podman run", format!("--memory={mebibytes}m"))],
-        Context::Kubernetes => vec![lift(
+        Context::Docker => vec![remedy("docker run", format!("--memory={mebibytes}m"))],
+        Context::Podman => vec![remedy("podman run", format!("--memory={mebibytes}m"))],
+        Context::Kubernetes => vec![remedy(
             "pod, container's resources.limits",
             format!("memory: {mebibytes}Mi"),
         )],
@@ -230,47 +229,47 @@ fn group_memory(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
     }
 }
 
-/// A limit of a group that systemd keeps, or else of a bare one.
-fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Lift {
+/// A limit of a cgroup that systemd manages, or of another one.
+fn group(path: &str, property: &str, amount: &str, number: u64, file: &str) -> Remedy {
     let folder = path.rsplit_once('/').map_or(path, |(folder, _)| folder);
     let name = folder.rsplit('/').next().unwrap_or(folder);
     if name.ends_with(".service") {
-        return lift(
+        return remedy(
             &format!("{name}, [Service]"),
             format!("{property}={amount}"),
         );
     }
     if name.ends_with(".slice") || name.ends_with(".scope") {
         let line = format!("systemctl set-property {name} {property}={amount}");
-        return lift("as root", line);
+        return remedy("as root", line);
     }
     let is_v1 = path.ends_with("_in_bytes");
     let file = if is_v1 { "memory.limit_in_bytes" } else { file };
-    lift("as root", format!("echo {number} > /{folder}/{file}"))
+    remedy("as root", format!("echo {number} > /{folder}/{file}"))
 }
 
-fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Lift> {
+fn tcp_mem(facts: &Facts, plan: &Plan, conns: u64) -> Vec<Remedy> {
     let bytes = conns.saturating_mul(plan.buffer_bytes_per_conn(facts));
     let used = facts.tcp_mem_used_pages.unwrap_or(0);
     let pressure = bytes
         .div_ceil(facts.page_bytes.max(1))
         .saturating_add(used)
         .saturating_add(1);
-    // The kernel's own proportions.
+    // The kernel's default proportions.
     let (low, high) = (pressure / 4 * 3, pressure.saturating_add(pressure / 2));
     let value = format!("{low} {pressure} {high}");
     vec![sysctl(&facts.context, "net.ipv4.tcp_mem", &value)]
 }
 
-fn tasks(facts: &Facts, plan: &Plan) -> Vec<Lift> {
+fn tasks(facts: &Facts, plan: &Plan) -> Vec<Remedy> {
     let Tightest::At(level) = &facts.groups.tasks else {
         return Vec::new();
     };
     let needed = level.used.saturating_add(plan.threads());
     let first = match &facts.context {
-        Context::Docker => lift("docker run", format!("--pids-limit={needed}")),
-        Context::Podman => lift("podman run", format!("--pids-limit={needed}")),
-        Context::Kubernetes => lift(
+        Context::Docker => remedy("docker run", format!("--pids-limit={needed}")),
+        Context::Podman => remedy("podman run", format!("--pids-limit={needed}")),
+        Context::Kubernetes => remedy(
             "on the node, kubelet's configuration",
             format!("podPidsLimit: {needed}"),
         ),
@@ -287,17 +286,17 @@ fn tasks(facts: &Facts, plan: &Plan) -> Vec<Lift> {
     ways
 }
 
-fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Lift> {
+fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Remedy> {
     let needed = plan.threads();
     let first = match &facts.context {
-        Context::Unit(name) => lift(
+        Context::Unit(name) => remedy(
             &format!("{name}, [Service]"),
             format!("LimitNPROC={needed}"),
         ),
-        Context::Docker => lift("docker run", format!("--ulimit nproc={needed}:{needed}")),
-        Context::Podman => lift("podman run", format!("--ulimit nproc={needed}:{needed}")),
+        Context::Docker => remedy("docker run", format!("--ulimit nproc={needed}:{needed}")),
+        Context::Podman => remedy("podman run", format!("--ulimit nproc={needed}:{needed}")),
         Context::Kubernetes | Context::Container | Context::Shell { .. } | Context::Unknown => {
-            lift("in the shell that starts it", format!("ulimit -u {needed}"))
+            remedy("in the shell that starts it", format!("ulimit -u {needed}"))
         }
     };
     let mut ways = vec![first];
@@ -306,11 +305,11 @@ fn user_threads(facts: &Facts, plan: &Plan) -> Vec<Lift> {
     ways
 }
 
-/// Workers for which there are threads.
-fn fewer_workers(threads: u64) -> Option<Lift> {
+/// As many workers as there are threads for.
+fn fewer_workers(threads: u64) -> Option<Remedy> {
     let workers = threads
         .checked_sub(OTHER_THREADS)
         .filter(|count| *count > 0)?;
     let line = format!("fanfare serve --workers {workers}");
-    Some(lift("or with fewer workers", line))
+    Some(remedy("or with fewer workers", line))
 }

@@ -1,8 +1,8 @@
-//! The finding, for people and for machines.
+//! The report, as text and as JSON.
 //!
-//! [`Finding::new`] puts together what fits, what binds first, and what lifts the limits that are
-//! in the way of the goal; it is serialised as one JSON object, and [`Finding::write`] is the same
-//! as text. Decides nothing else, and reads nothing. `fanfare doctor` is its only caller.
+//! [`Report::new`] has the number of connections that fit, the limit that binds first, and remedies
+//! for limits below the goal. It is serialised as one JSON object; [`Report::write`] is the same as
+//! text. Reads no files. `fanfare doctor` is the only caller.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,44 +13,44 @@ use super::advice::{self, Advice, Features};
 use super::capacity::{self, Allows, KERNEL_BYTES_PER_CONN, LimitId, Plan, USER_BYTES_PER_CONN};
 use super::facts::Reading;
 use super::limit_texts::{self, bytes, grouped};
-use super::remedies::{self, Lift};
+use super::remedies::{self, Remedy};
 
-/// Memory of a conn by where it is.
+/// Memory of one conn.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct BytesPerConn {
     kernel: u64,
     user: u64,
-    /// Full send buffers of the stalled conns, shared out over all.
+    /// Full send buffers of the stalled conns, divided by all conns.
     send_buffers: u64,
 }
 
-/// One limit of the table.
+/// One row of the table of limits.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     name: &'static str,
     read: String,
-    /// Conns; null where it allows any number or is not known.
+    /// Conns that it allows; null if any number, or if not known.
     conns: Option<u64>,
     known: bool,
     effect: &'static str,
-    /// How it is lifted; empty where it need not be.
-    lift: Vec<Lift>,
+    /// How to raise it; empty if it is high enough.
+    lift: Vec<Remedy>,
 }
 
-/// Whether what is asked for fits.
+/// Whether the target fits.
 #[derive(Clone, Debug, Serialize)]
 struct Target {
     conns: u64,
     fits: bool,
     /// Names of the limits that are too low.
     too_low: Vec<&'static str>,
-    /// Workers with which it fits and nothing else changed, if more of them are enough.
+    /// The number of workers with which it fits without another change, if there is one.
     fits_with_workers: Option<u32>,
 }
 
-/// Everything there is to say.
+/// The whole report.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Finding {
+pub(super) struct Report {
     fanfare: &'static str,
     kernel: Option<String>,
     context: String,
@@ -59,21 +59,21 @@ pub(super) struct Finding {
     stalled_percent: u8,
     bytes_per_conn: BytesPerConn,
     fixed_bytes: u64,
-    /// Conns that fit; null when nothing is known that bounds them.
+    /// Conns that fit; null if no limit is known.
     conns: Option<u64>,
     binds_first: Option<&'static str>,
-    /// The number of conns that the lines of `lift` are for.
+    /// The number of conns for which the remedies are.
     goal: u64,
     target: Option<Target>,
     limits: Vec<Row>,
     features: Features,
     advice: Vec<Advice>,
-    /// What was read, by path; null where it could not be.
+    /// Values by path; null if a value could not be read.
     read: BTreeMap<String, Option<String>>,
 }
 
-impl Finding {
-    /// Puts the finding together for a target, or for as much as comes after the first limit.
+impl Report {
+    /// The report for a target, or for the conns that the second limit allows.
     pub(super) fn new(reading: &Reading, plan: &Plan, target: Option<u64>) -> Self {
         let facts = &reading.facts;
         let limits = capacity::limits(facts, plan);
@@ -83,7 +83,7 @@ impl Finding {
             .iter()
             .map(|limit| Row {
                 name: limit_texts::name(limit.id),
-                read: limit_texts::reading(limit.id, facts, plan),
+                read: limit_texts::value(limit.id, facts, plan),
                 conns: match limit.allows {
                     Allows::Conns(conns) => Some(conns),
                     Allows::AnyNumber | Allows::Unknown => None,
@@ -91,7 +91,7 @@ impl Finding {
                 known: limit.allows != Allows::Unknown,
                 effect: limit_texts::effect(limit.id),
                 lift: if limit.allows.refuses(goal) {
-                    remedies::lifts(limit.id, facts, plan, goal)
+                    remedies::remedies(limit.id, facts, plan, goal)
                 } else {
                     Vec::new()
                 },
@@ -100,7 +100,7 @@ impl Finding {
         Self {
             fanfare: env!("CARGO_PKG_VERSION"),
             kernel: facts.kernel.clone(),
-            context: facts.context.words(),
+            context: facts.context.text(),
             processors: facts.processors,
             workers: plan.workers,
             stalled_percent: plan.stalled_percent,
@@ -125,17 +125,17 @@ impl Finding {
         }
     }
 
-    /// Whether the target fits; without one there is nothing that does not.
+    /// Whether the target fits; true without a target.
     pub(super) fn fits(&self) -> bool {
         self.target.as_ref().is_none_or(|target| target.fits)
     }
 
-    /// Writes the finding as text.
+    /// Writes the report as text.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         self.write_verdict(out)?;
         self.write_basis(out)?;
         self.write_table(out)?;
-        self.write_lifts(out)?;
+        self.write_remedies(out)?;
         self.write_sysctls(out)?;
         self.write_advice(out)?;
         self.write_unknown(out)
@@ -144,19 +144,25 @@ impl Finding {
     fn write_verdict(&self, out: &mut dyn Write) -> io::Result<()> {
         let found = match (self.conns, self.binds_first) {
             (Some(conns), Some(name)) => {
-                format!("{} conns fit; {name} binds first", grouped(conns))
+                let fit = if conns == 1 { "fits" } else { "fit" };
+                format!("{} {fit}; {name} binds first", connections(conns))
             }
-            _ => String::from("how many conns fit is not known"),
+            _ => String::from("the number that fits is not known"),
         };
         match &self.target {
             None => writeln!(out, "{found}."),
             Some(target) if target.fits => {
-                writeln!(out, "{} conns fit: {found}.", grouped(target.conns))
+                writeln!(
+                    out,
+                    "The target of {} fits: {found}.",
+                    connections(target.conns)
+                )
             }
             Some(target) => {
-                writeln!(out, "{} conns do not fit: {found}.", grouped(target.conns))?;
+                let target_conns = connections(target.conns);
+                writeln!(out, "The target of {target_conns} does not fit: {found}.")?;
                 match target.fits_with_workers {
-                    Some(workers) => writeln!(out, "They fit with `--workers {workers}`."),
+                    Some(workers) => writeln!(out, "It fits with `--workers {workers}`."),
                     None => Ok(()),
                 }
             }
@@ -181,8 +187,8 @@ impl Finding {
         } = self.bytes_per_conn;
         writeln!(
             out,
-            "A conn takes {kernel} bytes in the kernel and {user} in the process, and {send_buffers} for \
-             {} % of them\nwith a full send buffer; the server itself takes up to {}.\n",
+            "A connection takes {kernel} bytes in the kernel, {user} in the process, and {send_buffers} \
+             for full send\nbuffers of {} % of all connections; the server itself takes up to {}.\n",
             self.stalled_percent,
             bytes(self.fixed_bytes)
         )
@@ -195,7 +201,7 @@ impl Finding {
         writeln!(
             out,
             "{:<names$}  {:<reads$}  {:>13}",
-            "limit", "read", "conns"
+            "limit", "value", "connections"
         )?;
         for row in &self.limits {
             let conns = match row.conns {
@@ -219,7 +225,7 @@ impl Finding {
         Ok(())
     }
 
-    fn write_lifts(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write_remedies(&self, out: &mut dyn Write) -> io::Result<()> {
         let low: Vec<&Row> = self
             .limits
             .iter()
@@ -228,9 +234,9 @@ impl Finding {
         if low.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\nFor {} conns:", grouped(self.goal))?;
+        writeln!(out, "\nFor {}:", connections(self.goal))?;
         for row in low {
-            writeln!(out, "  {}: at it, {}", row.name, row.effect)?;
+            writeln!(out, "  {}: at the limit, {}", row.name, row.effect)?;
             for way in &row.lift {
                 writeln!(out, "    {}:\n      {}", way.place, way.line)?;
             }
@@ -238,7 +244,7 @@ impl Finding {
         Ok(())
     }
 
-    /// What keeps sysctls over a restart.
+    /// Writes the sysctls as lines of a file, which is applied at each boot.
     fn write_sysctls(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut lines: Vec<&str> = self
             .limits
@@ -253,7 +259,7 @@ impl Finding {
         }
         writeln!(
             out,
-            "\nTo keep sysctls over a restart, in /etc/sysctl.d/99-fanfare.conf:"
+            "\nTo keep sysctls after a reboot, in /etc/sysctl.d/99-fanfare.conf:"
         )?;
         for line in lines {
             writeln!(out, "  {line}")?;
@@ -263,7 +269,7 @@ impl Finding {
 
     fn write_advice(&self, out: &mut dyn Write) -> io::Result<()> {
         if !self.advice.is_empty() {
-            writeln!(out, "\nBesides:")?;
+            writeln!(out, "\nAlso consider:")?;
         }
         for advice in &self.advice {
             write_wrapped(
@@ -292,7 +298,7 @@ impl Finding {
         if missing.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\nNot known, since it cannot be read here:")?;
+        writeln!(out, "\nNot known, because they cannot be read here:")?;
         for name in missing {
             writeln!(out, "  {name}")?;
         }
@@ -300,7 +306,17 @@ impl Finding {
     }
 }
 
-/// Writes a sentence under `Besides`, in lines that fit a terminal.
+/// A number of connections.
+fn connections(count: u64) -> String {
+    let unit = if count == 1 {
+        "connection"
+    } else {
+        "connections"
+    };
+    format!("{} {unit}", grouped(count))
+}
+
+/// Writes an indented sentence in lines that fit a terminal.
 fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     const COLUMNS: usize = 92;
     let mut line = String::from(" ");
@@ -315,7 +331,7 @@ fn write_wrapped(out: &mut dyn Write, text: &str) -> io::Result<()> {
     writeln!(out, "{line}")
 }
 
-/// Once the first limit is lifted the next one binds: so far the lines lead.
+/// The conns that fit after the first limit is raised: those of the second limit.
 fn next_goal(limits: &[capacity::Limit]) -> u64 {
     let mut numbers: Vec<u64> = limits
         .iter()

@@ -1,5 +1,5 @@
-//! Tests of the sums: which limit binds, that more of anything is never less, and that the line for
-//! a limit is enough.
+//! Tests of capacities and remedies: the binding limit is the smallest, a raised limit never lowers
+//! the result, and each remedy is enough.
 
 use proptest::prelude::*;
 
@@ -8,11 +8,11 @@ use super::cgroup::{Level, Tightest};
 use super::context::Context;
 use super::facts::{Conntrack, Facts, Files, Reading};
 use super::parse::Ceiling;
-use super::remedies::{self, Lift};
-use super::report::Finding;
+use super::remedies::{self, Remedy};
+use super::report::Report;
 use fanfare::config::Config;
 
-/// How many limits of a host are drawn by chance.
+/// Number of limits with random values.
 const SCALED: usize = 11;
 
 fn plan(workers: u32) -> Plan {
@@ -85,7 +85,7 @@ fn numbers() -> impl Strategy<Value = [u64; SCALED]> {
 }
 
 #[test]
-fn table_is_held_once_by_each_worker_with_room_for_an_uneven_spread() {
+fn each_worker_has_a_table_with_room_for_an_uneven_distribution() {
     let mut facts = host([u64::MAX; SCALED]);
     facts.descriptors_hard = Some(Ceiling::At(20_000));
     let nofile = |workers| allows(&facts, &plan(workers), LimitId::Descriptors);
@@ -99,7 +99,7 @@ fn table_is_held_once_by_each_worker_with_room_for_an_uneven_spread() {
 }
 
 #[test]
-fn nothing_known_binds_nothing_and_fits_nothing() {
+fn unknown_limits_bind_nothing_and_fit_no_target() {
     let facts = Facts::default();
     let limits = capacity::limits(&facts, &plan(2));
     assert_eq!(capacity::binding(&limits), None);
@@ -107,12 +107,12 @@ fn nothing_known_binds_nothing_and_fits_nothing() {
         facts,
         notes: Vec::new(),
     };
-    assert!(!Finding::new(&reading, &plan(2), Some(1)).fits());
-    assert!(Finding::new(&reading, &plan(2), None).fits());
+    assert!(!Report::new(&reading, &plan(2), Some(1)).fits());
+    assert!(Report::new(&reading, &plan(2), None).fits());
 }
 
 #[test]
-fn idle_table_of_connections_and_no_stalled_conns_bind_nothing() {
+fn idle_conntrack_table_and_no_stalled_conns_bind_nothing() {
     let mut facts = host([1000; SCALED]);
     facts.conntrack = Some(Some(Conntrack { max: 9, count: 0 }));
     let any = Allows::AnyNumber;
@@ -122,7 +122,7 @@ fn idle_table_of_connections_and_no_stalled_conns_bind_nothing() {
 }
 
 #[test]
-fn too_few_threads_for_the_workers_let_nobody_in() {
+fn too_few_threads_for_the_workers_allow_no_conns() {
     let mut facts = host([1_000_000_000; SCALED]);
     facts.threads_max = Some(21);
     let id = LimitId::ThreadsMax;
@@ -138,18 +138,18 @@ fn key_of_the_configuration_is_a_limit_too() {
     let with = |workers| Plan::new(&config, workers, 1);
     assert_eq!(bound(&facts, &with(1)), 500);
     assert_eq!(bound(&facts, &with(4)), 454);
-    let lifts = remedies::lifts(LimitId::ConnsKey, &facts, &with(4), 500);
+    let lifts = remedies::remedies(LimitId::ConnsKey, &facts, &with(4), 500);
     assert_eq!(lifts.first().unwrap().line, "conns = 550");
 }
 
 fn first_line(facts: &Facts, id: LimitId, conns: u64) -> String {
-    let ways = remedies::lifts(id, facts, &plan(2), conns);
-    let Lift { place, line, .. } = ways.first().unwrap();
+    let ways = remedies::remedies(id, facts, &plan(2), conns);
+    let Remedy { place, line, .. } = ways.first().unwrap();
     format!("{place}: {line}")
 }
 
 #[test]
-fn line_suits_what_the_server_runs_in() {
+fn remedy_is_for_the_environment_of_the_server() {
     let mut facts = host([1000; SCALED]);
     facts.nr_open = Some(1_048_576);
     let unit = Context::Unit(String::from("fanfare.service"));
@@ -179,7 +179,7 @@ fn hard_limit_above_nr_open_needs_both_lines() {
 }
 
 #[test]
-fn group_without_a_name_of_systemds_is_lifted_by_its_file() {
+fn cgroup_outside_systemd_is_changed_through_its_file() {
     let mut facts = host([1000; SCALED]);
     facts.context = Context::Shell { has_systemd: false };
     let path = String::from("sys/fs/cgroup/memory/box/memory.limit_in_bytes");
@@ -193,16 +193,16 @@ fn group_without_a_name_of_systemds_is_lifted_by_its_file() {
     assert_eq!(line, start);
 }
 
-/// The amount in a line, behind the last sign that comes before one.
+/// The number at the end of a line.
 fn amount(line: &str) -> u64 {
     let number = line.rsplit(['=', ':', ' ']).next().unwrap();
     number.trim_end_matches('M').parse().unwrap()
 }
 
-/// The host after the first line for a limit was obeyed.
-fn lifted(facts: &Facts, id: LimitId, plan: &Plan, conns: u64) -> Facts {
+/// The host after the first remedy for a limit.
+fn raised(facts: &Facts, id: LimitId, plan: &Plan, conns: u64) -> Facts {
     const MIB: u64 = 1 << 20;
-    let ways = remedies::lifts(id, facts, plan, conns);
+    let ways = remedies::remedies(id, facts, plan, conns);
     let line = &ways.first().unwrap().line;
     let mut facts = facts.clone();
     let group = |found: &mut Tightest, limit: u64| {
@@ -279,7 +279,7 @@ proptest! {
     }
 
     #[test]
-    fn line_of_every_limit_is_enough(
+    fn remedy_for_every_limit_is_enough(
         numbers in proptest::array::uniform11(0..100_000_000_u64),
         conns in 1..50_000_000_u64,
         workers in 1..100_u32,
@@ -290,7 +290,7 @@ proptest! {
             if !limit.allows.refuses(conns) || limit.id == LimitId::Commit {
                 continue;
             }
-            let after = lifted(&facts, limit.id, &plan, conns);
+            let after = raised(&facts, limit.id, &plan, conns);
             let still = allows(&after, &plan, limit.id);
             prop_assert!(!still.refuses(conns), "{:?}: {:?}", limit.id, still);
         }
@@ -307,7 +307,7 @@ proptest! {
         };
         if let Some(workers) = remedies::enough_workers(&facts, conns) {
             prop_assert!(bound(&facts, &plan(workers)) >= conns);
-            // From one worker to two the room for an uneven spread is added.
+            // Two workers or more need room for an uneven distribution, one does not.
             if workers > 2 {
                 prop_assert!(bound(&facts, &plan(workers - 1)) < conns);
             }
@@ -315,13 +315,13 @@ proptest! {
     }
 
     #[test]
-    fn any_finding_can_be_written(numbers in numbers(), target: Option<u32>, stalled in 0..=100_u8) {
+    fn any_report_can_be_written(numbers in numbers(), target: Option<u32>, stalled in 0..=100_u8) {
         let reading = Reading { facts: host(numbers), notes: Vec::new() };
         let plan = Plan::new(&Config::default(), 3, stalled);
-        let finding = Finding::new(&reading, &plan, target.map(u64::from));
+        let report = Report::new(&reading, &plan, target.map(u64::from));
         let mut text = Vec::new();
-        finding.write(&mut text).unwrap();
+        report.write(&mut text).unwrap();
         prop_assert!(text.ends_with(b"\n"));
-        prop_assert!(serde_json::to_value(&finding).is_ok());
+        prop_assert!(serde_json::to_value(&report).is_ok());
     }
 }

@@ -1,9 +1,9 @@
-//! SHELL: a host's `/proc` and `/sys` below a root folder, and what was read of it.
+//! SHELL: a host's `/proc` and `/sys` below a root directory.
 //!
-//! The only file of `doctor` that touches the file system, so that a recorded tree is read exactly
-//! as the live one. Owns the notes for the report: each thing read by name, with its value or
-//! without one where it could not be had. Never fails: a file that is missing, too long or not
-//! text is a value that is not known. [`super::facts`] asks; nobody else does.
+//! The only file of `doctor` that accesses the file system, so that a recorded tree is read exactly
+//! like the live one. Owns the notes for the report: each value by its name, or none if it could
+//! not be read. Never fails: a file that is missing or cannot be parsed is an unknown value. The
+//! callers are [`super::facts`], [`super::cgroup`] and [`super::context`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,15 +11,15 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-/// Bytes read of one file. `smaps` is longer, but only its first entry is wanted.
+/// Bytes read of one file. `smaps` is longer, but only its first entry is used.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
 
-/// Something that was read; without a value where it could not be had.
+/// A value that was read, or could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Path below the root, and behind a colon the line of it where it has many.
+    /// Path below the root; for one line of a file, followed by a colon and its name.
     pub(super) name: String,
-    /// What stood there.
+    /// The content; `None` if it could not be read.
     pub(super) value: Option<String>,
 }
 
@@ -27,14 +27,14 @@ pub(super) struct Note {
 #[derive(Debug)]
 pub(super) struct Tree {
     root: PathBuf,
-    /// The process that is examined, as a folder of `/proc`.
+    /// The examined process, as a directory of `/proc`.
     process: String,
     read: RefCell<BTreeMap<String, String>>,
     notes: RefCell<Vec<Note>>,
 }
 
 impl Tree {
-    /// The tree below a folder; of its processes, the one with this number or else our own.
+    /// The tree below a directory. Examines the process `pid`, or this process.
     pub(super) fn new(root: &Path, pid: Option<u32>) -> Self {
         Self {
             root: root.to_path_buf(),
@@ -44,7 +44,7 @@ impl Tree {
         }
     }
 
-    /// A whole file, without a note.
+    /// The content of a file, without a note.
     pub(super) fn text(&self, path: &str) -> Option<String> {
         let mut bytes = Vec::new();
         let file = File::open(self.root.join(path)).ok()?;
@@ -54,12 +54,12 @@ impl Tree {
         Some(text)
     }
 
-    /// A whole file about the examined process, without a note.
+    /// The content of a file of the examined process, without a note.
     pub(super) fn process_text(&self, name: &str) -> Option<String> {
         self.text(&format!("proc/{}/{name}", self.process))
     }
 
-    /// A file that should be there, put through a parser and noted either way.
+    /// Parses a file that every host has; notes it even if it cannot be read.
     pub(super) fn expect<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(path);
         let parsed = text.as_deref().and_then(parse);
@@ -68,7 +68,7 @@ impl Tree {
         parsed
     }
 
-    /// A file that is there on some hosts only: it is noted when it is.
+    /// Parses a file that some hosts have; notes it only if it exists.
     pub(super) fn probe<T>(&self, path: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
         self.exists(path).then(|| self.expect(path, parse))?
     }
@@ -80,18 +80,18 @@ impl Tree {
         self.notes.borrow_mut().push(Note { name, value });
     }
 
-    /// Whether there is something at this path.
+    /// Whether this path exists.
     pub(super) fn exists(&self, path: &str) -> bool {
         let there = self.root.join(path).exists();
         if there && !self.root.join(path).is_dir() {
-            // An empty file says as much in a record of this tree, unless it is read later.
+            // A record of this tree needs at least an empty file here.
             let mut read = self.read.borrow_mut();
             read.entry(path.to_owned()).or_default();
         }
         there
     }
 
-    /// Names in a folder, sorted. None where there is no such folder.
+    /// Names in a directory, sorted; empty if there is no such directory.
     pub(super) fn names(&self, path: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.root.join(path)) else {
             return Vec::new();
@@ -103,12 +103,12 @@ impl Tree {
         names
     }
 
-    /// Everything noted so far, in the order of reading.
+    /// All notes, in the order of reading.
     pub(super) fn into_notes(self) -> Vec<Note> {
         self.notes.into_inner()
     }
 
-    /// Writes what was read below another folder, as a tree that can be examined elsewhere.
+    /// Copies the files that were read below another directory, which can be examined elsewhere.
     pub(super) fn record(&self, folder: &Path) -> io::Result<()> {
         let own = format!("proc/{}/", self.process);
         for (path, text) in self.read.borrow().iter() {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn expected_file_is_noted_with_or_without_its_value() {
+    fn expected_file_is_noted_even_if_it_cannot_be_read() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("good"), "1\t2\n").unwrap();
         fs::write(folder.path().join("bad"), [0xff, 0xfe]).unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_a_process_reads_like_the_tree_it_came_from() {
+    fn record_of_a_process_has_the_same_content_as_its_tree() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::create_dir_all(from.path().join("proc/7")).unwrap();
         fs::write(from.path().join("proc/7/limits"), "l").unwrap();

@@ -1,10 +1,10 @@
 //! `fanfare publish`: sends one publication, or each line of standard input, to the feed.
 //!
-//! Blocking on both sides: this thread writes lines, a second one reads the answers, so that a feed
-//! that stops reading until its answers are taken and we never wait for each other. A line that is
-//! not fit to send costs that line alone. The end of our lines is told by shutting down the writing
-//! half, and the end of the answers is the end of the conn, so late errors are seen too. With
-//! `--ack` [`resend`] takes over, since only then it is known what to send again on another conn.
+//! Blocking on both sides: this thread writes lines, a second one reads the answers. So there is no
+//! deadlock with a feed that stops reading until its answers are read. A line that cannot be sent
+//! is reported and skipped. After the last line the writing half is shut down, and answers are read
+//! until the feed closes, so that late errors are reported too. With `--ack`, [`resend`] does the
+//! same and sends unacknowledged lines again after a reconnect.
 
 mod resend;
 mod send_window;
@@ -22,19 +22,19 @@ use serde::Deserialize;
 
 use super::args::PublishArgs;
 use super::lines::{self, LineRead};
-use super::{Failure, tell};
+use super::{Failure, print_error};
 use fanfare::config::file;
-use resend::Way;
+use resend::FeedAddress;
 use template::{LINE_BYTES_MAX, PayloadError, Template};
 
-/// The longest answer of the feed that is understood.
+/// The longest answer of the feed that is read.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Bytes gathered before they are read or written.
+/// Size of the buffers for reads and writes.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// Where the packaged service has its feed: tried when the user's own default is not there.
+/// The feed of the packaged service, used if the default path does not exist.
 const SERVICE_FEED: &str = "/run/fanfare/feed.sock";
 
-/// Publishes what the arguments and standard input say.
+/// Publishes the argument, or each line of standard input.
 pub(super) fn run(args: &PublishArgs) -> Result<(), Failure> {
     let run = match args.ack {
         true => Some(run_name()?),
@@ -56,19 +56,20 @@ pub(super) fn run(args: &PublishArgs) -> Result<(), Failure> {
         None => exchange.read_lines(BufReader::with_capacity(BUFFER_BYTES, io::stdin()), put),
     };
     if args.ack {
-        let way = Way {
+        let feed = FeedAddress {
             path: &path,
-            patience: resend::PATIENCE,
+            reconnect_time: resend::RECONNECT_TIME,
         };
-        return resend::run(&exchange, stream, way, read, &mut out);
+        return resend::run(&exchange, stream, feed, read, &mut out);
     }
     exchange.run(&stream, |put| read(&exchange, put))
 }
 
-/// What begins every idempotency key of this run and of no other.
+/// The random prefix of the idempotency keys of this run.
 fn run_name() -> Result<String, Failure> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|e| anyhow::Error::new(e).context("no randomness"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|e| anyhow::Error::new(e).context("cannot get random bytes from the system"))?;
     Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }
 
@@ -93,11 +94,11 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
         let shown = path.display();
         let advice = match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                "no server listens there; is `fanfare serve` running? \
-                 --feed or FANFARE_FEED names another socket"
+                "no server listens there; start `fanfare serve`, or name another socket with \
+                 --feed or FANFARE_FEED"
             }
             io::ErrorKind::PermissionDenied => {
-                "you may not open it; the feed's group (feed_group) may"
+                "its access mode forbids it; join the group of the feed (feed_group)"
             }
             _ => "cannot connect",
         };
@@ -105,7 +106,8 @@ fn connect(path: &Path) -> Result<UnixStream, Failure> {
     })
 }
 
-/// A bar for a file, a counter for a pipe, nothing where nobody watches or waits.
+/// A bar for a file and a counter for a pipe. Hidden for one publication, for typed input, and if
+/// acknowledgements are printed to the terminal.
 fn progress(args: &PublishArgs) -> ProgressBar {
     let prints_here = args.ack && io::stdout().is_terminal();
     if args.data.is_some() || prints_here || io::stdin().is_terminal() {
@@ -123,10 +125,11 @@ fn progress(args: &PublishArgs) -> ProgressBar {
             "{spinner} {bytes} {bytes_per_sec} {msg}",
         ),
     };
-    // A style that does not parse would be our mistake, and the plain one serves as well.
-    match ProgressStyle::with_template(style) {
+    let style = ProgressStyle::with_template(style);
+    debug_assert!(style.is_ok(), "both styles are valid");
+    match style {
         Ok(style) => bar.with_style(style),
-        Err(_mistake) => bar,
+        Err(_invalid) => bar,
     }
 }
 
@@ -156,24 +159,24 @@ impl Answer<'_> {
     }
 }
 
-/// Takes the number of an input's line, the line as the feed wants it, and whether no other is at
-/// hand.
+/// Sends one line: its number in the input, its bytes for the feed, and whether no further line is
+/// buffered.
 type Put<'a> = &'a mut dyn FnMut(u64, &[u8], bool) -> io::Result<()>;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sent {
     lines: u64,
-    /// Lines of the input that were not fit to send.
+    /// Lines of the input that could not be sent.
     unfit: u64,
-    /// Whether the feed hung up on us.
+    /// Whether the feed closed the connection.
     is_cut: bool,
 }
 
-/// Both directions of one conn to the feed.
+/// Both directions of a connection to the feed.
 struct Exchange {
     template: Template,
-    /// Numbers of the input's lines that were not sent, so that the feed's numbers can be told as
-    /// those of the input.
+    /// Numbers of the input's lines that were not sent, to map the feed's line numbers to those of
+    /// the input.
     skipped: Mutex<Vec<u64>>,
     bar: ProgressBar,
 }
@@ -187,7 +190,7 @@ impl Exchange {
         }
     }
 
-    /// Publishes what `input` puts. The feed answers only what it refuses.
+    /// Publishes the lines of `input`. Without `--ack` the feed answers only lines that it refuses.
     fn run(
         &self,
         stream: &UnixStream,
@@ -196,13 +199,13 @@ impl Exchange {
         let (sent, refused) = std::thread::scope(|scope| {
             let reader = scope.spawn(|| self.read_refusals(stream));
             let sent = write_lines(stream, input);
-            // Fails where the feed has hung up already, and then there is nothing to end.
+            // Fails if the feed has closed the connection, which then needs no shutdown.
             let _ended = stream.shutdown(Shutdown::Write);
             (sent, reader.join())
         });
         self.bar.finish_and_clear();
         let refused =
-            refused.map_err(|_panic| anyhow::anyhow!("the thread that reads answers failed"))?;
+            refused.map_err(|_panic| anyhow::anyhow!("the thread that reads answers panicked"))?;
         let sent = sent?;
         if sent.is_cut {
             return Err(Failure::Running(anyhow::anyhow!(
@@ -211,19 +214,19 @@ impl Exchange {
             )));
         }
         if sent.unfit > 0 || refused > 0 {
-            return Err(Failure::Told);
+            return Err(Failure::Reported);
         }
         Ok(())
     }
 
-    /// Puts every line of the input that is fit to send.
+    /// Sends every valid line of the input.
     fn read_lines(&self, mut input: BufReader<impl Read>, put: Put<'_>) -> Result<Sent, Failure> {
         let (mut sent, mut line, mut wire) = (Sent::default(), Vec::new(), Vec::new());
         for number in 1u64.. {
             let read = lines::read(&mut input, LINE_BYTES_MAX, &mut line)
                 .map_err(|e| anyhow::Error::new(e).context("cannot read standard input"))?;
             self.bar.inc(line.len() as u64 + 1);
-            // A line with nothing in it is a separator, but an empty text is a text.
+            // An empty line is a separator, except with --text, where it is an empty payload.
             let is_separator = line.is_empty() && !self.template.is_text();
             wire.clear();
             let fit = match read {
@@ -235,13 +238,13 @@ impl Exchange {
                 LineRead::Line => self.template.push_line(number, &line, &mut wire),
                 LineRead::TooLong => Err(PayloadError::TooLong),
             };
-            if let Err(fault) = fit {
+            if let Err(error) = fit {
                 self.skip(number);
                 sent.unfit += 1;
-                self.tell(&format!("line {number}: {fault}"));
+                self.print_error(&format!("line {number}: {error}"));
                 continue;
             }
-            // Whoever types or pipes slowly wants each line out when it is complete.
+            // A line of slow input is sent as soon as it is complete.
             match put(number, &wire, !input.buffer().contains(&b'\n')) {
                 Ok(()) => sent.lines += 1,
                 Err(error) => return cut(sent, error),
@@ -250,23 +253,23 @@ impl Exchange {
         Ok(sent)
     }
 
-    /// Prints errors until the feed has no more of them; how many there were.
+    /// Prints the feed's errors until it closes; returns their number.
     fn read_refusals(&self, stream: &UnixStream) -> u64 {
         let mut reader = BufReader::with_capacity(BUFFER_BYTES, stream);
         let (mut refused, mut line) = (0, Vec::new());
         loop {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that hangs up on unread lines shows as a reset behind its last answer.
+                // A feed that closes with unread lines causes a reset after its last answer.
                 Ok(LineRead::End) | Err(_) => return refused,
                 Ok(LineRead::TooLong) => line.clear(),
             }
             refused += 1;
             match serde_json::from_slice::<Answer<'_>>(&line) {
-                Ok(answer) => self.tell(&answer.refusal(self.input_line(answer.line))),
+                Ok(answer) => self.print_error(&answer.refusal(self.input_line(answer.line))),
                 Err(_not_an_answer) => {
                     let shown = String::from_utf8_lossy(&line);
-                    self.tell(&format!("unexpected answer: {shown}"));
+                    self.print_error(&format!("unexpected answer: {shown}"));
                 }
             }
         }
@@ -278,7 +281,7 @@ impl Exchange {
         }
     }
 
-    /// The input's line behind the `sent`th line that was sent; zero is none.
+    /// The number in the input of the `sent`th line that was sent; zero is no line.
     fn input_line(&self, sent: u64) -> u64 {
         if sent == 0 {
             return 0;
@@ -291,8 +294,8 @@ impl Exchange {
             .fold(sent, |line, skipped| line + u64::from(*skipped <= line))
     }
 
-    fn tell(&self, line: &str) {
-        self.bar.suspend(|| tell(line));
+    fn print_error(&self, line: &str) {
+        self.bar.suspend(|| print_error(line));
     }
 }
 
@@ -304,7 +307,7 @@ fn put_one(line: &[u8], put: Put<'_>) -> Result<Sent, Failure> {
     }
 }
 
-/// Writes what is put.
+/// Writes the lines of `input`, buffered.
 fn write_lines(
     stream: &UnixStream,
     input: impl FnOnce(Put<'_>) -> Result<Sent, Failure>,
@@ -323,7 +326,7 @@ fn write_lines(
     }
 }
 
-/// A feed that hangs up has usually said why, so its answers are still read.
+/// A closed connection is not a failure yet: the feed's last answer usually has the reason.
 fn cut(sent: Sent, error: io::Error) -> Result<Sent, Failure> {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(Sent {
@@ -356,7 +359,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A feed that takes one conn and answers each of its lines as told; returns the lines.
+    /// A feed that accepts one connection and answers each line by `answer`; returns the lines.
     fn feed(
         path: &Path,
         answer: impl Fn(usize) -> Option<&'static str> + Send + 'static,
@@ -399,9 +402,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn publish_fails_but_goes_on_when_a_line_is_unfit() {
+    fn publish_skips_an_invalid_line_and_fails_at_the_end() {
         let (ended, lines) = publish(&args(false, false), "1\n\nnonsense\n2", |_| None);
-        assert!(matches!(ended, Err(Failure::Told)));
+        assert!(matches!(ended, Err(Failure::Reported)));
         assert_eq!(lines.len(), 2);
         assert!(lines[1].ends_with("\"data\":2}"));
     }
@@ -411,12 +414,12 @@ pub(super) mod tests {
         let (ended, lines) = publish(&args(false, true), "a\n\n", |n| {
             (n == 2).then_some("{\"ok\":false,\"line\":2,\"error\":\"x\",\"message\":\"y\"}\n")
         });
-        assert!(matches!(ended, Err(Failure::Told)));
+        assert!(matches!(ended, Err(Failure::Reported)));
         assert_eq!(lines.len(), 2);
     }
 
     #[test]
-    fn publish_fails_when_the_feed_hangs_up() {
+    fn publish_fails_when_the_feed_closes_the_connection() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -427,7 +430,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn connect_says_what_to_do_when_nobody_listens() {
+    fn connect_error_names_the_socket_and_the_remedy() {
         let failure = connect(Path::new("/nonexistent/feed.sock")).unwrap_err();
         let text = failure.to_string();
         assert!(text.contains("/nonexistent/feed.sock"), "{text}");

@@ -1,10 +1,11 @@
-//! `fanfare publish --ack`: every line of the input once, over as many conns as it takes.
+//! `fanfare publish --ack`: publishes each line of the input once, over several connections if
+//! necessary.
 //!
-//! SHELL. Each line has an idempotency key of its own, and stays in the [`Window`] until it is
-//! answered. When the conn ends before that, what is left is sent again on the next one; a feed
-//! that had taken a line already answers with the id of then. This holds as long as the feed
-//! remembers keys, over a restart if it has a journal. One thread reads the input, one writes and
-//! one reads answers; whoever gives up does not wait for the input.
+//! SHELL. Each line has an idempotency key and stays in the [`SendWindow`] until it is answered. If
+//! the connection ends before that, the unanswered lines are sent again on the next one. The feed
+//! answers a line that it has already published with the same id. This is true while the feed
+//! remembers keys; with a journal, also after a restart. One thread reads the input, one writes and
+//! one reads answers. If the sender gives up, it does not wait for the input.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
@@ -16,22 +17,22 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::send_window::{Taken, Window};
+use super::send_window::{SendWindow, Taken};
 use super::{ANSWER_BYTES_MAX, Answer, BUFFER_BYTES, Exchange, Put, Sent};
 use crate::cli::Failure;
 use crate::cli::lines::{self, LineRead};
 use fanfare::config::limits::DEDUPE_WINDOW_MS;
 
-/// For how long a feed may be gone.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// A line that was sent so long ago is not sent again: the feed may have forgotten its key.
+/// How long the feed may be unreachable.
+pub(super) const RECONNECT_TIME: Duration = Duration::from_secs(60);
+/// A line whose first send is longer ago is not sent again: the feed may have forgotten its key.
 const RESEND_MAX: Duration = Duration::from_millis(DEDUPE_WINDOW_MS - 10_000);
-/// The pause before the first and, doubled each time, before the last attempt to connect.
+/// The shortest and the longest pause between attempts to connect; it doubles each time.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A conn that has lasted so long was a good one, although nothing was asked of it.
+/// A connection that lasts this long counts as working, even without an answer.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// What `--ack` prints.
+/// A line of output.
 #[derive(Serialize)]
 struct Acknowledged<'a> {
     line: u64,
@@ -39,15 +40,15 @@ struct Acknowledged<'a> {
     subscribers: u64,
 }
 
-/// Publishes what `input` puts, and prints what the feed acknowledges.
+/// Publishes the lines of `input`, and prints the acknowledgements.
 pub(super) fn run(
     exchange: &Arc<Exchange>,
     stream: UnixStream,
-    way: Way<'_>,
+    feed: FeedAddress<'_>,
     input: impl FnOnce(&Exchange, Put<'_>) -> Result<Sent, Failure> + Send + 'static,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let window = Arc::new(Window::default());
+    let window = Arc::new(SendWindow::default());
     let reader = {
         let (window, exchange) = (Arc::clone(&window), Arc::clone(exchange));
         thread::spawn(move || {
@@ -56,75 +57,75 @@ pub(super) fn run(
             sent
         })
     };
-    let mut courier = Courier {
+    let mut resender = Resender {
         exchange,
         window: &window,
-        way,
+        feed,
         out,
         refused: 0,
-        trouble: None,
+        outage: None,
     };
-    let carried = courier.run(stream);
-    let refused = courier.refused;
+    let ended = resender.run(stream);
+    let refused = resender.refused;
     window.abandon();
     exchange.bar.finish_and_clear();
-    // The reader may wait for input that never comes, so it is only waited for when it has ended.
-    carried?;
+    // After a failure the reader may wait for input for ever, so it is joined only after success.
+    ended?;
     let sent = reader
         .join()
-        .map_err(|_panic| anyhow::anyhow!("the thread that reads the input failed"))??;
+        .map_err(|_panic| anyhow::anyhow!("the thread that reads the input panicked"))??;
     if sent.unfit > 0 || refused > 0 {
-        return Err(Failure::Told);
+        return Err(Failure::Reported);
     }
     Ok(())
 }
 
-/// How to come to the feed.
+/// The feed's socket, and how long to try to reconnect.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way<'a> {
+pub(super) struct FeedAddress<'a> {
     pub(super) path: &'a Path,
-    pub(super) patience: Duration,
+    pub(super) reconnect_time: Duration,
 }
 
-struct Courier<'a, W> {
+struct Resender<'a, W> {
     exchange: &'a Exchange,
-    window: &'a Window,
-    way: Way<'a>,
+    window: &'a SendWindow,
+    feed: FeedAddress<'a>,
     out: &'a mut W,
     refused: u64,
-    /// Since when no conn has been of use, and the next pause.
-    trouble: Option<(Instant, Duration)>,
+    /// The start of the current outage, and the next pause.
+    outage: Option<(Instant, Duration)>,
 }
 
-impl<W: Write> Courier<'_, W> {
+impl<W: Write> Resender<'_, W> {
     fn run(&mut self, first: UnixStream) -> Result<(), Failure> {
         let mut stream = first;
         loop {
             let begun = Instant::now();
-            let answers = self.carry(&stream)?;
+            let answers = self.send_window(&stream)?;
             if self.window.is_done() {
                 return Ok(());
             }
             if answers > 0 || begun.elapsed() > STEADY {
-                self.trouble = None;
+                self.outage = None;
             }
-            stream = self.connect_again()?;
+            stream = self.reconnect()?;
             self.check_age()?;
         }
     }
 
-    /// Sends and reads until the conn ends; the number of answers.
-    fn carry(&mut self, stream: &UnixStream) -> Result<u64, Failure> {
+    /// Sends the window and reads answers until the connection ends; returns the number of answers.
+    fn send_window(&mut self, stream: &UnixStream) -> Result<u64, Failure> {
         let window = self.window;
         window.rewind();
         thread::scope(|scope| {
             let writer = scope.spawn(|| write_lines(window, stream));
             let answers = self.read_answers(stream);
             window.hang_up();
-            // Fails where the feed has hung up already, and then there is nothing to end.
+            // Fails if the feed has closed the connection, which then needs no shutdown.
             let _ended = stream.shutdown(Shutdown::Both);
             let written = writer.join();
-            written.map_err(|_panic| anyhow::anyhow!("the thread that sends lines failed"))?;
+            written.map_err(|_panic| anyhow::anyhow!("the thread that sends lines panicked"))?;
             answers
         })
     }
@@ -135,19 +136,19 @@ impl<W: Write> Courier<'_, W> {
         for answers in 0.. {
             match lines::read(&mut reader, ANSWER_BYTES_MAX, &mut line) {
                 Ok(LineRead::Line) => {}
-                // A feed that ends may reset the conn instead of closing it.
+                // A feed that ends may reset the connection instead of closing it.
                 Ok(LineRead::End) | Err(_) => return Ok(answers),
                 Ok(LineRead::TooLong) => line.clear(),
             }
             let answer = serde_json::from_slice::<Answer<'_>>(&line);
             match answer {
-                // Not about a line: the feed does not want this conn.
+                // Not about a line: the feed refuses the connection.
                 Ok(answer) if !answer.ok && answer.line == 0 => {
-                    self.exchange.tell(&answer.refusal(0));
+                    self.exchange.print_error(&answer.refusal(0));
                     return Ok(answers);
                 }
                 Ok(answer) if answer.line == answers + 1 => self.take(&answer)?,
-                // Killed in the middle of an answer, which then counts for nothing.
+                // The feed was killed within an answer, which is ignored.
                 Err(_) if has_ended(&mut reader) => return Ok(answers),
                 Ok(_) | Err(_) => return Err(unexpected(&line)),
             }
@@ -163,7 +164,7 @@ impl<W: Write> Courier<'_, W> {
         };
         if !answer.ok {
             self.refused += 1;
-            self.exchange.tell(&answer.refusal(line));
+            self.exchange.print_error(&answer.refusal(line));
             return Ok(());
         }
         let acknowledged = Acknowledged {
@@ -181,50 +182,54 @@ impl<W: Write> Courier<'_, W> {
         self.out.flush()
     }
 
-    /// The next conn.
-    fn connect_again(&mut self) -> Result<UnixStream, Failure> {
-        if self.trouble.is_none() {
+    /// Connects again, with pauses between the attempts.
+    fn reconnect(&mut self) -> Result<UnixStream, Failure> {
+        if self.outage.is_none() {
             self.exchange
-                .tell("the feed closed the connection: trying again");
+                .print_error("the feed closed the connection: trying again");
         }
-        let mut told = None;
+        let mut reported = None;
         loop {
             let fresh = || (Instant::now(), PAUSE.0);
-            let (since, pause) = self.trouble.unwrap_or_else(fresh);
-            if since.elapsed() > self.way.patience {
-                return Err(self.give_up("the feed did not come back"));
+            let (since, pause) = self.outage.unwrap_or_else(fresh);
+            if since.elapsed() > self.feed.reconnect_time {
+                let limit = self.feed.reconnect_time.as_secs_f64();
+                return Err(self.give_up(&format!("no connection to the feed for {limit} s")));
             }
             thread::sleep(pause);
-            self.trouble = Some((since, (pause * 2).min(PAUSE.1)));
-            let error = match UnixStream::connect(self.way.path) {
+            self.outage = Some((since, (pause * 2).min(PAUSE.1)));
+            let error = match UnixStream::connect(self.feed.path) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };
-            if told != Some(error.kind()) {
-                told = Some(error.kind());
-                let path = self.way.path.display();
+            if reported != Some(error.kind()) {
+                reported = Some(error.kind());
+                let path = self.feed.path.display();
                 self.exchange
-                    .tell(&format!("cannot connect to the feed {path}: {error}"));
+                    .print_error(&format!("cannot connect to the feed {path}: {error}"));
             }
         }
     }
 
-    /// Refuses to send again what the feed may not recognise.
+    /// Fails if the feed may have forgotten the key of the oldest line.
     fn check_age(&self) -> Result<(), Failure> {
         let oldest = self.window.oldest().and_then(|(_, first_sent)| first_sent);
         if oldest.is_some_and(|first_sent| first_sent.elapsed() > RESEND_MAX) {
-            return Err(self.give_up("what was sent is too old to be sent again without doubling"));
+            let age = RESEND_MAX.as_secs();
+            let reason =
+                format!("not sent again after {age} s, since the feed may publish it twice");
+            return Err(self.give_up(&reason));
         }
         Ok(())
     }
 
-    fn give_up(&self, why: &str) -> Failure {
+    fn give_up(&self, reason: &str) -> Failure {
         Failure::Running(match self.window.oldest() {
             Some((line, _)) => anyhow::anyhow!(
-                "{why}: line {line} and those after it are not acknowledged, and may or may not be \
-                 published"
+                "{reason}: line {line} and later lines are not acknowledged; they may or may not \
+                 be published"
             ),
-            None => anyhow::anyhow!("{why}: every line so far was acknowledged"),
+            None => anyhow::anyhow!("{reason}: all lines so far are acknowledged"),
         })
     }
 }
@@ -238,8 +243,8 @@ fn unexpected(line: &[u8]) -> Failure {
     Failure::Running(anyhow::anyhow!("unexpected answer of the feed: {line}"))
 }
 
-/// Sends what the window has. Why that ended is told by the answers.
-fn write_lines(window: &Window, mut stream: &UnixStream) {
+/// Sends the lines of the window. An error needs no report, since the answers end too.
+fn write_lines(window: &SendWindow, mut stream: &UnixStream) {
     let mut wire = Vec::new();
     loop {
         wire.clear();
@@ -265,8 +270,8 @@ mod tests {
     use super::super::{Template, connect};
     use super::*;
 
-    /// A feed that takes conn after conn and answers each line of each as told, and hangs up when
-    /// told `None`; returns the lines of every conn.
+    /// A feed that accepts connections one after the other and answers each line by `answer`;
+    /// `None` closes the connection. Returns the lines of each connection.
     fn feed(
         path: &Path,
         conns: usize,
@@ -309,15 +314,15 @@ mod tests {
         let template = Template::new(&args(true, false), Some("run"));
         let exchange = Arc::new(Exchange::new(template, ProgressBar::hidden()));
         let stream = connect(&path).unwrap();
-        let way = Way {
+        let address = FeedAddress {
             path: &path,
-            patience: Duration::from_millis(300),
+            reconnect_time: Duration::from_millis(300),
         };
         let mut out = Vec::new();
         let read = |exchange: &Exchange, put: Put<'_>| {
             exchange.read_lines(BufReader::new(input.as_bytes()), put)
         };
-        let ended = run(&exchange, stream, way, read, &mut out);
+        let ended = run(&exchange, stream, address, read, &mut out);
         (ended, String::from_utf8(out).unwrap(), feed.join().unwrap())
     }
 
@@ -335,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn publish_sends_again_with_the_same_keys_what_was_not_acknowledged() {
+    fn publish_resends_unacknowledged_lines_with_the_same_keys() {
         let (ended, out, lines) = publish("1\n2\n3\n", 3, |conn, line| match (conn, line) {
             (0, 1) | (2, _) => ok(line),
             _ => None,
@@ -348,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn publish_sends_again_what_was_answered_only_in_part() {
+    fn publish_resends_a_line_with_a_truncated_answer() {
         let (ended, out, lines) = publish("1\n2\n", 2, |conn, line| match (conn, line) {
             (0, 2) => Some(String::from("{\"ok\":true,\"li")),
             (0, 3) => None,
@@ -360,36 +365,36 @@ mod tests {
     }
 
     #[test]
-    fn publish_goes_on_behind_a_refused_line_and_fails_at_the_end() {
+    fn publish_continues_after_a_refused_line_and_fails_at_the_end() {
         let (ended, out, lines) = publish("1\n2\n", 1, |_, line| match line {
             1 => Some("{\"ok\":false,\"line\":1,\"error\":\"x\",\"message\":\"y\"}\n".into()),
             _ => ok(line),
         });
-        assert!(matches!(ended, Err(Failure::Told)));
+        assert!(matches!(ended, Err(Failure::Reported)));
         assert_eq!((out.lines().count(), lines[0].len()), (1, 2));
     }
 
     #[test]
-    fn publish_gives_up_when_no_conn_brings_an_answer() {
+    fn publish_gives_up_when_the_feed_stays_unreachable() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let feed = feed(&path, 1, |_, _| None);
         let template = Template::new(&args(true, false), Some("run"));
         let exchange = Arc::new(Exchange::new(template, ProgressBar::hidden()));
         let stream = connect(&path).unwrap();
-        let way = Way {
+        let address = FeedAddress {
             path: &path,
-            patience: Duration::from_millis(100),
+            reconnect_time: Duration::from_millis(100),
         };
-        // Input that does not end: nobody waits for it.
+        // The input does not end, and the sender does not wait for it.
         let (_writer, idle) = io::pipe().map(|(read, write)| (write, read)).unwrap();
         let read = |exchange: &Exchange, put: Put<'_>| {
             put(7, b"{}\n", true).unwrap();
             exchange.read_lines(BufReader::new(idle), put)
         };
-        let ended = run(&exchange, stream, way, read, &mut Vec::new());
+        let ended = run(&exchange, stream, address, read, &mut Vec::new());
         let message = ended.unwrap_err().to_string();
-        assert!(message.contains("did not come back: line 7"), "{message}");
+        assert!(message.contains("for 0.1 s: line 7"), "{message}");
         feed.join().unwrap();
     }
 

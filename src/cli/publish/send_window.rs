@@ -1,37 +1,40 @@
-//! Lines that the feed has not acknowledged yet, between whoever reads them and whoever sends them.
+//! Unacknowledged lines, between the thread that reads the input and the thread that sends.
 //!
-//! SHELL: one lock and one condition. Bounded, so that input is read no faster than the feed
-//! acknowledges. A line stays here until its answer has come, so that everything in doubt can be
-//! sent again on the next conn, in the same order. `resume` beside it is the only user.
+//! SHELL: one lock and one condition variable. Bounded, so that input is read no faster than the
+//! feed acknowledges. A line stays here until its answer arrives, so that unacknowledged lines can
+//! be sent again on the next connection, in the same order. `resend` is the only user.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Lines that may wait for their answers. Far below the number of idempotency keys that a feed
-/// remembers, so that none of ours is forgotten before it is acknowledged.
+use fanfare::config::limits::DEDUPE_KEYS_MAX;
+
+/// Lines that may be unacknowledged.
 const LINES_MAX: usize = 4096;
-/// Bytes that may wait; a single line may have more.
+// The feed still knows the keys of all of them, even if other feeders publish as well.
+const _: () = assert!(LINES_MAX <= DEDUPE_KEYS_MAX / 16);
+/// Bytes that may be unacknowledged; a single line may have more.
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes that are sent at once.
 const SEND_BYTES: usize = 64 * 1024;
 
-/// What there is to send.
+/// The result of [`SendWindow::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Taken {
-    /// Lines.
+    /// There are lines to send.
     Lines,
-    /// Nothing, and nothing will come.
+    /// All lines of the input have been sent.
     End,
-    /// The conn is over.
+    /// The connection has ended.
     HungUp,
 }
 
-/// The lines.
+/// Lines in the order of the input.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(super) struct SendWindow {
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -39,32 +42,33 @@ pub(super) struct Window {
 #[derive(Debug, Default)]
 struct Inner {
     /// In the order of the input.
-    pending: VecDeque<Pending>,
+    pending: VecDeque<PendingLine>,
     /// Bytes of `pending`.
     bytes: usize,
-    /// How many of `pending` were sent on this conn. At most its length.
+    /// Lines of `pending` that were sent on this connection. At most its length.
     sent: usize,
-    /// No more lines will come.
+    /// The input has ended.
     is_finished: bool,
+    /// The connection has ended.
     is_hung_up: bool,
-    /// Nobody sends any more.
+    /// The sender has given up.
     is_abandoned: bool,
 }
 
 #[derive(Debug)]
-struct Pending {
-    /// The input's line.
+struct PendingLine {
+    /// Line number in the input.
     number: u64,
     wire: Box<[u8]>,
-    /// When it was sent first, on any conn.
+    /// Time of the first send, on any connection.
     first_sent: Option<Instant>,
 }
 
-impl Window {
-    /// Adds a line; waits while there are too many.
+impl SendWindow {
+    /// Adds a line; waits while the window is full.
     ///
     /// # Errors
-    /// When nobody sends any more.
+    /// Returns `BrokenPipe` after [`SendWindow::abandon`].
     pub(super) fn push(&self, number: u64, wire: &[u8]) -> io::Result<()> {
         let mut inner = self.lock();
         while inner.is_full(wire.len()) && !inner.is_abandoned {
@@ -74,7 +78,7 @@ impl Window {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         inner.bytes += wire.len();
-        inner.pending.push_back(Pending {
+        inner.pending.push_back(PendingLine {
             number,
             wire: Box::from(wire),
             first_sent: None,
@@ -83,19 +87,19 @@ impl Window {
         Ok(())
     }
 
-    /// Says that the input has ended.
+    /// Marks the end of the input.
     pub(super) fn finish(&self) {
         self.lock().is_finished = true;
         self.changed.notify_all();
     }
 
-    /// Lets nobody wait for room any more.
+    /// Ends every wait for room with an error, because the sender has given up.
     pub(super) fn abandon(&self) {
         self.lock().is_abandoned = true;
         self.changed.notify_all();
     }
 
-    /// Appends what is to be sent next; waits until there is something.
+    /// Appends the next lines to send; waits until there are any.
     pub(super) fn take(&self, out: &mut Vec<u8>) -> Taken {
         let mut inner = self.lock();
         while !inner.is_hung_up && !inner.is_finished && inner.sent == inner.pending.len() {
@@ -121,8 +125,8 @@ impl Window {
         }
     }
 
-    /// Lets go of the oldest line, whose answer has come; its number in the input. `None` if none
-    /// was sent on this conn.
+    /// Removes the oldest line, whose answer has arrived, and returns its number in the input.
+    /// `None` if no line was sent on this connection.
     pub(super) fn answered(&self) -> Option<u64> {
         let mut inner = self.lock();
         inner.sent = inner.sent.checked_sub(1)?;
@@ -132,26 +136,26 @@ impl Window {
         Some(line.number)
     }
 
-    /// Wakes whoever waits to send.
+    /// Marks the end of the connection, and wakes the sending thread.
     pub(super) fn hang_up(&self) {
         self.lock().is_hung_up = true;
         self.changed.notify_all();
     }
 
-    /// Everything is to be sent again, on a new conn.
+    /// Starts a new connection, on which all lines are sent again.
     pub(super) fn rewind(&self) {
         let mut inner = self.lock();
         inner.sent = 0;
         inner.is_hung_up = false;
     }
 
-    /// Whether every line has had its answer and no more will come.
+    /// Whether the input has ended and every line is answered.
     pub(super) fn is_done(&self) -> bool {
         let inner = self.lock();
         inner.is_finished && inner.pending.is_empty()
     }
 
-    /// The oldest line without an answer, and when it was sent first.
+    /// The number of the oldest unanswered line, and the time of its first send.
     pub(super) fn oldest(&self) -> Option<(u64, Option<Instant>)> {
         let inner = self.lock();
         inner
@@ -182,8 +186,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_without_an_answer_are_sent_again_in_their_order() {
-        let window = Window::default();
+    fn unanswered_lines_are_sent_again_in_order() {
+        let window = SendWindow::default();
         for (number, wire) in [(1, "a\n"), (3, "b\n"), (4, "c\n")] {
             window.push(number, wire.as_bytes()).unwrap();
         }
@@ -194,7 +198,7 @@ mod tests {
         window.hang_up();
         assert_eq!(window.take(&mut wire), Taken::HungUp);
         window.rewind();
-        // An answer to a line that this conn has not carried is nobody's.
+        // An answer is for no line if none was sent on this connection.
         assert_eq!(window.answered(), None);
         wire.clear();
         assert_eq!(window.take(&mut wire), Taken::Lines);
@@ -208,8 +212,8 @@ mod tests {
     }
 
     #[test]
-    fn full_window_waits_for_an_answer_and_takes_one_line_of_any_length() {
-        let window = Window::default();
+    fn full_window_waits_for_an_answer_and_holds_one_line_of_any_length() {
+        let window = SendWindow::default();
         window.push(1, &vec![b'x'; BYTES_MAX + 1]).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| window.push(2, b"y"));

@@ -1,7 +1,7 @@
 //! A line for the feed: one publication as a JSON object.
 //!
-//! PURE. All but the payload is the same for every line and made once. A payload that is not what
-//! it claims to be is refused here, since a text put in unchecked could change the line around it.
+//! PURE. Everything except the payload is the same for every line and built once. A payload that is
+//! not valid JSON is refused here, since unchecked text could change the object around it.
 
 use serde_json::value::RawValue;
 
@@ -9,13 +9,13 @@ use crate::cli::Failure;
 use crate::cli::args::PublishArgs;
 use fanfare::frame::envelope::push_json_string;
 
-/// The longest line taken from standard input: no feed takes a longer one.
+/// The longest line of standard input: no feed accepts a longer one.
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Why a payload cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PayloadError {
-    #[error("the data is not JSON; use --text to send it as it is")]
+    #[error("the data is not JSON; use --text to send it as text")]
     NotJson,
     #[error("the data is not UTF-8")]
     NotUtf8,
@@ -29,21 +29,21 @@ impl From<PayloadError> for Failure {
     }
 }
 
-/// A line for the feed but for its payload.
+/// A line for the feed without its payload.
 pub(super) struct Template {
-    /// All up to the idempotency key.
+    /// Up to the idempotency key.
     before: Vec<u8>,
-    /// What begins the idempotency keys, if lines have any.
+    /// Prefix of the idempotency keys, if lines have them.
     run: Option<String>,
-    /// What stands between key and payload.
+    /// Member name of the payload.
     name: &'static [u8],
-    /// All behind it, with the line end.
+    /// From the end of the payload to the line end.
     after: Vec<u8>,
     is_text: bool,
 }
 
 impl Template {
-    /// With `run` each line has an idempotency key: that and the line's number.
+    /// With `run`, each line has an idempotency key: `run`, a hyphen and the line's number.
     pub(super) fn new(args: &PublishArgs, run: Option<&str>) -> Self {
         let mut before = b"{\"channel\":".to_vec();
         push_json_string(args.channel.as_str(), &mut before);
@@ -69,7 +69,7 @@ impl Template {
         }
     }
 
-    /// Whether payloads are sent as they are instead of as JSON.
+    /// Whether payloads are sent as text instead of JSON.
     pub(super) fn is_text(&self) -> bool {
         self.is_text
     }
@@ -95,7 +95,7 @@ impl Template {
         if self.is_text {
             push_json_string(text, out);
         } else {
-            // A line end in a JSON text can only be white space between tokens.
+            // In valid JSON, a line end is only white space between tokens.
             out.extend(
                 text.bytes()
                     .map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { b }),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn line_carries_json_on_one_line_and_text_escaped() {
+    fn line_has_json_on_one_line_and_escaped_text() {
         assert_eq!(
             line(&args(false, false), b"{\n \"a\": 1\r\n}").unwrap(),
             "{\"channel\":\"prices\",\"data\":{  \"a\": 1  }}\n"
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn line_has_the_key_of_its_run_and_number() {
+    fn idempotency_key_has_the_run_and_the_line_number() {
         let template = Template::new(&args(true, false), Some("0f"));
         let mut out = Vec::new();
         template.push_line(12, b"1", &mut out).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn line_refuses_what_would_change_its_meaning() {
+    fn payload_that_is_not_json_is_refused() {
         assert_eq!(
             line(&args(false, false), b"1,\"channel\":\"x\""),
             Err(PayloadError::NotJson)

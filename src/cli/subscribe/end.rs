@@ -1,7 +1,7 @@
-//! Why following a stream ended, and what that asks of us: stop, fail, or come back when.
+//! Why a stream ended, and what follows: success, failure, or a reconnect after a delay.
 //!
-//! PURE: sorts close codes, statuses and losses; draws nothing and waits for nothing. Both
-//! transports end in an [`End`], and the loop in the parent acts on it.
+//! PURE: classifies close codes, statuses and lost connections. Every transport returns an [`End`],
+//! and the loop in the parent acts on it.
 
 use std::time::Duration;
 
@@ -9,77 +9,77 @@ use serde::Deserialize;
 
 use crate::cli::Failure;
 
-/// The first ceiling of the drawn delay.
+/// The first upper end of the random delay.
 const BASE: Duration = Duration::from_secs(1);
-/// The last one.
+/// The last upper end.
 const CEILING: Duration = Duration::from_secs(30);
-/// No delay is shorter, so that a server that always hangs up is not asked without a pause.
+/// The shortest delay, so that a server that always closes does not cause a busy loop.
 const FLOOR: Duration = Duration::from_millis(50);
-/// No delay that a server asks for is longer.
-const ASKED_MAX: Duration = Duration::from_secs(3600);
+/// The longest delay that a server may request.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
-/// How following a stream ended.
+/// Why a stream ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The wanted number of publications is printed.
+    /// `--count` publications are printed.
     Enough,
-    /// It makes no sense to come back.
+    /// A reconnect would fail in the same way.
     Failed(String),
-    /// The server said that there is no more.
+    /// The server has ended the stream for good.
     Finished(String),
-    /// The stream is lost or was not had yet; it may be had again.
+    /// The connection is lost, or could not be made; a reconnect may succeed.
     Lost(Lost),
-    /// Standard output takes no more, or takes nothing.
+    /// Standard output is closed or has failed.
     Output(Failure),
-    /// The time that was given is over.
+    /// `--timeout` is over.
     TimedOut,
 }
 
-/// A stream that is lost.
+/// A lost connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// What happened.
+    /// The message for the user.
     pub(super) cause: String,
-    /// How long the server wants us to stay away.
-    pub(super) asked: Option<Duration>,
-    /// Whether the stream was ours before.
-    pub(super) was_joined: bool,
-    /// Whether the server ended it as its protocol says.
+    /// The delay that the server requests.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether the stream had begun.
+    pub(super) was_subscribed: bool,
+    /// Whether the server closed it by the protocol.
     pub(super) is_orderly: bool,
 }
 
 impl End {
-    /// A conn that could not be made.
+    /// A connection that could not be made.
     pub(super) fn unreached(cause: impl Into<String>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
-            asked: None,
-            was_joined: false,
+            retry_after: None,
+            was_subscribed: false,
             is_orderly: false,
         })
     }
 
-    /// A stream that broke.
-    pub(super) fn broken(cause: impl Into<String>, asked: Option<Duration>) -> Self {
+    /// A connection that broke within the stream.
+    pub(super) fn broken(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
-            asked,
-            was_joined: true,
+            retry_after,
+            was_subscribed: true,
             is_orderly: false,
         })
     }
 
-    /// A stream that the server ended.
-    pub(super) fn orderly(cause: impl Into<String>, asked: Option<Duration>) -> Self {
+    /// A connection that the server closed by the protocol.
+    pub(super) fn orderly(cause: impl Into<String>, retry_after: Option<Duration>) -> Self {
         Self::Lost(Lost {
             cause: cause.into(),
-            asked,
-            was_joined: true,
+            retry_after,
+            was_subscribed: true,
             is_orderly: true,
         })
     }
 
-    /// What a response other than the wanted one means.
+    /// The end for a response that is not a stream.
     pub(super) fn of_response(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let problem = Problem::read(body);
         let mut cause = match problem.code {
@@ -94,16 +94,15 @@ impl End {
             204 => Self::Finished(cause),
             408 | 429 | 500..=599 => Self::Lost(Lost {
                 cause,
-                asked: retry_after,
-                was_joined: false,
+                retry_after,
+                was_subscribed: false,
                 is_orderly: false,
             }),
             _ => Self::Failed(cause),
         }
     }
 
-    /// What a WebSocket's close frame means: the standard codes (RFC 6455, 7.4) and the server's
-    /// own, by their hundred.
+    /// The end for a close code: those of RFC 6455, 7.4, and those of the server in groups of 100.
     pub(super) fn of_close(code: u16, reason: &str) -> Self {
         let cause = match reason {
             "" => format!("closed by the server with code {code}"),
@@ -120,12 +119,12 @@ impl End {
     }
 }
 
-/// Reads a number of seconds, as `Retry-After` has it.
+/// Parses a number of seconds, as in `Retry-After`.
 pub(super) fn seconds(text: &str) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// Reads `retry_ms=N` out of a close reason.
+/// Parses `retry_ms=N` in a close reason.
 fn retry_ms(reason: &str) -> Option<Duration> {
     let (_, digits) = reason.split_once("retry_ms=")?;
     let end = digits
@@ -135,7 +134,7 @@ fn retry_ms(reason: &str) -> Option<Duration> {
     Some(Duration::from_millis(number))
 }
 
-/// What a problem document says (RFC 9457), with our own `code`.
+/// Members of a problem document (RFC 9457), with the server's `code`.
 #[derive(Default, Deserialize)]
 struct Problem {
     code: Option<String>,
@@ -144,7 +143,7 @@ struct Problem {
 }
 
 impl Problem {
-    /// Reads a body. Nothing, if it is no problem document.
+    /// Parses a body; empty if it is not a problem document.
     fn read(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
@@ -153,22 +152,22 @@ impl Problem {
 /// Exponential back-off with full jitter.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
-    /// Losses since a stream was last had.
-    losses: u32,
+    /// Failed attempts since the last stream.
+    failures: u32,
 }
 
 impl Backoff {
-    /// How long to wait; `chance` is drawn from 0 to 1. What the server asks for is drawn already,
-    /// so it is taken as it is.
-    pub(super) fn delay(&mut self, lost: &Lost, chance: f64) -> Duration {
-        if lost.was_joined {
-            self.losses = 0;
+    /// The delay before the next attempt; `random` is from 0 to 1. A delay that the server requests
+    /// is random already, so it is not changed.
+    pub(super) fn delay(&mut self, lost: &Lost, random: f64) -> Duration {
+        if lost.was_subscribed {
+            self.failures = 0;
         }
-        let ceiling = BASE.saturating_mul(1 << self.losses.min(10)).min(CEILING);
-        self.losses += 1;
-        let delay = match lost.asked {
-            Some(asked) => asked.min(ASKED_MAX),
-            None => ceiling.mul_f64(chance.clamp(0.0, 1.0)),
+        let ceiling = BASE.saturating_mul(1 << self.failures.min(10)).min(CEILING);
+        self.failures += 1;
+        let delay = match lost.retry_after {
+            Some(requested) => requested.min(RETRY_AFTER_MAX),
+            None => ceiling.mul_f64(random.clamp(0.0, 1.0)),
         };
         delay.max(FLOOR)
     }
@@ -186,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn close_codes_stop_fail_or_bring_back() {
+    fn close_codes_finish_fail_or_reconnect() {
         assert!(matches!(End::of_close(1000, ""), End::Finished(_)));
         for code in [1002, 1008, 1009, 4000, 4003, 4099] {
             assert!(matches!(End::of_close(code, ""), End::Failed(_)), "{code}");
@@ -194,24 +193,25 @@ mod tests {
         for code in [1001, 1006, 1011, 1012, 1013, 4100, 4199] {
             assert!(matches!(End::of_close(code, ""), End::Lost(_)), "{code}");
         }
-        assert_eq!(lost(End::of_close(4200, "")).asked, Some(Duration::ZERO));
+        let at_once = lost(End::of_close(4200, ""));
+        assert_eq!(at_once.retry_after, Some(Duration::ZERO));
     }
 
     #[test]
-    fn restart_carries_the_drawn_delay() {
-        let asked = |reason| lost(End::of_close(1012, reason)).asked;
-        assert_eq!(asked("retry_ms=1500"), Some(Duration::from_millis(1500)));
+    fn close_for_a_restart_has_the_requested_delay() {
+        let delay = |reason| lost(End::of_close(1012, reason)).retry_after;
+        assert_eq!(delay("retry_ms=1500"), Some(Duration::from_millis(1500)));
         assert_eq!(
-            asked("restart retry_ms=7; x"),
+            delay("restart retry_ms=7; x"),
             Some(Duration::from_millis(7))
         );
-        assert_eq!(asked("retry_ms="), None);
-        assert_eq!(asked("retry_ms=99999999999999999999"), None);
-        assert_eq!(asked(""), None);
+        assert_eq!(delay("retry_ms="), None);
+        assert_eq!(delay("retry_ms=99999999999999999999"), None);
+        assert_eq!(delay(""), None);
     }
 
     #[test]
-    fn responses_stop_fail_or_bring_back() {
+    fn responses_finish_fail_or_reconnect() {
         assert!(matches!(End::of_response(204, None, b""), End::Finished(_)));
         for status in [301, 400, 401, 403, 404, 426] {
             assert!(matches!(
@@ -220,12 +220,12 @@ mod tests {
             ));
         }
         let busy = lost(End::of_response(503, seconds(" 7"), b""));
-        assert_eq!(busy.asked, Some(Duration::from_secs(7)));
-        assert!(!busy.was_joined);
+        assert_eq!(busy.retry_after, Some(Duration::from_secs(7)));
+        assert!(!busy.was_subscribed);
     }
 
     #[test]
-    fn refusal_tells_the_problem_in_words() {
+    fn refusal_has_the_detail_of_the_problem() {
         let End::Failed(cause) = End::of_response(400, None, br#"{"title":"t","detail":"d"}"#)
         else {
             panic!("another end");
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn delay_grows_to_its_ceiling_and_starts_again_after_a_stream() {
+    fn delay_grows_to_its_ceiling_and_is_reset_by_a_stream() {
         let mut backoff = Backoff::default();
         let unreached = lost(End::unreached("x"));
         let seconds: Vec<u64> = (0..7)
@@ -252,14 +252,14 @@ mod tests {
     }
 
     #[test]
-    fn delay_that_is_asked_for_is_kept_within_bounds() {
+    fn requested_delay_is_bounded() {
         let mut backoff = Backoff::default();
-        let mut asked = |ms| {
+        let mut delay = |ms| {
             let lost = lost(End::orderly("x", Some(Duration::from_millis(ms))));
             backoff.delay(&lost, 0.5)
         };
-        assert_eq!(asked(1234), Duration::from_millis(1234));
-        assert_eq!(asked(0), FLOOR);
-        assert_eq!(asked(u64::MAX), ASKED_MAX);
+        assert_eq!(delay(1234), Duration::from_millis(1234));
+        assert_eq!(delay(0), FLOOR);
+        assert_eq!(delay(u64::MAX), RETRY_AFTER_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! Follows a stream of server-sent events over HTTP/1.1.
 //!
-//! One request, then body and events with the pure parts beside it. Takes the reconnection time
-//! that the stream names.
+//! One request; the body is decoded and parsed by the pure modules. Uses the reconnection time of
+//! the stream (`retry`).
 
 use std::convert::Infallible;
 use std::io::{Read as _, Write as _};
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Connection;
+use super::Subscriber;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::parser::{Item, Parser};
 use super::response_body::Body;
 use super::socket::Socket;
-use crate::cli::tell;
+use crate::cli::print_error;
 
-/// What `--json` prints.
+/// A line of `--json`.
 #[derive(Serialize)]
 struct Shown<'a> {
     id: &'a str,
@@ -25,41 +25,41 @@ struct Shown<'a> {
     data: &'a str,
 }
 
-/// Follows the stream until it ends in some way.
-pub(super) fn follow(connection: &mut Connection<'_>) -> End {
-    match attempt(connection) {
+/// Follows the stream to its end.
+pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
+    match attempt(subscriber) {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
-    let target = connection.target;
-    let mut socket = Socket::connect(&target.host, target.port, connection.handshake_deadline())
-        .map_err(|error| connection.unreached(&error))?;
+fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
+    let target = subscriber.target;
+    let mut socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
+        .map_err(|error| subscriber.unreached(&error))?;
     socket
-        .write_all(request("text/event-stream", connection).as_bytes())
-        .map_err(|error| connection.unreached(&error))?;
-    let response = read_head(&mut socket, |error| connection.unreached(error))?;
+        .write_all(request("text/event-stream", subscriber).as_bytes())
+        .map_err(|error| subscriber.unreached(&error))?;
+    let response = read_head(&mut socket, |error| subscriber.unreached(error))?;
     if response.status != 200 {
         return Err(refusal(&mut socket, response));
     }
     if !response.media_type.starts_with("text/event-stream") {
         return Err(End::Failed(String::from(
-            "the answer is not an event stream; the paths are /sse, /poll and, with ws://, /ws",
+            "the response is not an event stream; use /sse or /poll, or /ws with ws://",
         )));
     }
-    socket.set_deadline(connection.deadline);
-    connection.note("connected");
-    read_events(&mut socket, response, connection)
+    socket.set_deadline(subscriber.deadline);
+    subscriber.note("connected");
+    read_events(&mut socket, response, subscriber)
 }
 
 fn read_events(
     socket: &mut Socket,
     response: Response,
-    connection: &mut Connection<'_>,
+    subscriber: &mut Subscriber<'_>,
 ) -> Result<Infallible, End> {
-    let mut parser = Parser::new(connection.last_id.as_deref());
+    let mut parser = Parser::new(subscriber.last_id.as_deref());
     let mut body = Body::new(response.framing);
     let (mut content, mut items) = (Vec::new(), Vec::new());
     let mut retry = None;
@@ -73,18 +73,18 @@ fn read_events(
             .map_err(|error| End::Failed(error.to_string()))?;
         content.clear();
         for item in items.drain(..) {
-            handle(item, &mut retry, connection)?;
+            handle(item, &mut retry, subscriber)?;
         }
         if body.is_done() {
             return Err(End::orderly("the server ended the stream", retry));
         }
         let count = socket
             .read(&mut buffer)
-            .map_err(|error| connection.broken(&error, retry))?;
+            .map_err(|error| subscriber.broken(&error, retry))?;
         if count == 0 {
             return Err(match body.may_end() {
                 true => End::orderly("the server ended the stream", retry),
-                false => End::broken("the connection ended in mid-stream", retry),
+                false => End::broken("the connection ended within the stream", retry),
             });
         }
         piece.clear();
@@ -95,7 +95,7 @@ fn read_events(
 fn handle(
     item: Item,
     retry: &mut Option<Duration>,
-    connection: &mut Connection<'_>,
+    subscriber: &mut Subscriber<'_>,
 ) -> Result<(), End> {
     match item {
         Item::Retry(ms) => {
@@ -103,41 +103,41 @@ fn handle(
             Ok(())
         }
         Item::Position(id) => {
-            connection.note(&format!("at {id}"));
-            connection.last_id = Some(id);
+            subscriber.note(&format!("at {id}"));
+            subscriber.last_id = Some(id);
             Ok(())
         }
         Item::Event { id, event, data } => {
-            connection.last_id = Some(id.clone());
-            // Events of the server itself are not publications.
+            subscriber.last_id = Some(id.clone());
+            // Events of the server are not publications.
             match event.strip_prefix("fanfare.") {
                 Some("disconnect") => return Err(disconnected(&data)),
                 Some("gap") => {
-                    tell(&format!("gap: {data}"));
+                    print_error(&format!("gap: {data}"));
                     return Ok(());
                 }
                 Some(_) => {
-                    connection.note(&format!("{event}: {data}"));
+                    subscriber.note(&format!("{event}: {data}"));
                     return Ok(());
                 }
                 None => {}
             }
-            if !connection.args.json {
-                return connection.publication(&id, &data);
+            if !subscriber.args.json {
+                return subscriber.publication(&id, &data);
             }
             let shown = Shown {
                 id: &id,
                 event: &event,
                 data: &data,
             };
-            // Three strings cannot fail to become JSON.
-            let line = serde_json::to_string(&shown).unwrap_or_default();
-            connection.publication(&id, &line)
+            let line = serde_json::to_string(&shown);
+            debug_assert!(line.is_ok(), "three strings can be written as JSON");
+            subscriber.publication(&id, &line.unwrap_or_default())
         }
     }
 }
 
-/// What it means that the server disconnects: the same as the close of a WebSocket with this code.
+/// The end for a disconnect event: the same as for a close frame with its code.
 fn disconnected(data: &str) -> End {
     #[derive(Deserialize)]
     struct Disconnect {

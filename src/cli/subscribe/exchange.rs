@@ -1,40 +1,40 @@
 //! One request and the head of its response, over HTTP/1.1.
 //!
-//! What event streams and polls have in common: the request resumes with the `Last-Event-ID` field,
-//! the head of the response is read with httparse, and a refusal is told in the server's words.
+//! Shared by event streams and polls. The request resumes with the `Last-Event-ID` field, httparse
+//! parses the head of the response, and a refusal has the server's text.
 
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use super::Connection;
+use super::Subscriber;
 use super::end::{End, seconds};
 use super::response_body::{Body, Framing};
 use super::socket::Socket;
 
 /// The longest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// How much of a refusal is read for the sake of its explanation.
+/// Bytes of a refusal's body that are read for its text.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 /// Header fields of one response.
 const FIELDS_MAX: usize = 128;
 
-/// What matters of a response's head, and what came behind it.
+/// The head of a response, and the bytes received after it.
 pub(super) struct Response {
     pub(super) status: u16,
     pub(super) framing: Framing,
-    /// Without capitals; empty if there is none.
+    /// In lower case; empty if there is none.
     pub(super) media_type: String,
-    /// The server closes behind it.
+    /// The server closes the connection after it.
     pub(super) is_last: bool,
-    /// How long the server wants us to stay away.
+    /// From `Retry-After`.
     pub(super) retry_after: Option<Duration>,
     location: Option<String>,
     pub(super) rest: Vec<u8>,
 }
 
-/// The head of a request for what follows the last id.
-pub(super) fn request(accept: &str, connection: &Connection<'_>) -> String {
-    let target = connection.target;
+/// The head of a request that resumes after the last id.
+pub(super) fn request(accept: &str, subscriber: &Subscriber<'_>) -> String {
+    let target = subscriber.target;
     let mut text = format!("GET {} HTTP/1.1\r\n", target.request_target());
     let agent = concat!("fanfare/", env!("CARGO_PKG_VERSION"));
     let ours = [
@@ -44,19 +44,19 @@ pub(super) fn request(accept: &str, connection: &Connection<'_>) -> String {
         ("User-Agent", Some(agent)),
         (
             "Last-Event-ID",
-            connection.last_id.as_deref().filter(|id| !id.is_empty()),
+            subscriber.last_id.as_deref().filter(|id| !id.is_empty()),
         ),
     ];
-    let theirs = &connection.args.headers;
+    let from_user = &subscriber.args.headers;
     for (name, value) in ours {
-        // What the user sets himself is not said twice, but for the position: that is ours to move.
+        // A field of the user replaces the default, except the position, which advances.
         let is_set =
-            name != "Last-Event-ID" && theirs.iter().any(|h| h.name.eq_ignore_ascii_case(name));
+            name != "Last-Event-ID" && from_user.iter().any(|h| h.name.eq_ignore_ascii_case(name));
         if let Some(value) = value.filter(|_| !is_set) {
             push_field(name, value, &mut text);
         }
     }
-    for header in theirs {
+    for header in from_user {
         push_field(&header.name, &header.value, &mut text);
     }
     text.push_str("\r\n");
@@ -69,7 +69,7 @@ fn push_field(name: &str, value: &str, out: &mut String) {
     }
 }
 
-/// Reads the head of a response; `failed` says what it means that there is none.
+/// Reads the head of a response; `failed` converts an error of the connection.
 pub(super) fn read_head(
     socket: &mut Socket,
     failed: impl Fn(&io::Error) -> End,
@@ -79,18 +79,18 @@ pub(super) fn read_head(
     loop {
         let count = socket.read(&mut buffer).map_err(|error| failed(&error))?;
         if count == 0 {
-            return Err(failed(&io::Error::other("closed without an answer")));
+            return Err(failed(&io::Error::other("closed without a response")));
         }
         bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
         let parsed = parse_head(&bytes)
-            .map_err(|error| End::Failed(format!("the answer is not HTTP: {error}")))?;
+            .map_err(|error| End::Failed(format!("the response is not HTTP: {error}")))?;
         match parsed {
-            // An interim response says nothing yet (RFC 9110, 15.2).
+            // An interim response precedes the final one (RFC 9110, 15.2).
             Some(interim) if interim.status < 200 => bytes = interim.rest,
             Some(response) => return Ok(response),
             None if bytes.len() > HEAD_BYTES_MAX => {
-                return Err(End::Failed(String::from(
-                    "the head of the answer has no end",
+                return Err(End::Failed(format!(
+                    "the head of the response has more than {HEAD_BYTES_MAX} bytes"
                 )));
             }
             None => {}
@@ -132,13 +132,13 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Response>, httparse::Error> {
     }))
 }
 
-/// What a response other than the wanted one means.
+/// The end for a response that is not a stream.
 pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
     let mut body = Body::new(response.framing);
     let mut content = Vec::new();
     let mut buffer = [0u8; 4096];
     let mut piece = response.rest;
-    // Without the explanation the status alone has to do.
+    // If the body cannot be read, the message has only the status.
     while body.push(&piece, &mut content).is_ok()
         && !body.is_done()
         && content.len() < REFUSAL_BYTES_MAX
@@ -150,7 +150,7 @@ pub(super) fn refusal(socket: &mut Socket, response: Response) -> End {
         }
     }
     if let (300..=399, Some(location)) = (response.status, response.location) {
-        return End::Failed(format!("the server points to {location}"));
+        return End::Failed(format!("the server redirects to {location}; use that URL"));
     }
     End::of_response(response.status, response.retry_after, &content)
 }

@@ -1,9 +1,8 @@
-//! Follows by polling over HTTP/1.1: one request after the other on one conn, each from the last
-//! id.
+//! Follows by polling over HTTP/1.1: repeated requests on one connection, each from the last id.
 //!
-//! Long or short is the URL's choice, by `timeout`. An answer is printed like what a WebSocket
-//! brings: publications as they are, gaps to standard error. Where an answer without news comes at
-//! once, nothing is asked for a second, so that a short poll is no busy loop.
+//! `timeout` in the URL makes polls long or short. Responses are printed like messages of a
+//! WebSocket: publications unchanged, gaps on standard error. After a response without news there
+//! is at least a second between two requests, so that a short poll is not a busy loop.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -13,21 +12,21 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Connection;
+use super::Subscriber;
 use super::end::End;
 use super::exchange::{Response, read_head, refusal, request};
 use super::response_body::Body;
 use super::socket::Socket;
-use crate::cli::tell;
+use crate::cli::print_error;
 
-/// The longest content of an answer, in bytes: more than the longest publication.
-const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// The least time from one answer without news to the next.
+/// The longest content of a response, in bytes: more than the longest publication.
+const CONTENT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// The shortest time between two requests after a response without news.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a poll is answered with.
+/// The content of a response.
 #[derive(Deserialize)]
-struct Answer<'a> {
+struct PollContent<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
     #[serde(borrow, default)]
@@ -36,53 +35,56 @@ struct Answer<'a> {
     publications: Vec<&'a RawValue>,
 }
 
-/// Where a publication stands, if it has its envelope.
+/// The id of a publication in its envelope.
 #[derive(Deserialize)]
-struct Glance<'a> {
+struct Envelope<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
 }
 
-/// Polls until it ends in some way.
-pub(super) fn follow(connection: &mut Connection<'_>) -> End {
-    match attempt(connection) {
+/// Polls until the end.
+pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
+    match attempt(subscriber) {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
-    let target = connection.target;
-    let mut socket = Socket::connect(&target.host, target.port, connection.handshake_deadline())
-        .map_err(|error| connection.unreached(&error))?;
-    let mut is_joined = false;
+fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
+    let target = subscriber.target;
+    let mut socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
+        .map_err(|error| subscriber.unreached(&error))?;
+    let mut is_subscribed = false;
     loop {
-        let asked = Instant::now();
-        let failed = |error: &_| match is_joined {
-            true => connection.broken(error, None),
-            false => connection.unreached(error),
+        let started = Instant::now();
+        let failed = |error: &_| match is_subscribed {
+            true => subscriber.broken(error, None),
+            false => subscriber.unreached(error),
         };
-        // An answer may take as long as the server lets it.
-        socket.set_deadline(connection.deadline);
+        // The server decides how long a poll waits.
+        socket.set_deadline(subscriber.deadline);
         socket
-            .write_all(request("application/json", connection).as_bytes())
+            .write_all(request("application/json", subscriber).as_bytes())
             .map_err(|error| failed(&error))?;
         let response = read_head(&mut socket, failed)?;
         if response.status != 200 {
             return Err(refusal(&mut socket, response));
         }
-        if !is_joined {
-            connection.note("connected");
-            is_joined = true;
+        if !is_subscribed {
+            subscriber.note("connected");
+            is_subscribed = true;
         }
-        let (is_last, asked_away) = (response.is_last, response.retry_after);
-        let had_position = connection.last_id.is_some();
-        let content = read_content(&mut socket, response, connection)?;
-        let has_news = print(&content, connection)?;
+        let (is_last, retry_after) = (response.is_last, response.retry_after);
+        let had_position = subscriber.last_id.is_some();
+        let content = read_content(&mut socket, response, subscriber)?;
+        let has_news = print(&content, subscriber)?;
         if is_last {
-            return Err(End::orderly("the server ended the connection", asked_away));
+            return Err(End::orderly(
+                "the server closed the connection",
+                retry_after,
+            ));
         }
-        if !has_news && had_position && !connection.sleep(PAUSE.saturating_sub(asked.elapsed())) {
+        if !has_news && had_position && !subscriber.sleep(PAUSE.saturating_sub(started.elapsed())) {
             return Err(End::TimedOut);
         }
     }
@@ -91,7 +93,7 @@ fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
 fn read_content(
     socket: &mut Socket,
     response: Response,
-    connection: &Connection<'_>,
+    subscriber: &Subscriber<'_>,
 ) -> Result<Vec<u8>, End> {
     let mut body = Body::new(response.framing);
     let mut content = Vec::new();
@@ -103,40 +105,40 @@ fn read_content(
         if body.is_done() {
             return Ok(content);
         }
-        if content.len() > ANSWER_BYTES_MAX {
-            let cause = format!("an answer has more than {ANSWER_BYTES_MAX} bytes");
+        if content.len() > CONTENT_BYTES_MAX {
+            let cause = format!("a response has more than {CONTENT_BYTES_MAX} bytes");
             return Err(End::Failed(cause));
         }
         let count = socket
             .read(&mut buffer)
-            .map_err(|error| connection.broken(&error, None))?;
+            .map_err(|error| subscriber.broken(&error, None))?;
         match count {
             0 if body.may_end() => return Ok(content),
-            0 => return Err(End::broken("the connection ended in an answer", None)),
+            0 => return Err(End::broken("the connection ended within a response", None)),
             count => piece = Vec::from(buffer.get(..count).unwrap_or_default()),
         }
     }
 }
 
-/// Prints an answer, and goes on from its id. False if there was nothing to print.
-fn print(content: &[u8], connection: &mut Connection<'_>) -> Result<bool, End> {
-    let answer: Answer<'_> = serde_json::from_slice(content)
-        .map_err(|error| End::Failed(format!("the answer is not a poll's: {error}")))?;
-    for gap in &answer.gaps {
-        tell(&format!("gap: {gap}"));
+/// Prints a response and stores its id. False if there was nothing to print.
+fn print(content: &[u8], subscriber: &mut Subscriber<'_>) -> Result<bool, End> {
+    let content: PollContent<'_> = serde_json::from_slice(content)
+        .map_err(|error| End::Failed(format!("the response is not that of a poll: {error}")))?;
+    for gap in &content.gaps {
+        print_error(&format!("gap: {gap}"));
     }
-    for publication in &answer.publications {
+    for publication in &content.publications {
         let text = publication.get();
-        // Without the envelope nobody knows the id.
-        let glance = serde_json::from_str::<Glance<'_>>(text);
-        let glance = glance.ok().filter(|_| !connection.target.is_bare());
-        let id = glance.map(|glance| glance.id).unwrap_or_default();
+        // Without an envelope there is no id.
+        let envelope = serde_json::from_str::<Envelope<'_>>(text);
+        let envelope = envelope.ok().filter(|_| !subscriber.target.is_bare());
+        let id = envelope.map(|envelope| envelope.id).unwrap_or_default();
         if !id.is_empty() {
-            connection.last_id = Some(String::from(&*id));
+            subscriber.last_id = Some(String::from(&*id));
         }
-        connection.publication(&id, text)?;
+        subscriber.publication(&id, text)?;
     }
-    connection.note(&format!("at {}", answer.id));
-    connection.last_id = Some(String::from(&*answer.id));
-    Ok(!answer.gaps.is_empty() || !answer.publications.is_empty())
+    subscriber.note(&format!("at {}", content.id));
+    subscriber.last_id = Some(String::from(&*content.id));
+    Ok(!content.gaps.is_empty() || !content.publications.is_empty())
 }

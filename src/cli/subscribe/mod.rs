@@ -1,9 +1,9 @@
 //! `fanfare subscribe`: prints what a subscriber receives, and stays subscribed.
 //!
-//! One loop: follow a stream until it ends, and do what its [`End`] asks. The transports know how
-//! to follow; what outlives a conn is in the [`Connection`]: the last id, the count, the
-//! deadline. Publications go to standard output, a line each, flushed; everything else to standard
-//! error.
+//! One loop: follow a stream until it ends, then act on its [`End`]. There is a file for each
+//! transport. The state across connections is in the [`Subscriber`]: the last id, the count, the
+//! deadline. Publications go to standard output, flushed line by line; everything else goes to
+//! standard error.
 
 mod end;
 mod event_stream;
@@ -19,62 +19,62 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use super::args::SubscribeArgs;
-use super::{Failure, tell};
+use super::{Failure, print_error};
 use end::{Backoff, End, Lost};
 use fanfare::id::SINCE_FIRST;
 use target::{Scheme, Target};
 
-/// How long a server may take to accept and to answer the request.
+/// Time to connect and to receive the response.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Subscribes until the arguments, the server or the reader of `out` say that it is enough.
+/// Subscribes until the count or timeout is reached, the server ends the stream, or `out` closes.
 pub(super) fn run(args: &SubscribeArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let target = Target::parse(&args.url);
     let mut target = target.map_err(|error| Failure::Usage(format!("<URL>: {error}")))?;
-    let asks_for_all = args.since.as_deref() == Some(SINCE_FIRST);
-    if asks_for_all {
+    let wants_all = args.since.as_deref() == Some(SINCE_FIRST);
+    if wants_all {
         target.begin_with(&format!("since={SINCE_FIRST}"));
     }
     if let Some(count) = args.last {
         target.begin_with(&format!("last={count}"));
     }
-    let mut connection = Connection {
+    let mut subscriber = Subscriber {
         args,
         target: &target,
         out,
         deadline: args
             .timeout
             .and_then(|wait| Instant::now().checked_add(wait)),
-        last_id: args.since.clone().filter(|_| !asks_for_all),
+        last_id: args.since.clone().filter(|_| !wants_all),
         printed: 0,
-        was_joined: false,
+        was_subscribed: false,
     };
     let mut backoff = Backoff::default();
     loop {
         let end = match target.scheme {
-            Scheme::EventStream => event_stream::follow(&mut connection),
-            Scheme::Poll => long_poll::follow(&mut connection),
-            Scheme::WebSocket => web_socket::follow(&mut connection),
+            Scheme::EventStream => event_stream::follow(&mut subscriber),
+            Scheme::Poll => long_poll::follow(&mut subscriber),
+            Scheme::WebSocket => web_socket::follow(&mut subscriber),
         };
         if let End::Lost(lost) = &end {
-            connection.was_joined |= lost.was_joined;
+            subscriber.was_subscribed |= lost.was_subscribed;
         }
         let lost = match end {
             End::Enough => return Ok(()),
             End::Failed(cause) => return Err(failed(cause)),
-            End::Finished(cause) => return connection.finished(&cause),
+            End::Finished(cause) => return subscriber.finished(&cause),
             End::Lost(lost) => lost,
             End::Output(failure) => return Err(failure),
-            End::TimedOut => return Err(connection.timed_out()),
+            End::TimedOut => return Err(subscriber.timed_out()),
         };
         if args.no_reconnect {
-            return connection.given_up(lost);
+            return subscriber.given_up(lost);
         }
         let delay = backoff.delay(&lost, fastrand::f64());
         let seconds = delay.as_secs_f64();
-        tell(&format!("{}; trying again in {seconds:.1} s", lost.cause));
-        if !connection.sleep(delay) {
-            return Err(connection.timed_out());
+        print_error(&format!("{}; trying again in {seconds:.1} s", lost.cause));
+        if !subscriber.sleep(delay) {
+            return Err(subscriber.timed_out());
         }
     }
 }
@@ -83,23 +83,23 @@ fn failed(cause: impl Into<String>) -> Failure {
     Failure::Running(anyhow::Error::msg(cause.into()))
 }
 
-/// What outlives a conn.
-struct Connection<'a> {
+/// State across connections.
+struct Subscriber<'a> {
     args: &'a SubscribeArgs,
     target: &'a Target,
     out: &'a mut dyn Write,
-    /// When the user's patience is over.
+    /// End of `--timeout`.
     deadline: Option<Instant>,
-    /// Behind which id to resume.
+    /// The id after which to resume.
     last_id: Option<String>,
     /// Publications printed so far.
     printed: u64,
-    /// Whether there was a stream before.
-    was_joined: bool,
+    /// Whether a stream was received on an earlier connection.
+    was_subscribed: bool,
 }
 
-impl Connection<'_> {
-    /// Prints one publication, and ends the matter with the last one wanted.
+impl Subscriber<'_> {
+    /// Prints one publication. Returns [`End::Enough`] after the last one of `--count`.
     fn publication(&mut self, id: &str, line: &str) -> Result<(), End> {
         let text = match self.args.ids {
             true => format!("{id}\t{line}\n"),
@@ -116,14 +116,14 @@ impl Connection<'_> {
         }
     }
 
-    /// Says something that only the curious want to know.
+    /// Prints a line on standard error if `--verbose` is given.
     fn note(&self, text: &str) {
         if self.args.verbose {
-            tell(text);
+            print_error(text);
         }
     }
 
-    /// By when the conn has to be made and the request answered.
+    /// Deadline for the connection and the response.
     fn handshake_deadline(&self) -> Instant {
         let limit = Instant::now() + HANDSHAKE;
         self.deadline.map_or(limit, |deadline| deadline.min(limit))
@@ -134,15 +134,15 @@ impl Connection<'_> {
             .is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// What an error before the stream was ours means.
+    /// The end for an error before the response.
     fn unreached(&self, error: &io::Error) -> End {
         if self.is_over() {
             return End::TimedOut;
         }
         let authority = &self.target.authority;
         match error.kind() {
-            // An unknown host is a mistake in the URL, unless it was reached before.
-            io::ErrorKind::NotFound if !self.was_joined => {
+            // An unknown host is an error in the URL, unless it was reached before.
+            io::ErrorKind::NotFound if !self.was_subscribed => {
                 End::Failed(format!("cannot reach {authority}: {error}"))
             }
             io::ErrorKind::TimedOut => End::unreached(format!("no answer from {authority}")),
@@ -150,16 +150,16 @@ impl Connection<'_> {
         }
     }
 
-    /// What an error on the stream means.
-    fn broken(&self, error: &io::Error, asked: Option<Duration>) -> End {
+    /// The end for an error within the stream.
+    fn broken(&self, error: &io::Error, retry_after: Option<Duration>) -> End {
         if self.is_over() {
             return End::TimedOut;
         }
-        End::broken(format!("the connection broke: {error}"), asked)
+        End::broken(format!("the connection broke: {error}"), retry_after)
     }
 
     fn finished(&self, cause: &str) -> Result<(), Failure> {
-        // Whoever counts has got fewer than wanted: the last one would have ended it before.
+        // With `--count` fewer publications were printed: the last one ends with `End::Enough`.
         if self.args.count.is_some() {
             return Err(failed(cause));
         }
@@ -182,7 +182,7 @@ impl Connection<'_> {
         })
     }
 
-    /// Waits; false when patience is over first.
+    /// Waits. False if the deadline is earlier.
     fn sleep(&self, delay: Duration) -> bool {
         let left = self
             .deadline

@@ -1,20 +1,20 @@
-//! The client's side of server-sent events (WHATWG HTML, 9.2.6): bytes in, events out.
+//! Parser of an event stream (WHATWG HTML, 9.2.6): bytes in, events out.
 //!
-//! PURE. Takes the stream in pieces of any size and gives the same events for every cut. Owns the
-//! last event id, which outlives the conn: a parser made for the next conn is given it. A line or
-//! an event over its limit is an error, since memory must not grow with what a server sends.
+//! PURE. Takes the stream in pieces of any size and returns the same events for every cut. Owns the
+//! last event id; the parser of the next connection starts with it. A line or an event above its
+//! limit is an error, so that a server cannot make memory grow without bound.
 
 /// The longest line and the longest event, in bytes.
 const EVENT_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// What a stream brought.
+/// One parsed block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     /// An event to dispatch.
     Event {
         /// The last event id at its end.
         id: String,
-        /// Its type; `message` where the stream names none.
+        /// Its type; `message` if the block has none.
         event: String,
         /// Its data, lines joined by line feeds.
         data: String,
@@ -25,29 +25,29 @@ pub(super) enum Item {
     Retry(u64),
 }
 
-/// A line or an event has more bytes than the limit.
+/// A line or an event is longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event has more than {EVENT_BYTES_MAX} bytes")]
 pub(super) struct TooLong;
 
-/// The state between two pieces.
+/// The parser's state between two pieces.
 #[derive(Debug)]
 pub(super) struct Parser {
     line: Vec<u8>,
-    /// The last byte was a CR, so that an LF right behind it ends no second line.
+    /// The last byte was a CR: an LF that follows it does not end another line.
     is_after_cr: bool,
-    /// No line is complete yet, so that a byte order mark may stand here.
+    /// No line is complete: the stream may begin with a byte order mark.
     is_at_start: bool,
     last_id: String,
-    /// The id that the block in progress names.
+    /// The id of the current block.
     next_id: Option<String>,
     event: String,
-    /// Each data line with a line feed behind it; empty if the block has none.
+    /// Each data line followed by a line feed; empty if the block has none.
     data: String,
 }
 
 impl Parser {
-    /// A parser for a new conn that resumes behind `last_id`.
+    /// A parser for a connection that resumes after `last_id`.
     pub(super) fn new(last_id: Option<&str>) -> Self {
         Self {
             line: Vec::new(),
@@ -60,7 +60,7 @@ impl Parser {
         }
     }
 
-    /// Takes the next piece and appends what it completed.
+    /// Parses the next piece and appends the blocks that it completes.
     pub(super) fn push(&mut self, mut bytes: &[u8], items: &mut Vec<Item>) -> Result<(), TooLong> {
         loop {
             if self.is_after_cr {
@@ -94,8 +94,8 @@ impl Parser {
             bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             self.is_at_start = false;
         }
-        // The standard decodes with replacement characters. Line ends are ASCII, so decoding line
-        // by line is the same as decoding the whole.
+        // The standard decodes with replacement characters. Line ends are ASCII, so the result is
+        // the same line by line.
         let text = String::from_utf8_lossy(bytes);
         if text.is_empty() {
             self.dispatch(items);
@@ -108,7 +108,7 @@ impl Parser {
     }
 
     fn take_field(&mut self, line: &str, items: &mut Vec<Item>) {
-        // A comment begins with a colon, so its name is empty and no field's.
+        // A comment begins with a colon, so its field name is empty and ignored.
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match name {
@@ -173,7 +173,7 @@ mod tests {
         }
     }
 
-    /// Parses whole, byte by byte and at every cut, and gives what all of them agree on.
+    /// Parses whole, byte by byte and at every cut; all must agree.
     fn at_every_cut(text: &[u8]) -> Vec<Item> {
         let whole = items(&[text]);
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn parser_reads_what_the_server_writes() {
+    fn parser_reads_the_server_format() {
         let text = b"retry: 1234\nevent:fanfare.position\nid: e-0\n\n\
                      id: e-1\nevent: tick\ndata: {\"a\":1}\n\n:\n\
                      id: e-2\ndata: a\ndata: b\n\n";
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn parser_takes_all_three_line_ends_mixed() {
+    fn parser_accepts_all_three_line_ends_mixed() {
         let text = b"data: a\rdata: b\r\ndata: c\n\r\ndata: d\r\rdata: e\n\n";
         assert_eq!(
             at_every_cut(text),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn parser_strips_one_space_and_takes_fields_without_colon() {
+    fn parser_strips_one_space_and_accepts_fields_without_colon() {
         assert_eq!(
             at_every_cut(b"data:  a\ndata\ndata:b\n\n"),
             [event("", "message", " a\n\nb")]
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn parser_forgets_the_type_with_its_block_and_unfinished_blocks_at_the_end() {
+    fn parser_resets_the_type_with_each_block_and_drops_an_unfinished_block() {
         assert_eq!(
             at_every_cut(b"event: a\n\ndata: 1\n\ndata: unfinished\n"),
             [event("", "message", "1")]
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn parser_replaces_what_is_not_utf8() {
+    fn parser_replaces_invalid_utf8() {
         assert_eq!(
             at_every_cut(b"data: \xff\xc3\xbc\n\n"),
             [event("", "message", "\u{fffd}ü")]
@@ -279,7 +279,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parser_agrees_with_itself_for_any_cut(
+        fn result_is_the_same_for_any_cut(
             text in "(data|id|event|retry|:|: |\r|\n|\r\n|[a-z0-9]){0,40}",
             at in 0usize..200,
         ) {

@@ -1,24 +1,23 @@
-//! The body of a response (RFC 9112, 6): chunked, of a stated length, or up to the end.
+//! The body of a response (RFC 9112, 6): chunked, with a length, or until the connection closes.
 //!
-//! PURE: takes bytes in pieces of any size and gives the content, the same for every cut. Chunk
-//! extensions and trailers are read over; both are bounded. What a framing error means is the
-//! caller's matter.
+//! PURE: takes bytes in pieces of any size and returns the same content for every cut. Chunk
+//! extensions and trailers are skipped; both are bounded. The caller handles errors.
 
-/// The longest line that is not content: a chunk's size with extensions, or a trailer.
+/// The longest line that is not content: a chunk size with extensions, or a trailer field.
 const LINE_BYTES_MAX: usize = 8 * 1024;
 
-/// How the end of a body is known.
+/// What ends a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     /// Chunks (RFC 9112, 7.1).
     Chunked,
     /// This many bytes.
     Length(u64),
-    /// It ends with the conn.
+    /// The close of the connection.
     UntilClose,
 }
 
-/// The body breaks its framing.
+/// The framing is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("a chunk does not end where its size says")]
@@ -31,16 +30,16 @@ pub(super) enum BodyError {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Content, and how much of it is left.
+    /// In content; the number of bytes left.
     Content(u64),
-    /// The line end behind a chunk's content.
+    /// At the line end after a chunk's content.
     ChunkEnd,
     Done,
     Size,
     Trailer,
 }
 
-/// The state between two pieces.
+/// The decoder's state between two pieces.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,
@@ -63,17 +62,17 @@ impl Body {
         }
     }
 
-    /// Whether the last byte has been taken.
+    /// Whether the body is complete.
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Whether an end of the conn here is the end of the body.
+    /// Whether a close of the connection here is a valid end of the body.
     pub(super) fn may_end(&self) -> bool {
         self.is_done() || self.framing == Framing::UntilClose
     }
 
-    /// Takes the next piece and appends its content. What follows the body is ignored.
+    /// Decodes the next piece and appends its content. Bytes after the body are ignored.
     pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined_and_extensions_and_trailers_read_over() {
+    fn chunks_are_joined_and_extensions_and_trailers_skipped() {
         let wire = b"3\r\nabc\r\n0A ;x=\"y\"\r\n0123\r\n6789\r\n0\r\nX: y\r\n\r\nrest";
         assert_at_every_cut(
             Framing::Chunked,
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_that_break_the_framing_are_errors() {
+    fn invalid_chunks_are_errors() {
         for (wire, error) in [
             (&b"x\r\n"[..], BodyError::ChunkSize),
             (b"\r\n", BodyError::ChunkSize),
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn length_ends_the_body_and_close_ends_the_other() {
+    fn body_ends_with_its_length_or_with_the_connection() {
         assert_at_every_cut(Framing::Length(3), b"abcdef", &Ok((b"abc".to_vec(), true)));
         assert_at_every_cut(Framing::UntilClose, b"abc", &Ok((b"abc".to_vec(), false)));
         assert!(Body::new(Framing::UntilClose).may_end());

@@ -1,8 +1,8 @@
-//! A TCP socket whose reads and writes fail when a deadline has come.
+//! A TCP socket whose reads and writes fail after a deadline.
 //!
-//! Blocking, like all of the command line. The deadline is one moment for any number of reads, so
-//! that a server that sends a byte now and then cannot put it off. The kernel probes a silent conn,
-//! so a peer that has vanished is noticed without knowing how often it should speak.
+//! Blocking, like the whole command line. The deadline is one moment for all reads, so that a
+//! server that sends a byte now and then cannot extend it. TCP keep-alive detects a peer that has
+//! vanished, whatever its heartbeat interval.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-/// The socket and its deadline.
+/// A socket with a deadline.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -18,7 +18,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Connects to the first address of the host that answers. `NotFound` if the host is unknown.
+    /// Connects to the first address of the host that accepts. `NotFound` if the host is unknown.
     pub(super) fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in (host, port).to_socket_addrs().map_err(unresolved)? {
@@ -43,7 +43,7 @@ impl Socket {
         })
     }
 
-    /// Sets another deadline, or none.
+    /// Replaces the deadline; `None` removes it.
     pub(super) fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
     }
@@ -53,7 +53,7 @@ impl Socket {
     }
 }
 
-/// The time until a deadline; an error when there is none left.
+/// The time until a deadline; `TimedOut` if it has passed.
 fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
@@ -62,15 +62,15 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     Ok(left)
 }
 
-/// What the resolver says of a host that does not exist, with glibc and with musl. The standard
-/// library has no code for it.
+/// The resolver's errors for a host that does not exist, of glibc and of musl. The standard library
+/// has no `ErrorKind` for them.
 const UNKNOWN_HOST: [&str; 3] = [
     "Name or service not known",
     "No address associated with hostname",
     "Name does not resolve",
 ];
 
-/// Tells an unknown host from a resolver that does not answer.
+/// Distinguishes an unknown host from a resolver that does not respond.
 fn unresolved(error: io::Error) -> io::Error {
     let text = error.to_string();
     match UNKNOWN_HOST.iter().find(|known| text.contains(**known)) {
@@ -79,7 +79,7 @@ fn unresolved(error: io::Error) -> io::Error {
     }
 }
 
-/// The kernel says that a wait was too long as if the socket did not block.
+/// The kernel reports a timeout of a blocking socket as `WouldBlock`.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn read_fails_when_the_deadline_comes() {
+    fn read_and_write_fail_after_the_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let deadline = Instant::now() + Duration::from_millis(50);

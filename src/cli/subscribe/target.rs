@@ -1,26 +1,26 @@
-//! Where to subscribe: the URL, taken apart.
+//! The URL to subscribe to, parsed.
 //!
-//! PURE. Knows the schemes there are, and how a WebSocket's URL asks to resume: browsers cannot
-//! set headers on a WebSocket, so the id goes into the query, in place of the one that was there.
+//! PURE. Selects the transport, and adds the position to the query of a WebSocket: browsers cannot
+//! set headers on a WebSocket, so the id is in the query and replaces the previous one.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tungstenite::http::Uri;
 
-/// What stays as it is in a query (RFC 3986, 2.3).
+/// Characters that are escaped in a query: all but the unreserved ones (RFC 3986, 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-/// The names by which a query says where to begin.
+/// The query parameters for the start position.
 const START_NAMES: [&str; 4] = ["since", "last_event_id", "lastEventId", "last"];
 
-/// By which transport.
+/// The transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
     /// `http://`: server-sent events.
     EventStream,
-    /// `http://` and a path that ends in `/poll`: one answer after the other.
+    /// `http://` and a path that ends in `/poll`.
     Poll,
     /// `ws://`: WebSocket.
     WebSocket,
@@ -29,7 +29,7 @@ pub(super) enum Scheme {
 /// A URL that can be subscribed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// By which transport.
+    /// The transport.
     pub(super) scheme: Scheme,
     /// Name or address, without the brackets of IPv6.
     pub(super) host: String,
@@ -37,14 +37,14 @@ pub(super) struct Target {
     pub(super) port: u16,
     /// The `Host` field.
     pub(super) authority: String,
-    /// The path, as it was written.
+    /// The path of the URL, unchanged.
     pub(super) path: String,
-    /// What stands behind the question mark.
+    /// The part after the question mark.
     pub(super) query: Option<String>,
 }
 
 impl Target {
-    /// Takes a URL apart, or says in words what is wrong with it.
+    /// Parses a URL. The error is a message for the user.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
         let uri: Uri = url
             .parse()
@@ -55,18 +55,16 @@ impl Target {
             Some("ws") => Scheme::WebSocket,
             Some("https" | "wss") => {
                 return Err(String::from(
-                    "TLS is not available in this version; name the plain address behind the proxy",
+                    "TLS is not supported; use a plain ws:// or http:// address of the server",
                 ));
             }
             _ => {
-                return Err(format!(
-                    "`{url}` begins neither with ws:// nor with http://"
-                ));
+                return Err(format!("`{url}` does not begin with ws:// or http://"));
             }
         };
         let host = uri.host().unwrap_or_default();
         if host.is_empty() {
-            return Err(format!("`{url}` names no host"));
+            return Err(format!("`{url}` has no host"));
         }
         let port = port(&uri, host).ok_or_else(|| {
             format!("`{url}` is not a URL: its port is not a number from 1 to 65535")
@@ -85,12 +83,12 @@ impl Target {
         })
     }
 
-    /// Whether messages come without an envelope around them.
+    /// Whether messages have no envelope.
     pub(super) fn is_bare(&self) -> bool {
         self.pairs().any(|pair| pair == "envelope=data")
     }
 
-    /// The request target (RFC 9112, 3.2) as it was written.
+    /// The request target (RFC 9112, 3.2) of the URL.
     pub(super) fn request_target(&self) -> String {
         match &self.query {
             Some(query) => format!("{}?{query}", self.path),
@@ -98,13 +96,13 @@ impl Target {
         }
     }
 
-    /// The request target that asks to resume behind an id.
+    /// The request target that resumes after an id.
     pub(super) fn request_target_since(&self, id: &str) -> String {
         let since = format!("since={}", utf8_percent_encode(id, ESCAPED));
         format!("{}?{}", self.path, self.query_with(&since))
     }
 
-    /// Begins with history, by `since=first` or `last=N`, until there is an id to resume behind.
+    /// Adds `since=first` or `last=N`, for requests before there is an id to resume after.
     pub(super) fn begin_with(&mut self, history: &str) {
         self.query = Some(self.query_with(history));
     }
@@ -124,7 +122,7 @@ impl Target {
     }
 }
 
-/// The port; that of plain HTTP without one, or with an empty one (RFC 3986, 3.2.3).
+/// The port; 80 if it is missing or empty (RFC 3986, 3.2.3).
 fn port(uri: &Uri, host: &str) -> Option<u16> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let (_user, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
@@ -140,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn target_has_its_parts() {
+    fn target_has_the_parts_of_the_url() {
         let target = Target::parse("ws://127.0.0.1:8080/ws?channel=a").unwrap();
         assert_eq!(target.scheme, Scheme::WebSocket);
         assert_eq!((target.host.as_str(), target.port), ("127.0.0.1", 8080));
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn target_refuses_what_it_cannot_reach() {
+    fn target_refuses_invalid_and_unsupported_urls() {
         for url in [
             "",
             "ws://127.0.0.1:99999/ws",
@@ -175,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn target_replaces_every_earlier_wish_to_resume() {
+    fn new_position_replaces_every_earlier_one() {
         let target = Target::parse("ws://h/ws?since=a&channel=c&lastEventId=b").unwrap();
         assert_eq!(
             target.request_target_since("e-1"),
@@ -191,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn target_knows_a_bare_envelope() {
+    fn target_recognises_a_bare_envelope() {
         assert!(Target::parse("ws://h/ws?envelope=data").unwrap().is_bare());
         assert!(
             !Target::parse("ws://h/ws?channel=envelope")

@@ -1,4 +1,4 @@
-//! `fanfare subscribe` against servers of a few lines, on a port of their own.
+//! Tests of `fanfare subscribe` with scripted servers.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use tungstenite::{Message, WebSocket};
 use super::*;
 use crate::cli::args::{Arguments, Command};
 
-/// Serves as many conns as there are scripts, each by its script; returns the requests.
+/// Accepts one connection for each script and runs it; returns the requests.
 fn server<S, R>(scripts: Vec<S>) -> (u16, JoinHandle<Vec<R>>)
 where
     S: FnOnce(TcpStream) -> R + Send + 'static,
@@ -27,7 +27,7 @@ where
     (port, thread)
 }
 
-/// Answers a request with these bytes; returns the request's head.
+/// Responds to a request with these bytes; returns the request's head.
 fn answer(bytes: &'static str) -> impl FnOnce(TcpStream) -> String + Send {
     move |mut stream| {
         let mut head = Vec::new();
@@ -93,7 +93,7 @@ const SECOND: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n
                       event: fanfare.gap\ndata: {}\n\nid: e-5\ndata: a\ndata: b\n\n";
 
 #[test]
-fn event_stream_reconnects_and_resumes_behind_the_last_id() {
+fn event_stream_reconnects_and_resumes_after_the_last_id() {
     let (port, server) = server(vec![answer(FIRST), answer(SECOND)]);
     let url = format!("http://127.0.0.1:{port}/sse?channel=a");
     let (ended, out) = subscribe(&url, "--count 2 --ids --timeout 30 --header X-A:b");
@@ -119,7 +119,7 @@ fn event_stream_prints_json_on_one_line() {
 }
 
 #[test]
-fn event_stream_ends_quietly_at_no_content_and_fails_when_refused() {
+fn event_stream_succeeds_with_status_204_and_fails_if_refused() {
     let (port, _server) = server(vec![answer("HTTP/1.1 204 No Content\r\n\r\n")]);
     assert!(
         subscribe(&format!("http://127.0.0.1:{port}/sse"), "")
@@ -145,7 +145,7 @@ fn event_stream_ends_quietly_at_no_content_and_fails_when_refused() {
 }
 
 #[test]
-fn event_stream_that_breaks_fails_without_reconnect_and_one_that_ends_does_not() {
+fn broken_event_stream_fails_without_reconnect_and_an_ended_one_succeeds() {
     let (port, _server) = server(vec![answer(STREAM)]);
     let url = format!("http://127.0.0.1:{port}/sse");
     assert!(matches!(
@@ -157,7 +157,7 @@ fn event_stream_that_breaks_fails_without_reconnect_and_one_that_ends_does_not()
     assert!(subscribe(&url, "--no-reconnect").0.is_ok());
 }
 
-/// Answers one request after the other on a conn; returns their heads.
+/// Responds to one request for each content on a connection; returns their heads.
 fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> String + Send {
     move |stream| {
         let mut heads = String::new();
@@ -174,7 +174,7 @@ fn answers(contents: &'static [&'static str]) -> impl FnOnce(TcpStream) -> Strin
 }
 
 #[test]
-fn poll_asks_again_from_the_last_id_on_the_same_conn_and_after_it_broke() {
+fn poll_continues_from_the_last_id_on_the_same_connection_and_on_a_new_one() {
     let first = answers(&[
         r#"{"id":"e-4","gap":false,"publications":[]}"#,
         r#"{"id":"e-6","gap":true,"gaps":[{"channel":"a"}],"publications":[
@@ -207,7 +207,7 @@ fn poll_asks_again_from_the_last_id_on_the_same_conn_and_after_it_broke() {
 }
 
 #[test]
-fn poll_stays_away_as_long_as_its_last_answer_asks() {
+fn poll_waits_as_long_as_its_last_response_requests() {
     let last = answer(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 42\r\n\
          Connection: close\r\nRetry-After: 1\r\n\r\n{\"id\":\"e-1\",\"gap\":false,\"publications\":[]}",
@@ -224,7 +224,7 @@ fn poll_stays_away_as_long_as_its_last_answer_asks() {
 }
 
 #[test]
-fn poll_prints_bare_payloads_without_ids_of_their_own() {
+fn poll_prints_bare_payloads_without_ids() {
     let (port, _server) = server(vec![answers(&[
         r#"{"id":"e-2","gap":false,"publications":[{"id":"mine"},"x"]}"#,
     ])]);
@@ -235,7 +235,7 @@ fn poll_prints_bare_payloads_without_ids_of_their_own() {
 }
 
 #[test]
-fn poll_fails_when_refused_or_answered_with_something_else() {
+fn poll_fails_if_refused_or_if_the_response_is_not_that_of_a_poll() {
     let (port, _server) = server(vec![answer(
         "HTTP/1.1 400 Bad Request\r\nContent-Length: 16\r\n\r\n{\"detail\":\"why\"}",
     )]);
@@ -245,7 +245,10 @@ fn poll_fails_when_refused_or_answered_with_something_else() {
     let (port, _server) = server(vec![answers(&["<html>"])]);
     let (ended, _) = subscribe(&format!("http://127.0.0.1:{port}/poll"), "");
     let text = ended.unwrap_err().to_string();
-    assert!(text.starts_with("the answer is not a poll's"), "{text}");
+    assert!(
+        text.starts_with("the response is not that of a poll"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -276,7 +279,7 @@ fn web_socket_prints_publications_only_and_resumes_in_the_query() {
 }
 
 #[test]
-fn web_socket_resumes_behind_its_first_position_before_any_publication() {
+fn web_socket_resumes_after_its_first_position_before_any_publication() {
     let script = || {
         messages(
             &[r#"{"type":"subscribed","channel":"a","id":"e-7","recovered":true}"#],
@@ -294,7 +297,7 @@ fn web_socket_resumes_behind_its_first_position_before_any_publication() {
 }
 
 #[test]
-fn history_is_asked_for_until_there_is_an_id() {
+fn history_is_requested_until_there_is_an_id() {
     for (flags, expected) in [
         ("--last 3", "/ws?channel=a&last=3"),
         ("--since first", "/ws?channel=a&since=first"),
@@ -316,7 +319,7 @@ fn history_is_asked_for_until_there_is_an_id() {
 }
 
 #[test]
-fn web_socket_prints_bare_payloads_whatever_they_are() {
+fn web_socket_prints_bare_payloads_of_any_kind() {
     let (port, _server) = server(vec![messages(&[r#"{"type":"welcome"}"#], Some((1000, "")))]);
     let url = format!("ws://127.0.0.1:{port}/ws?channel=a&envelope=data");
     let (ended, out) = subscribe(&url, "");
@@ -325,7 +328,7 @@ fn web_socket_prints_bare_payloads_whatever_they_are() {
 }
 
 #[test]
-fn web_socket_fails_when_the_handshake_is_refused() {
+fn web_socket_fails_if_the_handshake_is_refused() {
     let (port, _server) = server(vec![answer(
         "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
     )]);
@@ -334,8 +337,8 @@ fn web_socket_fails_when_the_handshake_is_refused() {
 }
 
 #[test]
-fn subscribe_fails_when_time_is_over() {
-    // Nobody accepts: the kernel makes the conn and the answer never comes.
+fn subscribe_fails_after_its_timeout() {
+    // The listener never accepts: the kernel completes the handshake, and no response arrives.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     for url in [
@@ -350,7 +353,7 @@ fn subscribe_fails_when_time_is_over() {
 }
 
 #[test]
-fn subscribe_gives_up_at_once_without_reconnect() {
+fn subscribe_fails_at_once_without_reconnect() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     drop(listener);
@@ -368,12 +371,12 @@ fn subscribe_gives_up_at_once_without_reconnect() {
 }
 
 #[test]
-fn subscribe_refuses_a_bad_url_as_bad_usage() {
+fn bad_url_is_bad_usage() {
     let (ended, _) = subscribe("wss://127.0.0.1/ws", "");
     assert!(matches!(ended, Err(Failure::Usage(_))));
 }
 
-/// Standard output whose reader has gone.
+/// A standard output that is closed.
 struct Closed;
 
 impl Write for Closed {
@@ -387,7 +390,7 @@ impl Write for Closed {
 }
 
 #[test]
-fn subscribe_ends_quietly_when_nobody_reads_its_output() {
+fn subscribe_ends_silently_if_its_output_is_closed() {
     let (port, _server) = server(vec![answer(SECOND)]);
     let url = format!("http://127.0.0.1:{port}/sse");
     let arguments = <Arguments as clap::Parser>::try_parse_from(["fanfare", "subscribe", &url]);

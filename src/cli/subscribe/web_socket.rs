@@ -1,11 +1,11 @@
 //! Follows a WebSocket (RFC 6455) with tungstenite as the client.
 //!
-//! Prints publications as they come. Messages with a `type` are the server's own and are not
-//! printed: gaps and errors are told on standard error, the rest to the curious. Resumes with
-//! `since` in the query; with `envelope=data` there are no ids, so there is nothing to resume by.
+//! Prints publications unchanged. Messages with a `type` are control messages: gaps and errors go
+//! to standard error, the others too with `--verbose`. Resumes with `since` in the query; with
+//! `envelope=data` there are no ids, so no resume.
 //!
-//! A server that wants a token accepts the WebSocket and waits for a command that brings one, which
-//! never comes from here. A pong without a welcome before it shows that the server waits.
+//! A server that needs a token accepts the WebSocket and waits for an `auth` command, which this
+//! client never sends. It detects this by a pong without a welcome before it.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -21,42 +21,42 @@ use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
-use super::Connection;
+use super::Subscriber;
 use super::end::{End, seconds};
 use super::socket::Socket;
-use crate::cli::tell;
+use crate::cli::print_error;
 
 /// The longest message, in bytes: more than the longest publication in its envelope.
 const MESSAGE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// Asks whether the server waits for a token.
+/// The command whose answer shows whether the server waits for a token.
 const PING: &str = r#"{"type":"ping"}"#;
-/// What ends a conn whose server waits for a token.
+/// The error if the server waits for a token.
 const TOKEN_MISSING: &str = "token missing (401): the server waits for a token; send one with \
                              --header 'Authorization: Bearer TOKEN'";
 
-/// What tells the server's own messages from publications, and where a publication stands.
+/// The type of a control message, or the id of a publication.
 #[derive(Deserialize)]
-struct Glance<'a> {
+struct Envelope<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Cow<'a, str>>,
     #[serde(borrow)]
     id: Option<Cow<'a, str>>,
 }
 
-/// Follows the stream until it ends in some way.
-pub(super) fn follow(connection: &mut Connection<'_>) -> End {
-    match attempt(connection) {
+/// Follows the stream to its end.
+pub(super) fn follow(subscriber: &mut Subscriber<'_>) -> End {
+    match attempt(subscriber) {
         Ok(never) => match never {},
         Err(end) => end,
     }
 }
 
-fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
-    let target = connection.target;
-    let request = request(connection).map_err(|error| End::Failed(error.to_string()))?;
-    let socket = Socket::connect(&target.host, target.port, connection.handshake_deadline())
-        .map_err(|error| connection.unreached(&error))?;
+fn attempt(subscriber: &mut Subscriber<'_>) -> Result<Infallible, End> {
+    let target = subscriber.target;
+    let request = request(subscriber).map_err(|error| End::Failed(error.to_string()))?;
+    let socket = Socket::connect(&target.host, target.port, subscriber.handshake_deadline())
+        .map_err(|error| subscriber.unreached(&error))?;
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
@@ -66,36 +66,36 @@ fn attempt(connection: &mut Connection<'_>) -> Result<Infallible, End> {
         Some(limits),
     )
     .map_err(|failure| match failure {
-        HandshakeError::Failure(error) => refused(error, connection),
-        HandshakeError::Interrupted(_) => connection.unreached(&io::ErrorKind::TimedOut.into()),
+        HandshakeError::Failure(error) => refused(error, subscriber),
+        HandshakeError::Interrupted(_) => subscriber.unreached(&io::ErrorKind::TimedOut.into()),
     })?;
-    conn.get_mut().set_deadline(connection.deadline);
-    connection.note("connected");
+    conn.get_mut().set_deadline(subscriber.deadline);
+    subscriber.note("connected");
     if target.is_bare() {
-        connection.last_id = None;
+        subscriber.last_id = None;
     } else {
         conn.send(Message::text(PING))
-            .map_err(|error| ended(error, None, connection))?;
+            .map_err(|error| ended(error, None, subscriber))?;
     }
-    let end = read_messages(&mut conn, connection);
+    let end = read_messages(&mut conn, subscriber);
     if matches!(end, Err(End::Enough)) {
-        // A courtesy: the server counts us as done instead of gone.
+        // With a close frame the server counts the connection as done and not as lost.
         let _closed = conn.close(None);
         let _flushed = conn.flush();
     }
     end
 }
 
-fn request(connection: &Connection<'_>) -> Result<Request, Error> {
-    let target = connection.target;
-    let path = match connection.last_id.as_deref() {
+fn request(subscriber: &Subscriber<'_>) -> Result<Request, Error> {
+    let target = subscriber.target;
+    let path = match subscriber.last_id.as_deref() {
         Some(id) if !id.is_empty() => target.request_target_since(id),
         Some(_) | None => target.request_target(),
     };
     let url = format!("ws://{}{path}", target.authority);
     let mut request = url.as_str().into_client_request()?;
     let ours: Vec<HeaderName> = request.headers().keys().cloned().collect();
-    for header in &connection.args.headers {
+    for header in &subscriber.args.headers {
         let name = HeaderName::try_from(&header.name)?;
         let value = HeaderValue::try_from(&header.value)?;
         if ours.contains(&name) {
@@ -107,8 +107,8 @@ fn request(connection: &Connection<'_>) -> Result<Request, Error> {
     Ok(request)
 }
 
-/// What a failed handshake means.
-fn refused(error: Error, connection: &Connection<'_>) -> End {
+/// The end for a failed handshake.
+fn refused(error: Error, subscriber: &Subscriber<'_>) -> End {
     match error {
         Error::Http(response) => {
             let field = |name| {
@@ -119,31 +119,31 @@ fn refused(error: Error, connection: &Connection<'_>) -> End {
             };
             let status = response.status().as_u16();
             if let (300..=399, Some(location)) = (status, field("location")) {
-                return End::Failed(format!("the server points to {location}"));
+                return End::Failed(format!("the server redirects to {location}; use that URL"));
             }
             let body = response.body().as_deref().unwrap_or_default();
             End::of_response(status, field("retry-after").and_then(seconds), body)
         }
-        Error::Io(error) => connection.unreached(&error),
+        Error::Io(error) => subscriber.unreached(&error),
         Error::ConnectionClosed | Error::Protocol(ProtocolError::HandshakeIncomplete) => {
-            connection.unreached(&io::Error::other("closed without an answer"))
+            subscriber.unreached(&io::Error::other("closed without a response"))
         }
-        other => End::Failed(format!("no WebSocket there: {other}")),
+        other => End::Failed(format!("the server does not accept a WebSocket: {other}")),
     }
 }
 
 fn read_messages(
     conn: &mut WebSocket<Socket>,
-    connection: &mut Connection<'_>,
+    subscriber: &mut Subscriber<'_>,
 ) -> Result<Infallible, End> {
     let (mut close, mut is_welcome) = (None, false);
     loop {
         match conn.read() {
-            Ok(Message::Text(text)) => take_text(text.as_str(), &mut is_welcome, connection)?,
-            Ok(Message::Binary(bytes)) => connection.publication("", &STANDARD.encode(&bytes))?,
+            Ok(Message::Text(text)) => take_text(text.as_str(), &mut is_welcome, subscriber)?,
+            Ok(Message::Binary(bytes)) => subscriber.publication("", &STANDARD.encode(&bytes))?,
             Ok(Message::Close(frame)) => close = Some(frame),
             Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-            Err(error) => return Err(ended(error, close, connection)),
+            Err(error) => return Err(ended(error, close, subscriber)),
         }
     }
 }
@@ -151,46 +151,46 @@ fn read_messages(
 fn take_text(
     text: &str,
     is_welcome: &mut bool,
-    connection: &mut Connection<'_>,
+    subscriber: &mut Subscriber<'_>,
 ) -> Result<(), End> {
-    if connection.target.is_bare() {
-        return connection.publication("", text);
+    if subscriber.target.is_bare() {
+        return subscriber.publication("", text);
     }
-    let Ok(glance) = serde_json::from_str::<Glance<'_>>(text) else {
-        tell(&format!("unexpected message: {text}"));
+    let Ok(envelope) = serde_json::from_str::<Envelope<'_>>(text) else {
+        print_error(&format!("unexpected message: {text}"));
         return Ok(());
     };
-    let id = glance.id.as_deref().unwrap_or_default();
-    let Some(kind) = glance.kind.as_deref() else {
-        connection.last_id = Some(String::from(id));
-        return connection.publication(id, text);
+    let id = envelope.id.as_deref().unwrap_or_default();
+    let Some(kind) = envelope.kind.as_deref() else {
+        subscriber.last_id = Some(String::from(id));
+        return subscriber.publication(id, text);
     };
     match kind {
-        // Where we stand before the first publication. With a position of our own, ours is the
-        // earlier one and what lies between may still be on its way.
-        "subscribed" if connection.last_id.is_none() && !id.is_empty() => {
-            connection.last_id = Some(String::from(id));
-            connection.note(text);
+        // The position before the first publication. A resumed stream keeps its own position, which
+        // is earlier: publications after it may still arrive.
+        "subscribed" if subscriber.last_id.is_none() && !id.is_empty() => {
+            subscriber.last_id = Some(String::from(id));
+            subscriber.note(text);
         }
         "pong" if !*is_welcome => return Err(End::Failed(String::from(TOKEN_MISSING))),
         "pong" => {}
         "welcome" => {
             *is_welcome = true;
-            connection.note(text);
+            subscriber.note(text);
         }
-        "error" | "gap" => tell(&format!("{kind}: {text}")),
-        _ => connection.note(text),
+        "error" | "gap" => print_error(&format!("{kind}: {text}")),
+        _ => subscriber.note(text),
     }
     Ok(())
 }
 
-/// What the end of reading means, given the close frame if one came.
-fn ended(error: Error, close: Option<Option<CloseFrame>>, connection: &Connection<'_>) -> End {
+/// The end for an error of a read, with the close frame if one was received.
+fn ended(error: Error, close: Option<Option<CloseFrame>>, subscriber: &Subscriber<'_>) -> End {
     match (error, close) {
         (_, Some(Some(frame))) => End::of_close(frame.code.into(), frame.reason.as_str()),
         // A close frame without a code (RFC 6455, 7.1.5).
         (_, Some(None)) => End::orderly("closed by the server", None),
-        (Error::Io(error), None) => connection.broken(&error, None),
+        (Error::Io(error), None) => subscriber.broken(&error, None),
         (error, None) => End::broken(format!("the connection broke: {error}"), None),
     }
 }
