@@ -118,7 +118,7 @@ pub(crate) struct ServeArgs {
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
-    /// Address for clients; "ADDR:PORT tls" is with TLS; repeatable [env: FANFARE_LISTEN]
+    /// Listen address; "ADDR:PORT tls" with TLS; repeatable [env: FANFARE_LISTEN]
     /// [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<Listen>,

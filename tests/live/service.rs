@@ -155,7 +155,7 @@ fn inherited_sockets_replace_those_of_the_configuration() {
         let parts = [
             "WARN",
             "`listen` names it: 127.0.0.1:1. ",
-            "and not /nonexistent/feed.sock",
+            "and not on /nonexistent/feed.sock",
         ];
         parts
             .iter()
@@ -180,7 +180,7 @@ fn inherited_tls_socket_without_a_certificate_stops_the_start_with_status_2() {
     let mut printed = String::new();
     within("the error", || {
         printed += &service.process.stderr();
-        let place = "default: tls.certificates: is empty, and a socket unit";
+        let place = "default: tls.certificates: is empty, but a socket unit";
         printed.contains(place).then_some(())
     });
 }
