@@ -118,8 +118,8 @@ pub(crate) struct ServeArgs {
     /// Configuration file [env: FANFARE_CONFIG] [default: none].
     #[arg(long, value_name = "FILE", env = "FANFARE_CONFIG", hide_env = true)]
     pub(crate) config: Option<PathBuf>,
-    /// Listen address; "ADDR:PORT tls" with TLS; repeatable [env: FANFARE_LISTEN]
-    /// [default: 127.0.0.1:8080].
+    /// Address to listen on for clients; "ADDR:PORT tls" serves TLS; repeatable
+    /// [env: FANFARE_LISTEN] [default: 127.0.0.1:8080].
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<Listen>,
     /// Unix socket of the feed [env: FANFARE_FEED] [default: feed.sock in $RUNTIME_DIRECTORY,
@@ -129,7 +129,7 @@ pub(crate) struct ServeArgs {
     /// Directory of the journal of publications [env: FANFARE_JOURNAL_PATH] [default: none].
     #[arg(long, value_name = "DIR")]
     pub(crate) journal: Option<PathBuf>,
-    /// Address for metrics and health, or off [env: FANFARE_ADMIN]
+    /// Address for metrics and health checks, or off [env: FANFARE_ADMIN]
     /// [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) admin: Option<String>,
