@@ -1,9 +1,9 @@
-//! The fuzz targets on stable: every file of `tests/corpus`, and mutations of them.
+//! The fuzz targets on stable Rust: every file of `tests/corpus`, and mutations of these files.
 //!
-//! The bodies are those of `tests/fuzz`. Each file is attacked with as it is; then each target has
-//! a second or so of mutations, drawn from a seed that is printed: `FANFARE_FUZZ_SEED=7` draws the
-//! same ones again, `FANFARE_FUZZ_MS=60000` goes on for longer. What fails is left as a file, to be
-//! looked into and, with a name that says what it is, added to the corpus.
+//! The bodies are those of `tests/fuzz`. Each file is run unchanged; then each target runs random
+//! mutations for about a second. `FANFARE_FUZZ_SEED=7` repeats the mutations of a printed seed, and
+//! `FANFARE_FUZZ_MS=60000` runs longer. A failing input is written to a file. Once the fault is
+//! found, add the file to the corpus under a name that describes it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -26,11 +26,11 @@ use fastrand::Rng;
 
 use bodies::{Body, TARGETS};
 
-/// How long each target is attacked with mutations, in milliseconds.
+/// Duration of the mutations of each target, in milliseconds.
 const MUTATIONS_MS: u64 = 1000;
-/// The longest mutation.
+/// The longest mutated input.
 const BYTES_MAX: usize = 2000;
-/// What parsers look for, and where numbers turn.
+/// Tokens of the parsers, and limits of numbers.
 const WORDS: &[&[u8]] = &[
     b"\r\n",
     b"\n",
@@ -70,7 +70,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Attacks with bytes; where it fails, says so and leaves them as a file.
+/// Runs a body on bytes. If it panics, reports it and writes the bytes to a file.
 fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     let has_survived = catch_unwind(AssertUnwindSafe(|| body(bytes))).is_ok();
     if !has_survived {
@@ -84,7 +84,7 @@ fn survives(target: &str, body: Body, bytes: &[u8], whence: &str) -> bool {
     has_survived
 }
 
-/// Attacks every target in threads of their own, and names those that fail.
+/// Runs every target in a thread of its own, and names those that fail.
 fn attack_all(attack: impl Fn(&'static str, Body) -> bool + Sync) {
     let failed = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -145,7 +145,7 @@ fn mutations_of_the_corpus_break_nothing() {
     });
 }
 
-/// One of the files, changed in a few places.
+/// A random file of the corpus with a few changes.
 fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
     let mut bytes = random.choice(corpus).cloned().unwrap_or_default();
     for _ in 0..random.u32(1..=5) {
@@ -172,7 +172,7 @@ fn mutation(corpus: &[Vec<u8>], random: &mut Rng) -> Vec<u8> {
 }
 
 #[test]
-fn every_target_has_its_files_and_nothing_else_has() {
+fn targets_files_and_corpus_folders_match() {
     let listed: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let names = |folder: &str, is_folder: bool| -> BTreeSet<String> {
         let entries = fs::read_dir(root().join(folder)).unwrap();

@@ -1,8 +1,8 @@
-//! Golden wire bytes: every frame kind, compared byte by byte with committed files.
+//! Golden wire bytes: frames of each kind, compared byte by byte with committed files.
 //!
-//! A change of the wire shows here as a change of a file. `FANFARE_GOLDEN=write` writes the files
-//! anew; look at the difference before you commit it. Payloads that only fill space are cut out of
-//! the files: what is compared then is the header, the ends, and that the middle is all payload.
+//! A change of the wire format changes a file. `FANFARE_GOLDEN=write` writes the files again;
+//! review the difference before you commit it. Long filler payloads are cut out of the files: then
+//! the header, both ends, and the uniform middle are compared.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -148,7 +148,7 @@ fn length_takes_the_shortest_form_at_every_edge() {
 }
 
 #[test]
-fn compressed_message_is_marked_and_one_that_would_not_shrink_is_the_plain_frame() {
+fn compressed_message_is_marked_and_an_incompressible_one_is_plain() {
     let rows = r#"{"symbol":"EURUSD","bid":1.0934,"ask":1.0936},"#.repeat(20);
     let long = publication("prices", None, json(&format!("[{rows}0]")));
     let short = publication("prices", None, json("[0]"));
@@ -158,8 +158,8 @@ fn compressed_message_is_marked_and_one_that_would_not_shrink_is_the_plain_frame
             FrameKind::WebSocketDeflated(envelope),
         );
         let compressed = wire(&long, deflated);
-        // Another version of the compressor may choose other bytes; what has to stay is that they
-        // are marked and inflate to the message.
+        // Another version of the compressor may produce other bytes. They have to be marked and to
+        // inflate to the message.
         compare(&format!("rows.ws-deflated-{name}"), &compressed);
         assert_eq!(wire(&short, deflated), wire(&short, plain));
     }

@@ -1,4 +1,4 @@
-// Subscribes with an npm package and prints what the package hands over, one JSON object a line.
+// Subscribes with an npm package and prints what the package delivers, one JSON object a line.
 //
 // usage: client.mjs eventsource-client|launchdarkly-eventsource|undici|
 //                   reconnecting-websocket|websocket URL COUNT
@@ -8,33 +8,33 @@
 const [library, url, count] = [process.argv[2], process.argv[3], Number(process.argv[4])];
 const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 const fail = (why) => { process.stderr.write(`${why}\n`); process.exit(1); };
-// Some packages have timers that do not keep the process alive.
+// Keeps the process alive, which the timers of some packages do not.
 setTimeout(() => fail('not done in 60 s'), 60_000);
 
 let [received, opened, isOpen] = [0, 0, false];
 const open = () => { isOpen = true; print({ opened: ++opened }); };
-// An attempt to come back that fails is an error of most packages, too.
+// Most packages report a failed reconnect as an error, too.
 const lose = () => { if (isOpen) print({ lost: opened }); isOpen = false; };
 
-// Of an event stream: what was dispatched, whatever its type.
+// Prints a dispatched event of any type.
 function take(id, event, data) {
   if (received === count) return;
   print({ id, event, data });
   if (!event.startsWith('fanfare.') && ++received === count) process.exit(0);
 }
 
-// Those that are like the EventSource of browsers.
+// Packages with the interface of a browser's EventSource.
 function follow(source) {
   source.addEventListener('open', open);
   source.addEventListener('error', lose);
-  // launchdarkly-eventsource tells the end of a stream from an error.
+  // launchdarkly-eventsource distinguishes the end of a stream from an error.
   source.addEventListener('end', lose);
   for (const type of ['message', 'price']) {
     source.addEventListener(type, (event) => take(event.lastEventId, event.type, event.data));
   }
 }
 
-// Those that are like the WebSocket of browsers.
+// Packages with the interface of a browser's WebSocket.
 function converse(socket) {
   socket.addEventListener('open', () => print({ protocol: socket.protocol }));
   socket.addEventListener('close', (event) => {

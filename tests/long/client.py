@@ -1,4 +1,4 @@
-"""Subscribes with a PyPI package and prints what the package hands over, one JSON object a line.
+"""Subscribes with a PyPI package and prints what the package delivers, one JSON object a line.
 
 usage: client.py niquests|aiohttp|picows|websocket-client|requests URL COUNT
 
@@ -45,7 +45,7 @@ def with_niquests(url, count):
 
 
 def counted(count, messages):
-    """Prints messages until there were so many publications."""
+    """Prints messages up to this number of publications."""
     for message in map(json.loads, messages):
         report(**message)
         count -= "type" not in message

@@ -1,14 +1,14 @@
-"""Starts a program the way a service manager does that opens its sockets for it.
+"""Starts a program with inherited sockets, as a service manager does.
 
 usage: activation.py [--again] FOLDER PROGRAM ARGUMENT...
 
-ACTIVATION_NAMES in the environment is what the two sockets are called, `a:b` if it is not there.
+ACTIVATION_NAMES in the environment has the names of the two sockets, by default `a:b`.
 
 Binds a TCP port of 127.0.0.1 and the Unix socket FOLDER/handed.sock, prints one JSON line with
 `pid` and `tcp`, and becomes the program with them as its descriptors 3 and 4.
 
-With --again it stays, and keeps the sockets open: whenever the program ends, it prints the status as
-`ended`, and starts the program again a few seconds later, with another such line.
+With --again it stays and keeps the sockets open. When the program ends, it prints the status as
+`ended`, and after a few seconds it starts the program again and prints another such line.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ import socket
 import sys
 import time
 
-# Longer than the delay that a drain gives to few clients, so that they return while nothing serves.
+# Longer than the reconnect delay of a drain with few clients, so that they reconnect before the
+# next start.
 PAUSE_S = 3
 PR_SET_PDEATHSIG = 1
 NAMES = os.environ.get("ACTIVATION_NAMES", "a:b")
@@ -35,7 +36,7 @@ unix.listen()
 
 
 def become():
-    # Both numbers may be taken by the sockets themselves; copies far up are out of the way.
+    # The sockets themselves may have the numbers 3 and 4, so they are copied to high numbers first.
     for target, source in ((3, os.dup2(tcp.fileno(), 103)), (4, os.dup2(unix.fileno(), 104))):
         os.dup2(source, target)
         os.close(source)
@@ -49,7 +50,7 @@ if not is_again:
 while True:
     child = os.fork()
     if child == 0:
-        # The test ends its own child only.
+        # The test kills its own child only, so this one ends with it.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         become()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

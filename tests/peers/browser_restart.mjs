@@ -1,4 +1,4 @@
-// Lets Chromium's own EventSource lose its streams to restarts of the server.
+// Reconnects Chromium's own EventSource over restarts of the server.
 //
 // usage: browser_restart.mjs CHROMIUM URL PROFILE_DIR ORIGINS ROUNDS
 //

@@ -1,4 +1,4 @@
-// Lets Chromium's own EventSource lose its stream and come back.
+// Reconnects Chromium's own EventSource after it has lost its stream.
 //
 // usage: browser_resume.mjs CHROMIUM URL PROFILE_DIR [COUNT]
 //

@@ -3,7 +3,7 @@
 usage: event_stream_client.py httpx-sse|sseclient-py URL COUNT
 
 One JSON object a line: {"opened":n} for each stream, {"lost":n} for each end, and {"id","event","data"}
-for each event, whatever its type. Neither package reconnects by itself: the loop here does, with the
+for each event, whatever its type. Neither package reconnects by itself; this script does, with the
 last id that the package reported. Ends with status 0 after COUNT events that are not the server's own.
 """
 
@@ -23,7 +23,7 @@ def report(**fields):
 
 
 def httpx_events(url, headers, opened):
-    # Heartbeats come every 100 ms here; against a default server the time has to be longer than 25 s.
+    # The test's server sends heartbeats every 100 ms. A default server needs more than 25 s.
     with httpx.Client(timeout=10) as client:
         with httpx_sse.connect_sse(client, "GET", url, headers=headers) as source:
             source.response.raise_for_status()
@@ -38,7 +38,7 @@ def sseclient_events(url, headers, opened):
     response = connection.getresponse()
     assert response.status == 200, response.status
     opened()
-    # Read as it comes: `read1` returns what has arrived.
+    # `read1` returns the bytes that have arrived.
     yield from sseclient.SSEClient(iter(response.read1, b"")).events()
 
 

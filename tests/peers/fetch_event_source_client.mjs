@@ -12,7 +12,7 @@ const print = (value) => process.stdout.write(JSON.stringify(value) + '\n');
 const fail = (why) => { process.stderr.write(`${why}\n`); process.exit(1); };
 setTimeout(() => fail('not done in 60 s'), 60_000).unref();
 
-// The package is for pages: it listens for their visibility and uses the timers of their window.
+// The package expects a page: it listens for visibility changes and uses the timers of `window`.
 globalThis.window = globalThis;
 globalThis.document = { hidden: false, addEventListener() {}, removeEventListener() {} };
 

@@ -25,8 +25,8 @@ limit, *command = arguments[is_shared:]
 limit = int(limit)
 resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
-# The number of the call, then both halves of the third argument, the new limit. Jumps count the lines
-# that are left out.
+# Tests the number of the call, then both halves of the third argument, the new limit. A jump has the
+# number of instructions that it skips.
 filters = [
     (LOAD, 0, 0, 0),
     (EQUALS, 7, 0, SETRLIMIT),

@@ -1,9 +1,9 @@
-// Drives a headless Chromium through the page at `/`, step by step, as a person would.
+// Operates the page at `/` in a headless Chromium, step by step, through its controls.
 //
 // usage: page.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT
 //
 // Prints one JSON object a line: {"live":…} when figures arrive by both transports,
-// {"subscribed":…} when the form's subscription stands, {"seen":…} when its publication is shown.
+// {"subscribed":…} when the form's subscription is confirmed, {"seen":…} when its publication is shown.
 import { chromium } from 'playwright-core';
 
 const [executablePath, url, profile, screenshot] = process.argv.slice(2);

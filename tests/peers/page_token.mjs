@@ -1,11 +1,11 @@
-// Drives a headless Chromium through the page at `/` of a server that asks for tokens.
+// Operates the page at `/` of a server that requires tokens, in a headless Chromium.
 //
 // usage: page_token.mjs CHROMIUM URL PROFILE_DIR SCREENSHOT FANFARE SECRET
 //
 // Tokens are made by the binary FANFARE with the secret and allow the demo's channels. The channel
 // `open` needs none. Prints one JSON object a line: {"asked":…} each time the page asks for a token, with its
 // reason, {"live":…} when figures arrive, {"subscribed":…} and {"seen":…} as page.mjs does, and at the
-// end {"leaks":[…]}, wherever a token was found that it should not be. SCREENSHOT.before.png and
+// end {"leaks":[…]}, with the places where a token was found and must not be. SCREENSHOT.before.png and
 // SCREENSHOT.after.png show the page without a token and with one.
 import { execFileSync } from 'node:child_process';
 import { chromium } from 'playwright-core';
@@ -80,7 +80,7 @@ const short = sign('4');
 await enter(short);
 await asked('expired');
 await live('refused');
-// A token that is no good does not close what needs none.
+// An invalid token does not close streams that need none.
 await subscribe('open', 'ws');
 await page.click('#subscribe');
 const token = sign('3600');

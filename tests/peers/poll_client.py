@@ -3,7 +3,7 @@
 usage: poll_client.py URL COUNT
 
 One connection for all polls, each from the id of the last answer. Ends with status 0 when COUNT
-publications have come and no gap was told; the first line has the position that it begins at.
+publications have arrived without a gap. The first line has the first position.
 """
 
 import http.client

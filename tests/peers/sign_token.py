@@ -1,4 +1,4 @@
-"""Signs a JSON Web Token with nothing but the standard library and `openssl`, and prints it.
+"""Signs a JSON Web Token with the standard library and `openssl` only, and prints it.
 
 usage: sign_token.py ALG KEYFILE CLAIMS [HEADER]
 

@@ -1,9 +1,9 @@
-// Shows a token with the `ws` package and prints what it receives, one JSON object a line.
+// Sends a token with the `ws` package and prints what it receives, one JSON object a line.
 //
 // usage: token_client.mjs URL header|subprotocol|message TOKEN
 //
-// Ends when the server closes, with a line that has the code. A handshake that is refused is a line with
-// the status.
+// Ends when the server closes, with a line that has the code. For a refused handshake it prints a line
+// with the status.
 import WebSocket from 'ws';
 
 const [url, way, token] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-"""Shows a token with the `websockets` package and prints what it receives, one JSON object a line.
+"""Sends a token with the `websockets` package and prints what it receives, one JSON object a line.
 
 usage: token_client.py URL header|subprotocol|message TOKEN
 

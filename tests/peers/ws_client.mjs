@@ -3,7 +3,7 @@
 // usage: ws_client.mjs URL COUNT [deflate]
 //
 // After COUNT publications it pings, waits for the pong and closes with 1000. With `deflate` it offers
-// permessage-deflate as the package does by itself, prints what was agreed to, and sends a compressed
+// permessage-deflate with the package's defaults, prints the negotiated extension, and sends a compressed
 // command.
 import WebSocket from 'ws';
 
@@ -22,7 +22,7 @@ socket.on('open', () => {
   print({ protocol: socket.protocol });
   if (!deflates) return;
   print({ extensions });
-  // The package compresses what has 1024 bytes or more.
+  // The package compresses messages of 1024 bytes and more.
   socket.send(JSON.stringify({ type: 'ping', ref: 7, pad: 'x'.repeat(2000) }));
 });
 socket.on('pong', (data) => { print({ pong: data.toString() }); socket.close(1000, 'done'); });

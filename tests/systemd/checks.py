@@ -1,4 +1,4 @@
-"""Checks fanfare's units as shipped. Runs as root, as a service of the container's systemd.
+"""Checks fanfare's unit files as shipped. Runs as root, as a service of the container's systemd.
 
 Each check begins with a fresh service; a drop-in shortens times or sharpens the sandbox where a
 check needs it. Prints PASS or FAIL with what was measured, and a summary as the last line.
@@ -24,7 +24,7 @@ CHECKS = []
 
 
 def check(function):
-    """A check; its name is told, and what it returns."""
+    """Registers a check. The report has its name and its return value."""
     CHECKS.append(function)
     return function
 
@@ -33,18 +33,18 @@ def check(function):
 
 
 @check
-def unit_files_have_no_mistake():
+def unit_files_are_valid():
     host.fresh()
     done = host.run("systemd-analyze", "verify", SERVICE, SOCKET, TLS_SOCKET)
-    said = [line for line in done.stderr.splitlines() if "fanfare" in line]
-    assert done.returncode == 0 and not said, done.stderr
+    output = [line for line in done.stderr.splitlines() if "fanfare" in line]
+    assert done.returncode == 0 and not output, done.stderr
 
 
 @check
-def service_is_active_only_when_it_serves():
+def service_is_active_only_when_it_answers():
     for _ in range(5):
         host.start()
-        # No second try: whoever is ordered after the service relies on it.
+        # No retry: units ordered after the service rely on it.
         assert get() == 200
         assert get("/readyz", host.ADMIN) == 200
     assert show("ActiveState") == "active" and show("Type") == "notify"
@@ -65,14 +65,14 @@ def first_answer_comes_within_500_ms_of_the_start():
         begun = int(show("InactiveExitTimestampMonotonic")) / 1e6
         took.append(answered - begun)
         active.append(int(show("ActiveEnterTimestampMonotonic")) / 1e6 - begun)
-    said = f"answer after {milliseconds(took)} ms, active after {milliseconds(active)} ms"
-    # The median: the machine may be busy with other things.
-    assert sorted(took)[2] < 0.5, said
-    return said
+    report = f"answer after {milliseconds(took)} ms, active after {milliseconds(active)} ms"
+    # The median, since the machine may be busy.
+    assert sorted(took)[2] < 0.5, report
+    return report
 
 
 def milliseconds(seconds):
-    """Several times, shortest first."""
+    """Formats durations, shortest first."""
     return ", ".join(f"{1000 * each:.0f}" for each in sorted(seconds))
 
 
@@ -107,19 +107,19 @@ def each_worker_has_its_own_descriptors_and_processor():
         assert not first & host.sockets(pid, pid), "shared with the main thread"
         for second in tables[one + 1 :]:
             assert not first & second, "shared among workers"
-    # Their connections and a listener each.
+    # One socket per connection, and a listener per worker.
     assert sum(map(len, tables)) == len(streams) + len(threads), tables
     cpus = [host.status(pid, thread)["Cpus_allowed_list"] for thread in threads]
     if len(threads) > 1:
         assert len(set(cpus)) == len(threads) and all(map(str.isdigit, cpus)), cpus
-    said = host.journal(began)
-    assert "cannot" not in said, said
+    output = host.journal(began)
+    assert "cannot" not in output, output
     return f"sockets {[len(table) for table in tables]}, pinned to {', '.join(cpus)}"
 
 
 @check
 def soft_limit_on_descriptors_is_raised_inside_the_sandbox():
-    # As shipped both are as high as the machine lets a unit have them; so a low one is asked for.
+    # As shipped both limits are as high as the machine allows, so the check sets a low one.
     shipped = nofile(host.start())
     assert shipped[0] == shipped[1], shipped
     _, machine = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -137,7 +137,7 @@ def nofile(pid):
 
 
 @check
-def feed_is_open_to_the_group_and_to_nobody_else():
+def feed_is_open_to_its_group_only():
     host.start()
     stream = Stream()
     allowed = host.publish("publisher", '{"n":1}')
@@ -159,8 +159,9 @@ def feed_can_be_given_to_another_group():
 
 
 @check
-def no_forbidden_system_call_is_ever_tried():
-    # As shipped a forbidden call fails; here it kills, so that not even a failing one is missed.
+def server_makes_no_forbidden_system_call():
+    # As shipped a forbidden call returns an error. Here it kills the process, so that none is
+    # missed.
     began = time.time()
     pid = host.start("SystemCallErrorNumber=kill", "Environment=FANFARE_DRAIN_WINDOW_MS=500")
     stream = Stream()
@@ -176,16 +177,16 @@ def no_forbidden_system_call_is_ever_tried():
     ok("systemctl", "stop", SERVICE)
     assert re.search(r"retry: \d+", stream.rest().split("id: ", 1)[1]), stream.text
     assert show("Result") == "success", show("Result")
-    said = host.journal(began)
-    assert "SYS" not in said, said
+    output = host.journal(began)
+    assert "SYS" not in output, output
 
 
 @check
 def exposure_is_at_most_2():
     host.fresh()
-    said = ok("systemd-analyze", "security", "--no-pager", SERVICE)
-    overall = re.search(r"Overall exposure level for fanfare.service: ([\d.]+) (\w+)", said)
-    assert float(overall[1]) <= 2.0, said
+    output = ok("systemd-analyze", "security", "--no-pager", SERVICE)
+    overall = re.search(r"Overall exposure level for fanfare.service: ([\d.]+) (\w+)", output)
+    assert float(overall[1]) <= 2.0, output
     return f"{overall[1]} {overall[2]}"
 
 
@@ -196,8 +197,8 @@ SECRETS = pathlib.Path("/etc/fanfare/secrets")
 CREDENTIALS = f"/run/credentials/{SERVICE}"
 
 
-def lock_secrets_away():
-    """Files that nobody but root reads, and the lines by which the service gets them all the same."""
+def write_secrets():
+    """Writes files that only root can read, and a configuration that uses them as credentials."""
     SECRETS.mkdir(mode=0o700, exist_ok=True)
     for name in ("certificate.pem", "key.pem"):
         shutil.copy(f"/checks/out/{name}", SECRETS)
@@ -224,7 +225,7 @@ def credential_lines():
 
 
 def over_tls(request, until="\r\n\r\n"):
-    """What a request is answered, so far, behind the certificate that was made for the checks."""
+    """Sends a request over TLS; returns the response up to a text."""
     context = ssl.create_default_context(cafile="/checks/out/certificate.pem")
     with socket.create_connection(("127.0.0.1", 8443), 30) as connection:
         with context.wrap_socket(connection, server_hostname="localhost") as secured:
@@ -238,9 +239,9 @@ def over_tls(request, until="\r\n\r\n"):
 
 
 @check
-def secrets_of_root_are_had_as_credentials():
+def secrets_of_root_are_read_as_credentials():
     host.fresh(*credential_lines())
-    lock_secrets_away()
+    write_secrets()
     ok("systemctl", "start", SERVICE)
     refused = host.run("runuser", "--user", "fanfare", "--", "cat", SECRETS / "key.pem")
     assert "ermission denied" in refused.stderr, refused
@@ -253,10 +254,10 @@ def secrets_of_root_are_had_as_credentials():
 
 
 @check
-def everything_on_tries_no_forbidden_system_call():
+def server_with_all_features_makes_no_forbidden_system_call():
     began = time.time()
     host.fresh("SystemCallErrorNumber=kill", *credential_lines())
-    lock_secrets_away()
+    write_secrets()
     ok("systemctl", "start", SERVICE)
     pid = host.main_pid()
     token = ok("fanfare", "token", "--key", SECRETS / "secret", "--subscribe", "a").strip()
@@ -269,8 +270,8 @@ def everything_on_tries_no_forbidden_system_call():
     os.kill(pid, signal.SIGKILL)
     within(10, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
     over_tls(f"GET /sse?channel=a&since={since} HTTP/1.1\r\n{bearer}", 'data: "kept"')
-    said = host.journal(began)
-    assert "SYS" not in said, said
+    output = host.journal(began)
+    assert "SYS" not in output, output
     kept = ok("stat", "--format", "%A %U", "/var/lib/fanfare/journal").strip()
     ok("systemctl", "stop", SERVICE)
     shutil.rmtree("/var/lib/fanfare/journal")
@@ -281,7 +282,7 @@ def everything_on_tries_no_forbidden_system_call():
 
 
 @check
-def killed_server_serves_again_within_a_second():
+def killed_server_is_replaced_within_a_second():
     slowest = 0.0
     host.start()
     for count in range(1, 4):
@@ -300,28 +301,28 @@ def killed_server_serves_again_within_a_second():
 def frozen_process_is_replaced_by_the_watchdog():
     began = time.time()
     pid = host.start("WatchdogSec=2")
-    ok("systemctl", "kill", "--signal=STOP", "--kill-whom=main", SERVICE)
+    os.kill(pid, signal.SIGSTOP)
     _, took = within(20, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
-    said = host.journal(began)
-    assert "Watchdog timeout" in said, said
+    output = host.journal(began)
+    assert "Watchdog timeout" in output, output
     return f"WatchdogSec=2, serving again after {took:.1f} s"
 
 
 @check
-def stuck_worker_is_noticed_by_the_watchdog():
+def process_with_a_stuck_worker_is_replaced_by_the_watchdog():
     began = time.time()
     pid = host.start("WatchdogSec=2")
     time.sleep(4.5)
-    assert host.main_pid() == pid and host.restarts() == 0, "restarted while it was well"
+    assert host.main_pid() == pid and host.restarts() == 0, "restarted without a fault"
     host.seize(host.workers(pid)[-1])
     _, took = within(20, "the restart", lambda: host.main_pid() not in (0, pid) and host.serves())
-    said = host.journal(began)
-    assert "has not turned" in said and "Watchdog timeout" in said, said
+    output = host.journal(began)
+    assert "has not turned" in output and "Watchdog timeout" in output, output
     return f"WatchdogSec=2, serving again after {took:.1f} s"
 
 
 @check
-def wrong_configuration_is_not_restarted():
+def service_with_a_wrong_configuration_is_not_restarted():
     host.fresh()
     CONFIG.write_text("heartbeat = 5\n")
     began = time.time()
@@ -329,13 +330,13 @@ def wrong_configuration_is_not_restarted():
     time.sleep(2)
     found = show("ActiveState"), show("ExecMainStatus"), host.restarts()
     assert found == ("failed", "2", 0), found
-    said = host.journal(began)
-    assert "heartbeat" in said, said
+    output = host.journal(began)
+    assert "heartbeat" in output, output
     return "failed with status 2, 0 restarts"
 
 
 @check
-def wrong_configuration_behind_the_socket_comes_to_rest():
+def socket_of_a_service_with_a_wrong_configuration_gives_up():
     host.fresh()
     CONFIG.write_text("heartbeat = 5\n")
     ok("systemctl", "start", SOCKET)
@@ -347,7 +348,7 @@ def wrong_configuration_behind_the_socket_comes_to_rest():
 
 
 @check
-def reload_with_a_wrong_configuration_changes_nothing_and_says_why():
+def reload_of_a_wrong_configuration_changes_nothing_and_logs_the_error():
     pid = host.start()
     began = time.time()
     CONFIG.write_text("heartbeat = 5\n")
@@ -365,7 +366,7 @@ def reload_with_a_wrong_configuration_changes_nothing_and_says_why():
 
 
 @check
-def stop_ends_well_and_in_time():
+def stop_succeeds_in_time():
     host.start("Environment=FANFARE_DRAIN_WINDOW_MS=1000")
     streams = [Stream() for _ in range(4)]
     begun = time.monotonic()
@@ -380,7 +381,7 @@ def stop_ends_well_and_in_time():
 
 
 @check
-def stop_with_the_shipped_times_ends_well():
+def stop_with_the_shipped_times_succeeds():
     host.start()
     streams = [Stream() for _ in range(20)]
     begun = time.monotonic()
@@ -394,10 +395,10 @@ def stop_with_the_shipped_times_ends_well():
 
 
 @check
-def drain_longer_than_the_watchdog_is_not_cut_short():
+def drain_longer_than_the_watchdog_is_completed():
     host.start("WatchdogSec=300ms")
     mutes = [Mute() for _ in range(4)]
-    # What they do not take holds the drain to its end, a second later.
+    # Data that the clients do not read keeps the drain open for a second.
     for _ in range(8):
         assert host.publish("publisher", json.dumps("x" * 100_000)).returncode == 0
     begun = time.monotonic()
@@ -405,7 +406,7 @@ def drain_longer_than_the_watchdog_is_not_cut_short():
     took = time.monotonic() - begun
     assert all(mute.connection.recv(4096) for mute in mutes)
     assert show("Result") == "success", show("Result")
-    assert took > 0.8, f"{took:.1f} s proves nothing"
+    assert took > 0.8, f"{took:.1f} s: the drain was too short to test anything"
     return f"WatchdogSec=300ms, drained for {took:.1f} s"
 
 
@@ -418,12 +419,12 @@ def socket_activates_the_service():
     assert show("ActiveState") == "active"
     pid = host.main_pid()
     tables = [host.sockets(pid, thread) for thread in host.workers(pid)]
-    assert set.intersection(*tables), "the workers have not the listener that was handed over"
+    assert set.intersection(*tables), "the workers do not share the inherited listener"
     return show("StatusText")
 
 
 @check
-def restart_behind_the_socket_refuses_nobody():
+def restart_with_the_socket_unit_refuses_no_client():
     host.fresh("Environment=FANFARE_DRAIN_WINDOW_MS=1000")
     ok("systemctl", "start", SOCKET, SERVICE)
     streams = [Stream() for _ in range(10)]
@@ -442,7 +443,7 @@ def restart_behind_the_socket_refuses_nobody():
 
 
 @check
-def crash_behind_the_socket_refuses_nobody():
+def crash_with_the_socket_unit_refuses_no_client():
     host.fresh()
     ok("systemctl", "start", SOCKET, SERVICE)
     pid = host.main_pid()
@@ -451,7 +452,7 @@ def crash_behind_the_socket_refuses_nobody():
         os.kill(pid, signal.SIGKILL)
         within(5, "the restart", lambda: host.main_pid() not in (0, pid))
         within(5, "the crowd", lambda count=crowd.answered: crowd.answered > count + 50)
-    # A connection the killed process had accepted is lost with it; a connect is not.
+    # Connections that the killed process had accepted are lost; no connect is refused.
     assert crowd.refused == 0, str(crowd)
     assert crowd.longest < 1.5, str(crowd)
     return str(crowd)
@@ -468,14 +469,14 @@ def recipes_of_the_readme_serve_tls_on_port_443():
         shutil.copy(f"/checks/out/{name}.pem", checkout / f"example.org.{suffix}")
     began = time.time()
     for recipe in ("systemd", "TLS under systemd"):
-        # The binary is there already.
+        # The binary is already built.
         script = f"set -e\ncd {checkout}\ncargo() {{ :; }}\n{host.recipe(recipe)}"
         ok("bash", "-c", script)
     command = ["curl", "--silent", "--show-error", "--cacert", checkout / "example.org.pem"]
     command += ["--connect-to", "example.org:443:127.0.0.1:443"]
     url = "https://example.org:443/poll?channel=a&timeout=0"
-    said = ok(*command, url)
-    assert '"publications":[]' in said, said
+    output = ok(*command, url)
+    assert '"publications":[]' in output, output
     assert get() == 200
     status = host.status(host.main_pid())
     assert int(status["CapEff"], 16) == 0, status
@@ -499,8 +500,8 @@ def main():
             failed += 1
             print(f"FAIL {function.__name__}\n{traceback.format_exc()}")
     host.fresh()
-    said = ok("journalctl", "--no-pager", "--output", "short-precise")
-    pathlib.Path("/checks/out/journal.txt").write_text(said)
+    output = ok("journalctl", "--no-pager", "--output", "short-precise")
+    pathlib.Path("/checks/out/journal.txt").write_text(output)
     print(f"{len(chosen) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

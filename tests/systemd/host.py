@@ -1,4 +1,4 @@
-"""What the checks have in hand: systemctl, drop-ins, processes, HTTP, threads to stop."""
+"""Parts of the checks: systemctl, drop-ins, processes, HTTP, and stopping one thread."""
 
 import contextlib
 import ctypes
@@ -22,7 +22,7 @@ DROP_IN = pathlib.Path(f"/run/systemd/system/{SERVICE}.d/check.conf")
 
 
 def run(*command, **options):
-    """Runs a command, captures what it says; its status is for the caller."""
+    """Runs a command and captures its output. The caller checks the status."""
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
@@ -34,7 +34,7 @@ def ok(*command):
 
 
 def install():
-    """Installs what the unit file says, in its words, and two users: one may publish, one not."""
+    """Installs by the commands in the unit file, and adds two users, of which one may publish."""
     shutil.copy("/checks/fanfare", "/usr/local/bin/fanfare")
     CONFIG.parent.mkdir()
     shutil.copy(UNITS / "fanfare.toml", CONFIG)
@@ -51,7 +51,7 @@ def install():
 
 
 def uninstall():
-    """Removes what `install` installed, so that it can be installed in another way."""
+    """Removes what `install` installed, so that another installation can be tested."""
     fresh()
     shutil.rmtree(CONFIG.parent)
     DROP_IN.unlink()
@@ -59,7 +59,7 @@ def uninstall():
         pathlib.Path("/etc/systemd/system", unit).unlink()
     pathlib.Path("/usr/local/bin/fanfare").unlink()
     ok("userdel", "fanfare")
-    # The publisher is a member, so that the group is left.
+    # `userdel` leaves the group, since the publisher is a member.
     run("groupdel", "fanfare")
 
 
@@ -71,7 +71,7 @@ def recipe(name):
 
 
 def fresh(*service_lines):
-    """Stops everything; the next start is with the files as shipped and these lines on top."""
+    """Stops all units and restores the shipped files, with these lines in a drop-in."""
     run("systemctl", "stop", SOCKET, TLS_SOCKET, SERVICE)
     shutil.copy(UNITS / "fanfare.toml", CONFIG)
     DROP_IN.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def fresh(*service_lines):
 
 
 def start(*service_lines):
-    """A fresh service, started; its main process."""
+    """Starts a fresh service; returns its main process."""
     fresh(*service_lines)
     ok("systemctl", "start", SERVICE)
     return main_pid()
@@ -104,7 +104,7 @@ def journal(since, unit=SERVICE):
 
 
 def within(seconds, what, condition):
-    """Waits until the condition holds; what it returned and how long that took."""
+    """Waits until the condition holds; returns its value and the duration."""
     begun = time.monotonic()
     while True:
         found = condition()
@@ -116,7 +116,7 @@ def within(seconds, what, condition):
 
 
 def ask(path, address, seconds):
-    """What one GET on a connection of its own is answered."""
+    """Sends one GET on a new connection; returns the whole response."""
     with socket.create_connection(address, seconds) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         answer = b""
@@ -137,7 +137,7 @@ def body(path, address=CLIENTS):
 
 
 def serves():
-    """Whether a client is answered just now."""
+    """Whether the server answers a request."""
     try:
         return get(seconds=1) == 200
     except OSError:
@@ -146,7 +146,7 @@ def serves():
 
 @contextlib.contextmanager
 def background(*command):
-    """A command that runs along, and is ended at the latest with the block."""
+    """Runs a command in the background, and kills it at the end of the block."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
@@ -174,14 +174,14 @@ class Stream:
         self.connection.close()
 
     def rest(self):
-        """Everything, when the server has ended the stream."""
+        """Waits for the server to end the stream; returns all of it."""
         self.thread.join(30)
         assert not self.thread.is_alive(), "the stream was not ended"
         return self.text
 
 
 def publish(user, data, *flags):
-    """`fanfare publish` as somebody else."""
+    """Runs `fanfare publish` as another user."""
     command = ["fanfare", "publish", "a", data, "--ack", "--feed", FEED, *flags]
     return run("runuser", "--user", user, "--", *command)
 
@@ -194,7 +194,7 @@ def status(pid, thread=None):
 
 
 def workers(pid):
-    """The worker threads' numbers, in order of their names."""
+    """The ids of the worker threads, in the order of their names."""
     names = {}
     for task in os.listdir(f"/proc/{pid}/task"):
         name = pathlib.Path(f"/proc/{pid}/task/{task}/comm").read_text().strip()
@@ -204,7 +204,7 @@ def workers(pid):
 
 
 def sockets(pid, thread):
-    """The sockets in a thread's own table, but for the journal's, which are standard output."""
+    """The sockets in a thread's descriptor table, except standard input, output and error."""
     folder = f"/proc/{pid}/task/{thread}/fd"
     links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder) if int(fd) > 2]
     return {link for link in links if link.startswith("socket:")}
@@ -218,7 +218,7 @@ def seize(thread):
     for request in (ptrace_seize, ptrace_interrupt):
         if libc.ptrace(request, thread, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "ptrace")
-    # Its process is not gone before whoever traces the thread has seen the thread's end.
+    # The process cannot be reaped before the tracer has seen the end of the thread.
     threading.Thread(target=_await_end, args=[thread], daemon=True).start()
 
 
@@ -229,13 +229,12 @@ def _await_end(thread):
 
 
 class Mute:
-    """A WebSocket client that neither sends nor reads anything after the handshake, and has room for
-    little."""
+    """A WebSocket client with a small receive buffer that is silent after the handshake."""
 
     def __init__(self):
         self.connection = socket.socket()
         self.connection.settimeout(30)
-        # Before connecting, since the window is agreed on then.
+        # Set before connecting, since the window scale is negotiated in the handshake.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.connection.connect(CLIENTS)
         lines = [
@@ -251,7 +250,7 @@ class Mute:
 
 
 class Crowd:
-    """Threads that connect, ask and connect again while the block lasts, and count how it went."""
+    """Threads that send requests on new connections during the block, and count the results."""
 
     def __init__(self, size):
         self.answered = self.refused = self.broken = 0
@@ -275,7 +274,7 @@ class Crowd:
                 outcome = "broken"
                 self.errors.add(repr(error))
             with self._lock:
-                # One of the three counts.
+                # One of the three counters.
                 setattr(self, outcome, getattr(self, outcome) + 1)
                 self.longest = max(self.longest, time.monotonic() - begun)
             time.sleep(0.002)

@@ -1,7 +1,7 @@
-//! The house rules as tests: what points where, what may be named where, and how files look.
+//! The house rules as tests: dependencies, names, and the form of files.
 //!
-//! The rules stand in `rules.rs`; here they meet the files of the package, and samples that
-//! break them, so that a rule that has gone blind fails too.
+//! `rules.rs` and `words.rs` have the rules. The tests here apply them to all files of the package,
+//! and to samples that break them, so that a rule without effect fails too.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -28,9 +28,9 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file of ours below a folder, as paths from the root.
+/// All files of this project below a folder, as paths from the root.
 fn files_below(folder: &str, found: &mut Vec<String>) {
-    const NOT_OURS: &[&str] = &[
+    const EXCLUDED: &[&str] = &[
         "tests/.deps",
         "tests/golden",
         "tests/corpus",
@@ -41,7 +41,7 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
         "benches/load/out",
         "benches/load/venv",
     ];
-    if NOT_OURS.contains(&folder) || folder.ends_with("/target") || folder.ends_with("/__pycache__")
+    if EXCLUDED.contains(&folder) || folder.ends_with("/target") || folder.ends_with("/__pycache__")
     {
         return;
     }
@@ -59,7 +59,7 @@ fn files_below(folder: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Every text file of ours with its text.
+/// All text files of this project.
 fn texts() -> Vec<(String, String)> {
     let mut paths: Vec<String> = ["README.md", "Cargo.toml", ".gitignore", ".ci/run"]
         .map(str::to_owned)
@@ -77,7 +77,7 @@ fn texts() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Every Rust file of ours below one of the folders. Taken apart once for all rules.
+/// All Rust files of this project below these folders, parsed once for all rules.
 fn sources(folders: &[&str]) -> Vec<Source> {
     static ALL: OnceLock<Vec<Source>> = OnceLock::new();
     let take_apart = || {
@@ -92,7 +92,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
         .collect()
 }
 
-/// The files of a crate without those that exist only for tests, as `#[cfg(test)] mod x;` says.
+/// The files of a crate without modules that `#[cfg(test)] mod x;` declares.
 fn product_sources(root: &str) -> Vec<Source> {
     let all = sources(&[root]);
     let mut test_modules = Vec::new();
@@ -137,7 +137,7 @@ fn check(sources: &[Source], rule: impl Fn(&Source) -> Vec<Finding>) {
     );
 }
 
-/// A sample that has to break the rule, and only on this line.
+/// Checks that a sample breaks the rule on this line only.
 fn breaks(path: &str, text: &str, line: usize, rule: impl Fn(&Source) -> Vec<Finding>) {
     let found = rule(&Source::new(path, text));
     assert_eq!(found.len(), 1, "{path}: {text}: {found:?}");
@@ -210,7 +210,7 @@ fn dependencies_point_inward() {
 }
 
 #[test]
-fn transports_do_not_know_each_other() {
+fn transports_do_not_use_each_other() {
     check(&product_sources("src/"), rules::transports);
     let rule = rules::transports;
     breaks(
@@ -238,7 +238,7 @@ fn transports_do_not_know_each_other() {
 }
 
 #[test]
-fn only_the_shell_touches_the_world() {
+fn only_the_shell_uses_the_system() {
     check(&product_sources("src/"), rules::shell_only);
     check(&product_sources(GENERATOR), rules::shell_only);
     let rule = rules::shell_only;
@@ -284,7 +284,7 @@ fn only_the_shell_touches_the_world() {
 }
 
 #[test]
-fn doctor_reads_files_in_one_place() {
+fn doctor_reads_files_in_one_module() {
     check(&product_sources("src/"), rules::doctor_files);
     let rule = rules::doctor_files;
     breaks("src/cli/doctor/facts.rs", "use std::fs;\n", 1, rule);
@@ -305,7 +305,7 @@ fn doctor_reads_files_in_one_place() {
 }
 
 #[test]
-fn mio_is_named_where_it_belongs() {
+fn mio_is_used_in_the_loops_only() {
     check(&sources(&["src/", GENERATOR]), rules::mio_contained);
     breaks(
         "src/worker/readiness.rs",
@@ -326,7 +326,7 @@ fn mio_is_named_where_it_belongs() {
 }
 
 #[test]
-fn errors_say_their_cause_once() {
+fn errors_print_their_cause_once() {
     check(&product_sources("src/"), rules::causes_once);
     check(&product_sources(GENERATOR), rules::causes_once);
     let sample = |attribute: &str, variant: &str| format!("#[error({attribute})]\n{variant}\n}}\n");
@@ -391,7 +391,7 @@ fn server_and_generator_do_not_know_each_other() {
 }
 
 #[test]
-fn one_word_stands_for_one_thing() {
+fn identifiers_use_no_synonyms() {
     check(&sources(&["src/", GENERATOR]), rules::synonyms);
     breaks("src/hub/a.rs", "struct TopicTree;\n", 1, rules::synonyms);
     breaks(
@@ -415,7 +415,7 @@ fn modules_are_named_for_what_they_hold() {
 }
 
 #[test]
-fn files_say_what_they_are() {
+fn files_start_with_a_description() {
     check(&sources(&["src/", "tests/", "benches/"]), rules::file_doc);
     breaks("src/a.rs", "use b;\n", 1, rules::file_doc);
 }
@@ -480,7 +480,7 @@ fn every_test_runs_and_names_a_behaviour() {
 }
 
 #[test]
-fn text_files_are_clean_and_nothing_is_put_off() {
+fn text_files_are_clean_and_have_no_open_tasks() {
     report(texts().into_iter().map(|(path, text)| {
         let findings = rules::text_form(&path, &text);
         (path, findings)
@@ -500,10 +500,10 @@ fn texts_have_no_forbidden_word() {
     }));
 }
 
-/// Reads a script of Python and runs nothing.
+/// Parses a Python script without running it.
 const PARSES_PYTHON: &str = "import ast, sys; ast.parse(open(sys.argv[1]).read())";
 
-/// What is wrong with a script, as whoever runs it says; nothing is run.
+/// The error of a script's interpreter, which only parses it.
 fn script_fault(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).unwrap();
     let (program, arguments): (&str, &[&str]) = match path.extension().and_then(|e| e.to_str()) {
@@ -527,7 +527,7 @@ fn script_fault(path: &Path) -> Option<String> {
 }
 
 #[test]
-fn scripts_are_ones_that_their_programs_understand() {
+fn scripts_are_accepted_by_their_interpreters() {
     let texts = texts();
     let scripts = texts
         .iter()

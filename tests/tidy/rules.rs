@@ -1,19 +1,19 @@
-//! The house rules, one function each: a file in, findings out.
+//! The house rules. Each is a function from a file to its findings.
 
 use crate::source::{GENERATOR, Source, Token, imports, module_of, tokens};
 
-/// The longest line of a comment, and of anything else, in columns.
+/// The longest comment line and the longest other line, in columns.
 const COMMENT_COLUMNS_MAX: usize = 100;
 const COLUMNS_MAX: usize = 120;
 const FUNCTION_LINES_MAX: usize = 70;
-/// A unit test may be one table of cases.
+/// Longer than for other functions, since a test may be a table of cases.
 const TEST_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 800;
 
-/// A broken rule: the line from 1 and what is wrong with it.
+/// A violation: its line, from 1, and a message.
 pub(crate) type Finding = (usize, String);
 
-/// Where a file stands; what stands further out may use what stands further in.
+/// The layer of a file. Code may use its own layer and those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Layer {
     /// Uses words only.
@@ -35,8 +35,8 @@ const SHELL: &[&str] = &[
 ];
 const TRANSPORTS: &[&str] = &["event_stream", "long_poll", "short_poll", "websocket"];
 
-/// The layer of a file, by its top module. In `config`, `feed` and `journal`, which have both, a
-/// shell file says so in its first line.
+/// The layer of a file, by its top module. `config`, `feed` and `journal` have pure and shell
+/// files; the first line of a shell file says so.
 pub(crate) fn layer(source: &Source) -> Option<Layer> {
     let module = module_of(&source.path);
     let top = module.first().map_or("lib", String::as_str);
@@ -93,7 +93,7 @@ fn target_layer(path: &[String], all: &[Source]) -> Option<Layer> {
         .and_then(layer)
 }
 
-/// Deleting a transport's file has to delete a feature and nothing else.
+/// No transport uses another, so that each can be deleted alone.
 pub(crate) fn transports(source: &Source) -> Vec<Finding> {
     let module = module_of(&source.path);
     let Some(own) = module.get(1).filter(|name| {
@@ -110,8 +110,8 @@ pub(crate) fn transports(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Pure files with data that threads share. A lock there is held to take or give a reference, and
-/// never while anything waits.
+/// Pure files with data that threads share. A lock there is held only while a reference is copied
+/// or replaced.
 const WITH_LOCKS: &[&str] = &[
     "src/frame/publication.rs",
     "src/log/epoch.rs",
@@ -119,7 +119,7 @@ const WITH_LOCKS: &[&str] = &[
     "src/log/sync.rs",
 ];
 
-/// What only the shell may name.
+/// Names that only the shell may use.
 const SHELL_WORDS: &[&str] = &[
     "Condvar",
     "Instant",
@@ -140,7 +140,7 @@ const SHELL_WORDS: &[&str] = &[
 ];
 const SHELL_STD: &[&str] = &["env", "fs", "process", "thread"];
 
-/// Sockets, clocks, threads, files, chance, locks and logs live in the shell.
+/// Only the shell uses sockets, clocks, threads, files, randomness, locks and logs.
 pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     if layer(source).is_none_or(|own| own == Layer::Shell) {
         return Vec::new();
@@ -154,7 +154,7 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
         .map(|token| (token.line, format!("`{}` outside the shell", token.text)))
         .collect();
     for (at, token) in tokens.iter().enumerate() {
-        // A moment of the calendar may be handed in as data; asking for it may not.
+        // A time may be passed as data, but only the shell reads the clock.
         if token.text == "SystemTime" && second_segments(&tokens[at..]) == ["now"] {
             findings.push((token.line, "`SystemTime::now` outside the shell".to_owned()));
         }
@@ -169,8 +169,8 @@ pub(crate) fn shell_only(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// What `doctor` knows of a host it has from the tree it was given, so that a record says the same
-/// as the machine: only one of its files reads, and none asks the system it runs on.
+/// `doctor` reads hosts in one file only, from a given tree, and asks the system nothing else. So a
+/// recorded host gives the same result as the machine itself.
 pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     if !source.path.starts_with("src/cli/doctor/") || source.path.ends_with("/tree.rs") {
         return Vec::new();
@@ -190,7 +190,7 @@ pub(crate) fn doctor_files(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// In `std::a::b` it is `a`; in `std::{a::b, c}` it is `a` and `c`.
+/// `a` in `std::a::b`; `a` and `c` in `std::{a::b, c}`.
 fn second_segments<'a>(tokens: &[Token<'a>]) -> Vec<&'a str> {
     let text = |at: usize| tokens.get(at).map_or("", |token| token.text);
     if text(1) != ":" || text(2) != ":" {
@@ -226,7 +226,7 @@ pub(crate) fn mio_contained(source: &Source) -> Vec<Finding> {
     )
 }
 
-/// Unsafe code is argued for in one place of each crate.
+/// Unsafe code is in one place of each crate.
 pub(crate) fn unsafe_contained(source: &Source) -> Vec<Finding> {
     let is_sys = source.path.strip_prefix(GENERATOR) == Some("sys.rs");
     if source.path.starts_with("src/sys/") || is_sys {
@@ -259,8 +259,8 @@ fn words_of(view: &str, words: &[&str], what: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// An error says its cause once: its text contains the cause, and it has no source that is printed
-/// again by code that prints chains (C-GOOD-ERR). Only a transparent error passes both on.
+/// An error prints its cause once: the text contains it, and there is no source that code which
+/// prints chains would print again (C-GOOD-ERR). Only a transparent error forwards both.
 pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut is_transparent = false;
@@ -286,7 +286,7 @@ pub(crate) fn causes_once(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Words that the design's table has another word for, as whole words inside identifiers.
+/// Words for which the design has another one, as whole words inside identifiers.
 const SYNONYMS: &[(&str, &str)] = &[
     ("broker", "hub"),
     ("ingest", "feed"),
@@ -297,14 +297,14 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("watermark", "quota"),
 ];
 
-/// Names that other crates have given.
+/// Names of other crates.
 const NAMES_OF_OTHERS: &[&str] = &[
     "NoServerSessionStorage",
     "process_new_packets",
     "session_storage",
 ];
 
-/// One word for one thing. A client's side of things has words of its own.
+/// One word for one thing. Clients have terms of their own.
 pub(crate) fn synonyms(source: &Source) -> Vec<Finding> {
     if source.path.starts_with("src/cli/subscribe/") {
         return Vec::new();
@@ -344,14 +344,14 @@ fn words_in(identifier: &str) -> Vec<String> {
             words.push(String::new());
         }
         if let Some(last) = words.last_mut().filter(|_| c != '_') {
-            // Upper case is kept until the word is whole, so that the next boundary is seen.
+            // Case is kept until the word is complete, because it marks the next boundary.
             last.push(c);
         }
     }
     words.into_iter().map(|word| word.to_lowercase()).collect()
 }
 
-/// Folders and files are named for what they hold.
+/// Folders and files are named after their content.
 pub(crate) fn module_names(source: &Source) -> Vec<Finding> {
     const BANNED: &[&str] = &[
         "common", "helper", "helpers", "misc", "part2", "util", "utils",
@@ -368,7 +368,7 @@ pub(crate) fn module_names(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Each file says first what it is.
+/// Each file starts with a description.
 pub(crate) fn file_doc(source: &Source) -> Vec<Finding> {
     let first = source.text.lines().next().unwrap_or_default();
     if first.starts_with("//! ") || first.starts_with("#!") {
@@ -377,7 +377,7 @@ pub(crate) fn file_doc(source: &Source) -> Vec<Finding> {
     vec![(1, "a file starts with `//! ` and what it is".to_owned())]
 }
 
-/// Lines that a reader sees whole. The tables of metrics are tables.
+/// Lines fit on a screen, except in the tables of metrics.
 pub(crate) fn line_widths(source: &Source) -> Vec<Finding> {
     if source.path == "src/metrics/mod.rs" {
         return Vec::new();
@@ -397,7 +397,7 @@ pub(crate) fn line_widths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Functions fit on a screen or two.
+/// Functions fit on one or two screens.
 pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let product: Vec<&str> = source.product.lines().collect();
@@ -431,7 +431,7 @@ pub(crate) fn function_lengths(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Name and last line of the function whose `fn` stands at this index; `None` for a type or a
+/// Name and last line of the function whose `fn` is at this index; `None` for a type or a
 /// declaration without a body.
 fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)> {
     let name = tokens.get(at + 1)?.text;
@@ -454,7 +454,7 @@ fn function_end<'a>(tokens: &[Token<'a>], at: usize) -> Option<(&'a str, usize)>
     None
 }
 
-/// A file is one concept.
+/// Files are short enough for one concept.
 pub(crate) fn file_lengths(source: &Source) -> Vec<Finding> {
     let lines = source.text.lines().count();
     if lines <= FILE_LINES_MAX {
@@ -463,7 +463,7 @@ pub(crate) fn file_lengths(source: &Source) -> Vec<Finding> {
     vec![(lines, format!("{lines} lines, at most {FILE_LINES_MAX}"))]
 }
 
-/// A test runs, always, and is named for the behaviour.
+/// Every test runs, and is named after a behaviour.
 pub(crate) fn tests_run(source: &Source) -> Vec<Finding> {
     let tokens = tokens(&source.code);
     let mut findings = Vec::new();
@@ -482,7 +482,7 @@ pub(crate) fn tests_run(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Rules for every text file: no tab, no trailing space, a line end at the end, nothing put off.
+/// Rules for every text file: no tab, no trailing space, a line end at the end, no open task.
 pub(crate) fn text_form(path: &str, text: &str) -> Vec<Finding> {
     let marks = [
         concat!("TO", "DO"),
@@ -515,7 +515,7 @@ pub(crate) fn text_form(path: &str, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Paths that a Markdown text names: link targets, and spans of code that start with a top folder.
+/// Paths in a Markdown text: link targets, and code spans that start with a top folder.
 pub(crate) fn named_paths(text: &str) -> Vec<(usize, String)> {
     const TOPS: &[&str] = &["src/", "tests/", "benches/", "tuning/", "systemd/", ".ci/"];
     let mut found = Vec::new();

@@ -1,26 +1,26 @@
-//! A Rust file as the rules see it: code without comments and literals, comments without code, and
-//! the product's code without its tests.
+//! Views of a Rust file for the rules: code without comments and literals, comments without code,
+//! and code without tests.
 //!
-//! Not a parser: it knows strings, characters, comments and braces, which is all that the rules
+//! This is not a parser: it recognizes strings, characters, comments and braces, which the rules
 //! need. Every view has the same lines and columns as the file.
 
-/// One file in several views, each of the same lines.
+/// A file and its views.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     /// Path from the package's root, with `/`.
     pub(crate) path: String,
-    /// The text as it is.
+    /// The whole text.
     pub(crate) text: String,
     /// Comments and the insides of literals blanked.
     pub(crate) code: String,
-    /// Everything but comments blanked.
+    /// Everything except comments blanked.
     pub(crate) comments: String,
-    /// `code` with the items behind `#[cfg(test)]` blanked.
+    /// `code` with the items after `#[cfg(test)]` blanked.
     pub(crate) product: String,
 }
 
 impl Source {
-    /// Takes a Rust file apart.
+    /// Splits a Rust file into views.
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let (code, comments) = split_comments(text);
         let product = blank_tests(&code);
@@ -34,7 +34,7 @@ impl Source {
     }
 }
 
-/// A word of code with its line, or a mark such as `{` or `::` taken as one character each.
+/// A word or a single punctuation character, with its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token<'a> {
     /// Line number from 1.
@@ -45,7 +45,7 @@ pub(crate) struct Token<'a> {
     pub(crate) at: usize,
 }
 
-/// The words and marks of a view.
+/// The tokens of a view.
 pub(crate) fn tokens(view: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
     let mut line = 1;
@@ -96,7 +96,7 @@ fn split_comments(text: &str) -> (String, String) {
     let mut at = 0;
     while at < chars.len() {
         let (next, taken) = step(&chars, at, state);
-        // A character literal is taken in one step.
+        // A character literal is one step.
         let is_character = state == State::Code && chars[at] == '\'' && taken > 1;
         for (index, &c) in chars[at..at + taken].iter().enumerate() {
             let is_inside = is_character && (1..taken - 1).contains(&index);
@@ -114,7 +114,7 @@ fn split_comments(text: &str) -> (String, String) {
     (code, comments)
 }
 
-/// The state after the next few characters, and how many they are.
+/// The state after the next characters, and their number.
 fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     let rest = &chars[at..];
     let starts = |mark: &str| mark.chars().zip(rest).filter(|(a, b)| a == *b).count() == mark.len();
@@ -136,7 +136,7 @@ fn step(chars: &[char], at: usize, state: State) -> (State, usize) {
     }
 }
 
-/// A step in code that starts neither a comment nor a plain string: raw strings, characters.
+/// A step in code that starts a raw string, a character literal, or neither.
 fn code_step(chars: &[char], at: usize) -> (State, usize) {
     let rest = &chars[at..];
     let is_start = at == 0 || !is_word(chars[at - 1]);
@@ -204,8 +204,8 @@ pub(crate) fn item_end(tokens: &[Token<'_>], start: usize) -> Option<usize> {
     None
 }
 
-/// Paths named in code that start with `crate`, `super` or `self`, resolved to module paths from
-/// the crate's root, with their lines. Groups in braces are taken apart.
+/// Paths in code that start with `crate`, `super` or `self`, resolved from the crate's root, with
+/// their lines. Groups in braces are expanded.
 pub(crate) fn imports(path: &str, view: &str) -> Vec<(usize, Vec<String>)> {
     let module = module_of(path);
     let tokens = tokens(view);
@@ -233,7 +233,7 @@ fn is_path_mark(tokens: &[Token<'_>], at: usize) -> bool {
     matches!(tokens.get(at..at + 2), Some([a, b]) if a.text == ":" && b.text == ":")
 }
 
-/// Reads one path or group behind `::` and returns the index after it.
+/// Reads one path or group after `::` and returns the next index.
 fn read_tree(
     tokens: &[Token<'_>],
     mut at: usize,
