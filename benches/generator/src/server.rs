@@ -11,11 +11,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitId, WaitIdOptions};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level::emulate_default_handler;
@@ -43,6 +44,8 @@ struct ChildServer {
     folder: PathBuf,
     /// Stops the thread that waits for signals.
     signals: Handle,
+    /// Held while the server is ended: by the thread that waits for signals until this process ends.
+    ending: Arc<Mutex<()>>,
 }
 
 impl Server {
@@ -68,10 +71,12 @@ impl Server {
                 return Err(error).with_context(|| format!("cannot start {command:?}"));
             }
         };
+        let ending = Arc::default();
         let mut child_server = ChildServer {
-            signals: end_on_signal(Process(child.id()), folder.clone())?,
+            signals: end_on_signal(Process(child.id()), folder.clone(), Arc::clone(&ending))?,
             child,
             folder,
+            ending,
         };
         let mut ready = String::new();
         if let Some(stdout) = child_server.child.stdout.take() {
@@ -138,6 +143,8 @@ impl Server {
 
 impl Drop for ChildServer {
     fn drop(&mut self) {
+        // After a signal this waits for the end of the process, whose status is that of the signal.
+        let _ending = self.ending.lock();
         self.signals.close();
         // Its descendants would outlive it.
         let descendants = Process(self.child.id()).descendants();
@@ -151,16 +158,18 @@ impl Drop for ChildServer {
 
 /// Starts a thread that, on a signal, does what dropping the handle does, and then lets the signal
 /// end this process.
-fn end_on_signal(child: Process, folder: PathBuf) -> Result<Handle> {
+fn end_on_signal(child: Process, folder: PathBuf, ending: Arc<Mutex<()>>) -> Result<Handle> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot wait for signals")?;
     let handle = signals.handle();
     thread::Builder::new()
         .name("bench-signal".to_owned())
         .spawn(move || {
             if let Some(signal) = signals.forever().next() {
+                let _ending = ending.lock();
                 let descendants = child.descendants();
                 kill(child);
                 descendants.into_iter().for_each(kill);
+                await_end(child);
                 remove(&folder);
                 // The call fails only for unknown signals.
                 let _unknown = emulate_default_handler(signal);
@@ -174,6 +183,15 @@ fn kill(Process(pid): Process) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     if let Some(pid) = pid {
         let _ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+/// Waits for a killed child to end: until then it may create files. The child is not reaped.
+fn await_end(Process(pid): Process) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let _ended = rustix::process::waitid(WaitId::Pid(pid), options);
     }
 }
 
