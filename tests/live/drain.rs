@@ -108,7 +108,7 @@ fn clients_that_do_not_close_do_not_delay_the_exit() {
     assert!(took < Some(Duration::from_millis(700)), "{took:?}");
 }
 
-/// The reconnect delays that a drain announces to WebSockets, event streams and a poll, in
+/// The reconnect delays that a drain announces to WebSocket clients, event streams and a poll, in
 /// milliseconds.
 fn delays(server: &Server, sockets: usize) -> (Vec<u64>, Vec<u64>, u64) {
     let connect_one = |_| Socket::subscribed(server.addr, "channel=a");

@@ -150,7 +150,8 @@ impl Recipe {
         }
     }
 
-    /// HAProxy's recipe has two frontends; the one that is not tested listens on a Unix socket.
+    /// The recipe of `haproxy` has two frontends. The one that is not tested listens on a Unix
+    /// socket.
     fn haproxy(self, home: &str, addr: SocketAddr, (to, proxied): (&str, &str)) -> String {
         let (own, other) = (format!("bind {addr}"), format!("bind unix@{home}/other"));
         let (web, tcp) = match self {
@@ -237,7 +238,7 @@ impl Recipe {
 }
 
 impl Proxy {
-    /// Starts HAProxy with a complete configuration for the address where it listens.
+    /// Starts `haproxy` with a complete configuration for the address where it listens.
     pub(crate) fn haproxy(config: impl FnOnce(SocketAddr) -> String) -> Self {
         Self::start(HAPROXY, |home, addr| {
             args(&["-db", "-f", &write(home, &config(addr))])
