@@ -366,7 +366,7 @@ fn unsafe_code_is_only_in_sys() {
 }
 
 #[test]
-fn server_and_generator_do_not_know_each_other() {
+fn server_and_generator_do_not_use_each_other() {
     check(&sources(&["src/", GENERATOR]), rules::generator_apart);
     let rule = rules::generator_apart;
     breaks(
