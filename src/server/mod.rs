@@ -345,7 +345,7 @@ struct WorkerSpec {
     guard: Guard,
     metrics: Arc<WorkerMetrics>,
     pin: Option<usize>,
-    place: Option<Permit>,
+    permit: Option<Permit>,
 }
 
 /// The running workers, and what the feed and the admin listener need of them.
@@ -380,8 +380,9 @@ impl WorkerSpawner {
         self.report_limit(count);
         // A pinned worker that shares its processor with another one cannot move to an idle one.
         let pins = (count == cpus.len() && count > 1).then_some(&cpus);
-        let places = cpus.len() * WALKERS_PER_PROCESSOR;
-        let limiter = (count > places).then(|| Arc::new(FanoutLimiter::new(places, wakes.clone())));
+        let permits = cpus.len() * WALKERS_PER_PROCESSOR;
+        let limiter =
+            (count > permits).then(|| Arc::new(FanoutLimiter::new(permits, wakes.clone())));
         let mut workers = Vec::with_capacity(count);
         let mut metrics = Vec::with_capacity(count);
         let (ends, reports) = upstream(&wakes, &self.feed_wake, Bounds::default());
@@ -394,7 +395,7 @@ impl WorkerSpawner {
                 metrics: Arc::new(WorkerMetrics::default()),
                 guard: guard.clone(),
                 pin: pins.and_then(|cpus| cpus.get(usize::from(number)).copied()),
-                place: limiter
+                permit: limiter
                     .as_ref()
                     .map(|limiter| Permit::new(Arc::clone(limiter), number.into())),
             };
@@ -419,8 +420,8 @@ impl WorkerSpawner {
         let (mailbox, inbox) = inbox(Arc::clone(&spec.wake));
         let mut net = MioNet::new(Arc::clone(&spec.wake), self.clock)
             .map_err(StartError::system("create a worker's epoll"))?;
-        if let Some(place) = spec.place {
-            net.use_fanout_permit(place);
+        if let Some(permit) = spec.permit {
+            net.use_fanout_permit(permit);
         }
         let pulse = Arc::new(AtomicU64::new(0));
         let parts = Parts {

@@ -26,11 +26,11 @@ impl<N: Net> Worker<N> {
     pub(super) fn answer_when_caught_up(&mut self, id: ConnId, since: Option<Cursor>) {
         match self.hub.posted().sequence <= self.hub.head().sequence {
             true => self.answer(id, since),
-            false => self.answer_later(id, since),
+            false => self.postpone_answer(id, since),
         }
     }
 
-    fn answer_later(&mut self, id: ConnId, since: Option<Cursor>) {
+    fn postpone_answer(&mut self, id: ConnId, since: Option<Cursor>) {
         // It may be listed already if its timer fired while it waited.
         if self.awaiting_answer.insert(id) {
             self.to_answer.push_back((self.hub.posted(), id, since));
@@ -65,7 +65,7 @@ impl<N: Net> Worker<N> {
             let news = self.gather(id.slot, kind, since);
             // Checked after the log was read, which may return nothing in a newer epoch.
             match news.is_empty() && !self.hub.is_in_newest_epoch() {
-                true => self.answer_later(id, since),
+                true => self.postpone_answer(id, since),
                 false => self.send_answer(id, news),
             }
         }

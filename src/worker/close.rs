@@ -20,7 +20,7 @@ impl<N: Net> Worker<N> {
             let is_silent = slot.conn.class() == ConnClass::Silent;
             self.to_reap.push((id, reason));
             if is_silent {
-                self.leave_silent();
+                self.remove_silent();
             }
         }
     }

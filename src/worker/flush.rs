@@ -125,13 +125,13 @@ impl<N: Net> Worker<N> {
             self.write_collected();
             ended
                 .into_iter()
-                .for_each(|started| self.show_walk(started));
+                .for_each(|started| self.record_walk(started));
             is_over |= self.is_slice_over(start);
         }
         self.net.yield_fanout(self.hub.is_walking());
     }
 
-    fn show_walk(&self, started: Now) {
+    fn record_walk(&self, started: Now) {
         let took = self.net.now().since(started);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.parts.metrics.walks.increment();
@@ -157,7 +157,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Collects a write for a conn. Holds it to its quota if there is nothing to write or its
+    /// Collects a write for a conn. Enforces its quota if there is nothing to write or its
     /// socket is full.
     fn serve(&mut self, id: ConnId, budget: usize) {
         match self.slot(id).and_then(|slot| slot.conn.serving()) {
@@ -166,7 +166,7 @@ impl<N: Net> Worker<N> {
             None => {}
         }
         if !self.collect(id, budget) {
-            self.hold_to_quota(id);
+            self.enforce_quota(id);
         }
         // The log evicted an entry while it was planned. The next visit reports the gap.
         if self.hub.take_found_loss() {
@@ -321,7 +321,7 @@ impl<N: Net> Worker<N> {
                 }
             }
         }
-        self.hold_to_quota(id);
+        self.enforce_quota(id);
     }
 
     /// Notes what the socket took. Returns how many bytes of outbox and frames that is: all that
@@ -411,7 +411,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    fn hold_to_quota(&mut self, id: ConnId) {
+    fn enforce_quota(&mut self, id: ConnId) {
         // Such a poll waits for this worker, not for its client.
         if self.awaits_answer(id) {
             return;

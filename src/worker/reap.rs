@@ -41,11 +41,11 @@ impl<N: Net> Worker<N> {
         }
         self.reaped = reaped;
         self.trim_memory();
-        self.show_gauges();
+        self.update_gauges();
     }
 
     /// Updates the gauges last in the turn, since the worker may sleep long after it.
-    fn show_gauges(&self) {
+    fn update_gauges(&self) {
         let metrics = &self.parts.metrics;
         metrics.conns_pending.set(self.pending.silent().into());
         metrics.subscribers.set(self.hub.subscriber_count());

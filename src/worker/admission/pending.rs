@@ -104,10 +104,10 @@ impl<N: Net> Worker<N> {
         class: ConnClass,
     ) {
         if class == ConnClass::Silent {
-            self.enter_silent(id);
+            self.add_silent(id);
         }
         if before == ConnClass::Silent {
-            self.leave_silent();
+            self.remove_silent();
         }
         if before == ConnClass::WebSocket {
             self.pending.forget_subscribes_by(id.slot);
@@ -120,7 +120,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    fn enter_silent(&mut self, id: ConnId) {
+    fn add_silent(&mut self, id: ConnId) {
         self.pending.silent += 1;
         let Some(limit) = &self.parts.guard.silent else {
             return;
@@ -135,7 +135,7 @@ impl<N: Net> Worker<N> {
     }
 
     /// Counts a silent conn less: it has sent a head, or it is closed.
-    pub(in crate::worker) fn leave_silent(&mut self) {
+    pub(in crate::worker) fn remove_silent(&mut self) {
         debug_assert!(self.pending.silent > 0);
         self.pending.silent = self.pending.silent.saturating_sub(1);
         if let Some(limit) = &self.parts.guard.silent {
