@@ -1,4 +1,4 @@
-//! answer_poll: gathers what a poll is owed into its one answer.
+//! `answer_poll`: gathers what a poll is owed into its one answer.
 //!
 //! A waiting poll is visited like any subscriber, and answered when it is owed a publication or a
 //! gap. Publications go to the outbox by reference, up to the bytes of one turn; the next poll

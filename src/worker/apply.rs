@@ -27,7 +27,7 @@ impl<N: Net> Worker<N> {
                 Effect::SetTimer(deadline) => self.arm(id, deadline),
                 Effect::Close(reason) => self.close_when_sent(id, reason),
                 Effect::IdentifyByForwardedHeader(client) => {
-                    self.identify_by_forwarded_header(id, client)
+                    self.identify_by_forwarded_header(id, client);
                 }
                 Effect::IdentifyByProxyHeader(client) => self.identify_by_proxy_header(id, client),
                 Effect::DropUnauthorized => self.drop_unauthorized(id),

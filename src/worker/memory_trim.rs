@@ -1,4 +1,4 @@
-//! memory_trim: returns memory to the system after many conns have opened or closed.
+//! `memory_trim`: returns memory to the system after many conns have opened or closed.
 //!
 //! Tables keep their capacity, and the allocator keeps what requests and outboxes have freed.
 //! Trimming takes a millisecond, so it waits for a quiet moment, up to a bound. Called at the end

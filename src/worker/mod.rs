@@ -143,7 +143,7 @@ pub struct Worker<N: Net> {
     accepting: Accepting,
     /// The sources of conns. Empty unless a limit or a proxy needs them.
     peers: PeerTable,
-    /// Conns without a request head, and WebSockets without a subscription.
+    /// Conns without a request head, and `WebSocket`s without a subscription.
     pending: Pending,
     /// Decisions about peers that wait until their bytes have been read.
     round: Round,

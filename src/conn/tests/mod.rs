@@ -272,9 +272,11 @@ fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
 fn worker_learns_each_change_of_class_from_an_effect() {
     let classes = |rig: &Rig| {
         let effects = rig.effects.iter();
-        let classes = effects.filter_map(|effect| match effect {
-            Effect::Reclassify { before, class } => Some((*before, *class)),
-            _ => None,
+        let classes = effects.filter_map(|effect| {
+            let Effect::Reclassify { before, class } = effect else {
+                return None;
+            };
+            Some((*before, *class))
         });
         classes.collect::<Vec<_>>()
     };

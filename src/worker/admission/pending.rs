@@ -1,4 +1,4 @@
-//! pending: limits on silent conns, and on WebSockets that do not subscribe.
+//! pending: limits on silent conns, and on `WebSocket`s that do not subscribe.
 //!
 //! A conn is *silent* if its first request head is not complete at the end of a round that began
 //! after it was accepted. When the node has too many, the oldest are closed: a legitimate client
@@ -185,7 +185,7 @@ impl<N: Net> Worker<N> {
         if is_due {
             self.pending.forget_subscribes_by(id.slot);
             self.call(id, |conn, out, context| {
-                conn.handle_subscribe_timeout(out, context)
+                conn.handle_subscribe_timeout(out, context);
             });
         }
         is_due

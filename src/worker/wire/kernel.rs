@@ -1,6 +1,6 @@
 //! [`MioNet`]: the network over real sockets.
 //!
-//! The only file of the worker that names mio. Owns the poll, the listeners, and the io_uring if
+//! The only file of the worker that names mio. Owns the poll, the listeners, and the ring if
 //! the kernel allows one; translates the kernel's answers into outcomes. A batch of writes goes
 //! through the ring, or write by write without one.
 
