@@ -25,6 +25,8 @@ use fanfare::sys::{activation, memory, signals};
 
 /// Interval between checks of the workers if there is no watchdog.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the ready line waits for the log lines before it.
+const START_LINES_WAIT: Duration = Duration::from_secs(1);
 /// Interval between checks for the end of a drain.
 const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -55,7 +57,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     for warning in &warnings {
         print_error(&format!("warning: {warning}"));
     }
-    let (_logs, dropped_log_lines) = logs::start(&config.logging);
+    let (logs, dropped_log_lines) = logs::start(&config.logging);
     if !memory::refuse_huge_pages() {
         tracing::debug!("cannot turn off huge pages; the process uses more memory");
     }
@@ -70,6 +72,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         .then(|| Demo::start(server.feed_path()))
         .transpose()?;
     let mut manager = ServiceManager::from_environment();
+    // A reader of the ready line finds the warnings of the start in the log.
+    logs.wait_until_written(START_LINES_WAIT);
     announce(&server, &mut manager)?;
     serve(server, &Start { args, file }, manager, &signals, demo);
     Ok(())

@@ -3,11 +3,14 @@
 //! A full pipe or a slow reader must not stop a worker, so lines go through a bounded queue. When
 //! it is full, lines are dropped and counted. Payloads and tokens are never logged.
 
-use std::io::{self, IsTerminal as _};
-use std::sync::Arc;
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{LogFormat, Logging};
 
@@ -17,22 +20,111 @@ const LINES_MAX: usize = 8192;
 /// Writes the queued lines when it is dropped.
 #[derive(Debug)]
 pub struct Logs {
+    progress: Arc<Progress>,
     _guard: WorkerGuard,
+}
+
+impl Logs {
+    /// Waits until all lines that were logged before the call are written, at most this long: the
+    /// reader of a full pipe may never read. False if some are not written yet.
+    pub fn wait_until_written(&self, most: Duration) -> bool {
+        let queued = self.progress.queued.load(Ordering::Acquire);
+        let written = self.progress.written.lock();
+        let written = written.unwrap_or_else(PoisonError::into_inner);
+        let is_behind = |written: &mut u64| *written < queued;
+        let waited = self
+            .progress
+            .changed
+            .wait_timeout_while(written, most, is_behind);
+        let (written, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *written >= queued
+    }
+}
+
+/// Bytes that went into the queue and bytes that came out of it. A dropped line is never written.
+#[derive(Debug, Default)]
+struct Progress {
+    queued: AtomicU64,
+    written: Mutex<u64>,
+    changed: Condvar,
+}
+
+/// The queue's end for threads that log.
+#[derive(Clone, Debug)]
+struct Queue {
+    lines: NonBlocking,
+    progress: Arc<Progress>,
+}
+
+impl Write for Queue {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let bytes = line.len() as u64;
+        self.progress.queued.fetch_add(bytes, Ordering::Release);
+        self.lines.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Queue {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// The queue's other end: writes lines and counts their bytes.
+struct Counted<W> {
+    inner: W,
+    progress: Arc<Progress>,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.inner.write(bytes);
+        // What cannot be written is not waited for.
+        let done = result.as_ref().map_or(bytes.len(), |count| *count) as u64;
+        let written = self.progress.written.lock();
+        *written.unwrap_or_else(PoisonError::into_inner) += done;
+        self.progress.changed.notify_all();
+        result
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
+    let progress = Arc::<Progress>::default();
+    let writer = Counted {
+        inner: writer,
+        progress: Arc::clone(&progress),
+    };
+    let (lines, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(LINES_MAX)
+        .lossy(true)
+        .thread_name("fanfare-log")
+        .finish(writer);
+    let logs = Logs {
+        progress: Arc::clone(&progress),
+        _guard: guard,
+    };
+    (Queue { lines, progress }, logs)
 }
 
 /// Starts the thread. Returns a guard to keep, and a function that counts dropped lines.
 #[must_use]
 pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .thread_name("fanfare-log")
-        .finish(io::stderr());
-    let dropped = writer.error_counter();
+    let (queue, logs) = queue(io::stderr());
+    let dropped = queue.lines.error_counter();
     let level = logging.level.parse().unwrap_or(LevelFilter::INFO);
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(writer);
+        .with_writer(queue);
     // A program that embeds the server may have installed a subscriber; it stays.
     let _installed = match logging.format {
         LogFormat::Json => builder.json().try_init(),
@@ -44,5 +136,48 @@ pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     // Libraries log through the `log` facade; below warnings they concern no operator.
     log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
     let dropped_lines = move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX);
-    (Logs { _guard: guard }, Arc::new(dropped_lines))
+    (logs, Arc::new(dropped_lines))
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, Sender, bounded};
+
+    use super::*;
+
+    /// Accepts a line when the test allows it.
+    struct Gated {
+        allowed: Receiver<()>,
+        lines: Sender<Vec<u8>>,
+    }
+
+    impl Write for Gated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.allowed.recv().map_err(io::Error::other)?;
+            self.lines.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn wait_ends_when_all_lines_are_written_and_is_bounded_when_none_can_be() {
+        let (allow, allowed) = bounded(1);
+        let (lines, received) = bounded(2);
+        let (mut queue, logs) = queue(Gated { allowed, lines });
+        assert!(logs.wait_until_written(Duration::ZERO), "nothing is queued");
+        queue.write_all(b"a line\n").unwrap();
+        assert!(!logs.wait_until_written(Duration::from_millis(20)));
+        assert!(received.is_empty());
+        allow.send(()).unwrap();
+        assert!(logs.wait_until_written(Duration::from_secs(60)));
+        assert_eq!(received.try_recv().unwrap(), b"a line\n");
+        // A line that cannot be written is not waited for.
+        drop(allow);
+        queue.write_all(b"another\n").unwrap();
+        assert!(logs.wait_until_written(Duration::from_secs(60)));
+    }
 }
