@@ -18,9 +18,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::config::{JournalSync, LogBounds};
 use fanfare::id::Epoch;
 use fanfare::journal::folder::Folder;
-use fanfare::journal::keeper::{Keeper, Settings};
 use fanfare::journal::lsm::Place;
 use fanfare::journal::record::{PayloadRef, Record};
+use fanfare::journal::record_writer::{Keeper, Settings};
 use fanfare::journal::recover::{Replayed, open};
 use fanfare::journal::state::Boot;
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;
 use crate::id::Epoch;
-use crate::journal::past::Kept;
+use crate::journal::replay::Kept;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;

@@ -3,7 +3,7 @@
 //! A batch is one write batch of fjall, which its write-ahead log has whole or not at all; a chunk
 //! is one of its keyspaces, so that old records go with a keyspace and not one by one. Records are
 //! only ever read at a start, so there is next to no cache, no filter and no compaction. Nothing of
-//! fjall's files is read here; `mend` cuts off a torn log.
+//! fjall's files is read here; `repair` cuts off a torn log.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use super::engine::{Batch, Each, Engine, EngineError, Opener};
 use super::files::ChunkFiles;
 use super::folder::Folder;
-use super::mend::{self, Opened};
+use super::repair::{self, Opened};
 use super::state::Mark;
 use crate::config::limits::{
     JOURNAL_CACHE_BYTES, JOURNAL_CHUNKS_UNFLUSHED_MAX, JOURNAL_FILES_MAX, JOURNAL_LOG_BYTES,
@@ -53,13 +53,13 @@ impl Opener for Place {
             let (database, _state) = open(path).map_err(opening)?;
             Ok(database.persist(PersistMode::SyncAll)?)
         })?;
-        let opened = mend::open(&path, || match open(&path) {
+        let opened = repair::open(&path, || match open(&path) {
             Err(fjall::Error::JournalRecovery(error)) => {
                 Ok(Opened::Torn(EngineError::Damaged(error.to_string())))
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
         });
-        // They were complete before, and `mend` may have replaced one.
+        // They were complete before, and `repair` may have replaced one.
         self.0.note_logs()?;
         let (database, state) = opened?;
         Ok(Arc::new(Lsm {

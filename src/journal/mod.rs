@@ -1,8 +1,8 @@
 //! SHELL: publications on disk, so that a restart loses none.
 //!
 //! The sequencer stages each publication, appends a batch before it is broadcast and asks what
-//! became of it through a [`commit::Commit`]; [`past`] gives the workers what was published
-//! before this process. [`keeper`] appends to a store, [`recover`] opens it, `syncer` makes it
+//! became of it through a [`commit::Commit`]; [`replay`] gives the workers what was published
+//! before this process. [`record_writer`] appends to a store, [`recover`] opens it, `syncer` makes it
 //! durable; [`engine`] is what a store has to do, [`lsm`] does it with fjall, [`folder`] is where.
 //!
 //! What an acknowledgement stands for is the operator's choice: `always` syncs before a batch is
@@ -24,23 +24,23 @@
 //! gone when the process is killed, so that `batch` could not broadcast before it syncs;
 //! `benches/load/stores` has the figures of both. fjall refuses everything after an error of the
 //! disk, so the keeper lets it go and opens it again; a log with a hole, which it does not open,
-//! `mend` cuts off. What it costs in memory: three times
+//! `repair` cuts off. What it costs in memory: three times
 //! [`JOURNAL_MEMTABLE_BYTES`] and a little for records that are not in its tables yet, one
 //! thread, and at a start what its write-ahead log holds.
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
+mod chunk_stats;
 pub mod commit;
-mod content;
 pub mod engine;
 mod files;
 pub mod folder;
-pub mod keeper;
 pub mod lsm;
-mod mend;
-pub mod past;
 pub mod record;
+pub mod record_writer;
 pub mod recover;
+mod repair;
+pub mod replay;
 pub mod state;
 mod syncer;
 
@@ -55,8 +55,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use self::commit::{Commit, Fate};
 use self::engine::EngineError;
-use self::keeper::Keeper;
 use self::record::{PayloadRef, Record};
+use self::record_writer::Keeper;
 use self::syncer::{Request, Syncer, Tools};
 use crate::config::JournalSync;
 use crate::config::limits::{FILES_CHECK_MS, JOURNAL_QUIET_MS};

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::engine::{Engine, EngineError, Opener};
-use super::keeper::{Chunk, Found, Keeper, Settings};
 use super::record::{self, Record};
+use super::record_writer::{Chunk, Found, Keeper, Settings};
 use super::state::{Mark, State};
 use crate::config::limits::JOURNAL_NUMBERS_ASIDE;
 use crate::id::{Epoch, Sequence};

@@ -7,8 +7,8 @@ use fastrand::Rng;
 
 use super::engine::Opener as _;
 use super::fake::{FakeStore, Faults};
-use super::keeper::Settings;
 use super::record::PayloadRef;
+use super::record_writer::Settings;
 use super::recover::{Replayed, open};
 use super::state::{Boot, Mark};
 use super::*;

@@ -33,7 +33,7 @@ use crate::config::{Config, Listen};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
-use crate::journal::past::{self, Circumstances, JournalError, Kept};
+use crate::journal::replay::{self, Circumstances, JournalError, Kept};
 use crate::log::{Log, Writer};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
@@ -537,7 +537,7 @@ impl InitialState {
             now: clock.now(),
             config,
         };
-        let past = past::open(path, circumstances, Arc::clone(wake), Arc::clone(metrics))?;
+        let past = replay::open(path, circumstances, Arc::clone(wake), Arc::clone(metrics))?;
         Ok(Self {
             epoch: past.kept.journal.head().epoch,
             writer: past.writer,

@@ -463,7 +463,7 @@ mod tests {
     use crate::id::Epoch;
     use crate::journal::commit::Fate;
     use crate::journal::fake::{FakeStore, Faults};
-    use crate::journal::keeper::Settings;
+    use crate::journal::record_writer::Settings;
     use crate::journal::recover::{Replayed, open};
     use crate::journal::state::Boot;
     use crate::sys::wake::Wake;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use fanfare::config::{JournalSync, LogBounds};
 use fanfare::journal::folder::Folder;
-use fanfare::journal::keeper::{Keeper, Settings};
+use fanfare::journal::record_writer::{Keeper, Settings};
 use fanfare::journal::lsm::Place;
 use fanfare::journal::record::{self, PayloadRef, Record};
 use fanfare::journal::recover::{self, Replayed};

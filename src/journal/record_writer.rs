@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::content::{Content, is_forgotten};
+use super::chunk_stats::{Content, is_forgotten};
 use super::engine::{Batch, Engine, EngineError, Opener};
 use super::record::{self, Record};
 use super::state::{Boot, Mark, State};

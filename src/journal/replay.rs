@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use super::engine::EngineError;
 use super::folder::Folder;
-use super::keeper::{Keeper, Settings};
 use super::lsm::Place;
 use super::record::Record;
+use super::record_writer::{Keeper, Settings};
 use super::recover::{self, Replayed};
 use super::state::Boot;
 use super::{Journal, unix_us};
