@@ -132,7 +132,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
     let parts = FeedParts {
         epoch: Epoch::new(1),
         writer,
-        kept: None,
+        recovered: None,
         mailboxes: vec![mailbox],
         reports: upstream(&[Arc::clone(wake)], &feed_wake, Bounds::default()).1,
         wake: Arc::clone(&feed_wake),

@@ -18,32 +18,36 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fanfare::config::{JournalSync, LogBounds};
 use fanfare::id::Epoch;
 use fanfare::journal::folder::Folder;
-use fanfare::journal::lsm::Place;
+use fanfare::journal::lsm::LsmOpener;
 use fanfare::journal::record::{PayloadRef, Record};
-use fanfare::journal::record_writer::{Keeper, Settings};
-use fanfare::journal::recover::{Replayed, open};
-use fanfare::journal::state::Boot;
+use fanfare::journal::record_writer::{RecordWriter, Settings};
+use fanfare::journal::recover::{ReplayEvent, open};
+use fanfare::journal::state::BootId;
 
 /// Publications in one read of the feed, with payloads of 200 bytes.
 const BATCH: u64 = 256;
 const REPLAYED: u64 = 200_000;
 
-fn keeper(path: &Path, sync: JournalSync, each: &mut dyn FnMut(Replayed<'_>)) -> Keeper {
+fn record_writer(
+    path: &Path,
+    sync: JournalSync,
+    each: &mut dyn FnMut(ReplayEvent<'_>),
+) -> RecordWriter {
     let settings = Settings {
         bounds: LogBounds::default(),
         bytes_max: 1 << 30,
         sync,
-        boot: Boot::new("bench"),
+        boot: BootId::new("bench"),
         pause: Duration::ZERO,
     };
-    let opener = Box::new(Place::new(Folder::take(path).unwrap()));
+    let opener = Box::new(LsmOpener::new(Folder::take(path).unwrap()));
     open(opener, settings, Epoch::new(1), each).unwrap()
 }
 
-fn append(keeper: &mut Keeper, payload: &str) {
-    let head = keeper.head().0;
+fn append(record_writer: &mut RecordWriter, payload: &str) {
+    let head = record_writer.head().0;
     for index in 1..=BATCH {
-        assert!(keeper.stage(&Record {
+        assert!(record_writer.stage(&Record {
             published_us: head + index,
             ttl_us: None,
             channel: "chat:42",
@@ -53,7 +57,7 @@ fn append(keeper: &mut Keeper, payload: &str) {
             payload: PayloadRef::Json(payload),
         }));
     }
-    black_box(keeper.append().unwrap());
+    black_box(record_writer.append().unwrap());
 }
 
 fn journal(criterion: &mut Criterion) {
@@ -65,14 +69,14 @@ fn journal(criterion: &mut Criterion) {
         ("append_batch_or_os", JournalSync::Os),
     ] {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut keeper = keeper(folder.path(), sync, &mut |_| {});
+        let mut record_writer = record_writer(folder.path(), sync, &mut |_| {});
         group.bench_function(name, |bencher| {
-            bencher.iter(|| append(&mut keeper, &payload));
+            bencher.iter(|| append(&mut record_writer, &payload));
         });
     }
     group.throughput(Throughput::Elements(REPLAYED));
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut filled = keeper(folder.path(), JournalSync::Os, &mut |_| {});
+    let mut filled = record_writer(folder.path(), JournalSync::Os, &mut |_| {});
     while filled.head().0 < REPLAYED {
         append(&mut filled, &payload);
     }
@@ -83,8 +87,8 @@ fn journal(criterion: &mut Criterion) {
             for _ in 0..rounds {
                 let mut bytes = 0;
                 let begun = Instant::now();
-                let opened = keeper(folder.path(), JournalSync::Os, &mut |replayed| {
-                    if let Replayed::Record(_, record) = replayed {
+                let opened = record_writer(folder.path(), JournalSync::Os, &mut |replayed| {
+                    if let ReplayEvent::Record(_, record) = replayed {
                         bytes += record.channel.len();
                     }
                 });

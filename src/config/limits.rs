@@ -348,7 +348,7 @@ pub const JOURNAL_QUIET_MS: u64 = 5_000;
 pub const JOURNAL_RECORD_BYTES_MAX: u64 = 65 * 1024 * KIB as u64;
 /// Sequence numbers that are reserved at a time. A start that cannot know which of them were used
 /// skips all of them.
-pub const JOURNAL_NUMBERS_ASIDE: u64 = 1 << 32;
+pub const JOURNAL_IDS_RESERVED: u64 = 1 << 32;
 /// Appends that may wait to be synced before the feed waits for the disk.
 pub const JOURNAL_SYNCS_WAITING_MAX: usize = 1024;
 

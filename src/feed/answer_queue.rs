@@ -20,7 +20,7 @@ use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
 use crate::frame::WorkerAck;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::id::Cursor;
-use crate::journal::commit::{Commit, Fate};
+use crate::journal::commit::{Commit, CommitState};
 
 /// A buffer of this size is kept when it is empty.
 const BUFFER_BYTES_KEPT: usize = 4096;
@@ -42,11 +42,15 @@ pub(super) struct Ack {
 impl Ack {
     /// The number of subscribers, or why there is no publication; `None` while that is open.
     pub(super) fn outcome(&self) -> Option<Result<u64, Refusal>> {
-        match self.commit.as_ref().map_or(Fate::Kept, |c| c.fate()) {
-            Fate::Kept => {}
-            Fate::Open | Fate::Written => return None,
-            Fate::Refused => return Some(Err(Refusal::Journal)),
-            Fate::Unsynced => return Some(Err(Refusal::JournalUnsynced)),
+        match self
+            .commit
+            .as_ref()
+            .map_or(CommitState::Committed, |c| c.state())
+        {
+            CommitState::Committed => {}
+            CommitState::Pending | CommitState::Written => return None,
+            CommitState::Refused => return Some(Err(Refusal::Journal)),
+            CommitState::Unsynced => return Some(Err(Refusal::JournalUnsynced)),
         }
         self.worker_ack
             .as_ref()
@@ -314,10 +318,10 @@ fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Optio
             last,
             commit,
         } => {
-            match commit.fate() {
-                Fate::Open => return None,
-                Fate::Refused => push_refusals(*first..=*last, out),
-                Fate::Written | Fate::Kept | Fate::Unsynced => {}
+            match commit.state() {
+                CommitState::Pending => return None,
+                CommitState::Refused => push_refusals(*first..=*last, out),
+                CommitState::Written | CommitState::Committed | CommitState::Unsynced => {}
             }
             Some(1)
         }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::config::limits::FEEDERS_MAX;
 use crate::health::Health;
 use crate::id::Epoch;
-use crate::journal::replay::Kept;
+use crate::journal::replay::RecoveredFeed;
 use crate::log::Writer;
 use crate::metrics::FeedMetrics;
 use crate::sys::clock::Clock;
@@ -42,7 +42,7 @@ pub struct FeedParts {
     /// Writes the log.
     pub writer: Writer,
     /// The journal and what it remembers, if there is one.
-    pub kept: Option<Kept>,
+    pub recovered: Option<RecoveredFeed>,
     /// One for each worker.
     pub mailboxes: Vec<Mailbox>,
     /// What the workers report.

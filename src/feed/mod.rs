@@ -101,11 +101,11 @@ impl FeedLoop {
         adopt(&poll, &feed.listener)?;
         register(&poll, &parts.wake, WAKE, Interest::READABLE)?;
         let metrics = parts.metrics;
-        let continuation = match parts.kept {
-            Some(kept) => Continuation {
-                head: kept.journal.head(),
-                dedupe: kept.dedupe,
-                journal: Some(kept.journal),
+        let continuation = match parts.recovered {
+            Some(recovered) => Continuation {
+                head: recovered.journal.head(),
+                dedupe: recovered.dedupe,
+                journal: Some(recovered.journal),
             },
             None => Continuation {
                 head: Cursor {

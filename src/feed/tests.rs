@@ -56,7 +56,7 @@ impl Rig {
         let parts = FeedParts {
             epoch: Epoch::new(1),
             writer,
-            kept: None,
+            recovered: None,
             mailboxes: vec![mailbox],
             reports,
             wake: Arc::clone(&feed_wake),
@@ -431,7 +431,7 @@ fn listener_handed_over_stays_when_the_feed_stops() {
     let parts = FeedParts {
         epoch: Epoch::new(1),
         writer: Writer::new(&Config::default(), Sequence::ZERO),
-        kept: None,
+        recovered: None,
         mailboxes: Vec::new(),
         reports: upstream(&[], &wake, Bounds::default()).1,
         wake,

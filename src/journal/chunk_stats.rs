@@ -1,26 +1,26 @@
-//! What a chunk holds, as far as that decides when it may go.
+//! Statistics of a chunk, which decide when it can be removed.
 //!
-//! Pure sums over records and one question: whether anything in a chunk could still be in a log
-//! or among the idempotency keys that are remembered. Errs on the side of keeping.
+//! Pure sums over records, and one test: whether the log or the memory of idempotency keys could
+//! still need a record of the chunk. In doubt the chunk is kept.
 
 use super::record::{PayloadRef, Record};
 use crate::config::LogBounds;
 use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
 use crate::frame::Publication;
 
-/// What a chunk holds, as far as it matters for removing it.
+/// Sums over the records of a chunk.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Content {
+pub(super) struct ChunkStats {
     pub(super) records: u64,
-    /// What the log would hold for them.
+    /// Bytes that the log would count for them.
     pub(super) held_bytes: u64,
     /// Records with an idempotency key.
     pub(super) dedupes: u64,
-    /// When the newest was published.
+    /// When the newest record was published.
     pub(super) newest_us: u64,
 }
 
-impl Content {
+impl ChunkStats {
     pub(super) fn add(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.held_bytes += held_bytes(record);
@@ -47,7 +47,7 @@ impl Content {
     }
 }
 
-/// At least what the log counts for a publication without its frames, less the entry.
+/// A lower bound of what the log counts for a publication without its frames, less the entry.
 fn held_bytes(record: &Record<'_>) -> u64 {
     let label = |text: Option<&str>| text.map_or(0, str::len);
     let payload = match record.payload {
@@ -58,18 +58,18 @@ fn held_bytes(record: &Record<'_>) -> u64 {
     (size_of::<Publication>() + record.channel.len() + labels + payload) as u64
 }
 
-/// Whether nothing of a chunk can be needed, given what came later.
-pub(super) fn is_forgotten(
-    content: Content,
-    later: Content,
+/// Whether no record of a chunk can be needed, given the records after it.
+pub(super) fn is_unneeded(
+    stats: ChunkStats,
+    later: ChunkStats,
     bounds: LogBounds,
     now_us: u64,
 ) -> bool {
-    let age_us = now_us.saturating_sub(content.newest_us);
+    let age_us = now_us.saturating_sub(stats.newest_us);
     let is_out_of_log = age_us > bounds.age_ms.saturating_mul(1000)
         || later.records >= bounds.entries
         || later.held_bytes > bounds.bytes;
-    let is_out_of_dedupe = content.dedupes == 0
+    let is_out_of_dedupe = stats.dedupes == 0
         || age_us > DEDUPE_WINDOW_MS * 1000
         || later.dedupes >= DEDUPE_KEYS_MAX as u64;
     is_out_of_log && is_out_of_dedupe
@@ -88,10 +88,10 @@ mod tests {
         client_share: Share::HALF,
     };
 
-    fn content(records: u64, dedupe: Option<&str>) -> Content {
-        let mut content = Content::default();
+    fn stats(records: u64, dedupe: Option<&str>) -> ChunkStats {
+        let mut stats = ChunkStats::default();
         for _ in 0..records {
-            content.add(&Record {
+            stats.add(&Record {
                 published_us: 0,
                 ttl_us: None,
                 channel: "a",
@@ -101,30 +101,30 @@ mod tests {
                 payload: PayloadRef::Text("x"),
             });
         }
-        content
+        stats
     }
 
     #[test]
     fn chunk_is_kept_while_the_log_may_hold_a_part_of_it() {
-        let one = content(5, None);
-        assert!(!is_forgotten(one, content(9, None), BOUNDS, 1_000_000));
-        assert!(is_forgotten(one, content(10, None), BOUNDS, 0));
-        assert!(is_forgotten(one, content(0, None), BOUNDS, 1_000_001));
-        let mut large = content(1, None);
+        let one = stats(5, None);
+        assert!(!is_unneeded(one, stats(9, None), BOUNDS, 1_000_000));
+        assert!(is_unneeded(one, stats(10, None), BOUNDS, 0));
+        assert!(is_unneeded(one, stats(0, None), BOUNDS, 1_000_001));
+        let mut large = stats(1, None);
         large.held_bytes = BOUNDS.bytes + 1;
-        assert!(is_forgotten(one, large, BOUNDS, 0));
+        assert!(is_unneeded(one, large, BOUNDS, 0));
     }
 
     #[test]
     fn chunk_with_keys_is_kept_for_their_window() {
-        let one = content(5, Some("k"));
+        let one = stats(5, Some("k"));
         let window_us = DEDUPE_WINDOW_MS * 1000;
-        assert!(!is_forgotten(one, content(10, None), BOUNDS, window_us));
-        assert!(is_forgotten(one, content(10, None), BOUNDS, window_us + 1));
-        let many = Content {
+        assert!(!is_unneeded(one, stats(10, None), BOUNDS, window_us));
+        assert!(is_unneeded(one, stats(10, None), BOUNDS, window_us + 1));
+        let many = ChunkStats {
             dedupes: DEDUPE_KEYS_MAX as u64,
-            ..content(10, None)
+            ..stats(10, None)
         };
-        assert!(is_forgotten(one, many, BOUNDS, 0));
+        assert!(is_unneeded(one, many, BOUNDS, 0));
     }
 }

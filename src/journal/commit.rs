@@ -1,50 +1,50 @@
-//! What became of a batch in the journal, for whoever is owed an answer about it.
+//! The outcome of one batch in the journal, shared by the answers that wait for it.
 //!
-//! One per batch, shared by its answers, the feed and the thread that syncs. An atomic byte, no
-//! lock; pure but for that.
+//! One per batch, shared by its answers, the sequencer and the sync thread. An atomic byte without
+//! a lock; otherwise pure.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What became of a batch.
+/// The state of a batch in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// Not decided.
-    Open,
-    /// Written and on its way to the workers; not yet durable in the way that was asked for.
+pub enum CommitState {
+    /// Not written yet.
+    Pending,
+    /// Written and broadcast; not yet as durable as `journal.sync` demands.
     Written,
-    /// As durable as was asked for.
-    Kept,
+    /// As durable as `journal.sync` demands.
+    Committed,
     /// Neither written nor broadcast.
     Refused,
-    /// Broadcast, but the disk did not say that it would keep it.
+    /// Broadcast, but not confirmed by a sync.
     Unsynced,
 }
 
-/// A batch's [`Fate`], decided once.
+/// The [`CommitState`] of one batch.
 #[derive(Debug, Default)]
 pub struct Commit(AtomicU8);
 
 impl Commit {
-    /// What has become of the batch.
+    /// The current state.
     #[must_use]
-    pub fn fate(&self) -> Fate {
+    pub fn state(&self) -> CommitState {
         match self.0.load(Ordering::Acquire) {
-            0 => Fate::Open,
-            1 => Fate::Written,
-            2 => Fate::Kept,
-            3 => Fate::Refused,
-            _ => Fate::Unsynced,
+            0 => CommitState::Pending,
+            1 => CommitState::Written,
+            2 => CommitState::Committed,
+            3 => CommitState::Refused,
+            _ => CommitState::Unsynced,
         }
     }
 
-    /// Notes what has become of it.
-    pub fn decide(&self, fate: Fate) {
-        let code = match fate {
-            Fate::Open => 0,
-            Fate::Written => 1,
-            Fate::Kept => 2,
-            Fate::Refused => 3,
-            Fate::Unsynced => 4,
+    /// Sets the state.
+    pub fn set(&self, state: CommitState) {
+        let code = match state {
+            CommitState::Pending => 0,
+            CommitState::Written => 1,
+            CommitState::Committed => 2,
+            CommitState::Refused => 3,
+            CommitState::Unsynced => 4,
         };
         self.0.store(code, Ordering::Release);
     }
@@ -55,12 +55,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fate_is_what_was_decided_last() {
+    fn state_is_the_one_that_was_set_last() {
         let commit = Commit::default();
-        assert_eq!(commit.fate(), Fate::Open);
-        for fate in [Fate::Written, Fate::Kept, Fate::Refused, Fate::Unsynced] {
-            commit.decide(fate);
-            assert_eq!(commit.fate(), fate);
+        assert_eq!(commit.state(), CommitState::Pending);
+        for state in [
+            CommitState::Written,
+            CommitState::Committed,
+            CommitState::Refused,
+            CommitState::Unsynced,
+        ] {
+            commit.set(state);
+            assert_eq!(commit.state(), state);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the journal needs of a store, and why a store may refuse.
+//! The interface between the journal and a store, and the errors of a store.
 //!
-//! Small on purpose, so that a store that fails, fills up and forgets can stand in for the real one
-//! in tests; [`super::lsm`] is the real one. Records lie in chunks, each of which has a range of
-//! numbers of its own, so that old ones go at one stroke. After an error of anything that writes,
-//! an engine refuses everything until it is dropped and opened again.
+//! Small on purpose, so that tests can use a store that fails, fills up and loses data.
+//! [`super::lsm`] is the real store. Records lie in chunks. Each chunk has its own range of
+//! sequence numbers, so old records are removed a chunk at a time. After a failed write, an engine
+//! refuses everything until it is dropped and reopened.
 
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
@@ -13,43 +13,43 @@ use std::sync::Arc;
 use super::state::Mark;
 use crate::id::Sequence;
 
-/// Why a store refuses.
+/// An error of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// It failed before.
+    /// An earlier write failed; the store has to be reopened.
     #[error("it has failed and has to be opened again")]
     Broken,
-    /// Its content is not what was written.
+    /// The files do not contain what was written.
     #[error(
         "it is damaged ({0}). Restore the directory, or move it away to start without its \
          publications"
     )]
     Damaged(String),
-    /// Something that is not a journal's lies in its place.
+    /// The directory contains a file that does not belong to a journal.
     #[error(
         "{0:?} there does not belong to a journal. Name another directory, or move that file away"
     )]
     Foreign(String),
-    /// The disk is full, and what failed for that was not being made durable.
+    /// The disk is full. The failed operation was a write, not a sync.
     #[error("the disk is full")]
     Full,
-    /// Somebody else has it.
+    /// Another process has locked it.
     #[error("it is in use by another server")]
     InUse,
-    /// The system refuses.
+    /// A system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A file or directory of it is no longer where it was when it was opened.
+    /// A file or directory was removed or replaced after it was opened.
     #[error(
         "{} was removed or replaced while the server ran. Put the original back, or restart the \
          server to continue with what is left",
         .0.display()
     )]
     Removed(PathBuf),
-    /// A publication is longer than any record may be.
+    /// A publication exceeds the maximum length of a record.
     #[error("a publication is too long for it")]
     TooLong,
-    /// It was written by a version of the store that this one does not read.
+    /// The store was written in a format that this version does not read.
     #[error(
         "it was written by another version of the store. Start the version that wrote it, or move \
          the directory away to start without its publications"
@@ -58,25 +58,25 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether all that was durable before the error still is.
+    /// Whether everything that was durable before the error still is.
     #[must_use]
-    pub fn forgets_nothing(&self) -> bool {
+    pub fn keeps_durable_data(&self) -> bool {
         self.is_full() || self.is_removed()
     }
 
-    /// Whether no later start succeeds before the directory was changed.
+    /// Whether every later start fails until the operator changes the directory.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         matches!(self, Self::Damaged(_) | Self::Foreign(_) | Self::Version)
     }
 
-    /// Whether files were removed while they were in use.
+    /// Whether files in use were removed.
     #[must_use]
     pub fn is_removed(&self) -> bool {
         matches!(self, Self::Removed(_))
     }
 
-    /// Whether a full disk is to blame.
+    /// Whether the disk is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         let kinds = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded];
@@ -94,25 +94,25 @@ impl EngineError {
     }
 }
 
-/// Records with consecutive numbers, on their way into the store.
+/// Records with consecutive sequence numbers, ready to be appended.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The number of the first.
+    /// The sequence number of the first record.
     first: Sequence,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
 
-/// Bytes of a batch's buffer that are kept from one batch to the next.
+/// The buffer's capacity that is kept from one batch to the next, in bytes.
 const BYTES_KEPT: usize = 2 * 1024 * 1024;
 
 impl Batch {
-    /// Gives the first record this number, and the others those after it.
+    /// Numbers the records consecutively, from `first`.
     pub(super) fn number_from(&mut self, first: Sequence) {
         self.first = first;
     }
 
-    /// Where the next record's bytes go; [`Batch::end`] makes a record of them.
+    /// The buffer for the next record; [`Batch::end`] completes the record.
     pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
@@ -121,25 +121,25 @@ impl Batch {
         self.ends.push(self.bytes.len());
     }
 
-    /// How many records there are.
+    /// The number of records.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.ends.len() as u64
     }
 
-    /// Whether there is none.
+    /// Whether there are no records.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// The length of all records.
+    /// The total length of the records.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// The records with their numbers.
+    /// The records with their sequence numbers.
     pub fn records(&self) -> impl Iterator<Item = (Sequence, &[u8])> {
         let mut begin = 0;
         let ends = self.ends.iter().zip(self.first.0..);
@@ -150,7 +150,7 @@ impl Batch {
         })
     }
 
-    /// Makes it empty. A burst's buffer is given back.
+    /// Empties the batch and shrinks a large buffer.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(BYTES_KEPT);
@@ -158,92 +158,93 @@ impl Batch {
     }
 }
 
-/// Takes a record that was read, or says why reading ends.
-pub type Each<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError>;
+/// Receives one record at a time; an error ends the reading.
+pub type RecordVisitor<'a> = &'a mut dyn FnMut(Sequence, &[u8]) -> Result<(), EngineError>;
 
 /// An open store.
 pub trait Engine: Debug + Send + Sync {
-    /// Compares what is on the file system with what was opened. Writing to a file that was removed
-    /// succeeds, so only this shows that a later start would not find what is written.
+    /// Compares the files on disk with those that were opened. A write to a removed file succeeds,
+    /// so only this check detects that a later start would miss the data.
     ///
     /// # Errors
-    /// [`EngineError::Removed`] with the path that is missing or is another file now;
-    /// [`EngineError::Io`] if the check itself is not possible, which shows nothing.
+    /// Returns [`EngineError::Removed`] with the path that is missing or replaced, and
+    /// [`EngineError::Io`] if the check itself fails, which proves nothing.
     fn check(&self) -> Result<(), EngineError>;
 
-    /// What the journal keeps beside its records.
+    /// The encoded [`State`](super::state::State), if one was stored.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn state(&self) -> Result<Option<Vec<u8>>, EngineError>;
 
-    /// Replaces that, durably and with all records before it.
+    /// Replaces the state. The state and all earlier records are durable afterwards.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn put_state(&self, state: &[u8]) -> Result<(), EngineError>;
 
-    /// How far numbers were given out, as far as that is known without the records.
+    /// The highest sequence number known to be assigned, from the mark beside the records.
     ///
     /// # Errors
-    /// What the system says.
+    /// Returns the error of the system call.
     fn mark(&self) -> Result<Mark, EngineError>;
 
-    /// Replaces that. It outlives the process.
+    /// Replaces the mark. It survives the process.
     ///
     /// # Errors
-    /// What the system says.
+    /// Returns the error of the system call.
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError>;
 
     /// Makes the mark durable.
     ///
     /// # Errors
-    /// What the system says.
+    /// Returns the error of the system call.
     fn sync_mark(&self) -> Result<(), EngineError>;
 
-    /// The first numbers of all chunks, ascending.
+    /// The first sequence numbers of all chunks, ascending.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError>;
 
-    /// Makes an empty chunk, durably, in the place of one that begins with the same number.
+    /// Creates an empty chunk durably. It replaces a chunk with the same first number.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn begin_chunk(&self, first: Sequence) -> Result<(), EngineError>;
 
     /// Removes a chunk.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError>;
 
-    /// Hands on a chunk's records in order.
+    /// Passes a chunk's records to `each` in order.
     ///
     /// # Errors
-    /// What the store or `each` says.
-    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError>;
+    /// Returns the error of the store or of `each`.
+    fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError>;
 
-    /// Writes a batch into a chunk, all of it or nothing. It outlives the process.
+    /// Appends a batch to a chunk atomically. It survives the process.
     ///
     /// # Errors
-    /// What the store says.
+    /// Returns the error of the store.
     fn append(&self, chunk: Sequence, batch: &Batch) -> Result<(), EngineError>;
 
-    /// Makes everything durable that was written.
+    /// Makes all writes durable.
     ///
     /// # Errors
-    /// What the store says. What was not durable before may then never be.
+    /// Returns the error of the store. Writes that were not durable before may then never become
+    /// so.
     fn sync(&self) -> Result<(), EngineError>;
 }
 
-/// Opens a store, again and again if need be.
+/// Opens a store, and reopens it after an error.
 pub trait Opener: Debug + Send {
-    /// Opens it; makes it if there is none.
+    /// Opens the store, or creates it if there is none.
     ///
     /// # Errors
-    /// What the store or the system says.
+    /// Returns the error of the store or of the system call.
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError>;
 }
 

@@ -1,9 +1,9 @@
-//! A store that fails, fills up and forgets: what the journal's tests run on.
+//! A store in memory with faults, for the journal's tests.
 //!
-//! Every fault is drawn from a seed. A crash of the process keeps all that was written; one of the
-//! machine keeps what was synced and some of the rest, and of what a failed sync left out nothing,
-//! nor what came behind it. What was refused may turn up when the store is let go, as it may with
-//! a store that writes its buffers then.
+//! Every fault is drawn from a seed. A process crash keeps all writes. A power failure keeps synced
+//! writes and a random part of the others. Writes that a failed sync missed, and all later ones,
+//! are lost then. A refused batch may appear when the store is closed, as in a store that flushes
+//! its buffers then.
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
 
-use super::engine::{Batch, Each, Engine, EngineError, Opener};
+use super::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
 use super::state::Mark;
 use crate::id::Sequence;
 
-/// How likely each operation is to fail, in thousandths.
+/// The probability that an operation fails, in thousandths.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) write_errors: u32,
@@ -39,29 +39,29 @@ impl Written {
     }
 }
 
-/// What a check finds.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, Default)]
 enum Files {
     #[default]
     There,
     Removed,
-    /// No descriptor is left for a check.
+    /// The check lacks a descriptor.
     Unchecked,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     chunks: BTreeSet<u64>,
-    /// Batches in the order in which they were written.
+    /// Batches in the order of their writes.
     log: Vec<Written>,
-    /// How many of them a crash of the machine cannot touch.
+    /// The number of batches that survive a power failure.
     kept: usize,
-    /// From here on a failed sync has left some out.
+    /// The first batch that a failed sync may have missed.
     doomed: Option<usize>,
     state: Option<Vec<u8>>,
     mark: Mark,
     mark_kept: Mark,
-    /// A batch that was refused and may turn up.
+    /// A refused batch that may appear later.
     refused: Option<Written>,
     is_open: bool,
     is_broken: bool,
@@ -72,11 +72,11 @@ struct Inner {
     syncs: u64,
 }
 
-/// The store; clones are the same store.
+/// The store. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct FakeStore(Arc<Mutex<Inner>>);
 
-/// The store while it is open.
+/// The open store.
 #[derive(Debug)]
 struct FakeEngine(FakeStore);
 
@@ -93,12 +93,12 @@ impl FakeStore {
         self.0.lock().unwrap().faults = faults;
     }
 
-    /// Bytes that still fit.
+    /// Sets the free space in bytes.
     pub(crate) fn set_room(&self, bytes: usize) {
         self.0.lock().unwrap().room = bytes;
     }
 
-    /// Removes its files, or puts them back.
+    /// Removes the files, or restores them.
     pub(crate) fn set_removed(&self, is_removed: bool) {
         self.0.lock().unwrap().files = match is_removed {
             true => Files::Removed,
@@ -106,7 +106,7 @@ impl FakeStore {
         };
     }
 
-    /// Makes checks impossible.
+    /// Makes checks fail for lack of a descriptor.
     pub(super) fn set_unchecked(&self) {
         self.0.lock().unwrap().files = Files::Unchecked;
     }
@@ -119,7 +119,7 @@ impl FakeStore {
         self.0.lock().unwrap().chunks.len()
     }
 
-    /// Bytes of all records in chunks.
+    /// The total bytes of the records in chunks.
     pub(super) fn bytes(&self) -> u64 {
         let inner = self.0.lock().unwrap();
         let written = inner.log.iter();
@@ -132,14 +132,14 @@ impl FakeStore {
         self.0.lock().unwrap().state = None;
     }
 
-    /// Forgets everything but this many batches, as a store that takes damage for its end.
+    /// Keeps only this many batches, as a store that takes damage for a torn tail.
     pub(super) fn cut(&self, batches: usize) {
         let mut inner = self.0.lock().unwrap();
         inner.log.truncate(batches);
         inner.kept = inner.kept.min(batches);
     }
 
-    /// Whether a failed sync has left out something that the next crash of the machine takes.
+    /// Whether the next power failure loses a write because of a failed sync.
     pub(super) fn is_doomed(&self) -> bool {
         self.0.lock().unwrap().doomed.is_some()
     }
@@ -280,7 +280,7 @@ impl Engine for FakeEngine {
         })
     }
 
-    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
+    fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError> {
         let log = self.with(|inner| Ok(inner.log.clone()))?;
         let written = log.iter().filter(|one| one.chunk == first.0);
         for (sequence, bytes) in written.flat_map(|one| &one.records) {

@@ -1,8 +1,8 @@
-//! SHELL: the files that the store has by its own count.
+//! SHELL: the files that the store needs.
 //!
-//! They must be there while the store is open and before it is opened again: a store whose log is
-//! missing opens without the log's records. [`super::lsm`] updates them, [`super::folder`] keeps
-//! and checks them.
+//! They must exist while the store is open and before it is reopened: a store opens without a
+//! missing log, and without the log's records. [`super::lsm`] updates the list, [`super::folder`]
+//! owns and checks it.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use super::engine::EngineError;
 use crate::sys::inode::Inode;
 
-/// The extension of logs. A number stands before it.
+/// The extension of write-ahead logs; the stem is a number.
 const LOG: &str = "jnl";
-/// The file that says which version of a keyspace holds. It is replaced, and never missing.
+/// The file with the current version of a keyspace. It is replaced atomically, so it always exists.
 const CURRENT: &str = "current";
 /// The directory of a chunk's tables.
 pub(super) const TABLES: &str = "tables";
@@ -22,9 +22,10 @@ pub(super) const TABLES: &str = "tables";
 /// The files of a store.
 #[derive(Debug, Default)]
 pub(super) struct StoreFiles {
-    /// Write-ahead logs by ascending numbers.
+    /// Write-ahead logs in ascending order of their numbers.
     logs: Vec<Log>,
-    /// How many logs there are. More than are known if one was removed before it was listed.
+    /// The number of logs of the store. Greater than `logs.len()` if one was removed before it was
+    /// listed.
     pub(super) log_count: usize,
     pub(super) chunks: Vec<ChunkFiles>,
 }
@@ -34,11 +35,11 @@ pub(super) struct StoreFiles {
 struct Log {
     number: u64,
     path: PathBuf,
-    /// Held, so that the system gives its inode to no other file.
+    /// Kept open, so that no other file gets its inode.
     file: File,
 }
 
-/// The directory of a chunk or of another keyspace.
+/// The directory of a chunk or another keyspace.
 #[derive(Debug)]
 pub(super) struct ChunkFiles {
     pub(super) path: PathBuf,
@@ -46,16 +47,16 @@ pub(super) struct ChunkFiles {
 }
 
 impl StoreFiles {
-    /// Adds logs that were begun since, and forgets old ones: the store has the newest, since it
-    /// removes the oldest first.
+    /// Adds new logs and drops the oldest beyond `log_count`, since the store removes the oldest
+    /// first.
     fn update_logs(&mut self, found: Vec<(u64, PathBuf)>) -> io::Result<()> {
         for (number, path) in found {
             if self.logs.iter().any(|log| log.number == number) {
                 continue;
             }
-            match hold(&path) {
+            match open_handle(&path) {
                 Ok(file) => self.logs.push(Log { number, path, file }),
-                // The store removes old logs by itself, at any time.
+                // The store may remove old logs at any time.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -66,7 +67,7 @@ impl StoreFiles {
         Ok(())
     }
 
-    /// Takes the logs in a directory for all of them.
+    /// Replaces the list of logs by those in the directory.
     pub(super) fn replace_logs(&mut self, store: &Path) -> io::Result<()> {
         let found = find_logs(store)?;
         let mut fresh = Self {
@@ -78,18 +79,18 @@ impl StoreFiles {
         Ok(())
     }
 
-    /// Checks that all of them are there.
+    /// Checks that all files exist.
     pub(super) fn check(&mut self, store: &Path) -> Result<(), EngineError> {
         self.update_logs(find_logs(store)?)?;
         for log in &self.logs {
-            expect(&log.path, Inode::of(&log.file)?)?;
+            expect_same(&log.path, Inode::of(&log.file)?)?;
         }
         if self.logs.len() < self.log_count {
             return Err(EngineError::Removed(store.join(format!("*.{LOG}"))));
         }
         for chunk in &self.chunks {
-            expect_any(&chunk.path)?;
-            expect_any(&chunk.path.join(CURRENT))?;
+            expect_present(&chunk.path)?;
+            expect_present(&chunk.path.join(CURRENT))?;
             if chunk.table_count > 0 {
                 let tables = chunk.path.join(TABLES);
                 let found = unless_missing(&tables, fs::read_dir(&tables))?;
@@ -102,8 +103,8 @@ impl StoreFiles {
     }
 }
 
-/// Holds a file without opening what it stands for: opening a FIFO would wait for a writer.
-fn hold(path: &Path) -> io::Result<File> {
+/// Opens a file with `O_PATH`: a plain open of a FIFO would block until it has a writer.
+fn open_handle(path: &Path) -> io::Result<File> {
     let mut options = File::options();
     options.read(true).custom_flags(libc::O_PATH).open(path)
 }
@@ -127,20 +128,20 @@ pub(super) fn find_logs(store: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     Ok(logs)
 }
 
-/// Refuses a path that is not this file any more.
-pub(super) fn expect(path: &Path, inode: Inode) -> Result<(), EngineError> {
+/// Returns [`EngineError::Removed`] if the path is missing or another file.
+pub(super) fn expect_same(path: &Path, inode: Inode) -> Result<(), EngineError> {
     match unless_missing(path, Inode::at(path))? == inode {
         true => Ok(()),
         false => Err(EngineError::Removed(path.to_path_buf())),
     }
 }
 
-/// Refuses a path where nothing is.
-pub(super) fn expect_any(path: &Path) -> Result<(), EngineError> {
+/// Returns [`EngineError::Removed`] if the path is missing.
+pub(super) fn expect_present(path: &Path) -> Result<(), EngineError> {
     unless_missing(path, Inode::at(path)).map(drop)
 }
 
-/// Any other error leaves open whether the file is there.
+/// Any other error does not show whether the file exists.
 fn unless_missing<T>(path: &Path, outcome: io::Result<T>) -> Result<T, EngineError> {
     outcome.map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => EngineError::Removed(path.to_path_buf()),
@@ -158,7 +159,7 @@ mod tests {
         }
     }
 
-    /// What is found missing if there should be so many logs.
+    /// The missing path, if the store has so many logs.
     fn removed(files: &mut StoreFiles, store: &Path, log_count: usize) -> Option<PathBuf> {
         files.log_count = log_count;
         match files.check(store) {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_was_removed_before_it_was_listed_is_missed() {
+    fn log_that_was_removed_before_it_was_listed_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path();
         write_logs(store, [1, 3]);
@@ -258,16 +259,16 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "").unwrap();
         let inode = Inode::at(&path).unwrap();
-        expect(&path, inode).unwrap();
-        // A name that is too long, like any error but a missing file, leaves it open.
+        expect_same(&path, inode).unwrap();
+        // A name that is too long, like any error except a missing file, proves nothing.
         let long = folder.path().join("x".repeat(300));
-        for outcome in [expect(&long, inode), expect_any(&long)] {
+        for outcome in [expect_same(&long, inode), expect_present(&long)] {
             let unknown = outcome.unwrap_err();
             assert!(matches!(unknown, EngineError::Io(_)), "{unknown}");
         }
         for missing in [folder.path().join("none"), path.join("none")] {
-            assert!(expect_any(&missing).unwrap_err().is_removed());
+            assert!(expect_present(&missing).unwrap_err().is_removed());
         }
-        assert!(expect(folder.path(), inode).unwrap_err().is_removed());
+        assert!(expect_same(folder.path(), inode).unwrap_err().is_removed());
     }
 }

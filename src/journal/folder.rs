@@ -1,10 +1,10 @@
-//! SHELL: the journal's directory: who has it, what lies in it, and the mark beside the store.
-//! [`Folder::check`] finds out whether it is still there.
+//! SHELL: the journal's directory: its lock, its contents, and the mark beside the store.
 //!
-//! `lock` is locked for as long as a [`Folder`] lives: two servers that append to one journal would
-//! destroy it. `store` is the store's own directory; it is made under another name and renamed when
-//! it is whole, so that a server that is killed meanwhile leaves nothing that cannot be opened.
-//! Whatever else lies there is somebody else's: with it, no new journal is begun.
+//! `lock` is locked while a [`Folder`] exists: two servers that append to one journal would destroy
+//! it. `store` is the store's directory. It is created under another name and renamed when it is
+//! complete, so that a killed server leaves no store that cannot be opened. A directory with any
+//! other file in it is foreign, and no new journal is created there. [`Folder::check`] finds out
+//! whether the files still exist.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
@@ -15,46 +15,47 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 
 use super::engine::EngineError;
-use super::files::{StoreFiles, expect, expect_any};
+use super::files::{StoreFiles, expect_present, expect_same};
 use super::state::Mark;
 use crate::sys::directory;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 
-/// The file whose lock stands for the directory's.
+/// The file whose lock protects the directory.
 const LOCK: &str = "lock";
 /// The file with the mark.
 const MARK: &str = "mark";
-/// The store.
+/// The store's directory.
 const STORE: &str = "store";
-/// How the store is called until it is whole.
+/// The store's name until it is complete.
 const UNFINISHED: &str = "unfinished";
-/// What a new file system has at its root.
+/// The directory that a new file system has at its root.
 const LOST_AND_FOUND: &str = "lost+found";
-/// The file that every store has.
+/// A file that every store has.
 const VERSION: &str = "version";
-/// Where the store has its tables.
+/// The directory of the store's tables.
 const KEYSPACES: &str = "keyspaces";
 
-/// A directory that is ours.
+/// A locked journal directory.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
     inode: Inode,
     mark: File,
-    /// Holds the lock.
+    /// Keeps the directory locked.
     lock: File,
-    /// The store's directory, since it was opened for the first time.
+    /// The inode of the store's directory, set when it was first opened.
     store: OnceLock<Inode>,
-    /// What the store has, also while it is not open.
+    /// The files of the store, also while it is closed.
     files: Mutex<StoreFiles>,
 }
 
 impl Folder {
-    /// Takes a directory; makes it if it is not there.
+    /// Locks a directory. Creates it if it is missing.
     ///
     /// # Errors
-    /// When somebody else has it or its content, or the system refuses.
+    /// Returns an error if another process has locked it, if its contents are foreign, or if a
+    /// system call fails.
     pub fn take(path: &Path) -> Result<Self, EngineError> {
         examine(path)?;
         let mut builder = DirBuilder::new();
@@ -77,41 +78,41 @@ impl Folder {
         })
     }
 
-    /// Checks that the directory and what lies in it are those that were opened.
+    /// Checks that the directory and its files are those that were opened.
     ///
     /// # Errors
-    /// [`EngineError::Removed`] with the first path that is not; [`EngineError::Io`] if the system
-    /// does not say, which leaves open whether anything is missing.
+    /// Returns [`EngineError::Removed`] with the first path that is not, and [`EngineError::Io`] if
+    /// the check itself fails, which proves nothing.
     pub fn check(&self) -> Result<(), EngineError> {
-        expect(&self.path, self.inode)?;
-        expect(&self.path.join(LOCK), Inode::of(&self.lock)?)?;
-        expect(&self.path.join(MARK), Inode::of(&self.mark)?)?;
+        expect_same(&self.path, self.inode)?;
+        expect_same(&self.path.join(LOCK), Inode::of(&self.lock)?)?;
+        expect_same(&self.path.join(MARK), Inode::of(&self.mark)?)?;
         let Some(inode) = self.store.get() else {
             return Ok(());
         };
         let store = self.path.join(STORE);
-        expect(&store, *inode)?;
+        expect_same(&store, *inode)?;
         for name in [VERSION, KEYSPACES] {
-            expect_any(&store.join(name))?;
+            expect_present(&store.join(name))?;
         }
         self.files().check(&store)
     }
 
-    /// The files that [`Folder::check`] expects of the store.
+    /// The files of the store that [`Folder::check`] expects.
     pub(super) fn files(&self) -> MutexGuard<'_, StoreFiles> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the logs that are there for all that the store has.
+    /// Expects exactly the logs that exist now.
     pub(super) fn note_logs(&self) -> Result<(), EngineError> {
         Ok(self.files().replace_logs(&self.path.join(STORE))?)
     }
 
-    /// The store's directory; `make` makes it if there is none. Once it was opened, it is not made
-    /// again: what was written to the first one would be missing from the second.
+    /// The store's directory. `make` creates a missing one, but not after it was opened once: the
+    /// second one would lack the records of the first.
     ///
     /// # Errors
-    /// What `make` says, or the system.
+    /// Returns the error of `make` or of a system call.
     pub fn store(
         &self,
         make: impl FnOnce(&Path) -> Result<(), EngineError>,
@@ -143,22 +144,22 @@ impl Folder {
         Ok(File::open(&self.path)?.sync_all()?)
     }
 
-    /// Bytes that the file system has left; no limit if it does not say.
+    /// Free bytes of the file system; `u64::MAX` if they are unknown.
     #[must_use]
     pub fn room(&self) -> u64 {
         rustix::fs::fstatvfs(&self.mark)
             .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// The mark; zero if there is none.
+    /// Reads the mark; the default if it was never written.
     ///
     /// # Errors
-    /// When the system refuses, or the file holds something else.
+    /// Returns an error if a system call fails or if the file is not a mark.
     pub fn mark(&self) -> Result<Mark, EngineError> {
         let mut bytes = [0; Mark::BYTES];
         match self.mark.read_exact_at(&mut bytes, 0) {
             Ok(()) => {}
-            // It is written at one stroke: what is shorter was never written.
+            // It is written with one call, so a shorter file was never written.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Mark::default()),
             Err(error) => return Err(error.into()),
         }
@@ -168,7 +169,7 @@ impl Folder {
     /// Replaces the mark.
     ///
     /// # Errors
-    /// What the system says.
+    /// Returns the error of the system call.
     pub fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
         Ok(self.mark.write_all_at(&mark.encode(), 0)?)
     }
@@ -176,16 +177,17 @@ impl Folder {
     /// Makes the mark durable.
     ///
     /// # Errors
-    /// What the system says.
+    /// Returns the error of the system call.
     pub fn sync_mark(&self) -> Result<(), EngineError> {
         Ok(self.mark.sync_data()?)
     }
 }
 
-/// Checks that a directory can be taken, whether or not another server has it now. Makes nothing.
+/// Checks that a directory can be used, whether or not another server has locked it. Creates
+/// nothing.
 ///
 /// # Errors
-/// When its content is not a journal's, or the system refuses.
+/// Returns an error if its contents are foreign or damaged, or if a system call fails.
 pub fn examine(path: &Path) -> Result<(), EngineError> {
     directory::check(path)?;
     if !path.try_exists()? {
@@ -205,7 +207,7 @@ fn open(path: &Path, name: &str, options: &mut OpenOptions) -> Result<File, Engi
     file.ok_or_else(|| EngineError::Foreign(String::from(name)))
 }
 
-/// Refuses what is not a journal's, before anything is touched.
+/// Refuses a foreign or damaged directory before any file is changed.
 fn check(path: &Path) -> Result<(), EngineError> {
     let store = path.join(STORE);
     if !store.try_exists()? {
@@ -216,11 +218,11 @@ fn check(path: &Path) -> Result<(), EngineError> {
     match (store.join(VERSION).is_file(), keyspaces.is_dir()) {
         (true, true) => {}
         (true, false) => return Err(missing(KEYSPACES)),
-        // A part of a store, from which files were removed.
+        // A store from which files were removed.
         (false, true) => return Err(missing(VERSION)),
         (false, false) => return Err(EngineError::Foreign(String::from(STORE))),
     }
-    // The store would end the process over names that it does not know.
+    // The store would abort the process on unknown names.
     check_names(&keyspaces, is_number)?;
     check_names(&store, |name| {
         let log = name.strip_suffix(".jnl");
@@ -260,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_belongs_to_one_at_a_time() {
+    fn directory_is_locked_by_one_process_at_a_time() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("a/b");
         let first = Folder::take(&path).unwrap();
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn store_is_made_once_and_again_if_that_was_cut_short() {
+    fn store_is_created_once_and_again_after_an_interrupted_attempt() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::take(place.path()).unwrap();
         let cut_short = folder.store(|path| {
@@ -286,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn mark_is_what_was_put_last() {
+    fn mark_is_the_one_that_was_put_last() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::take(place.path()).unwrap();
         assert_eq!(folder.mark().unwrap(), Mark::default());
         for sequence in [7, 9] {
             let mark = Mark {
                 sequence: Sequence(sequence),
-                is_doubtful: false,
+                has_unsynced: false,
             };
             folder.put_mark(mark).unwrap();
             folder.sync_mark().unwrap();
@@ -305,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_others_are_refused_and_nothing_is_touched() {
+    fn foreign_names_are_refused_and_left_untouched() {
         for (name, is_folder) in [
             ("notes.txt", false),
             ("00000000000000000001.journal", false),
@@ -394,7 +396,7 @@ mod tests {
             for found in [
                 folder.check(),
                 folder
-                    .store(|_| panic!("it would be another one"))
+                    .store(|_| panic!("a second store would be created"))
                     .map(|_| ()),
             ] {
                 let found = found.unwrap_err();
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn part_of_a_store_is_damage_with_a_remedy() {
+    fn incomplete_store_is_reported_as_damage_with_a_remedy() {
         for missing in [VERSION, KEYSPACES] {
             let place = tempfile::tempdir().unwrap();
             let folder = Folder::take(place.path()).unwrap();
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn names_beside_a_store_do_no_harm() {
+    fn foreign_names_beside_an_existing_store_are_ignored() {
         let place = tempfile::tempdir().unwrap();
         std::fs::create_dir(place.path().join(LOST_AND_FOUND)).unwrap();
         Folder::take(place.path()).unwrap().store(make).unwrap();

@@ -1,9 +1,9 @@
-//! SHELL: the real store: fjall in the journal's directory.
+//! SHELL: the real store, fjall in the journal's directory.
 //!
-//! A batch is one write batch of fjall, which its write-ahead log has whole or not at all; a chunk
-//! is one of its keyspaces, so that old records go with a keyspace and not one by one. Records are
-//! only ever read at a start, so there is next to no cache, no filter and no compaction. Nothing of
-//! fjall's files is read here; `repair` cuts off a torn log.
+//! A batch is one write batch of fjall, which its write-ahead log holds whole or not at all. A
+//! chunk is one of its keyspaces, so that old records are removed with a keyspace and not one by
+//! one. Records are read only at a start, so there is almost no cache, no filter and no compaction.
+//! fjall's files are not read here; `repair` truncates a log with a hole.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use fjall::compaction::Fifo;
 use fjall::config::{BlockSizePolicy, FilterPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::engine::{Batch, Each, Engine, EngineError, Opener};
+use super::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
 use super::files::ChunkFiles;
 use super::folder::Folder;
 use super::repair::{self, Opened};
@@ -25,29 +25,29 @@ use crate::config::limits::{
 };
 use crate::id::Sequence;
 
-/// The keyspace with the state, and its key there.
+/// The keyspace with the state, and the key of the state in it.
 const STATE: &str = "state";
-/// The directory of the keyspace in which the store keeps the names of all keyspaces.
+/// The directory of the keyspace that contains the names of all keyspaces.
 const NAMES: &str = "0";
-/// Bytes that are read at once.
+/// Bytes per data block.
 const BLOCK_BYTES: u32 = 64 * 1024;
-/// How long a new chunk waits for those before to be flushed, in steps of so long.
+/// How often, and how long each time, a new chunk waits for earlier chunks to be flushed.
 const FLUSH_WAIT_STEPS: u32 = 1_000;
 const FLUSH_WAIT_STEP: Duration = Duration::from_millis(1);
 
-/// Where the store is.
+/// Opens the store in a directory.
 #[derive(Clone, Debug)]
-pub struct Place(Arc<Folder>);
+pub struct LsmOpener(Arc<Folder>);
 
-impl Place {
-    /// In this directory.
+impl LsmOpener {
+    /// An opener for this directory.
     #[must_use]
     pub fn new(folder: Folder) -> Self {
         Self(Arc::new(folder))
     }
 }
 
-impl Opener for Place {
+impl Opener for LsmOpener {
     fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let path = self.0.store(|path| {
             let (database, _state) = open(path).map_err(opening)?;
@@ -59,14 +59,14 @@ impl Opener for Place {
             }
             outcome => Ok(Opened::Whole(outcome.map_err(opening)?)),
         });
-        // They were complete before, and `repair` may have replaced one.
+        // All logs existed before the opening, and `repair` may have replaced one.
         self.0.note_logs()?;
         let (database, state) = opened?;
         Ok(Arc::new(Lsm {
             database,
             state,
-            filling: Mutex::default(),
-            closed: Closed {
+            unflushed: Mutex::default(),
+            on_close: OnClose {
                 folder: Arc::clone(&self.0),
                 is_complete: false,
             },
@@ -85,8 +85,8 @@ fn open(path: &Path) -> Result<(Database, Keyspace), fjall::Error> {
     Ok((database, state))
 }
 
-/// A file that is missing or ends too early is damage while a store is being opened, and so is a
-/// directory without the file that says what is in it: the store would make a new one.
+/// Converts an error of opening a store. A missing or short file is damage then, and so is a
+/// directory without its version file, in which the store would create a new one.
 fn opening(error: fjall::Error) -> EngineError {
     use std::io::ErrorKind::{AlreadyExists, InvalidData, NotFound, UnexpectedEof};
     match EngineError::from(error) {
@@ -121,42 +121,42 @@ impl From<fjall::Error> for EngineError {
 struct Lsm {
     database: Database,
     state: Keyspace,
-    filling: Mutex<Filling>,
-    /// Dropped last, when the store is closed.
-    closed: Closed,
+    unflushed: Mutex<Unflushed>,
+    /// Dropped last, after the database is closed.
+    on_close: OnClose,
 }
 
-/// What is on its way into tables.
+/// Chunks that are not flushed to tables yet.
 #[derive(Default)]
-struct Filling {
-    /// The chunk that was appended to last, and how much.
+struct Unflushed {
+    /// The chunk that was appended to last, and the bytes appended.
     current: Option<(Sequence, u64)>,
-    /// Chunks that are full, of which some are not in tables.
+    /// Full chunks, some of which are not in tables yet.
     full: Vec<Keyspace>,
 }
 
 impl std::fmt::Debug for Lsm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lsm")
-            .field("folder", &self.closed.folder)
+            .field("folder", &self.on_close.folder)
             .finish_non_exhaustive()
     }
 }
 
-/// Notes what the store has left behind: its own thread removes logs until it ends.
-struct Closed {
+/// Lists the logs that remain after the close: the store's thread removes logs until it ends.
+struct OnClose {
     folder: Arc<Folder>,
-    /// Whether nothing was missing immediately before.
+    /// Whether all files existed immediately before the close.
     is_complete: bool,
 }
 
 impl Drop for Lsm {
     fn drop(&mut self) {
-        self.closed.is_complete = self.check().is_ok();
+        self.on_close.is_complete = self.check().is_ok();
     }
 }
 
-impl Drop for Closed {
+impl Drop for OnClose {
     fn drop(&mut self) {
         if self.is_complete
             && let Err(error) = self.folder.note_logs()
@@ -173,26 +173,27 @@ impl Lsm {
                 .max_memtable_size(JOURNAL_MEMTABLE_BYTES)
                 .data_block_size_policy(BlockSizePolicy::all(BLOCK_BYTES))
                 .filter_policy(FilterPolicy::disabled())
-                // Numbers only grow, so there is nothing to compact, and nothing goes by its size.
+                // Keys only grow, so nothing needs compaction, and nothing is removed by size.
                 .compaction_strategy(Arc::new(Fifo::new(u64::MAX, None)))
         };
         Ok(self.database.keyspace(&name(first), options)?)
     }
 
-    /// The store's own thread says only that it has failed; without free space it always fails.
-    fn explain(&self, error: fjall::Error) -> EngineError {
+    /// The error of a failed operation. fjall's own thread reports only that it has failed; without
+    /// free space it always fails.
+    fn refine_error(&self, error: fjall::Error) -> EngineError {
         match EngineError::from(error) {
-            EngineError::Broken if self.closed.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
+            EngineError::Broken if self.on_close.folder.room() < 2 * JOURNAL_MEMTABLE_BYTES => {
                 EngineError::Full
             }
             other => other,
         }
     }
 
-    /// Checks that everything is on the file system that the store counts now.
-    fn compare(&self) -> Result<(), EngineError> {
+    /// Checks that all files that the store has now exist.
+    fn check_files(&self) -> Result<(), EngineError> {
         let state = self.state.path();
-        // Their tables come and go, since the store compacts them.
+        // The number of their tables is not fixed, since the store compacts them.
         let names = state.with_file_name(NAMES);
         let mut chunks: Vec<_> = [names, state.to_path_buf()]
             .map(|path| ChunkFiles {
@@ -203,40 +204,42 @@ impl Lsm {
         for first in self.chunks()? {
             let chunk = self.chunk(first)?;
             chunks.push(ChunkFiles {
-                // A table is counted when it is whole, and none goes before its chunk.
+                // A table counts once it is complete, and is removed only with its chunk.
                 table_count: chunk.table_count(),
                 path: chunk.path().to_path_buf(),
             });
         }
-        let folder = &self.closed.folder;
+        let folder = &self.on_close.folder;
         folder.files().chunks = chunks;
         folder.files().log_count = self.database.journal_count();
         folder.check()
     }
 
-    fn filling(&self) -> MutexGuard<'_, Filling> {
-        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unflushed(&self) -> MutexGuard<'_, Unflushed> {
+        self.unflushed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_appended(&self, chunk: Sequence, bytes: u64) {
-        let mut filling = self.filling();
-        let before = filling.current.filter(|(first, _)| *first == chunk);
-        filling.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
+        let mut unflushed = self.unflushed();
+        let before = unflushed.current.filter(|(first, _)| *first == chunk);
+        unflushed.current = Some((chunk, before.map_or(0, |(_, bytes)| bytes) + bytes));
     }
 
-    /// Waits while too much is held in memory because the disk is slow. Not for ever: a thread
-    /// that has failed flushes nothing, and the next append says so.
+    /// Waits while too many chunks are in memory because the disk is slow. The wait is bounded: a
+    /// failed thread flushes nothing, and the next append returns its error.
     fn wait_for_flushes(&self) -> Result<(), EngineError> {
-        let mut filling = self.filling();
-        if let Some((chunk, bytes)) = filling.current.take()
+        let mut unflushed = self.unflushed();
+        if let Some((chunk, bytes)) = unflushed.current.take()
             && bytes >= JOURNAL_MEMTABLE_BYTES
         {
             let chunk = self.chunk(chunk)?;
-            filling.full.push(chunk);
+            unflushed.full.push(chunk);
         }
         for _ in 0..FLUSH_WAIT_STEPS {
-            filling.full.retain(|chunk| chunk.disk_space() == 0);
-            if filling.full.len() < JOURNAL_CHUNKS_UNFLUSHED_MAX {
+            unflushed.full.retain(|chunk| chunk.disk_space() == 0);
+            if unflushed.full.len() < JOURNAL_CHUNKS_UNFLUSHED_MAX {
                 break;
             }
             thread::sleep(FLUSH_WAIT_STEP);
@@ -251,9 +254,9 @@ fn name(first: Sequence) -> String {
 
 impl Engine for Lsm {
     fn check(&self) -> Result<(), EngineError> {
-        match self.compare() {
-            // The store's own thread may have removed an old log after it was counted.
-            Err(EngineError::Removed(_)) => self.compare(),
+        match self.check_files() {
+            // The store's thread may have removed an old log after it was counted.
+            Err(EngineError::Removed(_)) => self.check_files(),
             outcome => outcome,
         }
     }
@@ -269,15 +272,15 @@ impl Engine for Lsm {
     }
 
     fn mark(&self) -> Result<Mark, EngineError> {
-        self.closed.folder.mark()
+        self.on_close.folder.mark()
     }
 
     fn put_mark(&self, mark: Mark) -> Result<(), EngineError> {
-        self.closed.folder.put_mark(mark)
+        self.on_close.folder.put_mark(mark)
     }
 
     fn sync_mark(&self) -> Result<(), EngineError> {
-        self.closed.folder.sync_mark()
+        self.on_close.folder.sync_mark()
     }
 
     fn chunks(&self) -> Result<Vec<Sequence>, EngineError> {
@@ -303,8 +306,8 @@ impl Engine for Lsm {
     }
 
     fn remove_chunk(&self, first: Sequence) -> Result<(), EngineError> {
-        // The store names directories by path: it would make them again where they were removed,
-        // and remove them from a journal that took their place.
+        // The store addresses directories by path. It would recreate removed ones, and would remove
+        // those of another journal in their place.
         self.check()?;
         if !self.database.keyspace_exists(&name(first)) {
             return Ok(());
@@ -313,7 +316,7 @@ impl Engine for Lsm {
         Ok(self.database.delete_keyspace(chunk)?)
     }
 
-    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
+    fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError> {
         for entry in self.chunk(first)?.iter() {
             let (key, value) = entry.into_inner().map_err(opening)?;
             let key: [u8; 8] = key
@@ -331,14 +334,14 @@ impl Engine for Lsm {
         for (sequence, record) in batch.records() {
             writes.insert(&chunk, sequence.0.to_be_bytes(), record);
         }
-        writes.commit().map_err(|error| self.explain(error))?;
+        writes.commit().map_err(|error| self.refine_error(error))?;
         self.note_appended(first, batch.bytes());
         Ok(())
     }
 
     fn sync(&self) -> Result<(), EngineError> {
         let synced = self.database.persist(PersistMode::SyncData);
-        synced.map_err(|error| self.explain(error))
+        synced.map_err(|error| self.refine_error(error))
     }
 }
 
@@ -353,8 +356,8 @@ mod tests {
 
     const FIRST: Sequence = Sequence(1);
 
-    fn place(path: &Path) -> Place {
-        Place::new(Folder::take(path).unwrap())
+    fn place(path: &Path) -> LsmOpener {
+        LsmOpener::new(Folder::take(path).unwrap())
     }
 
     fn batch(first: u64, texts: &[&str]) -> Batch {
@@ -367,7 +370,7 @@ mod tests {
         batch
     }
 
-    /// Three batches of two, five and one record, the process killed behind them.
+    /// Writes three batches of two, five and one record, without a clean stop.
     fn fill(path: &Path) {
         let engine = place(path).open().unwrap();
         engine.put_state(b"state").unwrap();
@@ -394,7 +397,7 @@ mod tests {
         Ok(texts)
     }
 
-    /// The write-ahead log and how much of it is written.
+    /// The newest write-ahead log and the bytes written to it.
     fn log_of(path: &Path) -> (PathBuf, usize) {
         let mut logs: Vec<_> = fs::read_dir(path.join("store"))
             .unwrap()
@@ -409,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn records_and_state_are_there_after_the_process_and_chunks_go_as_a_whole() {
+    fn records_and_state_survive_the_process_and_chunks_are_removed_whole() {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
         let engine = place(folder.path()).open().unwrap();
@@ -441,9 +444,9 @@ mod tests {
         assert_eq!(found, [(1, "new".to_owned())]);
     }
 
-    /// The log cut off somewhere, as a power cut leaves it: whole batches from the start.
+    /// A truncated log, as after a power failure: whole batches remain.
     #[test]
-    fn torn_tail_leaves_whole_batches() {
+    fn truncated_log_leaves_whole_batches() {
         let folder = tempfile::tempdir().unwrap();
         fill(folder.path());
         let (log, written) = log_of(folder.path());
@@ -467,7 +470,7 @@ mod tests {
         assert!(lengths_seen.starts_with(&[8, 7, 2]), "{lengths_seen:?}");
     }
 
-    /// One bit somewhere in the log: no record is other than it was written.
+    /// One flipped bit in the log: no record differs from what was written.
     #[test]
     fn damaged_log_gives_whole_batches_before_the_damage() {
         let folder = tempfile::tempdir().unwrap();
@@ -527,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn check_finds_what_the_store_needs_and_makes_nothing_again() {
+    fn check_reports_missing_files_and_recreates_none() {
         for name in [
             "",
             "store",
@@ -538,8 +541,8 @@ mod tests {
             "store/keyspaces/1/current",
             "store/keyspaces/2/current",
         ] {
-            let place_of_all = tempfile::tempdir().unwrap();
-            let folder = place_of_all.path().join("journal");
+            let parent = tempfile::tempdir().unwrap();
+            let folder = parent.path().join("journal");
             let engine = place(&folder).open().unwrap();
             engine.begin_chunk(FIRST).unwrap();
             engine.append(FIRST, &batch(1, &["one"])).unwrap();
@@ -562,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn store_is_opened_again_only_with_all_files_that_it_had() {
+    fn store_is_reopened_only_with_all_its_files() {
         let text = "x".repeat(1024 * 1024);
         for is_closed in [false, true] {
             let folder = tempfile::tempdir().unwrap();
@@ -625,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_and_chunks_that_the_store_has_removed_are_not_expected() {
+    fn logs_and_chunks_removed_by_the_store_are_not_expected() {
         let folder = tempfile::tempdir().unwrap();
         let place = place(folder.path());
         let text = "x".repeat(1024 * 1024);
@@ -650,7 +653,7 @@ mod tests {
     }
 
     #[test]
-    fn check_takes_the_store_for_whole_while_its_logs_come_and_go() {
+    fn check_succeeds_while_the_store_adds_and_removes_logs() {
         let folder = tempfile::tempdir().unwrap();
         let engine = place(folder.path()).open().unwrap();
         let text = "x".repeat(1024 * 1024);

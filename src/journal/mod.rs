@@ -1,32 +1,30 @@
-//! SHELL: publications on disk, so that a restart loses none.
+//! SHELL: the journal: publications on disk, so that a restart loses none.
 //!
-//! The sequencer stages each publication, appends a batch before it is broadcast and asks what
-//! became of it through a [`commit::Commit`]; [`replay`] gives the workers what was published
-//! before this process. [`record_writer`] appends to a store, [`recover`] opens it, `syncer` makes it
-//! durable; [`engine`] is what a store has to do, [`lsm`] does it with fjall, [`folder`] is where.
+//! The sequencer stages each publication and appends a batch before it is broadcast. It reads the
+//! outcome from a [`commit::Commit`]. [`replay`] fills the log with the publications of earlier
+//! runs. [`record_writer`] appends to a store, [`recover`] opens it, `syncer` makes it durable.
+//! [`engine`] is the interface of a store, [`lsm`] implements it with fjall, [`folder`] is its
+//! directory.
 //!
-//! What an acknowledgement stands for is the operator's choice: `always` syncs before a batch is
-//! broadcast, `batch` before it is acknowledged, `os` not at all. A process that is killed loses
-//! nothing in any of them, since a batch is written before anybody sees it. After a sync that has
-//! failed, `always` and `batch` acknowledge nothing more until the system is started anew: the
-//! store reads its log as far as that is whole, so what comes behind a hole is no safer than the
-//! hole.
+//! `journal.sync` sets what an acknowledgement guarantees: `always` syncs before a batch is
+//! broadcast, `batch` before it is acknowledged, `os` not at all. A killed process loses nothing in
+//! any of them, since a batch is written before it is broadcast. After a failed sync, `always` and
+//! `batch` acknowledge nothing more until the system is restarted. The store reads its log up to
+//! the first hole, so records after a hole are no safer than the hole.
 //!
-//! Writing to a file that was removed succeeds. [`Journal::check`] therefore compares what is on
-//! the file system with what was opened, and refuses publications until the original is back.
-//! `files` has what the store needs, also while it is not open: it opens without a log that is
-//! missing.
-//! Nothing is made again meanwhile: a part of a journal would keep the next start from beginning
-//! another.
+//! Writing to a removed file succeeds. [`Journal::check`] therefore compares the files on disk with
+//! those that were opened, and refuses publications until the originals are back. `files` lists
+//! what the store needs, also while it is closed, since it would open without a missing log. No
+//! file is recreated meanwhile: a partial journal would keep the next start from creating a new
+//! one.
 //!
-//! Why fjall: its write-ahead log has a batch whole or not at all, without a sync it outlives the
-//! process, and it syncs when asked. redb has nothing between a commit with a sync and one that is
-//! gone when the process is killed, so that `batch` could not broadcast before it syncs;
-//! `benches/load/stores` has the figures of both. fjall refuses everything after an error of the
-//! disk, so the keeper lets it go and opens it again; a log with a hole, which it does not open,
-//! `repair` cuts off. What it costs in memory: three times
-//! [`JOURNAL_MEMTABLE_BYTES`] and a little for records that are not in its tables yet, one
-//! thread, and at a start what its write-ahead log holds.
+//! Why fjall: its write-ahead log holds a batch whole or not at all, survives the process without a
+//! sync, and syncs on request. A commit of redb either syncs or is lost with the process, so
+//! `batch` could not broadcast before the sync. `benches/load/stores` has the figures of both.
+//! fjall refuses everything after a disk error, so `record_writer` drops and reopens it. It does
+//! not open a log with a hole, so `repair` truncates the log there. Memory: three times
+//! [`JOURNAL_MEMTABLE_BYTES`] and a little more for records that are not in tables yet, one thread,
+//! and at a start the contents of the write-ahead log.
 //!
 //! [`JOURNAL_MEMTABLE_BYTES`]: crate::config::limits::JOURNAL_MEMTABLE_BYTES
 
@@ -53,11 +51,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use self::commit::{Commit, Fate};
+use self::commit::{Commit, CommitState};
 use self::engine::EngineError;
 use self::record::{PayloadRef, Record};
-use self::record_writer::Keeper;
-use self::syncer::{Request, Syncer, Tools};
+use self::record_writer::RecordWriter;
+use self::syncer::{SyncRequest, Syncer, SyncerParts};
 use crate::config::JournalSync;
 use crate::config::limits::{FILES_CHECK_MS, JOURNAL_QUIET_MS};
 use crate::frame::Publication;
@@ -70,25 +68,25 @@ use crate::sys::wake::Wake;
 struct Failure {
     reason: String,
     is_removed: bool,
-    /// When the last batch was refused.
+    /// When a batch was last refused.
     refused: Instant,
 }
 
-/// The feed's end of the journal.
+/// The journal, as the sequencer uses it.
 #[derive(Debug)]
 pub struct Journal {
-    keeper: Keeper,
-    /// Only with `batch`.
+    record_writer: RecordWriter,
+    /// Only with `journal.sync = "batch"`.
     syncer: Option<Syncer>,
-    /// The batch that is being collected.
+    /// The batch under collection.
     open: Option<Arc<Commit>>,
-    /// The batch before it.
+    /// The last batch that was written.
     newest: Arc<Commit>,
-    /// When the batch that is being collected began: microseconds since 1970.
+    /// When collection of the batch began, in microseconds since 1970.
     unix_us: u64,
     records: u64,
-    /// A publication was too long for a record.
-    has_misfit: bool,
+    /// Whether a publication of the batch was too long for a record.
+    has_oversized: bool,
     /// Why publications are refused.
     failure: Option<Failure>,
     checked: Instant,
@@ -96,44 +94,49 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Takes an open store. `wake` wakes the feed when something has become durable.
+    /// Starts the journal over an open store. `wake` wakes the feed when a batch has become
+    /// durable.
     ///
     /// # Errors
-    /// When the system has no thread left.
-    pub fn new(keeper: Keeper, wake: Arc<Wake>, metrics: Arc<FeedMetrics>) -> io::Result<Self> {
-        let syncer = match keeper.settings.sync {
+    /// Returns an error if no thread can be started.
+    pub fn new(
+        record_writer: RecordWriter,
+        wake: Arc<Wake>,
+        metrics: Arc<FeedMetrics>,
+    ) -> io::Result<Self> {
+        let syncer = match record_writer.settings.sync {
             JournalSync::Always | JournalSync::Os => None,
             JournalSync::Batch => {
                 let metrics = Arc::clone(&metrics);
-                Some(Syncer::spawn(Tools { wake, metrics })?)
+                Some(Syncer::spawn(SyncerParts { wake, metrics })?)
             }
         };
         let newest = Commit::default();
-        newest.decide(Fate::Kept);
+        newest.set(CommitState::Committed);
         Ok(Self {
-            keeper,
+            record_writer,
             syncer,
             open: None,
             newest: Arc::new(newest),
             unix_us: 0,
             records: 0,
-            has_misfit: false,
+            has_oversized: false,
             failure: None,
             checked: Instant::now(),
             metrics,
         })
     }
 
-    /// The last id on disk.
+    /// The id of the last publication in the store.
     #[must_use]
     pub fn head(&self) -> Cursor {
         Cursor {
-            epoch: self.keeper.epoch(),
-            sequence: self.keeper.head(),
+            epoch: self.record_writer.epoch(),
+            sequence: self.record_writer.head(),
         }
     }
 
-    /// What will become of the batch that is being collected.
+    /// The commit of the batch under collection.
     pub fn commit(&mut self) -> Arc<Commit> {
         if let Some(open) = &self.open {
             return Arc::clone(open);
@@ -142,18 +145,18 @@ impl Journal {
         Arc::clone(self.open.insert(Arc::default()))
     }
 
-    /// What will become, or has become, of the newest batch; nothing before it is decided later.
+    /// The commit of the newest batch. All earlier batches are decided no later than this one.
     #[must_use]
     pub fn newest(&self) -> Arc<Commit> {
         Arc::clone(self.open.as_ref().unwrap_or(&self.newest))
     }
 
-    /// Puts a publication into the batch.
+    /// Adds a publication to the batch.
     pub fn stage(&mut self, publication: &Publication, dedupe: Option<&str>) {
         let ttl_us = publication
             .expires()
             .map(|expires| expires.0.saturating_sub(publication.published.0));
-        let is_staged = self.keeper.stage(&Record {
+        let is_staged = self.record_writer.stage(&Record {
             published_us: self.unix_us,
             ttl_us,
             channel: publication.channel.as_str(),
@@ -163,10 +166,10 @@ impl Journal {
             payload: PayloadRef::of(&publication.payload),
         });
         self.records += 1;
-        self.has_misfit |= !is_staged;
+        self.has_oversized |= !is_staged;
     }
 
-    /// Writes the batch. False if it is not to be broadcast: nothing of it is on disk then.
+    /// Writes the batch. Returns false if it must not be broadcast: no part of it is on disk then.
     #[must_use]
     pub fn append(&mut self) -> bool {
         let Some(commit) = self.open.take() else {
@@ -175,48 +178,49 @@ impl Journal {
         self.check();
         let records = std::mem::take(&mut self.records);
         let outcome = self.write();
-        self.note(outcome.as_ref().err());
+        self.update_failure(outcome.as_ref().err());
         let Ok(bytes) = outcome else {
             self.metrics.journal_write_errors.increment();
-            commit.decide(Fate::Refused);
+            commit.set(CommitState::Refused);
             return false;
         };
         self.metrics.journal_records.add(records);
         self.metrics.journal_bytes.add(bytes);
         self.newest = Arc::clone(&commit);
-        self.hand_on(commit);
+        self.settle_commit(commit);
         true
     }
 
     fn write(&mut self) -> Result<u64, EngineError> {
         if self.syncer.as_ref().is_some_and(Syncer::take_failure) {
-            self.keeper.doubt();
+            self.record_writer.mark_unsynced();
         }
-        if std::mem::take(&mut self.has_misfit) {
-            self.keeper.discard();
+        if std::mem::take(&mut self.has_oversized) {
+            self.record_writer.discard();
             return Err(EngineError::TooLong);
         }
-        self.keeper.append()
+        self.record_writer.append()
     }
 
-    /// Says what has become of a batch, or who will.
-    fn hand_on(&self, commit: Arc<Commit>) {
-        if self.keeper.settings.sync == JournalSync::Always {
+    /// Sets the commit of a written batch, or passes it to the syncer.
+    fn settle_commit(&self, commit: Arc<Commit>) {
+        if self.record_writer.settings.sync == JournalSync::Always {
             self.metrics.journal_syncs.increment();
         }
-        let is_doubtful = self.keeper.is_doubtful() && self.keeper.settings.sync != JournalSync::Os;
-        match (&self.syncer, self.keeper.engine()) {
-            _ if is_doubtful => commit.decide(Fate::Unsynced),
+        let has_unsynced = self.record_writer.has_unsynced()
+            && self.record_writer.settings.sync != JournalSync::Os;
+        match (&self.syncer, self.record_writer.engine()) {
+            _ if has_unsynced => commit.set(CommitState::Unsynced),
             (Some(syncer), Some(engine)) => {
-                commit.decide(Fate::Written);
-                syncer.request(Request { engine, commit });
+                commit.set(CommitState::Written);
+                syncer.request(SyncRequest { engine, commit });
             }
-            _ => commit.decide(Fate::Kept),
+            _ => commit.set(CommitState::Committed),
         }
     }
 
-    /// Checks that the files are where they were, if the last check was long enough ago: what is
-    /// written to a file that was removed succeeds and is lost.
+    /// Checks that the files still exist, at most once per [`FILES_CHECK_MS`]: a write to a removed
+    /// file succeeds and is lost.
     pub fn check(&mut self) {
         if self.checked.elapsed() >= Duration::from_millis(FILES_CHECK_MS) {
             self.check_now();
@@ -225,8 +229,8 @@ impl Journal {
 
     fn check_now(&mut self) {
         self.checked = Instant::now();
-        // A store that has failed otherwise is tried with the next batch: that it can be opened
-        // does not show that it has room. Without batches an attempt has to do.
+        // After any other failure the next batch is the test, since an open store may still lack
+        // room. Without batches for a while, a successful check counts.
         let quiet = Duration::from_millis(JOURNAL_QUIET_MS);
         if let Some(failure) = &self.failure
             && !failure.is_removed
@@ -234,20 +238,20 @@ impl Journal {
         {
             return;
         }
-        match self.keeper.check() {
-            // It is left alone for a while, and what it failed with is known.
+        match self.record_writer.check() {
+            // The store is in its pause after a failure, and the reason is known.
             Err(EngineError::Broken) => {}
-            checked => self.note(checked.err().as_ref()),
+            checked => self.update_failure(checked.err().as_ref()),
         }
     }
 
-    /// Why publications are refused; nothing if they are not.
+    /// Why publications are refused; `None` while they are accepted.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_ref().map(|failure| failure.reason.as_str())
     }
 
-    fn note(&mut self, error: Option<&EngineError>) {
+    fn update_failure(&mut self, error: Option<&EngineError>) {
         match (error, &mut self.failure) {
             (None, None) => {}
             (None, Some(_)) => {
@@ -273,18 +277,18 @@ impl Journal {
         self.metrics.journal_failing.set(is_failing.into());
     }
 
-    /// Makes everything durable and notes that the stop was clean.
+    /// Makes everything durable and records that the stop was clean.
     pub fn close(mut self) {
         if self.syncer.take().is_some_and(Syncer::join) {
-            self.keeper.doubt();
+            self.record_writer.mark_unsynced();
         }
-        if let Err(error) = self.keeper.close() {
+        if let Err(error) = self.record_writer.close() {
             tracing::warn!(%error, "the journal cannot be closed cleanly");
         }
     }
 }
 
-/// The calendar's time, in microseconds since 1970.
+/// The wall-clock time in microseconds since 1970.
 fn unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {

@@ -1,9 +1,8 @@
-//! One publication as the journal has it: a value of the store and back.
+//! The encoding of one publication as a value of the store.
 //!
-//! Pure. Times, flags, lengths and texts, integers little-endian; its number is the key in the
-//! store and not in here. The store has checksums of its own, so that damage is found before it
-//! comes here; bytes that no publication has are refused all the same. Decoding borrows from its
-//! input.
+//! Pure. Times, flags, lengths and texts; integers are little-endian. The sequence number is the
+//! key in the store and not part of the value. The store has checksums, so it finds damage first;
+//! invalid bytes are refused here as well. Decoding borrows from its input.
 
 use crate::config::limits::{JOURNAL_RECORD_BYTES_MAX, LABEL_BYTES_MAX};
 use crate::frame::Payload;
@@ -19,22 +18,22 @@ const HAS_DEDUPE: u8 = 0b0001_0000;
 const HAS_TTL: u8 = 0b0010_0000;
 const KNOWN: u8 = KIND_MASK | HAS_EVENT | HAS_KEY | HAS_DEDUPE | HAS_TTL;
 
-/// A publication on its way into the journal or out of it.
+/// A publication in the journal, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
     /// When it was published: microseconds since 1970.
     pub published_us: u64,
-    /// For how long it is worth delivering, in microseconds.
+    /// Its time to live, in microseconds.
     pub ttl_us: Option<u64>,
-    /// Where it goes.
+    /// Its channel.
     pub channel: &'a str,
-    /// Its type.
+    /// Its event type.
     pub event: Option<&'a str>,
-    /// Conflation key.
+    /// Its conflation key.
     pub key: Option<&'a str>,
-    /// Idempotency key.
+    /// Its idempotency key.
     pub dedupe: Option<&'a str>,
-    /// What it carries.
+    /// Its payload.
     pub payload: PayloadRef<'a>,
 }
 
@@ -60,7 +59,7 @@ impl<'a> PayloadRef<'a> {
         }
     }
 
-    /// A payload of its own.
+    /// Copies the payload.
     #[must_use]
     pub fn to_payload(self) -> Payload {
         match self {
@@ -86,7 +85,8 @@ impl<'a> PayloadRef<'a> {
     }
 }
 
-/// Appends a record. False, and nothing is appended, if it is longer than any record may be.
+/// Appends an encoded record. Returns false and appends nothing if it exceeds
+/// [`JOURNAL_RECORD_BYTES_MAX`].
 #[must_use]
 pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
     let start = out.len();
@@ -109,7 +109,7 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.published_us.to_le_bytes());
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
-    // A channel's name is never longer than a byte can say.
+    // The length of a channel's name fits into a byte.
     let channel_bytes = u8::try_from(record.channel.len()).unwrap_or(u8::MAX);
     out.extend_from_slice(&[flags, channel_bytes]);
     for label in labels {
@@ -122,7 +122,7 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(record.payload.bytes());
 }
 
-/// Reads a record; `None` if the bytes are something else.
+/// Decodes a record; `None` if the bytes are invalid.
 #[must_use]
 pub fn decode(mut rest: &[u8]) -> Option<Record<'_>> {
     let published_us = number(&mut rest)?;
@@ -188,7 +188,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// Lengths are bounded long before they come here.
+/// The length of a label, which is bounded when it is decoded from the feed.
 fn short(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn record_comes_back_as_it_went() {
+    fn record_survives_encoding() {
         let bare = Record {
             ttl_us: None,
             event: None,
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_no_publication_has_is_refused() {
+    fn invalid_bytes_are_refused() {
         let good = encoded(&record());
         // Flags, the channel's length, and the length of a label.
         for (at, value) in [(16, 0xff), (16, 3), (17, 0), (17, 255), (19, 0xff)] {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn record_that_is_too_long_leaves_nothing() {
+    fn record_that_is_too_long_appends_nothing() {
         let text = "x".repeat(usize::try_from(JOURNAL_RECORD_BYTES_MAX).unwrap());
         let long = Record {
             payload: PayloadRef::Text(&text),
@@ -275,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _record = decode(&bytes);
         }
     }

@@ -1,39 +1,39 @@
-//! SHELL: the journal's records in a store: stages and appends them, begins new chunks, removes old
-//! ones, and opens the store again after an error.
+//! SHELL: writes the journal's records: appends batches, begins chunks, removes old chunks, and
+//! reopens the store after an error.
 //!
-//! One thread appends. A batch is in the store whole or is refused. After any error the store is
-//! let go and, with pauses, opened again; what it may still have of refused batches is left behind
-//! in the old chunk, since the new one begins with the number after the last batch that was taken.
-//! Opening after a restart is [`super::recover`]'s.
+//! One thread appends. A batch is either stored whole or refused. After any error the store is
+//! released, and reopened after a pause. It may then still contain parts of refused batches. They
+//! stay in the old chunk and are ignored, since the new chunk begins with the number after the last
+//! stored batch. [`super::recover`] opens the store at a start.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::chunk_stats::{Content, is_forgotten};
+use super::chunk_stats::{ChunkStats, is_unneeded};
 use super::engine::{Batch, Engine, EngineError, Opener};
 use super::record::{self, Record};
-use super::state::{Boot, Mark, State};
+use super::state::{BootId, Mark, State};
 use crate::config::limits::{
-    FAULT_REPEATED_MS, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_NUMBERS_ASIDE,
+    FAULT_REPEATED_MS, JOURNAL_CHUNK_BYTES, JOURNAL_CHUNKS_MAX, JOURNAL_IDS_RESERVED,
 };
 use crate::config::{JournalSync, LogBounds};
 use crate::id::{Epoch, Sequence};
 use crate::sys::descriptors;
 
-/// What an operator chose, and where we are.
+/// The configuration of the journal, and the boot id.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Bounds of the log: what it cannot hold need not be kept.
+    /// Bounds of the log. Records that the log could not hold need not be kept.
     pub bounds: LogBounds,
-    /// Bytes of records above which the oldest chunks go, whatever they hold.
+    /// Bytes of records above which the oldest chunks are removed, whatever they contain.
     pub bytes_max: u64,
     /// When to sync.
     pub sync: JournalSync,
-    /// The time since the system was started.
-    pub boot: Boot,
-    /// How long a store that has failed is left alone before it is opened again.
+    /// The kernel's boot id.
+    pub boot: BootId,
+    /// How long to wait before a failed store is reopened.
     pub pause: Duration,
 }
 
@@ -44,12 +44,12 @@ impl Settings {
     }
 }
 
-/// Records that go together.
+/// Records that are removed together.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    /// The number of its first record.
+    /// The sequence number of its first record.
     pub(super) first: Sequence,
-    pub(super) content: Content,
+    pub(super) stats: ChunkStats,
     pub(super) bytes: u64,
 }
 
@@ -57,147 +57,148 @@ impl Chunk {
     pub(super) fn new(first: Sequence) -> Self {
         Self {
             first,
-            content: Content::default(),
+            stats: ChunkStats::default(),
             bytes: 0,
         }
     }
 }
 
-/// Whether there is a store to write to.
+/// Whether the store is open.
 #[derive(Debug)]
-enum Access {
+enum StoreAccess {
     Open(Arc<dyn Engine>),
     Broken {
-        /// Others may still have it; it cannot be opened as long as they do.
+        /// The released engine. The store cannot be reopened while other threads still use it.
         engine: Weak<dyn Engine>,
         until: Instant,
     },
 }
 
-/// The records, and the store that has them.
+/// Appends records to a store.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct RecordWriter {
     opener: Box<dyn Opener>,
-    access: Access,
+    access: StoreAccess,
     pub(super) settings: Settings,
     epoch: Epoch,
-    /// The last number in the store, or the last that was left out.
+    /// The last sequence number that was stored or skipped.
     head: Sequence,
     ceiling: Sequence,
-    is_doubtful: bool,
+    has_unsynced: bool,
     current: Chunk,
-    /// Oldest first.
+    /// Full chunks, oldest first.
     older: VecDeque<Chunk>,
-    /// The lengths of `older` together.
+    /// The total bytes of `older`.
     older_bytes: u64,
-    /// Everything in `older` and `current`.
-    total: Content,
+    /// The sums over `older` and `current`.
+    total: ChunkStats,
     staged: Batch,
-    staged_content: Content,
-    /// When the log last said that a check was not possible.
+    staged_stats: ChunkStats,
+    /// When an impossible check was last logged.
     unchecked_logged: Option<Instant>,
 }
 
-/// What opening has found and made ready.
+/// An opened store, ready for appending.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct OpenedStore {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) epoch: Epoch,
     pub(super) head: Sequence,
     pub(super) ceiling: Sequence,
-    pub(super) is_doubtful: bool,
+    pub(super) has_unsynced: bool,
     pub(super) older: VecDeque<Chunk>,
     pub(super) current: Chunk,
 }
 
-impl Keeper {
-    pub(super) fn new(opener: Box<dyn Opener>, settings: Settings, found: Found) -> Self {
+impl RecordWriter {
+    pub(super) fn new(opener: Box<dyn Opener>, settings: Settings, found: OpenedStore) -> Self {
         let older = found.older;
         Self {
             opener,
-            access: Access::Open(found.engine),
+            access: StoreAccess::Open(found.engine),
             settings,
             epoch: found.epoch,
             head: found.head,
             ceiling: found.ceiling,
-            is_doubtful: found.is_doubtful,
+            has_unsynced: found.has_unsynced,
             total: older
                 .iter()
-                .fold(found.current.content, |sum, one| sum.plus(one.content)),
+                .fold(found.current.stats, |sum, one| sum.plus(one.stats)),
             current: found.current,
             older_bytes: older.iter().map(|one| one.bytes).sum(),
             older,
             staged: Batch::default(),
-            staged_content: Content::default(),
+            staged_stats: ChunkStats::default(),
             unchecked_logged: None,
         }
     }
 
-    /// The epoch of all numbers.
+    /// The epoch of all sequence numbers.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// The number after which the next publication comes.
+    /// The last sequence number that was stored or skipped.
     #[must_use]
     pub fn head(&self) -> Sequence {
         self.head
     }
 
-    /// No number above this is given out before the store has a higher one.
+    /// No sequence number above this one is assigned before a higher ceiling is stored.
     #[must_use]
     pub fn ceiling(&self) -> Sequence {
         self.ceiling
     }
 
-    /// Whether a sync has failed since the system was started: what was written since then may not
-    /// outlive it, since the store reads its log only as far as that is whole.
+    /// Whether a sync has failed since the system was booted. Later records may not survive a power
+    /// failure, since the store reads its log only up to the first hole.
     #[must_use]
-    pub fn is_doubtful(&self) -> bool {
-        self.is_doubtful
+    pub fn has_unsynced(&self) -> bool {
+        self.has_unsynced
     }
 
-    /// The store, unless it has failed.
+    /// The open store; `None` after an error.
     #[must_use]
     pub fn engine(&self) -> Option<Arc<dyn Engine>> {
         match &self.access {
-            Access::Open(engine) => Some(Arc::clone(engine)),
-            Access::Broken { .. } => None,
+            StoreAccess::Open(engine) => Some(Arc::clone(engine)),
+            StoreAccess::Broken { .. } => None,
         }
     }
 
-    /// Adds a record to the batch that the next [`Keeper::append`] writes. False if it is too long.
+    /// Adds a record to the batch that the next [`RecordWriter::append`] writes. Returns false if
+    /// it is too long.
     #[must_use]
     pub fn stage(&mut self, record: &Record<'_>) -> bool {
         let is_staged = record::encode(record, self.staged.bytes_mut());
         if is_staged {
             self.staged.end();
-            self.staged_content.add(record);
+            self.staged_stats.add(record);
         }
         is_staged
     }
 
-    /// Lets go of the batch.
+    /// Discards the batch.
     pub fn discard(&mut self) {
         self.staged.clear();
-        self.staged_content = Content::default();
+        self.staged_stats = ChunkStats::default();
     }
 
-    /// Writes the batch and says how many bytes that were; with `always` it is durable then. If
-    /// that fails, the batch is gone, and the store is let go.
+    /// Writes the batch and returns its length in bytes. With `journal.sync = "always"` it is
+    /// durable then. On an error the batch is discarded and the store is released.
     ///
     /// # Errors
-    /// What the store says, or that it is not open.
+    /// Returns the error of the store, or [`EngineError::Broken`] during the pause after an error.
     pub fn append(&mut self) -> Result<u64, EngineError> {
         let mut batch = std::mem::take(&mut self.staged);
-        let content = std::mem::take(&mut self.staged_content);
+        let stats = std::mem::take(&mut self.staged_stats);
         batch.number_from(self.head.next());
-        let written = self.open_again().and_then(|engine| {
-            let written = self.write(&engine, &batch, content);
+        let written = self.reopen().and_then(|engine| {
+            let written = self.write(&engine, &batch, stats);
             drop(engine);
             if written.is_err() {
-                self.let_go();
+                self.release();
             }
             written
         });
@@ -211,42 +212,42 @@ impl Keeper {
         &mut self,
         engine: &Arc<dyn Engine>,
         batch: &Batch,
-        content: Content,
+        stats: ChunkStats,
     ) -> Result<(), EngineError> {
         let head = Sequence(self.head.0.saturating_add(batch.len()));
         if head >= self.ceiling {
-            let ceiling = Sequence(head.0.saturating_add(JOURNAL_NUMBERS_ASIDE));
+            let ceiling = Sequence(head.0.saturating_add(JOURNAL_IDS_RESERVED));
             let put = self.put_state(engine, ceiling, None);
-            self.unless_doubtful(engine, put)?;
+            self.noting_sync_failure(engine, put)?;
             self.ceiling = ceiling;
         }
         if self.current.bytes >= self.settings.chunk_bytes() {
             let begun = self.begin_chunk(engine);
-            self.unless_doubtful(engine, begun)?;
+            self.noting_sync_failure(engine, begun)?;
         }
         let appended = engine.append(self.current.first, batch);
-        self.unless_doubtful(engine, appended)?;
+        self.noting_sync_failure(engine, appended)?;
         if self.settings.sync == JournalSync::Always
             && let Err(error) = engine.sync()
         {
             if !matches!(error, EngineError::Full) {
-                self.note_doubt(engine.as_ref());
+                self.write_unsynced_mark(engine.as_ref());
             }
             return Err(error);
         }
         engine.put_mark(Mark {
             sequence: head,
-            is_doubtful: self.is_doubtful,
+            has_unsynced: self.has_unsynced,
         })?;
         self.current.bytes += batch.bytes();
-        self.current.content = self.current.content.plus(content);
-        self.total = self.total.plus(content);
+        self.current.stats = self.current.stats.plus(stats);
+        self.total = self.total.plus(stats);
         self.head = head;
-        self.remove_old(engine.as_ref(), content.newest_us);
+        self.remove_old(engine.as_ref(), stats.newest_us);
         Ok(())
     }
 
-    /// Begins a chunk with the next number, which may leave the current one without records.
+    /// Begins a chunk with the next number. The current chunk may have no records.
     fn begin_chunk(&mut self, engine: &Arc<dyn Engine>) -> Result<(), EngineError> {
         let first = self.head.next();
         engine.begin_chunk(first)?;
@@ -258,17 +259,17 @@ impl Keeper {
         Ok(())
     }
 
-    /// Removes chunks of which neither the log nor the memory of idempotency keys could have
-    /// anything, and the oldest of those that are too much.
+    /// Removes the chunks that neither the log nor the memory of idempotency keys can need, and the
+    /// oldest ones beyond `bytes_max`.
     fn remove_old(&mut self, engine: &dyn Engine, now_us: u64) {
         while let Some(oldest) = self.older.front() {
-            let later = self.total.minus(oldest.content);
+            let later = self.total.minus(oldest.stats);
             let is_room = self.older_bytes + self.current.bytes <= self.settings.bytes_max;
-            if is_room && !is_forgotten(oldest.content, later, self.settings.bounds, now_us) {
+            if is_room && !is_unneeded(oldest.stats, later, self.settings.bounds, now_us) {
                 return;
             }
             if let Err(error) = engine.remove_chunk(oldest.first) {
-                // It is tried again with the next batch, and does no harm until then.
+                // Harmless; the next batch tries again.
                 tracing::debug!(%error, "cannot remove old records from the journal");
                 return;
             }
@@ -294,20 +295,20 @@ impl Keeper {
         engine.put_state(&state.encode())
     }
 
-    /// Checks that the store is where it was. If not, it is let go; one that was let go is opened
-    /// again if that is possible. A check that the system does not allow, such as without a free
-    /// descriptor, finds nothing: the store can be written to.
+    /// Checks that the store's files still exist, and releases the store if not. A released store
+    /// is reopened if possible. A check that fails itself, as without a free descriptor, proves
+    /// nothing: the store stays open.
     ///
     /// # Errors
-    /// What keeps the store from being written to.
+    /// Returns why the store cannot be written to.
     pub fn check(&mut self) -> Result<(), EngineError> {
-        match self.open_again()?.check() {
+        match self.reopen()?.check() {
             Err(EngineError::Io(error)) => {
                 self.note_unchecked(&error);
                 Ok(())
             }
             Err(error) => {
-                self.let_go();
+                self.release();
                 Err(error)
             }
             Ok(()) => Ok(()),
@@ -325,75 +326,76 @@ impl Keeper {
         }
     }
 
-    /// Notes that a sync has failed: the system may have forgotten what it could not write, so the
-    /// store cannot be believed, nor what comes behind it in the same file.
-    pub fn doubt(&mut self) {
+    /// Records that a sync has failed. The kernel may have dropped pages that it could not write,
+    /// so neither these records nor later ones in the same file are safe.
+    pub fn mark_unsynced(&mut self) {
         if let Some(engine) = self.engine() {
-            self.note_doubt(engine.as_ref());
+            self.write_unsynced_mark(engine.as_ref());
         }
-        self.let_go();
+        self.release();
     }
 
-    /// Passes on what became of something that may sync. Nothing is forgotten if the disk is full,
-    /// if files were removed, or if no descriptor was free. After any other error it may be.
-    fn unless_doubtful(
+    /// Returns the outcome of an operation that may sync, and records a failed sync. No durable
+    /// data is lost if the disk is full, if files were removed, or if no descriptor was free. Any
+    /// other error may have lost some.
+    fn noting_sync_failure(
         &mut self,
         engine: &Arc<dyn Engine>,
         outcome: Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         if outcome
             .as_ref()
-            .is_err_and(|error| !error.forgets_nothing() && !lacks_descriptor(error))
+            .is_err_and(|error| !error.keeps_durable_data() && !lacks_descriptor(error))
         {
-            self.note_doubt(engine.as_ref());
+            self.write_unsynced_mark(engine.as_ref());
         }
         outcome
     }
 
-    fn note_doubt(&mut self, engine: &dyn Engine) {
-        self.is_doubtful = true;
+    fn write_unsynced_mark(&mut self, engine: &dyn Engine) {
+        self.has_unsynced = true;
         let mark = Mark {
             sequence: self.head,
-            is_doubtful: true,
+            has_unsynced: true,
         };
         let noted = engine.put_mark(mark).and_then(|()| engine.sync_mark());
         if let Err(error) = noted {
-            tracing::warn!(%error, "cannot note that the journal may not outlive a power cut");
+            tracing::warn!(%error, "cannot record in the journal that records may not survive a power failure");
         }
     }
 
-    fn let_go(&mut self) {
+    fn release(&mut self) {
         if let Some(engine) = self.engine() {
-            self.access = Access::Broken {
+            self.access = StoreAccess::Broken {
                 engine: Arc::downgrade(&engine),
                 until: Instant::now() + self.settings.pause,
             };
         }
     }
 
-    /// The store, opened again if it was let go long enough ago.
-    fn open_again(&mut self) -> Result<Arc<dyn Engine>, EngineError> {
+    /// The open store; a released one is reopened after the pause.
+    fn reopen(&mut self) -> Result<Arc<dyn Engine>, EngineError> {
         let (engine, until) = match &mut self.access {
-            Access::Open(engine) => return Ok(Arc::clone(engine)),
-            Access::Broken { engine, until } => (engine, until),
+            StoreAccess::Open(engine) => return Ok(Arc::clone(engine)),
+            StoreAccess::Broken { engine, until } => (engine, until),
         };
         if engine.strong_count() > 0 || Instant::now() < *until {
             return Err(EngineError::Broken);
         }
         let opened = self.opener.open().and_then(|engine| {
             let begun = self.begin_chunk(&engine);
-            // Also shows that the store can be written to.
+            // This also proves that the store can be written to.
             let ready = begun.and_then(|()| self.put_state(&engine, self.ceiling, None));
-            self.unless_doubtful(&engine, ready)?;
+            self.noting_sync_failure(&engine, ready)?;
             Ok(engine)
         });
         match opened {
             Ok(engine) => {
-                self.access = Access::Open(Arc::clone(&engine));
+                self.access = StoreAccess::Open(Arc::clone(&engine));
                 Ok(engine)
             }
             Err(error) => {
-                if let Access::Broken { until, .. } = &mut self.access {
+                if let StoreAccess::Broken { until, .. } = &mut self.access {
                     *until = Instant::now() + self.settings.pause;
                 }
                 Err(error)
@@ -401,20 +403,20 @@ impl Keeper {
         }
     }
 
-    /// Makes everything durable and notes that nothing is missing.
+    /// Makes everything durable and records a clean stop.
     ///
     /// # Errors
-    /// What the store says; the next start then looks more closely.
+    /// Returns the error of the store. The next start then treats this stop as unclean.
     pub fn close(mut self) -> Result<(), EngineError> {
         self.check()?;
-        let engine = self.open_again()?;
+        let engine = self.reopen()?;
         engine.sync()?;
         engine.sync_mark()?;
         self.put_state(&engine, self.ceiling, Some(self.head))
     }
 }
 
-/// Whether a file could not be opened, which is no failed sync.
+/// Whether a file could not be opened for lack of a descriptor, which is not a failed sync.
 fn lacks_descriptor(error: &EngineError) -> bool {
     matches!(error, EngineError::Io(error) if descriptors::is_exhausted(error))
 }

@@ -1,42 +1,42 @@
-//! SHELL: opens a journal after whatever happened to it.
+//! SHELL: opens a journal after a clean stop, a crash or a power failure.
 //!
-//! Reads every chunk in order and hands on its records. The store itself cuts off a torn tail and
-//! refuses what fails its checksums; what it may have cut off too much is told by numbers that are
-//! missing and by the mark. Then numbers are left out that may have been given out, and the hole is
-//! handed on, so that nobody who resumes takes what is there for all there was.
+//! Reads every chunk in order and passes on its records. The store truncates a torn tail and
+//! refuses records with bad checksums. Missing numbers and the mark reveal if it truncated too
+//! much. Then all numbers that may have been assigned are skipped, and the loss is passed on, so
+//! that resuming clients receive a gap.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::engine::{Engine, EngineError, Opener};
 use super::record::{self, Record};
-use super::record_writer::{Chunk, Found, Keeper, Settings};
+use super::record_writer::{Chunk, OpenedStore, RecordWriter, Settings};
 use super::state::{Mark, State};
-use crate::config::limits::JOURNAL_NUMBERS_ASIDE;
+use crate::config::limits::JOURNAL_IDS_RESERVED;
 use crate::id::{Epoch, Sequence};
 
-/// What the journal tells whoever opens it, in order.
+/// One event of a replay, in order.
 #[derive(Debug)]
-pub enum Replayed<'a> {
-    /// The epoch of all numbers. Comes first.
+pub enum ReplayEvent<'a> {
+    /// The epoch of all sequence numbers. Always the first event.
     Epoch(Epoch),
-    /// A publication and its number.
+    /// A publication and its sequence number.
     Record(Sequence, Record<'a>),
-    /// Numbers up to this one may have been given out and are lost; what came before is history
-    /// with a hole behind it.
-    Hole(Sequence),
+    /// Publications up to this number may be lost. Earlier records stay valid, with a gap after
+    /// them.
+    Lost(Sequence),
 }
 
-/// Opens the journal in a store; `fresh` is its epoch if there is none.
+/// Opens the journal in a store. `fresh` is the epoch of a new journal.
 ///
 /// # Errors
-/// When the store is damaged or foreign, or when the system refuses.
+/// Returns an error if the store is damaged or foreign, or if a system call fails.
 pub fn open(
     opener: Box<dyn Opener>,
     settings: Settings,
     fresh: Epoch,
-    each: &mut dyn FnMut(Replayed<'_>),
-) -> Result<Keeper, EngineError> {
+    each: &mut dyn FnMut(ReplayEvent<'_>),
+) -> Result<RecordWriter, EngineError> {
     let engine = opener.open()?;
     let chunks = engine.chunks()?;
     let (state, mark) = match engine.state()? {
@@ -44,10 +44,10 @@ pub fn open(
             let state = State::decode(&bytes).ok_or(EngineError::Version)?;
             (state, engine.mark()?)
         }
-        None if chunks.is_empty() => begin(engine.as_ref(), settings, fresh)?,
+        None if chunks.is_empty() => create(engine.as_ref(), settings, fresh)?,
         None => return Err(EngineError::Damaged(String::from("its state is missing"))),
     };
-    each(Replayed::Epoch(state.epoch));
+    each(ReplayEvent::Epoch(state.epoch));
     let mut reader = Reader {
         engine: engine.as_ref(),
         last: None,
@@ -61,15 +61,14 @@ pub fn open(
         Some(_) | None => state.ceiling.max(mark.sequence),
     };
     if last.unwrap_or_default() != head {
-        each(Replayed::Hole(head));
+        each(ReplayEvent::Lost(head));
     }
-    let found = make_ready(engine, (&state, mark), settings, head, older)?;
-    Ok(Keeper::new(opener, settings, found))
+    let found = prepare(engine, (&state, mark), settings, head, older)?;
+    Ok(RecordWriter::new(opener, settings, found))
 }
 
-/// The state of a journal that has none: from here on chunks without a state are a state that was
-/// lost.
-fn begin(
+/// Creates the state of a new journal. Chunks without a state are damage from here on.
+fn create(
     engine: &dyn Engine,
     settings: Settings,
     epoch: Epoch,
@@ -90,37 +89,37 @@ fn begin(
         sync: settings.sync,
         boot: settings.boot,
     };
-    // In this order: a mark of an epoch that is gone would only leave out numbers.
+    // In this order: a stale mark would only skip numbers.
     engine.put_state(&state.encode())?;
     engine.put_mark(Mark::default())?;
     Ok((state, Mark::default()))
 }
 
-/// Begins the chunk that this run appends to, if the last one cannot be gone on with; then the
-/// mark, then the state, since a new state alone would say that nothing was lost.
-fn make_ready(
+/// Begins a chunk for this run if the last one cannot be continued. Then writes the mark and, after
+/// it, the state, since a new state alone would claim that nothing was lost.
+fn prepare(
     engine: Arc<dyn Engine>,
     (state, mark): (&State, Mark),
     settings: Settings,
     head: Sequence,
     mut older: VecDeque<Chunk>,
-) -> Result<Found, EngineError> {
-    let is_gone_on_with =
-        |chunk: &Chunk| chunk.first.0.saturating_add(chunk.content.records) == head.next().0;
-    let current = match older.pop_back_if(|chunk| is_gone_on_with(chunk)) {
+) -> Result<OpenedStore, EngineError> {
+    let continues =
+        |chunk: &Chunk| chunk.first.0.saturating_add(chunk.stats.records) == head.next().0;
+    let current = match older.pop_back_if(|chunk| continues(chunk)) {
         Some(current) => current,
         None => {
             engine.begin_chunk(head.next())?;
             Chunk::new(head.next())
         }
     };
-    let is_doubtful = mark.is_doubtful && state.boot == settings.boot;
+    let has_unsynced = mark.has_unsynced && state.boot == settings.boot;
     engine.put_mark(Mark {
         sequence: head,
-        is_doubtful,
+        has_unsynced,
     })?;
     engine.sync_mark()?;
-    let ceiling = Sequence(head.0.saturating_add(JOURNAL_NUMBERS_ASIDE));
+    let ceiling = Sequence(head.0.saturating_add(JOURNAL_IDS_RESERVED));
     let begun = State {
         ceiling,
         clean: None,
@@ -129,12 +128,12 @@ fn make_ready(
         ..*state
     };
     engine.put_state(&begun.encode())?;
-    Ok(Found {
+    Ok(OpenedStore {
         engine,
         epoch: state.epoch,
         head,
         ceiling,
-        is_doubtful,
+        has_unsynced,
         older,
         current,
     })
@@ -142,21 +141,21 @@ fn make_ready(
 
 struct Reader<'a> {
     engine: &'a dyn Engine,
-    /// The last number that was read or left out.
+    /// The last sequence number that was read or skipped.
     last: Option<Sequence>,
     chunks: VecDeque<Chunk>,
-    each: &'a mut dyn FnMut(Replayed<'_>),
+    each: &'a mut dyn FnMut(ReplayEvent<'_>),
 }
 
 impl Reader<'_> {
     fn read_all(&mut self, chunks: &[Sequence]) -> Result<(), EngineError> {
         for (index, first) in chunks.iter().enumerate() {
             let end = chunks.get(index + 1).copied();
-            self.expect(*first);
+            self.report_loss_before(*first);
             let mut chunk = Chunk::new(*first);
             let engine = self.engine;
             engine.read_chunk(*first, &mut |sequence, bytes| {
-                // What the next chunk has too was refused when it was written here.
+                // Records that the next chunk has too belong to refused batches.
                 if end.is_none_or(|end| sequence < end) {
                     self.read_record(&mut chunk, sequence, bytes)?;
                 }
@@ -175,19 +174,19 @@ impl Reader<'_> {
     ) -> Result<(), EngineError> {
         let record = record::decode(bytes)
             .ok_or_else(|| EngineError::Damaged(format!("record {}", sequence.0)))?;
-        self.expect(sequence);
-        chunk.content.add(&record);
+        self.report_loss_before(sequence);
+        chunk.stats.add(&record);
         chunk.bytes += bytes.len() as u64;
         self.last = Some(sequence);
-        (self.each)(Replayed::Record(sequence, record));
+        (self.each)(ReplayEvent::Record(sequence, record));
         Ok(())
     }
 
-    /// Tells a hole if numbers before this one are missing.
-    fn expect(&mut self, sequence: Sequence) {
+    /// Reports a loss if numbers before this one are missing.
+    fn report_loss_before(&mut self, sequence: Sequence) {
         let before = Sequence(sequence.0.saturating_sub(1));
         if self.last.is_some_and(|last| last < before) {
-            (self.each)(Replayed::Hole(before));
+            (self.each)(ReplayEvent::Lost(before));
         }
         self.last = self.last.max(Some(before));
     }

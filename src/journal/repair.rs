@@ -1,10 +1,10 @@
-//! SHELL: cuts the store's write-ahead log off where it is torn, if the store itself does not.
+//! SHELL: truncates the store's write-ahead log at a hole, if the store does not do so itself.
 //!
-//! A log that ends too early is nothing to the store; one with a hole before its end, as a power
-//! cut leaves it when the system has written a later page and not an earlier one, it refuses. Knows
-//! nothing of the log's form: the store opens what is cut off before the hole and refuses what is
-//! cut off behind it, so the place is found by halving. The whole log lies beside it meanwhile, so
-//! that being killed costs nothing. How much is lost is told by the mark.
+//! The store accepts a log that ends early. It refuses one with a hole, which a power failure
+//! leaves if a later page was written and an earlier one was not. This file does not know the log's
+//! format. The store opens a log that is truncated before the hole and refuses one that is
+//! truncated after it, so a binary search finds the place. A copy of the whole log lies beside it
+//! meanwhile, so a killed process loses nothing. The mark shows how much is lost.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -13,24 +13,24 @@ use std::path::{Path, PathBuf};
 use super::engine::EngineError;
 use super::files::find_logs;
 
-/// The whole log while its place is looked for.
+/// The copy of the whole log during the search.
 const WHOLE: &str = "torn";
 
-/// What a store says of a log.
+/// The outcome of opening a store.
 #[derive(Debug)]
 pub(super) enum Opened<T> {
     Whole(T),
     Torn(EngineError),
 }
 
-/// Opens a store, with its newest log cut off if it has to be.
+/// Opens a store. Truncates its newest log if necessary.
 pub(super) fn open<T>(
     store: &Path,
     try_open: impl Fn() -> Result<Opened<T>, EngineError>,
 ) -> Result<T, EngineError> {
     let whole = store.join(WHOLE);
     let Some(log) = newest_log(store)? else {
-        return taken(try_open()?);
+        return require_intact(try_open()?);
     };
     if whole.try_exists()? {
         fs::rename(&whole, &log)?;
@@ -48,21 +48,21 @@ pub(super) fn open<T>(
     };
     tracing::warn!(
         bytes = bytes.len() - cut,
-        "the journal's log is torn and was cut off"
+        "the journal's log had a hole and was truncated there"
     );
     write(&log, bytes.get(..cut).unwrap_or_default())?;
     fs::remove_file(&whole)?;
-    taken(try_open()?)
+    require_intact(try_open()?)
 }
 
-fn taken<T>(opened: Opened<T>) -> Result<T, EngineError> {
+fn require_intact<T>(opened: Opened<T>) -> Result<T, EngineError> {
     match opened {
         Opened::Whole(opened) => Ok(opened),
         Opened::Torn(refusal) => Err(refusal),
     }
 }
 
-/// The greatest length with which the store opens; none if it never does.
+/// The greatest length of the log with which the store opens; `None` if there is none.
 fn find_cut<T>(
     log: &Path,
     bytes: &[u8],
@@ -93,7 +93,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), EngineError> {
     Ok(file.sync_all()?)
 }
 
-/// The log that the store goes on with: the others were synced before it was begun.
+/// The newest log. All older ones were synced before it was begun.
 fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
     let newest = find_logs(store)?
         .into_iter()
@@ -105,7 +105,7 @@ fn newest_log(store: &Path) -> Result<Option<PathBuf>, EngineError> {
 mod tests {
     use super::*;
 
-    /// A store that takes a log up to a byte that is not as it should be, but not with it.
+    /// A store that opens a log only without its bad byte `!`.
     fn try_open(log: &Path) -> Result<Opened<Vec<u8>>, EngineError> {
         let bytes = fs::read(log)?;
         Ok(match bytes.contains(&b'!') {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_log_is_cut_off_before_the_first_hole() {
+    fn newest_log_is_truncated_before_the_first_hole() {
         for (text, kept) in [
             ("abc", "abc"),
             ("abc!def", "abc"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_is_not_to_blame_is_left_as_it_was() {
+    fn log_is_restored_if_truncating_it_does_not_help() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("0.jnl");
         fs::write(&log, "abc").unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn search_that_was_cut_short_begins_again_with_the_whole_log() {
+    fn interrupted_search_starts_over_with_the_whole_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("0.jnl");
         fs::write(&log, "a").unwrap();

@@ -1,10 +1,10 @@
-//! SHELL: opens the configured journal and turns its records into what a server starts with: a full
-//! log, the memory of idempotency keys, and the journal itself.
+//! SHELL: opens the configured journal and replays its records into the log and into the memory of
+//! idempotency keys.
 //!
-//! Every record is added to the log as it was when it was published, so that what is kept of it is
-//! what the rules of its channel keep, and a gap reports exactly what was evicted.
-//! Age is told by the calendar here, since no other clock outlives a restart; a calendar that was
-//! set back makes publications younger, never negative.
+//! Each record is added to the log as if it were published again, so the rules of its channel
+//! decide what is kept, and gaps report exactly what was evicted. Ages are computed from the wall
+//! clock, since no other clock survives a restart. A clock that was set back makes publications
+//! younger, never of negative age.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::engine::EngineError;
 use super::folder::Folder;
-use super::lsm::Place;
+use super::lsm::LsmOpener;
 use super::record::Record;
-use super::record_writer::{Keeper, Settings};
-use super::recover::{self, Replayed};
-use super::state::Boot;
+use super::record_writer::{RecordWriter, Settings};
+use super::recover::{self, ReplayEvent};
+use super::state::BootId;
 use super::{Journal, unix_us};
 use crate::config::limits::JOURNAL_PAUSE_MS;
 use crate::config::{Config, LogBounds};
@@ -29,94 +29,95 @@ use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 use crate::time::Now;
 
-/// Where the system says since when it has been running.
+/// The kernel's boot id.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Why there is no journal although one is configured.
+/// Why the configured journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use the journal in {} (key `journal.path`): {error}", .path.display())]
 pub struct JournalError {
-    /// The directory.
+    /// The configured directory.
     pub path: PathBuf,
-    /// Why.
+    /// The cause.
     pub error: EngineError,
 }
 
-/// What a server with a journal starts with.
+/// An opened journal, and the log with its publications.
 #[derive(Debug)]
-pub struct Past {
-    /// For the feed.
-    pub kept: Kept,
-    /// Writes the log, which has what the journal kept.
+pub struct Recovered {
+    /// The parts for the feed.
+    pub feed: RecoveredFeed,
+    /// The writer of the log, which contains the replayed publications.
     pub writer: Writer,
 }
 
-/// What the feed goes on with.
+/// The journal and the idempotency keys that were replayed from it.
 #[derive(Debug)]
-pub struct Kept {
+pub struct RecoveredFeed {
     /// The journal.
     pub journal: Journal,
     /// The idempotency keys inside the window.
     pub dedupe: Dedupe,
 }
 
-/// What [`open`] needs to know.
+/// The parameters of [`open`].
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances<'a> {
-    /// The epoch of a journal that is new.
+pub struct OpenContext<'a> {
+    /// The epoch of a new journal.
     pub fresh: Epoch,
-    /// Seed for the memory of keys.
+    /// The seed of the memory of idempotency keys.
     pub dedupe_seed: u64,
-    /// The time, on the clock that publications are measured by.
+    /// The current time, on the clock of publications.
     pub now: Now,
-    /// What the operator chose.
+    /// The server's configuration.
     pub config: &'a Config,
 }
 
 /// Opens the journal in a directory.
 ///
 /// # Errors
-/// When it is in use, not right, or the system refuses.
+/// Returns a [`JournalError`] if the directory is in use, damaged or foreign, or if a system call
+/// fails.
 pub fn open(
     path: &Path,
-    circumstances: Circumstances<'_>,
+    context: OpenContext<'_>,
     wake: Arc<Wake>,
     metrics: Arc<FeedMetrics>,
-) -> Result<Past, JournalError> {
+) -> Result<Recovered, JournalError> {
     let refused = |error| JournalError {
         path: path.to_path_buf(),
         error,
     };
     let folder = Folder::take(path).map_err(refused)?;
-    let settings = settings(circumstances.config);
-    let mut collector = Collector::new(circumstances, unix_us());
-    let mut each = |replayed: Replayed<'_>| collector.take(&replayed);
-    let opener = Box::new(Place::new(folder));
-    let keeper =
-        recover::open(opener, settings, circumstances.fresh, &mut each).map_err(refused)?;
-    let (writer, dedupe) = collector.finish(&keeper);
+    let settings = settings(context.config);
+    let mut collector = Collector::new(context, unix_us());
+    let mut each = |replayed: ReplayEvent<'_>| collector.take(&replayed);
+    let opener = Box::new(LsmOpener::new(folder));
+    let record_writer =
+        recover::open(opener, settings, context.fresh, &mut each).map_err(refused)?;
+    let (writer, dedupe) = collector.finish(&record_writer);
     tracing::info!(
         publications = writer.log().len(),
-        head = keeper.head().0,
+        head = record_writer.head().0,
         "journal opened"
     );
-    let journal = Journal::new(keeper, wake, metrics).map_err(|e| refused(e.into()))?;
-    Ok(Past {
-        kept: Kept { journal, dedupe },
+    let journal = Journal::new(record_writer, wake, metrics).map_err(|e| refused(e.into()))?;
+    Ok(Recovered {
+        feed: RecoveredFeed { journal, dedupe },
         writer,
     })
 }
 
 fn settings(config: &Config) -> Settings {
-    // A system that does not say is taken for one that was started anew each time.
+    // Without a boot id each start counts as a reboot.
     let boot = match std::fs::read_to_string(BOOT_ID) {
-        Ok(text) => Boot::new(&text),
-        Err(_) => Boot::new(&unix_us().to_string()),
+        Ok(text) => BootId::new(&text),
+        Err(_) => BootId::new(&unix_us().to_string()),
     };
     let bounds = if config.namespace.is_empty() {
         config.log
     } else {
-        // What a busy namespace has no use for does not push out what a quiet one keeps.
+        // The records of a busy namespace must not evict those of a quiet one.
         LogBounds {
             bytes: u64::MAX,
             entries: u64::MAX,
@@ -132,42 +133,42 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// Collects what the log and the memory of keys would still have.
+/// Replays records into the log and the memory of idempotency keys.
 #[derive(Debug)]
 pub struct Collector<'a> {
-    circumstances: Circumstances<'a>,
+    context: OpenContext<'a>,
     unix_us: u64,
     epoch: Epoch,
-    /// From the first record or hole on.
+    /// Created by the first record or loss.
     writer: Option<Writer>,
     dedupe: Dedupe,
 }
 
 impl<'a> Collector<'a> {
-    /// Nothing collected; `unix_us` is the time by the calendar.
+    /// An empty collector. `unix_us` is the wall-clock time.
     #[must_use]
-    pub fn new(circumstances: Circumstances<'a>, unix_us: u64) -> Self {
+    pub fn new(context: OpenContext<'a>, unix_us: u64) -> Self {
         Self {
-            circumstances,
+            context,
             unix_us,
-            epoch: circumstances.fresh,
+            epoch: context.fresh,
             writer: None,
-            dedupe: Dedupe::new(circumstances.dedupe_seed),
+            dedupe: Dedupe::new(context.dedupe_seed),
         }
     }
 
-    /// Takes what the journal tells.
-    pub fn take(&mut self, replayed: &Replayed<'_>) {
+    /// Takes one event of the replay.
+    pub fn take(&mut self, replayed: &ReplayEvent<'_>) {
         match replayed {
-            Replayed::Epoch(epoch) => self.epoch = *epoch,
-            Replayed::Record(sequence, record) => self.take_record(*sequence, record),
-            Replayed::Hole(until) => {
+            ReplayEvent::Epoch(epoch) => self.epoch = *epoch,
+            ReplayEvent::Record(sequence, record) => self.take_record(*sequence, record),
+            ReplayEvent::Lost(until) => {
                 tracing::warn!(
                     until = until.0,
-                    "publications are lost from the journal, or may be: whoever resumes from \
-                     before is told of a gap"
+                    "publications are lost from the journal, or may be: a client that resumes from \
+                     an earlier id receives a gap"
                 );
-                let mut writer = Writer::new(self.circumstances.config, *until);
+                let mut writer = Writer::new(self.context.config, *until);
                 writer.note_lost(*until);
                 self.writer = Some(writer);
             }
@@ -178,7 +179,7 @@ impl<'a> Collector<'a> {
         let Ok(channel) = ChannelName::with_reserved(record.channel) else {
             return;
         };
-        let now = self.circumstances.now;
+        let now = self.context.now;
         let age_us = self.unix_us.saturating_sub(record.published_us);
         let published = Now(now.0.saturating_sub(age_us));
         let epoch = self.epoch;
@@ -189,13 +190,13 @@ impl<'a> Collector<'a> {
             self.dedupe.remember(&channel, key, id, published);
         }
         let payload = record.payload.to_payload();
-        // An earlier version may have taken a reserved type: the payload stays, without a type that
-        // would make it one of the server's own events.
+        // An earlier version may have accepted a reserved event type. The payload is kept without
+        // it, so that it cannot pass for an event of the server.
         let event = record.event.filter(|event| !is_reserved_event(event));
         let (event, key) = (event.map(Box::from), record.key.map(Box::from));
         let ttl = record.ttl_us.map(Duration::from_micros);
         let before = Sequence(sequence.0.saturating_sub(1));
-        let config = self.circumstances.config;
+        let config = self.context.config;
         let fresh = || Writer::new(config, before);
         let writer = self.writer.get_or_insert_with(fresh);
         let ledger = writer.log().ledger();
@@ -203,7 +204,7 @@ impl<'a> Collector<'a> {
             .labelled(event, key)
             .expiring(ttl.map(|ttl| published.after(ttl)));
         writer.announce(sequence);
-        // No worker has subscribers yet.
+        // There are no subscribers before the start.
         let send = |_, _, _| debug_assert!(false, "a channel has subscribers before the start");
         let _trimmed = writer.publish(Arc::new(publication), send);
         let _trimmed = writer.trim(u32::MAX);
@@ -211,11 +212,11 @@ impl<'a> Collector<'a> {
         writer.note_posted();
     }
 
-    /// What was collected, with the journal open.
+    /// The replayed log and keys.
     #[must_use]
-    pub fn finish(self, keeper: &Keeper) -> (Writer, Dedupe) {
-        let head = keeper.head();
-        let config = self.circumstances.config;
+    pub fn finish(self, record_writer: &RecordWriter) -> (Writer, Dedupe) {
+        let head = record_writer.head();
+        let config = self.context.config;
         let writer = self.writer;
         (
             writer.unwrap_or_else(|| Writer::new(config, head)),
@@ -230,15 +231,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replay_keeps_publications_with_reserved_names_but_not_their_type() {
+    fn replay_keeps_publications_with_reserved_names_without_their_event_type() {
         let config = Config::default();
-        let circumstances = Circumstances {
+        let context = OpenContext {
             fresh: Epoch::new(1),
             dedupe_seed: 7,
             now: Now(0),
             config: &config,
         };
-        let mut collector = Collector::new(circumstances, 0);
+        let mut collector = Collector::new(context, 0);
         let cases = [
             ("a", "note", Some("note")),
             ("a", "fanfare.disconnect", None),
@@ -255,7 +256,7 @@ mod tests {
                 dedupe: None,
                 payload: PayloadRef::Text("x"),
             };
-            collector.take(&Replayed::Record(Sequence(sequence), record));
+            collector.take(&ReplayEvent::Record(Sequence(sequence), record));
         }
         let writer = collector.writer.unwrap();
         for (sequence, (channel, _, expected)) in (1..).zip(cases) {

@@ -1,27 +1,26 @@
-//! What the journal has to know beyond its records: the epoch, how far numbers may have gone, and
-//! how the last run ended.
+//! The journal's metadata: the epoch, the highest sequence number that may be assigned, and how the
+//! last run ended.
 //!
-//! Pure. The state lies in the store and is replaced at start, at a clean stop and every few
-//! thousand million publications. The mark lies in a file beside the store and is replaced with
-//! every batch: a store that takes damage for a torn tail and cuts it off is found out by it.
-//! Whoever opens the journal asks [`State::may_have_lost`] whether numbers behind the last record
-//! may have been given out.
+//! Pure. The state lies in the store. It is replaced at start, at a clean stop and every few
+//! billion publications. The mark lies in a file beside the store and is replaced with every batch.
+//! It reveals records that the store truncated because it took damage for a torn tail. `recover`
+//! calls [`State::may_have_lost`] to find out whether numbers after the last record may have been
+//! assigned.
 
 use crate::config::JournalSync;
 use crate::id::{Epoch, Sequence};
 
-/// Bytes of the system's name for the time since it was started.
+/// The length of the kernel's boot id, in bytes.
 const BOOT_BYTES: usize = 36;
-/// Tells this form of the state from later ones.
-const FORM: u8 = 1;
+/// The version of the encoding of [`State`].
+const FORMAT_VERSION: u8 = 1;
 
-/// What the system calls the time since it was started. As long as that is the same, what was
-/// written is there, synced or not.
+/// The kernel's boot id. While it is unchanged, written data is intact even without a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Boot([u8; BOOT_BYTES]);
+pub struct BootId([u8; BOOT_BYTES]);
 
-impl Boot {
-    /// Takes the system's text; a text of another length than usual is cut or filled up.
+impl BootId {
+    /// Converts the kernel's text; other lengths are truncated or padded.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut bytes = [0; BOOT_BYTES];
@@ -32,25 +31,26 @@ impl Boot {
     }
 }
 
-/// How far numbers were given out.
+/// The highest sequence number that is known to be assigned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The last that was given out, or one a few before.
+    /// The last assigned number, or one slightly older.
     pub sequence: Sequence,
-    /// A sync has failed, so that nothing is sure to outlive a power cut whatever was asked for.
-    pub is_doubtful: bool,
+    /// Whether a sync has failed: no record is certain to survive a power failure then, whatever
+    /// `journal.sync` is.
+    pub has_unsynced: bool,
 }
 
 impl Mark {
-    /// Its length in the file.
+    /// The length of the encoding.
     pub const BYTES: usize = 24;
-    /// No file of zeros is a mark.
+    /// Makes a file of zeros invalid.
     const SALT: u64 = 0x6d61_726b_6661_6e66;
 
-    /// The file's content.
+    /// Encodes the mark for its file.
     #[must_use]
     pub fn encode(self) -> [u8; Self::BYTES] {
-        let numbers = [self.sequence.0, u64::from(self.is_doubtful)];
+        let numbers = [self.sequence.0, u64::from(self.has_unsynced)];
         let mut out = [0; Self::BYTES];
         let check = Self::check(numbers);
         let bytes = [numbers[0], numbers[1], check].map(u64::to_le_bytes);
@@ -60,43 +60,46 @@ impl Mark {
         out
     }
 
-    /// Reads it; `None` if it is something else.
+    /// Decodes it; `None` if the bytes are invalid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (sequence, rest) = bytes.split_first_chunk()?;
-        let (doubt, rest) = rest.split_first_chunk()?;
-        let numbers = [u64::from_le_bytes(*sequence), u64::from_le_bytes(*doubt)];
+        let (mark_unsynced, rest) = rest.split_first_chunk()?;
+        let numbers = [
+            u64::from_le_bytes(*sequence),
+            u64::from_le_bytes(*mark_unsynced),
+        ];
         let check: [u8; 8] = rest.try_into().ok()?;
         (u64::from_le_bytes(check) == Self::check(numbers)).then_some(Self {
             sequence: Sequence(numbers[0]),
-            is_doubtful: numbers[1] != 0,
+            has_unsynced: numbers[1] != 0,
         })
     }
 
-    fn check([sequence, doubt]: [u64; 2]) -> u64 {
-        !sequence ^ doubt.rotate_left(32) ^ Self::SALT
+    fn check([sequence, mark_unsynced]: [u64; 2]) -> u64 {
+        !sequence ^ mark_unsynced.rotate_left(32) ^ Self::SALT
     }
 }
 
-/// What is known beyond the records.
+/// The journal's metadata in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// The epoch of all numbers.
+    /// The epoch of all sequence numbers.
     pub epoch: Epoch,
-    /// No number above this was given out.
+    /// No number above this one was assigned.
     pub ceiling: Sequence,
-    /// The last number, if the last run ended cleanly.
+    /// The last assigned number, if the last run ended cleanly.
     pub clean: Option<Sequence>,
-    /// How the last run synced.
+    /// The `journal.sync` of the last run.
     pub sync: JournalSync,
-    /// When the last run was.
-    pub boot: Boot,
+    /// The boot id of the last run.
+    pub boot: BootId,
 }
 
 impl State {
-    /// Whether numbers above `last`, the last one in the store, may have been given out and lost.
+    /// Whether numbers above `last`, the last one in the store, may have been assigned and lost.
     #[must_use]
-    pub fn may_have_lost(&self, last: Option<Sequence>, mark: Mark, boot: Boot) -> bool {
+    pub fn may_have_lost(&self, last: Option<Sequence>, mark: Mark, boot: BootId) -> bool {
         let Some(last) = last else { return true };
         if last < mark.sequence {
             return true;
@@ -104,12 +107,12 @@ impl State {
         if let Some(clean) = self.clean {
             return last < clean;
         }
-        // What was broadcast was written before, and what was written outlives the process.
-        let is_unsure = self.sync != JournalSync::Always || mark.is_doubtful;
+        // A batch is written before it is broadcast, and written data survives the process.
+        let is_unsure = self.sync != JournalSync::Always || mark.has_unsynced;
         is_unsure && self.boot != boot
     }
 
-    /// As it lies in the store.
+    /// Encodes the state for the store.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let sync = match self.sync {
@@ -117,7 +120,7 @@ impl State {
             JournalSync::Batch => 1,
             JournalSync::Os => 2,
         };
-        let mut out = vec![FORM, sync, u8::from(self.clean.is_some())];
+        let mut out = vec![FORMAT_VERSION, sync, u8::from(self.clean.is_some())];
         out.extend_from_slice(&self.epoch.bits().to_le_bytes());
         out.extend_from_slice(&self.ceiling.0.to_le_bytes());
         out.extend_from_slice(&self.clean.unwrap_or_default().0.to_le_bytes());
@@ -125,7 +128,7 @@ impl State {
         out
     }
 
-    /// Reads it; `None` if it is something else.
+    /// Decodes it; `None` if the bytes are invalid.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let ([form, sync, is_clean], rest) = bytes.split_first_chunk::<3>()?;
@@ -138,13 +141,13 @@ impl State {
             2 => JournalSync::Os,
             _ => return None,
         };
-        (*form == FORM && *is_clean <= 1).then_some(())?;
+        (*form == FORMAT_VERSION && *is_clean <= 1).then_some(())?;
         Some(Self {
             epoch: Epoch::new(u64::from_le_bytes(*epoch)),
             ceiling: Sequence(u64::from_le_bytes(*ceiling)),
             clean: (*is_clean != 0).then_some(Sequence(u64::from_le_bytes(*clean))),
             sync,
-            boot: Boot(boot.try_into().ok()?),
+            boot: BootId(boot.try_into().ok()?),
         })
     }
 }
@@ -159,19 +162,19 @@ mod tests {
             ceiling: Sequence(1 << 40),
             clean: None,
             sync: JournalSync::Batch,
-            boot: Boot::new("0123"),
+            boot: BootId::new("0123"),
         }
     }
 
     fn mark(sequence: u64) -> Mark {
         Mark {
             sequence: Sequence(sequence),
-            is_doubtful: false,
+            has_unsynced: false,
         }
     }
 
     #[test]
-    fn state_comes_back_and_no_part_of_it_is_one() {
+    fn state_survives_encoding_and_truncated_bytes_are_refused() {
         let clean = State {
             clean: Some(Sequence(9)),
             ..state()
@@ -191,10 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn mark_comes_back_and_no_other_bytes_are_one() {
+    fn mark_survives_encoding_and_damaged_bytes_are_refused() {
         for one in [mark(0), mark(7), mark(u64::MAX)] {
-            for is_doubtful in [false, true] {
-                let one = Mark { is_doubtful, ..one };
+            for has_unsynced in [false, true] {
+                let one = Mark {
+                    has_unsynced,
+                    ..one
+                };
                 let bytes = one.encode();
                 assert_eq!(Mark::decode(&bytes), Some(one));
                 for bit in 0..bytes.len() * 8 {
@@ -211,8 +217,8 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_be_lost_only_with_the_machine_and_without_syncs() {
-        let (same, other) = (Boot::new("0123"), Boot::new("4567"));
+    fn numbers_may_be_lost_only_after_a_reboot_without_syncs() {
+        let (same, other) = (BootId::new("0123"), BootId::new("4567"));
         let last = Some(Sequence(9));
         assert!(!state().may_have_lost(last, mark(9), same));
         assert!(state().may_have_lost(last, mark(9), other));
@@ -222,12 +228,12 @@ mod tests {
             ..state()
         };
         assert!(!always.may_have_lost(last, mark(9), other));
-        let doubtful = Mark {
-            is_doubtful: true,
+        let unsynced = Mark {
+            has_unsynced: true,
             ..mark(9)
         };
-        assert!(always.may_have_lost(last, doubtful, other));
-        assert!(!always.may_have_lost(last, doubtful, same));
+        assert!(always.may_have_lost(last, unsynced, other));
+        assert!(!always.may_have_lost(last, unsynced, same));
         let clean = State {
             clean: last,
             ..state()
@@ -237,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn mark_beyond_the_last_record_says_that_something_is_lost() {
+    fn mark_above_the_last_record_shows_that_records_are_lost() {
         let last = Some(Sequence(9));
         for sync in [JournalSync::Always, JournalSync::Batch, JournalSync::Os] {
             let state = State { sync, ..state() };

@@ -1,8 +1,7 @@
-//! SHELL: the thread that makes the disk keep what was written, many batches at a time.
+//! SHELL: the thread that syncs the store, many batches at a time.
 //!
-//! While one sync is under way the next requests gather, so a slow disk makes groups larger and
-//! not the queue longer. After a failed sync nothing more of that store is believed; the feed lets
-//! it go and opens it again.
+//! During a sync the next requests gather, so a slow disk makes the groups larger and not the queue
+//! longer. After a failed sync the feed releases the store and reopens it.
 
 use std::io;
 use std::sync::Arc;
@@ -11,43 +10,43 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::commit::{Commit, Fate};
+use super::commit::{Commit, CommitState};
 use super::engine::{Engine, EngineError};
 use crate::config::limits::JOURNAL_SYNCS_WAITING_MAX;
 use crate::metrics::FeedMetrics;
 use crate::sys::wake::Wake;
 
-/// A batch to be synced.
+/// A request to sync a batch.
 #[derive(Debug)]
-pub(super) struct Request {
-    /// The store that has it.
+pub(super) struct SyncRequest {
+    /// The store with the batch.
     pub(super) engine: Arc<dyn Engine>,
     pub(super) commit: Arc<Commit>,
 }
 
-/// What the thread works with.
+/// What the thread needs.
 #[derive(Debug)]
-pub(super) struct Tools {
+pub(super) struct SyncerParts {
     pub(super) wake: Arc<Wake>,
     pub(super) metrics: Arc<FeedMetrics>,
 }
 
-/// The running thread.
+/// A handle to the sync thread.
 #[derive(Debug)]
 pub(super) struct Syncer {
-    sender: Sender<Request>,
+    sender: Sender<SyncRequest>,
     has_failed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 impl Syncer {
-    pub(super) fn spawn(tools: Tools) -> io::Result<Self> {
+    pub(super) fn spawn(parts: SyncerParts) -> io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded(JOURNAL_SYNCS_WAITING_MAX);
         let has_failed = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&has_failed);
         let thread = thread::Builder::new()
             .name(String::from("fanfare-journal"))
-            .spawn(move || run(&receiver, &tools, &shared))?;
+            .spawn(move || run(&receiver, &parts, &shared))?;
         Ok(Self {
             sender,
             has_failed,
@@ -55,19 +54,19 @@ impl Syncer {
         })
     }
 
-    /// Asks for a sync; waits when far too many are waiting.
-    pub(super) fn request(&self, request: Request) {
+    /// Requests a sync. Blocks while [`JOURNAL_SYNCS_WAITING_MAX`] requests wait.
+    pub(super) fn request(&self, request: SyncRequest) {
         if let Err(refused) = self.sender.send(request) {
-            refused.0.commit.decide(Fate::Unsynced);
+            refused.0.commit.set(CommitState::Unsynced);
         }
     }
 
-    /// Whether a sync has failed since the last call.
+    /// Whether a sync has failed since the last call, other than on a full disk.
     pub(super) fn take_failure(&self) -> bool {
         self.has_failed.swap(false, Ordering::AcqRel)
     }
 
-    /// Syncs what is waiting and ends. Whether a sync has failed meanwhile.
+    /// Syncs all waiting batches and ends the thread. Returns whether a sync has failed.
     pub(super) fn join(self) -> bool {
         drop(self.sender);
         if self.thread.join().is_err() {
@@ -77,41 +76,41 @@ impl Syncer {
     }
 }
 
-fn run(receiver: &Receiver<Request>, tools: &Tools, has_failed: &AtomicBool) {
+fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &AtomicBool) {
     let mut group = Vec::new();
     while let Ok(first) = receiver.recv() {
         group.push(first);
         group.extend(receiver.try_iter().take(JOURNAL_SYNCS_WAITING_MAX));
         for same in group.chunk_by(|a, b| Arc::ptr_eq(&a.engine, &b.engine)) {
-            let outcome = sync(same, tools);
-            let fate = match outcome {
-                Ok(()) => Fate::Kept,
+            let outcome = sync(same, parts);
+            let state = match outcome {
+                Ok(()) => CommitState::Committed,
                 Err(error) => {
-                    // A full disk shows in the next append, too, and forgets nothing.
+                    // A full disk also fails the next append, and loses no durable data.
                     if !matches!(error, EngineError::Full) {
                         has_failed.store(true, Ordering::Release);
                     }
-                    Fate::Unsynced
+                    CommitState::Unsynced
                 }
             };
             for request in same {
-                request.commit.decide(fate);
+                request.commit.set(state);
             }
         }
         group.clear();
-        tools.wake.wake();
+        parts.wake.wake();
     }
 }
 
-fn sync(group: &[Request], tools: &Tools) -> Result<(), EngineError> {
+fn sync(group: &[SyncRequest], parts: &SyncerParts) -> Result<(), EngineError> {
     let Some(first) = group.first() else {
         return Ok(());
     };
     let outcome = first.engine.sync();
     match &outcome {
-        Ok(()) => tools.metrics.journal_syncs.increment(),
+        Ok(()) => parts.metrics.journal_syncs.increment(),
         Err(error) => {
-            tools.metrics.journal_sync_errors.increment();
+            parts.metrics.journal_sync_errors.increment();
             tracing::warn!(%error, "the journal cannot be synced");
         }
     }

@@ -1,5 +1,4 @@
-//! The keeper on a store that fails, fills up and forgets, under seeds; and what opening makes of
-//! it.
+//! The record writer on a store with seeded faults, and the recovery after each.
 
 use std::io::ErrorKind;
 
@@ -9,14 +8,14 @@ use super::engine::Opener as _;
 use super::fake::{FakeStore, Faults};
 use super::record::PayloadRef;
 use super::record_writer::Settings;
-use super::recover::{Replayed, open};
-use super::state::{Boot, Mark};
+use super::recover::{ReplayEvent, open};
+use super::state::{BootId, Mark};
 use super::*;
 use crate::config::LogBounds;
 use crate::config::limits::JOURNAL_CHUNK_BYTES;
 use crate::id::{Epoch, Sequence};
 
-/// How many seeds each property is tried with.
+/// The number of seeds per property.
 const SEEDS: u64 = 400;
 
 fn settings(sync: JournalSync, boot: &str) -> Settings {
@@ -24,36 +23,36 @@ fn settings(sync: JournalSync, boot: &str) -> Settings {
         bounds: LogBounds::default(),
         bytes_max: JOURNAL_CHUNK_BYTES,
         sync,
-        boot: Boot::new(boot),
+        boot: BootId::new(boot),
         pause: Duration::ZERO,
     }
 }
 
-/// What a start told, in order.
+/// What a start replayed, in order.
 #[derive(Debug, Default)]
-struct Told {
+struct Replay {
     texts: Vec<(u64, String)>,
-    hole: Option<u64>,
+    lost_until: Option<u64>,
 }
 
-fn start(store: &FakeStore, settings: Settings) -> Result<(Keeper, Told), EngineError> {
-    let mut told = Told::default();
-    let mut each = |replayed: Replayed<'_>| match replayed {
-        Replayed::Record(sequence, record) => {
+fn start(store: &FakeStore, settings: Settings) -> Result<(RecordWriter, Replay), EngineError> {
+    let mut replay = Replay::default();
+    let mut each = |replayed: ReplayEvent<'_>| match replayed {
+        ReplayEvent::Record(sequence, record) => {
             if let PayloadRef::Text(text) = record.payload {
-                told.texts.push((sequence.0, text.to_owned()));
+                replay.texts.push((sequence.0, text.to_owned()));
             }
         }
-        Replayed::Hole(until) => told.hole = Some(until.0),
-        Replayed::Epoch(_) => {}
+        ReplayEvent::Lost(until) => replay.lost_until = Some(until.0),
+        ReplayEvent::Epoch(_) => {}
     };
     let opener = Box::new(store.clone());
-    let keeper = open(opener, settings, Epoch::new(7), &mut each)?;
-    Ok((keeper, told))
+    let record_writer = open(opener, settings, Epoch::new(7), &mut each)?;
+    Ok((record_writer, replay))
 }
 
-fn stage(keeper: &mut Keeper, text: &str) {
-    let is_staged = keeper.stage(&Record {
+fn stage(record_writer: &mut RecordWriter, text: &str) {
+    let is_staged = record_writer.stage(&Record {
         published_us: 1,
         ttl_us: None,
         channel: "a",
@@ -65,166 +64,180 @@ fn stage(keeper: &mut Keeper, text: &str) {
     assert!(is_staged);
 }
 
-/// A batch of one.
-fn append(keeper: &mut Keeper, text: &str) -> Result<u64, EngineError> {
-    stage(keeper, text);
-    keeper.append()
+/// Appends a batch of one record.
+fn append(record_writer: &mut RecordWriter, text: &str) -> Result<u64, EngineError> {
+    stage(record_writer, text);
+    record_writer.append()
 }
 
 #[test]
-fn journal_goes_on_where_it_ended() {
+fn journal_continues_after_its_last_record() {
     for sync in [JournalSync::Always, JournalSync::Batch, JournalSync::Os] {
         let store = FakeStore::new(1);
-        let (mut keeper, told) = start(&store, settings(sync, "x")).unwrap();
-        assert!(told.texts.is_empty() && told.hole.is_none());
-        append(&mut keeper, "one").unwrap();
-        append(&mut keeper, "two").unwrap();
+        let (mut record_writer, replay) = start(&store, settings(sync, "x")).unwrap();
+        assert!(replay.texts.is_empty() && replay.lost_until.is_none());
+        append(&mut record_writer, "one").unwrap();
+        append(&mut record_writer, "two").unwrap();
         // The process is killed.
-        drop(keeper);
-        let (mut keeper, told) = start(&store, settings(sync, "x")).unwrap();
-        assert_eq!(told.texts, [(1, "one".to_owned()), (2, "two".to_owned())]);
-        assert_eq!((keeper.head(), told.hole), (Sequence(2), None));
-        append(&mut keeper, "three").unwrap();
-        keeper.close().unwrap();
+        drop(record_writer);
+        let (mut record_writer, replay) = start(&store, settings(sync, "x")).unwrap();
+        assert_eq!(replay.texts, [(1, "one".to_owned()), (2, "two".to_owned())]);
+        assert_eq!(
+            (record_writer.head(), replay.lost_until),
+            (Sequence(2), None)
+        );
+        append(&mut record_writer, "three").unwrap();
+        record_writer.close().unwrap();
         store.lose_power();
-        let (keeper, told) = start(&store, settings(sync, "y")).unwrap();
-        assert_eq!(told.texts.len(), 3);
-        assert_eq!((keeper.head(), told.hole), (Sequence(3), None));
+        let (record_writer, replay) = start(&store, settings(sync, "y")).unwrap();
+        assert_eq!(replay.texts.len(), 3);
+        assert_eq!(
+            (record_writer.head(), replay.lost_until),
+            (Sequence(3), None)
+        );
         assert_eq!(store.chunks_len(), 1);
     }
 }
 
 #[test]
-fn numbers_that_may_have_been_given_out_and_lost_are_left_out() {
+fn numbers_that_may_have_been_assigned_and_lost_are_skipped() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
-    append(&mut keeper, "one").unwrap();
-    let ceiling = keeper.ceiling();
-    drop(keeper);
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
+    append(&mut record_writer, "one").unwrap();
+    let ceiling = record_writer.ceiling();
+    drop(record_writer);
     store.lose_power();
-    let (mut keeper, told) = start(&store, settings(JournalSync::Os, "y")).unwrap();
-    assert_eq!(told.hole, Some(ceiling.0));
-    assert_eq!(keeper.head(), ceiling);
-    append(&mut keeper, "after").unwrap();
-    drop(keeper);
-    // The hole is told again by the next start, in its place.
-    let (keeper, told) = start(&store, settings(JournalSync::Os, "y")).unwrap();
+    let (mut record_writer, replay) = start(&store, settings(JournalSync::Os, "y")).unwrap();
+    assert_eq!(replay.lost_until, Some(ceiling.0));
+    assert_eq!(record_writer.head(), ceiling);
+    append(&mut record_writer, "after").unwrap();
+    drop(record_writer);
+    // The next start reports the loss again, at the same place.
+    let (record_writer, replay) = start(&store, settings(JournalSync::Os, "y")).unwrap();
     let after = (ceiling.0 + 1, "after".to_owned());
-    assert_eq!(told.texts.last(), Some(&after));
+    assert_eq!(replay.texts.last(), Some(&after));
     assert_eq!(
-        told.hole,
-        told.texts
+        replay.lost_until,
+        replay
+            .texts
             .first()
             .filter(|one| **one != after)
             .and(Some(ceiling.0))
     );
-    assert_eq!(keeper.head().0, ceiling.0 + 1);
+    assert_eq!(record_writer.head().0, ceiling.0 + 1);
 }
 
 #[test]
 fn crash_between_the_steps_of_a_start_reuses_no_number() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();
-    append(&mut keeper, "one").unwrap();
-    let ceiling = keeper.ceiling();
-    drop(keeper);
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();
+    append(&mut record_writer, "one").unwrap();
+    let ceiling = record_writer.ceiling();
+    drop(record_writer);
     store.lose_power();
-    // Two starts that got no further than to be ready.
+    // Two starts without a publication.
     drop(start(&store, settings(JournalSync::Batch, "y")).unwrap());
-    let (keeper, _) = start(&store, settings(JournalSync::Batch, "y")).unwrap();
-    assert_eq!(keeper.head(), ceiling);
+    let (record_writer, _) = start(&store, settings(JournalSync::Batch, "y")).unwrap();
+    assert_eq!(record_writer.head(), ceiling);
 }
 
 #[test]
 fn full_store_refuses_a_batch_and_takes_the_next_when_there_is_room() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
-    append(&mut keeper, "one").unwrap();
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+    append(&mut record_writer, "one").unwrap();
     store.set_room(20);
-    let refused = append(&mut keeper, "two").unwrap_err();
+    let refused = append(&mut record_writer, "two").unwrap_err();
     assert!(matches!(&refused, EngineError::Io(e) if e.kind() == ErrorKind::StorageFull));
-    assert_eq!(keeper.head(), Sequence(1));
-    assert!(append(&mut keeper, "two").is_err());
+    assert_eq!(record_writer.head(), Sequence(1));
+    assert!(append(&mut record_writer, "two").is_err());
     store.set_room(usize::MAX);
-    append(&mut keeper, "three").unwrap();
-    drop(keeper);
-    let (_, told) = start(&store, settings(JournalSync::Always, "x")).unwrap();
-    assert_eq!(told.texts, [(1, "one".to_owned()), (2, "three".to_owned())]);
+    append(&mut record_writer, "three").unwrap();
+    drop(record_writer);
+    let (_, replay) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+    assert_eq!(
+        replay.texts,
+        [(1, "one".to_owned()), (2, "three".to_owned())]
+    );
 }
 
 #[test]
-fn refused_batch_that_turns_up_is_left_behind_once_the_store_is_open_again() {
+fn refused_batch_that_appears_later_is_ignored_after_the_store_is_reopened() {
     for seed in 0..20 {
         let store = FakeStore::new(seed);
-        let (mut keeper, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
-        append(&mut keeper, "one").unwrap();
+        let (mut record_writer, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
+        append(&mut record_writer, "one").unwrap();
         store.set_room(40);
-        stage(&mut keeper, "two");
-        stage(&mut keeper, "three");
-        keeper.append().unwrap_err();
+        stage(&mut record_writer, "two");
+        stage(&mut record_writer, "three");
+        record_writer.append().unwrap_err();
         store.set_room(usize::MAX);
-        append(&mut keeper, "four").unwrap();
-        drop(keeper);
-        let (_, told) = start(&store, settings(JournalSync::Os, "x")).unwrap();
-        assert_eq!(told.texts, [(1, "one".to_owned()), (2, "four".to_owned())]);
-        assert_eq!(told.hole, None);
+        append(&mut record_writer, "four").unwrap();
+        drop(record_writer);
+        let (_, replay) = start(&store, settings(JournalSync::Os, "x")).unwrap();
+        assert_eq!(
+            replay.texts,
+            [(1, "one".to_owned()), (2, "four".to_owned())]
+        );
+        assert_eq!(replay.lost_until, None);
     }
 }
 
 #[test]
-fn store_that_has_failed_is_left_alone_for_a_while() {
+fn failed_store_is_not_reopened_during_the_pause() {
     let store = FakeStore::new(1);
     let slow = Settings {
         pause: Duration::from_secs(3600),
         ..settings(JournalSync::Os, "x")
     };
-    let (mut keeper, _) = start(&store, slow).unwrap();
+    let (mut record_writer, _) = start(&store, slow).unwrap();
     store.set_room(0);
-    append(&mut keeper, "one").unwrap_err();
+    append(&mut record_writer, "one").unwrap_err();
     store.set_room(usize::MAX);
-    let refused = append(&mut keeper, "one").unwrap_err();
+    let refused = append(&mut record_writer, "one").unwrap_err();
     assert!(matches!(refused, EngineError::Broken), "{refused}");
-    assert!(keeper.close().is_err());
+    assert!(record_writer.close().is_err());
 }
 
 #[test]
-fn store_is_not_opened_again_while_somebody_still_has_it() {
+fn store_is_not_reopened_while_its_engine_is_in_use() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
-    let engine = keeper.engine();
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Os, "x")).unwrap();
+    let engine = record_writer.engine();
     store.set_room(0);
-    append(&mut keeper, "one").unwrap_err();
+    append(&mut record_writer, "one").unwrap_err();
     store.set_room(usize::MAX);
-    let refused = append(&mut keeper, "one").unwrap_err();
+    let refused = append(&mut record_writer, "one").unwrap_err();
     assert!(matches!(refused, EngineError::Broken), "{refused}");
     drop(engine);
-    append(&mut keeper, "one").unwrap();
+    append(&mut record_writer, "one").unwrap();
 }
 
 #[test]
-fn batches_that_the_store_has_lost_are_a_hole_and_their_numbers_are_not_given_out_again() {
+fn lost_batches_are_reported_and_their_numbers_are_not_assigned_again() {
     for left in 0..3 {
         let store = FakeStore::new(1);
-        let (mut keeper, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+        let (mut record_writer, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
         for text in ["one", "two", "three"] {
-            append(&mut keeper, text).unwrap();
+            append(&mut record_writer, text).unwrap();
         }
-        drop(keeper);
+        drop(record_writer);
         store.cut(left);
-        let (mut keeper, told) = start(&store, settings(JournalSync::Always, "x")).unwrap();
-        assert_eq!(told.texts.len(), left);
-        assert!(told.hole.unwrap() >= 3);
-        append(&mut keeper, "after").unwrap();
-        assert!(keeper.head() > Sequence(3));
+        let (mut record_writer, replay) =
+            start(&store, settings(JournalSync::Always, "x")).unwrap();
+        assert_eq!(replay.texts.len(), left);
+        assert!(replay.lost_until.unwrap() >= 3);
+        append(&mut record_writer, "after").unwrap();
+        assert!(record_writer.head() > Sequence(3));
     }
 }
 
 #[test]
-fn lost_state_is_an_error_and_a_store_that_lost_everything_begins_anew() {
+fn lost_state_is_an_error_and_an_empty_store_becomes_a_new_journal() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
-    append(&mut keeper, "one").unwrap();
-    drop(keeper);
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+    append(&mut record_writer, "one").unwrap();
+    drop(record_writer);
     store.forget_state();
     let error = start(&store, settings(JournalSync::Always, "x")).unwrap_err();
     assert!(matches!(error, EngineError::Damaged(_)), "{error}");
@@ -233,16 +246,19 @@ fn lost_state_is_an_error_and_a_store_that_lost_everything_begins_anew() {
     engine
         .put_mark(Mark {
             sequence: Sequence(9),
-            is_doubtful: false,
+            has_unsynced: false,
         })
         .unwrap();
     drop(engine);
-    let (keeper, told) = start(&other, settings(JournalSync::Always, "x")).unwrap();
-    assert_eq!((keeper.head(), told.hole), (Sequence::ZERO, None));
+    let (record_writer, replay) = start(&other, settings(JournalSync::Always, "x")).unwrap();
+    assert_eq!(
+        (record_writer.head(), replay.lost_until),
+        (Sequence::ZERO, None)
+    );
 }
 
 #[test]
-fn chunks_go_when_neither_log_nor_keys_can_have_anything_of_them() {
+fn chunks_are_removed_when_neither_log_nor_keys_need_them() {
     let store = FakeStore::new(1);
     let small = Settings {
         bounds: LogBounds {
@@ -252,63 +268,63 @@ fn chunks_go_when_neither_log_nor_keys_can_have_anything_of_them() {
         bytes_max: 64 * JOURNAL_CHUNK_BYTES,
         ..settings(JournalSync::Os, "x")
     };
-    let (mut keeper, _) = start(&store, small).unwrap();
+    let (mut record_writer, _) = start(&store, small).unwrap();
     let text = "x".repeat(1024 * 1024);
     for _ in 0..100 {
-        append(&mut keeper, &text).unwrap();
+        append(&mut record_writer, &text).unwrap();
     }
     assert_eq!(store.chunks_len(), 2);
-    drop(keeper);
-    let (_, told) = start(&store, small).unwrap();
-    assert!(told.texts.len() >= 10);
-    assert_eq!(told.texts.last().unwrap().0, 100);
+    drop(record_writer);
+    let (_, replay) = start(&store, small).unwrap();
+    assert!(replay.texts.len() >= 10);
+    assert_eq!(replay.texts.last().unwrap().0, 100);
 }
 
 #[test]
-fn oldest_chunks_go_when_the_store_would_hold_too_much() {
+fn oldest_chunks_are_removed_above_the_bound_of_bytes() {
     let store = FakeStore::new(1);
     let tight = Settings {
         bytes_max: 3 * JOURNAL_CHUNK_BYTES,
         ..settings(JournalSync::Os, "x")
     };
-    let (mut keeper, _) = start(&store, tight).unwrap();
+    let (mut record_writer, _) = start(&store, tight).unwrap();
     let text = "x".repeat(1024 * 1024);
     for _ in 0..100 {
-        append(&mut keeper, &text).unwrap();
+        append(&mut record_writer, &text).unwrap();
         assert!(store.bytes() <= tight.bytes_max, "{}", store.bytes());
     }
-    drop(keeper);
-    let (keeper, told) = start(&store, tight).unwrap();
-    assert_eq!(keeper.head(), Sequence(100));
-    assert_eq!(told.texts.last().unwrap().0, 100);
-    assert!(told.texts.len() >= 30);
+    drop(record_writer);
+    let (record_writer, replay) = start(&store, tight).unwrap();
+    assert_eq!(record_writer.head(), Sequence(100));
+    assert_eq!(replay.texts.last().unwrap().0, 100);
+    assert!(replay.texts.len() >= 30);
 }
 
 #[test]
-fn store_whose_files_are_gone_is_refused_until_they_are_back() {
+fn batches_are_refused_while_files_are_missing() {
     for sync in [JournalSync::Always, JournalSync::Batch, JournalSync::Os] {
         let store = FakeStore::new(1);
-        let (mut keeper, _) = start(&store, settings(sync, "x")).unwrap();
-        append(&mut keeper, "one").unwrap();
-        keeper.check().unwrap();
+        let (mut record_writer, _) = start(&store, settings(sync, "x")).unwrap();
+        append(&mut record_writer, "one").unwrap();
+        record_writer.check().unwrap();
         store.set_removed(true);
-        let found = keeper.check().unwrap_err();
+        let found = record_writer.check().unwrap_err();
         assert!(matches!(found, EngineError::Removed(_)), "{found}");
         assert!(found.to_string().contains("restart the server"), "{found}");
-        let refused = append(&mut keeper, "two").unwrap_err();
+        let refused = append(&mut record_writer, "two").unwrap_err();
         assert!(matches!(refused, EngineError::Removed(_)), "{refused}");
-        assert!(!keeper.is_doubtful());
+        assert!(!record_writer.has_unsynced());
         store.set_removed(false);
-        append(&mut keeper, "three").unwrap();
-        drop(keeper);
-        let (_, told) = start(&store, settings(sync, "y")).unwrap();
+        append(&mut record_writer, "three").unwrap();
+        drop(record_writer);
+        let (_, replay) = start(&store, settings(sync, "y")).unwrap();
         let expected = [(1, "one".to_owned()), (2, "three".to_owned())];
-        assert_eq!(told.texts, expected);
+        assert_eq!(replay.texts, expected);
     }
 }
 
 #[test]
-fn check_that_is_not_possible_keeps_the_store() {
+fn check_that_fails_itself_keeps_the_store_open() {
     let store = FakeStore::new(1);
     let mut journal = journal(&store);
     store.set_unchecked();
@@ -320,57 +336,62 @@ fn check_that_is_not_possible_keeps_the_store() {
     store.set_removed(true);
     journal.check_now();
     assert!(journal.failure().unwrap().contains("removed"));
-    // It was let go, and without a descriptor it cannot be opened.
+    // The store was released, and cannot be reopened without a descriptor.
     store.set_unchecked();
     assert!(!write(&mut journal));
-    assert!(!journal.keeper.is_doubtful());
+    assert!(!journal.record_writer.has_unsynced());
     store.set_removed(false);
     journal.check_now();
     assert!(write(&mut journal));
 }
 
 #[test]
-fn chunk_that_cannot_be_begun_without_a_descriptor_leaves_no_doubt() {
+fn lack_of_a_descriptor_for_a_new_chunk_is_not_a_failed_sync() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Always, "x")).unwrap();
     let text = "x".repeat(1024 * 1024);
     for _ in 0..JOURNAL_CHUNK_BYTES / text.len() as u64 {
-        append(&mut keeper, &text).unwrap();
+        append(&mut record_writer, &text).unwrap();
     }
     store.set_unchecked();
-    let refused = append(&mut keeper, "refused").unwrap_err();
+    let refused = append(&mut record_writer, "refused").unwrap_err();
     assert!(matches!(refused, EngineError::Io(_)), "{refused}");
     store.set_removed(false);
-    append(&mut keeper, "one").unwrap();
-    assert!(!keeper.is_doubtful());
+    append(&mut record_writer, "one").unwrap();
+    assert!(!record_writer.has_unsynced());
 }
 
 #[test]
-fn stop_writes_nothing_where_files_are_gone() {
+fn stop_writes_nothing_while_files_are_missing() {
     let store = FakeStore::new(1);
-    let (mut keeper, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();
-    append(&mut keeper, "one").unwrap();
+    let (mut record_writer, _) = start(&store, settings(JournalSync::Batch, "x")).unwrap();
+    append(&mut record_writer, "one").unwrap();
     let syncs = store.syncs();
     store.set_removed(true);
-    let refused = keeper.close().unwrap_err();
+    let refused = record_writer.close().unwrap_err();
     assert!(matches!(refused, EngineError::Removed(_)), "{refused}");
     assert_eq!(store.syncs(), syncs);
 }
 
 fn journal(store: &FakeStore) -> Journal {
-    let (keeper, _) = start(store, settings(JournalSync::Always, "x")).unwrap();
-    Journal::new(keeper, Arc::new(Wake::new().unwrap()), Arc::default()).unwrap()
+    let (record_writer, _) = start(store, settings(JournalSync::Always, "x")).unwrap();
+    Journal::new(
+        record_writer,
+        Arc::new(Wake::new().unwrap()),
+        Arc::default(),
+    )
+    .unwrap()
 }
 
-/// Stages a batch of one and writes it.
+/// Stages a batch of one record and writes it.
 fn write(journal: &mut Journal) -> bool {
     let _commit = journal.commit();
-    stage(&mut journal.keeper, "text");
+    stage(&mut journal.record_writer, "text");
     journal.append()
 }
 
 #[test]
-fn failure_lasts_until_the_files_are_back_without_a_batch() {
+fn failure_ends_when_the_files_are_back_even_without_a_batch() {
     let store = FakeStore::new(1);
     let mut journal = journal(&store);
     assert!(write(&mut journal) && journal.failure().is_none());
@@ -389,7 +410,7 @@ fn failure_lasts_until_the_files_are_back_without_a_batch() {
 }
 
 #[test]
-fn batch_is_written_only_after_a_check_that_is_due() {
+fn due_check_runs_before_a_batch_is_written() {
     let store = FakeStore::new(1);
     let mut journal = journal(&store);
     store.set_removed(true);
@@ -399,12 +420,12 @@ fn batch_is_written_only_after_a_check_that_is_due() {
 }
 
 #[test]
-fn full_store_counts_as_failing_until_a_batch_is_written_or_none_comes_for_a_while() {
+fn full_store_counts_as_failing_until_a_batch_is_written_or_a_quiet_time_passes() {
     let store = FakeStore::new(1);
     let mut journal = journal(&store);
     store.set_room(0);
     assert!(!write(&mut journal));
-    // It could be opened, but that does not show that it has room.
+    // An open store may still lack room.
     journal.check_now();
     assert!(journal.failure().is_some());
     journal.failure.as_mut().unwrap().refused -= Duration::from_millis(JOURNAL_QUIET_MS);
@@ -413,7 +434,7 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_none_comes_for_a_whi
     assert!(!write(&mut journal) && journal.failure().is_some());
     store.set_room(usize::MAX);
     assert!(write(&mut journal) && journal.failure().is_none());
-    // Files that are removed meanwhile are another reason.
+    // Removed files are a different failure.
     store.set_room(0);
     assert!(!write(&mut journal));
     store.set_removed(true);
@@ -421,58 +442,61 @@ fn full_store_counts_as_failing_until_a_batch_is_written_or_none_comes_for_a_whi
     assert!(journal.failure().unwrap().contains("removed"));
 }
 
-/// What a run appended, what of it was acknowledged as durable, and how it ended.
+/// What a run appended, and what of it was acknowledged as durable.
 struct Run {
     appended: Vec<(u64, String)>,
     durable: u64,
 }
 
-fn run(keeper: &mut Keeper, rng: &mut Rng, told: &Told, store: &FakeStore) -> Run {
+fn run(record_writer: &mut RecordWriter, rng: &mut Rng, replay: &Replay, store: &FakeStore) -> Run {
     let mut run = Run {
-        appended: told.texts.clone(),
-        durable: told.texts.last().map_or(0, |last| last.0),
+        appended: replay.texts.clone(),
+        durable: replay.texts.last().map_or(0, |last| last.0),
     };
     for batch in 0..rng.u64(..40) {
         let mut batch_texts = Vec::new();
         for index in 0..rng.u64(1..4) {
             let text = format!("{batch}/{index}/{}", rng.u64(..));
-            stage(keeper, &text);
-            batch_texts.push((keeper.head().0 + 1 + index, text));
+            stage(record_writer, &text);
+            batch_texts.push((record_writer.head().0 + 1 + index, text));
         }
         let is_removed = rng.u8(..20) == 0;
         store.set_removed(is_removed);
-        let is_noticed = rng.bool() && keeper.check().is_err() && is_removed;
-        let appended = keeper.append();
+        let is_noticed = rng.bool() && record_writer.check().is_err() && is_removed;
+        let appended = record_writer.append();
         store.set_removed(false);
         if appended.is_err() {
             continue;
         }
         assert!(!is_noticed, "appended to a store whose files are gone");
         run.appended.extend(batch_texts);
-        let is_synced = match keeper.settings.sync {
+        let is_synced = match record_writer.settings.sync {
             JournalSync::Always => true,
             JournalSync::Os => false,
             JournalSync::Batch => {
                 rng.bool() && {
-                    let synced = keeper.engine().is_some_and(|engine| engine.sync().is_ok());
+                    let synced = record_writer
+                        .engine()
+                        .is_some_and(|engine| engine.sync().is_ok());
                     if !synced {
-                        keeper.doubt();
+                        record_writer.mark_unsynced();
                     }
                     synced
                 }
             }
         };
-        // Only the store knows; the keeper has to suspect it whenever it is so.
-        assert!(keeper.is_doubtful() || !store.is_doomed());
-        if is_synced && !keeper.is_doubtful() {
-            run.durable = keeper.head().0;
+        // Only the store knows whether a write is lost; the record writer must assume it whenever
+        // it is.
+        assert!(record_writer.has_unsynced() || !store.is_doomed());
+        if is_synced && !record_writer.has_unsynced() {
+            run.durable = record_writer.head().0;
         }
     }
     run
 }
 
-/// After any crash: a prefix of what was appended, all that was durable, nothing invented, and no
-/// number given out twice.
+/// After any crash the journal has a prefix of what was appended, with everything durable and
+/// nothing else, and no number is assigned twice.
 #[test]
 fn crash_at_any_point_leaves_a_prefix_with_all_that_was_durable() {
     for seed in 0..SEEDS {
@@ -480,35 +504,35 @@ fn crash_at_any_point_leaves_a_prefix_with_all_that_was_durable() {
         let store = FakeStore::new(rng.u64(..));
         let sync = [JournalSync::Always, JournalSync::Batch, JournalSync::Os][rng.usize(..3)];
         let mut boot = 0_u64;
-        let (mut keeper, mut told) = start(&store, settings(sync, "0")).unwrap();
+        let (mut record_writer, mut replay) = start(&store, settings(sync, "0")).unwrap();
         for _ in 0..4 {
             store.set_faults(Faults {
                 write_errors: rng.u32(..100),
                 sync_errors: rng.u32(..100),
             });
-            let run = run(&mut keeper, &mut rng, &told, &store);
+            let run = run(&mut record_writer, &mut rng, &replay, &store);
             store.set_faults(Faults::default());
-            let is_doubtful = keeper.is_doubtful();
-            let given_out = keeper.head();
-            let is_failing = keeper.engine().is_none();
-            drop(keeper);
+            let has_unsynced = record_writer.has_unsynced();
+            let given_out = record_writer.head();
+            let is_failing = record_writer.engine().is_none();
+            drop(record_writer);
             let has_lost_power = rng.bool();
             if has_lost_power {
                 store.lose_power();
                 boot += 1;
             }
-            (keeper, told) = start(&store, settings(sync, &boot.to_string())).unwrap();
-            let is_whole = !has_lost_power || (sync == JournalSync::Always && !is_doubtful);
+            (record_writer, replay) = start(&store, settings(sync, &boot.to_string())).unwrap();
+            let is_whole = !has_lost_power || (sync == JournalSync::Always && !has_unsynced);
             check(
                 &run,
-                &told,
-                (is_whole, is_doubtful, is_failing),
+                &replay,
+                (is_whole, has_unsynced, is_failing),
                 given_out,
                 seed,
             );
             assert!(
-                keeper.head() >= given_out,
-                "seed {seed}: a number comes twice"
+                record_writer.head() >= given_out,
+                "seed {seed}: a number is assigned twice"
             );
         }
     }
@@ -516,29 +540,33 @@ fn crash_at_any_point_leaves_a_prefix_with_all_that_was_durable() {
 
 fn check(
     run: &Run,
-    told: &Told,
-    (is_whole, is_doubtful, is_failing): (bool, bool, bool),
+    replay: &Replay,
+    (is_whole, has_unsynced, is_failing): (bool, bool, bool),
     given_out: Sequence,
     seed: u64,
 ) {
-    let common = told.texts.len().min(run.appended.len());
-    assert_eq!(told.texts[..common], run.appended[..common], "seed {seed}");
-    // A batch that was refused at last may turn up, since nobody has opened the store again.
+    let common = replay.texts.len().min(run.appended.len());
+    assert_eq!(
+        replay.texts[..common],
+        run.appended[..common],
+        "seed {seed}"
+    );
+    // A batch that was refused last may appear, since the store was not reopened since.
     assert!(
-        is_failing || told.texts.len() <= run.appended.len(),
+        is_failing || replay.texts.len() <= run.appended.len(),
         "seed {seed}: a refused batch came back"
     );
-    let last = told.texts.last().map_or(0, |last| last.0);
-    if !is_doubtful {
+    let last = replay.texts.last().map_or(0, |last| last.0);
+    if !has_unsynced {
         assert!(last >= run.durable, "seed {seed}: {last} < {}", run.durable);
     }
     if is_whole {
-        assert!(told.texts.len() >= run.appended.len(), "seed {seed}");
+        assert!(replay.texts.len() >= run.appended.len(), "seed {seed}");
     }
-    if told.texts.len() < run.appended.len() {
+    if replay.texts.len() < run.appended.len() {
         assert!(
-            told.hole >= Some(given_out.0),
-            "seed {seed}: nobody is told"
+            replay.lost_until >= Some(given_out.0),
+            "seed {seed}: no loss is reported"
         );
     }
 }

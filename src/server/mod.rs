@@ -33,7 +33,7 @@ use crate::config::{Config, Listen};
 use crate::feed::{self, Feed, FeedHandle, FeedParts};
 use crate::hub::Hub;
 use crate::id::{Epoch, RunId, Sequence};
-use crate::journal::replay::{self, Circumstances, JournalError, Kept};
+use crate::journal::replay::{self, JournalError, OpenContext, RecoveredFeed};
 use crate::log::{Log, Writer};
 use crate::metrics::{FeedMetrics, WorkerMetrics};
 use crate::sys::activation::Inherited;
@@ -186,7 +186,7 @@ impl Server {
             .spawn(FeedParts {
                 epoch: initial.epoch,
                 writer: initial.writer,
-                kept: initial.kept,
+                recovered: initial.recovered,
                 mailboxes: started.mailboxes(),
                 reports: started.reports,
                 wake: feed_wake,
@@ -511,7 +511,7 @@ fn start_clock(config: &Config) -> Clock {
 struct InitialState {
     epoch: Epoch,
     writer: Writer,
-    kept: Option<Kept>,
+    recovered: Option<RecoveredFeed>,
 }
 
 impl InitialState {
@@ -528,20 +528,20 @@ impl InitialState {
             return Ok(Self {
                 epoch: fresh,
                 writer: Writer::new(config, Sequence::ZERO),
-                kept: None,
+                recovered: None,
             });
         }
-        let circumstances = Circumstances {
+        let context = OpenContext {
             fresh,
             dedupe_seed: fastrand::u64(..),
             now: clock.now(),
             config,
         };
-        let past = replay::open(path, circumstances, Arc::clone(wake), Arc::clone(metrics))?;
+        let opened = replay::open(path, context, Arc::clone(wake), Arc::clone(metrics))?;
         Ok(Self {
-            epoch: past.kept.journal.head().epoch,
-            writer: past.writer,
-            kept: Some(past.kept),
+            epoch: opened.feed.journal.head().epoch,
+            writer: opened.writer,
+            recovered: Some(opened.feed),
         })
     }
 }

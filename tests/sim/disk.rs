@@ -1,9 +1,9 @@
 //! A journal on a disk in memory, which a killed server finds again.
 //!
-//! The real keeper and the real recovery run over a store that sometimes refuses a batch and then
-//! has to be opened again. What it accepted outlives the process. The batch that it refused last
-//! may exist after the process is killed, as with a store that writes its buffers on exit. When the
-//! same process opens the store again, a refused batch never exists.
+//! The real record writer and the real recovery run over a store that sometimes refuses a batch
+//! and then has to be opened again. What it accepted outlives the process. The batch that it
+//! refused last may exist after the process is killed, as with a store that writes its buffers on
+//! exit. When the same process opens the store again, a refused batch never exists.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,12 +14,12 @@ use std::time::Duration;
 use fanfare::config::{Config, JournalSync, LogBounds};
 use fanfare::frame::Publication;
 use fanfare::id::{Epoch, Sequence};
-use fanfare::journal::engine::{Batch, Each, Engine, EngineError, Opener};
+use fanfare::journal::engine::{Batch, Engine, EngineError, Opener, RecordVisitor};
 use fanfare::journal::record::{PayloadRef, Record};
-use fanfare::journal::record_writer::{Keeper, Settings};
+use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::recover;
-use fanfare::journal::replay::{Circumstances, Collector};
-use fanfare::journal::state::{Boot, Mark};
+use fanfare::journal::replay::{Collector, OpenContext};
+use fanfare::journal::state::{BootId, Mark};
 use fanfare::log::Writer;
 use fanfare::time::Now;
 
@@ -205,7 +205,7 @@ impl Engine for OpenDisk {
         })
     }
 
-    fn read_chunk(&self, first: Sequence, each: Each<'_>) -> Result<(), EngineError> {
+    fn read_chunk(&self, first: Sequence, each: RecordVisitor<'_>) -> Result<(), EngineError> {
         let records = self.with(|inner| Ok(inner.chunks.get(&first.0).cloned()))?;
         for (sequence, bytes) in records.unwrap_or_default() {
             each(Sequence(sequence), &bytes)?;
@@ -238,7 +238,7 @@ impl Engine for OpenDisk {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) disk: Disk,
-    keeper: Option<Keeper>,
+    records: Option<RecordWriter>,
     settings: Settings,
     /// The first publication refused since the last accepted one: it may exist after a kill.
     refused: Option<Arc<Publication>>,
@@ -257,16 +257,16 @@ impl Journal {
             },
             bytes_max: u64::MAX,
             sync: modes[random.usize(0..3)],
-            boot: Boot::new("one"),
+            boot: BootId::new("one"),
             pause: Duration::ZERO,
         };
         let opener = Box::new(disk.clone());
-        let keeper = recover::open(opener, settings, epoch, &mut |_| {}).expect("an empty disk");
+        let records = recover::open(opener, settings, epoch, &mut |_| {}).expect("an empty disk");
         let failures = [0, 0, 20, 200][random.usize(0..4)];
         disk.set_faults(failures, [0, 10, 50][random.usize(0..3)]);
         Self {
             disk,
-            keeper: Some(keeper),
+            records: Some(records),
             settings,
             refused: None,
             has_noticed: false,
@@ -276,10 +276,10 @@ impl Journal {
     /// Whether the disk accepts a publication. A refused one counts as not published.
     pub(crate) fn take(&mut self, publication: &Arc<Publication>) -> bool {
         self.move_at_random();
-        let keeper = self.keeper.as_mut().expect("it is open");
-        assert_eq!(keeper.head().next(), publication.id.sequence);
+        let records = self.records.as_mut().expect("it is open");
+        assert_eq!(records.head().next(), publication.id.sequence);
         let published = publication.published;
-        let is_staged = keeper.stage(&Record {
+        let is_staged = records.stage(&Record {
             published_us: published.0,
             ttl_us: publication.expires().map(|expires| expires.0 - published.0),
             channel: publication.channel.as_str(),
@@ -289,7 +289,7 @@ impl Journal {
             payload: PayloadRef::of(&publication.payload),
         });
         assert!(is_staged, "a short record");
-        match keeper.append() {
+        match records.append() {
             Ok(_) => self.refused = None,
             // The disk was not tried, so what may exist is what was refused before.
             Err(EngineError::Removed(_)) => return false,
@@ -307,9 +307,9 @@ impl Journal {
         let is_away = self.disk.move_at_random();
         self.has_noticed &= is_away;
         let is_due = self.disk.0.lock().unwrap().random.bool();
-        let keeper = self.keeper.as_mut().expect("it is open");
+        let records = self.records.as_mut().expect("it is open");
         if is_due {
-            let checked = keeper.check();
+            let checked = records.check();
             assert!(checked.is_err() || !is_away, "the check did not notice it");
             self.has_noticed |= is_away;
         }
@@ -323,39 +323,39 @@ impl Journal {
         now: Now,
         config: &Config,
     ) -> (Writer, Option<Arc<Publication>>) {
-        let before = self.keeper.take().map(|keeper| keeper.head());
+        let before = self.records.take().map(|records| records.head());
         let head = before.expect("it is open");
         self.disk.kill();
         // Without the directory the next server would begin another journal.
         self.disk.put_back();
         self.has_noticed = false;
-        let circumstances = Circumstances {
+        let context = OpenContext {
             // Must not be used: the journal has its epoch.
             fresh: Epoch::new(0),
             dedupe_seed: 7,
             now,
             config,
         };
-        let mut collector = Collector::new(circumstances, now.0);
+        let mut collector = Collector::new(context, now.0);
         let opener = Box::new(self.disk.clone());
-        let mut each = |replayed: recover::Replayed<'_>| collector.take(&replayed);
-        let keeper = recover::open(opener, self.settings, Epoch::new(0), &mut each);
-        let keeper = keeper.expect("a journal that opens");
-        let (writer, _dedupe) = collector.finish(&keeper);
-        assert_eq!(keeper.epoch(), epoch, "the epoch after a restart");
-        assert_eq!(writer.head(), keeper.head());
-        let recovered = match keeper.head().cmp(&head) {
+        let mut each = |replayed: recover::ReplayEvent<'_>| collector.take(&replayed);
+        let records = recover::open(opener, self.settings, Epoch::new(0), &mut each);
+        let records = records.expect("a journal that opens");
+        let (writer, _dedupe) = collector.finish(&records);
+        assert_eq!(records.epoch(), epoch, "the epoch after a restart");
+        assert_eq!(writer.head(), records.head());
+        let recovered = match records.head().cmp(&head) {
             Ordering::Less => panic!("{head:?} was accepted and is gone"),
             Ordering::Equal => None,
             Ordering::Greater => Some(self.refused.take().expect("a refused publication")),
         };
         let most = head.0 + u64::from(recovered.is_some());
         assert_eq!(
-            keeper.head().0,
+            records.head().0,
             most,
             "a publication that was never published"
         );
-        self.keeper = Some(keeper);
+        self.records = Some(records);
         (writer, recovered)
     }
 }

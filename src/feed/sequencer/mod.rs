@@ -461,11 +461,11 @@ mod tests {
     use crate::feed::protocol::command::publication;
     use crate::feed::protocol::draft::NameCache;
     use crate::id::Epoch;
-    use crate::journal::commit::Fate;
+    use crate::journal::commit::CommitState;
     use crate::journal::fake::{FakeStore, Faults};
     use crate::journal::record_writer::Settings;
-    use crate::journal::recover::{Replayed, open};
-    use crate::journal::state::Boot;
+    use crate::journal::recover::{ReplayEvent, open};
+    use crate::journal::state::BootId;
     use crate::sys::wake::Wake;
     use crate::worker::mail::inbox::{Inbox, Item, inbox};
 
@@ -493,7 +493,7 @@ mod tests {
             bytes_max: u64::MAX,
             pause: std::time::Duration::ZERO,
             sync,
-            boot: Boot::new(boot),
+            boot: BootId::new(boot),
         }
     }
 
@@ -501,10 +501,10 @@ mod tests {
     fn journalled(store: &FakeStore, sync: JournalSync) -> (Sequencer, Inbox) {
         let (mut sequencer, inbox) = sequencer();
         let opener = Box::new(store.clone());
-        let keeper = open(opener, settings(sync, "x"), Epoch::new(1), &mut |_| {}).unwrap();
+        let record_writer = open(opener, settings(sync, "x"), Epoch::new(1), &mut |_| {}).unwrap();
         let wake = Arc::new(Wake::new().unwrap());
         let metrics = Arc::clone(&sequencer.metrics);
-        let journal = Journal::new(keeper, wake, metrics).unwrap();
+        let journal = Journal::new(record_writer, wake, metrics).unwrap();
         sequencer.head = journal.head();
         sequencer.journal = Some(journal);
         (sequencer, inbox)
@@ -521,14 +521,14 @@ mod tests {
         let plain = sequencer.sequence(draft(r#"{"channel":"a","data":2}"#), Awaited::No, Now(0));
         sequencer.post();
         for ack in [refused, repeat, plain] {
-            assert_eq!(ack.commit.unwrap().fate(), Fate::Refused);
+            assert_eq!(ack.commit.unwrap().state(), CommitState::Refused);
         }
         assert!(inbox.is_empty());
         assert_eq!(sequencer.metrics.journal_failing.value(), 1);
         store.set_room(usize::MAX);
         let taken = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
         sequencer.post();
-        assert_eq!(taken.commit.unwrap().fate(), Fate::Kept);
+        assert_eq!(taken.commit.unwrap().state(), CommitState::Committed);
         assert_eq!(taken.id.sequence, Sequence(2));
         assert_eq!(received(&inbox).len(), 2);
         assert_eq!(sequencer.metrics.journal_failing.value(), 0);
@@ -549,8 +549,8 @@ mod tests {
         store.set_room(10);
         let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
         sequencer.post();
-        assert_eq!(one.commit.unwrap().fate(), Fate::Refused);
-        assert_eq!(ack.commit.unwrap().fate(), Fate::Refused);
+        assert_eq!(one.commit.unwrap().state(), CommitState::Refused);
+        assert_eq!(ack.commit.unwrap().state(), CommitState::Refused);
         assert!(inbox.is_empty());
         store.set_room(usize::MAX);
         let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
@@ -568,34 +568,37 @@ mod tests {
                 let ack = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
                 sequencer.post();
                 let commit = ack.commit.unwrap();
-                while matches!(commit.fate(), Fate::Open | Fate::Written) {
+                while matches!(commit.state(), CommitState::Pending | CommitState::Written) {
                     std::thread::yield_now();
                 }
-                (commit.fate(), received(&inbox).len())
+                (commit.state(), received(&inbox).len())
             };
             let failing = Faults {
                 sync_errors: 1000,
                 ..Faults::default()
             };
             let first = match sync {
-                JournalSync::Always => (Fate::Refused, 0),
-                JournalSync::Batch | JournalSync::Os => (Fate::Unsynced, 1),
+                JournalSync::Always => (CommitState::Refused, 0),
+                JournalSync::Batch | JournalSync::Os => (CommitState::Unsynced, 1),
             };
             assert_eq!(publish(failing), first);
             // The store's log may be torn before what is synced now.
-            assert_eq!(publish(Faults::default()), (Fate::Unsynced, 1));
-            assert_eq!(publish(Faults::default()), (Fate::Unsynced, 1));
+            assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
+            assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
             drop(sequencer);
             store.lose_power();
-            let mut hole = None;
+            let mut lost_until = None;
             let started = settings(sync, "y");
-            let keeper = open(Box::new(store), started, Epoch::new(1), &mut |replayed| {
-                if let Replayed::Hole(until) = replayed {
-                    hole = Some(until);
+            let record_writer = open(Box::new(store), started, Epoch::new(1), &mut |replayed| {
+                if let ReplayEvent::Lost(until) = replayed {
+                    lost_until = Some(until);
                 }
             });
-            let keeper = keeper.unwrap();
-            assert!(!keeper.is_doubtful() && hole.is_some_and(|hole| hole >= Sequence(3)));
+            let record_writer = record_writer.unwrap();
+            assert!(
+                !record_writer.has_unsynced()
+                    && lost_until.is_some_and(|lost_until| lost_until >= Sequence(3))
+            );
         }
     }
 
@@ -605,12 +608,12 @@ mod tests {
         let (mut sequencer, inbox) = journalled(&store, JournalSync::Batch);
         let ack = sequencer.sequence(draft(r#"{"channel":"a","data":1}"#), Awaited::Yes, Now(0));
         let commit = ack.commit.unwrap();
-        assert_eq!(commit.fate(), Fate::Open);
+        assert_eq!(commit.state(), CommitState::Pending);
         sequencer.post();
         assert_eq!(received(&inbox).len(), 1);
         // Closing waits for the thread that syncs.
         sequencer.close();
-        assert_eq!(commit.fate(), Fate::Kept);
+        assert_eq!(commit.state(), CommitState::Committed);
         assert!(store.syncs() > 0);
     }
 

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use fanfare::config::{JournalSync, LogBounds};
 use fanfare::journal::folder::Folder;
-use fanfare::journal::record_writer::{Keeper, Settings};
-use fanfare::journal::lsm::Place;
+use fanfare::journal::record_writer::{RecordWriter, Settings};
+use fanfare::journal::lsm::LsmOpener;
 use fanfare::journal::record::{self, PayloadRef, Record};
-use fanfare::journal::recover::{self, Replayed};
-use fanfare::journal::state::Boot;
+use fanfare::journal::recover::{self, ReplayEvent};
+use fanfare::journal::state::BootId;
 use fanfare::id::Epoch;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
@@ -175,8 +175,8 @@ fn read(store: &str, folder: &Path) -> Done<()> {
     };
     match store {
         "journal" => {
-            let mut take = |replayed: Replayed<'_>| {
-                if let Replayed::Record(sequence, _) = replayed {
+            let mut take = |replayed: ReplayEvent<'_>| {
+                if let ReplayEvent::Record(sequence, _) = replayed {
                     newest = sequence.0;
                 }
             };
@@ -233,7 +233,7 @@ trait Kept {
     fn append(&mut self, batch: &mut dyn Iterator<Item = (u64, Record<'_>)>) -> Done<()>;
 }
 
-fn journal(folder: &Path, is_synced: bool, each: &mut dyn FnMut(Replayed<'_>)) -> Done<Keeper> {
+fn journal(folder: &Path, is_synced: bool, each: &mut dyn FnMut(ReplayEvent<'_>)) -> Done<RecordWriter> {
     let settings = Settings {
         bounds: LogBounds {
             entries: KEPT,
@@ -245,14 +245,14 @@ fn journal(folder: &Path, is_synced: bool, each: &mut dyn FnMut(Replayed<'_>)) -
         } else {
             JournalSync::Os
         },
-        boot: Boot::new("here"),
+        boot: BootId::new("here"),
         pause: Duration::ZERO,
     };
-    let opener = Box::new(Place::new(Folder::take(folder)?));
+    let opener = Box::new(LsmOpener::new(Folder::take(folder)?));
     Ok(recover::open(opener, settings, Epoch::new(1), each)?)
 }
 
-impl Kept for Keeper {
+impl Kept for RecordWriter {
     fn append(&mut self, batch: &mut dyn Iterator<Item = (u64, Record<'_>)>) -> Done<()> {
         for (_, record) in batch {
             assert!(self.stage(&record));
