@@ -2,7 +2,7 @@
 //!
 //! An answer waits until every worker has confirmed that was sent the publication; what comes
 //! behind it waits with it, so that order is kept. Bytes go out from one buffer that is given back
-//! when it is empty and large. The feeder stops reading while [`Answers::is_congested`]. No sockets
+//! when it is empty and large. The feeder stops reading while [`AnswerQueue::is_congested`]. No sockets
 //! and no clock here.
 
 use std::collections::VecDeque;
@@ -61,21 +61,21 @@ impl Ack {
 
 /// The answers that one feeder is owed.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct AnswerQueue {
     unsent: Vec<u8>,
     /// How much of `unsent` has been sent. Below its length, or both are zero.
     sent: usize,
     /// Bytes sent so far.
     sent_total: u64,
-    waiting: VecDeque<Waiting>,
-    /// Acknowledgements in `waiting`.
+    queued: VecDeque<QueuedAnswer>,
+    /// Acknowledgements in `queued`.
     acks: usize,
-    /// Bytes in `waiting`.
+    /// Bytes in `queued`.
     ready_bytes: usize,
 }
 
 #[derive(Debug)]
-enum Waiting {
+enum QueuedAnswer {
     /// Every worker has carried out the command.
     Confirmation {
         line: u64,
@@ -117,18 +117,18 @@ pub(super) struct Response {
     pub(super) is_last: bool,
 }
 
-impl Answers {
+impl AnswerQueue {
     /// Owes the answer to a line.
-    pub(super) fn owe_line(&mut self, line: u64, ack: Ack) {
+    pub(super) fn queue_ack(&mut self, line: u64, ack: Ack) {
         self.acks += 1;
-        self.waiting.push_back(Waiting::Line { line, ack });
+        self.queued.push_back(QueuedAnswer::Line { line, ack });
     }
 
     /// Owes an answer to a line that asked for none, should the journal refuse it.
-    pub(super) fn owe_refusal(&mut self, line: u64, commit: Arc<Commit>) {
-        if let Some(Waiting::Silent {
+    pub(super) fn queue_silent(&mut self, line: u64, commit: Arc<Commit>) {
+        if let Some(QueuedAnswer::Silent {
             last, commit: same, ..
-        }) = self.waiting.back_mut()
+        }) = self.queued.back_mut()
             && *last + 1 == line
             && Arc::ptr_eq(same, &commit)
         {
@@ -136,7 +136,7 @@ impl Answers {
             return;
         }
         self.acks += 1;
-        self.waiting.push_back(Waiting::Silent {
+        self.queued.push_back(QueuedAnswer::Silent {
             first: line,
             last: line,
             commit,
@@ -144,16 +144,21 @@ impl Answers {
     }
 
     /// Owes the answer to a request.
-    pub(super) fn owe_response(&mut self, response: Response) {
+    pub(super) fn queue_response(&mut self, response: Response) {
         self.acks += response.acks.len();
-        self.waiting
-            .push_back(Waiting::Response(Box::new(response)));
+        self.queued
+            .push_back(QueuedAnswer::Response(Box::new(response)));
     }
 
     /// Owes what became of something that was for one conn.
-    pub(super) fn owe_verdict(&mut self, line: u64, wants_ack: bool, status: Arc<DeliveryStatus>) {
+    pub(super) fn queue_delivery(
+        &mut self,
+        line: u64,
+        wants_ack: bool,
+        status: Arc<DeliveryStatus>,
+    ) {
         self.acks += 1;
-        self.waiting.push_back(Waiting::Direct {
+        self.queued.push_back(QueuedAnswer::Direct {
             line,
             wants_ack,
             status,
@@ -161,50 +166,50 @@ impl Answers {
     }
 
     /// Owes that every worker has carried out a command.
-    pub(super) fn owe_confirmation(&mut self, line: u64, worker_ack: Arc<WorkerAck>) {
+    pub(super) fn queue_confirmation(&mut self, line: u64, worker_ack: Arc<WorkerAck>) {
         self.acks += 1;
-        self.waiting
-            .push_back(Waiting::Confirmation { line, worker_ack });
+        self.queued
+            .push_back(QueuedAnswer::Confirmation { line, worker_ack });
     }
 
     /// Owes how many conns of somebody have been ended.
-    pub(super) fn owe_revocation(&mut self, line: u64, revocation: Arc<Revocation>) {
+    pub(super) fn queue_revocation(&mut self, line: u64, revocation: Arc<Revocation>) {
         self.acks += 1;
-        self.waiting
-            .push_back(Waiting::Revocation { line, revocation });
+        self.queued
+            .push_back(QueuedAnswer::Revocation { line, revocation });
     }
 
     /// Owes numbers of subscribers.
-    pub(super) fn owe_counts(&mut self, line: u64, counts: SubscriberCounts) {
+    pub(super) fn queue_counts(&mut self, line: u64, counts: SubscriberCounts) {
         self.acks += counts.len();
-        self.waiting.push_back(Waiting::Counts { line, counts });
+        self.queued.push_back(QueuedAnswer::Counts { line, counts });
     }
 
     /// Owes bytes that are ready.
-    pub(super) fn owe_bytes(&mut self, bytes: &[u8]) {
-        if self.waiting.is_empty() {
+    pub(super) fn queue_bytes(&mut self, bytes: &[u8]) {
+        if self.queued.is_empty() {
             self.unsent.extend_from_slice(bytes);
         } else {
             self.ready_bytes += bytes.len();
-            self.waiting.push_back(Waiting::Ready(Box::from(bytes)));
+            self.queued.push_back(QueuedAnswer::Ready(Box::from(bytes)));
         }
     }
 
     /// Turns what is complete into bytes, up to the first answer that is not.
     pub(super) fn settle(&mut self, date: SystemTime) {
-        while let Some(waiting) = self.waiting.front() {
-            let Some(acks) = push_settled(waiting, date, &mut self.unsent) else {
+        while let Some(queued) = self.queued.front() {
+            let Some(acks) = push_settled(queued, date, &mut self.unsent) else {
                 return;
             };
             self.acks -= acks;
-            if let Waiting::Ready(bytes) = waiting {
+            if let QueuedAnswer::Ready(bytes) = queued {
                 self.ready_bytes -= bytes.len();
             }
-            self.waiting.pop_front();
+            self.queued.pop_front();
         }
         // An idle feeder keeps nothing of a burst.
-        if self.waiting.capacity() * size_of::<Waiting>() > BUFFER_BYTES_KEPT {
-            self.waiting = VecDeque::new();
+        if self.queued.capacity() * size_of::<QueuedAnswer>() > BUFFER_BYTES_KEPT {
+            self.queued = VecDeque::new();
         }
     }
 
@@ -253,12 +258,12 @@ impl Answers {
 
     /// Whether an answer waits for workers.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.queued.is_empty()
     }
 
     /// Whether nothing is owed.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.unsent.is_empty()
+        self.queued.is_empty() && self.unsent.is_empty()
     }
 
     /// Whether so much is owed that no more should be taken from the feeder.
@@ -280,15 +285,17 @@ fn ok_line(line: u64) -> Vec<u8> {
 
 /// What is owed for something, as bytes, and how many acknowledgements that was; nothing while it
 /// is not complete.
-fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
-    match waiting {
-        Waiting::Confirmation { line, worker_ack } => {
+fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
+    match queued {
+        QueuedAnswer::Confirmation { line, worker_ack } => {
             worker_ack.sum()?;
             out.extend_from_slice(&ok_line(*line));
             Some(1)
         }
-        Waiting::Counts { line, counts } => push_counts(*line, counts, out).then_some(counts.len()),
-        Waiting::Direct {
+        QueuedAnswer::Counts { line, counts } => {
+            push_counts(*line, counts, out).then_some(counts.len())
+        }
+        QueuedAnswer::Direct {
             line,
             wants_ack,
             status,
@@ -296,24 +303,24 @@ fn push_settled(waiting: &Waiting, date: SystemTime, out: &mut Vec<u8>) -> Optio
             push_delivery(*line, *wants_ack, status.delivery()?, out);
             Some(1)
         }
-        Waiting::Line { line, ack } => {
+        QueuedAnswer::Line { line, ack } => {
             push_line(*line, ack, ack.outcome()?, out);
             Some(1)
         }
-        Waiting::Ready(bytes) => {
+        QueuedAnswer::Ready(bytes) => {
             out.extend_from_slice(bytes);
             Some(0)
         }
-        Waiting::Response(response) => {
+        QueuedAnswer::Response(response) => {
             push_response(response, date, out).then_some(response.acks.len())
         }
-        Waiting::Revocation { line, revocation } => {
+        QueuedAnswer::Revocation { line, revocation } => {
             let conns = revocation.worker_ack.sum()?;
             let answer = format_args!("{{\"ok\":true,\"line\":{line},\"conns\":{conns}}}\n");
             push_display(&answer, out);
             Some(1)
         }
-        Waiting::Silent {
+        QueuedAnswer::Silent {
             first,
             last,
             commit,
@@ -561,7 +568,7 @@ mod tests {
         }
     }
 
-    fn text(answers: &mut Answers) -> String {
+    fn text(answers: &mut AnswerQueue) -> String {
         answers.settle(UNIX_EPOCH);
         let text = String::from_utf8(answers.unsent().to_vec()).unwrap();
         answers.advance(text.len());
@@ -570,11 +577,11 @@ mod tests {
 
     #[test]
     fn answers_keep_their_order_while_an_earlier_one_waits() {
-        let mut answers = Answers::default();
+        let mut answers = AnswerQueue::default();
         let worker_ack = Arc::new(WorkerAck::new(1));
-        answers.owe_line(1, ack(7, Some(&worker_ack)));
-        answers.owe_bytes(&refusal_line(2, &Refusal::NotUtf8));
-        answers.owe_line(3, ack(7, None));
+        answers.queue_ack(1, ack(7, Some(&worker_ack)));
+        answers.queue_bytes(&refusal_line(2, &Refusal::NotUtf8));
+        answers.queue_ack(3, ack(7, None));
         assert_eq!(text(&mut answers), "");
         worker_ack.confirm(4);
         assert_eq!(
@@ -588,9 +595,9 @@ mod tests {
 
     #[test]
     fn response_waits_for_its_last_publication() {
-        let mut answers = Answers::default();
+        let mut answers = AnswerQueue::default();
         let worker_ack = Arc::new(WorkerAck::new(1));
-        answers.owe_response(Response {
+        answers.queue_response(Response {
             acks: vec![ack(1, None), ack(2, Some(&worker_ack))],
             shape: Shape::Array,
             is_last: true,
@@ -636,10 +643,10 @@ mod tests {
 
     #[test]
     fn feeder_that_always_lags_a_little_does_not_grow_the_buffer() {
-        let mut answers = Answers::default();
-        answers.owe_bytes(b"x");
+        let mut answers = AnswerQueue::default();
+        answers.queue_bytes(b"x");
         for _ in 0..1000 {
-            answers.owe_bytes(&[b'y'; 10_000]);
+            answers.queue_bytes(&[b'y'; 10_000]);
             answers.advance(10_000);
         }
         assert_eq!(answers.unsent().len(), 1);
@@ -648,19 +655,19 @@ mod tests {
 
     #[test]
     fn answers_are_congested_by_bytes_and_by_acknowledgements() {
-        let mut answers = Answers::default();
-        answers.owe_bytes(&vec![b'x'; FEED_ANSWER_BYTES_MAX]);
+        let mut answers = AnswerQueue::default();
+        answers.queue_bytes(&vec![b'x'; FEED_ANSWER_BYTES_MAX]);
         assert!(answers.is_congested());
         answers.advance(1);
         assert!(!answers.is_congested());
         let worker_ack = Arc::new(WorkerAck::new(1));
-        let mut answers = Answers::default();
+        let mut answers = AnswerQueue::default();
         for _ in 0..FEED_ACKS_MAX {
             assert!(!answers.is_congested());
-            answers.owe_line(1, ack(1, Some(&worker_ack)));
+            answers.queue_ack(1, ack(1, Some(&worker_ack)));
         }
         assert!(answers.is_congested());
-        answers.owe_bytes(b"x");
+        answers.queue_bytes(b"x");
         assert_eq!(answers.unsent(), b"");
     }
 }

@@ -12,13 +12,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::answer_queue::{self, Answers, Response};
-use super::backends::commands::Patience;
-use super::backends::consumer::{NoticeShare, Wants};
+use super::answer_queue::{self, AnswerQueue, Response};
+use super::backends::commands::StallTimer;
+use super::backends::consumer::{ConsumeOptions, NoticeBudget};
 use super::feeder_socket::{ReadOutcome, Socket};
 use super::protocol::decode::{Decoder, Item};
 use super::protocol::request::Request;
-use super::sequencer::{Awaited, Sequencer};
+use super::sequencer::{Acknowledge, Sequencer};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::frame::WorkerAck;
@@ -36,7 +36,7 @@ pub(super) struct Intake {
     pub(super) metrics: Arc<FeedMetrics>,
     /// There when a feeder has begun to consume, or wants something else: complete when the
     /// workers know it.
-    pub(super) new_wants: Option<Arc<WorkerAck>>,
+    pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
 impl Intake {
@@ -45,14 +45,14 @@ impl Intake {
             sequencer,
             buffer: vec![0; FEED_READ_BYTES],
             metrics,
-            new_wants: None,
+            consumers_changed: None,
         }
     }
 
     /// Notes that what consumers want has changed; the loop tells the workers in this round.
-    pub(super) fn note_wants(&mut self) -> Arc<WorkerAck> {
+    pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
-        Arc::clone(self.new_wants.get_or_insert_with(worker_ack))
+        Arc::clone(self.consumers_changed.get_or_insert_with(worker_ack))
     }
 }
 
@@ -68,12 +68,12 @@ pub(super) struct Feeder {
     rest_start: usize,
     /// Whether `rest` may hold a whole item, because decoding stopped for congestion.
     is_stalled: bool,
-    pub(super) answers: Answers,
+    pub(super) answers: AnswerQueue,
     /// There while it consumes.
-    pub(super) wants: Option<Wants>,
-    pub(super) notice_share: NoticeShare,
+    pub(super) consume_options: Option<ConsumeOptions>,
+    pub(super) notice_budget: NoticeBudget,
     /// There while it makes others wait, and until it has read enough.
-    pub(super) patience: Option<Patience>,
+    pub(super) stall_timer: Option<StallTimer>,
     /// Whether the loop has it on its list.
     pub(super) is_queued: bool,
     /// How often it may still be read; set when the feed stops.
@@ -99,7 +99,7 @@ pub(super) enum Phase {
 /// What a turn leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(super) enum Next {
+pub(super) enum TurnOutcome {
     /// There is more to do at once.
     Again,
     /// The feeder is finished with.
@@ -118,10 +118,10 @@ impl Feeder {
             rest: Vec::new(),
             rest_start: 0,
             is_stalled: false,
-            answers: Answers::default(),
-            wants: None,
-            notice_share: NoticeShare::default(),
-            patience: None,
+            answers: AnswerQueue::default(),
+            consume_options: None,
+            notice_budget: NoticeBudget::default(),
+            stall_timer: None,
             is_queued: false,
             reads_left: None,
             publications: 0,
@@ -145,7 +145,7 @@ impl Feeder {
     /// Whether room in its socket matters: it is owed what the kernel did not take, or it consumes,
     /// and then what it has read decides what it is given next.
     pub(super) fn awaits_room(&self) -> bool {
-        !self.socket.is_writable || self.wants.is_some()
+        !self.socket.is_writable || self.consume_options.is_some()
     }
 
     /// When the feeder is dropped although it has not hung up.
@@ -162,13 +162,13 @@ impl Feeder {
     }
 
     /// One turn: answers, one read, and what comes of it.
-    pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> Next {
+    pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> TurnOutcome {
         // Only the `Date` of HTTP answers needs the calendar; to look at it costs no system call.
         let date = SystemTime::now();
         self.answers.settle(date);
         self.write();
         match self.phase {
-            Phase::Open => self.take_in(intake, now, date),
+            Phase::Open => self.read_input(intake, now, date),
             Phase::Leaving | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
             Phase::Ended | Phase::Gone => {}
         }
@@ -179,18 +179,18 @@ impl Feeder {
     }
 
     fn write(&mut self) {
-        match self.wants {
+        match self.consume_options {
             None => self.socket.write(&mut self.answers, usize::MAX),
             Some(_) => self.socket.write_to_consumer(&mut self.answers),
         }
     }
 
-    fn take_in(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn read_input(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         if self.answers.is_congested() {
             return;
         }
         if self.is_stalled {
-            return self.take_in_rest(intake, now, date);
+            return self.decode_rest(intake, now, date);
         }
         if let Some(reads_left) = &mut self.reads_left {
             if *reads_left == 0 || !self.socket.is_readable {
@@ -207,7 +207,7 @@ impl Feeder {
             ReadOutcome::Bytes(bytes) => {
                 intake.metrics.received_bytes.add(bytes as u64);
                 let fresh = buffer.get(..bytes).unwrap_or_default();
-                self.take_in_fresh(fresh, intake, now, date);
+                self.decode_fresh(fresh, intake, now, date);
             }
             ReadOutcome::Drained => {}
             ReadOutcome::End => self.end(intake, now, date),
@@ -220,19 +220,19 @@ impl Feeder {
     }
 
     /// Decodes straight from the read buffer if nothing was left over.
-    fn take_in_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
+    fn decode_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
         if !self.rest.is_empty() {
             self.rest.drain(..self.rest_start);
             self.rest_start = 0;
             self.rest.extend_from_slice(fresh);
-            return self.take_in_rest(intake, now, date);
+            return self.decode_rest(intake, now, date);
         }
         let used = self.decode(fresh, intake, now, date);
         self.rest
             .extend_from_slice(fresh.get(used..).unwrap_or_default());
     }
 
-    fn take_in_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
+    fn decode_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
@@ -271,27 +271,31 @@ impl Feeder {
                 line,
                 wants_ack,
                 command,
-            } => self.carry_out(*command, line, wants_ack, intake),
-            Item::Continue => self.answers.owe_bytes(answer_queue::CONTINUE),
+            } => self.execute(*command, line, wants_ack, intake),
+            Item::Continue => self.answers.queue_bytes(answer_queue::CONTINUE),
             Item::Publish {
                 line,
                 wants_ack,
                 draft,
             } => {
                 self.publications += 1;
-                let awaited = if wants_ack { Awaited::Yes } else { Awaited::No };
-                let ack = intake.sequencer.sequence(draft, awaited, now);
+                let acknowledge = if wants_ack {
+                    Acknowledge::Yes
+                } else {
+                    Acknowledge::No
+                };
+                let ack = intake.sequencer.sequence(draft, acknowledge, now);
                 if wants_ack {
-                    self.answers.owe_line(line, ack);
+                    self.answers.queue_ack(line, ack);
                 } else if let Some(commit) = ack.commit {
-                    self.answers.owe_refusal(line, commit);
+                    self.answers.queue_silent(line, commit);
                 }
             }
             Item::Refuse { line, refusal } => {
                 self.errors += 1;
                 intake.metrics.errors.increment();
                 self.answers
-                    .owe_bytes(&answer_queue::refusal_line(line, &refusal));
+                    .queue_bytes(&answer_queue::refusal_line(line, &refusal));
             }
             Item::Request(request) => self.handle_request(*request, intake, now, date),
         }
@@ -311,9 +315,9 @@ impl Feeder {
                 let acks = publish
                     .drafts
                     .into_iter()
-                    .map(|draft| intake.sequencer.sequence(draft, Awaited::Yes, now))
+                    .map(|draft| intake.sequencer.sequence(draft, Acknowledge::Yes, now))
                     .collect();
-                self.answers.owe_response(Response {
+                self.answers.queue_response(Response {
                     acks,
                     shape: publish.shape,
                     is_last,
@@ -323,7 +327,7 @@ impl Feeder {
                 self.errors += 1;
                 intake.metrics.errors.increment();
                 let answer = answer_queue::problem(&problem, is_last, request.is_head, date);
-                self.answers.owe_bytes(&answer);
+                self.answers.queue_bytes(&answer);
             }
         }
     }
@@ -368,45 +372,45 @@ impl Feeder {
         self.is_stalled = false;
     }
 
-    fn next(&mut self, now: Now) -> Next {
-        let is_owed = !self.answers.is_empty();
+    fn next(&mut self, now: Now) -> TurnOutcome {
+        let has_answers = !self.answers.is_empty();
         let can_take_in = !self.answers.is_congested();
         match self.phase {
-            Phase::Gone => Next::Gone,
+            Phase::Gone => TurnOutcome::Gone,
             Phase::Open if can_take_in && (self.is_stalled || self.socket.is_readable) => {
-                Next::Again
+                TurnOutcome::Again
             }
             // A stopping feed gives an idle feeder one more turn, in which it leaves.
-            Phase::Open if can_take_in && self.reads_left.is_some() => Next::Again,
+            Phase::Open if can_take_in && self.reads_left.is_some() => TurnOutcome::Again,
             // A consumer that has said everything still listens, until it hangs up.
-            Phase::Ended if self.wants.is_some() && self.reads_left.is_none() => {
+            Phase::Ended if self.consume_options.is_some() && self.reads_left.is_none() => {
                 match self.socket.is_hung_up {
-                    true => Next::Gone,
-                    false => Next::Wait,
+                    true => TurnOutcome::Gone,
+                    false => TurnOutcome::Wait,
                 }
             }
-            Phase::Ended if is_owed => Next::Wait,
-            Phase::Ended => Next::Gone,
-            Phase::Open => Next::Wait,
-            Phase::Leaving if is_owed => self.again_if_readable(),
-            Phase::Leaving if self.reads_left.is_some() => Next::Gone,
+            Phase::Ended if has_answers => TurnOutcome::Wait,
+            Phase::Ended => TurnOutcome::Gone,
+            Phase::Open => TurnOutcome::Wait,
+            Phase::Leaving if has_answers => self.again_if_readable(),
+            Phase::Leaving if self.reads_left.is_some() => TurnOutcome::Gone,
             Phase::Leaving => self.linger(now),
-            Phase::Lingering { until } if now.has_reached(until) => Next::Gone,
+            Phase::Lingering { until } if now.has_reached(until) => TurnOutcome::Gone,
             Phase::Lingering { .. } => self.again_if_readable(),
         }
     }
 
-    fn again_if_readable(&self) -> Next {
+    fn again_if_readable(&self) -> TurnOutcome {
         if self.socket.is_readable && self.reads_left.is_none() {
-            Next::Again
+            TurnOutcome::Again
         } else {
-            Next::Wait
+            TurnOutcome::Wait
         }
     }
 
-    fn linger(&mut self, now: Now) -> Next {
+    fn linger(&mut self, now: Now) -> TurnOutcome {
         if self.socket.shutdown(Shutdown::Write).is_err() {
-            return Next::Gone;
+            return TurnOutcome::Gone;
         }
         let until = now.after(Duration::from_millis(LINGER_MS));
         self.phase = Phase::Lingering { until };

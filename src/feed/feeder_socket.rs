@@ -1,7 +1,7 @@
 //! SHELL: a feeder's end of its connection, without blocking.
 //!
 //! Keeps what the kernel reported until the kernel denies it, since reports come once. Reads into
-//! the buffer it is given and writes what [`Answers`] hold; knows nothing of what the bytes mean.
+//! the buffer it is given and writes what [`AnswerQueue`] hold; knows nothing of what the bytes mean.
 
 use std::io::{self, ErrorKind, IoSliceMut, Write as _};
 use std::net::Shutdown;
@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg};
 
-use super::answer_queue::Answers;
+use super::answer_queue::AnswerQueue;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
 use crate::sys::unacknowledged::unacknowledged_bytes;
 
@@ -109,7 +109,7 @@ impl Socket {
     }
 
     /// Writes what is owed, as far as the kernel takes it, in pieces of so many bytes.
-    pub(super) fn write(&mut self, answers: &mut Answers, piece_bytes: usize) {
+    pub(super) fn write(&mut self, answers: &mut AnswerQueue, piece_bytes: usize) {
         while self.is_writable && !answers.unsent().is_empty() {
             let unsent = answers.unsent();
             let piece = unsent.get(..piece_bytes).unwrap_or(unsent);
@@ -129,17 +129,17 @@ impl Socket {
     }
 
     /// Writes to a consumer, and sees what it has read until now.
-    pub(super) fn write_to_consumer(&mut self, answers: &mut Answers) {
+    pub(super) fn write_to_consumer(&mut self, answers: &mut AnswerQueue) {
         if answers.unsent().is_empty() {
             return;
         }
-        self.look_at_unread();
+        self.update_unread();
         self.write(answers, CONSUMER_PIECE_BYTES);
         self.unread = unacknowledged_bytes(self.stream.as_fd());
     }
 
     /// Looks at how much the peer has not read, in bytes of the kernel's memory.
-    pub(super) fn look_at_unread(&mut self) -> u32 {
+    pub(super) fn update_unread(&mut self) -> u32 {
         let unread = unacknowledged_bytes(self.stream.as_fd());
         if unread < self.unread {
             self.read_by_peer += u64::from(self.unread - unread);

@@ -33,9 +33,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use self::backends::reports::{self, Upstream};
-use self::feeder::{Feeder, Intake, Next};
-use self::sequencer::{Continuation, Sequencer};
+use self::backends::reports::{self, ReportRouter};
+use self::feeder::{Feeder, Intake, TurnOutcome};
+use self::sequencer::{Sequencer, SequencerStart};
 use self::socket_watch::SocketWatch;
 use crate::config::Config;
 use crate::config::limits::{
@@ -77,7 +77,7 @@ struct FeedLoop {
     ready: Vec<usize>,
     round: Vec<usize>,
     intake: Intake,
-    upstream: Upstream,
+    reports: ReportRouter,
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
@@ -101,13 +101,13 @@ impl FeedLoop {
         adopt(&poll, &feed.listener)?;
         register(&poll, &parts.wake, WAKE, Interest::READABLE)?;
         let metrics = parts.metrics;
-        let continuation = match parts.recovered {
-            Some(recovered) => Continuation {
+        let start = match parts.recovered {
+            Some(recovered) => SequencerStart {
                 head: recovered.journal.head(),
                 dedupe: recovered.dedupe,
                 journal: Some(recovered.journal),
             },
-            None => Continuation {
+            None => SequencerStart {
                 head: Cursor {
                     epoch: parts.epoch,
                     sequence: Sequence::ZERO,
@@ -117,7 +117,7 @@ impl FeedLoop {
             },
         };
         let sequencer = Sequencer::new(
-            continuation,
+            start,
             parts.writer,
             parts.mailboxes,
             parts.clock,
@@ -137,7 +137,7 @@ impl FeedLoop {
             ready: Vec::new(),
             round: Vec::new(),
             intake: Intake::new(sequencer, Arc::clone(&metrics)),
-            upstream: Upstream::new(parts.reports, Arc::clone(&metrics)),
+            reports: ReportRouter::new(parts.reports, Arc::clone(&metrics)),
             metrics,
             config: parts.config,
             clock: parts.clock,
@@ -169,7 +169,7 @@ impl FeedLoop {
             self.intake.sequencer.evict_if_due(self.now);
             self.check_files();
             self.turn_feeders();
-            self.turn_upstream();
+            self.turn_reports();
             self.accept();
             if self.stop_deadline.is_none() && self.stop.load(Ordering::Acquire) {
                 self.begin_stop();
@@ -190,7 +190,7 @@ impl FeedLoop {
 
     fn timeout(&self, now: Now) -> Option<Duration> {
         let is_accepting = self.is_acceptable && self.accept_again.is_none();
-        if !self.ready.is_empty() || is_accepting || self.upstream.has_news() {
+        if !self.ready.is_empty() || is_accepting || self.reports.has_work() {
             return Some(Duration::ZERO);
         }
         let lingering = self
@@ -203,7 +203,7 @@ impl FeedLoop {
             .chain(self.intake.sequencer.next_eviction())
             .chain([self.check_files_at]);
         let due = due.min().map(|deadline| deadline.remaining(now));
-        let stall = self.upstream.deadline().map(|deadline| {
+        let stall = self.reports.deadline().map(|deadline| {
             let left = deadline.remaining(self.running.at(now));
             left.min(self.running.sleep_max())
         });
@@ -297,12 +297,12 @@ impl FeedLoop {
             };
             feeder.is_queued = false;
             match feeder.turn(&mut self.intake, self.clock.now()) {
-                Next::Again => queue(feeder, slot, &mut self.ready),
-                Next::Gone => {
+                TurnOutcome::Again => queue(feeder, slot, &mut self.ready),
+                TurnOutcome::Gone => {
                     self.remove(slot);
                     continue;
                 }
-                Next::Wait => {}
+                TurnOutcome::Wait => {}
             }
             self.watch_for_room(slot);
         }
@@ -335,11 +335,11 @@ impl FeedLoop {
     }
 
     /// What workers report goes to consumers, and answers go back to clients.
-    fn turn_upstream(&mut self) {
-        self.show_wants();
+    fn turn_reports(&mut self) {
+        self.update_watched_channels();
         let mut touched = Vec::new();
         let sequencer = &mut self.intake.sequencer;
-        self.upstream.turn(
+        self.reports.turn(
             &mut self.feeders,
             sequencer,
             self.now,
@@ -354,12 +354,15 @@ impl FeedLoop {
     }
 
     /// Workers report comings and goings only where somebody wants to know them.
-    fn show_wants(&mut self) {
-        let Some(worker_ack) = self.intake.new_wants.take() else {
+    fn update_watched_channels(&mut self) {
+        let Some(worker_ack) = self.intake.consumers_changed.take() else {
             return;
         };
-        self.upstream.look_again();
-        let consumers = self.feeders.iter().filter(|(_, f)| f.wants().is_some());
+        self.reports.rescan();
+        let consumers = self
+            .feeders
+            .iter()
+            .filter(|(_, f)| f.consume_options().is_some());
         self.metrics.consumers.set(consumers.count() as u64);
         let watch = Arc::new(reports::watch(&self.feeders));
         self.intake.sequencer.watch(&watch, &worker_ack);
@@ -377,8 +380,8 @@ impl FeedLoop {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
         }
-        if feeder.was_consumer() {
-            let _nobody_waits = self.intake.note_wants();
+        if feeder.is_consumer() {
+            let _nobody_waits = self.intake.note_consumers_changed();
         }
         feeder.close();
         self.metrics.feeders.decrement();

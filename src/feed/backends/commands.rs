@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::consumer::Wants;
+use super::consumer::ConsumeOptions;
 use crate::backend::{BackendMessage, Delivery, DeliveryStatus, Report};
 use crate::config::limits::{CONSUMER_READ_BYTES_MIN, CONSUMER_STALL_MS};
 use crate::feed::feeder::{Feeder, Intake, Phase};
@@ -17,7 +17,7 @@ use crate::time::{Deadline, Now};
 
 impl Feeder {
     /// Carries out a command, and owes the answer.
-    pub(crate) fn carry_out(
+    pub(crate) fn execute(
         &mut self,
         command: Command,
         line: u64,
@@ -27,21 +27,22 @@ impl Feeder {
         let sequencer = &mut intake.sequencer;
         let (conn, message) = match command {
             Command::Consume { patterns, notices } => {
-                self.wants = (!patterns.is_empty()).then_some(Wants { patterns, notices });
-                let worker_ack = intake.note_wants();
+                self.consume_options =
+                    (!patterns.is_empty()).then_some(ConsumeOptions { patterns, notices });
+                let worker_ack = intake.note_consumers_changed();
                 if wants_ack {
-                    self.answers.owe_confirmation(line, worker_ack);
+                    self.answers.queue_confirmation(line, worker_ack);
                 }
                 return;
             }
             Command::Presence(channels) => {
                 let counts = sequencer.count(channels);
-                return self.answers.owe_counts(line, counts);
+                return self.answers.queue_counts(line, counts);
             }
             Command::DisconnectSub { sub, close_info } => {
                 let revocation = sequencer.revoke(sub, close_info);
                 if wants_ack {
-                    self.answers.owe_revocation(line, revocation);
+                    self.answers.queue_revocation(line, revocation);
                 }
                 return;
             }
@@ -52,26 +53,27 @@ impl Feeder {
         };
         let status = Arc::new(DeliveryStatus::default());
         match conn {
-            Some(conn) => sequencer.say(conn, message, Some(Arc::clone(&status))),
+            Some(conn) => sequencer.send_to_conn(conn, message, Some(Arc::clone(&status))),
             None => status.settle(Delivery::NoConn),
         }
-        self.answers.owe_verdict(line, wants_ack, status);
+        self.answers.queue_delivery(line, wants_ack, status);
     }
 
     /// What it consumes, if it does.
-    pub(crate) fn wants(&self) -> Option<&Wants> {
+    pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
         let reads = self.phase != Phase::Gone && !self.socket.is_hung_up;
-        self.wants.as_ref().filter(|_| reads)
+        self.consume_options.as_ref().filter(|_| reads)
     }
 
     /// Whether consumers are fewer without it.
-    pub(crate) fn was_consumer(&self) -> bool {
-        self.wants.is_some()
+    pub(crate) fn is_consumer(&self) -> bool {
+        self.consume_options.is_some()
     }
 
     /// Whether a report is for this feeder.
     pub(crate) fn consumes(&self, report: &Report) -> bool {
-        self.wants().is_some_and(|wants| wants.covers(report))
+        self.consume_options()
+            .is_some_and(|consume_options| consume_options.covers(report))
     }
 
     /// Whether it is owed so much that nothing more can be.
@@ -83,27 +85,27 @@ impl Feeder {
     pub(crate) fn has_notice_room(&mut self) -> bool {
         let sent = self.answers.sent_total();
         let socket = &mut self.socket;
-        self.notice_share.has_room(sent, || socket.look_at_unread())
+        self.notice_budget.has_room(sent, || socket.update_unread())
     }
 
     /// Owes a report to a consumer.
-    pub(crate) fn owe_report(&mut self, line: &[u8]) {
-        self.answers.owe_bytes(line);
+    pub(crate) fn queue_report(&mut self, line: &[u8]) {
+        self.answers.queue_bytes(line);
     }
 
     /// Owes a notice to a consumer.
-    pub(crate) fn owe_notice(&mut self, line: &[u8]) {
-        self.answers.owe_bytes(line);
+    pub(crate) fn queue_notice(&mut self, line: &[u8]) {
+        self.answers.queue_bytes(line);
         let (sent, end) = (self.answers.sent_total(), self.answers.ready_total());
-        self.notice_share.note(sent, line.len(), end);
+        self.notice_budget.note(sent, line.len(), end);
     }
 
     /// It makes others wait from now on, if it has not before.
-    pub(crate) fn begin_patience(&mut self, running: Now) {
-        self.socket.look_at_unread();
+    pub(crate) fn start_stall_timer(&mut self, running: Now) {
+        self.socket.update_unread();
         let read_before = self.socket.read_by_peer();
-        self.patience
-            .get_or_insert_with(|| Patience::new(read_before, running));
+        self.stall_timer
+            .get_or_insert_with(|| StallTimer::new(read_before, running));
     }
 
     /// Whether something that it is owed finds room in the kernel.
@@ -112,24 +114,24 @@ impl Feeder {
     }
 
     /// Judges it by what it has read. `is_waited_for` says that others wait for it now.
-    pub(crate) fn judge(&mut self, is_waited_for: bool, running: Now) -> Judgement {
-        let Some(patience) = self.patience else {
-            return Judgement::Settled;
+    pub(crate) fn check_stall(&mut self, is_waited_for: bool, running: Now) -> StallState {
+        let Some(stall_timer) = self.stall_timer else {
+            return StallState::Settled;
         };
-        let unread = self.socket.look_at_unread();
+        let unread = self.socket.update_unread();
         let read = self.socket.read_by_peer();
-        if read.saturating_sub(patience.read_before) >= CONSUMER_READ_BYTES_MIN {
-            self.patience = is_waited_for.then(|| Patience::new(read, running));
+        if read.saturating_sub(stall_timer.read_before) >= CONSUMER_READ_BYTES_MIN {
+            self.stall_timer = is_waited_for.then(|| StallTimer::new(read, running));
         } else if unread == 0 && self.answers.unsent().is_empty() {
-            self.patience = None;
-        } else if is_waited_for && running.has_reached(patience.until) {
+            self.stall_timer = None;
+        } else if is_waited_for && running.has_reached(stall_timer.until) {
             self.cut_off();
-            return Judgement::CutOff;
+            return StallState::CutOff;
         }
-        match self.patience {
-            Some(patience) if is_waited_for => Judgement::Until(patience.until),
-            Some(_) => Judgement::Open,
-            None => Judgement::Settled,
+        match self.stall_timer {
+            Some(stall_timer) if is_waited_for => StallState::Until(stall_timer.until),
+            Some(_) => StallState::Open,
+            None => StallState::Settled,
         }
     }
 
@@ -146,13 +148,13 @@ impl Feeder {
 /// How long others wait for a consumer. Not ended by a little room alone, or a consumer that reads
 /// a line now and then would never be judged.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct StallTimer {
     until: Deadline,
     /// What the consumer had read when it began.
     read_before: u64,
 }
 
-impl Patience {
+impl StallTimer {
     fn new(read_before: u64, running: Now) -> Self {
         let until = running.after(Duration::from_millis(CONSUMER_STALL_MS));
         Self { until, read_before }
@@ -161,7 +163,7 @@ impl Patience {
 
 /// What is found of a consumer that others have waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Judgement {
+pub(crate) enum StallState {
     /// It has read too little.
     CutOff,
     /// Others wait, and may until then.

@@ -13,12 +13,12 @@ use crate::pattern::Pattern;
 
 /// What one consumer has asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wants {
+pub(crate) struct ConsumeOptions {
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) notices: bool,
 }
 
-impl Wants {
+impl ConsumeOptions {
     /// Whether a report is for this consumer.
     pub(crate) fn covers(&self, report: &Report) -> bool {
         match report {
@@ -38,14 +38,14 @@ impl Wants {
 /// publications, so few are in it at any time: a publication never waits for many, and those that
 /// wait elsewhere can still be undone.
 #[derive(Debug, Default)]
-pub(crate) struct NoticeShare {
+pub(crate) struct NoticeBudget {
     /// Where the last notice ends, counted in bytes since the consumer connected.
     end: u64,
     /// Bytes of notices of which the last ends there.
     bytes: usize,
 }
 
-impl NoticeShare {
+impl NoticeBudget {
     /// Whether there is room for a notice. `sent` is what the socket has taken so far; `unread`
     /// says how much of that the consumer has not read.
     pub(crate) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
@@ -165,23 +165,23 @@ mod tests {
 
     #[test]
     fn consumer_wants_its_patterns_and_notices_only_if_it_said_so() {
-        let mut wants = Wants {
+        let mut consume_options = ConsumeOptions {
             patterns: vec![Pattern::new("chat:*").unwrap()],
             notices: false,
         };
-        assert!(wants.covers(&publication("chat:1", "1")));
-        assert!(!wants.covers(&publication("chat", "1")));
-        assert!(!wants.covers(&notice("chat:1", true)));
-        assert!(!wants.covers(&Report::Lost(1)));
-        wants.notices = true;
-        assert!(wants.covers(&notice("chat:1", true)));
-        assert!(!wants.covers(&notice("a", true)));
-        assert!(wants.covers(&Report::Lost(1)));
+        assert!(consume_options.covers(&publication("chat:1", "1")));
+        assert!(!consume_options.covers(&publication("chat", "1")));
+        assert!(!consume_options.covers(&notice("chat:1", true)));
+        assert!(!consume_options.covers(&Report::Lost(1)));
+        consume_options.notices = true;
+        assert!(consume_options.covers(&notice("chat:1", true)));
+        assert!(!consume_options.covers(&notice("a", true)));
+        assert!(consume_options.covers(&Report::Lost(1)));
     }
 
     #[test]
     fn few_notices_are_on_their_way_and_steady_publications_leave_them_a_share() {
-        let mut share = NoticeShare::default();
+        let mut share = NoticeBudget::default();
         let read_all = || 0;
         let read_nothing = || NOTICE_UNREAD_BYTES_MAX + 1;
         assert!(share.has_room(0, read_all));

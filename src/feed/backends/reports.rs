@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use slab::Slab;
 
-use super::commands::Judgement;
+use super::commands::StallState;
 use super::consumer;
 use crate::backend::{
     BackendMessage, ClientPublication, Notice, PublishOutcome, Report, SubscriberCounts,
@@ -25,7 +25,7 @@ use crate::feed::feeder::Feeder;
 use crate::feed::protocol::draft::{Channels, Draft};
 use crate::feed::protocol::minify::minify;
 use crate::feed::protocol::refusal::Refusal;
-use crate::feed::sequencer::{Awaited, Sequencer};
+use crate::feed::sequencer::{Acknowledge, Sequencer};
 use crate::frame::Payload;
 use crate::id::ConnName;
 use crate::metrics::FeedMetrics;
@@ -34,18 +34,18 @@ use crate::worker::mail::upstream::{Reports, WaitingNotice};
 
 /// The feed's end of the way upstream.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct ReportRouter {
     reports: Reports,
     /// Whether the report in front waits for consumers.
     is_report_stuck: bool,
     scan: Scan,
     /// Consumers that others wait for in this turn, and those they have waited for.
     waited_for: Vec<usize>,
-    judged: Vec<usize>,
+    stalled: Vec<usize>,
     /// When the next of them is cut off, in running time.
     deadline: Option<Deadline>,
     /// Clients that wait for workers, oldest first.
-    owed: VecDeque<Owed>,
+    pending_replies: VecDeque<PendingReply>,
     metrics: Arc<FeedMetrics>,
 }
 
@@ -79,35 +79,35 @@ impl Scan {
 
 /// What a client is told when workers have confirmed.
 #[derive(Debug)]
-struct Owed {
+struct PendingReply {
     to: ConnName,
     reference: Option<Reference>,
-    what: Awaiting,
+    what: PendingResult,
 }
 
 #[derive(Debug)]
-enum Awaiting {
+enum PendingResult {
     Count(SubscriberCounts),
     Publication(Ack),
 }
 
-impl Upstream {
+impl ReportRouter {
     pub(crate) fn new(reports: Reports, metrics: Arc<FeedMetrics>) -> Self {
         Self {
             reports,
             is_report_stuck: false,
             scan: Scan::default(),
             waited_for: Vec::new(),
-            judged: Vec::new(),
+            stalled: Vec::new(),
             deadline: None,
-            owed: VecDeque::new(),
+            pending_replies: VecDeque::new(),
             metrics,
         }
     }
 
     /// Whether there is something to take that was not there in vain a moment ago.
-    pub(crate) fn has_news(&self) -> bool {
-        let may_take = !self.is_report_stuck && self.owed.len() < FEED_ACKS_MAX;
+    pub(crate) fn has_work(&self) -> bool {
+        let may_take = !self.is_report_stuck && self.pending_replies.len() < FEED_ACKS_MAX;
         may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
@@ -131,11 +131,11 @@ impl Upstream {
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
             // What a consumer is judged for may have been undone meanwhile.
-            self.look_again();
+            self.rescan();
         }
-        self.take_reports(feeders, sequencer, now, touched);
-        self.take_notices(feeders, touched);
-        self.judge(feeders, running, touched);
+        self.route_reports(feeders, sequencer, now, touched);
+        self.route_notices(feeders, touched);
+        self.check_stall(feeders, running, touched);
         sequencer.post();
         // The journal does not wake the feed for what it refuses.
         self.settle(sequencer);
@@ -147,7 +147,7 @@ impl Upstream {
             .set(self.reports.notices_cancelled());
     }
 
-    fn take_reports(
+    fn route_reports(
         &mut self,
         feeders: &mut Slab<Feeder>,
         sequencer: &mut Sequencer,
@@ -156,7 +156,7 @@ impl Upstream {
     ) {
         self.is_report_stuck = false;
         for _ in 0..REPORTS_PER_ROUND_MAX {
-            if self.owed.len() >= FEED_ACKS_MAX || self.reports.front().is_none() {
+            if self.pending_replies.len() >= FEED_ACKS_MAX || self.reports.front().is_none() {
                 return;
             }
             // What its conn has caused before comes first.
@@ -174,10 +174,10 @@ impl Upstream {
                 return;
             }
             for notice in before {
-                self.take_notice(&notice, feeders, touched);
+                self.deliver_notice(&notice, feeders, touched);
             }
             if self.scan.awaits_report {
-                self.look_again();
+                self.rescan();
             }
             if let Some(report) = self.reports.take() {
                 self.take(report, feeders, sequencer, now, touched);
@@ -186,13 +186,13 @@ impl Upstream {
     }
 
     /// Hands out notices, but for those that have to wait.
-    fn take_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
+    fn route_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
         let mut has_room =
             |slot: &usize| feeders.get_mut(*slot).is_none_or(Feeder::has_notice_room);
         let has_room = self.scan.full.iter().any(&mut has_room);
         let is_free = |slot: &usize| feeders.get(*slot).is_none_or(|one| !one.is_congested());
         if has_room || self.scan.blocking.iter().any(is_free) {
-            self.look_again();
+            self.rescan();
         }
         self.scan.is_stuck = self.scan.is_blocked();
         for _ in 0..REPORTS_PER_ROUND_MAX {
@@ -204,13 +204,13 @@ impl Upstream {
                 break;
             };
             if self.has_to_wait(&notice, feeders) {
-                self.pass_over(&notice);
+                self.skip(&notice);
             } else {
                 self.scan.next = notice.order + 1;
-                self.take_notice(&notice, feeders, touched);
+                self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
                     // More may have been lost meanwhile, and stands at the same place.
-                    self.look_again();
+                    self.rescan();
                 }
             }
         }
@@ -255,7 +255,7 @@ impl Upstream {
     }
 
     /// Goes on after a notice that has to wait.
-    fn pass_over(&mut self, notice: &WaitingNotice) {
+    fn skip(&mut self, notice: &WaitingNotice) {
         match &notice.report {
             Report::Notice(Notice { conn, .. }) => {
                 self.scan.next = notice.order + 1;
@@ -269,52 +269,52 @@ impl Upstream {
     }
 
     /// Looks at all notices again: some that had to wait may not have to any more.
-    pub(crate) fn look_again(&mut self) {
+    pub(crate) fn rescan(&mut self) {
         self.scan = Scan::default();
     }
 
     /// Hands a notice out, unless it was undone meanwhile.
-    fn take_notice(
+    fn deliver_notice(
         &self,
         notice: &WaitingNotice,
         feeders: &mut Slab<Feeder>,
         touched: &mut Vec<usize>,
     ) {
         if self.reports.take_notice(notice) {
-            let owe = Feeder::owe_notice;
-            let consumers = hand_out(&notice.report, owe, feeders, touched);
+            let owe = Feeder::queue_notice;
+            let consumers = deliver(&notice.report, owe, feeders, touched);
             self.note(&notice.report, consumers);
         }
     }
 
     /// Cuts off consumers that make others wait and read next to nothing.
-    fn judge(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
+    fn check_stall(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
         for slot in &self.waited_for {
             if let Some(feeder) = feeders.get_mut(*slot) {
-                feeder.begin_patience(running);
+                feeder.start_stall_timer(running);
             }
-            if !self.judged.contains(slot) {
-                self.judged.push(*slot);
+            if !self.stalled.contains(slot) {
+                self.stalled.push(*slot);
             }
         }
         self.deadline = None;
-        self.judged.retain(|slot| {
+        self.stalled.retain(|slot| {
             let Some(feeder) = feeders.get_mut(*slot) else {
                 return false;
             };
             let is_waited_for = self.waited_for.contains(slot);
-            let judgement = feeder.judge(is_waited_for, running);
-            if judgement == Judgement::CutOff || feeder.can_write() {
+            let state = feeder.check_stall(is_waited_for, running);
+            if state == StallState::CutOff || feeder.can_write() {
                 touched.push(*slot);
             }
-            match judgement {
-                Judgement::CutOff => self.metrics.consumers_cut_off.increment(),
-                Judgement::Until(until) => {
+            match state {
+                StallState::CutOff => self.metrics.consumers_cut_off.increment(),
+                StallState::Until(until) => {
                     self.deadline = self.deadline.into_iter().chain([until]).min();
                     return true;
                 }
-                Judgement::Open => return true,
-                Judgement::Settled => {}
+                StallState::Open => return true,
+                StallState::Settled => {}
             }
             false
         });
@@ -335,13 +335,13 @@ impl Upstream {
                 reference,
             } => {
                 let counts = sequencer.count([channel]);
-                self.owe(from, reference, Awaiting::Count(counts));
+                self.owe(from, reference, PendingResult::Count(counts));
             }
             Report::Publish(publication) if publication.audience == Audience::Subscribers => {
                 self.broadcast(publication, sequencer, now);
             }
             Report::Lost(_) | Report::Notice(_) | Report::Publish(_) => {
-                let consumers = hand_out(&report, Feeder::owe_report, feeders, touched);
+                let consumers = deliver(&report, Feeder::queue_report, feeders, touched);
                 self.note(&report, consumers);
                 if let Report::Publish(publication) = report {
                     answer(publication, consumers, sequencer);
@@ -360,13 +360,13 @@ impl Upstream {
             dedupe: None,
             ttl: None,
         };
-        let ack = sequencer.sequence(draft, Awaited::Yes, now);
+        let ack = sequencer.sequence(draft, Acknowledge::Yes, now);
         let reference = publication.reference;
-        self.owe(publication.from, reference, Awaiting::Publication(ack));
+        self.owe(publication.from, reference, PendingResult::Publication(ack));
     }
 
-    fn owe(&mut self, to: ConnName, reference: Option<Reference>, what: Awaiting) {
-        self.owed.push_back(Owed {
+    fn owe(&mut self, to: ConnName, reference: Option<Reference>, what: PendingResult) {
+        self.pending_replies.push_back(PendingReply {
             to,
             reference,
             what,
@@ -386,27 +386,27 @@ impl Upstream {
 
     /// Tells clients what became of what they asked, in order, up to the first that is open.
     fn settle(&mut self, sequencer: &mut Sequencer) {
-        while let Some(owed) = self.owed.pop_front() {
-            let message = match &owed.what {
-                Awaiting::Count(counts) => counts.first().and_then(|(channel, worker_ack)| {
+        while let Some(pending_replies) = self.pending_replies.pop_front() {
+            let message = match &pending_replies.what {
+                PendingResult::Count(counts) => counts.first().and_then(|(channel, worker_ack)| {
                     worker_ack
                         .sum()
                         .map(|subscribers| BackendMessage::PresenceReply {
                             channel: channel.clone(),
                             subscribers,
-                            reference: owed.reference.clone(),
+                            reference: pending_replies.reference.clone(),
                         })
                 }),
-                Awaiting::Publication(ack) => {
+                PendingResult::Publication(ack) => {
                     published(ack).map(|outcome| BackendMessage::PublishReply {
                         outcome,
-                        reference: owed.reference.clone(),
+                        reference: pending_replies.reference.clone(),
                     })
                 }
             };
             match message {
-                Some(message) => sequencer.say(owed.to, message, None),
-                None => return self.owed.push_front(owed),
+                Some(message) => sequencer.send_to_conn(pending_replies.to, message, None),
+                None => return self.pending_replies.push_front(pending_replies),
             }
         }
     }
@@ -447,7 +447,7 @@ fn note_full(
 }
 
 /// Queues a report for each of its consumers and returns their number.
-fn hand_out(
+fn deliver(
     report: &Report,
     owe: fn(&mut Feeder, &[u8]),
     feeders: &mut Slab<Feeder>,
@@ -473,7 +473,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
     // Without a reference success is not told, and need not be sent.
     if consumers == 0 || publication.reference.is_some() {
         let reference = publication.reference;
-        sequencer.say(
+        sequencer.send_to_conn(
             publication.from,
             BackendMessage::PublishReply { outcome, reference },
             None,
@@ -483,11 +483,13 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
 
 /// The channels whose comings and goings consumers want to know.
 pub(crate) fn watch(feeders: &Slab<Feeder>) -> WatchedChannels {
-    let wants = feeders.iter().filter_map(|(_, feeder)| feeder.wants());
-    let wants = wants.filter(|wants| wants.notices);
+    let consume_options = feeders
+        .iter()
+        .filter_map(|(_, feeder)| feeder.consume_options());
+    let consume_options = consume_options.filter(|consume_options| consume_options.notices);
     WatchedChannels(
-        wants
-            .flat_map(|wants| wants.patterns.iter().cloned())
+        consume_options
+            .flat_map(|consume_options| consume_options.patterns.iter().cloned())
             .collect(),
     )
 }

@@ -55,7 +55,7 @@ struct Staged {
 
 /// Where the numbers go on, and what is known of those before.
 #[derive(Debug)]
-pub(super) struct Continuation {
+pub(super) struct SequencerStart {
     pub(super) head: Cursor,
     pub(super) dedupe: Dedupe,
     pub(super) journal: Option<Journal>,
@@ -64,7 +64,7 @@ pub(super) struct Continuation {
 /// Whether a batch was handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-enum Handed {
+enum BatchOutcome {
     Over,
     /// The journal did not take it: nobody has seen it, and its numbers are free again.
     Refused,
@@ -72,45 +72,45 @@ enum Handed {
 
 /// Whether somebody waits for a publication to be in the logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Awaited {
+pub(super) enum Acknowledge {
     Yes,
     No,
 }
 
 impl Sequencer {
     pub(super) fn new(
-        continuation: Continuation,
+        start: SequencerStart,
         writer: Writer,
         mailboxes: Vec<Mailbox>,
         clock: Clock,
         metrics: Arc<FeedMetrics>,
     ) -> Self {
         Self {
-            head: continuation.head,
+            head: start.head,
             writer,
-            dedupe: continuation.dedupe,
+            dedupe: start.dedupe,
             outgoing: Outgoing::new(mailboxes.len()),
             mailboxes,
             clock,
             batch: Vec::new(),
             batch_bytes: 0,
-            journal: continuation.journal,
+            journal: start.journal,
             metrics,
         }
     }
 
     /// Puts a draft's publications into the batch. The answer names the last one.
-    pub(super) fn sequence(&mut self, draft: Draft, awaited: Awaited, now: Now) -> Ack {
+    pub(super) fn sequence(&mut self, draft: Draft, acknowledge: Acknowledge, now: Now) -> Ack {
         if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
             let channel = channel.clone();
-            let worker_ack = Self::worker_ack(awaited, 1);
+            let worker_ack = Self::worker_ack(acknowledge, 1);
             return self.sequence_one(draft, channel, worker_ack, now);
         }
-        self.sequence_many(&draft, awaited, now)
+        self.sequence_many(&draft, acknowledge, now)
     }
 
     /// Tells one conn something, behind everything that was sequenced before.
-    pub(super) fn say(
+    pub(super) fn send_to_conn(
         &mut self,
         to: ConnName,
         message: BackendMessage,
@@ -197,7 +197,7 @@ impl Sequencer {
         let Some(mailbox) = mailboxes.get(worker) else {
             return Posted::WorkerGone;
         };
-        let meanwhile = || keep_bounds(writer, metrics, clock.now());
+        let meanwhile = || enforce_bounds(writer, metrics, clock.now());
         let posted = mailbox.post_and_meanwhile(mail, meanwhile);
         if posted == Posted::AfterWait {
             metrics.inbox_waits.increment();
@@ -214,7 +214,7 @@ impl Sequencer {
     pub(super) fn evict_if_due(&mut self, now: Now) {
         let due = self.next_eviction();
         if due.is_some_and(|due| now.has_reached(due)) {
-            keep_bounds(&mut self.writer, &self.metrics, now);
+            enforce_bounds(&mut self.writer, &self.metrics, now);
         }
         // Workers add encodings meanwhile.
         show_log(&self.writer, &self.metrics);
@@ -228,7 +228,7 @@ impl Sequencer {
     /// Adds the batch to the log and posts it; waits for workers that lag.
     pub(super) fn post(&mut self) {
         // Whoever is owed an answer reads it off the commit.
-        let _handed = self.hand_over();
+        let _handed = self.post_batch();
     }
 
     /// Begins a new epoch, whose numbers go on after `head`; up to `valid_until` it has the
@@ -268,13 +268,13 @@ impl Sequencer {
         }
     }
 
-    fn hand_over(&mut self) -> Handed {
+    fn post_batch(&mut self) -> BatchOutcome {
         if self.batch.is_empty() {
-            return Handed::Over;
+            return BatchOutcome::Over;
         }
         if !self.journal.as_mut().is_none_or(Journal::append) {
-            self.take_back();
-            return Handed::Refused;
+            self.release_ids();
+            return BatchOutcome::Refused;
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
@@ -302,8 +302,8 @@ impl Sequencer {
             // The feed is awake and settles its answers after posting.
             let _is_last = worker_ack.confirm(subscribers);
         }
-        keep_bounds(&mut self.writer, &self.metrics, self.clock.now());
-        Handed::Over
+        enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
+        BatchOutcome::Over
     }
 
     /// Posts what was added to the log; waits for workers that lag.
@@ -320,7 +320,7 @@ impl Sequencer {
     }
 
     /// Gives the batch's numbers to whoever comes next.
-    fn take_back(&mut self) {
+    fn release_ids(&mut self) {
         if let Some(first) = self.batch.first() {
             self.head.sequence = Sequence(first.publication.id.sequence.0 - 1);
         }
@@ -356,7 +356,7 @@ impl Sequencer {
         }
     }
 
-    fn sequence_many(&mut self, draft: &Draft, awaited: Awaited, now: Now) -> Ack {
+    fn sequence_many(&mut self, draft: &Draft, acknowledge: Acknowledge, now: Now) -> Ack {
         let mut last = self.head;
         let mut fresh = Vec::new();
         for channel in draft.channels.as_slice() {
@@ -377,7 +377,7 @@ impl Sequencer {
         // The number of confirmations must be known before the first of them can come.
         let worker_ack = match fresh.len() {
             0 => None,
-            publications => Self::worker_ack(awaited, publications),
+            publications => Self::worker_ack(acknowledge, publications),
         };
         // What this repeats may itself not be decided yet.
         let mut commit = self.journal.as_ref().map(Journal::newest);
@@ -389,7 +389,7 @@ impl Sequencer {
                 .expiring(draft.ttl.map(|ttl| now.after(ttl)));
             commit = self.commit();
             let dedupe = draft.dedupe.as_deref();
-            if self.push(publication, worker_ack.clone(), dedupe) == Handed::Refused {
+            if self.push(publication, worker_ack.clone(), dedupe) == BatchOutcome::Refused {
                 break;
             }
         }
@@ -409,11 +409,11 @@ impl Sequencer {
         self.head
     }
 
-    fn worker_ack(awaited: Awaited, publications: usize) -> Option<Arc<WorkerAck>> {
-        match awaited {
-            Awaited::No => None,
+    fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
+        match acknowledge {
+            Acknowledge::No => None,
             // Its own confirmations; each worker that is posted to adds one.
-            Awaited::Yes => {
+            Acknowledge::Yes => {
                 let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
                 Some(Arc::new(WorkerAck::new(confirmations)))
             }
@@ -425,7 +425,7 @@ impl Sequencer {
         publication: Publication,
         worker_ack: Option<Arc<WorkerAck>>,
         dedupe: Option<&str>,
-    ) -> Handed {
+    ) -> BatchOutcome {
         if let Some(journal) = &mut self.journal {
             journal.stage(&publication, dedupe);
         }
@@ -435,14 +435,14 @@ impl Sequencer {
             worker_ack,
         });
         if self.batch.len() >= BATCH_PUBLICATIONS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
-            return self.hand_over();
+            return self.post_batch();
         }
-        Handed::Over
+        BatchOutcome::Over
     }
 }
 
 /// Removes from the log what its bounds no longer allow, and shows what is left.
-fn keep_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
+fn enforce_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
     let evicted = writer.trim(EVICTIONS_PER_TURN_MAX) + writer.evict(now, EVICTIONS_PER_TURN_MAX);
     metrics.evicted.add(u64::from(evicted));
     show_log(writer, metrics);
@@ -472,7 +472,7 @@ mod tests {
     fn sequencer() -> (Sequencer, Inbox) {
         let (mailbox, inbox) = inbox(Arc::new(Wake::new().unwrap()));
         let metrics = Arc::new(FeedMetrics::default());
-        let continuation = Continuation {
+        let start = SequencerStart {
             head: Cursor {
                 epoch: Epoch::new(1),
                 sequence: Sequence::ZERO,
@@ -483,7 +483,7 @@ mod tests {
         let writer = Writer::new(&Config::default(), Sequence::ZERO);
         writer.log().enter_all(0, &["a", "b", "c", "d"]);
         let (mailboxes, clock) = (vec![mailbox], Clock::start());
-        let sequencer = Sequencer::new(continuation, writer, mailboxes, clock, metrics);
+        let sequencer = Sequencer::new(start, writer, mailboxes, clock, metrics);
         (sequencer, inbox)
     }
 
@@ -516,9 +516,13 @@ mod tests {
         let (mut sequencer, inbox) = journalled(&store, JournalSync::Always);
         let keyed = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
         store.set_room(10);
-        let refused = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
-        let repeat = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
-        let plain = sequencer.sequence(draft(r#"{"channel":"a","data":2}"#), Awaited::No, Now(0));
+        let refused = sequencer.sequence(draft(keyed), Acknowledge::Yes, Now(0));
+        let repeat = sequencer.sequence(draft(keyed), Acknowledge::Yes, Now(0));
+        let plain = sequencer.sequence(
+            draft(r#"{"channel":"a","data":2}"#),
+            Acknowledge::No,
+            Now(0),
+        );
         sequencer.post();
         for ack in [refused, repeat, plain] {
             assert_eq!(ack.commit.unwrap().state(), CommitState::Refused);
@@ -526,7 +530,7 @@ mod tests {
         assert!(inbox.is_empty());
         assert_eq!(sequencer.metrics.journal_failing.value(), 1);
         store.set_room(usize::MAX);
-        let taken = sequencer.sequence(draft(keyed), Awaited::Yes, Now(0));
+        let taken = sequencer.sequence(draft(keyed), Acknowledge::Yes, Now(0));
         sequencer.post();
         assert_eq!(taken.commit.unwrap().state(), CommitState::Committed);
         assert_eq!(taken.id.sequence, Sequence(2));
@@ -545,15 +549,19 @@ mod tests {
             "{{\"channel\":[{}],\"data\":1,\"dedupe\":\"k\"}}",
             names.join(",")
         );
-        let one = sequencer.sequence(draft(r#"{"channel":"a","data":1}"#), Awaited::No, Now(0));
+        let one = sequencer.sequence(
+            draft(r#"{"channel":"a","data":1}"#),
+            Acknowledge::No,
+            Now(0),
+        );
         store.set_room(10);
-        let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
+        let ack = sequencer.sequence(draft(&many), Acknowledge::Yes, Now(0));
         sequencer.post();
         assert_eq!(one.commit.unwrap().state(), CommitState::Refused);
         assert_eq!(ack.commit.unwrap().state(), CommitState::Refused);
         assert!(inbox.is_empty());
         store.set_room(usize::MAX);
-        let ack = sequencer.sequence(draft(&many), Awaited::Yes, Now(0));
+        let ack = sequencer.sequence(draft(&many), Acknowledge::Yes, Now(0));
         assert_eq!(ack.id.sequence.0, BATCH_PUBLICATIONS_MAX as u64);
     }
 
@@ -565,7 +573,7 @@ mod tests {
             let mut publish = |faults: Faults| {
                 store.set_faults(faults);
                 let json = r#"{"channel":"a","data":1}"#;
-                let ack = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
+                let ack = sequencer.sequence(draft(json), Acknowledge::Yes, Now(0));
                 sequencer.post();
                 let commit = ack.commit.unwrap();
                 while matches!(commit.state(), CommitState::Pending | CommitState::Written) {
@@ -606,7 +614,11 @@ mod tests {
     fn acknowledgement_waits_for_the_sync_of_its_batch() {
         let store = FakeStore::new(1);
         let (mut sequencer, inbox) = journalled(&store, JournalSync::Batch);
-        let ack = sequencer.sequence(draft(r#"{"channel":"a","data":1}"#), Awaited::Yes, Now(0));
+        let ack = sequencer.sequence(
+            draft(r#"{"channel":"a","data":1}"#),
+            Acknowledge::Yes,
+            Now(0),
+        );
         let commit = ack.commit.unwrap();
         assert_eq!(commit.state(), CommitState::Pending);
         sequencer.post();
@@ -640,7 +652,7 @@ mod tests {
             r#"{"channel":["b","c"],"data":1}"#,
             r#"{"channel":["d"],"data":1}"#,
         ] {
-            let _ack = sequencer.sequence(draft(json), Awaited::No, Now(0));
+            let _ack = sequencer.sequence(draft(json), Acknowledge::No, Now(0));
         }
         sequencer.post();
         let names = received(&inbox);
@@ -652,13 +664,13 @@ mod tests {
     fn repeat_is_acknowledged_with_the_first_id_and_not_sent() {
         let (mut sequencer, inbox) = sequencer();
         let json = r#"{"channel":"a","data":1,"dedupe":"k"}"#;
-        let first = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
-        let repeat = sequencer.sequence(draft(json), Awaited::Yes, Now(1));
+        let first = sequencer.sequence(draft(json), Acknowledge::Yes, Now(0));
+        let repeat = sequencer.sequence(draft(json), Acknowledge::Yes, Now(1));
         assert_eq!(repeat.id, first.id);
         assert!(repeat.worker_ack.is_none());
         assert_eq!(sequencer.metrics.repeated.value(), 1);
         let both = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
-        let partly = sequencer.sequence(draft(both), Awaited::Yes, Now(2));
+        let partly = sequencer.sequence(draft(both), Acknowledge::Yes, Now(2));
         assert_eq!(partly.id.sequence, Sequence(2));
         sequencer.post();
         assert_eq!(received(&inbox).len(), 2);
@@ -668,7 +680,7 @@ mod tests {
     fn receipt_of_several_channels_adds_up_their_subscribers() {
         let (mut sequencer, inbox) = sequencer();
         let json = r#"{"channel":["a","b"],"data":1}"#;
-        let ack = sequencer.sequence(draft(json), Awaited::Yes, Now(0));
+        let ack = sequencer.sequence(draft(json), Acknowledge::Yes, Now(0));
         sequencer.post();
         let Some(Mail::Publish(batch)) = inbox.take() else {
             panic!("a batch")
@@ -680,7 +692,7 @@ mod tests {
     }
 
     fn published(sequencer: &mut Sequencer, json: &str) -> Cursor {
-        sequencer.sequence(draft(json), Awaited::No, Now(0)).id
+        sequencer.sequence(draft(json), Acknowledge::No, Now(0)).id
     }
 
     #[test]
@@ -726,7 +738,7 @@ mod tests {
         let (mut sequencer, inbox) = sequencer();
         for _ in 0..BATCH_PUBLICATIONS_MAX + 1 {
             let one = draft(r#"{"channel":"a","data":1}"#);
-            let _ack = sequencer.sequence(one, Awaited::No, Now(0));
+            let _ack = sequencer.sequence(one, Acknowledge::No, Now(0));
         }
         let Some(Mail::Publish(batch)) = inbox.take() else {
             panic!("a batch")
@@ -742,11 +754,11 @@ mod tests {
         let (mut sequencer, inbox) = sequencer();
         for number in 0..INBOX_BATCHES_MAX {
             let one = draft(&format!("{{\"channel\":\"a\",\"data\":{number}}}"));
-            let _ack = sequencer.sequence(one, Awaited::No, Now(0));
+            let _ack = sequencer.sequence(one, Acknowledge::No, Now(0));
             sequencer.post();
         }
         let last = draft(r#"{"channel":"a","data":1}"#);
-        let _ack = sequencer.sequence(last, Awaited::No, Now(0));
+        let _ack = sequencer.sequence(last, Acknowledge::No, Now(0));
         let metrics = Arc::clone(&sequencer.metrics);
         let waiting = std::thread::spawn(move || sequencer.post());
         // It counts the publication before it waits; what it waits for is taken only then.
@@ -766,7 +778,7 @@ mod tests {
         let (mut sequencer, inbox) = sequencer();
         drop(inbox);
         let one = draft(r#"{"channel":"a","data":1}"#);
-        let ack = sequencer.sequence(one, Awaited::Yes, Now(0));
+        let ack = sequencer.sequence(one, Acknowledge::Yes, Now(0));
         sequencer.post();
         assert_eq!(ack.worker_ack.unwrap().sum(), Some(0));
     }
