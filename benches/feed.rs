@@ -20,7 +20,7 @@ use std::thread;
 
 use criterion::{Criterion, Throughput};
 use fanfare::config::{Config, Limits};
-use fanfare::feed::protocol::decode::{Decoder, Item};
+use fanfare::feed::protocol::{decode::Decoder, item::Item};
 use fanfare::feed::{self, FeedHandle, FeedParts};
 use fanfare::id::{ChannelName, Epoch, Sequence};
 use fanfare::log::{Amount, Stake, Writer};

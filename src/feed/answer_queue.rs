@@ -10,15 +10,16 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use httpdate::HttpDate;
-
+use super::http_answers::{push_accepted, push_refused};
 use super::protocol::publish::Shape;
 use super::protocol::refusal::Refusal;
-use super::protocol::request::Problem;
+use super::protocol::request_refusal::RequestRefusal;
 use crate::backend::{Delivery, DeliveryStatus, Revocation, SubscriberCounts};
 use crate::config::limits::{FEED_ACKS_MAX, FEED_ANSWER_BYTES_MAX};
 use crate::frame::WorkerAck;
 use crate::frame::envelope::{push_display, push_json_string};
+use crate::http::head::Method;
+use crate::http::response::Status;
 use crate::id::Cursor;
 use crate::journal::commit::{Commit, CommitState};
 
@@ -379,51 +380,6 @@ pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
     out
 }
 
-/// The interim answer before a body (RFC 9110, 15.2.1).
-pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// A refused request's answer (RFC 9457).
-pub(super) fn problem(
-    problem: &Problem,
-    is_last: bool,
-    is_head: bool,
-    date: SystemTime,
-) -> Vec<u8> {
-    let title = reason(problem.status);
-    let mut body = b"{\"type\":\"about:blank\",\"title\":\"".to_vec();
-    body.extend_from_slice(title.as_bytes());
-    body.extend_from_slice(b"\",\"status\":");
-    push_display(&problem.status, &mut body);
-    body.extend_from_slice(b",\"detail\":");
-    push_json_string(&problem.detail, &mut body);
-    // The member of refused lines, and that of every other problem document.
-    for member in ["error", "code"] {
-        push_display(
-            &format_args!(",\"{member}\":\"{}\"", problem.error),
-            &mut body,
-        );
-    }
-    if let Some(index) = problem.index {
-        body.extend_from_slice(b",\"index\":");
-        push_display(&index, &mut body);
-    }
-    body.extend_from_slice(b"}\n");
-    let mut out = Vec::with_capacity(body.len() + 256);
-    let head = Head {
-        status: problem.status,
-        content_type: "application/problem+json",
-        field: problem.field,
-        length: body.len(),
-        is_last,
-        date,
-    };
-    push_display(&head, &mut out);
-    if !is_head {
-        out.extend_from_slice(&body);
-    }
-    out
-}
-
 fn push_refusals(lines: RangeInclusive<u64>, out: &mut Vec<u8>) {
     for line in lines {
         out.extend_from_slice(&refusal_line(line, &Refusal::Journal));
@@ -471,11 +427,15 @@ fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bo
         match outcome {
             Ok(subscribers) => push_ack(None, ack, subscribers, &mut body),
             Err(refusal) => {
-                let refused = Problem {
+                let refusal = RequestRefusal {
                     index: (response.shape == Shape::Array).then_some(index),
-                    ..Problem::new(503, refusal.code(), &refusal.to_string())
+                    ..RequestRefusal::new(
+                        Status::ServiceUnavailable,
+                        refusal.code(),
+                        &refusal.to_string(),
+                    )
                 };
-                out.extend_from_slice(&problem(&refused, response.is_last, false, date));
+                push_refused(&refusal, response.is_last, Method::Post, date, out);
                 return true;
             }
         }
@@ -485,69 +445,8 @@ fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bo
         body.push(b']');
     }
     body.push(b'\n');
-    let head = Head {
-        status: 200,
-        content_type: "application/json",
-        field: None,
-        length: body.len(),
-        is_last: response.is_last,
-        date,
-    };
-    push_display(&head, out);
-    out.extend_from_slice(&body);
+    push_accepted(&body, response.is_last, date, out);
     true
-}
-
-/// The head of an answer, as text.
-struct Head {
-    status: u16,
-    content_type: &'static str,
-    /// One more field line, without its end.
-    field: Option<&'static str>,
-    length: usize,
-    is_last: bool,
-    date: SystemTime,
-}
-
-impl std::fmt::Display for Head {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status))?;
-        write!(f, "Date: {}\r\n", HttpDate::from(self.date))?;
-        write!(f, "Content-Type: {}\r\n", self.content_type)?;
-        write!(f, "Content-Length: {}\r\n", self.length)?;
-        if let Some(field) = self.field {
-            write!(f, "{field}\r\n")?;
-        }
-        if self.status == 405 {
-            f.write_str("Allow: POST\r\n")?;
-        }
-        if self.status == 503 {
-            f.write_str("Retry-After: 1\r\n")?;
-        }
-        if self.is_last {
-            f.write_str("Connection: close\r\n")?;
-        }
-        f.write_str("\r\n")
-    }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        417 => "Expectation Failed",
-        431 => "Request Header Fields Too Large",
-        503 => "Service Unavailable",
-        501 => "Not Implemented",
-        505 => "HTTP Version Not Supported",
-        _ => "Error",
-    }
 }
 
 #[cfg(test)]
@@ -619,26 +518,6 @@ mod tests {
             "[{\"ok\":true,\"id\":\"000000000001-1\",\"subscribers\":0,\"repeated\":true},\
              {\"ok\":true,\"id\":\"000000000001-2\",\"subscribers\":0}]\n"
         );
-    }
-
-    #[test]
-    fn problem_is_a_problem_document_and_has_no_body_for_head() {
-        let refused = Problem {
-            index: Some(3),
-            ..Problem::new(405, "method_not_allowed", "a \"quoted\" word")
-        };
-        let whole = problem(&refused, false, false, UNIX_EPOCH);
-        let whole = String::from_utf8(whole).unwrap();
-        assert!(whole.contains("Allow: POST\r\n"));
-        let (_, body) = whole.split_once("\r\n\r\n").unwrap();
-        assert_eq!(
-            body,
-            "{\"type\":\"about:blank\",\"title\":\"Method Not Allowed\",\"status\":405,\
-             \"detail\":\"a \\\"quoted\\\" word\",\"error\":\"method_not_allowed\",\
-             \"code\":\"method_not_allowed\",\"index\":3}\n"
-        );
-        let head = problem(&refused, false, true, UNIX_EPOCH);
-        assert!(head.ends_with(b"\r\n\r\n"));
     }
 
     #[test]

@@ -16,12 +16,14 @@ use super::answer_queue::{self, AnswerQueue, Response};
 use super::backends::commands::StallTimer;
 use super::backends::consumer::{ConsumeOptions, NoticeBudget};
 use super::feeder_socket::{ReadOutcome, Socket};
-use super::protocol::decode::{Decoder, Item};
-use super::protocol::request::Request;
+use super::http_answers::{self, push_refused};
+use super::protocol::decode::Decoder;
+use super::protocol::item::{Item, Request};
 use super::sequencer::{Acknowledge, Sequencer};
 use crate::config::Limits;
 use crate::config::limits::{FEED_READ_BYTES, LINGER_MS};
 use crate::frame::WorkerAck;
+use crate::http::head::Method;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
@@ -272,7 +274,7 @@ impl Feeder {
                 wants_ack,
                 command,
             } => self.execute(*command, line, wants_ack, intake),
-            Item::Continue => self.answers.queue_bytes(answer_queue::CONTINUE),
+            Item::Continue => self.answers.queue_bytes(http_answers::CONTINUE),
             Item::Publish {
                 line,
                 wants_ack,
@@ -323,10 +325,15 @@ impl Feeder {
                     is_last,
                 });
             }
-            Err(problem) => {
+            Err(refusal) => {
                 self.errors += 1;
                 intake.metrics.errors.increment();
-                let answer = answer_queue::problem(&problem, is_last, request.is_head, date);
+                let method = match request.is_head {
+                    true => Method::Head,
+                    false => Method::Post,
+                };
+                let mut answer = Vec::new();
+                push_refused(&refusal, is_last, method, date, &mut answer);
                 self.answers.queue_bytes(&answer);
             }
         }

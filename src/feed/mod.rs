@@ -14,6 +14,7 @@ mod backends;
 mod feeder;
 mod feeder_socket;
 mod handle;
+mod http_answers;
 mod listener;
 pub mod protocol;
 mod sequencer;

@@ -254,6 +254,12 @@ impl<'a> Problem<'a> {
     /// The document.
     #[must_use]
     pub fn document(self) -> Vec<u8> {
+        self.document_with(|_| ())
+    }
+
+    /// The document with further extension members. `push_members` appends each after a comma.
+    #[must_use]
+    pub fn document_with(self, push_members: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut document = Vec::with_capacity(192);
         document.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":");
         push_json_string(self.status.reason(), &mut document);
@@ -263,6 +269,7 @@ impl<'a> Problem<'a> {
         push_json_string(self.detail, &mut document);
         document.extend_from_slice(b",\"code\":");
         push_json_string(self.code, &mut document);
+        push_members(&mut document);
         document.extend_from_slice(b"}\n");
         document
     }

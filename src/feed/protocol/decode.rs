@@ -5,10 +5,11 @@
 //! the feeder leaves its answers unread. It holds no line: bytes that are not consumed are given
 //! again with more behind them. Knows nothing of sockets, numbers or time.
 
-use super::command::{Command, Line};
-use super::draft::{Draft, NameCache};
+use super::command::Line;
+use super::draft::NameCache;
+use super::item::{Item, Step};
 use super::refusal::Refusal;
-use super::request::{Request, Requests};
+use super::request::Requests;
 use crate::config::Limits;
 
 /// Turns the bytes of one feeder into items.
@@ -35,66 +36,6 @@ struct Lines {
     number: u64,
     /// How many of the unconsumed bytes are known to hold no line end.
     searched: usize,
-}
-
-/// What one call found.
-#[derive(Debug, PartialEq)]
-#[must_use]
-pub struct Step {
-    /// Bytes that are done with.
-    pub consumed: usize,
-    /// What they were; `None` when more bytes are needed.
-    pub item: Option<Item>,
-}
-
-/// One thing that a feeder said.
-#[derive(Debug, PartialEq)]
-pub enum Item {
-    /// The head of a request asks for `100 Continue` before its body (RFC 9110, 10.1.1).
-    Continue,
-    /// A line with a command.
-    Command {
-        /// The line's number.
-        line: u64,
-        /// Whether an answer is asked for.
-        wants_ack: bool,
-        /// The command.
-        command: Box<Command>,
-    },
-    /// A line with a publication.
-    Publish {
-        /// The line's number.
-        line: u64,
-        /// Whether an answer is asked for.
-        wants_ack: bool,
-        /// The publication.
-        draft: Draft,
-    },
-    /// A line that is not taken.
-    Refuse {
-        /// The line's number.
-        line: u64,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A complete HTTP request.
-    Request(Box<Request>),
-}
-
-impl Step {
-    pub(super) fn item(consumed: usize, item: Item) -> Self {
-        Self {
-            consumed,
-            item: Some(item),
-        }
-    }
-
-    pub(super) fn more(consumed: usize) -> Self {
-        Self {
-            consumed,
-            item: None,
-        }
-    }
 }
 
 impl Decoder {

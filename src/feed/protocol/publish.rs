@@ -13,10 +13,11 @@ use super::draft::{self, Draft, NameCache};
 use super::fields::{Fields, Names};
 use super::minify::minify;
 use super::refusal::{Key, Refusal};
-use super::request::Problem;
+use super::request_refusal::RequestRefusal;
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 use crate::frame::Payload;
 use crate::http::framing::is_token_byte;
+use crate::http::response::Status;
 use crate::json;
 
 /// What a request publishes.
@@ -39,34 +40,34 @@ pub enum Shape {
 
 /// What a request's head says about its body.
 #[derive(Debug)]
-pub(super) enum Plan {
+pub(super) enum PublishPlan {
     /// The body holds publications.
     Publications,
     /// The body is the payload of this draft.
-    Payload(Box<Draft>, Kind),
+    Payload(Box<Draft>, PayloadKind),
 }
 
 /// How a payload is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PayloadKind {
     Bytes,
     Json,
     Text,
 }
 
-impl Plan {
+impl PublishPlan {
     pub(super) fn new(
         query: &str,
         content_type: Option<&str>,
         names: &mut NameCache,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, RequestRefusal> {
         let kind = kind(content_type)?;
         if query.is_empty() {
-            if kind != Kind::Json {
-                return Err(Problem::unsupported(
+            if kind != PayloadKind::Json {
+                return Err(RequestRefusal::unsupported(
                     MEDIA_TYPE,
                     "without a channel in the query the body is application/json",
-                    "Accept: application/json",
+                    ("Accept", "application/json"),
                 ));
             }
             return Ok(Self::Publications);
@@ -77,14 +78,18 @@ impl Plan {
         Ok(Self::Payload(Box::new(draft), kind))
     }
 
-    pub(super) fn publish(self, body: &[u8], names: &mut NameCache) -> Result<Publish, Problem> {
+    pub(super) fn publish(
+        self,
+        body: &[u8],
+        names: &mut NameCache,
+    ) -> Result<Publish, RequestRefusal> {
         match self {
             Self::Publications => publications(text(body)?, names),
             Self::Payload(mut draft, kind) => {
                 draft.payload = match kind {
-                    Kind::Bytes => Payload::Bytes(Box::from(body)),
-                    Kind::Json => Payload::Json(minify(payload(text(body)?)?)),
-                    Kind::Text => Payload::Text(Box::from(text(body)?)),
+                    PayloadKind::Bytes => Payload::Bytes(Box::from(body)),
+                    PayloadKind::Json => Payload::Json(minify(payload(text(body)?)?)),
+                    PayloadKind::Text => Payload::Text(Box::from(text(body)?)),
                 };
                 Ok(Publish {
                     drafts: vec![*draft],
@@ -95,7 +100,7 @@ impl Plan {
     }
 }
 
-fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
+fn publications(body: &str, names: &mut NameCache) -> Result<Publish, RequestRefusal> {
     if !body.trim_ascii_start().starts_with('[') {
         let (draft, _) = command::publication(body, names)?;
         return Ok(Publish {
@@ -110,9 +115,9 @@ fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
         .map(|(index, item)| {
             command::publication(item.get(), names)
                 .map(|(draft, _)| draft)
-                .map_err(|refusal| Problem {
+                .map_err(|refusal| RequestRefusal {
                     index: Some(index),
-                    ..Problem::from(refusal)
+                    ..RequestRefusal::from(refusal)
                 })
         })
         .collect::<Result<_, _>>()?;
@@ -122,34 +127,38 @@ fn publications(body: &str, names: &mut NameCache) -> Result<Publish, Problem> {
     })
 }
 
-fn text(body: &[u8]) -> Result<&str, Problem> {
-    simdutf8::basic::from_utf8(body)
-        .map_err(|_not_utf8| Problem::new(400, "bad_payload", "the body is not UTF-8"))
+fn text(body: &[u8]) -> Result<&str, RequestRefusal> {
+    simdutf8::basic::from_utf8(body).map_err(|_not_utf8| {
+        RequestRefusal::new(Status::BadRequest, "bad_payload", "the body is not UTF-8")
+    })
 }
 
 /// Checks a body that is one JSON payload.
-fn payload(body: &str) -> Result<&str, Problem> {
+fn payload(body: &str) -> Result<&str, RequestRefusal> {
     let value: &RawValue = serde_json::from_str(body).map_err(|error| bad_json(&error))?;
     json::check_value(value.get()).map_err(Refusal::from)?;
     Ok(value.get())
 }
 
-fn bad_json(error: &serde_json::Error) -> Problem {
-    Problem::new(400, "bad_json", &error.to_string())
+fn bad_json(error: &serde_json::Error) -> RequestRefusal {
+    RequestRefusal::new(Status::BadRequest, "bad_json", &error.to_string())
 }
 
 /// The code of a refused media type.
 const MEDIA_TYPE: &str = "unsupported_media_type";
-const ACCEPT: &str = "Accept: application/json, text/*, application/octet-stream";
+const ACCEPT: (&str, &str) = (
+    "Accept",
+    "application/json, text/*, application/octet-stream",
+);
 
 /// The payload's kind by media type (RFC 9110, 8.3.1); without a type it is bytes.
-fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
+fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let content_type = content_type.unwrap_or_default().trim_ascii();
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
     let essence = essence.trim_ascii().to_ascii_lowercase();
-    let refuse = |detail| Err(Problem::unsupported(MEDIA_TYPE, detail, ACCEPT));
+    let refuse = |detail| Err(RequestRefusal::unsupported(MEDIA_TYPE, detail, ACCEPT));
     let kind = match &*essence {
-        "application/json" => Kind::Json,
+        "application/json" => PayloadKind::Json,
         // The first is what curl sends with `-d` by default.
         "application/x-www-form-urlencoded" | "multipart/form-data" => {
             return refuse(
@@ -160,10 +169,10 @@ fn kind(content_type: Option<&str>) -> Result<Kind, Problem> {
         essence if !content_type.is_empty() && !is_media_type(essence) => {
             return refuse("Content-Type is a media type such as application/json");
         }
-        essence if essence.starts_with("text/") => Kind::Text,
-        _ => Kind::Bytes,
+        essence if essence.starts_with("text/") => PayloadKind::Text,
+        _ => PayloadKind::Bytes,
     };
-    if kind != Kind::Bytes && has_other_charset(parameters) {
+    if kind != PayloadKind::Bytes && has_other_charset(parameters) {
         return refuse("JSON and text are UTF-8");
     }
     Ok(kind)

@@ -7,77 +7,15 @@
 //! the answer. What a body publishes is [`super::publish`]'s business.
 
 use super::body::{Body, BodyError, Keeping, Progress};
-use super::decode::{Item, Step};
 use super::draft::NameCache;
-use super::publish::{Plan, Publish};
-use super::refusal::Refusal;
+use super::item::{Item, Request, Step};
+use super::publish::PublishPlan;
+use super::request_refusal::RequestRefusal;
 use crate::config::Limits;
 use crate::http::framing::{Expectation, Framing};
 use crate::http::head::{Field, Head, HeadRead, Method, Version, read_message_head};
+use crate::http::response::Status;
 use crate::http::{self, After, Target};
-
-/// One request, read to its end.
-#[derive(Debug, PartialEq)]
-pub struct Request {
-    /// What it publishes, or what is wrong with it.
-    pub outcome: Result<Publish, Problem>,
-    /// Whether the connection ends with its answer.
-    pub is_last: bool,
-    /// Whether the answer has no body (`HEAD`).
-    pub is_head: bool,
-}
-
-/// Why a request is refused (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The status of the answer.
-    pub status: u16,
-    /// The word that programs look at.
-    pub error: &'static str,
-    /// What is wrong, for people.
-    pub detail: Box<str>,
-    /// Which publication of the body is at fault, counted from zero.
-    pub index: Option<usize>,
-    /// A field line of the answer that says what would be accepted.
-    pub field: Option<&'static str>,
-}
-
-impl Problem {
-    pub(crate) fn new(status: u16, error: &'static str, detail: &str) -> Self {
-        Self {
-            status,
-            error,
-            detail: Box::from(detail),
-            index: None,
-            field: None,
-        }
-    }
-
-    /// Content of a type or coding that is not taken, and the field line that names what is taken
-    /// (RFC 9110, 15.5.16).
-    pub(super) fn unsupported(error: &'static str, detail: &str, field: &'static str) -> Self {
-        Self {
-            field: Some(field),
-            ..Self::new(415, error, detail)
-        }
-    }
-}
-
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        Self::new(400, refusal.code(), &refusal.to_string())
-    }
-}
-
-impl From<http::Refusal> for Problem {
-    fn from(refusal: http::Refusal) -> Self {
-        Self::new(
-            refusal.status().code(),
-            refusal.code(),
-            &refusal.to_string(),
-        )
-    }
-}
 
 /// The requests of one feeder.
 #[derive(Debug)]
@@ -90,7 +28,7 @@ pub(super) struct Requests {
 /// A request whose head has been read.
 #[derive(Debug)]
 struct Open {
-    plan: Result<Plan, Problem>,
+    plan: Result<PublishPlan, RequestRefusal>,
     body: Body,
     is_last: bool,
     is_head: bool,
@@ -118,7 +56,7 @@ impl Requests {
         let wants_continue = wants_continue(&head);
         match open(&head, self.limits.feed_line_bytes as usize, names) {
             Ok(open) => self.open = Some(Box::new(open)),
-            Err(problem) => return last(input.len(), problem, head.method == Method::Head),
+            Err(refusal) => return last(input.len(), refusal, head.method == Method::Head),
         }
         if wants_continue {
             return Step::item(head_bytes, Item::Continue);
@@ -144,11 +82,11 @@ impl Requests {
             }
             Err(error) => {
                 let (status, word) = match error {
-                    BodyError::Malformed => (400, "bad_request"),
-                    BodyError::TooLarge => (413, "too_long"),
+                    BodyError::Malformed => (Status::BadRequest, "bad_request"),
+                    BodyError::TooLarge => (Status::ContentTooLarge, "too_long"),
                 };
-                let problem = Problem::new(status, word, &error.to_string());
-                last(input.len(), problem, open.is_head)
+                let refusal = RequestRefusal::new(status, word, &error.to_string());
+                last(input.len(), refusal, open.is_head)
             }
         }
     }
@@ -167,9 +105,9 @@ impl Open {
 }
 
 /// The answer after which nothing is read any more.
-fn last(consumed: usize, problem: Problem, is_head: bool) -> Step {
+fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
     let request = Request {
-        outcome: Err(problem),
+        outcome: Err(refusal),
         is_last: true,
         is_head,
     };
@@ -182,7 +120,11 @@ fn wants_continue(head: &Head<'_>) -> bool {
 }
 
 /// Plans a request by its head. An error ends the connection.
-fn open(head: &Head<'_>, body_bytes_max: usize, names: &mut NameCache) -> Result<Open, Problem> {
+fn open(
+    head: &Head<'_>,
+    body_bytes_max: usize,
+    names: &mut NameCache,
+) -> Result<Open, RequestRefusal> {
     if let Some(fault) = head.fault {
         return Err(fault.into());
     }
@@ -191,8 +133,8 @@ fn open(head: &Head<'_>, body_bytes_max: usize, names: &mut NameCache) -> Result
     }
     let plan = plan(head, names);
     // Whoever waits for `100 Continue` is refused without it, and may send its body or not.
-    if let (Err(problem), true) = (&plan, wants_continue(head)) {
-        return Err(problem.clone());
+    if let (Err(refusal), true) = (&plan, wants_continue(head)) {
+        return Err(refusal.clone());
     }
     let keeping = match &plan {
         Ok(_) => Keeping::Kept,
@@ -205,7 +147,11 @@ fn open(head: &Head<'_>, body_bytes_max: usize, names: &mut NameCache) -> Result
             Ok(length) if length <= body_bytes_max => Body::counted(length, keeping),
             _ => {
                 let detail = format!("a body has at most {body_bytes_max} bytes");
-                return Err(Problem::new(413, "too_long", &detail));
+                return Err(RequestRefusal::new(
+                    Status::ContentTooLarge,
+                    "too_long",
+                    &detail,
+                ));
             }
         },
     };
@@ -217,31 +163,35 @@ fn open(head: &Head<'_>, body_bytes_max: usize, names: &mut NameCache) -> Result
     })
 }
 
-fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<Plan, Problem> {
+fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<PublishPlan, RequestRefusal> {
     let target = Target::parse(head.target)?;
     if target.path != "/publish" {
-        return Err(Problem::new(404, "not_found", "there is only /publish"));
+        return Err(RequestRefusal::new(
+            Status::NotFound,
+            "not_found",
+            "there is only /publish",
+        ));
     }
     if head.method != Method::Post {
-        return Err(Problem::new(
-            405,
+        return Err(RequestRefusal::new(
+            Status::MethodNotAllowed,
             "method_not_allowed",
             "only POST publishes",
         ));
     }
     if head.framing == Framing::Absent {
-        return Err(Problem::new(
-            411,
+        return Err(RequestRefusal::new(
+            Status::LengthRequired,
             "length_required",
             "a body is needed: Content-Length or chunks",
         ));
     }
     check_content_coding(head)?;
-    Plan::new(target.query, content_type(head.fields.content_type)?, names)
+    PublishPlan::new(target.query, content_type(head.fields.content_type)?, names)
 }
 
 /// Refuses content that would have to be decoded before it is published (RFC 9110, 8.4).
-fn check_content_coding(head: &Head<'_>) -> Result<(), Problem> {
+fn check_content_coding(head: &Head<'_>) -> Result<(), RequestRefusal> {
     let lines = head.fields.lines.named("content-encoding");
     let mut codings = lines
         .flat_map(|line| line.split(|byte| *byte == b','))
@@ -249,20 +199,26 @@ fn check_content_coding(head: &Head<'_>) -> Result<(), Problem> {
     if codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")) {
         return Ok(());
     }
-    Err(Problem::unsupported(
+    Err(RequestRefusal::unsupported(
         "content_coding",
         "the body has a Content-Encoding, and none is decoded here: send it as it is",
-        "Accept-Encoding: identity",
+        ("Accept-Encoding", "identity"),
     ))
 }
 
-fn content_type(field: Field<'_>) -> Result<Option<&str>, Problem> {
+fn content_type(field: Field<'_>) -> Result<Option<&str>, RequestRefusal> {
     let text = match field {
         Field::Absent => return Ok(None),
         Field::Once(value) => str::from_utf8(value).ok(),
         Field::Repeated => None,
     };
-    let bad = || Problem::new(400, "bad_field", "Content-Type has to be one text");
+    let bad = || {
+        RequestRefusal::new(
+            Status::BadRequest,
+            "bad_field",
+            "Content-Type has to be one text",
+        )
+    };
     text.map(Some).ok_or_else(bad)
 }
 
@@ -291,7 +247,7 @@ mod tests {
 
     fn status(bytes: &str) -> (u16, bool) {
         let request = one(bytes);
-        (request.outcome.unwrap_err().status, request.is_last)
+        (request.outcome.unwrap_err().status.code(), request.is_last)
     }
 
     fn post(target: &str, content_type: &str, body: &str) -> String {
@@ -368,11 +324,11 @@ mod tests {
     #[test]
     fn one_bad_publication_refuses_the_body_and_is_named() {
         let body = r#"[{"channel":"a","data":1},{"channel":"b"}]"#;
-        let problem = one(&post("/publish", "application/json", body))
+        let refusal = one(&post("/publish", "application/json", body))
             .outcome
             .unwrap_err();
-        assert_eq!(problem.index, Some(1));
-        assert_eq!((problem.status, problem.error), (400, "bad_payload"));
+        assert_eq!(refusal.index, Some(1));
+        assert_eq!((refusal.status.code(), refusal.error), (400, "bad_payload"));
     }
 
     #[test]
@@ -398,7 +354,10 @@ mod tests {
             .iter()
             .map(|request| {
                 (
-                    request.outcome.as_ref().map_or_else(|p| p.status, |_| 200),
+                    request
+                        .outcome
+                        .as_ref()
+                        .map_or_else(|p| p.status.code(), |_| 200),
                     request.is_last,
                 )
             })
@@ -493,12 +452,12 @@ mod tests {
         assert_eq!(status(&bytes), (431, true));
     }
 
-    fn unsupported(bytes: &str) -> (&'static str, Option<&'static str>) {
+    fn unsupported(bytes: &str) -> (&'static str, Option<(&'static str, &'static str)>) {
         let request = one(bytes);
         assert!(!request.is_last, "{bytes}");
-        let problem = request.outcome.unwrap_err();
-        assert_eq!(problem.status, 415, "{bytes}");
-        (problem.error, problem.field)
+        let refusal = request.outcome.unwrap_err();
+        assert_eq!(refusal.status.code(), 415, "{bytes}");
+        (refusal.error, refusal.field)
     }
 
     #[test]
@@ -507,7 +466,7 @@ mod tests {
             let bytes = post(target, "application/json", "1");
             bytes.replacen("Host: f", &format!("Host: f\r\n{coding}"), 1)
         };
-        let refused = ("content_coding", Some("Accept-Encoding: identity"));
+        let refused = ("content_coding", Some(("Accept-Encoding", "identity")));
         for coding in [
             "Content-Encoding: gzip",
             "content-encoding:BR",
@@ -555,13 +514,13 @@ mod tests {
             let bytes = post("/publish?channel=a", content_type, "1");
             let (error, field) = unsupported(&bytes);
             assert_eq!(error, "unsupported_media_type", "{content_type}");
-            assert!(field.unwrap().starts_with("Accept: "), "{content_type}");
+            assert!(field.unwrap().0 == "Accept", "{content_type}");
         }
         let form = "application/x-www-form-urlencoded";
         for target in ["/publish", "/publish?channel=a"] {
-            let problem = one(&post(target, form, "{}")).outcome.unwrap_err();
+            let refusal = one(&post(target, form, "{}")).outcome.unwrap_err();
             let hint = "-H 'content-type: application/json'";
-            assert!(problem.detail.contains(hint), "{target}: {problem:?}");
+            assert!(refusal.detail.contains(hint), "{target}: {refusal:?}");
         }
     }
 
@@ -581,9 +540,9 @@ mod tests {
         }
         assert_eq!(ttl("null"), Ok(None));
         for number in ["", "0", "0.0", "5000.5", "-1", "1e400", "Null"] {
-            let problem = ttl(number).unwrap_err();
+            let refusal = ttl(number).unwrap_err();
             assert_eq!(
-                (problem.status, problem.error),
+                (refusal.status.code(), refusal.error),
                 (400, "bad_value"),
                 "{number}"
             );
@@ -608,7 +567,7 @@ mod tests {
             ("/publish", r#"{"channel":"a*","data":1}"#, "bad_channel"),
         ] {
             let outcome = one(&post(target, json, body)).outcome;
-            let found = outcome.map_or_else(|problem| problem.error, |_| "ok");
+            let found = outcome.map_or_else(|refusal| refusal.error, |_| "ok");
             assert_eq!(found, error, "{target} {body}");
         }
     }

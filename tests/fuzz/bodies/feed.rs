@@ -3,8 +3,8 @@
 use fanfare::backend::CloseInfo;
 use fanfare::config::Limits;
 use fanfare::feed::protocol::command::Command;
-use fanfare::feed::protocol::decode::{Decoder, Item};
 use fanfare::feed::protocol::draft::{Channels, Draft};
+use fanfare::feed::protocol::{decode::Decoder, item::Item};
 use fanfare::frame::Payload;
 use fanfare::id::{ChannelName, ConnName};
 use fanfare::pattern::Pattern;

@@ -4,9 +4,9 @@
 //! next one begins where a simple reader of heads and bodies says so too (RFC 9112, 11.2). A
 //! publication that is printed as JSON decodes to itself.
 
-use fanfare::feed::protocol::decode::Item;
+use fanfare::feed::protocol::item::Item;
+use fanfare::feed::protocol::item::Request;
 use fanfare::feed::protocol::publish::Publish;
-use fanfare::feed::protocol::request::Request;
 
 use super::feed::{self, check_payload, print_draft, read_line};
 
@@ -48,7 +48,7 @@ fn check(request: &Request) {
             }
         }
         Err(problem) => {
-            assert!((400..600).contains(&problem.status));
+            assert!((400..600).contains(&problem.status.code()));
             assert!(!problem.error.is_empty());
             assert!(problem.detail.len() < 400, "{problem:?}");
         }

@@ -3,8 +3,8 @@
 //! The same lines are decoded for every cut, and a decoded item that is printed decodes to itself.
 //! Bytes that begin an HTTP request belong to the other target.
 
-use fanfare::feed::protocol::decode::Item;
 use fanfare::feed::protocol::draft::Draft;
+use fanfare::feed::protocol::item::Item;
 
 use super::feed::{self, check_payload, print_command, print_draft, read_line};
 
