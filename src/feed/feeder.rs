@@ -177,7 +177,7 @@ impl Feeder {
         intake.sequencer.post();
         self.answers.settle(date);
         self.write();
-        self.next(now)
+        self.outcome(now)
     }
 
     fn write(&mut self) {
@@ -379,32 +379,50 @@ impl Feeder {
         self.is_stalled = false;
     }
 
-    fn next(&mut self, now: Now) -> TurnOutcome {
-        let has_answers = !self.answers.is_empty();
-        let can_take_in = !self.answers.is_congested();
+    fn outcome(&mut self, now: Now) -> TurnOutcome {
         match self.phase {
-            Phase::Gone => TurnOutcome::Gone,
-            Phase::Open if can_take_in && (self.is_stalled || self.socket.is_readable) => {
-                TurnOutcome::Again
-            }
-            // A stopping feed gives an idle feeder one more turn, in which it leaves.
-            Phase::Open if can_take_in && self.reads_left.is_some() => TurnOutcome::Again,
-            // A consumer that has said everything still listens, until it hangs up.
-            Phase::Ended if self.consume_options.is_some() && self.reads_left.is_none() => {
-                match self.socket.is_hung_up {
-                    true => TurnOutcome::Gone,
-                    false => TurnOutcome::Wait,
-                }
-            }
-            Phase::Ended if has_answers => TurnOutcome::Wait,
-            Phase::Ended => TurnOutcome::Gone,
-            Phase::Open => TurnOutcome::Wait,
-            Phase::Leaving if has_answers => self.again_if_readable(),
-            Phase::Leaving if self.reads_left.is_some() => TurnOutcome::Gone,
-            Phase::Leaving => self.linger(now),
+            Phase::Open => self.outcome_while_open(),
+            Phase::Ended => self.outcome_after_input(),
+            Phase::Leaving => self.outcome_while_leaving(now),
             Phase::Lingering { until } if now.has_reached(until) => TurnOutcome::Gone,
             Phase::Lingering { .. } => self.again_if_readable(),
+            Phase::Gone => TurnOutcome::Gone,
         }
+    }
+
+    fn outcome_while_open(&self) -> TurnOutcome {
+        if self.answers.is_congested() {
+            return TurnOutcome::Wait;
+        }
+        // When the feed stops, an idle feeder gets one more turn, in which it leaves.
+        let is_stopping = self.reads_left.is_some();
+        match self.is_stalled || self.socket.is_readable || is_stopping {
+            true => TurnOutcome::Again,
+            false => TurnOutcome::Wait,
+        }
+    }
+
+    fn outcome_after_input(&self) -> TurnOutcome {
+        // A consumer still receives reports after its last byte, until it closes the connection.
+        let is_consumer = self.consume_options.is_some() && self.reads_left.is_none();
+        let is_done = match is_consumer {
+            true => self.socket.is_hung_up,
+            false => self.answers.is_empty(),
+        };
+        match is_done {
+            true => TurnOutcome::Gone,
+            false => TurnOutcome::Wait,
+        }
+    }
+
+    fn outcome_while_leaving(&mut self, now: Now) -> TurnOutcome {
+        if !self.answers.is_empty() {
+            return self.again_if_readable();
+        }
+        if self.reads_left.is_some() {
+            return TurnOutcome::Gone;
+        }
+        self.linger(now)
     }
 
     fn again_if_readable(&self) -> TurnOutcome {
