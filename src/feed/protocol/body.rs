@@ -1,28 +1,28 @@
-//! The body of one HTTP request: counted or chunked (RFC 9112, 6 and 7.1), cut anywhere.
+//! The body of one HTTP request: by Content-Length or chunked (RFC 9112, 6 and 7.1), cut anywhere.
 //!
-//! Consumes as it goes, so that chunk extensions and sizes are never stored. Holds at most its
-//! limit; a body that is only skipped holds nothing.
+//! Bytes are consumed as they arrive, so chunk sizes and extensions are never stored. Stores at
+//! most `bytes_max`, and nothing of a skipped body.
 
 use httparse::{Status, parse_chunk_size};
 
-/// The longest line between the chunks, in bytes. An unfinished line is not consumed, so this is
-/// also what the caller keeps of it. Chunk extensions and trailer fields are ignored.
+/// The longest line between chunks, in bytes. An incomplete line is not consumed, so this also
+/// bounds what the caller buffers. Chunk extensions and trailer fields are ignored.
 const LINE_BYTES_MAX: usize = 1024;
-/// Bytes of all trailer fields together.
+/// The total bytes of all trailer fields.
 const TRAILER_BYTES_MAX: usize = 8192;
 
-/// A body on its way in.
+/// A body that is being received.
 #[derive(Debug)]
 pub(super) struct Body {
     framing: Framing,
     bytes: Vec<u8>,
     bytes_max: usize,
-    /// Bytes that came, kept or not.
+    /// Received bytes of content, kept or skipped.
     length: usize,
     keeping: Keeping,
 }
 
-/// Whether a body's bytes are of use.
+/// Whether the content is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keeping {
     Kept,
@@ -43,17 +43,18 @@ enum Chunked {
     Trailer { bytes: usize },
 }
 
-/// How a body goes on.
+/// The outcome of [`Body::take`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Progress {
-    /// It has ended behind this many bytes.
+    /// The body ended after this many bytes.
     Complete(usize),
-    /// So many bytes were taken, and more are needed.
+    /// This many bytes were consumed, and more are needed.
     More(usize),
 }
 
-/// Why a body cannot be read. The connection is lost with it, since its end is not known.
+/// Why a body cannot be read. The connection has to be closed, since the end of the body is
+/// unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("the chunks of the body are malformed")]
@@ -81,12 +82,12 @@ impl Body {
         }
     }
 
-    /// What has come so far.
+    /// The content received so far.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Takes bytes up to the end of the body.
+    /// Consumes bytes up to the end of the body.
     pub(super) fn take(&mut self, input: &[u8]) -> Result<Progress, BodyError> {
         let mut used = 0;
         loop {
@@ -138,7 +139,7 @@ impl Body {
 
 /// One line between the chunks.
 enum Line {
-    /// The empty line behind the last chunk, with its length.
+    /// The empty line after the last chunk, with its length.
     Last(usize),
     Partial,
     Taken(usize),
@@ -147,7 +148,7 @@ enum Line {
 impl Chunked {
     fn take_line(&mut self, rest: &[u8], bytes_max: usize) -> Result<Line, BodyError> {
         match self {
-            // The caller takes data.
+            // `Body::take` consumes data itself.
             Self::Data { .. } => Ok(Line::Partial),
             Self::DataEnd => match rest {
                 [b'\r', b'\n', ..] => {
@@ -167,7 +168,7 @@ impl Chunked {
                     return Ok(Line::Partial);
                 };
                 *bytes += line;
-                // A bare LF ends no line here either.
+                // A bare LF does not end a line here either.
                 match rest.get(..end) {
                     Some([b'\r']) => Ok(Line::Last(end + 1)),
                     Some([.., b'\r']) => Ok(Line::Taken(end + 1)),
@@ -178,12 +179,12 @@ impl Chunked {
     }
 
     fn take_size(&mut self, rest: &[u8], bytes_max: usize) -> Result<Line, BodyError> {
-        // The parser takes a line without any digit for zero, which would end the body early.
+        // The parser reads a line without digits as zero, which would end the body early.
         if rest.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
             return Err(BodyError::Malformed);
         }
         let parsed = parse_chunk_size(rest);
-        // Nor does it mind a bare LF among extensions, where others see the line's end.
+        // It also accepts a bare LF among extensions, where other parsers see the end of the line.
         let line = match parsed {
             Ok(Status::Complete((line, _))) => rest.get(..line.saturating_sub(1)),
             Ok(Status::Partial) => Some(rest),
@@ -224,7 +225,7 @@ fn within(bytes: usize, limit: usize) -> Result<(), BodyError> {
 mod tests {
     use super::*;
 
-    /// Reads a whole chunked body, after `0` and the line end that end its chunks.
+    /// Reads a chunked body with only the last chunk and these trailer lines.
     fn trailer(lines: &str) -> Result<Progress, BodyError> {
         let mut body = Body::chunked(100, Keeping::Kept);
         body.take(format!("0\r\n{lines}").as_bytes())

@@ -1,8 +1,7 @@
-//! One JSON object of a feeder: a publication, or a command about conns.
+//! Reads one JSON object of a feeder: a publication, or a command about connections.
 //!
-//! Pure. A command is told by its key: `consume`, `disconnect`, `disconnect_sub`, `presence` or
-//! `send`. Everything that can be wrong with one is found here; who carries it out is
-//! `feeder`'s business.
+//! Pure. The key identifies a command: `consume`, `disconnect`, `disconnect_sub`, `presence` or
+//! `send`. All checks of a command are here; `backends::commands` executes it.
 
 use std::borrow::Cow;
 
@@ -15,7 +14,7 @@ use crate::frame::Payload;
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelName, ConnName};
 use crate::pattern::Pattern;
 
-/// The close code of a `disconnect` without one: not allowed, so that clients do not come back.
+/// The default close code of a `disconnect`: not allowed, so that clients do not reconnect.
 const CODE: u16 = 4003;
 
 /// The keys that make a line a command.
@@ -43,56 +42,56 @@ const PUBLISH: Keys = Keys::of(&[
 ]);
 const SEND: Keys = Keys::of(&[Key::Ack, Key::Base64, Key::Data, Key::Send, Key::Text]);
 
-/// What one object asks for.
+/// The contents of one object.
 #[derive(Debug, PartialEq)]
 pub enum Line {
-    /// Something about conns.
+    /// A command about conns.
     Command(Box<Command>),
-    /// Publications.
+    /// A publication to one or more channels.
     Publish(Draft),
 }
 
-/// What a backend may ask for.
+/// A command of a backend.
 #[derive(Debug, PartialEq)]
 pub enum Command {
-    /// To be told what clients publish and, with notices, who comes and goes. Replaces what was
-    /// asked for before; without patterns it ends.
+    /// Receive the publications of clients and, with `notices`, their subscriptions and the ends of
+    /// these. Replaces an earlier `consume`; without patterns it ends it.
     Consume {
-        /// In which channels.
+        /// The channels.
         patterns: Vec<Pattern>,
-        /// Whether comings and goings are told.
+        /// Whether notices of subscriptions are sent.
         notices: bool,
     },
-    /// To end one conn.
+    /// Close one conn.
     Disconnect {
-        /// Which; `None` is a name that this version does not give out.
+        /// The conn; `None` if this version does not create such names.
         conn: Option<ConnName>,
-        /// What its client is told.
+        /// The close code and reason for the client.
         close_info: CloseInfo,
     },
-    /// To end all conns whose token is about somebody.
+    /// Close all conns whose token has this subject.
     DisconnectSub {
-        /// Whom.
+        /// The subject (`sub`) of the token.
         sub: Box<str>,
-        /// What their clients are told.
+        /// The close code and reason for the clients.
         close_info: CloseInfo,
     },
-    /// To count subscribers.
+    /// Count the subscribers of channels.
     Presence(Vec<ChannelName>),
-    /// To tell one conn something.
+    /// Send a message to one conn.
     Send {
-        /// Which; `None` is a name that this version does not give out.
+        /// The conn; `None` if this version does not create such names.
         conn: Option<ConnName>,
-        /// What.
+        /// The message.
         payload: Payload,
     },
 }
 
 impl Line {
-    /// Reads one JSON object, and whether it asks for an answer.
+    /// Reads one JSON object, and whether it asks for an acknowledgement.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Returns the first [`Refusal`] that applies.
     pub fn from_json(json: &str, names: &mut NameCache) -> Result<(Self, bool), Refusal> {
         let fields = Fields::from_json(json)?;
         let wants_ack = fields.ack == Some(true);
@@ -110,10 +109,10 @@ impl Line {
     }
 }
 
-/// Reads one JSON object where only a publication can stand, and whether it asks for an answer.
+/// Reads one JSON object that must be a publication, and whether it asks for an acknowledgement.
 ///
 /// # Errors
-/// Says what is wrong with it.
+/// Returns the first [`Refusal`] that applies.
 pub fn publication(json: &str, names: &mut NameCache) -> Result<(Draft, bool), Refusal> {
     match Line::from_json(json, names)? {
         (Line::Publish(draft), wants_ack) => Ok((draft, wants_ack)),
@@ -142,13 +141,13 @@ impl Command {
         if let Some(conn) = &fields.disconnect {
             fields.only(DISCONNECT)?;
             let conn = read_conn(Key::Disconnect, conn)?;
-            let close_info = read_farewell(fields)?;
+            let close_info = read_close_info(fields)?;
             return Ok(Some(Self::Disconnect { conn, close_info }));
         }
         if let Some(sub) = &fields.disconnect_sub {
             fields.only(DISCONNECT_SUB)?;
             let sub = read_sub(sub)?;
-            let close_info = read_farewell(fields)?;
+            let close_info = read_close_info(fields)?;
             return Ok(Some(Self::DisconnectSub { sub, close_info }));
         }
         if let Some(channels) = &fields.presence {
@@ -166,8 +165,8 @@ impl Command {
     }
 }
 
-/// Reads a conn's name. Names are opaque: one of another start, node or version is no error of the
-/// backend that remembers it.
+/// Reads a conn's name. Names are opaque: a name of another run, node or version is not an error of
+/// the backend.
 fn read_conn(key: Key, text: &str) -> Result<Option<ConnName>, Refusal> {
     let is_name = (1..=CONN_NAME_BYTES_MAX).contains(&text.len()) && text.is_ascii();
     let conn = is_name.then(|| text.parse().ok());
@@ -202,7 +201,7 @@ fn read_patterns(texts: &Names<'_>) -> Result<Vec<Pattern>, Refusal> {
     patterns.map_err(|_fault| Refusal::BadPattern)
 }
 
-fn read_farewell(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
+fn read_close_info(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
     let code = fields.code.map_or(Ok(CODE), u16::try_from);
     let code = code.ok().filter(|code| is_allowed(*code));
     let reason = fields.reason.as_deref().unwrap_or_default();
@@ -219,8 +218,8 @@ fn read_farewell(fields: &Fields<'_>) -> Result<CloseInfo, Refusal> {
     })
 }
 
-/// Whether a backend may close with a code: those that say something about the client's protocol
-/// are ours.
+/// Whether a backend may use a close code. Codes about the client's protocol are reserved for the
+/// server.
 fn is_allowed(code: u16) -> bool {
     matches!(code, 1000 | 1001 | 1008 | 1011..=1013 | 3000..=4999)
 }
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_told_by_their_key() {
+    fn key_identifies_the_command() {
         let patterns = vec![Pattern::new("chat:*").unwrap(), Pattern::new("a").unwrap()];
         let consume = Command::Consume {
             patterns,
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn name_that_is_not_of_this_version_is_taken_and_names_no_conn() {
+    fn name_of_another_version_is_accepted_and_names_no_conn() {
         let upper = CONN.replace('9', "A");
         for name in ["1-0-0", "x", upper.as_str(), &"f".repeat(39)] {
             let json = format!(r#"{{"send":"{name}","data":1}}"#);

@@ -1,9 +1,9 @@
 //! PURE: the bytes of one feeder, cut anywhere, to publications, requests and errors.
 //!
-//! The first byte tells the framing: an ASCII letter begins an HTTP request, everything else a
-//! line. The decoder is pulled, one item at a time, so that its caller can stop in the middle when
-//! the feeder leaves its answers unread. It holds no line: bytes that are not consumed are given
-//! again with more behind them. Knows nothing of sockets, numbers or time.
+//! The first byte decides the framing: an ASCII letter begins an HTTP request, anything else a
+//! line. The caller pulls one item at a time, so that it can stop while the feeder leaves its
+//! answers unread. The decoder buffers no line: the caller passes unconsumed bytes again, with more
+//! bytes after them. No sockets, sequence numbers or clocks here.
 
 use super::command::Line;
 use super::draft::NameCache;
@@ -22,19 +22,19 @@ pub struct Decoder {
 
 #[derive(Debug)]
 enum Framing {
-    /// Nothing has come yet.
+    /// No byte has arrived yet.
     Unknown,
     Lines(Lines),
     Requests(Requests),
-    /// A limit was passed or framing was lost; what comes is not looked at.
+    /// A limit was exceeded or framing was lost. Further bytes are discarded.
     Over,
 }
 
 #[derive(Debug, Default)]
 struct Lines {
-    /// The number of the last line, empty ones included. The first line has number 1.
+    /// The number of the last line, including empty ones. The first line has number 1.
     number: u64,
-    /// How many of the unconsumed bytes are known to hold no line end.
+    /// How many of the unconsumed bytes are known to contain no line feed.
     searched: usize,
 }
 
@@ -73,8 +73,8 @@ impl Decoder {
         step
     }
 
-    /// What is left when the feeder has ended: a last line without a line end. The caller gives all
-    /// bytes that were not consumed.
+    /// The last line without a line feed, after the end of the input. The caller passes all
+    /// unconsumed bytes.
     pub fn finish(&mut self, input: &[u8]) -> Option<Item> {
         match &mut self.framing {
             Framing::Lines(lines) => lines.line(input, &mut self.names),
@@ -82,7 +82,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the feeder has not finished a request whose bytes were partly consumed.
+    /// Whether the body of a request is incomplete.
     #[must_use]
     pub fn is_inside_request(&self) -> bool {
         match &self.framing {
@@ -91,7 +91,7 @@ impl Decoder {
         }
     }
 
-    /// Whether nothing that still comes will be looked at.
+    /// Whether further bytes are discarded.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(self.framing, Framing::Over)
@@ -144,7 +144,7 @@ impl Lines {
         )
     }
 
-    /// Reads one line without its end; `None` for an empty one.
+    /// Reads one line without its line feed; `None` for an empty one.
     fn line(&mut self, line: &[u8], names: &mut NameCache) -> Option<Item> {
         self.number += 1;
         let line = line.trim_ascii();
@@ -185,7 +185,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Everything that the decoder finds when the bytes come in these pieces, then end.
+    /// All items that the decoder finds in these pieces, including the end of the input.
     pub(crate) fn decode(pieces: &[&[u8]]) -> Vec<Item> {
         let mut decoder = Decoder::new(limits());
         let mut items = Vec::new();
@@ -207,7 +207,7 @@ pub(super) mod tests {
         items
     }
 
-    /// Asserts that the bytes mean the same whole, byte by byte and at every cut.
+    /// Asserts that the items are the same for the whole, byte by byte and at every cut.
     pub(crate) fn decode_at_every_cut(bytes: &[u8]) -> Vec<Item> {
         let whole = decode(&[bytes]);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
@@ -231,7 +231,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn lines_are_numbered_and_a_bad_one_costs_only_itself() {
+    fn lines_are_numbered_and_a_bad_one_affects_no_other() {
         let bytes = b"\n{\"channel\":\"a\",\"data\":1}\r\n  \r\nno\xff\n{\"channel\":\"a\"}\n \
             {\"channel\":\"b\",\"text\":\"\"} ";
         // A line may not begin with a letter at the very start, hence the empty first line.
@@ -252,7 +252,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn line_of_exactly_the_limit_is_taken() {
+    fn line_of_exactly_the_limit_is_accepted() {
         let text = "x".repeat(200 - r#"{"channel":"a","text":""}"#.len());
         let line = format!("{{\"channel\":\"a\",\"text\":\"{text}\"}}\n");
         assert_eq!(line.len(), 201);
@@ -268,7 +268,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn first_byte_tells_the_framing() {
+    fn first_byte_decides_the_framing() {
         assert_eq!(outline(&decode(&[b"hello\r\n\r\n"])), [(0, "http")]);
         assert_eq!(outline(&decode(&[b"[]\n"])), [(1, "bad_json")]);
         assert_eq!(decode(&[b""]), []);

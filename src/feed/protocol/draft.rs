@@ -1,7 +1,7 @@
-//! A publication without its number: what a line or a request asks for, checked.
+//! A checked publication that has no sequence number yet.
 //!
-//! Pure. Everything that can be wrong with one publication is found here, so that a [`Draft`] can
-//! always be sequenced. Owns its payload and labels; they are copied once, out of the read buffer.
+//! Pure. All checks of a publication are here, so a [`Draft`] can always be sequenced. It owns its
+//! payload and labels, which are copied once, from the read buffer.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,34 +17,34 @@ use crate::frame::Payload;
 use crate::frame::publication::is_reserved_event;
 use crate::id::{ChannelName, ChannelNameError};
 
-/// A publication without its number.
+/// A publication without a sequence number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
-    /// Where it goes.
+    /// Its channels.
     pub channels: Channels,
-    /// What it carries.
+    /// Its payload.
     pub payload: Payload,
-    /// Its type, without control characters.
+    /// Its event type, without control characters.
     pub event: Option<Box<str>>,
-    /// Conflation key.
+    /// Its conflation key.
     pub key: Option<Box<str>>,
-    /// Idempotency key.
+    /// Its idempotency key.
     pub dedupe: Option<Box<str>>,
-    /// How long it is worth delivering.
+    /// Its time to live.
     pub ttl: Option<Duration>,
 }
 
-/// The channels of a draft; each gets a publication of its own.
+/// The channels of a draft. Each gets a publication of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Channels {
-    /// The usual case, without a list.
+    /// One channel, without an allocation.
     One(ChannelName),
     /// At least one and at most [`CHANNELS_PER_PUBLICATION_MAX`].
     Many(Box<[ChannelName]>),
 }
 
 impl Channels {
-    /// All of them, in the order in which they were named.
+    /// All channels, in the order of the input.
     #[must_use]
     pub fn as_slice(&self) -> &[ChannelName] {
         match self {
@@ -54,9 +54,9 @@ impl Channels {
     }
 }
 
-/// Makes channel names, and shares the text of a name that comes again.
+/// Creates channel names, and shares the text of a repeated name.
 ///
-/// A feeder mostly writes to one channel many times; a thousand publications then hold one name.
+/// A feeder often publishes to one channel many times. A thousand publications then share one name.
 #[derive(Debug, Default)]
 pub struct NameCache(Option<ChannelName>);
 
@@ -72,14 +72,14 @@ impl NameCache {
 }
 
 impl Draft {
-    /// Checks what one object said.
+    /// Checks the fields of one object.
     pub(super) fn from_fields(fields: &Fields<'_>, names: &mut NameCache) -> Result<Self, Refusal> {
         let channels = channels(Key::Channel, fields.channel.as_ref(), names)?;
         let payload = payload(fields)?;
         Self::labelled(fields, channels, payload)
     }
 
-    /// Puts channels, labels and payload together.
+    /// Combines channels, labels and payload.
     pub(super) fn labelled(
         fields: &Fields<'_>,
         channels: Channels,
@@ -102,7 +102,7 @@ impl Draft {
     }
 }
 
-/// Checks the type of a publication, but for its length.
+/// Checks an event type, except for its length.
 ///
 /// # Errors
 /// [`Refusal::BadEvent`] or [`Refusal::ReservedEvent`].
@@ -116,7 +116,7 @@ pub fn check_event(event: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks the names of channels that stand under a key.
+/// Checks the channel names of one key.
 pub(super) fn channels(
     key: Key,
     named: Option<&Names<'_>>,
@@ -141,7 +141,7 @@ pub(super) fn channels(
     }
 }
 
-/// Checks the one payload.
+/// Checks that there is exactly one payload, and decodes it.
 pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
     match (fields.data, &fields.text, &fields.base64) {
         (Some(json), None, None) => Ok(Payload::Json(minify(json.get()))),
@@ -158,8 +158,8 @@ pub(super) fn payload(fields: &Fields<'_>) -> Result<Payload, Refusal> {
     }
 }
 
-/// Checks a key that makes publications one. The empty text is none: it usually comes from a
-/// template whose variable is not set, and would make all its publications one.
+/// Checks a conflation or idempotency key. An empty one is refused: it usually comes from a
+/// template with an unset variable, and would merge all its publications.
 fn key(key: Key, text: Option<&Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {
     if text.is_some_and(|text| text.is_empty()) {
         return Err(Refusal::Empty(key));
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_is_passed_on_verbatim_in_each_of_its_kinds() {
+    fn payload_of_each_type_is_kept_verbatim() {
         for (json, payload) in [
             (r#""data":null"#, Payload::Json(Box::from("null"))),
             (
@@ -349,7 +349,7 @@ mod tests {
             (r#"{"consume":null,"notices":true}"#, "`consume` is missing"),
             (
                 r#"{"channel":"a","event":null,"event":"e","data":1}"#,
-                "`event` stands there twice",
+                "`event` occurs twice",
             ),
             (
                 r#"{"channel":"a","colour":null,"data":1}"#,
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_only_resemble_the_reserved_ones_are_taken() {
+    fn event_types_that_only_resemble_reserved_ones_are_accepted() {
         for event in ["fanfare", "fanfares", "Fanfare.gap", "x.fanfare.gap", ""] {
             let json = format!("{{\"channel\":\"a\",\"data\":1,\"event\":\"{event}\"}}");
             let (draft, _) = read(&json).unwrap();

@@ -1,8 +1,9 @@
-//! The fields of one publication as they were sent, still borrowed from the line.
+//! The keys and values of one JSON object or query, borrowed from the input.
 //!
-//! Reads a JSON object with serde and notes which key was at fault, so that an error can name it.
-//! `null` means that the key is absent; only as `data` it is a value. Strings without escapes are
-//! borrowed; `data` is kept as the raw text. What the fields mean is [`super::draft`]'s business.
+//! Reads a JSON object with serde, and remembers the current key so that an error can name it.
+//! `null` means that a key is absent, except for `data`, where it is a value. Strings without
+//! escapes are borrowed, and `data` stays raw text. [`super::draft`] and [`super::command`] check
+//! the values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +17,7 @@ use super::refusal::{Key, Keys, Refusal};
 use crate::config::limits::CHANNELS_PER_PUBLICATION_MAX;
 use crate::json;
 
-/// What one JSON object or one query said.
+/// The values of one JSON object or query.
 #[derive(Debug, Default)]
 pub(super) struct Fields<'a> {
     pub(super) channel: Option<Names<'a>>,
@@ -38,15 +39,15 @@ pub(super) struct Fields<'a> {
     pub(super) send: Option<Cow<'a, str>>,
     /// The keys that have a value.
     keys: Keys,
-    /// Those and the keys whose value is `null`.
+    /// The keys that occur, including those whose value is `null`.
     named: Keys,
     /// The key whose value is being read.
     reading: Option<Key>,
-    /// The first thing that was wrong in a text that may still turn out not to be JSON at all.
+    /// The first fault. It is reported only if the text is valid JSON.
     refusal: Option<Refusal>,
 }
 
-/// The channels as they were named.
+/// One string or an array of strings.
 #[derive(Debug)]
 pub(super) enum Names<'a> {
     One(Cow<'a, str>),
@@ -73,7 +74,7 @@ impl<'a> Fields<'a> {
 
     fn refusal_of(&self, error: &serde_json::Error, noted: Option<Refusal>) -> Refusal {
         match (error.classify(), self.reading) {
-            // A parser's message about a wrong type may quote the whole value; ours does not.
+            // The parser's message about a wrong type may quote the whole value.
             (Category::Data, Some(key)) => noted.unwrap_or_else(|| Refusal::bad_value(key)),
             (Category::Data, None) => Refusal::NotAnObject,
             (Category::Eof | Category::Io | Category::Syntax, _) => {
@@ -124,7 +125,7 @@ impl<'a> Fields<'a> {
         keys.find(|key| self.named.has(*key) && !self.keys.has(*key))
     }
 
-    /// Refuses what is none of these.
+    /// Refuses all keys except these.
     pub(super) fn only(&self, keys: Keys) -> Result<(), Refusal> {
         let mut others = Key::ALL.into_iter().filter(|key| !keys.has(*key));
         match others.find(|key| self.keys.has(*key)) {
@@ -134,7 +135,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Reads a value, and says whether there is one.
+/// Reads a value, and returns whether it is not `null`.
 fn read<'a, T: Deserialize<'a>, A: MapAccess<'a>>(
     place: &mut Option<T>,
     map: &mut A,
@@ -194,7 +195,7 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
     }
 }
 
-/// A number without a fraction, however it is written.
+/// A whole number in any notation, such as `4.003e3`.
 struct WholeNumber(u64);
 
 impl<'de> Deserialize<'de> for WholeNumber {
@@ -205,7 +206,7 @@ impl<'de> Deserialize<'de> for WholeNumber {
     }
 }
 
-/// A string that borrows where it can.
+/// A string, borrowed if it has no escapes.
 struct Text<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -257,7 +258,7 @@ impl<'de> Visitor<'de> for NamesVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let mut names = Vec::new();
-        // One more than allowed is kept, so that the excess is seen; the rest is only skipped.
+        // One more than the limit is kept, so that the excess is detected; the rest is skipped.
         while names.len() <= CHANNELS_PER_PUBLICATION_MAX {
             match seq.next_element()? {
                 Some(Text(name)) => names.push(name),

@@ -1,6 +1,6 @@
-//! What a decoder finds in the bytes of one feeder.
+//! The items that a decoder finds in the bytes of one feeder.
 //!
-//! Pure data. [`super::decode`] and [`super::request`] produce it, the feeder acts on it.
+//! Pure data. [`super::decode`] and [`super::request`] produce items, the feeder acts on them.
 
 use super::command::Command;
 use super::draft::Draft;
@@ -8,17 +8,17 @@ use super::publish::Publish;
 use super::refusal::Refusal;
 use super::request_refusal::RequestRefusal;
 
-/// What one call found.
+/// The outcome of one call.
 #[derive(Debug, PartialEq)]
 #[must_use]
 pub struct Step {
-    /// Bytes that are done with.
+    /// The number of consumed bytes.
     pub consumed: usize,
-    /// What they were; `None` when more bytes are needed.
+    /// What was found; `None` if more bytes are needed.
     pub item: Option<Item>,
 }
 
-/// One thing that a feeder said.
+/// One unit of a feeder's input.
 #[derive(Debug, PartialEq)]
 pub enum Item {
     /// The head of a request asks for `100 Continue` before its body (RFC 9110, 10.1.1).
@@ -27,7 +27,7 @@ pub enum Item {
     Command {
         /// The line's number.
         line: u64,
-        /// Whether an answer is asked for.
+        /// Whether the line asks for an acknowledgement.
         wants_ack: bool,
         /// The command.
         command: Box<Command>,
@@ -36,16 +36,16 @@ pub enum Item {
     Publish {
         /// The line's number.
         line: u64,
-        /// Whether an answer is asked for.
+        /// Whether the line asks for an acknowledgement.
         wants_ack: bool,
         /// The publication.
         draft: Draft,
     },
-    /// A line that is not taken.
+    /// A refused line.
     Refuse {
         /// The line's number.
         line: u64,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
     /// A complete HTTP request.
@@ -68,13 +68,13 @@ impl Step {
     }
 }
 
-/// One request, read to its end.
+/// One complete request.
 #[derive(Debug, PartialEq)]
 pub struct Request {
-    /// What it publishes, or what is wrong with it.
+    /// What it publishes, or why it is refused.
     pub outcome: Result<Publish, RequestRefusal>,
-    /// Whether the connection ends with its answer.
+    /// Whether the connection is closed after the response.
     pub is_last: bool,
-    /// Whether the answer has no body (`HEAD`).
+    /// Whether the response has no body (`HEAD`).
     pub is_head: bool,
 }

@@ -1,7 +1,7 @@
-//! Takes the insignificant white space out of a JSON text and changes nothing else.
+//! Removes the insignificant white space from a JSON text.
 //!
-//! Numbers and strings stay byte for byte as their author wrote them. The caller has already had
-//! the text checked to be JSON; of a text that is not, the result is unspecified but harmless.
+//! Numbers and strings stay byte for byte. The caller has checked that the text is JSON; otherwise
+//! the result is unspecified, but there is no panic.
 
 use crate::json::string_end;
 
@@ -30,7 +30,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-/// Where the first white space outside a string stands, or the end. `start` is outside a string.
+/// The position of the first white space outside a string, or the end. `start` is outside a string.
 fn run_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start;
     while let Some(&byte) = bytes.get(at) {

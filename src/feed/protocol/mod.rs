@@ -1,9 +1,9 @@
 //! PURE: the feed's protocol: the bytes of one feeder, and the publications and commands in them.
 //!
-//! [`decode`] is the entry. It splits lines and hands HTTP to [`request`]; [`command`] reads one
-//! line and [`publish`] one request body. Both read the fields ([`refusal::Key`]) and make a
-//! [`draft`] of them. Knows nothing of sockets, sequence numbers or time. The caller is
-//! `super::feeder`.
+//! [`decode`] is the entry. It splits lines and passes HTTP to [`request`], which gives an [`item`]
+//! each. [`command`] reads one line and [`publish`] one request body. Both read `fields` and check
+//! them into a [`draft`]. No sockets, sequence numbers or clocks here. The feeder is the only
+//! caller.
 
 mod body;
 pub mod command;

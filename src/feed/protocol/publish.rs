@@ -1,7 +1,7 @@
-//! What an HTTP request publishes: from query, content type and body to drafts, all or none.
+//! Turns the query, content type and body of an HTTP request into drafts, all or none.
 //!
-//! Pure. With a channel in the query the body is one payload; without, it is JSON and holds one
-//! publication or an array of them, written as lines write them.
+//! Pure. With a channel in the query the body is one payload. Without one it is JSON: a publication
+//! or an array of publications, with the keys of lines.
 
 use std::borrow::Cow;
 
@@ -20,16 +20,16 @@ use crate::http::framing::is_token_byte;
 use crate::http::response::Status;
 use crate::json;
 
-/// What a request publishes.
+/// The publications of a request.
 #[derive(Debug, PartialEq)]
 pub struct Publish {
     /// The publications, in the order of the body.
     pub drafts: Vec<Draft>,
-    /// How the answer looks.
+    /// The shape of the response.
     pub shape: Shape,
 }
 
-/// Whether a body held one publication or an array of them; the answer does as the body did.
+/// Whether a body is one publication or an array of them. The response has the same shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// An array.
@@ -38,16 +38,16 @@ pub enum Shape {
     Single,
 }
 
-/// What a request's head says about its body.
+/// How a body is read, according to the head.
 #[derive(Debug)]
 pub(super) enum PublishPlan {
-    /// The body holds publications.
+    /// The body contains publications.
     Publications,
     /// The body is the payload of this draft.
     Payload(Box<Draft>, PayloadKind),
 }
 
-/// How a payload is understood.
+/// The type of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PayloadKind {
     Bytes,
@@ -133,7 +133,7 @@ fn text(body: &[u8]) -> Result<&str, RequestRefusal> {
     })
 }
 
-/// Checks a body that is one JSON payload.
+/// Checks a body that is one JSON value.
 fn payload(body: &str) -> Result<&str, RequestRefusal> {
     let value: &RawValue = serde_json::from_str(body).map_err(|error| bad_json(&error))?;
     json::check_value(value.get()).map_err(Refusal::from)?;
@@ -144,14 +144,14 @@ fn bad_json(error: &serde_json::Error) -> RequestRefusal {
     RequestRefusal::new(Status::BadRequest, "bad_json", &error.to_string())
 }
 
-/// The code of a refused media type.
+/// The error code of a refused media type.
 const MEDIA_TYPE: &str = "unsupported_media_type";
 const ACCEPT: (&str, &str) = (
     "Accept",
     "application/json, text/*, application/octet-stream",
 );
 
-/// The payload's kind by media type (RFC 9110, 8.3.1); without a type it is bytes.
+/// The type of a payload by media type (RFC 9110, 8.3.1). Without a media type it is bytes.
 fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     let content_type = content_type.unwrap_or_default().trim_ascii();
     let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -178,7 +178,7 @@ fn kind(content_type: Option<&str>) -> Result<PayloadKind, RequestRefusal> {
     Ok(kind)
 }
 
-/// Whether this is a type and a subtype (RFC 9110, 8.3.1).
+/// Whether a text is a media type, with type and subtype (RFC 9110, 8.3.1).
 fn is_media_type(essence: &str) -> bool {
     let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
     let parts = essence.split_once('/');
@@ -194,7 +194,7 @@ fn has_other_charset(parameters: &str) -> bool {
         .any(|charset| !matches!(&*charset, "utf-8" | "utf8" | "us-ascii"))
 }
 
-/// Reads a query as HTML forms write it: a plus is a space.
+/// Reads a query in the encoding of HTML forms: a plus is a space.
 fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
     let mut fields = Fields::default();
     let mut names = Vec::new();
@@ -212,7 +212,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
                 names.push(Cow::Owned(value));
                 continue;
             }
-            // What a program writes for a variable that is not set.
+            // Programs write this for an unset variable.
             Key::TtlMs if value == "null" => continue,
             Key::TtlMs => {
                 let ttl = json::whole_number(&value).ok_or_else(|| Refusal::bad_value(key))?;
@@ -224,7 +224,7 @@ fn read_query(query: &str) -> Result<Fields<'static>, Refusal> {
             Key::Dedupe => &mut fields.dedupe,
             Key::Event => &mut fields.event,
             Key::Key => &mut fields.key,
-            // An answer comes in any case.
+            // A request is always answered.
             Key::Ack => continue,
             Key::Base64
             | Key::Code

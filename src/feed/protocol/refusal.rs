@@ -1,16 +1,16 @@
-//! Why a publication is not taken, with the code that its feeder is told.
+//! Why a line or a publication is refused, with its error code.
 //!
-//! One enum for lines and requests alike. The codes are part of the contract; the messages are for
-//! people and never repeat more than a short piece of what was sent.
+//! One enum for lines and requests. The codes are part of the contract. The messages are for
+//! people, and quote at most a short piece of the input.
 
 use crate::config::limits::{CHANNELS_PER_PUBLICATION_MAX, CONSUME_PATTERNS_MAX};
 use crate::id::{CONN_NAME_BYTES_MAX, ChannelNameError};
 use crate::json::LimitError;
 
-/// Why a publication is not taken.
+/// Why a line or a publication is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A close code that may not be sent (RFC 6455, 7.4).
+    /// A close code that backends may not use (RFC 6455, 7.4).
     #[error("`code` is 1000, 1001, 1008, 1011 to 1013 or 3000 to 4999")]
     BadCode,
     /// A text that cannot be the name of a conn.
@@ -19,7 +19,7 @@ pub enum Refusal {
     /// Not base64 with padding (RFC 4648, 4).
     #[error("`base64` is not base64 with padding")]
     BadBase64,
-    /// A name that no channel can have.
+    /// An invalid channel name.
     #[error("{0}")]
     BadChannel(ChannelNameError),
     /// A pattern that no channel can match.
@@ -28,7 +28,7 @@ pub enum Refusal {
     /// An event type with control characters.
     #[error("`event` has no control characters")]
     BadEvent,
-    /// Not a JSON text; the parser's own words.
+    /// Invalid JSON, with the parser's message.
     #[error("not a JSON object: {0}")]
     BadJson(Box<str>),
     /// A value of the wrong type.
@@ -36,31 +36,31 @@ pub enum Refusal {
     BadValue {
         /// The key.
         key: Key,
-        /// What its value has to be.
+        /// What its value must be.
         expected: &'static str,
     },
     /// The same key twice.
-    #[error("`{0}` stands there twice")]
+    #[error("`{0}` occurs twice")]
     DuplicateKey(Key),
-    /// A key that would be the same for all publications of a template whose variable is not set.
+    /// An empty key, usually from a template with an unset variable.
     #[error("`{0}` is empty; leave it out, or set it to null")]
     Empty(Key),
-    /// A text that parsers of other programs may fail on.
+    /// JSON that other parsers may refuse.
     #[error(transparent)]
     JsonLimit(#[from] LimitError),
     /// The journal cannot be written.
-    #[error("the journal cannot be written; the publication was not taken")]
+    #[error("the journal cannot be written; the publication was not accepted")]
     Journal,
-    /// The disk did not say that it would keep what it was given.
-    #[error("the publication was delivered, but the disk may not keep it")]
+    /// The publication was delivered, but the sync of the journal failed.
+    #[error("the publication was delivered, but the journal could not be synced to disk")]
     JournalUnsynced,
-    /// A line over the limit. The connection ends with it.
+    /// A line over the limit. The connection is closed after it.
     #[error("a line has at most {limit} bytes")]
     LineTooLong {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A key that is needed is absent, `null` or an empty array.
+    /// A required key is absent, `null` or an empty array.
     #[error("`{0}` is missing")]
     Missing(Key),
     /// JSON, but not an object.
@@ -69,7 +69,7 @@ pub enum Refusal {
     /// Not UTF-8.
     #[error("not UTF-8")]
     NotUtf8,
-    /// Not exactly one of the three kinds of payload.
+    /// Not exactly one of the three payload keys.
     #[error(
         "exactly one of `data`, `text` and `base64` is needed, not {0}; `\"data\":null` is one"
     )]
@@ -84,10 +84,10 @@ pub enum Refusal {
         /// Its length in bytes.
         got: usize,
     },
-    /// A publication that is over before a subscriber can have it.
+    /// A time to live of zero.
     #[error("`ttl_ms` is at least 1; leave it out for a publication that does not expire")]
     NoTime,
-    /// An event type of the server's own.
+    /// An event type that is reserved for the server.
     #[error("types of publications do not begin with `fanfare.`: those are the server's events")]
     ReservedEvent,
     /// More patterns than one consumer may have.
@@ -96,13 +96,13 @@ pub enum Refusal {
     /// More channels than one publication may name.
     #[error("`channel` names at most {CHANNELS_PER_PUBLICATION_MAX} channels")]
     TooManyChannels,
-    /// A key that publications do not have, or that does not belong to the command; its beginning.
+    /// A key that is unknown or does not belong to the command; the first 40 characters.
     #[error("`{0}` is not a key here")]
     UnknownKey(Box<str>),
 }
 
 impl Refusal {
-    /// The word that programs look at.
+    /// The error code, for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -144,13 +144,13 @@ impl Refusal {
         }
     }
 
-    /// The refusal of a key that publications do not have.
+    /// Refuses an unknown key.
     #[must_use]
     pub fn unknown_key(name: &str) -> Self {
         Self::UnknownKey(name.chars().take(40).collect())
     }
 
-    /// The refusal of a value of the wrong type.
+    /// Refuses a value of the wrong type.
     #[must_use]
     pub fn bad_value(key: Key) -> Self {
         let expected = match key {
@@ -177,13 +177,13 @@ impl Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Key {
-    /// Whether to answer.
+    /// Whether to acknowledge.
     Ack,
     /// Payload: bytes.
     Base64,
-    /// Where it goes.
+    /// The channels.
     Channel,
-    /// The code with which a conn is closed.
+    /// The close code of a conn.
     Code,
     /// Command: become a consumer.
     Consume,
@@ -193,17 +193,17 @@ pub enum Key {
     Dedupe,
     /// Command: close one conn.
     Disconnect,
-    /// Command: close all conns of somebody.
+    /// Command: close all conns of a token's subject.
     DisconnectSub,
     /// Event type.
     Event,
     /// Conflation key.
     Key,
-    /// Whether a consumer is told who comes and goes.
+    /// Whether a consumer receives notices.
     Notices,
     /// Command: count subscribers.
     Presence,
-    /// The reason with which a conn is closed.
+    /// The close reason of a conn.
     Reason,
     /// Command: send to one conn.
     Send,
@@ -213,7 +213,7 @@ pub enum Key {
     TtlMs,
 }
 
-/// Some keys, a bit each.
+/// A set of keys, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys(u32);
 
@@ -228,7 +228,7 @@ impl Keys {
         Self(bits)
     }
 
-    /// False if it was there already.
+    /// Adds a key. Returns false if it was in the set already.
     pub(super) fn insert(&mut self, key: Key) -> bool {
         let before = self.0;
         self.0 |= 1 << key as u8;
@@ -241,7 +241,7 @@ impl Keys {
 }
 
 impl Key {
-    /// All of them, in their order.
+    /// All keys, in alphabetical order.
     pub(super) const ALL: [Self; 17] = [
         Self::Ack,
         Self::Base64,

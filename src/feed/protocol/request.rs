@@ -1,10 +1,10 @@
 //! HTTP/1.1 on the feed (RFC 9112): heads, framing of bodies, and one [`Request`] for each.
 //!
-//! Pure. Heads are read by [`http::head`], which refuses what is doubtful as it does for clients;
-//! here is what the feed alone has: `POST /publish` and bodies. Decides at the head whether a
-//! request can be served; one that cannot still has its body skipped, so that the next one on the
-//! connection is found. When the end of a body is not known for certain, the connection ends with
-//! the answer. What a body publishes is [`super::publish`]'s business.
+//! Pure. [`http::head`] reads heads, as strictly as for clients. This file has what only the feed
+//! needs: `POST /publish` and bodies. The head decides whether a request can be served. The body of
+//! a refused request is still skipped, so that the next request is found. If the end of a body is
+//! uncertain, the connection is closed after the response. [`super::publish`] reads the
+//! publications in a body.
 
 use super::body::{Body, BodyError, Keeping, Progress};
 use super::draft::NameCache;
@@ -20,7 +20,7 @@ use crate::http::{self, After, Target};
 /// The requests of one feeder.
 #[derive(Debug)]
 pub(super) struct Requests {
-    /// The request whose body is coming in.
+    /// The request whose body is being received.
     open: Option<Box<Open>>,
     limits: Limits,
 }
@@ -104,7 +104,7 @@ impl Open {
     }
 }
 
-/// The answer after which nothing is read any more.
+/// A refusal after which the connection is closed.
 fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
     let request = Request {
         outcome: Err(refusal),
@@ -114,12 +114,12 @@ fn last(consumed: usize, refusal: RequestRefusal, is_head: bool) -> Step {
     Step::item(consumed, Item::Request(Box::new(request)))
 }
 
-/// Whether the client sends its body only when it is told to.
+/// Whether the feeder waits for `100 Continue` before it sends the body.
 fn wants_continue(head: &Head<'_>) -> bool {
     head.expectation() == Expectation::Continue && head.framing.has_content()
 }
 
-/// Plans a request by its head. An error ends the connection.
+/// Checks the head of a request. The connection is closed after an error.
 fn open(
     head: &Head<'_>,
     body_bytes_max: usize,
@@ -132,7 +132,8 @@ fn open(
         return Err(http::Refusal::Expectation.into());
     }
     let plan = plan(head, names);
-    // Whoever waits for `100 Continue` is refused without it, and may send its body or not.
+    // A feeder that waits for `100 Continue` is refused without it. It may or may not send the
+    // body, so the connection is closed.
     if let (Err(refusal), true) = (&plan, wants_continue(head)) {
         return Err(refusal.clone());
     }
@@ -169,28 +170,28 @@ fn plan(head: &Head<'_>, names: &mut NameCache) -> Result<PublishPlan, RequestRe
         return Err(RequestRefusal::new(
             Status::NotFound,
             "not_found",
-            "there is only /publish",
+            "the only path here is /publish",
         ));
     }
     if head.method != Method::Post {
         return Err(RequestRefusal::new(
             Status::MethodNotAllowed,
             "method_not_allowed",
-            "only POST publishes",
+            "the only method of this path is POST",
         ));
     }
     if head.framing == Framing::Absent {
         return Err(RequestRefusal::new(
             Status::LengthRequired,
             "length_required",
-            "a body is needed: Content-Length or chunks",
+            "the request needs a body: Content-Length or chunked",
         ));
     }
     check_content_coding(head)?;
     PublishPlan::new(target.query, content_type(head.fields.content_type)?, names)
 }
 
-/// Refuses content that would have to be decoded before it is published (RFC 9110, 8.4).
+/// Refuses content codings, since bodies are published without decoding (RFC 9110, 8.4).
 fn check_content_coding(head: &Head<'_>) -> Result<(), RequestRefusal> {
     let lines = head.fields.lines.named("content-encoding");
     let mut codings = lines
@@ -201,7 +202,7 @@ fn check_content_coding(head: &Head<'_>) -> Result<(), RequestRefusal> {
     }
     Err(RequestRefusal::unsupported(
         "content_coding",
-        "the body has a Content-Encoding, and none is decoded here: send it as it is",
+        "content codings are not supported here: send the body without Content-Encoding",
         ("Accept-Encoding", "identity"),
     ))
 }
@@ -216,7 +217,7 @@ fn content_type(field: Field<'_>) -> Result<Option<&str>, RequestRefusal> {
         RequestRefusal::new(
             Status::BadRequest,
             "bad_field",
-            "Content-Type has to be one text",
+            "Content-Type must occur once and be UTF-8",
         )
     };
     text.map(Some).ok_or_else(bad)
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_publication_refuses_the_body_and_is_named() {
+    fn one_bad_publication_refuses_the_body_and_is_reported_by_its_index() {
         let body = r#"[{"channel":"a","data":1},{"channel":"b"}]"#;
         let refusal = one(&post("/publish", "application/json", body))
             .outcome
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn chunked_body_is_put_together() {
+    fn chunked_body_is_assembled() {
         let bytes = "POST /publish?channel=a HTTP/1.1\r\nHost: f\r\nContent-Type: text/plain\r\n\
             Transfer-Encoding: chunked\r\n\r\n3;x=\"y\"\r\nabc\r\n0A\r\n0123456789\r\n0\r\nT: v\r\n\r\n";
         let request = one(bytes);
@@ -445,8 +446,8 @@ mod tests {
     }
 
     #[test]
-    fn head_over_its_limit_is_too_large_whatever_lies_beyond() {
-        // What the decoder may hold is 300 bytes; the fault in the field comes after them.
+    fn head_over_its_limit_is_too_large_whatever_follows() {
+        // The limit is 300 bytes; the fault in the field comes after them.
         let fields = format!("Host: f\r\nX: {}\u{8}", "y".repeat(300));
         let bytes = format!("POST /publish HTTP/1.1\r\n{fields}\r\n\r\n");
         assert_eq!(status(&bytes), (431, true));
@@ -616,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_target_is_understood() {
+    fn absolute_target_is_accepted() {
         assert!(
             one(&post("http://feed/publish?channel=a", "text/plain", "x"))
                 .outcome

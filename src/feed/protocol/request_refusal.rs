@@ -1,6 +1,6 @@
 //! Why an HTTP request on the feed is refused.
 //!
-//! Pure data. `feed::http_answers` makes a problem document of it (RFC 9457).
+//! Pure data. `feed::http_answers` writes it as a problem document (RFC 9457).
 
 use super::refusal::Refusal;
 use crate::http;
@@ -9,15 +9,15 @@ use crate::http::response::Status;
 /// Why a request is refused (RFC 9457).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRefusal {
-    /// The status of the answer.
+    /// The status of the response.
     pub status: Status,
-    /// The word that programs look at.
+    /// The error code, for programs.
     pub error: &'static str,
-    /// What is wrong, for people.
+    /// The explanation, for people.
     pub detail: Box<str>,
-    /// Which publication of the body is at fault, counted from zero.
+    /// The index of the publication at fault, from zero.
     pub index: Option<usize>,
-    /// A field line of the answer that says what would be accepted.
+    /// A header field of the response that names what is accepted.
     pub field: Option<(&'static str, &'static str)>,
 }
 
@@ -32,8 +32,7 @@ impl RequestRefusal {
         }
     }
 
-    /// Content of a type or coding that is not taken, and the field line that names what is taken
-    /// (RFC 9110, 15.5.16).
+    /// Refuses a media type or content coding. `field` names what is accepted (RFC 9110, 15.5.16).
     pub(crate) fn unsupported(
         error: &'static str,
         detail: &str,
