@@ -1,8 +1,8 @@
-//! Remembers idempotency keys, so that a repeated publication is recognised.
+//! The memory of idempotency keys, by which repeated publications are recognised.
 //!
-//! A key counts per channel. It is remembered for a fixed time from its first use and never longer
-//! because of repeats; when too many are remembered, the oldest goes first. Time is passed in.
-//! The sequencer is the only caller.
+//! A key belongs to one channel. It is remembered for a fixed time after its first use, which
+//! repetitions do not extend. Above a bound the oldest key is removed. Time is an argument. The
+//! sequencer uses it, and the journal fills it at a start.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -16,18 +16,19 @@ use crate::config::limits::{DEDUPE_KEYS_MAX, DEDUPE_WINDOW_MS};
 use crate::id::{ChannelName, Cursor, Sequence};
 use crate::time::Now;
 
-/// The keys seen inside the window, with the id that each was given first.
+/// The keys used inside the window, with the id of the first publication of each.
 #[derive(Debug)]
 pub struct Dedupe {
     first_ids: HashMap<Arc<Key>, Cursor, FixedState>,
-    /// The keys of `first_ids` in the order in which they came.
+    /// The keys of `first_ids`, oldest first.
     order: VecDeque<(Now, Arc<Key>)>,
     keys_max: usize,
     window: Duration,
 }
 
 impl Dedupe {
-    /// An empty memory with the fixed bounds. `seed` keeps feeders from choosing keys that collide.
+    /// An empty memory with the configured bounds. `seed` prevents feeders from choosing keys that
+    /// collide.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self::bounded(
@@ -46,14 +47,14 @@ impl Dedupe {
         }
     }
 
-    /// The id that this key's first publication was given, if that is inside the window.
+    /// The id of this key's first publication, if that is inside the window.
     #[must_use]
     pub fn first_id(&mut self, channel: &ChannelName, key: &str, now: Now) -> Option<Cursor> {
         self.forget_expired(now);
         self.first_ids.get(&KeyRef { channel, key }).copied()
     }
 
-    /// Remembers the first publication of a key.
+    /// Stores the first publication of a key.
     pub fn remember(&mut self, channel: &ChannelName, key: &str, id: Cursor, now: Now) {
         if self.first_ids.len() >= self.keys_max {
             self.forget_oldest();
@@ -68,7 +69,7 @@ impl Dedupe {
         debug_assert_eq!(self.first_ids.len(), self.order.len());
     }
 
-    /// Forgets every key whose first publication has a number above this one.
+    /// Removes every key whose first publication has a number above this one.
     pub fn forget_after(&mut self, last: Sequence) {
         while let Some((_, key)) = self.order.back() {
             if self.first_ids.get(key).is_none_or(|id| id.sequence <= last) {
@@ -101,7 +102,7 @@ struct Key {
     key: Box<str>,
 }
 
-/// Looks up a [`Key`] without making one.
+/// Looks up a [`Key`] without creating one.
 struct KeyRef<'a> {
     channel: &'a ChannelName,
     key: &'a str,

@@ -1,7 +1,8 @@
-//! SHELL: whether a directory is there or can be made, and whether another user could replace it.
+//! SHELL: checks whether a directory exists or can be created, and whether another user could
+//! replace it.
 //!
-//! Asked before anything is made, so that `fanfare check` finds what would stop a start and leaves
-//! nothing behind.
+//! The checks run before anything is created, so that `fanfare check` finds what would prevent a
+//! start, and changes nothing.
 
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -10,11 +11,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
-/// Checks that this process can make files in a directory, or can make the directory.
+/// Checks that this process can create files in a directory, or can create the directory.
 pub(crate) fn check(path: &Path) -> io::Result<()> {
     let mut nearest = path;
     loop {
-        // The parent of a name alone is the current directory.
+        // The parent of a plain name is the current directory.
         let place = if nearest.as_os_str().is_empty() {
             Path::new(".")
         } else {
@@ -26,7 +27,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
                 return Ok(accessat(CWD, place, access, AtFlags::EACCESS)?);
             }
             Ok(_) => return Err(io::Error::from(rustix::io::Errno::NOTDIR)),
-            // A link whose target is missing cannot be made a directory either.
+            // A directory cannot be created over a link whose target is missing.
             Err(error) if error.kind() != ErrorKind::NotFound || place.is_symlink() => {
                 return Err(error);
             }
@@ -35,11 +36,11 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The first part of a directory's path that another user has or can replace; `None` if only this
-/// user and root can. Parts that are missing are left out.
+/// The first part of a directory's path that another user owns or can replace; `None` if only this
+/// user and root can. Missing parts are ignored.
 pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     let absolute = std::path::absolute(path)?;
-    // Links are in the first path, and where they lead in the second.
+    // The first path contains the links, the second their targets.
     let real = match fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => absolute.clone(),
         outcome => outcome?,
@@ -55,8 +56,8 @@ pub(crate) fn replaceable_part(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Whether only root and this user can change a directory or a link. Others can write to a sticky
-/// directory, but cannot replace what is not theirs there.
+/// Whether only root and this user can change a directory or a link. In a sticky directory others
+/// can create files, but cannot replace files of another user.
 fn is_safe(found: &Metadata, uid: u32) -> bool {
     let is_closed = found.is_symlink() || found.mode() & 0o022 == 0 || found.mode() & 0o1000 != 0;
     [0, uid].contains(&found.uid()) && is_closed
@@ -97,7 +98,7 @@ mod tests {
         assert!(is_safe(&found, uid));
         let link = fs::symlink_metadata(&link).unwrap();
         assert!(is_safe(&link, uid));
-        // For another user, what is neither theirs nor root's is not safe.
+        // For another user, a directory of neither that user nor root is not safe.
         assert_eq!(
             is_safe(&found, uid + 1) || is_safe(&link, uid + 1),
             uid == 0
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_there_or_can_be_made_and_nothing_is_made() {
+    fn directory_exists_or_can_be_created_and_nothing_is_created() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("file");
         fs::write(&file, "").unwrap();
