@@ -1,9 +1,9 @@
-//! SHELL: a feeder that is a backend: what it says to one conn, what it asks, and what it consumes.
+//! SHELL: executes the commands of a feeder, and detects consumers that stall.
 //!
-//! The part of a [`Feeder`] that has to do with conns instead of publications. Commands go to the
-//! workers through the sequencer, behind what was published before; reports are owed to consumers
-//! like answers, within the same bounds, and notices within a share of them. A consumer that makes
-//! others wait is judged by what it reads.
+//! The part of a [`Feeder`] that concerns conns instead of publications. Commands go to the workers
+//! through the sequencer, after everything that was published before. Reports are queued for
+//! consumers like answers, within the same bounds, and notices within a part of these bounds. A
+//! consumer that makes others wait has to read at a minimum rate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::feed::protocol::command::Command;
 use crate::time::{Deadline, Now};
 
 impl Feeder {
-    /// Carries out a command, and owes the answer.
+    /// Executes a command and queues its answer.
     pub(crate) fn execute(
         &mut self,
         command: Command,
@@ -59,48 +59,48 @@ impl Feeder {
         self.answers.queue_delivery(line, wants_ack, status);
     }
 
-    /// What it consumes, if it does.
+    /// What it consumes; `None` if it is not a consumer or its peer reads no more.
     pub(crate) fn consume_options(&self) -> Option<&ConsumeOptions> {
-        let reads = self.phase != Phase::Gone && !self.socket.is_hung_up;
+        let reads = self.phase != Phase::Closed && !self.socket.is_hung_up;
         self.consume_options.as_ref().filter(|_| reads)
     }
 
-    /// Whether consumers are fewer without it.
+    /// Whether it has been a consumer until now.
     pub(crate) fn is_consumer(&self) -> bool {
         self.consume_options.is_some()
     }
 
-    /// Whether a report is for this feeder.
+    /// Whether it consumes a report.
     pub(crate) fn consumes(&self, report: &Report) -> bool {
         self.consume_options()
             .is_some_and(|consume_options| consume_options.covers(report))
     }
 
-    /// Whether it is owed so much that nothing more can be.
+    /// Whether its answers are congested, so that no report fits.
     pub(crate) fn is_congested(&self) -> bool {
         self.answers.is_congested()
     }
 
-    /// Whether a notice may be owed to it.
+    /// Whether a notice may be queued for it.
     pub(crate) fn has_notice_room(&mut self) -> bool {
         let sent = self.answers.sent_total();
         let socket = &mut self.socket;
         self.notice_budget.has_room(sent, || socket.update_unread())
     }
 
-    /// Owes a report to a consumer.
+    /// Queues a report for a consumer.
     pub(crate) fn queue_report(&mut self, line: &[u8]) {
         self.answers.queue_bytes(line);
     }
 
-    /// Owes a notice to a consumer.
+    /// Queues a notice for a consumer.
     pub(crate) fn queue_notice(&mut self, line: &[u8]) {
         self.answers.queue_bytes(line);
         let (sent, end) = (self.answers.sent_total(), self.answers.ready_total());
         self.notice_budget.note(sent, line.len(), end);
     }
 
-    /// It makes others wait from now on, if it has not before.
+    /// Starts the stall timer, unless it runs already.
     pub(crate) fn start_stall_timer(&mut self, running: Now) {
         self.socket.update_unread();
         let read_before = self.socket.read_by_peer();
@@ -108,12 +108,13 @@ impl Feeder {
             .get_or_insert_with(|| StallTimer::new(read_before, running));
     }
 
-    /// Whether something that it is owed finds room in the kernel.
+    /// Whether unsent bytes can be written now.
     pub(crate) fn can_write(&self) -> bool {
         self.socket.is_writable && !self.answers.unsent().is_empty()
     }
 
-    /// Judges it by what it has read. `is_waited_for` says that others wait for it now.
+    /// Checks what it has read since the stall timer started. `is_waited_for`: others wait for it
+    /// now.
     pub(crate) fn check_stall(&mut self, is_waited_for: bool, running: Now) -> StallState {
         let Some(stall_timer) = self.stall_timer else {
             return StallState::Settled;
@@ -135,22 +136,22 @@ impl Feeder {
         }
     }
 
-    /// It has read next to nothing for too long, and others wait for it.
+    /// Closes a consumer that has stalled for too long while others wait for it.
     fn cut_off(&mut self) {
         tracing::warn!(
             pid = self.socket.peer.pid,
             "a consumer reads next to nothing and is cut off"
         );
-        self.phase = Phase::Gone;
+        self.phase = Phase::Closed;
     }
 }
 
-/// How long others wait for a consumer. Not ended by a little room alone, or a consumer that reads
-/// a line now and then would never be judged.
+/// Limits how long others wait for a consumer. A little room does not stop it, since a consumer
+/// could then stall forever by reading a line now and then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimer {
     until: Deadline,
-    /// What the consumer had read when it began.
+    /// What the consumer had read when the timer started.
     read_before: u64,
 }
 
@@ -161,15 +162,15 @@ impl StallTimer {
     }
 }
 
-/// What is found of a consumer that others have waited for.
+/// The state of a consumer that others have waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StallState {
-    /// It has read too little.
+    /// It has read too little and was closed.
     CutOff,
-    /// Others wait, and may until then.
+    /// Others wait for it, until this deadline.
     Until(Deadline),
-    /// Nothing waits for it, but it has not read enough either.
+    /// Others do not wait for it now, but it has not read enough yet.
     Open,
-    /// It reads.
+    /// It has read enough.
     Settled,
 }

@@ -1,8 +1,8 @@
-//! What a consumer wants, and the lines in which it gets it.
+//! What a consumer has asked for, and the lines that it receives.
 //!
-//! Pure. A feeder becomes a consumer by a line `{"consume":[…]}`; from then on it is told, one JSON
-//! object a line, what clients publish in the channels it named and, with notices, who comes to
-//! them and leaves. Who gets which report is decided by the loop in [`super`].
+//! Pure. A feeder becomes a consumer by a line `{"consume":[…]}`. From then on it receives a line
+//! of JSON for each publication of a client in these channels and, with `notices`, for each
+//! subscription and its end. `reports` decides which consumer receives which report.
 
 use crate::backend::{ClientPublication, Notice, Report};
 use crate::config::limits::{NOTICE_BYTES_AT_ONCE, NOTICE_INTERVAL_BYTES, NOTICE_UNREAD_BYTES_MAX};
@@ -19,7 +19,7 @@ pub(crate) struct ConsumeOptions {
 }
 
 impl ConsumeOptions {
-    /// Whether a report is for this consumer.
+    /// Whether this consumer receives a report.
     pub(crate) fn covers(&self, report: &Report) -> bool {
         match report {
             Report::Count { .. } => false,
@@ -34,20 +34,20 @@ impl ConsumeOptions {
     }
 }
 
-/// How much of what a consumer has not read may be notices. They share one stream of bytes with
-/// publications, so few are in it at any time: a publication never waits for many, and those that
-/// wait elsewhere can still be undone.
+/// Limits how many notices lie unread in a consumer's stream. Publications share the stream, so a
+/// publication never waits for many notices. Notices that wait in the workers' table can still
+/// cancel out.
 #[derive(Debug, Default)]
 pub(crate) struct NoticeBudget {
-    /// Where the last notice ends, counted in bytes since the consumer connected.
+    /// Where the last notice ends, in bytes since the consumer connected.
     end: u64,
-    /// Bytes of notices of which the last ends there.
+    /// Bytes of the notices up to `end`.
     bytes: usize,
 }
 
 impl NoticeBudget {
-    /// Whether there is room for a notice. `sent` is what the socket has taken so far; `unread`
-    /// says how much of that the consumer has not read.
+    /// Whether there is room for a notice. `sent` is the number of bytes written so far, `unread`
+    /// returns how many of them the consumer has not read.
     pub(crate) fn has_room(&self, sent: u64, unread: impl FnOnce() -> u32) -> bool {
         match sent.checked_sub(self.end) {
             None => self.bytes < NOTICE_BYTES_AT_ONCE,
@@ -55,7 +55,7 @@ impl NoticeBudget {
         }
     }
 
-    /// Notes a notice of so many bytes, the last of what the consumer is owed up to `end`.
+    /// Adds a notice of `bytes` bytes, which ends at `end` in the stream.
     pub(crate) fn note(&mut self, sent: u64, bytes: usize, end: u64) {
         if sent >= self.end {
             self.bytes = 0;
@@ -65,11 +65,11 @@ impl NoticeBudget {
     }
 }
 
-/// The line in which a consumer is told.
+/// The line that a consumer receives for a report.
 pub(crate) fn line(report: &Report) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     match report {
-        // Nothing for consumers; the loop answers it.
+        // Not for consumers; `reports` answers it.
         Report::Count { .. } => return out,
         Report::Lost(notices) => push_display(
             &format_args!("{{\"type\":\"notices_lost\",\"count\":{notices}"),
@@ -97,7 +97,7 @@ pub(crate) fn line(report: &Report) -> Vec<u8> {
         }) => {
             push_start("publish", *from, sub.as_deref(), channel, &mut out);
             out.extend_from_slice(b",\"data\":");
-            // A line end in the client's white space would be one in ours.
+            // A line feed in the client's white space would end the line.
             out.extend_from_slice(minify(data).as_bytes());
         }
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn consumer_wants_its_patterns_and_notices_only_if_it_said_so() {
+    fn consumer_receives_its_channels_and_notices_only_on_request() {
         let mut consume_options = ConsumeOptions {
             patterns: vec![Pattern::new("chat:*").unwrap()],
             notices: false,
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn few_notices_are_on_their_way_and_steady_publications_leave_them_a_share() {
+    fn few_notices_are_in_flight_and_steady_publications_leave_room_for_them() {
         let mut share = NoticeBudget::default();
         let read_all = || 0;
         let read_nothing = || NOTICE_UNREAD_BYTES_MAX + 1;
@@ -189,7 +189,10 @@ mod tests {
         share.note(0, NOTICE_BYTES_AT_ONCE - 1, 10_000);
         assert!(share.has_room(0, read_nothing), "the batch is not full");
         share.note(0, 1, 10_001);
-        assert!(!share.has_room(10_000, read_all), "it is not written");
+        assert!(
+            !share.has_room(10_000, read_all),
+            "the notices are not written yet"
+        );
         assert!(share.has_room(10_001, read_all));
         assert!(!share.has_room(10_001 + NOTICE_INTERVAL_BYTES - 1, read_nothing));
         assert!(share.has_room(10_001 + NOTICE_INTERVAL_BYTES, read_nothing));

@@ -1,9 +1,9 @@
-//! SHELL: what workers report, on its way to consumers and back to the clients.
+//! SHELL: routes the workers' reports to consumers, and replies to clients.
 //!
-//! A report is taken when every consumer of it has room. Until then it and all later reports wait;
-//! in the end their clients are not read. Notices wait apart from reports, for a smaller room of
-//! their own, and their clients too. A consumer that makes others wait and reads next to nothing is
-//! cut off. The loop in [`super`] calls in every round.
+//! A report is taken when each of its consumers has room. Until then it and all later reports wait,
+//! and in the end their clients are not read. Notices wait separately, for a smaller room, and so
+//! do their clients. A consumer that makes others wait and reads next to nothing is closed. The
+//! loop calls [`ReportRouter::turn`] in each round.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,57 +32,58 @@ use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 use crate::worker::mail::upstream::{Reports, WaitingNotice};
 
-/// The feed's end of the way upstream.
+/// Routes reports from workers to consumers.
 #[derive(Debug)]
 pub(crate) struct ReportRouter {
     reports: Reports,
-    /// Whether the report in front waits for consumers.
+    /// Whether the first report waits for consumers.
     is_report_stuck: bool,
     scan: Scan,
-    /// Consumers that others wait for in this turn, and those they have waited for.
+    /// Slots of consumers that others wait for in this turn, and of those whose stall timer runs.
     waited_for: Vec<usize>,
     stalled: Vec<usize>,
-    /// When the next of them is cut off, in running time.
+    /// When the next of them is closed, in running time.
     deadline: Option<Deadline>,
-    /// Clients that wait for workers, oldest first.
+    /// Replies that wait for workers or the journal, oldest first.
     pending_replies: VecDeque<PendingReply>,
     metrics: Arc<FeedMetrics>,
 }
 
-/// How far notices were looked at, and what was passed over because it has to wait. A consumer
-/// without room holds up no notices of others, but for those of the same conn: they stay in order.
+/// The position in the queue of notices, and the notices skipped because they have to wait. A
+/// consumer without room delays no notices of others, except those of the same conn, which stay in
+/// order.
 #[derive(Debug, Default)]
 struct Scan {
-    /// What comes before this place in the order was passed over.
+    /// Notices before this place in the order were skipped.
     next: u64,
-    /// Conns of notices that were passed over.
+    /// Conns of skipped notices.
     passed: HashSet<ConnName, RandomState>,
     notices_passed: usize,
     /// Consumers without room.
     full: Vec<usize>,
-    /// Whether a notice was passed over because a report comes before it.
+    /// Whether a notice was skipped because a report comes before it.
     awaits_report: bool,
-    /// Congested consumers of notices for which another consumer has room.
+    /// Congested consumers of notices that another consumer has room for.
     blocking: Vec<usize>,
     /// Whether a consumer that has room waits for one that has none.
     holds_others: bool,
-    /// Whether nothing else can be taken for now.
+    /// Whether no other notice can be taken now.
     is_stuck: bool,
 }
 
 impl Scan {
-    /// Whether no more may be passed over, so that all later notices wait.
+    /// Whether no more notices may be skipped, so that all later ones wait.
     fn is_blocked(&self) -> bool {
         self.notices_passed >= NOTICES_PASSED_MAX
     }
 }
 
-/// What a client is told when workers have confirmed.
+/// A reply to a client, sent when workers and journal have confirmed.
 #[derive(Debug)]
 struct PendingReply {
     to: ConnName,
     reference: Option<Reference>,
-    what: PendingResult,
+    result: PendingResult,
 }
 
 #[derive(Debug)]
@@ -105,20 +106,20 @@ impl ReportRouter {
         }
     }
 
-    /// Whether there is something to take that was not there in vain a moment ago.
+    /// Whether there are reports or notices that may be taken now.
     pub(crate) fn has_work(&self) -> bool {
         let may_take = !self.is_report_stuck && self.pending_replies.len() < FEED_ACKS_MAX;
         may_take && !self.reports.is_empty() || !self.scan.is_stuck && self.reports.has_notices()
     }
 
-    /// When a consumer is cut off that has read next to nothing by then, in running time.
+    /// When the next stalled consumer is closed, in running time.
     pub(crate) fn deadline(&self) -> Option<Deadline> {
         self.deadline
     }
 
-    /// Takes reports and notices, as far as there is room, and says which feeders have something to
-    /// write. Patience with a consumer is measured in running time, which a stop of the server does
-    /// not use up; publications have their age by `now`.
+    /// Routes reports and notices as far as there is room, and adds the feeders with new bytes to
+    /// `touched`. Stall timers use running time, which does not advance while the server is
+    /// stopped. Publications get their time from `now`.
     pub(crate) fn turn(
         &mut self,
         feeders: &mut Slab<Feeder>,
@@ -127,18 +128,18 @@ impl ReportRouter {
         running: Now,
         touched: &mut Vec<usize>,
     ) {
-        self.settle(sequencer);
+        self.send_replies(sequencer);
         self.waited_for.clear();
         if self.deadline.is_some_and(|due| running.has_reached(due)) {
-            // What a consumer is judged for may have been undone meanwhile.
+            // The notices that wait for a stalled consumer may have been cancelled.
             self.rescan();
         }
         self.route_reports(feeders, sequencer, now, touched);
         self.route_notices(feeders, touched);
         self.check_stall(feeders, running, touched);
         sequencer.post();
-        // The journal does not wake the feed for what it refuses.
-        self.settle(sequencer);
+        // The journal does not wake the feed for a refusal.
+        self.send_replies(sequencer);
         let metrics = &self.metrics;
         let waiting = self.reports.notices_waiting();
         metrics.notices_waiting.set(waiting as u64);
@@ -159,7 +160,7 @@ impl ReportRouter {
             if self.pending_replies.len() >= FEED_ACKS_MAX || self.reports.front().is_none() {
                 return;
             }
-            // What its conn has caused before comes first.
+            // Earlier notices of the same conn come first.
             let before = self.reports.notices_before_front();
             let Some(report) = self.reports.front() else {
                 return;
@@ -185,7 +186,7 @@ impl ReportRouter {
         }
     }
 
-    /// Hands out notices, but for those that have to wait.
+    /// Routes notices, except those that have to wait.
     fn route_notices(&mut self, feeders: &mut Slab<Feeder>, touched: &mut Vec<usize>) {
         let mut has_room =
             |slot: &usize| feeders.get_mut(*slot).is_none_or(Feeder::has_notice_room);
@@ -209,12 +210,12 @@ impl ReportRouter {
                 self.scan.next = notice.order + 1;
                 self.deliver_notice(&notice, feeders, touched);
                 if matches!(notice.report, Report::Lost(_)) {
-                    // More may have been lost meanwhile, and stands at the same place.
+                    // A new count of lost notices may be at the same place.
                     self.rescan();
                 }
             }
         }
-        // Notices that wait for a consumer alone, and that hold up no client, may do so for long.
+        // Notices that delay neither clients nor other consumers may wait for long.
         if self.reports.has_held() || self.scan.holds_others || self.scan.is_blocked() {
             self.waited_for.extend_from_slice(&self.scan.full);
         }
@@ -241,20 +242,20 @@ impl ReportRouter {
             }
         }
         if has_room && congested.is_empty() {
-            // The small share of notices is there for publications to the same consumer. It is no
-            // reason to keep another one waiting.
+            // The small budget of notices protects publications to the same consumer. It must not
+            // delay another consumer.
             full.clear();
         }
-        note(&full, &mut self.scan.full);
+        add_slots(&full, &mut self.scan.full);
         if has_room {
-            note(&congested, &mut self.scan.blocking);
+            add_slots(&congested, &mut self.scan.blocking);
         }
         let is_held_up = !full.is_empty() || is_passed && !self.scan.full.is_empty();
         self.scan.holds_others |= has_room && is_held_up;
         is_passed || !full.is_empty() || !notice.is_due
     }
 
-    /// Goes on after a notice that has to wait.
+    /// Skips a notice that has to wait.
     fn skip(&mut self, notice: &WaitingNotice) {
         match &notice.report {
             Report::Notice(Notice { conn, .. }) => {
@@ -262,18 +263,18 @@ impl ReportRouter {
                 self.scan.passed.insert(*conn);
                 self.scan.notices_passed += 1;
             }
-            // A count of lost ones keeps its place for all consumers: nothing passes it.
+            // A count of lost notices keeps its place for all consumers: later notices wait for it.
             _ => self.scan.notices_passed = NOTICES_PASSED_MAX,
         }
         self.scan.is_stuck = self.scan.is_blocked();
     }
 
-    /// Looks at all notices again: some that had to wait may not have to any more.
+    /// Starts over with the first notice, since skipped ones may have room now.
     pub(crate) fn rescan(&mut self) {
         self.scan = Scan::default();
     }
 
-    /// Hands a notice out, unless it was undone meanwhile.
+    /// Delivers a notice, unless it was cancelled.
     fn deliver_notice(
         &self,
         notice: &WaitingNotice,
@@ -281,13 +282,13 @@ impl ReportRouter {
         touched: &mut Vec<usize>,
     ) {
         if self.reports.take_notice(notice) {
-            let owe = Feeder::queue_notice;
-            let consumers = deliver(&notice.report, owe, feeders, touched);
-            self.note(&notice.report, consumers);
+            let queue = Feeder::queue_notice;
+            let consumers = deliver(&notice.report, queue, feeders, touched);
+            self.count(&notice.report, consumers);
         }
     }
 
-    /// Cuts off consumers that make others wait and read next to nothing.
+    /// Closes consumers that make others wait and read next to nothing.
     fn check_stall(&mut self, feeders: &mut Slab<Feeder>, running: Now, touched: &mut Vec<usize>) {
         for slot in &self.waited_for {
             if let Some(feeder) = feeders.get_mut(*slot) {
@@ -335,14 +336,14 @@ impl ReportRouter {
                 reference,
             } => {
                 let counts = sequencer.count([channel]);
-                self.owe(from, reference, PendingResult::Count(counts));
+                self.queue_reply(from, reference, PendingResult::Count(counts));
             }
             Report::Publish(publication) if publication.audience == Audience::Subscribers => {
                 self.broadcast(publication, sequencer, now);
             }
             Report::Lost(_) | Report::Notice(_) | Report::Publish(_) => {
                 let consumers = deliver(&report, Feeder::queue_report, feeders, touched);
-                self.note(&report, consumers);
+                self.count(&report, consumers);
                 if let Report::Publish(publication) = report {
                     answer(publication, consumers, sequencer);
                 }
@@ -350,7 +351,7 @@ impl ReportRouter {
         }
     }
 
-    /// A client's publication for the channel's subscribers gets its number like any other.
+    /// Sequences a client's publication to the channel's subscribers.
     fn broadcast(&mut self, publication: ClientPublication, sequencer: &mut Sequencer, now: Now) {
         let draft = Draft {
             channels: Channels::One(publication.channel),
@@ -362,18 +363,18 @@ impl ReportRouter {
         };
         let ack = sequencer.sequence(draft, Acknowledge::Yes, now);
         let reference = publication.reference;
-        self.owe(publication.from, reference, PendingResult::Publication(ack));
+        self.queue_reply(publication.from, reference, PendingResult::Publication(ack));
     }
 
-    fn owe(&mut self, to: ConnName, reference: Option<Reference>, what: PendingResult) {
+    fn queue_reply(&mut self, to: ConnName, reference: Option<Reference>, result: PendingResult) {
         self.pending_replies.push_back(PendingReply {
             to,
             reference,
-            what,
+            result,
         });
     }
 
-    fn note(&self, report: &Report, consumers: usize) {
+    fn count(&self, report: &Report, consumers: usize) {
         match report {
             Report::Count { .. } => {}
             Report::Lost(count) => self.metrics.notices_lost.add(*count),
@@ -384,35 +385,35 @@ impl ReportRouter {
         }
     }
 
-    /// Tells clients what became of what they asked, in order, up to the first that is open.
-    fn settle(&mut self, sequencer: &mut Sequencer) {
-        while let Some(pending_replies) = self.pending_replies.pop_front() {
-            let message = match &pending_replies.what {
+    /// Sends replies to clients in order, up to the first undecided one.
+    fn send_replies(&mut self, sequencer: &mut Sequencer) {
+        while let Some(reply) = self.pending_replies.pop_front() {
+            let message = match &reply.result {
                 PendingResult::Count(counts) => counts.first().and_then(|(channel, worker_ack)| {
                     worker_ack
                         .sum()
                         .map(|subscribers| BackendMessage::PresenceReply {
                             channel: channel.clone(),
                             subscribers,
-                            reference: pending_replies.reference.clone(),
+                            reference: reply.reference.clone(),
                         })
                 }),
                 PendingResult::Publication(ack) => {
                     published(ack).map(|outcome| BackendMessage::PublishReply {
                         outcome,
-                        reference: pending_replies.reference.clone(),
+                        reference: reply.reference.clone(),
                     })
                 }
             };
             match message {
-                Some(message) => sequencer.send_to_conn(pending_replies.to, message, None),
-                None => return self.pending_replies.push_front(pending_replies),
+                Some(message) => sequencer.send_to_conn(reply.to, message, None),
+                None => return self.pending_replies.push_front(reply),
             }
         }
     }
 }
 
-/// What a client is told of its publication; `None` while that is open.
+/// The outcome of a client's publication; `None` while it is undecided.
 fn published(ack: &Ack) -> Option<PublishOutcome> {
     Some(match ack.outcome()? {
         Ok(_) => PublishOutcome::Broadcast(ack.id),
@@ -421,8 +422,8 @@ fn published(ack: &Ack) -> Option<PublishOutcome> {
     })
 }
 
-/// Adds slots to those that are known.
-fn note(slots: &[usize], known: &mut Vec<usize>) {
+/// Adds slots that are not in the list yet.
+fn add_slots(slots: &[usize], known: &mut Vec<usize>) {
     for slot in slots {
         if !known.contains(slot) {
             known.push(*slot);
@@ -430,7 +431,7 @@ fn note(slots: &[usize], known: &mut Vec<usize>) {
     }
 }
 
-/// Whether a consumer is full; notes those that are.
+/// Whether any consumer is full; adds their slots to `full`.
 fn note_full(
     feeders: &mut Slab<Feeder>,
     full: &mut Vec<usize>,
@@ -440,7 +441,7 @@ fn note_full(
     for (slot, feeder) in feeders {
         if is_full(feeder) {
             is_any = true;
-            note(&[slot], full);
+            add_slots(&[slot], full);
         }
     }
     is_any
@@ -449,7 +450,7 @@ fn note_full(
 /// Queues a report for each of its consumers and returns their number.
 fn deliver(
     report: &Report,
-    owe: fn(&mut Feeder, &[u8]),
+    queue: fn(&mut Feeder, &[u8]),
     feeders: &mut Slab<Feeder>,
     touched: &mut Vec<usize>,
 ) -> usize {
@@ -457,7 +458,7 @@ fn deliver(
     let mut consumers = 0;
     for (slot, feeder) in feeders {
         if feeder.consumes(report) {
-            owe(feeder, line.get_or_insert_with(|| consumer::line(report)));
+            queue(feeder, line.get_or_insert_with(|| consumer::line(report)));
             touched.push(slot);
             consumers += 1;
         }
@@ -470,7 +471,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
         0 => PublishOutcome::NoConsumer,
         _ => PublishOutcome::Consumed,
     };
-    // Without a reference success is not told, and need not be sent.
+    // A client without a reference expects no reply on success.
     if consumers == 0 || publication.reference.is_some() {
         let reference = publication.reference;
         sequencer.send_to_conn(
@@ -481,7 +482,7 @@ fn answer(publication: ClientPublication, consumers: usize, sequencer: &mut Sequ
     }
 }
 
-/// The channels whose comings and goings consumers want to know.
+/// The channels for which consumers have asked for notices.
 pub(crate) fn watch(feeders: &Slab<Feeder>) -> WatchedChannels {
     let consume_options = feeders
         .iter()

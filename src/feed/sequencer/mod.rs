@@ -1,9 +1,9 @@
-//! SHELL: gives every publication its number, adds it to the log, and posts it to the workers that
-//! have subscribers of its channel.
+//! SHELL: numbers publications, adds them to the log, and posts them to the workers with
+//! subscribers.
 //!
-//! The only place where the node's one sequence grows, hence every worker sees the same order. A
-//! batch is what one read of one feeder brought, cut when it becomes large; posting it waits while
-//! a worker's inbox is full, and with it the whole feed. Meanwhile the log's bounds are kept.
+//! The node's one sequence grows only here, so every worker sees the same order. A batch has the
+//! publications of one read of one feeder, and is cut when it becomes large. Posting blocks while a
+//! worker's inbox is full, and with it the whole feed. The log's bounds are enforced meanwhile.
 
 use std::sync::Arc;
 
@@ -28,10 +28,10 @@ use crate::time::{Deadline, Now};
 use crate::worker::mail::inbox::{Mail, Mailbox, Posted};
 use crate::worker::mail::outgoing::Outgoing;
 
-/// The end of the feed's road: numbers, batches and mailboxes.
+/// Assigns sequence numbers and posts batches to the workers.
 #[derive(Debug)]
 pub(super) struct Sequencer {
-    /// The last number that was given out.
+    /// The last id that was assigned.
     head: Cursor,
     writer: Writer,
     dedupe: Dedupe,
@@ -41,19 +41,19 @@ pub(super) struct Sequencer {
     clock: Clock,
     /// Bytes held by `batch`.
     batch_bytes: u64,
-    /// Where a batch is written before it is handed over, if anywhere.
+    /// Where a batch is written before it is posted, if a journal is configured.
     journal: Option<Journal>,
     metrics: Arc<FeedMetrics>,
 }
 
-/// A publication that has its number.
+/// A publication with its id, in the batch.
 #[derive(Debug)]
 struct Staged {
     publication: Publication,
     worker_ack: Option<Arc<WorkerAck>>,
 }
 
-/// Where the numbers go on, and what is known of those before.
+/// What a sequencer starts with.
 #[derive(Debug)]
 pub(super) struct SequencerStart {
     pub(super) head: Cursor,
@@ -61,16 +61,16 @@ pub(super) struct SequencerStart {
     pub(super) journal: Option<Journal>,
 }
 
-/// Whether a batch was handed over.
+/// The outcome of posting a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 enum BatchOutcome {
     Over,
-    /// The journal did not take it: nobody has seen it, and its numbers are free again.
+    /// The journal refused the batch: it was not posted, and its numbers are free again.
     Refused,
 }
 
-/// Whether somebody waits for a publication to be in the logs.
+/// Whether a publication is acknowledged after the workers have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Acknowledge {
     Yes,
@@ -99,7 +99,8 @@ impl Sequencer {
         }
     }
 
-    /// Puts a draft's publications into the batch. The answer names the last one.
+    /// Adds the publications of a draft to the batch. The returned acknowledgement has the id of
+    /// the last one.
     pub(super) fn sequence(&mut self, draft: Draft, acknowledge: Acknowledge, now: Now) -> Ack {
         if let (None, Channels::One(channel)) = (&draft.dedupe, &draft.channels) {
             let channel = channel.clone();
@@ -109,7 +110,7 @@ impl Sequencer {
         self.sequence_many(&draft, acknowledge, now)
     }
 
-    /// Tells one conn something, behind everything that was sequenced before.
+    /// Sends a message to one conn, after everything that was sequenced before.
     pub(super) fn send_to_conn(
         &mut self,
         to: ConnName,
@@ -131,8 +132,7 @@ impl Sequencer {
         }
     }
 
-    /// Has all workers end the conns whose token is about somebody, behind everything that was
-    /// sequenced before.
+    /// Closes all conns whose token has a subject, after everything that was sequenced before.
     pub(super) fn revoke(&mut self, sub: Box<str>, close_info: CloseInfo) -> Arc<Revocation> {
         self.post();
         let revocation = Arc::new(Revocation {
@@ -143,15 +143,15 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             let mail = Mail::Revoke(Arc::clone(&revocation));
             if self.send(worker, mail) == Posted::WorkerGone {
-                // The feeder that asked is answered after this.
+                // The feeder is answered after this.
                 let _is_last = revocation.worker_ack.confirm(0);
             }
         }
         revocation
     }
 
-    /// Asks all workers how many subscribers channels have, behind everything that was sequenced
-    /// before.
+    /// Asks all workers for the number of subscribers of channels, after everything that was
+    /// sequenced before.
     pub(super) fn count(
         &mut self,
         channels: impl IntoIterator<Item = ChannelName>,
@@ -162,7 +162,7 @@ impl Sequencer {
         for worker in 0..self.mailboxes.len() {
             if self.send(worker, Mail::Count(Arc::clone(&counts))) == Posted::WorkerGone {
                 for (_, worker_ack) in counts.iter() {
-                    // The feeder that asked is answered after this.
+                    // The feeder is answered after this.
                     let _is_last = worker_ack.confirm(0);
                 }
             }
@@ -179,13 +179,13 @@ impl Sequencer {
                 worker_ack: Arc::clone(worker_ack),
             };
             if self.send(worker, mail) == Posted::WorkerGone {
-                // It has nothing to report. The feeder that asked is answered after this.
+                // A stopped worker has nothing to report. The feeder is answered after this.
                 let _is_last = worker_ack.confirm(0);
             }
         }
     }
 
-    /// Posts a mail to one worker; keeps the log's bounds while its inbox is full.
+    /// Posts mail to one worker. Enforces the log's bounds while its inbox is full.
     fn send(&mut self, worker: usize, mail: Mail) -> Posted {
         let Self {
             writer,
@@ -210,13 +210,13 @@ impl Sequencer {
         WorkerAck::new(u32::try_from(self.mailboxes.len()).unwrap_or(u32::MAX))
     }
 
-    /// Removes from the log what its bounds no longer allow, and shows how much there is.
+    /// Enforces the log's bounds if that is due, and updates the log's metrics.
     pub(super) fn evict_if_due(&mut self, now: Now) {
         let due = self.next_eviction();
         if due.is_some_and(|due| now.has_reached(due)) {
             enforce_bounds(&mut self.writer, &self.metrics, now);
         }
-        // Workers add encodings meanwhile.
+        // Workers add encodings in the meantime.
         show_log(&self.writer, &self.metrics);
     }
 
@@ -225,15 +225,15 @@ impl Sequencer {
         self.writer.next_eviction()
     }
 
-    /// Adds the batch to the log and posts it; waits for workers that lag.
+    /// Adds the batch to the log and posts it. Blocks while an inbox is full.
     pub(super) fn post(&mut self) {
-        // Whoever is owed an answer reads it off the commit.
+        // A refusal reaches the feeders through the commit.
         let _handed = self.post_batch();
     }
 
-    /// Begins a new epoch, whose numbers go on after `head`; up to `valid_until` it has the
-    /// publications of the one before. What was sequenced before is part of that one.
-    // Only tests call it: no engine is configured yet whose stream may be made again or go back.
+    /// Begins a new epoch, whose numbers continue after `head`. Publications of the old epoch up to
+    /// `valid_until` stay valid in it. The current batch belongs to the old epoch.
+    // Only tests call it: there is no engine yet whose stream could be recreated or rolled back.
     #[cfg(test)]
     pub(super) fn change_epoch(&mut self, head: Cursor, valid_until: Option<Sequence>) {
         self.post();
@@ -245,7 +245,7 @@ impl Sequencer {
         });
         self.head = head;
         self.dedupe.forget_after(valid_until.unwrap_or_default());
-        // Workers that sleep follow at once.
+        // Sleeping workers follow immediately.
         self.mailboxes.iter().for_each(Mailbox::wake);
     }
 
@@ -256,12 +256,12 @@ impl Sequencer {
         }
     }
 
-    /// Why the journal refuses publications; nothing if it takes them or there is none.
+    /// Why the journal refuses publications; `None` if it accepts them or there is none.
     pub(super) fn journal_failure(&self) -> Option<&str> {
         self.journal.as_ref().and_then(Journal::failure)
     }
 
-    /// Makes what was written durable and stops writing.
+    /// Makes everything durable and closes the journal.
     pub(super) fn close(self) {
         if let Some(journal) = self.journal {
             journal.close();
@@ -278,7 +278,7 @@ impl Sequencer {
         }
         self.batch_bytes = 0;
         self.metrics.publications.add(self.batch.len() as u64);
-        // Numbers behind this batch may still be taken back.
+        // Only this batch is certain; later numbers may still be released.
         if let Some(last) = self.batch.last() {
             self.writer.announce(last.publication.id.sequence);
         }
@@ -296,22 +296,22 @@ impl Sequencer {
         }
         self.post_outgoing();
         self.writer.note_posted();
-        // A client that asks for the publications after this line receives them on each worker.
+        // From here on a client that resumes receives these publications on each worker.
         for worker_ack in worker_acks {
             let subscribers = 0;
-            // The feed is awake and settles its answers after posting.
+            // The feed thread is awake and sends its answers after posting.
             let _is_last = worker_ack.confirm(subscribers);
         }
         enforce_bounds(&mut self.writer, &self.metrics, self.clock.now());
         BatchOutcome::Over
     }
 
-    /// Posts what was added to the log; waits for workers that lag.
+    /// Posts what was added to the log. Blocks while an inbox is full.
     fn post_outgoing(&mut self) {
         while let Some((worker, batch)) = self.outgoing.take() {
             let worker_acks: Vec<_> = batch.iter().filter_map(|i| i.worker_ack.clone()).collect();
             if self.send(worker, Mail::Publish(batch)) == Posted::WorkerGone {
-                // It has no subscribers any more.
+                // A stopped worker has no subscribers.
                 worker_acks.iter().for_each(|worker_ack| {
                     let _is_last = worker_ack.confirm(0);
                 });
@@ -319,7 +319,7 @@ impl Sequencer {
         }
     }
 
-    /// Gives the batch's numbers to whoever comes next.
+    /// Drops the batch, and frees its numbers for the next one.
     fn release_ids(&mut self) {
         if let Some(first) = self.batch.first() {
             self.head.sequence = Sequence(first.publication.id.sequence.0 - 1);
@@ -334,7 +334,7 @@ impl Sequencer {
         self.journal.as_mut().map(Journal::commit)
     }
 
-    /// The common case: one channel, nothing to compare with, and the payload moves.
+    /// The common case: one channel and no idempotency key, so the payload is moved.
     fn sequence_one(
         &mut self,
         draft: Draft,
@@ -379,7 +379,7 @@ impl Sequencer {
             0 => None,
             publications => Self::worker_ack(acknowledge, publications),
         };
-        // What this repeats may itself not be decided yet.
+        // The publication that this one repeats may still be undecided.
         let mut commit = self.journal.as_ref().map(Journal::newest);
         for (id, channel) in fresh {
             let (channel, payload) = (channel.clone(), draft.payload.clone());
@@ -412,7 +412,8 @@ impl Sequencer {
     fn worker_ack(acknowledge: Acknowledge, publications: usize) -> Option<Arc<WorkerAck>> {
         match acknowledge {
             Acknowledge::No => None,
-            // Its own confirmations; each worker that is posted to adds one.
+            // One confirmation per publication from the sequencer; each worker that is posted to
+            // adds one.
             Acknowledge::Yes => {
                 let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
                 Some(Arc::new(WorkerAck::new(confirmations)))
@@ -441,7 +442,7 @@ impl Sequencer {
     }
 }
 
-/// Removes from the log what its bounds no longer allow, and shows what is left.
+/// Removes from the log what its bounds no longer allow, and updates its metrics.
 fn enforce_bounds(writer: &mut Writer, metrics: &FeedMetrics, now: Now) {
     let evicted = writer.trim(EVICTIONS_PER_TURN_MAX) + writer.evict(now, EVICTIONS_PER_TURN_MAX);
     metrics.evicted.add(u64::from(evicted));
@@ -511,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_that_the_journal_refuses_is_not_sent_and_its_numbers_and_keys_are_free_again() {
+    fn refused_batch_is_not_posted_and_its_numbers_and_keys_are_free_again() {
         let store = FakeStore::new(1);
         let (mut sequencer, inbox) = journalled(&store, JournalSync::Always);
         let keyed = r#"{"channel":["a","b"],"data":1,"dedupe":"k"}"#;
@@ -539,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn line_of_many_channels_that_is_refused_in_the_middle_leaves_no_hole() {
+    fn refusal_in_the_middle_of_a_line_of_many_channels_skips_no_number() {
         let store = FakeStore::new(1);
         let (mut sequencer, inbox) = journalled(&store, JournalSync::Always);
         let names: Vec<_> = (0..BATCH_PUBLICATIONS_MAX)
@@ -566,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_sync_is_told_until_the_system_is_started_anew() {
+    fn failed_sync_is_reported_until_the_system_is_rebooted() {
         for sync in [JournalSync::Always, JournalSync::Batch] {
             let store = FakeStore::new(1);
             let (mut sequencer, inbox) = journalled(&store, sync);
@@ -590,7 +591,7 @@ mod tests {
                 JournalSync::Batch | JournalSync::Os => (CommitState::Unsynced, 1),
             };
             assert_eq!(publish(failing), first);
-            // The store's log may be torn before what is synced now.
+            // The store's log may have a hole before what is synced now.
             assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
             assert_eq!(publish(Faults::default()), (CommitState::Unsynced, 1));
             drop(sequencer);
@@ -623,7 +624,7 @@ mod tests {
         assert_eq!(commit.state(), CommitState::Pending);
         sequencer.post();
         assert_eq!(received(&inbox).len(), 1);
-        // Closing waits for the thread that syncs.
+        // Closing waits for the sync thread.
         sequencer.close();
         assert_eq!(commit.state(), CommitState::Committed);
         assert!(store.syncs() > 0);
@@ -661,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn repeat_is_acknowledged_with_the_first_id_and_not_sent() {
+    fn repetition_is_acknowledged_with_the_first_id_and_not_posted() {
         let (mut sequencer, inbox) = sequencer();
         let json = r#"{"channel":"a","data":1,"dedupe":"k"}"#;
         let first = sequencer.sequence(draft(json), Acknowledge::Yes, Now(0));
@@ -677,7 +678,7 @@ mod tests {
     }
 
     #[test]
-    fn receipt_of_several_channels_adds_up_their_subscribers() {
+    fn acknowledgement_of_several_channels_has_the_sum_of_their_subscribers() {
         let (mut sequencer, inbox) = sequencer();
         let json = r#"{"channel":["a","b"],"data":1}"#;
         let ack = sequencer.sequence(draft(json), Acknowledge::Yes, Now(0));
@@ -696,7 +697,7 @@ mod tests {
     }
 
     #[test]
-    fn epoch_that_changes_posts_the_batch_before_and_goes_on_with_its_own_numbers() {
+    fn epoch_change_posts_the_old_batch_and_continues_with_new_numbers() {
         let (mut sequencer, inbox) = sequencer();
         for _ in 0..3 {
             published(&mut sequencer, r#"{"channel":"a","data":1}"#);
@@ -716,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn repeat_of_what_is_void_is_published_and_of_what_is_valid_is_not() {
+    fn repetition_is_recognised_after_an_epoch_change_only_if_the_first_is_valid() {
         let (mut sequencer, inbox) = sequencer();
         let keyed = |key: u32| format!("{{\"channel\":\"a\",\"data\":1,\"dedupe\":\"{key}\"}}");
         let first = [1, 2].map(|key| published(&mut sequencer, &keyed(key)));
@@ -750,7 +751,7 @@ mod tests {
     }
 
     #[test]
-    fn full_inbox_is_waited_for() {
+    fn full_inbox_blocks_the_sequencer() {
         let (mut sequencer, inbox) = sequencer();
         for number in 0..INBOX_BATCHES_MAX {
             let one = draft(&format!("{{\"channel\":\"a\",\"data\":{number}}}"));
@@ -761,7 +762,7 @@ mod tests {
         let _ack = sequencer.sequence(last, Acknowledge::No, Now(0));
         let metrics = Arc::clone(&sequencer.metrics);
         let waiting = std::thread::spawn(move || sequencer.post());
-        // It counts the publication before it waits; what it waits for is taken only then.
+        // The publication is counted before the wait; the inbox is drained only after that.
         while metrics.publications.value() <= INBOX_BATCHES_MAX as u64 {
             std::thread::yield_now();
         }
@@ -774,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn worker_that_has_gone_is_not_waited_for() {
+    fn stopped_worker_does_not_block_the_sequencer() {
         let (mut sequencer, inbox) = sequencer();
         drop(inbox);
         let one = draft(r#"{"channel":"a","data":1}"#);
