@@ -1,9 +1,8 @@
-//! What one feeder is owed: answers in the order of its lines and requests, and bytes not yet sent.
+//! The answers to one feeder, in the order of its lines and requests, and the bytes not yet sent.
 //!
-//! An answer waits until every worker has confirmed that was sent the publication; what comes
-//! behind it waits with it, so that order is kept. Bytes go out from one buffer that is given back
-//! when it is empty and large. The feeder stops reading while [`AnswerQueue::is_congested`]. No sockets
-//! and no clock here.
+//! Pure. An answer waits until each worker that was sent the publication has confirmed it. Later
+//! answers wait too, so that the order is kept. Unsent bytes lie in one buffer, which is freed when
+//! it is empty and large. The feeder is not read while [`AnswerQueue::is_congested`].
 
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
@@ -23,25 +22,26 @@ use crate::http::response::Status;
 use crate::id::Cursor;
 use crate::journal::commit::{Commit, CommitState};
 
-/// A buffer of this size is kept when it is empty.
+/// An empty buffer of at most this size is kept.
 const BUFFER_BYTES_KEPT: usize = 4096;
 
-/// Bytes that were sent and still stand before the unsent ones; more are moved out.
+/// Sent bytes that may stay before the unsent ones; above that the buffer is compacted.
 const SENT_BYTES_KEPT: usize = FEED_ANSWER_BYTES_MAX / 2;
 
-/// A publication that has its number and may still be on its way into the logs.
+/// A sequenced publication that workers or the journal may not have confirmed yet.
 #[derive(Debug)]
 pub(super) struct Ack {
-    /// Its number, or that of the publication it repeats.
+    /// Its id, or the id of the publication that it repeats.
     pub(super) id: Cursor,
-    /// Complete when each worker with subscribers of it has taken it in; `None` if none has any.
+    /// Complete when each worker with subscribers has confirmed it; `None` for a repetition.
     pub(super) worker_ack: Option<Arc<WorkerAck>>,
-    /// What became of it in the journal, if there is one.
+    /// The commit of its batch, if there is a journal.
     pub(super) commit: Option<Arc<Commit>>,
 }
 
 impl Ack {
-    /// The number of subscribers, or why there is no publication; `None` while that is open.
+    /// The number of subscribers, or why there is no acknowledgement; `None` while that is
+    /// undecided.
     pub(super) fn outcome(&self) -> Option<Result<u64, Refusal>> {
         match self
             .commit
@@ -60,11 +60,11 @@ impl Ack {
     }
 }
 
-/// The answers that one feeder is owed.
+/// The answers to one feeder.
 #[derive(Debug, Default)]
 pub(super) struct AnswerQueue {
     unsent: Vec<u8>,
-    /// How much of `unsent` has been sent. Below its length, or both are zero.
+    /// How much of `unsent` has been sent. Less than its length, or both are zero.
     sent: usize,
     /// Bytes sent so far.
     sent_total: u64,
@@ -77,7 +77,7 @@ pub(super) struct AnswerQueue {
 
 #[derive(Debug)]
 enum QueuedAnswer {
-    /// Every worker has carried out the command.
+    /// Answered when every worker has executed the command.
     Confirmation {
         line: u64,
         worker_ack: Arc<WorkerAck>,
@@ -95,14 +95,14 @@ enum QueuedAnswer {
         line: u64,
         ack: Ack,
     },
-    /// Every worker has ended somebody's conns.
+    /// Answered when every worker has closed the conns of the subject.
     Revocation {
         line: u64,
         revocation: Arc<Revocation>,
     },
     Ready(Box<[u8]>),
     Response(Box<Response>),
-    /// Lines that are answered only if the journal refuses their batch.
+    /// Lines without `ack`, which are answered only if the journal refuses their batch.
     Silent {
         first: u64,
         last: u64,
@@ -110,7 +110,7 @@ enum QueuedAnswer {
     },
 }
 
-/// The answer to a request that publishes.
+/// The response to a request that publishes.
 #[derive(Debug)]
 pub(super) struct Response {
     pub(super) acks: Vec<Ack>,
@@ -119,13 +119,13 @@ pub(super) struct Response {
 }
 
 impl AnswerQueue {
-    /// Owes the answer to a line.
+    /// Queues the acknowledgement of a line.
     pub(super) fn queue_ack(&mut self, line: u64, ack: Ack) {
         self.acks += 1;
         self.queued.push_back(QueuedAnswer::Line { line, ack });
     }
 
-    /// Owes an answer to a line that asked for none, should the journal refuse it.
+    /// Queues an answer that is sent only if the journal refuses the line.
     pub(super) fn queue_silent(&mut self, line: u64, commit: Arc<Commit>) {
         if let Some(QueuedAnswer::Silent {
             last, commit: same, ..
@@ -144,14 +144,14 @@ impl AnswerQueue {
         });
     }
 
-    /// Owes the answer to a request.
+    /// Queues the response to a request.
     pub(super) fn queue_response(&mut self, response: Response) {
         self.acks += response.acks.len();
         self.queued
             .push_back(QueuedAnswer::Response(Box::new(response)));
     }
 
-    /// Owes what became of something that was for one conn.
+    /// Queues the outcome of a command for one conn.
     pub(super) fn queue_delivery(
         &mut self,
         line: u64,
@@ -166,27 +166,27 @@ impl AnswerQueue {
         });
     }
 
-    /// Owes that every worker has carried out a command.
+    /// Queues the confirmation that every worker has executed a command.
     pub(super) fn queue_confirmation(&mut self, line: u64, worker_ack: Arc<WorkerAck>) {
         self.acks += 1;
         self.queued
             .push_back(QueuedAnswer::Confirmation { line, worker_ack });
     }
 
-    /// Owes how many conns of somebody have been ended.
+    /// Queues the number of conns closed by a `disconnect_sub`.
     pub(super) fn queue_revocation(&mut self, line: u64, revocation: Arc<Revocation>) {
         self.acks += 1;
         self.queued
             .push_back(QueuedAnswer::Revocation { line, revocation });
     }
 
-    /// Owes numbers of subscribers.
+    /// Queues counts of subscribers.
     pub(super) fn queue_counts(&mut self, line: u64, counts: SubscriberCounts) {
         self.acks += counts.len();
         self.queued.push_back(QueuedAnswer::Counts { line, counts });
     }
 
-    /// Owes bytes that are ready.
+    /// Queues bytes that are ready.
     pub(super) fn queue_bytes(&mut self, bytes: &[u8]) {
         if self.queued.is_empty() {
             self.unsent.extend_from_slice(bytes);
@@ -196,7 +196,7 @@ impl AnswerQueue {
         }
     }
 
-    /// Turns what is complete into bytes, up to the first answer that is not.
+    /// Writes complete answers into the buffer, up to the first incomplete one.
     pub(super) fn settle(&mut self, date: SystemTime) {
         while let Some(queued) = self.queued.front() {
             let Some(acks) = push_settled(queued, date, &mut self.unsent) else {
@@ -208,24 +208,24 @@ impl AnswerQueue {
             }
             self.queued.pop_front();
         }
-        // An idle feeder keeps nothing of a burst.
+        // An idle feeder keeps no memory of a burst.
         if self.queued.capacity() * size_of::<QueuedAnswer>() > BUFFER_BYTES_KEPT {
             self.queued = VecDeque::new();
         }
     }
 
-    /// What is to be sent next.
+    /// The bytes to send next.
     pub(super) fn unsent(&self) -> &[u8] {
         self.unsent.get(self.sent..).unwrap_or_default()
     }
 
-    /// Notes that so many bytes were sent.
+    /// Removes bytes that were sent.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         self.sent_total += bytes as u64;
         debug_assert!(self.sent <= self.unsent.len());
         if self.sent < self.unsent.len() {
-            // A feeder that never quite catches up must not make us keep what it has read.
+            // The buffer must not grow if a feeder never reads quite everything.
             if self.sent >= SENT_BYTES_KEPT {
                 self.unsent.drain(..self.sent);
                 self.sent = 0;
@@ -239,7 +239,7 @@ impl AnswerQueue {
         }
     }
 
-    /// Forgets everything, as if it had been sent.
+    /// Drops everything as if it had been sent.
     pub(super) fn abandon(&mut self) {
         *self = Self {
             sent_total: self.ready_total(),
@@ -252,40 +252,40 @@ impl AnswerQueue {
         self.sent_total
     }
 
-    /// Bytes sent so far and those that are ready to follow.
+    /// Bytes sent so far and bytes that are ready.
     pub(super) fn ready_total(&self) -> u64 {
         self.sent_total + (self.unsent().len() + self.ready_bytes) as u64
     }
 
-    /// Whether an answer waits for workers.
+    /// Whether an answer waits for workers or the journal.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queued.is_empty()
     }
 
-    /// Whether nothing is owed.
+    /// Whether there is nothing to send and no answer waits.
     pub(super) fn is_empty(&self) -> bool {
         self.queued.is_empty() && self.unsent.is_empty()
     }
 
-    /// Whether so much is owed that no more should be taken from the feeder.
+    /// Whether there are so many unsent answers that the feeder should not be read.
     pub(super) fn is_congested(&self) -> bool {
         self.acks >= FEED_ACKS_MAX
             || self.unsent().len() + self.ready_bytes >= FEED_ANSWER_BYTES_MAX
     }
 }
 
-/// The answer to a bad line.
+/// The answer to a refused line.
 pub(super) fn refusal_line(line: u64, refusal: &Refusal) -> Vec<u8> {
     error_line(line, refusal.code(), &refusal.to_string())
 }
 
-/// The answer to a command that has been carried out.
+/// The answer to an executed command.
 fn ok_line(line: u64) -> Vec<u8> {
     format!("{{\"ok\":true,\"line\":{line}}}\n").into_bytes()
 }
 
-/// What is owed for something, as bytes, and how many acknowledgements that was; nothing while it
-/// is not complete.
+/// Appends an answer if it is complete, and returns the number of its acknowledgements; `None` if
+/// it is not.
 fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> Option<usize> {
     match queued {
         QueuedAnswer::Confirmation { line, worker_ack } => {
@@ -336,18 +336,18 @@ fn push_settled(queued: &QueuedAnswer, date: SystemTime, out: &mut Vec<u8>) -> O
     }
 }
 
-/// Appends what became of something that was for one conn. Success is told to whoever asked.
+/// Appends the outcome of a command for one conn. Success is reported only with `ack`.
 fn push_delivery(line: u64, wants_ack: bool, delivery: Delivery, out: &mut Vec<u8>) {
     let answer = match delivery {
         Delivery::Done if wants_ack => ok_line(line),
         Delivery::Done => return,
-        Delivery::Full => error_line(line, "conn_full", "the conn is owed too much already"),
-        Delivery::NoConn => error_line(line, "no_conn", "there is no such stream"),
+        Delivery::Full => error_line(line, "conn_full", "too many bytes wait for this connection"),
+        Delivery::NoConn => error_line(line, "no_conn", "there is no such connection"),
     };
     out.extend_from_slice(&answer);
 }
 
-/// Appends numbers of subscribers, if all of them are known.
+/// Appends counts of subscribers if all are known, and returns whether they are.
 fn push_counts(line: u64, counts: &SubscriberCounts, out: &mut Vec<u8>) -> bool {
     let numbers = counts.iter().map(|(_, worker_ack)| worker_ack.sum());
     let Some(numbers) = numbers.collect::<Option<Vec<u64>>>() else {
@@ -368,7 +368,7 @@ fn push_counts(line: u64, counts: &SubscriberCounts, out: &mut Vec<u8>) -> bool 
     true
 }
 
-/// An error as a line.
+/// An error line.
 pub(super) fn error_line(line: u64, code: &str, message: &str) -> Vec<u8> {
     let mut out = b"{\"ok\":false,\"line\":".to_vec();
     push_display(&line, &mut out);
@@ -413,7 +413,7 @@ fn push_ack(line: Option<u64>, ack: &Ack, subscribers: u64, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Appends a response if it is complete, and says whether it was.
+/// Appends a response if it is complete, and returns whether it is.
 fn push_response(response: &Response, date: SystemTime, out: &mut Vec<u8>) -> bool {
     let outcomes: Option<Vec<_>> = response.acks.iter().map(Ack::outcome).collect();
     let Some(outcomes) = outcomes else {
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn feeder_that_always_lags_a_little_does_not_grow_the_buffer() {
+    fn buffer_does_not_grow_if_a_feeder_never_catches_up() {
         let mut answers = AnswerQueue::default();
         answers.queue_bytes(b"x");
         for _ in 0..1000 {

@@ -1,9 +1,9 @@
-//! SHELL: one connected feeder: its socket, what it has sent so far, and what it is owed.
+//! SHELL: one connected feeder: its socket, its unread input and its queue of answers.
 //!
-//! A turn writes what is owed, reads at most once, hands over what was read, and writes again. A
-//! feeder that owes us its attention is not read; one that has broken the rules is answered and
-//! then only listened to until it hangs up, since a close with unread bytes would cost it the
-//! answer. The loop in [`super`] decides who has a turn.
+//! A turn writes answers, reads at most once, acts on what was read, and writes again. A feeder
+//! that leaves too many answers unread is not read. One that broke the protocol gets its answer,
+//! and its input is discarded until it closes: a close with unread bytes would destroy the answer.
+//! The loop in [`super`] calls [`Feeder::turn`].
 
 use std::io;
 use std::net::Shutdown;
@@ -27,17 +27,16 @@ use crate::http::head::Method;
 use crate::metrics::FeedMetrics;
 use crate::time::{Deadline, Now};
 
-/// Reads that a feeder still has when the feed stops: enough for what the kernel's buffer holds.
+/// Reads per feeder after the feed begins to stop: enough to drain the kernel's buffer.
 const READS_AT_STOP: u32 = 4;
 
-/// What the feeders share: where publications go, and the one read buffer.
+/// What the feeders share: the sequencer and the read buffer.
 #[derive(Debug)]
 pub(super) struct Intake {
     pub(super) sequencer: Sequencer,
     pub(super) buffer: Vec<u8>,
     pub(super) metrics: Arc<FeedMetrics>,
-    /// There when a feeder has begun to consume, or wants something else: complete when the
-    /// workers know it.
+    /// Set when a feeder has changed what it consumes; complete when all workers know it.
     pub(super) consumers_changed: Option<Arc<WorkerAck>>,
 }
 
@@ -51,7 +50,8 @@ impl Intake {
         }
     }
 
-    /// Notes that what consumers want has changed; the loop tells the workers in this round.
+    /// Notes that a consumer has changed what it consumes. The loop tells the workers in this
+    /// round.
     pub(super) fn note_consumers_changed(&mut self) -> Arc<WorkerAck> {
         let worker_ack = || Arc::new(self.sequencer.ack_of_workers());
         Arc::clone(self.consumers_changed.get_or_insert_with(worker_ack))
@@ -64,21 +64,22 @@ pub(super) struct Feeder {
     pub(super) socket: Socket,
     pub(super) phase: Phase,
     decoder: Decoder,
-    /// Bytes that were read and not consumed: part of a line, or more if the feeder is congested.
+    /// Bytes that were read and not decoded: part of a line, or more while the answers are
+    /// congested.
     rest: Vec<u8>,
-    /// How much of `rest` has been consumed after all. Zero when `rest` is empty.
+    /// How much of `rest` has been decoded. Zero when `rest` is empty.
     rest_start: usize,
-    /// Whether `rest` may hold a whole item, because decoding stopped for congestion.
+    /// Whether `rest` may contain a whole item, because congested answers stopped the decoding.
     is_stalled: bool,
     pub(super) answers: AnswerQueue,
-    /// There while it consumes.
+    /// What it consumes; `None` if it is not a consumer.
     pub(super) consume_options: Option<ConsumeOptions>,
     pub(super) notice_budget: NoticeBudget,
-    /// There while it makes others wait, and until it has read enough.
+    /// Runs while it makes others wait, and until it has read enough.
     pub(super) stall_timer: Option<StallTimer>,
-    /// Whether the loop has it on its list.
+    /// Whether it is on the loop's list of ready feeders.
     pub(super) is_queued: bool,
-    /// How often it may still be read; set when the feed stops.
+    /// Reads that are left; set when the feed stops.
     reads_left: Option<u32>,
     publications: u64,
     errors: u64,
@@ -86,32 +87,33 @@ pub(super) struct Feeder {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Feeds.
+    /// Input is decoded.
     Open,
-    /// Has sent its last byte; may still read answers.
-    Ended,
-    /// Will not be listened to any more; is owed its answers.
-    Leaving,
-    /// Has been told that no more comes, and may take until then to hang up.
+    /// The peer has sent its last byte, and may still read answers.
+    InputEnded,
+    /// Input is discarded; answers are still sent.
+    Closing,
+    /// All answers are sent and the sending side is shut down. The peer may close until the
+    /// deadline.
     Lingering { until: Deadline },
-    /// Nobody is there any more.
-    Gone,
+    /// The connection is finished.
+    Closed,
 }
 
-/// What a turn leaves behind.
+/// The outcome of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum TurnOutcome {
-    /// There is more to do at once.
+    /// More work can be done immediately.
     Again,
-    /// The feeder is finished with.
-    Gone,
-    /// Nothing to do until the socket or a worker says so.
+    /// The connection is finished.
+    Closed,
+    /// Nothing can be done before an event of the socket or of a worker.
     Wait,
 }
 
 impl Feeder {
-    /// Takes over a connection.
+    /// Takes an accepted connection.
     pub(super) fn new(stream: UnixStream, limits: Limits) -> io::Result<Self> {
         let feeder = Self {
             socket: Socket::new(stream)?,
@@ -139,40 +141,40 @@ impl Feeder {
         Ok(feeder)
     }
 
-    /// Whether an answer waits for workers.
+    /// Whether an answer waits for workers or the journal.
     pub(super) fn is_waiting(&self) -> bool {
         self.answers.is_waiting()
     }
 
-    /// Whether room in its socket matters: it is owed what the kernel did not take, or it consumes,
-    /// and then what it has read decides what it is given next.
+    /// Whether room in its socket matters: a write would have blocked, or it is a consumer, whose
+    /// reads decide what it receives next.
     pub(super) fn awaits_room(&self) -> bool {
         !self.socket.is_writable || self.consume_options.is_some()
     }
 
-    /// When the feeder is dropped although it has not hung up.
+    /// When the connection is closed if the peer has not closed it.
     pub(super) fn deadline(&self) -> Option<Deadline> {
         match self.phase {
             Phase::Lingering { until } => Some(until),
-            Phase::Ended | Phase::Gone | Phase::Leaving | Phase::Open => None,
+            Phase::InputEnded | Phase::Closed | Phase::Closing | Phase::Open => None,
         }
     }
 
-    /// From now on only what has already been written is read.
+    /// From now on only bytes that were already sent are read.
     pub(super) fn begin_stop(&mut self) {
         self.reads_left = Some(READS_AT_STOP);
     }
 
-    /// One turn: answers, one read, and what comes of it.
+    /// One turn: answers, one read, and the work that it brings.
     pub(super) fn turn(&mut self, intake: &mut Intake, now: Now) -> TurnOutcome {
-        // Only the `Date` of HTTP answers needs the calendar; to look at it costs no system call.
+        // Only `Date` in HTTP responses needs the wall clock. Reading it costs no system call.
         let date = SystemTime::now();
         self.answers.settle(date);
         self.write();
         match self.phase {
             Phase::Open => self.read_input(intake, now, date),
-            Phase::Leaving | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
-            Phase::Ended | Phase::Gone => {}
+            Phase::Closing | Phase::Lingering { .. } => self.discard(&mut intake.buffer),
+            Phase::InputEnded | Phase::Closed => {}
         }
         intake.sequencer.post();
         self.answers.settle(date);
@@ -196,7 +198,7 @@ impl Feeder {
         }
         if let Some(reads_left) = &mut self.reads_left {
             if *reads_left == 0 || !self.socket.is_readable {
-                self.leave(&intake.metrics);
+                self.begin_closing(&intake.metrics);
                 return;
             }
             *reads_left -= 1;
@@ -215,13 +217,13 @@ impl Feeder {
             ReadOutcome::End => self.end(intake, now, date),
             ReadOutcome::Failed => {
                 self.note_cut_off(&intake.metrics);
-                self.phase = Phase::Gone;
+                self.phase = Phase::Closed;
             }
         }
         intake.buffer = buffer;
     }
 
-    /// Decodes straight from the read buffer if nothing was left over.
+    /// Decodes directly from the read buffer if `rest` is empty.
     fn decode_fresh(&mut self, fresh: &[u8], intake: &mut Intake, now: Now, date: SystemTime) {
         if !self.rest.is_empty() {
             self.rest.drain(..self.rest_start);
@@ -238,7 +240,7 @@ impl Feeder {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
-        // A buffer that is used up is given back: an idle feeder holds none.
+        // A drained buffer is freed: an idle feeder has none.
         if self.rest_start < rest.len() {
             self.rest = rest;
         } else {
@@ -246,7 +248,8 @@ impl Feeder {
         }
     }
 
-    /// Decodes until bytes are lacking or the feeder is owed too much, and says how far it came.
+    /// Decodes until more bytes are needed or the answers are congested. Returns the number of
+    /// decoded bytes.
     fn decode(&mut self, input: &[u8], intake: &mut Intake, now: Now, date: SystemTime) -> usize {
         let mut used = 0;
         loop {
@@ -262,7 +265,7 @@ impl Feeder {
             }
         }
         if self.decoder.is_over() && self.phase == Phase::Open {
-            self.phase = Phase::Leaving;
+            self.phase = Phase::Closing;
         }
         used
     }
@@ -339,7 +342,7 @@ impl Feeder {
         }
     }
 
-    /// The feeder has sent its last byte.
+    /// Handles the end of the input.
     fn end(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
@@ -356,12 +359,12 @@ impl Feeder {
             }
             None => {}
         }
-        self.phase = Phase::Ended;
+        self.phase = Phase::InputEnded;
     }
 
-    fn leave(&mut self, metrics: &FeedMetrics) {
+    fn begin_closing(&mut self, metrics: &FeedMetrics) {
         self.note_cut_off(metrics);
-        self.phase = Phase::Leaving;
+        self.phase = Phase::Closing;
     }
 
     fn note_cut_off(&mut self, metrics: &FeedMetrics) {
@@ -382,11 +385,11 @@ impl Feeder {
     fn outcome(&mut self, now: Now) -> TurnOutcome {
         match self.phase {
             Phase::Open => self.outcome_while_open(),
-            Phase::Ended => self.outcome_after_input(),
-            Phase::Leaving => self.outcome_while_leaving(now),
-            Phase::Lingering { until } if now.has_reached(until) => TurnOutcome::Gone,
+            Phase::InputEnded => self.outcome_after_input(),
+            Phase::Closing => self.outcome_while_closing(now),
+            Phase::Lingering { until } if now.has_reached(until) => TurnOutcome::Closed,
             Phase::Lingering { .. } => self.again_if_readable(),
-            Phase::Gone => TurnOutcome::Gone,
+            Phase::Closed => TurnOutcome::Closed,
         }
     }
 
@@ -394,7 +397,7 @@ impl Feeder {
         if self.answers.is_congested() {
             return TurnOutcome::Wait;
         }
-        // When the feed stops, an idle feeder gets one more turn, in which it leaves.
+        // When the feed stops, an idle feeder gets one more turn, in which it begins to close.
         let is_stopping = self.reads_left.is_some();
         match self.is_stalled || self.socket.is_readable || is_stopping {
             true => TurnOutcome::Again,
@@ -410,17 +413,17 @@ impl Feeder {
             false => self.answers.is_empty(),
         };
         match is_done {
-            true => TurnOutcome::Gone,
+            true => TurnOutcome::Closed,
             false => TurnOutcome::Wait,
         }
     }
 
-    fn outcome_while_leaving(&mut self, now: Now) -> TurnOutcome {
+    fn outcome_while_closing(&mut self, now: Now) -> TurnOutcome {
         if !self.answers.is_empty() {
             return self.again_if_readable();
         }
         if self.reads_left.is_some() {
-            return TurnOutcome::Gone;
+            return TurnOutcome::Closed;
         }
         self.linger(now)
     }
@@ -435,7 +438,7 @@ impl Feeder {
 
     fn linger(&mut self, now: Now) -> TurnOutcome {
         if self.socket.shutdown(Shutdown::Write).is_err() {
-            return TurnOutcome::Gone;
+            return TurnOutcome::Closed;
         }
         let until = now.after(Duration::from_millis(LINGER_MS));
         self.phase = Phase::Lingering { until };
@@ -450,14 +453,14 @@ impl Feeder {
         }
         match self.socket.read(buffer) {
             ReadOutcome::Bytes(_) | ReadOutcome::Drained => {}
-            ReadOutcome::End => self.phase = Phase::Ended,
-            ReadOutcome::Failed => self.phase = Phase::Gone,
+            ReadOutcome::End => self.phase = Phase::InputEnded,
+            ReadOutcome::Failed => self.phase = Phase::Closed,
         }
     }
 
-    /// Ends the connection for whoever else may hold a copy of the descriptor.
+    /// Shuts the connection down, also for copies of the descriptor in other processes or tables.
     pub(super) fn close(self) {
-        // The peer may have closed first, which is as good.
+        // An error means that the peer has closed first.
         let _closed = self.socket.shutdown(Shutdown::Both);
         tracing::debug!(
             pid = self.socket.peer.pid,

@@ -1,7 +1,8 @@
-//! SHELL: a feeder's end of its connection, without blocking.
+//! SHELL: the socket of one feeder, without blocking.
 //!
-//! Keeps what the kernel reported until the kernel denies it, since reports come once. Reads into
-//! the buffer it is given and writes what [`AnswerQueue`] hold; knows nothing of what the bytes mean.
+//! Readiness bits stay set until a call would block, since the kernel reports each change once.
+//! Reads into the caller's buffer and writes the bytes of an [`AnswerQueue`]. Does not interpret
+//! the bytes.
 
 use std::io::{self, ErrorKind, IoSliceMut, Write as _};
 use std::net::Shutdown;
@@ -15,7 +16,7 @@ use super::answer_queue::AnswerQueue;
 use crate::config::limits::CONSUMER_PIECE_BYTES;
 use crate::sys::unacknowledged::unacknowledged_bytes;
 
-/// A connected stream with what is known of its readiness.
+/// A connected stream with its readiness.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a report of its own")]
 pub(super) struct Socket {
@@ -25,17 +26,17 @@ pub(super) struct Socket {
     pub(super) is_writable: bool,
     /// Whether the kernel reports room: see [`super::feeder::Feeder::awaits_room`].
     pub(super) is_room_reported: bool,
-    /// The peer sends no more: what it has sent ends with an empty read.
+    /// The peer has shut down its sending side: reads end with an empty one.
     pub(super) is_read_closed: bool,
-    /// Nobody reads any more at the other end.
+    /// The peer has closed its reading side.
     pub(super) is_hung_up: bool,
-    /// What the peer had not read when that was looked at last, in bytes of the kernel's memory.
+    /// What the peer had not read at the last update, in bytes of kernel memory.
     unread: u32,
-    /// What the peer has read, as far as it was looked at, in the same bytes.
+    /// What the peer has read according to all updates, in the same unit.
     read_by_peer: u64,
 }
 
-/// Who connected; `None` where the kernel does not say.
+/// Credentials of the peer; `None` if the kernel does not report them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer {
     pub(super) pid: Option<i32>,
@@ -43,14 +44,14 @@ pub(super) struct Peer {
     pub(super) gid: Option<u32>,
 }
 
-/// What came of a read.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadOutcome {
-    /// So many bytes.
+    /// This many bytes were read.
     Bytes(usize),
-    /// Nothing for now.
+    /// The read would block.
     Drained,
-    /// The peer sends no more.
+    /// The peer has shut down its sending side.
     End,
     /// The connection is broken.
     Failed,
@@ -68,7 +69,7 @@ impl Socket {
         Ok(Self {
             stream,
             peer,
-            // Whatever came before the registration is found by trying.
+            // Bytes that arrived before the registration are not reported.
             is_readable: true,
             is_writable: true,
             is_room_reported: false,
@@ -79,9 +80,9 @@ impl Socket {
         })
     }
 
-    /// Reads once. A read that leaves room in the buffer has taken all that there was (epoll(7)):
-    /// what comes later is reported. It ends early at bytes that came with descriptors, which the
-    /// kernel closes and says so (`MSG_CTRUNC`, recvmsg(2)).
+    /// Reads once. A read that leaves room in the buffer has drained the socket (epoll(7)), and
+    /// later bytes are reported. The exception: a read ends early at bytes that came with
+    /// descriptors, which the kernel closes and reports (`MSG_CTRUNC`, recvmsg(2)).
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         let room = buffer.len();
         loop {
@@ -108,7 +109,7 @@ impl Socket {
         }
     }
 
-    /// Writes what is owed, as far as the kernel takes it, in pieces of so many bytes.
+    /// Writes unsent answers until the kernel's buffer is full, in pieces of `piece_bytes`.
     pub(super) fn write(&mut self, answers: &mut AnswerQueue, piece_bytes: usize) {
         while self.is_writable && !answers.unsent().is_empty() {
             let unsent = answers.unsent();
@@ -118,7 +119,7 @@ impl Socket {
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => self.is_writable = false,
-                    // Nobody reads answers any more. What was sent to us may still be unread.
+                    // The peer reads no more answers. Bytes that it sent may still be unread here.
                     _ => {
                         answers.abandon();
                         self.is_hung_up = true;
@@ -128,7 +129,7 @@ impl Socket {
         }
     }
 
-    /// Writes to a consumer, and sees what it has read until now.
+    /// Writes to a consumer, and updates what it has read.
     pub(super) fn write_to_consumer(&mut self, answers: &mut AnswerQueue) {
         if answers.unsent().is_empty() {
             return;
@@ -138,7 +139,7 @@ impl Socket {
         self.unread = unacknowledged_bytes(self.stream.as_fd());
     }
 
-    /// Looks at how much the peer has not read, in bytes of the kernel's memory.
+    /// Asks the kernel how much the peer has not read, in bytes of kernel memory.
     pub(super) fn update_unread(&mut self) -> u32 {
         let unread = unacknowledged_bytes(self.stream.as_fd());
         if unread < self.unread {
@@ -150,7 +151,7 @@ impl Socket {
         unread
     }
 
-    /// What the peer has read, as far as it was looked at, in bytes of the kernel's memory.
+    /// What the peer has read according to all updates, in bytes of kernel memory.
     pub(super) fn read_by_peer(&self) -> u64 {
         self.read_by_peer
     }
@@ -189,7 +190,7 @@ mod tests {
         assert!(socket.is_readable);
         assert_eq!(socket.read(&mut buffer), ReadOutcome::Bytes(2));
         assert!(!socket.is_readable);
-        // The report of the end may have come with that of the bytes.
+        // The end may have been reported together with the bytes.
         peer.write_all(b"0").unwrap();
         drop(peer);
         socket.is_read_closed = true;

@@ -1,7 +1,7 @@
-//! SHELL: how the rest of the server starts and stops the feed.
+//! SHELL: starts and stops the feed.
 //!
-//! A [`Feed`] is a path already taken: feeders may connect and wait. [`Feed::spawn`] gives it its
-//! thread, [`FeedHandle`] ends it. The loop itself is in [`super`].
+//! A [`Feed`] is a bound socket: feeders can connect and wait in its backlog. [`Feed::spawn`]
+//! starts its thread, [`FeedHandle`] stops it. The loop itself is in [`super`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -25,35 +25,35 @@ use crate::sys::wake::Wake;
 use crate::worker::mail::inbox::Mailbox;
 use crate::worker::mail::upstream::Reports;
 
-/// A socket on which feeders can connect already, but nobody accepts yet.
+/// A bound socket whose connections are not accepted yet.
 #[derive(Debug)]
 pub struct Feed {
-    /// Before the listener: the file is ours to remove only as long as that lives.
+    /// Declared before the listener: the file may be removed only while the listener is open.
     pub(super) place: SocketPlace,
     pub(super) listener: UnixListener,
     path: PathBuf,
 }
 
-/// What the feed's thread works with.
+/// What the feed's thread needs.
 #[derive(Debug)]
 pub struct FeedParts {
     /// The epoch of all ids.
     pub epoch: Epoch,
-    /// Writes the log.
+    /// The writer of the log.
     pub writer: Writer,
-    /// The journal and what it remembers, if there is one.
+    /// The journal and what was replayed from it, if one is configured.
     pub recovered: Option<RecoveredFeed>,
-    /// One for each worker.
+    /// One mailbox per worker.
     pub mailboxes: Vec<Mailbox>,
-    /// What the workers report.
+    /// The reports of the workers.
     pub reports: Reports,
-    /// By which a worker says that its confirmation was the last.
+    /// Wakes the feed when a worker has made the last confirmation.
     pub wake: Arc<Wake>,
     /// The feed's counters.
     pub metrics: Arc<FeedMetrics>,
-    /// Where a socket or a journal that is gone is reported.
+    /// Where a missing socket or journal is reported.
     pub health: Arc<Health>,
-    /// What the operator chose.
+    /// The server's configuration.
     pub config: Arc<Config>,
     /// The process's clock.
     pub clock: Clock,
@@ -67,8 +67,8 @@ pub struct FeedHandle {
     thread: JoinHandle<()>,
 }
 
-/// Checks that the configured path can be taken, whether or not another server has it now. Makes
-/// nothing. Returns everything for which [`bind`] would fail.
+/// Checks that the configured path can be bound, whether or not another server uses it now. Creates
+/// nothing. Returns every reason for which [`bind`] would fail.
 #[must_use]
 pub fn check(config: &Config) -> Vec<FeedError> {
     let access = listener::access(config).err();
@@ -76,10 +76,11 @@ pub fn check(config: &Config) -> Vec<FeedError> {
     access.into_iter().chain(path).collect()
 }
 
-/// Takes the configured path.
+/// Binds the configured path.
 ///
 /// # Errors
-/// When somebody listens there, when something else has that name, or when the system refuses.
+/// Returns a [`FeedError`] if another process listens there, if the path is not a socket, or if a
+/// system call fails.
 pub fn bind(config: &Config) -> Result<Feed, FeedError> {
     let (listener, file) = listener::listen(config)?;
     Ok(Feed {
@@ -90,7 +91,7 @@ pub fn bind(config: &Config) -> Result<Feed, FeedError> {
 }
 
 impl Feed {
-    /// Uses a socket that listens already (socket activation). Its file stays when the feed stops.
+    /// Uses an inherited listener (socket activation). Its file stays when the feed stops.
     #[must_use]
     pub fn from_listener(listener: UnixListener) -> Self {
         let address = listener.local_addr().ok();
@@ -103,7 +104,7 @@ impl Feed {
         }
     }
 
-    /// Where feeders connect.
+    /// The path of the socket.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -112,7 +113,7 @@ impl Feed {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the system has no descriptor or no thread left.
+    /// Returns an error if no descriptor or no thread is available.
     pub fn spawn(self, parts: FeedParts) -> io::Result<FeedHandle> {
         self.spawn_for(parts, FEEDERS_MAX)
     }
@@ -129,8 +130,9 @@ impl Feed {
 }
 
 impl FeedHandle {
-    /// Asks the feed to stop: no new feeders, what was written to it is published, answers go out,
-    /// all within [`LINGER_MS`](crate::config::limits::LINGER_MS). Returns at once.
+    /// Asks the feed to stop, and returns immediately. The feed accepts no new feeders, publishes
+    /// what was written to it and sends the answers, within
+    /// [`LINGER_MS`](crate::config::limits::LINGER_MS).
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.wake.wake();

@@ -1,14 +1,14 @@
-//! SHELL: takes the feed's path on the file system, and gives it back.
+//! SHELL: binds the feed's path in the file system, and removes it.
 //!
-//! A lock file beside the socket (`feed.sock.lock`, `flock`) is held as long as the feed lives, so
-//! that of two servers started at once exactly one finds a stale socket and replaces it. Under the
-//! lock a socket file is removed only if connecting to it is refused. The lock file stays behind:
-//! removing it would let two servers lock two files of the same name.
+//! A lock file beside the socket (`feed.sock.lock`, `flock`) is held while the feed runs, so that
+//! of two servers started together exactly one replaces a stale socket. Under the lock a socket
+//! file is removed only if a connect to it is refused. The lock file is never removed: otherwise
+//! two servers could lock two files of the same name.
 //!
-//! Cleaners of temporary directories remove sockets that are in use. [`SocketFile::restore`] makes
-//! socket and lock again, the directory only if the server made it in the first place. Meanwhile
-//! another user may have made that directory, or a link: the socket is not made where another user
-//! could replace it.
+//! Cleaners of temporary directories remove sockets in use. [`SocketFile::restore`] creates the
+//! socket and the lock again, and the directory only if the server had created it. Another user may
+//! have created that directory, or a link, in the meantime. The socket is not created where another
+//! user could replace it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -31,13 +31,13 @@ use crate::sys::group::group_id;
 use crate::sys::inode::Inode;
 use crate::sys::regular;
 
-/// Why the feed's path could not be taken.
+/// Why the feed's path cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
     /// The access mode is not an octal number.
     #[error("`{0}` is not an octal mode such as 0660")]
     BadMode(String),
-    /// The private directory under `/tmp`, or one made since the start, is not safe.
+    /// The private directory under `/tmp`, or one created since the start, is not safe.
     #[error("{} belongs to another user or is open to others; remove it or set `feed`", path.display())]
     ForeignDirectory {
         /// The directory.
@@ -59,41 +59,41 @@ pub enum FeedError {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The lock file's name belongs to something else.
+    /// The path of the lock file is not a regular file.
     #[error("{} exists and is not a regular file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
-    /// Something else has this name. It is left as it is.
+    /// The path is not a socket. It is left untouched.
     #[error("{} exists and is not a socket", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
     },
-    /// The path no longer names the socket that was just made there.
+    /// The path no longer names the socket that was just created there.
     #[error("another process has replaced {}", path.display())]
     Replaced {
         /// The socket's path.
         path: PathBuf,
     },
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {action} {}: {error}", path.display())]
     System {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// On what.
+        /// The path concerned.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system call.
         error: io::Error,
     },
-    /// There is no such group.
+    /// The group does not exist.
     #[error("`{0}` is not a group of this machine")]
     UnknownGroup(String),
 }
 
 impl FeedError {
-    /// The key of the configuration that it is about.
+    /// The configuration key concerned.
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
@@ -110,16 +110,17 @@ impl FeedError {
     }
 }
 
-/// The socket's file and the lock that makes it ours. Dropping it removes the file.
+/// The socket's file and its lock. A drop removes the socket's file.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     access: SocketAccess,
-    /// Whether a directory that is missing is made.
+    /// Whether a missing directory is created.
     makes_directory: bool,
-    /// Open, so that no other directory gets its inode.
+    /// Kept open, so that no other directory gets its inode.
     directory: File,
-    /// Another file of the same name is not ours to remove. It is ours only while the socket lives.
+    /// Identifies the file: another file of the same name must not be removed. Valid only while the
+    /// socket is open.
     inode: Inode,
     lock: File,
 }
@@ -138,7 +139,7 @@ impl Drop for SocketFile {
 }
 
 impl SocketFile {
-    /// Where feeders connect.
+    /// The path of the socket.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -148,11 +149,12 @@ impl SocketFile {
         is_at(&self.path, self.inode)
     }
 
-    /// Makes whatever is missing again; a new listener if the socket was. `adopt` makes the
-    /// listener ready for use; if that fails, the next call makes another one.
+    /// Creates missing files again. Returns a new listener if the socket was missing. `adopt`
+    /// prepares it for use; if that fails, the next call creates another one.
     ///
     /// # Errors
-    /// As [`listen`], and what `adopt` says. What took the place of the socket is left alone.
+    /// Returns the errors of [`listen`] and of `adopt`. A file in the socket's place is left
+    /// untouched.
     pub(super) fn restore(
         &mut self,
         adopt: impl FnOnce(&UnixListener) -> io::Result<()>,
@@ -176,7 +178,7 @@ impl SocketFile {
         Ok(Some(listener))
     }
 
-    /// Makes sure that the socket's directory is the one of the start, or one as safe.
+    /// Ensures that the socket's directory is the original one, or one that is equally safe.
     fn restore_directory(&mut self) -> Result<(), FeedError> {
         let directory = parent(&self.path);
         let found = Inode::at(directory).ok();
@@ -186,7 +188,7 @@ impl SocketFile {
         check_owners(directory)?;
         if self.makes_directory {
             make_directory(directory)?;
-            // It may have been made by another user after the first look.
+            // Another user may have created it after the first check.
             check_owners(directory)?;
         }
         self.directory = open_directory(directory)?;
@@ -194,7 +196,7 @@ impl SocketFile {
     }
 }
 
-/// Which processes may connect by the configuration.
+/// The configured access to the socket.
 pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
     let mode = u32::from_str_radix(&config.feed_mode, 8)
         .ok()
@@ -204,7 +206,7 @@ pub(super) fn access(config: &Config) -> Result<SocketAccess, FeedError> {
     Ok(SocketAccess { mode, group })
 }
 
-/// Checks that a path can be taken, whether or not another server has it now. Makes nothing.
+/// Checks that a path can be bound, whether or not another server uses it now. Creates nothing.
 pub(super) fn check_path(path: &Path) -> Result<(), FeedError> {
     SockAddr::unix(path).map_err(failed("listen on", path))?;
     if let Some(directory) = path.parent() {
@@ -228,7 +230,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     let path = config.feed.as_path();
     check_path(path)?;
     let directory = parent(path);
-    // A directory at the default path counts as made by this server.
+    // A directory at the default path counts as created by this server.
     let makes_directory = !directory.exists() || is_default_directory(directory);
     make_directory(directory)?;
     let open_directory = open_directory(directory)?;
@@ -245,7 +247,7 @@ pub(super) fn listen(config: &Config) -> Result<(UnixListener, SocketFile), Feed
     Ok((listener, socket_file))
 }
 
-/// Listens where no other process does; under the lock.
+/// Binds the path. The caller holds the lock.
 fn take(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), FeedError> {
     remove_stale(path)?;
     bind(path, access)
@@ -255,7 +257,7 @@ fn is_at(path: &Path, inode: Inode) -> bool {
     Inode::at_link(path).is_ok_and(|found| found == inode)
 }
 
-/// Removes a socket's file unless another file has taken its place. The socket has to be open.
+/// Removes a socket's file unless another file is in its place. The socket has to be open.
 fn remove_own(path: &Path, inode: Inode) {
     if is_at(path, inode)
         && let Err(error) = fs::remove_file(path)
@@ -271,8 +273,8 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Whether the directory is the one that the server makes where none is configured. Under a service
-/// manager that is the manager's.
+/// Whether the directory is the server's default one. Under a service manager the default belongs
+/// to the manager.
 fn is_default_directory(directory: &Path) -> bool {
     std::env::var_os("RUNTIME_DIRECTORY").is_none() && directory == parent(&default_feed_path())
 }
@@ -296,8 +298,8 @@ fn group(name: &str) -> Result<Option<u32>, FeedError> {
         .ok_or_else(|| FeedError::UnknownGroup(String::from(name)))
 }
 
-/// Makes the directory if it is missing. The one under `/tmp`, where anybody may put things, has to
-/// be ours alone.
+/// Creates the directory if it is missing. The one under `/tmp`, which is writable for all users,
+/// has to belong to this user alone.
 fn make_directory(directory: &Path) -> Result<(), FeedError> {
     let private = owner_of_private(directory);
     let mode = if private.is_some() { 0o700 } else { 0o755 };
@@ -309,7 +311,7 @@ fn make_directory(directory: &Path) -> Result<(), FeedError> {
     private.map_or(Ok(()), |uid| check_private(directory, uid))
 }
 
-/// This user, if the directory is the one under `/tmp`.
+/// The current user's id, if the directory is the private one under `/tmp`.
 fn owner_of_private(directory: &Path) -> Option<u32> {
     let uid = rustix::process::getuid().as_raw();
     let is_private = directory == Path::new(&format!("/tmp/fanfare-{uid}"));
@@ -317,7 +319,7 @@ fn owner_of_private(directory: &Path) -> Option<u32> {
 }
 
 fn check_private(directory: &Path, uid: u32) -> Result<(), FeedError> {
-    // The link itself and not what it points to: a link is never ours.
+    // The link itself and not its target: a link is never accepted.
     let found = fs::symlink_metadata(directory).map_err(failed("look at", directory))?;
     if found.is_dir() && found.uid() == uid && found.mode() & 0o022 == 0 {
         return Ok(());
@@ -380,7 +382,7 @@ fn check_kind(path: &Path) -> Result<bool, FeedError> {
     }
 }
 
-/// Removes a socket file that no process has bound.
+/// Removes a stale socket file.
 fn remove_stale(path: &Path) -> Result<(), FeedError> {
     if !check_kind(path)? {
         return Ok(());
@@ -394,12 +396,12 @@ fn remove_stale(path: &Path) -> Result<(), FeedError> {
     fs::remove_file(path).map_err(failed("remove the stale socket", path))
 }
 
-/// Whether a process has bound the socket at a path. Never waits: a process that does not accept
-/// would have a full backlog after a few probes.
+/// Whether a process has bound the socket at a path. Never blocks, and takes no place in the
+/// backlog.
 fn is_bound(path: &Path) -> io::Result<bool> {
     let address = SockAddr::unix(path)?;
-    // Linux tells a datagram socket that the other one is of another type, which takes no place in
-    // its backlog. Other kernels (gVisor) refuse a datagram socket in either case.
+    // On Linux the connect of a datagram socket to a stream socket fails with `EPROTOTYPE`, without
+    // a place in its backlog. Other kernels (gVisor) refuse a datagram socket in either case.
     for kind in [Type::DGRAM, Type::STREAM] {
         let probe = Socket::new(Domain::UNIX, kind.nonblocking(), None)?;
         let Err(error) = probe.connect(&address) else {
@@ -428,14 +430,14 @@ fn bind(path: &Path, access: SocketAccess) -> Result<(UnixListener, Inode), Feed
 
 fn make_socket(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // The file is made with the socket's own mode: no other user can connect until it is all set.
+    // The file gets the socket's own mode, so no other user can connect before the access is set.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(0o600))?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket)
 }
 
-/// Opens the file of a socket that was just bound, so that its mode and group are changed on that
-/// file, and not on another one that has taken its place.
+/// Opens the file of a socket that was just bound, so that its mode and group are set on this file
+/// and not on one in its place.
 fn open_bound(path: &Path) -> Result<(File, Inode), FeedError> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -456,13 +458,13 @@ fn finish(socket: &Socket, file: &File, access: SocketAccess) -> io::Result<()> 
         let group = Some(Gid::from_raw(group));
         rustix::fs::chownat(file, "", None, group, AtFlags::EMPTY_PATH)?;
     }
-    // The descriptor does not allow a change of mode, but its name under /proc does. A thread may
-    // have a descriptor table of its own.
+    // An `O_PATH` descriptor does not allow `fchmod`, but its path under /proc allows `chmod`. The
+    // thread may have a descriptor table of its own.
     let descriptor = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     rustix::fs::chmod(&descriptor, Mode::from_raw_mode(access.mode)).map_err(|error| {
         let error = io::Error::from(error);
-        let said = format!("its mode cannot be set through {descriptor}: {error}");
-        io::Error::new(error.kind(), said)
+        let text = format!("its mode cannot be set through {descriptor}: {error}");
+        io::Error::new(error.kind(), text)
     })?;
     socket.listen(LISTEN_BACKLOG)
 }
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn path_is_taken_with_its_mode_and_given_back() {
+    fn socket_is_created_with_its_mode_and_removed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("made/feed.sock");
         let mut config = config(&path);
@@ -514,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_that_somebody_listens_on_is_refused_and_left() {
+    fn socket_with_a_listener_is_refused_and_left_untouched() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let theirs = UnixListener::bind(&path).unwrap();
@@ -532,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_is_no_socket_is_left_untouched() {
+    fn file_that_is_not_a_socket_is_left_untouched() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         fs::write(&path, "mine").unwrap();
@@ -542,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn file_of_somebody_else_at_the_path_is_not_removed_at_the_end() {
+    fn foreign_file_at_the_path_is_not_removed_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("feed.sock");
         let (_listener, file) = listen(&config(&path)).unwrap();
@@ -553,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_made_again_only_if_the_server_made_it() {
+    fn directory_is_created_again_only_if_the_server_created_it() {
         let place = tempfile::tempdir().unwrap();
         let directory = place.path().join("a/b");
         for is_made in [true, false] {
@@ -565,12 +567,12 @@ mod tests {
                 let _restored = restore(&mut file).unwrap().unwrap();
                 assert!(UnixStream::connect(&path).is_ok());
                 assert!(file.is_there() && restore(&mut file).unwrap().is_none());
-                // Another server is kept out by the new lock.
+                // The new lock keeps another server out.
                 fs::remove_file(&path).unwrap();
                 let refused = listen(&config(&path));
                 assert!(matches!(refused, Err(FeedError::Locked { .. })));
                 drop(file);
-                // The next one finds the directory.
+                // The next start finds the directory.
                 fs::create_dir_all(&directory).unwrap();
             } else {
                 let refused = restore(&mut file).unwrap_err();
@@ -581,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_that_was_removed_is_taken_again() {
+    fn removed_lock_file_is_locked_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
         let (_listener, mut file) = listen(&config(&path)).unwrap();
@@ -591,12 +593,12 @@ mod tests {
     }
 
     #[test]
-    fn probes_take_no_place_in_the_backlog_of_another_process() {
+    fn probes_take_no_place_in_the_backlog() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
         let theirs = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
         theirs.bind(&SockAddr::unix(&path).unwrap()).unwrap();
-        // Bound, but not listening yet.
+        // Bound and not listening yet.
         assert!(is_bound(&path).unwrap());
         theirs.listen(0).unwrap();
         for _ in 0..3 {
@@ -617,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_that_is_no_regular_file_is_refused_without_waiting() {
+    fn lock_that_is_not_a_regular_file_is_refused_without_blocking() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
         let (_listener, mut file) = listen(&config(&path)).unwrap();
@@ -635,7 +637,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_that_cannot_be_used_is_removed_and_made_again() {
+    fn unusable_socket_is_removed_and_created_again() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
         let (_listener, mut file) = listen(&config(&path)).unwrap();
@@ -650,7 +652,7 @@ mod tests {
     }
 
     #[test]
-    fn socket_is_not_made_again_where_another_user_could_replace_it() {
+    fn socket_is_not_created_again_where_another_user_could_replace_it() {
         let place = tempfile::tempdir().unwrap();
         let made = place.path().join("made");
         let path = made.join("feed.sock");
@@ -658,7 +660,7 @@ mod tests {
         fs::create_dir_all(open.join("inner")).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
         let (_listener, mut file) = listen(&config(&path)).unwrap();
-        // The directory of the start may be open to others, as the operator chose.
+        // The original directory may be open to others, as the operator chose.
         fs::set_permissions(&made, fs::Permissions::from_mode(0o777)).unwrap();
         fs::remove_file(&path).unwrap();
         let _listener = restore(&mut file).unwrap().unwrap();
@@ -690,7 +692,7 @@ mod tests {
     }
 
     #[test]
-    fn mode_and_group_are_those_of_the_opened_file_and_not_of_one_in_its_place() {
+    fn mode_and_group_are_set_on_the_opened_file_and_not_on_one_in_its_place() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("feed.sock");
         let socket = make_socket(&path).unwrap();
@@ -713,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn private_directory_has_to_be_ours_alone() {
+    fn private_directory_has_to_belong_to_this_user_alone() {
         let directory = tempfile::tempdir().unwrap();
         let uid = rustix::process::getuid().as_raw();
         assert!(check_private(directory.path(), uid).is_ok());
@@ -726,7 +728,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_mode_and_unknown_group_are_told() {
+    fn bad_mode_and_unknown_group_are_refused() {
         let mut config = config(Path::new("/nonexistent/feed.sock"));
         config.feed_mode = String::from("rw");
         assert!(matches!(listen(&config), Err(FeedError::BadMode(_))));

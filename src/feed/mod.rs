@@ -1,13 +1,14 @@
-//! SHELL: the feed, the local Unix socket by which publications arrive.
+//! SHELL: the feed, the local Unix socket on which publications arrive.
 //!
-//! One thread, any number of feeders. [`protocol`] and what it uses are pure: bytes to drafts, cut
-//! anywhere. The rest is shell: `listener` takes the path, `feeder` is one connection,
-//! `sequencer` gives numbers and hands batches to the workers, and this file is the loop that
-//! lets them take turns. One read per ready feeder and round, so that none starves another; a full
-//! inbox of a worker stops the loop, and thereby all feeders, instead of filling memory.
+//! One thread serves all feeders. [`protocol`] is pure: bytes to drafts and commands, cut anywhere.
+//! The rest is shell: `listener` binds the path, `feeder` is one connection, `backends` has
+//! consumers and their commands, `sequencer` numbers publications and posts batches to the workers.
+//! This file is the loop that gives each feeder its turns. A ready feeder is read once per round,
+//! so that none starves another. The full inbox of a worker blocks the loop, and thereby all
+//! feeders, instead of filling memory.
 //!
-//! The bounds: a feeder holds at most one line (or body) and one read, its answers and
-//! acknowledgements are limited, and so are feeders, batches and inboxes.
+//! Bounds: a feeder buffers at most one line or body and one read. Its answers and acknowledgements
+//! are limited, and so are feeders, batches and inboxes.
 
 mod answer_queue;
 mod backends;
@@ -56,25 +57,25 @@ pub use self::listener::FeedError;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKE: Token = Token(usize::MAX - 2);
-/// Readiness reports taken from the kernel at once.
+/// Readiness events taken from the kernel per poll.
 const READINESS_MAX: usize = 256;
 
 #[derive(Debug)]
 struct FeedLoop {
     poll: Poll,
     socket: SocketWatch,
-    /// `None` when the feed stops.
+    /// `None` while the feed stops.
     listener: Option<UnixListener>,
     check_files_at: Deadline,
     health: Arc<Health>,
-    /// Whether the listener may hold somebody.
+    /// Whether the backlog may contain a connection.
     is_acceptable: bool,
     accept_again: Option<Deadline>,
-    /// When a pause goes to the log again.
+    /// When a pause is logged again.
     log_pause_at: Option<Deadline>,
     feeders: Slab<Feeder>,
     feeders_max: usize,
-    /// Slots of feeders that have something to do, and the same list of the round under way.
+    /// Slots of feeders with work to do, and the slots of the current round.
     ready: Vec<usize>,
     round: Vec<usize>,
     intake: Intake,
@@ -82,9 +83,9 @@ struct FeedLoop {
     metrics: Arc<FeedMetrics>,
     config: Arc<Config>,
     clock: Clock,
-    /// When the last poll returned.
+    /// The time when the last poll returned.
     now: Now,
-    /// The clock by which consumers are judged.
+    /// The clock of stall timers, which does not advance while the server is stopped.
     running: Running,
     wake: Arc<Wake>,
     stop: Arc<AtomicBool>,
@@ -161,11 +162,11 @@ impl FeedLoop {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::error!(%error, "the feed cannot wait for its sockets and ends");
+                    tracing::error!(%error, "the feed cannot poll its sockets and stops");
                     break;
                 }
             }
-            self.note(&readiness);
+            self.note_readiness(&readiness);
             self.expire();
             self.intake.sequencer.evict_if_due(self.now);
             self.check_files();
@@ -211,8 +212,8 @@ impl FeedLoop {
         due.into_iter().chain(stall).min()
     }
 
-    /// Remembers what the kernel reports; acts on nothing yet.
-    fn note(&mut self, readiness: &Events) {
+    /// Records the readiness that the kernel reports, and acts on none of it yet.
+    fn note_readiness(&mut self, readiness: &Events) {
         for event in readiness {
             match event.token() {
                 LISTENER => self.is_acceptable = self.listener.is_some(),
@@ -245,7 +246,7 @@ impl FeedLoop {
         self.queue_where(|feeder| feeder.deadline().is_some_and(|due| now.has_reached(due)));
     }
 
-    /// Looks whether the socket and the journal are still there, now and then.
+    /// Checks at intervals that the socket and the journal's files still exist.
     fn check_files(&mut self) {
         let now = self.now;
         if !now.has_reached(self.check_files_at) {
@@ -266,7 +267,7 @@ impl FeedLoop {
         }
     }
 
-    /// Goes on with another listener, after those that wait in the backlog of this one.
+    /// Replaces the listener, after accepting the backlog of the old one.
     fn replace_listener(&mut self, listener: UnixListener) {
         self.is_acceptable = true;
         let Some(old) = self.listener.replace(listener) else {
@@ -277,7 +278,7 @@ impl FeedLoop {
         }
         let fd = old.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-            tracing::debug!(%error, "the feed's former socket was not registered");
+            tracing::debug!(%error, "the feed's replaced socket was not registered");
         }
     }
 
@@ -289,7 +290,7 @@ impl FeedLoop {
         }
     }
 
-    /// One turn for each feeder that has something to do.
+    /// Gives one turn to each feeder with work to do.
     fn turn_feeders(&mut self) {
         std::mem::swap(&mut self.ready, &mut self.round);
         while let Some(slot) = self.round.pop() {
@@ -299,7 +300,7 @@ impl FeedLoop {
             feeder.is_queued = false;
             match feeder.turn(&mut self.intake, self.clock.now()) {
                 TurnOutcome::Again => queue(feeder, slot, &mut self.ready),
-                TurnOutcome::Gone => {
+                TurnOutcome::Closed => {
                     self.remove(slot);
                     continue;
                 }
@@ -309,8 +310,8 @@ impl FeedLoop {
         }
     }
 
-    /// Has the kernel report room in a feeder's socket if that matters. It would do so each time
-    /// that a feeder has read an answer, and wake the loop for nothing.
+    /// Registers for room in a feeder's socket only while it matters. Otherwise each answer that a
+    /// feeder reads would wake the loop for nothing.
     fn watch_for_room(&mut self, slot: usize) {
         let Some(feeder) = self.feeders.get_mut(slot) else {
             return;
@@ -335,7 +336,7 @@ impl FeedLoop {
         }
     }
 
-    /// What workers report goes to consumers, and answers go back to clients.
+    /// Routes the workers' reports to consumers, and replies to clients.
     fn turn_reports(&mut self) {
         self.update_watched_channels();
         let mut touched = Vec::new();
@@ -354,7 +355,7 @@ impl FeedLoop {
         }
     }
 
-    /// Workers report comings and goings only where somebody wants to know them.
+    /// Tells the workers in which channels a consumer wants notices; they report no others.
     fn update_watched_channels(&mut self) {
         let Some(worker_ack) = self.intake.consumers_changed.take() else {
             return;
@@ -376,13 +377,13 @@ impl FeedLoop {
         let Some(feeder) = self.feeders.try_remove(slot) else {
             return;
         };
-        // Closing alone would do, were there no copies of the descriptor in other tables.
+        // A close alone is not enough, since other descriptor tables may contain a copy.
         let fd = feeder.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             tracing::debug!(%error, "a feeder was not registered");
         }
         if feeder.is_consumer() {
-            let _nobody_waits = self.intake.note_consumers_changed();
+            let _unused = self.intake.note_consumers_changed();
         }
         feeder.close();
         self.metrics.feeders.decrement();
@@ -410,7 +411,8 @@ impl FeedLoop {
         }
     }
 
-    /// Whoever waits in the backlog keeps the listener ready: without a pause the loop would spin.
+    /// Pauses after an error: a connection in the backlog keeps the listener ready, so the loop
+    /// would spin.
     fn pause_accepting(&mut self, error: &io::Error) {
         let now = self.clock.now();
         if self.log_pause_at.is_none_or(|due| now.has_reached(due)) {
@@ -452,13 +454,13 @@ impl FeedLoop {
         self.stop_deadline = Some(self.clock.now().after(Duration::from_millis(LINGER_MS)));
         self.is_acceptable = false;
         let is_bound = self.socket.is_bound();
-        // Before the listener goes: only until then no other file has its number.
+        // Before the listener is closed, since only until then no other file has its inode.
         self.socket.release();
         if let Some(listener) = self.listener.take()
             && is_bound
         {
-            // Copies in other descriptor tables must not go on taking connections that nobody
-            // accepts. A listener that was handed to us goes on for whoever comes after us.
+            // Copies in other descriptor tables must not queue connections that are never accepted.
+            // An inherited listener stays open for the next server.
             if let Err(error) = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both) {
                 tracing::debug!(%error, "the feed's listener cannot be shut down");
             }
@@ -470,7 +472,7 @@ impl FeedLoop {
     }
 }
 
-/// Makes the loop wait for feeders that connect to a listener.
+/// Registers a listener with the poll.
 fn adopt(poll: &Poll, listener: &UnixListener) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     register(poll, listener, LISTENER, Interest::READABLE)
@@ -496,11 +498,12 @@ fn queue(feeder: &mut Feeder, slot: usize, ready: &mut Vec<usize>) {
 
 fn refuse(mut stream: UnixStream) {
     let line = answer_queue::error_line(0, "too_many_feeders", "too many feeders are connected");
-    // A new connection's buffer has room; if it has gone already, nobody misses the line.
-    let told = stream
+    // A new connection's buffer has room. If the peer has closed it already, the line is not
+    // missed.
+    let sent = stream
         .set_nonblocking(true)
         .and_then(|()| stream.write_all(&line));
-    if let Err(error) = told {
-        tracing::debug!(%error, "a refused feeder could not be told");
+    if let Err(error) = sent {
+        tracing::debug!(%error, "cannot send the refusal to a feeder over the limit");
     }
 }

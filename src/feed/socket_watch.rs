@@ -1,8 +1,9 @@
-//! SHELL: looks after the feed's path while the server runs, and says what is wrong with it.
+//! SHELL: checks the feed's path while the server runs, and reports faults of it.
 //!
-//! A socket whose file is gone goes on for those that are connected, but no feeder can connect. One
-//! that the server bound is made again; one that the service manager opened is only reported, since
-//! the manager would go on listening on the other. The feed's loop calls [`SocketWatch::check`].
+//! A socket whose file was removed still serves connected feeders, but no other feeder can connect.
+//! A socket that the server bound is created again. One from the service manager is only reported,
+//! since the manager would keep listening on the old one. The feed's loop calls
+//! [`SocketWatch::check`].
 
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -25,12 +26,12 @@ pub(super) enum SocketPlace {
         path: PathBuf,
         inode: Inode,
     },
-    /// Opened by the service manager, where this process sees no file.
+    /// Opened by the service manager, without a file that this process can see.
     Unseen,
 }
 
 impl SocketPlace {
-    /// That of a socket which was handed to the server.
+    /// The place of an inherited socket.
     pub(super) fn inherited(path: &Path) -> Self {
         match Inode::at_link(path) {
             Ok(inode) => Self::Inherited {
@@ -42,15 +43,15 @@ impl SocketPlace {
     }
 }
 
-/// What is wrong with the path.
+/// A fault of the path.
 #[derive(Debug)]
 struct Fault {
     reason: String,
-    /// When it goes to the log again.
+    /// When it is logged again.
     log_again: Deadline,
 }
 
-/// The feed's path under watch.
+/// Watches the feed's path.
 #[derive(Debug)]
 pub(super) struct SocketWatch {
     place: SocketPlace,
@@ -77,8 +78,8 @@ impl SocketWatch {
         self.place = SocketPlace::Unseen;
     }
 
-    /// Looks at the path. Returns a new listener that replaces the one whose file is gone, after
-    /// `adopt` made it ready for use.
+    /// Checks the path. If its file is missing, returns a new listener, after `adopt` has prepared
+    /// it for use.
     pub(super) fn check(
         &mut self,
         now: Now,
@@ -160,7 +161,7 @@ mod tests {
     use crate::feed::listener;
     use crate::sys::clock::Clock;
 
-    /// A socket named `feed.sock` in a folder, its watch, and the health that this reports to.
+    /// A socket `feed.sock` in a folder, its watch, and the health that it reports to.
     fn watched(folder: &Path) -> (UnixListener, SocketWatch, Arc<Health>) {
         let config = Config {
             feed: folder.join("feed.sock"),
@@ -182,16 +183,16 @@ mod tests {
             let refused = watch.check(now, |_| Err(io::ErrorKind::StorageFull.into()));
             assert!(refused.is_none());
             let reasons = health.reasons();
-            let said = reasons.first().unwrap();
-            assert!(said.starts_with("no feeder can connect: "), "{said}");
-            assert!(said.contains("cannot wait for feeders on"), "{said}");
+            let reason = reasons.first().unwrap();
+            assert!(reason.starts_with("no feeder can connect: "), "{reason}");
+            assert!(reason.contains("cannot wait for feeders on"), "{reason}");
         }
         let _listener = watch.check(now, |_| Ok(())).unwrap();
         assert!(health.reasons().is_empty());
     }
 
     #[test]
-    fn lock_that_another_process_has_taken_is_reported_by_itself() {
+    fn lock_that_another_process_has_taken_is_a_fault_of_its_own() {
         let place = tempfile::tempdir().unwrap();
         let (_listener, mut watch, health) = watched(place.path());
         let now = Clock::start().now();
@@ -201,12 +202,12 @@ mod tests {
         theirs.lock().unwrap();
         assert!(watch.check(now, |_| Ok(())).is_none());
         let reasons = health.reasons();
-        let said = reasons.first().unwrap();
+        let reason = reasons.first().unwrap();
         assert!(
-            said.starts_with("another server could replace the feed's socket "),
-            "{said}"
+            reason.starts_with("another server could replace the feed's socket "),
+            "{reason}"
         );
-        assert!(!said.contains("no feeder can connect"), "{said}");
+        assert!(!reason.contains("no feeder can connect"), "{reason}");
         drop(theirs);
         assert!(watch.check(now, |_| Ok(())).is_none());
         assert!(health.reasons().is_empty());

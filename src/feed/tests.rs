@@ -1,5 +1,5 @@
-//! The feed over a real Unix socket, with a thread that stands in for a worker: drains its inbox
-//! and confirms them.
+//! Tests of the feed over a real Unix socket. A thread acts as the worker: it drains the inbox and
+//! confirms each publication.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::Shutdown;
@@ -19,7 +19,7 @@ use crate::worker::mail::upstream::{Bounds, Reported, Upstream, upstream};
 
 const SUBSCRIBERS: u32 = 3;
 
-/// A feed with one worker's inbox, which nobody drains yet.
+/// A running feed with the inbox of one worker, which is not drained until [`Rig::work`].
 struct Rig {
     _directory: tempfile::TempDir,
     path: PathBuf,
@@ -30,7 +30,7 @@ struct Rig {
     feed_wake: Arc<Wake>,
 }
 
-/// Confirms everything until the feed has gone, and then gives back what came, in order.
+/// Confirms all publications until the feed has stopped, and returns them in order.
 type Worker = JoinHandle<Vec<Arc<Publication>>>;
 
 impl Rig {
@@ -85,7 +85,7 @@ impl Rig {
         stream
     }
 
-    /// Starts to drain the inbox. Ends when the feed has dropped its mailbox.
+    /// Starts draining the inbox, until the feed has dropped its mailbox.
     fn work(&mut self) -> Worker {
         let inbox = self.inbox.take().unwrap();
         let wake = Arc::clone(&self.feed_wake);
@@ -114,7 +114,7 @@ impl Rig {
         })
     }
 
-    /// Stops the feed and gives back everything that the worker got.
+    /// Stops the feed and returns all publications that the worker received.
     fn finish(self, worker: Worker) -> Vec<Arc<Publication>> {
         self.handle.stop();
         self.handle.join();
@@ -141,7 +141,7 @@ fn numbers(publications: &[Arc<Publication>]) -> Vec<u64> {
         .collect()
 }
 
-/// All that comes until the other side has ended.
+/// Reads until the end of the stream.
 fn read_all(stream: &mut UnixStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -157,7 +157,7 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
-fn acks_and_errors_come_in_the_order_of_their_lines() {
+fn acks_and_errors_are_sent_in_the_order_of_their_lines() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let mut feeder = rig.connect();
@@ -175,7 +175,7 @@ fn acks_and_errors_come_in_the_order_of_their_lines() {
 }
 
 #[test]
-fn ack_comes_while_the_feeder_stays_connected() {
+fn ack_is_sent_while_the_feeder_stays_connected() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let feeder = rig.connect();
@@ -195,7 +195,7 @@ fn line_over_the_limit_is_answered_and_the_connection_closed() {
     let mut rig = Rig::start_with(config, FEEDERS_MAX);
     let worker = rig.work();
     let mut feeder = rig.connect();
-    // More than the kernel's buffers hold: the answer has to arrive although nobody wants the rest.
+    // More than the kernel's buffers hold: the answer has to arrive although the rest is discarded.
     let mut bytes = line("a", 1).into_bytes();
     bytes.resize(4 << 20, b' ');
     feeder.write_all(&bytes).unwrap();
@@ -214,7 +214,7 @@ fn lagging_worker_blocks_the_feeder_and_nothing_is_lost_or_repeated() {
     feeder.set_nonblocking(true).unwrap();
     let lines: String = (1..400_000).map(|number| line("a", number)).collect();
     let mut rest = lines.as_bytes();
-    // Nobody drains the inbox, so at some point nothing more can be written.
+    // The inbox is not drained, so at some point writes would block.
     let mut blocked_since = None;
     while blocked_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_millis(200)) {
         match (&feeder).write(rest) {
@@ -272,7 +272,7 @@ fn feeder_that_reads_no_answers_is_not_read() {
         refused < (FEED_ANSWER_BYTES_MAX + (1 << 20)) / 80,
         "{refused}"
     );
-    // Another feeder is served meanwhile.
+    // Another feeder is served in the meantime.
     let mut other = rig.connect();
     other.write_all(acked("a", 7).as_bytes()).unwrap();
     other.shutdown(Shutdown::Write).unwrap();
@@ -297,7 +297,8 @@ fn many_feeders_are_served_each_in_its_order() {
             thread::spawn(move || {
                 for number in 0..500 {
                     let line = line(&format!("c{channel}"), number);
-                    // In two pieces, so that lines of different feeders meet in mid-line.
+                    // In two pieces, so that the loop reads parts of lines of different feeders in
+                    // turn.
                     let (front, back) = line.as_bytes().split_at(9);
                     stream.write_all(front).unwrap();
                     stream.write_all(back).unwrap();
@@ -311,7 +312,9 @@ fn many_feeders_are_served_each_in_its_order() {
     for feeder in feeders {
         assert!(feeder.join().unwrap().contains("\"line\":501"));
     }
-    eventually("all have gone", || rig.metrics.feeders.value() == 0);
+    eventually("all feeders have closed", || {
+        rig.metrics.feeders.value() == 0
+    });
     let publications = rig.finish(worker);
     assert_eq!(publications.len(), 20 * 501);
     for channel in 0..20 {
@@ -326,7 +329,7 @@ fn many_feeders_are_served_each_in_its_order() {
 }
 
 #[test]
-fn feeder_that_vanishes_in_mid_line_costs_only_that_line() {
+fn feeder_that_closes_in_mid_line_loses_only_that_line() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let mut feeder = rig.connect();
@@ -342,7 +345,7 @@ fn feeder_that_vanishes_in_mid_line_costs_only_that_line() {
 }
 
 #[test]
-fn http_answers_in_order_with_keep_alive() {
+fn http_responses_are_in_order_with_keep_alive() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let mut feeder = rig.connect();
@@ -380,7 +383,7 @@ fn http_answers_in_order_with_keep_alive() {
 }
 
 #[test]
-fn repeat_is_answered_with_the_first_id() {
+fn repetition_is_acknowledged_with_the_first_id() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let mut feeder = rig.connect();
@@ -393,7 +396,7 @@ fn repeat_is_answered_with_the_first_id() {
 }
 
 #[test]
-fn feeder_over_the_limit_is_told_and_closed() {
+fn feeder_over_the_limit_gets_an_error_and_is_closed() {
     let mut rig = Rig::start_with(Config::default(), 1);
     let worker = rig.work();
     let first = rig.connect();
@@ -406,7 +409,7 @@ fn feeder_over_the_limit_is_told_and_closed() {
 }
 
 #[test]
-fn stop_publishes_what_was_written_and_answers_it() {
+fn stop_publishes_and_acknowledges_what_was_already_sent() {
     let mut rig = Rig::start();
     let mut feeder = rig.connect();
     eventually("the feeder is in", || rig.metrics.feeders.value() == 1);
@@ -421,7 +424,7 @@ fn stop_publishes_what_was_written_and_answers_it() {
 }
 
 #[test]
-fn listener_handed_over_stays_when_the_feed_stops() {
+fn inherited_listener_stays_open_when_the_feed_stops() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("feed.sock");
     let theirs = UnixListener::bind(&path).unwrap();
@@ -447,7 +450,7 @@ fn listener_handed_over_stays_when_the_feed_stops() {
 }
 
 #[test]
-fn consumer_is_told_that_it_listens_when_every_worker_knows() {
+fn consume_is_acknowledged_when_every_worker_knows_it() {
     let mut rig = Rig::start();
     let mut consumer = rig.connect();
     consumer
@@ -466,7 +469,7 @@ fn consumer_is_told_that_it_listens_when_every_worker_knows() {
 }
 
 #[test]
-fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
+fn consumer_that_has_shut_down_its_sending_side_receives_until_it_closes() {
     let mut rig = Rig::start();
     let worker = rig.work();
     let consumer = rig.connect();
@@ -499,7 +502,7 @@ fn consumer_that_has_said_everything_still_listens_until_it_hangs_up() {
     assert_eq!(rig.metrics.unconsumed.value(), 1);
     drop(lines);
     drop(consumer);
-    eventually("the consumer has gone", || {
+    eventually("the consumer has closed", || {
         rig.metrics.consumers.value() == 0
     });
     assert!(rig.finish(worker).is_empty());
