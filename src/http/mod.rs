@@ -13,6 +13,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod body;
+pub mod chunked;
 pub mod entry;
 pub mod extensions;
 pub mod field_lines;

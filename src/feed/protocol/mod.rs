@@ -5,7 +5,6 @@
 //! them into a [`draft`]. No sockets, sequence numbers or clocks here. The feeder is the only
 //! caller.
 
-mod body;
 pub mod command;
 pub mod decode;
 pub mod draft;

@@ -6,12 +6,12 @@
 //! uncertain, the connection is closed after the response. [`super::publish`] reads the
 //! publications in a body.
 
-use super::body::{Body, BodyError, Keeping, Progress};
 use super::draft::NameCache;
 use super::item::{Item, Request, Step};
 use super::publish::PublishPlan;
 use super::request_refusal::RequestRefusal;
 use crate::config::Limits;
+use crate::http::body::{Body, BodyError, Keeping, Progress};
 use crate::http::framing::{Expectation, Framing};
 use crate::http::head::{Field, Head, HeadRead, Method, Version, read_message_head};
 use crate::http::response::Status;
