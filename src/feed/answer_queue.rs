@@ -216,6 +216,7 @@ impl AnswerQueue {
 
     /// The bytes to send next.
     pub(super) fn unsent(&self) -> &[u8] {
+        debug_assert!(self.sent <= self.unsent.len());
         self.unsent.get(self.sent..).unwrap_or_default()
     }
 

@@ -210,6 +210,7 @@ impl Feeder {
         match self.socket.read(&mut buffer) {
             ReadOutcome::Bytes(bytes) => {
                 intake.metrics.received_bytes.add(bytes as u64);
+                debug_assert!(bytes <= buffer.len(), "{bytes} of {} bytes", buffer.len());
                 let fresh = buffer.get(..bytes).unwrap_or_default();
                 self.decode_fresh(fresh, intake, now, date);
             }
@@ -238,6 +239,7 @@ impl Feeder {
 
     fn decode_rest(&mut self, intake: &mut Intake, now: Now, date: SystemTime) {
         let rest = std::mem::take(&mut self.rest);
+        debug_assert!(self.rest_start <= rest.len());
         let unconsumed = rest.get(self.rest_start..).unwrap_or_default();
         self.rest_start += self.decode(unconsumed, intake, now, date);
         // A drained buffer is freed: an idle feeder has none.
@@ -259,6 +261,7 @@ impl Feeder {
             }
             let step = self.decoder.next(input.get(used..).unwrap_or_default());
             used += step.consumed;
+            debug_assert!(used <= input.len(), "{used} of {} bytes", input.len());
             match step.item {
                 Some(item) => self.handle(item, intake, now, date),
                 None => break,

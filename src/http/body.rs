@@ -77,6 +77,7 @@ impl Body {
     pub(crate) fn take(&mut self, input: &[u8]) -> Result<Progress, BodyError> {
         let mut used = 0;
         loop {
+            debug_assert!(used <= input.len());
             let rest = input.get(used..).unwrap_or_default();
             let before = used;
             match &mut self.framing {

@@ -144,6 +144,7 @@ impl Batch {
         let mut begin = 0;
         let ends = self.ends.iter().zip(self.first.0..);
         ends.map(move |(end, sequence)| {
+            debug_assert!(begin <= *end && *end <= self.bytes.len());
             let bytes = self.bytes.get(begin..*end).unwrap_or_default();
             begin = *end;
             (Sequence(sequence), bytes)

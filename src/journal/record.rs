@@ -110,6 +110,7 @@ fn push_body(record: &Record<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&record.ttl_us.unwrap_or(0).to_le_bytes());
     let labels = [record.event, record.key, record.dedupe];
     // The length of a channel's name fits into a byte.
+    debug_assert!(record.channel.len() <= CHANNEL_NAME_BYTES_MAX);
     let channel_bytes = u8::try_from(record.channel.len()).unwrap_or(u8::MAX);
     out.extend_from_slice(&[flags, channel_bytes]);
     for label in labels {
@@ -190,6 +191,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 /// The length of a label, which is bounded when it is decoded from the feed.
 fn short(length: usize) -> u16 {
+    debug_assert!(length <= LABEL_BYTES_MAX, "{length}");
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 

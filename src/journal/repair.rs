@@ -50,6 +50,7 @@ pub(super) fn open<T>(
         bytes = bytes.len() - cut,
         "the journal's log had a hole and was truncated there"
     );
+    debug_assert!(cut <= bytes.len());
     write(&log, bytes.get(..cut).unwrap_or_default())?;
     fs::remove_file(&whole)?;
     require_intact(try_open()?)

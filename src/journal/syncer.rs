@@ -104,6 +104,7 @@ fn run(receiver: &Receiver<SyncRequest>, parts: &SyncerParts, has_failed: &Atomi
 
 fn sync(group: &[SyncRequest], parts: &SyncerParts) -> Result<(), EngineError> {
     let Some(first) = group.first() else {
+        debug_assert!(false, "an empty group");
         return Ok(());
     };
     let outcome = first.engine.sync();

@@ -180,8 +180,9 @@ impl ReportRouter {
             if self.scan.awaits_report {
                 self.rescan();
             }
-            if let Some(report) = self.reports.take() {
-                self.take(report, feeders, sequencer, now, touched);
+            match self.reports.take() {
+                Some(report) => self.take(report, feeders, sequencer, now, touched),
+                None => debug_assert!(false, "the first report has disappeared"),
             }
         }
     }

@@ -112,6 +112,7 @@ impl Lines {
         let mut consumed = 0;
         loop {
             let rest = input.get(consumed..).unwrap_or_default();
+            debug_assert!(self.searched <= rest.len(), "bytes were not passed again");
             let unsearched = rest.get(self.searched..).unwrap_or_default();
             let Some(found) = memchr::memchr(b'\n', unsearched) else {
                 if rest.len() > limit {

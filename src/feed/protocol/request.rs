@@ -70,6 +70,7 @@ impl Requests {
 
     fn read_body(&mut self, input: &[u8], names: &mut NameCache) -> Step {
         let Some(mut open) = self.open.take() else {
+            debug_assert!(false, "there is no open request");
             return Step::more(0);
         };
         match open.body.take(input) {

@@ -13,7 +13,9 @@ use crate::backend::{
     BackendMessage, CloseInfo, Delivery, DeliveryStatus, DirectMessage, Revocation,
     SubscriberCounts, WatchedChannels,
 };
-use crate::config::limits::{BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, EVICTIONS_PER_TURN_MAX};
+use crate::config::limits::{
+    BATCH_BYTES_MAX, BATCH_PUBLICATIONS_MAX, CHANNELS_PER_PUBLICATION_MAX, EVICTIONS_PER_TURN_MAX,
+};
 use crate::frame::{Publication, WorkerAck};
 use crate::id::{ChannelName, ConnName, Cursor, Sequence};
 use crate::journal::Journal;
@@ -415,6 +417,10 @@ impl Sequencer {
             // One confirmation per publication from the sequencer; each worker that is posted to
             // adds one.
             Acknowledge::Yes => {
+                debug_assert!(
+                    publications <= CHANNELS_PER_PUBLICATION_MAX,
+                    "{publications}"
+                );
                 let confirmations = u32::try_from(publications).unwrap_or(u32::MAX);
                 Some(Arc::new(WorkerAck::new(confirmations)))
             }
