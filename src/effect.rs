@@ -186,7 +186,7 @@ impl Draw {
 /// An action that a machine asks the worker to take.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Acknowledge publications, then call `handle_acknowledged` with the outcome.
+    /// Acknowledge publications, then report the outcome with `handle_event`.
     Acknowledge(Acknowledgement),
     /// Gather the publications and gaps that a poll is owed, and call `handle_answer` with them,
     /// even if there are none.
@@ -218,7 +218,7 @@ pub enum Effect {
     IdentifyByProxyHeader(Option<IpAddr>),
     /// Subscribe, then call `handle_joined` with the outcome.
     Join(Join),
-    /// Unsubscribe, then call `handle_left`.
+    /// Unsubscribe, then report it with `handle_event`.
     Leave(Leave),
     /// Unsubscribe from all channels. The outbox is still sent.
     LeaveAll {

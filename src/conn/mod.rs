@@ -1,9 +1,8 @@
-//! One connection's machine: request after request, polls among them, then perhaps a stream, then
-//! the end.
+//! The state machine of one connection: requests and polls, then perhaps a stream, then the end.
 //!
-//! Composes `http` and `transport`; bytes, the time and what became of a wish go in, bytes for the
-//! peer go to the [`Outbox`], and everything else is asked for as an effect. Never touches a
-//! socket, a clock or the hub; the worker calls it and applies what it asks.
+//! Composes `http` and `transport`. Its inputs are bytes, the time and the outcomes of effects.
+//! Bytes for the peer go to the [`Outbox`]; everything else is an effect. It never touches a
+//! socket, a clock or the hub: the worker calls it and applies its effects.
 //!
 //! An idle conn owns nothing beyond its slot: a partial request head and the outbox are boxed and
 //! exist only while non-empty.
@@ -19,61 +18,60 @@ mod request;
 use std::time::Duration;
 
 pub use outbox::{Drained, Outbox};
-use phase::{Partial, Phase, Stage};
+use phase::{Partial, Phase};
 
 use crate::auth::Due;
-use crate::backend::{BackendMessage, CloseInfo, Delivery};
+use crate::backend::{BackendMessage, Delivery};
 use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
 };
-use crate::effect::{Acknowledgement, CloseReason, ConnClass, Context, Effect, Join, Leave};
+use crate::effect::{CloseReason, ConnClass, Context, Effect, Join};
 use crate::frame::FrameKind;
 use crate::http::origin::Reader;
 use crate::http::{self, Refusal};
-use crate::hub::{Acknowledged, Gap, JoinOutcome};
-use crate::id::{ChannelName, Cursor};
+use crate::hub::JoinOutcome;
 use crate::metrics::WorkerMetrics;
 use crate::proxy::TooMany;
 use crate::time::{Deadline, Now};
-use crate::transport::{Flow, Goodbye, Transport};
+use crate::transport::{Flow, Goodbye, StreamEvent, Transport};
 
 /// One accepted socket's state, without the socket.
 #[derive(Debug)]
 pub struct Conn {
     phase: Phase,
     outbox: Outbox,
-    /// When the peer last showed that it is there, in milliseconds of the worker's running clock,
+    /// The time of the peer's last sign of life, in milliseconds of the worker's running clock,
     /// wrapping.
     life_ms: u32,
     ping: Ping,
     class: ConnClass,
-    /// The peer has sent FIN: it may still read, and sends no more.
+    /// The peer has sent FIN. It may still read, but sends no more.
     is_peer_done: bool,
 }
 
 const _: () = assert!(size_of::<Conn>() <= 40);
 
-/// Where the ping is that the peer has to answer.
+/// The state of the heartbeat's ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ping {
-    /// The peer has shown life since the last one, or none was sent.
+    /// The peer has shown life since the last ping, or none was sent.
     Answered,
-    /// It waits for the socket to take it, which is not the peer's silence.
+    /// The ping is in the outbox. The peer cannot answer it yet.
     Queued,
-    /// The kernel has it. When the timer fires next, the peer has had a full interval.
+    /// The kernel has the ping. When the timer fires next, the peer has had a full interval.
     Sent,
 }
 
-/// How a conn stands when its timer fires.
+/// What is still to be sent when a conn's timer fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendState {
-    /// The socket takes nothing, and something waits.
+    /// Something waits, and the socket would block.
     Blocked,
-    /// Nothing waits, and the log's head is the client's position.
+    /// Nothing waits, and the client's position is the log's head.
     CaughtUp,
-    /// Something waits and the socket may take it, or a window holds it back, or the client is
-    /// ahead of the log.
+    /// Something waits for the next flush or for the client's window, or the client is ahead of
+    /// the log.
     Pending,
 }
 
@@ -81,21 +79,26 @@ impl Conn {
     /// A conn that waits for its first request.
     #[must_use]
     pub fn new(now: Now) -> Self {
-        Self::at(Stage::Fresh, now)
+        let phase = Phase::Request {
+            partial: None,
+            is_first: true,
+        };
+        Self::at(phase, now)
     }
 
-    /// A conn that waits for a header of the PROXY protocol, and then for its first request.
+    /// A conn that waits for a PROXY header, and then for its first request.
     #[must_use]
     pub fn proxied(now: Now) -> Self {
-        Self::at(Stage::Proxied, now)
+        let phase = Phase::ProxyHeader {
+            partial: None,
+            extensions_left: None,
+        };
+        Self::at(phase, now)
     }
 
-    fn at(stage: Stage, now: Now) -> Self {
+    fn at(phase: Phase, now: Now) -> Self {
         Self {
-            phase: Phase::Request {
-                partial: None,
-                stage,
-            },
+            phase,
             outbox: Outbox::default(),
             life_ms: millis(now),
             ping: Ping::Answered,
@@ -104,25 +107,25 @@ impl Conn {
         }
     }
 
-    /// The conn has been accepted. Its head has to come in time.
+    /// Starts the timer for the first request head.
     pub fn handle_accepted(&self, context: &mut Context<'_>) {
         context.ask(Effect::SetTimer(
             context.now.after(context.config.limits.request_head()),
         ));
     }
 
-    /// What is on its way out.
+    /// The bytes that wait to be written.
     #[must_use]
     pub fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// What is on its way out, for flush to move on.
+    /// The bytes that wait to be written, for flush.
     pub fn outbox_mut(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
 
-    /// How the conn is served, while it is.
+    /// The encoding of publications for this conn; `None` while it is not a subscriber.
     #[must_use]
     pub fn serving(&self) -> Option<FrameKind> {
         match &self.phase {
@@ -131,17 +134,20 @@ impl Conn {
                 closing: None,
             } => Some(transport.frame_kind()),
             Phase::Poll { poll, .. } => Some(poll.frame_kind()),
-            Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => None,
         }
     }
 
-    /// Whether it is a stream, until its end has been settled.
+    /// Whether it is a stream. True also during the closing handshake.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         matches!(self.phase, Phase::Stream { .. })
     }
 
-    /// What the worker counts it as.
+    /// How the worker counts the conn.
     #[must_use]
     pub fn class(&self) -> ConnClass {
         self.class
@@ -158,10 +164,9 @@ impl Conn {
     /// Whether the class is that of the phase.
     fn is_class_right(&self) -> bool {
         match &self.phase {
-            Phase::Request {
-                stage: Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh,
-                ..
-            } => matches!(self.class, ConnClass::Arriving | ConnClass::Silent),
+            Phase::ProxyHeader { .. } | Phase::Request { is_first: true, .. } => {
+                matches!(self.class, ConnClass::Arriving | ConnClass::Silent)
+            }
             Phase::Stream {
                 transport: Transport::WebSocket(_),
                 closing: None,
@@ -173,32 +178,30 @@ impl Conn {
         }
     }
 
-    /// Whether it is a stream that ends when the peer has been given what it is owed now.
+    /// Whether it is a stream whose peer has sent FIN, and whose outbox is empty. Such a stream
+    /// ends as soon as it is owed no publication.
     #[must_use]
     pub fn ends_when_served(&self) -> bool {
         let is_open = matches!(self.phase, Phase::Stream { closing: None, .. });
         self.is_peer_done && is_open && self.outbox.is_empty()
     }
 
-    /// Whether what comes next is a request.
+    /// Whether the peer's next bytes are a PROXY header or a request.
     #[must_use]
     pub fn takes_requests(&self) -> bool {
-        matches!(self.phase, Phase::Request { .. })
-    }
-
-    /// Whether a header of the PROXY protocol is yet to come.
-    #[must_use]
-    pub fn is_proxied(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Request {
-                stage: Stage::Proxied | Stage::Skipping { .. },
-                ..
-            }
+            Phase::ProxyHeader { .. } | Phase::Request { .. }
         )
     }
 
-    /// Whether goodbye has been said.
+    /// Whether a PROXY header is not complete yet.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        matches!(self.phase, Phase::ProxyHeader { .. })
+    }
+
+    /// Whether the conn is in its closing handshake or later.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         match &self.phase {
@@ -206,23 +209,24 @@ impl Conn {
             | Phase::Stream {
                 closing: Some(_), ..
             } => true,
-            Phase::Request { .. } | Phase::Poll { .. } | Phase::Stream { closing: None, .. } => {
-                false
-            }
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { closing: None, .. } => false,
         }
     }
 
-    /// How many bytes may be read from the socket now. Zero while answers wait to be taken: a
-    /// client that does not read is not read.
+    /// How many bytes may be read from the socket now. Zero while responses wait in the outbox: a
+    /// client that does not read is not read either.
     #[must_use]
     pub fn read_bytes_max(&self, request_head_bytes: u32) -> usize {
         match &self.phase {
-            Phase::Request {
+            Phase::ProxyHeader {
                 partial,
-                stage: Stage::Proxied,
-            } => proxied::bytes_to_come(partial.as_deref()),
-            Phase::Request {
-                stage: Stage::Skipping { left },
+                extensions_left: None,
+            } => proxied::missing_bytes(partial.as_deref()),
+            Phase::ProxyHeader {
+                extensions_left: Some(left),
                 ..
             } => usize::from(*left),
             Phase::Request { .. } if !self.outbox.is_empty() => 0,
@@ -236,8 +240,8 @@ impl Conn {
         }
     }
 
-    /// Whether bytes that were read before wait in the machine, and may be handled now: by a call
-    /// of [`Conn::handle_bytes`] without further bytes.
+    /// Whether bytes that were read before wait in the machine and can be handled now, with a call
+    /// of [`Conn::handle_bytes`] without bytes.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match &self.phase {
@@ -248,29 +252,32 @@ impl Conn {
             Phase::Stream { transport, .. } => {
                 transport.has_unhandled() && self.outbox.control_bytes() < ANSWER_BYTES_PAUSE
             }
-            Phase::Poll { .. } | Phase::Ending { .. } => false,
+            Phase::ProxyHeader { .. } | Phase::Poll { .. } | Phase::Ending { .. } => false,
         }
     }
 
-    /// The socket took bytes. For all but a WebSocket this is the only sign of life there is; that
-    /// one has to show more, unless the socket had been full, since then the peer has read.
+    /// The socket took bytes. This is the peer's only sign of life on all conns but WebSockets. On
+    /// a WebSocket it counts only if the socket had been full: then the peer must have read.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         let is_life = match &self.phase {
             Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),
-            Phase::Request { .. } | Phase::Poll { .. } | Phase::Ending { .. } => true,
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Poll { .. }
+            | Phase::Ending { .. } => true,
         };
         if is_life {
             self.life_ms = millis(now);
         }
     }
 
-    /// The conn was not read for a while, which is not the peer's silence.
+    /// The worker reads the conn again after a pause, which does not count as the peer's silence.
     pub fn handle_resumed(&mut self, now: Now) {
         self.note_life(now);
     }
 
-    /// The peer has shown that it is there. A peer that has to take an answer, or the last bytes,
-    /// shows that by taking them only.
+    /// Notes a sign of life. While a poll's answer or the conn's last bytes are being sent, only
+    /// write progress counts.
     fn note_life(&mut self, now: Now) {
         let is_over = matches!(self.phase, Phase::Ending { .. });
         if !is_over && !self.outbox.has_answer() {
@@ -279,7 +286,7 @@ impl Conn {
         }
     }
 
-    /// A round that began after the conn was accepted is over, and its first request head is not
+    /// A round that began after the conn was accepted is over, and the first request head is not
     /// complete.
     pub fn handle_silent(&mut self, context: &mut Context<'_>) {
         if self.class == ConnClass::Arriving {
@@ -287,22 +294,19 @@ impl Conn {
         }
     }
 
-    /// Bytes came from the peer, after those that wait. They are unmasked in place. What the budget
-    /// for work does not cover waits too.
+    /// Handles bytes from the peer, after those that wait in the machine. They are unmasked in
+    /// place. Bytes beyond the work budget wait in the machine, too.
     pub fn handle_bytes(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.note_life(context.now);
         match &mut self.phase {
-            Phase::Request {
+            Phase::ProxyHeader {
                 partial,
-                stage: Stage::Proxied,
+                extensions_left: None,
             } => {
                 Partial::push(partial, bytes);
                 self.handle_proxy_header(context);
             }
-            Phase::Request {
-                stage: Stage::Skipping { .. },
-                ..
-            } => self.skip_extensions(bytes, context),
+            Phase::ProxyHeader { .. } => self.skip_extensions(bytes, context),
             Phase::Request { partial, .. } => match partial.take() {
                 Some(mut partial) => {
                     partial.bytes.extend_from_slice(bytes);
@@ -320,33 +324,36 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The peer sends no more, and may still read: what it has asked for is answered (RFC 9112,
-    /// 9.6). True if the end is to be met once more: what came before it has to be answered first.
+    /// Handles the end of the peer's input. The peer may still read, so its requests are answered
+    /// (RFC 9112, 9.6). Returns true if this must be called again after the answer to a poll: later
+    /// requests may follow it.
     ///
-    /// A stream is not ended here: it is owed what the log has for it. See
+    /// A stream does not end here: it is still owed publications from the log. See
     /// [`Conn::ends_when_served`].
     pub fn handle_eof(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) -> bool {
         let is_met_again = matches!(self.phase, Phase::Poll { .. });
         self.is_peer_done = true;
         match &mut self.phase {
-            // A conn is not read while a response waits; were it, the response would go first.
+            // The worker does not read a conn while a response waits. The response goes first.
             Phase::Request { .. } if !self.outbox.is_empty() => {
                 self.end(CloseReason::Done, context);
             }
             Phase::Request {
                 partial: None,
-                stage: Stage::Served,
+                is_first: false,
             } => {
                 context.ask(Effect::Close(CloseReason::Done));
             }
-            Phase::Request { .. } => context.ask(Effect::Close(CloseReason::PeerGone)),
-            // Who has sent the last request may still read, and has nothing to wait for.
+            Phase::ProxyHeader { .. } | Phase::Request { .. } => {
+                context.ask(Effect::Close(CloseReason::PeerGone));
+            }
+            // No request can follow the last one, so the poll does not wait.
             Phase::Poll { poll, partial } => {
                 let reason = partial.is_none().then_some(CloseReason::Done);
                 poll.handle_end(reason, context);
             }
             Phase::Stream { closing: None, .. } => {}
-            // It cannot answer our goodbye any more.
+            // The peer cannot answer our close frame any more.
             Phase::Stream {
                 closing: Some(reason),
                 ..
@@ -364,7 +371,7 @@ impl Conn {
         is_met_again
     }
 
-    /// The armed deadline has come.
+    /// The timer has fired.
     pub fn handle_timeout(
         &mut self,
         send_state: SendState,
@@ -377,17 +384,14 @@ impl Conn {
         match &mut self.phase {
             Phase::Request { .. } if !self.outbox.is_empty() => match send_state {
                 SendState::Blocked => context.ask(Effect::Close(CloseReason::Idle)),
-                // The client has taken what was written, and the rest is for the server to write.
+                // The client has taken all written bytes. It is the server that has to write more.
                 SendState::CaughtUp | SendState::Pending => {
                     let deadline = context.now.after(context.config.limits.request_head());
                     context.ask(Effect::SetTimer(deadline));
                 }
             },
             Phase::Poll { poll, .. } => poll.handle_end(None, context),
-            Phase::Request {
-                stage: Stage::Proxied | Stage::Skipping { .. },
-                ..
-            } => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
+            Phase::ProxyHeader { .. } => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
             Phase::Request {
                 partial: Some(_), ..
             } => {
@@ -398,17 +402,15 @@ impl Conn {
             }
             Phase::Request {
                 partial: None,
-                stage,
+                is_first,
             } => {
-                let reason = match stage {
-                    Stage::Served => CloseReason::Done,
-                    Stage::Proxied | Stage::Skipping { .. } | Stage::Fresh => {
-                        CloseReason::HeadTimeout
-                    }
+                let reason = match is_first {
+                    true => CloseReason::HeadTimeout,
+                    false => CloseReason::Done,
                 };
                 context.ask(Effect::Close(reason));
             }
-            Phase::Stream { closing: None, .. } => self.beat(send_state, out, context),
+            Phase::Stream { closing: None, .. } => self.check_heartbeat(send_state, out, context),
             Phase::Stream {
                 closing: Some(reason),
                 ..
@@ -424,7 +426,7 @@ impl Conn {
     pub fn handle_drained(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request { .. } => {
-                // The next request has its time from now on.
+                // The time for the next request starts now.
                 let deadline = context.now.after(context.config.limits.request_head());
                 context.ask(Effect::SetTimer(deadline));
             }
@@ -436,12 +438,12 @@ impl Conn {
                 }
                 transport.handle_drained(out);
             }
-            Phase::Poll { .. } | Phase::Ending { .. } => {}
+            Phase::ProxyHeader { .. } | Phase::Poll { .. } | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
 
-    /// What became of a wish to subscribe.
+    /// Handles the outcome of [`Effect::Join`].
     pub fn handle_joined(
         &mut self,
         join: &Join,
@@ -451,7 +453,7 @@ impl Conn {
     ) {
         let is_refused = outcomes.contains(&JoinOutcome::ServerFull);
         match &mut self.phase {
-            // Its request is not answered yet, and it could not be told later.
+            // The refusal is the answer to the request. A stream that has begun could not carry it.
             Phase::Stream {
                 transport: Transport::EventStream(stream),
                 closing: None,
@@ -471,68 +473,29 @@ impl Conn {
                 self.follow(flow, context);
             }
             Phase::Poll { poll, .. } => poll.handle_joined(join, context),
-            Phase::Request { .. } | Phase::Stream { .. } | Phase::Ending { .. } => {}
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => {}
         }
         self.settle(out, context);
     }
 
-    /// What became of a wish to unsubscribe.
-    pub fn handle_left(
+    /// Passes an event to the stream, if it is open.
+    pub fn handle_event(
         &mut self,
-        leave: &Leave,
-        was_subscribed: bool,
+        event: StreamEvent<'_>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         if let Some(transport) = self.open_transport() {
-            transport.handle_left(leave, was_subscribed, out, context);
+            transport.handle_event(event, out, context);
         }
         self.settle(out, context);
     }
 
-    /// What became of an acknowledgement.
-    pub fn handle_acknowledged(
-        &mut self,
-        what: &Acknowledgement,
-        outcome: Acknowledged,
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
-        if let Some(transport) = self.open_transport() {
-            transport.handle_acknowledged(what, outcome, out, context);
-        }
-        self.settle(out, context);
-    }
-
-    /// Something is missing in a channel and the client has to be told.
-    pub fn handle_gap(
-        &mut self,
-        channel: &ChannelName,
-        gap: &Gap,
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
-        if let Some(transport) = self.open_transport() {
-            transport.handle_gap(channel, gap, out, context);
-        }
-        self.settle(out, context);
-    }
-
-    /// The client has received all known gaps. With them it has everything up to a position.
-    pub fn handle_gaps_sent(
-        &mut self,
-        reached: Cursor,
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
-        if let Some(transport) = self.open_transport() {
-            transport.handle_gaps_sent(reached, out);
-        }
-        self.settle(out, context);
-    }
-
-    /// The backend, or the feed in answer to a command, has something for this conn alone. Only a
-    /// stream that is open can be told.
+    /// Sends a message of a backend, or the feed's answer to a command. Only an open stream can
+    /// receive it.
     pub fn handle_backend_message(
         &mut self,
         message: &BackendMessage,
@@ -553,38 +516,18 @@ impl Conn {
         Delivery::Done
     }
 
-    /// The conn is over its quota and the policy is to close it.
-    pub fn handle_overflow(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        if let Phase::Poll { poll, .. } = &mut self.phase {
-            poll.handle_end(Some(CloseReason::Overflow), context);
-        }
-        self.say_goodbye(Goodbye::Overflow, out, context);
-        self.settle(out, context);
-    }
-
-    /// The peer has sent FIN and has been given everything: the stream ends.
-    pub fn handle_served(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        self.say_goodbye(Goodbye::PeerDone, out, context);
-        self.settle(out, context);
-    }
-
-    /// It has subscribed to nothing for longer than it may.
-    pub fn handle_subscribe_timeout(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        self.say_goodbye(Goodbye::NoSubscription, out, context);
-        self.settle(out, context);
-    }
-
-    /// The backend ends whatever the conn has by its token.
-    pub fn handle_revoked(
+    /// Ends a stream, or answers a poll now and closes its conn. A shutdown has
+    /// [`Conn::handle_shutdown`], which ends every phase.
+    pub fn handle_goodbye(
         &mut self,
-        close_info: &CloseInfo,
+        goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         if let Phase::Poll { poll, .. } = &mut self.phase {
-            poll.handle_end(Some(CloseReason::Disconnected), context);
+            poll.handle_end(Some(goodbye.close_reason()), context);
         }
-        self.say_goodbye(Goodbye::Disconnect(close_info), out, context);
+        self.say_goodbye(goodbye, out, context);
         self.settle(out, context);
     }
 
@@ -592,8 +535,7 @@ impl Conn {
     pub fn handle_shutdown(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match &mut self.phase {
             Phase::Request {
-                partial: Some(_),
-                stage: Stage::Fresh | Stage::Served,
+                partial: Some(_), ..
             } if self.outbox.is_empty() => {
                 let wait_s = context.retry_after_s();
                 let refusal = Refusal::Restarting;
@@ -605,6 +547,7 @@ impl Conn {
             Phase::Request { .. } if self.outbox.is_empty() => {
                 context.ask(Effect::Close(CloseReason::Shutdown));
             }
+            Phase::ProxyHeader { .. } => context.ask(Effect::Close(CloseReason::Shutdown)),
             Phase::Poll { poll, .. } => poll.handle_end(Some(CloseReason::Shutdown), context),
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
             Phase::Stream { closing: None, .. } => {
@@ -615,8 +558,8 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The peer's kernel has acknowledged all that was sent, and nothing from the peer waits to be
-    /// read. A WebSocket gets its FIN, and with it one round trip more for the peer's close.
+    /// The peer's kernel has acknowledged all sent bytes, and no byte from the peer is unread. FIN
+    /// is sent to a WebSocket now, which gives the peer's close frame one more round trip.
     pub fn handle_goodbye_acknowledged(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         match self.phase {
             Phase::Stream {
@@ -629,6 +572,7 @@ impl Conn {
                 ..
             } => context.ask(Effect::Close(reason)),
             Phase::Ending { .. }
+            | Phase::ProxyHeader { .. }
             | Phase::Request { .. }
             | Phase::Poll { .. }
             | Phase::Stream { .. } => {}
@@ -636,7 +580,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// The transport of a stream that has not been told goodbye.
+    /// The transport of a stream that is not closing.
     fn open_transport(&mut self) -> Option<&mut Transport> {
         if let Phase::Stream {
             transport,
@@ -648,13 +592,19 @@ impl Conn {
         None
     }
 
-    /// A heartbeat is due, or the peer has answered none for too long. A timer of its token is
-    /// earlier, so its silence is not judged then.
-    fn beat(&mut self, send_state: SendState, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    /// Sends a heartbeat, or closes the stream if the peer has been silent for too long. If the
+    /// timer fired for the token, it fired early, and the silence is not judged.
+    fn check_heartbeat(
+        &mut self,
+        send_state: SendState,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) {
         let interval = context.config.heartbeat.interval();
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let silent = Duration::from_millis(silent);
         let Phase::Stream { transport, .. } = &mut self.phase else {
+            debug_assert!(false, "only streams have heartbeats");
             return;
         };
         let due = context.access.take_due(context.now);
@@ -688,7 +638,7 @@ impl Conn {
     fn follow(&mut self, flow: Flow, context: &mut Context<'_>) {
         match flow {
             Flow::Open => {}
-            // Nothing that the peer could answer will come.
+            // The peer has sent FIN, so it cannot answer the close frame.
             Flow::Closing(reason) if self.is_peer_done => self.end(reason, context),
             Flow::Closing(reason) => {
                 if let Phase::Stream { closing, .. } = &mut self.phase
@@ -704,7 +654,7 @@ impl Conn {
         }
     }
 
-    /// Nothing is served any more; the outbox still goes out.
+    /// Stops serving. The outbox is still sent.
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) {
         if let Some(gauge) = self.phase.gauge(context.metrics) {
             gauge.decrement();
@@ -725,8 +675,8 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// The end of every call: what was said goes to the outbox, and a conn that has nothing more to
-    /// say sends FIN.
+    /// Ends every call: moves `out` to the outbox, and sends FIN when an ending conn has an empty
+    /// outbox.
     fn settle(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         self.outbox.append(out);
         out.clear();
@@ -754,7 +704,7 @@ impl Conn {
         }
     }
 
-    /// The worker frees the conn: what it counted as open is open no more.
+    /// Uncounts the conn from the gauge of its phase. The worker frees it next.
     pub fn handle_closed(&self, metrics: &WorkerMetrics) {
         if let Some(gauge) = self.phase.gauge(metrics) {
             gauge.decrement();

@@ -1,7 +1,7 @@
-//! Where a conn stands between its first byte and its last.
+//! The phase of a conn between its first byte and its last.
 //!
-//! What is true in one phase only is data of that phase, so that nothing has to be kept in step.
-//! The conn's machine and its parts are the only users.
+//! Data that is valid in one phase only is stored in that phase, so it cannot become stale. The
+//! conn's machine and its parts are the only users.
 
 use crate::effect::CloseReason;
 use crate::metrics::{Counter, WorkerMetrics};
@@ -9,47 +9,42 @@ use crate::transport::{Poll, Transport};
 
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// Waiting for a PROXY header.
+    ProxyHeader {
+        /// The bytes so far of the part that names the client.
+        partial: Option<Box<Partial>>,
+        /// How many bytes of extensions are still to come and be dropped; `None` until the part
+        /// that names the client is complete.
+        extensions_left: Option<u16>,
+    },
     /// Waiting for a request head.
     Request {
-        /// The beginning of a head, or requests that wait for a response to go out first.
+        /// A partial head, or requests that wait until the outbox is empty.
         partial: Option<Box<Partial>>,
-        stage: Stage,
+        /// No request has been answered yet.
+        is_first: bool,
     },
-    /// A request whose answer is yet to be given.
+    /// A poll whose answer is not written yet.
     Poll {
         poll: Poll,
-        /// Requests that wait for the answer to go out first.
+        /// Requests that wait for the answer.
         partial: Option<Box<Partial>>,
     },
-    /// Serving publications; or, with a reason, waiting for the peer to answer our goodbye.
+    /// Serving publications. With a reason, the close frame is written and the peer's is awaited.
     Stream {
         transport: Transport,
         closing: Option<CloseReason>,
     },
-    /// What is in the outbox goes out, then FIN; then the peer's own end is awaited, so that unread
-    /// input does not turn our last bytes into a reset.
+    /// The outbox is sent, then FIN. Then the peer's FIN is awaited, because closing a socket with
+    /// unread input resets the connection and may destroy the last bytes.
     Ending {
         reason: CloseReason,
         has_sent_fin: bool,
     },
 }
 
-/// What has come before the next request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// Nothing yet, and the first thing is a header of the PROXY protocol.
-    Proxied,
-    /// The part of such a header that names the client, which is kept. The bytes of it that are
-    /// left are dropped as they come.
-    Skipping { left: u16 },
-    /// Nothing, or such a header.
-    Fresh,
-    /// Other requests.
-    Served,
-}
-
 impl Phase {
-    /// Where it is counted as open. A short poll is over before anybody could see it.
+    /// The gauge that counts it. A short poll has none: its answer follows in the same turn.
     pub(super) fn gauge<'a>(&self, metrics: &'a WorkerMetrics) -> Option<&'a Counter> {
         match self {
             Self::Stream {
@@ -68,6 +63,7 @@ impl Phase {
                 poll: Poll::Short(_),
                 ..
             }
+            | Self::ProxyHeader { .. }
             | Self::Request { .. }
             | Self::Ending { .. } => None,
         }
@@ -76,16 +72,16 @@ impl Phase {
     pub(super) fn is_subscribed(&self) -> bool {
         match self {
             Self::Poll { .. } | Self::Stream { .. } => true,
-            Self::Request { .. } | Self::Ending { .. } => false,
+            Self::ProxyHeader { .. } | Self::Request { .. } | Self::Ending { .. } => false,
         }
     }
 }
 
-/// Bytes of requests that are incomplete or have to wait.
+/// Bytes of an incomplete head, or of requests that have to wait.
 #[derive(Debug)]
 pub(super) struct Partial {
     pub(super) bytes: Vec<u8>,
-    /// Whether they waited for a response to go out, so that a whole request may be among them.
+    /// The bytes had to wait for a response, so they may contain a complete request.
     pub(super) is_unhandled: bool,
 }
 

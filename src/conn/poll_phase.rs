@@ -1,13 +1,13 @@
-//! The poll phase: a request that is a subscriber until it has its one answer.
+//! The poll phase: the conn is a subscriber until the poll's one answer.
 //!
-//! What comes behind it waits, within the limit on a request head. The answer's publications are in
-//! the outbox by reference, so a slow reader holds on to them: it is given up when it has taken
-//! nothing for two heartbeats.
+//! Later requests wait, within the limit on a request head. The outbox holds the answer's
+//! publications by reference, so a slow reader pins them. It is closed after two heartbeats
+//! without write progress.
 
 use std::time::Duration;
 
-use super::request::{enter, joining};
-use super::{Conn, Partial, Phase, Stage, millis};
+use super::request::{admit, request_join};
+use super::{Conn, Partial, Phase, millis};
 use crate::auth::Warning;
 use crate::effect::{Context, Effect};
 use crate::http::PollRequest;
@@ -42,14 +42,13 @@ impl Conn {
         let mut partial = None;
         Partial::push(&mut partial, rest);
         let phase = Phase::Poll { poll, partial };
-        let over = context.now.after(timeout);
-        let join = joining(channels, since, None);
-        let join = enter(entry, join, Warning::None, context);
-        self.open(phase, join, over, context);
+        let end = context.now.after(timeout);
+        let join = request_join(channels, since, None);
+        let join = admit(entry, join, Warning::None, context);
+        self.open(phase, join, end, context);
     }
 
-    /// Everything that a poll is owed: its one answer, behind which the conn goes on with the next
-    /// request, or ends.
+    /// Writes the poll's answer. The conn then waits for the next request, or ends.
     pub fn handle_answer(&mut self, news: News, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let Phase::Poll { poll, partial } = &mut self.phase else {
             return;
@@ -78,7 +77,7 @@ impl Conn {
         context.ask(Effect::LeaveAll { is_stream: false });
         self.phase = Phase::Request {
             partial,
-            stage: Stage::Served,
+            is_first: false,
         };
         let deadline = match self.outbox.has_answer() {
             true => self.answer_deadline(context),
@@ -87,16 +86,17 @@ impl Conn {
         context.ask(Effect::SetTimer(deadline));
     }
 
-    /// Whether publications of an answer are on their way, and the peer takes them.
+    /// Whether an answer is being sent, and the peer has not been silent for too long.
     pub(super) fn is_answer_taken(&self, context: &Context<'_>) -> bool {
         self.outbox.has_answer() && !self.patience(context).is_zero()
     }
 
-    /// By when the peer has to take more of an answer.
+    /// The time by which the peer must take more of an answer.
     pub(super) fn answer_deadline(&self, context: &Context<'_>) -> Deadline {
         context.now.after(self.patience(context))
     }
 
+    /// The rest of two heartbeats since the peer's last sign of life.
     fn patience(&self, context: &Context<'_>) -> Duration {
         let silent = u64::from(millis(context.now).wrapping_sub(self.life_ms));
         let limit = context.config.heartbeat.interval() * 2;

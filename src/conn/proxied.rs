@@ -1,20 +1,19 @@
-//! Conns behind proxies: the header of the PROXY protocol ahead of everything, and whether the
-//! client that a proxy names may come in.
+//! Conns behind proxies: the PROXY header, and the admission of the client that a proxy names.
 //!
-//! The part of the header that names the client is kept like a part of a request. What follows it
-//! in the header is only counted, so a header of any length costs some dozens of bytes. No byte
-//! beyond the header is asked for: what follows may be TLS. The worker counts the client and says
-//! the outcome; until then the request that named it waits.
+//! The part of the header that names the client is kept like a partial request. Its extensions are
+//! only counted and dropped, so a header of any length occupies a few dozen bytes. No byte beyond
+//! the header is read with it, because TLS may follow. The worker counts the client and reports
+//! whether it is admitted; until then the request waits.
 
-use super::phase::{Partial, Phase, Stage};
+use super::phase::{Partial, Phase};
 use super::{Conn, TooMany};
 use crate::effect::{CloseReason, Context, Effect};
 use crate::http;
 use crate::http::origin::Reader;
 use crate::proxy::header::{HeaderRead, read_header};
 
-/// How many bytes of the header are to be read next.
-pub(super) fn bytes_to_come(partial: Option<&Partial>) -> usize {
+/// How many bytes of the header to read next.
+pub(super) fn missing_bytes(partial: Option<&Partial>) -> usize {
     let kept = partial.map_or(&[][..], |partial| &partial.bytes);
     match read_header(kept) {
         Ok(HeaderRead::Incomplete { more }) => more,
@@ -23,9 +22,14 @@ pub(super) fn bytes_to_come(partial: Option<&Partial>) -> usize {
 }
 
 impl Conn {
-    /// Looks whether the part of the header that names the client is there.
+    /// Checks whether the part of the header that names the client is complete.
     pub(super) fn handle_proxy_header(&mut self, context: &mut Context<'_>) {
-        let Phase::Request { partial, stage } = &mut self.phase else {
+        let Phase::ProxyHeader {
+            partial,
+            extensions_left,
+        } = &mut self.phase
+        else {
+            debug_assert!(false, "no PROXY header is awaited");
             return;
         };
         let kept = partial.as_ref().map_or(&[][..], |partial| &partial.bytes);
@@ -35,23 +39,25 @@ impl Conn {
                 let after = partial
                     .as_mut()
                     .map(|partial| partial.bytes.split_off(length));
-                *stage = Stage::Skipping { left: skip };
+                *extensions_left = Some(skip);
                 self.skip_extensions(&after.unwrap_or_default(), context);
             }
             Err(_) => context.ask(Effect::Close(CloseReason::BadProxyHeader)),
         }
     }
 
-    /// Drops what belongs to the header. When all of it has come, the client is to be counted.
+    /// Drops extensions of the header. After the last of them, the client is to be counted.
     pub(super) fn skip_extensions(&mut self, bytes: &[u8], context: &mut Context<'_>) {
-        let Phase::Request { partial, stage } = &mut self.phase else {
+        let Phase::ProxyHeader {
+            partial,
+            extensions_left: Some(left),
+        } = &mut self.phase
+        else {
+            debug_assert!(false, "no extensions are awaited");
             return;
         };
-        let Stage::Skipping { left } = stage else {
-            return;
-        };
-        let come = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
-        let skipped = come.min(*left);
+        let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+        let skipped = length.min(*left);
         *left -= skipped;
         if *left > 0 {
             return;
@@ -59,40 +65,44 @@ impl Conn {
         let client = match read_header(&partial.take().map_or_else(Vec::new, |p| p.bytes)) {
             Ok(HeaderRead::Complete { client, .. }) => client,
             other => {
-                debug_assert!(false, "{other:?} of what was complete");
+                debug_assert!(false, "a complete header became {other:?}");
                 None
             }
         };
+        let mut partial = None;
         Partial::push(
-            partial,
+            &mut partial,
             bytes.get(usize::from(skipped)..).unwrap_or_default(),
         );
-        *stage = Stage::Fresh;
+        self.phase = Phase::Request {
+            partial,
+            is_first: true,
+        };
         context.ask(Effect::IdentifyByProxyHeader(client));
     }
 
-    /// The conn is counted for whoever the PROXY header names, or may not come in.
+    /// The worker has counted the conn for the client that the PROXY header names, or refuses it.
     pub fn handle_proxy_client(
         &mut self,
         admitted: Result<(), TooMany>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        self.go_on(admitted, Self::handle_requests, out, context);
+        self.handle_admission(admitted, Self::handle_requests, out, context);
     }
 
-    /// The conn is counted for the client of an HTTP proxy, or that one may not come in. The
-    /// request that named it is answered now.
+    /// The worker has counted the conn for the client of an HTTP proxy, or refuses it. The request
+    /// that named the client is answered now.
     pub fn handle_forwarded_client(
         &mut self,
         admitted: Result<(), TooMany>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
-        self.go_on(admitted, Self::answer_requests, out, context);
+        self.handle_admission(admitted, Self::answer_request, out, context);
     }
 
-    fn go_on(
+    fn handle_admission(
         &mut self,
         admitted: Result<(), TooMany>,
         answer: fn(&mut Self, &mut [u8], &mut Vec<u8>, &mut Context<'_>),
@@ -120,7 +130,10 @@ impl Conn {
     fn take_partial(&mut self) -> Option<Box<Partial>> {
         match &mut self.phase {
             Phase::Request { partial, .. } => partial.take(),
-            Phase::Poll { .. } | Phase::Stream { .. } | Phase::Ending { .. } => None,
+            Phase::ProxyHeader { .. }
+            | Phase::Poll { .. }
+            | Phase::Stream { .. }
+            | Phase::Ending { .. } => None,
         }
     }
 }

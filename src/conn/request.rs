@@ -1,23 +1,27 @@
 //! The request phase: one response at a time, until a request opens a stream.
 //!
-//! A client may send requests ahead; what has to wait for a response to go out is kept as it came,
-//! within the limit on a request head, and the socket is not read meanwhile. When the response is
-//! out, the worker reads what was kept instead of the socket, so a turn answers one request.
+//! A client may pipeline requests. Those that have to wait for a response are kept unparsed, within
+//! the limit on a request head, and the socket is not read. When the response is written, the
+//! worker hands in the kept bytes instead of reading, so a turn answers one request.
 
 use std::time::Duration;
 
-use super::{Conn, Partial, Phase, Stage};
+use super::{Conn, Partial, Phase};
 use crate::auth::Warning;
 use crate::effect::{CloseReason, ConnClass, Context, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
-use crate::http::{self, After, Answer, Entry, Read, Refusal, Sharing};
+use crate::http::response::Response;
+use crate::http::{
+    self, After, Answer, Entry, EventStreamRequest, Read, Refusal, Sharing, WebSocketRequest,
+};
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
 use crate::transport::websocket::Compression;
 use crate::transport::{EventStream, Transport, WebSocket};
 
 impl Conn {
-    /// Answers the requests in `bytes`, once it is known whom they come from.
+    /// Answers the first request in `bytes`. If a trusted proxy has forwarded it, its client is
+    /// identified before that.
     pub(super) fn handle_requests(
         &mut self,
         bytes: &mut [u8],
@@ -30,11 +34,11 @@ impl Conn {
             self.keep(bytes, false);
             return context.ask(Effect::IdentifyByForwardedHeader(client));
         }
-        self.answer_requests(bytes, out, context);
+        self.answer_request(bytes, out, context);
     }
 
-    /// Answers the requests in `bytes`, one response at a time; what has to wait is kept.
-    pub(super) fn answer_requests(
+    /// Answers the first request in `bytes`, if it is complete. The rest is kept.
+    pub(super) fn answer_request(
         &mut self,
         bytes: &mut [u8],
         out: &mut Vec<u8>,
@@ -54,48 +58,56 @@ impl Conn {
         match answer {
             Answer::Respond(response) => {
                 out.extend_from_slice(&response.bytes);
-                match response.then {
-                    After::Close if response.status.code() < 400 => {
-                        self.end(CloseReason::Done, context);
-                    }
-                    After::Close => self.end(CloseReason::BadRequest, context),
-                    After::KeepAlive => {
-                        let deadline = context.now.after(context.config.limits.request_head());
-                        context.ask(Effect::SetTimer(deadline));
-                        self.keep(rest, true);
-                        self.set_class(ConnClass::Other, context);
-                    }
-                }
+                self.go_on_after(&response, rest, context);
             }
-            Answer::EventStream(request) => {
-                let stream = EventStream::new(request.envelope, request.body, request.sharing);
-                let stream = Transport::EventStream(stream);
-                let join = joining(request.channels, request.since, None);
-                let join = enter(request.entry, join, Warning::None, context);
-                self.open_stream(stream, join, context);
-            }
+            Answer::EventStream(request) => self.open_event_stream(request, context),
             Answer::Poll(request) => self.open_poll(request, rest, context),
             Answer::WebSocket(request) => {
                 http::response::push_switching_protocols(&request, context.date, out);
-                context.metrics.upgrades.increment();
-                let compression = match request.deflate {
-                    Some(_) => Compression::Deflate,
-                    None => Compression::None,
-                };
-                let socket = Transport::WebSocket(WebSocket::new(request.envelope, compression));
-                let join = joining(request.channels, request.since, request.window);
-                let warning = match request.envelope {
-                    Envelope::Full | Envelope::Initial => Warning::Ahead,
-                    Envelope::Data => Warning::None,
-                };
-                let join = enter(request.entry, join, warning, context);
-                self.open_stream(socket, join, context);
+                self.open_websocket(request, context);
                 self.handle_early_bytes(rest, out, context);
             }
         }
     }
 
-    /// Bytes that came in one piece with the handshake are the stream's first.
+    /// Ends the conn after a response, or waits for the next request.
+    fn go_on_after(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
+        match response.then {
+            After::Close if response.status.code() < 400 => self.end(CloseReason::Done, context),
+            After::Close => self.end(CloseReason::BadRequest, context),
+            After::KeepAlive => {
+                let deadline = context.now.after(context.config.limits.request_head());
+                context.ask(Effect::SetTimer(deadline));
+                self.keep(rest, true);
+                self.set_class(ConnClass::Other, context);
+            }
+        }
+    }
+
+    fn open_event_stream(&mut self, request: EventStreamRequest, context: &mut Context<'_>) {
+        let stream = EventStream::new(request.envelope, request.body, request.sharing);
+        let join = request_join(request.channels, request.since, None);
+        let join = admit(request.entry, join, Warning::None, context);
+        self.open_stream(Transport::EventStream(stream), join, context);
+    }
+
+    fn open_websocket(&mut self, request: WebSocketRequest, context: &mut Context<'_>) {
+        context.metrics.upgrades.increment();
+        let compression = match request.deflate {
+            Some(_) => Compression::Deflate,
+            None => Compression::None,
+        };
+        let socket = WebSocket::new(request.envelope, compression);
+        let join = request_join(request.channels, request.since, request.window);
+        let warning = match request.envelope {
+            Envelope::Full | Envelope::Initial => Warning::Ahead,
+            Envelope::Data => Warning::None,
+        };
+        let join = admit(request.entry, join, warning, context);
+        self.open_stream(Transport::WebSocket(socket), join, context);
+    }
+
+    /// Passes the bytes that followed the handshake in one read to the stream.
     fn handle_early_bytes(
         &mut self,
         bytes: &mut [u8],
@@ -110,7 +122,7 @@ impl Conn {
         }
     }
 
-    /// Answers HTTP that came without TLS to a port that speaks it. Nothing is sealed on this conn.
+    /// Answers a plaintext HTTP request on a TLS listener. The response is plaintext, too.
     pub fn handle_plaintext(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
         let response = http::response::turn_away(Refusal::PlainOnTls, context.date);
         out.extend_from_slice(&response.bytes);
@@ -119,7 +131,7 @@ impl Conn {
         self.settle(out, context);
     }
 
-    /// Answers a request for channels that the server has no room for.
+    /// Refuses a stream or poll because the server has too many channels.
     pub(super) fn refuse_joining(
         &mut self,
         sharing: Sharing,
@@ -135,15 +147,17 @@ impl Conn {
         self.end(CloseReason::Refused, context);
     }
 
-    fn keep(&mut self, bytes: &[u8], served: bool) {
-        if let Phase::Request { partial, stage } = &mut self.phase {
+    /// Keeps bytes for later. `has_answered` says that a response to an earlier request precedes
+    /// them.
+    fn keep(&mut self, bytes: &[u8], has_answered: bool) {
+        if let Phase::Request { partial, is_first } = &mut self.phase {
             Partial::push(partial, bytes);
             if let Some(partial) = partial {
-                partial.is_unhandled = served;
+                partial.is_unhandled = has_answered;
             }
-            if served {
-                *stage = Stage::Served;
-            }
+            *is_first &= !has_answered;
+        } else {
+            debug_assert!(false, "no request is awaited");
         }
     }
 
@@ -152,15 +166,15 @@ impl Conn {
             transport,
             closing: None,
         };
-        // Conns that came in one storm must not be sent their heartbeats in one storm.
+        // Drawn, so that conns that were accepted together get their heartbeats at different times.
         let interval = context.config.heartbeat.interval_ms;
         let first = interval / 2 + context.draw.below(interval / 2);
         let first = context.now.after(Duration::from_millis(first));
         self.open(phase, join, first, context);
     }
 
-    /// `first` is when the worker calls if nothing happens. It is armed before joining, since a
-    /// poll may have its answer by joining. Without a `join` a token is awaited first.
+    /// Enters the phase and subscribes. `first` is the first deadline. Its timer is set before the
+    /// join, because joining may answer a poll at once. Without a `join`, a token is awaited first.
     pub(super) fn open(
         &mut self,
         phase: Phase,
@@ -173,7 +187,8 @@ impl Conn {
                 transport: Transport::WebSocket(_),
                 ..
             } => ConnClass::WebSocket,
-            Phase::Request { .. }
+            Phase::ProxyHeader { .. }
+            | Phase::Request { .. }
             | Phase::Poll { .. }
             | Phase::Stream { .. }
             | Phase::Ending { .. } => ConnClass::Other,
@@ -190,8 +205,8 @@ impl Conn {
     }
 }
 
-/// Notes how a request comes in, and hands on what it may have now.
-pub(super) fn enter(
+/// Registers the request's token. Returns the join, or `None` if a token is awaited first.
+pub(super) fn admit(
     entry: Entry,
     join: Join,
     warning: Warning,
@@ -212,8 +227,12 @@ pub(super) fn enter(
     Some(join)
 }
 
-/// What a request asks for.
-pub(super) fn joining(channels: Vec<ChannelName>, since: Since, window: Option<Window>) -> Join {
+/// The join that a request asks for.
+pub(super) fn request_join(
+    channels: Vec<ChannelName>,
+    since: Since,
+    window: Option<Window>,
+) -> Join {
     Join {
         channels,
         since,

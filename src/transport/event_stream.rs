@@ -1,9 +1,8 @@
 //! Server-sent events (WHATWG HTML, 9.2) as a response body that does not end.
 //!
-//! Writes the response head, the reconnection time, the position, gaps, heartbeats and the end, as
-//! chunks where the client speaks HTTP/1.1 (RFC 9112, 7.1). Publications are encoded by `frame` and
-//! never pass here. Nothing the client sends after its request means anything. Called by the enum
-//! over the transports.
+//! Writes the response head, the reconnection time, the position, gaps, heartbeats and the end, in
+//! chunks for clients of HTTP/1.1 (RFC 9112, 7.1). Publications never pass here: `frame` encodes
+//! them. Bytes that the client sends after its request are ignored. Called by the transports' enum.
 
 use crate::backend::{BackendMessage, CloseInfo};
 use crate::effect::{CloseReason, Context, Join};
@@ -14,9 +13,9 @@ use crate::http::Sharing;
 use crate::http::response::{StreamBody, push_event_stream_head};
 use crate::hub::{Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
-use crate::transport::{Flow, Goodbye, push_gap_fields};
+use crate::transport::{Flow, Goodbye, StreamEvent, push_gap_fields};
 
-/// The code for a token that has ended.
+/// The close code for an expired token, as on a WebSocket.
 const TOKEN_EXPIRED: u16 = 4002;
 
 /// The chunk that ends a chunked body (RFC 9112, 7.1).
@@ -28,33 +27,33 @@ pub struct EventStream {
     envelope: Envelope,
     body: StreamBody,
     sharing: Sharing,
-    phase: Phase,
+    state: State,
 }
 
-/// How far the response is.
+/// The state of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The head is not written: it tells whether there is a gap, which is known on joining.
+enum State {
+    /// The head is not written yet, because it says whether there is a gap.
     Opening,
-    /// Events go out.
+    /// The head is written, and events follow.
     Streaming,
     /// The body's end is written.
     Ended(CloseReason),
 }
 
 impl EventStream {
-    /// An event stream whose request has been accepted.
+    /// An event stream for an accepted request.
     #[must_use]
     pub fn new(envelope: Envelope, body: StreamBody, sharing: Sharing) -> Self {
         Self {
             envelope,
             body,
             sharing,
-            phase: Phase::Opening,
+            state: State::Opening,
         }
     }
 
-    /// Whose pages may read it.
+    /// The origins whose pages may read it.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
         self.sharing
@@ -71,7 +70,7 @@ impl EventStream {
         self.flow()
     }
 
-    /// Writes everything that comes before the first publication.
+    /// Writes the head and all that precedes the first publication.
     pub(super) fn handle_joined(
         &mut self,
         join: &Join,
@@ -79,20 +78,20 @@ impl EventStream {
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
-        if self.phase != Phase::Opening {
+        if self.state != State::Opening {
             return self.flow();
         }
         let gap = |outcome: &JoinOutcome| outcome.joined().and_then(|joined| joined.gap);
         let has_gap = outcomes.iter().any(|outcome| gap(outcome).is_some());
         self.push_head(has_gap, out, context);
-        self.phase = Phase::Streaming;
+        self.state = State::Streaming;
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
         let retry_ms = context.reconnect_ms();
         let mut events = Vec::with_capacity(64);
-        // The time has no block of its own: the first event, a gap or the position, carries it.
+        // Part of the next block: a gap or the position.
         push_display(&format_args!("retry: {retry_ms}\n"), &mut events);
-        // The position is behind all gaps: a client that is cut off before it resumes from where it
-        // was, and is told of the gaps that it did not read.
+        // The position follows all gaps. A client that loses the connection in between resumes from
+        // its old position, and receives the gaps again.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let Some(gap) = gap(outcome) {
                 push_gap_event(channel, &gap, &mut events);
@@ -104,36 +103,36 @@ impl EventStream {
         self.flow()
     }
 
-    /// Tells a gap. The client keeps its position: the gap is one channel's, and publications of
-    /// another channel before the gap's end may still be owed. A client that resumes from before
-    /// that end receives what the log has after its position, or the gap once more.
-    pub(super) fn handle_gap(
+    /// Writes a gap, or the position after all gaps.
+    ///
+    /// A gap does not change the client's position: publications of other channels before the gap's
+    /// end may still be owed. A client that resumes from before that end receives what the log has
+    /// after its position, or the gap again. The position after all gaps prevents that repetition
+    /// where the stream has no further publication for a long time.
+    pub(super) fn handle_event(
         &self,
-        channel: &ChannelName,
-        gap: &Gap,
+        event: StreamEvent<'_>,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) {
-        if self.phase == Phase::Streaming {
-            let mut event = Vec::with_capacity(256);
-            push_gap_event(channel, gap, &mut event);
-            self.push_body(&event, out);
-            context.metrics.gaps.increment();
+        if self.state != State::Streaming {
+            return;
         }
-    }
-
-    /// Writes the position after the gaps. The stream may have no further publication for a long
-    /// time, and its client is not told of the same gaps again if it comes back before that.
-    pub(super) fn handle_gaps_sent(&self, reached: Cursor, out: &mut Vec<u8>) {
-        if self.phase == Phase::Streaming {
-            let mut block = Vec::with_capacity(64);
-            push_position_event(Some(reached), &mut block);
-            self.push_body(&block, out);
+        let mut block = Vec::with_capacity(256);
+        match event {
+            StreamEvent::Gap(channel, gap) => {
+                push_gap_event(channel, gap, &mut block);
+                context.metrics.gaps.increment();
+            }
+            StreamEvent::GapsSent(reached) => push_position_event(Some(reached), &mut block),
+            // The client of an event stream sends no commands, so no answer is owed.
+            StreamEvent::Acknowledged(..) | StreamEvent::Left(..) => return,
         }
+        self.push_body(&block, out);
     }
 
     /// Writes the position for a client that has everything, so that it does not resume from an old
-    /// one after a long silence on its channels. A client that is behind gets a comment line. No
+    /// one after a long silence of its channels. A client that is behind gets a comment line. No
     /// empty line follows it, since some clients dispatch an event at every empty line.
     pub(super) fn handle_heartbeat(
         &self,
@@ -141,7 +140,7 @@ impl EventStream {
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) {
-        if self.phase != Phase::Streaming {
+        if self.state != State::Streaming {
             return;
         }
         let mut block = Vec::with_capacity(64);
@@ -154,14 +153,14 @@ impl EventStream {
         context.metrics.heartbeats.increment();
     }
 
-    /// Tells the client what a backend has for it alone, without an id: its position stays.
+    /// Writes a backend's message. The event has no id, so the client's position stays.
     pub(super) fn handle_backend_message(
         &self,
         message: &BackendMessage,
         out: &mut Vec<u8>,
     ) -> Flow {
-        // A client of an event stream asks nothing, so it is owed no other answer.
-        if let (Phase::Streaming, BackendMessage::Payload(payload)) = (self.phase, message) {
+        // The client of an event stream sends no commands, so no other message is for it.
+        if let (State::Streaming, BackendMessage::Payload(payload)) = (self.state, message) {
             let mut event = Vec::with_capacity(payload.len() + 64);
             event.extend_from_slice(b"event: fanfare.direct\n");
             push_payload_lines(self.envelope, payload, &mut event);
@@ -171,18 +170,17 @@ impl EventStream {
         self.flow()
     }
 
-    /// Ends the body. The client reconnects by itself; after a drain the last block gives the
-    /// delay.
+    /// Ends the body. The client reconnects by itself; in a drain, the last block has the delay.
     pub(super) fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
-        match self.phase {
-            Phase::Opening => self.push_head(false, out, context),
-            Phase::Streaming => {}
-            Phase::Ended(_) => return self.flow(),
+        match self.state {
+            State::Opening => self.push_head(false, out, context),
+            State::Streaming => {}
+            State::Ended(_) => return self.flow(),
         }
         match goodbye {
             Goodbye::Disconnect(close_info) => {
@@ -208,14 +206,14 @@ impl EventStream {
             StreamBody::Chunked => out.extend_from_slice(LAST_CHUNK),
             StreamBody::UntilClose => {}
         }
-        self.phase = Phase::Ended(goodbye.close_reason());
+        self.state = State::Ended(goodbye.close_reason());
         self.flow()
     }
 
     fn flow(&self) -> Flow {
-        match self.phase {
-            Phase::Opening | Phase::Streaming => Flow::Open,
-            Phase::Ended(reason) => Flow::Ended(reason),
+        match self.state {
+            State::Opening | State::Streaming => Flow::Open,
+            State::Ended(reason) => Flow::Ended(reason),
         }
     }
 
@@ -253,8 +251,7 @@ fn push_payload_lines(envelope: Envelope, payload: &Payload, event: &mut Vec<u8>
     }
 }
 
-/// What a client is told whose token has ended, with the code that a WebSocket's would be closed
-/// with.
+/// The close code and reason for an expired or missing token.
 fn token_expired() -> CloseInfo {
     CloseInfo {
         code: TOKEN_EXPIRED,
@@ -262,8 +259,8 @@ fn token_expired() -> CloseInfo {
     }
 }
 
-/// Appends the event that tells why a backend ends the stream, so that a page can stay away:
-/// `EventSource` would come back by itself.
+/// Appends the event that says why the stream ends. `EventSource` reconnects by itself, so the page
+/// needs it to stop that.
 fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
     let code = close_info.code;
     push_display(
@@ -274,12 +271,12 @@ fn push_disconnect_event(close_info: &CloseInfo, event: &mut Vec<u8>) {
     event.extend_from_slice(b"}\n\n");
 }
 
-/// Ends a block without data, which moves the client's position if it has one to tell.
+/// Ends a block without data. With a position, the block moves the client's position.
 ///
-/// A client that follows the standard dispatches nothing without data. Some libraries do, and the
-/// event's type keeps the block apart from publications there. It is written without the space that
-/// may follow a colon (WHATWG HTML, 9.2.6), so `event: fanfare.` in a stream is always an event
-/// with data.
+/// A client that follows the standard dispatches no event without data. Some libraries do; the
+/// event's type distinguishes the block from publications there. It is written without the optional
+/// space after the colon (WHATWG HTML, 9.2.6), so `event: fanfare.` always starts an event with
+/// data.
 fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event:fanfare.position\n");
     if let Some(position) = position {
@@ -288,7 +285,7 @@ fn push_position_event(position: Option<Cursor>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// Appends the event that tells a gap. It has no id, so the client's position stays.
+/// Appends a gap event. It has no id, so the client's position stays.
 fn push_gap_event(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: fanfare.gap\ndata: {");
     // JSON without insignificant white space is one line, and so one data field.
@@ -348,7 +345,7 @@ mod tests {
         (stream, String::from_utf8(out).unwrap())
     }
 
-    /// The body behind a head, taken out of its chunks.
+    /// The content of a chunked body.
     fn unchunk(mut body: &str) -> String {
         let mut content = String::new();
         while let Some((size, rest)) = body.split_once("\r\n") {
@@ -381,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_draws_its_retry_within_its_bounds() {
+    fn retry_is_drawn_within_its_bounds() {
         for (draw, expected) in [(0, "retry: 1000\n"), (u64::MAX, "retry: 5000\n")] {
             let mut world = World {
                 draw,
@@ -393,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_with_a_gap_tells_it_before_the_position_of_the_channel_furthest_back() {
+    fn gap_precedes_the_position_of_the_channel_furthest_back() {
         let outcomes = [joined_at(60, Some(gap(60))), joined_at(20, None)];
         let mut world = World::default();
         let (_, response) = open(StreamBody::Chunked, &outcomes, &mut world);
@@ -410,19 +407,22 @@ mod tests {
     }
 
     #[test]
-    fn stream_without_any_channel_stands_at_the_head() {
+    fn stream_without_channels_has_the_position_of_the_head() {
         let outcomes = [JoinOutcome::TooManyChannels];
         let (_, response) = open(StreamBody::UntilClose, &outcomes, &mut World::default());
         assert!(body(&response).contains("id: 000000000abc-900\n"));
     }
 
     #[test]
-    fn position_follows_the_gaps_that_are_told_in_mid_stream() {
+    fn position_follows_gaps_in_mid_stream() {
         let mut world = World::default();
         let (stream, _) = open(StreamBody::UntilClose, &[joined_at(1, None)], &mut world);
         let mut out = Vec::new();
-        stream.handle_gap(&channel("a"), &gap(60), &mut out, &world.context());
-        stream.handle_gaps_sent(cursor(64), &mut out);
+        let (name, gap) = (channel("a"), gap(60));
+        let event = StreamEvent::Gap(&name, &gap);
+        stream.handle_event(event, &mut out, &world.context());
+        let event = StreamEvent::GapsSent(cursor(64));
+        stream.handle_event(event, &mut out, &world.context());
         let out = String::from_utf8(out).unwrap();
         let (gap, position) = out.split_once("\n\n").unwrap();
         assert!(gap.starts_with("event: fanfare.gap\ndata: ") && !gap.contains("\nid: "));
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_found_later_leaves_the_position_alone() {
+    fn gap_event_has_no_position() {
         let mut world = World::default();
         let (stream, _) = open(StreamBody::Chunked, &[joined_at(1, None)], &mut world);
         let unknown = Gap {
@@ -440,7 +440,9 @@ mod tests {
             ..gap(70)
         };
         let mut out = Vec::new();
-        stream.handle_gap(&channel("a\"b"), &unknown, &mut out, &world.context());
+        let name = channel("a\"b");
+        let event = StreamEvent::Gap(&name, &unknown);
+        stream.handle_event(event, &mut out, &world.context());
         let expected = concat!(
             "event: fanfare.gap\n",
             "data: {\"channel\":\"a\\\"b\",\"since\":null,\"until\":\"000000000abc-70\",",
@@ -463,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn shutdown_tells_a_drawn_retry_and_ends_the_body() {
+    fn shutdown_writes_a_drawn_retry_and_ends_the_body() {
         let mut world = World {
             draw: u64::MAX,
             ..World::default()
@@ -490,7 +492,8 @@ mod tests {
             let mut out = body(&response).as_bytes().to_vec();
             stream.handle_heartbeat(true, &mut out, &world.context());
             stream.handle_heartbeat(false, &mut out, &world.context());
-            stream.handle_gap(&channel("a"), &gap(9), &mut out, &world.context());
+            let (name, gap) = (channel("a"), gap(9));
+            stream.handle_event(StreamEvent::Gap(&name, &gap), &mut out, &world.context());
             let _ended = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
             let text = String::from_utf8(out).unwrap();
             let blocks: Vec<_> = text.split_terminator("\n\n").collect();
@@ -504,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn stream_that_has_ended_says_nothing_more() {
+    fn ended_stream_writes_nothing_more() {
         for (goodbye, reason) in [
             (Goodbye::Idle, CloseReason::Idle),
             (Goodbye::Overflow, CloseReason::Overflow),
@@ -517,7 +520,8 @@ mod tests {
             assert_eq!(out, LAST_CHUNK);
             out.clear();
             stream.handle_heartbeat(true, &mut out, &world.context());
-            stream.handle_gap(&channel("a"), &gap(9), &mut out, &world.context());
+            let (name, gap) = (channel("a"), gap(9));
+            stream.handle_event(StreamEvent::Gap(&name, &gap), &mut out, &world.context());
             let again = stream.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
             assert_eq!(again, flow);
             assert_eq!(stream.handle_bytes(), flow);
@@ -526,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn goodbye_before_joining_still_answers_the_request() {
+    fn goodbye_before_the_join_still_answers_the_request() {
         let mut world = World::default();
         let mut stream = EventStream::new(Envelope::Full, StreamBody::Chunked, Sharing::default());
         let mut out = Vec::new();

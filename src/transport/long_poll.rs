@@ -1,32 +1,32 @@
-//! Long poll: one answer, as soon as there is news, or when time is over.
+//! Long poll: one answer, as soon as there is news, or after a timeout.
 //!
-//! Waits as a subscriber like any other; the worker answers when something is owed or has to be
-//! told. Without a position there is nothing to wait for: the client first has to learn where it
-//! is. One that asks for history waits where the log has none. Its deadline is on the worker's
-//! wheel. Called by the enum over the transports.
+//! While it waits, the conn is a subscriber like any other. The worker answers when a publication
+//! or a gap is owed. A poll without a position is answered at once, with the position. One that
+//! asks for history waits if the log has none. The deadline is on the worker's wheel. Called by the
+//! enum over the polls.
 
 use crate::effect::{Context, Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing};
 use crate::id::Since;
-use crate::transport::poll_answer::Terms;
+use crate::transport::poll_answer::PollTerms;
 
-/// One long poll that waits.
+/// One long poll.
 #[derive(Debug)]
-pub struct LongPoll(Terms);
+pub struct LongPoll(PollTerms);
 
 impl LongPoll {
-    /// A long poll whose request has been accepted.
+    /// A long poll for an accepted request.
     #[must_use]
     pub fn new(envelope: Envelope, after: After, sharing: Sharing) -> Self {
-        Self(Terms::new(envelope, after, sharing))
+        Self(PollTerms::new(envelope, after, sharing))
     }
 
-    pub(super) fn terms(&self) -> &Terms {
+    pub(super) fn terms(&self) -> &PollTerms {
         &self.0
     }
 
-    pub(super) fn terms_mut(&mut self) -> &mut Terms {
+    pub(super) fn terms_mut(&mut self) -> &mut PollTerms {
         &mut self.0
     }
 

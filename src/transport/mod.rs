@@ -1,11 +1,10 @@
-//! How a subscriber is served: one file per way of delivery, one enum over those that stream and
-//! one over those that answer.
+//! The transports: one file each, one enum over the streams and one over the polls.
 //!
-//! A transport turns what happens to a conn (bytes from the client, the outcome of a subscription,
-//! a gap, a heartbeat, the end) into bytes in the conn's control queue and effects for the worker.
-//! It owns the protocol's state and nothing else: publications are encoded by `frame` and sent from
-//! the log without passing here, and sockets, timers and the hub are unknown. No transport knows
-//! another; deleting a file deletes a way of delivery. The conn's machine is the only caller.
+//! A transport turns events of a conn (bytes from the client, the outcome of a subscription, a
+//! gap, a heartbeat, the end) into bytes in the conn's control queue and effects for the worker. It
+//! owns only the state of its protocol. Publications do not pass here: `frame` encodes them, and
+//! they are sent from the log. Sockets, timers and the hub are unknown. No transport imports
+//! another, so deleting a file deletes a transport. The conn's machine is the only caller.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
 
@@ -29,12 +28,12 @@ use crate::frame::envelope::{push_display, push_json_string};
 use crate::http::Sharing;
 use crate::hub::{Acknowledged, Gap, JoinOutcome};
 use crate::id::{ChannelName, Cursor};
-use poll_answer::{News, Terms};
+use poll_answer::{News, PollTerms};
 
-/// One subscriber's way of delivery, if it goes on.
+/// The transport of a stream.
 ///
-/// `out` is always the conn's control queue: bytes are appended in order and nothing in it is ever
-/// changed. After an end nothing is appended any more, whatever is called.
+/// `out` is always the conn's control queue: bytes are appended in order and never changed. After
+/// the end, no call appends anything.
 #[derive(Debug)]
 pub enum Transport {
     /// Server-sent events.
@@ -43,37 +42,37 @@ pub enum Transport {
     WebSocket(WebSocket),
 }
 
-// Hundreds of thousands of these are held; what is bigger is boxed while there is any of it.
+// Part of each conn's slot. Larger state is boxed while it exists.
 const _: () = assert!(size_of::<Transport>() <= 16);
 
-/// One subscriber's way of delivery, if it is one answer.
+/// The transport of a poll.
 ///
-/// An enum of its own because nothing comes before the answer and nothing after it: no heartbeat,
-/// no gap by itself, no closing handshake.
+/// An enum of its own because a poll has one answer and nothing else: no heartbeats, no gap events,
+/// no closing handshake.
 #[derive(Debug)]
 pub enum Poll {
-    /// When there is news or time is over.
+    /// Answered when something is owed, or after a timeout.
     Long(LongPoll),
-    /// At once.
+    /// Answered at once.
     Short(ShortPoll),
 }
 
 const _: () = assert!(size_of::<Poll>() <= 8);
 
 impl Poll {
-    /// Which encoding of a publication the conn is sent.
+    /// The encoding of publications.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         self.terms().frame_kind()
     }
 
-    /// Whose pages may read the answer.
+    /// The origins whose pages may read the answer.
     #[must_use]
     pub fn sharing(&self) -> Sharing {
         self.terms().sharing()
     }
 
-    /// Takes that the conn is subscribed. What came of it is part of the answer.
+    /// The conn is subscribed. The outcome is part of the answer.
     pub fn handle_joined(&self, join: &Join, context: &mut Context<'_>) {
         match self {
             Self::Long(_) => LongPoll::handle_joined(join, context),
@@ -81,8 +80,8 @@ impl Poll {
         }
     }
 
-    /// Has the poll answered with what there is, and the conn closed for this reason if it would
-    /// have stayed.
+    /// Asks for the answer now, with or without news. With a reason, the conn is closed after it,
+    /// even if it could have been kept alive.
     pub fn handle_end(&mut self, reason: Option<CloseReason>, context: &mut Context<'_>) {
         self.terms_mut().end_with(reason);
         context.ask(Effect::Answer {
@@ -91,8 +90,8 @@ impl Poll {
         });
     }
 
-    /// Writes the answer up to its publications, which go out behind `out`. Returns why the conn
-    /// ends behind it, if it does.
+    /// Writes the answer up to its publications, which are sent after `out`. Returns the reason for
+    /// which the conn is closed after the answer, if it is.
     pub fn handle_answer(
         &self,
         news: &News,
@@ -105,14 +104,14 @@ impl Poll {
         }
     }
 
-    fn terms(&self) -> &Terms {
+    fn terms(&self) -> &PollTerms {
         match self {
             Self::Long(poll) => poll.terms(),
             Self::Short(poll) => poll.terms(),
         }
     }
 
-    fn terms_mut(&mut self) -> &mut Terms {
+    fn terms_mut(&mut self) -> &mut PollTerms {
         match self {
             Self::Long(poll) => poll.terms_mut(),
             Self::Short(poll) => poll.terms_mut(),
@@ -120,42 +119,55 @@ impl Poll {
     }
 }
 
-/// What the conn should do after a call.
+/// How the conn continues after a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
-    /// Go on.
+    /// The stream stays open.
     Open,
-    /// Our goodbye is in `out`; the peer's answer is awaited, with a deadline. Bytes that come are
-    /// still to be handed in.
+    /// The server's close frame is in `out`. The peer's is awaited until a deadline. Bytes from the
+    /// peer are still handed in.
     Closing(CloseReason),
-    /// Nothing more will come from or go to the peer beyond what is in `out`: send it, then FIN.
+    /// The stream is over: send `out`, then FIN. No further bytes are handed in.
     Ended(CloseReason),
 }
 
 /// Why the server ends a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goodbye<'a> {
-    /// The backend wants it ended.
+    /// A backend closes it.
     Disconnect(&'a CloseInfo),
     /// The peer has been silent for too long.
     Idle,
-    /// The client has subscribed to nothing in time.
+    /// The client has not subscribed in time.
     NoSubscription,
-    /// The peer is further behind than its quota.
+    /// The client is further behind than its quota.
     Overflow,
-    /// The peer has sent FIN, and has been given everything.
+    /// The peer has sent FIN, and nothing is owed to it.
     PeerDone,
     /// The server stops.
     Shutdown,
-    /// The client's token has ended.
+    /// The client's token has expired.
     TokenExpired,
-    /// The client has shown no token in time.
+    /// The client has not shown a token in time.
     TokenMissing,
 }
 
+/// An event for an open stream that cannot end it.
+#[derive(Clone, Copy, Debug)]
+pub enum StreamEvent<'a> {
+    /// The outcome of an acknowledgement.
+    Acknowledged(&'a Acknowledgement, Acknowledged),
+    /// A gap was found while serving. It precedes all later publications of the channel.
+    Gap(&'a ChannelName, &'a Gap),
+    /// The client has received all known gaps. With them it has everything up to this position.
+    GapsSent(Cursor),
+    /// The conn has been unsubscribed. False if it was not subscribed.
+    Left(&'a Leave, bool),
+}
+
 impl Goodbye<'_> {
-    /// How the conn's end is counted.
+    /// The reason under which the end is counted.
     #[must_use]
     pub fn close_reason(self) -> CloseReason {
         match self {
@@ -172,7 +184,7 @@ impl Goodbye<'_> {
 }
 
 impl Transport {
-    /// Which encoding of a publication the conn is sent.
+    /// The encoding of publications.
     #[must_use]
     pub fn frame_kind(&self) -> FrameKind {
         match self {
@@ -181,7 +193,7 @@ impl Transport {
         }
     }
 
-    /// Whether bytes of the client's wait that the budget for work did not cover.
+    /// Whether bytes from the client wait because the work budget was used up.
     #[must_use]
     pub fn has_unhandled(&self) -> bool {
         match self {
@@ -190,7 +202,7 @@ impl Transport {
         }
     }
 
-    /// Takes bytes from the client. Payloads are unmasked in place.
+    /// Handles bytes from the client. Payloads are unmasked in place.
     pub fn handle_bytes(
         &mut self,
         bytes: &mut [u8],
@@ -203,7 +215,7 @@ impl Transport {
         }
     }
 
-    /// Takes what came of subscribing; `outcomes` has one for each channel of `join`, in its order.
+    /// Handles the outcome of a join. `outcomes` has one entry per channel of `join`, in its order.
     pub fn handle_joined(
         &mut self,
         join: &Join,
@@ -218,60 +230,21 @@ impl Transport {
         }
     }
 
-    /// Takes that the conn has been unsubscribed.
-    pub fn handle_left(
-        &mut self,
-        leave: &Leave,
-        was_subscribed: bool,
+    /// Handles an event.
+    pub fn handle_event(
+        &self,
+        event: StreamEvent<'_>,
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) {
         match self {
-            // A client of an event stream cannot ask for anything, so nothing answers.
-            Self::EventStream(_) => {}
-            Self::WebSocket(socket) => socket.handle_left(leave, was_subscribed, out, context),
+            Self::EventStream(stream) => stream.handle_event(event, out, context),
+            Self::WebSocket(socket) => socket.handle_event(event, out, context),
         }
     }
 
-    /// Takes what came of an acknowledgement.
-    pub fn handle_acknowledged(
-        &mut self,
-        what: &Acknowledgement,
-        outcome: Acknowledged,
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
-        match self {
-            Self::EventStream(_) => {}
-            Self::WebSocket(socket) => socket.handle_acknowledged(what, outcome, out, context),
-        }
-    }
-
-    /// Tells a gap found while serving, before anything later of the channel.
-    pub fn handle_gap(
-        &mut self,
-        channel: &ChannelName,
-        gap: &Gap,
-        out: &mut Vec<u8>,
-        context: &mut Context<'_>,
-    ) {
-        match self {
-            Self::EventStream(stream) => stream.handle_gap(channel, gap, out, context),
-            Self::WebSocket(socket) => socket.handle_gap(channel, gap, out, context),
-        }
-    }
-
-    /// The client has received all known gaps. With them it has everything up to a position.
-    pub fn handle_gaps_sent(&self, reached: Cursor, out: &mut Vec<u8>) {
-        match self {
-            Self::EventStream(stream) => stream.handle_gaps_sent(reached, out),
-            // Its client has a position for each channel: where the channel's gap ends.
-            Self::WebSocket(_) => {}
-        }
-    }
-
-    /// Nothing was sent for a heartbeat's interval. `is_caught_up` says that the conn has been
-    /// given everything up to `context.head`.
+    /// Sends a heartbeat. `is_caught_up` says that the conn has been sent everything up to
+    /// `context.head`.
     pub fn handle_heartbeat(
         &mut self,
         is_caught_up: bool,
@@ -284,16 +257,16 @@ impl Transport {
         }
     }
 
-    /// The client's token ends in this time.
+    /// Warns the client that its token expires after this time.
     pub fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
         match self {
-            // Its client cannot answer: it comes back with another token when the stream ends.
+            // The client cannot send a new token. It reconnects with one when the stream ends.
             Self::EventStream(_) => {}
             Self::WebSocket(socket) => socket.handle_expiring(left, out),
         }
     }
 
-    /// Everything in `out` has been sent: what was put off to keep it short is said now.
+    /// The control queue is empty: a pong that was postponed to keep it short is sent now.
     pub fn handle_drained(&mut self, out: &mut Vec<u8>) {
         match self {
             Self::EventStream(_) => {}
@@ -301,7 +274,7 @@ impl Transport {
         }
     }
 
-    /// Tells the client what is for it alone. What is not for a transport's clients is passed over.
+    /// Sends a message of a backend. Messages that a transport cannot carry are ignored.
     pub fn handle_backend_message(
         &mut self,
         message: &BackendMessage,
@@ -317,7 +290,7 @@ impl Transport {
         }
     }
 
-    /// Ends the stream from our side.
+    /// Ends the stream from the server's side.
     pub fn handle_goodbye(
         &mut self,
         goodbye: Goodbye<'_>,
@@ -330,8 +303,7 @@ impl Transport {
         }
     }
 
-    /// Whether silence from the peer means that it is gone. A WebSocket answers pings; an event
-    /// stream's client cannot.
+    /// Whether the client answers pings, so that its silence means that it is gone.
     #[must_use]
     pub fn expects_pong(&self) -> bool {
         match self {
@@ -341,7 +313,7 @@ impl Transport {
     }
 }
 
-/// Appends the fields by which every transport tells a gap, without braces around them.
+/// Appends the JSON fields of a gap event, which all transports share, without braces.
 fn push_gap_fields(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"channel\":");
     push_json_string(channel.as_str(), out);
@@ -387,7 +359,7 @@ pub(crate) mod test_context {
     }
 
     impl World {
-        /// With a whole budget for work.
+        /// A context with a full work budget.
         pub(crate) fn context(&mut self) -> Context<'_> {
             self.work = WorkBudget::default();
             Context {

@@ -1,9 +1,9 @@
-//! What long and short polls have in common: the one answer.
+//! The one answer of a poll, long or short.
 //!
-//! An answer is settled when it is written: its head tells its length and its entity tag, so
-//! nothing is added to it later and nothing taken away. Here everything is written up to the
-//! publications, which go out behind it from the conn's outbox, shared with everybody else. Called
-//! by the two transports and, where they do not differ, by the enum over them.
+//! The answer is final when it is written: its head contains its length and its entity tag, so
+//! nothing can be added or removed later. This file writes all that precedes the publications. They
+//! follow from the conn's outbox, as frames that all conns share. Called by the two transports and
+//! by the enum over them.
 
 use crate::effect::{CloseReason, Context};
 use crate::frame::envelope::push_display;
@@ -15,40 +15,40 @@ use crate::hub::Gap;
 use crate::id::{ChannelName, Cursor};
 use crate::transport::push_gap_fields;
 
-/// What ends an answer, behind its publications.
+/// The end of an answer, after its publications.
 pub const TAIL: &[u8] = b"]}";
 
-/// What a poll is answered with.
+/// The content of a poll's answer.
 #[derive(Debug)]
 pub struct News {
-    /// What the client will not be given.
+    /// The gaps, per channel.
     pub gaps: Vec<(ChannelName, Gap)>,
-    /// What it is given, in order.
+    /// The publications, in order.
     pub publications: Vec<Encoded>,
-    /// From where it goes on.
+    /// The client's position after the answer.
     pub position: Cursor,
-    /// It is given nothing, is told of nothing and stays where it was.
+    /// There is neither gap nor publication, and the position is the client's old one.
     pub is_unmoved: bool,
 }
 
 impl News {
-    /// Whether there is nothing to give and nothing to tell.
+    /// Whether there is neither gap nor publication.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.gaps.is_empty() && self.publications.is_empty()
     }
 }
 
-/// How a poll is to be answered.
+/// What the answer depends on, apart from its content.
 #[derive(Debug)]
-pub(super) struct Terms {
+pub(super) struct PollTerms {
     envelope: Envelope,
-    /// Why the conn ends behind the answer, if it does.
+    /// The reason for which the conn is closed after the answer, if it is.
     end: Option<CloseReason>,
     sharing: Sharing,
 }
 
-impl Terms {
+impl PollTerms {
     pub(super) fn new(envelope: Envelope, after: After, sharing: Sharing) -> Self {
         Self {
             envelope,
@@ -72,7 +72,7 @@ impl Terms {
         self.end = reason.or(self.end);
     }
 
-    /// Writes everything that comes before the publications; where there are none, everything.
+    /// Writes all that precedes the publications. Without publications, writes the whole answer.
     pub(super) fn answer(
         &self,
         news: &News,
@@ -82,7 +82,7 @@ impl Terms {
         let mut opening = Vec::with_capacity(96);
         push_opening(news, &mut opening);
         let frames = news.publications.iter().map(|frame| frame.wire().len());
-        // The first of them is sent without what separates it from the one before.
+        // The first element is sent without its separator.
         let frames = frames.sum::<usize>().saturating_sub(SEPARATOR_BYTES);
         push_poll_head(
             self.head(news, context),
@@ -101,7 +101,7 @@ impl Terms {
         self.end
     }
 
-    /// Tells that the client has everything.
+    /// Writes the answer 304: the client has this answer already.
     pub(super) fn answer_not_modified(
         &self,
         news: &News,
@@ -131,7 +131,7 @@ impl Terms {
     }
 }
 
-/// Appends the content up to the first publication.
+/// Appends the JSON up to the first publication.
 fn push_opening(news: &News, out: &mut Vec<u8>) {
     let has_gap = !news.gaps.is_empty();
     push_display(

@@ -1,25 +1,24 @@
-//! Short poll: one answer, at once, whatever there is.
+//! Short poll: one answer at once, with or without news.
 //!
-//! A client that is owed nothing stays where it was, so that its entity tag stays the same and the
-//! answer can be 304 (RFC 9110, 13.1.2). Called by the enum over the transports.
+//! Without news the position stays, so that the entity tag stays the same and the answer can be 304
+//! (RFC 9110, 13.1.2). Called by the enum over the polls.
 
 use crate::effect::{CloseReason, Context, Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};
-use crate::transport::poll_answer::{News, Terms};
+use crate::transport::poll_answer::{News, PollTerms};
 
-/// One short poll on its way to its answer.
+/// One short poll.
 #[derive(Debug)]
 pub struct ShortPoll {
-    terms: Terms,
-    /// The client has the answer that it would get without news.
+    terms: PollTerms,
+    /// The client's validators match the answer without news.
     has_answer: bool,
 }
 
 impl ShortPoll {
-    /// A short poll whose request has been accepted. `head` is where it stands if it names no
-    /// position.
+    /// A short poll for an accepted request. `head` is its position if it names none.
     #[must_use]
     pub fn new(
         envelope: Envelope,
@@ -30,22 +29,22 @@ impl ShortPoll {
         head: Cursor,
     ) -> Self {
         Self {
-            terms: Terms::new(envelope, after, sharing),
+            terms: PollTerms::new(envelope, after, sharing),
             has_answer: position(since, head).is_some_and(|id| validators.matches(id)),
         }
     }
 
-    pub(super) fn terms(&self) -> &Terms {
+    pub(super) fn terms(&self) -> &PollTerms {
         &self.terms
     }
 
-    pub(super) fn terms_mut(&mut self) -> &mut Terms {
+    pub(super) fn terms_mut(&mut self) -> &mut PollTerms {
         &mut self.terms
     }
 
     pub(super) fn handle_joined(join: &Join, context: &mut Context<'_>) {
         let since = position(join.since, context.head);
-        // A poll from now on is owed nothing.
+        // A poll without a position is owed nothing.
         let is_up_to_date = join.since != Since::Now;
         context.ask(Effect::Answer {
             since,
@@ -67,7 +66,7 @@ impl ShortPoll {
     }
 }
 
-/// Where a client stays that is owed nothing.
+/// The position of an answer without news; `None` for the log's head at the time of the answer.
 fn position(since: Since, head: Cursor) -> Option<Cursor> {
     match since {
         Since::After(cursor) => Some(cursor),

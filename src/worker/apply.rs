@@ -7,6 +7,7 @@ use crate::effect::{Acknowledgement, Effect, Join, Leave, Window};
 use crate::hub::{Acknowledged, JoinOutcome, Joined};
 use crate::id::{ChannelName, ConnId};
 use crate::time::Deadline;
+use crate::transport::StreamEvent;
 
 impl<N: Net> Worker<N> {
     /// Applies the effects of one call into a conn's machine, in order. Outcomes are passed back to
@@ -115,7 +116,7 @@ impl<N: Net> Worker<N> {
             self.notify_left(id, &leave.channel);
         }
         self.call(id, |conn, out, context| {
-            conn.handle_left(leave, was_subscribed, out, context);
+            conn.handle_event(StreamEvent::Left(leave, was_subscribed), out, context);
         });
     }
 
@@ -171,7 +172,11 @@ impl<N: Net> Worker<N> {
             self.parts.metrics.acknowledgements.increment();
         }
         self.call(id, |conn, out, context| {
-            conn.handle_acknowledged(acknowledgement, outcome, out, context);
+            conn.handle_event(
+                StreamEvent::Acknowledged(acknowledgement, outcome),
+                out,
+                context,
+            );
         });
         if outcome == Acknowledged::Opened && self.hub.is_behind(id.slot) {
             self.list_to_serve(id);

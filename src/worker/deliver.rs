@@ -12,6 +12,7 @@ use crate::backend::{
 };
 use crate::frame::WorkerAck;
 use crate::id::ConnId;
+use crate::transport::Goodbye;
 
 impl<N: Net> Worker<N> {
     /// Delivers a message to one conn and records the outcome if the sender wants to know it.
@@ -51,7 +52,7 @@ impl<N: Net> Worker<N> {
         let count = u32::try_from(ids.len()).unwrap_or(u32::MAX);
         for id in ids {
             self.call(id, |conn, out, context| {
-                conn.handle_revoked(&revocation.close_info, out, context);
+                conn.handle_goodbye(Goodbye::Disconnect(&revocation.close_info), out, context);
             });
             self.list_to_read(id);
         }

@@ -25,6 +25,7 @@ use crate::frame::FrameKind;
 use crate::hub::{Hub, Planned, Verdict, Visit};
 use crate::id::ConnId;
 use crate::time::Now;
+use crate::transport::{Goodbye, StreamEvent};
 
 /// The writes of one batch.
 #[derive(Debug, Default)]
@@ -395,7 +396,7 @@ impl<N: Net> Worker<N> {
         while is_writable && let Some((channel, gap)) = self.hub.take_gap(id.slot) {
             has_gap = true;
             self.call(id, |conn, out, context| {
-                conn.handle_gap(&channel, &gap, out, context);
+                conn.handle_event(StreamEvent::Gap(&channel, &gap), out, context);
             });
         }
         if !has_gap {
@@ -406,7 +407,7 @@ impl<N: Net> Worker<N> {
         // log may not have returned all that comes before the position.
         if !self.hub.has_loss(id.slot) && self.hub.is_in_newest_epoch() {
             self.call(id, |conn, out, context| {
-                conn.handle_gaps_sent(reached, out, context);
+                conn.handle_event(StreamEvent::GapsSent(reached), out, context);
             });
         }
     }
@@ -420,7 +421,9 @@ impl<N: Net> Worker<N> {
             Verdict::Within => {}
             Verdict::Skipped(count) => self.parts.metrics.skipped.add(count),
             Verdict::Overflow => {
-                self.call(id, |conn, out, context| conn.handle_overflow(out, context));
+                self.call(id, |conn, out, context| {
+                    conn.handle_goodbye(Goodbye::Overflow, out, context)
+                });
                 self.list_to_read(id);
             }
         }

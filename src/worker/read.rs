@@ -16,6 +16,7 @@ use crate::config::limits::{
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::time::Now;
+use crate::transport::Goodbye;
 
 impl<S> Slot<S> {
     /// How many bytes from its client the machine accepts now.
@@ -166,7 +167,9 @@ impl<N: Net> Worker<N> {
             .slot(id)
             .is_some_and(|slot| slot.conn.ends_when_served());
         if ends && !self.hub.is_behind(id.slot) {
-            self.call(id, |conn, out, context| conn.handle_served(out, context));
+            self.call(id, |conn, out, context| {
+                conn.handle_goodbye(Goodbye::PeerDone, out, context)
+            });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The machine, driven by bytes and time, with the worker's part played by hand.
+//! The machine, driven by bytes and time. The tests play the worker's part.
 
 mod polls;
 mod proxied;
@@ -12,7 +12,7 @@ use crate::deflate::Inflater;
 use crate::effect::{Draw, Origin, ReconnectDelay, WorkBudget};
 use crate::frame::Payload;
 use crate::hub::Joined;
-use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence, Since};
+use crate::id::{ChannelName, ConnName, Cursor, Epoch, RunId, Sequence, Since};
 use crate::transport::test_context::World;
 
 const PAGE: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -21,7 +21,7 @@ const UPGRADE: &[u8] = b"GET /ws?channel=c HTTP/1.1\r\nHost: a\r\nUpgrade: webso
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// One conn, and what surrounds it.
+/// One conn and its context.
 pub(super) struct Rig {
     pub(super) conn: Conn,
     now: Now,
@@ -87,14 +87,14 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_bytes(&mut bytes, out, context));
     }
 
-    /// Grants what the conn asked for on opening a stream.
+    /// Grants the join of a conn that opens a stream.
     pub(super) fn join(&mut self) {
         let at = self
             .effects
             .iter()
             .position(|effect| matches!(effect, Effect::Join(_)));
         let Effect::Join(join) = self.effects.remove(at.expect("it asked to join")) else {
-            panic!("found by this very pattern");
+            panic!("the position was found by the same pattern");
         };
         let joined = Joined {
             position: cursor(9),
@@ -105,7 +105,7 @@ impl Rig {
         self.call(|conn, out, context| conn.handle_joined(&join, &outcomes, out, context));
     }
 
-    /// The socket takes everything, and input that waited is handled, as by the worker.
+    /// The socket takes everything, and waiting input is handled, as the worker does it.
     pub(super) fn drain(&mut self) -> Vec<u8> {
         let bytes = self.conn.outbox().slices().collect::<Vec<_>>().concat();
         if !bytes.is_empty() {
@@ -154,7 +154,7 @@ fn streaming(request: &[u8]) -> Rig {
     rig
 }
 
-/// A masked frame of a client, with a key of zeroes.
+/// A masked frame of a client, with an all-zero key.
 fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     let mut frame = vec![0x80 | opcode, 0x80 | length, 0, 0, 0, 0];
@@ -198,7 +198,7 @@ fn pipelined_requests_are_answered_one_at_a_time() {
     assert_eq!(
         rig.conn.read_bytes_max(8192),
         0,
-        "a client that does not read is not read"
+        "a client that does not read is not read either"
     );
     let responses = [rig.drain(), rig.drain(), rig.drain()];
     let statuses = responses.map(|response| text(&response)[9..12].to_owned());
@@ -208,7 +208,7 @@ fn pipelined_requests_are_answered_one_at_a_time() {
 }
 
 #[test]
-fn head_that_does_not_come_in_time_is_told_so_only_if_it_began() {
+fn head_timeout_is_answered_only_if_the_head_had_begun() {
     let mut rig = Rig::new();
     rig.time_out(SendState::CaughtUp);
     assert_eq!(rig.closed(), Some(CloseReason::HeadTimeout));
@@ -227,7 +227,7 @@ fn head_that_does_not_come_in_time_is_told_so_only_if_it_began() {
 }
 
 #[test]
-fn fin_is_sent_once_and_only_behind_the_last_byte() {
+fn fin_is_sent_once_and_after_the_last_byte() {
     let mut rig = Rig::new();
     rig.feed(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert!(!rig.effects.contains(&Effect::ShutdownWrite));
@@ -243,7 +243,7 @@ fn fin_is_sent_once_and_only_behind_the_last_byte() {
 }
 
 #[test]
-fn response_still_goes_out_to_a_client_that_has_sent_fin() {
+fn response_is_still_sent_to_a_client_that_has_sent_fin() {
     let mut rig = Rig::new();
     rig.feed(PAGE);
     rig.call(|conn, out, context| conn.handle_eof(out, context));
@@ -257,7 +257,7 @@ fn response_still_goes_out_to_a_client_that_has_sent_fin() {
 }
 
 #[test]
-fn frames_behind_the_handshake_in_one_piece_are_the_streams_first() {
+fn frames_that_follow_the_handshake_in_one_read_are_handled() {
     let mut rig = Rig::new();
     rig.feed(&[UPGRADE, &client_frame(9, b"hi")].concat());
     rig.join();
@@ -287,12 +287,12 @@ fn worker_learns_each_change_of_class_from_an_effect() {
     rig.feed(UPGRADE);
     assert_eq!(classes(&rig), [(ConnClass::Silent, ConnClass::WebSocket)]);
     rig.effects.clear();
-    rig.call(|conn, out, context| conn.handle_overflow(out, context));
+    rig.call(|conn, out, context| conn.handle_goodbye(Goodbye::Overflow, out, context));
     assert_eq!(classes(&rig), [(ConnClass::WebSocket, ConnClass::Other)]);
 }
 
 #[test]
-fn first_heartbeat_is_drawn_and_the_next_ones_keep_their_distance() {
+fn first_heartbeat_is_drawn_between_half_and_a_whole_interval() {
     let mut rig = Rig::new();
     rig.feed(STREAM);
     let [
@@ -335,7 +335,7 @@ fn late_timer_sends_a_ping_and_does_not_close() {
 }
 
 #[test]
-fn ping_that_the_socket_has_not_taken_is_not_the_peers_silence() {
+fn ping_that_the_socket_has_not_taken_does_not_count_as_silence() {
     let mut rig = streaming(UPGRADE);
     rig.pass(2);
     rig.time_out(SendState::CaughtUp);
@@ -353,7 +353,7 @@ fn ping_that_the_socket_has_not_taken_is_not_the_peers_silence() {
 }
 
 #[test]
-fn pong_keeps_a_websocket() {
+fn pongs_keep_a_websocket_open() {
     let mut rig = streaming(UPGRADE);
     for _ in 0..10 {
         rig.pass(1);
@@ -365,7 +365,7 @@ fn pong_keeps_a_websocket() {
 }
 
 #[test]
-fn event_stream_lives_by_write_progress_and_dies_when_blocked() {
+fn event_stream_stays_with_write_progress_and_ends_when_blocked() {
     let mut rig = streaming(STREAM);
     for _ in 0..5 {
         rig.pass(1);
@@ -383,7 +383,7 @@ fn event_stream_lives_by_write_progress_and_dies_when_blocked() {
 }
 
 #[test]
-fn shutdown_tells_each_phase_what_it_understands() {
+fn shutdown_ends_each_phase_in_its_own_protocol() {
     let mut rig = Rig::new();
     rig.call(|conn, out, context| conn.handle_shutdown(out, context));
     assert_eq!(rig.closed(), Some(CloseReason::Shutdown));
@@ -406,7 +406,7 @@ fn shutdown_tells_each_phase_what_it_understands() {
 }
 
 #[test]
-fn half_a_request_is_answered_at_shutdown_with_when_to_return() {
+fn partial_request_is_answered_at_shutdown_with_retry_after() {
     let mut rig = Rig::new();
     let rest = Duration::from_millis(700);
     rig.drain = Some(ReconnectDelay::after_drain(rest, Duration::ZERO));
@@ -432,7 +432,7 @@ fn shutdown_names_the_delay_of_the_drain_on_every_transport() {
 }
 
 #[test]
-fn conn_ends_without_its_peer_once_its_goodbye_is_acknowledged() {
+fn conn_ends_without_its_peer_once_its_last_bytes_are_acknowledged() {
     let acknowledge = |rig: &mut Rig| {
         rig.call(|conn, out, context| conn.handle_goodbye_acknowledged(out, context));
     };
@@ -454,7 +454,7 @@ fn conn_ends_without_its_peer_once_its_goodbye_is_acknowledged() {
 }
 
 #[test]
-fn end_of_input_means_what_the_phase_makes_of_it() {
+fn end_of_input_is_handled_by_each_phase() {
     let mut rig = Rig::new();
     rig.call(|conn, out, context| conn.handle_eof(out, context));
     assert_eq!(rig.closed(), Some(CloseReason::PeerGone));
@@ -470,7 +470,7 @@ fn end_of_input_means_what_the_phase_makes_of_it() {
         rig.call(|conn, out, context| conn.handle_eof(out, context));
         assert!(rig.conn.ends_when_served());
         assert_eq!(rig.closed(), None, "it may be owed something");
-        rig.call(Conn::handle_served);
+        rig.call(|conn, out, context| conn.handle_goodbye(Goodbye::PeerDone, out, context));
         assert!(!rig.conn.ends_when_served());
         assert_eq!(rig.drain(), end);
         let fin = rig.effects.iter().rev().nth(1);
@@ -480,7 +480,7 @@ fn end_of_input_means_what_the_phase_makes_of_it() {
 }
 
 #[test]
-fn stream_whose_head_is_not_sent_does_not_end_by_fin() {
+fn stream_whose_head_is_not_sent_does_not_end_at_fin() {
     for request in [STREAM, UPGRADE] {
         let mut rig = Rig::new();
         rig.feed(request);
@@ -493,7 +493,7 @@ fn stream_whose_head_is_not_sent_does_not_end_by_fin() {
 }
 
 #[test]
-fn goodbye_goes_out_to_a_client_that_has_sent_fin_and_is_not_waited_for() {
+fn goodbye_is_sent_to_a_half_closed_client_without_waiting_for_its_close() {
     let mut rig = streaming(UPGRADE);
     rig.call(|conn, out, context| conn.handle_shutdown(out, context));
     rig.call(|conn, out, context| conn.handle_eof(out, context));
@@ -508,13 +508,13 @@ fn goodbye_goes_out_to_a_client_that_has_sent_fin_and_is_not_waited_for() {
 }
 
 #[test]
-fn open_streams_are_counted_and_uncounted_once() {
+fn open_streams_are_counted_once_and_uncounted_once() {
     for request in [STREAM, UPGRADE] {
         let mut rig = streaming(request);
         let open =
             |rig: &Rig| rig.metrics.event_stream_open.value() + rig.metrics.websocket_open.value();
         assert_eq!(open(&rig), 1);
-        rig.call(|conn, out, context| conn.handle_overflow(out, context));
+        rig.call(|conn, out, context| conn.handle_goodbye(Goodbye::Overflow, out, context));
         rig.drain();
         rig.conn.handle_closed(&rig.metrics);
         assert_eq!(open(&rig), 0);
@@ -522,7 +522,7 @@ fn open_streams_are_counted_and_uncounted_once() {
 }
 
 #[test]
-fn conn_that_never_takes_its_answers_is_cut_off() {
+fn conn_that_never_reads_its_answers_is_closed() {
     let mut rig = streaming(UPGRADE);
     let join = Join {
         channels: vec![ChannelName::new(&"x".repeat(200)).unwrap()],
@@ -540,7 +540,7 @@ fn conn_that_never_takes_its_answers_is_cut_off() {
 }
 
 #[test]
-fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
+fn client_that_sends_fin_after_its_last_request_gets_the_whole_response() {
     let mut world = World::default();
     let mut out = Vec::new();
     let mut conn = Conn::new(Now(0));
@@ -562,7 +562,7 @@ fn client_that_sends_fin_behind_its_last_request_gets_the_whole_response() {
 }
 
 #[test]
-fn burst_of_the_shortest_bad_commands_cuts_nobody_off() {
+fn burst_of_the_shortest_bad_commands_closes_no_conn() {
     for command in [client_frame(1, b""), client_frame(1, b"{}")] {
         let mut rig = streaming(UPGRADE);
         let burst = command.repeat(STREAM_READ_BYTES as usize / command.len());
@@ -593,7 +593,7 @@ fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
     let at_once = answered(&rig.conn.outbox().slices().collect::<Vec<_>>().concat());
     let at_once_max = (WORK_AT_ONCE_MAX / COMMAND_WORK) as usize;
     assert!(at_once > 0 && at_once <= at_once_max, "{at_once}");
-    // What comes later is handled after what waits.
+    // Later input is handled after waiting input.
     let last = client_frame(1, command(300).as_bytes());
     rig.feed(&last);
     let mut out = Vec::new();
@@ -612,7 +612,7 @@ fn commands_beyond_the_budget_wait_and_are_answered_in_order() {
 }
 
 #[test]
-fn requests_sent_ahead_are_handled_one_at_a_time() {
+fn pipelined_requests_are_handled_one_per_call() {
     let mut rig = Rig::new();
     rig.feed(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
     for left in [2, 1, 0] {
@@ -631,7 +631,7 @@ fn requests_sent_ahead_are_handled_one_at_a_time() {
         assert_eq!(rig.conn.has_unhandled(), left > 0);
         rig.feed(b"");
     }
-    // The beginning of a request has nothing to be handled.
+    // A partial request is not unhandled input.
     rig.feed(b"GET / HT");
     assert!(!rig.conn.has_unhandled());
 }
@@ -641,7 +641,7 @@ fn message(bytes: usize) -> BackendMessage {
 }
 
 #[test]
-fn only_an_open_stream_can_be_told_something() {
+fn only_an_open_stream_receives_direct_messages() {
     let mut rig = Rig::new();
     let tell = |rig: &mut Rig| {
         rig.call(|conn, out, context| conn.handle_backend_message(&message(3), out, context))
@@ -668,7 +668,7 @@ fn only_an_open_stream_can_be_told_something() {
 }
 
 #[test]
-fn backend_cannot_have_a_client_cut_off_for_what_it_does_not_read() {
+fn backend_cannot_overflow_a_client_that_does_not_read() {
     let mut rig = Rig::new();
     rig.feed(UPGRADE);
     rig.join();
@@ -687,7 +687,7 @@ fn backend_cannot_have_a_client_cut_off_for_what_it_does_not_read() {
     assert!(done >= 10, "{done}");
     assert!(rig.conn.outbox().control_bytes() <= DIRECT_BYTES_MAX);
     assert_eq!(rig.closed(), None);
-    // With room again it is told again.
+    // Messages are accepted again as soon as there is room.
     rig.drain();
     let told =
         rig.call(|conn, out, context| conn.handle_backend_message(&message(1), out, context));

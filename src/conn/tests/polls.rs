@@ -1,4 +1,4 @@
-//! Polls, driven by bytes and time, with the worker's part played by hand.
+//! Polls, driven by bytes and time. The tests play the worker's part.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use super::super::*;
 use super::{Rig, cursor, text};
 use crate::effect::ReconnectDelay;
 use crate::frame::{Encoded, Encoder, Envelope, Payload, Publication};
-use crate::hub::GapCause;
-use crate::id::Cursor;
+use crate::hub::{Gap, GapCause};
+use crate::id::{ChannelName, Cursor};
 use crate::transport::poll_answer::News;
 
 const HEAD: &str = " HTTP/1.1\r\nHost: a\r\n";
@@ -58,7 +58,7 @@ impl Rig {
         rig
     }
 
-    /// What the worker was asked to answer with, if it was.
+    /// Takes the effect that asks for an answer, if there is one.
     fn take_answer(&mut self) -> Option<Option<Cursor>> {
         let found = self.effects.iter().find_map(|effect| {
             if let Effect::Answer { since, .. } = effect {
@@ -78,7 +78,10 @@ impl Rig {
 
     fn answer(&mut self, news: News) {
         self.call(|conn, out, context| conn.handle_answer(news, out, context));
-        assert!(self.conn.serving().is_none(), "it is a subscriber no more");
+        assert!(
+            self.conn.serving().is_none(),
+            "it is no subscriber any more"
+        );
         assert!(
             self.effects
                 .contains(&Effect::LeaveAll { is_stream: false })
@@ -102,7 +105,7 @@ impl Rig {
     }
 }
 
-/// Status line, fields in a few words, and content of a whole response.
+/// The head and the content of a complete response.
 fn parts(response: &[u8]) -> (String, String) {
     let response = text(response);
     let (head, content) = response.split_once("\r\n\r\n").expect("a head");
@@ -153,7 +156,7 @@ fn answer_has_its_publications_in_order_and_its_length_in_its_head() {
 }
 
 #[test]
-fn answer_tells_every_gap_before_its_publications() {
+fn answer_has_every_gap_before_its_publications() {
     let mut rig = Rig::waiting(&poll("since=nonsense", ""));
     let gap = Gap {
         since: None,
@@ -187,7 +190,7 @@ fn poll_without_a_position_does_not_wait() {
 }
 
 #[test]
-fn short_poll_asks_to_stay_where_it_was() {
+fn short_poll_asks_to_keep_its_position() {
     for (since, stays) in [("000000000001-4", cursor(4)), ("", cursor(9))] {
         let mut rig = Rig::new();
         rig.feed(&poll(&format!("timeout=0&since={since}"), ""));
@@ -233,7 +236,7 @@ fn short_poll_of_a_client_that_has_the_answer_is_not_modified() {
 }
 
 #[test]
-fn answer_names_the_listed_origin_that_asked() {
+fn answer_names_the_listed_origin_of_the_request() {
     const NAMED: &str = "\r\nVary: Origin\r\n\
                          Access-Control-Allow-Origin: https://a.example\r\n\
                          Access-Control-Allow-Credentials: true\r\n\
@@ -259,7 +262,7 @@ fn answer_names_the_listed_origin_that_asked() {
 }
 
 #[test]
-fn long_poll_is_answered_when_its_time_is_over_whatever_it_has() {
+fn long_poll_is_answered_after_its_timeout_without_news() {
     let request = poll(
         "since=000000000001-9&timeout=7",
         "If-None-Match: \"000000000001-9\"\r\n",
@@ -277,7 +280,7 @@ fn long_poll_is_answered_when_its_time_is_over_whatever_it_has() {
 }
 
 #[test]
-fn timeout_is_thirty_seconds_by_default_and_held_to_the_limit() {
+fn timeout_is_thirty_seconds_by_default_and_bounded_by_the_limit() {
     for (query, limit_ms, expected_ms) in [
         ("", 120_000, 30_000),
         ("timeout=60", 120_000, 60_000),
@@ -294,7 +297,7 @@ fn timeout_is_thirty_seconds_by_default_and_held_to_the_limit() {
 }
 
 #[test]
-fn requests_behind_a_poll_wait_for_its_answer_at_every_cut() {
+fn requests_after_a_poll_wait_for_its_answer_at_every_cut() {
     let mut all = poll("since=000000000001-9", "");
     let first = all.len();
     all.extend(poll("since=000000000001-10", ""));
@@ -336,9 +339,9 @@ fn poll_read_byte_by_byte_waits_like_one_read_whole() {
 }
 
 #[test]
-fn client_that_closed_its_half_is_answered_at_once_and_then_the_conn_ends() {
+fn poll_of_a_half_closed_client_is_answered_at_once_and_ends_the_conn() {
     let mut rig = Rig::waiting(&poll("since=000000000001-9", ""));
-    assert!(rig.eof(), "the end is met again");
+    assert!(rig.eof(), "the end is handled again");
     assert!(rig.wants_answer());
     rig.answer(nothing(9));
     assert!(rig.conn.is_ending());
@@ -350,7 +353,7 @@ fn client_that_closed_its_half_is_answered_at_once_and_then_the_conn_ends() {
 }
 
 #[test]
-fn half_closed_client_has_all_its_requests_answered() {
+fn all_requests_of_a_half_closed_client_are_answered() {
     let mut all = poll("since=000000000001-9", "");
     all.extend(poll("since=000000000001-9", ""));
     let mut rig = Rig::waiting(&all);
@@ -373,7 +376,7 @@ fn half_closed_client_has_all_its_requests_answered() {
 }
 
 #[test]
-fn conn_that_was_not_to_stay_ends_behind_the_answer() {
+fn conn_without_keep_alive_ends_after_the_answer() {
     for request in [
         poll("since=000000000001-9", "Connection: close\r\n"),
         b"GET /poll?channel=c&since=000000000001-9 HTTP/1.0\r\n\r\n".to_vec(),
@@ -389,7 +392,7 @@ fn conn_that_was_not_to_stay_ends_behind_the_answer() {
 }
 
 #[test]
-fn shutdown_answers_a_poll_that_waits() {
+fn shutdown_answers_a_waiting_poll() {
     let mut rig = Rig::waiting(&poll("since=000000000001-9", ""));
     let rest = Duration::from_secs(10);
     rig.drain = Some(ReconnectDelay::after_drain(rest, Duration::ZERO));
@@ -405,7 +408,7 @@ fn shutdown_answers_a_poll_that_waits() {
 }
 
 #[test]
-fn reader_of_an_answer_has_two_heartbeats_for_each_piece() {
+fn slow_reader_of_an_answer_has_two_heartbeats_for_each_piece() {
     for (fields, reason) in [
         ("", CloseReason::Idle),
         ("Connection: close\r\n", CloseReason::Done),
@@ -431,7 +434,7 @@ fn reader_of_an_answer_has_two_heartbeats_for_each_piece() {
 }
 
 #[test]
-fn next_request_has_its_time_from_when_the_answer_is_out() {
+fn timer_of_the_next_request_starts_when_the_answer_is_written() {
     let mut rig = Rig::waiting(&poll("since=000000000001-9", ""));
     rig.answer(something(10));
     rig.pass(1);

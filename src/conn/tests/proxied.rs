@@ -1,4 +1,4 @@
-//! The machine behind proxies: headers however they are cut, and clients that are one too many.
+//! Conns behind proxies: PROXY headers at every cut, and clients that are refused.
 
 use super::super::*;
 use super::Rig;
@@ -18,7 +18,7 @@ fn proxied() -> Rig {
     rig
 }
 
-/// A header with so many bytes of extensions.
+/// A header with this many bytes of extensions.
 fn long_v2(extensions: u16) -> Vec<u8> {
     let length = (12 + extensions).to_be_bytes();
     let extensions = vec![0xea; extensions.into()];
@@ -39,14 +39,14 @@ fn admit(rig: &mut Rig, admitted: Result<(), TooMany>) -> Vec<u8> {
 }
 
 #[test]
-fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
+fn no_byte_after_the_header_is_read_at_any_cut() {
     for header in [V1, V2, &long_v2(1), &long_v2(4000)] {
         let mut rig = proxied();
         let mut taken = 0;
         while rig.conn.is_proxied() {
             let most = rig.conn.read_bytes_max(HEAD_BYTES);
             assert!(most > 0 && taken + most <= header.len());
-            // What is asked for may come in two.
+            // The bytes asked for may arrive in two parts.
             let first = header[taken..taken + most.div_ceil(2)].to_vec();
             rig.feed(&first);
             taken += first.len();
@@ -61,7 +61,7 @@ fn no_byte_behind_the_header_is_asked_for_however_it_is_cut() {
 }
 
 #[test]
-fn request_in_one_piece_with_the_header_waits_until_the_client_is_counted() {
+fn request_in_one_read_with_the_header_waits_until_the_client_is_counted() {
     for header in [V1, V2, &long_v2(700)] {
         let mut rig = proxied();
         rig.feed(&[header, PAGE].concat());
@@ -71,13 +71,14 @@ fn request_in_one_piece_with_the_header_waits_until_the_client_is_counted() {
 }
 
 #[test]
-fn extensions_are_dropped_as_they_come_and_not_kept() {
+fn extensions_are_dropped_as_they_arrive() {
     let longest = long_v2(u16::MAX - 12);
     let mut rig = proxied();
     for (at, piece) in longest.chunks(1000).enumerate() {
         assert!(rig.conn.is_proxied(), "{at}");
         rig.feed(piece);
-        let Phase::Request { partial, .. } = &rig.conn.phase else {
+        let (Phase::ProxyHeader { partial, .. } | Phase::Request { partial, .. }) = &rig.conn.phase
+        else {
             panic!("no request is awaited any more");
         };
         let kept = partial.as_ref().map_or(0, |partial| partial.bytes.len());
@@ -90,7 +91,7 @@ fn extensions_are_dropped_as_they_come_and_not_kept() {
 }
 
 #[test]
-fn client_that_is_one_too_many_is_told_to_come_back() {
+fn client_over_its_limit_is_refused_with_retry_after() {
     let mut rig = proxied();
     rig.feed(V2);
     let said = admit(&mut rig, Err(TooMany::Conns));
@@ -101,7 +102,7 @@ fn client_that_is_one_too_many_is_told_to_come_back() {
 }
 
 #[test]
-fn header_that_is_wrong_or_late_ends_the_conn_without_a_word() {
+fn malformed_or_late_header_ends_the_conn_without_a_response() {
     for wrong in [PAGE, b"PROXY TCP5", b"\r\n\r\n\0\r\nQUIT\n\x31"] {
         let mut rig = proxied();
         rig.feed(wrong);

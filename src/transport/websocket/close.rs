@@ -1,6 +1,6 @@
-//! Close frames: the codes, reading a client's and writing ours (RFC 6455, 5.5.1 and 7.4).
+//! Close frames: the codes, the parser and the writer (RFC 6455, 5.5.1 and 7.4).
 //!
-//! Knows bytes and codes; what a close does to the conn is the machine's.
+//! The machine decides what a close frame does to the conn.
 
 use std::fmt::Display;
 
@@ -8,47 +8,41 @@ use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::envelope::push_display;
 use crate::frame::websocket::{Opcode, push_frame};
 
-/// The stream is over.
+/// The client has sent FIN, and nothing is owed to it.
 pub(super) const NORMAL: u16 = 1000;
-/// The client breaks the protocol.
+/// The client violated the protocol.
 pub(super) const PROTOCOL_ERROR: u16 = 1002;
-/// A text message is not UTF-8, or a compressed one not what it says.
+/// A text message is not UTF-8, or a compressed message cannot be inflated.
 pub(super) const INVALID_PAYLOAD: u16 = 1007;
-/// The client does not do what it is here for.
+/// The client did not subscribe in time.
 pub(super) const POLICY: u16 = 1008;
-/// A message is over the limit.
+/// A message exceeds the limit.
 pub(super) const MESSAGE_TOO_BIG: u16 = 1009;
-/// The server goes away from this conn.
+/// The client did not answer the heartbeat.
 pub(super) const GOING_AWAY: u16 = 1001;
-/// The server restarts; come back later.
+/// The server restarts; the client should return later.
 pub(super) const RESTART: u16 = 1012;
-/// The client's token is missing or no good; another one may do.
+/// The client's token is missing or invalid.
 pub(super) const UNAUTHORIZED: u16 = 4001;
-/// The client's token has ended.
+/// The client's token has expired.
 pub(super) const TOKEN_EXPIRED: u16 = 4002;
-/// The client's token does not allow it.
+/// The client's token does not allow the command.
 pub(super) const NOT_ALLOWED: u16 = 4003;
-/// The client takes less than it is owed; back off.
+/// The client reads too slowly; it should back off.
 pub(super) const SLOW_CONSUMER: u16 = 4100;
 
-/// What is wrong with a client's close frame.
+/// Why a client's close frame is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum CloseError {
-    /// One byte is no code.
     #[error("a close frame has a code of two bytes or nothing")]
     BodyOfOneByte,
-    /// A code that may not be sent.
-    #[error("close code {got} is not for sending")]
-    Code {
-        /// The code that came.
-        got: u16,
-    },
-    /// The reason is not UTF-8.
+    #[error("close code {got} must not be sent")]
+    Code { got: u16 },
     #[error("the reason is not UTF-8")]
     ReasonNotUtf8,
 }
 
-/// Reads the body of a close frame; `None` if it names no code.
+/// Reads the body of a close frame. Returns `None` if it has no code.
 pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
     if body.is_empty() {
         return Ok(None);
@@ -66,8 +60,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Option<u16>, CloseError> {
     Ok(Some(code))
 }
 
-/// Whether a code may stand in a frame: those of RFC 6455, 7.4.1, the ones registered since, and
-/// the ranges for frameworks and applications.
+/// Whether an endpoint may send a code: those of RFC 6455, 7.4.1, those registered later, and the
+/// ranges for frameworks and applications.
 fn is_sendable(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
@@ -80,7 +74,7 @@ pub(super) fn push_echo(code: Option<u16>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a close frame. The reason is cut where it would not fit; ours are short ASCII.
+/// Appends a close frame. A reason that does not fit is truncated; the server's are short ASCII.
 pub(super) fn push_close(code: u16, reason: impl Display, out: &mut Vec<u8>) {
     let mut body = Vec::with_capacity(CONTROL_PAYLOAD_BYTES_MAX);
     body.extend_from_slice(&code.to_be_bytes());
@@ -96,9 +90,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn close_codes_are_those_another_implementation_allows() {
+    fn close_codes_are_those_that_tungstenite_allows() {
         for code in 0..=u16::MAX {
-            // Registered later than that list: bad gateway.
+            // Bad gateway, which is registered but missing in tungstenite.
             let is_newer = code == 1014;
             let expected = CloseCode::from(code).is_allowed() || is_newer;
             assert_eq!(is_sendable(code), expected, "{code}");
@@ -106,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn close_body_is_nothing_or_a_code_and_a_text() {
+    fn close_body_is_empty_or_a_code_and_a_text() {
         assert_eq!(parse(b""), Ok(None));
         assert_eq!(parse(b"\x03"), Err(CloseError::BodyOfOneByte));
         assert_eq!(parse(b"\x03\xe8"), Ok(Some(1000)));

@@ -1,21 +1,20 @@
-//! Reads the header of a client's frame (RFC 6455, 5.2) and refuses what is wrong in it alone.
+//! Parses the header of a client's frame (RFC 6455, 5.2) and checks it in isolation.
 //!
-//! A function from bytes to a header: whether the frame fits the message in progress and the size
-//! limit is the machine's to say. Every rule is applied as soon as the byte that breaks it is
-//! there, so the verdict depends on the bytes and never on how they were cut. Tests compare it with
-//! another implementation's parser.
+//! The machine checks whether the frame fits the message in progress and the size limit. Every rule
+//! is applied at the byte that breaks it, so the result depends on the bytes and never on their
+//! split into reads. Tests compare it with tungstenite's parser.
 
 use crate::config::limits::CONTROL_PAYLOAD_BYTES_MAX;
 use crate::frame::websocket::{FIN, Opcode, RSV1};
 
-/// What stands before a client's payload.
+/// The header of a client's frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Bytes of the payload; below 2^63.
+    /// The length of the payload; below 2^63.
     pub payload_bytes: u64,
-    /// What the payload is masked with.
+    /// The key with which the payload is masked.
     pub masking_key: [u8; 4],
-    /// What the frame means.
+    /// The type of the frame.
     pub opcode: Opcode,
     /// Whether the frame is the last of its message.
     pub is_final: bool,
@@ -23,34 +22,34 @@ pub struct FrameHeader {
     pub is_compressed: bool,
 }
 
-/// What the first reserved bit means on a conn.
+/// The meaning of the first reserved bit on a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rsv1 {
-    /// That the message which begins here is compressed (RFC 7692, 6).
+    /// The message that begins here is compressed (RFC 7692, 6).
     Compressed,
-    /// Nothing: no extension has been agreed to.
+    /// The bit must be zero: no extension was negotiated.
     Reserved,
 }
 
-/// Why a header is not one that a client may send. All of them end in close code 1002.
+/// Why a header is invalid. All variants end the conn with close code 1002.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// A control frame came in fragments (5.5).
+    /// A control frame is fragmented (5.5).
     #[error("a control frame is never fragmented")]
     ControlFragmented,
     /// A control frame's payload is longer than 125 bytes (5.5).
     #[error("a control frame has at most 125 bytes")]
     ControlTooLong,
-    /// The length would have fitted a shorter form (5.2).
+    /// The length fits a shorter form (5.2).
     #[error("a length takes the shortest form")]
     LengthNotMinimal,
     /// The top bit of a 64-bit length is set (5.2).
     #[error("a length is below 2^63")]
     LengthTooLarge,
-    /// A bit that belongs to an extension, and none was negotiated (5.2), or not for such a frame.
+    /// A bit of an extension is set that was not negotiated (5.2) or does not apply to the frame.
     #[error("a reserved bit is set")]
     ReservedBits,
-    /// An opcode without a meaning (5.2).
+    /// The opcode is reserved (5.2).
     #[error("a reserved opcode")]
     ReservedOpcode,
     /// The frame is not masked (5.1).
@@ -58,11 +57,11 @@ pub enum HeaderError {
     Unmasked,
 }
 
-/// Reads a header from the beginning of `bytes`, and says how many bytes it took; `None` if it
-/// goes on beyond them.
+/// Reads the header at the beginning of `bytes`, and returns its length, too. Returns `None` if the
+/// header is incomplete.
 ///
 /// # Errors
-/// The header breaks a rule, whatever follows.
+/// Returns the first broken rule. A header may be refused before it is complete.
 pub fn parse_header(bytes: &[u8], rsv1: Rsv1) -> Result<Option<(FrameHeader, usize)>, HeaderError> {
     let Some((&first, rest)) = bytes.split_first() else {
         return Ok(None);
@@ -98,7 +97,7 @@ fn parse_first_byte(byte: u8, rsv1: Rsv1) -> Result<(bool, Opcode), HeaderError>
     }
     let is_final = byte & FIN != 0;
     let opcode = Opcode::from_bits(byte & 0x0f);
-    // A message says once, at its beginning, that it is compressed; a control frame never is.
+    // Only the first frame of a message carries the bit. Control frames are never compressed.
     if byte & RSV1 != 0 && !matches!(opcode, Some(Opcode::Text | Opcode::Binary)) {
         return Err(HeaderError::ReservedBits);
     }
@@ -120,7 +119,7 @@ fn parse_second_byte(byte: u8, opcode: Opcode) -> Result<u8, HeaderError> {
     Ok(short_length)
 }
 
-/// The payload's length and what comes after it.
+/// The payload's length, and the bytes after it.
 fn parse_length(short_length: u8, rest: &[u8]) -> Result<Option<(u64, &[u8])>, HeaderError> {
     match short_length {
         126 => {
@@ -163,7 +162,7 @@ mod tests {
     type Parsed = Result<Option<(FrameHeader, usize)>, HeaderError>;
 
     #[test]
-    fn header_is_read_at_every_edge_of_the_length() {
+    fn header_is_parsed_at_every_boundary_of_the_length() {
         for (head, payload_bytes) in [
             (vec![0x82, 0x80], 0),
             (vec![0x82, 0xfd], 125),
@@ -221,8 +220,8 @@ mod tests {
         }
     }
 
-    /// Whether the oracle's verdict allows ours. The oracle lets most of the rules pass, so those
-    /// are looked for in what it read.
+    /// Whether the two results agree. The oracle does not check most of the rules, so they are
+    /// checked on the header that it returns.
     fn agrees_with_oracle(bytes: &[u8], ours: Parsed) -> bool {
         let mut cursor = Cursor::new(bytes);
         let oracle = OracleHeader::parse(&mut cursor);
@@ -245,7 +244,7 @@ mod tests {
                     HeaderError::ReservedOpcode | HeaderError::ReservedBits
                 )
             }
-            // We need not wait for the end of a header that is wrong at its beginning.
+            // A header may be refused before it is complete.
             (Err(_), Ok(None)) => true,
             _ => false,
         }
@@ -289,12 +288,12 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4096))]
 
         #[test]
-        fn header_agrees_with_another_parser(bytes in header_bytes()) {
+        fn header_agrees_with_tungstenite(bytes in header_bytes()) {
             for cut in 0..=bytes.len() {
                 let part = &bytes[..cut];
                 let ours = parse_header(part, Rsv1::Reserved);
                 prop_assert!(agrees_with_oracle(part, ours), "{:?} {:x?}", ours, part);
-                // With the extension one bit more may be set, and nothing else is read otherwise.
+                // The extension allows one more bit and changes nothing else.
                 let with = parse_header(part, Rsv1::Compressed);
                 let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
                     prop_assert_eq!(with, ours);
@@ -313,7 +312,7 @@ mod tests {
         }
 
         #[test]
-        fn header_written_by_another_implementation_is_read_back(
+        fn header_written_by_tungstenite_is_parsed_back(
             opcode in prop::sample::select(vec![0_u8, 1, 2, 8, 9, 10]),
             masking_key in any::<[u8; 4]>(),
             length in prop_oneof![0_u64..300, 65_000_u64..66_000, 0..=u64::MAX / 2],

@@ -1,8 +1,7 @@
-//! What a client can do that ends its conn, with the close code and the reason counted for each.
+//! The faults of a client that end its conn, with the close code and the counted reason of each.
 //!
-//! Words and two tables; who finds a fault is the decoder or the machine, who acts on it the
-//! machine alone. The text of a fault is the reason in our close frame, for whoever writes the
-//! client.
+//! The decoder and the machine find faults; the machine alone acts on them. The text of a fault is
+//! the reason in the close frame, for the client's developer.
 
 use super::close::{self, CloseError};
 use super::decode::HeaderError;
@@ -10,12 +9,12 @@ use super::utf8::InvalidUtf8;
 use crate::auth::TokenError;
 use crate::effect::CloseReason;
 
-/// What a client did that ends the conn.
+/// A fault of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Fault {
     #[error(transparent)]
     Close(#[from] CloseError),
-    #[error("a continuation without a message to go on with")]
+    #[error("a continuation frame without a message to continue")]
     ContinuationWithoutStart,
     #[error(transparent)]
     Header(#[from] HeaderError),

@@ -1,11 +1,11 @@
-//! WebSocket, the server's side of RFC 6455 after the handshake, and subprotocol `fanfare.v1`.
+//! WebSocket: the server's side of RFC 6455 after the handshake, and the subprotocol `fanfare.v1`.
 //!
-//! Takes the client's bytes however they are cut, checks every rule of the protocol, answers pings
-//! and closes, and turns commands into effects. Holds one pointer and four bytes while nothing is
-//! incomplete: a frame that lies whole in the input is handled where it lies. Compressed messages
-//! are inflated by the worker's one inflater, ours are said uncompressed: they are short. With the
-//! data envelope the client's messages are checked and passed over. Never sends publications, which
-//! are framed by `frame` and go from the log to the socket. Called by the enum over the transports.
+//! Accepts the client's bytes however they are split, checks every rule of the protocol, answers
+//! pings and closes, and turns commands into effects. It holds one pointer and four bytes while
+//! nothing is incomplete: a frame that is complete in the input is handled in place. Compressed
+//! messages are inflated by the worker's one inflater. Control messages of the server are short, so
+//! they are sent uncompressed. With the data envelope, the client's messages are checked and
+//! ignored. Publications never pass here: `frame` encodes them. Called by the transports' enum.
 
 pub mod decode;
 pub mod unmask;
@@ -22,43 +22,42 @@ mod tests;
 use std::time::Duration;
 
 use crate::backend::{BackendMessage, PublishOutcome};
-use crate::effect::{Acknowledgement, CloseReason, Context, Join, Leave, Origin, Reference};
+use crate::effect::{Acknowledgement, CloseReason, Context, Join, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::frame::{Envelope, FrameKind, Payload};
-use crate::hub::{Acknowledged, Gap, JoinOutcome};
-use crate::id::ChannelName;
-use crate::transport::{Flow, Goodbye};
+use crate::hub::{Acknowledged, JoinOutcome};
+use crate::transport::{Flow, Goodbye, StreamEvent};
 use message::Refusal;
 use pending::Pending;
 
 /// One WebSocket.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// There only while something is in it.
+    /// Exists only while it is not empty.
     pending: Option<Box<Pending>>,
     envelope: Envelope,
     compression: Compression,
-    phase: Phase,
+    state: State,
 }
 
-/// Whether messages may be compressed, as the handshake has agreed (RFC 7692). No context is taken
-/// over on either side, so to know this is all it takes.
+/// Whether messages may be compressed, as agreed in the handshake (RFC 7692). Neither side takes
+/// over a context, so no further state is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Each side compresses the messages it likes to.
+    /// Each side may compress each message.
     Deflate,
-    /// Nobody does.
+    /// No message is compressed.
     None,
 }
 
-/// How far the conn is.
+/// The state of the closing handshake (RFC 6455, 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Both sides may speak.
+enum State {
+    /// No close frame was sent or received.
     Open,
-    /// We have sent our close frame and read on until the client's.
+    /// The server has sent its close frame and reads until the client's.
     Closing(CloseReason),
-    /// Nothing is read and nothing said any more.
+    /// Nothing is read or written any more.
     Ended(CloseReason),
 }
 
@@ -70,7 +69,7 @@ impl WebSocket {
             pending: None,
             envelope,
             compression,
-            phase: Phase::Open,
+            state: State::Open,
         }
     }
 
@@ -93,7 +92,7 @@ impl WebSocket {
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
-        if !self.is_talking() {
+        if !self.has_subprotocol() {
             return self.flow();
         }
         let reference = match &join.origin {
@@ -103,11 +102,12 @@ impl WebSocket {
                 None
             }
         };
-        // Gaps come before any id from which a client could resume: one that is cut off between is
-        // told of them again.
+        // Gaps precede any id from which a client could resume. A client that loses the connection
+        // in between receives them again.
         for (channel, outcome) in join.channels.iter().zip(outcomes) {
             if let Some(gap) = outcome.joined().and_then(|joined| joined.gap) {
-                self.handle_gap(channel, &gap, out, context);
+                message::push_gap(channel, &gap, out);
+                context.metrics.gaps.increment();
             }
         }
         let position = JoinOutcome::position(outcomes).unwrap_or(context.head);
@@ -129,57 +129,36 @@ impl WebSocket {
         self.flow()
     }
 
-    pub(super) fn handle_left(
+    pub(super) fn handle_event(
         &self,
-        leave: &Leave,
-        was_subscribed: bool,
+        event: StreamEvent<'_>,
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) {
-        if !self.is_talking() {
+        if !self.has_subprotocol() {
             return;
         }
-        let reference = leave.reference.as_ref();
-        if was_subscribed {
-            message::push_unsubscribed(&leave.channel, reference, out);
-        } else {
-            refuse(Refusal::NotSubscribed, reference, out, context);
-        }
-    }
-
-    pub(super) fn handle_acknowledged(
-        &self,
-        what: &Acknowledgement,
-        outcome: Acknowledged,
-        out: &mut Vec<u8>,
-        context: &Context<'_>,
-    ) {
-        if !self.is_talking() {
-            return;
-        }
-        let reference = what.reference.as_ref();
-        match outcome {
-            Acknowledged::BadId => refuse(Refusal::BadId, reference, out, context),
-            Acknowledged::ChannelUnclear => {
-                refuse(Refusal::ChannelUnclear, reference, out, context);
+        match event {
+            StreamEvent::Acknowledged(what, outcome) => {
+                push_acknowledged(what, outcome, out, context);
             }
-            Acknowledged::NoWindow => refuse(Refusal::NoWindow, reference, out, context),
-            Acknowledged::Opened | Acknowledged::Taken => {
-                message::push_ok(Some(what.id), reference, out);
+            StreamEvent::Gap(channel, gap) => {
+                message::push_gap(channel, gap, out);
+                context.metrics.gaps.increment();
             }
-        }
-    }
-
-    pub(super) fn handle_gap(
-        &self,
-        channel: &ChannelName,
-        gap: &Gap,
-        out: &mut Vec<u8>,
-        context: &Context<'_>,
-    ) {
-        if self.is_talking() {
-            message::push_gap(channel, gap, out);
-            context.metrics.gaps.increment();
+            // The client keeps a position per channel: the end of the channel's gap.
+            StreamEvent::GapsSent(_) => {}
+            StreamEvent::Left(leave, true) => {
+                message::push_unsubscribed(&leave.channel, leave.reference.as_ref(), out);
+            }
+            StreamEvent::Left(leave, false) => {
+                refuse(
+                    Refusal::NotSubscribed,
+                    leave.reference.as_ref(),
+                    out,
+                    context,
+                );
+            }
         }
     }
 
@@ -226,20 +205,20 @@ impl WebSocket {
     }
 
     pub(super) fn handle_expiring(&self, left: Duration, out: &mut Vec<u8>) {
-        if self.is_talking() {
+        if self.has_subprotocol() {
             message::push_expiring(left, out);
         }
     }
 
     pub(super) fn handle_heartbeat(&self, out: &mut Vec<u8>, context: &Context<'_>) {
-        if self.phase == Phase::Open {
+        if self.state == State::Open {
             push_frame(Opcode::Ping, &[], out);
             context.metrics.heartbeats.increment();
         }
     }
 
     pub(super) fn handle_drained(&mut self, out: &mut Vec<u8>) {
-        self.answer_put_off_ping(out);
+        self.answer_postponed_ping(out);
         self.release_pending();
     }
 
@@ -249,7 +228,7 @@ impl WebSocket {
         out: &mut Vec<u8>,
         context: &Context<'_>,
     ) -> Flow {
-        if self.phase == Phase::Open {
+        if self.state == State::Open {
             match goodbye {
                 Goodbye::Disconnect(close_info) => {
                     close::push_close(close_info.code, &close_info.reason, out);
@@ -261,8 +240,8 @@ impl WebSocket {
                 Goodbye::Overflow => close::push_close(close::SLOW_CONSUMER, "slow consumer", out),
                 Goodbye::PeerDone => {
                     close::push_close(close::NORMAL, "end of input", out);
-                    // It ends without the closing handshake that its protocol asks for.
-                    self.phase = Phase::Ended(CloseReason::PeerGone);
+                    // The client has skipped the closing handshake, so it counts as gone.
+                    self.state = State::Ended(CloseReason::PeerGone);
                     return self.flow();
                 }
                 Goodbye::TokenExpired => {
@@ -276,26 +255,26 @@ impl WebSocket {
                     close::push_close(close::RESTART, reason, out);
                 }
             }
-            self.phase = Phase::Closing(goodbye.close_reason());
+            self.state = State::Closing(goodbye.close_reason());
         }
         self.flow()
     }
 
-    /// Whether messages of the subprotocol are exchanged.
-    fn is_talking(&self) -> bool {
-        self.phase == Phase::Open && self.envelope != Envelope::Data
+    /// Whether messages of the subprotocol can be sent.
+    fn has_subprotocol(&self) -> bool {
+        self.state == State::Open && self.envelope != Envelope::Data
     }
 
     fn flow(&self) -> Flow {
-        match self.phase {
-            Phase::Open => Flow::Open,
-            Phase::Closing(reason) => Flow::Closing(reason),
-            Phase::Ended(reason) => Flow::Ended(reason),
+        match self.state {
+            State::Open => Flow::Open,
+            State::Closing(reason) => Flow::Closing(reason),
+            State::Ended(reason) => Flow::Ended(reason),
         }
     }
 
     fn release_pending(&mut self) {
-        let is_over = matches!(self.phase, Phase::Ended(_));
+        let is_over = matches!(self.state, State::Ended(_));
         if is_over
             || self
                 .pending
@@ -307,8 +286,25 @@ impl WebSocket {
     }
 }
 
-/// Tells a client what became of what it published. Success is told to whoever can tell what it
-/// was that succeeded.
+fn push_acknowledged(
+    what: &Acknowledgement,
+    outcome: Acknowledged,
+    out: &mut Vec<u8>,
+    context: &Context<'_>,
+) {
+    let reference = what.reference.as_ref();
+    match outcome {
+        Acknowledged::BadId => refuse(Refusal::BadId, reference, out, context),
+        Acknowledged::ChannelUnclear => refuse(Refusal::ChannelUnclear, reference, out, context),
+        Acknowledged::NoWindow => refuse(Refusal::NoWindow, reference, out, context),
+        Acknowledged::Opened | Acknowledged::Taken => {
+            message::push_ok(Some(what.id), reference, out);
+        }
+    }
+}
+
+/// Sends the outcome of a client's publication. Success is sent only for a command with a
+/// reference, since the client could not match it otherwise.
 fn push_published(
     outcome: PublishOutcome,
     reference: Option<&Reference>,

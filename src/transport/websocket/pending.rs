@@ -1,34 +1,34 @@
-//! What a WebSocket holds of a frame or message that is not complete, and a pong put off.
+//! The incomplete frames and messages of a WebSocket, and a postponed pong.
 //!
-//! Boxed by the machine and there only while something is in it; a client that sends whole frames
-//! costs nothing between them. Every part has its bound: a header 14 bytes, a control payload 125,
-//! a message what the operator allows, unhandled input one read. Memory grows with what has
-//! arrived, never with what a header announces.
+//! Boxed by the machine, and only while it is not empty; a client that sends complete frames costs
+//! nothing between them. Every part is bounded: a header to 14 bytes, a control payload to 125, a
+//! message to the configured limit, unhandled input to one read. Memory grows with the received
+//! bytes, never with an announced length.
 
 use super::decode::{FrameHeader, HeaderError, Rsv1, parse_header};
 use super::utf8::{InvalidUtf8, Utf8Check};
 use crate::config::limits::FRAME_HEADER_BYTES_MAX;
+use crate::frame::websocket::Opcode;
 
-/// Everything that waits for more bytes from the client, or for room in the control queue.
+/// All that waits for bytes from the client, or for room in the control queue.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    /// A header of which only the beginning is there. Empty while `frame` is set.
+    /// An incomplete header. Empty while `frame` is set.
     pub(super) header: PartialHeader,
-    /// The frame whose payload is arriving; never one that is complete.
+    /// The frame whose payload is incomplete.
     pub(super) frame: Option<PartialFrame>,
-    /// The payload of the control frame in `frame` as far as it has come, unmasked.
+    /// The received part of the payload of the control frame in `frame`, unmasked.
     pub(super) control: Vec<u8>,
-    /// The message in whose midst the next data frame goes on.
+    /// The message that the next data frame continues.
     pub(super) message: Option<PartialMessage>,
-    /// Whole input, as it came, for which the budget of its turn was not enough. Begins with a
-    /// header, so no frame or header is incomplete beside it.
+    /// Unparsed input beyond the work budget. It begins with a header, so `header` and `frame` are
+    /// empty beside it.
     pub(super) unhandled: Vec<u8>,
-    /// The payload of the newest ping, if the answer was put off.
+    /// The payload of the newest ping, if its pong is postponed.
     pub(super) pong: Option<Vec<u8>>,
 }
 
 impl Pending {
-    /// Whether nothing waits.
     pub(super) fn is_empty(&self) -> bool {
         self.header.length == 0
             && self.frame.is_none()
@@ -38,22 +38,21 @@ impl Pending {
     }
 }
 
-/// The beginning of a header.
+/// The first bytes of a header.
 #[derive(Debug, Default)]
 pub(super) struct PartialHeader {
     bytes: [u8; FRAME_HEADER_BYTES_MAX],
-    /// Below the size of a whole header.
+    /// Less than the length of the complete header.
     length: u8,
 }
 
 impl PartialHeader {
-    /// Whether there is no beginning.
     pub(super) fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Goes on with `input`. A header that is now whole is taken out, with the number of bytes it
-    /// took of the input; otherwise all of the input is kept.
+    /// Appends `input`. Returns the header if it is complete, and how many bytes of the input
+    /// belong to it; otherwise all of the input is kept.
     pub(super) fn push(
         &mut self,
         input: &[u8],
@@ -72,7 +71,8 @@ impl PartialHeader {
                 Ok(Some((header, taken.saturating_sub(before))))
             }
             None => {
-                // A whole buffer always holds a header, so here all of the input has gone in.
+                // A full buffer always contains a complete header, so all of the input fitted.
+                debug_assert_eq!(copied, input.len());
                 self.length = u8::try_from(filled).unwrap_or(0);
                 Ok(None)
             }
@@ -80,7 +80,7 @@ impl PartialHeader {
     }
 }
 
-/// A frame and how much of its payload has come.
+/// A frame, and how much of its payload has been received.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PartialFrame {
     pub(super) header: FrameHeader,
@@ -89,40 +89,52 @@ pub(super) struct PartialFrame {
 }
 
 impl PartialFrame {
-    /// How much of the payload is still to come.
+    /// How many bytes of the payload are missing.
     pub(super) fn remaining(&self) -> u64 {
         self.header.payload_bytes - self.received
     }
 }
 
-/// Whether a message is text or bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MessageKind {
     Binary,
     Text,
 }
 
-/// What becomes of a message's payload.
+impl MessageKind {
+    /// The kind that a data frame begins. Of a continuation frame it has no meaning: the message in
+    /// progress has its kind already.
+    pub(super) fn of(opcode: Opcode) -> Self {
+        match opcode {
+            Opcode::Binary => Self::Binary,
+            Opcode::Continuation | Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                Self::Text
+            }
+        }
+    }
+}
+
+/// What is kept of a message's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// It is collected as it comes, up to this many bytes, and inflated and checked when it is
-    /// whole. To inflate it part by part would take an inflater and a window of its own for as long
-    /// as its sender likes.
+    /// The compressed bytes, up to this many. They are inflated and checked when the message is
+    /// complete. Inflating part by part would occupy an inflater and a window for as long as the
+    /// sender takes.
     Compressed { bytes_max: usize },
-    /// Nothing: it is only checked.
+    /// Nothing: the payload is only checked.
     Nothing,
-    /// It is collected, up to this many bytes.
+    /// The payload, up to this many bytes.
     Payload { bytes_max: usize },
 }
 
-/// A message of which a part has come.
+/// An incomplete message.
 #[derive(Debug)]
 pub(super) struct PartialMessage {
     pub(super) kind: MessageKind,
     keep: Keep,
-    /// What has come, if it is kept.
+    /// The received bytes, if they are kept.
     payload: Vec<u8>,
-    /// How much has come, kept or not.
+    /// The number of received bytes, kept or not.
     pub(super) received: u64,
     utf8: Utf8Check,
 }
@@ -138,7 +150,7 @@ impl PartialMessage {
         }
     }
 
-    /// Takes the next part, unmasked.
+    /// Adds the next part, unmasked.
     pub(super) fn push(&mut self, part: &[u8]) -> Result<(), InvalidUtf8> {
         self.received += part.len() as u64;
         if self.kind == MessageKind::Text && !self.is_compressed() {
@@ -147,7 +159,7 @@ impl PartialMessage {
         if let Keep::Compressed { bytes_max } | Keep::Payload { bytes_max } = self.keep {
             let needed = self.payload.len() + part.len();
             if needed > self.payload.capacity() {
-                // Doubling, as a vector would, but not beyond what the message may come to.
+                // Doubled, as a vector would, but not beyond the limit of the message.
                 let target = needed.max((needed * 2).min(bytes_max));
                 self.payload.reserve_exact(target - self.payload.len());
             }
@@ -156,12 +168,11 @@ impl PartialMessage {
         Ok(())
     }
 
-    /// Whether it has to be inflated before it means anything.
     pub(super) fn is_compressed(&self) -> bool {
         matches!(self.keep, Keep::Compressed { .. })
     }
 
-    /// The payload, at the message's end.
+    /// The payload of the complete message.
     pub(super) fn finish(self) -> Result<Vec<u8>, InvalidUtf8> {
         if self.utf8.is_complete() {
             Ok(self.payload)

@@ -1,10 +1,9 @@
-//! The receiving half of a WebSocket: from bytes, however cut, to answers and effects.
+//! The receiving half of a WebSocket: from bytes, at any split, to answers and effects.
 //!
-//! Goes part by part through the input: a header, then as much of its payload as is there, unmasked
-//! where it lies. Whole frames and messages are handled in place; only what is incomplete at the
-//! input's end is kept. Checks every rule that needs more than one header (RFC 6455, 5.4 to 5.6).
-//! Memory follows what has come, never what is announced; what a compressed message is inflated to
-//! is bounded like any other.
+//! Processes the input part by part: a header, then the available part of its payload, unmasked in
+//! place. Complete frames and messages are handled in place; only an incomplete rest is kept.
+//! Checks every rule that needs more than one header (RFC 6455, 5.4 to 5.6). Memory is bounded by
+//! the received bytes, never by an announced length. An inflated message is bounded like any other.
 
 use super::close;
 use super::decode::{FrameHeader, Rsv1, parse_header};
@@ -13,7 +12,7 @@ use super::message::{self, Action, Refusal};
 use super::pending::{Keep, MessageKind, PartialFrame, PartialMessage, Pending};
 use super::unmask::unmask;
 use super::utf8::InvalidUtf8;
-use super::{Compression, Phase, WebSocket, refuse};
+use super::{Compression, State, WebSocket, refuse};
 use crate::auth::{ShowError, Shown};
 use crate::config::ClientPublish;
 use crate::config::limits::{COMMAND_WORK, CONTROL_BYTES_MAX, INFLATED_BYTES_PER_WORK};
@@ -25,9 +24,9 @@ use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;
 use crate::transport::Flow;
 
-/// Bytes in the control queue from which on only the newest ping is answered, once there is room
-/// (RFC 6455, 5.5.3, allows that). A client that pings and does not read would otherwise have us
-/// keep all its pings.
+/// When the control queue has this many bytes, only the newest ping is answered, and only when
+/// there is room again (RFC 6455, 5.5.3, allows that). Otherwise a client that pings and does not
+/// read could fill the queue.
 const PONG_BACKLOG_BYTES: usize = 4096;
 
 impl WebSocket {
@@ -37,7 +36,7 @@ impl WebSocket {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Flow {
-        self.answer_put_off_ping(out);
+        self.answer_postponed_ping(out);
         match self.take_unhandled() {
             None => self.take_parts(bytes, out, context),
             Some(mut unhandled) => {
@@ -54,10 +53,10 @@ impl WebSocket {
         (!unhandled.is_empty()).then(|| std::mem::take(unhandled))
     }
 
-    /// Takes part after part until the budget for work is spent. The rest waits.
+    /// Handles part after part until the work budget is used up. The rest waits.
     fn take_parts(&mut self, bytes: &mut [u8], out: &mut Vec<u8>, context: &mut Context<'_>) {
         let mut rest = bytes;
-        while !rest.is_empty() && !matches!(self.phase, Phase::Ended(_)) {
+        while !rest.is_empty() && !matches!(self.state, State::Ended(_)) {
             if context.work.is_spent() {
                 self.pending().unhandled = rest.to_vec();
                 break;
@@ -73,21 +72,21 @@ impl WebSocket {
         }
     }
 
-    /// Ends the conn for what the client did. After our own close frame that is no news: the reason
-    /// for which we sent it stays.
+    /// Ends the conn because of a client's fault. If the server has sent its close frame before,
+    /// the reason of that frame stays.
     fn fail(&mut self, fault: Fault, out: &mut Vec<u8>) {
-        match self.phase {
-            Phase::Open => {
+        match self.state {
+            State::Open => {
                 close::push_close(fault.close_code(), fault, out);
-                self.phase = Phase::Ended(fault.close_reason());
+                self.state = State::Ended(fault.close_reason());
             }
-            Phase::Closing(reason) => self.phase = Phase::Ended(reason),
-            Phase::Ended(_) => {}
+            State::Closing(reason) => self.state = State::Ended(reason),
+            State::Ended(_) => {}
         }
     }
 
-    /// Takes a header or goes on with a frame, handles as much of its payload as there is, and
-    /// returns what comes after it.
+    /// Reads a header or continues a frame, handles the available part of its payload, and returns
+    /// the rest of the input.
     fn take_part<'bytes>(
         &mut self,
         bytes: &'bytes mut [u8],
@@ -99,9 +98,9 @@ impl WebSocket {
         };
         let length = usize::try_from(frame.remaining()).unwrap_or(usize::MAX);
         let (payload, rest) = bytes.split_at_mut(length.min(bytes.len()));
-        // Only the phase within the key's four bytes counts.
-        let phase = usize::try_from(frame.received % 4).unwrap_or(0);
-        unmask(payload, frame.header.masking_key, phase);
+        // The key repeats every four bytes.
+        let offset = usize::try_from(frame.received % 4).unwrap_or(0);
+        unmask(payload, frame.header.masking_key, offset);
         frame.received += payload.len() as u64;
         if frame.header.opcode.is_control() {
             self.take_control_part(&frame, payload, out)?;
@@ -117,8 +116,8 @@ impl WebSocket {
         Ok(rest)
     }
 
-    /// The frame that the bytes go on with, or the one that begins with them, and the bytes behind
-    /// its header; `None` if they are all of an incomplete header.
+    /// The frame that the bytes continue or begin, and the bytes after its header. `None` if its
+    /// header is incomplete; the bytes are kept then.
     fn take_frame<'bytes>(
         &mut self,
         bytes: &'bytes mut [u8],
@@ -160,8 +159,8 @@ impl WebSocket {
         Ok(Some((frame, rest)))
     }
 
-    /// Whether a frame may come now, by its header alone (RFC 6455, 5.4): nothing is reserved for
-    /// one that may not.
+    /// Checks by its header alone whether a frame is allowed now (RFC 6455, 5.4), before any memory
+    /// is reserved for it.
     fn check_fits(&self, frame: &PartialFrame, context: &Context<'_>) -> Result<(), Fault> {
         let (before, is_compressed) = match (frame.header.opcode, self.message()) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
@@ -182,7 +181,7 @@ impl WebSocket {
         Ok(())
     }
 
-    /// Takes what has come of a control frame, and handles it when that is all.
+    /// Takes a part of a control frame, and handles the frame when it is complete.
     fn take_control_part(
         &mut self,
         frame: &PartialFrame,
@@ -211,7 +210,7 @@ impl WebSocket {
         match opcode {
             Opcode::Close => self.handle_close(payload, out)?,
             Opcode::Ping => self.handle_ping(payload, out),
-            // The conn counts any byte as life, so a pong has done its work by coming.
+            // The conn counts any byte as a sign of life, so a pong needs no handling.
             Opcode::Pong => {}
             Opcode::Continuation | Opcode::Text | Opcode::Binary => {
                 debug_assert!(false, "not a control frame");
@@ -222,19 +221,19 @@ impl WebSocket {
 
     fn handle_close(&mut self, body: &[u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         let code = close::parse(body)?;
-        match self.phase {
-            Phase::Open => {
+        match self.state {
+            State::Open => {
                 close::push_echo(code, out);
-                self.phase = Phase::Ended(CloseReason::Done);
+                self.state = State::Ended(CloseReason::Done);
             }
-            Phase::Closing(reason) => self.phase = Phase::Ended(reason),
-            Phase::Ended(_) => {}
+            State::Closing(reason) => self.state = State::Ended(reason),
+            State::Ended(_) => {}
         }
         Ok(())
     }
 
     fn handle_ping(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        if self.phase != Phase::Open {
+        if self.state != State::Open {
             return;
         }
         if out.len() < PONG_BACKLOG_BYTES {
@@ -246,8 +245,8 @@ impl WebSocket {
         pong.extend_from_slice(payload);
     }
 
-    pub(super) fn answer_put_off_ping(&mut self, out: &mut Vec<u8>) {
-        if self.phase == Phase::Open
+    pub(super) fn answer_postponed_ping(&mut self, out: &mut Vec<u8>) {
+        if self.state == State::Open
             && out.len() < PONG_BACKLOG_BYTES
             && let Some(payload) = self
                 .pending
@@ -258,8 +257,7 @@ impl WebSocket {
         }
     }
 
-    /// Takes what has come of a data frame. A message that is one frame and wholly there is handled
-    /// where it lies.
+    /// Takes a part of a data frame. A message of one frame that is complete is handled in place.
     fn take_data_part(
         &mut self,
         frame: &PartialFrame,
@@ -268,41 +266,53 @@ impl WebSocket {
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
         let header = &frame.header;
-        let kind = match header.opcode {
-            Opcode::Binary => MessageKind::Binary,
-            // A continuation goes on with the message there is, whatever is said here.
-            Opcode::Continuation | Opcode::Text | Opcode::Close | Opcode::Ping | Opcode::Pong => {
-                MessageKind::Text
-            }
-        };
         let is_whole_frame = header.payload_bytes == part.len() as u64;
         if is_whole_frame && header.is_final && self.message().is_none() {
-            return if header.is_compressed {
-                self.inflate_message(kind, part, out, context)
-            } else {
-                self.handle_message(kind, part, out, context)
+            let kind = MessageKind::of(header.opcode);
+            return match header.is_compressed {
+                true => self.inflate_message(kind, part, out, context),
+                false => self.handle_message(kind, part, out, context),
             };
         }
-        let keep = self.keep_of(kind, header, context);
-        let slot = &mut self.pending().message;
-        slot.get_or_insert_with(|| PartialMessage::new(kind, keep))
-            .push(part)?;
-        if frame.remaining() > 0 || !header.is_final {
-            return Ok(());
-        }
-        let Some(message) = slot.take() else {
-            return Ok(());
-        };
-        let (kind, is_compressed) = (message.kind, message.is_compressed());
-        let payload = message.finish()?;
-        if is_compressed {
-            self.inflate_message(kind, &payload, out, context)
-        } else {
-            self.handle_message(kind, &payload, out, context)
+        match self.take_message_part(frame, part, context)? {
+            Some(message) => self.handle_collected(message, out, context),
+            None => Ok(()),
         }
     }
 
-    /// Only a command's text is ever looked at again, and what has to be inflated.
+    /// Adds a part to the message in progress, or begins one. Returns the message if it is
+    /// complete.
+    fn take_message_part(
+        &mut self,
+        frame: &PartialFrame,
+        part: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Option<PartialMessage>, Fault> {
+        let kind = MessageKind::of(frame.header.opcode);
+        let keep = self.keep_of(kind, &frame.header, context);
+        let slot = &mut self.pending().message;
+        let message = slot.get_or_insert_with(|| PartialMessage::new(kind, keep));
+        message.push(part)?;
+        let is_complete = frame.remaining() == 0 && frame.header.is_final;
+        Ok(slot.take_if(|_| is_complete))
+    }
+
+    /// Handles a message that was collected from parts.
+    fn handle_collected(
+        &self,
+        message: PartialMessage,
+        out: &mut Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), Fault> {
+        let (kind, is_compressed) = (message.kind, message.is_compressed());
+        let payload = message.finish()?;
+        match is_compressed {
+            true => self.inflate_message(kind, &payload, out, context),
+            false => self.handle_message(kind, &payload, out, context),
+        }
+    }
+
+    /// What to keep of a message: the text of commands, and compressed bytes until the end.
     fn keep_of(&self, kind: MessageKind, first: &FrameHeader, context: &Context<'_>) -> Keep {
         let limit = context.config.limits.client_message_bytes;
         if first.is_compressed {
@@ -310,7 +320,7 @@ impl WebSocket {
                 bytes_max: to_usize(deflated_bytes_max(limit)),
             };
         }
-        if !self.is_talking() || kind == MessageKind::Binary {
+        if !self.has_subprotocol() || kind == MessageKind::Binary {
             return Keep::Nothing;
         }
         Keep::Payload {
@@ -318,7 +328,7 @@ impl WebSocket {
         }
     }
 
-    /// Inflates a whole message within the limit on messages, then handles it.
+    /// Inflates a complete message within the limit on messages, then handles it.
     fn inflate_message(
         &self,
         kind: MessageKind,
@@ -349,17 +359,17 @@ impl WebSocket {
         out: &mut Vec<u8>,
         context: &mut Context<'_>,
     ) -> Result<(), Fault> {
-        if self.is_talking() {
+        if self.has_subprotocol() {
             context.work.spend(COMMAND_WORK);
         }
         match kind {
-            MessageKind::Binary if self.is_talking() => {
+            MessageKind::Binary if self.has_subprotocol() => {
                 refuse(Refusal::BinaryMessage, None, out, context);
             }
             MessageKind::Binary => {}
             MessageKind::Text => {
                 let text = simdutf8::basic::from_utf8(payload).map_err(|_where| InvalidUtf8)?;
-                if self.is_talking() {
+                if self.has_subprotocol() {
                     handle_command(text, out, context)?;
                 }
             }
@@ -380,7 +390,7 @@ fn to_usize(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
-/// Carries out a command, or says why not.
+/// Turns a command into an effect or an answer.
 fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> Result<(), Fault> {
     let command = match message::parse(text) {
         Ok(command) => command,
@@ -395,47 +405,51 @@ fn handle_command(text: &str, out: &mut Vec<u8>, context: &mut Context<'_>) -> R
         refuse(Refusal::NotAuthenticated, reference.as_ref(), out, context);
         return Ok(());
     }
-    match command.action {
+    let effect = match command.action {
         Action::Authenticate { token } => {
             return authenticate(&token, reference.as_ref(), out, context);
         }
-        Action::Acknowledge { channel, id } => {
-            context.ask(Effect::Acknowledge(Acknowledgement {
-                channel,
-                id,
-                reference,
-            }));
+        Action::Ping => {
+            message::push_pong(reference.as_ref(), out);
+            return Ok(());
         }
-        Action::Ping => message::push_pong(reference.as_ref(), out),
-        Action::Presence { channel } => {
-            let is_counted = context.config.client_rules(&channel).presence;
-            if is_counted && may_subscribe(&channel, context) {
-                context.ask(Effect::Count { channel, reference });
-            } else {
-                refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
-            }
+        Action::Acknowledge { channel, id } => Effect::Acknowledge(Acknowledgement {
+            channel,
+            id,
+            reference,
+        }),
+        Action::Unsubscribe { channel } => Effect::Leave(Leave { channel, reference }),
+        Action::Presence { channel } if may_count(&channel, context) => {
+            Effect::Count { channel, reference }
         }
-        Action::Publish { channel, data } => publish(channel, data, reference, out, context),
         Action::Subscribe {
             channel,
             since,
             window,
-        } => {
-            if may_subscribe(&channel, context) {
-                context.ask(Effect::Join(Join {
-                    channels: vec![channel],
-                    since,
-                    window,
-                    origin: Origin::Command(reference),
-                }));
-            } else {
+        } if may_subscribe(&channel, context) => Effect::Join(Join {
+            channels: vec![channel],
+            since,
+            window,
+            origin: Origin::Command(reference),
+        }),
+        Action::Publish { channel, data } => match publish_audience(&channel, context) {
+            Some(audience) => Effect::Publish {
+                channel,
+                data,
+                reference,
+                audience,
+            },
+            None => {
                 refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+                return Ok(());
             }
+        },
+        Action::Presence { .. } | Action::Subscribe { .. } => {
+            refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
+            return Ok(());
         }
-        Action::Unsubscribe { channel } => {
-            context.ask(Effect::Leave(Leave { channel, reference }));
-        }
-    }
+    };
+    context.ask(effect);
     Ok(())
 }
 
@@ -443,31 +457,22 @@ fn may_subscribe(channel: &ChannelName, context: &Context<'_>) -> bool {
     context.access.may_subscribe(channel, context.config)
 }
 
-fn publish(
-    channel: ChannelName,
-    data: Box<str>,
-    reference: Option<Reference>,
-    out: &mut Vec<u8>,
-    context: &mut Context<'_>,
-) {
-    let audience = match context.config.client_rules(&channel).publish {
-        ClientPublish::Off => None,
-        ClientPublish::Broadcast => Some(Audience::Subscribers),
-        ClientPublish::Consume => Some(Audience::Consumers),
-    };
-    let may_publish = context.access.may_publish(&channel);
-    let Some(audience) = audience.filter(|_| may_publish) else {
-        return refuse(Refusal::NotAllowed, reference.as_ref(), out, context);
-    };
-    context.ask(Effect::Publish {
-        channel,
-        data,
-        reference,
-        audience,
-    });
+fn may_count(channel: &ChannelName, context: &Context<'_>) -> bool {
+    context.config.client_rules(channel).presence && may_subscribe(channel, context)
 }
 
-/// Takes a token. One that is no good ends the conn, so that nobody has many of them verified.
+/// The receivers of a client's publications to a channel; `None` if the client may not publish.
+fn publish_audience(channel: &ChannelName, context: &Context<'_>) -> Option<Audience> {
+    let audience = match context.config.client_rules(channel).publish {
+        ClientPublish::Off => return None,
+        ClientPublish::Broadcast => Audience::Subscribers,
+        ClientPublish::Consume => Audience::Consumers,
+    };
+    let may_publish = context.access.may_publish(channel);
+    may_publish.then_some(audience)
+}
+
+/// Checks a token. An invalid one ends the conn, so a client cannot have many of them verified.
 fn authenticate(
     token: &str,
     reference: Option<&Reference>,

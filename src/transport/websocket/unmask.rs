@@ -1,12 +1,12 @@
-//! Takes the mask off a client's payload (RFC 6455, 5.3).
+//! Unmasks a client's payload (RFC 6455, 5.3).
 //!
-//! Works in place and from any phase of the key, since a payload arrives in any number of parts.
-//! The body goes eight bytes at a time, which the compiler widens further; nothing is allocated and
-//! nothing depends on alignment. The decoder's caller is the only one to use it.
+//! Works in place and from any offset of the key, because a payload may arrive in parts. It XORs
+//! eight bytes at a time, which the compiler vectorizes. It does not allocate and does not depend on
+//! alignment. `receive` is the only caller.
 
-/// Unmasks `bytes`, of whose payload `phase` bytes have been unmasked before.
-pub fn unmask(bytes: &mut [u8], mut masking_key: [u8; 4], phase: usize) {
-    masking_key.rotate_left(phase % 4);
+/// Unmasks `bytes`, which are at `offset` in their payload.
+pub fn unmask(bytes: &mut [u8], mut masking_key: [u8; 4], offset: usize) {
+    masking_key.rotate_left(offset % 4);
     let [a, b, c, d] = masking_key;
     let word_bytes = [a, b, c, d, a, b, c, d];
     let word = u64::from_ne_bytes(word_bytes);

@@ -1,19 +1,19 @@
-//! Checks UTF-8 as it arrives (RFC 3629; RFC 6455, 8.1).
+//! Incremental check of UTF-8 (RFC 3629; RFC 6455, 8.1).
 //!
-//! Holds at most the three bytes of a character whose rest has yet to come, and says at the first
-//! byte that cannot go on any character that the text is wrong: a client that sends a bad text
-//! slowly is not waited for. Keeps nothing else of the text. Used for text messages that arrive in
-//! more than one part; a whole one is checked in a single call without this state.
+//! Keeps at most three bytes: those of an incomplete character. Reports an error at the first byte
+//! that cannot continue the text, so a client that sends invalid text slowly is closed at once.
+//! Used for text messages that arrive in parts. A complete message is checked in one call, without
+//! this state.
 
-/// The text is not UTF-8, whatever may follow.
+/// The text is not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("text is not UTF-8")]
 pub struct InvalidUtf8;
 
-/// What has to be known of a text so far.
+/// The state of the check after the parts so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Utf8Check {
-    /// A character's beginning, at most three bytes while nothing is being pushed.
+    /// The bytes of an incomplete character: at most three between two calls.
     carry: [u8; 4],
     carry_bytes: u8,
 }
@@ -22,7 +22,7 @@ impl Utf8Check {
     /// Checks the next part.
     ///
     /// # Errors
-    /// The text so far is the beginning of no UTF-8 text.
+    /// Returns [`InvalidUtf8`] if no continuation can make the text valid.
     pub fn push(&mut self, part: &[u8]) -> Result<(), InvalidUtf8> {
         let rest = self.finish_character(part)?;
         match simdutf8::compat::from_utf8(rest) {
@@ -43,7 +43,7 @@ impl Utf8Check {
         self.carry_bytes == 0
     }
 
-    /// Feeds the carried character until it is whole, and returns what is left of the part.
+    /// Completes the carried character, and returns the rest of the part.
     fn finish_character<'part>(
         &mut self,
         mut part: &'part [u8],
@@ -65,7 +65,7 @@ impl Utf8Check {
 
     fn carry_byte(&mut self, byte: u8) -> Result<(), InvalidUtf8> {
         let room = self.carry.get_mut(usize::from(self.carry_bytes));
-        // No beginning of a character is as long as the carry.
+        // An incomplete character is always shorter than the carry.
         *room.ok_or(InvalidUtf8)? = byte;
         self.carry_bytes += 1;
         Ok(())
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_check_fails_at_the_first_impossible_byte() {
+    fn utf8_check_fails_at_the_first_invalid_byte() {
         for (bytes, fails_at) in [
             (&b"\x80"[..], 0),
             (b"\xc0", 0),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn utf8_check_knows_that_a_character_is_unfinished() {
+    fn utf8_check_is_incomplete_within_a_character() {
         for bytes in [&b"\xc3"[..], b"a\xe2\x82", b"\xf0\x9f\x98"] {
             assert_eq!(check(&[bytes]), Ok(false));
         }

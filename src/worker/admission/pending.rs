@@ -15,6 +15,7 @@ use hashbrown::HashMap;
 use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::time::Deadline;
+use crate::transport::Goodbye;
 use crate::worker::Worker;
 use crate::worker::wire::net::Net;
 
@@ -185,7 +186,7 @@ impl<N: Net> Worker<N> {
         if is_due {
             self.pending.forget_subscribes_by(id.slot);
             self.call(id, |conn, out, context| {
-                conn.handle_subscribe_timeout(out, context);
+                conn.handle_goodbye(Goodbye::NoSubscription, out, context);
             });
         }
         is_due

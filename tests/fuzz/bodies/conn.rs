@@ -27,6 +27,7 @@ use fanfare::metrics::WorkerMetrics;
 use fanfare::proxy::TooMany;
 use fanfare::time::{Deadline, Now};
 use fanfare::transport::poll_answer::News;
+use fanfare::transport::{Goodbye, StreamEvent};
 
 use super::head::DATE;
 use super::script::{Script, Step};
@@ -240,7 +241,7 @@ impl<'c> Harness<'c> {
                     _ => Acknowledged::Taken,
                 };
                 let _result = self.call(|conn, out, context| {
-                    conn.handle_acknowledged(&what, outcome, out, context);
+                    conn.handle_event(StreamEvent::Acknowledged(&what, outcome), out, context);
                 });
             }
             Effect::Answer { since, .. } => self.answer(since, Vec::new()),
@@ -350,7 +351,7 @@ impl<'c> Harness<'c> {
     fn leave(&mut self, leave: &Leave) {
         let was_subscribed = self.subscribed.remove(&leave.channel);
         let _result = self.call(|conn, out, context| {
-            conn.handle_left(leave, was_subscribed, out, context);
+            conn.handle_event(StreamEvent::Left(leave, was_subscribed), out, context);
         });
     }
 
@@ -460,7 +461,8 @@ impl<'c> Harness<'c> {
     /// There is no log here, so a stream whose peer is done has received everything.
     fn end_if_served(&mut self) {
         if self.closed.is_none() && self.conn.ends_when_served() {
-            let _result = self.call(|conn, out, context| conn.handle_served(out, context));
+            let _result = self
+                .call(|conn, out, context| conn.handle_goodbye(Goodbye::PeerDone, out, context));
             assert!(!self.conn.ends_when_served(), "it ends twice");
         }
     }
@@ -489,7 +491,9 @@ impl<'c> Harness<'c> {
             }
             11 => self.skip(),
             12 if self.conn.serving().is_some() => {
-                let _result = self.call(|conn, out, context| conn.handle_overflow(out, context));
+                let _result = self.call(|conn, out, context| {
+                    conn.handle_goodbye(Goodbye::Overflow, out, context)
+                });
             }
             13 if self.conn.is_ending() && self.conn.outbox().is_empty() => {
                 let _result = self.call(|conn, out, context| {
@@ -527,7 +531,7 @@ impl<'c> Harness<'c> {
             cause: GapCause::Slow,
         };
         let _result = self.call(|conn, out, context| {
-            conn.handle_gap(&channel, &gap, out, context);
+            conn.handle_event(StreamEvent::Gap(&channel, &gap), out, context);
         });
     }
 

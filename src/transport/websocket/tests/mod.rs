@@ -9,9 +9,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{ClientPublish, Namespace};
-use crate::effect::{Audience, Effect};
-use crate::hub::{GapCause, Joined};
-use crate::id::Since;
+use crate::effect::{Audience, Effect, Leave};
+use crate::hub::{Gap, GapCause, Joined};
+use crate::id::{ChannelName, Since};
 use crate::transport::Transport;
 use crate::transport::test_context::{World, cursor};
 
@@ -439,7 +439,8 @@ fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
         let flow = socket.handle_bytes(&mut still_talking, &mut out, &mut world.context());
         assert_eq!(flow, Flow::Closing(reason));
         socket.handle_heartbeat(&mut out, &world.context());
-        socket.handle_gap(&channel("c"), &gap(), &mut out, &world.context());
+        let (name, gap) = (channel("c"), gap());
+        socket.handle_event(StreamEvent::Gap(&name, &gap), &mut out, &world.context());
         let again = socket.handle_goodbye(Goodbye::Idle, &mut out, &world.context());
         assert_eq!(again, Flow::Closing(reason));
         let late = join(&["c"], Origin::Request);
@@ -586,7 +587,8 @@ fn joining_and_leaving_by_command_carry_the_reference() {
         reference,
     };
     for was_subscribed in [true, false] {
-        socket.handle_left(&leave, was_subscribed, &mut out, &world.context());
+        let event = StreamEvent::Left(&leave, was_subscribed);
+        socket.handle_event(event, &mut out, &world.context());
     }
     let outcome = Outcome {
         frames: server_frames(&out),
@@ -622,7 +624,8 @@ fn data_envelope_has_no_messages_of_ours() {
     let mut out = Vec::new();
     let flow = socket.handle_joined(&join, &outcomes, &mut out, &world.context());
     assert_eq!(flow, Flow::Open);
-    socket.handle_gap(&channel("a"), &gap(), &mut out, &world.context());
+    let (name, gap) = (channel("a"), gap());
+    socket.handle_event(StreamEvent::Gap(&name, &gap), &mut out, &world.context());
     assert_eq!(out, b"");
     assert_eq!(world.metrics.gaps.value(), 0);
 }

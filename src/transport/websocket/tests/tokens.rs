@@ -6,7 +6,7 @@ use super::super::*;
 use super::{frame, server_frames};
 use crate::auth::{Algorithm, Key, Terms, Verifier, Wish, mint};
 use crate::effect::Effect;
-use crate::id::Since;
+use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};
 use crate::transport::test_context::World;
 
