@@ -1,13 +1,14 @@
-//! What belongs to one conn alone and is on its way out: control bytes, the rest of a frame, and
-//! the publications of a poll's answer.
+//! The unsent bytes of one conn: control bytes, the rest of a frame, and the publications of a
+//! poll's answer.
 //!
-//! Allocated only while something is pending. The rest of a half-written frame goes first, since
-//! nothing may come between its bytes; then control bytes; publications follow from the log. Whole
-//! messages only are appended, so control bytes can go out between any two frames. An answer is the
-//! last thing of its response: its head is control bytes, its publications follow.
+//! Allocated only while something is pending. The rest of a partly written frame is sent first;
+//! then control bytes; publications follow from the log. Control bytes are appended as complete
+//! messages, so they can be sent between any two frames. An answer ends its response: its head is
+//! control bytes, its publications follow.
 //!
-//! The encodings are shared with the log and with all other conns, and stay whole when the log has
-//! let go of them. A conn that alone keeps much in memory for a small rest can copy that.
+//! Encodings are shared with the log and with all other conns, and stay in memory while a conn
+//! holds them, even after the log has evicted them. A conn that holds a large encoding for a small
+//! rest can copy that rest.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Copied, Encoded, FrameKind, Frames, Hold};
 use crate::id::Sequence;
 
-/// Nothing, or what is pending.
+/// The unsent bytes of a conn.
 #[derive(Debug, Default)]
 pub struct Outbox(Option<Box<Pending>>);
 
@@ -24,27 +25,27 @@ pub struct Outbox(Option<Box<Pending>>);
 struct Pending {
     rest: Option<Rest>,
     control: Vec<u8>,
-    /// How much of `control` has been written; at most its length.
+    /// How many bytes of `control` have been written; at most its length.
     control_written: usize,
     answer: Option<Answer>,
 }
 
-/// A frame of which a part has been written.
+/// A partly written frame.
 #[derive(Debug)]
 struct Rest {
     frame: Held,
-    /// How much of the frame has been written; below its length.
+    /// How many bytes of the frame have been written; less than its length.
     written: usize,
 }
 
-/// What follows the control bytes of a poll's answer.
+/// The publications of a poll's answer.
 #[derive(Debug)]
 struct Answer {
-    /// Those not written to the last byte, in order. At least one to begin with.
+    /// The frames that are not completely written, in order. At least one at the start.
     frames: VecDeque<Held>,
-    /// Stands behind the last of them.
+    /// The bytes after the last frame.
     tail: &'static [u8],
-    /// How much of what comes next is done with: written, or not sent at all.
+    /// How many bytes of the first frame, or of the tail, are written or omitted.
     offset: usize,
 }
 
@@ -57,20 +58,20 @@ struct Held {
 
 #[derive(Debug)]
 enum Bytes {
-    /// Mostly written in the same turn. Not counted until then.
+    /// A frame of an answer in its first turn. Most are written then, so it does not count as held.
     Given(Arc<Frames>, FrameKind),
     Shared(Hold, FrameKind),
-    /// What was not written when it was copied.
+    /// A copy of the unwritten rest.
     Copied(Copied),
 }
 
-/// What is left of a write after the outbox has taken its part.
+/// The result of [`Outbox::drain`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Drained {
-    /// Bytes of the write that were not the outbox's.
+    /// How many written bytes were not from the outbox.
     pub left: usize,
-    /// Publications that have been completed.
+    /// How many publications are now completely written.
     pub delivered: u64,
 }
 
@@ -81,7 +82,7 @@ impl Outbox {
         self.0.is_none()
     }
 
-    /// Control bytes not yet written.
+    /// How many control bytes are unwritten.
     #[must_use]
     pub fn control_bytes(&self) -> usize {
         self.0
@@ -89,7 +90,7 @@ impl Outbox {
             .map_or(0, |pending| pending.control.len() - pending.control_written)
     }
 
-    /// Whether publications of an answer are on their way.
+    /// Whether an answer is not completely written.
     #[must_use]
     pub fn has_answer(&self) -> bool {
         self.0
@@ -97,15 +98,15 @@ impl Outbox {
             .is_some_and(|pending| pending.answer.is_some())
     }
 
-    /// Appends whole messages of the conn's own.
+    /// Appends complete control messages.
     pub fn append(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // A peer that never quite empties the queue would otherwise have all it was ever sent kept.
-        // Moving what is left over at least as many written bytes costs each byte one move.
+        // Written bytes must go even if the queue is never empty. At most half of the queue is
+        // moved, so each byte is moved once.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;
@@ -113,8 +114,8 @@ impl Outbox {
         pending.control.extend_from_slice(bytes);
     }
 
-    /// Appends publications as one list, the first without its separator, and what ends the list.
-    /// Each of them has been encoded. They count as held from [`Self::hold`] on.
+    /// Appends encoded publications as one list, the first without its separator, and the list's
+    /// end. They count as held after [`Self::hold`].
     pub fn append_answer(&mut self, publications: Vec<Encoded>, tail: &'static [u8]) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none());
@@ -127,7 +128,7 @@ impl Outbox {
         });
     }
 
-    /// Counts what is left of an answer as held.
+    /// Counts the unwritten frames of an answer as held.
     pub fn hold(&mut self) {
         let answer = self
             .0
@@ -138,7 +139,7 @@ impl Outbox {
             .for_each(Held::hold);
     }
 
-    /// Keeps the rest of a frame that the socket did not take whole.
+    /// Keeps the rest of a frame that the socket has taken in part.
     pub fn keep_rest(&mut self, publication: Encoded, written: usize) {
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.rest.is_none());
@@ -148,20 +149,20 @@ impl Outbox {
         });
     }
 
-    /// The oldest publication that is held here until it is written.
+    /// The oldest publication that the outbox holds.
     #[must_use]
     pub fn oldest_held(&self) -> Option<Sequence> {
         self.held().map(|held| held.sequence).min()
     }
 
-    /// Whether something is held here that the log has no more.
+    /// Whether the outbox holds a publication that the log has evicted.
     #[must_use]
     pub fn pins(&self) -> bool {
         self.held().any(Held::is_pinned)
     }
 
-    /// Copies what is left of frames that the log has no more, where that is at most half of this
-    /// conn's share in their encodings. When all that hold one do so, at least half is freed.
+    /// Copies the rests of evicted frames, if a rest is at most half of this conn's share in the
+    /// frame's encodings. If all holders of a frame do so, at least half of its memory is freed.
     pub fn copy_rests(&mut self) {
         let Some(pending) = &mut self.0 else { return };
         if let Some(rest) = &mut pending.rest {
@@ -176,7 +177,7 @@ impl Outbox {
         }
     }
 
-    /// What is held here that the log has no more, as addresses and bytes. For tests.
+    /// The evicted publications that the outbox holds, as addresses and sizes. For tests.
     #[doc(hidden)]
     pub fn pinned(&self) -> impl Iterator<Item = (usize, u64)> {
         let pinned = self.held().filter(|held| held.is_pinned());
@@ -198,7 +199,8 @@ impl Outbox {
         })
     }
 
-    /// What to write, in order: the rest of a frame, control bytes, an answer. None is empty.
+    /// The bytes to write, in order: the rest of a frame, control bytes, an answer. No slice is
+    /// empty.
     pub fn slices(&self) -> impl Iterator<Item = &[u8]> {
         let pending = self.0.iter();
         let slices = pending.flat_map(|pending| {
@@ -210,13 +212,13 @@ impl Outbox {
         slices.filter(|slice| !slice.is_empty())
     }
 
-    /// Bytes not yet written.
+    /// How many bytes are unwritten.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.slices().map(<[u8]>::len).sum()
     }
 
-    /// Takes the outbox's part of so many written bytes.
+    /// Removes the outbox's part of `written` bytes.
     pub fn drain(&mut self, written: usize) -> Drained {
         let mut drained = Drained {
             left: written,
@@ -332,7 +334,7 @@ impl Held {
         }
     }
 
-    /// Copies what follows the bytes that are done with, if that is of use. They are none then.
+    /// Copies the bytes after `done`, if that frees memory. `done` is zero then.
     fn copy(&mut self, done: &mut usize) {
         if let Bytes::Shared(frames, kind) = &self.bytes
             && !frames.is_logged()
@@ -361,7 +363,7 @@ mod tests {
 
     const KIND: FrameKind = FrameKind::WebSocket(Envelope::Data);
 
-    /// One that has been encoded, as every frame is of which a part was written.
+    /// An encoded publication.
     fn encoded(payload: Payload, kind: FrameKind) -> Encoded {
         logged(payload, kind, &Arc::default()).1
     }
@@ -392,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn rest_of_a_frame_goes_before_control_bytes_at_every_cut() {
+    fn rest_of_a_frame_precedes_control_bytes_at_every_cut() {
         let whole = b"abcPING".to_vec();
         for cut in 0..=whole.len() {
             let mut outbox = Outbox::default();
@@ -413,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_goes_out_whole_and_its_publications_are_counted_at_every_pair_of_cuts() {
+    fn answer_is_sent_whole_and_its_publications_are_counted_at_every_pair_of_cuts() {
         let kind = FrameKind::Poll(Envelope::Data);
         let texts = ["1", "[22]", "3"];
         let whole = b"HEAD[1,[22],3]}".to_vec();
@@ -444,7 +446,7 @@ mod tests {
         Payload::Text("x".repeat(998).into())
     }
 
-    /// A frame of 1,002 bytes that the log has no more, and what it takes of memory.
+    /// An evicted frame of 1,002 bytes, and the memory it occupies.
     fn pinned(ledger: &Arc<Ledger>) -> (Encoded, u64) {
         let (_, publication) = logged(long(), KIND, ledger);
         let bytes = publication.frames.bytes_held();
@@ -452,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn small_rest_is_copied_when_the_log_has_its_frame_no_more() {
+    fn small_rest_of_an_evicted_frame_is_copied() {
         let ledger = Arc::new(Ledger::default());
         let (in_log, publication) = logged(long(), KIND, &ledger);
         let bytes = publication.frames.bytes_held();
@@ -481,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn rest_is_copied_up_to_half_of_the_share_in_its_encodings() {
+    fn rest_is_copied_up_to_half_of_the_conns_share_in_the_encodings() {
         for holders in 1..=3 {
             for excess in [0, 1] {
                 let (publication, bytes) = pinned(&Arc::default());
@@ -500,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_copied_frame_by_frame_and_lets_go_of_what_is_written() {
+    fn answer_is_copied_frame_by_frame_and_releases_written_frames() {
         let ledger = Arc::new(Ledger::default());
         let (first, bytes) = pinned(&ledger);
         let (second, _) = pinned(&ledger);
@@ -508,7 +510,7 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.append_answer(vec![first, second, third], b"]}");
         let whole = concat(&outbox);
-        // The first of the three has a byte less to begin with.
+        // The first of the three is sent without its separator.
         assert_eq!(outbox.drain(991).left, 0);
         assert_eq!(ledger.pinned(), 0, "most answers are written in their turn");
         outbox.hold();
@@ -528,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_an_answer_are_handed_back() {
+    fn bytes_after_an_answer_are_returned() {
         let kind = FrameKind::Poll(Envelope::Full);
         let mut outbox = Outbox::default();
         outbox.append(b"HEAD");
@@ -540,7 +542,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_beyond_the_outbox_are_handed_back() {
+    fn bytes_after_control_bytes_are_returned() {
         let mut outbox = Outbox::default();
         outbox.append(b"xy");
         assert_eq!(
@@ -560,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn queue_that_is_never_quite_empty_keeps_only_what_is_unwritten() {
+    fn queue_that_is_never_empty_keeps_only_unwritten_bytes() {
         let mut outbox = Outbox::default();
         outbox.append(b"0123456789");
         for _ in 0..1000 {

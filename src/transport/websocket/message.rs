@@ -1,9 +1,9 @@
-//! The messages of subprotocol `fanfare.v1`: reading a client's commands, writing our answers.
+//! The messages of the subprotocol `fanfare.v1`: a parser for commands and writers for answers.
 //!
-//! A command is a JSON object in a text message with a `type`; what it may further hold depends on
-//! that, and unknown fields are passed over. An answer is a JSON object in a text frame. A command
-//! that cannot be carried out is refused with an `error` message and never ends the conn. Knows
-//! JSON and words; the machine decides when anything is said.
+//! A command is a JSON object in a text message. Its `type` decides which other fields it has;
+//! unknown fields are ignored. An answer is a JSON object in a text frame. A command that cannot be
+//! carried out is refused with an `error` message and never ends the conn. The machine decides when
+//! a message is sent.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -21,57 +21,57 @@ use crate::id::{ChannelName, ChannelNameError, Cursor, SINCE_FIRST, Since};
 use crate::json::{self, LimitError};
 use crate::transport::push_gap_fields;
 
-/// A command with the client's own mark on it.
+/// A command and the client's reference.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Command {
     pub(super) action: Action,
     pub(super) reference: Option<Reference>,
 }
 
-/// What a client may ask for.
+/// The action of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// To be let do what this token says.
+    /// Show a token.
     Authenticate { token: Box<str> },
-    /// Nothing: the client has done with everything up to an id, of a channel or the only one.
+    /// Acknowledge all publications up to an id, of a channel or of the conn's only channel.
     Acknowledge {
         channel: Option<ChannelName>,
         id: Cursor,
     },
-    /// An answer, for clients whose API hides the protocol's own ping.
+    /// Request a pong. Browsers do not expose the protocol's own ping.
     Ping,
-    /// To know how many subscribers a channel has.
+    /// Request the number of subscribers of a channel.
     Presence { channel: ChannelName },
-    /// To publish a JSON text.
+    /// Publish a JSON text.
     Publish {
         channel: ChannelName,
         data: Box<str>,
     },
-    /// To be served a channel.
+    /// Subscribe to a channel.
     Subscribe {
         channel: ChannelName,
         since: Since,
         window: Option<Window>,
     },
-    /// To be served a channel no more.
+    /// Unsubscribe from a channel.
     Unsubscribe { channel: ChannelName },
 }
 
-/// A command that is not carried out, with the client's mark on it if that could be read.
+/// A refused command, with the client's reference if it could be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) reference: Option<Reference>,
 }
 
-/// Why a command is not carried out.
+/// Why a command is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
-    #[error("the conn is subscribed to the channel already")]
+    #[error("the connection is already subscribed to the channel")]
     AlreadySubscribed,
     #[error("{0}")]
     BadChannel(ChannelNameError),
-    #[error("id is missing or not one that this server has given out")]
+    #[error("id is missing or not an id of this server")]
     BadId,
     #[error("a command is one JSON object, no field twice")]
     BadJson,
@@ -86,42 +86,42 @@ pub(super) enum Refusal {
     BadWindow,
     #[error("a command is a text message")]
     BinaryMessage,
-    #[error("too much waits already; try again later")]
+    #[error("too many commands are waiting; try again later")]
     Busy,
     #[error("channel is missing or not a string")]
     ChannelMissing,
-    #[error("channel is missing, and the conn has several")]
+    #[error("channel is missing, and the connection has several")]
     ChannelUnclear,
     #[error("data is missing")]
     DataMissing,
-    #[error("no backend takes what is published there")]
+    #[error("no backend consumes publications to this channel")]
     NoConsumer,
     #[error("{0}")]
     JsonLimit(LimitError),
     #[error("not allowed on this server")]
     NotAllowed,
-    #[error("the conn is not subscribed to the channel")]
+    #[error("the connection is not subscribed to the channel")]
     NotSubscribed,
-    #[error("a token has to be shown first, by auth")]
+    #[error("a token must be shown first, with auth")]
     NotAuthenticated,
     #[error("token is missing or not a string")]
     TokenMissing,
-    #[error("there is no window to acknowledge for")]
+    #[error("the subscription has no window")]
     NoWindow,
-    #[error("the server has as many channels as it may have")]
+    #[error("the server has reached its limit of channels")]
     ServerFull,
-    #[error("the conn has as many channels as it may have")]
+    #[error("the connection has reached its limit of channels")]
     TooManyChannels,
-    #[error("it could not be stored; try again later")]
+    #[error("the publication could not be stored; try again later")]
     Unavailable,
     #[error("type is none of ack, auth, ping, presence, publish, subscribe, unsubscribe")]
     UnknownType,
-    #[error("it was delivered, but the disk may not keep it")]
+    #[error("the publication was delivered, but may not be on disk")]
     Unsynced,
 }
 
 impl Refusal {
-    /// The word on the wire.
+    /// The value of `code` in the message.
     fn code(self) -> &'static str {
         match self {
             Self::AlreadySubscribed => "already_subscribed",
@@ -149,8 +149,8 @@ impl Refusal {
     }
 }
 
-/// A command's fields as JSON, so that one of the wrong type does not hide the others. `null`
-/// counts as absent, but for `data`, where it is a value.
+/// A command's fields as unparsed JSON, so that a wrong type in one does not hide the others.
+/// `null` counts as absent, except in `data`, where it is a value.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
@@ -177,10 +177,10 @@ fn value<'de: 'a, 'a, D: Deserializer<'de>>(json: D) -> Result<Option<&'a RawVal
     <&RawValue>::deserialize(json).map(Some)
 }
 
-/// Reads a command.
+/// Parses a command.
 pub(super) fn parse(text: &str) -> Result<Command, Refused> {
     let refuse = |refusal, reference| Refused { refusal, reference };
-    // Serde would take an array for an object's values in their order.
+    // Serde would also accept an array of the values.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(refuse(Refusal::BadJson, None));
     }
@@ -240,7 +240,7 @@ fn parse_channel(fields: &Fields<'_>) -> Result<ChannelName, Refusal> {
     ChannelName::new(&name.ok_or(Refusal::ChannelMissing)?).map_err(Refusal::BadChannel)
 }
 
-/// Where a subscription begins; `last` counts where `since` does not say it.
+/// Where a subscription begins. `last` is used if `since` is absent or empty.
 fn parse_since(fields: &Fields<'_>) -> Result<Since, Refusal> {
     let last = |json: &RawValue| json::whole_number(json.get()).and_then(Since::last);
     let last = fields.last.map(|json| last(json).ok_or(Refusal::BadLast));
@@ -271,7 +271,7 @@ fn parse_string(json: &RawValue) -> Option<String> {
     serde_json::from_str(json.get()).ok()
 }
 
-/// Appends the first message of a conn: its name and how often it hears from us.
+/// Appends the first message of a conn: its name and the interval of heartbeats.
 pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
     push_message("welcome", None, out, |out| {
         push_display(
@@ -284,7 +284,7 @@ pub(super) fn push_welcome(out: &mut Vec<u8>, context: &Context<'_>) {
     });
 }
 
-/// Appends that a subscription has begun, and from where its client would resume.
+/// Appends that a subscription has begun, and the position from which the client would resume.
 pub(super) fn push_subscribed(
     channel: &ChannelName,
     position: Cursor,
@@ -301,8 +301,8 @@ pub(super) fn push_subscribed(
     });
 }
 
-/// Appends that a command has been carried out; with the id that it was about, if there is one.
-/// Without a reference nobody could tell which command is meant, so nothing is said.
+/// Appends that a command has succeeded, with its id if it has one. Without a reference nothing is
+/// appended, because the client could not match the answer.
 pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &mut Vec<u8>) {
     if reference.is_none() {
         return;
@@ -314,7 +314,7 @@ pub(super) fn push_ok(id: Option<Cursor>, reference: Option<&Reference>, out: &m
     });
 }
 
-/// Appends what a backend says to this conn alone.
+/// Appends a backend's message to this conn.
 pub(super) fn push_direct(payload: &Payload, out: &mut Vec<u8>) {
     push_message("direct", None, out, |out| {
         out.push(b',');
@@ -322,7 +322,7 @@ pub(super) fn push_direct(payload: &Payload, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends how many subscribers a channel has.
+/// Appends the number of subscribers of a channel.
 pub(super) fn push_presence(
     channel: &ChannelName,
     subscribers: u64,
@@ -346,7 +346,7 @@ pub(super) fn push_unsubscribed(
     });
 }
 
-/// Appends that publications are missing.
+/// Appends a gap notification.
 pub(super) fn push_gap(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     push_message("gap", None, out, |out| {
         out.push(b',');
@@ -354,7 +354,7 @@ pub(super) fn push_gap(channel: &ChannelName, gap: &Gap, out: &mut Vec<u8>) {
     });
 }
 
-/// Appends that the client's token ends soon, and in how many milliseconds.
+/// Appends that the client's token expires in this time.
 pub(super) fn push_expiring(left: Duration, out: &mut Vec<u8>) {
     push_message("expiring", None, out, |out| {
         push_display(&format_args!(",\"in_ms\":{}", left.as_millis()), out);
@@ -366,7 +366,7 @@ pub(super) fn push_pong(reference: Option<&Reference>, out: &mut Vec<u8>) {
     push_message("pong", reference, out, |_no_fields| {});
 }
 
-/// Appends that a command is not carried out.
+/// Appends that a command is refused.
 pub(super) fn push_error(refusal: Refusal, reference: Option<&Reference>, out: &mut Vec<u8>) {
     push_message("error", reference, out, |out| {
         push_display(
@@ -383,7 +383,7 @@ fn push_channel(channel: &ChannelName, out: &mut Vec<u8>) {
     push_json_string(channel.as_str(), out);
 }
 
-/// Appends a text of ours, which has nothing that JSON would escape.
+/// Appends a text of the server. It contains no character that JSON escapes.
 fn push_plain(text: impl Display, out: &mut Vec<u8>) {
     let start = out.len();
     push_display(&text, out);
@@ -394,8 +394,8 @@ fn push_plain(text: impl Display, out: &mut Vec<u8>) {
     );
 }
 
-/// Appends one message in a text frame: its type, its own fields, each with a comma before it, and
-/// the client's mark.
+/// Appends one message in a text frame: its type, its own fields, each with a leading comma, and
+/// the client's reference.
 fn push_message(
     kind: &str,
     reference: Option<&Reference>,
@@ -412,8 +412,8 @@ fn push_message(
     frame_from(start, out);
 }
 
-/// Makes what stands in `out` from `start` on the payload of a text frame. The header's size
-/// depends on the payload's, so it is written behind and turned to the front: no second buffer.
+/// Turns the bytes of `out` after `start` into a text frame. The header's length depends on the
+/// payload's, so it is appended and then rotated to the front. This needs no second buffer.
 fn frame_from(start: usize, out: &mut Vec<u8>) {
     let payload_end = out.len();
     push_header(Opcode::Text, payload_end - start, out);
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn command_is_read_with_its_reference_in_any_order_of_fields() {
+    fn command_is_parsed_with_its_reference_in_any_order_of_fields() {
         let command = parse(
             r#" {"ref":"a\"b","since":"00000000000a-7","channel":"c\u0041","type":"subscribe"}"#,
         )
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn command_with_a_strange_since_asks_for_a_gap_to_be_told() {
+    fn command_with_an_unrecognised_since_is_accepted() {
         for since in ["7", "\"x\"", "{}"] {
             let text = format!(r#"{{"type":"subscribe","channel":"c","since":{since}}}"#);
             let Action::Subscribe { since, .. } = parse(&text).unwrap().action else {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn command_asks_for_history_where_it_has_no_position() {
+    fn last_is_used_without_a_position() {
         let since = |fields: &str| {
             let text = format!(r#"{{"type":"subscribe","channel":"c",{fields}}}"#);
             let command = parse(&text).map_err(|refused| refused.refusal)?;

@@ -1,5 +1,5 @@
-//! The cases of the Autobahn test suite, as tables against the machine. The names are the suite's
-//! case numbers. The suite expects an echo; here a message is fine if the conn stays open.
+//! The cases of the Autobahn test suite, as tables. The test names contain the suite's case numbers.
+//! The suite expects an echo; here a message is accepted if the conn stays open.
 
 use super::super::*;
 use super::{Outcome, close_frame, frame, run, run_every_cut};
@@ -16,7 +16,7 @@ fn check_open(case: &str, input: &[u8], pongs: &[&[u8]]) {
     assert_eq!(outcome.frames, expected, "{case}");
 }
 
-/// The conn ends with this code, and what comes behind the fault changes nothing.
+/// The conn ends with this code, and bytes after the fault change nothing.
 fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     let expected_flow = Flow::Ended(match code {
         1002 => CloseReason::ProtocolError,
@@ -38,7 +38,7 @@ fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     }
 }
 
-/// The client's close is echoed, and what comes behind it changes nothing.
+/// The client's close is echoed, and bytes after it change nothing.
 fn check_closed(case: &str, input: &[u8], echo: &[u8]) {
     let outcome = run_every_cut(Envelope::Data, input);
     assert_eq!(outcome.flow, Flow::Ended(CloseReason::Done), "{case}");
@@ -160,7 +160,7 @@ fn case_5_fragmentation_keeps_its_order() {
 }
 
 #[test]
-fn case_6_text_of_any_cut_is_utf8() {
+fn case_6_text_is_utf8_at_every_cut() {
     check_open("6.1.1", &frame(0x81, b""), &[]);
     check_open("6.1.2", &fragments(1, &[b"", b"", b""]), &[]);
     check_open("6.1.3", &fragments(1, &[b"", b"middle", b""]), &[]);
@@ -173,11 +173,11 @@ fn case_6_text_of_any_cut_is_utf8() {
     check_failed("6.3.1", &frame(0x81, invalid), 0, 1007);
     let octets: Vec<&[u8]> = invalid.chunks(1).collect();
     check_failed("6.3.2", &fragments(1, &octets), 0, 1007);
-    // The message never ends, and yet it has failed.
+    // The text fails although the message is not complete.
     check_failed("6.4.1", &frame(0x01, b"\xce\xba\xf4\x90\x80\x80"), 0, 1007);
     let in_mid_frame = &frame(0x81, b"\xce\xba\xf4\x90\x80\x80edited")[..6 + 4];
     check_failed("6.4.3", in_mid_frame, 0, 1007);
-    // Bytes are under no such rule.
+    // Binary messages are not checked.
     check_open("binary", &fragments(2, &[b"\xff", b"\xc0"]), &[]);
 }
 
@@ -217,12 +217,12 @@ fn case_6_valid_sequences_pass() {
 #[test]
 fn case_6_invalid_sequences_fail() {
     let sequences: [&[u8]; 34] = [
-        // 6.6: cut off.
+        // 6.6: truncated.
         b"\xce",
         b"\xce\xba\xe1",
         b"\xce\xba\xe1\xbd",
         b"\xce\xba\xe1\xbd\xb9\xcf",
-        // 6.8, 6.10: five and six bytes, and beyond the last character.
+        // 6.8, 6.10: sequences of five and six bytes, and code points above U+10FFFF.
         b"\xf8\x88\x80\x80\x80",
         b"\xfc\x84\x80\x80\x80\x80",
         b"\xf7\xbf\xbf\xbf",
@@ -234,7 +234,7 @@ fn case_6_invalid_sequences_fail() {
         b"\xbf",
         b"\x80\xbf",
         b"\x80\xbf\x80\xbf\x80\xbf",
-        // 6.13: first bytes alone.
+        // 6.13: leading bytes alone.
         b"\xc0 \xc1 ",
         b"\xe0 \xe1 ",
         b"\xf0 \xf1 ",
@@ -249,7 +249,7 @@ fn case_6_invalid_sequences_fail() {
         b"\xfe",
         b"\xff",
         b"\xfe\xfe\xff\xff",
-        // 6.17 to 6.19: too long a form.
+        // 6.17 to 6.19: overlong forms.
         b"\xc0\xaf",
         b"\xe0\x80\xaf",
         b"\xf0\x80\x80\xaf",
@@ -268,7 +268,7 @@ fn case_6_invalid_sequences_fail() {
 }
 
 #[test]
-fn case_7_close_is_echoed_and_nothing_after_it_counts() {
+fn case_7_close_is_echoed_and_later_bytes_are_ignored() {
     let normal = 1000_u16.to_be_bytes();
     let close = close_frame(1000, b"");
     let text = frame(0x81, HELLO);

@@ -1,5 +1,5 @@
-//! Compressed messages from clients (RFC 7692, 6 and 7) as tables against the machine: every input
-//! whole, byte by byte and at every cut.
+//! Compressed messages from clients (RFC 7692, 6 and 7), as tables. Every input is given in one
+//! piece, byte by byte and at every cut.
 
 use flate2::{Compress, Compression as Level, FlushCompress};
 use proptest::prelude::*;
@@ -59,7 +59,7 @@ fn check_open(case: &str, input: &[u8], answers: &[(Opcode, &[u8])]) {
 }
 
 #[test]
-fn compressed_command_is_carried_out_also_beside_plain_ones() {
+fn compressed_and_plain_commands_can_be_mixed() {
     let compressed = deflate(PING.as_bytes());
     let answer = (Opcode::Text, PONG.as_bytes());
     check_open("whole", &frame(0xc1, &compressed), &[answer]);
@@ -73,7 +73,7 @@ fn compressed_command_is_carried_out_also_beside_plain_ones() {
 }
 
 #[test]
-fn inflated_bytes_are_work_whatever_the_message_is() {
+fn inflated_bytes_cost_work_in_every_message() {
     for (first, envelope) in [(0xc1, Envelope::Data), (0xc2, Envelope::Full)] {
         let input = frame(first, &deflate(&vec![b' '; 60_000])).repeat(20);
         let mut world = World::default();
@@ -87,7 +87,7 @@ fn inflated_bytes_are_work_whatever_the_message_is() {
             let flow = socket.handle_bytes(&mut [], &mut out, &mut world.context());
             assert_eq!(flow, Flow::Open);
         }
-        assert_eq!(calls, 20, "each is more than is done at once");
+        assert_eq!(calls, 20, "each exceeds the work budget of a call");
         assert_eq!(world.metrics.client_messages_inflated.value(), 20);
     }
 }
@@ -116,7 +116,7 @@ fn compressed_message_in_fragments_is_inflated_at_its_end() {
 }
 
 #[test]
-fn bit_of_the_extension_stands_on_first_frames_of_messages_only() {
+fn rsv1_is_accepted_on_first_frames_of_messages_only() {
     let compressed = deflate(PING.as_bytes());
     let (first, rest) = compressed.split_at(7);
     for (case, input) in [
@@ -194,7 +194,7 @@ fn utf8_of_a_compressed_text_is_checked_when_it_is_inflated() {
         let binary = run_every_cut(Envelope::Data, &frame(0xc2, &compressed));
         assert_eq!(binary.flow, Flow::Open);
     }
-    // A cut through a character of the compressed bytes is none of the text.
+    // A fragment may end within a character.
     let text = deflate("äöü€𝄞".as_bytes());
     let bytes: Vec<Vec<u8>> = text.iter().map(|byte| frame(0x00, &[*byte])).collect();
     let input = [frame(0x41, b""), bytes.concat(), frame(0x80, b"")].concat();
@@ -219,7 +219,7 @@ fn bomb_is_refused_at_the_limit_on_messages() {
 }
 
 #[test]
-fn bomb_leaves_nothing_behind_and_grows_the_inflater_to_the_limit_only() {
+fn bomb_leaves_no_state_and_grows_the_inflater_to_the_limit_only() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Data, Compression::Deflate);
     let mut input = frame(0xc2, &deflate(&vec![0; 16 << 20]));
@@ -231,7 +231,7 @@ fn bomb_leaves_nothing_behind_and_grows_the_inflater_to_the_limit_only() {
 }
 
 #[test]
-fn incompressible_message_of_the_longest_length_is_taken() {
+fn longest_incompressible_message_is_accepted() {
     let mut random = fastrand::Rng::with_seed(5);
     let noise: Vec<u8> = (0..65_536).map(|_| random.u8(..)).collect();
     let compressed = deflate(&noise);
@@ -247,10 +247,10 @@ fn incompressible_message_of_the_longest_length_is_taken() {
 }
 
 #[test]
-fn compressed_bytes_beyond_what_any_compressor_makes_are_refused_by_the_header() {
+fn compressed_message_longer_than_any_compressor_output_is_refused_by_its_header() {
     let header = [0xc2, 0xff, 0, 0, 0, 0, 0, 2, 0, 0, 1, 2, 3, 4];
     check_failed("announced", &header, 1009);
-    // Blocks without content: they inflate to nothing and never end.
+    // Empty blocks: they inflate to nothing and never end.
     let blocks = [0, 0, 0, 0xff, 0xff].repeat(4000);
     let input = [frame(0x42, &blocks), vec![0x00; 0]].concat();
     let endless: Vec<Vec<u8>> = (0..4).map(|_| frame(0x00, &blocks)).collect();
@@ -279,7 +279,7 @@ fn state_is_released_whenever_no_compressed_message_is_incomplete() {
 }
 
 #[test]
-fn our_own_messages_are_said_uncompressed_and_publications_are_not() {
+fn control_messages_are_uncompressed_and_publications_are_compressed() {
     for (envelope, kind) in [
         (Envelope::Data, FrameKind::WebSocketDeflated(Envelope::Data)),
         (Envelope::Full, FrameKind::WebSocketDeflated(Envelope::Full)),
@@ -287,7 +287,7 @@ fn our_own_messages_are_said_uncompressed_and_publications_are_not() {
         let socket = WebSocket::new(envelope, Compression::Deflate);
         assert_eq!(socket.frame_kind(), kind);
     }
-    // `server_frames` knows no compressed ones.
+    // `server_frames` refuses compressed frames.
     let refused = frame(0xc1, &deflate(b"{"));
     let outcome = run_every_cut(Envelope::Full, &refused);
     assert_eq!(outcome.frames.len(), 1);
@@ -295,7 +295,7 @@ fn our_own_messages_are_said_uncompressed_and_publications_are_not() {
 
 proptest! {
     #[test]
-    fn compressed_messages_mean_what_the_plain_ones_mean_at_any_cut(
+    fn compressed_messages_have_the_outcome_of_plain_ones_at_every_cut(
         messages in prop::collection::vec(
             ("[a-z{}\"é ]{0,300}", any::<bool>(), any::<bool>(), 1_usize..5),
             0..8,
@@ -330,7 +330,7 @@ proptest! {
     }
 
     #[test]
-    fn compressed_garbage_ends_in_a_definite_state_whatever_the_cuts(
+    fn compressed_garbage_ends_in_the_same_state_at_every_cut(
         input in prop::collection::vec(
             prop_oneof![
                 any::<u8>(),

@@ -1,5 +1,5 @@
-//! The machine as a whole: every input is given whole, byte by byte and at every cut, and has to
-//! come to the same.
+//! The whole machine. Every input is given in one piece, byte by byte and at every cut, and the
+//! outcomes must be equal.
 
 mod autobahn;
 mod compressed;
@@ -17,7 +17,7 @@ use crate::transport::test_context::{World, cursor};
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// What an input came to.
+/// The outcome of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     pub(super) frames: Vec<(Opcode, Vec<u8>)>,
@@ -25,7 +25,7 @@ pub(super) struct Outcome {
     pub(super) effects: Vec<Effect>,
 }
 
-/// A client's frame: the whole first byte, so that anything can be said with it.
+/// A client's frame with any first byte.
 pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame_with_key(first, payload, KEY)
 }
@@ -52,11 +52,11 @@ pub(super) fn close_frame(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(0x88, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// Takes our own frames apart.
+/// Parses the server's frames.
 pub(super) fn server_frames(mut bytes: &[u8]) -> Vec<(Opcode, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, second, ..] = *bytes {
-        assert_eq!(first & 0xf0, 0x80, "ours are final");
+        assert_eq!(first & 0xf0, 0x80, "the server's frames are final");
         let (length, header) = match second {
             126 => (usize::from(u16::from_be_bytes([bytes[2], bytes[3]])), 4),
             short => (usize::from(short), 2),
@@ -91,7 +91,7 @@ pub(super) fn run_with(compression: Compression, envelope: Envelope, parts: &[&[
     }
 }
 
-/// Runs the input whole, byte by byte, and at every cut (at some cuts if it is long).
+/// Runs the input in one piece, byte by byte, and at every cut (at some cuts if it is long).
 pub(super) fn run_every_cut(envelope: Envelope, input: &[u8]) -> Outcome {
     run_every_cut_with(Compression::None, envelope, input)
 }
@@ -190,7 +190,7 @@ fn command_in_fragments_with_pings_between_is_carried_out() {
 }
 
 #[test]
-fn refused_command_is_answered_and_counted_and_does_not_end_the_conn() {
+fn refused_command_is_answered_and_counted_without_ending_the_conn() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut input = [
@@ -218,7 +218,7 @@ fn refused_command_is_answered_and_counted_and_does_not_end_the_conn() {
 }
 
 #[test]
-fn publishing_and_counting_are_asked_of_the_feed_where_the_namespace_allows_it() {
+fn publish_and_presence_reach_the_feed_where_the_namespace_allows_them() {
     let mut world = World::default();
     world.config.namespace.push(Namespace {
         pattern: "c".into(),
@@ -260,7 +260,7 @@ fn publishing_and_counting_are_asked_of_the_feed_where_the_namespace_allows_it()
 }
 
 #[test]
-fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
+fn backend_messages_are_messages_of_the_subprotocol_or_bare_payloads() {
     let mut world = World::default();
     let reference = Reference::from_json("1");
     let published = |outcome| BackendMessage::PublishReply {
@@ -299,7 +299,7 @@ fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
         r#"{"type":"ok","ref":1}"#,
         concat!(
             r#"{"type":"error","code":"busy","#,
-            r#""message":"too much waits already; try again later","ref":1}"#
+            r#""message":"too many commands are waiting; try again later","ref":1}"#
         ),
         r#"{"type":"presence","channel":"c","subscribers":2,"ref":1}"#,
     ];
@@ -308,7 +308,7 @@ fn sayings_are_messages_of_the_subprotocol_and_payloads_alone_without_it() {
 }
 
 #[test]
-fn data_envelope_checks_messages_and_otherwise_ignores_them() {
+fn data_envelope_checks_messages_and_ignores_them() {
     let fine = [
         frame(0x81, br#"{"type":"subscribe","channel":"c"}"#),
         frame(0x02, b"\xff"),
@@ -374,7 +374,7 @@ fn message_over_the_limit_is_refused_by_its_header_alone() {
     let one_less = &in_fragments[..in_fragments.len() - 7];
     assert_eq!(run(Envelope::Data, &[one_less]).flow, Flow::Open);
 
-    // A sum that would not fit 64 bits.
+    // The sum overflows 64 bits.
     let overflowing = [frame(0x02, b"x"), vec![0x80], vast[1..].to_vec()].concat();
     assert_eq!(run_every_cut(Envelope::Full, &overflowing).flow, ended);
 }
@@ -391,7 +391,7 @@ fn announced_length_reserves_nothing() {
 }
 
 #[test]
-fn text_fails_at_the_first_wrong_byte_in_the_midst_of_a_frame() {
+fn text_fails_at_the_first_invalid_byte_within_a_frame() {
     let input = frame(0x81, b"ab\xf4\x90 and a long rest that never needs to come");
     let header_bytes = 6;
     let until_wrong = header_bytes + 4;
@@ -403,7 +403,7 @@ fn text_fails_at_the_first_wrong_byte_in_the_midst_of_a_frame() {
 }
 
 #[test]
-fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
+fn goodbye_waits_for_the_clients_close_and_sends_nothing_more() {
     for (goodbye, reason, body) in [
         (Goodbye::Idle, CloseReason::Idle, &b"\x03\xe9idle"[..]),
         (
@@ -457,7 +457,7 @@ fn goodbye_waits_for_the_close_of_the_client_and_says_nothing_more() {
 }
 
 #[test]
-fn fault_after_our_close_ends_the_conn_for_the_first_reason() {
+fn fault_after_the_servers_close_ends_the_conn_for_the_first_reason() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
@@ -483,7 +483,7 @@ fn heartbeat_is_a_ping_in_both_envelopes() {
 }
 
 #[test]
-fn flood_of_pings_is_answered_up_to_the_backlog_and_then_only_the_newest() {
+fn pings_are_answered_up_to_the_backlog_and_then_only_the_newest() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Data, Compression::None);
     let mut out = Vec::new();
@@ -498,14 +498,14 @@ fn flood_of_pings_is_answered_up_to_the_backlog_and_then_only_the_newest() {
     let expected = [(Opcode::Pong, 4999_u32.to_be_bytes().to_vec())];
     assert_eq!(server_frames(&out), expected);
     assert!(socket.pending.is_none());
-    // Nothing is answered twice.
+    // No ping is answered twice.
     out.clear();
     socket.handle_drained(&mut out);
     assert_eq!(out, b"");
 }
 
 #[test]
-fn client_that_leaves_too_many_answers_unread_is_closed() {
+fn client_with_too_many_unread_answers_is_closed() {
     let mut world = World::default();
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let mut out = Vec::new();
@@ -524,7 +524,7 @@ fn client_that_leaves_too_many_answers_unread_is_closed() {
 }
 
 #[test]
-fn joining_by_request_says_welcome_then_gaps_then_channels_from_one_position() {
+fn join_by_request_sends_welcome_then_gaps_then_channels_with_one_position() {
     let world = &mut World::default();
     let socket = WebSocket::new(Envelope::Full, Compression::None);
     let outcomes = [
@@ -558,7 +558,7 @@ fn joining_by_request_says_welcome_then_gaps_then_channels_from_one_position() {
         r#"{"type":"subscribed","channel":"b","id":"000000000abc-17","recovered":false}"#,
         concat!(
             r#"{"type":"error","code":"too_many_channels","#,
-            r#""message":"the conn has as many channels as it may have"}"#
+            r#""message":"the connection has reached its limit of channels"}"#
         ),
     ];
     assert_eq!(answers(&outcome), expected);
@@ -567,7 +567,7 @@ fn joining_by_request_says_welcome_then_gaps_then_channels_from_one_position() {
 }
 
 #[test]
-fn joining_and_leaving_by_command_carry_the_reference() {
+fn join_and_leave_by_command_carry_the_reference() {
     let world = &mut World::default();
     let socket = WebSocket::new(Envelope::Full, Compression::None);
     let reference = Reference::from_json("\"r\"");
@@ -599,12 +599,12 @@ fn joining_and_leaving_by_command_carry_the_reference() {
         r#"{"type":"subscribed","channel":"a","id":"000000000abc-1","recovered":false,"ref":"r"}"#,
         concat!(
             r#"{"type":"error","code":"already_subscribed","#,
-            r#""message":"the conn is subscribed to the channel already","ref":"r"}"#
+            r#""message":"the connection is already subscribed to the channel","ref":"r"}"#
         ),
         r#"{"type":"unsubscribed","channel":"a","ref":"r"}"#,
         concat!(
             r#"{"type":"error","code":"not_subscribed","#,
-            r#""message":"the conn is not subscribed to the channel","ref":"r"}"#
+            r#""message":"the connection is not subscribed to the channel","ref":"r"}"#
         ),
     ];
     assert_eq!(answers(&outcome), expected);
@@ -612,7 +612,7 @@ fn joining_and_leaving_by_command_carry_the_reference() {
 }
 
 #[test]
-fn data_envelope_has_no_messages_of_ours() {
+fn data_envelope_has_no_messages_of_the_subprotocol() {
     let world = &mut World::default();
     let socket = WebSocket::new(Envelope::Data, Compression::None);
     let join = join(&["a"], Origin::Request);
@@ -652,16 +652,16 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
     }
 }
 
-/// What a client says in the property tests.
+/// An input of the property tests.
 #[derive(Clone, Debug)]
 enum Uttered {
     /// A ping command in this many fragments, with a ping of the protocol after each but the last.
     Command { reference: u32, fragments: usize },
-    /// Bytes, which are no command.
+    /// A binary message, which is no command.
     Binary(Vec<u8>),
     /// A ping of the protocol.
     Ping(Vec<u8>),
-    /// A pong that nobody asked for.
+    /// An unsolicited pong.
     Pong(Vec<u8>),
 }
 
@@ -679,7 +679,7 @@ impl Uttered {
         ]
     }
 
-    /// The client's bytes, and what a naive reader would have us answer.
+    /// Adds the client's bytes, and the frames that answer them.
     fn push(&self, key: [u8; 4], input: &mut Vec<u8>, expected: &mut Vec<(Opcode, Vec<u8>)>) {
         let mut send = |first: u8, payload: &[u8]| {
             input.extend(frame_with_key(first, payload, key));
@@ -723,7 +723,7 @@ impl Uttered {
     }
 }
 
-/// Cuts the input at these places, taken modulo its length.
+/// Cuts the input at these positions, modulo its length.
 pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = places.iter().map(|at| at % (input.len() + 1)).collect();
     ends.push(input.len());
@@ -739,7 +739,7 @@ pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
 
 proptest! {
     #[test]
-    fn any_cut_of_any_valid_conversation_is_read_as_a_naive_reader_would(
+    fn every_cut_of_a_valid_conversation_has_the_expected_answers(
         messages in proptest::collection::vec(Uttered::strategy(), 0..12),
         key in any::<[u8; 4]>(),
         places in proptest::collection::vec(any::<usize>(), 0..20),
@@ -755,7 +755,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_ends_in_a_definite_state_whatever_the_cuts(
+    fn garbage_ends_in_the_same_state_at_every_cut(
         input in proptest::collection::vec(
             prop_oneof![
                 any::<u8>(),

@@ -1,4 +1,4 @@
-//! Commands where tokens are asked for: what is allowed, in which order, and what ends the conn.
+//! Commands on a server with keys: permissions, order, and ends of the conn.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};
 use crate::transport::test_context::World;
 
-/// A world that asks for tokens, and one that is good for some seconds.
+/// A world with a key, and a token that is valid for this many seconds.
 fn guarded(seconds: u64) -> (World, String) {
     let secret = [7; 32];
     let wish = Wish {
@@ -57,7 +57,7 @@ fn subscribe(channel: &str) -> String {
 }
 
 #[test]
-fn command_behind_a_token_in_the_same_bytes_is_held_to_it() {
+fn command_after_a_token_in_the_same_read_is_checked_against_it() {
     let (mut world, token) = guarded(60);
     let auth = format!(r#"{{"type":"auth","token":"{token}","ref":1}}"#);
     let commands = [
@@ -79,7 +79,7 @@ fn command_behind_a_token_in_the_same_bytes_is_held_to_it() {
 }
 
 #[test]
-fn token_that_is_no_good_ends_the_conn_and_nothing_behind_it_is_heard() {
+fn invalid_token_ends_the_conn_and_later_commands_are_ignored() {
     for (token, code) in [("x", "4001"), (&guarded(0).1, "4002")] {
         let (mut world, _) = guarded(60);
         let auth = format!(r#"{{"type":"auth","token":"{token}"}}"#);
@@ -92,7 +92,7 @@ fn token_that_is_no_good_ends_the_conn_and_nothing_behind_it_is_heard() {
 }
 
 #[test]
-fn awaited_token_has_to_allow_what_was_asked_for() {
+fn awaited_token_must_allow_the_channels_of_the_request() {
     for (channel, said, joins) in [("a", "ok", 1), ("b", "4003", 0)] {
         let (mut world, token) = guarded(60);
         let join = Join {
@@ -115,7 +115,7 @@ fn awaited_token_has_to_allow_what_was_asked_for() {
 }
 
 #[test]
-fn nobody_is_asked_for_a_token_without_keys() {
+fn no_token_is_required_without_keys() {
     let mut world = World::default();
     let auth = String::from(r#"{"type":"auth","token":"x","ref":1}"#);
     let (said, flow) = say(&mut world, &[auth, subscribe("a")]);
