@@ -1,9 +1,8 @@
-//! Whether a request may come in: finds its token, has it verified, and holds the channels it asks
-//! for against what that allows.
+//! Admission of a request: finds its token, verifies it, and checks the requested channels.
 //!
 //! A token is taken from the first of these that has one: `Authorization: Bearer` (RFC 6750, 2.1),
-//! the subprotocol beside ours, the configured cookie, the configured parameter of the query. One
-//! that is no good is refused even where none is needed, so that its owner hears of it.
+//! a second offered subprotocol, the configured cookie, the configured parameter of the query. An
+//! invalid token is refused even where none is needed, so that its owner learns of it.
 
 use std::borrow::Cow;
 
@@ -16,36 +15,36 @@ use super::head::{Field, Fields};
 use super::response::Status;
 use super::target;
 
-/// How a request comes in.
+/// The admission of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Without a token, to what is open to anybody.
+    /// Without a token, to open channels only.
     Anonymous,
-    /// It has yet to show a token, in its first message.
+    /// The token follows in the first message.
     Awaited,
-    /// With a token that allows what is asked for.
+    /// With a token that allows the requested channels.
     Granted(Box<Grant>),
 }
 
-/// Why a request may not come in.
+/// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
-    /// The token is good, and does not allow every channel.
-    #[error("the token does not allow every channel that is asked for")]
+    /// The token is valid, but does not allow every channel.
+    #[error("the token does not allow every requested channel")]
     NotAllowed,
-    /// The token is no good.
+    /// The token is invalid.
     #[error("{0}")]
     Token(TokenError),
-    /// No token where one is needed.
+    /// A token is needed, and there is none.
     #[error("a token is needed: Authorization: Bearer TOKEN")]
     TokenMissing,
-    /// Two tokens in one place.
+    /// The same place has two tokens.
     #[error("there is more than one token")]
     TokenRepeated,
 }
 
 impl EntryError {
-    /// The word that programs look at.
+    /// The `code` of the problem document.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -66,7 +65,7 @@ impl EntryError {
         }
     }
 
-    /// How to come in: the value of `WWW-Authenticate` (RFC 6750, 3).
+    /// The value of `WWW-Authenticate` (RFC 6750, 3).
     #[must_use]
     pub fn challenge(self) -> Option<&'static str> {
         match self {
@@ -90,7 +89,7 @@ pub(super) fn decide(
         return Ok(Entry::Anonymous);
     }
     let Some(token) = find(fields, query, config)? else {
-        // Who names none yet may come in where there is something to be named.
+        // A request without channels is admitted if there are open channels to name later.
         let is_open = match channels {
             [] => config.has_open_channels(),
             channels => channels.iter().all(|channel| config.is_open(channel)),
@@ -148,16 +147,15 @@ fn text(token: &[u8]) -> Result<Option<Cow<'_, str>>, Refusal> {
     Ok(Some(Cow::Borrowed(text)))
 }
 
-/// The token behind the scheme `Bearer`; another scheme is somebody else's matter.
+/// The token of the scheme `Bearer`. Other schemes, for example of a proxy, are ignored.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(b"Bearer ".len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
     is_bearer.then_some(token.trim_ascii())
 }
 
-/// The value of the first cookie of this name that is not empty, without the quotes that may stand
-/// around it (RFC 6265, 4.2.1). HTTP/2 splits the field (RFC 9113, 8.2.3), and a proxy may pass it
-/// on in pieces.
+/// The value of the first non-empty cookie of this name, without optional quotes (RFC 6265, 4.2.1).
+/// HTTP/2 splits the field (RFC 9113, 8.2.3), and a proxy may forward it in several lines.
 fn cookie<'b>(lines: impl Iterator<Item = &'b [u8]>, name: &str) -> Option<&'b [u8]> {
     let mut pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     pairs.find_map(|pair| {
@@ -174,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bearer_is_a_scheme_in_any_case_and_no_other_is() {
+    fn bearer_is_matched_in_any_case_and_other_schemes_are_not() {
         assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
         assert_eq!(bearer(b"bEARER  abc "), Some(&b"abc"[..]));
         assert_eq!(bearer(b"Bearer "), Some(&b""[..]));

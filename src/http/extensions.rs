@@ -1,37 +1,37 @@
-//! Reads `Sec-WebSocket-Extensions` (RFC 6455, 9.1) and takes the first offer of permessage-deflate
-//! that can be kept (RFC 7692, 5.1 and 7.1).
+//! Parses `Sec-WebSocket-Extensions` (RFC 6455, 9.1) and accepts the first suitable offer of
+//! permessage-deflate (RFC 7692, 5.1 and 7.1).
 //!
-//! An offer with a parameter that is unknown, repeated, of a wrong value or not to be kept is
-//! declined and the next one looked at; other extensions are passed over. What is not a list of
-//! extensions at all ends the handshake. Always answered with no context takeover on either side:
-//! that is what lets one frame serve all subscribers and keeps every conn free of a compressor. The
-//! window is [`DEFLATE_WINDOW_BITS`] for everybody, for the same reason, so who asks for a smaller
-//! one is declined. Borrows the field, allocates nothing.
+//! An offer with an unknown, repeated, invalid or unsupported parameter is declined, and the next
+//! one is examined. Other extensions are ignored. A field that is not a list of extensions ends the
+//! handshake. The answer excludes context takeover on both sides. So one frame serves all
+//! subscribers, and no conn owns a compressor. For the same reason the window is always
+//! [`DEFLATE_WINDOW_BITS`], and an offer that demands a smaller one is declined. Borrows the field,
+//! allocates nothing.
 
 use super::framing::is_token_byte;
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 
-/// The one extension that is spoken.
+/// The only supported extension.
 const NAME: &[u8] = b"permessage-deflate";
 
-/// How an offer of permessage-deflate was accepted.
+/// An accepted offer of permessage-deflate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deflate {
-    /// The client bounds our window and so has to be told what it is (RFC 7692, 7.1.2.1).
+    /// The client limits the server's window, so the answer must name it (RFC 7692, 7.1.2.1).
     pub tells_window: bool,
 }
 
-/// What a client's offers have come to, line by line.
+/// The result of a client's offers, line by line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
-    /// The first offer of permessage-deflate that can be kept.
+    /// The first suitable offer of permessage-deflate.
     pub deflate: Option<Deflate>,
-    /// A line was no list of extensions.
+    /// A line was not a list of extensions.
     pub is_malformed: bool,
 }
 
 impl Offers {
-    /// Takes the value of one field line. Several lines are one list (RFC 6455, 9.1).
+    /// Parses the value of one field line. Several lines are one list (RFC 6455, 9.1).
     pub(super) fn note(&mut self, value: &[u8]) {
         match (Reader { rest: value }).read_list() {
             Ok(found) => self.deflate = self.deflate.or(found),
@@ -40,14 +40,14 @@ impl Offers {
     }
 }
 
-/// The field breaks the grammar.
+/// The field violates the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Malformed;
 
 /// The value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Value {
-    /// There is none.
+    /// No value.
     Absent,
     /// The size of a window (RFC 7692, 7.1.2): 8 to 15, without leading zeros.
     Bits(u8),
@@ -55,7 +55,7 @@ enum Value {
     Other,
 }
 
-/// The parameters of one offer as far as they have been read.
+/// The parameters of one offer.
 #[derive(Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -82,7 +82,7 @@ impl Offer {
                 &mut self.has_server_window,
                 matches!(value, Value::Bits(bits) if bits >= DEFLATE_WINDOW_BITS),
             ),
-            // A hint at most: whatever window the client uses is inflated.
+            // Only a hint: the server inflates any window.
             b"client_max_window_bits" => (&mut self.has_client_window, value != Value::Other),
             _ => return self.is_declined = true,
         };
@@ -101,7 +101,7 @@ impl Offer {
 #[derive(Debug, Default)]
 struct Digits {
     count: usize,
-    /// `None` once something was no digit or a leading zero.
+    /// `None` after a byte that is not a digit, or a leading zero.
     number: Option<u8>,
 }
 
@@ -129,8 +129,7 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
-    /// The first offer of the list that can be kept. Empty elements are passed over (RFC 9110,
-    /// 5.6.1.2).
+    /// The first suitable offer of the list. Empty elements are ignored (RFC 9110, 5.6.1.2).
     fn read_list(mut self) -> Result<Option<Deflate>, Malformed> {
         let mut found = None;
         loop {
@@ -173,7 +172,7 @@ impl<'b> Reader<'b> {
         Ok(token)
     }
 
-    /// A token, or a quoted string that is one when its quoting is undone (RFC 6455, 9.1).
+    /// A token, or a quoted string whose unquoted value is a token (RFC 6455, 9.1).
     fn read_value(&mut self) -> Result<Value, Malformed> {
         let mut digits = Digits::default();
         if !self.skip(b'"') {
@@ -206,7 +205,7 @@ impl<'b> Reader<'b> {
         Ok(*byte)
     }
 
-    /// Steps over white space and then over this byte, if it is there.
+    /// Skips white space, and then this byte if it follows.
     fn skip(&mut self, byte: u8) -> bool {
         self.skip_space();
         match self.rest.split_first() {
@@ -259,7 +258,7 @@ mod tests {
     #[test]
     fn offers_of_clients_in_the_field_are_accepted() {
         for (line, expected) in [
-            // Browsers, Node and Python; a client with little memory; Go and .NET.
+            // Browsers, Node and Python; embedded clients; Go and .NET.
             ("permessage-deflate; client_max_window_bits", ACCEPTED),
             (
                 "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12",
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn offer_with_a_parameter_that_cannot_be_kept_is_declined() {
+    fn offer_with_an_unsupported_parameter_is_declined() {
         for parameters in [
             "unknown",
             "unknown=1",
@@ -308,7 +307,7 @@ mod tests {
         ] {
             let line = format!("permessage-deflate; {parameters}");
             assert_eq!(read(&[&line]), DECLINED, "{line}");
-            // And the next one is looked at, on the same line or another.
+            // The next offer is examined, on the same line or another.
             let next = format!("{line}, permessage-deflate");
             assert_eq!(read(&[&next]), ACCEPTED, "{next}");
             assert_eq!(read(&[&line, "permessage-deflate"]), ACCEPTED, "{line}");
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn first_offer_that_can_be_kept_is_taken() {
+    fn first_suitable_offer_is_accepted() {
         let bounded = "permessage-deflate; server_max_window_bits=13";
         assert_eq!(read(&[bounded, "permessage-deflate"]), BOUNDED);
         assert_eq!(read(&["permessage-deflate", bounded]), ACCEPTED);
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_quotes_and_empty_elements_change_nothing() {
+    fn white_space_quotes_and_empty_elements_are_ignored() {
         for line in [
             "permessage-deflate;server_max_window_bits=12",
             "\tpermessage-deflate ; server_max_window_bits = 12 ",
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn line_that_breaks_the_grammar_is_malformed_whatever_came_before() {
+    fn malformed_line_is_reported_after_a_valid_line() {
         for line in [
             ";",
             "=",
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_line_is_a_list_or_malformed_as_its_end_says() {
+    fn every_prefix_of_a_line_is_a_list_or_malformed() {
         let line = "a; b=\"c\", permessage-deflate ; server_max_window_bits=15, d";
         for cut in 0..=line.len() {
             let part = &line[..cut];
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_read_to_their_end() {
+    fn any_bytes_are_parsed_without_a_panic() {
         let mut random = fastrand::Rng::with_seed(3);
         let alphabet = b"ab=;,\"\\ \t158permessage-deflate\xff\x00";
         for _ in 0..20_000 {

@@ -1,23 +1,21 @@
-//! Fields that a head may have on several lines and that few requests are asked about.
+//! Fields that may occur on several lines and that few requests need.
 //!
-//! Nothing of them is kept while the head is parsed. A caller that needs such a field reads its
-//! lines from the head again, all of them and in their order: together they are one list (RFC 9110,
-//! 5.2).
+//! They are not stored when the head is parsed. A caller that needs such a field reads all of its
+//! lines from the head again, in order: together they are one list (RFC 9110, 5.2).
 
 /// The lines of one head.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FieldLines<'b> {
-    /// As they have been parsed: each ends in CR LF, none is continued.
+    /// Checked by the parser: each line ends in CR LF, and none is folded.
     head: &'b [u8],
 }
 
 impl<'b> FieldLines<'b> {
-    /// Borrows the lines of a parsed head.
     pub(super) fn of(head: &'b [u8]) -> Self {
         Self { head }
     }
 
-    /// The values of the fields of this name, in their order.
+    /// The values of the fields of this name, in order.
     pub fn named(self, name: &str) -> impl DoubleEndedIterator<Item = &'b [u8]> {
         let lines = self.head.split(|byte| *byte == b'\n');
         lines.filter_map(move |line| {
@@ -35,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_by_their_whole_name_and_in_order() {
+    fn fields_are_found_by_their_full_name_and_in_order() {
         let head = b"GET / HTTP/1.1\r\nCookie: a=1\r\nHost: h\r\nCOOKIE:b=2; c=3 \r\n\
                      X-Cookie: d=4\r\nCookies: e=5\r\ncookie:\r\n\r\n";
         let lines = FieldLines::of(head);

@@ -1,32 +1,32 @@
-//! What decides where a request ends and whom it is for: `Content-Length`, `Transfer-Encoding`,
-//! `Expect` and `Host` (RFC 9112, 3.2 and 6).
+//! The fields that decide where a request ends and which host it is for: `Content-Length`,
+//! `Transfer-Encoding`, `Expect` and `Host` (RFC 9112, 3.2 and 6).
 //!
-//! One verdict for everybody who reads heads, since two verdicts on one request are how requests
-//! are smuggled (RFC 9112, 11.2). Where the standard leaves a choice between mending and refusing,
-//! it is refusing. Looks at single values only; [`super::head`] gathers them and is the caller.
+//! All readers of heads use these functions, because two interpretations of one request allow
+//! request smuggling (RFC 9112, 11.2). Where the standard allows repairing or refusing a field, it
+//! is refused. The functions check single values; [`super::head`] collects them and is the caller.
 
 use super::Refusal;
 use super::head::{Field, Version};
 
-/// How the end of a request's content is known (RFC 9112, 6.3).
+/// How the end of a request's content is marked (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no content.
+    /// The request has no content.
     Absent,
-    /// By its last chunk.
+    /// By the last chunk.
     Chunked,
-    /// By its length in bytes. One too large to be a number is the greatest.
+    /// By the length in bytes. A length beyond 64 bits counts as `u64::MAX`.
     Counted(u64),
 }
 
 impl Framing {
-    /// Whether there may be any content.
+    /// Whether the request may have content.
     #[must_use]
     pub fn has_content(self) -> bool {
         !matches!(self, Self::Absent | Self::Counted(0))
     }
 
-    /// Decides by the two fields that can say it.
+    /// Decides by the two fields.
     pub(super) fn decide(
         content_length: Field<'_>,
         transfer_encoding: Field<'_>,
@@ -49,7 +49,7 @@ impl Framing {
     }
 }
 
-/// Digits alone: no sign, no list, not even of the same number twice.
+/// Accepts digits only: no sign and no list, not even of equal numbers.
 fn length(value: &[u8]) -> Result<u64, Refusal> {
     if value.is_empty() {
         return Err(Refusal::ContentLength);
@@ -64,8 +64,8 @@ fn length(value: &[u8]) -> Result<u64, Refusal> {
     })
 }
 
-/// Whatever does not end in `chunked`, or has it twice, has no end that is known (RFC 9112, 6.3).
-/// Other codings below it would have one, and nobody sends them.
+/// A list that does not end in `chunked`, or has it twice, leaves the end of the content unknown
+/// (RFC 9112, 6.3). Other codings before `chunked` are valid, but not implemented.
 fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
     let mut from_last = codings.split(|byte| *byte == b',').rev();
     let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
@@ -82,15 +82,15 @@ fn chunked_only(codings: &[u8]) -> Result<Framing, Refusal> {
     Err(Refusal::TransferCoding)
 }
 
-/// What a client waits for before it sends content (RFC 9110, 10.1.1).
+/// The response that a client awaits before it sends content (RFC 9110, 10.1.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expectation {
-    /// Nothing.
+    /// None.
     #[default]
     Absent,
     /// `100 Continue`.
     Continue,
-    /// Something that nobody has defined.
+    /// An undefined expectation.
     Unknown,
 }
 
@@ -105,9 +105,9 @@ impl Expectation {
     }
 }
 
-/// Whether this is a host with or without a port (RFC 9110, 7.2), and no more: no user before it,
-/// no path behind it. Narrower than RFC 3986, 3.2.2 by the marks that no name of a host has; a
-/// comma would be two hosts to whoever joins field lines.
+/// Whether this is exactly a host with an optional port (RFC 9110, 7.2), without user or path. It
+/// is stricter than RFC 3986, 3.2.2: characters that do not occur in host names are refused. A
+/// comma would be two hosts for a recipient that joins field lines.
 #[must_use]
 pub fn is_authority(value: &[u8]) -> bool {
     let (host, port) = match value.strip_prefix(b"[") {
@@ -133,7 +133,7 @@ pub fn is_authority(value: &[u8]) -> bool {
     !host.is_empty() && is_port(port)
 }
 
-/// Nothing, or a colon with a number behind it, or with nothing (RFC 3986, 3.2.3).
+/// Empty, or a colon with an optional number (RFC 3986, 3.2.3).
 fn is_port(text: &[u8]) -> bool {
     match text {
         [] => true,
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn two_ways_to_know_the_end_are_one_too_many() {
+    fn length_and_coding_together_are_refused() {
         assert_eq!(decide(&["1"], &["chunked"]), Err(Refusal::ContentFraming));
         assert_eq!(decide(&["0"], &["gzip"]), Err(Refusal::ContentFraming));
         let old = decide_in(&[], &["chunked"], Version::Http10);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn expectation_is_the_one_that_is_defined_or_unknown() {
+    fn expectation_is_continue_or_unknown() {
         for (values, expected) in [
             (&[][..], Expectation::Absent),
             (&["100-continue"], Expectation::Continue),
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn authority_is_a_host_with_or_without_a_port() {
+    fn authority_is_a_host_with_an_optional_port() {
         for good in [
             "h",
             "example.com",

@@ -1,10 +1,10 @@
 //! The response to an HTTP/2 connection preface (RFC 9113, 3.4).
 //!
-//! Such a client takes a response of HTTP/1.1 for broken frames and shows its user nothing of it:
-//! curl says "Empty reply from server". A GOAWAY with the code that stands for this case reaches
-//! the client's own error, and its debug data has the problem document. [`super::response`] calls.
+//! An HTTP/2 client would parse an HTTP/1.1 response as broken frames and not show it: curl prints
+//! "Empty reply from server". A GOAWAY frame with the error code for this case is reported by the
+//! client, and its debug data is the problem document. [`super::response`] is the caller.
 
-/// An empty SETTINGS frame, which has to come first (RFC 9113, 3.4).
+/// An empty SETTINGS frame, which must come first (RFC 9113, 3.4).
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The type of a GOAWAY frame (RFC 9113, 6.8).
 const GOAWAY: u8 = 7;

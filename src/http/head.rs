@@ -1,12 +1,11 @@
-//! Reads one request head (RFC 9112, 2 to 6) and checks everything that decides where it ends.
+//! Parses a request head (RFC 9112, 2 to 6) and checks all that decides where the request ends.
 //!
-//! A head is parsed once, when its end has arrived; until then a call costs one search for an empty
-//! line. What can never become a request is refused at its first bytes. Field values are borrowed
-//! and gathered in one pass; nothing is allocated but the ids of `If-None-Match`. Faults in the
-//! framing do not hide the method: the head is handed out with the fault in it, and with
-//! [`After::Close`].
-//! The one reader for everybody: [`super::read_request`] and the admin listener, whose requests
-//! have no content, take [`read_head`]; the feed, which reads it, takes [`read_message_head`].
+//! A head is parsed once, when it is complete; before that, a call costs one search for an empty
+//! line. Bytes that can never become a request are refused at once. Field values are borrowed and
+//! collected in one pass; only the ids of `If-None-Match` are allocated. A framing fault does not
+//! hide the method: the head is returned with the fault in it, and with [`After::Close`].
+//! All listeners use this parser. [`super::read_request`] and the admin listener, whose requests
+//! have no content, call [`read_head`]; the feed, which reads content, calls [`read_message_head`].
 
 use crate::config::limits::{REQUEST_HEADERS_MAX, REQUEST_TARGET_BYTES_MAX};
 
@@ -19,11 +18,11 @@ use super::{After, Refusal, Validators};
 /// The one subprotocol (RFC 6455, 1.9).
 pub const SUBPROTOCOL: &str = "fanfare.v1";
 
-/// How an offered subprotocol begins that is a token: the one place of a handshake where a page can
-/// put something of its own. Never spoken, and so never echoed.
+/// The prefix of an offered subprotocol that carries a token. A page can set no other field of a
+/// handshake. The server never accepts it, so the token is never echoed.
 const TOKEN_SUBPROTOCOL: &[u8] = b"fanfare.token.";
 
-/// What came of looking for a head.
+/// The result of reading a head.
 #[derive(Debug)]
 #[must_use]
 #[expect(
@@ -31,71 +30,71 @@ const TOKEN_SUBPROTOCOL: &[u8] = b"fanfare.token.";
     reason = "lives on the stack for one call and is never moved"
 )]
 pub enum HeadRead<'b> {
-    /// Its end has not arrived, and it may still become a good one.
+    /// The head is not complete yet.
     Incomplete,
-    /// A head that can be answered.
+    /// The head can be answered.
     Complete {
-        /// Its bytes, with the empty lines before it.
+        /// Its length, including empty lines before it.
         length: usize,
-        /// What it says.
+        /// The parsed head.
         head: Head<'b>,
     },
-    /// No head that can be understood. Where the next one begins is unknown: the conn has to close.
+    /// The head is invalid. The start of the next one is unknown, so the conn must be closed.
     Refused(Refusal),
 }
 
 /// One request head.
 #[derive(Debug)]
 pub struct Head<'b> {
-    /// What is wanted of the target.
+    /// The method.
     pub method: Method,
-    /// The request target as it was sent.
+    /// The unparsed request target.
     pub target: &'b str,
     /// The protocol version.
     pub version: Version,
-    /// The fields that mean something here.
+    /// The fields that the server uses.
     pub fields: Fields<'b>,
-    /// How the end of the content is known; absent too if there is a fault in it.
+    /// How the end of the content is marked; `Absent` if the framing has a fault.
     pub framing: Framing,
     /// Whether another request may follow.
     pub after: After,
-    /// What makes the request unfit to be answered in any other way.
+    /// The reason to refuse the request, if there is one.
     pub fault: Option<Refusal>,
 }
 
-/// What is wanted of the target (RFC 9110, 9).
+/// The request method (RFC 9110, 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// The representation.
+    /// `GET`
     Get,
-    /// The same without its content.
+    /// `HEAD`
     Head,
-    /// What may be asked.
+    /// `OPTIONS`
     Options,
-    /// To take the content; only the feed does.
+    /// `POST`; only the feed accepts it.
     Post,
-    /// Something that nothing here does.
+    /// Any other method.
     Other,
 }
 
 /// The protocol version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// Conns close unless asked to stay; no chunks.
+    /// HTTP/1.0: conns close unless the client asks for keep-alive, and there are no chunks.
     Http10,
-    /// Conns stay unless asked to close.
+    /// HTTP/1.1: conns persist unless the client asks to close.
     Http11,
 }
 
-/// A field that may stand in a head once.
+/// A field that may occur once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Field<'b> {
-    /// Not there.
+    /// The field is absent.
     #[default]
     Absent,
-    /// There, with this value.
+    /// The field has this value.
     Once(&'b [u8]),
-    /// On several lines.
+    /// The field occurs on several lines.
     Repeated,
 }
 
@@ -108,7 +107,7 @@ impl<'b> Field<'b> {
     }
 }
 
-/// The connection options that mean something here (RFC 9110, 7.6.1).
+/// The connection options that the server uses (RFC 9110, 7.6.1).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectionOptions {
     /// `close`
@@ -119,7 +118,7 @@ pub struct ConnectionOptions {
     pub has_upgrade: bool,
 }
 
-/// The fields that mean something here, gathered in one pass.
+/// The fields that the server uses, collected in one pass.
 #[derive(Debug, Default)]
 pub struct Fields<'b> {
     /// `Authorization`
@@ -201,7 +200,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// The one whom the request is for (RFC 9112, 3.2).
+    /// Checks `Host` (RFC 9112, 3.2).
     fn check_host(&self, version: Version) -> Result<(), Refusal> {
         let is_good = match self.host {
             Field::Absent => version == Version::Http10,
@@ -242,8 +241,8 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// What the client waits for. HTTP/1.0 cannot be told to go on, so it is not waiting
-    /// (RFC 9110, 10.1.1).
+    /// The response that the client awaits. HTTP/1.0 has no `100 Continue`, so the expectation is
+    /// ignored there (RFC 9110, 10.1.1).
     #[must_use]
     pub fn expectation(&self) -> Expectation {
         match (self.fields.expectation, self.version) {
@@ -252,8 +251,8 @@ impl<'b> Head<'b> {
         }
     }
 
-    /// The head where requests have no content: whatever has some is at fault. It is not read, so
-    /// that nobody can hide a second request in it, and nobody is asked to send it.
+    /// Refuses content, for listeners whose requests have none. The content is never read, so that
+    /// no second request can be smuggled in it, and `100 Continue` is never sent.
     fn without_content(mut self) -> Self {
         let content = match self.framing {
             Framing::Absent | Framing::Counted(0) => None,
@@ -271,14 +270,14 @@ impl<'b> Head<'b> {
             Expectation::Unknown => Some(Refusal::Expectation),
             Expectation::Absent | Expectation::Continue => None,
         };
-        // The method comes before the content: who sends POST needs to hear of POST.
+        // The method is checked before the content, so that POST is refused for its method.
         self.fault = self.fault.or(method).or(expectation).or(content);
         self
     }
 }
 
-/// Reads a head from the front of `bytes`, of which no more than `head_bytes_max` are looked at,
-/// where requests have no content.
+/// Reads a head without content from the front of `bytes`. At most `head_bytes_max` bytes are
+/// examined.
 pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match read_message_head(bytes, head_bytes_max) {
         HeadRead::Complete { length, head } => HeadRead::Complete {
@@ -289,8 +288,7 @@ pub fn read_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     }
 }
 
-/// Reads a head in the same way, behind which there may be content. Which methods and expectations
-/// there are is the caller's.
+/// Reads a head that content may follow. The caller checks the method and the expectation.
 pub fn read_message_head(bytes: &[u8], head_bytes_max: usize) -> HeadRead<'_> {
     match find(bytes, head_bytes_max) {
         Found::Incomplete => HeadRead::Incomplete,
@@ -342,7 +340,7 @@ fn refusal_of(error: httparse::Error) -> Refusal {
         httparse::Error::TooManyHeaders => Refusal::FieldsTooMany {
             limit: REQUEST_HEADERS_MAX,
         },
-        // The version has been looked at, so it stands where something else should.
+        // The version was checked before, so a bad version means a malformed request line.
         httparse::Error::NewLine
         | httparse::Error::Status
         | httparse::Error::Token
@@ -350,7 +348,7 @@ fn refusal_of(error: httparse::Error) -> Refusal {
     }
 }
 
-/// The elements of a comma-separated list (RFC 9110, 5.6.1), without the white space around them.
+/// The elements of a comma-separated list (RFC 9110, 5.6.1), without surrounding white space.
 fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value
         .split(|&byte| byte == b',')

@@ -1,38 +1,38 @@
-//! The lines of a request head (RFC 9112, 2 and 3): where it begins, where it ends, and whether its
-//! first line can be one of ours.
+//! The lines of a request head (RFC 9112, 2 and 3): its start, its end, and a first check of the
+//! request line.
 //!
-//! A line ends in CR LF. RFC 9112, 2.2 lets a recipient take a bare LF for an end too, but whoever
-//! does and whoever stands in front and does not see two different heads, and that is how requests
-//! are smuggled. No client of the field sends one, so it is refused, as is a CR that stands alone.
-//! Each refusal is certain from the bytes up to it, however they are cut. [`super::head`] calls.
+//! A line ends in CR LF. RFC 9112, 2.2 lets a recipient accept a bare LF, too. But a server that
+//! does and a proxy that does not would see two different heads, which allows request smuggling. No
+//! known client sends a bare LF, so it is refused, like a bare CR. A refusal depends only on the
+//! bytes up to it, never on their split into reads. [`super::head`] is the caller.
 
 use super::Refusal;
 use super::framing::is_token_byte;
 
-/// The longest method, in bytes, that is taken for one. The longest registered one has 17.
+/// The maximum length of a method in bytes. The longest registered one has 17.
 const METHOD_BYTES_MAX: usize = 32;
 
 /// The first byte of a TLS client: the content type of its handshake's record (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What came of looking for the lines of a head.
+/// The result of searching the lines of a head.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Found<'b> {
-    /// The lines, with the empty one that ends them.
+    /// All lines are there.
     All {
-        /// How many bytes they begin behind.
+        /// How many bytes of empty lines precede them.
         before: usize,
-        /// From the request line on.
+        /// The request line and the fields, with the empty line at the end.
         lines: &'b [u8],
     },
-    /// The end has not arrived.
+    /// The end is missing.
     Incomplete,
-    /// There will be no head.
+    /// The bytes cannot become a head.
     Refused(Refusal),
 }
 
-/// Looks for the lines in front of `bytes`, of which no more than `head_bytes_max` are looked at.
+/// Finds the lines at the front of `bytes`. At most `head_bytes_max` bytes are examined.
 pub(super) fn find(bytes: &[u8], head_bytes_max: usize) -> Found<'_> {
     let window = bytes.get(..head_bytes_max).unwrap_or(bytes);
     let rest = without_empty_lines(window);
@@ -61,8 +61,8 @@ fn without_empty_lines(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether the bytes begin with a method, or could once more of them have come. A binary protocol
-/// is known by its first byte and gets no time to wait for an answer.
+/// Whether the bytes are a method and a space, or the beginning of them. A binary protocol is
+/// refused at its first byte, without waiting for more.
 fn may_be_request(bytes: &[u8]) -> bool {
     if matches!(bytes, [] | [b'\r']) {
         return true;
@@ -74,7 +74,7 @@ fn may_be_request(bytes: &[u8]) -> bool {
     }
 }
 
-/// The bytes up to and with the first empty line.
+/// The bytes through the first empty line.
 fn through_empty_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     let mut start = 0;
     while let Some(line) = next_line(bytes.get(start..).unwrap_or_default())? {
@@ -89,7 +89,7 @@ fn through_empty_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     Ok(None)
 }
 
-/// The first line without its end, if its end has come.
+/// The first line without its end; `None` if the end is missing.
 fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     let Some(at) = memchr::memchr2(b'\r', b'\n', bytes) else {
         return Ok(None);
@@ -101,8 +101,8 @@ fn next_line(bytes: &[u8]) -> Result<Option<&[u8]>, Refusal> {
     }
 }
 
-/// Looks only at how the line ends: HTTP/0.9 has no version and no fields, so that nothing more
-/// would ever come, and another version has rules of its own (RFC 9112, 2.3).
+/// Checks only the end of the line. A request of HTTP/0.9 has no version and no fields, so waiting
+/// for them would be pointless. Another version has rules of its own (RFC 9112, 2.3).
 fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     if line == b"PRI * HTTP/2.0" {
         return Err(Refusal::Http2);
@@ -118,7 +118,7 @@ fn check_request_line(line: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// What is too large in a head that has not ended where it should have.
+/// Names the part that is too long in a head that exceeds the limit.
 fn overflow(bytes: &[u8], limit: usize) -> Refusal {
     if bytes.is_empty() || bytes == b"\r" {
         Refusal::NotHttp
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_found_behind_empty_ones_and_before_what_follows() {
+    fn lines_are_found_between_empty_lines_and_later_bytes() {
         let bytes = b"\r\n\r\nGET / HTTP/1.1\r\nA: b\r\n\r\nmore";
         let lines = b"GET / HTTP/1.1\r\nA: b\r\n\r\n".as_slice();
         assert_eq!(find(bytes, 100), Found::All { before: 4, lines });
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn line_that_ends_otherwise_is_refused_as_soon_as_it_is_seen() {
+    fn bare_cr_or_lf_is_refused_at_the_first_certain_byte() {
         for (bytes, certain) in [
             (&b"GET / HTTP/1.1\nHost: h\r\n\r\n"[..], 15),
             (b"GET / HTTP/1.1\r\nHost: h\n\r\n", 24),

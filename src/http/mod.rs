@@ -1,14 +1,14 @@
 //! PURE: the HTTP/1.1 request side of the client listener (RFC 9110, RFC 9112).
 //!
-//! Bytes go in, and out comes what the request gets: a complete response, a stream of server-sent
-//! events, a WebSocket, or a poll. One request at a time is read from the front of what the conn
-//! holds, so keep-alive and pipelining are a loop in the caller. `lines` finds the head, `head`
-//! reads it, `framing` has what decides where a request ends and whom it is for, `route` decides,
-//! `target`, `upgrade`, `extensions` and `validators` check what was asked for, `origin` asks whose
-//! page it is from, `entry` for a token, `refusal` names every way to be refused, and `response`
-//! writes. Requests have no content here: whatever carries some is refused and the conn closed, so
-//! that nobody can hide a second request in the first one's content. Called by `conn`; the
-//! transports call `response` for the heads they send later, and the feed has its heads read here.
+//! Turns the bytes of a request into an answer: a complete response, a stream of server-sent
+//! events, a WebSocket, or a poll. A call reads one request from the front of the conn's bytes, so
+//! keep-alive and pipelining are a loop in the caller. `lines` finds the head and `head` parses it.
+//! `framing` decides where a request ends and which host it is for. `route` chooses the answer.
+//! `target`, `upgrade`, `extensions` and `validators` check the parameters, `origin` checks the
+//! page that sent the request, and `entry` its token. `refusal` lists all refusals, and `response`
+//! writes. Requests have no content here: one with content is refused and the conn closed, so that
+//! no second request can be smuggled in the content of the first. Called by `conn`. The transports
+//! call `response` for heads that they send later, and the feed parses its heads here.
 #![doc = include_str!("strictness.md")]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![warn(clippy::wildcard_enum_match_arm)]
@@ -53,22 +53,22 @@ pub use response::{Response, StreamBody};
 pub use target::Target;
 pub use validators::Validators;
 
-/// What came of looking for a request.
+/// The result of reading a request.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Read {
-    /// No complete head yet, and it may still become a good one.
+    /// The head is not complete yet.
     Incomplete,
     /// A request was read.
     Request {
-        /// How many bytes were the request. After [`After::Close`] the rest is nobody's.
+        /// How many bytes the request has. After [`After::Close`] the rest is ignored.
         length: usize,
-        /// What it gets.
+        /// Its answer.
         answer: Answer,
     },
 }
 
-/// What a request gets.
+/// The answer to a request.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Answer {
@@ -76,18 +76,18 @@ pub enum Answer {
     EventStream(EventStreamRequest),
     /// One answer, at once or when there is news.
     Poll(PollRequest),
-    /// These bytes, and nothing that lasts.
+    /// A complete response.
     Respond(Response),
     /// A WebSocket.
     WebSocket(WebSocketRequest),
 }
 
-/// What becomes of a conn after a response (RFC 9112, 9.3).
+/// Whether a conn persists after a response (RFC 9112, 9.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// No request follows.
+    /// The conn is closed.
     Close,
-    /// The next request may follow.
+    /// Another request may follow.
     KeepAlive,
 }
 
@@ -96,62 +96,62 @@ pub enum After {
 pub struct EventStreamRequest {
     /// At least one channel, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// From where the client wants to be served.
+    /// The position to start from.
     pub since: Since,
-    /// What it wants of each publication.
+    /// The form of each publication.
     pub envelope: Envelope,
-    /// How the stream's end is marked.
+    /// How the end of the body is marked.
     pub body: StreamBody,
-    /// Whose pages may read it.
+    /// The origins whose pages may read it.
     pub sharing: Sharing,
-    /// How it comes in.
+    /// The admission.
     pub entry: Entry,
 }
 
-/// A checked request for what has been published since.
+/// A checked request for a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PollRequest {
     /// At least one channel, without repetition, in the order of the query.
     pub channels: Vec<ChannelName>,
-    /// From where the client wants to be served.
+    /// The position to start from.
     pub since: Since,
-    /// What it wants of each publication.
+    /// The form of each publication.
     pub envelope: Envelope,
-    /// How long it waits for news, held to the limit. Zero is a short poll.
+    /// How long it waits for news, within the limit. Zero is a short poll.
     pub timeout: Duration,
-    /// What it has already.
+    /// The answers that the client has already.
     pub validators: Validators,
-    /// Whose pages may read the answer.
+    /// The origins whose pages may read the answer.
     pub sharing: Sharing,
-    /// What becomes of the conn behind the answer.
+    /// Whether the conn persists after the answer.
     pub after: After,
-    /// How it comes in.
+    /// The admission.
     pub entry: Entry,
 }
 
 /// A checked request for a WebSocket (RFC 6455, 4.2.1).
 #[derive(Debug, PartialEq, Eq)]
 pub struct WebSocketRequest {
-    /// The channels to start with, without repetition; none where commands can name some later.
+    /// The first channels, without repetition. May be empty if commands can name channels later.
     pub channels: Vec<ChannelName>,
-    /// From where the client wants to be served.
+    /// The position to start from.
     pub since: Since,
-    /// How much of each may be given before it is acknowledged.
+    /// The window of each of these channels.
     pub window: Option<Window>,
-    /// What it wants of each publication.
+    /// The form of each publication.
     pub envelope: Envelope,
     /// The value of `Sec-WebSocket-Accept`.
     pub accept: String,
-    /// Whether the subprotocol `fanfare.v1` was offered and so is spoken.
+    /// Whether the client offered the subprotocol `fanfare.v1`, which the server then accepts.
     pub has_subprotocol: bool,
-    /// How messages are compressed, if they are.
+    /// The parameters of compression, if it was negotiated.
     pub deflate: Option<Deflate>,
-    /// How it comes in.
+    /// The admission.
     pub entry: Entry,
 }
 
-/// Whom the request at the front of `bytes` comes from, as a trusted proxy says; `None` inside if
-/// it says nothing that is understood, and outside if there is no complete head.
+/// The client of the request at the front of `bytes`, by the field of a trusted proxy. The outer
+/// `None` means that the head is incomplete, the inner one that the field names no client.
 #[must_use]
 pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>> {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
@@ -167,15 +167,15 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
     Some(forwarded::client(newest_first, list, &config.proxy.trusted))
 }
 
-/// Reads one request from the front of `bytes` where nobody is asked for a token.
+/// Reads one request from the front of `bytes`, on a server without keys.
 pub fn read_request(bytes: &[u8], config: &Config, date: &str, metrics: &WorkerMetrics) -> Read {
     read_guarded_request(bytes, &Access::default(), config, date, metrics)
 }
 
-/// Reads one request from the front of `bytes`: the one entry of this module.
+/// Reads one request from the front of `bytes`. This is the entry point of the module.
 ///
-/// Looks at no more than `config.limits.request_head_bytes` bytes; when so many are there and hold
-/// no complete head, the request is refused. `date` is the time as the `Date` field has it.
+/// Reads at most `config.limits.request_head_bytes` bytes; if they contain no complete head, the
+/// request is refused. `date` is the value of the `Date` field.
 pub fn read_guarded_request(
     bytes: &[u8],
     access: &Access,
@@ -211,7 +211,7 @@ pub fn read_guarded_request(
     Read::Request { length, answer }
 }
 
-/// Counts it, and says what becomes of the conn if the head leaves that open.
+/// Counts a refusal. Returns whether the conn may persist.
 fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     metrics.requests_refused.increment();
     if refusal == Refusal::Origin {
@@ -219,7 +219,7 @@ fn note_refusal(refusal: Refusal, metrics: &WorkerMetrics) -> After {
     }
     if matches!(refusal, Refusal::Entry(EntryError::Token(_))) {
         metrics.tokens_refused.increment();
-        // Each costs a signature, so the next one has to connect for it.
+        // Verifying a token costs CPU, so each further attempt needs a new connection.
         return After::Close;
     }
     After::KeepAlive

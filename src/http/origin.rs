@@ -1,11 +1,11 @@
-//! Whose page a request is from (RFC 6454, 7), and whether that page may read the response (Fetch,
-//! 3.3).
+//! The origin of the page that sent a request (RFC 6454, 7), and whether it may read the response
+//! (Fetch, 3.3).
 //!
-//! A browser lets any page send requests anywhere, with the cookies of where they go; it says in
-//! `Origin` whose page it was. A WebSocket of a page that is not let in is refused, since the
-//! browser would let it read everything. Other responses are kept from such a page by the browser
-//! itself, unless they name its origin. Only origins of the configuration are ever named, so that
-//! none is reflected. Called by the router, and by the transports for heads that they send later.
+//! A browser lets any page send requests to any host, with that host's cookies; `Origin` names the
+//! page's origin. A WebSocket of a foreign page is refused, because the browser would let the page
+//! read everything. Other responses are hidden from a foreign page by the browser, unless they name
+//! its origin. Only configured origins are named, so none is ever reflected. Called by the router,
+//! and by the transports for heads that they send later.
 
 use crate::config::browser::Browser;
 
@@ -13,21 +13,20 @@ use super::head::{Field, Head};
 use super::response::push_field;
 use super::target::Target;
 
-/// Whose page a request is from.
+/// The source of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// A page that nobody lets in.
+    /// A page of another origin that is not configured.
     Foreign,
-    /// A page that the configuration lets in, by its place in the list.
+    /// A page of a configured origin, by its index in the list.
     Listed(u8),
     /// A page of this host.
     SameHost,
-    /// No page: whatever is no browser says nothing, and a browser nothing about its own host.
+    /// No `Origin`: not a browser, or a browser's request to the page's own host.
     Unsaid,
 }
 
 impl Source {
-    /// Finds it out.
     pub(super) fn of(head: &Head<'_>, browser: &Browser) -> Self {
         let origin = match head.fields.origin {
             Field::Absent => return Self::Unsaid,
@@ -43,7 +42,7 @@ impl Source {
         }
     }
 
-    /// Who may read the response.
+    /// The origins whose pages may read the response.
     pub(super) fn sharing(self) -> Sharing {
         match self {
             Self::Listed(place) => Sharing(Some(place)),
@@ -52,7 +51,7 @@ impl Source {
     }
 }
 
-/// Whom the request is for (RFC 9112, 3.2.2).
+/// The host of the request (RFC 9112, 3.2.2).
 fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
     let target = Target::parse(head.target).ok();
     if let Some(authority) = target.and_then(|target| target.authority) {
@@ -64,8 +63,8 @@ fn host<'b>(head: &Head<'b>) -> Option<&'b [u8]> {
     }
 }
 
-/// Host and port have to be the same; the scheme cannot be compared, since a proxy may have ended
-/// TLS. It only says which port goes without saying.
+/// Host and port must be equal. The scheme cannot be compared, since a proxy may terminate TLS; it
+/// only gives the default port.
 fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     let (origin, port) = match (
         origin.strip_prefix(b"https://"),
@@ -84,13 +83,13 @@ fn is_same_host(origin: &[u8], host: &[u8]) -> bool {
     !origin.is_empty() && without_port(origin).eq_ignore_ascii_case(without_port(host))
 }
 
-/// Who may read a response that is yet to be sent: a place in the configuration's list, so that a
-/// conn that waits holds no text.
+/// The origins whose pages may read a later response: an index into the configured list, so that a
+/// waiting conn holds no text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sharing(Option<u8>);
 
 impl Sharing {
-    /// The origin to be named in the response.
+    /// The origin that the response names.
     #[must_use]
     pub fn reader(self, browser: &Browser) -> Reader<'_> {
         match self.0.and_then(|place| browser.origin(place)) {
@@ -101,19 +100,19 @@ impl Sharing {
     }
 }
 
-/// Whose pages may read a response.
+/// The pages that may read a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader<'a> {
-    /// Anybody's, but not what a cookie has opened.
+    /// Pages of any origin, for requests without cookies.
     Any,
-    /// Those of this origin, also with cookies.
+    /// Pages of this origin, also with cookies.
     Origin(&'a str),
-    /// Those of the origin that it comes from.
+    /// Pages of the server's own origin.
     SameOrigin,
 }
 
 impl Reader<'_> {
-    /// Appends what says so, and that whoever asks from elsewhere may get another response.
+    /// Appends the CORS fields, and `Vary`, because other origins get other responses.
     pub(super) fn push_fields(self, out: &mut Vec<u8>) {
         push_field("Vary", "Origin", out);
         match self {
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn page_of_the_same_host_is_known_by_host_and_port() {
+    fn page_of_the_same_host_is_recognised_by_host_and_port() {
         for (origin, host) in [
             ("https://example.com", "example.com"),
             ("http://example.com", "example.com"),
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_target_stands_instead_of_the_host() {
+    fn absolute_target_replaces_the_host() {
         let fields = "Host: other\r\nOrigin: http://h:1";
         assert_eq!(
             source_of("GET http://h:1/ws", fields, &[]),
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn listed_origin_is_compared_to_the_byte() {
+    fn listed_origin_is_compared_byte_by_byte() {
         let list = ["https://a.example", "https://b.example:8443"];
         let of = |origin: &str| source(&format!("Host: h\r\nOrigin: {origin}"), &list);
         assert_eq!(of("https://a.example"), Source::Listed(0));
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_listed_is_ever_named() {
+    fn only_listed_origins_are_named() {
         let origins = ["*", "https://a"].map(String::from).into();
         let browser = Browser { origins };
         let reader = |source: Source| source.sharing().reader(&browser);

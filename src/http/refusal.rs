@@ -1,7 +1,7 @@
-//! Every way in which a request is refused, with its status and the words for it.
+//! All refusals of requests, with status, code and text.
 //!
-//! The words become the `detail` of a problem document (RFC 9457) and may end up in logs on the
-//! way, so they hold numbers and names of ours alone: never a byte that the peer sent.
+//! The text becomes the `detail` of a problem document (RFC 9457) and may be logged by proxies. So
+//! it contains only the server's own numbers and names, never a byte from the peer.
 
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
 use crate::id::ChannelNameError;
@@ -10,28 +10,28 @@ use crate::proxy::TooMany;
 use super::entry::EntryError;
 use super::response::Status;
 
-/// Why a request is refused, or the connection before there is one.
+/// Why a request, or a connection without one, is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A `channel` of the query is no channel name.
+    /// A `channel` of the query is not a channel name.
     #[error("channel: {0}")]
     ChannelName(ChannelNameError),
-    /// No channel where one is needed.
+    /// A channel is needed.
     #[error("name at least one channel: ?channel=NAME")]
     ChannelMissing,
-    /// More channels than a conn may have.
+    /// The query names more channels than a conn may have.
     #[error("at most {limit} channels per connection, not {got}")]
     ChannelsTooMany {
-        /// How many it may have.
+        /// The limit.
         limit: usize,
-        /// How many were asked for.
+        /// The number of channels in the query.
         got: usize,
     },
     /// `Content-Length` and `Transfer-Encoding` together, or the latter in HTTP/1.0.
-    #[error("the length of the content is given in two ways, or in one that HTTP/1.0 lacks")]
+    #[error("Transfer-Encoding is given beside Content-Length or in HTTP/1.0")]
     ContentFraming,
-    /// `Content-Length` is repeated or no number.
-    #[error("Content-Length has to be one number")]
+    /// `Content-Length` is repeated or not a number.
+    #[error("Content-Length must be one number")]
     ContentLength,
     /// The request has content.
     #[error("requests have no content here; publications go to the feed")]
@@ -39,28 +39,28 @@ pub enum Refusal {
     /// A percent sign without two hexadecimal digits, or a value that is not UTF-8.
     #[error("the query is not percent-encoded UTF-8")]
     Encoding,
-    /// It may not come in.
+    /// The request is not admitted.
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// `envelope` is neither of the two.
+    /// `envelope` is neither `full` nor `data`.
     #[error("envelope is either full or data")]
     Envelope,
-    /// An expectation that nobody has defined (RFC 9110, 10.1.1).
-    #[error("no expectation but 100-continue is known")]
+    /// The expectation is not defined (RFC 9110, 10.1.1).
+    #[error("only the expectation 100-continue is supported")]
     Expectation,
     /// A field line is malformed (RFC 9112, 5).
     #[error("a header field is malformed")]
     Field,
-    /// More field lines than are read.
+    /// The head has too many field lines.
     #[error("at most {limit} header fields")]
     FieldsTooMany {
-        /// How many are read.
+        /// The limit.
         limit: usize,
     },
-    /// The head is not complete within its limit.
+    /// The head is longer than its limit.
     #[error("a request head has at most {limit} bytes")]
     HeadTooLarge {
-        /// How many bytes it may have.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The head is not complete in time.
@@ -70,91 +70,91 @@ pub enum Refusal {
     #[error("exactly one well-formed Host header field is needed")]
     Host,
     /// The preface of HTTP/2 (RFC 9113, 3.4).
-    #[error("HTTP/2 is not spoken here, only HTTP/1.0 and HTTP/1.1")]
+    #[error("HTTP/2 is not supported, only HTTP/1.0 and HTTP/1.1")]
     Http2,
-    /// CR or LF stands alone (RFC 9112, 2.2).
-    #[error("lines end in CR LF, and neither of the two stands alone")]
+    /// A bare CR or LF (RFC 9112, 2.2).
+    #[error("lines must end in CR LF; a bare CR or LF is not accepted")]
     LineEnd,
     /// Memory is short.
     #[error("the server is short of memory")]
     MemoryShort,
-    /// A method that nothing here has.
-    #[error("only GET, HEAD and OPTIONS are answered here")]
+    /// The method is not supported.
+    #[error("only GET, HEAD and OPTIONS are supported")]
     Method,
     /// Not a request of HTTP/1.
     #[error("this is not an HTTP/1.1 request")]
     NotHttp,
-    /// A page that is not let in (RFC 6454, 7).
-    #[error("pages of this origin are not let in; see [browser] origins")]
+    /// The page's origin is not listed (RFC 6454, 7).
+    #[error("pages of this origin are not admitted; see [browser] origins")]
     Origin,
-    /// No such path.
-    #[error("there is nothing here; see /poll, /sse and /ws")]
+    /// The path does not exist.
+    #[error("no such path; see /poll, /sse and /ws")]
     Path,
-    /// HTTP without TLS where TLS is spoken.
+    /// Plaintext HTTP on a TLS listener.
     #[error("plain HTTP was sent to a port that speaks TLS: use https:// or wss://")]
     PlainOnTls,
     /// The server drains, and the request head is not complete.
     #[error("the server is restarting")]
     Restarting,
-    /// The server has as many channels as it may have.
-    #[error("the server has as many channels as it may have")]
+    /// The limit of channels of the server is reached.
+    #[error("the server has reached its limit of channels")]
     ServerFullOfChannels,
-    /// The server has as many connections as it may have.
+    /// The limit of connections of the server is reached.
     #[error("the server is full")]
     ServerFullOfConns,
-    /// The request target is in none of the forms of RFC 9112, 3.2.
+    /// The request target has none of the forms of RFC 9112, 3.2.
     #[error("the request target is malformed")]
     Target,
-    /// The request target does not fit.
+    /// The request target is too long.
     #[error("the request target is too long: at most {limit} bytes with all of the head")]
     TargetTooLong {
-        /// How many bytes fit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// `timeout` is no number of seconds.
+    /// `timeout` is not a number of seconds.
     #[error("timeout is a whole number of seconds")]
     Timeout,
-    /// A TLS handshake where TLS is not spoken.
+    /// A TLS handshake on a plaintext listener.
     #[error("a TLS handshake was sent to a port that speaks plain HTTP: use http:// or ws://")]
     TlsOnPlain,
     /// The client has or opens too many connections.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// The content has a transfer coding that is not undone here.
-    #[error("this transfer coding is not implemented here")]
+    /// The content has an unsupported transfer coding.
+    #[error("this transfer coding is not implemented")]
     TransferCoding,
-    /// `Transfer-Encoding` is repeated, has `chunked` twice or not at its end (RFC 9112, 6.3).
-    #[error("Transfer-Encoding has to end in chunked, and to have it once")]
+    /// `Transfer-Encoding` is repeated, or has `chunked` twice or not at its end (RFC 9112, 6.3).
+    #[error("Transfer-Encoding must end in chunked and contain it once")]
     TransferEncoding,
-    /// `Upgrade` without the connection option of its name.
+    /// `Connection` does not list `Upgrade`.
     #[error("Connection does not name Upgrade")]
     UpgradeConnection,
-    /// `Sec-WebSocket-Extensions` is no list of extensions (RFC 6455, 9.1).
+    /// `Sec-WebSocket-Extensions` is not a list of extensions (RFC 6455, 9.1).
     #[error("Sec-WebSocket-Extensions is malformed")]
     UpgradeExtensions,
     /// `Sec-WebSocket-Key` is missing, repeated or not 16 bytes in base64.
-    #[error("Sec-WebSocket-Key has to be 16 bytes in base64, once")]
+    #[error("Sec-WebSocket-Key must be 16 bytes in base64, once")]
     UpgradeKey,
-    /// No wish for a WebSocket where nothing else is served.
-    #[error("only WebSocket is served here; a proxy on the way may have removed Upgrade")]
+    /// A request to the WebSocket path without `Upgrade`.
+    #[error("this path serves WebSocket only; a proxy on the way may have removed Upgrade")]
     UpgradeMissing,
-    /// Another version of the WebSocket protocol than 13, or none.
-    #[error("only version 13 of the WebSocket protocol is spoken here")]
+    /// The WebSocket version is not 13, or missing.
+    #[error("only version 13 of the WebSocket protocol is supported")]
     UpgradeVersion,
-    /// Another version of HTTP than 1.0 and 1.1.
-    #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
+    /// The HTTP version is neither 1.0 nor 1.1.
+    #[error("only HTTP/1.0 and HTTP/1.1 are supported")]
     Version,
-    /// `last` is no number of publications.
+    /// `last` is not a number of publications.
     #[error("last is a whole number from 0 to {}", u32::MAX)]
     Last,
-    /// `window` is no number of publications within the limit.
+    /// `window` is not a number of publications within the limit.
     #[error("window is a whole number from 1 to {WINDOW_PUBLICATIONS_MAX}")]
     Window,
     /// `window` with the data envelope, which has no ids to acknowledge.
     #[error("a window needs the full envelope: publications are acknowledged by their ids")]
     WindowWithoutIds,
     /// `window` on a transport whose clients cannot acknowledge.
-    #[error("a window needs a WebSocket: nobody else can acknowledge")]
+    #[error("a window needs a WebSocket: clients of other transports cannot acknowledge")]
     WindowUnheard,
 }
 
@@ -206,7 +206,7 @@ impl Refusal {
         }
     }
 
-    /// The word that programs look at.
+    /// The `code` of the problem document.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -260,7 +260,7 @@ mod tests {
     use crate::auth::TokenError;
 
     impl Refusal {
-        /// One of each variant, and the errors inside those whose code they decide.
+        /// One value of each variant, and of each inner error that decides the code.
         pub(in crate::http) fn one_of_each() -> Vec<Self> {
             let mut all = vec![Self::ChannelMissing];
             while let Some(next) = all.last().and_then(|last| last.next()) {
@@ -269,7 +269,7 @@ mod tests {
             all
         }
 
-        /// The variant after this one: a new one does not compile before it has its place.
+        /// The next variant. A new variant does not compile until it is listed here.
         fn next(self) -> Option<Self> {
             let limit = 1;
             Some(match self {
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn code_is_one_word_and_tells_apart_what_a_program_would() {
+    fn code_is_one_word_and_distinguishes_the_refusals() {
         let all = Refusal::one_of_each();
         for refusal in &all {
             let is_part = |byte: u8| byte.is_ascii_lowercase() || byte == b'_' || byte == b'2';
@@ -338,8 +338,8 @@ mod tests {
             );
         }
         let codes: BTreeSet<_> = all.iter().map(|refusal| refusal.code()).collect();
-        // Those that share one: two of HTTP's version, two of a full server, three each of a bad
-        // upgrade and a bad window.
+        // Shared codes: two of the HTTP version, two of a full server, three each of a bad upgrade
+        // and a bad window.
         assert_eq!(codes.len(), all.len() - 6);
     }
 }

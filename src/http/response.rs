@@ -1,9 +1,8 @@
-//! Writes response heads and the short responses (RFC 9110, RFC 9112).
+//! Writes response heads and complete short responses (RFC 9110, RFC 9112).
 //!
-//! Refusals are problem documents (RFC 9457). Whose pages may read a response is said in each one
-//! that was made for a request (Fetch, 3.3), and caches are told that it depends on who asked. The
-//! heads of streams are separate functions: their transport sends them when it knows whether there
-//! is a gap.
+//! Refusals are problem documents (RFC 9457). Each response to a request has the CORS fields
+//! (Fetch, 3.3) and `Vary: Origin` for caches. The heads of streams have functions of their own,
+//! because their transport sends them when it knows whether there is a gap.
 
 use crate::config::limits::DEFLATE_WINDOW_BITS;
 use crate::frame::envelope::{push_display, push_json_string};
@@ -16,10 +15,10 @@ use super::origin::Reader;
 pub use super::status::Status;
 use super::{After, Refusal, WebSocketRequest};
 
-/// The live page, one file without outside assets.
+/// The live page, one file without external assets.
 const PAGE: &[u8] = include_bytes!("page.html");
 
-/// Lets the page's own inline script and style work, and streams from where it came; nothing else.
+/// Allows the page's inline script and style, and connections to its own origin; nothing else.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; connect-src 'self' ws: wss:; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'";
@@ -30,30 +29,30 @@ pub const PROBLEM: &str = "application/problem+json";
 /// The methods of every path.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// How long a browser may remember what a preflight said, in seconds.
+/// How long a browser may cache a preflight response, in seconds.
 const PREFLIGHT_AGE_S: &str = "86400";
 
-/// A response that is complete.
+/// A complete response.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
-    /// How the request fared.
+    /// The status.
     pub status: Status,
     /// Head and content.
     pub bytes: Vec<u8>,
-    /// What becomes of the conn.
+    /// Whether the conn persists.
     pub then: After,
 }
 
-/// How the end of a stream of events is marked.
+/// How the end of an event stream is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamBody {
     /// By a last chunk (RFC 9112, 7.1).
     Chunked,
-    /// By the end of the conn: HTTP/1.0 has no chunks.
+    /// By closing the connection: HTTP/1.0 has no chunks.
     UntilClose,
 }
 
-/// Appends the head of a stream of events. Its transport goes on with the body.
+/// Appends the head of an event stream. The transport appends the body.
 pub fn push_event_stream_head(
     body: StreamBody,
     has_gap: bool,
@@ -68,7 +67,7 @@ pub fn push_event_stream_head(
     if body == StreamBody::Chunked {
         push_field("Transfer-Encoding", "chunked", out);
     }
-    // Nothing follows a stream, whatever the client has asked for (RFC 9112, 9.6).
+    // No response follows a stream, even if the client asked for keep-alive (RFC 9112, 9.6).
     push_connection(After::Close, out);
     out.extend_from_slice(b"\r\n");
 }
@@ -76,21 +75,21 @@ pub fn push_event_stream_head(
 /// The head of a poll's answer.
 #[derive(Clone, Copy, Debug)]
 pub struct PollHead<'a> {
-    /// From where the client goes on; the entity tag too.
+    /// The client's position after the answer, and the entity tag.
     pub id: Cursor,
-    /// Whether the answer tells of a gap.
+    /// Whether the answer contains a gap.
     pub has_gap: bool,
-    /// What becomes of the conn.
+    /// Whether the conn persists.
     pub then: After,
-    /// How long the client waits before it asks again, in seconds, if the server drains.
+    /// How long the client waits before its next request, in seconds, if the server drains.
     pub retry_after_s: Option<u64>,
-    /// Whose pages may read it.
+    /// The origin whose pages may read it.
     pub reader: Reader<'a>,
-    /// The time.
+    /// The value of the `Date` field.
     pub date: &'a str,
 }
 
-/// Appends the head of a poll's answer, whose content has so many bytes.
+/// Appends the head of a poll's answer whose content has this many bytes.
 pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8>) {
     push_poll_answer(Status::Ok, head, out);
     push_field("Content-Type", "application/json", out);
@@ -103,7 +102,7 @@ pub fn push_poll_head(head: PollHead<'_>, content_bytes: usize, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the answer to a poll of a client that has everything, and says so (RFC 9110, 15.4.5).
+/// Appends the answer 304 to a client that has the current answer (RFC 9110, 15.4.5).
 pub fn push_not_modified(head: PollHead<'_>, out: &mut Vec<u8>) {
     push_poll_answer(Status::NotModified, head, out);
     push_entity_tag(head.id, out);
@@ -128,7 +127,7 @@ fn push_entity_tag(id: Cursor, out: &mut Vec<u8>) {
     push_display(&format_args!("ETag: \"{id}\"\r\n"), out);
 }
 
-/// Appends the answer to a good WebSocket handshake (RFC 6455, 4.2.2).
+/// Appends the response to a valid WebSocket handshake (RFC 6455, 4.2.2).
 pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mut Vec<u8>) {
     push_status_line(Status::SwitchingProtocols, date, out);
     push_field("Upgrade", "websocket", out);
@@ -143,8 +142,8 @@ pub fn push_switching_protocols(request: &WebSocketRequest, date: &str, out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends how messages are compressed (RFC 7692, 7.1): with no context taken over, whatever was
-/// asked for, and in our window where the client has to be told.
+/// Appends the parameters of compression (RFC 7692, 7.1). Neither side takes over a context. The
+/// server's window is named if the client has limited it.
 fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"Sec-WebSocket-Extensions: permessage-deflate; \
@@ -157,8 +156,8 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The response that says why there is no room, and when to come back. The delay is drawn, so that
-/// clients that are refused together do not come back together. The conn closes after it.
+/// A temporary refusal with `Retry-After`. The delay is drawn, so that clients that are refused
+/// together do not return together. The conn is closed.
 #[must_use]
 pub fn put_off(refusal: Refusal, reader: Reader<'_>, retry_after_s: u64, date: &str) -> Response {
     let mut bytes = Vec::with_capacity(512);
@@ -174,7 +173,7 @@ pub fn put_off(refusal: Refusal, reader: Reader<'_>, retry_after_s: u64, date: &
     }
 }
 
-/// The response to a connection that has no request that could be answered: it closes.
+/// The refusal of a connection that has no valid request. The conn is closed.
 #[must_use]
 pub fn turn_away(refusal: Refusal, date: &str) -> Response {
     refuse(
@@ -186,7 +185,7 @@ pub fn turn_away(refusal: Refusal, date: &str) -> Response {
     )
 }
 
-/// The response that says why a request is refused.
+/// The refusal of a request.
 #[must_use]
 pub fn refuse(
     refusal: &Refusal,
@@ -213,7 +212,7 @@ pub fn refuse(
         push_field("Allow", METHODS, &mut bytes);
     }
     if status == Status::UpgradeRequired {
-        // The sender of Upgrade has to name it as a connection option too (RFC 9110, 7.8).
+        // The sender of Upgrade must also list it in Connection (RFC 9110, 7.8).
         push_field("Upgrade", "websocket", &mut bytes);
         push_field("Connection", "Upgrade", &mut bytes);
         push_field("Sec-WebSocket-Version", "13", &mut bytes);
@@ -231,14 +230,14 @@ pub fn refuse(
     }
 }
 
-/// What a problem document says (RFC 9457).
+/// The members of a problem document (RFC 9457).
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
     /// The status of the response.
     pub status: Status,
-    /// What is wrong, for people.
+    /// The problem in words.
     pub detail: &'a str,
-    /// The same for programs; an extension member (RFC 9457, 3.2).
+    /// The problem for programs; an extension member (RFC 9457, 3.2).
     pub code: &'static str,
 }
 
@@ -275,30 +274,24 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// What may be asked; for a page that is let in also as the answer to its browser's preflight
+/// The response to OPTIONS. For a listed origin it is the answer to the browser's preflight, too
 /// (Fetch, 3.3.5).
 pub(super) fn options(then: After, reader: Reader<'_>, date: &str) -> Response {
-    let mut bytes = Vec::with_capacity(512);
-    push_status_line(Status::NoContent, date, &mut bytes);
-    reader.push_fields(&mut bytes);
-    push_field("Allow", METHODS, &mut bytes);
-    if reader != Reader::SameOrigin {
-        push_field("Access-Control-Allow-Methods", METHODS, &mut bytes);
-        push_field(
-            "Access-Control-Allow-Headers",
-            "Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
-             X-Requested-With",
-            &mut bytes,
-        );
-        push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, &mut bytes);
-    }
-    push_connection(then, &mut bytes);
-    bytes.extend_from_slice(b"\r\n");
-    Response {
-        status: Status::NoContent,
-        bytes,
-        then,
-    }
+    without_content(Status::NoContent, then, |bytes| {
+        push_status_line(Status::NoContent, date, bytes);
+        reader.push_fields(bytes);
+        push_field("Allow", METHODS, bytes);
+        if reader != Reader::SameOrigin {
+            push_field("Access-Control-Allow-Methods", METHODS, bytes);
+            push_field(
+                "Access-Control-Allow-Headers",
+                "Last-Event-ID, Authorization, Cache-Control, Content-Type, If-None-Match, \
+                 X-Requested-With",
+                bytes,
+            );
+            push_field("Access-Control-Max-Age", PREFLIGHT_AGE_S, bytes);
+        }
+    })
 }
 
 /// The live page.
@@ -317,28 +310,32 @@ pub(super) fn page(method: Method, then: After, date: &str) -> Response {
     }
 }
 
-/// What HEAD gets of a stream of events: the fields, and no stream.
-pub(super) fn event_stream_without_stream(then: After, reader: Reader<'_>, date: &str) -> Response {
-    let mut bytes = Vec::with_capacity(512);
-    push_event_stream_fields(reader, date, &mut bytes);
-    push_connection(then, &mut bytes);
-    bytes.extend_from_slice(b"\r\n");
-    Response {
-        status: Status::Ok,
-        bytes,
-        then,
-    }
+/// The response to HEAD for an event stream.
+pub(super) fn event_stream_head(then: After, reader: Reader<'_>, date: &str) -> Response {
+    without_content(Status::Ok, then, |bytes| {
+        push_event_stream_fields(reader, date, bytes);
+    })
 }
 
-/// What HEAD gets of a poll: the fields, and nothing that takes time to know.
-pub(super) fn poll_without_answer(then: After, reader: Reader<'_>, date: &str) -> Response {
+/// The response to HEAD for a poll: without the fields that depend on the answer.
+pub(super) fn poll_head(then: After, reader: Reader<'_>, date: &str) -> Response {
+    without_content(Status::Ok, then, |bytes| {
+        push_poll_fields(Status::Ok, reader, date, bytes);
+        push_field("Content-Type", "application/json", bytes);
+    })
+}
+
+fn without_content(
+    status: Status,
+    then: After,
+    push_fields: impl FnOnce(&mut Vec<u8>),
+) -> Response {
     let mut bytes = Vec::with_capacity(512);
-    push_poll_fields(Status::Ok, reader, date, &mut bytes);
-    push_field("Content-Type", "application/json", &mut bytes);
+    push_fields(&mut bytes);
     push_connection(then, &mut bytes);
     bytes.extend_from_slice(b"\r\n");
     Response {
-        status: Status::Ok,
+        status,
         bytes,
         then,
     }
@@ -348,7 +345,7 @@ fn push_event_stream_fields(reader: Reader<'_>, date: &str, out: &mut Vec<u8>) {
     push_status_line(Status::Ok, date, out);
     push_field("Content-Type", "text/event-stream; charset=utf-8", out);
     push_field("Cache-Control", "no-cache, no-transform", out);
-    // Asks nginx not to gather the stream.
+    // Asks nginx not to buffer the stream.
     push_field("X-Accel-Buffering", "no", out);
     reader.push_fields(out);
 }
@@ -393,8 +390,8 @@ pub fn push_content(
     }
 }
 
-/// Appends what becomes of the conn. Said in both cases: an HTTP/1.0 client needs to hear of the
-/// one, an HTTP/1.1 client of the other.
+/// Appends `Connection`. Both options are written: `keep-alive` for clients of HTTP/1.0, `close`
+/// for those of HTTP/1.1.
 fn push_connection(then: After, out: &mut Vec<u8>) {
     let option = match then {
         After::Close => "close",
@@ -448,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn client_that_is_put_off_may_read_when_to_come_back() {
+    fn page_may_read_the_retry_after_of_a_refusal() {
         let response = put_off(Refusal::MemoryShort, Reader::Any, 5, DATE);
         let text = String::from_utf8(response.bytes).unwrap();
         for line in [
@@ -463,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn preface_of_http2_gets_frames_with_the_document_in_them() {
+    fn http2_preface_gets_frames_that_contain_the_document() {
         let bytes = turn_away(Refusal::Http2, DATE).bytes;
         let (frames, document) = bytes.split_at(9 + 9 + 8);
         assert_eq!(frames.last(), Some(&0x0d));

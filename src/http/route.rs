@@ -1,7 +1,7 @@
-//! Decides what a request gets: which path, which method, which transport.
+//! Chooses the answer to a request by its path and method.
 //!
-//! Everything a later step relies on is checked here, so that an [`Answer`] is a promise that can
-//! be kept: its channels are names, its key is answered, its limits are held.
+//! All that later steps rely on is checked here: in an [`Answer`], the channels are valid names,
+//! the WebSocket key is answered, and the limits are respected.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use crate::id::Since;
 
 use super::entry::{self, Entry, EntryError};
 use super::head::{Head, Method, Version};
-use super::origin::Source;
+use super::origin::{Reader, Source};
 use super::target::{Query, Target};
 use super::{
-    Answer, EventStreamRequest, PollRequest, Refusal, StreamBody, WebSocketRequest, response,
-    upgrade,
+    After, Answer, EventStreamRequest, PollRequest, Refusal, Response, StreamBody,
+    WebSocketRequest, response, upgrade,
 };
 
-/// The paths that exist.
+/// The paths of the client listener.
 #[derive(Clone, Copy)]
 enum Path {
     EventStream,
@@ -41,7 +41,7 @@ impl Path {
     }
 }
 
-/// Answers a head or says why not.
+/// Answers a request, or refuses it.
 pub(super) fn answer(
     head: &Head<'_>,
     source: Source,
@@ -49,178 +49,184 @@ pub(super) fn answer(
     config: &Config,
     date: &str,
 ) -> Result<Answer, Refusal> {
-    if let Some(fault) = head.fault {
-        return Err(fault);
-    }
-    // The one target that means the server as a whole (RFC 9112, 3.2.4).
-    if head.method == Method::Options && head.target == "*" {
-        return Ok(options(head, source, config, date));
-    }
-    let target = Target::parse(head.target)?;
-    let path = Path::find(target.path, config)?;
-    if head.method == Method::Options {
-        return Ok(options(head, source, config, date));
-    }
-    match path {
-        Path::EventStream => event_stream(head, target, source, access, config, date),
-        Path::Page => Ok(Answer::Respond(response::page(
-            head.method,
-            head.after,
-            date,
-        ))),
-        Path::Poll => poll(head, target, source, access, config, date),
-        Path::WebSocket => websocket(head, target, source, access, config),
-    }
-}
-
-fn options(head: &Head<'_>, source: Source, config: &Config, date: &str) -> Answer {
-    let reader = source.sharing().reader(&config.browser);
-    Answer::Respond(response::options(head.after, reader, date))
-}
-
-/// The browser keeps from a foreign page what it may not read. Yet where a cookie opens channels, a
-/// page should not even have a stream opened in its visitor's name.
-fn check_source(source: Source, config: &Config) -> Result<(), Refusal> {
-    if source == Source::Foreign && !config.auth.cookie.is_empty() {
-        return Err(Refusal::Origin);
-    }
-    Ok(())
-}
-
-fn event_stream(
-    head: &Head<'_>,
-    target: Target<'_>,
-    source: Source,
-    access: &Access,
-    config: &Config,
-    date: &str,
-) -> Result<Answer, Refusal> {
-    check_source(source, config)?;
-    let query = parse_read_only_query(target, config)?;
-    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
-    if head.method == Method::Head {
-        let reader = source.sharing().reader(&config.browser);
-        let response = response::event_stream_without_stream(head.after, reader, date);
-        return Ok(Answer::Respond(response));
-    }
-    Ok(Answer::EventStream(EventStreamRequest {
-        since: since(head, &query),
-        channels: query.channels,
-        envelope: query.envelope.unwrap_or(Envelope::Data),
-        body: match head.version {
-            Version::Http10 => StreamBody::UntilClose,
-            Version::Http11 => StreamBody::Chunked,
-        },
-        sharing: source.sharing(),
-        entry,
-    }))
-}
-
-fn poll(
-    head: &Head<'_>,
-    target: Target<'_>,
-    source: Source,
-    access: &Access,
-    config: &Config,
-    date: &str,
-) -> Result<Answer, Refusal> {
-    check_source(source, config)?;
-    let query = parse_read_only_query(target, config)?;
-    let asked = query.timeout.transpose()?;
-    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config)?;
-    if head.method == Method::Head {
-        let reader = source.sharing().reader(&config.browser);
-        let response = response::poll_without_answer(head.after, reader, date);
-        return Ok(Answer::Respond(response));
-    }
-    let asked = asked.unwrap_or(Duration::from_millis(POLL_TIMEOUT_MS));
-    Ok(Answer::Poll(PollRequest {
-        since: since(head, &query),
-        channels: query.channels,
-        envelope: query.envelope.unwrap_or(Envelope::Full),
-        timeout: asked.min(config.limits.poll_timeout()),
-        validators: head.fields.if_none_match.clone(),
-        sharing: source.sharing(),
-        after: head.after,
-        entry,
-    }))
-}
-
-fn websocket(
-    head: &Head<'_>,
-    target: Target<'_>,
-    source: Source,
-    access: &Access,
-    config: &Config,
-) -> Result<Answer, Refusal> {
-    let accept = upgrade::accept(head)?;
-    // Once it is open the browser keeps nothing of it from the page.
-    if source == Source::Foreign {
-        return Err(Refusal::Origin);
-    }
-    let query = parse_query(target, config)?;
-    let envelope = query.envelope.unwrap_or(Envelope::Full);
-    // With the data envelope no command is heard, so that a channel could never be named later.
-    if envelope == Envelope::Data && query.channels.is_empty() {
-        return Err(Refusal::ChannelMissing);
-    }
-    let window = query.window.transpose()?;
-    if window.is_some() && envelope == Envelope::Data {
-        return Err(Refusal::WindowWithoutIds);
-    }
-    // It is for the channels that are named here; commands say for themselves.
-    if window.is_some() && query.channels.is_empty() {
-        return Err(Refusal::ChannelMissing);
-    }
-    let entry = entry::decide(&head.fields, target.query, &query.channels, access, config);
-    let entry = match entry {
-        // Its first message may bring one, where messages are heard.
-        Err(Refusal::Entry(EntryError::TokenMissing)) if envelope == Envelope::Full => {
-            Entry::Awaited
-        }
-        entry => entry?,
+    let router = Router {
+        head,
+        source,
+        access,
+        config,
+        date,
     };
-    Ok(Answer::WebSocket(WebSocketRequest {
-        entry,
-        since: since(head, &query),
-        window,
-        channels: query.channels,
-        envelope,
-        accept,
-        has_subprotocol: head.fields.offers_subprotocol,
-        deflate: head
-            .fields
-            .extensions
-            .deflate
-            .filter(|_| config.deflate.enabled),
-    }))
+    router.answer()
 }
 
-fn parse_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
-    let channels_max = usize::try_from(config.limits.channels_per_conn).unwrap_or(usize::MAX);
-    Query::parse(target.query, channels_max)
+struct Router<'a> {
+    head: &'a Head<'a>,
+    source: Source,
+    access: &'a Access,
+    config: &'a Config,
+    date: &'a str,
 }
 
-/// The query of a transport whose clients are not heard: they name all channels now, and could
-/// acknowledge nothing.
-fn parse_read_only_query(target: Target<'_>, config: &Config) -> Result<Query, Refusal> {
-    let query = parse_query(target, config)?;
-    if query.channels.is_empty() {
-        return Err(Refusal::ChannelMissing);
-    }
-    if query.window.is_some() {
-        return Err(Refusal::WindowUnheard);
-    }
-    Ok(query)
-}
-
-/// The field goes before the query: `EventSource` repeats the query of its first request when it
-/// comes back, and says in the field how far it has got since.
-fn since(head: &Head<'_>, query: &Query) -> Since {
-    match head.fields.last_event_id {
-        Some(value) if !value.is_empty() => {
-            str::from_utf8(value).map_or(Since::Unrecognised, Since::parse)
+impl Router<'_> {
+    fn answer(&self) -> Result<Answer, Refusal> {
+        let head = self.head;
+        if let Some(fault) = head.fault {
+            return Err(fault);
         }
-        Some(_) | None => query.since.unwrap_or(Since::Now),
+        // This target means the server as a whole (RFC 9112, 3.2.4).
+        if head.method == Method::Options && head.target == "*" {
+            return Ok(self.respond(response::options));
+        }
+        let target = Target::parse(head.target)?;
+        let path = Path::find(target.path, self.config)?;
+        if head.method == Method::Options {
+            return Ok(self.respond(response::options));
+        }
+        match path {
+            Path::EventStream => self.event_stream(target),
+            Path::Page => {
+                let page = response::page(head.method, head.after, self.date);
+                Ok(Answer::Respond(page))
+            }
+            Path::Poll => self.poll(target),
+            Path::WebSocket => self.websocket(target),
+        }
+    }
+
+    fn respond(&self, write: fn(After, Reader<'_>, &str) -> Response) -> Answer {
+        let reader = self.source.sharing().reader(&self.config.browser);
+        Answer::Respond(write(self.head.after, reader, self.date))
+    }
+
+    fn event_stream(&self, target: Target<'_>) -> Result<Answer, Refusal> {
+        let query = self.parse_read_only_query(target)?;
+        let entry = self.entry(target, &query)?;
+        if self.head.method == Method::Head {
+            return Ok(self.respond(response::event_stream_head));
+        }
+        Ok(Answer::EventStream(EventStreamRequest {
+            since: self.since(&query),
+            channels: query.channels,
+            envelope: query.envelope.unwrap_or(Envelope::Data),
+            body: match self.head.version {
+                Version::Http10 => StreamBody::UntilClose,
+                Version::Http11 => StreamBody::Chunked,
+            },
+            sharing: self.source.sharing(),
+            entry,
+        }))
+    }
+
+    fn poll(&self, target: Target<'_>) -> Result<Answer, Refusal> {
+        let mut query = self.parse_read_only_query(target)?;
+        let timeout = query.timeout.take().transpose()?;
+        let timeout = timeout.unwrap_or(Duration::from_millis(POLL_TIMEOUT_MS));
+        let entry = self.entry(target, &query)?;
+        if self.head.method == Method::Head {
+            return Ok(self.respond(response::poll_head));
+        }
+        Ok(Answer::Poll(PollRequest {
+            since: self.since(&query),
+            channels: query.channels,
+            envelope: query.envelope.unwrap_or(Envelope::Full),
+            timeout: timeout.min(self.config.limits.poll_timeout()),
+            validators: self.head.fields.if_none_match.clone(),
+            sharing: self.source.sharing(),
+            after: self.head.after,
+            entry,
+        }))
+    }
+
+    fn websocket(&self, target: Target<'_>) -> Result<Answer, Refusal> {
+        let accept = upgrade::accept(self.head)?;
+        // The browser does not check the origin of an open WebSocket.
+        if self.source == Source::Foreign {
+            return Err(Refusal::Origin);
+        }
+        let query = self.parse_query(target)?;
+        let envelope = query.envelope.unwrap_or(Envelope::Full);
+        // With the data envelope commands are ignored, so no channel can be named later.
+        if envelope == Envelope::Data && query.channels.is_empty() {
+            return Err(Refusal::ChannelMissing);
+        }
+        let window = query.window.clone().transpose()?;
+        if window.is_some() && envelope == Envelope::Data {
+            return Err(Refusal::WindowWithoutIds);
+        }
+        // The window is for the channels of the query. A command has a window of its own.
+        if window.is_some() && query.channels.is_empty() {
+            return Err(Refusal::ChannelMissing);
+        }
+        let entry = match self.entry(target, &query) {
+            // With the full envelope, the first message may be a token.
+            Err(Refusal::Entry(EntryError::TokenMissing)) if envelope == Envelope::Full => {
+                Entry::Awaited
+            }
+            entry => entry?,
+        };
+        let fields = &self.head.fields;
+        Ok(Answer::WebSocket(WebSocketRequest {
+            entry,
+            since: self.since(&query),
+            window,
+            channels: query.channels,
+            envelope,
+            accept,
+            has_subprotocol: fields.offers_subprotocol,
+            deflate: fields
+                .extensions
+                .deflate
+                .filter(|_| self.config.deflate.enabled),
+        }))
+    }
+
+    fn entry(&self, target: Target<'_>, query: &Query) -> Result<Entry, Refusal> {
+        let fields = &self.head.fields;
+        entry::decide(
+            fields,
+            target.query,
+            &query.channels,
+            self.access,
+            self.config,
+        )
+    }
+
+    fn parse_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
+        let limit = self.config.limits.channels_per_conn;
+        Query::parse(target.query, usize::try_from(limit).unwrap_or(usize::MAX))
+    }
+
+    /// The query of a transport whose clients send no commands. They name all channels here, and
+    /// cannot acknowledge anything.
+    fn parse_read_only_query(&self, target: Target<'_>) -> Result<Query, Refusal> {
+        self.check_source()?;
+        let query = self.parse_query(target)?;
+        if query.channels.is_empty() {
+            return Err(Refusal::ChannelMissing);
+        }
+        if query.window.is_some() {
+            return Err(Refusal::WindowUnheard);
+        }
+        Ok(query)
+    }
+
+    /// The browser hides a response from foreign pages. But where a cookie opens channels, a
+    /// foreign page must not even open a stream in its visitor's name.
+    fn check_source(&self) -> Result<(), Refusal> {
+        if self.source == Source::Foreign && !self.config.auth.cookie.is_empty() {
+            return Err(Refusal::Origin);
+        }
+        Ok(())
+    }
+
+    /// The field precedes the query: after a reconnect, `EventSource` repeats its first query and
+    /// sends the current position in the field.
+    fn since(&self, query: &Query) -> Since {
+        match self.head.fields.last_event_id {
+            Some(value) if !value.is_empty() => {
+                str::from_utf8(value).map_or(Since::Unrecognised, Since::parse)
+            }
+            Some(_) | None => query.since.unwrap_or(Since::Now),
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! The request target: its path, and what the query asks for.
+//! The request target: its path and the parameters of its query.
 //!
-//! Percent-encoding is undone strictly, `+` is a space as in forms. Parameters that are not ours
-//! are ignored, so that a cache-breaker or a tracking mark does no harm.
+//! Percent-encoding is decoded strictly; `+` is a space, as in forms. Unknown parameters are
+//! ignored, so that cache busters and tracking parameters do no harm.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -17,16 +17,16 @@ use crate::json;
 use super::Refusal;
 use super::framing::is_authority;
 
-/// The parameters that may hold a resume position; the first of them that does is taken.
+/// The parameters that may contain a position. The first of them that does is used.
 ///
-/// `first` in `since`, and `last`, ask for history where no position is given: a client that comes
-/// back repeats its query and adds the position, and is not to be given the history again.
+/// `since=first` and `last` request history only where no position is given. A client that
+/// reconnects repeats its query and adds the position, and must not receive the history again.
 const POSITION_PARAMETERS: [&str; 3] = ["since", "last_event_id", "lastEventId"];
 
-/// The parts of a request target that we look at.
+/// The parts of a request target that the server uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target<'b> {
-    /// Whom an absolute form is for. It stands instead of `Host` (RFC 9112, 3.2.2).
+    /// The host of an absolute form. It replaces `Host` (RFC 9112, 3.2.2).
     pub authority: Option<&'b str>,
     /// The path, still encoded.
     pub path: &'b str,
@@ -35,11 +35,12 @@ pub struct Target<'b> {
 }
 
 impl<'b> Target<'b> {
-    /// Takes apart a target in origin form or in absolute form, which a server has to accept too
-    /// (RFC 9112, 3.2.2).
+    /// Parses a target in origin form or in absolute form, which a server must accept, too (RFC
+    /// 9112, 3.2.2).
     ///
     /// # Errors
-    /// When it is neither, or has a fragment, which is not for servers (RFC 9110, 7.1).
+    /// Returns [`Refusal::Target`] for other forms, and for a fragment, which is never sent to a
+    /// server (RFC 9110, 7.1).
     pub fn parse(target: &'b str) -> Result<Self, Refusal> {
         if target.contains('#') {
             return Err(Refusal::Target);
@@ -67,21 +68,20 @@ impl<'b> Target<'b> {
     }
 }
 
-/// What a query asks for.
+/// The parameters of a query.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Query {
     /// Without repetition, in order.
     pub(super) channels: Vec<ChannelName>,
     pub(super) envelope: Option<Envelope>,
     pub(super) since: Option<Since>,
-    /// Looked at by polls only: for the others it is no parameter of theirs.
+    /// For polls. Other transports ignore it, even if it is invalid.
     pub(super) timeout: Option<Result<Duration, Refusal>>,
-    /// For the WebSocket only.
+    /// For WebSocket.
     pub(super) window: Option<Result<Window, Refusal>>,
 }
 
 impl Query {
-    /// Reads all parameters.
     pub(super) fn parse(query: &str, channels_max: usize) -> Result<Self, Refusal> {
         let mut channels = Vec::new();
         let mut envelope = None;
@@ -93,13 +93,13 @@ impl Query {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name)?;
-            // Looked at even if the name is not ours: a broken query is refused as a whole.
+            // Decoded even if the name is unknown: a malformed query is refused as a whole.
             let value = decode(value)?;
             if name == "channel" {
                 channels.push(ChannelName::new(&value).map_err(Refusal::ChannelName)?);
             } else if value == "null" {
-                // What a program writes for a variable that is not set. No other parameter has a
-                // value of that text.
+                // Programs write this for an unset variable. It is no valid value of the other
+                // parameters.
             } else if name == "envelope" {
                 envelope = envelope.or(Some(envelope_named(&value)?));
             } else if name == "timeout" {
@@ -124,7 +124,7 @@ impl Query {
     }
 }
 
-/// The value of the first parameter of a name, if it has one.
+/// The value of the first non-empty parameter of this name.
 pub(super) fn parameter<'b>(query: &'b str, wanted: &str) -> Result<Option<Cow<'b, str>>, Refusal> {
     for pair in query.split('&') {
         if let Some((name, value)) = pair.split_once('=')
@@ -157,7 +157,7 @@ fn envelope_named(name: &str) -> Result<Envelope, Refusal> {
     }
 }
 
-/// A number too large to be one is a wait without end, which the limit on waiting takes care of.
+/// A number beyond 64 bits becomes the maximum, which the limit on timeouts bounds.
 fn seconds(text: &str) -> Result<Duration, Refusal> {
     let is_endless = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match json::whole_number(text) {
@@ -178,10 +178,10 @@ fn newest(text: &str) -> Result<Since, Refusal> {
         .ok_or(Refusal::Last)
 }
 
-/// Drops repetitions, keeps the order, and holds what is left against the limit.
+/// Drops repetitions, keeps the order, and checks the limit.
 fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelName>, Refusal> {
     if channels.len() > 1 {
-        // A tree, because a long head of one-letter names would make comparing all pairs dear.
+        // A set, because a long head can name so many channels that comparing all pairs is slow.
         let mut seen = BTreeSet::new();
         channels.retain(|channel| seen.insert(channel.clone()));
     }
@@ -192,12 +192,12 @@ fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelN
     Ok(channels)
 }
 
-/// Undoes percent-encoding and `+`.
+/// Decodes percent-encoding and `+`.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
     }
-    // The decoder lets a stray percent sign pass, so the escapes are checked first.
+    // The decoder accepts a stray percent sign, so the escapes are checked first.
     let mut after_percent = text.split('%').skip(1);
     if !after_percent.all(starts_with_two_hex_digits) {
         return Err(Refusal::Encoding);
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn target_is_taken_apart_in_origin_and_absolute_form() {
+    fn target_is_parsed_in_origin_and_absolute_form() {
         for (text, authority, path, query) in [
             ("/", None, "/", ""),
             ("/sse?a=b?c", None, "/sse", "a=b?c"),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn query_undoes_percent_encoding_and_refuses_what_is_broken() {
+    fn query_decodes_percent_encoding_and_refuses_malformed_escapes() {
         assert_eq!(names("channel=chat%3A42").unwrap(), ["chat:42"]);
         assert_eq!(names("channel=%D1%87%d0%b0%D1%82").unwrap(), ["чат"]);
         assert_eq!(names("ch%61nnel=%2B%26").unwrap(), ["+&"]);
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn query_takes_the_first_position_by_rank_and_skips_empty_ones() {
+    fn query_uses_the_first_position_by_rank_and_skips_empty_ones() {
         let since = |query| Query::parse(query, 3).unwrap().since;
         let first = Some(Since::parse("000000000001-1"));
         assert_eq!(since("lastEventId=x&since=000000000001-1"), first);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn query_asks_for_history_where_it_has_no_position() {
+    fn query_requests_history_only_without_a_position() {
         let since = |query| Query::parse(query, 3).unwrap().since;
         let position = Some(Since::parse("000000000001-1"));
         let five = Since::last(5);
@@ -325,18 +325,18 @@ mod tests {
         assert_eq!(since("last=0"), Some(Since::Now));
         assert_eq!(since("last=null"), None);
         assert_eq!(since("last=5&since=first"), Some(Since::First));
-        // A client that comes back adds its position, and an unknown one is a gap.
+        // A client that reconnects adds its position. An unknown position causes a gap.
         assert_eq!(since("last=5&since=000000000001-1"), position);
         assert_eq!(since("since=first&lastEventId=000000000001-1"), position);
         assert_eq!(since("last=5&since=x"), Some(Since::Unrecognised));
-        // It is the value of no other parameter, and has one spelling.
+        // `first` is valid in `since` only, and has one spelling.
         for query in ["last_event_id=first", "since=First", "since=first+"] {
             assert_eq!(since(query), Some(Since::Unrecognised), "{query}");
         }
     }
 
     #[test]
-    fn query_takes_a_last_that_is_a_number_of_publications() {
+    fn query_accepts_a_number_of_publications_in_last() {
         let most = "last=4294967295";
         assert!(Query::parse(most, 3).is_ok());
         for garbage in ["", "x", "-1", "+1", "1.5", "first", "4294967296", "1e99"] {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn query_knows_two_envelopes() {
+    fn query_accepts_two_envelopes() {
         let envelope = |query| Query::parse(query, 3).map(|query| query.envelope);
         assert_eq!(envelope(""), Ok(None));
         assert_eq!(envelope("envelope=null"), Ok(None));
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn query_takes_a_window_within_its_limit() {
+    fn query_accepts_a_window_within_its_limit() {
         let window = |query: &str| Query::parse(query, 3).unwrap().window;
         assert_eq!(window(""), None);
         assert_eq!(window("window=null"), None);
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn query_takes_a_timeout_in_whole_seconds() {
+    fn query_accepts_a_timeout_in_whole_seconds() {
         let timeout = |query: &str| Query::parse(query, 3).unwrap().timeout;
         assert_eq!(timeout(""), None);
         assert_eq!(timeout("timeout=null"), None);

@@ -1,4 +1,4 @@
-//! Whole requests, as they are read and answered.
+//! Complete requests and their answers.
 
 use proptest::prelude::*;
 
@@ -12,7 +12,7 @@ fn read(bytes: &[u8]) -> Read {
     read_request(bytes, &Config::default(), DATE, &WorkerMetrics::default())
 }
 
-/// A request for a target with the field lines given.
+/// A request for a target with these field lines.
 fn get(target: &str, fields: &str) -> String {
     let line_end = if fields.is_empty() { "" } else { "\r\n" };
     format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}{line_end}\r\n")
@@ -61,7 +61,7 @@ fn event_stream_to(target: &str, fields: &str) -> EventStreamRequest {
     }
 }
 
-/// Heads that fit on a line, by their status and what becomes of the conn.
+/// Short heads, by status and persistence of the conn.
 const TABLE: &[(&str, After, &[&str])] = &[
     (
         "200",
@@ -229,7 +229,7 @@ const TABLE: &[(&str, After, &[&str])] = &[
     ),
 ];
 
-/// The table, and what is too long or no text.
+/// The table, with long heads and heads that are not text.
 fn table() -> Vec<(Vec<u8>, &'static str, After)> {
     let long_target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(8192));
     let long_field = get("/", &format!("X: {}", "y".repeat(8192)));
@@ -253,7 +253,7 @@ fn table() -> Vec<(Vec<u8>, &'static str, After)> {
 }
 
 #[test]
-fn head_gets_its_status_and_closes_only_where_it_must() {
+fn head_gets_its_status_and_closes_only_if_required() {
     for (request, status, then) in table() {
         let shown = String::from_utf8_lossy(&request[..request.len().min(120)]).into_owned();
         let Read::Request { answer, .. } = read(&request) else {
@@ -274,7 +274,7 @@ fn head_gets_its_status_and_closes_only_where_it_must() {
 }
 
 #[test]
-fn request_reads_the_same_at_every_cut() {
+fn request_is_parsed_the_same_at_every_cut() {
     for (request, ..) in table() {
         let whole = read(&request);
         for cut in 0..request.len() {
@@ -296,7 +296,7 @@ fn request_reads_the_same_at_every_cut() {
 }
 
 #[test]
-fn request_ends_where_the_next_one_begins() {
+fn request_ends_at_the_start_of_the_next() {
     let first = get("/sse?channel=a", "Last-Event-ID: 000000000001-7");
     let both = format!("{first}{}", get("/", ""));
     let Read::Request { length, answer } = read(both.as_bytes()) else {
@@ -325,7 +325,7 @@ fn head_may_have_exactly_its_limit() {
 }
 
 #[test]
-fn over_long_target_is_refused_even_where_the_head_may_be_longer() {
+fn long_target_is_refused_even_if_the_head_may_be_longer() {
     let mut config = Config::default();
     config.limits.request_head_bytes = 1 << 20;
     let request = get(&format!("/{}", "x".repeat(65_536)), "");
@@ -340,7 +340,7 @@ fn over_long_target_is_refused_even_where_the_head_may_be_longer() {
 }
 
 #[test]
-fn upgrade_is_answered_as_the_standard_asks_or_refused() {
+fn upgrade_is_answered_by_the_standard_or_refused() {
     let version = "Sec-WebSocket-Version: 13";
     let connection = "Connection: keep-alive, Upgrade";
     for (fields, status) in [
@@ -395,7 +395,7 @@ fn upgrade_is_answered_as_the_standard_asks_or_refused() {
 }
 
 #[test]
-fn handshake_is_accepted_in_these_bytes() {
+fn handshake_response_has_these_bytes() {
     let offer = "\r\nSec-WebSocket-Protocol: x, fanfare.v1";
     let mut out = Vec::new();
     response::push_switching_protocols(&websocket_to("/ws", offer), DATE, &mut out);
@@ -414,7 +414,7 @@ fn handshake_is_accepted_in_these_bytes() {
 }
 
 #[test]
-fn compression_is_agreed_to_where_it_is_enabled_and_offered() {
+fn compression_is_negotiated_if_enabled_and_offered() {
     let mut config = Config::default();
     let handshake = |lines: &str, config: &Config| {
         let request = get("/ws", &format!("{UPGRADE}\r\n{KEY}{lines}"));
@@ -455,7 +455,7 @@ fn compression_is_agreed_to_where_it_is_enabled_and_offered() {
 }
 
 #[test]
-fn websocket_needs_a_channel_only_where_it_cannot_name_one_later() {
+fn websocket_requires_a_channel_only_with_the_data_envelope() {
     let request = websocket_to("/ws", "");
     assert_eq!(request.channels, []);
     assert_eq!(request.envelope, Envelope::Full);
@@ -470,7 +470,7 @@ fn websocket_needs_a_channel_only_where_it_cannot_name_one_later() {
 }
 
 #[test]
-fn event_stream_takes_its_position_from_the_field_first() {
+fn event_stream_prefers_the_position_of_the_field() {
     let query = "/sse?channel=a&since=000000000001-1";
     let at = |text| Since::parse(text);
     assert_eq!(event_stream_to(query, "").since, at("000000000001-1"));
@@ -481,7 +481,7 @@ fn event_stream_takes_its_position_from_the_field_first() {
     assert_eq!(event_stream_to("/sse?channel=a", "").since, Since::Now);
     let request = event_stream_to(query, "Last-Event-ID: \u{fc}");
     assert_eq!(request.since, Since::Unrecognised);
-    // What EventSource repeats when it comes back is not history once more.
+    // The query that EventSource repeats on reconnect does not request history again.
     let query = "/sse?channel=a&last=20&since=first";
     assert_eq!(event_stream_to(query, field).since, at("000000000001-2"));
     let request = event_stream_to(query, "Last-Event-ID: first");
@@ -489,7 +489,7 @@ fn event_stream_takes_its_position_from_the_field_first() {
 }
 
 #[test]
-fn event_stream_has_chunks_and_payloads_unless_asked_otherwise() {
+fn event_stream_defaults_to_chunks_and_the_data_envelope() {
     let request = event_stream_to("/sse?channel=a", "");
     assert_eq!(request.envelope, Envelope::Data);
     assert_eq!(request.body, StreamBody::Chunked);
@@ -554,7 +554,7 @@ fn refusal_is_a_problem_document_without_a_byte_of_the_peer() {
 }
 
 #[test]
-fn method_that_nothing_has_is_told_which_there_are() {
+fn refusal_of_a_method_lists_the_supported_ones() {
     let (text, _) = response_to("DELETE / HTTP/1.1\r\nHost: h\r\n\r\n");
     assert!(text.contains("\r\nAllow: GET, HEAD, OPTIONS\r\n"), "{text}");
 }
@@ -571,7 +571,7 @@ fn head_method_gets_the_same_head_and_no_content() {
 }
 
 #[test]
-fn page_can_be_switched_off() {
+fn page_can_be_disabled() {
     let config = Config {
         page: false,
         ..Config::default()
@@ -585,7 +585,7 @@ fn page_can_be_switched_off() {
 }
 
 #[test]
-fn channels_are_held_against_the_limit() {
+fn number_of_channels_is_limited() {
     let channels = |count: u32| {
         let pairs: Vec<_> = (0..count).map(|n| format!("channel={n}")).collect();
         answer_to(&get(&format!("/sse?{}", pairs.join("&")), ""))
@@ -596,7 +596,7 @@ fn channels_are_held_against_the_limit() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_within_themselves(
+    fn any_bytes_are_parsed_without_reading_beyond_them(
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
     ) {
         if let Read::Request { length, .. } = read(&bytes) {
@@ -605,7 +605,7 @@ proptest! {
     }
 
     #[test]
-    fn anything_like_a_request_is_read_the_same_at_any_cut(
+    fn request_like_bytes_are_parsed_the_same_at_every_cut(
         method in "(GET|HEAD|OPTIONS|POST|[ -~]{0,4})",
         target in "(/sse|/ws|/)?[?][ -~]{0,40}",
         fields in proptest::collection::vec(
@@ -630,7 +630,7 @@ proptest! {
 }
 
 #[test]
-fn poll_has_its_own_defaults_and_the_position_rules_of_all() {
+fn poll_has_its_own_defaults_and_the_common_position_rules() {
     let poll_to = |target: &str, fields: &str| match answer_to(&get(target, fields)) {
         Answer::Poll(request) => request,
         other @ (Answer::EventStream(_) | Answer::Respond(_) | Answer::WebSocket(_)) => {
@@ -659,7 +659,7 @@ fn poll_has_its_own_defaults_and_the_position_rules_of_all() {
     assert_eq!(request.timeout, Duration::from_secs(120));
 }
 
-/// A server where two origins are let in, and a cookie opens channels if it has a name.
+/// A configuration with two origins, and with a token cookie if the name is not empty.
 fn guarded(cookie: &str) -> Config {
     let mut config = Config::default();
     config.browser.origins = vec!["https://a.example".into(), "http://b.example:8080".into()];
@@ -730,7 +730,7 @@ fn preflight_of_a_listed_page_has_these_bytes() {
 }
 
 #[test]
-fn response_to_a_foreign_page_names_no_origin() {
+fn response_to_a_foreign_page_has_no_cors_fields() {
     for start in [
         "OPTIONS /poll",
         "OPTIONS *",
@@ -776,7 +776,7 @@ fn foreign_page_is_refused_where_a_cookie_opens_channels() {
 }
 
 #[test]
-fn stream_and_poll_remember_whose_page_may_read_them() {
+fn stream_and_poll_store_the_origin_that_may_read_them() {
     let config = guarded("");
     let reader = |target: &str| {
         let request = get(target, "Origin: http://b.example:8080");

@@ -1,23 +1,22 @@
-//! Checks a request for a WebSocket (RFC 6455, 4.2.1).
+//! Checks a WebSocket handshake (RFC 6455, 4.2.1).
 //!
-//! Says what the handshake needs or why there is none; which path it is for, and which channels,
-//! is the router's. Fields are held against the standard and not against what browsers happen to
-//! send, so that every client of the field gets through and nothing else does.
+//! The router checks path and channels. Fields are checked against the standard, not against the
+//! habits of browsers, so that every conforming client is accepted.
 
 use tungstenite::handshake::derive_accept_key;
 
 use super::Refusal;
 use super::head::{Field, Head, Method, Version};
 
-/// The version of the protocol of RFC 6455.
+/// The protocol version of RFC 6455.
 const WEBSOCKET_VERSION: &[u8] = b"13";
 
-/// Bytes of `Sec-WebSocket-Key`: 16 bytes in base64.
+/// The length of `Sec-WebSocket-Key`: 16 bytes in base64.
 const KEY_BYTES: usize = 24;
 
-/// Answers the client's key with the value of `Sec-WebSocket-Accept`.
+/// Checks the handshake and returns the value of `Sec-WebSocket-Accept`.
 pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
-    // Upgrade means nothing in HTTP/1.0 (RFC 9110, 7.8), and nothing to another method here.
+    // HTTP/1.0 has no Upgrade (RFC 9110, 7.8), and a handshake is always a GET.
     let can_upgrade = head.method == Method::Get && head.version == Version::Http11;
     if !can_upgrade || !head.fields.offers_websocket {
         return Err(Refusal::UpgradeMissing);
@@ -37,8 +36,8 @@ pub(super) fn accept(head: &Head<'_>) -> Result<String, Refusal> {
     }
 }
 
-/// Whether this is 16 bytes in base64. The four bits that the last digit has to spare are not
-/// looked at: the example in RFC 6455, 4.1 has some of them set.
+/// Whether this is 16 bytes in base64. The four unused bits of the last digit are not checked: the
+/// example in RFC 6455, 4.1 has some of them set.
 fn is_key(key: &[u8]) -> bool {
     let Some(digits) = key.strip_suffix(b"==") else {
         return false;

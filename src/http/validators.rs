@@ -1,32 +1,32 @@
-//! `If-None-Match` (RFC 9110, 13.1.2): which of our ids a client says it has.
+//! `If-None-Match` (RFC 9110, 13.1.2): the ids that a client has already.
 //!
-//! A list of entity tags, on one line or several, compared weakly: `W/` makes no difference, nor
-//! does what a proxy that compresses has appended to a tag of ours (`"ID-gzip"`, `"ID;br"`). Only
-//! tags that could be ids of ours are kept. What is no entity tag ends its line, which costs a
-//! client nothing but a whole answer.
+//! A list of entity tags on one or more lines. The comparison is weak: `W/` is ignored, and so is a
+//! suffix that a compressing proxy has appended (`"ID-gzip"`, `"ID;br"`). Only tags that can be ids
+//! of this server are kept. A malformed entity tag ends the parsing of its line; the client then
+//! receives a complete answer.
 
 use crate::id::Cursor;
 
-/// Bytes of an id before the digits of its sequence number.
+/// The bytes of an id before the digits of its sequence number.
 const EPOCH_BYTES: usize = 13;
 
-/// What a client has already.
+/// The entity tags of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Validators {
-    /// `*`: whatever there is.
+    /// `*`: any id matches.
     is_any: bool,
-    /// As many as fit into a head.
+    /// Bounded by the limit on request heads.
     ids: Vec<Cursor>,
 }
 
 impl Validators {
-    /// Whether the client has what has this id.
+    /// Whether the client has the answer with this id.
     #[must_use]
     pub fn matches(&self, id: Cursor) -> bool {
         self.is_any || self.ids.contains(&id)
     }
 
-    /// Takes one field line's value.
+    /// Parses the value of one field line.
     pub(super) fn note(&mut self, value: &[u8]) {
         if value == b"*" {
             self.is_any = true;
@@ -40,8 +40,8 @@ impl Validators {
     }
 }
 
-/// The id that an opaque tag is, or begins with where a proxy has appended something. That begins
-/// with `-`, `;`, `:` or the like, and never goes on with the number.
+/// The id of an opaque tag, without a suffix of a proxy. A suffix begins with `-`, `;`, `:` or the
+/// like, never with a letter or a digit.
 fn id_of(tag: &[u8]) -> Option<Cursor> {
     let number = tag.get(EPOCH_BYTES..)?;
     let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
@@ -52,8 +52,8 @@ fn id_of(tag: &[u8]) -> Option<Cursor> {
     str::from_utf8(id).ok()?.parse().ok()
 }
 
-/// The next opaque tag of a list, without its quotes, and what follows it. A comma may stand inside
-/// the quotes. Old proxies append to a tag after its quotes, which is passed over.
+/// The next opaque tag of a list, without its quotes, and the rest. A comma may occur inside the
+/// quotes. Old proxies append a suffix after the quotes, which is ignored.
 fn take_tag(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let start = bytes
         .iter()
@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    /// Which of the ids 1 to 9 match the field lines.
+    /// The ids from 1 to 9 that match the field lines.
     fn matching(lines: &[&[u8]]) -> Vec<u64> {
         let mut validators = Validators::default();
         for line in lines {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn list_is_compared_weakly_over_all_its_lines() {
+    fn list_is_compared_weakly_across_its_lines() {
         assert_eq!(matching(&[b"\"000000000001-3\""]), [3]);
         assert_eq!(matching(&[b"W/\"000000000001-3\""]), [3]);
         assert_eq!(
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_is_known_whatever_a_proxy_has_appended_to_it() {
+    fn tag_is_recognised_with_any_suffix_of_a_proxy() {
         for suffix in [
             "-gzip", "--gzip", "-br", "-zstd", "-df", ";br", ";gzip", ":gzip", "/br", "+x", "-5",
             "\u{e4}",
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn tag_is_found_at_any_place_of_a_long_list() {
+    fn tag_is_found_at_any_position_of_a_long_list() {
         let others = (10..400).map(|n| format!("\"000000000001-{n}\", \"x\", "));
         let line = others.collect::<String>() + "W/\"000000000001-4-gzip\"";
         assert_eq!(matching(&[line.as_bytes()]), [4]);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tag_of_ours_matches_nothing() {
+    fn malformed_tag_matches_no_id() {
         for line in [
             &b""[..],
             b"000000000001-3",
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn list_cut_anywhere_has_the_tags_before_the_cut() {
+    fn truncated_list_has_the_tags_before_the_cut() {
         let list = b"\"000000000001-3\", W/\"000000000001-5\"";
         for cut in 0..=list.len() {
             let expected: &[u64] = match cut {
@@ -167,7 +167,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken_without_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_parsed_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             Validators::default().note(&bytes);
         }
     }

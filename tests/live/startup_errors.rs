@@ -129,13 +129,13 @@ fn credentials() -> Vec<Case> {
             plain("[auth]\nkeys = [\"HS256 @/short\", \"RS256 @/junk\", \"HS256 @/none\"]\n"),
             &[
                 ("auth.keys", "@/short has 1 bytes"),
-                ("auth.keys", "@/junk is no public key"),
+                ("auth.keys", "@/junk is not a public key"),
                 ("auth.keys", "cannot read @/none: No such file"),
             ],
         ),
         (
             plain("[auth]\njwks = \"@/junk\"\n"),
-            &[("auth.jwks", "@/junk is no JWK set")],
+            &[("auth.jwks", "@/junk is not a JWK set")],
         ),
         (
             plain("[auth]\njwks = \"@/empty.json\"\n[journal]\npath = \"@/junk\"\n"),
