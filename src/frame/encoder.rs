@@ -1,42 +1,42 @@
-//! What a worker needs for encoding beyond the publication itself: a compressor and its scratch.
+//! A worker's compressor and its scratch memory.
 //!
-//! Owned by the worker and lent to whoever fills a cell of a publication, so that neither a conn
-//! nor a publication ever holds a compressor. Counts what it compressed. Decides with the deflater
-//! whether compressing is of use; the publication's cells remember the verdict.
+//! Owned by the worker and lent for filling a cell of a publication, so that neither conns nor
+//! publications hold a compressor. It counts its work. The deflater decides whether compression
+//! makes a message shorter; the publication's cells store the result.
 
 use super::websocket::{self, push_deflated};
 use super::{Envelope, Frame, Publication};
 use crate::config::limits::{DEFLATE_BUFFER_BYTES_KEPT, FRAME_HEADER_BYTES_MAX};
 use crate::deflate::Deflater;
 
-/// A worker's means of encoding. Empty until something is to be compressed.
+/// A worker's compressor. Empty until the first compression.
 #[derive(Debug, Default)]
 pub struct Encoder {
     deflater: Deflater,
-    /// The message that is being compressed, if it is not the payload itself.
+    /// The message to compress, if it is not the payload itself.
     body: Vec<u8>,
     deflated: Deflated,
 }
 
-/// What has been compressed.
+/// Counters of compression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflated {
-    /// How many frames.
+    /// The number of compressed frames.
     pub frames: u64,
-    /// Bytes of their messages.
+    /// The bytes of their messages before compression.
     pub plain_bytes: u64,
-    /// Bytes of what they became.
+    /// The bytes after compression.
     pub deflated_bytes: u64,
 }
 
 impl Encoder {
-    /// What has been compressed so far.
+    /// The counters so far.
     #[must_use]
     pub fn deflated(&self) -> Deflated {
         self.deflated
     }
 
-    /// The frame of a publication's compressed message; `None` if the plain one serves as well.
+    /// The frame of a publication's compressed message; `None` if compression does not shorten it.
     pub(super) fn deflate(
         &mut self,
         publication: &Publication,
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn deflated_frame_is_the_plain_message_made_shorter_in_each_envelope() {
+    fn deflated_frame_inflates_to_the_plain_message_in_each_envelope() {
         for (payload, first) in [
             (Payload::Json("[1,2,3,4,5],".repeat(100).into()), 0xc1),
             (Payload::Text("ünï ".repeat(100).into()), 0xc1),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_shrink_shares_the_bytes_of_the_plain_frame() {
+    fn incompressible_payload_shares_the_plain_frame() {
         let mut random = fastrand::Rng::with_seed(1);
         let noise: Vec<u8> = (0..600).map(|_| random.u8(..)).collect();
         for payload in [Payload::Text("short".into()), Payload::Bytes(noise.into())] {

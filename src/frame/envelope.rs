@@ -1,13 +1,13 @@
-//! The full envelope: `{"channel":…,"id":…,"event":…,"initial":true,"data":…}`, keys in this order,
-//! absent ones left out.
+//! The full envelope: `{"channel":…,"id":…,"event":…,"initial":true,"data":…}`. The keys are in
+//! this order; absent ones are omitted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{Payload, Publication};
 
-/// Appends the full envelope of a publication as one JSON object. `is_initial` marks what a
-/// subscriber is given because it asked for history.
+/// Appends the full envelope of a publication as one JSON object. `is_initial` marks publications
+/// of the requested history.
 pub fn push_full(publication: &Publication, is_initial: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"channel\":");
     push_json_string(publication.channel.as_str(), out);
@@ -45,14 +45,14 @@ pub fn push_payload_field(payload: &Payload, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a string in quotes with JSON's escapes (RFC 8259, 7).
+/// Appends a quoted JSON string (RFC 8259, 7).
 pub fn push_json_string(text: &str, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail, and neither can serializing a string.
     let written = serde_json::to_writer(&mut *out, text);
     debug_assert!(written.is_ok());
 }
 
-/// Appends what `Display` shows.
+/// Appends the `Display` form of a value.
 pub fn push_display(value: &impl std::fmt::Display, out: &mut Vec<u8>) {
     use std::io::Write as _;
     let written = write!(out, "{value}");

@@ -1,8 +1,8 @@
 //! The encodings of one publication, each made once for all workers.
 //!
-//! Shared by the publication, the workers that are about to write it and the conns that have begun
-//! to. A cell is filled by the first worker that needs it; a worker that needs it in the
-//! same moment waits for the other. Reading takes no lock.
+//! Shared by the publication, by workers that are about to write it and by conns that have begun to
+//! write it. A cell is filled by the first worker that needs it; a worker that needs it at the same
+//! time waits. Reading takes no lock.
 
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
@@ -12,24 +12,24 @@ use super::{
     Encoder, Envelope, Frame, FrameKind, Publication, event_stream, json_element, websocket,
 };
 
-/// A cell for each encoding, by [`FrameKind::cell`].
+/// One cell per encoding, by [`FrameKind::cell`].
 #[derive(Debug)]
 pub struct Frames {
     cells: [OnceLock<Cell>; FrameKind::CELLS],
     weight: Weight,
 }
 
-/// What a cell is filled with.
+/// The content of a cell.
 #[derive(Debug)]
 enum Cell {
-    /// Nothing of its own: the plain frame of this envelope serves.
+    /// No bytes of its own: the plain frame of this envelope is used.
     AsPlain(Envelope),
-    /// Bytes.
+    /// A frame.
     Frame(Frame),
 }
 
 impl Frames {
-    /// Bytes of memory without any encoding: the cells, and the counts of references.
+    /// The memory without any encoding: the cells and the reference counts.
     pub const BYTES: u64 = (size_of::<Self>() + 2 * size_of::<usize>()) as u64;
 
     pub(super) fn new(ledger: &Arc<Ledger>, is_logged: bool) -> Self {
@@ -39,13 +39,13 @@ impl Frames {
         }
     }
 
-    /// The log has let go of them.
+    /// The log has evicted the publication.
     pub(super) fn leave_log(&self) {
         self.weight.leave_log();
     }
 
-    /// The frame for one kind of conn, encoded now if it has not been needed yet. `None` for no
-    /// kind there is. The publication is the one whose encodings these are.
+    /// The frame for one kind of conn, encoded now if it does not exist yet. Never `None` for an
+    /// existing kind. `publication` must be the owner of these encodings.
     pub fn encode(
         &self,
         publication: &Publication,
@@ -67,7 +67,7 @@ impl Frames {
         }
     }
 
-    /// The frame for one kind of conn, if it has been needed.
+    /// The frame for one kind of conn, if it exists.
     #[must_use]
     pub fn get(&self, kind: FrameKind) -> Option<&Frame> {
         match self.cells.get(kind.cell())?.get()? {
@@ -76,7 +76,7 @@ impl Frames {
         }
     }
 
-    /// The wire bytes for one kind of conn; none if they have not been needed.
+    /// The wire bytes for one kind of conn; empty if they do not exist.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         self.get(kind)
@@ -84,7 +84,7 @@ impl Frames {
             .unwrap_or_default()
     }
 
-    /// The cell whose bytes a kind of conn is sent, once that is known.
+    /// The cell that contains the bytes for a kind of conn, once it is filled.
     #[must_use]
     pub fn holder(&self, kind: FrameKind) -> Option<usize> {
         let cell = kind.cell();
@@ -94,19 +94,19 @@ impl Frames {
         }
     }
 
-    /// Bytes held by a cell of its own, if it has any.
+    /// The bytes in a cell, if it has bytes of its own.
     #[must_use]
     pub fn encoded(&self, cell: usize) -> Option<u64> {
         self.frame_in(cell).map(Frame::bytes_held)
     }
 
-    /// Bytes of memory held.
+    /// The memory of all encodings in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.weight.bytes()
     }
 
-    /// Whether the log has them.
+    /// Whether the publication is in the log.
     #[must_use]
     pub fn is_logged(&self) -> bool {
         self.weight.is_logged()
@@ -134,19 +134,19 @@ fn encode(publication: &Publication, kind: FrameKind, encoder: &mut Encoder) -> 
     })
 }
 
-/// A conn's hold on encodings that it has begun to write, or is about to.
+/// A conn's reference to encodings that it has begun to write, or is about to write.
 #[derive(Debug)]
 pub struct Hold(Arc<Frames>);
 
 impl Hold {
-    /// Another conn holds them.
+    /// Counts one more conn as a holder.
     #[must_use]
     pub fn new(frames: Arc<Frames>) -> Self {
         frames.weight.hold();
         Self(frames)
     }
 
-    /// How many of their bytes there are for each conn that holds them.
+    /// The bytes of the encodings, divided by the number of holders.
     #[must_use]
     pub fn share(&self) -> u64 {
         self.0.weight.bytes() / self.0.weight.conns().max(1)
@@ -167,7 +167,7 @@ impl Drop for Hold {
     }
 }
 
-/// Bytes copied out of an encoding, so that the whole of it need not be held for them.
+/// A copied part of an encoding, so that the whole encoding need not stay in memory.
 #[derive(Debug)]
 pub struct Copied {
     bytes: Box<[u8]>,
@@ -175,7 +175,7 @@ pub struct Copied {
 }
 
 impl Copied {
-    /// Copies a part of the encodings' bytes. They count in the ledger like what they stand for.
+    /// Copies a part of the encodings' bytes. The copy counts in the ledger as pinned.
     #[must_use]
     pub fn of(frames: &Frames, bytes: &[u8]) -> Self {
         let ledger = Arc::clone(frames.weight.ledger());

@@ -1,15 +1,15 @@
-//! Publications as elements of a JSON array: what a poll's answer is made of.
+//! Publications as elements of a JSON array, for answers of polls.
 //!
-//! Each begins with the comma that separates it from the one before, so that an answer is gathered
-//! from shared frames as they are; the first of an answer is sent without it.
+//! Each element begins with a comma, so that an answer consists of unchanged shared frames. The
+//! first element of an answer is sent without its comma.
 
 use super::{Envelope, Frame, Payload, Publication, envelope};
 
-/// Bytes that the first element of an answer is sent without.
+/// The bytes that are omitted from the first element of an answer: the comma.
 pub const SEPARATOR_BYTES: usize = 1;
 
-/// Encodes a publication. With the data envelope it is the payload as a JSON value: JSON as it is,
-/// text as a string, bytes as a string of base64.
+/// Encodes a publication. With the data envelope, the element is the payload as a JSON value: JSON
+/// unchanged, text as a string, bytes as a base64 string.
 #[must_use]
 pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     let mut element = Vec::with_capacity(publication.payload.len() + 128);
@@ -36,7 +36,7 @@ mod tests {
     use crate::time::Now;
 
     #[test]
-    fn element_is_a_json_value_behind_a_comma_for_every_payload() {
+    fn element_is_a_comma_and_a_json_value_for_every_payload() {
         let id = Cursor {
             epoch: Epoch::new(1),
             sequence: Sequence(2),

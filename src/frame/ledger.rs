@@ -1,18 +1,18 @@
 //! Counts the bytes of publications and encodings from creation to drop.
 //!
-//! One [`Ledger`] for the node. What counts enters its bytes when it is made and takes them out
-//! when it is dropped, so that no holder can be forgotten. Encodings have a weight, which knows
-//! whether the log has them and how many conns hold them until they are written: those that the log
-//! has no more and that a conn holds are *pinned*. Relaxed atomics, no lock; each sum is exact
-//! whenever no other thread is in the middle of a change.
+//! The node has one [`Ledger`]. Every counted value adds its bytes on creation and subtracts them
+//! on drop, so that no holder can be forgotten. Encodings have a [`Weight`], which stores whether
+//! the log has them and how many conns hold them. Encodings that the log has evicted and a conn
+//! still holds are *pinned*. Relaxed atomics, no lock; each sum is exact while no thread changes
+//! it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::id::Sequence;
 
-/// The sums. Two threads that change one weight may pass each other on the way here, so a sum can
-/// be below zero for a moment, modulo 2^64.
+/// The sums. Two threads that change one weight may update a sum in either order, so a sum can be
+/// below zero for a moment, modulo 2^64.
 #[derive(Debug)]
 pub struct Ledger {
     resident: AtomicU64,
@@ -34,20 +34,19 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Bytes of all publications and encodings in memory.
+    /// The bytes of all publications and encodings in memory.
     #[must_use]
     pub fn resident(&self) -> u64 {
         sum(&self.resident)
     }
 
-    /// Bytes of the encodings that the log has.
+    /// The bytes of encodings in the log.
     #[must_use]
     pub fn logged(&self) -> u64 {
         sum(&self.logged)
     }
 
-    /// Bytes of the encodings that the log has no more and that conns hold, and of what was copied
-    /// from them.
+    /// The bytes of encodings that the log has evicted and conns hold, and of copies from them.
     #[must_use]
     pub fn pinned(&self) -> u64 {
         sum(&self.pinned)
@@ -76,7 +75,7 @@ impl Ledger {
         self.oldest_encoded.fetch_min(sequence.0, Ordering::Relaxed);
     }
 
-    /// No publication of the log with a lower number has encodings. The caller notes where it
+    /// No publication of the log with a lower number has encodings. The caller reports where it
     /// stopped with [`Self::note_encoded`].
     pub(crate) fn take_oldest_encoded(&self) -> Sequence {
         Sequence(self.oldest_encoded.swap(u64::MAX, Ordering::Relaxed))
@@ -88,11 +87,12 @@ fn sum(bytes: &AtomicU64) -> u64 {
     u64::try_from(bytes.cast_signed()).unwrap_or(0)
 }
 
-/// The bytes of encodings in a ledger, until they are dropped.
+/// The bytes of one publication's encodings in a ledger.
 #[derive(Debug)]
 pub(super) struct Weight {
     ledger: Arc<Ledger>,
-    /// The bytes; above them how many conns hold them; on top whether the log has them.
+    /// Bits 0 to 35: the bytes. Bits 36 to 62: the number of holders. Bit 63: whether the log has
+    /// them.
     state: AtomicU64,
 }
 
@@ -128,7 +128,6 @@ impl Weight {
         self.state.load(Ordering::Relaxed) & LOGGED != 0
     }
 
-    /// Adds to the bytes.
     pub(super) fn add(&self, bytes: u64) {
         let before = self.state.fetch_add(bytes, Ordering::Relaxed);
         self.ledger.add(bytes);
@@ -139,7 +138,7 @@ impl Weight {
         }
     }
 
-    /// Another conn holds them.
+    /// Adds a holder.
     pub(super) fn hold(&self) {
         let before = self.state.fetch_add(CONN, Ordering::Relaxed);
         if before & !BYTES == 0 {
@@ -148,7 +147,7 @@ impl Weight {
         }
     }
 
-    /// A conn does so no more.
+    /// Removes a holder.
     pub(super) fn release(&self) {
         let after = self.state.fetch_sub(CONN, Ordering::Relaxed) - CONN;
         if after & !BYTES == 0 {
@@ -156,7 +155,7 @@ impl Weight {
         }
     }
 
-    /// The log has let go of them.
+    /// The log has evicted them.
     pub(super) fn leave_log(&self) {
         let before = self.state.fetch_and(!LOGGED, Ordering::Relaxed);
         if before & LOGGED == 0 {
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_while_it_is_in_the_log_leaves_nothing() {
+    fn weight_dropped_in_the_log_leaves_no_bytes() {
         let ledger = Arc::new(Ledger::default());
         drop(Weight::new(&ledger, 5, true));
         assert_eq!(sums(&ledger), (0, 0, 0));
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_exact_after_threads_filled_held_and_evicted_at_once() {
+    fn sums_are_exact_after_concurrent_changes() {
         let ledger = Arc::new(Ledger::default());
         let weight = Weight::new(&ledger, 1, true);
         std::thread::scope(|scope| {
@@ -248,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn oldest_with_encodings_is_not_lost_between_two_looks() {
+    fn oldest_encoded_is_not_lost_between_two_calls() {
         let ledger = Ledger::default();
         ledger.note_encoded(Sequence(7));
         ledger.note_encoded(Sequence(9));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(7));
-        // Meanwhile an older one has some again.
+        // An older publication is encoded again in between.
         ledger.note_encoded(Sequence(3));
         ledger.note_encoded(Sequence(8));
         assert_eq!(ledger.take_oldest_encoded(), Sequence(3));

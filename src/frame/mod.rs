@@ -1,9 +1,9 @@
 //! Encode once: a publication's wire bytes for each transport and envelope.
 //!
-//! A [`Frame`] is immutable. It is made by the first worker that needs it, into a cell of the
-//! publication's [`Frames`], and shared by every socket of every worker from then on. After this
-//! module nothing copies a payload, but for the rest of one that a conn alone keeps in memory. What
-//! a compressor holds belongs to the worker's [`Encoder`]. Pure: bytes in, bytes out.
+//! A [`Frame`] is immutable. The first worker that needs it encodes it into a cell of the
+//! publication's [`Frames`]; all sockets of all workers share it. No later module copies a payload,
+//! except a conn that holds a large frame alone for a small rest. A compressor belongs to the
+//! worker's [`Encoder`]. Pure: bytes in, bytes out.
 
 pub mod encoder;
 pub mod envelope;
@@ -21,35 +21,34 @@ pub use ledger::Ledger;
 pub use publication::{Encoded, Payload, Publication};
 pub use worker_ack::WorkerAck;
 
-/// What a subscriber gets of a publication.
+/// The form in which a subscriber receives a publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
     /// The payload alone.
     Data,
     /// A JSON object with channel, id, event and payload.
     Full,
-    /// The same with a mark: it is given because the subscriber asked for history.
+    /// The full envelope with a mark: the publication belongs to the requested history.
     Initial,
 }
 
-/// Which of a publication's encodings a conn is served.
+/// The encodings of a publication, by transport and envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameKind {
     /// Server-sent event in one chunk of an HTTP/1.1 body.
     EventStream(Envelope),
     /// Server-sent event in a body that ends with the conn (HTTP/1.0).
     EventStreamUntilClose(Envelope),
-    /// Element of a JSON array, behind its comma.
+    /// Element of a JSON array, after a comma.
     Poll(Envelope),
     /// WebSocket frame.
     WebSocket(Envelope),
-    /// WebSocket frame of a compressed message (RFC 7692), or the plain one where compressing is of
-    /// no use.
+    /// WebSocket frame of a compressed message (RFC 7692), or the plain frame if that is shorter.
     WebSocketDeflated(Envelope),
 }
 
 impl FrameKind {
-    /// The number of cells in a publication: chunked and unchunked events share theirs.
+    /// The number of cells in a publication. Chunked and unchunked events share a cell.
     pub const CELLS: usize = 12;
 
     /// The cell that holds this kind's bytes.
@@ -72,7 +71,7 @@ impl FrameKind {
         }
     }
 
-    /// The kind for what the subscriber's history brings. The payload alone has no mark.
+    /// The kind for publications of the requested history. The data envelope has no mark.
     #[must_use]
     pub fn initial(self) -> Self {
         let marked = |envelope| match envelope {
@@ -93,14 +92,14 @@ impl FrameKind {
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
-    /// Where the event begins behind the chunk's size line. Zero for all other frames.
+    /// The start of the event, after the chunk's size line. Zero for other frames.
     body_start: u32,
-    /// Where the event ends before the chunk's line end. The whole length for all others.
+    /// The end of the event, before the chunk's line end. The whole length for other frames.
     body_end: u32,
 }
 
 impl Frame {
-    /// A frame all of whose bytes are sent.
+    /// A frame that is always sent whole.
     #[must_use]
     pub fn whole(bytes: Vec<u8>) -> Self {
         let end = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -111,8 +110,7 @@ impl Frame {
         }
     }
 
-    /// One chunk of a chunked body (RFC 9112, 7.1) whose content can be sent without the chunk
-    /// around it.
+    /// One chunk of a chunked body (RFC 9112, 7.1). Its content can be sent without the chunk, too.
     #[must_use]
     pub fn chunk(content: &[u8]) -> Self {
         let mut bytes = Vec::with_capacity(content.len() + 12);
@@ -126,7 +124,7 @@ impl Frame {
         }
     }
 
-    /// The bytes that a conn of this kind is sent.
+    /// The bytes for a conn of this kind.
     #[must_use]
     pub fn wire(&self, kind: FrameKind) -> &[u8] {
         match kind {
@@ -141,7 +139,7 @@ impl Frame {
         }
     }
 
-    /// Bytes of memory the frame holds.
+    /// The memory of the frame in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         self.bytes.len() as u64

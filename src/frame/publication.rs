@@ -1,10 +1,10 @@
 //! One payload addressed to a channel, with its id.
 //!
-//! Made by the feed, shared by reference with the workers that have subscribers of its channel, and
-//! dropped when the log and the last worker that is about to write it have let go of it. Its
-//! encodings are an allocation of their own ([`Frames`]), made when the first of them is needed.
-//! The log can let go of them before the publication, so that bulk which was delivered makes room,
-//! and a conn with a half-written frame can hold them after it. Immutable but for that.
+//! Created by the feed and shared by reference with the workers that have subscribers of its
+//! channel. It is dropped when neither the log nor a worker that is about to write it holds it. Its
+//! encodings are a separate allocation ([`Frames`]), made when the first of them is needed. The log
+//! can drop them before the publication, to free memory of delivered publications. A conn with a
+//! partly written frame can hold them longer. Everything else is immutable.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,29 +13,29 @@ use super::{FrameKind, Frames, Ledger};
 use crate::id::{ChannelName, Cursor};
 use crate::time::{Deadline, Now};
 
-/// What the types of the server's own events begin with.
+/// The prefix of the types of the server's own events.
 const RESERVED_EVENTS: &str = "fanfare.";
 
-/// Whether a publication of this type would pass for an event of the server. White space before it
-/// makes no difference, since some clients drop it.
+/// Whether this event type is reserved for the server. Leading white space is ignored, since some
+/// clients drop it.
 #[must_use]
 pub fn is_reserved_event(event: &str) -> bool {
     event.trim_start().starts_with(RESERVED_EVENTS)
 }
 
-/// What a publication carries.
+/// The payload of a publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Bytes; base64 where only text can go.
+    /// Bytes; base64 in text protocols.
     Bytes(Box<[u8]>),
-    /// A JSON text without insignificant white space, passed on byte for byte.
+    /// A JSON text without insignificant white space, forwarded byte for byte.
     Json(Box<str>),
     /// A verbatim string.
     Text(Box<str>),
 }
 
 impl Payload {
-    /// The payload's length in bytes: what quotas count.
+    /// The length in bytes, as quotas count it.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -44,7 +44,7 @@ impl Payload {
         }
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the payload is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -55,31 +55,31 @@ impl Payload {
 #[derive(Debug)]
 #[expect(
     clippy::partial_pub_fields,
-    reason = "what it is may be read; what it weighs changes with it"
+    reason = "the private fields are counted in the ledger"
 )]
 pub struct Publication {
-    /// Its position in the node's one sequence.
+    /// The position in the node's one sequence.
     pub id: Cursor,
-    /// Where it goes.
+    /// The channel.
     pub channel: ChannelName,
-    /// What it carries.
+    /// The payload.
     pub payload: Payload,
     labels: Option<Box<Labels>>,
-    /// When the feed took it in.
+    /// When the feed accepted it.
     pub published: Now,
-    /// From when on it is not delivered any more; the end of time if that never comes.
+    /// The time from which it is not delivered any more, or [`NEVER`].
     expires: Deadline,
-    /// Its encodings, if they have been needed. Locked only to take or to give a reference.
+    /// The encodings, if there are any. Locked only to store or copy the reference.
     frames: Mutex<Option<Arc<Frames>>>,
     /// Changed with `frames` locked.
     has_left_log: AtomicBool,
     ledger: Arc<Ledger>,
 }
 
-// The crate's page does this sum for a channel with one entry.
+// Part of the table "What a channel costs" in the crate doc.
 const _: () = assert!(size_of::<Publication>() <= 104);
 
-/// What few publications have.
+/// The optional texts, which few publications have.
 #[derive(Debug, Default)]
 struct Labels {
     event: Option<Box<str>>,
@@ -93,14 +93,14 @@ impl Labels {
     }
 }
 
-/// A publication's encodings as a conn holds them until it has written one of them.
+/// A reference to the encodings of a publication, for one kind of conn.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     /// The publication's position.
     pub id: Cursor,
-    /// As what the conn is given it.
+    /// The encoding that is sent.
     pub kind: FrameKind,
-    /// Its encodings. That of the kind is among them.
+    /// The encodings. The one of `kind` exists.
     pub frames: Arc<Frames>,
 }
 
@@ -113,7 +113,7 @@ impl Encoded {
 }
 
 impl Publication {
-    /// A publication with neither event, key nor expiry, that counts in a ledger.
+    /// A publication without event, key and expiry, counted in a ledger.
     #[must_use]
     pub fn new(
         id: Cursor,
@@ -137,8 +137,8 @@ impl Publication {
         publication
     }
 
-    /// The same with a type, without control characters and none of the server's own, and with a
-    /// conflation key, if there are any. Called at most once.
+    /// Adds an event type and a conflation key, if there are any. The type has no control
+    /// characters and is not reserved. Called at most once.
     #[must_use]
     pub fn labelled(mut self, event: Option<Box<str>>, key: Option<Box<str>>) -> Self {
         debug_assert!(self.labels.is_none());
@@ -150,32 +150,32 @@ impl Publication {
         self
     }
 
-    /// The same with a time from when on it is not delivered any more, if there is one.
+    /// Adds the time from which it is not delivered any more, if there is one.
     #[must_use]
     pub fn expiring(mut self, expires: Option<Deadline>) -> Self {
         self.expires = expires.unwrap_or(NEVER);
         self
     }
 
-    /// Its type: the `event:` field of server-sent events.
+    /// The event type: the `event:` field of server-sent events.
     #[must_use]
     pub fn event(&self) -> Option<&str> {
         self.labels.as_ref()?.event.as_deref()
     }
 
-    /// Conflation key: a later publication of the same channel and key supersedes this one.
+    /// The conflation key. A later publication of the same channel and key supersedes this one.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.labels.as_ref()?.key.as_deref()
     }
 
-    /// From when on it is not delivered any more.
+    /// The time from which it is not delivered any more.
     #[must_use]
     pub fn expires(&self) -> Option<Deadline> {
         (self.expires != NEVER).then_some(self.expires)
     }
 
-    /// Its encodings; made now, without any, if none has been needed yet.
+    /// The encodings; created empty if there are none.
     #[must_use]
     pub fn frames(&self) -> Arc<Frames> {
         let mut frames = self.lock();
@@ -189,17 +189,16 @@ impl Publication {
         Arc::clone(frames)
     }
 
-    /// Lets go of its encodings. They stay with those that hold them, and are made again for those
-    /// that need them later.
+    /// Drops the encodings. Holders keep theirs; for later readers they are made again.
     pub fn drop_frames(&self) {
         let dropped = self.lock().take();
-        // Freeing them takes time that no other thread has to wait for.
+        // Freed after the lock is released, since freeing takes time.
         if let Some(frames) = dropped {
             frames.leave_log();
         }
     }
 
-    /// The log has removed it. It stays with those that are about to write it.
+    /// The log has evicted it. Workers that are about to write it keep it.
     pub fn leave_log(&self) {
         let frames = self.lock();
         self.has_left_log.store(true, Ordering::Relaxed);
@@ -208,7 +207,7 @@ impl Publication {
         }
     }
 
-    /// Its encodings, if one has been needed. For tests.
+    /// The encodings, if there are any. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn made_frames(&self) -> Option<Arc<Frames>> {
@@ -219,13 +218,13 @@ impl Publication {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a quota counts for it: the payload's bytes.
+    /// The payload's length, as quotas count it.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
         self.payload.len() as u64
     }
 
-    /// Bytes of memory held without its encodings.
+    /// The memory without the encodings, in bytes.
     #[must_use]
     pub fn bytes_held(&self) -> u64 {
         let texts = self.channel.as_str().len() + self.payload.len();
@@ -233,7 +232,7 @@ impl Publication {
         (size_of::<Self>() + texts) as u64 + labels
     }
 
-    /// Whether its time to live is over.
+    /// Whether it has expired.
     #[must_use]
     pub fn has_expired(&self, now: Now) -> bool {
         now.has_reached(self.expires)
@@ -272,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn ledger_counts_a_publication_with_all_that_it_owns_until_it_is_dropped() {
+    fn ledger_counts_a_publication_with_its_texts_until_it_is_dropped() {
         let ledger = Arc::default();
         let plain = publication(&ledger);
         let size = size_of::<Publication>() as u64;
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_outlive_their_publication_with_their_holder_and_are_made_again_for_others() {
+    fn dropped_encodings_stay_with_their_holder_and_are_made_again_for_others() {
         let ledger = Arc::default();
         let publication = publication(&ledger);
         let kind = FrameKind::WebSocket(Envelope::Data);
@@ -338,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn publication_expires_at_its_time_and_without_one_never() {
+    fn publication_expires_at_its_time_or_never() {
         let publication = publication(&Arc::default());
         assert_eq!(publication.expires(), None);
         assert!(!publication.has_expired(Now(u64::MAX - 1)));

@@ -7,20 +7,20 @@ pub const FIN: u8 = 0x80;
 /// The message is compressed (RFC 7692, 6).
 pub const RSV1: u8 = 0x40;
 
-/// What a frame means (RFC 6455, 5.2).
+/// The type of a frame (RFC 6455, 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opcode {
-    /// Goes on with a fragmented message.
+    /// Continues a fragmented message.
     Continuation = 0,
-    /// UTF-8.
+    /// A text message.
     Text = 1,
-    /// Bytes.
+    /// A binary message.
     Binary = 2,
     /// The closing handshake.
     Close = 8,
-    /// Asks for a pong.
+    /// Requests a pong.
     Ping = 9,
-    /// Answers a ping, or tells that one is alive.
+    /// Answers a ping, or is an unsolicited sign of life.
     Pong = 10,
 }
 
@@ -39,21 +39,22 @@ impl Opcode {
         }
     }
 
-    /// Whether frames of this kind may come between the fragments of a message (RFC 6455, 5.5).
+    /// Whether it is a control frame, which may occur between fragments of a message (RFC 6455,
+    /// 5.5).
     #[must_use]
     pub fn is_control(self) -> bool {
         matches!(self, Self::Close | Self::Ping | Self::Pong)
     }
 }
 
-/// Appends a frame with all of its payload.
+/// Appends a frame with its payload.
 pub fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     push_header(opcode, payload.len(), out);
     out.extend_from_slice(payload);
 }
 
-/// Appends the header of a final, unmasked frame; the length takes 1, 3 or 9 bytes, whichever is
-/// the least.
+/// Appends the header of a final, unmasked frame. The length has the shortest form: 1, 3 or 9
+/// bytes.
 pub fn push_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
     push_head(FIN | opcode as u8, payload_bytes, out);
 }
@@ -86,8 +87,8 @@ pub fn encode(publication: &Publication, envelope: Envelope) -> Frame {
     Frame::whole(out)
 }
 
-/// The message that stands for a publication; made in `body` where it is not the payload itself.
-/// With the data envelope JSON and text go in a text frame, bytes in a binary frame.
+/// The message of a publication. It is written to `body` if it is not the payload itself. With the
+/// data envelope, JSON and text are text messages, bytes are binary messages.
 pub(super) fn message<'m>(
     publication: &'m Publication,
     envelope: Envelope,
@@ -112,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn header_takes_the_shortest_length_at_every_edge() {
+    fn header_has_the_shortest_length_at_every_boundary() {
         for (length, expected) in [
             (0usize, vec![0x81, 0]),
             (125, vec![0x81, 125]),
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn opcode_reads_back_every_value_it_writes() {
+    fn opcode_is_parsed_from_its_own_bits() {
         for bits in 0..16 {
             if let Some(opcode) = Opcode::from_bits(bits) {
                 assert_eq!(opcode as u8, bits);
