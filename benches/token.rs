@@ -13,7 +13,7 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fanfare::auth::{Algorithm, Key, Terms, Verifier, Wish, mint};
+use fanfare::auth::{Algorithm, Key, TokenRules, TokenSpec, Verifier, mint};
 
 const NOW_S: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -26,7 +26,7 @@ fn main() {
 
 fn verifier(algorithm: Algorithm, key: &[u8]) -> Verifier {
     let key = Key::new(algorithm, key).unwrap();
-    Verifier::new(vec![key], Terms::default()).unwrap()
+    Verifier::new(vec![key], TokenRules::default()).unwrap()
 }
 
 fn tokens(criterion: &mut Criterion) {
@@ -62,16 +62,16 @@ fn tokens(criterion: &mut Criterion) {
             bencher.iter(|| verifier.verify(black_box(&forged), NOW_S));
         });
     }
-    let wish = Wish {
+    let spec = TokenSpec {
         sub: Some("alice".into()),
         subscribe: vec!["chat:*".into(), "news".into()],
         publish: vec!["chat:1".into()],
         expires_s: NOW_S + 60,
-        ..Wish::default()
+        ..TokenSpec::default()
     };
     for algorithm in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
         let verifier = verifier(algorithm, SECRET);
-        let token = mint(algorithm, SECRET, &wish).unwrap();
+        let token = mint(algorithm, SECRET, &spec).unwrap();
         group.bench_function(algorithm.name(), |bencher| {
             bencher.iter(|| verifier.verify(black_box(&token), NOW_S));
         });

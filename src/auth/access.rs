@@ -1,12 +1,12 @@
-//! What the conns of one worker may do, and until when.
+//! The permissions of the conns of one worker, and their expiry.
 //!
-//! A table beside the conns, so that one without a token owns nothing here: an entry comes when a
-//! token is taken, or is awaited, and goes when the conn is served no more. A token ends by the
-//! calendar, which may be set and goes on while the machine is suspended; timers run on the
-//! worker's clock. So [`Calendar`] converts, and [`Access::renew`] reports when timers have to be
-//! brought forward. Asked by `http`, the transports and the machine through their context; filled
-//! by them too, so that a command behind a token in the same packet is already held to it. The
-//! worker clears it.
+//! A table beside the conns, so that a conn without a token has no entry. An entry is added when a
+//! token is accepted or awaited, and removed when the conn is no longer served. A token expires by
+//! the wall clock, which may be set and continues while the machine is suspended. Timers run on the
+//! worker's clock. [`Calendar`] converts, and [`Access::renew`] reports when timers must be brought
+//! forward. `http`, the transports and the machine read it through their context. They also add
+//! entries, so that a command after a token in the same packet is checked against it. The worker
+//! removes entries.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,80 +21,80 @@ use crate::effect::Join;
 use crate::id::ChannelName;
 use crate::time::{Deadline, Now};
 
-/// What one worker knows of tokens. The default asks nobody for one.
+/// The tokens of one worker's conns. The default has no keys, so no token is required.
 #[derive(Debug, Default)]
 pub struct Access {
     verifier: Option<Arc<Verifier>>,
     calendar: Calendar,
-    /// The worker's time, by which tokens are verified.
+    /// The time for verification.
     now: Now,
-    /// By slot. Boxed, so that the tree's nodes stay small.
-    held: BTreeMap<u32, Box<Held>>,
+    /// By slot. Boxed to keep the nodes of the tree small.
+    by_slot: BTreeMap<u32, Box<TokenState>>,
 }
 
 #[derive(Debug)]
-enum Held {
-    /// A token has been taken.
+enum TokenState {
+    /// A token was accepted.
     Granted {
         grant: Grant,
         /// When the client receives the expiry warning, since 1970; `None` after that, or if the
         /// transport has none.
         warns: Option<Duration>,
-        /// When it was last shown in band.
+        /// When a token was last shown in band.
         refreshed: Option<Now>,
-        /// Whether reports carry its subject. False until what the client asked for before it
-        /// showed its first token is done.
+        /// Whether reports contain the subject. False until the commands that preceded the conn's
+        /// first token are done.
         is_reported: bool,
     },
-    /// A token is awaited, and with it what was asked for.
+    /// A token is awaited. The join follows it.
     Waiting { join: Join, until: Deadline },
 }
 
-/// Whether a client is told ahead that its token ends.
+/// Whether a client receives a warning before its token expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// It can show another one.
+    /// The client can show a new token.
     Ahead,
-    /// It cannot be told, or could do nothing about it.
+    /// The transport has no warning, or the client cannot show a new token.
     None,
 }
 
-/// What is due with a token.
+/// An event of a token's timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// None has come in time.
+    /// No token was shown in time.
     Late,
-    /// It has ended.
+    /// The token has expired.
     Over,
-    /// It ends soon.
+    /// The token expires after this time.
     Soon(Duration),
 }
 
-/// What a token that was shown in band has brought.
+/// The result of a token that was shown in band.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// It was awaited, with this.
+    /// It was awaited. The join can follow now.
     First(Join),
-    /// The conn goes on under it.
+    /// It replaces the conn's permissions.
     Next,
 }
 
-/// Why a token that was shown in band is not taken.
+/// Why a token that was shown in band is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShowError {
-    /// Nobody is asked for one.
+    /// The server has no keys.
     Off,
-    /// It is about somebody else than the one before.
+    /// Its subject is not that of the previous token.
     OtherSub,
-    /// It is no good.
+    /// It is invalid.
     Token(TokenError),
-    /// The one before was shown only just now.
+    /// The previous token was shown less than a second ago.
     TooSoon,
 }
 
 impl Access {
-    /// Takes keys and time for what is decided from now on. True if the calendar has gone ahead of
-    /// the worker's clock, so that [`Access::dues`] come before the timers that are set for them.
+    /// Sets the keys and the time for later verifications. Returns true if the wall clock has
+    /// advanced more than the worker's clock, so that [`Access::dues`] precede their timers.
     pub fn renew(
         &mut self,
         verifier: Option<Arc<Verifier>>,
@@ -106,136 +106,137 @@ impl Access {
         self.calendar.read(since_1970, now)
     }
 
-    /// The worker's time has gone on.
+    /// Sets the worker's time.
     pub fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
-    /// Whether any conn has a token or has to show one.
+    /// Whether no conn has a token or must show one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.by_slot.is_empty()
     }
 
-    /// When something is due next with each token, by slot.
+    /// The next deadline of each token, by slot.
     pub fn dues(&self) -> impl Iterator<Item = (u32, Deadline)> {
-        let held = self.held.iter();
-        held.map(|(slot, held)| (*slot, self.due(held)))
+        let tokens = self.by_slot.iter();
+        tokens.map(|(slot, state)| (*slot, self.due(state)))
     }
 
-    /// Whether anybody is asked for a token.
+    /// Whether the server has keys, so that tokens are required.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.verifier.is_some()
     }
 
-    /// Decides about a token.
+    /// Verifies a token.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// Returns the reason to refuse it.
     pub fn verify(&self, token: &str) -> Result<Grant, TokenError> {
         let verifier = self.verifier.as_ref().ok_or(TokenError::Algorithm)?;
         verifier.verify(token, self.calendar.unix_s(self.now))
     }
 
-    /// Lets the conn in a slot do what its token says.
+    /// Registers the accepted token of a conn.
     pub fn admit(&mut self, slot: u32, grant: Grant, warning: Warning, now: Now) {
         let granted = self.granted(grant, warning, now, None);
-        self.held.insert(slot, Box::new(granted));
+        self.by_slot.insert(slot, Box::new(granted));
     }
 
-    /// Has the conn in a slot show a token before it gets what it asked for.
+    /// Requires a token from a conn before its join.
     pub fn await_token(&mut self, slot: u32, join: Join, until: Deadline) {
-        let waiting = Held::Waiting { join, until };
-        self.held.insert(slot, Box::new(waiting));
+        let waiting = TokenState::Waiting { join, until };
+        self.by_slot.insert(slot, Box::new(waiting));
     }
 
-    /// Takes a token that the conn in a slot shows in band.
+    /// Accepts a token that a conn shows in band.
     ///
     /// # Errors
-    /// Why it is not taken. What was before still holds.
+    /// Returns the reason to refuse it. The previous permissions stay.
     pub fn show(&mut self, slot: u32, token: &str, now: Now) -> Result<Shown, ShowError> {
         if !self.is_on() {
             return Err(ShowError::Off);
         }
-        let held = self.held.get(&slot).map(|held| &**held);
-        if let Some(Held::Granted { refreshed, .. }) = held
+        let state = self.by_slot.get(&slot).map(|state| &**state);
+        if let Some(TokenState::Granted { refreshed, .. }) = state
             && refreshed
                 .is_some_and(|last| now.since(last) < Duration::from_millis(TOKEN_REFRESH_MS_MIN))
         {
-            // Who may have a signature verified as often as he likes may stop the worker.
+            // Unlimited verifications could occupy the worker.
             return Err(ShowError::TooSoon);
         }
         let grant = self.verify(token).map_err(ShowError::Token)?;
-        if let Some(Held::Granted { grant: before, .. }) = held
+        if let Some(TokenState::Granted { grant: before, .. }) = state
             && before.sub != grant.sub
         {
             return Err(ShowError::OtherSub);
         }
         let mut granted = self.granted(grant, Warning::Ahead, now, Some(now));
-        if let (None, Held::Granted { is_reported, .. }) = (held, &mut granted) {
+        if let (None, TokenState::Granted { is_reported, .. }) = (state, &mut granted) {
             *is_reported = false;
         }
-        let before = self.held.insert(slot, Box::new(granted));
+        let before = self.by_slot.insert(slot, Box::new(granted));
         match before.map(|before| *before) {
-            Some(Held::Waiting { join, .. }) => Ok(Shown::First(join)),
-            Some(Held::Granted { .. }) | None => Ok(Shown::Next),
+            Some(TokenState::Waiting { join, .. }) => Ok(Shown::First(join)),
+            Some(TokenState::Granted { .. }) | None => Ok(Shown::Next),
         }
     }
 
-    /// Whether the conn in a slot has yet to show a token.
+    /// Whether a conn must show a token first.
     #[must_use]
     pub fn is_waiting(&self, slot: u32) -> bool {
-        let held = self.held.get(&slot);
-        held.is_some_and(|held| matches!(**held, Held::Waiting { .. }))
+        let state = self.by_slot.get(&slot);
+        state.is_some_and(|state| matches!(**state, TokenState::Waiting { .. }))
     }
 
-    /// Whether the conn in a slot may subscribe to a channel.
+    /// Whether a conn may subscribe to a channel.
     #[must_use]
     pub fn may_subscribe(&self, slot: u32, channel: &ChannelName, config: &Config) -> bool {
         let grant = self.grant(slot);
         grant.is_some_and(|grant| grant.may_subscribe(channel)) || config.is_open(channel)
     }
 
-    /// Whether the token of the conn in a slot, if one is needed, lets it publish to a channel.
+    /// Whether the token of a conn allows publishing to a channel. True if no token is required.
     #[must_use]
     pub fn may_publish(&self, slot: u32, channel: &ChannelName) -> bool {
         let grant = self.grant(slot);
         !self.is_on() || grant.is_some_and(|grant| grant.may_publish(channel))
     }
 
-    /// What the conn in a slot asked for before it showed its token is done.
+    /// The commands that preceded the conn's first token are done: reports contain its subject from
+    /// now on.
     pub fn start_reporting(&mut self, slot: u32) {
-        let held = self.held.get_mut(&slot).map(|held| &mut **held);
-        if let Some(Held::Granted { is_reported, .. }) = held {
+        let state = self.by_slot.get_mut(&slot).map(|state| &mut **state);
+        if let Some(TokenState::Granted { is_reported, .. }) = state {
             *is_reported = true;
         }
     }
 
-    /// The subject that reports about the conn in a slot carry.
+    /// The subject for reports about a conn.
     #[must_use]
     pub fn sub(&self, slot: u32) -> Option<Arc<str>> {
-        match &**self.held.get(&slot)? {
-            Held::Granted {
+        match &**self.by_slot.get(&slot)? {
+            TokenState::Granted {
                 grant,
                 is_reported: true,
                 ..
             } => grant.sub.clone(),
-            Held::Granted { .. } | Held::Waiting { .. } => None,
+            TokenState::Granted { .. } | TokenState::Waiting { .. } => None,
         }
     }
 
-    /// When something is due with the token of the conn in a slot.
+    /// The next deadline of a conn's token.
     #[must_use]
     pub fn next_due(&self, slot: u32) -> Option<Deadline> {
-        self.held.get(&slot).map(|held| self.due(held))
+        self.by_slot.get(&slot).map(|state| self.due(state))
     }
 
-    /// What is due with the token of the conn in a slot. A warning is due once.
+    /// The due event of a conn's token. A warning is returned once.
     pub fn take_due(&mut self, slot: u32, now: Now) -> Option<Due> {
         let calendar = &self.calendar;
-        match &mut **self.held.get_mut(&slot)? {
-            Held::Granted { grant, warns, .. } => {
+        match &mut **self.by_slot.get_mut(&slot)? {
+            TokenState::Granted { grant, warns, .. } => {
                 let ends = calendar.deadline(grant.ends());
                 if now.has_reached(ends) {
                     return Some(Due::Over);
@@ -243,44 +244,50 @@ impl Access {
                 warns.take_if(|warns| now.has_reached(calendar.deadline(*warns)))?;
                 Some(Due::Soon(ends.remaining(now)))
             }
-            Held::Waiting { until, .. } => now.has_reached(*until).then_some(Due::Late),
+            TokenState::Waiting { until, .. } => now.has_reached(*until).then_some(Due::Late),
         }
     }
 
-    /// The slots of the conns whose token is about somebody.
+    /// The slots of the conns whose token has this subject.
     #[must_use]
     pub fn slots_of(&self, sub: &str) -> Vec<u32> {
-        let has_sub = |held: &Held| match held {
-            Held::Granted { grant, .. } => grant.sub.as_deref() == Some(sub),
-            Held::Waiting { .. } => false,
+        let has_sub = |state: &TokenState| match state {
+            TokenState::Granted { grant, .. } => grant.sub.as_deref() == Some(sub),
+            TokenState::Waiting { .. } => false,
         };
-        let held = self.held.iter().filter(|(_, held)| has_sub(held));
-        held.map(|(slot, _)| *slot).collect()
+        let tokens = self.by_slot.iter().filter(|(_, state)| has_sub(state));
+        tokens.map(|(slot, _)| *slot).collect()
     }
 
-    /// The conn in a slot is served no more.
+    /// Removes the entry of a conn.
     pub fn forget(&mut self, slot: u32) {
-        if !self.held.is_empty() {
-            self.held.remove(&slot);
+        if !self.by_slot.is_empty() {
+            self.by_slot.remove(&slot);
         }
     }
 
     fn grant(&self, slot: u32) -> Option<&Grant> {
-        match &**self.held.get(&slot)? {
-            Held::Granted { grant, .. } => Some(grant),
-            Held::Waiting { .. } => None,
+        match &**self.by_slot.get(&slot)? {
+            TokenState::Granted { grant, .. } => Some(grant),
+            TokenState::Waiting { .. } => None,
         }
     }
 
-    fn granted(&self, grant: Grant, warning: Warning, now: Now, refreshed: Option<Now>) -> Held {
+    fn granted(
+        &self,
+        grant: Grant,
+        warning: Warning,
+        now: Now,
+        refreshed: Option<Now>,
+    ) -> TokenState {
         let left = self.calendar.deadline(grant.ends()).remaining(now);
-        // Half of a short time is better than a warning that comes with the token.
+        // A short-lived token is warned of at half of its life, not at once.
         let ahead = Duration::from_millis(TOKEN_WARNING_MS).min(left / 2);
         let warns = match warning {
             Warning::Ahead => Some(grant.ends().saturating_sub(ahead)),
             Warning::None => None,
         };
-        Held::Granted {
+        TokenState::Granted {
             grant,
             warns,
             refreshed,
@@ -288,12 +295,12 @@ impl Access {
         }
     }
 
-    fn due(&self, held: &Held) -> Deadline {
-        match held {
-            Held::Granted { grant, warns, .. } => self
+    fn due(&self, state: &TokenState) -> Deadline {
+        match state {
+            TokenState::Granted { grant, warns, .. } => self
                 .calendar
                 .deadline(warns.unwrap_or_else(|| grant.ends())),
-            Held::Waiting { until, .. } => *until,
+            TokenState::Waiting { until, .. } => *until,
         }
     }
 }
@@ -301,7 +308,7 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Algorithm, Key, Terms, Wish, mint};
+    use crate::auth::{Algorithm, Key, TokenRules, TokenSpec, mint};
     use crate::effect::Origin;
     use crate::id::Since;
 
@@ -309,19 +316,19 @@ mod tests {
     const NOW_S: u64 = 1_800_000_000;
 
     fn token(sub: &str, seconds: u64) -> String {
-        let wish = Wish {
+        let spec = TokenSpec {
             sub: Some(sub.into()),
             subscribe: vec!["a".into()],
             publish: vec!["b".into()],
             expires_s: NOW_S + seconds,
-            ..Wish::default()
+            ..TokenSpec::default()
         };
-        mint(Algorithm::Hs256, SECRET, &wish).unwrap()
+        mint(Algorithm::Hs256, SECRET, &spec).unwrap()
     }
 
     fn access() -> Access {
         let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
-        let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
+        let verifier = Verifier::new(vec![key], TokenRules::default()).unwrap();
         let mut access = Access::default();
         access.renew(Some(Arc::new(verifier)), Duration::from_secs(NOW_S), at(0));
         access
@@ -341,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_without_keys() {
+    fn no_token_is_required_without_keys() {
         let mut access = Access::default();
         let channel = ChannelName::new("a").unwrap();
         assert!(access.may_subscribe(0, &channel, &Config::default()));
@@ -351,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn token_is_warned_of_once_and_then_over() {
+    fn token_is_warned_of_once_and_then_expires() {
         let mut access = access();
         let grant = access.verify(&token("u", 100)).unwrap();
         access.admit(3, grant, Warning::Ahead, at(10));
@@ -367,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn short_token_is_warned_of_in_its_middle_and_a_silent_one_never() {
+    fn short_lived_token_is_warned_of_at_half_of_its_life() {
         let mut access = access();
         let grant = access.verify(&token("u", 5)).unwrap();
         access.admit(1, grant.clone(), Warning::Ahead, at(0));
@@ -377,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn token_ends_by_the_calendar_when_that_is_set() {
+    fn token_expires_by_the_wall_clock_when_that_is_set() {
         let mut access = access();
         let grant = access.verify(&token("u", 100)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
@@ -389,11 +396,11 @@ mod tests {
         let dues = |access: &Access| access.dues().map(|(_, due)| due.0).collect::<Vec<_>>();
         assert!(!renew(&mut access, NOW_S + 10, 10));
         assert_eq!(dues(&access), [100_000_000, 60_000_000]);
-        // Set back by an hour, it lasts for an hour longer, and timers may fire early.
+        // After the wall clock was set back by an hour, the token lasts an hour longer.
         assert!(!renew(&mut access, NOW_S - 3580, 20));
         assert_eq!(dues(&access), [3_700_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(100)), None);
-        // Set ahead, or after a suspension, timers are late.
+        // After it was set ahead, or after a suspension, timers are late.
         assert!(renew(&mut access, NOW_S + 99, 30));
         assert_eq!(dues(&access), [31_000_000, 60_000_000]);
         assert_eq!(access.take_due(1, at(30)), None);
@@ -403,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn awaited_token_brings_what_was_asked_for() {
+    fn awaited_token_returns_the_join() {
         let mut access = access();
         access.await_token(1, join(), Deadline(10_000_000));
         assert!(access.is_waiting(1));
@@ -420,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn token_is_followed_by_one_of_the_same_sub_and_not_at_once() {
+    fn next_token_must_have_the_same_sub_and_not_come_at_once() {
         let mut access = access();
         assert_eq!(access.show(1, &token("u", 60), at(0)), Ok(Shown::Next));
         let again = access.show(1, &token("u", 90), at(0));
@@ -434,17 +441,17 @@ mod tests {
     }
 
     #[test]
-    fn subject_is_reported_from_when_the_token_was_shown() {
+    fn subject_is_reported_after_the_token_was_shown() {
         let mut access = access();
         let grant = access.verify(&token("u", 60)).unwrap();
         access.admit(1, grant, Warning::None, at(0));
         assert_eq!(access.sub(1).as_deref(), Some("u"));
-        // Nothing but the token was heard of a conn that awaits one.
+        // Before an awaited token no command was accepted.
         access.await_token(2, join(), Deadline(10_000_000));
         assert_eq!(access.sub(2), None);
         assert!(access.show(2, &token("v", 60), at(0)).is_ok());
         assert_eq!(access.sub(2).as_deref(), Some("v"));
-        // What another one asked for may still be under way.
+        // Without an awaited token, earlier commands may be unfinished.
         assert!(access.show(3, &token("w", 60), at(0)).is_ok());
         assert_eq!(access.sub(3), None);
         access.start_reporting(3);

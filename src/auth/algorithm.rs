@@ -1,13 +1,13 @@
-//! The algorithms by which a token may be signed (RFC 7518, 3.1; RFC 8037, 3.1).
+//! The supported signature algorithms (RFC 7518, 3.1; RFC 8037, 3.1).
 //!
-//! Those with a hash of at least 256 bits that issuers use, and no others: neither `none` nor
-//! anything that RFC 8725 advises against is known by name. Data only.
+//! Only algorithms in common use with a hash of at least 256 bits. `none` and the algorithms that
+//! RFC 8725 advises against have no name here. Data only.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How a token is signed.
+/// A signature algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(try_from = "String")]
 pub enum Algorithm {
@@ -25,7 +25,7 @@ pub enum Algorithm {
     Rs256,
 }
 
-/// A name that is none of an algorithm.
+/// The name is not that of a supported algorithm.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is none of HS256, HS384, HS512, RS256, ES256, EdDSA")]
 pub struct AlgorithmError(String);
@@ -62,8 +62,8 @@ impl Algorithm {
         }
     }
 
-    /// The fewest bytes of a secret, which are those of the hash (RFC 7518, 3.2); `None` where
-    /// there is no secret.
+    /// The minimum length of a secret: that of the hash (RFC 7518, 3.2). `None` for algorithms
+    /// without a secret.
     #[must_use]
     pub fn secret_bytes_min(self) -> Option<usize> {
         match self {

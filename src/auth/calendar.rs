@@ -1,18 +1,18 @@
-//! The calendar against the worker's clock.
+//! Conversion between the wall clock and the worker's clock.
 //!
-//! The clock never jumps. The calendar (`CLOCK_REALTIME`) does when it is set, and after the
-//! machine was suspended, when the clock stood still. What is due at a time of the calendar is
-//! armed on the clock. A calendar that has gone back makes such a timer early, which its owner
-//! notices when it fires. One that has gone ahead makes it late, so [`Calendar::read`] reports it.
+//! The worker's clock never jumps. The wall clock (`CLOCK_REALTIME`, here the calendar) jumps when
+//! it is set, and after the machine was suspended. A deadline of the calendar is armed on the
+//! worker's clock. If the calendar is set back, the timer fires early, which its owner notices. If
+//! it is set ahead, the timer would be late, so [`Calendar::read`] reports it.
 
 use std::time::Duration;
 
 use crate::time::{Deadline, Now};
 
-/// Timers may be so late, in microseconds, before they are armed again: about a tick of theirs.
+/// How late timers may be before they are armed again, in microseconds: about one tick.
 const LATE_US_MAX: i64 = 100_000;
 
-/// Both clocks, as they were read together.
+/// A reading of both clocks.
 #[derive(Debug, Default)]
 pub(super) struct Calendar {
     /// Microseconds by which the calendar is ahead of the clock.
@@ -22,7 +22,7 @@ pub(super) struct Calendar {
 }
 
 impl Calendar {
-    /// Notes a reading of both. True if timers that were armed before may be late, and have to be
+    /// Stores a reading of both clocks. Returns true if earlier timers may be late and must be
     /// armed again.
     pub(super) fn read(&mut self, since_1970: Duration, now: Now) -> bool {
         self.lead_us = signed(since_1970.as_micros()).saturating_sub(signed(now.0));
@@ -40,7 +40,7 @@ impl Calendar {
         at_us.max(0).unsigned_abs() / 1_000_000
     }
 
-    /// A time since 1970, on the clock.
+    /// The deadline on the worker's clock for a time since 1970.
     pub(super) fn deadline(&self, since_1970: Duration) -> Deadline {
         let at_us = signed(since_1970.as_micros()).saturating_sub(self.lead_us);
         Deadline(at_us.max(0).unsigned_abs())
@@ -58,7 +58,7 @@ mod tests {
     const HOUR_US: u64 = 3_600_000_000;
     const START_US: u64 = 1_800_000_000_000_000;
 
-    /// Reads when the calendar is at `START_US` and so much more, and the clock at `clock_us`.
+    /// Reads with the calendar at `START_US + more_us` and the clock at `clock_us`.
     fn read(calendar: &mut Calendar, more_us: u64, clock_us: u64) -> bool {
         calendar.read(Duration::from_micros(START_US + more_us), Now(clock_us))
     }
@@ -78,14 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn step_ahead_is_reported_once_and_one_back_is_not() {
+    fn step_ahead_is_reported_once_and_a_step_back_is_not() {
         let mut calendar = Calendar::default();
         read(&mut calendar, 0, 0);
         assert!(!read(&mut calendar, 1_000_000, 1_000_000));
         assert!(read(&mut calendar, 2_000_000 + HOUR_US, 2_000_000));
         assert!(!read(&mut calendar, 3_000_000 + HOUR_US, 3_000_000));
         assert!(!read(&mut calendar, 4_000_000, 4_000_000));
-        // A timer that was armed meanwhile is late again.
+        // A timer that was armed in between is late again.
         assert!(read(&mut calendar, 5_000_000 + HOUR_US, 5_000_000));
     }
 

@@ -1,9 +1,9 @@
-//! The claims of a token whose signature is right (RFC 7519, 4), and what they come to.
+//! The claims of a token with a valid signature (RFC 7519, 4).
 //!
-//! Registered claims are checked as the standard says: `exp` has to be there, `aud` has to name us
-//! wherever it stands, `iss` only matters if the operator has named one. What may be done stands in
-//! a claim of our own, `"fanfare": {"subscribe": [patterns], "publish": [patterns]}`; without it
-//! nothing may be done. A member that is there twice makes the token malformed.
+//! Registered claims are checked as the standard requires: `exp` must be present, `aud` must name
+//! this server if it is present, and `iss` is checked if the operator has configured an issuer. The
+//! permissions are a claim of our own: `"fanfare": {"subscribe": [patterns], "publish":
+//! [patterns]}`. Without it the token allows nothing. A repeated member makes the token malformed.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::grant::Grant;
-use super::verify::{Terms, TokenError};
+use super::verify::{TokenError, TokenRules};
 use crate::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::pattern::Pattern;
 
@@ -38,10 +38,10 @@ enum Audience {
 }
 
 impl Audience {
-    fn names(&self, who: &str) -> bool {
+    fn contains(&self, audience: &str) -> bool {
         match self {
-            Self::One(name) => name == who,
-            Self::Many(names) => names.iter().any(|name| name == who),
+            Self::One(name) => name == audience,
+            Self::Many(names) => names.iter().any(|name| name == audience),
         }
     }
 }
@@ -53,9 +53,9 @@ struct Rights {
     publish: Vec<String>,
 }
 
-/// Reads the claims, holds them against the terms, and says what they allow.
-pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, TokenError> {
-    // Serde would take an array for an object's values in their order.
+/// Parses the claims, checks them against the rules, and returns the permissions.
+pub(super) fn grant(json: &[u8], rules: &TokenRules, unix_s: u64) -> Result<Grant, TokenError> {
+    // Serde would also accept an array of the values.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Claims);
     }
@@ -67,9 +67,9 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     };
     let exp = date("exp", claims.exp)?.ok_or(TokenError::NoEnd)?;
     let nbf = date("nbf", claims.nbf)?;
-    // `iat` grants nothing, but has to be a NumericDate (RFC 7519, 4.1.6).
+    // `iat` is not used, but must be a NumericDate (RFC 7519, 4.1.6).
     date("iat", claims.iat)?;
-    let leeway_s = i64::try_from(terms.leeway_s).unwrap_or(i64::MAX);
+    let leeway_s = i64::try_from(rules.leeway_s).unwrap_or(i64::MAX);
     let now_s = i64::try_from(unix_s).unwrap_or(i64::MAX);
     let ends_s = exp.saturating_add(leeway_s);
     if now_s >= ends_s {
@@ -78,16 +78,16 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     if nbf.is_some_and(|nbf| nbf > now_s.saturating_add(leeway_s)) {
         return Err(TokenError::NotYet);
     }
-    let is_for_us = match (&claims.aud, &terms.audience) {
+    let is_for_us = match (&claims.aud, &rules.audience) {
         (None, None) => true,
-        (Some(audience), Some(we)) => audience.names(we),
-        // Who does not know his own name cannot be meant (RFC 7519, 4.1.3).
+        (Some(audience), Some(own)) => audience.contains(own),
+        // Without a configured name, the server cannot be the audience (RFC 7519, 4.1.3).
         (None, Some(_)) | (Some(_), None) => false,
     };
     if !is_for_us {
         return Err(TokenError::Audience);
     }
-    if terms.issuer.is_some() && claims.iss.as_deref() != terms.issuer.as_deref() {
+    if rules.issuer.is_some() && claims.iss.as_deref() != rules.issuer.as_deref() {
         return Err(TokenError::Issuer);
     }
     let sub = claims.sub.filter(|sub| !sub.is_empty());
@@ -106,16 +106,15 @@ pub(super) fn grant(json: &[u8], terms: &Terms, unix_s: u64) -> Result<Grant, To
     })
 }
 
-/// A number of seconds since 1970, perhaps negative or with a fraction (RFC 7519, 2), without its
-/// fraction. What is too large or too small to be held becomes the largest or smallest there is.
-/// `None` if the JSON is no number.
+/// A number of seconds since 1970, which may be negative or have a fraction (RFC 7519, 2), rounded
+/// down. The value saturates. `None` if the JSON is not a number.
 fn seconds(json: &str) -> Option<i64> {
     if !json.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return None;
     }
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "saturates, and the fraction goes"
+        reason = "saturates, and the fraction is dropped"
     )]
     json.parse()
         .ok()

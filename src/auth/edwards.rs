@@ -1,11 +1,11 @@
-//! Whether 32 bytes are a public key of Ed25519 (RFC 8032, 5.1.3 and 5.1.7).
+//! Checks whether 32 bytes are a public key of Ed25519 (RFC 8032, 5.1.3 and 5.1.7).
 //!
-//! The library decodes the point only when it verifies, where a bad key looks like a bad signature.
-//! This looks at a key once, when it is read, and at nothing secret, so it favours short code over
-//! speed and constant time: about 200,000 additions modulo 2^255 - 19 for a key.
+//! The library decodes the point only during verification, where a bad key looks like a bad
+//! signature. This check runs once per key file and sees no secret. So it favours short code over
+//! speed and constant time: about 200,000 additions modulo 2^255 - 19 per key.
 
 /// A number below the prime 2^255 - 19, in two halves. The order of the fields makes the derived
-/// order that of the numbers.
+/// comparison numeric.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Element {
     high: u128,
@@ -18,7 +18,7 @@ const PRIME: Element = Element {
     high: u128::MAX >> 1,
     low: u128::MAX - 18,
 };
-/// Half of the prime less one: a number to this power is one if it is a square other than zero.
+/// Half of the prime minus one. A number to this power is one if it is a non-zero square.
 const HALF: Element = Element {
     high: u128::MAX >> 2,
     low: u128::MAX - 9,
@@ -40,7 +40,7 @@ impl Element {
         if sum < PRIME { sum } else { sum.less(PRIME) }
     }
 
-    /// The difference to a number that is not greater.
+    /// The difference; `other` is not greater.
     fn less(self, other: Self) -> Self {
         let (low, borrow) = self.low.overflowing_sub(other.low);
         Self {
@@ -63,15 +63,15 @@ impl Element {
         })
     }
 
-    /// From the highest on.
+    /// The bits, highest first.
     fn bits(self) -> impl Iterator<Item = bool> {
         let halves = [self.high, self.low].into_iter();
         halves.flat_map(|half| (0..128).rev().map(move |bit| half >> bit & 1 == 1))
     }
 }
 
-/// Whether the bytes encode a point of the curve, in the one way there is for it, and none of the
-/// eight points of small order, under which signatures can be made without a private key.
+/// Whether the bytes are the canonical encoding of a point of the curve, and not one of the eight
+/// points of small order. With those, signatures can be made without a private key.
 pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let number = bytes.iter().rev().fold(ZERO, |number, byte| Element {
         high: number.high << 8 | number.low >> 120,
@@ -90,7 +90,7 @@ pub(super) fn is_public_key(bytes: [u8; 32]) -> bool {
     let dy2 = D.times(y2);
     // x^2 = (y^2 - 1) / (d y^2 + 1), which is a square if the product of the two is one.
     let is_on_curve = numerator.times(dy2.plus(ONE)).to_the(HALF) == ONE;
-    // The points of order 1 and 2 have x = 0 and so are no square here; order 4 and order 8:
+    // The points of order 1 and 2 have x = 0 and fail the check above. These are orders 4 and 8.
     let has_small_order = y == ZERO || dy2.times(y2).plus(y2).plus(y2) == ONE;
     is_on_curve && !has_small_order
 }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn public_keys_of_the_standard_are_taken() {
+    fn public_keys_of_the_standard_are_accepted() {
         // RFC 8032, 7.1.
         for key in [
             "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
@@ -140,7 +140,7 @@ mod tests {
         for key in [
             // No x for y = 2.
             "0200000000000000000000000000000000000000000000000000000000000000",
-            // The prime, and other numbers from it on.
+            // The prime, and greater numbers.
             "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
             "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",

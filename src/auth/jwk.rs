@@ -1,8 +1,8 @@
 //! Sets of keys as JSON (RFC 7517).
 //!
-//! An issuer's set often has keys for more than one use. So a key that is for something else, or of
-//! a kind that is not known here, is ignored and reported (RFC 7517, 5). A key of a known kind that
-//! is malformed or can verify nothing is an error: its tokens would all be refused.
+//! An issuer's set often has keys for several uses. A key for another use or of an unknown kind is
+//! ignored and reported (RFC 7517, 5). A key of a known kind that is malformed or cannot verify
+//! anything is an error: all its tokens would be refused.
 
 use std::fmt;
 
@@ -18,53 +18,53 @@ use super::key::{self, Key, KeyError};
 use super::rsa;
 use crate::config::limits::TOKEN_KEYS_MAX;
 
-/// Bytes of a coordinate of P-256. Unlike the numbers of RSA it has a fixed length, zeros included
+/// The length of a coordinate of P-256. Unlike the numbers of RSA it is fixed, with leading zeros
 /// (RFC 7518, 6.2.1.2).
 const COORDINATE_BYTES: usize = 32;
-/// How a point begins that has both of its coordinates (SEC 1, 2.3.3).
+/// The first byte of a point with both coordinates (SEC 1, 2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
-/// A JWK set that has been read.
+/// A parsed JWK set.
 #[derive(Debug)]
 pub struct KeySet {
-    /// The keys that verify tokens, in their order.
+    /// The keys that verify tokens, in order.
     pub keys: Vec<Key>,
-    /// The others.
+    /// The ignored keys.
     pub ignored: Vec<Ignored>,
 }
 
 /// A key of a set that is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ignored {
-    /// Which.
+    /// The name of the key.
     pub name: KeyName,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
 }
 
 /// Why a key is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// Its `use` or `key_ops` is something else.
+    /// Its `use` or `key_ops` is not for signatures.
     #[error("is not for signatures")]
     OtherUse,
-    /// Its `alg` is not known here.
+    /// Its `alg` is not supported.
     #[error("is for the algorithm {0:?}")]
     OtherAlgorithm(Box<str>),
-    /// Its `kty` or `crv` is not known here.
+    /// Its `kty` or `crv` is not supported.
     #[error("is of the kind {0:?}")]
     OtherKind(Box<str>),
-    /// A secret without `alg` could be for several algorithms, and is for one.
+    /// A secret without `alg` could be for several algorithms; a key must be for one.
     #[error("is a secret without `alg`")]
     UnnamedAlgorithm,
 }
 
-/// How a key of a set is named in messages: by its place, counted from one, and its `kid`.
+/// The name of a key of a set in messages: its number and its `kid`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName {
-    /// From one.
+    /// The number in the set, counted from one.
     pub place: usize,
-    /// Its `kid`.
+    /// The `kid`.
     pub id: Option<Box<str>>,
 }
 
@@ -78,7 +78,7 @@ impl fmt::Display for KeyName {
     }
 }
 
-/// The members that mean something here.
+/// The members that are used.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -96,11 +96,11 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Reads a set.
+    /// Parses a set.
     ///
     /// # Errors
-    /// Returns [`KeyError::Jwks`] for what is no set, [`KeyError::InSet`] for the first key that is
-    /// malformed, [`KeyError::Unusable`] if no key is left, and [`KeyError::TooMany`].
+    /// Returns [`KeyError::Jwks`] if the text is not a set, [`KeyError::InSet`] for the first
+    /// malformed key, [`KeyError::Unusable`] if no key is left, and [`KeyError::TooMany`].
     pub fn parse(json: &[u8]) -> Result<Self, KeyError> {
         #[derive(Deserialize)]
         struct Set<'a> {
@@ -130,9 +130,9 @@ impl KeySet {
     }
 }
 
-/// Reads one key, and notes its `kid` before anything else.
+/// Parses one key. Its `kid` is stored before anything else can fail.
 fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, KeyError> {
-    // Serde would take an array for an object's values in their order.
+    // Serde would also accept an array of the values.
     if !json.starts_with('{') {
         return Err(KeyError::Jwk("not an object".into()));
     }
@@ -150,7 +150,7 @@ fn read(json: &str, id: &mut Option<Box<str>>) -> Result<Result<Key, Reason>, Ke
 }
 
 impl Jwk {
-    /// The one algorithm that the key is for.
+    /// The one algorithm of the key.
     fn algorithm(&self) -> Result<Result<Algorithm, Reason>, KeyError> {
         let is_for_signatures = self
             .purpose
@@ -176,7 +176,7 @@ impl Jwk {
             .map(|name| (name, Algorithm::from_name(name)));
         Ok(match (named, kinds) {
             (Some((_, Some(algorithm))), kinds) if kinds.contains(&algorithm) => Ok(algorithm),
-            // One of the two is wrong.
+            // `alg` contradicts `kty` or `crv`.
             (Some((_, Some(algorithm))), _) => return Err(KeyError::OtherKind(algorithm)),
             (Some((name, None)), _) => Err(Reason::OtherAlgorithm(name.into())),
             (None, [only]) => Ok(*only),

@@ -1,9 +1,8 @@
-//! Keys by which tokens are verified, each for one algorithm.
+//! Keys that verify tokens, each for one algorithm.
 //!
-//! Made of the contents of files: a secret, a public key in PEM (RFC 7468), or a set of keys as
-//! JSON ([`super::jwk`]). A key that is weak, private, for something else, or with which nothing
-//! can be verified is refused when it is read, so that a mistake shows at start and not as a stream
-//! of refused clients.
+//! A key is made from the contents of a file: a secret, a public key in PEM (RFC 7468), or a JWK
+//! set ([`super::jwk`]). A key that is weak, private, for another use, or cannot verify anything is
+//! refused when it is read, so that a mistake shows at start, not as refused clients.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use jsonwebtoken::DecodingKey;
@@ -14,121 +13,121 @@ use super::rsa::{EXPONENT_BITS_MAX, MODULUS_BITS_MAX, MODULUS_BITS_MIN};
 use super::{edwards, rsa};
 use crate::config::limits::TOKEN_KEYS_MAX;
 
-/// How a PEM text begins.
+/// The beginning of a PEM text.
 const PEM: &[u8] = b"-----BEGIN ";
 
-/// A key, and the one algorithm that it is for.
+/// A key and its one algorithm.
 #[derive(Clone, Debug)]
 pub struct Key {
     pub(super) algorithm: Algorithm,
-    /// By which a token may choose it.
+    /// The `kid` by which a token may choose it.
     pub(super) id: Option<Box<str>>,
     pub(super) key: DecodingKey,
 }
 
-/// Why something is no key. Each text goes on after the name of the file or of the key.
+/// Why a key is refused. Each text continues the name of the file or of the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// No point of Ed25519 that a signer can have.
+    /// Not a valid public key of Ed25519.
     #[error("has no public key of Ed25519: 32 bytes that encode a point, not of small order")]
     Ed25519,
-    /// No point of P-256.
+    /// Not a point of P-256.
     #[error("has no point on the curve P-256")]
     Es256,
-    /// An RSA exponent that has no inverse.
+    /// An even RSA exponent, which has no inverse.
     #[error("has an even RSA exponent (e)")]
     ExponentEven,
     /// No RSA exponent.
     #[error("has no RSA exponent (e): it is empty or zero")]
     ExponentMissing,
-    /// An RSA exponent under which everything is its own signature.
+    /// The RSA exponent 1, with which each message is its own signature.
     #[error("has the RSA exponent (e) 1")]
     ExponentOne,
-    /// An RSA exponent that takes too long.
+    /// An RSA exponent that is too large to verify quickly.
     #[error("has an RSA exponent (e) of {got} bits; at most {EXPONENT_BITS_MAX} are accepted")]
     ExponentSize {
-        /// Its bits.
+        /// Its size in bits.
         got: usize,
     },
     /// A key of a set.
     #[error("cannot be used: {name} {error}")]
     InSet {
-        /// Which key.
+        /// The key.
         name: KeyName,
-        /// Why.
+        /// The reason.
         error: Box<Self>,
     },
-    /// A key of a set that is no JWK.
-    #[error("is no JWK: {0}")]
+    /// A key of a set that is not a JWK.
+    #[error("is not a JWK: {0}")]
     Jwk(Box<str>),
-    /// A set of keys that is not one.
-    #[error("is no JWK set: {0}")]
+    /// The text is not a JWK set.
+    #[error("is not a JWK set: {0}")]
     Jwks(Box<str>),
-    /// A value of a JWK that is not encoded as it has to be (RFC 7515, 2).
+    /// A value of a JWK that is not base64url (RFC 7515, 2).
     #[error("has a `{0}` that is not base64url without padding")]
     MemberEncoding(&'static str),
-    /// A JWK without a value that its kind needs.
+    /// A JWK lacks a value that its kind requires.
     #[error("has no `{0}`")]
     MemberMissing(&'static str),
-    /// A value of a JWK that has another length.
-    #[error("has a `{name}` of {got} bytes; it has {expected}, leading zeros included")]
+    /// A value of a JWK has the wrong length.
+    #[error("has a `{name}` of {got} bytes; {expected} are required, leading zeros included")]
     MemberSize {
-        /// Which value.
+        /// The name of the value.
         name: &'static str,
-        /// Its bytes.
+        /// Its length.
         got: usize,
-        /// The bytes it has to have.
+        /// The required length.
         expected: usize,
     },
-    /// An RSA modulus that is no product of two primes.
+    /// An even RSA modulus, which is not a product of two large primes.
     #[error("has an even RSA modulus (n)")]
     ModulusEven,
-    /// An RSA modulus that is too small to be safe or too large to be verified with.
+    /// An RSA modulus that is too small to be safe or too large to be verified.
     #[error(
         "has an RSA modulus (n) of {got} bits; {MODULUS_BITS_MIN} to {MODULUS_BITS_MAX} are accepted"
     )]
     ModulusSize {
-        /// Its bits.
+        /// Its size in bits.
         got: usize,
     },
     /// A JWK whose `alg` is for another kind of key.
     #[error("has the `alg` {0}, which is for another `kty` or `crv`")]
     OtherKind(Algorithm),
-    /// Another kind of key, or a broken one.
-    #[error("is no public key for {0} in PEM (-----BEGIN PUBLIC KEY-----)")]
+    /// Another kind of key, or a malformed one.
+    #[error("is not a public key for {0} in PEM (-----BEGIN PUBLIC KEY-----)")]
     Pem(Algorithm),
-    /// A key that should be with the issuer only.
+    /// A private key, which only the issuer needs.
     #[error("is a private key; only the public one belongs here")]
     Private,
-    /// A PEM text where a secret should be.
-    #[error("is a PEM text; a secret for {0} has to be known to nobody but issuer and server")]
+    /// A PEM text in place of a secret.
+    #[error("is a PEM text; a secret for {0} must be known to issuer and server only")]
     PemAsSecret(Algorithm),
     /// A PEM text with more than one key.
     #[error("has more than one PEM block; give each key a file, or use a JWK set")]
     Several,
-    /// A secret that can be guessed.
+    /// A secret that is too short to be safe.
     #[error("has {got} bytes; a secret for {algorithm} has at least {least}")]
     Short {
-        /// For what.
+        /// The algorithm.
         algorithm: Algorithm,
-        /// How many it has.
+        /// The length of the secret.
         got: usize,
-        /// How many it needs.
+        /// The minimum length.
         least: usize,
     },
-    /// More keys than are looked through.
+    /// Too many keys.
     #[error("has more than {TOKEN_KEYS_MAX} keys")]
     TooMany,
-    /// A set without a single key that can be used.
+    /// A set without a usable key.
     #[error("has no key for HS256, HS384, HS512, RS256, ES256 or EdDSA")]
     Unusable,
 }
 
 impl Key {
-    /// Makes a key of a file's content: a secret, or a public key in PEM.
+    /// Makes a key from a file's content: a secret, or a public key in PEM.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Returns the reason to refuse it, such as [`KeyError::Short`] or [`KeyError::Private`].
     pub fn new(algorithm: Algorithm, content: &[u8]) -> Result<Self, KeyError> {
         let key = match algorithm.secret_bytes_min() {
             Some(_) if content.starts_with(PEM) => return Err(KeyError::PemAsSecret(algorithm)),
@@ -143,7 +142,7 @@ impl Key {
     }
 }
 
-/// Makes a key of a secret.
+/// Makes a key from a secret.
 pub(super) fn secret(algorithm: Algorithm, secret: &[u8]) -> Result<DecodingKey, KeyError> {
     let least = algorithm.secret_bytes_min().unwrap_or(usize::MAX);
     let got = secret.len();
@@ -157,7 +156,7 @@ pub(super) fn secret(algorithm: Algorithm, secret: &[u8]) -> Result<DecodingKey,
     Ok(DecodingKey::from_secret(secret))
 }
 
-/// Makes a key of a point on P-256 (SEC 1, 2.3.3).
+/// Makes a key from a point on P-256 (SEC 1, 2.3.3).
 pub(super) fn es256(point: &[u8]) -> Result<DecodingKey, KeyError> {
     match ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point) {
         Ok(_is_on_the_curve) => Ok(DecodingKey::from_ec_der(point)),
@@ -165,7 +164,7 @@ pub(super) fn es256(point: &[u8]) -> Result<DecodingKey, KeyError> {
     }
 }
 
-/// Makes a key of an encoded point of Ed25519.
+/// Makes a key from an encoded point of Ed25519.
 pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
     let bytes = point.try_into();
     if bytes.is_ok_and(edwards::is_public_key) {
@@ -175,8 +174,8 @@ pub(super) fn ed25519(point: &[u8]) -> Result<DecodingKey, KeyError> {
     }
 }
 
-/// A secret that was written as a line of text ends before the line end; one of random bytes may
-/// end in anything.
+/// The secret in a file. A line end is removed from text, but not from random bytes, which may end
+/// in any byte.
 pub(super) fn without_line_end(content: &[u8]) -> &[u8] {
     let line = content.strip_suffix(b"\n").unwrap_or(content);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -212,8 +211,8 @@ fn public(algorithm: Algorithm, content: &[u8]) -> Result<DecodingKey, KeyError>
     made.ok_or(KeyError::Pem(algorithm))?
 }
 
-/// What the library has found in a PEM text. It looks no further into it, and takes the bits of any
-/// other key for one of RSA.
+/// The bytes that the library has extracted from a PEM text. It does not check them, and accepts
+/// any other key as one of RSA.
 fn bytes(found: jsonwebtoken::errors::Result<DecodingKey>) -> Option<Vec<u8>> {
     found.ok()?.try_get_as_bytes().ok().map(<[u8]>::to_vec)
 }

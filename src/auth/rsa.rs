@@ -1,23 +1,24 @@
-//! Public keys of RSA: their two numbers, and whether the verifier can do anything with them.
+//! Public keys of RSA: their two numbers, and whether the verifier can use them.
 //!
-//! The library looks at the numbers only when it verifies, where a bad key looks like a bad
-//! signature. Zero bytes ahead of a number change nothing; some issuers write them, against RFC
-//! 7518, 6.3.1.1, and they are taken off. Pure; [`super::key`] and [`super::jwk`] bring the bytes.
+//! The library checks the numbers only during verification, where a bad key looks like a bad
+//! signature. Leading zero bytes of a number are removed: some issuers write them, against RFC
+//! 7518, 6.3.1.1. Pure; called by [`super::key`] and [`super::jwk`].
 
 use jsonwebtoken::DecodingKey;
 
 use super::key::KeyError;
 
-/// Bits of the smallest modulus (RFC 7518, 3.3), and of the largest that is verified with.
+/// The size of the smallest allowed modulus in bits (RFC 7518, 3.3), and of the largest that the
+/// library supports.
 pub(super) const MODULUS_BITS_MIN: usize = 2048;
 pub(super) const MODULUS_BITS_MAX: usize = 8192;
-/// Bits of the largest exponent that is verified with: the time for a signature grows with them.
+/// The size of the largest supported exponent in bits. The time of a verification grows with it.
 pub(super) const EXPONENT_BITS_MAX: usize = 33;
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 
-/// Makes a key of modulus and exponent, the highest byte first.
+/// Makes a key from modulus and exponent, in big-endian order.
 pub(super) fn of_numbers(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
     let (n, e) = (without_zeros(n), without_zeros(e));
     match bits(e) {
@@ -39,7 +40,7 @@ pub(super) fn of_numbers(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
     Ok(DecodingKey::from_rsa_raw_components(n, e))
 }
 
-/// Makes a key of an `RSAPublicKey` in DER (RFC 8017, A.1.1); `None` if it is not one.
+/// Makes a key from an `RSAPublicKey` in DER (RFC 8017, A.1.1); `None` if it is not one.
 pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     let (numbers, []) = value(SEQUENCE, der)? else {
         return None;
@@ -55,7 +56,7 @@ pub(super) fn of_der(der: &[u8]) -> Option<Result<DecodingKey, KeyError>> {
     Some(of_numbers(n, e))
 }
 
-/// The value of the first element, which has to be of this kind, and what follows it.
+/// The value of the first element, which must have this tag, and the rest.
 fn value(tag: u8, der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = match der {
         [first, 0x82, high, low, rest @ ..] if *first == tag => {
@@ -73,7 +74,7 @@ fn without_zeros(number: &[u8]) -> &[u8] {
     number.get(zeros..).unwrap_or_default()
 }
 
-/// How many bits a number has that begins with a byte other than zero.
+/// The size in bits of a number without leading zero bytes.
 fn bits(number: &[u8]) -> usize {
     let spare = number.first().map_or(0, |byte| byte.leading_zeros());
     (number.len() * 8).saturating_sub(spare as usize)

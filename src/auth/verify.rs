@@ -1,9 +1,9 @@
-//! Decides about one token: its form, its key, its signature, its claims, in that order.
+//! Verifies one token: its form, its key, its signature and its claims, in that order.
 //!
-//! The header is believed in two things only: which key it names, and that its algorithm is that
-//! key's (RFC 8725, 3.1 and 3.2). Keys that a header brings along or points to (`jwk`, `jku`,
-//! `x5c`) are passed over, and a header that names something critical is refused (RFC 7515,
-//! 4.1.11). The work for one token is bounded by its length and by the number of keys.
+//! Two members of the header are used: the key's name, and the algorithm, which must be that of the
+//! key (RFC 8725, 3.1 and 3.2). Keys that a header contains or refers to (`jwk`, `jku`, `x5c`) are
+//! ignored, and a header with `crit` is refused (RFC 7515, 4.1.11). The work per token is bounded
+//! by its length and by the number of keys.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,46 +19,46 @@ use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX};
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// Signed by an algorithm that none of our keys is for, or not at all.
-    #[error("the token's algorithm is not one that is trusted here")]
+    /// No key is for the token's algorithm, or the token is unsigned.
+    #[error("no key of this server is for the token's algorithm")]
     Algorithm,
-    /// For somebody else.
+    /// `aud` does not name this server.
     #[error("the token is for another audience")]
     Audience,
-    /// A claim that is missing or not of its type, or too many patterns.
+    /// A claim is missing or has the wrong type, or there are too many patterns.
     #[error("the token's claims cannot be used")]
     Claims,
-    /// A time that is none.
-    #[error("the token's `{0}` has to be a number of seconds since 1970")]
+    /// A time is not a number.
+    #[error("the token's `{0}` must be a number of seconds since 1970")]
     Date(&'static str),
-    /// Over.
+    /// `exp` is in the past.
     #[error("the token has expired")]
     Expired,
-    /// From somebody else.
+    /// `iss` is not the configured issuer.
     #[error("the token is from another issuer")]
     Issuer,
-    /// Not three parts, not base64url, not JSON, or with something critical in its header.
+    /// Not three parts, not base64url, not JSON, or a header with `crit`.
     #[error("the token is malformed")]
     Malformed,
-    /// Valid without end.
+    /// `exp` is missing.
     #[error("the token has no `exp`")]
     NoEnd,
-    /// Not valid yet.
+    /// `nbf` is in the future.
     #[error("the token is not valid yet")]
     NotYet,
-    /// Signed by somebody else, or changed since.
+    /// The signature is not by a key of this server, or the token was changed.
     #[error("the token's signature is wrong")]
     Signature,
-    /// Longer than any that is looked at.
+    /// The token is too long.
     #[error("a token has at most {TOKEN_BYTES_MAX} bytes")]
     TooLong,
-    /// Its `kid` is of no key.
-    #[error("the token names a key that is not known here")]
+    /// `kid` names no key of this server.
+    #[error("the token names an unknown key")]
     UnknownKey,
 }
 
 impl TokenError {
-    /// The word that programs look at.
+    /// The error for programs, in problem documents and close reasons.
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
@@ -76,22 +76,22 @@ impl TokenError {
     }
 }
 
-/// What the operator asks of every token beside its signature.
+/// The requirements for every token, beside its signature.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// Who we are in `aud`; without it no token may have an audience.
+pub struct TokenRules {
+    /// This server's name in `aud`. Without it, no token may have an audience.
     pub audience: Option<Box<str>>,
-    /// Whose tokens are taken; without it the signature says it.
+    /// The required `iss`. Without it, `iss` is not checked.
     pub issuer: Option<Box<str>>,
-    /// By how many seconds clocks may disagree.
+    /// The tolerated difference of clocks in seconds.
     pub leeway_s: u64,
 }
 
-/// Keys and terms: all that is needed to decide about a token.
+/// The keys and the rules for tokens.
 #[derive(Debug)]
 pub struct Verifier {
     keys: Box<[Key]>,
-    terms: Terms,
+    rules: TokenRules,
 }
 
 #[derive(Deserialize)]
@@ -102,25 +102,25 @@ struct Header {
 }
 
 impl Verifier {
-    /// Trusts these keys, in this order.
+    /// Accepts tokens of these keys. The keys are tried in this order.
     ///
     /// # Errors
-    /// When there is none, or there are too many.
-    pub fn new(keys: Vec<Key>, terms: Terms) -> Result<Self, KeyError> {
+    /// Returns [`KeyError::Unusable`] without keys, and [`KeyError::TooMany`].
+    pub fn new(keys: Vec<Key>, rules: TokenRules) -> Result<Self, KeyError> {
         match keys.len() {
             0 => Err(KeyError::Unusable),
             1..=TOKEN_KEYS_MAX => Ok(Self {
                 keys: keys.into_boxed_slice(),
-                terms,
+                rules,
             }),
             _ => Err(KeyError::TooMany),
         }
     }
 
-    /// Decides about a token at a time in seconds of the calendar.
+    /// Verifies a token at a time in seconds since 1970.
     ///
     /// # Errors
-    /// Why it is refused.
+    /// Returns the reason to refuse it.
     pub fn verify(&self, token: &str, unix_s: u64) -> Result<Grant, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
@@ -131,7 +131,7 @@ impl Verifier {
         let payload = decode(payload)?;
         let algorithm = Algorithm::from_name(&header.alg).ok_or(TokenError::Algorithm)?;
         self.check_signature(algorithm, header.kid.as_deref(), message, signature)?;
-        claims::grant(&payload, &self.terms, unix_s)
+        claims::grant(&payload, &self.rules, unix_s)
     }
 
     fn check_signature(
@@ -141,7 +141,7 @@ impl Verifier {
         message: &str,
         signature: &str,
     ) -> Result<(), TokenError> {
-        // A key without a name, from a file of its own, may be meant by any.
+        // A key without `kid`, from a file of its own, matches every token.
         let is_named = |key: &&Key| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
         let mut named = self.keys.iter().filter(is_named).peekable();
         if named.peek().is_none() {
@@ -167,7 +167,7 @@ impl Verifier {
 
 fn read_header(text: &str) -> Result<Header, TokenError> {
     let json = decode(text)?;
-    // Serde would take an array for an object's values in their order.
+    // Serde would also accept an array of the values.
     if !json.trim_ascii_start().starts_with(b"{") {
         return Err(TokenError::Malformed);
     }

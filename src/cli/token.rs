@@ -10,7 +10,7 @@ use anyhow::Context as _;
 
 use super::Failure;
 use super::args::TokenArgs;
-use fanfare::auth::{Wish, mint};
+use fanfare::auth::{TokenSpec, mint};
 use fanfare::sys::input;
 
 /// Signs a token and prints it.
@@ -19,7 +19,7 @@ pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let key = input::read(&args.key).with_context(|| format!("cannot read {path}"))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = now.context("the system clock is before 1970; set it")?;
-    let wish = Wish {
+    let spec = TokenSpec {
         sub: args.sub.clone(),
         subscribe: args.subscribe.clone(),
         publish: args.publish.clone(),
@@ -27,7 +27,7 @@ pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> 
         issuer: args.issuer.clone(),
         expires_s: now.as_secs().saturating_add(args.expires_in),
     };
-    let token = mint(args.algorithm, &key, &wish);
+    let token = mint(args.algorithm, &key, &spec);
     let token = token.map_err(|error| Failure::Usage(format!("--key: {path} {error}")))?;
     writeln!(out, "{token}").map_err(Failure::of_output)
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
-use crate::auth::{Algorithm, Terms};
+use crate::auth::{Algorithm, TokenRules};
 use crate::id::ChannelName;
 
 /// Tokens (RFC 7519).
@@ -60,9 +60,9 @@ impl Auth {
 
     /// The conditions on every token beside its signature.
     #[must_use]
-    pub fn terms(&self) -> Terms {
+    pub fn token_rules(&self) -> TokenRules {
         let named = |text: &str| (!text.is_empty()).then(|| Box::from(text));
-        Terms {
+        TokenRules {
             audience: named(&self.audience),
             issuer: named(&self.issuer),
             leeway_s: self.leeway_ms.div_ceil(1000),

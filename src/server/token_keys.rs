@@ -34,7 +34,7 @@ pub(super) fn load(config: &Config, found: &mut Vec<Invalid>) -> Option<Verifier
     if found.len() > before {
         return None;
     }
-    let verifier = Verifier::new(keys, auth.terms());
+    let verifier = Verifier::new(keys, auth.token_rules());
     let invalid = |error| Invalid {
         keys: vec![String::from("auth.keys"), String::from("auth.jwks")],
         message: format!("together with auth.jwks: {error}"),

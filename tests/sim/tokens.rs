@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use fanfare::auth::{Algorithm, Key, Verifier, Wish, mint};
+use fanfare::auth::{Algorithm, Key, TokenSpec, Verifier, mint};
 use fanfare::config::Config;
 use fanfare::hub::Hub;
 use fanfare::worker::reloadable::Reloadable;
@@ -51,7 +51,7 @@ pub(crate) fn require(config: &mut Config) {
 /// The keys of the worker, if tokens are required.
 pub(crate) fn keys(config: &Config) -> Option<Arc<Reloadable<Arc<Verifier>>>> {
     let key = Key::new(Algorithm::Hs256, &SECRET).expect("a key");
-    let verifier = Verifier::new(vec![key], config.auth.terms()).expect("a key");
+    let verifier = Verifier::new(vec![key], config.auth.token_rules()).expect("a key");
     let keys = Arc::new(Reloadable::new(Arc::new(verifier)));
     config.auth.is_on().then_some(keys)
 }
@@ -82,14 +82,14 @@ fn draw(may_end: bool, unix_s: u64, random: &mut fastrand::Rng) -> ShownToken {
 
 /// A token for all channels that ends then.
 pub(crate) fn token(sub: u32, ends_s: u64) -> String {
-    let wish = Wish {
+    let spec = TokenSpec {
         sub: Some(format!("u{sub}")),
         subscribe: vec!["*".into()],
         publish: vec!["*".into()],
         expires_s: ends_s,
-        ..Wish::default()
+        ..TokenSpec::default()
     };
-    mint(Algorithm::Hs256, &SECRET, &wish).expect("a token")
+    mint(Algorithm::Hs256, &SECRET, &spec).expect("a token")
 }
 
 impl Link {

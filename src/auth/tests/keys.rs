@@ -1,4 +1,4 @@
-//! Keys that can verify something, and all that cannot and so are refused when they are read.
+//! Valid keys, and keys that are refused when they are read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,7 +13,7 @@ const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const NOW_S: u64 = 1_800_000_000;
 
-/// A key of the good set, by its place, with some members changed.
+/// A key of the valid set, by its index, with some members changed.
 fn jwk(place: usize, changes: &Value) -> Value {
     let set: Value = serde_json::from_slice(JWKS).unwrap();
     let mut key = set["keys"][place].clone();
@@ -35,7 +35,7 @@ fn parse(keys: &[Value]) -> Result<KeySet, KeyError> {
     KeySet::parse(json!({"keys": keys}).to_string().as_bytes())
 }
 
-/// Why a set is refused whose second key is this one.
+/// The error of a set whose second key is this one.
 fn fault(key: Value) -> KeyError {
     let good = jwk(1, &json!({}));
     match parse(&[good, key]).unwrap_err() {
@@ -54,7 +54,7 @@ fn element(tag: u8, value: &[u8]) -> Vec<u8> {
     [head, value.to_vec()].concat()
 }
 
-/// A public key of RSA in PEM (PKCS #1).
+/// An RSA public key in PEM (PKCS #1).
 fn rsa_pem(n: &[u8], e: &[u8]) -> String {
     let der = element(0x30, &[element(2, n), element(2, e)].concat());
     let (begin, end) = (
@@ -65,7 +65,7 @@ fn rsa_pem(n: &[u8], e: &[u8]) -> String {
 }
 
 #[test]
-fn rsa_key_that_can_verify_nothing_is_refused_from_both_kinds_of_files() {
+fn unusable_rsa_key_is_refused_in_pem_and_jwk() {
     let good = jwk(0, &json!({}));
     let n = bytes_of(&good, "n");
     let even = [&n[..255], &[0][..]].concat();
@@ -92,7 +92,7 @@ fn rsa_key_that_can_verify_nothing_is_refused_from_both_kinds_of_files() {
     ] {
         let key = jwk(0, &json!({"n": encode(n), "e": encode(e)}));
         assert_eq!(fault(key), expected);
-        // In DER a number whose highest bit is set is negative.
+        // In DER, a number whose highest bit is set is negative.
         let pem = rsa_pem(&[&[0][..], n].concat(), e);
         let error = Key::new(Algorithm::Rs256, pem.as_bytes()).unwrap_err();
         assert_eq!(error, expected);
@@ -106,7 +106,7 @@ fn rsa_key_that_can_verify_nothing_is_refused_from_both_kinds_of_files() {
 }
 
 #[test]
-fn zeros_ahead_of_the_numbers_of_rsa_change_nothing() {
+fn leading_zeros_of_rsa_numbers_are_ignored() {
     let good = jwk(0, &json!({}));
     let (n, e) = (bytes_of(&good, "n"), bytes_of(&good, "e"));
     for zeros in [0, 1, 7] {
@@ -118,7 +118,7 @@ fn zeros_ahead_of_the_numbers_of_rsa_change_nothing() {
         let pem = rsa_pem(&[&[0][..], &padded(&n)].concat(), &padded(&e));
         let from_pem = Key::new(Algorithm::Rs256, pem.as_bytes()).unwrap();
         for keys in [parse(&[key]).unwrap().keys, vec![from_pem]] {
-            let verifier = Verifier::new(keys, Terms::default()).unwrap();
+            let verifier = Verifier::new(keys, TokenRules::default()).unwrap();
             assert!(verifier.verify(RS256.trim(), NOW_S).is_ok());
         }
     }
@@ -152,7 +152,7 @@ fn point_that_is_not_on_its_curve_is_refused() {
     for x in [&[2; 32][..], &[0xff; 32], &[0; 32], &[7; 31], &[7; 33], b""] {
         assert_eq!(fault(jwk(2, &json!({"x": encode(x)}))), KeyError::Ed25519);
     }
-    // The point is the end of the encoded key.
+    // The point is at the end of the encoded key.
     for (algorithm, pem, error) in [
         (Algorithm::Es256, ES256_KEY, KeyError::Es256),
         (Algorithm::EdDsa, EDDSA_KEY, KeyError::Ed25519),
@@ -171,7 +171,7 @@ fn point_that_is_not_on_its_curve_is_refused() {
 }
 
 #[test]
-fn key_of_another_kind_or_for_issuers_only_is_refused() {
+fn key_of_another_kind_and_private_key_are_refused() {
     let weak = include_bytes!("../../../tests/tokens/weak.pem");
     let p384 = include_bytes!("../../../tests/tokens/p384.pem");
     for (algorithm, content, expected) in [
@@ -206,7 +206,7 @@ fn key_of_another_kind_or_for_issuers_only_is_refused() {
 }
 
 #[test]
-fn secret_that_can_be_guessed_is_refused() {
+fn short_secret_is_refused() {
     for algorithm in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
         let least = algorithm.secret_bytes_min().unwrap();
         let got = least - 1;
@@ -229,7 +229,7 @@ fn secret_that_can_be_guessed_is_refused() {
 }
 
 #[test]
-fn malformed_key_of_a_known_kind_is_refused_by_its_name() {
+fn malformed_key_of_a_known_kind_is_refused_with_its_name() {
     for (key, expected) in [
         (jwk(0, &json!({"n": null})), KeyError::MemberMissing("n")),
         (jwk(0, &json!({"e": "A+=="})), KeyError::MemberEncoding("e")),
@@ -261,7 +261,7 @@ fn malformed_key_of_a_known_kind_is_refused_by_its_name() {
 }
 
 #[test]
-fn key_for_something_else_is_ignored_with_its_reason() {
+fn key_for_another_use_is_ignored_with_its_reason() {
     let unknown = json!({"kty": "AKP", "alg": "ML-DSA-44", "pub": [1], "x": {}});
     let curve = json!({"kty": "EC", "crv": "secp256k1"});
     let set = parse(&[
@@ -297,24 +297,24 @@ fn key_for_something_else_is_ignored_with_its_reason() {
 }
 
 #[test]
-fn every_key_is_tried_and_there_is_a_limit_to_them() {
+fn every_key_is_tried_and_their_number_is_limited() {
     let secret = |number: usize| vec![u8::try_from(number).unwrap(); 32];
     let keys = |count: usize| -> Vec<Key> {
         let keys = (0..count).map(|number| Key::new(Algorithm::Hs256, &secret(number)).unwrap());
         keys.collect()
     };
-    let verifier = Verifier::new(keys(64), Terms::default()).unwrap();
+    let verifier = Verifier::new(keys(64), TokenRules::default()).unwrap();
     for number in 0..64 {
-        let wish = Wish {
+        let spec = TokenSpec {
             expires_s: NOW_S + 60,
-            ..Wish::default()
+            ..TokenSpec::default()
         };
-        let token = mint(Algorithm::Hs256, &secret(number), &wish).unwrap();
+        let token = mint(Algorithm::Hs256, &secret(number), &spec).unwrap();
         assert!(verifier.verify(&token, NOW_S).is_ok(), "{number}");
     }
-    let too_many = Verifier::new(keys(65), Terms::default()).unwrap_err();
+    let too_many = Verifier::new(keys(65), TokenRules::default()).unwrap_err();
     assert_eq!(too_many, KeyError::TooMany);
-    let none = Verifier::new(Vec::new(), Terms::default()).unwrap_err();
+    let none = Verifier::new(Vec::new(), TokenRules::default()).unwrap_err();
     assert_eq!(none, KeyError::Unusable);
     let set = |count| parse(&vec![jwk(1, &json!({})); count]);
     assert_eq!(set(64).unwrap().keys.len(), 64);

@@ -1,4 +1,4 @@
-//! Tokens that were signed elsewhere, and every way to be refused.
+//! Tokens of other implementations, and all refusals.
 
 mod keys;
 
@@ -16,7 +16,7 @@ const RS256_KEY: &[u8] = include_bytes!("../../../tests/tokens/rs256.pem");
 const ES256_KEY: &[u8] = include_bytes!("../../../tests/tokens/es256.pem");
 const EDDSA_KEY: &[u8] = include_bytes!("../../../tests/tokens/eddsa.pem");
 const JWKS: &[u8] = include_bytes!("../../../tests/tokens/jwks.json");
-/// Signed by `openssl`, with 2100 as their end.
+/// Signed by `openssl`, valid until 2100.
 const RS256: &str = include_str!("../../../tests/tokens/rs256.jwt");
 const ES256: &str = include_str!("../../../tests/tokens/es256.jwt");
 const EDDSA: &str = include_str!("../../../tests/tokens/eddsa.jwt");
@@ -28,23 +28,23 @@ const NAMED: [&str; 3] = [
 
 fn verifier(algorithm: Algorithm, key: &[u8]) -> Verifier {
     let key = Key::new(algorithm, key).unwrap();
-    Verifier::new(vec![key], Terms::default()).unwrap()
+    Verifier::new(vec![key], TokenRules::default()).unwrap()
 }
 
 fn hs256() -> Verifier {
     verifier(Algorithm::Hs256, SECRET)
 }
 
-fn hs256_under(terms: Terms) -> Verifier {
+fn hs256_under(rules: TokenRules) -> Verifier {
     let key = Key::new(Algorithm::Hs256, SECRET).unwrap();
-    Verifier::new(vec![key], terms).unwrap()
+    Verifier::new(vec![key], rules).unwrap()
 }
 
 fn encode(value: &Value) -> String {
     URL_SAFE_NO_PAD.encode(value.to_string())
 }
 
-/// Signs whatever it is given with a secret.
+/// Signs any header and claims with a secret.
 fn sign(header: &Value, claims: &Value, secret: &[u8]) -> String {
     let message = format!("{}.{}", encode(header), encode(claims));
     let key = jsonwebtoken::EncodingKey::from_secret(secret);
@@ -66,7 +66,7 @@ fn name(text: &str) -> ChannelName {
 }
 
 #[test]
-fn tokens_of_another_implementation_are_understood() {
+fn tokens_of_another_implementation_are_accepted() {
     for (algorithm, key, token) in [
         (Algorithm::Rs256, RS256_KEY, RS256),
         (Algorithm::Es256, ES256_KEY, ES256),
@@ -84,8 +84,8 @@ fn tokens_of_another_implementation_are_understood() {
 }
 
 #[test]
-fn set_of_keys_is_read_and_its_keys_are_chosen_by_kid() {
-    let verifier = Verifier::new(KeySet::parse(JWKS).unwrap().keys, Terms::default()).unwrap();
+fn key_set_is_parsed_and_its_keys_are_chosen_by_kid() {
+    let verifier = Verifier::new(KeySet::parse(JWKS).unwrap().keys, TokenRules::default()).unwrap();
     for token in NAMED.into_iter().chain([RS256, ES256, EDDSA]) {
         assert!(verifier.verify(token.trim(), NOW_S).is_ok());
     }
@@ -103,13 +103,13 @@ fn set_of_keys_is_read_and_its_keys_are_chosen_by_kid() {
 }
 
 #[test]
-fn minted_token_is_good_for_every_secret() {
-    let wish = Wish {
+fn minted_token_is_valid_for_every_secret() {
+    let spec = TokenSpec {
         sub: Some("bob".into()),
         subscribe: vec!["a:*".into()],
         publish: vec!["b".into()],
         expires_s: NOW_S + 60,
-        ..Wish::default()
+        ..TokenSpec::default()
     };
     for (algorithm, bytes) in [
         (Algorithm::Hs256, 32),
@@ -117,18 +117,18 @@ fn minted_token_is_good_for_every_secret() {
         (Algorithm::Hs512, 64),
     ] {
         let secret = vec![b'\n'; bytes];
-        let token = mint(algorithm, &secret, &wish).unwrap();
+        let token = mint(algorithm, &secret, &spec).unwrap();
         let grant = verifier(algorithm, &secret).verify(&token, NOW_S).unwrap();
         assert_eq!(grant.sub.as_deref(), Some("bob"));
         assert!(grant.may_subscribe(&name("a:1")) && grant.may_publish(&name("b")));
     }
-    let refused = mint(Algorithm::Rs256, SECRET, &wish);
+    let refused = mint(Algorithm::Rs256, SECRET, &spec);
     assert_eq!(refused, Err(MintError::Algorithm(Algorithm::Rs256)));
 }
 
 #[test]
-fn public_key_is_never_taken_for_a_secret() {
-    // What a forger can do who knows the public key: sign with it as if it were a secret.
+fn public_key_is_never_used_as_a_secret() {
+    // A forger knows the public key and can sign with it as if it were a secret.
     let claims = json!({"exp": NOW_S + 60, "fanfare": {"subscribe": ["*"]}});
     for (algorithm, key) in [
         (Algorithm::Rs256, RS256_KEY),
@@ -149,7 +149,7 @@ fn public_key_is_never_taken_for_a_secret() {
 }
 
 #[test]
-fn token_without_signature_is_refused_however_none_is_written() {
+fn unsigned_token_is_refused_in_every_spelling_of_none() {
     let claims = encode(&json!({"exp": NOW_S + 60}));
     for none in [
         "none", "None", "NONE", "nOnE", "", "hs256", "HS1", "PS256", "RS384",
@@ -166,7 +166,7 @@ fn token_without_signature_is_refused_however_none_is_written() {
 }
 
 #[test]
-fn header_is_not_believed_about_keys_or_anything_critical() {
+fn keys_in_the_header_are_ignored_and_crit_is_refused() {
     let other = b"another secret of at least 32 bytes..";
     let brought = json!({"kty": "oct", "k": URL_SAFE_NO_PAD.encode(other)});
     let claims = json!({"exp": NOW_S + 60});
@@ -179,10 +179,10 @@ fn header_is_not_believed_about_keys_or_anything_critical() {
 }
 
 #[test]
-fn time_is_held_with_leeway_at_its_very_second() {
-    let verifier = hs256_under(Terms {
+fn times_are_checked_with_leeway_to_the_second() {
+    let verifier = hs256_under(TokenRules {
         leeway_s: 10,
-        ..Terms::default()
+        ..TokenRules::default()
     });
     let at = |claims: &Value, unix_s| verifier.verify(&with_claims(claims), unix_s).map(|_| ());
     let until = json!({"exp": NOW_S});
@@ -193,7 +193,7 @@ fn time_is_held_with_leeway_at_its_very_second() {
     assert_eq!(at(&from, NOW_S - 11), Err(TokenError::NotYet));
 }
 
-/// What comes of claims that are this text, in a second of the calendar.
+/// The expiry of a token with these claims, verified at this time.
 fn verify_text(claims: &str, unix_s: u64) -> Result<u64, TokenError> {
     let header = encode(&json!({"alg": "HS256"}));
     let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
@@ -205,7 +205,7 @@ fn verify_text(claims: &str, unix_s: u64) -> Result<u64, TokenError> {
 }
 
 #[test]
-fn dates_may_be_any_number_that_json_has() {
+fn dates_may_be_any_json_number() {
     let largest = i64::MAX as u64;
     for (exp, outcome) in [
         ("1900000000", Ok(1_900_000_000)),
@@ -273,8 +273,8 @@ fn dates_may_be_any_number_that_json_has() {
 }
 
 #[test]
-fn audience_and_issuer_have_to_be_ours() {
-    let ours = hs256_under(Terms {
+fn audience_and_issuer_must_match_the_rules() {
+    let ours = hs256_under(TokenRules {
         audience: Some("push".into()),
         issuer: Some("https://id.example".into()),
         leeway_s: 0,
@@ -302,7 +302,7 @@ fn audience_and_issuer_have_to_be_ours() {
 }
 
 #[test]
-fn rights_that_cannot_be_read_are_none_and_refused() {
+fn malformed_permissions_are_refused() {
     let with = |rights: Value| {
         let claims = json!({"exp": NOW_S + 1, "fanfare": rights});
         hs256().verify(&with_claims(&claims), NOW_S)
@@ -329,7 +329,7 @@ fn rights_that_cannot_be_read_are_none_and_refused() {
 }
 
 #[test]
-fn what_is_no_token_is_refused() {
+fn malformed_token_is_refused() {
     let good = with_claims(&json!({"exp": NOW_S + 1}));
     assert!(hs256().verify(&good, NOW_S).is_ok());
     let (message, signature) = good.rsplit_once('.').unwrap();
@@ -346,13 +346,13 @@ fn what_is_no_token_is_refused() {
     let twice = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","alg":"none"}"#);
     let token = format!("{twice}.e30.AA");
     assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Malformed));
-    // A request head that holds it is longer than any that can be configured.
+    // Longer than any configurable request head.
     let huge = "a".repeat(65_537);
     assert_eq!(hs256().verify(&huge, NOW_S), Err(TokenError::TooLong));
 }
 
 #[test]
-fn every_changed_byte_and_every_cut_is_noticed() {
+fn every_changed_byte_and_every_truncation_is_refused() {
     let good = with_claims(&json!({"exp": NOW_S + 1, "sub": "a"}));
     let verifier = hs256();
     for at in 0..good.len() {
@@ -385,7 +385,7 @@ fn debug_text_shows_no_secret() {
 
 proptest! {
     #[test]
-    fn no_text_is_taken_that_nobody_signed(text in "\\PC{0,200}") {
+    fn random_text_is_never_accepted(text in "\\PC{0,200}") {
         prop_assert!(hs256().verify(&text, NOW_S).is_err());
     }
 

@@ -7,7 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanfare::auth::{Algorithm, Grant, Key, KeySet, Terms, TokenError, Verifier};
+use fanfare::auth::{Algorithm, Grant, Key, KeySet, TokenError, TokenRules, Verifier};
 use fanfare::config::limits::{TOKEN_KEYS_MAX, TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use jsonwebtoken::EncodingKey;
 use serde_json::Value;
@@ -34,7 +34,7 @@ pub fn attack(bytes: &[u8]) {
 /// A verifier with our key.
 pub(super) fn verifier() -> Verifier {
     let key = Key::new(Algorithm::Hs256, SECRET).expect("a secret");
-    Verifier::new(vec![key], Terms::default()).expect("a key")
+    Verifier::new(vec![key], TokenRules::default()).expect("a key")
 }
 
 fn verify(token: &str) -> Result<Grant, TokenError> {

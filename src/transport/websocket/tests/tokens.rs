@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::*;
 use super::{frame, server_frames};
-use crate::auth::{Algorithm, Key, Terms, Verifier, Wish, mint};
+use crate::auth::{Algorithm, Key, TokenRules, TokenSpec, Verifier, mint};
 use crate::effect::Effect;
 use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};
@@ -13,14 +13,14 @@ use crate::transport::test_context::World;
 /// A world with a key, and a token that is valid for this many seconds.
 fn guarded(seconds: u64) -> (World, String) {
     let secret = [7; 32];
-    let wish = Wish {
+    let spec = TokenSpec {
         subscribe: vec!["a".into()],
         expires_s: 1_000 + seconds,
-        ..Wish::default()
+        ..TokenSpec::default()
     };
-    let token = mint(Algorithm::Hs256, &secret, &wish).unwrap();
+    let token = mint(Algorithm::Hs256, &secret, &spec).unwrap();
     let key = Key::new(Algorithm::Hs256, &secret).unwrap();
-    let verifier = Verifier::new(vec![key], Terms::default()).unwrap();
+    let verifier = Verifier::new(vec![key], TokenRules::default()).unwrap();
     let mut world = World::default();
     world.config.auth.jwks = "jwks.json".into();
     let time = Duration::from_secs(1_000);
