@@ -1,8 +1,8 @@
 //! Unmasks a client's payload (RFC 6455, 5.3).
 //!
 //! Works in place and from any offset of the key, because a payload may arrive in parts. It XORs
-//! eight bytes at a time, which the compiler vectorizes. It does not allocate and does not depend on
-//! alignment. `receive` is the only caller.
+//! eight bytes at a time, which the compiler vectorizes. It does not allocate and does not depend
+//! on alignment. `receive` is the only caller.
 
 /// Unmasks `bytes`, which are at `offset` in their payload.
 pub fn unmask(bytes: &mut [u8], mut masking_key: [u8; 4], offset: usize) {

@@ -1,5 +1,5 @@
-//! The cases of the Autobahn test suite, as tables. The test names contain the suite's case numbers.
-//! The suite expects an echo; here a message is accepted if the conn stays open.
+//! The cases of the Autobahn test suite, as tables. The test names contain the suite's case
+//! numbers. The suite expects an echo; here a message is accepted if the conn stays open.
 
 use super::super::*;
 use super::{Outcome, close_frame, frame, run, run_every_cut};
