@@ -14,7 +14,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
 use fanfare::config::Config;
-use fanfare::http::{Read, read_request};
+use fanfare::http::{RequestRead, read_request};
 use fanfare::metrics::WorkerMetrics;
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -71,7 +71,9 @@ fn heads(criterion: &mut Criterion) {
     group.bench_function("pipelined_16", |bencher| {
         bencher.iter(|| {
             let mut rest = black_box(pipelined.as_bytes());
-            while let Read::Request { length, .. } = read_request(rest, &config, DATE, &metrics) {
+            while let RequestRead::Request { length, .. } =
+                read_request(rest, &config, DATE, &metrics)
+            {
                 rest = rest.get(length..).expect("within what was read");
                 if rest.is_empty() {
                     break;

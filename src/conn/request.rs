@@ -12,7 +12,7 @@ use crate::effect::{CloseReason, ConnClass, Context, Effect, Join, Origin, Windo
 use crate::frame::Envelope;
 use crate::http::response::Response;
 use crate::http::{
-    self, After, Answer, Entry, EventStreamRequest, Read, Refusal, Sharing, WebSocketRequest,
+    self, After, Answer, Entry, EventStreamRequest, Refusal, RequestRead, Sharing, WebSocketRequest,
 };
 use crate::id::{ChannelName, Since};
 use crate::time::Deadline;
@@ -51,7 +51,7 @@ impl Conn {
             context.date,
             context.metrics,
         );
-        let Read::Request { length, answer } = read else {
+        let RequestRead::Request { length, answer } = read else {
             return self.keep(bytes, false);
         };
         let rest = bytes.get_mut(length..).unwrap_or_default();

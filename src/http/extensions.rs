@@ -33,7 +33,7 @@ pub struct Offers {
 impl Offers {
     /// Parses the value of one field line. Several lines are one list (RFC 6455, 9.1).
     pub(super) fn note(&mut self, value: &[u8]) {
-        match (Reader { rest: value }).read_list() {
+        match (Parser { rest: value }).read_list() {
             Ok(found) => self.deflate = self.deflate.or(found),
             Err(Malformed) => self.is_malformed = true,
         }
@@ -124,11 +124,11 @@ impl Digits {
     }
 }
 
-struct Reader<'b> {
+struct Parser<'b> {
     rest: &'b [u8],
 }
 
-impl<'b> Reader<'b> {
+impl<'b> Parser<'b> {
     /// The first suitable offer of the list. Empty elements are ignored (RFC 9110, 5.6.1.2).
     fn read_list(mut self) -> Result<Option<Deflate>, Malformed> {
         let mut found = None;

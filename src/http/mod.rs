@@ -56,7 +56,7 @@ pub use validators::Validators;
 /// The result of reading a request.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Read {
+pub enum RequestRead {
     /// The head is not complete yet.
     Incomplete,
     /// A request was read.
@@ -168,7 +168,12 @@ pub fn forwarded_client(bytes: &[u8], config: &Config) -> Option<Option<IpAddr>>
 }
 
 /// Reads one request from the front of `bytes`, on a server without keys.
-pub fn read_request(bytes: &[u8], config: &Config, date: &str, metrics: &WorkerMetrics) -> Read {
+pub fn read_request(
+    bytes: &[u8],
+    config: &Config,
+    date: &str,
+    metrics: &WorkerMetrics,
+) -> RequestRead {
     read_guarded_request(bytes, &Access::default(), config, date, metrics)
 }
 
@@ -182,10 +187,10 @@ pub fn read_guarded_request(
     config: &Config,
     date: &str,
     metrics: &WorkerMetrics,
-) -> Read {
+) -> RequestRead {
     let head_bytes_max = usize::try_from(config.limits.request_head_bytes).unwrap_or(usize::MAX);
     let (length, answer) = match head::read_head(bytes, head_bytes_max) {
-        HeadRead::Incomplete => return Read::Incomplete,
+        HeadRead::Incomplete => return RequestRead::Incomplete,
         HeadRead::Complete { length, head } => {
             let source = Source::of(&head, &config.browser);
             let answer = route::answer(&head, source, access, config, date);
@@ -208,7 +213,7 @@ pub fn read_guarded_request(
         }
     };
     metrics.requests.increment();
-    Read::Request { length, answer }
+    RequestRead::Request { length, answer }
 }
 
 /// Counts a refusal. Returns whether the conn may persist.

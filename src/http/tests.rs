@@ -8,7 +8,7 @@ const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13";
 
-fn read(bytes: &[u8]) -> Read {
+fn read(bytes: &[u8]) -> RequestRead {
     read_request(bytes, &Config::default(), DATE, &WorkerMetrics::default())
 }
 
@@ -20,8 +20,8 @@ fn get(target: &str, fields: &str) -> String {
 
 fn answer_to(request: &str) -> Answer {
     match read(request.as_bytes()) {
-        Read::Request { answer, .. } => answer,
-        Read::Incomplete => panic!("incomplete: {request:?}"),
+        RequestRead::Request { answer, .. } => answer,
+        RequestRead::Incomplete => panic!("incomplete: {request:?}"),
     }
 }
 
@@ -256,7 +256,7 @@ fn table() -> Vec<(Vec<u8>, &'static str, After)> {
 fn head_gets_its_status_and_closes_only_if_required() {
     for (request, status, then) in table() {
         let shown = String::from_utf8_lossy(&request[..request.len().min(120)]).into_owned();
-        let Read::Request { answer, .. } = read(&request) else {
+        let RequestRead::Request { answer, .. } = read(&request) else {
             panic!("incomplete: {shown:?}");
         };
         assert_eq!(status_of(&answer), status, "{shown:?}");
@@ -279,17 +279,17 @@ fn request_is_parsed_the_same_at_every_cut() {
         let whole = read(&request);
         for cut in 0..request.len() {
             match (read(&request[..cut]), &whole) {
-                (Read::Incomplete, _) => {}
+                (RequestRead::Incomplete, _) => {}
                 (
-                    Read::Request { length, answer },
-                    Read::Request {
+                    RequestRead::Request { length, answer },
+                    RequestRead::Request {
                         answer: expected, ..
                     },
                 ) => {
                     assert!(length <= cut);
                     assert_eq!(answer, *expected, "cut at {cut}");
                 }
-                (Read::Request { .. }, Read::Incomplete) => panic!("cut at {cut}"),
+                (RequestRead::Request { .. }, RequestRead::Incomplete) => panic!("cut at {cut}"),
             }
         }
     }
@@ -299,7 +299,7 @@ fn request_is_parsed_the_same_at_every_cut() {
 fn request_ends_at_the_start_of_the_next() {
     let first = get("/sse?channel=a", "Last-Event-ID: 000000000001-7");
     let both = format!("{first}{}", get("/", ""));
-    let Read::Request { length, answer } = read(both.as_bytes()) else {
+    let RequestRead::Request { length, answer } = read(both.as_bytes()) else {
         panic!("incomplete");
     };
     assert_eq!(length, first.len());
@@ -315,8 +315,8 @@ fn head_may_have_exactly_its_limit() {
     let status = |config: &Config| {
         let read = read_request(request.as_bytes(), config, DATE, &WorkerMetrics::default());
         match read {
-            Read::Request { answer, .. } => status_of(&answer).to_owned(),
-            Read::Incomplete => panic!("incomplete"),
+            RequestRead::Request { answer, .. } => status_of(&answer).to_owned(),
+            RequestRead::Incomplete => panic!("incomplete"),
         }
     };
     assert_eq!(status(&config), "200");
@@ -330,7 +330,8 @@ fn long_target_is_refused_even_if_the_head_may_be_longer() {
     config.limits.request_head_bytes = 1 << 20;
     let request = get(&format!("/{}", "x".repeat(65_536)), "");
     let metrics = WorkerMetrics::default();
-    let Read::Request { answer, .. } = read_request(request.as_bytes(), &config, DATE, &metrics)
+    let RequestRead::Request { answer, .. } =
+        read_request(request.as_bytes(), &config, DATE, &metrics)
     else {
         panic!("incomplete");
     };
@@ -419,7 +420,8 @@ fn compression_is_negotiated_if_enabled_and_offered() {
     let handshake = |lines: &str, config: &Config| {
         let request = get("/ws", &format!("{UPGRADE}\r\n{KEY}{lines}"));
         let metrics = WorkerMetrics::default();
-        let Read::Request { answer, .. } = read_request(request.as_bytes(), config, DATE, &metrics)
+        let RequestRead::Request { answer, .. } =
+            read_request(request.as_bytes(), config, DATE, &metrics)
         else {
             panic!("incomplete");
         };
@@ -578,7 +580,7 @@ fn page_can_be_disabled() {
     };
     let request = get("/", "");
     let read = read_request(request.as_bytes(), &config, DATE, &WorkerMetrics::default());
-    let Read::Request { answer, .. } = read else {
+    let RequestRead::Request { answer, .. } = read else {
         panic!("incomplete");
     };
     assert_eq!(status_of(&answer), "404");
@@ -599,7 +601,7 @@ proptest! {
     fn any_bytes_are_parsed_without_reading_beyond_them(
         bytes in proptest::collection::vec(any::<u8>(), 0..600),
     ) {
-        if let Read::Request { length, .. } = read(&bytes) {
+        if let RequestRead::Request { length, .. } = read(&bytes) {
             prop_assert!(length <= bytes.len());
         }
     }
@@ -617,11 +619,11 @@ proptest! {
         let text = format!("{method} {target} HTTP/1.1\r\n{}\r\n\r\n", fields.join("\r\n"));
         let bytes = text.as_bytes();
         let whole = read(bytes);
-        if let Read::Request { length, .. } = whole {
+        if let RequestRead::Request { length, .. } = whole {
             prop_assert!(length <= bytes.len());
         }
-        if let Read::Request { answer: early, .. } = read(&bytes[..cut.min(bytes.len())]) {
-            let Read::Request { answer, .. } = whole else {
+        if let RequestRead::Request { answer: early, .. } = read(&bytes[..cut.min(bytes.len())]) {
+            let RequestRead::Request { answer, .. } = whole else {
                 panic!("incomplete as a whole");
             };
             prop_assert_eq!(early, answer);
@@ -671,11 +673,13 @@ fn response_from(origin: &str, start: &str, config: &Config) -> (String, WorkerM
     let request = format!("{start} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n\r\n");
     let metrics = WorkerMetrics::default();
     match read_request(request.as_bytes(), config, DATE, &metrics) {
-        Read::Request {
+        RequestRead::Request {
             answer: Answer::Respond(response),
             ..
         } => (String::from_utf8(response.bytes).unwrap(), metrics),
-        other @ (Read::Incomplete | Read::Request { .. }) => panic!("{request:?} got {other:?}"),
+        other @ (RequestRead::Incomplete | RequestRead::Request { .. }) => {
+            panic!("{request:?} got {other:?}")
+        }
     }
 }
 
@@ -694,7 +698,7 @@ fn websocket_of_a_foreign_page_is_refused() {
         let request = get("/ws?channel=a", &fields);
         let metrics = WorkerMetrics::default();
         let read = read_request(request.as_bytes(), &guarded(""), DATE, &metrics);
-        let Read::Request { answer, .. } = read else {
+        let RequestRead::Request { answer, .. } = read else {
             panic!("incomplete");
         };
         assert_eq!(status_of(&answer), expected, "{origin}");
@@ -782,15 +786,15 @@ fn stream_and_poll_store_the_origin_that_may_read_them() {
         let request = get(target, "Origin: http://b.example:8080");
         let metrics = WorkerMetrics::default();
         match read_request(request.as_bytes(), &config, DATE, &metrics) {
-            Read::Request {
+            RequestRead::Request {
                 answer: Answer::EventStream(EventStreamRequest { sharing, .. }),
                 ..
             }
-            | Read::Request {
+            | RequestRead::Request {
                 answer: Answer::Poll(PollRequest { sharing, .. }),
                 ..
             } => sharing.reader(&config.browser),
-            other @ (Read::Incomplete | Read::Request { .. }) => panic!("{other:?}"),
+            other @ (RequestRead::Incomplete | RequestRead::Request { .. }) => panic!("{other:?}"),
         }
     };
     let expected = Reader::Origin("http://b.example:8080");

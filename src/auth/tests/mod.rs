@@ -274,7 +274,7 @@ fn dates_may_be_any_json_number() {
 
 #[test]
 fn audience_and_issuer_must_match_the_rules() {
-    let ours = hs256_under(TokenRules {
+    let own = hs256_under(TokenRules {
         audience: Some("push".into()),
         issuer: Some("https://id.example".into()),
         leeway_s: 0,
@@ -294,7 +294,7 @@ fn audience_and_issuer_must_match_the_rules() {
         ),
         (claims(json!("push"), json!(null)), Err(TokenError::Issuer)),
     ] {
-        let verified = ours.verify(&with_claims(&claims), NOW_S).map(|_| ());
+        let verified = own.verify(&with_claims(&claims), NOW_S).map(|_| ());
         assert_eq!(verified, outcome, "{claims}");
     }
     let token = with_claims(&claims(json!("push"), json!("anybody")));

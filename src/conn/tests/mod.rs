@@ -439,7 +439,7 @@ fn conn_ends_without_its_peer_once_its_last_bytes_are_acknowledged() {
     for (request, was_fin_sent) in [(STREAM, true), (UPGRADE, false)] {
         let mut rig = streaming(request);
         acknowledge(&mut rig);
-        assert!(!rig.conn.is_ending(), "no goodbye was said");
+        assert!(!rig.conn.is_ending(), "the conn is not closing");
         rig.call(|conn, out, context| conn.handle_shutdown(out, context));
         rig.drain();
         assert_eq!(rig.effects.contains(&Effect::ShutdownWrite), was_fin_sent);
@@ -651,19 +651,19 @@ fn only_an_open_stream_receives_direct_messages() {
     rig.join();
     rig.drain();
     assert_eq!(tell(&mut rig), Delivery::Done);
-    let told = String::from_utf8(rig.drain()).unwrap();
+    let sent = String::from_utf8(rig.drain()).unwrap();
     assert!(
-        told.contains("event: fanfare.direct\ndata: xxx\n\n"),
-        "{told}"
+        sent.contains("event: fanfare.direct\ndata: xxx\n\n"),
+        "{sent}"
     );
     let close_info = BackendMessage::Disconnect(CloseInfo {
         code: 4001,
         reason: "\"late\"".into(),
     });
     rig.call(|conn, out, context| conn.handle_backend_message(&close_info, out, context));
-    let told = String::from_utf8(rig.drain()).unwrap();
+    let sent = String::from_utf8(rig.drain()).unwrap();
     let event = "event: fanfare.disconnect\ndata: {\"code\":4001,\"reason\":\"\\\"late\\\"\"}\n\n";
-    assert!(told.contains(event), "{told}");
+    assert!(sent.contains(event), "{sent}");
     assert_eq!(tell(&mut rig), Delivery::NoConn);
 }
 
@@ -675,10 +675,10 @@ fn backend_cannot_overflow_a_client_that_does_not_read() {
     let mut done = 0;
     loop {
         let message = message(10_000);
-        let told =
+        let sent =
             rig.call(|conn, out, context| conn.handle_backend_message(&message, out, context));
-        if told != Delivery::Done {
-            assert_eq!(told, Delivery::Full);
+        if sent != Delivery::Done {
+            assert_eq!(sent, Delivery::Full);
             break;
         }
         done += 1;
@@ -689,7 +689,7 @@ fn backend_cannot_overflow_a_client_that_does_not_read() {
     assert_eq!(rig.closed(), None);
     // Messages are accepted again as soon as there is room.
     rig.drain();
-    let told =
+    let sent =
         rig.call(|conn, out, context| conn.handle_backend_message(&message(1), out, context));
-    assert_eq!(told, Delivery::Done);
+    assert_eq!(sent, Delivery::Done);
 }

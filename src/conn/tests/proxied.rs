@@ -94,10 +94,10 @@ fn extensions_are_dropped_as_they_arrive() {
 fn client_over_its_limit_is_refused_with_retry_after() {
     let mut rig = proxied();
     rig.feed(V2);
-    let said = admit(&mut rig, Err(TooMany::Conns));
-    let said = String::from_utf8(said).unwrap();
-    assert!(said.starts_with("HTTP/1.1 429 "), "{said}");
-    assert!(said.contains("\r\nRetry-After: "), "{said}");
+    let response = admit(&mut rig, Err(TooMany::Conns));
+    let response = String::from_utf8(response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 429 "), "{response}");
+    assert!(response.contains("\r\nRetry-After: "), "{response}");
     assert!(rig.conn.is_ending());
 }
 
@@ -140,8 +140,8 @@ fn every_request_of_a_trusted_proxy_waits_until_its_client_is_counted() {
             Some(Effect::IdentifyByForwardedHeader(client))
         );
         rig.call(|conn, out, context| conn.handle_forwarded_client(admitted, out, context));
-        let said = String::from_utf8(rig.drain()).unwrap();
-        assert!(said.starts_with(status), "{said}");
+        let response = String::from_utf8(rig.drain()).unwrap();
+        assert!(response.starts_with(status), "{response}");
     }
     assert!(rig.conn.is_ending());
 }

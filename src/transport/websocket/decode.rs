@@ -222,10 +222,10 @@ mod tests {
 
     /// Whether the two results agree. The oracle does not check most of the rules, so they are
     /// checked on the header that it returns.
-    fn agrees_with_oracle(bytes: &[u8], ours: Parsed) -> bool {
+    fn agrees_with_oracle(bytes: &[u8], parsed: Parsed) -> bool {
         let mut cursor = Cursor::new(bytes);
         let oracle = OracleHeader::parse(&mut cursor);
-        match (ours, oracle) {
+        match (parsed, oracle) {
             (Ok(None), Ok(None)) => true,
             (Ok(Some((header, taken))), Ok(Some((oracle, payload_bytes)))) => {
                 header.payload_bytes == payload_bytes
@@ -291,12 +291,12 @@ mod tests {
         fn header_agrees_with_tungstenite(bytes in header_bytes()) {
             for cut in 0..=bytes.len() {
                 let part = &bytes[..cut];
-                let ours = parse_header(part, Rsv1::Reserved);
-                prop_assert!(agrees_with_oracle(part, ours), "{:?} {:x?}", ours, part);
+                let parsed = parse_header(part, Rsv1::Reserved);
+                prop_assert!(agrees_with_oracle(part, parsed), "{:?} {:x?}", parsed, part);
                 // The extension allows one more bit and changes nothing else.
                 let with = parse_header(part, Rsv1::Compressed);
                 let [first @ (0x41 | 0x42 | 0xc1 | 0xc2), ref rest @ ..] = *part else {
-                    prop_assert_eq!(with, ours);
+                    prop_assert_eq!(with, parsed);
                     continue;
                 };
                 let plain = [&[first & !RSV1], rest].concat();

@@ -10,7 +10,9 @@ use std::time::Duration;
 use fanfare::config::Config;
 use fanfare::http::head::{Head, HeadRead, Method, Version, read_head};
 use fanfare::http::origin::Reader;
-use fanfare::http::{After, Answer, Read, Refusal, WebSocketRequest, read_request, response};
+use fanfare::http::{
+    After, Answer, Refusal, RequestRead, WebSocketRequest, read_request, response,
+};
 use fanfare::id::ChannelName;
 use fanfare::metrics::WorkerMetrics;
 use tungstenite::handshake::machine::TryParse as _;
@@ -49,9 +51,11 @@ fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
             let (taken, rest) = piece.split_at(piece.len().min(limit - kept.len()));
             kept.extend_from_slice(taken);
             match read_request(&kept, config, DATE, &metrics) {
-                Read::Incomplete if rest.is_empty() => break,
-                Read::Incomplete => assert!(kept.len() < limit, "incomplete, with a full buffer"),
-                Read::Request { length, answer } => {
+                RequestRead::Incomplete if rest.is_empty() => break,
+                RequestRead::Incomplete => {
+                    assert!(kept.len() < limit, "incomplete, with a full buffer")
+                }
+                RequestRead::Request { length, answer } => {
                     kept.drain(..length);
                     let goes_on = goes_on(&answer);
                     answers.push(answer);
@@ -78,7 +82,7 @@ fn goes_on(answer: &Answer) -> bool {
 fn check_each(mut bytes: &[u8], config: &Config) {
     let limit = config.limits.request_head_bytes as usize;
     let metrics = WorkerMetrics::default();
-    while let Read::Request { answer, .. } = read_request(bytes, config, DATE, &metrics) {
+    while let RequestRead::Request { answer, .. } = read_request(bytes, config, DATE, &metrics) {
         match read_head(bytes, limit) {
             HeadRead::Incomplete => panic!("answered before its end: {answer:?}"),
             HeadRead::Refused(_) => {

@@ -5,7 +5,7 @@
 
 use fanfare::config::Config;
 use fanfare::effect::Reference;
-use fanfare::http::{Answer, Read, read_request};
+use fanfare::http::{Answer, RequestRead, read_request};
 use fanfare::id::{
     CHANNEL_NAME_BYTES_MAX, CONN_NAME_BYTES_MAX, CURSOR_BYTES_MAX, ChannelName, ConnId, ConnName,
     Cursor, Epoch, RunId, SINCE_FIRST, Sequence, Since,
@@ -72,8 +72,8 @@ fn check_numbers(bytes: &[u8]) {
 fn answer(request: &[u8]) -> Option<Answer> {
     let metrics = WorkerMetrics::default();
     match read_request(request, &Config::default(), DATE, &metrics) {
-        Read::Request { length, answer } if length == request.len() => Some(answer),
-        Read::Incomplete | Read::Request { .. } => None,
+        RequestRead::Request { length, answer } if length == request.len() => Some(answer),
+        RequestRead::Incomplete | RequestRead::Request { .. } => None,
     }
 }
 

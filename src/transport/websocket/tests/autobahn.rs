@@ -27,11 +27,11 @@ fn check_failed(case: &str, input: &[u8], pongs: usize, code: u16) {
     for envelope in [Envelope::Data, Envelope::Full] {
         let Outcome { frames, flow, .. } = run_every_cut(envelope, input);
         assert_eq!(flow, expected_flow, "{case}");
-        let ours = frames
+        let own = frames
             .iter()
             .filter(|frame| frame.0 == Opcode::Pong)
             .count();
-        assert_eq!(ours, pongs, "{case}");
+        assert_eq!(own, pongs, "{case}");
         let (opcode, body) = frames.last().unwrap();
         assert_eq!(*opcode, Opcode::Close, "{case}");
         assert_eq!(body[..2], code.to_be_bytes(), "{case}");

@@ -282,7 +282,7 @@ fn backend_messages_are_messages_of_the_subprotocol_or_bare_payloads() {
             reference: reference.clone(),
         },
     ];
-    let said = |envelope, world: &mut World| {
+    let sent = |envelope, world: &mut World| {
         let socket = WebSocket::new(envelope, Compression::None);
         let mut out = Vec::new();
         for message in &messages {
@@ -303,8 +303,8 @@ fn backend_messages_are_messages_of_the_subprotocol_or_bare_payloads() {
         ),
         r#"{"type":"presence","channel":"c","subscribers":2,"ref":1}"#,
     ];
-    assert_eq!(said(Envelope::Full, &mut world), expected);
-    assert_eq!(said(Envelope::Data, &mut world), ["[1]"]);
+    assert_eq!(sent(Envelope::Full, &mut world), expected);
+    assert_eq!(sent(Envelope::Data, &mut world), ["[1]"]);
 }
 
 #[test]
@@ -463,10 +463,10 @@ fn fault_after_the_servers_close_ends_the_conn_for_the_first_reason() {
     let mut out = Vec::new();
     let flow = socket.handle_goodbye(Goodbye::Shutdown, &mut out, &world.context());
     assert_eq!(flow, Flow::Closing(CloseReason::Shutdown));
-    let said = out.len();
+    let length = out.len();
     let flow = socket.handle_bytes(&mut [0xff, 0xff], &mut out, &mut world.context());
     assert_eq!(flow, Flow::Ended(CloseReason::Shutdown));
-    assert_eq!(out.len(), said);
+    assert_eq!(out.len(), length);
 }
 
 #[test]
@@ -654,7 +654,7 @@ fn close_reason_of_every_fault_fits_a_control_frame() {
 
 /// An input of the property tests.
 #[derive(Clone, Debug)]
-enum Uttered {
+enum ClientInput {
     /// A ping command in this many fragments, with a ping of the protocol after each but the last.
     Command { reference: u32, fragments: usize },
     /// A binary message, which is no command.
@@ -665,7 +665,7 @@ enum Uttered {
     Pong(Vec<u8>),
 }
 
-impl Uttered {
+impl ClientInput {
     fn strategy() -> impl Strategy<Value = Self> {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..126);
         prop_oneof![
@@ -740,7 +740,7 @@ pub(super) fn cut_at<'a>(input: &'a [u8], places: &[usize]) -> Vec<&'a [u8]> {
 proptest! {
     #[test]
     fn every_cut_of_a_valid_conversation_has_the_expected_answers(
-        messages in proptest::collection::vec(Uttered::strategy(), 0..12),
+        messages in proptest::collection::vec(ClientInput::strategy(), 0..12),
         key in any::<[u8; 4]>(),
         places in proptest::collection::vec(any::<usize>(), 0..20),
     ) {

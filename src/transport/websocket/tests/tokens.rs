@@ -28,7 +28,7 @@ fn guarded(seconds: u64) -> (World, String) {
     (world, token)
 }
 
-fn say(world: &mut World, commands: &[String]) -> (Vec<String>, Flow) {
+fn send(world: &mut World, commands: &[String]) -> (Vec<String>, Flow) {
     let mut socket = WebSocket::new(Envelope::Full, Compression::None);
     let frames = commands
         .iter()
@@ -36,7 +36,7 @@ fn say(world: &mut World, commands: &[String]) -> (Vec<String>, Flow) {
     let mut input = frames.collect::<Vec<_>>().concat();
     let mut out = Vec::new();
     let flow = socket.handle_bytes(&mut input, &mut out, &mut world.context());
-    let said = server_frames(&out)
+    let answers = server_frames(&out)
         .into_iter()
         .map(|(opcode, payload)| match opcode {
             Opcode::Close => u16::from_be_bytes([payload[0], payload[1]]).to_string(),
@@ -49,7 +49,7 @@ fn say(world: &mut World, commands: &[String]) -> (Vec<String>, Flow) {
                     .to_owned()
             }
         });
-    (said.collect(), flow)
+    (answers.collect(), flow)
 }
 
 fn subscribe(channel: &str) -> String {
@@ -67,8 +67,8 @@ fn command_after_a_token_in_the_same_read_is_checked_against_it() {
         subscribe("b"),
         auth,
     ];
-    let (said, flow) = say(&mut world, &commands);
-    assert_eq!(said, ["not_allowed", "ok", "not_allowed", "busy"]);
+    let (answers, flow) = send(&mut world, &commands);
+    assert_eq!(answers, ["not_allowed", "ok", "not_allowed", "busy"]);
     assert_eq!(flow, Flow::Open);
     let joins = world
         .effects
@@ -83,8 +83,8 @@ fn invalid_token_ends_the_conn_and_later_commands_are_ignored() {
     for (token, code) in [("x", "4001"), (&guarded(0).1, "4002")] {
         let (mut world, _) = guarded(60);
         let auth = format!(r#"{{"type":"auth","token":"{token}"}}"#);
-        let (said, flow) = say(&mut world, &[auth, subscribe("a")]);
-        assert_eq!(said, [code]);
+        let (answers, flow) = send(&mut world, &[auth, subscribe("a")]);
+        assert_eq!(answers, [code]);
         assert!(matches!(flow, Flow::Ended(_)));
         assert!(world.effects.is_empty());
         assert_eq!(world.metrics.tokens_refused.value(), 1);
@@ -93,7 +93,7 @@ fn invalid_token_ends_the_conn_and_later_commands_are_ignored() {
 
 #[test]
 fn awaited_token_must_allow_the_channels_of_the_request() {
-    for (channel, said, joins) in [("a", "ok", 1), ("b", "4003", 0)] {
+    for (channel, answer, joins) in [("a", "ok", 1), ("b", "4003", 0)] {
         let (mut world, token) = guarded(60);
         let join = Join {
             channels: vec![ChannelName::new(channel).unwrap()],
@@ -104,8 +104,8 @@ fn awaited_token_must_allow_the_channels_of_the_request() {
         let slot = world.context().conn.slot;
         world.access.await_token(slot, join, Deadline(1));
         let auth = format!(r#"{{"type":"auth","token":"{token}","ref":1}}"#);
-        let (answers, _) = say(&mut world, &[subscribe("a"), auth]);
-        assert_eq!(answers, ["not_authenticated", said]);
+        let (answers, _) = send(&mut world, &[subscribe("a"), auth]);
+        assert_eq!(answers, ["not_authenticated", answer]);
         let asked = world
             .effects
             .iter()
@@ -118,8 +118,8 @@ fn awaited_token_must_allow_the_channels_of_the_request() {
 fn no_token_is_required_without_keys() {
     let mut world = World::default();
     let auth = String::from(r#"{"type":"auth","token":"x","ref":1}"#);
-    let (said, flow) = say(&mut world, &[auth, subscribe("a")]);
-    assert_eq!(said, ["not_allowed"]);
+    let (answers, flow) = send(&mut world, &[auth, subscribe("a")]);
+    assert_eq!(answers, ["not_allowed"]);
     assert_eq!(flow, Flow::Open);
     assert!(matches!(world.effects[..], [Effect::Join(_)]));
 }
