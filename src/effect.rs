@@ -237,7 +237,7 @@ pub enum Effect {
         /// The receivers.
         audience: Audience,
     },
-    /// Count the conn as of another class.
+    /// Count the conn in another class.
     Reclassify {
         /// The class until now.
         before: ConnClass,
@@ -250,16 +250,16 @@ pub enum Effect {
     ShutdownWrite,
 }
 
-/// The kinds of conns that a worker counts or limits apart.
+/// The classes of conns that a worker counts or limits separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnClass {
     /// Its first request head is not complete, and no round has ended since it was accepted.
     Arriving,
     /// Its first request head was not complete at the end of a round.
     Silent,
-    /// It is an open WebSocket.
+    /// An open WebSocket.
     WebSocket,
-    /// Anything else.
+    /// All other conns.
     Other,
 }
 

@@ -1,7 +1,8 @@
-//! The access of one conn, as its machine sees it during a call.
+//! The permissions of one conn, as its machine sees them during a call.
 //!
-//! A token is taken in the middle of a call: a command after it in the same packet is already held
-//! to it. So the machine changes its own entry at once. It cannot reach the entry of another conn.
+//! A token is accepted in the middle of a call: a command after it in the same packet is already
+//! checked against it. So the machine changes its own entry at once. It cannot reach the entry of
+//! another conn.
 
 use super::access::{Access, Due, ShowError, Shown, Warning};
 use super::grant::Grant;

@@ -153,7 +153,7 @@ impl Conn {
         self.class
     }
 
-    /// Changes the class, and tells the worker if that is a change.
+    /// Sets the class, and reports a change to the worker.
     fn set_class(&mut self, class: ConnClass, context: &mut Context<'_>) {
         let before = std::mem::replace(&mut self.class, class);
         if before != class {
@@ -161,7 +161,7 @@ impl Conn {
         }
     }
 
-    /// Whether the class is that of the phase.
+    /// Whether the class matches the phase.
     fn is_class_right(&self) -> bool {
         match &self.phase {
             Phase::ProxyHeader { .. } | Phase::Request { is_first: true, .. } => {
@@ -396,7 +396,7 @@ impl Conn {
                 partial: Some(_), ..
             } => {
                 let refusal = Refusal::HeadTimeout;
-                let response = http::response::turn_away(refusal, context.date);
+                let response = http::response::refuse_connection(refusal, context.date);
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::HeadTimeout, context);
             }
@@ -527,7 +527,7 @@ impl Conn {
         if let Phase::Poll { poll, .. } = &mut self.phase {
             poll.handle_end(Some(goodbye.close_reason()), context);
         }
-        self.say_goodbye(goodbye, out, context);
+        self.send_goodbye(goodbye, out, context);
         self.settle(out, context);
     }
 
@@ -539,8 +539,12 @@ impl Conn {
             } if self.outbox.is_empty() => {
                 let wait_s = context.retry_after_s();
                 let refusal = Refusal::Restarting;
-                let response =
-                    http::response::put_off(refusal, Reader::SameOrigin, wait_s, context.date);
+                let response = http::response::refuse_for_now(
+                    refusal,
+                    Reader::SameOrigin,
+                    wait_s,
+                    context.date,
+                );
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::Shutdown, context);
             }
@@ -551,7 +555,7 @@ impl Conn {
             Phase::Poll { poll, .. } => poll.handle_end(Some(CloseReason::Shutdown), context),
             Phase::Request { .. } => self.end(CloseReason::Shutdown, context),
             Phase::Stream { closing: None, .. } => {
-                self.say_goodbye(Goodbye::Shutdown, out, context);
+                self.send_goodbye(Goodbye::Shutdown, out, context);
             }
             Phase::Stream { .. } | Phase::Ending { .. } => {}
         }
@@ -609,14 +613,14 @@ impl Conn {
         };
         let due = context.access.take_due(context.now);
         match due {
-            Some(Due::Late) => return self.say_goodbye(Goodbye::TokenMissing, out, context),
-            Some(Due::Over) => return self.say_goodbye(Goodbye::TokenExpired, out, context),
+            Some(Due::Late) => return self.send_goodbye(Goodbye::TokenMissing, out, context),
+            Some(Due::Over) => return self.send_goodbye(Goodbye::TokenExpired, out, context),
             Some(Due::Soon(left)) => transport.handle_expiring(left, out),
             None => {}
         }
         let has_gone = self.ping == Ping::Sent || send_state == SendState::Blocked;
         if has_gone && due.is_none() && silent >= interval * 2 {
-            return self.say_goodbye(Goodbye::Idle, out, context);
+            return self.send_goodbye(Goodbye::Idle, out, context);
         }
         if silent >= interval / 2 && self.outbox.is_empty() {
             let is_caught_up = send_state == SendState::CaughtUp;
@@ -628,7 +632,7 @@ impl Conn {
         context.ask(Effect::SetTimer(context.now.after(interval)));
     }
 
-    fn say_goodbye(&mut self, goodbye: Goodbye<'_>, out: &mut Vec<u8>, context: &mut Context<'_>) {
+    fn send_goodbye(&mut self, goodbye: Goodbye<'_>, out: &mut Vec<u8>, context: &mut Context<'_>) {
         if let Some(transport) = self.open_transport() {
             let flow = transport.handle_goodbye(goodbye, out, context);
             self.follow(flow, context);

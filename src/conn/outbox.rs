@@ -105,8 +105,8 @@ impl Outbox {
         }
         let pending = self.0.get_or_insert_default();
         debug_assert!(pending.answer.is_none(), "an answer is the last thing");
-        // Written bytes must go even if the queue is never empty. At most half of the queue is
-        // moved, so each byte is moved once.
+        // Written bytes must be removed even if the queue is never empty. At most half of the queue
+        // moves, after at least as many bytes were written, so each byte moves once.
         if pending.control_written * 2 >= pending.control.len() {
             pending.control.drain(..pending.control_written);
             pending.control_written = 0;

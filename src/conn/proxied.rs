@@ -118,8 +118,12 @@ impl Conn {
             Err(too_many) => {
                 let wait_s = context.retry_after_s();
                 let refusal = too_many.into();
-                let response =
-                    http::response::put_off(refusal, Reader::SameOrigin, wait_s, context.date);
+                let response = http::response::refuse_for_now(
+                    refusal,
+                    Reader::SameOrigin,
+                    wait_s,
+                    context.date,
+                );
                 out.extend_from_slice(&response.bytes);
                 self.end(CloseReason::Refused, context);
             }

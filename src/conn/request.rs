@@ -58,7 +58,7 @@ impl Conn {
         match answer {
             Answer::Respond(response) => {
                 out.extend_from_slice(&response.bytes);
-                self.go_on_after(&response, rest, context);
+                self.finish_response(&response, rest, context);
             }
             Answer::EventStream(request) => self.open_event_stream(request, context),
             Answer::Poll(request) => self.open_poll(request, rest, context),
@@ -71,7 +71,7 @@ impl Conn {
     }
 
     /// Ends the conn after a response, or waits for the next request.
-    fn go_on_after(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
+    fn finish_response(&mut self, response: &Response, rest: &[u8], context: &mut Context<'_>) {
         match response.then {
             After::Close if response.status.code() < 400 => self.end(CloseReason::Done, context),
             After::Close => self.end(CloseReason::BadRequest, context),
@@ -124,7 +124,7 @@ impl Conn {
 
     /// Answers a plaintext HTTP request on a TLS listener. The response is plaintext, too.
     pub fn handle_plaintext(&mut self, out: &mut Vec<u8>, context: &mut Context<'_>) {
-        let response = http::response::turn_away(Refusal::PlainOnTls, context.date);
+        let response = http::response::refuse_connection(Refusal::PlainOnTls, context.date);
         out.extend_from_slice(&response.bytes);
         context.metrics.requests_refused.increment();
         self.end(CloseReason::BadRequest, context);
@@ -141,7 +141,7 @@ impl Conn {
         let refusal = Refusal::ServerFullOfChannels;
         let reader = sharing.reader(&context.config.browser);
         let wait_s = context.retry_after_s();
-        let response = http::response::put_off(refusal, reader, wait_s, context.date);
+        let response = http::response::refuse_for_now(refusal, reader, wait_s, context.date);
         out.extend_from_slice(&response.bytes);
         context.metrics.requests_refused.increment();
         self.end(CloseReason::Refused, context);

@@ -159,7 +159,12 @@ fn push_extension(deflate: Deflate, out: &mut Vec<u8>) {
 /// A temporary refusal with `Retry-After`. The delay is drawn, so that clients that are refused
 /// together do not return together. The conn is closed.
 #[must_use]
-pub fn put_off(refusal: Refusal, reader: Reader<'_>, retry_after_s: u64, date: &str) -> Response {
+pub fn refuse_for_now(
+    refusal: Refusal,
+    reader: Reader<'_>,
+    retry_after_s: u64,
+    date: &str,
+) -> Response {
     let mut bytes = Vec::with_capacity(512);
     push_status_line(refusal.status(), date, &mut bytes);
     reader.push_fields(&mut bytes);
@@ -175,7 +180,7 @@ pub fn put_off(refusal: Refusal, reader: Reader<'_>, retry_after_s: u64, date: &
 
 /// The refusal of a connection that has no valid request. The conn is closed.
 #[must_use]
-pub fn turn_away(refusal: Refusal, date: &str) -> Response {
+pub fn refuse_connection(refusal: Refusal, date: &str) -> Response {
     refuse(
         &refusal,
         Method::Get,
@@ -430,9 +435,9 @@ mod tests {
             if refusal == Refusal::Http2 {
                 continue;
             }
-            let refused = turn_away(refusal, DATE);
-            let put_off = put_off(refusal, Reader::Any, 9, DATE);
-            for response in [refused, put_off] {
+            let refused = refuse_connection(refusal, DATE);
+            let for_now = refuse_for_now(refusal, Reader::Any, 9, DATE);
+            for response in [refused, for_now] {
                 assert_eq!(response.then, After::Close);
                 let document = document(&response);
                 assert_eq!(document["type"], "about:blank");
@@ -446,7 +451,7 @@ mod tests {
 
     #[test]
     fn page_may_read_the_retry_after_of_a_refusal() {
-        let response = put_off(Refusal::MemoryShort, Reader::Any, 5, DATE);
+        let response = refuse_for_now(Refusal::MemoryShort, Reader::Any, 5, DATE);
         let text = String::from_utf8(response.bytes).unwrap();
         for line in [
             "HTTP/1.1 503 Service Unavailable",
@@ -461,7 +466,7 @@ mod tests {
 
     #[test]
     fn http2_preface_gets_frames_that_contain_the_document() {
-        let bytes = turn_away(Refusal::Http2, DATE).bytes;
+        let bytes = refuse_connection(Refusal::Http2, DATE).bytes;
         let (frames, document) = bytes.split_at(9 + 9 + 8);
         assert_eq!(frames.last(), Some(&0x0d));
         let document: serde_json::Value = serde_json::from_slice(document).unwrap();

@@ -185,7 +185,8 @@ impl<N: Net> Worker<N> {
         };
         let delay = ReconnectDelay::after_refusal(&self.parts.config.drain);
         let wait_s = delay.draw_s(Draw(self.net.draw()));
-        let response = response::put_off(refusal, Reader::SameOrigin, wait_s, &self.date.text);
+        let response =
+            response::refuse_for_now(refusal, Reader::SameOrigin, wait_s, &self.date.text);
         // A TLS client cannot read a plaintext response before the handshake.
         let bytes: &[u8] = if self.is_secure(listener) {
             &[]
