@@ -1,5 +1,5 @@
-//! The server behind proxies: `haproxy` with the PROXY protocol, nginx with the field that names the
-//! client, and hand-written headers that are malformed, late or forged.
+//! The server behind proxies: `haproxy` with the PROXY protocol, nginx with the field that names
+//! the client, and hand-written headers that are malformed, late or forged.
 //!
 //! A limit of one connection for each source shows the source of a connection.
 

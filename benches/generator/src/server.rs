@@ -44,7 +44,8 @@ struct ChildServer {
     folder: PathBuf,
     /// Stops the thread that waits for signals.
     signals: Handle,
-    /// Held while the server is ended: by the thread that waits for signals until this process ends.
+    /// Held while the server is ended: by the thread that waits for signals until this process
+    /// ends.
     ending: Arc<Mutex<()>>,
 }
 
