@@ -203,7 +203,7 @@ impl ClientThread {
         };
         match conn.phase {
             Phase::Connecting | Phase::Requesting => {
-                self.requesting = self.requesting.saturating_sub(1)
+                self.requesting = self.requesting.saturating_sub(1);
             }
             Phase::Subscribed => lock(&self.tally).churned += 1,
             Phase::Closed => {}

@@ -110,7 +110,7 @@ impl Publisher {
                         match form {
                             FeedFormat::Posts => note_status(&line, &noted),
                             FeedFormat::Frames | FeedFormat::Lines | FeedFormat::Payloads => {
-                                note_line(&line, &noted)
+                                note_line(&line, &noted);
                             }
                         }
                     }
