@@ -345,7 +345,7 @@ fn errors_print_their_cause_once() {
 }
 
 #[test]
-fn unsafe_code_is_only_in_sys() {
+fn unsafe_code_is_in_one_place_of_each_crate() {
     check(&sources(&["src/", GENERATOR]), rules::unsafe_contained);
     breaks(
         "src/worker/readiness.rs",
