@@ -1,7 +1,7 @@
 //! SHELL: feeders that are backends: they consume what clients send, and they command connections.
 //!
-//! `commands` carries out a command of a feeder, `consumer` has what a consumer asked for and the
-//! lines that it receives, and `reports` hands each report of a worker to its consumers.
+//! `commands` executes the commands of a feeder. `consumer` has what a consumer asked for, and the
+//! lines that it receives. `reports` routes each report of a worker to its consumers.
 
 pub(super) mod commands;
 pub(super) mod consumer;

@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanfare::config::{JournalSync, LogBounds};
+use fanfare::id::Epoch;
 use fanfare::journal::folder::Folder;
-use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::lsm::LsmOpener;
 use fanfare::journal::record::{self, PayloadRef, Record};
+use fanfare::journal::record_writer::{RecordWriter, Settings};
 use fanfare::journal::recover::{self, ReplayEvent};
 use fanfare::journal::state::BootId;
-use fanfare::id::Epoch;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend, TableDefinition};
 
@@ -233,7 +233,11 @@ trait Kept {
     fn append(&mut self, batch: &mut dyn Iterator<Item = (u64, Record<'_>)>) -> Done<()>;
 }
 
-fn journal(folder: &Path, is_synced: bool, each: &mut dyn FnMut(ReplayEvent<'_>)) -> Done<RecordWriter> {
+fn journal(
+    folder: &Path,
+    is_synced: bool,
+    each: &mut dyn FnMut(ReplayEvent<'_>),
+) -> Done<RecordWriter> {
     let settings = Settings {
         bounds: LogBounds {
             entries: KEPT,
