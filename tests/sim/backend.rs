@@ -27,7 +27,7 @@ use crate::world::node::NodeWorker;
 pub(crate) struct Backend {
     reports: Reports,
     /// The subscriptions that it knows from notices.
-    present: BTreeSet<(ConnName, ChannelName)>,
+    subscriptions: BTreeSet<(ConnName, ChannelName)>,
     /// The conns that it knows from notices.
     known: Vec<ConnName>,
     /// The conns that the backends of earlier starts knew.
@@ -43,9 +43,9 @@ pub(crate) struct Backend {
     /// A generator of its own, so that the others draw the same.
     random: fastrand::Rng,
     counts: VecDeque<(ConnName, Option<Reference>, SubscriberCounts)>,
-    verdicts: Vec<Arc<DeliveryStatus>>,
+    statuses: Vec<Arc<DeliveryStatus>>,
     /// The statuses of messages to conns of earlier starts.
-    stale_verdicts: Vec<Arc<DeliveryStatus>>,
+    stale_statuses: Vec<Arc<DeliveryStatus>>,
     messages_sent: BTreeMap<ConnName, u64>,
     notices_lost: u64,
 }
@@ -78,7 +78,7 @@ impl Backend {
         }
         Self {
             reports,
-            present: BTreeSet::new(),
+            subscriptions: BTreeSet::new(),
             known: Vec::new(),
             stale: Vec::new(),
             subs: BTreeMap::new(),
@@ -89,15 +89,15 @@ impl Backend {
             bounds,
             random: random.clone(),
             counts: VecDeque::new(),
-            verdicts: Vec::new(),
-            stale_verdicts: Vec::new(),
+            statuses: Vec::new(),
+            stale_statuses: Vec::new(),
             messages_sent: BTreeMap::new(),
             notices_lost: 0,
         }
     }
 
     /// Takes over the names that the backend of the previous start knew.
-    pub(crate) fn remember(&mut self, before: Self) {
+    pub(crate) fn take_over_names(&mut self, before: Self) {
         self.stale = before.stale;
         self.stale.extend(before.known);
     }
@@ -122,7 +122,7 @@ impl Backend {
         mailboxes: &Mailboxes,
         random: &mut fastrand::Rng,
     ) -> Vec<ChannelName> {
-        self.settle(mailboxes);
+        self.send_presence_replies(mailboxes);
         let mut broadcasts = Vec::new();
         while !self.takes_nothing && mailboxes.have_room() && self.reports.front().is_some() {
             if self.random.bool() {
@@ -209,7 +209,7 @@ impl Backend {
             .iter()
             .flat_map(|node_worker| node_worker.worker.streams_in_channels());
         let truth: BTreeSet<_> = truth.map(|(conn, name)| (conn, name.clone())).collect();
-        let wrong: Vec<_> = truth.symmetric_difference(&self.present).collect();
+        let wrong: Vec<_> = truth.symmetric_difference(&self.subscriptions).collect();
         let lost = self.notices_lost;
         assert!(wrong.len() as u64 <= lost, "{lost} lost, but {wrong:?}");
     }
@@ -226,13 +226,13 @@ impl Backend {
         self.known.push(conn);
         let key = (conn, channel);
         let is_right = match has_subscribed {
-            true => self.present.insert(key.clone()),
-            false => self.present.remove(&key),
+            true => self.subscriptions.insert(key.clone()),
+            false => self.subscriptions.remove(&key),
         };
         let is_excused = self.notices_lost > 0;
         assert!(
             is_right || is_excused,
-            "{key:?} has come {has_subscribed} twice"
+            "{key:?}: has_subscribed is {has_subscribed} twice in a row"
         );
     }
 
@@ -256,11 +256,11 @@ impl Backend {
         };
         let reference = publication.reference;
         let message = BackendMessage::PublishReply { outcome, reference };
-        say(publication.from, message, None, mailboxes);
+        post_message(publication.from, message, None, mailboxes);
         is_broadcast.then_some(publication.channel)
     }
 
-    fn settle(&mut self, mailboxes: &Mailboxes) {
+    fn send_presence_replies(&mut self, mailboxes: &Mailboxes) {
         while mailboxes.have_room()
             && let Some((_, _, counts)) = self.counts.front()
             && let Some(subscribers) = counts[0].1.sum()
@@ -271,7 +271,7 @@ impl Backend {
                 subscribers,
                 reference,
             };
-            say(to, message, None, mailboxes);
+            post_message(to, message, None, mailboxes);
         }
     }
 
@@ -295,12 +295,12 @@ impl Backend {
             }
         };
         let status = Arc::new(DeliveryStatus::default());
-        let verdicts = match is_stale {
-            true => &mut self.stale_verdicts,
-            false => &mut self.verdicts,
+        let statuses = match is_stale {
+            true => &mut self.stale_statuses,
+            false => &mut self.statuses,
         };
-        verdicts.push(Arc::clone(&status));
-        say(to, message, Some(status), mailboxes);
+        statuses.push(Arc::clone(&status));
+        post_message(to, message, Some(status), mailboxes);
     }
 
     /// The workers have ended. `has_sent_all` says that they have sent all reports.
@@ -310,43 +310,43 @@ impl Backend {
         let waiting = self.reports.notices_waiting();
         assert!(
             waiting == 0 || !has_sent_all,
-            "{waiting} notices wait for ever"
+            "{waiting} notices are never taken"
         );
         let is_excused = self.notices_lost > 0 || !has_sent_all;
         assert!(
-            self.present.is_empty() || is_excused,
-            "never left: {:?}",
-            self.present
+            self.subscriptions.is_empty() || is_excused,
+            "no notice that these have left: {:?}",
+            self.subscriptions
         );
         let is_open = |status: &&Arc<DeliveryStatus>| status.delivery().is_none();
         assert_eq!(
-            self.verdicts.iter().filter(is_open).count(),
+            self.statuses.iter().filter(is_open).count(),
             0,
-            "no delivery status"
+            "messages without a delivery status"
         );
         let reached = |status: &&Arc<DeliveryStatus>| status.delivery() != Some(Delivery::NoConn);
         assert_eq!(
-            self.stale_verdicts.iter().filter(reached).count(),
+            self.stale_statuses.iter().filter(reached).count(),
             0,
-            "reached by a name of an earlier start"
+            "conns reached by a name of an earlier start"
         );
     }
 }
 
-fn say(
+fn post_message(
     to: ConnName,
     message: BackendMessage,
     status: Option<Arc<DeliveryStatus>>,
     mailboxes: &Mailboxes,
 ) {
-    let unheard = status.clone();
+    let unposted = status.clone();
     let direct = DirectMessage {
         to,
         message,
         status,
     };
     let is_posted = mailboxes.post(to.worker.into(), Mail::Direct(direct));
-    if let Some(status) = unheard.filter(|_| !is_posted) {
+    if let Some(status) = unposted.filter(|_| !is_posted) {
         status.settle(Delivery::NoConn);
     }
 }

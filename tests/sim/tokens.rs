@@ -44,7 +44,7 @@ pub(crate) fn require(config: &mut Config) {
     config.auth.jwks = "jwks.json".into();
     config.auth.leeway_ms = 0;
     config.auth.deadline_ms = 60_000;
-    // Each heartbeat arms the token's end again, so with short ones a missed one would not show.
+    // Each heartbeat arms the token's end again: short heartbeats would hide a missed step.
     config.heartbeat.interval_ms *= 4;
 }
 

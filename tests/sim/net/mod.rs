@@ -50,7 +50,6 @@ pub(crate) struct Faults {
     /// The machine is paused at any point of a turn, and its peers with it.
     pub(crate) pause: u32,
     /// The process is stopped between two turns; its peers go on.
-    /// The process is stopped between two turns, and peers go on.
     pub(crate) stop: u32,
     /// A write is not acknowledged until the next write.
     pub(crate) unacknowledged: u32,

@@ -127,7 +127,7 @@ pub(super) fn draw_faults(random: &mut fastrand::Rng) -> Faults {
         unacknowledged: rate(200),
         delay_us: [0, 100, 30_000, 400_000][random.usize(0..4)],
         write_us: [0, 20, 400][random.usize(0..3)],
-        // Two reads of 6 ms fill the read slice of a turn.
+        // A few reads of up to 6 ms fill the read slice of a turn, 10 ms.
         read_us: [0, 0, 6_000][random.usize(0..3)],
     }
 }

@@ -245,7 +245,7 @@ impl World {
         let (config, is_crowded) = (&self.config, self.is_crowded);
         let (node, mailboxes) = Node::start(nets, &log, epoch, run, config, is_crowded, random);
         let before = std::mem::replace(&mut self.node, node);
-        self.node.backend.remember(before.backend);
+        self.node.backend.take_over_names(before.backend);
         let head = self.facts.publications.len() as u64;
         let mut feed = self.feed.borrow_mut();
         feed.begin(mailboxes, writer, head);
