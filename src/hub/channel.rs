@@ -1,5 +1,5 @@
-//! A channel with subscribers on this worker: how far it has come here, who they are, and the walk
-//! over them.
+//! A channel with subscribers on this worker: its newest publication here, its subscribers, and the
+//! walk over them.
 
 use super::subscribers::Subscribers;
 use super::tail::{Served, Tail};
@@ -22,9 +22,9 @@ pub struct Channel {
     pub rule: RuleIndex,
     /// Its newest publication up to the hub's head; zero before the first.
     pub last: Sequence,
-    /// Everything published in it up to `last`, since it exists.
+    /// The total published in it up to `last`, since it was made.
     pub total: Amount,
-    /// The walk under way, or one whose conns are still written to.
+    /// The walk under way, or a finished one whose conns are still being written to.
     pub walk: Option<Box<Walk>>,
     /// The conns that are subscribed.
     pub subscribers: Subscribers,
@@ -32,12 +32,12 @@ pub struct Channel {
 
 const _: () = assert!(size_of::<Channel>() == 64);
 
-/// What is being brought to a channel's subscribers.
+/// What is being delivered to a channel's subscribers.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// The channel's newest entries: at least those that not every subscriber was visited for.
     pub tail: Tail,
-    /// What all subscribers had been visited for when the pass under way began.
+    /// The total for which all subscribers had been visited when the current pass began.
     pub floor: Amount,
     /// The same for the pass after this one.
     pub again_floor: Amount,
@@ -48,15 +48,15 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Adds void publications to all totals. The log counts some of an epoch that is over between
-    /// the newest entry and the next one, and no subscriber is owed them.
+    /// Adds void publications to all totals. The log counts some of an earlier epoch between the
+    /// newest entry and the next one; no subscriber is owed them.
     fn add_before(&mut self, void: Amount) {
         self.tail.add_before(void);
         self.floor = self.floor.plus(void);
         self.again_floor = self.again_floor.plus(void);
     }
 
-    /// Forgets everything, for the next walk.
+    /// Clears it for the next walk.
     pub fn reset(&mut self) {
         self.tail.clear();
         self.is_queued = false;
@@ -64,7 +64,7 @@ impl Walk {
 }
 
 impl Channel {
-    /// A channel without subscribers, as the log has it.
+    /// A channel without subscribers, in its state in the log.
     #[must_use]
     pub fn new(name: ChannelName, standing: &Standing) -> Self {
         Self {
@@ -97,7 +97,8 @@ impl Channel {
         }
         let is_to_queue = self.take_in(last, total, entry.before, now, fresh);
         if let Some(walk) = &mut self.walk {
-            // The floor came with the channel's standing, which counts evictions above the head.
+            // The floor came from the channel's state in the log, which counts evictions above the
+            // head.
             for floor in [&mut walk.floor, &mut walk.again_floor] {
                 if floor.publications > entry.before.publications {
                     *floor = entry.before;
@@ -112,8 +113,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Takes in how the channel stands in the log, with entries that are not held here. Otherwise
-    /// as [`Self::take`].
+    /// Takes in the channel's state in the log, whose entries are not held here. Otherwise as
+    /// [`Self::take`].
     pub fn take_standing(
         &mut self,
         standing: &Standing,
@@ -151,7 +152,7 @@ impl Channel {
         false
     }
 
-    /// What has been published that the walk under way has not yet brought to all subscribers.
+    /// The total that the current walk has yet to deliver to some subscribers.
     #[must_use]
     pub fn walk_debt(&self) -> Amount {
         match &self.walk {
@@ -160,7 +161,7 @@ impl Channel {
         }
     }
 
-    /// The first entry behind a position that is held.
+    /// The first held entry after a position.
     #[must_use]
     pub fn held_after(&self, position: Sequence) -> Option<&Served> {
         self.walk.as_ref()?.tail.after(position)

@@ -1,10 +1,10 @@
-//! Conflation: a conn that is far behind is given only the newest publication of each key.
+//! Conflation: a conn that is far behind receives only the newest publication of each key.
 //!
 //! Where a channel's policy says so, a publication supersedes the one before it of the same channel
 //! and key: one flag in the log's entry, set when its successor is appended. A conn that is further
-//! behind than its quota steps over such entries until it has caught up, and a gap reports them; a
-//! conn that keeps up never meets this. A conn that resumes from further back than its quota is
-//! treated the same, since what it missed need not be sent to it first and superseded on the way.
+//! behind than its quota skips such entries until it has caught up, and a gap reports them; a conn
+//! that keeps up is not affected. A conn that resumes from further back than its quota is treated
+//! the same: it does not need publications that are already superseded.
 //!
 //! The log lists what is not superseded; the tail of a walk has marks of its own. Called by
 //! [`super::serve`] and [`super::quota`].
@@ -16,13 +16,13 @@ use crate::config::Overflow;
 use crate::id::Sequence;
 
 impl Hub {
-    /// Publications that were stepped over because newer ones superseded them, over all conns.
+    /// Publications that were skipped because newer ones superseded them, over all conns.
     #[must_use]
     pub fn conflated_total(&self) -> u64 {
         self.conflated_total
     }
 
-    /// Steps over what is superseded of what the conn in a slot is owed next, if it conflates.
+    /// Skips the superseded publications that the conn in a slot is owed next, if it conflates.
     pub(super) fn step_over_superseded(&mut self, slot: u32) {
         if !self.log.rules().has_conflation() {
             return;
@@ -44,8 +44,8 @@ impl Hub {
         }
     }
 
-    /// The conn in a slot is further behind than its quota. False if it conflates already or has no
-    /// channel to do it on.
+    /// The conn in a slot is further behind than its quota. False if it conflates already, or is
+    /// behind on no channel that does.
     pub(super) fn begin_conflation(&mut self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         let may = subscriptions.any(|subscription| {
@@ -54,7 +54,7 @@ impl Hub {
         may && self.conflating.insert(slot)
     }
 
-    /// From now on the conn in a slot is given everything again, if it has caught up.
+    /// If the conn in a slot has caught up, it receives everything again from now on.
     pub(super) fn end_conflation(&mut self, slot: u32) {
         if self.conflating.contains(&slot) {
             let mut subscriptions = self.subscriptions(slot).iter();
@@ -64,8 +64,8 @@ impl Hub {
         }
     }
 
-    /// What the conn in a slot is owed of a channel after a position, when it conflates. Looks at
-    /// each publication, of which a conn that is held to its quota is not owed many more.
+    /// The total that a conn is owed of a channel when it conflates. Reads each publication; a conn
+    /// within its quota is not owed many.
     pub(super) fn newest_after(&self, subscription: Subscription) -> Amount {
         let position = subscription.position;
         let Some(channel) = self.channel(subscription.channel) else {
@@ -82,15 +82,15 @@ impl Hub {
             .plus(held)
     }
 
-    /// Whether conns that are far behind on a channel step over what is superseded.
+    /// Whether conns that are far behind on a channel skip superseded publications.
     pub(super) fn conflates(&self, index: ChannelIndex) -> bool {
         let rule = self.channel(index).map(|channel| channel.rule);
         let overflow = rule.map(|rule| self.log.rules().overflow(rule));
         overflow == Some(Overflow::Conflate)
     }
 
-    /// The superseded entries that a subscription stands before: where they end and how many they
-    /// are.
+    /// The superseded entries directly after a subscription's position: where they end and how many
+    /// they are.
     fn superseded_run(&self, subscription: Subscription) -> Option<(Sequence, u64)> {
         let channel = self.channel(subscription.channel)?;
         if !self.has_next(subscription) || !self.conflates(subscription.channel) {
@@ -130,7 +130,7 @@ mod tests {
         ChannelName::new(text).unwrap()
     }
 
-    /// A hub in which everything is conflated, but for `plain`.
+    /// A hub that conflates all channels except `plain`.
     fn hub(change: impl FnOnce(&mut Config)) -> Node {
         let mut config = Config::default();
         config.quota.behind_publications = QUOTA;
@@ -170,7 +170,7 @@ mod tests {
         let _joined = hub.subscribe(0, &name(channel), since, head);
     }
 
-    /// What the conn is told and given until nothing is left, as flush would do it.
+    /// The gaps and publications of the conn until nothing is left, as flush would send them.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Data);

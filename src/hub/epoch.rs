@@ -1,15 +1,15 @@
 //! A hub that follows its log to a new epoch.
 //!
-//! Up to where both epochs have the same publications a subscription goes on without a gap. One
-//! that is further has been given, or stood after, what is void: it receives a gap and goes on
-//! after that. The client's acknowledgements, the conn's history and what its quota exempts are cut
-//! in the same way, and so are the walks.
+//! A subscription continues without a gap up to where both epochs have the same publications. One
+//! beyond that has received void publications or starts after some: it receives a gap and continues
+//! after that. Acknowledgements, history, the quota's exemptions and the walks are cut at the same
+//! number.
 //!
-//! Mail of the epoch before may still wait. The worker takes in what is valid of it, since the log
-//! may have evicted it. It confirms the rest and ignores it.
+//! Mail of the previous epoch may still wait. The worker takes in the valid part of it, since the
+//! log may have evicted that. It confirms the rest and ignores it.
 //!
-//! Nothing that was planned may wait to be written meanwhile. The worker calls it between its
-//! phases and before it subscribes a conn.
+//! No planned publication may be waiting to be written. The worker follows between its phases and
+//! before it subscribes a conn.
 
 use super::channel::{Channel, ChannelIndex};
 use super::member::Member;
@@ -19,13 +19,13 @@ use crate::id::{Cursor, Epoch, Sequence};
 use crate::log::{Horizon, Standing};
 use crate::time::Now;
 
-/// From one epoch to another.
+/// A change from one epoch to another.
 #[derive(Clone, Copy, Debug)]
 struct Passage {
     from: Epoch,
     /// Up to here both have the same publications, if they have any.
     valid_until: Option<Sequence>,
-    /// From where a subscription goes on whose position is void.
+    /// Where a subscription with a void position continues.
     restart: Sequence,
 }
 
@@ -47,7 +47,7 @@ impl Hub {
         self.cursor(self.state.posted())
     }
 
-    /// The newest number that any client can have met in the epoch that the hub is in.
+    /// The newest number that any client can have seen in the hub's epoch.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         self.head.max(self.state.sequenced())
@@ -64,14 +64,14 @@ impl Hub {
         self.log.is_newest(&self.state)
     }
 
-    /// Whether a position that was met in any epoch is one of this epoch.
+    /// Whether a position of any epoch is valid in this one.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {
         position.epoch == self.epoch || self.state.has_valid(position)
     }
 
-    /// The number for one up to which everything had been posted before the hub went on in its
-    /// epoch: the valid part of that.
+    /// The number in this epoch for one that was posted, perhaps in an earlier epoch: its valid
+    /// part.
     #[must_use]
     pub fn in_this_epoch(&self, posted: Cursor) -> Cursor {
         let valid = self.state.valid_until(posted.epoch).unwrap_or_default();
@@ -81,8 +81,8 @@ impl Hub {
         }
     }
 
-    /// The number up to which a client has acknowledged publications that names this id. Ids of
-    /// what is void may be on their way when the epoch changes, and stand for what came before.
+    /// The number up to which a client acknowledges publications with this id. Void ids may be in
+    /// flight when the epoch changes; they stand for the last valid number.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -92,7 +92,7 @@ impl Hub {
         is_known.then_some(id.sequence.min(valid))
     }
 
-    /// Goes on in the log's newest epoch. False if the hub is in it.
+    /// Follows the log to its newest epoch. False if the hub is in it already.
     pub fn follow_epoch(&mut self, now: Now) -> bool {
         if self.is_in_newest_epoch() {
             return false;
@@ -126,7 +126,7 @@ impl Hub {
         true
     }
 
-    /// Lets go of entries that are void, and takes in how their channels stand without them.
+    /// Drops void entries, and takes in the state of their channels without them.
     fn cut_channels(&mut self, passage: Passage) {
         let (kept, horizon) = (passage.kept(), self.horizon());
         self.late.retain(|(number, _), late| {
@@ -185,7 +185,7 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // What is lost up to here had expired, and what is void was not given.
+        // The loss up to here had expired, and nothing void was delivered.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {
@@ -203,7 +203,7 @@ impl Hub {
 }
 
 impl Channel {
-    /// Lets go of what comes after a number and is void, and stands as the log says.
+    /// Drops the void entries after a number, and takes the state from the log.
     fn cut(&mut self, standing: &Standing, kept: Sequence, conflates: bool) {
         (self.last, self.total) = (standing.last, standing.total);
         if let Some(walk) = &mut self.walk {
@@ -320,8 +320,8 @@ mod tests {
         Node::new(Epoch::new(1), Sequence::ZERO, &Config::default())
     }
 
-    /// A writer and the hub of a worker that may lag behind it. A conn that subscribes takes none
-    /// of what the log has along.
+    /// A writer and the hub of a worker that may lag behind it. With its quota of zero bytes the
+    /// hub holds no late entries.
     fn writer_and_hub() -> (Now, Epoch, Writer, Hub) {
         let mut config = Config::default();
         config.quota.behind_bytes = 0;
@@ -392,7 +392,7 @@ mod tests {
         let joined = join(&mut node, 1, Since::After(id(1, 3)));
         assert_eq!(joined.gap, Some(restart(id(1, 3), id(2, 2))));
         assert_eq!(serve(&mut node, 1).1, [id(2, 4)]);
-        // Of an epoch that is not known, nothing is.
+        // Nothing of an unknown epoch is valid.
         let joined = join(&mut node, 2, Since::After(id(9, 2)));
         assert_eq!(joined.gap, Some(restart(id(9, 2), id(2, 0))));
     }

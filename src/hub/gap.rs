@@ -1,18 +1,18 @@
-//! What a subscriber is told when something is missing.
+//! Gaps: what a subscriber receives when something is missing.
 
 use crate::id::Cursor;
 
-/// Publications of one channel that a subscriber was not and will not be given.
+/// Publications of one channel that a subscriber has not received and will not receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The last position before the gap: what the subscriber had. `None` if it named something
-    /// that is no position.
+    /// The last position before the gap: what the subscriber had. `None` if the position was
+    /// malformed.
     pub since: Option<Cursor>,
-    /// The last position inside the gap; the subscriber goes on after it.
+    /// The last position inside the gap; the subscriber continues after it.
     pub until: Cursor,
-    /// How many publications are missing, where that is known.
+    /// How many publications are missing, if that is known.
     pub missed: Option<u64>,
-    /// Whose doing it was.
+    /// Why they are missing.
     pub cause: GapCause,
 }
 
@@ -44,7 +44,8 @@ impl GapCause {
         }
     }
 
-    /// Whether the subscriber's position is of no use here. What it loses later adds nothing.
+    /// Whether the subscriber's position is of no use here. Later losses then do not change the
+    /// cause.
     #[must_use]
     pub fn is_foreign(self) -> bool {
         matches!(self, Self::Restart | Self::Unknown)

@@ -1,15 +1,14 @@
-//! First visits: where history begins for a subscriber that asks for it, and which publications it
-//! is given because of that.
+//! History: where it begins for a subscriber that asks for it, and which publications belong to it.
 //!
-//! A subscriber with `since=first` or `last` stands before the first of the entries that it asked
-//! for, as if it had come back with that position. So history is a resume in all else: quota,
-//! windows and conflation do not know the difference. The client had no position, so what leaves
-//! the log before the first of its history is given is no loss: where the log is full, each
-//! publication takes an entry out, also between subscribing and the first write.
+//! A subscriber with `since=first` or `last` starts before the first of the entries that it asked
+//! for, as if it resumed from there. In everything else history is a resume: quota, windows and
+//! conflation make no difference. The client had no position, so entries that leave the log before
+//! the first delivery are no loss: in a full log each publication evicts an entry, also between
+//! subscribing and the first write.
 //!
-//! Publications that were in the log when the subscription began are its initial ones and have a
-//! frame of their own, with a mark. Few subscribers are still being given theirs, so the marks are
-//! kept apart, by slot. Called by [`super::membership`] and [`super::serve`].
+//! Publications that were in the log when the subscription began are initial and have a frame of
+//! their own, with a mark. Few subscribers are still receiving theirs, so the marks are kept
+//! separately, by slot. Called by [`super::membership`] and [`super::serve`].
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map, Member};
@@ -24,7 +23,7 @@ pub(super) struct Initial(Map<u32, Vec<Mark>>);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     channel: ChannelIndex,
-    /// Where the subscription stands until the first of its history is given.
+    /// The subscription's position until the first delivery of its history.
     start: Sequence,
     /// The channel's newest entry when the subscription began.
     until: Sequence,
@@ -44,7 +43,7 @@ impl Initial {
         self.0.is_empty()
     }
 
-    /// Forgets those of the conn in a slot that lie behind its cursors.
+    /// Removes the marks of the conn in a slot that its cursors have passed.
     pub(super) fn end_passed(&mut self, slot: u32, member: &Member) {
         self.retain(slot, |mark| {
             let subscription = member.find(mark.channel);
@@ -52,14 +51,15 @@ impl Initial {
         });
     }
 
-    /// What comes after a number is void, and none of the history of the conn in a slot.
+    /// Publications after a number are void, so they do not belong to the history of the conn in a
+    /// slot.
     pub(super) fn cut(&mut self, slot: u32, kept: Sequence) {
         for mark in self.0.get_mut(&slot).into_iter().flatten() {
             mark.until = mark.until.min(kept);
         }
     }
 
-    /// Forgets the one of a subscription that has ended.
+    /// Removes the mark of a subscription that has ended.
     pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
         self.retain(slot, |mark| mark.channel != channel);
     }
@@ -78,7 +78,7 @@ impl Initial {
     }
 }
 
-/// As what a publication is given to a conn with these marks.
+/// The kind of frame in which a conn with these marks receives a publication.
 pub(super) fn kind_of(
     kind: FrameKind,
     marks: &[Mark],
@@ -123,8 +123,8 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor over history that has left the log before any of it was given. Returns where
-    /// it is then.
+    /// Moves a cursor over history that has left the log before any of it was delivered. Returns
+    /// the new position.
     pub(super) fn pass_evicted_history(
         &mut self,
         slot: u32,
@@ -232,7 +232,7 @@ mod tests {
         planned
     }
 
-    /// Visits all subscribers and lets go of what was held for that.
+    /// Visits all subscribers and releases what was held for that.
     fn walk(hub: &mut Node) {
         while hub.visit() != Visit::Nobody {}
         hub.release_walked();

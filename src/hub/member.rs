@@ -1,7 +1,7 @@
 //! What the hub knows of one conn: its subscriptions, each with a cursor.
 //!
 //! A subscriber owns no queue. One subscription, the common case, is kept in place; only a conn on
-//! several channels has a list on the heap. Lies in a vector beside the slab, by slot.
+//! several channels has a list on the heap. Kept in a vector beside the slab, by slot.
 
 use super::channel::ChannelIndex;
 use crate::id::Sequence;
@@ -9,7 +9,7 @@ use crate::id::Sequence;
 /// Membership of a conn in a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    /// The cursor: everything of the channel up to here was given or is told as a gap.
+    /// The cursor: everything of the channel up to here was delivered or is reported as a gap.
     pub position: Sequence,
     /// The channel.
     pub channel: ChannelIndex,
@@ -75,7 +75,7 @@ impl Member {
         }
     }
 
-    /// Takes the one in a channel out.
+    /// Removes the one in a channel.
     pub fn take(&mut self, channel: ChannelIndex) -> Option<Subscription> {
         let found = *self.find(channel)?;
         match self {
@@ -91,7 +91,7 @@ impl Member {
         Some(found)
     }
 
-    /// Tells the conn that its place among a channel's subscribers has changed.
+    /// Notes the conn's new place among a channel's subscribers.
     pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         for subscription in self.all_mut() {
             if subscription.channel == channel {

@@ -1,27 +1,27 @@
-//! Who is subscribed, and from where.
+//! Subscriptions: which conns have them, and where they start.
 //!
-//! A position that a client names is a wish. Where its subscription really starts, and whether
-//! something is missing before that, is decided here; a position of another epoch, of the future,
-//! or of nowhere is a gap and not an error.
+//! A client requests a position. Where its subscription starts, and whether something is missing
+//! before that, is decided here. A position that is of another epoch, beyond the newest id, or
+//! malformed results in a gap, not in an error.
 //!
-//! Epochs are drawn at random, so the order of two of them is not known, unless one followed the
-//! other while the server ran: every other epoch counts as an earlier one. Its end is lost, and all
-//! that the log has of this one follows. A position of an epoch that this one has followed is a
-//! position of this one, up to where both have the same publications.
+//! Epochs are drawn at random, so the order of two of them is unknown, unless one followed the
+//! other while the server ran. Every other epoch counts as an earlier one: its end is lost, and
+//! everything that the log has of this one follows. A position of an epoch that this one has
+//! followed is valid here, up to where both have the same publications.
 
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
 use crate::id::{ChannelName, Cursor, Sequence, Since};
 use crate::log::{Stake, Standing};
 
-/// What came of subscribing to one channel.
+/// The result of subscribing to one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinOutcome {
     /// The conn is a subscriber now.
     Joined(Joined),
     /// The conn was a subscriber already; nothing has changed.
     AlreadyJoined,
-    /// The channel has no subscribers, and as many channels as may be have some.
+    /// The channel has no subscribers, and the limit of channels with subscribers is reached.
     ServerFull,
     /// The conn has as many channels as it may have.
     TooManyChannels,
@@ -34,8 +34,7 @@ pub struct Joined {
     pub position: Cursor,
     /// Whether a position was asked for and nothing after it is missing.
     pub is_recovered: bool,
-    /// What is missing of what was asked for. It has to be told before anything else of the
-    /// channel.
+    /// What is missing of the request. It must be reported before anything else of the channel.
     pub gap: Option<Gap>,
 }
 
@@ -49,8 +48,7 @@ impl JoinOutcome {
         }
     }
 
-    /// The one position that a client has for all the channels it joins at once: that of the one
-    /// furthest back.
+    /// The one position of a client for all channels that it joins at once: the lowest of them.
     #[must_use]
     pub fn position(outcomes: &[Self]) -> Option<Cursor> {
         let joined = outcomes.iter().filter_map(Self::joined);
@@ -61,7 +59,7 @@ impl JoinOutcome {
 
 impl Hub {
     /// Makes the conn in a slot a subscriber of a channel. `sequenced` is the newest number that
-    /// the feed has given out, which this worker may not have seen yet.
+    /// the feed has assigned. This worker may not have seen it yet.
     pub fn subscribe(
         &mut self,
         slot: u32,
@@ -81,7 +79,7 @@ impl Hub {
         if member.len() >= self.channels_per_conn as usize {
             return JoinOutcome::TooManyChannels;
         }
-        // What the log has of a channel beyond the head is asked for when the channel is made.
+        // Entries beyond the head are queried when the channel is made.
         let known = known.map(|(index, standing)| (index, standing, Sequence::ZERO));
         let Some((index, standing, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
@@ -112,8 +110,8 @@ impl Hub {
         if let Some(position) = history {
             self.mark_initial(slot, index, position);
         }
-        // What was there when the conn came counts for no quota, also what this worker has yet to
-        // take in.
+        // Publications that are in the log already do not count for the quota, including those that
+        // this worker has yet to take in.
         if self.has_next(subscription) || added > self.head {
             self.replays.insert(slot, added.max(self.head));
         }
@@ -161,7 +159,7 @@ impl Hub {
             .map_or(0, |channel| channel.subscribers.len())
     }
 
-    /// Where a subscription that wants to start at `since` really starts, as its channel stands.
+    /// Where a subscription that asks to start at `since` starts, given the state of its channel.
     fn start(&self, since: Since, standing: &Standing, sequenced: Sequence) -> Joined {
         let (evicted, lost_until) = (standing.evicted, self.state.lost_until());
         let after_gap = |since, until, cause| Joined {
@@ -175,7 +173,7 @@ impl Hub {
             }),
         };
         match since {
-            // History is of what the log has, and it has none.
+            // The log has none of the history that was asked for.
             Since::First | Since::Last(_) | Since::Now => Joined {
                 position: self.head(),
                 is_recovered: false,
@@ -183,7 +181,8 @@ impl Hub {
             },
             Since::Unrecognised => after_gap(None, self.head(), GapCause::Unknown),
             Since::After(cursor) if !self.has_valid(cursor) => {
-                // What both epochs have in common is not missing, nor what the log has of this one.
+                // Neither what both epochs have in common is missing nor what the log has of this
+                // one.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
                 let begin = || self.log.begin(standing.key, self.horizon());
@@ -232,7 +231,7 @@ impl Hub {
         self.leave_channel_if_empty(index);
     }
 
-    /// Makes a channel that has no subscribers here yet. Returns how it stands, too, and its newest
+    /// Makes a channel that has no subscribers here yet. Returns its state, too, and its newest
     /// number in the log.
     fn add_channel(&mut self, name: &ChannelName) -> Option<(ChannelIndex, Standing, Sequence)> {
         let place = u32::try_from(self.channels.vacant_key()).ok()?;
@@ -269,8 +268,7 @@ impl Hub {
         }
     }
 
-    /// Lets go of the room for conns in slots from here on, who have left, and for channels that
-    /// have gone.
+    /// Frees the room for conns in slots from here on, which have left, and for removed channels.
     pub fn shrink_to(&mut self, slots: usize) {
         debug_assert!(self.members.iter().skip(slots).all(|m| m.all().is_empty()));
         self.members.truncate(slots);

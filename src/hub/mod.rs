@@ -1,7 +1,7 @@
 //! The subscribers of one worker: what each is owed, and the arithmetic of cursors and quotas.
 //!
-//! **The log is the queue.** A publication comes once and marks the channel's subscribers as
-//! behind; serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and
+//! **The log is the queue.** A publication is taken in once and marks the channel's subscribers as
+//! behind. Serving reads from a subscriber's cursor and moves it. Live delivery, a slow reader and
 //! a resume are the same act. How far a subscriber is behind is a subtraction; skipping is moving
 //! its cursor; a cursor that has fallen off the log is a gap, and a gap is always reported.
 //!
@@ -62,14 +62,14 @@ use window::Windows;
 type Map<K, V> = HashMap<K, V, foldhash::quality::RandomState>;
 type Set<K> = HashSet<K, foldhash::quality::RandomState>;
 
-/// Visits to one channel's subscribers before another channel under way has its turn.
+/// Visits to one channel's subscribers before another channel's walk gets its turn.
 const VISITS_IN_A_ROW_MAX: u32 = 64;
 
 /// What a step of the walks found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Visit {
-    /// Nobody is left to visit.
+    /// No subscriber is left to visit.
     Nobody,
     /// The conn in this slot is behind.
     Subscriber(u32),
@@ -84,7 +84,7 @@ pub struct Hub {
     /// The worker's number.
     worker: u16,
     epoch: Epoch,
-    /// The numbers of that epoch.
+    /// The state of that epoch.
     state: Arc<EpochState>,
     /// Everything up to here has been taken in.
     head: Sequence,
@@ -95,62 +95,62 @@ pub struct Hub {
     members: ChunkedVec<Member>,
     /// Conns that resumed: what was published up to here does not count for their quota.
     replays: Map<u32, Sequence>,
-    /// Conns that step over what is superseded, until they have caught up.
+    /// Conns that skip superseded publications until they have caught up.
     conflating: Set<u32>,
     conflated_total: u64,
     /// Gaps that have not been reported yet.
     gaps: Map<(u32, ChannelIndex), Gap>,
-    /// Of subscriptions that asked for one.
+    /// The windows of subscriptions that asked for one.
     windows: Windows,
-    /// Of subscriptions that asked for history and have not been given all of it.
+    /// The marks of subscriptions that asked for history and have not received all of it.
     initial: Initial,
-    /// Channels with a walk under way, the one to go on with in front.
+    /// Channels with a walk under way. The first one continues next.
     walks: VecDeque<ChannelIndex>,
     visits_in_a_row: u32,
     /// Channels that may have a tail although their walk is done.
     walked: Vec<ChannelIndex>,
-    /// Walks that are over, for their room.
+    /// Finished walks, kept for reuse.
     #[expect(clippy::vec_box, reason = "walks move between here and their channels")]
     spare_walks: Vec<Box<Walk>>,
-    /// Bytes of the publications in all tails, and how many they may be.
+    /// Bytes of the publications in all tails, and their bound.
     held_bytes: u64,
     held_bytes_max: u64,
     is_full: bool,
-    /// Publications of channels whose first subscriber came when the log had them already. They are
-    /// not sent, and are taken in when the head passes them.
+    /// Publications that were in the log before their channel's first subscriber here. They are not
+    /// sent to this worker; they are taken in when the head passes them.
     late: BTreeMap<(Sequence, ChannelIndex), Late>,
-    /// Channels that were to be looked at again, up to a number, when the log was in a newer epoch
-    /// already. They are looked at when the hub has followed.
+    /// Channels to query again, up to a number, for which the log was already in a newer epoch.
+    /// They are queried after the hub has followed.
     postponed: Vec<(ChannelIndex, Sequence)>,
     /// All subscriptions.
     subscribers: u64,
-    /// When the head was where.
+    /// Earlier positions of the head, with times.
     samples: Samples,
     /// Used by `serve` while it merges several channels.
     merge: Vec<serve::Source>,
-    /// For the next conn. Cleared when a tail or a channel is dropped.
+    /// The last plan, for the next conn. Cleared when a tail or a channel is dropped.
     last_plan: Option<serve::LastPlan>,
     /// Entries of the log that are planned to be written.
     fetched: Vec<tail::Served>,
-    /// Most entries that the plan under way fetches of a channel at a time.
+    /// The most entries that the current plan fetches of a channel at a time.
     fetch_max: usize,
-    /// A plan has left something out that the log has evicted.
+    /// A plan had to leave out what the log has evicted.
     has_found_loss: bool,
 }
 
-/// A publication that was there before its channel's first subscriber here.
+/// A publication that was in the log before its channel's first subscriber here.
 #[derive(Debug)]
 enum Late {
     /// It is held.
     Held(Entry),
-    /// It has left the log, or is one of too many. The log is asked how the channel stands, and for
-    /// the next one up to this number.
+    /// It has left the log, or there were too many to hold. The log is queried for the channel's
+    /// state, and for the next publication up to this number.
     Unheld { until: Sequence },
 }
 
-/// What the walks of one worker may hold is the log's bound divided by this.
+/// The log's bound divided by this is what the walks of one worker may hold.
 const HELD_SHARE: u64 = 16;
-/// Walks that are over and kept for their room.
+/// The most finished walks that are kept for reuse.
 const SPARE_WALKS_MAX: usize = 64;
 
 impl Hub {
@@ -219,9 +219,9 @@ impl Hub {
         self.subscribers
     }
 
-    /// Whether an entry can be taken in without taking one away from a subscriber that keeps up.
-    /// While the walk over a channel is more than a quota behind, or the walks over all channels
-    /// hold too much that the log may have evicted, the rest waits in the inbox.
+    /// Whether an entry can be taken in without a loss for a subscriber that keeps up. While the
+    /// walk over a channel is more than a quota behind, or the walks over all channels hold too
+    /// much that the log may have evicted, the rest waits in the inbox.
     #[must_use]
     pub fn has_room_for(&mut self, place: u32, key: ChannelKey, entry: &Entry) -> bool {
         let Some(channel) = self.addressed(place, key, entry) else {
@@ -233,7 +233,7 @@ impl Hub {
         is_within_quota && !self.is_full
     }
 
-    /// Whether an entry waits until walks that are done let go of what they hold.
+    /// Whether an entry waits until finished walks release what they hold.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.is_full
@@ -244,8 +244,7 @@ impl Hub {
         debt == Amount::default() || !debt.plus(more).exceeds(self.quota)
     }
 
-    /// Everything up to this id has been sent to this worker, and taken in. An id of what is void
-    /// is ignored.
+    /// Everything up to this id has been sent to this worker, and taken in. A void id is ignored.
     pub fn advance_head(&mut self, head: Cursor, now: Now) {
         if head.sequence <= self.head || !self.has_valid(head) {
             return;
@@ -283,8 +282,8 @@ impl Hub {
     /// subscriber since. Returns how many subscribers there are.
     pub fn take(&mut self, place: u32, key: ChannelKey, entry: Entry, now: Now) -> u32 {
         let id = entry.publication.id;
-        // Late entries come first. They may have left the log, and then only how the channel stands
-        // is taken in: without this entry, which is held.
+        // Late entries come first. If they have left the log, the channel's state is taken in
+        // instead: the state before this entry, which is held.
         if !self.late.is_empty() {
             let before = Cursor {
                 sequence: id.sequence.before(),
@@ -306,7 +305,7 @@ impl Hub {
             // It is void.
             return 0;
         }
-        // What was there when the first subscriber came is known already.
+        // The channel's state at its first subscription includes older entries.
         if entry.sequence() > channel.last {
             self.take_at(ChannelIndex(place), entry, now);
         }
@@ -324,8 +323,8 @@ impl Hub {
             ..
         } = self;
         if let Some(channel) = channels.get_mut(index.0 as usize) {
-            // Where the log has evicted a void entry, it has forgotten the last valid one, and
-            // names the end of what is valid.
+            // If the log has evicted a void entry, it no longer knows the last valid one, and gives
+            // the end of the valid numbers instead.
             if entry.previous > channel.last && state.is_end_of_valid(entry.previous) {
                 entry.previous = channel.last;
             }
@@ -339,7 +338,7 @@ impl Hub {
         }
     }
 
-    /// Takes in how a channel stands at the head, and notes when to look again.
+    /// Takes in the state of a channel at the head, and notes when to query again.
     fn look_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,
@@ -363,14 +362,14 @@ impl Hub {
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
         self.note_late(index, standing.next, until);
-        // After the log was asked: in a newer epoch it may have told nothing.
+        // After the query: in a newer epoch it may have found nothing.
         if !self.is_in_newest_epoch() {
             self.postponed.push((index, until));
         }
     }
 
-    /// Whether channels have to be looked at again in a newer epoch of the log, before anything is
-    /// given.
+    /// Whether channels must be queried again in a newer epoch of the log before anything is
+    /// delivered.
     #[must_use]
     pub fn has_postponed(&self) -> bool {
         !self.postponed.is_empty()
@@ -421,8 +420,8 @@ impl Hub {
         Visit::Nobody
     }
 
-    /// Lets go of the entries of walks that are done. The worker says so when all conns have been
-    /// served whose socket takes it: until then one that keeps up may be owed some of them.
+    /// Releases the entries of finished walks. The worker calls it after it has served all conns
+    /// whose sockets take more: until then a conn that keeps up may be owed some of them.
     pub fn release_walked(&mut self) {
         self.last_plan = None;
         for index in self.walked.drain(..) {
@@ -442,7 +441,7 @@ impl Hub {
         }
     }
 
-    /// Lets go of the entries that were planned. The worker says so when all writes are noted.
+    /// Releases the planned entries. The worker calls it when all writes are noted.
     pub fn release_planned(&mut self) {
         self.fetched.clear();
         self.fetched.shrink_to(FETCHED_KEPT);
@@ -524,7 +523,7 @@ impl Hub {
             let standing = self.log.standing(channel.key, self.horizon());
             assert!(standing.is_some(), "{:?} is not in the log", channel.name);
             let Some(standing) = standing else { continue };
-            // What has left the log may have been anywhere before.
+            // The numbers of what has left the log are unknown.
             let is_known = standing.evicted < standing.last;
             assert!(
                 !is_known || channel.last == standing.last,
@@ -545,7 +544,7 @@ fn index_at(place: usize) -> ChannelIndex {
     ChannelIndex(u32::try_from(place).unwrap_or(u32::MAX))
 }
 
-/// Planned entries for which there is room between two turns.
+/// The room for planned entries that is kept between two turns.
 const FETCHED_KEPT: usize = 1024;
 
 #[cfg(test)]

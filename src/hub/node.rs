@@ -48,8 +48,7 @@ impl Node {
         subscribers
     }
 
-    /// Whether a publication can be taken in without taking one away from a subscriber that keeps
-    /// up.
+    /// Whether a publication can be taken in without a loss for a subscriber that keeps up.
     #[must_use]
     pub fn has_room_for(&self, publication: &Publication) -> bool {
         let channel = self.hub.named(&publication.channel);
@@ -88,7 +87,7 @@ impl Node {
         self.writer.bytes()
     }
 
-    /// Gives back memory for conns in slots from here on, who have left.
+    /// Frees memory for conns in slots from here on, which have left.
     pub fn shrink_to(&mut self, slots: usize) {
         self.hub.shrink_to(slots);
         self.writer.shrink_to_fit();

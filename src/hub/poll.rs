@@ -1,10 +1,10 @@
-//! What only polls need of the hub: gaps that wait for the one answer, and the position that the
-//! answer names.
+//! What only polls need of the hub: gaps that wait for the one answer, and the position of that
+//! answer.
 //!
-//! A poll is a subscriber like any other while it waits; what it is owed is [`super::serve`]'s. The
-//! position of an answer stands for all its channels: up to there everything is given or reported,
-//! and beyond it nothing is. So a gap that ends later is cut there. The poll that goes on from the
-//! position finds the rest of it as it is then, or is given what lies in it.
+//! A poll is a subscriber like any other while it waits; [`super::serve`] decides what it is owed.
+//! The position of an answer is for all its channels: everything up to it is delivered or reported,
+//! and nothing after it. So a gap that ends later is cut there. The next poll, from that position,
+//! finds the rest of the gap or receives what lies in it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,15 +24,15 @@ impl Hub {
         }
     }
 
-    /// The position of the conn in a slot, which is behind in nothing: everything up to the log's
-    /// head is given, and what another worker had given before it came.
+    /// The position of the conn in a slot, which has no lag: the hub's head, or the client's own
+    /// position if it came from a worker that was ahead.
     #[must_use]
     pub fn caught_up(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
         self.cursor(positions.fold(self.head, Sequence::max))
     }
 
-    /// The position up to which the conn in a slot is given everything: the one before the next
+    /// The position up to which the conn in a slot has received everything: the one before the next
     /// publication that it is owed, if there is one. If the log has evicted some of what follows,
     /// it is the position at which the gap begins.
     #[must_use]
@@ -54,8 +54,8 @@ impl Hub {
         Some(next.map_or(position, |next| next.sequence().before()))
     }
 
-    /// Cuts the gaps of an answer at the position that it names. A gap of which nothing is left is
-    /// kept: the conn in the slot may go on waiting.
+    /// Cuts the gaps of an answer at the answer's position. A gap of which nothing is left is kept:
+    /// the conn in the slot may go on waiting.
     pub fn cut_gaps(
         &mut self,
         slot: u32,
@@ -84,7 +84,7 @@ impl Hub {
         if since >= until.sequence {
             return None;
         }
-        // What is missing after the cut may be counted although what is before it has left the log.
+        // The part after the cut may be countable although the part before it has left the log.
         let rest = || self.count_between(name, until.sequence, gap.until.sequence);
         let missed = gap.missed.and_then(|whole| {
             let before = self.count_between(name, since, until.sequence);
@@ -115,9 +115,9 @@ impl Hub {
         all.map(|subscription| subscription.position)
     }
 
-    /// Whether what follows a position, to which the conn in a slot has everything, is in the older
-    /// half of what the log may hold, or gone. A client that stays there would soon receive a
-    /// gap, perhaps without need, although nothing happens on its channels.
+    /// Whether a position, up to which the conn in a slot has everything, is in the older half of
+    /// the log, or no longer in it. A client that stays there would soon receive a gap, perhaps
+    /// without need, although nothing is published on its channels.
     #[must_use]
     pub fn is_sinking(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
@@ -142,12 +142,12 @@ impl Hub {
     }
 }
 
-/// When the head was where: samples from which the age of a position is known closely enough.
+/// Samples of the head with times, from which the age of a position is known closely enough.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// What was published behind a number came at this time or later.
+    /// Publications after this number came at this time or later.
     samples: VecDeque<(Sequence, Now)>,
-    /// Between two of them.
+    /// The time between two samples.
     interval: Duration,
     /// When the next one is to be taken.
     due: Deadline,
@@ -155,7 +155,7 @@ pub(super) struct Samples {
 
 /// Samples that are kept: they reach as far back as the oldest publication.
 const SAMPLES_MAX: u32 = 1024;
-/// Between two samples, unless the log's age is longer than all of them.
+/// The time between two samples, unless the log's age is longer than all of them.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Samples within the shortest age of the log.
 const SAMPLES_IN_AN_AGE: u32 = 16;
@@ -171,7 +171,7 @@ impl Samples {
         }
     }
 
-    /// Publications behind `head` come now.
+    /// Publications after `head` come now.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);
@@ -187,7 +187,7 @@ impl Samples {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// A time at which nothing behind a position was published yet. `None` if that is too long ago.
+    /// A time at which nothing after a position was published yet. `None` if that is too long ago.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(hub.reached(1), cursor(3));
     }
 
-    /// Gives the conn in a slot the next publication.
+    /// Delivers the next publication to the conn in a slot.
     fn give_one(hub: &mut Node, slot: u32) -> Vec<u64> {
         let (kind, encoder) = (FrameKind::Poll(Envelope::Full), &mut Encoder::default());
         let mut planned = Vec::new();

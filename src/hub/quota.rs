@@ -1,9 +1,9 @@
 //! The quota: how far a conn may be behind, and what happens beyond that.
 //!
 //! A publication counts until its first byte is written, unless it was in the log when the conn
-//! resumed. How far behind a conn is, is a subtraction; only for one that conflates is it a sum
-//! over what is not superseded. Knows nothing of frames or sockets. Called by `flush` when a conn's
-//! socket takes no more, and by [`super::serve`] and [`super::conflation`].
+//! resumed. A conn's lag is a subtraction; for a conn that conflates it is a sum over the
+//! publications that are not superseded. Knows nothing of frames or sockets. Called by `flush` when
+//! a conn's socket takes no more, and by [`super::serve`] and [`super::conflation`].
 
 use super::member::Subscription;
 use super::{Amount, GapCause, Hub};
@@ -11,7 +11,7 @@ use crate::config::Overflow;
 use crate::log::Entry;
 use crate::time::Now;
 
-/// What the quota says of a conn.
+/// The result of enforcing the quota on a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
@@ -25,8 +25,8 @@ pub enum Verdict {
 
 impl Hub {
     /// What counts for the quota of the conn in a slot: everything not begun that was published
-    /// after it resumed; where that is over the quota and the conn conflates, without what is
-    /// superseded.
+    /// after it resumed. If that is over the quota and the conn conflates, superseded publications
+    /// do not count.
     #[must_use]
     pub fn behind(&self, slot: u32) -> Amount {
         let exempt = self.replays.get(&slot).copied().unwrap_or_default();
@@ -56,15 +56,15 @@ impl Hub {
         amounts.fold(Amount::default(), Amount::plus)
     }
 
-    /// Holds the conn in a slot to its quota: has it step over what is superseded where a channel
-    /// conflates; then skips its oldest publications until it is within, or says that it has to be
-    /// closed.
+    /// Enforces the quota of the conn in a slot: skips superseded publications of channels that
+    /// conflate, then the oldest publications until the conn is within its quota, or returns that
+    /// it must be closed.
     pub fn enforce(&mut self, slot: u32, now: Now) -> Verdict {
         let mut behind = self.behind(slot);
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
-        // At once, as long as it is known how many they are.
+        // At once, while the log still knows how many they are.
         self.step_over_superseded(slot);
         if !behind.exceeds(self.quota) {
             return Verdict::Within;
@@ -79,7 +79,7 @@ impl Hub {
 
     /// Skips the oldest publications of a conn that is behind by so much. Returns how many.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
-        // What has left the log is missing too, and nobody knows any more how much it was.
+        // What has left the log is missing, too, and its count is no longer known.
         self.note_evicted(slot);
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
@@ -101,7 +101,7 @@ impl Hub {
         }
     }
 
-    /// Whether one of the channels that the conn in a slot is behind on has such a policy.
+    /// Whether a channel on which the conn in a slot is behind has the policy to close.
     fn has_to_close(&self, slot: u32) -> bool {
         self.subscriptions(slot).iter().any(|subscription| {
             let rule = self.channel(subscription.channel).map(|c| c.rule);
@@ -117,7 +117,7 @@ impl Hub {
             .min_by_key(|(_, next)| next.sequence())
     }
 
-    /// Ends the exemption of a conn that has been given everything it resumed for.
+    /// Ends the exemption of a conn that has received everything it resumed for.
     pub(super) fn end_replay(&mut self, slot: u32) {
         let Some(until) = self.replays.get(&slot).copied() else {
             return;

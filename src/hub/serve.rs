@@ -1,10 +1,10 @@
-//! Serving from the log: what a cursor stands before, moving it, and telling what it moves over.
+//! Serving from the log: finding what follows a cursor, moving it, and reporting what it skips.
 //!
-//! A flush of one conn is: take the gaps to tell, [`Hub::plan`] what to write, write it,
-//! [`Hub::advance`] by what the socket took, then [`Hub::enforce`] the quota on what is left, which
-//! is [`super::quota`]'s. The rest of a frame under way is the conn's own. A channel whose window
-//! is closed is left out of what is given and told; its gaps are told when it opens, before what
-//! follows them.
+//! A flush of one conn takes the gaps to report, plans what to write ([`Hub::plan`]), writes it,
+//! advances by what the socket took ([`Hub::advance`]), and enforces the quota on the rest
+//! ([`Hub::enforce`], in [`super::quota`]). The conn itself keeps the rest of a partly written
+//! frame. A channel whose window is closed gets neither publications nor gaps; its gaps are
+//! reported when it opens, before what follows them.
 
 use super::initial::{self, Mark};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub};
@@ -17,14 +17,14 @@ use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, Entry};
 use crate::time::Now;
 
-/// One publication that a conn is about to be given.
+/// One publication that is planned for a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// The publication.
     pub sequence: Sequence,
-    /// Bytes of its frame; zero for one that has expired and is stepped over.
+    /// Bytes of its frame; zero for one that has expired and is skipped.
     pub length: usize,
-    /// As what it is given.
+    /// The kind of its frame.
     pub kind: FrameKind,
     /// Which of the conn's subscriptions it is for.
     pub subscription: u32,
@@ -48,10 +48,10 @@ pub enum Held {
 
 const _: () = assert!(size_of::<Planned>() <= 48);
 
-/// A plan of the one publication that its conn was owed: the next conn is mostly owed the same.
+/// The plan of a conn that was owed one publication. The next conn is usually owed the same one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LastPlan {
-    /// From where, and up to where its channel had publications then.
+    /// The conn's position, and the channel's newest publication at that time.
     position: Sequence,
     last: Sequence,
     now: Now,
@@ -64,23 +64,23 @@ pub(super) struct Source {
     /// Its number; [`END`] if there is none.
     next: Sequence,
     held: Held,
-    /// Where the entries end that were fetched for it.
+    /// The end of the entries that were fetched for it.
     fetched_end: u32,
     channel: ChannelIndex,
-    /// For which of the conn's subscriptions.
+    /// The index of the conn's subscription.
     subscription: u32,
-    /// How much more that one may be given.
+    /// How much more the subscription may receive.
     room: Room,
 }
 
-/// A plan in the making.
+/// A plan under construction.
 #[derive(Debug)]
 struct Plan<'a> {
     kind: FrameKind,
     now: Now,
-    /// Whether the conn steps over what is superseded.
+    /// Whether the conn skips superseded publications.
     conflates: bool,
-    /// Bytes that it may have, and that it has.
+    /// The most bytes that it may have, and the bytes that it has.
     budget: usize,
     bytes: usize,
     /// Whether the rest is for a later plan.
@@ -90,8 +90,8 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Adds the entry that a source stands at, if there is room for it. Returns whether the source
-    /// may go on.
+    /// Adds the present entry of a source, if there is room for it. Returns whether the source may
+    /// continue.
     fn add(&mut self, entry: &mut Served, source: &mut Source, marks: &[Mark]) -> bool {
         // The gap of superseded publications is sent before the publication that follows it.
         let is_after_gap = self.conflates && entry.is_superseded && !self.planned.is_empty();
@@ -120,7 +120,7 @@ impl Plan<'_> {
             subscription: source.subscription,
             held: source.held,
         });
-        // What has expired is stepped over and takes no room in a window.
+        // An expired publication is skipped and takes no room in a window.
         if !has_expired {
             source.room = source.room.after(source.next);
         }
@@ -145,7 +145,7 @@ fn next_run(sources: &[Source]) -> Option<(usize, Sequence)> {
     (first.1 != END).then_some((first.0, second))
 }
 
-/// What a write has brought.
+/// The result of a write.
 #[derive(Debug, Default)]
 pub struct Advanced {
     /// Publications written to the last byte.
@@ -155,11 +155,11 @@ pub struct Advanced {
 }
 
 impl Hub {
-    /// Lists what the conn in a slot is to be given next, in sequence order: at most `budget` bytes
-    /// and [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that were
-    /// not needed yet are encoded. The list ends before what the log has evicted since the gaps of
-    /// the conn were taken, since no id may pass what is not reported, and
-    /// [`Self::take_found_loss`] says so.
+    /// Lists what the conn in a slot receives next, in sequence order: at most `budget` bytes and
+    /// [`GATHER_SLICES_MAX`] publications, but at least one if there is any. Frames that were not
+    /// needed yet are encoded. The list ends before anything that the log has evicted since the
+    /// conn's gaps were taken: no id may pass a loss that is not reported.
+    /// [`Self::take_found_loss`] reports it.
     pub fn plan(
         &mut self,
         slot: u32,
@@ -205,7 +205,7 @@ impl Hub {
         self.merge = sources;
     }
 
-    /// Plans what the only subscription of a conn is to be given.
+    /// Plans for a conn with one subscription.
     fn plan_one(&mut self, slot: u32, only: Subscription, plan: &mut Plan<'_>) {
         self.fetch_max = GATHER_SLICES_MAX;
         let mut source = self.source(slot, 0, only);
@@ -218,7 +218,7 @@ impl Hub {
         }
     }
 
-    /// Whether the position of the conn in a slot alone decides what it is given.
+    /// Whether the position of the conn in a slot alone decides what it receives.
     fn is_plain(&self, slot: u32) -> bool {
         self.windows.of(slot).is_empty() && self.initial.of(slot).is_empty()
     }
@@ -298,12 +298,11 @@ impl Hub {
         }
     }
 
-    /// Lists where the conn in a slot is to be given something from: no channel of which its window
-    /// allows nothing more.
+    /// Lists the sources for the conn in a slot. A channel whose window is closed is left out.
     fn find_sources(&mut self, slot: u32, sources: &mut Vec<Source>) {
         sources.clear();
         let count = self.subscriptions(slot).len();
-        // What several channels have together is merged, and most of it is for later plans.
+        // Several channels are merged, so most of what they have is for later plans.
         self.fetch_max = (GATHER_SLICES_MAX / count.max(1)).max(1);
         for index in 0..count {
             if let Some(subscription) = self.subscriptions(slot).get(index).copied() {
@@ -312,7 +311,7 @@ impl Hub {
         }
     }
 
-    /// Where a subscription is to be given something from, unless its window allows nothing more.
+    /// The source of a subscription. `None` if its window is closed.
     fn source(&mut self, slot: u32, index: usize, subscription: Subscription) -> Option<Source> {
         let window = window::find(self.windows.of(slot), subscription.channel);
         let room = window.map_or(Room::ENDLESS, Given::room);
@@ -327,7 +326,7 @@ impl Hub {
         (!room.is_over()).then(|| self.source_after(start))
     }
 
-    /// The source of what follows its number in its channel: in the tail if that has all of it.
+    /// The source of what follows its number in its channel: the tail, if that has all of it.
     fn source_after(&mut self, source: Source) -> Source {
         let end = Source {
             next: END,
@@ -356,7 +355,7 @@ impl Hub {
         })
     }
 
-    /// The source of what follows its number in the log. `None` if something of that is lost.
+    /// The source of what follows its number in the log. `None` if some of that is lost.
     fn fetch_after(&mut self, source: Source) -> Option<Source> {
         let key = self.channel(source.channel)?.key;
         let (index, entries) = (self.fetched.len(), &mut self.fetched);
@@ -372,8 +371,8 @@ impl Hub {
         })
     }
 
-    /// Whether a plan has found that the log has evicted what its conn was owed. The conn is to be
-    /// served again, which finds the gap.
+    /// Whether a plan has found that the log has evicted what its conn was owed. Serving the conn
+    /// again finds the gap.
     pub fn take_found_loss(&mut self) -> bool {
         std::mem::take(&mut self.has_found_loss)
     }
@@ -448,7 +447,7 @@ impl Hub {
         advanced
     }
 
-    /// Whether the conn in a slot has something to be given or told now.
+    /// Whether a publication or a gap can be sent to the conn in a slot now.
     #[must_use]
     pub fn is_behind(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);
@@ -457,18 +456,18 @@ impl Hub {
         })
     }
 
-    /// Whether something is to be given or told of a subscription's channel.
+    /// Whether a subscription is owed a publication or a gap.
     pub(super) fn is_owed(&self, slot: u32, subscription: Subscription) -> bool {
         self.has_next(subscription) || self.gaps.contains_key(&(slot, subscription.channel))
     }
 
-    /// Whether something was published in a subscription's channel that it has not been given.
+    /// Whether a subscription has yet to receive something published in its channel.
     pub(super) fn has_next(&self, subscription: Subscription) -> bool {
         let channel = self.channel(subscription.channel);
         channel.is_some_and(|channel| subscription.position < channel.last)
     }
 
-    /// What has left the log of what a subscription is owed, and is not held in a tail: up to here.
+    /// The end of what a subscription is owed that has left the log and is not held in a tail.
     fn loss_before_next(&self, subscription: Subscription) -> Option<Sequence> {
         let position = subscription.position;
         let channel = self.channel(subscription.channel)?;
@@ -481,22 +480,23 @@ impl Hub {
         (position < evicted).then_some(evicted)
     }
 
-    /// Whether something has left the log that the conn in a slot is owed and not told of.
+    /// Whether the log has evicted something that the conn in a slot is owed, and no gap covers it
+    /// yet.
     #[must_use]
     pub fn has_loss(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| self.loss_before_next(*subscription).is_some())
     }
 
-    /// Whether the conn in a slot came with a position that this log has not reached yet: another
-    /// worker was faster.
+    /// Whether the conn in a slot came with a position that this worker has not reached yet:
+    /// another worker was ahead.
     #[must_use]
     pub fn is_ahead(&self, slot: u32) -> bool {
         let mut subscriptions = self.subscriptions(slot).iter();
         subscriptions.any(|subscription| subscription.position > self.head)
     }
 
-    /// The next gap that the conn in a slot has to be told of, with its channel.
+    /// The next gap to report to the conn in a slot, with its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
         self.step_over_superseded(slot);
@@ -512,7 +512,7 @@ impl Hub {
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
-    /// Turns what has left the log before a cursor came to it into a gap.
+    /// Turns what the log has evicted after a cursor into a gap.
     pub(super) fn note_evicted(&mut self, slot: u32) {
         if !self.has_loss(slot) {
             return;
@@ -529,7 +529,7 @@ impl Hub {
         }
     }
 
-    /// Moves a cursor without giving what lies between, and notes that.
+    /// Moves a cursor without delivering what lies between, and notes the gap.
     pub(super) fn skip(
         &mut self,
         slot: u32,
@@ -560,8 +560,8 @@ impl Hub {
         };
         let gap = self.gaps.entry(key).or_insert(fresh);
         gap.until = until;
-        // Where a subscriber with a foreign position was is not known, whatever is missing since. A
-        // real loss overrides `Conflated`.
+        // `Restart` and `Unknown` are sticky: the client's position is unknown, so later losses do
+        // not change the cause. A real loss overrides `Conflated`.
         if !gap.cause.is_foreign() && cause != GapCause::Conflated {
             gap.cause = cause;
         }
@@ -602,7 +602,7 @@ impl Hub {
         let mut next = Vec::with_capacity(1);
         self.log
             .fetch(channel.key, position, self.horizon(), 1, &mut next);
-        // In a newer epoch the log does not tell what lies before the tail.
+        // In a newer epoch the log does not find what lies before the tail.
         let held = held.filter(|_| !next.is_empty() || self.is_in_newest_epoch());
         next.into_iter().chain(held).min_by_key(Entry::sequence)
     }

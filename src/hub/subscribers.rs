@@ -1,8 +1,8 @@
 //! The subscribers of one channel, and the walk that visits each of them after a publication.
 //!
-//! A walk is a cursor over the list that may rest for a turn at any place. It survives subscribing,
-//! unsubscribing and publishing in mid-walk: nobody is left out, and nobody is visited without
-//! need. Knows slots and places; knows nothing of cursors, quotas or sockets.
+//! A walk is a cursor over the list that may pause between turns at any place. It survives
+//! subscribing, unsubscribing and publishing in mid-walk: no subscriber is left out, and none is
+//! visited without need. Knows slots and places; knows nothing of cursors, quotas or sockets.
 //!
 //! The list is cut in four by three marks, `again <= next <= end <= len`:
 //!
@@ -58,7 +58,7 @@ struct Marks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Step {
-    /// Nobody is left to visit.
+    /// No subscriber is left to visit.
     Done,
     /// The pass is over and another one begins: publications arrived while it was under way.
     NextPass,
@@ -95,7 +95,7 @@ impl Subscribers {
         self.slots().is_empty()
     }
 
-    /// Whether somebody is still to be visited.
+    /// Whether a subscriber is still to be visited.
     #[must_use]
     pub fn is_walking(&self) -> bool {
         self.marks().are_walking()
@@ -123,7 +123,7 @@ impl Subscribers {
         place
     }
 
-    /// Takes out the slot at a place. Each slot that moves is reported with its new place.
+    /// Removes the slot at a place. Each slot that moves is reported with its new place.
     pub fn remove(&mut self, place: u32, moved: impl FnMut(u32, u32)) {
         debug_assert!(place < self.len());
         match self {
@@ -155,7 +155,7 @@ impl Subscribers {
         visit.map_or(Step::Done, Step::Visit)
     }
 
-    /// Every slot, in no order that means anything.
+    /// Every slot, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots().iter().copied()
     }
@@ -193,7 +193,7 @@ impl Many {
 }
 
 impl Marks {
-    /// Those of a list of one.
+    /// The marks of a list of one.
     fn of_one(passed: u8) -> Self {
         Self {
             again: u32::from(passed > 2),
@@ -202,7 +202,7 @@ impl Marks {
         }
     }
 
-    /// How many have passed the only slot of a list.
+    /// How many marks have passed the only slot of a list.
     fn as_one(self) -> u8 {
         [self.again, self.next, self.end]
             .map(|mark| u8::from(mark > 0))

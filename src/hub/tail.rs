@@ -1,8 +1,8 @@
-//! The newest entries of a channel, held by the hub while it brings them to the subscribers.
+//! The newest entries of a channel, held by the hub while it delivers them to the subscribers.
 //!
-//! A copy of the end of the channel's deque: the same entries, so it may be dropped at any time,
-//! and the log is asked instead. It is what makes a walk free of locks, and keeps what a walk has
-//! not brought to all subscribers, although the log evicts it.
+//! A copy of the end of the channel's deque. It may be dropped at any time; the log is then queried
+//! instead. With it a walk needs no locks, and entries that a walk has yet to deliver outlive their
+//! eviction from the log.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -17,7 +17,7 @@ use crate::log::{Amount, Entry};
 pub struct Served {
     /// The entry.
     pub entry: Entry,
-    /// Its encodings, once one has been needed here. The log may let go of them meanwhile.
+    /// Its encodings, once one has been needed here. The log may drop them meanwhile.
     pub frames: Option<Arc<Frames>>,
 }
 
@@ -33,7 +33,7 @@ impl Served {
         Some(frame.wire(kind).len())
     }
 
-    /// The publication as a conn holds it, once it has been encoded as what the conn is given.
+    /// The publication as a conn holds it, once it has been encoded for the conn's kind of frame.
     #[must_use]
     pub fn encoded(&self, kind: FrameKind) -> Option<Encoded> {
         let frames = Arc::clone(self.frames.as_ref()?);
@@ -63,7 +63,7 @@ impl Deref for Served {
 #[derive(Debug, Default)]
 pub struct Tail {
     entries: VecDeque<Served>,
-    /// What is not superseded of them.
+    /// The total of those that are not superseded.
     newest: Amount,
     /// Bytes of the publications.
     bytes: u64,
@@ -83,14 +83,14 @@ impl Tail {
         Some(self.entries.front()?.previous)
     }
 
-    /// The first entry behind a position.
+    /// The first entry after a position.
     #[must_use]
     pub fn after(&self, position: Sequence) -> Option<&Served> {
         let last = self.entries.back()?;
         if last.sequence() <= position {
             return None;
         }
-        // Most subscribers stand before the newest entry.
+        // Most subscribers are directly before the newest entry.
         if last.previous <= position {
             return Some(last);
         }
@@ -128,7 +128,7 @@ impl Tail {
             .range_mut(index.unwrap_or(self.entries.len())..)
     }
 
-    /// What follows a position and is not superseded.
+    /// The total of the entries after a position that are not superseded.
     #[must_use]
     pub fn newest_after(&self, position: Sequence) -> Amount {
         let newest = self.from(position).filter(|entry| !entry.is_superseded);
@@ -179,7 +179,7 @@ impl Tail {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. Where that does not follow the last one, only it is kept.
+    /// Adds the channel's newest entry. If that does not follow the last one, only it is kept.
     pub fn push(&mut self, entry: Entry) {
         // The channel was dropped and made again, or its older entries were too many to be held.
         let last = self.entries.back();
@@ -193,8 +193,9 @@ impl Tail {
         self.entries.push_back(entry.into());
     }
 
-    /// Drops the oldest entries that all subscribers were visited for, beyond a quota before that
-    /// floor: a conn that was further behind at its visit is not given them, or asks the log.
+    /// Drops the oldest entries for which all subscribers were visited (the floor), except a
+    /// quota's worth. A conn that was further behind at its visit does not receive them, or gets
+    /// them from the log.
     pub fn forget(&mut self, total: Amount, quota: Amount, floor: Amount) {
         let since = total.minus(floor);
         while let Some(first) = self.entries.front()
@@ -209,7 +210,7 @@ impl Tail {
         }
     }
 
-    /// Drops entries after a number: they are void, also where they superseded some that stay.
+    /// Drops the entries after a number: they are void, and no longer supersede any that stay.
     /// Returns the channel's last publication up to there, with the total up to it. `None` if no
     /// entry is void, or if the one before it is not known.
     pub fn cut(&mut self, kept: Sequence, conflates: bool) -> Option<(Sequence, Amount)> {
@@ -243,8 +244,8 @@ impl Tail {
         self.entries.shrink_to(ROOM_KEPT);
     }
 
-    /// The index of an entry. Ordinals say where it is, unless the epoch has changed: what was void
-    /// may have had some of them.
+    /// The index of an entry. Its ordinal gives it, unless the epoch has changed: void entries may
+    /// have had some of the ordinals.
     fn index(&self, sequence: Sequence, ordinal: u64) -> Option<usize> {
         let is_it = |index: &usize| {
             let entry = self.entries.get(*index);

@@ -1,16 +1,16 @@
-//! Acknowledgement windows: subscriptions that are given no more than their client has room for.
+//! Acknowledgement windows: subscriptions that receive no more than their client has room for.
 //!
-//! A window has the ids of what its subscription was given and its client has not acknowledged,
-//! and is closed while these are as many as it allows. It is no sum over the log's ordinals: what
-//! is acknowledged may have left the log, may be of another channel, and what had expired or was
-//! skipped in between is not counted. The cursor moves as ever when something is given, so what
-//! lies behind a closed window is what the subscription is behind, and the quota acts on it.
+//! A window has the ids that its subscription has received and its client has not acknowledged. It
+//! is closed while it has as many as it allows. They cannot be computed from the log's ordinals: an
+//! acknowledged id may have left the log or be of another channel, and expired or skipped
+//! publications are not counted. The cursor moves as without a window, so what a closed window
+//! holds back is the subscription's lag, and the quota applies to it.
 //!
-//! An acknowledgement may be of more than was given: a client that has come back may have done with
-//! what it is about to be given again. That takes no room, and need not be acknowledged twice.
+//! An acknowledgement may exceed what was delivered: a client that resumes may have processed what
+//! it is about to receive again. That takes no room and needs no second acknowledgement.
 //!
 //! Only subscriptions that asked for a window are here, by slot. [`super::serve`] asks for room and
-//! notes what was given; the worker brings acknowledgements.
+//! notes deliveries; the worker passes acknowledgements on.
 
 use std::collections::VecDeque;
 
@@ -19,18 +19,18 @@ use super::{Hub, Map};
 use crate::effect::Window;
 use crate::id::{ChannelName, Cursor, Sequence};
 
-/// Ids for which an empty window keeps its room, so that who acknowledges one by one does not have
-/// it allocated each time.
+/// Ids for which an empty window keeps its room, so that a client that acknowledges one by one does
+/// not cause an allocation each time.
 const ROOM_KEPT: usize = 8;
 
-/// What came of an acknowledgement.
+/// The result of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Acknowledged {
     /// The id is of another epoch or was never given out.
     BadId,
-    /// The conn has several channels and none was named. What is held back of one is not held back
-    /// of the others, so one id would claim what was never given.
+    /// The conn has several channels and none was named. Each channel holds back its own
+    /// publications, so one id for all of them would acknowledge some that were never delivered.
     ChannelUnclear,
     /// The channel, or the conn where none was named, has no window.
     NoWindow,
@@ -49,24 +49,24 @@ pub(super) struct Windows(Map<u32, Vec<Given>>);
 pub(super) struct Given {
     channel: ChannelIndex,
     window: Window,
-    /// Given and not acknowledged, in order; never more than the window allows.
+    /// Delivered and not acknowledged, in order; never more than the window allows.
     ids: VecDeque<Sequence>,
-    /// Everything up to here is acknowledged, whether it was given or not. Below all of `ids`.
+    /// Everything up to here is acknowledged, delivered or not. Below all of `ids`.
     acknowledged: Sequence,
 }
 
 const _: () = assert!(size_of::<Given>() <= 48);
 
-/// How much more a subscription may be given.
+/// How much more a subscription may receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Room {
     publications: u32,
-    /// What takes none of it.
+    /// Publications up to here take none of it.
     acknowledged: Sequence,
 }
 
 impl Room {
-    /// Of a subscription without a window.
+    /// The room of a subscription without a window.
     pub(super) const ENDLESS: Self = Self {
         publications: u32::MAX,
         acknowledged: Sequence(u64::MAX),
@@ -76,7 +76,7 @@ impl Room {
         self.publications == 0
     }
 
-    /// What is left when a publication has been given.
+    /// The room that is left after a publication.
     pub(super) fn after(self, sequence: Sequence) -> Self {
         let taken = u32::from(sequence > self.acknowledged);
         Self {
@@ -87,7 +87,7 @@ impl Room {
 }
 
 impl Given {
-    /// How much more may be given.
+    /// How much more may be delivered.
     pub(super) fn room(&self) -> Room {
         let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         Room {
@@ -100,7 +100,7 @@ impl Given {
         self.room().is_over()
     }
 
-    /// Notes what was given.
+    /// Notes a delivery.
     pub(super) fn note(&mut self, sequence: Sequence) {
         if sequence <= self.acknowledged {
             return;
@@ -110,7 +110,7 @@ impl Given {
         self.ids.push_back(sequence);
     }
 
-    /// Takes everything up to an id as acknowledged. True if that opens the window.
+    /// Acknowledges everything up to an id. True if that opens the window.
     fn acknowledge(&mut self, id: Sequence) -> bool {
         let was_closed = self.is_closed();
         self.acknowledged = self.acknowledged.max(id);
@@ -123,7 +123,7 @@ impl Given {
 }
 
 impl Windows {
-    /// Those of the conn in a slot.
+    /// The windows of the conn in a slot.
     pub(super) fn of(&self, slot: u32) -> &[Given] {
         if self.0.is_empty() {
             return &[];
@@ -131,7 +131,7 @@ impl Windows {
         self.0.get(&slot).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Those of the conn in a slot, to note what it is given.
+    /// The windows of the conn in a slot, to note deliveries.
     pub(super) fn of_mut(&mut self, slot: u32) -> &mut [Given] {
         if self.0.is_empty() {
             return &mut [];
@@ -153,7 +153,8 @@ impl Windows {
         }
     }
 
-    /// What comes after a number is void: it has not to be acknowledged, and was not.
+    /// Publications after a number are void: they need no acknowledgement, and those given do not
+    /// count.
     pub(super) fn cut(&mut self, kept: Sequence) {
         for given in self.0.values_mut().flatten() {
             while given.ids.pop_back_if(|id| *id > kept).is_some() {}
@@ -161,7 +162,7 @@ impl Windows {
         }
     }
 
-    /// Forgets the one of a subscription that has ended.
+    /// Removes the window of a subscription that has ended.
     pub(super) fn remove(&mut self, slot: u32, channel: ChannelIndex) {
         if let Some(all) = self.0.get_mut(&slot) {
             all.retain(|given| given.channel != channel);
@@ -182,29 +183,28 @@ pub(super) fn find(all: &[Given], channel: ChannelIndex) -> Option<&Given> {
     all.get(place.ok()?)
 }
 
-/// The same, to note what is given.
+/// The same, to note deliveries.
 pub(super) fn find_mut(all: &mut [Given], channel: ChannelIndex) -> Option<&mut Given> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)
 }
 
-/// Whether nothing more of a channel may be given, by the windows of one conn.
+/// Whether the window of a channel is closed, among those of one conn.
 pub(super) fn is_closed(all: &[Given], channel: ChannelIndex) -> bool {
     find(all, channel).is_some_and(Given::is_closed)
 }
 
 impl Hub {
-    /// Has the conn in a slot, which has just become a subscriber, given no more of a channel than
-    /// the window allows before it acknowledges.
+    /// Sets the window of the conn in a slot, which has just subscribed: it receives no more of the
+    /// channel than the window allows before it acknowledges.
     pub fn set_window(&mut self, slot: u32, name: &ChannelName, window: Window) {
         if let Some(channel) = self.index_of(name) {
             self.windows.add(slot, channel, window);
         }
     }
 
-    /// The client in a slot has done with everything up to an id in a channel, which is named
-    /// unless it is the only one. An id is a position in all channels, so it need not be one of
-    /// this channel's.
+    /// Acknowledges everything up to an id in a channel. The name may be missing if the conn has
+    /// one channel. An id is a position in all channels, so it need not be one of this channel.
     pub fn acknowledge(
         &mut self,
         slot: u32,
@@ -233,8 +233,8 @@ impl Hub {
         }
     }
 
-    /// Whether a closed window holds something back from the conn in a slot, so that it has not
-    /// been given everything although nothing is to be written.
+    /// Whether a closed window holds something back from the conn in a slot: it is owed something
+    /// although nothing is to be written.
     #[must_use]
     pub fn is_held_back(&self, slot: u32) -> bool {
         let windows = self.windows.of(slot);
@@ -325,7 +325,8 @@ mod tests {
         }
     }
 
-    /// What the conn is told and given until nothing is left to be written, as flush does it.
+    /// The gaps and publications of the conn until nothing is left to be written, as flush sends
+    /// them.
     fn serve(hub: &mut Node) -> (Vec<Gap>, Vec<u64>) {
         let (mut gaps, mut given, mut planned) = (Vec::new(), Vec::new(), Vec::new());
         let kind = FrameKind::WebSocket(Envelope::Full);
@@ -358,7 +359,7 @@ mod tests {
         assert_eq!(acknowledge(&mut hub, 2), Acknowledged::Opened);
         assert!(hub.is_behind(0));
         assert_eq!(serve(&mut hub).1, [4]);
-        // An id of another channel is a position in this one too.
+        // An id of another channel is a position in this one, too.
         assert_eq!(acknowledge(&mut hub, 7), Acknowledged::Opened);
         assert_eq!(serve(&mut hub).1, [6]);
         assert!(!hub.is_held_back(0));
@@ -457,7 +458,7 @@ mod tests {
         assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(2));
         publish(&mut hub, "a");
         assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(1));
-        // One gap for all, and not one message for each that is published meanwhile.
+        // One gap for all of them, not one message for each publication meanwhile.
         assert_eq!(serve(&mut hub), (Vec::new(), Vec::new()));
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
         let gap = Gap {

@@ -1,7 +1,8 @@
-//! What has not been superseded in a channel that conflates.
+//! The entries of a conflating channel that nothing has superseded.
 //!
-//! A publication supersedes the one before it with the same key. What has not been superseded is
-//! listed, so that neither stepping over nor counting costs more for what has been.
+//! A publication supersedes the one before it with the same key. The entries that are not
+//! superseded are listed, so the cost of skipping and counting does not grow with the superseded
+//! ones.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -76,7 +77,7 @@ impl History {
         }
     }
 
-    /// Forgets an entry that has left the log.
+    /// Removes an entry that has left the log.
     pub(super) fn forget_newest(&mut self, entry: &Entry, hasher: &impl BuildHasher) {
         let Some(newest) = &mut self.newest else {
             return;
@@ -96,7 +97,7 @@ impl History {
     }
 
     /// The superseded entries that follow a position, up to a horizon: where they end and how many
-    /// they are. None if something between them and the position has left the log.
+    /// they are. `None` if an entry between them and the position has left the log.
     pub(super) fn superseded_run(
         &self,
         position: Sequence,
@@ -107,7 +108,7 @@ impl History {
         if !follows || !next.is_superseded || next.sequence() > until {
             return None;
         }
-        // What supersedes an entry leaves the log after it.
+        // An entry leaves the log before the one that supersedes it.
         let newest = self.newest.as_ref()?.first_from(next.sequence())?;
         let end = self.get(newest)?.previous;
         let end = match end <= until {
@@ -119,7 +120,8 @@ impl History {
         Some((end.sequence(), count))
     }
 
-    /// What follows a position up to a horizon and is not superseded. Looks at each entry.
+    /// The total of the entries after a position, up to a horizon, that are not superseded. Reads
+    /// each of them.
     pub(super) fn newest_after(&self, position: Sequence, until: Sequence) -> Amount {
         let Some(newest) = &self.newest else {
             return Amount::default();

@@ -1,20 +1,21 @@
-//! One publication's place in its channel.
+//! An entry: one publication in its channel.
 
 use std::sync::Arc;
 
 use crate::frame::Publication;
 use crate::id::Sequence;
 
-/// A publication and what came before it in its channel, so that "how far behind" is a subtraction.
+/// A publication and the total before it in its channel, so that a subscriber's lag is a
+/// subtraction.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// What was published.
     pub publication: Arc<Publication>,
-    /// Everything published in the channel before it, since the channel exists.
+    /// The total published in the channel before it, since the channel was made.
     pub before: Amount,
     /// The channel's entry before this one, which may have left the log. Zero for its first.
     pub previous: Sequence,
-    /// Whether a later entry of its channel has the same key. Only where the channel conflates.
+    /// Whether a later entry of its channel has the same key. Set only in channels that conflate.
     pub is_superseded: bool,
 }
 
@@ -27,7 +28,7 @@ impl Entry {
         self.publication.id.sequence
     }
 
-    /// Everything published in the channel up to this one.
+    /// The total published in the channel up to this one.
     #[must_use]
     pub fn total(&self) -> Amount {
         self.before.plus(Amount::of(&self.publication))

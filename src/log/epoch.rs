@@ -1,24 +1,21 @@
 //! An epoch that changes while the server runs, and what belongs to one epoch.
 //!
-//! Where an engine orders the publications, its stream may be made again or go back to an older
-//! state. Then there is a new epoch. Up to a number, `valid_until`, both epochs have the same
-//! publications; those of the old epoch after it are void, and their numbers may be given out
-//! again.
+//! If an engine orders the publications, its stream may be made again or go back to an older state.
+//! That begins a new epoch. Up to a number, `valid_until`, both epochs have the same publications;
+//! those of the old epoch after it are void, and their numbers may be assigned again.
 //!
-//! The numbers up to which the writer has come are the epoch's own ([`EpochState`]). A reader keeps
-//! those of the epoch that it is in, so numbers of two epochs are never compared. A change has
-//! three steps:
+//! How far the writer is belongs to the epoch ([`EpochState`]). A reader keeps the state of its own
+//! epoch, so numbers of two epochs are never compared. A change has three steps:
 //!
 //! 1. The writer publishes the new state, and a generation that readers compare with their own.
-//! 2. It removes what is void from one shard after the other, under the shard's lock, and sets the
+//! 2. It removes void entries from one shard after the other, under the shard's lock, and sets the
 //!    shard's generation.
-//! 3. Each reader follows when it is not in the middle of something ([`crate::hub::epoch`]).
+//! 3. Each reader follows between two of its operations ([`crate::hub::epoch`]).
 //!
-//! In between a reader meets shards of another generation than its own. A reader that has followed
-//! sees in a shard that still has void entries what both epochs have in common, which is what the
-//! shard will have. A reader that has not followed finds nothing in a shard that may have entries
-//! of the new epoch. It concludes neither a gap nor a loss from that, and asks again when it has
-//! followed.
+//! Meanwhile a reader may query a shard of another generation. A reader that has followed sees, in
+//! a shard that still has void entries, only what both epochs have in common, as after step 2. A
+//! reader that has not followed finds nothing in a shard that may have entries of the new epoch. It
+//! concludes neither a gap nor a loss from that, and queries again after it has followed.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -41,16 +38,16 @@ pub struct EpochChange {
     pub to: Epoch,
     /// Its numbers go on after this one, which is not below `valid_until`.
     pub head: Sequence,
-    /// Up to here the publications of both are the same. `None` if none are, so that even a
-    /// position before all of them means nothing.
+    /// Up to here the publications of both are the same. `None` if none are: then even a position
+    /// before all of them is not valid.
     pub valid_until: Option<Sequence>,
 }
 
-/// An epoch, and how far the writer has come in it. Nothing changes any more when it is over.
+/// An epoch, and how far the writer is in it. It does not change after its end.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct EpochState {
-    /// The newest number that may be met: stored before the first entry of a batch is added.
+    /// The newest number that a reader may find: stored before the first entry of a batch is added.
     sequenced: AtomicU64,
     /// Everything up to here has been posted: stored after the last mail of a batch.
     posted: AtomicU64,
@@ -60,12 +57,12 @@ pub struct EpochState {
     generation: u64,
     /// `None` for the first one, which the log need not know.
     epoch: Option<Epoch>,
-    /// The number after which those of this epoch go on.
+    /// This epoch's own numbers begin after this one.
     begin: Sequence,
     /// Up to here the publications are those of the epoch before; zero if none are.
     kept: Sequence,
-    /// Epochs before it, oldest first. Entries that stay keep their ids, so more than one of them
-    /// may be met.
+    /// Epochs before it, oldest first. Entries that stay keep their ids, so ids of several epochs
+    /// may be found.
     previous: Vec<Previous>,
 }
 
@@ -75,7 +72,7 @@ struct Previous {
     epoch: Epoch,
     /// The newest number that was given out.
     sequenced: Sequence,
-    /// Up to here it has the publications of the epoch that knows it, if it has any.
+    /// Up to here its publications are those of the epoch that holds this record, if any are.
     valid_until: Option<Sequence>,
 }
 
@@ -120,7 +117,7 @@ impl EpochState {
         }
     }
 
-    /// The newest number that any client can have met: no id above it was ever given out.
+    /// The newest number that any client can have seen: no id above it was ever given out.
     #[must_use]
     pub fn sequenced(&self) -> Sequence {
         Sequence(self.sequenced.load(Ordering::Acquire))
@@ -141,7 +138,7 @@ impl EpochState {
 
     pub(super) fn announce(&self, last: Sequence) {
         debug_assert!(last.0 >= self.sequenced.load(Ordering::Relaxed));
-        // Released before the first entry is added: no reader meets a number above it.
+        // Released before the first entry is added: no reader finds a number above it.
         self.sequenced.store(last.0, Ordering::Release);
     }
 
@@ -159,7 +156,7 @@ impl EpochState {
         self.epoch
     }
 
-    /// The number after which those of this epoch go on. All entries up to here are in the log.
+    /// This epoch's own numbers begin after this one. All entries up to here are in the log.
     #[must_use]
     pub fn begin(&self) -> Sequence {
         self.begin
@@ -189,14 +186,14 @@ impl EpochState {
         ends.any(|end| end == Some(number))
     }
 
-    /// Whether a position of an earlier epoch is one of this epoch too.
+    /// Whether a position of an earlier epoch is valid in this one.
     #[must_use]
     pub fn has_valid(&self, position: Cursor) -> bool {
         let valid = self.valid_until(position.epoch);
         valid.is_some_and(|valid| position.sequence <= valid)
     }
 
-    /// For a reader that is in this epoch: it sees the log up to a number.
+    /// The horizon of a reader that is in this epoch and sees the log up to a number.
     #[must_use]
     pub fn horizon(&self, number: Sequence) -> Horizon {
         Horizon {
@@ -224,7 +221,7 @@ impl Horizon {
     pub(super) fn within(self, shard: &Shard) -> (Sequence, Sequence) {
         let end = match self.generation.cmp(&shard.generation) {
             std::cmp::Ordering::Equal => ALL,
-            // What is void has not been removed yet.
+            // Void entries have not been removed yet.
             std::cmp::Ordering::Greater => self.kept,
             std::cmp::Ordering::Less => Sequence::ZERO,
         };
@@ -236,7 +233,7 @@ impl Horizon {
 #[derive(Debug)]
 pub(super) struct Newest {
     state: RwLock<Arc<EpochState>>,
-    /// That of the state, for a look without the lock.
+    /// The state's generation, readable without the lock.
     generation: AtomicU64,
 }
 
@@ -264,7 +261,7 @@ impl Log {
     }
 
     /// Whether no epoch has followed this one. A reader that has seen anything of the next epoch,
-    /// also by way of a client, finds that here.
+    /// even through a client, gets `false`.
     #[must_use]
     pub fn is_newest(&self, state: &EpochState) -> bool {
         self.newest.generation.load(Ordering::Acquire) == state.generation
@@ -283,8 +280,8 @@ impl Log {
 }
 
 impl Writer {
-    /// Begins a new epoch. Everything of the one before has been posted. Entries that are void
-    /// leave the log; those that stay keep the ids that they have.
+    /// Begins a new epoch. Everything of the previous one has been posted. Void entries leave the
+    /// log; the others keep their ids.
     pub fn change_epoch(&mut self, change: &EpochChange) {
         debug_assert!(change.valid_until.is_none_or(|valid| valid <= change.head));
         debug_assert!(self.state.posted() == self.state.sequenced());
@@ -305,7 +302,7 @@ impl Writer {
         self.show();
     }
 
-    /// Removes what is void from a shard, which is in the new epoch then.
+    /// Removes void entries from a shard, which then belongs to the new epoch.
     fn clean(&mut self, log: &Log, number: u32, state: &EpochState) {
         let Some(mut shard) = log.shards.write_number(number) else {
             return;
@@ -340,9 +337,9 @@ impl Writer {
 }
 
 impl Channel {
-    /// Takes out what comes after a number, as if none of it had ever been there.
+    /// Removes the entries after a number, as if they had never been there.
     fn cut(&mut self, kept: Sequence) -> VecDeque<Entry> {
-        // Some of it may have left the log before.
+        // Some of them may have left the log before.
         self.evicted = self.evicted.min(kept);
         let void = self.history_mut().map(|history| history.cut(kept));
         void.unwrap_or_default()
@@ -359,8 +356,8 @@ impl History {
         void
     }
 
-    /// Gives back room, and lists again what nothing supersedes: void entries may have superseded
-    /// some of what stays.
+    /// Frees unused room, and rebuilds the list of entries that nothing supersedes: void entries
+    /// may have superseded some that stay.
     fn rebuild(&mut self, conflates: bool, hasher: &impl BuildHasher) {
         self.newest = None;
         for mut entry in self.entries.take_all() {

@@ -1,6 +1,6 @@
 //! Which workers have subscribers of a channel.
 
-/// A worker's own record of a channel.
+/// A worker that has subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stake {
     /// The worker's number.

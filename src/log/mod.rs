@@ -10,8 +10,8 @@
 //! thread holds two of them, and none is held across an encoding, a system call, a post to a worker
 //! or the drop of a publication (debug builds assert it).
 //!
-//! What a reader asks for ends at its *horizon*: the number up to which it has been told of
-//! everything. Nothing above it is found, counted or named. A horizon is of one [`epoch`].
+//! A reader sees the log up to its *horizon*: the number up to which it has been sent everything.
+//! Nothing above it is found, counted or named. A horizon belongs to one [`epoch`].
 
 mod conflation;
 pub mod dedupe;
@@ -47,7 +47,7 @@ use crate::id::{ChannelName, Sequence};
 use shard::Shards;
 use sync::{AtomicU64, Hasher};
 
-/// The key of a channel of the log. Another channel may have it when the channel is gone.
+/// The key of a channel of the log. When the channel is gone, another one may get it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey(u32);
 
@@ -57,13 +57,13 @@ pub struct Log {
     shards: Shards,
     hasher: Hasher,
     rules: Rules,
-    /// What publications and encodings take of memory.
+    /// Memory of publications and encodings.
     ledger: Arc<Ledger>,
-    /// What the writer last had, for gauges and for the position of polls.
+    /// Figures of the writer, for gauges and for the position of polls.
     shown: Shown,
     newest: epoch::Newest,
     subscribed: Subscribed,
-    /// How many channels there are: changed with the shard locked that gets or loses one.
+    /// The number of channels. Changed while the shard that gains or loses one is locked.
     channels: AtomicU64,
 }
 
@@ -76,8 +76,8 @@ struct Subscribed {
 }
 
 impl Subscribed {
-    /// Counts one more. False at the limit. Called with the channel's shard locked, which guards
-    /// what is counted.
+    /// Counts one more channel. False at the limit. Called with the channel's shard locked, which
+    /// guards the channel's interest.
     fn try_add(&self) -> bool {
         let add = |count| (count < self.max).then_some(count + 1);
         let added = self
@@ -87,7 +87,7 @@ impl Subscribed {
     }
 }
 
-/// Figures that the writer shows.
+/// Figures that the writer publishes.
 #[derive(Debug, Default)]
 struct Shown {
     bytes: AtomicU64,
@@ -154,8 +154,8 @@ impl Log {
         &self.ledger
     }
 
-    /// Whether encodings have more than their part of the log's bound. The writer lets go of them
-    /// when it next looks.
+    /// Whether encodings take more than their part of the log's bound. The writer drops some of
+    /// them at its next eviction.
     #[must_use]
     pub fn has_too_many_encodings(&self) -> bool {
         self.ledger.logged() > self.rules.bounds.encodings_bytes()

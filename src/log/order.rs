@@ -1,9 +1,9 @@
 //! All entries of the log in the order of their numbers, whatever their channel.
 //!
 //! Entries are added at the end and removed anywhere. They lie in chunks. A removed entry leaves a
-//! dead place; a chunk of which half is dead is packed, and joined with the one before it when both
-//! are small. So the list has the size of what is in it, whatever numbers are missing in between.
-//! Knows numbers and keys only.
+//! dead place. A chunk is packed when half of it is dead, and joined with the previous one if both
+//! are small. So the size of the list depends on its entries, not on the numbers missing in
+//! between. Knows numbers and keys only.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use crate::time::Now;
 /// Entries of one chunk.
 const CHUNK_ENTRIES: usize = 512;
 
-/// What the list knows of an entry.
+/// An entry as the list has it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ordered {
     pub(super) sequence: Sequence,
@@ -49,10 +49,10 @@ impl Ordered {
 /// The list.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    /// Each has an entry that is not dead, and the first one begins with it.
+    /// Each chunk has a live entry; the first chunk begins with one.
     chunks: VecDeque<Chunk>,
     len: u64,
-    /// Places of all chunks, the dead ones too.
+    /// Places of all chunks, dead ones included.
     places: u64,
 }
 
@@ -170,8 +170,8 @@ impl Order {
         true
     }
 
-    /// Drops dead places at the end. Entries may be added then with any number above the newest
-    /// that is left.
+    /// Drops dead places at the end. After that, any number above the newest entry left may be
+    /// added.
     pub(super) fn drop_dead_at_end(&mut self) {
         while let Some(last) = self.chunks.back_mut()
             && last.places.pop_back_if(|place| place.is_dead).is_some()
@@ -198,7 +198,7 @@ impl Order {
         partition_point_near(guess, self.chunks.len(), begins_before).saturating_sub(1)
     }
 
-    /// Gives back what a chunk does not need.
+    /// Frees memory that a chunk does not need.
     fn tidy(&mut self, index: usize) {
         let Some(chunk) = self.chunks.get_mut(index) else {
             return;
@@ -210,7 +210,7 @@ impl Order {
             self.places -= chunk.pack();
             self.join_with_the_one_before(index);
         }
-        // The list begins with an entry.
+        // The list must begin with a live entry.
         if index == 0
             && let Some(front) = self.chunks.front_mut()
         {

@@ -1,7 +1,7 @@
-//! What readers ask of the log.
+//! The queries of readers.
 //!
-//! Each question locks one shard for a look-up or for a copy of references, and is answered up to
-//! the reader's horizon.
+//! Each query locks one shard, for a lookup or to copy references. Its answer ends at the reader's
+//! horizon.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, Stake};
 use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
-/// How a channel stands at a reader's horizon.
+/// The state of a channel at a reader's horizon.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
     /// Its key.
@@ -25,18 +25,18 @@ pub struct Standing {
     pub last: Sequence,
     /// Its newest publication that has left the log.
     pub evicted: Sequence,
-    /// Everything published in it up to `last`, since it exists.
+    /// The total published in it up to `last`, since it was made.
     pub total: Amount,
     /// The number above the horizon at which its next publication may be, whether the log still has
-    /// it or not: when a reader has to look again.
+    /// it or not: when a reader must query again.
     pub next: Option<Sequence>,
 }
 
 impl Channel {
-    /// What comes after `end` is of another epoch than the reader's.
+    /// Entries after `end` are of another epoch than the reader's.
     fn standing(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> Standing {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
-            // Later entries are not known yet.
+            // The reader does not know later entries yet.
             Some(later) => (later.previous, later.before),
             None => (self.last(), self.total()),
         };
@@ -54,7 +54,7 @@ impl Channel {
     /// or not.
     fn next_above(&self, number: Sequence) -> Option<Sequence> {
         if self.evicted > number {
-            // Which ones have left the log is not known.
+            // It is unknown which ones have left the log.
             return Some(number.next());
         }
         let next = match self.entries().get(self.index_after(number)) {
@@ -78,8 +78,8 @@ impl Log {
         channel.interest.place_in(worker)
     }
 
-    /// The place of a channel in a worker's hub, if that worker has subscribers, and how the
-    /// channel stands at a horizon.
+    /// The place of a channel in a worker's hub, if that worker has subscribers, and the channel's
+    /// state at a horizon.
     #[must_use]
     pub fn standing_in(
         &self,
@@ -99,10 +99,10 @@ impl Log {
     }
 
     /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
-    /// What is added from now on is sent to that worker. What was added before, above its horizon,
-    /// is not: the newest `late_max` of these entries go to `late`. Returns how the channel stands
-    /// at the horizon, and its newest publication beyond that; `None` when the
-    /// channel has no subscribers on any worker and `limits.channels` others have some.
+    /// Entries added from now on are sent to that worker. Entries that were added before and are
+    /// above its horizon are not: the newest of them, at most `late_max`, go to `late`. Returns the
+    /// channel's state at the horizon, and its newest publication beyond that. Returns `None` if
+    /// the channel has no subscribers on any worker and `limits.channels` other channels have some.
     pub fn enter(
         &self,
         name: &ChannelName,
@@ -127,7 +127,7 @@ impl Log {
         let behind = behind.take_while(|entry| entry.sequence() <= end);
         let behind = behind.filter(|entry| !total.minus(entry.before).exceeds(late_max));
         late.extend(behind.cloned().map(|entry| Entry {
-            // By what may be void.
+            // The entry that supersedes it may be void.
             is_superseded: entry.is_superseded && end == ALL,
             ..entry
         }));
@@ -135,7 +135,8 @@ impl Log {
         Some((standing, channel.last().min(end)))
     }
 
-    /// A worker has no subscribers of a channel any more. The channel goes if it has no entries.
+    /// A worker has no subscribers of a channel any more. The channel is removed if it has no
+    /// entries.
     pub fn leave(&self, key: ChannelKey, worker: u16) {
         let Some(mut shard) = self.shards.write(key) else {
             return;
@@ -158,7 +159,7 @@ impl Log {
         Some(begin.min(horizon))
     }
 
-    /// How a channel stands at a horizon.
+    /// The state of a channel at a horizon.
     #[must_use]
     pub fn standing(&self, key: ChannelKey, horizon: Horizon) -> Option<Standing> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
@@ -166,7 +167,7 @@ impl Log {
         Some(channel.standing(key, horizon, end))
     }
 
-    /// Adds references to a channel's entries behind a position, up to a horizon, at most `max`.
+    /// Adds references to a channel's entries after a position, up to a horizon, at most `max`.
     /// Returns the channel's newest publication that has left the log: the entries follow without a
     /// hole only if the position is not before it.
     pub fn fetch<T: From<Entry>>(
@@ -189,8 +190,8 @@ impl Log {
         channel.evicted.min(horizon)
     }
 
-    /// The entry behind a position, up to a horizon, and what was published in its channel before
-    /// it.
+    /// The first entry after a position, up to a horizon, and the total published in its channel
+    /// before it.
     #[must_use]
     pub fn next_after(
         &self,
@@ -204,11 +205,11 @@ impl Log {
         (next.sequence() <= horizon).then(|| (next.sequence(), next.before))
     }
 
-    /// The position before so many of a channel's newest entries up to a horizon, or before all
-    /// that the log has there. `None` if it has none.
+    /// The position before the newest `count` entries of a channel up to a horizon, or before all
+    /// of them if there are fewer. `None` if it has none.
     ///
-    /// It is the number before the oldest of them and no earlier one. A client on several channels
-    /// has one position for all of them, and what lies before that may have left the others' log.
+    /// It is the number directly before the oldest of them. A client on several channels has one
+    /// position for all of them, and entries of the other channels before it may have left the log.
     #[must_use]
     pub fn position_before_newest(
         &self,
@@ -220,7 +221,7 @@ impl Log {
         let channel = shard.get(key.place())?;
         let end = channel.index_after(horizon);
         let oldest = end.saturating_sub(count as usize);
-        // Later entries are not known yet.
+        // The reader does not know later entries yet.
         let oldest = channel.entries().get(oldest).filter(|_| oldest < end)?;
         Some(oldest.sequence().before())
     }
@@ -248,12 +249,12 @@ impl Log {
         horizon: Horizon,
     ) -> Option<(Sequence, u64)> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
-        // What supersedes an entry may be void.
+        // The entry that supersedes another one may be void.
         let channel = shard.get(key.place()).filter(|_| end == ALL)?;
         channel.history()?.superseded_run(position, horizon)
     }
 
-    /// What follows a position, up to a horizon, and is not superseded.
+    /// The total of the entries after a position, up to a horizon, that are not superseded.
     #[must_use]
     pub fn newest_after(&self, key: ChannelKey, position: Sequence, horizon: Horizon) -> Amount {
         let Some((shard, horizon, _)) = self.read_within(key, horizon) else {
@@ -277,7 +278,7 @@ impl Log {
         Some(Arc::clone(&entry.publication))
     }
 
-    /// An entry, wherever it is. For tests.
+    /// An entry of any channel. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn find(&self, sequence: Sequence) -> Option<Entry> {
@@ -285,7 +286,7 @@ impl Log {
         shards.find_map(|(_, shard)| shard.channels().find_map(|c| c.get(sequence)).cloned())
     }
 
-    /// Everything that it has, in no order. For tests.
+    /// All publications, in no order. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn publications(&self) -> Vec<Arc<Publication>> {

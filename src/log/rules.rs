@@ -1,6 +1,6 @@
 //! How much of each channel is kept, and what happens to conns that are behind.
 //!
-//! A channel learns its rule once, when it is made: an index into a small table, one row for each
+//! A channel gets its rule when it is made: an index into a small table, with one row for each
 //! namespace and one for all other channels.
 
 use std::sync::atomic::Ordering;
@@ -16,18 +16,18 @@ use crate::id::{ChannelName, Sequence};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleIndex(u16);
 
-/// The rules, and the newest loss in channels that are gone.
+/// The rules, and the newest evictions of channels that are gone.
 #[derive(Debug)]
 pub struct Rules {
     namespaces: Vec<Namespace>,
-    /// First that of channels in no namespace, then one for each namespace.
+    /// The first is for channels in no namespace; then one for each namespace.
     table: Vec<Rule>,
     /// Ages that are shorter than the log's, each once.
     pub(super) ages: Vec<Duration>,
     /// For all channels together.
     pub(super) bounds: LogBounds,
     has_conflation: bool,
-    /// While void entries are being removed: up to where evictions still mean something.
+    /// While void entries are being removed: evictions after this number are void.
     forgotten_max: AtomicU64,
 }
 
@@ -40,14 +40,14 @@ pub(super) enum Class {
     Clients,
 }
 
-/// What holds for the channels of one namespace.
+/// The rule for the channels of one namespace.
 #[derive(Debug)]
 pub(super) struct Rule {
-    /// Most that is kept of a channel. Its newest publication is kept, whatever its size.
+    /// The most that a channel keeps. Its newest publication is kept, whatever its size.
     pub(super) bound: Amount,
     age: Duration,
     overflow: Overflow,
-    /// Index into [`Rules::ages`]; none where the age is the log's.
+    /// Index into [`Rules::ages`]; `None` if the age is the log's.
     pub(super) clock: Option<usize>,
     pub(super) class: Class,
     /// The newest eviction of any channel that is gone. A channel that is made again may have had
@@ -147,24 +147,24 @@ impl Rules {
         self.table.get(usize::from(index.0))
     }
 
-    /// With which channels one shares its bounds.
+    /// The class of channels with which one shares its bounds.
     pub(super) fn class(&self, index: RuleIndex) -> Class {
         self.get(index).map_or(Class::Feeders, |rule| rule.class)
     }
 
     /// The newest eviction of any channel with this rule that is gone. Called with the shard of the
-    /// channel that is made locked, as [`Self::forget`] is with that of the one that goes.
+    /// new channel locked; [`Self::forget`] is called with the shard of the removed one locked.
     pub(super) fn forgotten(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
-        // Before what it bounds.
+        // Loaded before the value that it bounds.
         let most = self.forgotten_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
             Sequence(rule.forgotten.load(Ordering::Relaxed).min(most))
         })
     }
 
-    /// Evictions after this number are void. Shards that have void entries may still lose channels
-    /// with later ones, until [`Self::cut_forgotten`] is called.
+    /// Evictions after this number are void. Until [`Self::cut_forgotten`] is called, shards with
+    /// void entries may still remove channels with later evictions.
     pub(super) fn bound_forgotten(&self, kept: Sequence) {
         self.forgotten_max.store(kept.0, Ordering::Release);
     }
@@ -177,7 +177,7 @@ impl Rules {
         self.forgotten_max.store(u64::MAX, Ordering::Release);
     }
 
-    /// A channel of which this was the newest eviction is gone.
+    /// A channel whose newest eviction was this one is gone.
     pub(super) fn forget(&self, index: RuleIndex, evicted: Sequence) {
         if let Some(rule) = self.get(index) {
             rule.forgotten.fetch_max(evicted.0, Ordering::Relaxed);

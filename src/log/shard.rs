@@ -1,7 +1,8 @@
 //! Channels in shards, with a lock for each shard.
 //!
-//! A thread locks one shard at a time. While it does, it neither encodes, nor drops a publication,
-//! nor calls the system: debug builds assert with [`assert_unlocked`] that it holds no lock.
+//! A thread locks one shard at a time. While it holds the lock, it does not encode, drop a
+//! publication or make a system call: debug builds assert with [`assert_unlocked`] that it holds no
+//! lock.
 
 use std::hash::BuildHasher;
 use std::ops::{Deref, DerefMut};
@@ -20,7 +21,7 @@ use super::{Amount, ChannelKey, Entry, Log, RuleIndex};
 use crate::chunks::ChunkedSlab;
 use crate::id::{ChannelName, Sequence};
 
-/// Channels of a shard that have their room together: few, since there are many shards.
+/// Channels per chunk of a shard: few, since there are many shards.
 const CHUNK: usize = 8;
 
 /// Bits of a key that name the channel's place in its shard.
@@ -30,10 +31,10 @@ const PLACE_BITS: u32 = u32::BITS - SHARD_BITS;
 #[derive(Debug)]
 pub(super) struct Channel {
     pub(super) name: ChannelName,
-    /// Its newest publication that has left the log. A subscriber that stands before it has missed
-    /// something. A channel that is made may have had one up to here before.
+    /// Its newest publication that has left the log. A subscriber before it has missed something. A
+    /// new channel may have existed before, with publications up to here.
     pub(super) evicted: Sequence,
-    /// None before the first publication.
+    /// `None` before the first publication.
     history: Option<Box<History>>,
     pub(super) interest: Interest,
     pub(super) rule: RuleIndex,
@@ -44,18 +45,18 @@ pub(super) struct Channel {
 /// What was published in a channel.
 #[derive(Debug)]
 pub(super) struct History {
-    /// Oldest first, with rising numbers and ordinals without holes.
+    /// Oldest first. Numbers rise; ordinals have no holes.
     pub(super) entries: Entries,
     /// The newest publication, whether the log still has it or not.
     pub(super) last: Sequence,
-    /// Everything published in it since it exists.
+    /// The total published in it since it was made.
     pub(super) total: Amount,
     /// Only where the channel conflates and has entries.
     pub(super) newest: Option<Box<Newest>>,
 }
 
 /// Bytes of memory for a channel with entries: its slot, its part of the chunk's head, its place in
-/// a directory that doubles as it grows, and its history without what that lists.
+/// a directory that doubles as it grows, and its history without its lists.
 pub(super) const CHANNEL_BYTES: u64 = (size_of::<Channel>() + 8 + 16 + size_of::<History>()) as u64;
 
 const _: () = assert!(size_of::<Channel>() == 48);
@@ -107,13 +108,13 @@ impl Channel {
         self.history().map_or(self.evicted, |history| history.last)
     }
 
-    /// Everything published in it since it exists.
+    /// The total published in it since it was made.
     pub(super) fn total(&self) -> Amount {
         self.history()
             .map_or_else(Amount::default, |history| history.total)
     }
 
-    /// The index of the first entry behind a position.
+    /// The index of the first entry after a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         self.history()
             .map_or(0, |history| history.index_after(position))
@@ -128,21 +129,21 @@ impl Channel {
         self.history().map_or(0, History::bytes_held)
     }
 
-    /// Whether nothing keeps it.
+    /// Whether it has neither entries nor subscribers.
     pub(super) fn is_abandoned(&self) -> bool {
         self.entries().is_empty() && self.interest.is_none()
     }
 }
 
 impl History {
-    /// The index of the first entry behind a position.
+    /// The index of the first entry after a position.
     pub(super) fn index_after(&self, position: Sequence) -> usize {
         // Most positions are at one of the ends.
         if self.last <= position {
             return self.entries.len();
         }
         match self.entries.back() {
-            // Void ones after it have gone.
+            // Void entries after it have been removed.
             Some(last) if last.sequence() <= position => return self.entries.len(),
             Some(last) if last.previous <= position => return self.entries.len() - 1,
             Some(_) | None => {}
@@ -162,7 +163,7 @@ impl History {
         (entry.sequence() == sequence).then_some(entry)
     }
 
-    /// Takes the oldest entry out.
+    /// Removes the oldest entry.
     pub(super) fn remove_first(&mut self, hasher: &impl BuildHasher) -> Option<Entry> {
         let entry = self.entries.pop_front()?;
         self.forget_newest(&entry, hasher);
@@ -185,10 +186,10 @@ impl History {
 /// Some of the channels.
 #[derive(Debug, Default)]
 pub(super) struct Shard {
-    /// Their places, found by name.
+    /// The places of the channels, by name.
     directory: HashTable<u32>,
     channels: ChunkedSlab<Channel, CHUNK>,
-    /// That of the epoch to which it belongs.
+    /// The generation of the epoch that its entries belong to.
     pub(super) generation: u64,
 }
 
@@ -244,7 +245,7 @@ impl Shard {
         Some(place)
     }
 
-    /// Removes a channel that has neither entries nor subscribers. True if it is gone.
+    /// Removes a channel that has neither entries nor subscribers. True if it was removed.
     pub(super) fn drop_if_abandoned(&mut self, log: &Log, place: u32) -> bool {
         let channel = self.get(place).filter(|channel| channel.is_abandoned());
         let Some(channel) = channel else {
@@ -299,7 +300,7 @@ impl ChannelKey {
 }
 
 impl Shards {
-    /// Locks the shard of a name to read; gives the shard's number too.
+    /// Locks the shard of a name for reading. Returns the shard's number, too.
     pub(super) fn read_by_hash(
         &self,
         hash: u64,
@@ -308,7 +309,7 @@ impl Shards {
         (shard, self.read_number(shard))
     }
 
-    /// Locks the shard of a name to write; gives the shard's number too.
+    /// Locks the shard of a name for writing. Returns the shard's number, too.
     pub(super) fn write_by_hash(
         &self,
         hash: u64,

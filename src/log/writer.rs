@@ -1,8 +1,8 @@
-//! The one that adds entries to the log and removes them.
+//! The writer: adds entries to the log and removes them.
 //!
 //! A channel's own bounds remove its oldest entries; the bounds for all channels together remove
-//! the oldest of all; a clock for each age that is shorter than the log's steps over every entry
-//! once. Nothing of this asks a reader: a worker holds what it is about to write.
+//! the oldest of all; for each age shorter than the log's, a clock passes every entry once.
+//! Eviction never waits for a reader: a worker holds what it is about to write.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,18 +29,18 @@ pub struct Writer {
     pub(super) state: Arc<EpochState>,
     /// The newest entry's number.
     pub(super) head: Sequence,
-    /// Of channels in which only feeders publish.
+    /// The entries of channels in which only feeders publish.
     feeders: Part,
-    /// Of channels in which clients may broadcast.
+    /// The entries of channels in which clients may broadcast.
     clients: Part,
     clocks: Vec<Clock>,
     /// Channels that may be over their bounds.
     over: VecDeque<ChannelKey>,
-    /// The last eviction ended at its budget.
+    /// The last eviction ended at its budget, so more may be due.
     is_cut_short: bool,
-    /// Encodings of entries up to here had their turn to be dropped.
+    /// Encodings of entries before this number have been considered for dropping.
     swept_until: Sequence,
-    /// Entries that were removed while a shard was locked, to be dropped after that.
+    /// Entries removed while a shard was locked, to be dropped when it is unlocked.
     pub(super) removed: Vec<(Entry, RuleIndex)>,
 }
 
@@ -48,7 +48,7 @@ pub struct Writer {
 #[derive(Debug, Default)]
 pub(super) struct Part {
     order: Order,
-    /// Bytes of publications, of the channels' deques, and of what is listed for conflation.
+    /// Bytes of publications, of the channels' deques, and of the lists for conflation.
     pub(super) bytes: u64,
     /// Channels that have entries.
     pub(super) kept: u64,
@@ -65,9 +65,9 @@ impl Part {
 #[derive(Clone, Debug)]
 struct Clock {
     age: Duration,
-    /// Everything before it is of other channels or gone.
+    /// Entries before this number have other ages or are gone.
     next: Sequence,
-    /// When the next of its entries will be too old, as far as was looked.
+    /// When the next of its entries gets too old, if one has been found.
     due: Option<Deadline>,
 }
 
@@ -211,7 +211,7 @@ impl Writer {
     pub fn evict(&mut self, now: Now, max: u32) -> u32 {
         let mut count = 0;
         self.drop_encodings(max);
-        // What its own channel has no use for goes before what others keep.
+        // Entries over their own channel's bounds go before those that other channels keep.
         while count < max && self.is_full() && self.trim(1) > 0 {
             count += 1;
         }
@@ -237,14 +237,14 @@ impl Writer {
         count
     }
 
-    /// Lets go of the oldest encodings until the rest has no more than its part of the bound, of at
-    /// most `max` entries. They are made again for a subscriber that comes late.
+    /// Drops the oldest encodings, of at most `max` entries, until the rest is within its part of
+    /// the bound. They are made again when a late subscriber needs them.
     fn drop_encodings(&mut self, max: u32) {
         if !self.log.has_too_many_encodings() {
             return;
         }
-        // Late subscribers may need old ones again and again. What lies behind those has its turn
-        // too.
+        // Late subscribers may have old entries encoded again and again. So half of the budget is
+        // for the entries after those.
         let noted = self.log.ledger.take_oldest_encoded();
         let after_noted = self.drop_encodings_from(noted, max / 2);
         let from = self.swept_until.max(after_noted);
@@ -252,11 +252,11 @@ impl Writer {
         if self.swept_until > self.head {
             self.swept_until = Sequence::ZERO;
         }
-        // Those behind it may have some.
+        // Later entries may have encodings.
         self.log.ledger.note_encoded(after_noted);
     }
 
-    /// Returns where it has stopped.
+    /// Returns the number at which it has stopped.
     fn drop_encodings_from(&self, first: Sequence, max: u32) -> Sequence {
         let (mut next, mut left) = (first, max);
         while left > 0 && self.log.has_too_many_encodings() {
@@ -316,7 +316,7 @@ impl Writer {
         clocks.chain(oldest).min()
     }
 
-    /// Gives back memory that is not used.
+    /// Frees unused memory.
     pub fn shrink_to_fit(&mut self) {
         self.feeders.order.shrink_to_fit();
         self.clients.order.shrink_to_fit();
@@ -334,7 +334,7 @@ impl Writer {
         self.feeders.bytes() + self.clients.bytes()
     }
 
-    /// Shows readers and gauges how much there is.
+    /// Publishes the figures for readers and gauges.
     pub(super) fn show(&self) {
         let shown = &self.log.shown;
         let bytes = self.bytes_without_encodings();
@@ -370,7 +370,7 @@ impl Writer {
         oldest.min_by_key(|entry| entry.sequence)
     }
 
-    /// The entry that is too old, or that the bounds for all channels do not allow.
+    /// The next entry to evict: too old, or over the bounds for all channels.
     fn next_to_go(&self, now: Now) -> Option<Ordered> {
         let bounds = &self.log.rules.bounds;
         let share = bounds.client_share;
@@ -393,7 +393,7 @@ impl Writer {
         entry.published.after(self.log.rules.bounds.age())
     }
 
-    /// Whether a channel has more entries than its rule allows, with so much more.
+    /// Whether a channel would be over its rule with so much more.
     fn is_over(&self, channel: &Channel, more: Amount) -> bool {
         let rule = self.log.rules.get(channel.rule);
         let (Some(rule), Some(first)) = (rule, channel.entries().front()) else {
@@ -452,7 +452,7 @@ impl Writer {
         self.removed = removed;
     }
 
-    /// The next entry of a clock: when it is too old, and its channel, of which it is the oldest.
+    /// The next entry of a clock: when it gets too old, and its channel, whose oldest entry it is.
     fn look(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;
         let (mut next, age) = (this.next, this.age);
@@ -476,7 +476,7 @@ impl Writer {
         found
     }
 
-    /// What comes after this number has been removed, and its numbers may come again.
+    /// Everything after this number has been removed, and the numbers may be assigned again.
     pub(super) fn go_back(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();

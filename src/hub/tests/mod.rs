@@ -60,7 +60,7 @@ fn namespace(pattern: &str) -> Namespace {
     }
 }
 
-/// Gives the conn up to `bytes` as one write that the socket takes whole.
+/// Writes up to `bytes` to the conn, in one write that the socket takes completely.
 fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
     let mut planned = Vec::new();
     hub.plan(
@@ -97,7 +97,7 @@ fn give_all(hub: &mut Node, slot: u32) -> Vec<u64> {
     }
 }
 
-/// What a conn is planned to be given, and from where.
+/// What is planned for a conn, and where it is held.
 fn plan_of(hub: &mut Node, slot: u32, kind: FrameKind) -> Vec<(u64, bool, Vec<u8>)> {
     let (encoder, mut planned) = (&mut Encoder::default(), Vec::new());
     hub.plan(slot, kind, Now(0), 1 << 20, encoder, &mut planned);
@@ -461,7 +461,7 @@ fn frames_count_for_the_log_from_their_first_use_to_their_eviction() {
     assert_eq!(hub.log().bytes(), 0);
 }
 
-/// What a subscriber has been given or told of one channel.
+/// What a subscriber has received of one channel.
 #[derive(Debug, Default)]
 struct Record {
     /// Everything up to here is accounted for.
@@ -519,7 +519,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// Every publication of a channel is given once and in order, or lies in a gap that was told, or is
+/// Every publication of a channel is delivered once and in order, or lies in a reported gap, or is
 /// still owed and within the quota.
 struct Model {
     hub: Node,
@@ -718,10 +718,10 @@ fn log_holds_a_compressed_frame_once_and_the_plain_one_for_what_would_not_shrink
     assert_eq!(lengths[1], 12);
     let bytes = lengths.iter().sum::<usize>() as u64;
     assert_eq!(held, bytes + 2 * Frames::BYTES);
-    // Quotas go by payloads, whatever they are compressed to.
+    // Quotas count bytes of payloads, compressed or not.
     assert_eq!(behind, 1010);
     assert_eq!(plan(1, deflated), (lengths, held, behind));
-    // The plain frame of the long one comes to it; that of the short one is there.
+    // The plain frame of the long one is added; the short one has its plain frame already.
     let (lengths, with_plain, _) = plan(2, KIND);
     assert_eq!(lengths, [1004, 12]);
     assert_eq!(with_plain, held + 1004);

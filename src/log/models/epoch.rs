@@ -5,15 +5,15 @@
 use super::*;
 use crate::log::EpochChange;
 
-/// How a life begins.
+/// How a run begins.
 #[derive(Clone, Copy)]
 struct Life {
-    /// The client comes with the position before the first publication, or with that after it; or
-    /// it comes from now on.
+    /// The client subscribes before the first publication, after it, or from now on.
     since: Since,
-    /// The second epoch has a publication before the client comes, or everything happens at once.
+    /// The second epoch has a publication before the client subscribes, or everything happens at
+    /// the same time.
     valid_until: Option<u64>,
-    /// The client leaves and comes back where it was.
+    /// The client leaves and resumes.
     returns: bool,
 }
 
@@ -92,7 +92,7 @@ impl Subscriber {
             }
             let _advanced = hub.advance(SLOT, &planned, bytes);
             hub.release_planned();
-            // What the next epoch has taken away is found when the worker has followed.
+            // A loss through the next epoch is found after the worker has followed.
             if planned.is_empty() {
                 break;
             }

@@ -1,10 +1,10 @@
 //! Models of the log: a writer and workers under loom, which runs their threads in each order that
-//! it finds to differ, and has each load see each store that the memory model allows.
+//! it finds to differ, and lets each load see each store that the memory model allows.
 //!
-//! The log, the hubs and the collecting of mail are the product's; the inbox is a
-//! stand-in. A client checks what it is given: of each of its channels each publication after
-//! its first position, once and in order, or a gap that covers it, before anything whose id is
-//! beyond the gap. It leaves and comes back with the one position that it has.
+//! The log, the hubs and the collecting of mail are the product's; the inbox is a stand-in. A
+//! client checks what it receives: of each of its channels each publication after its first
+//! position, once and in order, or a gap that covers it, before anything whose id is beyond the
+//! gap. It leaves and resumes with its one position.
 //!
 //! Run them with `cargo test --features model --lib log::models`. They end within a minute since
 //! threads are preempted at most [`PREEMPTIONS_MAX`] times; `LOOM_MAX_PREEMPTIONS` sets another
@@ -40,7 +40,7 @@ const NOW: Now = Now(0);
 /// When everything is too old.
 const LATER: Now = Now(u64::MAX / 2);
 
-/// An inbox as weak as a channel without locks: what has been posted may not show yet.
+/// An inbox with the ordering of a lock-free channel: a posted mail may not be visible yet.
 #[derive(Default)]
 struct Inbox {
     mails: Mutex<VecDeque<Batch>>,
@@ -99,21 +99,21 @@ fn spawn<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> JoinHan
     builder.spawn(run).unwrap()
 }
 
-/// In which order the feed posts a batch and says so.
+/// The order in which the feed posts a batch and notes it as posted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Posting {
     ThenNoted,
     AfterNoted,
 }
 
-/// In which order a worker looks at what was posted and at its inbox.
+/// The order in which a worker reads the posted number and its inbox.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looking {
     PostedFirst,
     InboxFirst,
 }
 
-/// The feed's part.
+/// The feed.
 struct Feed {
     writer: Writer,
     epoch: Epoch,
@@ -165,7 +165,7 @@ impl Feed {
     }
 }
 
-/// A worker's part.
+/// A worker.
 struct Worker {
     hub: Hub,
     inbox: Arc<Inbox>,
@@ -206,7 +206,7 @@ impl Worker {
         self.hub.advance_head(posted, NOW);
     }
 
-    /// Everything is over: it has all that was published.
+    /// After the end: it has taken in everything that was published.
     fn finish(mut self) {
         self.broadcast();
         assert!(!self.hub.has_late());
@@ -214,7 +214,7 @@ impl Worker {
     }
 }
 
-/// What a client was given or told, in its order.
+/// What a client received, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Event {
     Given(u64),
@@ -232,7 +232,7 @@ fn lost(channel: ChannelName, gap: &Gap, hub: &Hub) -> Event {
 /// A client with one position for its channels.
 struct Client {
     channels: Vec<ChannelName>,
-    /// Where it came first.
+    /// Where it first subscribed.
     start: Option<Sequence>,
     position: Sequence,
     events: Vec<Event>,
@@ -248,7 +248,7 @@ impl Client {
         }
     }
 
-    /// Subscribes: now, or where it has been before.
+    /// Subscribes from now on, or resumes.
     fn come(&mut self, worker: &mut Worker) {
         let since = match self.start {
             Some(_) => Since::After(cursor(self.position)),
@@ -298,7 +298,7 @@ impl Client {
         worker.hub.leave(SLOT);
     }
 
-    /// Panics unless it has what was published after it came, and has it in order.
+    /// Panics unless it has received everything published after its first position, in order.
     fn check(&self, published: &[(u64, &str)]) {
         let start = self.start.unwrap().0;
         let concern = published.iter().filter(|(sequence, channel)| {
@@ -350,7 +350,7 @@ type Publications = &'static [(u64, &'static str)];
 const ONE_CHANNEL: Publications = &[(1, "a"), (2, "a"), (3, "a")];
 const TWO_CHANNELS: Publications = &[(1, "a"), (2, "b"), (3, "a")];
 
-/// A feed that publishes two batches, and a client that comes to a worker, leaves and comes back.
+/// A feed that publishes two batches, and a client that subscribes, leaves and resumes.
 #[derive(Clone)]
 struct Return {
     config: Config,
@@ -580,7 +580,7 @@ fn encodings_are_counted_once_and_until_their_publication_is_evicted() {
     });
 }
 
-/// Once a publication is acknowledged, a poll on any worker is given it.
+/// Once a publication is acknowledged, a poll on any worker receives it.
 #[test]
 fn poll_after_an_acknowledgement_is_given_the_publication() {
     check(|| {
