@@ -1,9 +1,9 @@
-//! Attacks on the real binary: what peers can send, or withhold, for as long as they like.
+//! Attacks by clients on the real binary: what they can send, or withhold, at any length.
 //!
-//! Beside each attack somebody behaves well and must have everything, in order and in time; each
-//! says what it may cost, and afterwards nothing is left of it. With `--nocapture` a line for each
-//! says what it has cost. `FANFARE_ATTACK_SCALE=20` has so many times as many attackers: 5,000 slow
-//! heads, a million names of channels.
+//! During each attack well-behaved clients must receive everything, in order and in time. Each
+//! attack has a limit on its cost, and afterwards nothing of it is left. With `--nocapture` each
+//! prints its cost on one line. `FANFARE_ATTACK_SCALE=20` multiplies the attackers by 20: 5,000
+//! slow heads, a million names of channels.
 
 use std::fs;
 use std::io::{BufReader, Read as _, Write as _};
@@ -30,7 +30,7 @@ use crate::support::{Feeder, Raw, Server, Socket, within};
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// Sleeps a moment between two steps of an attack that takes its time.
+/// Sleeps between two steps of a slow attack.
 fn sleep_ms(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }
@@ -47,7 +47,7 @@ fn slow_heads_are_answered_in_time() {
     for second in 1..=5 {
         sleep_ms(1000);
         for mut stream in &slow {
-            // On a busy machine some may be over their time already.
+            // On a busy machine some may have been closed already.
             let _ = stream.write(b"a");
         }
         if second == 2 {
@@ -62,17 +62,17 @@ fn slow_heads_are_answered_in_time() {
     });
     let count = slow.len();
     for mut stream in slow {
-        let mut said = Vec::new();
-        // The end may come as a reset, since the last bytes were not read.
-        let _ = stream.read_to_end(&mut said);
-        assert!(said.starts_with(b"HTTP/1.1 408 "), "{said:?}");
+        let mut answer = Vec::new();
+        // The connection may end with a reset, since the last bytes were not read.
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
     }
     await_count(&attacked.server, &closed("head_timeout"), count);
     attacked.finish();
 }
 
 #[test]
-fn requests_without_end_and_nobody_reading_are_held_back() {
+fn requests_without_end_from_clients_that_do_not_read_are_held_back() {
     let mut attacked = AttackedServer::of("unread answers", "");
     let count = scaled(8);
     let streams = connects(count, attacked.server.addr);
@@ -87,7 +87,7 @@ fn requests_without_end_and_nobody_reading_are_held_back() {
         acts,
         cpu_each: MS,
     });
-    // Whoever reads at last is answered request by request.
+    // A client that starts to read is answered request by request.
     let mut streams = flood.stop();
     let patient = streams.pop().unwrap();
     patient.set_nonblocking(false).unwrap();
@@ -104,7 +104,7 @@ fn requests(server: &Server) -> usize {
 }
 
 #[test]
-fn bad_tokens_cost_their_signatures_and_delay_nobody() {
+fn bad_tokens_cost_their_signatures_and_do_not_delay_bystanders() {
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokens");
     let config = format!(
         "[auth]\nkeys = [\"ES256 {}\"]\n\
@@ -114,7 +114,7 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
     let mut attacked = AttackedServer::of("bad tokens", &config);
     let mut token = fs::read(keys.join("es256.jwt")).unwrap();
     token.truncate(token.trim_ascii_end().len());
-    // In the middle of the signature, so that nothing but the sum is wrong.
+    // A character in the middle of the signature: the token is well-formed and its signature wrong.
     let at = token.len() - 40;
     token[at] = if token[at] == b'A' { b'B' } else { b'A' };
     let token = String::from_utf8(token).unwrap();
@@ -123,17 +123,17 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
     let command = json!({"type": "auth", "token": token}).to_string();
     let (addr, count, rounds) = (attacked.server.addr, scaled(100), 5);
     for _ in 0..rounds {
-        // Each costs its sender a conn. All come at once.
-        let mut asking = connects(count, addr);
-        let mut telling: Vec<_> = (0..count).map(|_| upgraded(addr, "")).collect();
-        for stream in &mut asking {
+        // Each token costs its sender a conn. All are sent at the same time.
+        let mut requests = connects(count, addr);
+        let mut commands: Vec<_> = (0..count).map(|_| upgraded(addr, "")).collect();
+        for stream in &mut requests {
             stream.write_all(request.as_bytes()).unwrap();
         }
-        for stream in &mut telling {
+        for stream in &mut commands {
             stream.write_all(&frame(0x81, command.as_bytes())).unwrap();
         }
-        await_closed(&mut asking);
-        await_closed(&mut telling);
+        await_closed(&mut requests);
+        await_closed(&mut commands);
     }
     let refused = "fanfare_tokens_total{outcome=\"refused\"}";
     await_count(&attacked.server, refused, 2 * rounds * count);
@@ -149,14 +149,14 @@ fn bad_tokens_cost_their_signatures_and_delay_nobody() {
 // -- Conns.
 
 #[test]
-fn conns_that_come_and_go_leave_nothing() {
+fn short_conns_leave_nothing() {
     let mut attacked = AttackedServer::of("connect flood", "");
     let count = scaled(2000);
     let addr = attacked.server.addr;
     let flood = |octet: u8| {
         thread::spawn(move || {
             for number in 0..count / 2 {
-                // From many addresses, for each has only so many ports.
+                // From many addresses, since the ports of one are limited.
                 let source = octet + u8::try_from(number % 100).unwrap();
                 let mut stream = connect_from(source, addr);
                 match number % 4 {
@@ -182,7 +182,7 @@ fn conns_that_come_and_go_leave_nothing() {
 }
 
 #[test]
-fn silent_conns_beyond_the_limit_make_room_for_who_means_it() {
+fn silent_conns_beyond_the_limit_make_room_for_requests() {
     let most = scaled(100);
     let config = format!("[limits]\npending_conns = {most}\n");
     let mut attacked = AttackedServer::of("silent conns", &config);
@@ -192,7 +192,7 @@ fn silent_conns_beyond_the_limit_make_room_for_who_means_it() {
         assert_eq!(Raw::get(attacked.server.addr, "/").status, 200);
         assert!(whole(attacked.server.metric("fanfare_conns_pending")) <= most);
     }
-    within("who is one too many is gone", || {
+    within("conns beyond the limit are closed", || {
         let gone = whole(attacked.server.metric(&closed("crowded_out")));
         (gone >= silent.len() - most).then_some(())
     });
@@ -207,7 +207,7 @@ fn silent_conns_beyond_the_limit_make_room_for_who_means_it() {
 }
 
 #[test]
-fn peers_that_are_gone_without_a_word_are_given_up() {
+fn conns_of_vanished_peers_are_closed() {
     let config = "[heartbeat]\ninterval_ms = 1000\n[log]\nbytes = 4194304\n";
     let mut attacked = AttackedServer::of("half-open conns", config);
     let addr = attacked.server.addr;
@@ -215,7 +215,7 @@ fn peers_that_are_gone_without_a_word_are_given_up() {
     let mut gone = Vec::new();
     for _ in 0..each {
         gone.push(upgrade(addr, "channel=quiet"));
-        // To these there is something to say, which nobody takes.
+        // The server has something to send to these, which they do not take.
         let mut stream = connect_small(addr);
         stream
             .write_all(b"GET /sse?channel=busy HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -225,7 +225,7 @@ fn peers_that_are_gone_without_a_word_are_given_up() {
     await_count(&attacked.server, "fanfare_subscribers", 2 + gone.len());
     let mut feeder = Feeder::connect(&attacked.server.feed);
     let name = closed("idle");
-    within("all are given up", || {
+    within("all are closed", || {
         feeder.publish("busy", "x".repeat(8000));
         (whole(attacked.server.metric(&name)) == gone.len()).then_some(())
     });
@@ -241,7 +241,7 @@ fn peers_that_are_gone_without_a_word_are_given_up() {
 }
 
 #[test]
-fn readers_of_single_bytes_delay_nobody() {
+fn readers_of_single_bytes_do_not_delay_bystanders() {
     let config = "[log]\nbytes = 4194304\n[quota]\nsend_buffer_bytes = 16384\n";
     let mut attacked = AttackedServer::of("readers of single bytes", config);
     let addr = attacked.server.addr;
@@ -289,14 +289,14 @@ fn resets_at_every_stage_leave_nothing() {
     let hello = client_hello(&certificate);
     let rounds = scaled(50);
     for _ in 0..rounds {
-        let say = |to: SocketAddr, bytes: &[u8]| {
+        let send = |to: SocketAddr, bytes: &[u8]| {
             let mut stream = connect(to);
             stream.write_all(bytes).unwrap();
             reset(stream);
         };
         reset(connect(addr));
-        say(addr, b"GET /ws?chan");
-        say(addr, b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n");
+        send(addr, b"GET /ws?chan");
+        send(addr, b"GET /sse?channel=a HTTP/1.1\r\nHost: a\r\n\r\n");
         reset(upgrade(addr, "channel=a"));
         let mut in_frame = upgraded(addr, "channel=a");
         in_frame
@@ -307,11 +307,11 @@ fn resets_at_every_stage_leave_nothing() {
         reset(while_published);
         reset(in_frame);
         reset(connect(secure));
-        say(secure, &hello[..hello.len() / 2]);
-        say(secure, &hello);
-        let mut shaken = secured(secure, &certificate.trusting());
-        shaken.conn.complete_io(&mut shaken.sock).unwrap();
-        reset(shaken.sock);
+        send(secure, &hello[..hello.len() / 2]);
+        send(secure, &hello);
+        let mut connected = secured(secure, &certificate.trusting());
+        connected.conn.complete_io(&mut connected.sock).unwrap();
+        reset(connected.sock);
     }
     await_count(&attacked.server, "fanfare_conns", 2);
     attacked.check_cost(CostLimit {
@@ -330,9 +330,9 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     let (addr, process) = (attacked.server.addr, attacked.server.process());
     let limit = process.descriptors_max() + 12;
     process.limit_descriptors(limit);
-    // More than the backlog would make the kernel drop what comes.
+    // With more than the backlog holds the kernel would drop connects.
     let mut excess = connects(scaled(150).min(3000), addr);
-    within("somebody is turned away", || {
+    within("a conn is turned away", || {
         excess.iter_mut().any(has_ended).then_some(())
     });
     let share = process.cpu_share(Duration::from_secs(1), || sleep_ms(20));
@@ -346,8 +346,8 @@ fn descriptors_run_out(name: &'static str, workers: &str) {
     });
     drop(excess);
     let start = Instant::now();
-    // Until the others are out of the backlog, whoever comes is turned away with them.
-    let fresh = within("somebody new is served", || {
+    // Until the others are out of the backlog, new conns are turned away with them.
+    let fresh = within("a new conn is served", || {
         Socket::try_subscribed(addr, "channel=a")
     });
     let waited = start.elapsed();
@@ -374,10 +374,10 @@ fn descriptors_of_two_workers_run_out_without_harm() {
 
 // -- Frames.
 
-/// Bytes that clients send who send all the time.
+/// Bytes that the clients of a flood send.
 const FLOOD_BYTES: usize = 16 << 20;
 
-/// What a flood consists of.
+/// A flood of frames.
 struct Frames<'a> {
     config: &'a str,
     open: Open,
@@ -398,7 +398,7 @@ impl Default for Frames<'_> {
     }
 }
 
-/// Clients flood, half of them reading nothing.
+/// Clients flood; half of them read nothing.
 fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
     let mut attacked = AttackedServer::of(name, what.config);
     let count = scaled(8);
@@ -406,18 +406,21 @@ fn flood_of_frames(name: &'static str, what: &Frames<'_>) {
         let streams = (0..count).map(|_| (what.open)(attacked.server.addr, query));
         streams.collect::<Vec<_>>()
     };
-    let (told, untold) = (open("channel=a"), open("channel=b"));
+    let (reading, not_reading) = (open("channel=a"), open("channel=b"));
     let flood =
         |streams, answers| Flood::start(streams, what.frames.to_vec(), what.bytes_max, answers);
-    let floods = [flood(told, Answers::Taken), flood(untold, Answers::Left)];
+    let floods = [
+        flood(reading, Answers::Taken),
+        flood(not_reading, Answers::Left),
+    ];
     let acts = || whole(attacked.server.metric("fanfare_client_frames_total"));
     let start = Instant::now();
     within("a flood", || {
         (start.elapsed() > FLOOD && acts() > 1000).then_some(())
     });
     let acts = acts();
-    // The server holds what a client has left unread, up to 256 KiB, and a message of 64 KiB; what
-    // grows does so by doubling.
+    // The server holds what a client has left unread, up to 256 KiB, and a message of 64 KiB.
+    // Buffers grow by doubling.
     attacked.check_cost(CostLimit {
         held: 2 * count,
         bytes_each: 512 * KIB,
@@ -443,7 +446,7 @@ fn flood_of_pings_is_held_back() {
 }
 
 #[test]
-fn flood_of_subscribing_to_ever_new_names_is_held_back() {
+fn flood_of_subscriptions_to_new_names_is_held_back() {
     let mut frames = Vec::new();
     for number in 0..2000 {
         for kind in ["subscribe", "unsubscribe"] {
@@ -489,7 +492,7 @@ fn flood_of_empty_frames_is_held_back() {
 
 #[test]
 fn flood_of_pongs_is_held_back() {
-    // Nobody answers them, so nothing but its budget holds the server's reading back.
+    // The server does not answer them, so only its budget holds its reading back.
     flood_of_frames(
         "pongs",
         &Frames {
@@ -517,7 +520,7 @@ fn flood_of_fragments_is_held_back() {
 const DEFLATE: &str = "[deflate]\nenabled = true\n";
 
 #[test]
-fn flood_of_messages_that_just_fit_when_inflated_is_held_back() {
+fn flood_of_messages_that_inflate_to_the_limit_is_held_back() {
     // 64 KiB out of some 80 bytes, each within the limit.
     let frames = frame(0xc2, &deflate(&vec![0; 65_536])).repeat(100);
     let open: Open = |addr, query| deflating(addr, &format!("{query}&envelope=data"));
@@ -534,22 +537,22 @@ fn flood_of_messages_that_just_fit_when_inflated_is_held_back() {
 }
 
 #[test]
-fn bombs_and_false_marks_of_compression_end_their_conns() {
-    let mut attacked = AttackedServer::of("bombs and false marks", DEFLATE);
+fn bombs_and_wrong_compression_bits_end_their_conns() {
+    let mut attacked = AttackedServer::of("bombs and wrong bits", DEFLATE);
     let addr = attacked.server.addr;
     let bomb = deflate(&vec![0; 32 << 20]);
     let bomb_in_text = deflate(&b"x".repeat(32 << 20));
     let small = deflate(b"{}");
     let rounds = scaled(20);
     for _ in 0..rounds {
-        // Marked although nothing was agreed, or where no mark may be (RFC 7692, 6.1).
+        // RSV1 without an agreed extension, or in a frame where it must not be set (RFC 7692, 6.1).
         let mut unagreed = upgraded(addr, "channel=a");
         unagreed.write_all(&frame(0xc1, &small)).unwrap();
         let mut streams = vec![unagreed];
         let mut send = |frames: &[&[u8]]| {
             let mut stream = deflating(addr, "channel=a");
             for frame in frames {
-                // The server may have hung up before the last.
+                // The server may have closed before the last frame.
                 let _ = stream.write_all(frame);
             }
             streams.push(stream);
@@ -566,7 +569,7 @@ fn bombs_and_false_marks_of_compression_end_their_conns() {
     }
     await_count(&attacked.server, &closed("protocol_error"), 6 * rounds);
     await_count(&attacked.server, &closed("message_too_big"), 2 * rounds);
-    // The inflater gives up at the limit, whatever the rest would come to.
+    // The inflater stops at the limit, whatever the size of the rest.
     attacked.check_cost(CostLimit {
         held: 8,
         bytes_each: 128 * KIB,
@@ -592,7 +595,7 @@ fn names_of_channels_are_bounded() {
         conns.push(stream);
         status
     };
-    // The neighbour's channel is one of them.
+    // The bystanders' channel is one of them.
     for number in 0..most / EACH - 1 {
         assert_eq!(open(number), 101);
     }
