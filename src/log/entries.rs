@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::Entry;
 
-/// Room in a deque that is not given back.
+/// Room of a deque that is never freed.
 const ROOM_KEPT: usize = 16;
 
 /// Entries of one channel, oldest first.
@@ -65,7 +65,7 @@ impl Entries {
         self.iter_from(0)
     }
 
-    /// The entries from an index on. None if there are fewer.
+    /// The entries from an index on; empty if there are fewer.
     pub(super) fn iter_from(&self, index: usize) -> impl Iterator<Item = &Entry> {
         let (front, back) = self.as_slices();
         let in_back = index.saturating_sub(front.len());
@@ -93,7 +93,7 @@ impl Entries {
         }
     }
 
-    /// Takes the oldest entry out, and gives back room that is not used.
+    /// Removes the oldest entry, and frees unused room.
     pub(super) fn pop_front(&mut self) -> Option<Entry> {
         let many = match self {
             Self::One(one) => return one.take(),
@@ -107,7 +107,7 @@ impl Entries {
         entry
     }
 
-    /// Takes out the entries from an index on.
+    /// Removes the entries from an index on.
     pub(super) fn split_off(&mut self, index: usize) -> VecDeque<Entry> {
         match self {
             Self::One(one) if index == 0 => one.take().into_iter().collect(),
@@ -116,7 +116,7 @@ impl Entries {
         }
     }
 
-    /// Takes all entries out, and gives back all room.
+    /// Removes all entries, and frees all room.
     pub(super) fn take_all(&mut self) -> VecDeque<Entry> {
         match std::mem::replace(self, Self::NONE) {
             Self::One(one) => one.into_iter().collect(),
