@@ -255,7 +255,7 @@ impl<'c> Harness<'c> {
                     channel,
                     subscribers: 5,
                     reference,
-                })
+                });
             }
             Effect::IdentifyByForwardedHeader(client) => {
                 assert!(
