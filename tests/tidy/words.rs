@@ -29,10 +29,7 @@ pub(crate) const FORBIDDEN: &[&str] = &[
 const LIST: &str = "tests/tidy/words.rs";
 
 /// Paths whose texts are not checked yet. Only ever gets shorter.
-const UNCHECKED: &[&str] = &[
-    "README.md",
-    "src/",
-];
+const UNCHECKED: &[&str] = &["README.md", "src/"];
 
 /// Forbidden words of a text, each at the line of its first word. The words of a phrase may be
 /// joined by `_`, as in a name, or stand on two lines of a comment or a string.
