@@ -372,6 +372,9 @@ const _: () = assert!(READ_BUFFER_BYTES <= READ_BYTES_PER_CONN_TURN_MAX);
 const _: () = assert!(STREAM_READ_BYTES <= READ_BUFFER_BYTES);
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX <= 125);
 const _: () = assert!(DIRECT_BYTES_MAX < CONTROL_BYTES_MAX);
+// The shortest command is an empty text frame of 6 bytes; its answer has at most 96 bytes. A test
+// of `conn` sends a read full of them.
+const _: () = assert!(STREAM_READ_BYTES as usize / 6 * 96 <= CONTROL_BYTES_MAX);
 const _: () = assert!(GATHER_SLICES_MAX <= 1024);
 // A worker has a bit of a u64 for each listener, and a conn a byte for its origin.
 const _: () = assert!(LISTENERS_MAX <= u64::BITS as usize);

@@ -66,6 +66,7 @@ impl Origins {
     #[must_use]
     pub fn locate(&self, found: Vec<Invalid>) -> ConfigError {
         let located = found.into_iter().map(|invalid| {
+            debug_assert!(!invalid.keys.is_empty(), "{}", invalid.message);
             let origin = invalid.keys.iter().find_map(|key| self.0.get(key));
             Problem {
                 origin: origin.cloned().unwrap_or(Origin::Default),

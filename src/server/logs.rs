@@ -121,7 +121,9 @@ fn queue(writer: impl Write + Send + 'static) -> (Queue, Logs) {
 pub fn start(logging: &Logging) -> (Logs, Arc<dyn Fn() -> u64 + Send + Sync>) {
     let (queue, logs) = queue(io::stderr());
     let dropped = queue.lines.error_counter();
-    let level = logging.level.parse().unwrap_or(LevelFilter::INFO);
+    let level = logging.level.parse();
+    debug_assert!(level.is_ok(), "the configuration was validated");
+    let level = level.unwrap_or(LevelFilter::INFO);
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(queue);

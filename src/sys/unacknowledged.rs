@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one int to the pointer (tcp(7), unix(7): SIOCOUTQ).
-    unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    debug_assert_eq!(outcome, 0, "the call fails only for sockets that listen");
     u32::try_from(bytes).unwrap_or(0)
 }
 

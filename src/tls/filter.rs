@@ -294,5 +294,6 @@ fn encode(mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>, into:
         into.resize(begin + size.required_size, 0);
         written = encode(into.get_mut(begin..).unwrap_or_default());
     }
+    debug_assert!(written.is_ok(), "the second attempt has enough room");
     into.truncate(begin + written.unwrap_or(0));
 }
