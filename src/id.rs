@@ -24,7 +24,7 @@ pub const CURSOR_BYTES_MAX: usize = 40;
 pub struct ConnId {
     /// Index into the worker's slab.
     pub slot: u32,
-    /// Tells apart the conns that have used the slot.
+    /// Distinguishes the conns that have used the slot.
     pub generation: u32,
 }
 

@@ -175,7 +175,7 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     let resident = figures.log.ledger().resident();
     let name = "fanfare_publication_bytes";
     one(name, "", Kind::Gauge, help, resident);
-    let help = "Bytes of encodings that the log has no more and that connections still hold.";
+    let help = "Bytes of encodings that have left the log and that connections still hold.";
     let pinned = figures.log.ledger().pinned();
     let name = "fanfare_publication_pinned_bytes";
     one(name, "", Kind::Gauge, help, pinned);
@@ -187,7 +187,7 @@ fn push_process(figures: &FigureSources, out: &mut String) {
     let limit = figures.meter.limit_bytes();
     one("fanfare_memory_limit_bytes", "", Kind::Gauge, help, limit);
     if let Some(sources) = &figures.guard.sources {
-        let help = "Addresses and networks that the limits per source keep a count of.";
+        let help = "Addresses and networks that the limits per source count.";
         let count = sources.count() as u64;
         one("fanfare_sources", "", Kind::Gauge, help, count);
     }

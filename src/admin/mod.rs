@@ -368,14 +368,14 @@ mod tests {
             stream
         }
 
-        fn ask(&self, request: &str) -> String {
+        fn request(&self, request: &str) -> String {
             let mut stream = self.connect();
             stream.write_all(request.as_bytes()).unwrap();
             answer_on(&mut stream)
         }
 
         fn get(&self, path: &str) -> String {
-            self.ask(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"))
+            self.request(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"))
         }
     }
 
@@ -474,7 +474,7 @@ mod tests {
             ("\u{16}\u{3}\u{1}", "400"),
             (&long, "414"),
         ] {
-            let answer = server.ask(request);
+            let answer = server.request(request);
             assert!(
                 answer.starts_with(&format!("HTTP/1.1 {status} ")),
                 "{answer}"
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn head_method_gets_no_content() {
-        let answer = patient().ask("HEAD /healthz HTTP/1.0\r\n\r\n");
+        let answer = patient().request("HEAD /healthz HTTP/1.0\r\n\r\n");
         assert!(answer.contains("Content-Length: 3\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
     }

@@ -1,8 +1,8 @@
 //! The origins of web pages that may connect.
 //!
 //! Plain data and its checks. A browser sends the origin of the page in `Origin`, and lets the page
-//! read a response only if the response allows it. There is no such rule for WebSockets, so the
-//! server refuses them. [`crate::http::origin`] compares requests with this list.
+//! read a response only if the response allows it. A WebSocket has no such rule, so the server
+//! refuses its handshake. [`crate::http::origin`] compares requests with this list.
 
 use serde::{Deserialize, Serialize};
 

@@ -260,7 +260,7 @@ mod tests {
         [V2_START, &[command, family], &length, rest].concat()
     }
 
-    /// The header names the client, and the last `skip` bytes of it are not looked at.
+    /// The header has this client, and its last `skip` bytes are not read.
     fn complete(header: &[u8], skip: u16, client: Option<&str>) {
         let length = header.len() - usize::from(skip);
         assert!(length <= HEADER_BYTES_MAX);
@@ -269,7 +269,7 @@ mod tests {
             skip,
             client: client.map(|text| text.parse().unwrap()),
         };
-        // What follows does not belong to the header, and what is skipped need not have come.
+        // Bytes after the header do not belong to it, and skipped bytes need not be received yet.
         for next in [&b""[..], b"GET / HTTP/1.1\r\n", b"\r\n", b"\0\xff"] {
             for header in [header, &header[..length]] {
                 let longer = [header, next].concat();
@@ -281,7 +281,7 @@ mod tests {
                 );
             }
         }
-        // At every cut more is asked for, and never more than there is to come.
+        // Every cut needs more bytes, and never more than the header has.
         for cut in 0..length {
             match read_header(&header[..cut]) {
                 Ok(HeaderRead::Incomplete { more }) => {

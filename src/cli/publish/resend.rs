@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn publish_reads_answers_while_it_writes() {
-        // More of both than the buffers of a socket hold.
+        // More lines and answers than the buffers of a socket hold.
         let input: &'static str = Box::leak("12345678\n".repeat(50_000).into_boxed_str());
         let (ended, out, lines) = publish(input, 1, |_, line| ok(line));
         assert!(ended.is_ok());

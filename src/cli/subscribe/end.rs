@@ -31,7 +31,7 @@ pub(super) enum End {
     Lost(Lost),
     /// Standard output is closed or has failed.
     Output(Failure),
-    /// `--timeout` is over.
+    /// The time of `--timeout` has passed.
     TimedOut,
 }
 

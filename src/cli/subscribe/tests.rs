@@ -220,7 +220,7 @@ fn poll_waits_as_long_as_its_last_response_requests() {
     let url = format!("http://127.0.0.1:{port}/poll?channel=a");
     let (ended, _) = subscribe(&url, "--count 1 --timeout 30");
     ended.unwrap();
-    assert!(begun.elapsed() >= Duration::from_secs(1), "asked at once");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "polled at once");
 }
 
 #[test]
