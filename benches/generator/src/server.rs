@@ -44,8 +44,7 @@ struct ChildServer {
     folder: PathBuf,
     /// Stops the thread that waits for signals.
     signals: Handle,
-    /// Held while the server is ended: by the thread that waits for signals until this process
-    /// ends.
+    /// Held while the server is ended. After a signal it is held until this process ends.
     ending: Arc<Mutex<()>>,
 }
 
