@@ -1,7 +1,7 @@
 # Shared by tests/run, tests/long/run and .ci/run: numbered steps with their times, packages, cargo's
 # tests and the summary. Sourced, with the root of the repository as the working directory.
 #
-# A step prints one line, and a binary of tests one below it. Output is shown of what failed only.
+# A step prints one line, and each test binary one below it. Only failures show their output.
 
 readonly deps=tests/.deps
 steps=0
@@ -16,13 +16,13 @@ clean_up() {
   policy=
 }
 trap clean_up EXIT
-# A step's output goes to the log; what the user reads goes here.
+# The output of a step goes to the log; descriptor 3 is the terminal.
 exec 3>&1
 
 # Some servers are in folders that are not on every user's path.
 export PATH=$PATH:/usr/sbin
 
-# Also called inside a step, whose output so far it shows.
+# Also called inside a step; then it shows the output so far.
 give_up() {
   {
     printf '\n'
