@@ -256,8 +256,8 @@ impl Conn {
         }
     }
 
-    /// The socket took bytes. This is the peer's only sign of life on all conns but WebSockets. On
-    /// a WebSocket it counts only if the socket had been full: then the peer must have read.
+    /// The socket took bytes. This is the peer's only sign of life, except on a WebSocket. There it
+    /// counts only if the socket had been full, because then the peer must have read.
     pub fn handle_written(&mut self, now: Now, was_blocked: bool) {
         let is_life = match &self.phase {
             Phase::Stream { transport, .. } => was_blocked || !transport.expects_pong(),

@@ -149,7 +149,7 @@ impl Router<'_> {
         if envelope == Envelope::Data && query.channels.is_empty() {
             return Err(Refusal::ChannelMissing);
         }
-        let window = query.window.clone().transpose()?;
+        let window = query.window.transpose()?;
         if window.is_some() && envelope == Envelope::Data {
             return Err(Refusal::WindowWithoutIds);
         }

@@ -422,7 +422,7 @@ impl<N: Net> Worker<N> {
             Verdict::Skipped(count) => self.parts.metrics.skipped.add(count),
             Verdict::Overflow => {
                 self.call(id, |conn, out, context| {
-                    conn.handle_goodbye(Goodbye::Overflow, out, context)
+                    conn.handle_goodbye(Goodbye::Overflow, out, context);
                 });
                 self.list_to_read(id);
             }

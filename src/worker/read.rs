@@ -168,7 +168,7 @@ impl<N: Net> Worker<N> {
             .is_some_and(|slot| slot.conn.ends_when_served());
         if ends && !self.hub.is_behind(id.slot) {
             self.call(id, |conn, out, context| {
-                conn.handle_goodbye(Goodbye::PeerDone, out, context)
+                conn.handle_goodbye(Goodbye::PeerDone, out, context);
             });
         }
     }

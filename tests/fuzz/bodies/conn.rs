@@ -492,7 +492,7 @@ impl<'c> Harness<'c> {
             11 => self.skip(),
             12 if self.conn.serving().is_some() => {
                 let _result = self.call(|conn, out, context| {
-                    conn.handle_goodbye(Goodbye::Overflow, out, context)
+                    conn.handle_goodbye(Goodbye::Overflow, out, context);
                 });
             }
             13 if self.conn.is_ending() && self.conn.outbox().is_empty() => {

@@ -53,7 +53,7 @@ fn answers(pieces: &[&[u8]], config: &Config) -> Vec<Answer> {
             match read_request(&kept, config, DATE, &metrics) {
                 RequestRead::Incomplete if rest.is_empty() => break,
                 RequestRead::Incomplete => {
-                    assert!(kept.len() < limit, "incomplete, with a full buffer")
+                    assert!(kept.len() < limit, "incomplete, with a full buffer");
                 }
                 RequestRead::Request { length, answer } => {
                     kept.drain(..length);
