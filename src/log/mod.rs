@@ -19,8 +19,6 @@ mod entries;
 pub mod entry;
 pub mod epoch;
 mod interest;
-#[cfg(all(test, feature = "model"))]
-mod models;
 mod order;
 mod read;
 mod rules;
@@ -196,6 +194,12 @@ impl Log {
             let horizon = self.state().horizon(self.posted());
             self.enter(&name, stake, horizon, none, &mut late).unwrap();
         }
+    }
+
+    /// The number of the shard that has a channel. For the models.
+    #[cfg(all(test, feature = "model"))]
+    pub(crate) fn shard_of(&self, name: &ChannelName) -> u32 {
+        shard::shard_of(self.hash(name))
     }
 
     fn hash(&self, name: &ChannelName) -> u64 {

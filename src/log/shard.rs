@@ -357,7 +357,7 @@ pub(super) fn key(shard: u32, place: u32) -> ChannelKey {
     ChannelKey(shard << PLACE_BITS | place)
 }
 
-fn shard_of(hash: u64) -> u32 {
+pub(super) fn shard_of(hash: u64) -> u32 {
     // The directories use the other bits.
     let bits = (hash >> 32) & ((1 << SHARD_BITS) - 1);
     u32::try_from(bits).unwrap_or_default()

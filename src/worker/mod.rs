@@ -25,8 +25,9 @@ mod hold;
 mod invariants;
 pub mod mail;
 mod memory_trim;
+#[cfg(all(test, feature = "model"))]
+mod models;
 pub mod pinned;
-
 mod read;
 mod readiness;
 mod reap;

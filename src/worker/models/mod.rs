@@ -6,7 +6,7 @@
 //! position, once and in order, or a gap that covers it, before anything whose id is beyond the
 //! gap. It leaves and resumes with its one position.
 //!
-//! Run them with `cargo test --features model --lib log::models`. They end within a minute since
+//! Run them with `cargo test --features model --lib worker::models`. They end within a minute since
 //! threads are preempted at most [`PREEMPTIONS_MAX`] times; `LOOM_MAX_PREEMPTIONS` sets another
 //! bound.
 
@@ -20,11 +20,11 @@ use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicBool, AtomicUsize};
 use loom::thread::{self, JoinHandle};
 
-use super::{Amount, ChannelKey, Log, Stake, Writer};
 use crate::config::{Config, Namespace};
 use crate::frame::{Encoder, Envelope, FrameKind, Ledger, Payload, Publication};
 use crate::hub::{Gap, Hub, JoinOutcome, Visit};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence, Since};
+use crate::log::{Amount, ChannelKey, Log, Stake, Writer};
 use crate::time::Now;
 use crate::worker::mail::inbox::{Batch, Item};
 use crate::worker::mail::outgoing::Outgoing;
@@ -609,7 +609,7 @@ fn poll_after_an_acknowledgement_is_given_the_publication() {
 /// Two names whose channels have the same lock, so that one channel may have the key that the
 /// other one had; or two with different locks.
 fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
-    let lock = |channel: &str| log.hash(&name(channel)) >> 32 & 1;
+    let lock = |channel: &str| log.shard_of(&name(channel));
     let mut others = ["b", "c", "d", "e", "f", "g", "h"].into_iter();
     let other = others.find(|other| (lock(other) == lock("a")) == has_same_lock);
     ("a", other.unwrap())
