@@ -1,9 +1,9 @@
 //! fanfare: a push server for one Linux machine, tuned for connection count.
 //!
 //! Local programs write publications to a Unix socket, the *feed*. The server delivers each one to
-//! all WebSockets, event streams and polls that are subscribed to its channel. It has one event
-//! loop per core, no async runtime and no queue per connection. This page is the architecture; read
-//! it before the code.
+//! every WebSocket, event stream and poll that is subscribed to its channel. It has one event loop
+//! per core, no async runtime and no queue per connection. This page is the architecture; read it
+//! before the code.
 //!
 //! # Four ideas
 //!
@@ -19,7 +19,7 @@
 //! 3. **An idle socket owns only its slot.** Read buffers belong to the worker. What a conn needs
 //!    beyond its slot (a partial head, a partial frame, unsent bytes) is boxed while it exists.
 //! 4. **A descriptor table per worker.** Each worker thread leaves the process's table at start
-//!    ([`sys::descriptors`]), so RLIMIT_NOFILE applies per worker.
+//!    ([`sys::descriptors`]), so `RLIMIT_NOFILE` applies per worker.
 //!
 //! # Data path
 //!

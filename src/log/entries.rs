@@ -17,6 +17,10 @@ pub(super) enum Entries {
     One(Option<Entry>),
     /// Any number. Stays until all are taken, so that a channel with one or two entries does not
     /// allocate for each publication.
+    #[expect(
+        clippy::box_collection,
+        reason = "the enum keeps the size of one entry"
+    )]
     Many(Box<VecDeque<Entry>>),
 }
 
