@@ -9,8 +9,8 @@
 use criterion::{BatchSize, Criterion, Throughput};
 use fanfare::auth::{Access, ConnAccess};
 use fanfare::config::Config;
+use fanfare::context::{Context, Draw, WorkBudget};
 use fanfare::deflate::Inflater;
-use fanfare::effect::{Context, Draw, WorkBudget};
 use fanfare::frame::Envelope;
 use fanfare::frame::websocket::RSV1;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};

@@ -66,7 +66,7 @@
 //!
 //! [`worker::Worker::turn`] runs the phases poll, read, accept, broadcast, expire, flush and reap.
 //! Each has a budget in [`config::limits`]. What a budget cuts off stays on a list, and the next
-//! poll does not wait. Commands have a budget of work too ([`effect::WorkBudget`]), since few bytes
+//! poll does not wait. Commands have a budget of work too ([`context::WorkBudget`]), since few bytes
 //! may cost much. Flush stops in the middle of a walk and resumes it in the next turn. With many
 //! more workers than processors, only a few walk at once ([`worker::wire::fanout_limiter`]).
 //! Nothing is written outside `worker/flush.rs`, freed outside `worker/reap.rs`, or applied outside
@@ -97,7 +97,7 @@
 //! | ring | modules |
 //! |---|---|
 //! | words | [`id`], [`pattern`], [`time`], [`effect`], [`deflate`], [`metrics`], [`config`] |
-//! | words of input and access | [`json`], [`proxy`], [`auth`] |
+//! | words of input and access | [`json`], [`proxy`], [`auth`], [`context`] |
 //! | pure | [`http`], [`frame`], [`backend`], [`log`](mod@log), [`hub`], [`tls`], [`transport`] |
 //! | pure in part | [`feed`], [`journal`] |
 //! | machine | [`conn`] |
@@ -236,6 +236,7 @@ pub mod auth;
 pub mod backend;
 pub mod chunks;
 pub mod config;
+pub mod context;
 pub mod deflate;
 pub mod effect;
 pub mod health;

@@ -26,7 +26,8 @@ use crate::config::limits::{
     ANSWER_BYTES_PAUSE, CONTROL_BYTES_MAX, DIRECT_BYTES_MAX, LINGER_MS, READ_BUFFER_BYTES,
     STREAM_READ_BYTES,
 };
-use crate::effect::{CloseReason, ConnClass, Context, Effect, Join};
+use crate::context::Context;
+use crate::effect::{CloseReason, ConnClass, Effect, Join};
 use crate::frame::FrameKind;
 use crate::http::origin::Reader;
 use crate::http::{self, Refusal};

@@ -7,7 +7,8 @@
 
 use super::phase::{Partial, Phase};
 use super::{Conn, TooMany};
-use crate::effect::{CloseReason, Context, Effect};
+use crate::context::Context;
+use crate::effect::{CloseReason, Effect};
 use crate::http;
 use crate::http::origin::Reader;
 use crate::proxy::header::{HeaderRead, read_header};

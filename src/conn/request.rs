@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::{Conn, Partial, Phase};
 use crate::auth::Warning;
-use crate::effect::{CloseReason, ConnClass, Context, Effect, Join, Origin, Window};
+use crate::context::Context;
+use crate::effect::{CloseReason, ConnClass, Effect, Join, Origin, Window};
 use crate::frame::Envelope;
 use crate::http::response::Response;
 use crate::http::{

@@ -5,7 +5,8 @@
 //! them. Bytes that the client sends after its request are ignored. Called by the transports' enum.
 
 use crate::backend::{BackendMessage, CloseInfo};
-use crate::effect::{CloseReason, Context, Join};
+use crate::context::Context;
+use crate::effect::{CloseReason, Join};
 use crate::frame::envelope::{push_base64, push_display, push_json_string, push_payload_field};
 use crate::frame::event_stream::{push_chunk, push_data_lines};
 use crate::frame::{Envelope, FrameKind, Payload};

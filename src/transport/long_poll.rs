@@ -5,7 +5,8 @@
 //! asks for history waits if the log has none. The deadline is on the worker's wheel. Called by the
 //! enum over the polls.
 
-use crate::effect::{Context, Effect, Join};
+use crate::context::Context;
+use crate::effect::{Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing};
 use crate::id::Since;

@@ -22,7 +22,8 @@ pub use short_poll::ShortPoll;
 pub use websocket::WebSocket;
 
 use crate::backend::{BackendMessage, CloseInfo};
-use crate::effect::{Acknowledgement, CloseReason, Context, Effect, Join, Leave};
+use crate::context::Context;
+use crate::effect::{Acknowledgement, CloseReason, Effect, Join, Leave};
 use crate::frame::FrameKind;
 use crate::frame::envelope::{push_display, push_json_string};
 use crate::http::Sharing;
@@ -340,8 +341,9 @@ pub(crate) mod test_context {
     use super::*;
     use crate::auth::{Access, ConnAccess};
     use crate::config::Config;
+    use crate::context::{Draw, WorkBudget};
     use crate::deflate::Inflater;
-    use crate::effect::{Draw, Effect, WorkBudget};
+    use crate::effect::Effect;
     use crate::id::{ConnName, Cursor, Epoch, RunId, Sequence};
     use crate::metrics::WorkerMetrics;
     use crate::time::Now;

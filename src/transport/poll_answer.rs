@@ -5,7 +5,8 @@
 //! follow from the conn's outbox, as frames that all conns share. Called by the two transports and
 //! by the enum over them.
 
-use crate::effect::{CloseReason, Context};
+use crate::context::Context;
+use crate::effect::CloseReason;
 use crate::frame::envelope::push_display;
 use crate::frame::json_element::SEPARATOR_BYTES;
 use crate::frame::{Encoded, Envelope, FrameKind};

@@ -3,7 +3,8 @@
 //! Without news the position stays, so that the entity tag stays the same and the answer can be 304
 //! (RFC 9110, 13.1.2). Called by the enum over the polls.
 
-use crate::effect::{CloseReason, Context, Effect, Join};
+use crate::context::Context;
+use crate::effect::{CloseReason, Effect, Join};
 use crate::frame::Envelope;
 use crate::http::{After, Sharing, Validators};
 use crate::id::{Cursor, Since};

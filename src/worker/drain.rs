@@ -16,7 +16,8 @@ use crate::config::limits::{
     DRAIN_ARRIVAL_MS, DRAIN_CHECK_MS, DRAIN_CHECKS_MAX, DRAIN_PENDING_MS, DRAIN_SPACING_US,
     RECONNECTS_MS_MIN,
 };
-use crate::effect::{CloseReason, ConnClass, ReconnectDelay};
+use crate::context::ReconnectDelay;
+use crate::effect::{CloseReason, ConnClass};
 use crate::id::ConnId;
 use crate::time::{Deadline, Now};
 
@@ -257,7 +258,7 @@ mod tests {
             is_over: false,
         };
         for now_us in [0, 50_000, 999_999] {
-            let delay = draining.delay(Now(now_us)).draw_ms(crate::effect::Draw(0));
+            let delay = draining.delay(Now(now_us)).draw_ms(crate::context::Draw(0));
             assert!(now_us + delay * 1000 >= 2_000_000);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::{Rig, cursor, text};
-use crate::effect::ReconnectDelay;
+use crate::context::ReconnectDelay;
 use crate::frame::{Encoded, Encoder, Envelope, Payload, Publication};
 use crate::hub::{Gap, GapCause};
 use crate::id::{ChannelName, Cursor};

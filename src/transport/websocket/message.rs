@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::config::limits::WINDOW_PUBLICATIONS_MAX;
-use crate::effect::{Context, Reference, Window};
+use crate::context::Context;
+use crate::effect::{Reference, Window};
 use crate::frame::Payload;
 use crate::frame::envelope::{push_display, push_json_string, push_payload_field};
 use crate::frame::websocket::{Opcode, push_header};

@@ -22,7 +22,8 @@ mod tests;
 use std::time::Duration;
 
 use crate::backend::{BackendMessage, PublishOutcome};
-use crate::effect::{Acknowledgement, CloseReason, Context, Join, Origin, Reference};
+use crate::context::Context;
+use crate::effect::{Acknowledgement, CloseReason, Join, Origin, Reference};
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::frame::{Envelope, FrameKind, Payload};
 use crate::hub::{Acknowledged, JoinOutcome};

@@ -16,9 +16,10 @@ use super::{Compression, State, WebSocket, refuse};
 use crate::auth::{ShowError, Shown};
 use crate::config::ClientPublish;
 use crate::config::limits::{COMMAND_WORK, CONTROL_BYTES_MAX, INFLATED_BYTES_PER_WORK};
+use crate::context::Context;
 use crate::deflate::{InflateError, deflated_bytes_max};
 use crate::effect::{
-    Acknowledgement, Audience, CloseReason, Context, Effect, Join, Leave, Origin, Reference,
+    Acknowledgement, Audience, CloseReason, Effect, Join, Leave, Origin, Reference,
 };
 use crate::frame::websocket::{Opcode, push_frame};
 use crate::id::ChannelName;

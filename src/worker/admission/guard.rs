@@ -12,7 +12,8 @@ use hashbrown::HashMap;
 
 use super::pending::SilentLimit;
 use super::sources::{Arrival, SourceLimiter};
-use crate::effect::{CloseReason, Draw, ReconnectDelay};
+use crate::context::{Draw, ReconnectDelay};
+use crate::effect::CloseReason;
 use crate::http::origin::Reader;
 use crate::http::{Refusal, response};
 use crate::id::ConnId;

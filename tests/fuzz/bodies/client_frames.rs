@@ -8,8 +8,9 @@ use std::io::Cursor as Reader;
 
 use fanfare::auth::{Access, ConnAccess};
 use fanfare::config::Config;
+use fanfare::context::{Context, Draw, WorkBudget};
 use fanfare::deflate::Inflater;
-use fanfare::effect::{Context, Draw, Effect, WorkBudget};
+use fanfare::effect::Effect;
 use fanfare::frame::Envelope;
 use fanfare::id::{ConnName, Cursor, Epoch, RunId, Sequence};
 use fanfare::metrics::WorkerMetrics;

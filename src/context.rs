@@ -1,0 +1,223 @@
+//! Inputs of the pure machines: the surroundings of one call.
+//!
+//! The worker makes a [`Context`] for each `handle_*` call of a machine. Time, randomness, the
+//! configuration and what the conn's token allows are in it, and the list for the [`Effect`]s that
+//! the machine asks for.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::auth::ConnAccess;
+use crate::config::limits::{JOIN_WORK, RESTART_MS, WORK_AT_ONCE_MAX};
+use crate::config::{Config, Drain};
+use crate::deflate::Inflater;
+use crate::effect::Effect;
+use crate::id::{ConnName, Cursor};
+use crate::metrics::WorkerMetrics;
+use crate::time::Now;
+
+/// How long a client waits after it has lost its connection, in milliseconds. The lower bound
+/// spreads the clients of a server that was killed. The upper bound is short, because most
+/// connections are lost alone.
+const AFTER_LOSS_MS: RangeInclusive<u64> = 1_000..=5_000;
+/// How long a refused client waits at least, in milliseconds.
+const AFTER_REFUSAL_MS: u64 = 5_000;
+
+/// The surroundings of one call into a machine.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The time of this turn.
+    pub now: Now,
+    /// A random number for this call: for jitter, never for secrets.
+    pub draw: Draw,
+    /// The public name of the conn.
+    pub conn: ConnName,
+    /// The newest publication's id in this worker's log.
+    pub head: Cursor,
+    /// The wall-clock time as a value of the `Date` field (RFC 9110, 5.6.7).
+    pub date: &'a str,
+    /// Whether the conn takes requests and comes from a trusted proxy.
+    pub is_trusted: bool,
+    /// How long clients wait before they reconnect, while the server drains.
+    pub drain: Option<ReconnectDelay>,
+    /// The server's configuration.
+    pub config: &'a Config,
+    /// This worker's counters.
+    pub metrics: &'a WorkerMetrics,
+    /// The work that the conn's input may still cause in this turn.
+    pub work: &'a mut WorkBudget,
+    /// The worker's inflater. It keeps no state between two messages.
+    pub inflater: &'a mut Inflater,
+    /// What the conn's token allows.
+    pub access: ConnAccess<'a>,
+    /// Frames that began in the client's input during this call. The machine counts them.
+    pub frames: u32,
+    /// The effects of this call, in order.
+    pub effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    /// Adds an effect. A join costs work for each of its channels.
+    pub fn ask(&mut self, effect: Effect) {
+        if let Effect::Join(join) = &effect {
+            let channels = u32::try_from(join.channels.len()).unwrap_or(u32::MAX);
+            self.work.spend(channels.saturating_mul(JOIN_WORK));
+        }
+        self.effects.push(effect);
+    }
+
+    /// Draws how long a client waits after the end of its stream or poll, in milliseconds.
+    #[must_use]
+    pub fn reconnect_ms(&self) -> u64 {
+        let delay = self.drain;
+        let delay = delay.unwrap_or_else(|| ReconnectDelay::after_loss(&self.config.drain));
+        delay.draw_ms(self.draw)
+    }
+
+    /// Draws how long a client waits after a temporary refusal, in seconds.
+    #[must_use]
+    pub fn retry_after_s(&self) -> u64 {
+        let delay = self.drain;
+        let delay = delay.unwrap_or_else(|| ReconnectDelay::after_refusal(&self.config.drain));
+        delay.draw_s(self.draw)
+    }
+}
+
+/// The work that the input of one conn may still cause in this turn, in the units of
+/// [`WORK_AT_ONCE_MAX`]. The last command may exceed it. Further input waits in the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkBudget(u32);
+
+impl Default for WorkBudget {
+    fn default() -> Self {
+        Self::new(WORK_AT_ONCE_MAX)
+    }
+}
+
+impl WorkBudget {
+    /// A budget of this many units.
+    #[must_use]
+    pub fn new(work: u32) -> Self {
+        Self(work)
+    }
+
+    /// Subtracts units, down to zero.
+    pub fn spend(&mut self, work: u32) {
+        self.0 = self.0.saturating_sub(work);
+    }
+
+    /// Whether the budget is used up.
+    #[must_use]
+    pub fn is_spent(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// How long a client waits before it reconnects: a random delay, because clients that lose their
+/// connections together would otherwise return together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReconnectDelay {
+    least_ms: u64,
+    spread_ms: u64,
+}
+
+impl ReconnectDelay {
+    /// For a drain that ends after `rest`. The clients return over `spread`, after the next server
+    /// has had the time to start.
+    #[must_use]
+    pub fn after_drain(rest: Duration, spread: Duration) -> Self {
+        Self {
+            least_ms: millis(rest) + RESTART_MS,
+            spread_ms: millis(spread),
+        }
+    }
+
+    /// For a connection that is lost while the server does not drain.
+    #[must_use]
+    pub fn after_loss(drain: &Drain) -> Self {
+        Self::between(&AFTER_LOSS_MS, drain.retry_ms)
+    }
+
+    /// For a connection or request that is temporarily refused.
+    #[must_use]
+    pub fn after_refusal(drain: &Drain) -> Self {
+        Self::between(&(AFTER_REFUSAL_MS..=drain.retry_ms), drain.retry_ms)
+    }
+
+    fn between(range: &RangeInclusive<u64>, retry_ms: u64) -> Self {
+        let least_ms = retry_ms.min(*range.start());
+        Self {
+            least_ms,
+            spread_ms: retry_ms.min(*range.end()) - least_ms,
+        }
+    }
+
+    /// Draws the delay, in milliseconds.
+    #[must_use]
+    pub fn draw_ms(self, draw: Draw) -> u64 {
+        self.least_ms + draw.below(self.spread_ms + 1)
+    }
+
+    /// Draws the delay, in whole seconds for `Retry-After` (RFC 9110, 10.2.3).
+    #[must_use]
+    pub fn draw_s(self, draw: Draw) -> u64 {
+        self.draw_ms(draw).div_ceil(1000)
+    }
+}
+
+/// Rounded up, so that a delay is never too short.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX / 4)
+}
+
+/// A random number from the shell.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw(pub u64);
+
+impl Draw {
+    /// A number below `bound`; zero when the bound is zero.
+    #[must_use]
+    pub fn below(self, bound: u64) -> u64 {
+        let wide = u128::from(self.0) * u128::from(bound);
+        u64::try_from(wide >> 64).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draw_stays_below_its_bound_at_both_ends() {
+        assert_eq!(Draw(u64::MAX).below(10), 9);
+        assert_eq!(Draw(0).below(10), 0);
+        assert_eq!(Draw(u64::MAX).below(0), 0);
+    }
+
+    #[test]
+    fn delay_after_a_drain_is_its_rest_plus_a_restart_plus_a_draw() {
+        let rest = Duration::from_micros(1_500);
+        let delay = ReconnectDelay::after_drain(rest, Duration::from_secs(20));
+        assert_eq!(delay.draw_ms(Draw(0)), 1_002);
+        assert_eq!(delay.draw_ms(Draw(u64::MAX)), 21_002);
+        assert_eq!(delay.draw_s(Draw(0)), 2, "rounded up");
+    }
+
+    #[test]
+    fn delays_outside_drains_are_bounded_by_the_configuration() {
+        for (retry_ms, lost, refused) in [
+            (30_000, (1_000, 5_000), (5_000, 30_000)),
+            (3_000, (1_000, 3_000), (3_000, 3_000)),
+            (0, (0, 0), (0, 0)),
+        ] {
+            let drain = Drain {
+                retry_ms,
+                ..Drain::default()
+            };
+            let ends =
+                |delay: ReconnectDelay| (delay.draw_ms(Draw(0)), delay.draw_ms(Draw(u64::MAX)));
+            assert_eq!(ends(ReconnectDelay::after_loss(&drain)), lost);
+            assert_eq!(ends(ReconnectDelay::after_refusal(&drain)), refused);
+        }
+    }
+}
