@@ -13,7 +13,8 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use fanfare::auth::{Algorithm, Key, TokenRules, TokenSpec, Verifier, mint};
+use fanfare::auth::{Key, TokenSpec, Verifier, mint};
+use fanfare::config::{Algorithm, TokenRules};
 
 const NOW_S: u64 = 1_800_000_000;
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";

@@ -308,7 +308,8 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Algorithm, Key, TokenRules, TokenSpec, mint};
+    use crate::auth::{Key, TokenSpec, mint};
+    use crate::config::{Algorithm, TokenRules};
     use crate::effect::Origin;
     use crate::id::Since;
 

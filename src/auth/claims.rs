@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::grant::Grant;
-use super::verify::{TokenError, TokenRules};
+use super::verify::TokenError;
+use crate::config::TokenRules;
 use crate::config::limits::{TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
 use crate::pattern::Pattern;
 

@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::algorithm::Algorithm;
 use super::key::{self, Key, KeyError};
 use super::rsa;
+use crate::config::Algorithm;
 use crate::config::limits::TOKEN_KEYS_MAX;
 
 /// The length of a coordinate of P-256. Unlike the numbers of RSA it is fixed, with leading zeros

@@ -7,10 +7,10 @@
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ParsedPublicKey};
 use jsonwebtoken::DecodingKey;
 
-use super::algorithm::Algorithm;
 use super::jwk::KeyName;
 use super::rsa::{EXPONENT_BITS_MAX, MODULUS_BITS_MAX, MODULUS_BITS_MIN};
 use super::{edwards, rsa};
+use crate::config::Algorithm;
 use crate::config::limits::TOKEN_KEYS_MAX;
 
 /// The beginning of a PEM text.

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::EncodingKey;
 use serde_json::{Map, Value, json};
 
-use super::algorithm::Algorithm;
 use super::key::{Key, KeyError, without_line_end};
+use crate::config::Algorithm;
 
 /// The claims of a token to make.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

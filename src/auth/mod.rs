@@ -37,7 +37,6 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod access;
-mod algorithm;
 mod calendar;
 mod claims;
 mod conn_access;
@@ -50,13 +49,12 @@ mod rsa;
 mod verify;
 
 pub use access::{Access, Due, ShowError, Shown, Warning};
-pub use algorithm::{Algorithm, AlgorithmError};
 pub use conn_access::ConnAccess;
 pub use grant::Grant;
 pub use jwk::{Ignored, KeyName, KeySet, Reason};
 pub use key::{Key, KeyError};
 pub use mint::{MintError, TokenSpec, mint};
-pub use verify::{TokenError, TokenRules, Verifier};
+pub use verify::{TokenError, Verifier};
 
 #[cfg(test)]
 mod tests;

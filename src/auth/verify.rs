@@ -10,11 +10,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::algorithm::Algorithm;
 use super::claims;
 use super::grant::Grant;
 use super::key::{Key, KeyError};
 use crate::config::limits::{TOKEN_BYTES_MAX, TOKEN_KEYS_MAX};
+use crate::config::{Algorithm, TokenRules};
 
 /// Why a token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -74,17 +74,6 @@ impl TokenError {
             Self::UnknownKey => "token_key",
         }
     }
-}
-
-/// The requirements for every token, beside its signature.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenRules {
-    /// This server's name in `aud`. Without it, no token may have an audience.
-    pub audience: Option<Box<str>>,
-    /// The required `iss`. Without it, `iss` is not checked.
-    pub issuer: Option<Box<str>>,
-    /// The tolerated difference of clocks in seconds.
-    pub leeway_s: u64,
 }
 
 /// The keys and the rules for tokens.

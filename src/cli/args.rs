@@ -19,7 +19,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, Resettable};
 use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use fanfare::auth::Algorithm;
+use fanfare::config::Algorithm;
 use fanfare::config::Listen;
 use fanfare::config::file::Overrides;
 use fanfare::feed::protocol::draft::check_event;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use super::Failure;
 use super::args::TokenArgs;
 use fanfare::auth::{TokenSpec, mint};
-use fanfare::sys::input;
+use fanfare::config::input;
 
 /// Signs a token and prints it.
 pub(super) fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), Failure> {

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Algorithm;
 use super::Config;
-use crate::auth::{Algorithm, TokenRules};
 use crate::id::ChannelName;
 
 /// Tokens (RFC 7519).
@@ -74,6 +74,17 @@ impl Auth {
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
+}
+
+/// The requirements for every token, beside its signature.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenRules {
+    /// This server's name in `aud`. Without it, no token may have an audience.
+    pub audience: Option<Box<str>>,
+    /// The required `iss`. Without it, `iss` is not checked.
+    pub issuer: Option<Box<str>>,
+    /// The tolerated difference of clocks in seconds.
+    pub leeway_s: u64,
 }
 
 /// A key file and the one algorithm of its key, as in `RS256 /etc/fanfare/issuer.pem`.

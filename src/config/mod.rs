@@ -5,10 +5,12 @@
 //! part, reads files and the environment; [`validate`] checks values. Durations end in `_ms`, sizes
 //! in `_bytes`; the accessors return [`Duration`]s.
 
+mod algorithm;
 pub mod auth;
 pub mod browser;
 mod changes;
 pub mod file;
+pub mod input;
 pub mod limits;
 pub mod listen;
 pub mod namespace;
@@ -23,7 +25,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use auth::{Auth, KeyFile};
+pub use algorithm::{Algorithm, AlgorithmError};
+pub use auth::{Auth, KeyFile, TokenRules};
 pub use browser::Browser;
 pub use listen::{ClientAuth, Listen, Tls};
 pub use namespace::{ClientPublish, ClientRules, Namespace, Retention};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::sys::input;
+use crate::config::input;
 
 /// The content of a file, or a message that names the file and the error.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {

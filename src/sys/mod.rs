@@ -11,7 +11,6 @@ pub mod descriptors;
 pub mod directory;
 pub mod group;
 pub mod inode;
-pub mod input;
 pub mod listener;
 pub mod memory;
 pub mod pressure;

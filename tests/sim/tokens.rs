@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use fanfare::auth::{Algorithm, Key, TokenSpec, Verifier, mint};
+use fanfare::auth::{Key, TokenSpec, Verifier, mint};
+use fanfare::config::Algorithm;
 use fanfare::config::Config;
 use fanfare::hub::Hub;
 use fanfare::worker::reloadable::Reloadable;

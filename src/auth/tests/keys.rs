@@ -5,6 +5,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::super::*;
+use crate::config::{Algorithm, TokenRules};
 
 const RS256_KEY: &[u8] = include_bytes!("../../../tests/tokens/rs256.pem");
 const ES256_KEY: &[u8] = include_bytes!("../../../tests/tokens/es256.pem");

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::{Algorithm, TokenRules};
 use crate::id::ChannelName;
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";

@@ -16,7 +16,7 @@ use toml::{Table, Value};
 use super::changes::{self, keys};
 pub use super::problem::{ConfigError, Origin, Origins, Problem};
 use super::{Config, Listen, Namespace};
-use crate::sys::input;
+use crate::config::input;
 
 /// The prefix of environment variables.
 const PREFIX: &str = "FANFARE_";

@@ -7,8 +7,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanfare::auth::{Algorithm, Grant, Key, KeySet, TokenError, TokenRules, Verifier};
+use fanfare::auth::{Grant, Key, KeySet, TokenError, Verifier};
 use fanfare::config::limits::{TOKEN_KEYS_MAX, TOKEN_PATTERNS_MAX, TOKEN_SUB_BYTES_MAX};
+use fanfare::config::{Algorithm, TokenRules};
 use jsonwebtoken::EncodingKey;
 use serde_json::Value;
 

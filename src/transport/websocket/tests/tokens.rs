@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::super::*;
 use super::{frame, server_frames};
-use crate::auth::{Algorithm, Key, TokenRules, TokenSpec, Verifier, mint};
+use crate::auth::{Key, TokenSpec, Verifier, mint};
+use crate::config::{Algorithm, TokenRules};
 use crate::effect::Effect;
 use crate::id::{ChannelName, Since};
 use crate::time::{Deadline, Now};

@@ -74,7 +74,7 @@ impl Algorithm {
         }
     }
 
-    pub(super) fn of_library(self) -> jsonwebtoken::Algorithm {
+    pub(crate) fn of_library(self) -> jsonwebtoken::Algorithm {
         match self {
             Self::Es256 => jsonwebtoken::Algorithm::ES256,
             Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,

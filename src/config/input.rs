@@ -1,4 +1,4 @@
-//! Reads a file that the operator names: a configuration, a certificate, a key.
+//! SHELL: reads a file that the operator names: a configuration, a certificate, a key.
 //!
 //! A FIFO works like a file, so that a secret need not be on a disk. A silent FIFO or an endless
 //! device is an error after a while: it blocks neither a start nor a reload.
