@@ -66,9 +66,9 @@
 //!
 //! [`worker::Worker::turn`] runs the phases poll, read, accept, broadcast, expire, flush and reap.
 //! Each has a budget in [`config::limits`]. What a budget cuts off stays on a list, and the next
-//! poll does not wait. Commands have a budget of work too ([`context::WorkBudget`]), since few bytes
-//! may cost much. Flush stops in the middle of a walk and resumes it in the next turn. With many
-//! more workers than processors, only a few walk at once ([`worker::wire::fanout_limiter`]).
+//! poll does not wait. Commands have a budget of work too ([`context::WorkBudget`]), since a few
+//! bytes may cost much. Flush stops in the middle of a walk and resumes it in the next turn. With
+//! many more workers than processors, few walk at once ([`worker::wire::fanout_limiter`]).
 //! Nothing is written outside `worker/flush.rs`, freed outside `worker/reap.rs`, or applied outside
 //! `worker/apply.rs`. The one exception is the refusal of a connection that never got a slot.
 //!
