@@ -23,7 +23,7 @@ use fanfare::config::{Config, Limits};
 use fanfare::feed::protocol::{decode::Decoder, item::Item};
 use fanfare::feed::{self, FeedHandle, FeedParts};
 use fanfare::id::{ChannelName, Epoch, Sequence};
-use fanfare::log::{Amount, Stake, Writer};
+use fanfare::log::{Amount, WorkerInterest, Writer};
 use fanfare::metrics::FeedMetrics;
 use fanfare::sys::clock::Clock;
 use fanfare::sys::wake::Wake;
@@ -115,9 +115,9 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
     let (mailbox, inbox) = inbox(Arc::clone(wake));
     let writer = Writer::new(&config, Sequence::ZERO);
     // The worker has a subscriber to the channel.
-    let (name, stake) = (
+    let (name, interest) = (
         ChannelName::new("prices").unwrap(),
-        Stake {
+        WorkerInterest {
             worker: 0,
             place: 0,
         },
@@ -126,7 +126,7 @@ fn start(folder: &std::path::Path, wake: &Arc<Wake>) -> (FeedHandle, Inbox, Arc<
     let horizon = writer.log().state().horizon(Sequence::ZERO);
     writer
         .log()
-        .enter(&name, stake, horizon, none, &mut Vec::new())
+        .register_interest(&name, interest, horizon, none, &mut Vec::new())
         .unwrap();
     let feed_wake = Arc::new(Wake::new().unwrap());
     let parts = FeedParts {

@@ -4,7 +4,7 @@
 use super::subscribers::Subscribers;
 use super::tail::{Served, Tail};
 use crate::id::{ChannelName, Sequence};
-use crate::log::{Amount, ChannelKey, Entry, RuleIndex, Standing};
+use crate::log::{Amount, ChannelKey, ChannelState, Entry, RuleIndex};
 use crate::time::Now;
 
 /// A channel's place in the hub. Another channel may have it when the last subscriber has left.
@@ -66,13 +66,13 @@ impl Walk {
 impl Channel {
     /// A channel without subscribers, in its state in the log.
     #[must_use]
-    pub fn new(name: ChannelName, standing: &Standing) -> Self {
+    pub fn new(name: ChannelName, channel_state: &ChannelState) -> Self {
         Self {
             name,
-            key: standing.key,
-            rule: standing.rule,
-            last: standing.last,
-            total: standing.total,
+            key: channel_state.key,
+            rule: channel_state.rule,
+            last: channel_state.last,
+            total: channel_state.total,
             walk: None,
             subscribers: Subscribers::default(),
         }
@@ -117,11 +117,11 @@ impl Channel {
     /// [`Self::take`].
     pub fn take_standing(
         &mut self,
-        standing: &Standing,
+        channel_state: &ChannelState,
         now: Now,
         fresh: impl FnOnce() -> Box<Walk>,
     ) -> bool {
-        let (last, total, before) = (standing.last, standing.total, self.total);
+        let (last, total, before) = (channel_state.last, channel_state.total, self.total);
         let is_to_queue = self.take_in(last, total, before, now, fresh);
         if let Some(walk) = &mut self.walk {
             walk.tail.clear();

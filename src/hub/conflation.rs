@@ -23,7 +23,7 @@ impl Hub {
     }
 
     /// Skips the superseded publications that the conn in a slot is owed next, if it conflates.
-    pub(super) fn step_over_superseded(&mut self, slot: u32) {
+    pub(super) fn skip_superseded(&mut self, slot: u32) {
         if !self.log.rules().has_conflation() {
             return;
         }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace};
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-    use crate::hub::{Gap, Node, Verdict};
+    use crate::hub::{Gap, Node, QuotaOutcome};
     use crate::id::{ChannelName, Cursor, Epoch, Since};
     use crate::time::Now;
 
@@ -196,20 +196,24 @@ mod tests {
     }
 
     #[test]
-    fn who_keeps_up_has_everything() {
+    fn conn_that_keeps_up_receives_everything() {
         let mut hub = hub(|_| {});
         subscribe(&mut hub, "c", Since::Now);
         publish(&mut hub, "c", "a a a a");
-        assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+        assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
         assert_eq!(serve(&mut hub), (Vec::new(), vec![1, 2, 3, 4]));
     }
 
     #[test]
-    fn who_is_over_its_quota_has_the_newest_of_each_key_in_order_and_is_told() {
+    fn conn_over_its_quota_receives_the_newest_of_each_key_in_order_and_a_gap() {
         let mut hub = hub(|_| {});
         subscribe(&mut hub, "c", Since::Now);
         publish(&mut hub, "c", "a b - a a b c");
-        assert_eq!(hub.enforce(0, Now(0)), Verdict::Within, "no need to skip");
+        assert_eq!(
+            hub.enforce(0, Now(0)),
+            QuotaOutcome::Within,
+            "no need to skip"
+        );
         assert_eq!(hub.behind(0).publications, 4);
         let (gaps, given) = serve(&mut hub);
         assert_eq!(given, [3, 5, 6, 7]);
@@ -222,7 +226,7 @@ mod tests {
         let mut hub = hub(|_| {});
         subscribe(&mut hub, "c", Since::Now);
         publish(&mut hub, "c", "a b c a d b e f");
-        assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2), "c and a");
+        assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Skipped(2), "c and a");
         assert_eq!(hub.behind(0).publications, QUOTA);
         let (gaps, given) = serve(&mut hub);
         assert_eq!(given, [5, 6, 7, 8]);
@@ -234,11 +238,11 @@ mod tests {
     }
 
     #[test]
-    fn who_has_caught_up_has_everything_again() {
+    fn conn_that_has_caught_up_receives_everything_again() {
         let mut hub = hub(|_| {});
         subscribe(&mut hub, "c", Since::Now);
         publish(&mut hub, "c", "a a a a a");
-        assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+        assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
         assert_eq!(serve(&mut hub), (vec![conflated(0, 4, 4)], vec![5]));
         publish(&mut hub, "c", "a a a");
         assert_eq!(serve(&mut hub), (Vec::new(), vec![6, 7, 8]));
@@ -246,12 +250,12 @@ mod tests {
     }
 
     #[test]
-    fn stalled_conn_is_told_one_gap_however_long_it_stalls() {
+    fn stalled_conn_receives_one_gap_however_long_it_stalls() {
         let mut hub = hub(|config| config.log.entries = 6);
         subscribe(&mut hub, "c", Since::Now);
         for _ in 0..20 {
             publish(&mut hub, "c", "a b");
-            assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+            assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
             hub.evict(Now(0), 100);
         }
         assert_eq!(serve(&mut hub), (vec![conflated(0, 38, 38)], vec![39, 40]));
@@ -275,7 +279,7 @@ mod tests {
         subscribe(&mut hub, "c", Since::Now);
         publish(&mut hub, "plain", "a a a");
         publish(&mut hub, "c", "a a a");
-        assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+        assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
         assert_eq!(
             serve(&mut hub),
             (vec![conflated(0, 5, 2)], vec![1, 2, 3, 6])

@@ -16,7 +16,7 @@ use super::member::Member;
 use super::{Gap, GapCause, Hub, Late};
 use crate::config::Overflow;
 use crate::id::{Cursor, Epoch, Sequence};
-use crate::log::{Horizon, Standing};
+use crate::log::{ChannelState, Horizon};
 use crate::time::Now;
 
 /// A change from one epoch to another.
@@ -114,7 +114,7 @@ impl Hub {
         self.samples.cut(passage.kept());
         self.cut_channels(passage);
         for (index, until) in std::mem::take(&mut self.postponed) {
-            self.look_again(index, until.min(passage.kept()), now);
+            self.query_again(index, until.min(passage.kept()), now);
         }
         self.windows.cut(passage.kept());
         for until in self.replays.values_mut() {
@@ -139,13 +139,13 @@ impl Hub {
             if !passage.is_void(channel.last) {
                 continue;
             }
-            let Some(standing) = self.log.standing(channel.key, horizon) else {
+            let Some(channel_state) = self.log.channel_state(channel.key, horizon) else {
                 debug_assert!(false, "{:?} is not in the log", channel.name);
                 continue;
             };
             let conflates = self.log.rules().overflow(channel.rule) == Overflow::Conflate;
             let before = channel.held_bytes();
-            channel.cut(&standing, kept, conflates);
+            channel.cut(&channel_state, kept, conflates);
             self.held_bytes = self.held_bytes + channel.held_bytes() - before;
         }
     }
@@ -204,8 +204,8 @@ impl Hub {
 
 impl Channel {
     /// Drops the void entries after a number, and takes the state from the log.
-    fn cut(&mut self, standing: &Standing, kept: Sequence, conflates: bool) {
-        (self.last, self.total) = (standing.last, standing.total);
+    fn cut(&mut self, channel_state: &ChannelState, kept: Sequence, conflates: bool) {
+        (self.last, self.total) = (channel_state.last, channel_state.total);
         if let Some(walk) = &mut self.walk {
             // If the log has evicted what is void, it no longer knows what came before that.
             if let Some(before_void) = walk.tail.cut(kept, conflates) {
@@ -456,8 +456,8 @@ mod tests {
             writer.announce(id.sequence);
             let (payload, ledger) = (Payload::Text("x".into()), writer.log().ledger());
             let one = Publication::new(id, name(), payload, now, ledger);
-            writer.publish(Arc::new(one), |stake, key, entry| {
-                mail.push((stake.place, key, entry));
+            writer.publish(Arc::new(one), |interest, key, entry| {
+                mail.push((interest.place, key, entry));
             });
             writer.note_posted();
         };

@@ -171,7 +171,7 @@ mod tests {
     use crate::effect::Window;
     use crate::frame::{Encoder, Envelope, Payload, Publication};
     use crate::hub::{
-        Acknowledged, Gap, GapCause, JoinOutcome, Joined, Node, Planned, Verdict, Visit,
+        Acknowledged, Gap, GapCause, JoinOutcome, Joined, Node, Planned, QuotaOutcome, Visit,
     };
     use crate::id::{ChannelName, Cursor, Epoch};
     use crate::time::Now;
@@ -234,7 +234,7 @@ mod tests {
 
     /// Visits all subscribers and releases what was held for that.
     fn walk(hub: &mut Node) {
-        while hub.visit() != Visit::Nobody {}
+        while hub.visit() != Visit::Done {}
         hub.release_walked();
     }
 
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_after_joining_is_not_initial() {
+    fn publication_after_joining_is_not_initial() {
         let mut hub = hub(|_| {});
         publish(&mut hub, "aa");
         join(&mut hub, 0, "a", Since::First);
@@ -363,10 +363,10 @@ mod tests {
         let mut hub = hub(|config| config.quota.behind_publications = 2);
         publish(&mut hub, "aaaaaaaa");
         join(&mut hub, 0, "a", last(6));
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Within);
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Within);
         publish(&mut hub, "aaa");
         assert_eq!(hub.behind(0).publications, 3);
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(7));
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(7));
         let (gaps, given) = serve(&mut hub, 0);
         let gap = Gap {
             since: Some(cursor(2)),
@@ -464,7 +464,7 @@ mod tests {
         publish(&mut hub, "aa");
         join(&mut hub, 0, "a", Since::First);
         publish(&mut hub, "aa");
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(3));
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(3));
         walk(&mut hub);
         publish(&mut hub, "bbbb");
         let gap = Gap {

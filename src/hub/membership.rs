@@ -12,7 +12,7 @@
 use super::member::{Member, Subscription};
 use super::{Channel, ChannelIndex, Gap, GapCause, Hub, Late};
 use crate::id::{ChannelName, Cursor, Sequence, Since};
-use crate::log::{Stake, Standing};
+use crate::log::{ChannelState, WorkerInterest};
 
 /// The result of subscribing to one channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +68,8 @@ impl Hub {
         sequenced: Sequence,
     ) -> JoinOutcome {
         self.make_room(slot);
-        let known = self.log.standing_in(self.worker, name, self.horizon());
-        let known = known.map(|(place, standing)| (ChannelIndex(place), standing));
+        let known = self.log.state_in(self.worker, name, self.horizon());
+        let known = known.map(|(place, channel_state)| (ChannelIndex(place), channel_state));
         let member = self.subscriptions(slot);
         if let Some((index, _)) = known
             && member.iter().any(|one| one.channel == index)
@@ -80,8 +80,8 @@ impl Hub {
             return JoinOutcome::TooManyChannels;
         }
         // Entries beyond the head are queried when the channel is made.
-        let known = known.map(|(index, standing)| (index, standing, Sequence::ZERO));
-        let Some((index, standing, added)) = known.or_else(|| self.add_channel(name)) else {
+        let known = known.map(|(index, channel_state)| (index, channel_state, Sequence::ZERO));
+        let Some((index, channel_state, added)) = known.or_else(|| self.add_channel(name)) else {
             return JoinOutcome::ServerFull;
         };
         let Some(channel) = self.channels.get_mut(index.0 as usize) else {
@@ -96,7 +96,7 @@ impl Hub {
                 is_recovered: false,
                 gap: None,
             },
-            None => self.start(since, &standing, sequenced),
+            None => self.start(since, &channel_state, sequenced),
         };
         let subscription = Subscription {
             position: start.position.sequence,
@@ -160,8 +160,8 @@ impl Hub {
     }
 
     /// Where a subscription that asks to start at `since` starts, given the state of its channel.
-    fn start(&self, since: Since, standing: &Standing, sequenced: Sequence) -> Joined {
-        let (evicted, lost_until) = (standing.evicted, self.state.lost_until());
+    fn start(&self, since: Since, channel_state: &ChannelState, sequenced: Sequence) -> Joined {
+        let (evicted, lost_until) = (channel_state.evicted, self.state.lost_until());
         let after_gap = |since, until, cause| Joined {
             position: until,
             is_recovered: false,
@@ -185,9 +185,9 @@ impl Hub {
                 // one.
                 let valid = self.state.valid_until(cursor.epoch);
                 let after_valid = valid.map(|valid| valid.max(evicted).max(lost_until));
-                let begin = || self.log.begin(standing.key, self.horizon());
+                let begin = || self.log.begin(channel_state.key, self.horizon());
                 let until = after_valid.or_else(begin);
-                debug_assert!(until.is_some(), "{:?} is not in the log", standing.key);
+                debug_assert!(until.is_some(), "{:?} is not in the log", channel_state.key);
                 let until = until.unwrap_or(self.head);
                 let until = self.cursor(until);
                 after_gap(Some(cursor), until, GapCause::Restart)
@@ -233,22 +233,27 @@ impl Hub {
 
     /// Makes a channel that has no subscribers here yet. Returns its state, too, and its newest
     /// number in the log.
-    fn add_channel(&mut self, name: &ChannelName) -> Option<(ChannelIndex, Standing, Sequence)> {
+    fn add_channel(
+        &mut self,
+        name: &ChannelName,
+    ) -> Option<(ChannelIndex, ChannelState, Sequence)> {
         let place = u32::try_from(self.channels.vacant_key()).ok()?;
         let worker = self.worker;
-        let (stake, mut late) = (Stake { worker, place }, Vec::new());
+        let (interest, mut late) = (WorkerInterest { worker, place }, Vec::new());
         let (log, quota) = (&self.log, self.quota);
         let horizon = self.state.horizon(self.head);
-        let (standing, last) = log.enter(name, stake, horizon, quota, &mut late)?;
-        self.channels.insert(Channel::new(name.clone(), &standing));
+        let (channel_state, last) =
+            log.register_interest(name, interest, horizon, quota, &mut late)?;
+        self.channels
+            .insert(Channel::new(name.clone(), &channel_state));
         let index = ChannelIndex(place);
         for entry in late {
             let number = entry.sequence();
             self.late.insert((number, index), Late::Held(entry));
         }
         // Even if it has left the log: then there is a gap to report.
-        self.note_late(index, standing.next, last);
-        Some((index, standing, last))
+        self.note_late(index, channel_state.next, last);
+        Some((index, channel_state, last))
     }
 
     fn leave_channel_if_empty(&mut self, index: ChannelIndex) {

@@ -42,7 +42,7 @@ pub use channel::{Channel, ChannelIndex};
 pub use gap::{Gap, GapCause};
 pub use membership::{JoinOutcome, Joined};
 pub use node::Node;
-pub use quota::Verdict;
+pub use quota::QuotaOutcome;
 pub use serve::{Advanced, Planned};
 pub use window::Acknowledged;
 
@@ -70,7 +70,7 @@ const VISITS_IN_A_ROW_MAX: u32 = 64;
 #[must_use]
 pub enum Visit {
     /// No subscriber is left to visit.
-    Nobody,
+    Done,
     /// The conn in this slot is behind.
     Subscriber(u32),
     /// A channel's last subscriber had been visited; the walk began at this time.
@@ -258,7 +258,7 @@ impl Hub {
             let ((_, index), late) = first.remove_entry();
             match late {
                 Late::Held(entry) => self.take_at(index, entry, now),
-                Late::Unheld { until } => self.look_again(index, until, now),
+                Late::Unheld { until } => self.query_again(index, until, now),
             }
         }
     }
@@ -339,7 +339,7 @@ impl Hub {
     }
 
     /// Takes in the state of a channel at the head, and notes when to query again.
-    fn look_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
+    fn query_again(&mut self, index: ChannelIndex, until: Sequence, now: Now) {
         let Self {
             channels,
             spare_walks,
@@ -351,17 +351,17 @@ impl Hub {
             return;
         };
         let horizon = self.state.horizon(self.head);
-        let Some(standing) = log.standing(channel.key, horizon) else {
+        let Some(channel_state) = log.channel_state(channel.key, horizon) else {
             debug_assert!(false, "{index:?} is not in the log");
             return;
         };
         let fresh = || spare_walks.pop().unwrap_or_default();
         let before = channel.held_bytes();
-        if standing.last > channel.last && channel.take_standing(&standing, now, fresh) {
+        if channel_state.last > channel.last && channel.take_standing(&channel_state, now, fresh) {
             self.walks.push_back(index);
         }
         *held_bytes = *held_bytes + channel.held_bytes() - before;
-        self.note_late(index, standing.next, until);
+        self.note_late(index, channel_state.next, until);
         // After the query: in a newer epoch it may have found nothing.
         if !self.is_in_newest_epoch() {
             self.postponed.push((index, until));
@@ -417,7 +417,7 @@ impl Hub {
                 }
             }
         }
-        Visit::Nobody
+        Visit::Done
     }
 
     /// Releases the entries of finished walks. The worker calls it after it has served all conns
@@ -520,14 +520,20 @@ impl Hub {
             assert!(channel.last <= self.head);
             let known = self.log.place_in(self.worker, &channel.name);
             assert_eq!(known.map(|place| place as usize), Some(place));
-            let standing = self.log.standing(channel.key, self.horizon());
-            assert!(standing.is_some(), "{:?} is not in the log", channel.name);
-            let Some(standing) = standing else { continue };
-            // The numbers of what has left the log are unknown.
-            let is_known = standing.evicted < standing.last;
+            let channel_state = self.log.channel_state(channel.key, self.horizon());
             assert!(
-                !is_known || channel.last == standing.last,
-                "{:?} is at {:?}, the head at {:?}: {standing:?}",
+                channel_state.is_some(),
+                "{:?} is not in the log",
+                channel.name
+            );
+            let Some(channel_state) = channel_state else {
+                continue;
+            };
+            // The numbers of what has left the log are unknown.
+            let is_known = channel_state.evicted < channel_state.last;
+            assert!(
+                !is_known || channel.last == channel_state.last,
+                "{:?} is at {:?}, the head at {:?}: {channel_state:?}",
                 channel.name,
                 channel.last,
                 self.head

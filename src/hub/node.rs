@@ -37,8 +37,8 @@ impl Node {
         writer.announce(id.sequence);
         let mut subscribers = 0;
         let mut sent = None;
-        let _trimmed = writer.publish(publication, |stake, key, entry| {
-            sent = Some((stake.place, key, entry));
+        let _trimmed = writer.publish(publication, |interest, key, entry| {
+            sent = Some((interest.place, key, entry));
         });
         writer.note_posted();
         if let Some((place, key, entry)) = sent {

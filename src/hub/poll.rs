@@ -27,7 +27,7 @@ impl Hub {
     /// The position of the conn in a slot, which has no lag: the hub's head, or the client's own
     /// position if it came from a worker that was ahead.
     #[must_use]
-    pub fn caught_up(&self, slot: u32) -> Cursor {
+    pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
         self.cursor(positions.fold(self.head, Sequence::max))
     }
@@ -40,7 +40,7 @@ impl Hub {
         let subscriptions = self.subscriptions(slot).iter();
         let owed = subscriptions.filter_map(|subscription| self.before_owed(*subscription));
         let reached = owed.min().map(|reached| self.cursor(reached));
-        reached.unwrap_or_else(|| self.caught_up(slot))
+        reached.unwrap_or_else(|| self.caught_up_position(slot))
     }
 
     /// The position before the next publication that a subscription is owed.
@@ -119,7 +119,7 @@ impl Hub {
     /// the log, or no longer in it. A client that stays there would soon receive a gap, perhaps
     /// without need, although nothing is published on its channels.
     #[must_use]
-    pub fn is_sinking(&self, slot: u32, position: Sequence, now: Now) -> bool {
+    pub fn nears_eviction(&self, slot: u32, position: Sequence, now: Now) -> bool {
         if position >= self.head {
             return false;
         }
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn gap_that_is_kept_is_told_before_what_follows_it() {
+    fn gap_that_is_kept_is_reported_before_later_publications() {
         let mut hub = hub(2, &Config::default());
         let outcome = hub.subscribe(3, &name(), Since::Unrecognised, Sequence(2));
         let JoinOutcome::Joined(Joined { gap: Some(gap), .. }) = outcome else {
@@ -288,10 +288,10 @@ mod tests {
         let outcome = hub.subscribe(1, &name(), Since::After(cursor(2)), Sequence(9));
         assert!(matches!(outcome, JoinOutcome::Joined(_)));
         assert_eq!(hub.reached(1), cursor(2));
-        assert_eq!(hub.caught_up(1), cursor(4));
+        assert_eq!(hub.caught_up_position(1), cursor(4));
         let outcome = hub.subscribe(2, &name(), Since::After(cursor(7)), Sequence(9));
         assert!(matches!(outcome, JoinOutcome::Joined(_)));
-        assert_eq!(hub.caught_up(2), cursor(7));
+        assert_eq!(hub.caught_up_position(2), cursor(7));
     }
 
     #[test]
@@ -456,7 +456,7 @@ mod tests {
         let sinks = |hub: &Node, second| -> Vec<u64> {
             let now = Now(second * SECOND);
             let all = 0..=11;
-            all.filter(|sequence| hub.is_sinking(0, Sequence(*sequence), now))
+            all.filter(|sequence| hub.nears_eviction(0, Sequence(*sequence), now))
                 .collect()
         };
         assert_eq!(sinks(&hub_of_ten, 10), [0; 0], "all is young");

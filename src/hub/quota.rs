@@ -14,7 +14,7 @@ use crate::time::Now;
 /// The result of enforcing the quota on a conn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Verdict {
+pub enum QuotaOutcome {
     /// It is over its quota and the policy is to close it.
     Overflow,
     /// It was over its quota and so many publications were skipped.
@@ -59,22 +59,22 @@ impl Hub {
     /// Enforces the quota of the conn in a slot: skips superseded publications of channels that
     /// conflate, then the oldest publications until the conn is within its quota, or returns that
     /// it must be closed.
-    pub fn enforce(&mut self, slot: u32, now: Now) -> Verdict {
+    pub fn enforce(&mut self, slot: u32, now: Now) -> QuotaOutcome {
         let mut behind = self.behind(slot);
         if behind.exceeds(self.quota) && self.begin_conflation(slot) {
             behind = self.behind(slot);
         }
         // At once, while the log still knows how many they are.
-        self.step_over_superseded(slot);
+        self.skip_superseded(slot);
         if !behind.exceeds(self.quota) {
-            return Verdict::Within;
+            return QuotaOutcome::Within;
         }
         if self.has_to_close(slot) {
-            return Verdict::Overflow;
+            return QuotaOutcome::Overflow;
         }
         let skipped = self.skip_until_within(slot, behind, now);
         self.end_conflation(slot);
-        Verdict::Skipped(skipped)
+        QuotaOutcome::Skipped(skipped)
     }
 
     /// Skips the oldest publications of a conn that is behind by so much. Returns how many.
@@ -84,7 +84,7 @@ impl Hub {
         let exempt = self.replays.remove(&slot).unwrap_or_default();
         let mut skipped = 0;
         loop {
-            self.step_over_superseded(slot);
+            self.skip_superseded(slot);
             let owed = self
                 .oldest_owed(slot)
                 .filter(|_| behind.exceeds(self.quota));

@@ -12,7 +12,7 @@ use crate::config::limits::GATHER_SLICES_MAX;
 use crate::frame::{Encoded, Encoder, FrameKind};
 use crate::hub::member::{Member, Subscription};
 use crate::hub::tail::Served;
-use crate::hub::window::{self, Given, Room};
+use crate::hub::window::{self, ConnWindow, WindowRoom};
 use crate::id::{ChannelName, Sequence};
 use crate::log::{Amount, Entry};
 use crate::time::Now;
@@ -70,7 +70,7 @@ pub(super) struct Source {
     /// The index of the conn's subscription.
     subscription: u32,
     /// How much more the subscription may receive.
-    room: Room,
+    room: WindowRoom,
 }
 
 /// A plan under construction.
@@ -314,7 +314,7 @@ impl Hub {
     /// The source of a subscription. `None` if its window is closed.
     fn source(&mut self, slot: u32, index: usize, subscription: Subscription) -> Option<Source> {
         let window = window::find(self.windows.of(slot), subscription.channel);
-        let room = window.map_or(Room::ENDLESS, Given::room);
+        let room = window.map_or(WindowRoom::ENDLESS, ConnWindow::room);
         let start = Source {
             next: subscription.position,
             held: Held::Fetched(u32::MAX),
@@ -474,9 +474,9 @@ impl Hub {
         if position >= channel.last || channel.tail_after(position).is_some() {
             return None;
         }
-        let standing = self.log.standing(channel.key, self.horizon())?;
+        let channel_state = self.log.channel_state(channel.key, self.horizon())?;
         let tail = channel.walk.as_ref().and_then(|walk| walk.tail.begin());
-        let evicted = standing.evicted.min(tail.unwrap_or(channel.last));
+        let evicted = channel_state.evicted.min(tail.unwrap_or(channel.last));
         (position < evicted).then_some(evicted)
     }
 
@@ -499,7 +499,7 @@ impl Hub {
     /// The next gap to report to the conn in a slot, with its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
-        self.step_over_superseded(slot);
+        self.skip_superseded(slot);
         if self.gaps.is_empty() {
             return None;
         }

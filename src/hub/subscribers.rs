@@ -297,7 +297,7 @@ mod tests {
     proptest! {
         /// The model: a set of slots that are owed a visit since the last publication.
         #[test]
-        fn everybody_owed_a_visit_gets_exactly_one(
+        fn each_subscriber_that_is_owed_a_visit_gets_exactly_one(
             acts in proptest::collection::vec((0u8..10, any::<prop::sample::Index>()), 1..400)
         ) {
             let mut subscribers = Subscribers::default();

@@ -42,11 +42,11 @@ pub enum Acknowledged {
 
 /// The windows of all conns, each conn's in the order of their channels.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Windows(Map<u32, Vec<Given>>);
+pub(super) struct Windows(Map<u32, Vec<ConnWindow>>);
 
 /// One subscription's window.
 #[derive(Clone, Debug)]
-pub(super) struct Given {
+pub(super) struct ConnWindow {
     channel: ChannelIndex,
     window: Window,
     /// Delivered and not acknowledged, in order; never more than the window allows.
@@ -55,17 +55,17 @@ pub(super) struct Given {
     acknowledged: Sequence,
 }
 
-const _: () = assert!(size_of::<Given>() <= 48);
+const _: () = assert!(size_of::<ConnWindow>() <= 48);
 
 /// How much more a subscription may receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Room {
+pub(super) struct WindowRoom {
     publications: u32,
     /// Publications up to here take none of it.
     acknowledged: Sequence,
 }
 
-impl Room {
+impl WindowRoom {
     /// The room of a subscription without a window.
     pub(super) const ENDLESS: Self = Self {
         publications: u32::MAX,
@@ -86,11 +86,11 @@ impl Room {
     }
 }
 
-impl Given {
+impl ConnWindow {
     /// How much more may be delivered.
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn room(&self) -> WindowRoom {
         let given = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        Room {
+        WindowRoom {
             publications: self.window.publications().saturating_sub(given),
             acknowledged: self.acknowledged,
         }
@@ -124,7 +124,7 @@ impl Given {
 
 impl Windows {
     /// The windows of the conn in a slot.
-    pub(super) fn of(&self, slot: u32) -> &[Given] {
+    pub(super) fn of(&self, slot: u32) -> &[ConnWindow] {
         if self.0.is_empty() {
             return &[];
         }
@@ -132,7 +132,7 @@ impl Windows {
     }
 
     /// The windows of the conn in a slot, to note deliveries.
-    pub(super) fn of_mut(&mut self, slot: u32) -> &mut [Given] {
+    pub(super) fn of_mut(&mut self, slot: u32) -> &mut [ConnWindow] {
         if self.0.is_empty() {
             return &mut [];
         }
@@ -143,7 +143,7 @@ impl Windows {
     fn add(&mut self, slot: u32, channel: ChannelIndex, window: Window) {
         let all = self.0.entry(slot).or_default();
         if let Err(place) = all.binary_search_by_key(&channel, |given| given.channel) {
-            let given = Given {
+            let given = ConnWindow {
                 channel,
                 window,
                 ids: VecDeque::new(),
@@ -178,20 +178,20 @@ impl Windows {
 }
 
 /// The window of a channel, among those of one conn.
-pub(super) fn find(all: &[Given], channel: ChannelIndex) -> Option<&Given> {
+pub(super) fn find(all: &[ConnWindow], channel: ChannelIndex) -> Option<&ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get(place.ok()?)
 }
 
 /// The same, to note deliveries.
-pub(super) fn find_mut(all: &mut [Given], channel: ChannelIndex) -> Option<&mut Given> {
+pub(super) fn find_mut(all: &mut [ConnWindow], channel: ChannelIndex) -> Option<&mut ConnWindow> {
     let place = all.binary_search_by_key(&channel, |given| given.channel);
     all.get_mut(place.ok()?)
 }
 
 /// Whether the window of a channel is closed, among those of one conn.
-pub(super) fn is_closed(all: &[Given], channel: ChannelIndex) -> bool {
-    find(all, channel).is_some_and(Given::is_closed)
+pub(super) fn is_closed(all: &[ConnWindow], channel: ChannelIndex) -> bool {
+    find(all, channel).is_some_and(ConnWindow::is_closed)
 }
 
 impl Hub {
@@ -284,7 +284,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Namespace, Overflow};
     use crate::frame::{Encoder, Envelope, FrameKind, Payload, Publication};
-    use crate::hub::{Gap, GapCause, Node, Verdict, Visit};
+    use crate::hub::{Gap, GapCause, Node, QuotaOutcome, Visit};
     use crate::id::{Epoch, Since};
     use crate::time::Now;
 
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn ack_that_is_old_changes_nothing_and_a_wrong_one_is_told() {
+    fn old_ack_changes_nothing_and_a_wrong_one_is_reported() {
         let mut hub = hub(|_| {});
         publish(&mut hub, "aaaa");
         assert_eq!(serve(&mut hub).1, [1, 2]);
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_before_it_is_given_takes_no_room() {
+    fn publication_acknowledged_before_its_delivery_takes_no_room() {
         let mut hub = hub(|_| {});
         publish(&mut hub, "aaaaaa");
         assert_eq!(acknowledge(&mut hub, 3), Acknowledged::Taken);
@@ -425,12 +425,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_may_have_left_the_log() {
+    fn acknowledged_publication_may_have_left_the_log() {
         let mut hub = hub(|config| config.log.entries = 1);
         publish(&mut hub, "aa");
         assert_eq!(serve(&mut hub).1, [1, 2]);
         publish(&mut hub, "ab");
-        while hub.visit() != Visit::Nobody {}
+        while hub.visit() != Visit::Done {}
         hub.release_walked();
         hub.evict(Now(1), 100);
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_takes_no_room() {
+    fn expired_publication_takes_no_room() {
         let mut hub = hub(|_| {});
         publish(&mut hub, "AaAAaAa");
         assert_eq!(serve(&mut hub).1, [2, 5]);
@@ -451,13 +451,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_back_counts_for_the_quota_and_its_gap_is_told_when_the_window_opens() {
+    fn withheld_publications_count_for_the_quota_and_their_gap_is_reported_when_the_window_opens() {
         let mut hub = hub(|config| config.quota.behind_publications = 3);
         publish(&mut hub, "aaaaaaa");
         assert_eq!(serve(&mut hub), (Vec::new(), vec![1, 2]));
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(2));
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(2));
         publish(&mut hub, "a");
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Skipped(1));
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(1));
         // One gap for all of them, not one message for each publication meanwhile.
         assert_eq!(serve(&mut hub), (Vec::new(), Vec::new()));
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
@@ -482,9 +482,9 @@ mod tests {
         });
         publish(&mut hub, "aaaaa");
         assert_eq!(serve(&mut hub).1, [1, 2]);
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Within);
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Within);
         publish(&mut hub, "a");
-        assert_eq!(hub.enforce(0, Now(1)), Verdict::Overflow);
+        assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Overflow);
     }
 
     #[test]

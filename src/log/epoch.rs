@@ -290,16 +290,16 @@ impl Writer {
         let state = Arc::new(EpochState::after(&self.state, change));
         let kept = state.kept;
         log.newest.publish(&state);
-        log.rules.bound_forgotten(kept);
+        log.rules.bound_evicted_floor(kept);
         for shard in log.shards.numbers() {
             self.clean(&log, shard, &state);
             self.drop_removed();
         }
-        log.rules.cut_forgotten(kept);
+        log.rules.cut_evicted_floor(kept);
         self.state = state;
         self.head = change.head;
-        self.go_back(kept);
-        self.show();
+        self.rewind(kept);
+        self.publish_figures();
     }
 
     /// Removes void entries from a shard, which then belongs to the new epoch.

@@ -2,7 +2,7 @@
 
 /// A worker that has subscribers of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stake {
+pub struct WorkerInterest {
     /// The worker's number.
     pub worker: u16,
     /// The place of the channel in the worker's hub.
@@ -16,19 +16,19 @@ pub(super) enum Interest {
     #[default]
     None,
     /// One worker.
-    One(Stake),
+    One(WorkerInterest),
     /// Several workers.
     #[expect(clippy::box_collection, reason = "a channel is smaller with a box")]
-    Many(Box<Vec<Stake>>),
+    Many(Box<Vec<WorkerInterest>>),
 }
 
 const _: () = assert!(size_of::<Interest>() <= 16);
 
 impl Interest {
-    pub(super) fn all(&self) -> &[Stake] {
+    pub(super) fn all(&self) -> &[WorkerInterest] {
         match self {
             Self::None => &[],
-            Self::One(stake) => std::slice::from_ref(stake),
+            Self::One(interest) => std::slice::from_ref(interest),
             Self::Many(stakes) => stakes,
         }
     }
@@ -40,30 +40,34 @@ impl Interest {
     /// The place of the channel in a worker's hub.
     pub(super) fn place_in(&self, worker: u16) -> Option<u32> {
         let mut stakes = self.all().iter();
-        let stake = stakes.find(|stake| stake.worker == worker)?;
-        Some(stake.place)
+        let interest = stakes.find(|interest| interest.worker == worker)?;
+        Some(interest.place)
     }
 
-    pub(super) fn add(&mut self, stake: Stake) {
-        debug_assert_eq!(self.place_in(stake.worker), None, "{stake:?} comes twice");
+    pub(super) fn add(&mut self, interest: WorkerInterest) {
+        debug_assert_eq!(
+            self.place_in(interest.worker),
+            None,
+            "{interest:?} comes twice"
+        );
         match self {
-            Self::None => *self = Self::One(stake),
-            Self::One(one) => *self = Self::Many(Box::new(vec![*one, stake])),
-            Self::Many(stakes) => stakes.push(stake),
+            Self::None => *self = Self::One(interest),
+            Self::One(one) => *self = Self::Many(Box::new(vec![*one, interest])),
+            Self::Many(stakes) => stakes.push(interest),
         }
     }
 
     pub(super) fn remove(&mut self, worker: u16) {
         match self {
             Self::Many(stakes) => {
-                stakes.retain(|stake| stake.worker != worker);
+                stakes.retain(|interest| interest.worker != worker);
                 if let [one] = stakes.as_slice() {
                     *self = Self::One(*one);
                 }
             }
             Self::One(one) if one.worker == worker => *self = Self::None,
             Self::None | Self::One(_) => {
-                debug_assert!(false, "worker {worker} has no stake");
+                debug_assert!(false, "worker {worker} has no interest");
             }
         }
     }
@@ -75,13 +79,13 @@ mod tests {
 
     #[test]
     fn interest_grows_to_a_list_and_shrinks_to_one_in_place() {
-        let stake = |worker| Stake { worker, place: 7 };
+        let of = |worker| WorkerInterest { worker, place: 7 };
         let mut interest = Interest::default();
         for worker in 0..3 {
-            interest.add(stake(worker));
+            interest.add(of(worker));
         }
         interest.remove(1);
-        assert_eq!(interest.all(), [stake(0), stake(2)]);
+        assert_eq!(interest.all(), [of(0), of(2)]);
         assert_eq!(
             (interest.place_in(2), interest.place_in(1)),
             (Some(7), None)

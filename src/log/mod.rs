@@ -32,8 +32,8 @@ use std::sync::atomic::Ordering;
 
 pub use entry::{Amount, Entry};
 pub use epoch::{EpochChange, EpochState, Horizon};
-pub use interest::Stake;
-pub use read::Standing;
+pub use interest::WorkerInterest;
+pub use read::ChannelState;
 pub use rules::{RuleIndex, Rules};
 pub use writer::Writer;
 
@@ -58,7 +58,7 @@ pub struct Log {
     /// Memory of publications and encodings.
     ledger: Arc<Ledger>,
     /// Figures of the writer, for gauges and for the position of polls.
-    shown: Shown,
+    figures: Figures,
     newest: epoch::Newest,
     subscribed: Subscribed,
     /// The number of channels. Changed while the shard that gains or loses one is locked.
@@ -87,7 +87,7 @@ impl Subscribed {
 
 /// Figures that the writer publishes.
 #[derive(Debug, Default)]
-struct Shown {
+struct Figures {
     bytes: AtomicU64,
     entries: AtomicU64,
     /// The number of the oldest entry. Zero if there is none.
@@ -102,7 +102,7 @@ impl Log {
             hasher: Hasher::default(),
             rules: Rules::new(config, head),
             ledger: Arc::default(),
-            shown: Shown::default(),
+            figures: Figures::default(),
             newest: epoch::Newest::new(head),
             subscribed: Subscribed {
                 count: AtomicU64::new(0),
@@ -163,13 +163,13 @@ impl Log {
     /// that have any, their places in the order list, and the index of keys.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.shown.bytes.load(Ordering::Relaxed) + self.ledger.logged()
+        self.figures.bytes.load(Ordering::Relaxed) + self.ledger.logged()
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.shown.entries.load(Ordering::Relaxed)
+        self.figures.entries.load(Ordering::Relaxed)
     }
 
     /// Whether there are none.
@@ -181,7 +181,7 @@ impl Log {
     /// The number of the oldest entry.
     #[must_use]
     pub fn oldest(&self) -> Option<Sequence> {
-        let oldest = self.shown.oldest.load(Ordering::Relaxed);
+        let oldest = self.figures.oldest.load(Ordering::Relaxed);
         (oldest > 0).then_some(Sequence(oldest))
     }
 
@@ -189,10 +189,14 @@ impl Log {
     #[cfg(test)]
     pub(crate) fn enter_all(&self, worker: u16, names: &[&str]) {
         for (place, name) in (0..).zip(names) {
-            let (name, stake) = (ChannelName::new(name).unwrap(), Stake { worker, place });
+            let (name, interest) = (
+                ChannelName::new(name).unwrap(),
+                WorkerInterest { worker, place },
+            );
             let (none, mut late) = (Amount::default(), Vec::new());
             let horizon = self.state().horizon(self.posted());
-            self.enter(&name, stake, horizon, none, &mut late).unwrap();
+            self.register_interest(&name, interest, horizon, none, &mut late)
+                .unwrap();
         }
     }
 

@@ -9,13 +9,13 @@ use std::sync::atomic::Ordering;
 use super::entries::Entries;
 use super::epoch::ALL;
 use super::shard::{Channel, key};
-use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, Stake};
+use super::{Amount, ChannelKey, Entry, Horizon, Log, RuleIndex, WorkerInterest};
 use crate::frame::Publication;
 use crate::id::{ChannelName, Sequence};
 
 /// The state of a channel at a reader's horizon.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct ChannelState {
     /// Its key.
     pub key: ChannelKey,
     /// Its rule.
@@ -34,13 +34,13 @@ pub struct Standing {
 
 impl Channel {
     /// Entries after `end` are of another epoch than the reader's.
-    fn standing(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> Standing {
+    fn channel_state(&self, key: ChannelKey, horizon: Sequence, end: Sequence) -> ChannelState {
         let (last, total) = match self.entries().get(self.index_after(horizon)) {
             // The reader does not know later entries yet.
             Some(later) => (later.previous, later.before),
             None => (self.last(), self.total()),
         };
-        Standing {
+        ChannelState {
             key,
             rule: self.rule,
             last: last.min(horizon),
@@ -81,12 +81,12 @@ impl Log {
     /// The place of a channel in a worker's hub, if that worker has subscribers, and the channel's
     /// state at a horizon.
     #[must_use]
-    pub fn standing_in(
+    pub fn state_in(
         &self,
         worker: u16,
         name: &ChannelName,
         horizon: Horizon,
-    ) -> Option<(u32, Standing)> {
+    ) -> Option<(u32, ChannelState)> {
         let hash = self.hash(name);
         let (number, shard) = self.shards.read_by_hash(hash);
         let shard = shard?;
@@ -94,8 +94,8 @@ impl Log {
         let channel = shard.get(place)?;
         let known = channel.interest.place_in(worker)?;
         let (horizon, end) = horizon.within(&shard);
-        let standing = channel.standing(key(number, place), horizon, end);
-        Some((known, standing))
+        let channel_state = channel.channel_state(key(number, place), horizon, end);
+        Some((known, channel_state))
     }
 
     /// Registers a worker that had no subscribers of a channel, which is made if it does not exist.
@@ -103,14 +103,14 @@ impl Log {
     /// above its horizon are not: the newest of them, at most `late_max`, go to `late`. Returns the
     /// channel's state at the horizon, and its newest publication beyond that. Returns `None` if
     /// the channel has no subscribers on any worker and `limits.channels` other channels have some.
-    pub fn enter(
+    pub fn register_interest(
         &self,
         name: &ChannelName,
-        stake: Stake,
+        interest: WorkerInterest,
         horizon: Horizon,
         late_max: Amount,
         late: &mut Vec<Entry>,
-    ) -> Option<(Standing, Sequence)> {
+    ) -> Option<(ChannelState, Sequence)> {
         let hash = self.hash(name);
         let (number, shard) = self.shards.write_by_hash(hash);
         let mut shard = shard?;
@@ -121,7 +121,7 @@ impl Log {
             shard.drop_if_abandoned(self, place);
             return None;
         }
-        channel.interest.add(stake);
+        channel.interest.add(interest);
         let total = channel.total();
         let behind = channel.entries().iter_from(channel.index_after(horizon));
         let behind = behind.take_while(|entry| entry.sequence() <= end);
@@ -131,8 +131,8 @@ impl Log {
             is_superseded: entry.is_superseded && end == ALL,
             ..entry
         }));
-        let standing = channel.standing(key(number, place), horizon, end);
-        Some((standing, channel.last().min(end)))
+        let channel_state = channel.channel_state(key(number, place), horizon, end);
+        Some((channel_state, channel.last().min(end)))
     }
 
     /// A worker has no subscribers of a channel any more. The channel is removed if it has no
@@ -161,10 +161,10 @@ impl Log {
 
     /// The state of a channel at a horizon.
     #[must_use]
-    pub fn standing(&self, key: ChannelKey, horizon: Horizon) -> Option<Standing> {
+    pub fn channel_state(&self, key: ChannelKey, horizon: Horizon) -> Option<ChannelState> {
         let (shard, horizon, end) = self.read_within(key, horizon)?;
         let channel = shard.get(key.place())?;
-        Some(channel.standing(key, horizon, end))
+        Some(channel.channel_state(key, horizon, end))
     }
 
     /// Adds references to a channel's entries after a position, up to a horizon, at most `max`.
@@ -410,17 +410,18 @@ mod tests {
         let mut config = Config::default();
         config.log.entries = 4;
         let mut writer = Writer::new(&config, Sequence::ZERO);
-        let (stake, mut late) = (
-            Stake {
+        let (interest, mut late) = (
+            WorkerInterest {
                 worker: 0,
                 place: 0,
             },
             Vec::new(),
         );
         let none = Amount::default();
-        let entered = writer
-            .log()
-            .enter(&name, stake, horizon(&writer, 0), none, &mut late);
+        let entered =
+            writer
+                .log()
+                .register_interest(&name, interest, horizon(&writer, 0), none, &mut late);
         let key = entered.unwrap().0.key;
         for number in 3..=8 {
             let (epoch, sequence) = (Epoch::new(7), Sequence(number));

@@ -28,7 +28,7 @@ pub struct Rules {
     pub(super) bounds: LogBounds,
     has_conflation: bool,
     /// While void entries are being removed: evictions after this number are void.
-    forgotten_max: AtomicU64,
+    evicted_floor_max: AtomicU64,
 }
 
 /// Channels that share bounds.
@@ -52,7 +52,7 @@ pub(super) struct Rule {
     pub(super) class: Class,
     /// The newest eviction of any channel that is gone. A channel that is made again may have had
     /// entries up to here.
-    forgotten: AtomicU64,
+    evicted_floor: AtomicU64,
 }
 
 impl Rules {
@@ -91,7 +91,7 @@ impl Rules {
                 overflow,
                 clock,
                 class,
-                forgotten: AtomicU64::new(head.0),
+                evicted_floor: AtomicU64::new(head.0),
             }
         });
         let table: Vec<_> = table.collect();
@@ -101,7 +101,7 @@ impl Rules {
             table,
             ages,
             bounds: config.log,
-            forgotten_max: AtomicU64::new(u64::MAX),
+            evicted_floor_max: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -154,33 +154,33 @@ impl Rules {
 
     /// The newest eviction of any channel with this rule that is gone. Called with the shard of the
     /// new channel locked; [`Self::forget`] is called with the shard of the removed one locked.
-    pub(super) fn forgotten(&self, index: RuleIndex) -> Sequence {
+    pub(super) fn evicted_floor(&self, index: RuleIndex) -> Sequence {
         let rule = self.get(index);
         // Loaded before the value that it bounds.
-        let most = self.forgotten_max.load(Ordering::Acquire);
+        let most = self.evicted_floor_max.load(Ordering::Acquire);
         rule.map_or(Sequence::ZERO, |rule| {
-            Sequence(rule.forgotten.load(Ordering::Relaxed).min(most))
+            Sequence(rule.evicted_floor.load(Ordering::Relaxed).min(most))
         })
     }
 
-    /// Evictions after this number are void. Until [`Self::cut_forgotten`] is called, shards with
-    /// void entries may still remove channels with later evictions.
-    pub(super) fn bound_forgotten(&self, kept: Sequence) {
-        self.forgotten_max.store(kept.0, Ordering::Release);
+    /// Evictions after this number are void. Until [`Self::cut_evicted_floor`] is called, shards
+    /// with void entries may still remove channels with later evictions.
+    pub(super) fn bound_evicted_floor(&self, kept: Sequence) {
+        self.evicted_floor_max.store(kept.0, Ordering::Release);
     }
 
     /// No shard has void entries any more.
-    pub(super) fn cut_forgotten(&self, kept: Sequence) {
+    pub(super) fn cut_evicted_floor(&self, kept: Sequence) {
         for rule in &self.table {
-            rule.forgotten.fetch_min(kept.0, Ordering::Relaxed);
+            rule.evicted_floor.fetch_min(kept.0, Ordering::Relaxed);
         }
-        self.forgotten_max.store(u64::MAX, Ordering::Release);
+        self.evicted_floor_max.store(u64::MAX, Ordering::Release);
     }
 
     /// A channel whose newest eviction was this one is gone.
-    pub(super) fn forget(&self, index: RuleIndex, evicted: Sequence) {
+    pub(super) fn note_evicted(&self, index: RuleIndex, evicted: Sequence) {
         if let Some(rule) = self.get(index) {
-            rule.forgotten.fetch_max(evicted.0, Ordering::Relaxed);
+            rule.evicted_floor.fetch_max(evicted.0, Ordering::Relaxed);
         }
     }
 }

@@ -233,7 +233,7 @@ impl Shard {
             return None;
         }
         let rule = log.rules.find(name);
-        let channel = Channel::new(name.clone(), rule, log.rules.forgotten(rule));
+        let channel = Channel::new(name.clone(), rule, log.rules.evicted_floor(rule));
         let place = u32::try_from(self.channels.insert(channel)).ok()?;
         let channels = &self.channels;
         let rehash = |place: &u32| {
@@ -252,7 +252,7 @@ impl Shard {
             return false;
         };
         let hash = log.hash(&channel.name);
-        log.rules.forget(channel.rule, channel.evicted);
+        log.rules.note_evicted(channel.rule, channel.evicted);
         match self.directory.find_entry(hash, |known| *known == place) {
             Ok(found) => drop(found.remove()),
             Err(_) => debug_assert!(false, "a channel is not in the directory"),

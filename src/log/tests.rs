@@ -22,10 +22,10 @@ fn writer(channels_max: u32) -> Writer {
 }
 
 fn enter(log: &Log, worker: u16, name: &ChannelName) -> Option<ChannelKey> {
-    let (none, stake) = (Amount::default(), Stake { worker, place: 0 });
+    let (none, interest) = (Amount::default(), WorkerInterest { worker, place: 0 });
     let horizon = log.state().horizon(log.posted());
-    let entered = log.enter(name, stake, horizon, none, &mut Vec::new());
-    entered.map(|(standing, _)| standing.key)
+    let entered = log.register_interest(name, interest, horizon, none, &mut Vec::new());
+    entered.map(|(channel_state, _)| channel_state.key)
 }
 
 /// Publishes one thing in each of these channels, and keeps the bounds of the log.

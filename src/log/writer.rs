@@ -14,7 +14,7 @@ use super::epoch::EpochState;
 use super::order::{Order, Ordered};
 use super::rules::Class;
 use super::shard::{CHANNEL_BYTES, Channel, assert_unlocked, key};
-use super::{Amount, ChannelKey, Entry, Log, RuleIndex, Stake};
+use super::{Amount, ChannelKey, Entry, Log, RuleIndex, WorkerInterest};
 use crate::config::limits::TRIMS_PER_PUBLICATION_MAX;
 use crate::config::{Config, Overflow};
 use crate::frame::Publication;
@@ -115,7 +115,7 @@ impl Writer {
     /// Everything that was added has been posted to the workers that it concerns.
     pub fn note_posted(&mut self) {
         self.state.note_posted(self.head);
-        self.show();
+        self.publish_figures();
     }
 
     /// Numbers up to this one may have been given out before a restart and are lost.
@@ -130,7 +130,7 @@ impl Writer {
     pub fn publish(
         &mut self,
         publication: Arc<Publication>,
-        send: impl FnMut(Stake, ChannelKey, Entry),
+        send: impl FnMut(WorkerInterest, ChannelKey, Entry),
     ) -> u32 {
         assert_unlocked();
         let sequence = publication.id.sequence;
@@ -179,7 +179,7 @@ impl Writer {
         channel: &mut Channel,
         publication: Arc<Publication>,
         key: ChannelKey,
-        mut send: impl FnMut(Stake, ChannelKey, Entry),
+        mut send: impl FnMut(WorkerInterest, ChannelKey, Entry),
     ) {
         let sequence = publication.id.sequence;
         let part = self.part(channel.rule);
@@ -191,8 +191,8 @@ impl Writer {
             previous: channel.last(),
             is_superseded: false,
         };
-        for stake in channel.interest.all() {
-            send(*stake, key, entry.clone());
+        for interest in channel.interest.all() {
+            send(*interest, key, entry.clone());
         }
         let before = channel.bytes_held();
         let conflates = self.log.rules.overflow(channel.rule) == Overflow::Conflate;
@@ -222,7 +222,7 @@ impl Writer {
             count += 1;
         }
         for clock in 0..self.clocks.len() {
-            while let Some((due, channel)) = self.look(clock)
+            while let Some((due, channel)) = self.next_expiry(clock)
                 && now.has_reached(due)
                 && count < max
             {
@@ -232,7 +232,7 @@ impl Writer {
         }
         self.is_cut_short = count >= max;
         if count > 0 {
-            self.show();
+            self.publish_figures();
         }
         count
     }
@@ -297,7 +297,7 @@ impl Writer {
             self.drop_removed();
         }
         if count > 0 {
-            self.show();
+            self.publish_figures();
         }
         count
     }
@@ -335,14 +335,14 @@ impl Writer {
     }
 
     /// Publishes the figures for readers and gauges.
-    pub(super) fn show(&self) {
-        let shown = &self.log.shown;
+    pub(super) fn publish_figures(&self) {
+        let figures = &self.log.figures;
         let bytes = self.bytes_without_encodings();
-        shown.bytes.store(bytes, Ordering::Relaxed);
-        shown.entries.store(self.len(), Ordering::Relaxed);
+        figures.bytes.store(bytes, Ordering::Relaxed);
+        figures.entries.store(self.len(), Ordering::Relaxed);
         let oldest = self.oldest();
         let oldest = oldest.map_or(Sequence::ZERO, |oldest| oldest.sequence);
-        shown.oldest.store(oldest.0, Ordering::Relaxed);
+        figures.oldest.store(oldest.0, Ordering::Relaxed);
     }
 
     pub(super) fn part(&mut self, rule: RuleIndex) -> &mut Part {
@@ -453,7 +453,7 @@ impl Writer {
     }
 
     /// The next entry of a clock: when it gets too old, and its channel, whose oldest entry it is.
-    fn look(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
+    fn next_expiry(&mut self, clock: usize) -> Option<(Deadline, ChannelKey)> {
         let this = self.clocks.get(clock)?;
         let (mut next, age) = (this.next, this.age);
         let mut found = None;
@@ -477,7 +477,7 @@ impl Writer {
     }
 
     /// Everything after this number has been removed, and the numbers may be assigned again.
-    pub(super) fn go_back(&mut self, kept: Sequence) {
+    pub(super) fn rewind(&mut self, kept: Sequence) {
         let begin = self.head.next();
         self.feeders.order.drop_dead_at_end();
         self.clients.order.drop_dead_at_end();
@@ -494,7 +494,7 @@ impl Writer {
     /// Panics if the parts of the log disagree. For tests.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        self.show();
+        self.publish_figures();
         self.log.check_invariants();
         assert!(self.removed.is_empty());
         let mut held = [(0, 0), (0, 0)];

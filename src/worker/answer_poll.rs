@@ -167,7 +167,7 @@ impl<N: Net> Worker<N> {
                 ends.fold(last.id, |a, b| if b.sequence > a.sequence { b } else { a })
             }
             (None, Some(stays))
-                if !is_behind && !self.hub.is_sinking(slot, stays.sequence, self.now) =>
+                if !is_behind && !self.hub.nears_eviction(slot, stays.sequence, self.now) =>
             {
                 stays
             }

@@ -22,7 +22,7 @@ use crate::config::limits::{BATCH_WRITE_BYTES_MAX, FLUSH_SLICE_US_MAX};
 use crate::conn::Conn;
 use crate::effect::CloseReason;
 use crate::frame::FrameKind;
-use crate::hub::{Hub, Planned, Verdict, Visit};
+use crate::hub::{Hub, Planned, QuotaOutcome, Visit};
 use crate::id::ConnId;
 use crate::time::Now;
 use crate::transport::{Goodbye, StreamEvent};
@@ -111,7 +111,7 @@ impl<N: Net> Worker<N> {
             let mut ended = Vec::new();
             while !is_over && !self.is_batch_full() {
                 match self.hub.visit() {
-                    Visit::Nobody => is_over = true,
+                    Visit::Done => is_over = true,
                     Visit::Subscriber(slot) => {
                         if let Some(id) = self.id_in(slot) {
                             self.visit(id);
@@ -418,9 +418,9 @@ impl<N: Net> Worker<N> {
             return;
         }
         match self.hub.enforce(id.slot, self.now) {
-            Verdict::Within => {}
-            Verdict::Skipped(count) => self.parts.metrics.skipped.add(count),
-            Verdict::Overflow => {
+            QuotaOutcome::Within => {}
+            QuotaOutcome::Skipped(count) => self.parts.metrics.skipped.add(count),
+            QuotaOutcome::Overflow => {
                 self.call(id, |conn, out, context| {
                     conn.handle_goodbye(Goodbye::Overflow, out, context);
                 });

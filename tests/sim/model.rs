@@ -724,7 +724,7 @@ impl ExpectedDeliveries {
 
     /// The server sent a position: the connection has everything up to it. The client itself may
     /// have come from another worker that was ahead, up to `since`.
-    pub(crate) fn caught_up(&mut self, head: u64, since: u64, facts: &Facts) {
+    pub(crate) fn caught_up_position(&mut self, head: u64, since: u64, facts: &Facts) {
         let published = facts.logs[self.worker].head;
         // If the epoch changed, the gap may end after what this worker has taken in: another worker
         // was ahead.

@@ -298,7 +298,7 @@ fn audience_and_issuer_must_match_the_rules() {
         let verified = own.verify(&with_claims(&claims), NOW_S).map(|_| ());
         assert_eq!(verified, outcome, "{claims}");
     }
-    let token = with_claims(&claims(json!("push"), json!("anybody")));
+    let token = with_claims(&claims(json!("push"), json!("another")));
     assert_eq!(hs256().verify(&token, NOW_S), Err(TokenError::Audience));
 }
 

@@ -82,7 +82,7 @@ fn give(hub: &mut Node, slot: u32, bytes: usize, now: Now) -> Vec<u64> {
 
 /// Ends all walks as if all sockets were full.
 fn end_walks(hub: &mut Node) {
-    while hub.visit() != Visit::Nobody {}
+    while hub.visit() != Visit::Done {}
     hub.release_walked();
 }
 
@@ -211,7 +211,7 @@ fn overflow_skips_the_oldest_to_the_byte_and_tells() {
     for sequence in 1..=4 {
         hub.publish(publication(&hub, sequence, 0, 10), Now(0));
     }
-    assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
+    assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Skipped(2));
     assert_eq!(hub.behind(0).bytes, 20);
     let (channel, gap) = hub.take_gap(0).unwrap();
     assert_eq!(channel, name(0));
@@ -230,9 +230,9 @@ fn overflow_is_a_verdict_when_the_policy_is_to_close() {
     });
     hub.subscribe(0, &name(0), Since::Now, Sequence::ZERO);
     hub.publish(publication(&hub, 1, 0, 1), Now(0));
-    assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+    assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
     hub.publish(publication(&hub, 2, 0, 1), Now(0));
-    assert_eq!(hub.enforce(0, Now(0)), Verdict::Overflow);
+    assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Overflow);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn resuming_brings_the_log_whole_whatever_the_quota() {
         hub.publish(publication(&hub, sequence, 0, 1), Now(0));
     }
     hub.subscribe(0, &name(0), after(5), Sequence(20));
-    assert_eq!(hub.enforce(0, Now(0)), Verdict::Within);
+    assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Within);
     hub.publish(publication(&hub, 21, 0, 1), Now(0));
     assert_eq!(hub.behind(0).publications, 1);
     assert_eq!(give_all(&mut hub, 0), (6..=21).collect::<Vec<_>>());
@@ -278,7 +278,7 @@ fn overflow_on_top_of_an_eviction_does_not_claim_to_know_how_much_is_missing() {
     }
     end_walks(&mut hub);
     hub.evict(Now(0), 100);
-    assert_eq!(hub.enforce(0, Now(0)), Verdict::Skipped(2));
+    assert_eq!(hub.enforce(0, Now(0)), QuotaOutcome::Skipped(2));
     let (_, gap) = hub.take_gap(0).unwrap();
     assert_eq!((gap.missed, gap.cause), (None, GapCause::Slow));
     assert_eq!(gap.since.unwrap().sequence, Sequence::ZERO);
@@ -359,7 +359,11 @@ fn position_of_another_epoch_misses_only_what_the_log_lacks_of_this_one() {
             gap: Some(gap),
         };
         assert_eq!(outcome, JoinOutcome::Joined(joined), "c{channel}");
-        assert_eq!(hub.enforce(slot, Now(0)), Verdict::Within, "it is a resume");
+        assert_eq!(
+            hub.enforce(slot, Now(0)),
+            QuotaOutcome::Within,
+            "it is a resume"
+        );
         assert_eq!(give_all(&mut hub, slot), given, "c{channel}");
     }
 }
@@ -563,7 +567,7 @@ impl Model {
             }
         }
         let verdict = self.hub.enforce(slot, Now(0));
-        assert_ne!(verdict, Verdict::Overflow);
+        assert_ne!(verdict, QuotaOutcome::Overflow);
         assert!(!self.hub.behind(slot).exceeds(self.quota));
     }
 
@@ -605,7 +609,7 @@ impl Model {
                 self.hub.trim(1000);
                 self.hub.evict(Now(0), 1000);
             }
-            Act::Walk => while self.hub.visit() != Visit::Nobody {},
+            Act::Walk => while self.hub.visit() != Visit::Done {},
             Act::Give { slot, bytes } => self.give(slot, bytes),
             Act::Join {
                 slot,

@@ -60,7 +60,7 @@ fn give(hub: &mut Node, slot: u32) -> Vec<u64> {
 }
 
 fn walk(hub: &mut Node) {
-    while hub.visit() != Visit::Nobody {}
+    while hub.visit() != Visit::Done {}
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn channel_keeps_its_newest_bytes_but_its_newest_publication_in_any_case() {
 }
 
 #[test]
-fn cursor_before_what_a_channel_has_dropped_is_told_so_and_others_are_not() {
+fn cursor_before_dropped_entries_receives_a_gap_and_others_do_not() {
     let mut hub = hub(vec![namespace("a", |n| n.log_entries = Some(1))], |_| {});
     for channel in ["a", "b", "a", "a"] {
         publish(&mut hub, channel, 1, 0);
@@ -212,7 +212,7 @@ fn position_sinks_with_the_age_of_its_channels() {
     let _joined = hub.subscribe(0, &name("short"), Since::Now, Sequence::ZERO);
     let _joined = hub.subscribe(1, &name("long"), Since::Now, Sequence::ZERO);
     publish(&mut hub, "other", 1, 0);
-    let sinks = |slot, at_ms| hub.is_sinking(slot, Sequence::ZERO, Now(at_ms * MS));
+    let sinks = |slot, at_ms| hub.nears_eviction(slot, Sequence::ZERO, Now(at_ms * MS));
     assert_eq!(
         [sinks(0, 49), sinks(0, 50), sinks(1, 50)],
         [false, true, false]
@@ -452,7 +452,7 @@ fn channels_in_which_clients_broadcast_take_no_more_than_their_share() {
 }
 
 #[test]
-fn what_a_late_hub_has_in_hand_is_given_although_the_log_has_evicted_what_came_before() {
+fn entries_that_a_late_hub_holds_are_delivered_although_earlier_ones_were_evicted() {
     let mut config = Config {
         namespace: vec![namespace("c", |n| n.log_entries = Some(1))],
         ..Config::default()
@@ -471,8 +471,8 @@ fn what_a_late_hub_has_in_hand_is_given_although_the_log_has_evicted_what_came_b
         let payload = Payload::Text("x".repeat(bytes).into());
         let one = Publication::new(id, name("c"), payload, Now(0), writer.log().ledger());
         writer.announce(id.sequence);
-        writer.publish(Arc::new(one), |stake, key, entry| {
-            sent.push((stake.place, key, entry));
+        writer.publish(Arc::new(one), |interest, key, entry| {
+            sent.push((interest.place, key, entry));
         });
         writer.note_posted();
         if number == 1 {

@@ -39,19 +39,19 @@ impl Outgoing {
         worker_ack: Option<&Arc<WorkerAck>>,
     ) -> u32 {
         let Self { batches, pending } = self;
-        writer.publish(Arc::new(publication), |stake, key, entry| {
-            let Some(batch) = batches.get_mut(usize::from(stake.worker)) else {
-                debug_assert!(false, "there is no worker {}", stake.worker);
+        writer.publish(Arc::new(publication), |interest, key, entry| {
+            let Some(batch) = batches.get_mut(usize::from(interest.worker)) else {
+                debug_assert!(false, "there is no worker {}", interest.worker);
                 return;
             };
             if batch.is_empty() {
-                pending.push(stake.worker);
+                pending.push(interest.worker);
             }
             if let Some(worker_ack) = worker_ack {
                 worker_ack.expect_another();
             }
             batch.push(Item {
-                place: stake.place,
+                place: interest.place,
                 key,
                 entry,
                 worker_ack: worker_ack.map(Arc::clone),

@@ -76,7 +76,7 @@ impl Subscriber {
         worker.hub.follow_epoch(NOW);
         worker.broadcast();
         let hub = &mut worker.hub;
-        while hub.visit() != Visit::Nobody {}
+        while hub.visit() != Visit::Done {}
         let (mut planned, mut encoder) = (Vec::new(), Encoder::default());
         loop {
             while let Some((_, gap)) = hub.take_gap(SLOT) {

@@ -24,7 +24,7 @@ use crate::config::{Config, Namespace};
 use crate::frame::{Encoder, Envelope, FrameKind, Ledger, Payload, Publication};
 use crate::hub::{Gap, Hub, JoinOutcome, Visit};
 use crate::id::{ChannelName, Cursor, Epoch, Sequence, Since};
-use crate::log::{Amount, ChannelKey, Log, Stake, Writer};
+use crate::log::{Amount, ChannelKey, Log, WorkerInterest, Writer};
 use crate::time::Now;
 use crate::worker::mail::inbox::{Batch, Item};
 use crate::worker::mail::outgoing::Outgoing;
@@ -271,7 +271,7 @@ impl Client {
     fn take(&mut self, worker: &mut Worker) {
         worker.broadcast();
         let hub = &mut worker.hub;
-        while hub.visit() != Visit::Nobody {}
+        while hub.visit() != Visit::Done {}
         let (mut planned, mut encoder) = (Vec::new(), Encoder::default());
         loop {
             while let Some((channel, gap)) = hub.take_gap(SLOT) {
@@ -291,7 +291,7 @@ impl Client {
         }
         hub.release_walked();
         assert!(!hub.is_behind(SLOT));
-        self.position = hub.caught_up(SLOT).sequence;
+        self.position = hub.caught_up_position(SLOT).sequence;
     }
 
     fn leave(worker: &mut Worker) {
@@ -464,7 +464,7 @@ fn feed_that_notes_before_it_posts_loses_a_publication() {
 }
 
 #[test]
-fn what_a_channel_does_not_keep_is_given_or_in_a_gap() {
+fn entry_that_a_channel_drops_is_delivered_or_in_a_gap() {
     for entries in 1..=2 {
         let mut model = Return::new(&["a"], ONE_CHANNEL);
         model.config.namespace.push(Namespace {
@@ -477,7 +477,7 @@ fn what_a_channel_does_not_keep_is_given_or_in_a_gap() {
 }
 
 #[test]
-fn what_the_log_does_not_keep_is_given_or_in_a_gap() {
+fn entry_that_the_log_drops_is_delivered_or_in_a_gap() {
     let mut model = Return::new(&["a", "b"], TWO_CHANNELS);
     model.config.log.entries = 1;
     model.evicts = true;
@@ -616,7 +616,7 @@ fn names(log: &Log, has_same_lock: bool) -> (&'static str, &'static str) {
 }
 
 #[test]
-fn channel_that_goes_and_comes_again_loses_nothing_in_silence() {
+fn channel_that_is_dropped_and_made_again_loses_nothing_in_silence() {
     check(|| {
         let config = Config::default();
         let mut feed = Feed::new(1, &config);
@@ -684,12 +684,12 @@ fn mail_for_a_channel_that_has_gone_is_not_given_to_the_one_in_its_place() {
 
 /// Enters a channel, of which only one may have subscribers.
 fn enter(log: &Log, worker: u16, channel: &str) -> Option<ChannelKey> {
-    let stake = Stake { worker, place: 0 };
+    let interest = WorkerInterest { worker, place: 0 };
     let (none, mut late) = (Amount::default(), Vec::new());
     let horizon = log.state().horizon(Sequence::ZERO);
-    let entered = log.enter(&name(channel), stake, horizon, none, &mut late);
+    let entered = log.register_interest(&name(channel), interest, horizon, none, &mut late);
     assert!(log.subscribed() <= 1);
-    entered.map(|(standing, _)| standing.key)
+    entered.map(|(channel_state, _)| channel_state.key)
 }
 
 #[test]

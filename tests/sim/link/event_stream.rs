@@ -106,7 +106,7 @@ impl Link {
                 self.finish_opening(id, facts);
             }
             Some(id) => {
-                self.expected.caught_up(id, 0, facts);
+                self.expected.caught_up_position(id, 0, facts);
                 self.observations.push(Observation::Position(id));
             }
             // It only carries the return delay.

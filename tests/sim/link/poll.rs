@@ -334,7 +334,7 @@ impl Link {
             | Requested::Invalid
             | Requested::Now => 0,
         };
-        self.expected.caught_up(id, since, facts);
+        self.expected.caught_up_position(id, since, facts);
         if is_empty && !self.polls.is_last {
             self.check_acknowledged(&asked, id, facts);
         }
