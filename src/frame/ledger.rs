@@ -1,7 +1,7 @@
 //! Counts the bytes of publications and encodings from creation to drop.
 //!
 //! The node has one [`Ledger`]. Every counted value adds its bytes on creation and subtracts them
-//! on drop, so that no holder can be forgotten. Encodings have a [`Weight`], which stores whether
+//! on drop, so that no holder can be forgotten. Encodings have a `Weight`, which stores whether
 //! the log has them and how many conns hold them. Encodings that the log has evicted and a conn
 //! still holds are *pinned*. Relaxed atomics, no lock; each sum is exact while no thread changes
 //! it.
