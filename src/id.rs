@@ -325,9 +325,9 @@ impl FromStr for Cursor {
     type Err = CursorError;
 
     fn from_str(text: &str) -> Result<Self, CursorError> {
-        let (epoch, sequence) = text.split_once('-').ok_or(CursorError)?;
-        let is_canonical = epoch.len() == 12
-            && epoch.bytes().all(is_lower_hex)
+        let (epoch, rest) = text.split_at_checked(12).ok_or(CursorError)?;
+        let sequence = rest.strip_prefix('-').ok_or(CursorError)?;
+        let is_canonical = epoch.bytes().all(is_lower_hex)
             && !sequence.is_empty()
             && sequence.bytes().all(|b| b.is_ascii_digit())
             && (sequence == "0" || !sequence.starts_with('0'));

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use memchr::{memchr, memchr2};
 use percent_encoding::percent_decode_str;
 
 use crate::effect::Window;
@@ -42,10 +43,10 @@ impl<'b> Target<'b> {
     /// Returns [`Refusal::Target`] for other forms, and for a fragment, which is never sent to a
     /// server (RFC 9110, 7.1).
     pub fn parse(target: &'b str) -> Result<Self, Refusal> {
-        if target.contains('#') {
+        if memchr(b'#', target.as_bytes()).is_some() {
             return Err(Refusal::Target);
         }
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let (path, query) = split_at_byte(target, b'?').unwrap_or((target, ""));
         if path.starts_with('/') {
             let authority = None;
             return Ok(Self {
@@ -90,8 +91,8 @@ impl Query {
         let mut first = None;
         let mut last = None;
         let mut positions = [None; POSITION_PARAMETERS.len()];
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for pair in pairs(query) {
+            let (name, value) = split_at_byte(pair, b'=').unwrap_or((pair, ""));
             let name = decode(name)?;
             // Decoded even if the name is unknown: a malformed query is refused as a whole.
             let value = decode(value)?;
@@ -126,8 +127,8 @@ impl Query {
 
 /// The value of the first non-empty parameter of this name.
 pub(super) fn parameter<'b>(query: &'b str, wanted: &str) -> Result<Option<Cow<'b, str>>, Refusal> {
-    for pair in query.split('&') {
-        if let Some((name, value)) = pair.split_once('=')
+    for pair in pairs(query) {
+        if let Some((name, value)) = split_at_byte(pair, b'=')
             && !value.is_empty()
             && decode(name)? == wanted
         {
@@ -192,9 +193,31 @@ fn distinct(mut channels: Vec<ChannelName>, limit: usize) -> Result<Vec<ChannelN
     Ok(channels)
 }
 
+/// The parameters of a query that are not empty.
+fn pairs(query: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(query);
+    let next = move || {
+        let (pair, after) = match split_at_byte(rest?, b'&') {
+            Some((pair, after)) => (pair, Some(after)),
+            None => (rest?, None),
+        };
+        rest = after;
+        Some(pair)
+    };
+    std::iter::from_fn(next).filter(|pair| !pair.is_empty())
+}
+
+/// The texts before and after the first such ASCII byte. Faster for short texts than
+/// `str::split_once`: each poll has a query.
+fn split_at_byte(text: &str, ascii: u8) -> Option<(&str, &str)> {
+    debug_assert!(ascii.is_ascii());
+    let at = memchr(ascii, text.as_bytes())?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 /// Decodes percent-encoding and `+`.
 fn decode(text: &str) -> Result<Cow<'_, str>, Refusal> {
-    if !text.contains(['%', '+']) {
+    if memchr2(b'%', b'+', text.as_bytes()).is_none() {
         return Ok(Cow::Borrowed(text));
     }
     // The decoder accepts a stray percent sign, so the escapes are checked first.
