@@ -180,8 +180,8 @@ impl Tail {
         self.entries.iter()
     }
 
-    /// Adds the channel's newest entry. If a number is missing before it, the older entries are
-    /// dropped.
+    /// Adds the channel's newest entry. If it does not directly follow the tail's last entry, the
+    /// older entries are dropped.
     pub fn push(&mut self, entry: Entry) {
         // The channel was removed and created again, or it had too many older entries to be held.
         let last = self.entries.back();
