@@ -15,14 +15,14 @@ pub struct ChannelIndex(pub u32);
 /// A channel that has subscribers on this worker.
 #[derive(Debug)]
 pub struct Channel {
-    /// Its name.
+    /// The channel's name.
     pub name: ChannelName,
-    /// Its key in the log.
+    /// The channel's key in the log.
     pub key: ChannelKey,
     /// The rule that sets how much of the channel is kept, and what happens to conns that are
     /// behind.
     pub rule: RuleIndex,
-    /// The number of its newest publication up to the hub's head; zero before the first
+    /// The number of the channel's newest publication up to the hub's head; zero before the first
     /// publication.
     pub last: Sequence,
     /// The total of the publications in the channel up to `last`, from the channel's creation on.
@@ -38,10 +38,11 @@ const _: () = assert!(size_of::<Channel>() == 64);
 /// The delivery of new publications to the subscribers of a channel, one subscriber after another.
 #[derive(Debug, Default)]
 pub struct Walk {
-    /// The channel's newest entries. They include each entry for which some subscriber was not
+    /// The channel's newest entries. They include every entry for which a subscriber is still to be
     /// visited.
     pub tail: Tail,
-    /// The total for which all subscribers had been visited when the current pass began.
+    /// The channel's total up to the last publication for which all subscribers had been visited
+    /// when the current pass began.
     pub floor: Amount,
     /// The floor of the pass after the current one.
     pub again_floor: Amount,
@@ -68,7 +69,7 @@ impl Walk {
 }
 
 impl Channel {
-    /// Creates a channel without subscribers, in its state in the log.
+    /// Creates a channel without subscribers, in the state that the log has of it.
     #[must_use]
     pub fn new(name: ChannelName, channel_state: &ChannelState) -> Self {
         Self {
@@ -117,8 +118,8 @@ impl Channel {
         is_to_queue
     }
 
-    /// Accepts the channel's state in the log, if the hub does not hold the channel's entries.
-    /// Otherwise like [`Self::take`].
+    /// Accepts the channel's state in the log, if the hub does not hold the channel's entries. In
+    /// other respects it works like [`Self::take`].
     pub fn take_standing(
         &mut self,
         channel_state: &ChannelState,
@@ -165,7 +166,7 @@ impl Channel {
         }
     }
 
-    /// Returns the first entry after a position that the hub holds.
+    /// Returns the first entry after a position, among the entries that the hub holds.
     #[must_use]
     pub fn held_after(&self, position: Sequence) -> Option<&Served> {
         self.walk.as_ref()?.tail.after(position)

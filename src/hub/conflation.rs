@@ -56,7 +56,7 @@ impl Hub {
         may && self.conflating.insert(slot)
     }
 
-    /// Ends conflation if the conn in a slot has caught up. It then receives all publications
+    /// Ends conflation if the conn in a slot has caught up. The conn then receives all publications
     /// again.
     pub(super) fn end_conflation(&mut self, slot: u32) {
         if self.conflating.contains(&slot) {

@@ -6,7 +6,8 @@
 //! Acknowledgements, history, the quota's exemptions and the walks are cut at the same number.
 //!
 //! Mail of the previous epoch may still be in the inbox. The worker accepts the valid part of this
-//! mail, because the log may have evicted those entries. It confirms the rest and ignores it.
+//! mail, because the log may have evicted those entries. The worker confirms the rest and ignores
+//! it.
 //!
 //! The hub must not switch while a planned publication waits to be written. So the worker switches
 //! between its phases and before it subscribes a conn.
@@ -42,7 +43,7 @@ impl Passage {
 }
 
 impl Hub {
-    /// Returns the id up to which everything has been posted. It is an id of the hub's epoch.
+    /// Returns the id up to which everything has been posted. The id is of the hub's epoch.
     #[must_use]
     pub fn posted(&self) -> Cursor {
         self.cursor(self.state.posted())
@@ -71,8 +72,8 @@ impl Hub {
         position.epoch == self.epoch || self.state.has_valid(position)
     }
 
-    /// Returns a posted id in the hub's epoch. The id may be of an earlier epoch; if it is void,
-    /// the last valid id stands for it.
+    /// Converts a posted id, which may be of an earlier epoch, to the hub's epoch. If the id is
+    /// void, the result is the last valid id.
     #[must_use]
     pub fn in_this_epoch(&self, posted: Cursor) -> Cursor {
         let valid = self.state.valid_until(posted.epoch).unwrap_or_default();
@@ -82,8 +83,8 @@ impl Hub {
         }
     }
 
-    /// Returns the number up to which an acknowledgement of this id reaches. Void ids may be in
-    /// flight when the epoch changes; for a void id, this is the last valid number.
+    /// Returns the number up to which a client acknowledges publications with this id. Void ids may
+    /// be in flight when the epoch changes; for a void id, the result is the last valid number.
     pub(super) fn acknowledged_by(&self, id: Cursor) -> Option<Sequence> {
         if id.epoch == self.epoch {
             return Some(id.sequence);
@@ -186,7 +187,7 @@ impl Hub {
         let state = &self.state;
         let gap = self.gaps.entry(key).or_insert(fresh);
         (gap.until, gap.missed) = (until, None);
-        // The missing publications had expired, and no void publication was delivered.
+        // True if the missing publications had expired and no void publication was delivered.
         let has_expired =
             gap.cause == GapCause::Expired && gap.since.is_some_and(|since| state.has_valid(since));
         if !gap.cause.is_foreign() && !has_expired {
@@ -194,7 +195,7 @@ impl Hub {
         }
     }
 
-    /// Sets the end of a gap that has not been reported to the same position in this epoch.
+    /// Changes the end of an unreported gap to the hub's epoch. The position stays the same.
     fn rename_gap(&mut self, key: (u32, ChannelIndex)) {
         let epoch = self.epoch;
         if let Some(gap) = self.gaps.get_mut(&key) {

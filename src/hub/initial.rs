@@ -1,25 +1,26 @@
 //! History: where it begins for a subscriber that requests it, and which publications belong to it.
 //!
 //! A subscriber with `since=first` or `last` starts before the first of the entries that it
-//! requested, as if it resumed from there. In everything else history is a resume: quota, windows
-//! and conflation make no difference. The client had no position, so entries that leave the log
-//! before the first delivery are not lost for it. In a full log each publication evicts an entry,
-//! also between subscribing and the first write.
+//! requested, as if it resumed from there. In all other respects history is a resume, also for
+//! quota, windows and conflation. The client had no position, so entries that leave the log before
+//! the first delivery do not count as lost. For example, in a full log each publication evicts an
+//! entry, also between subscribing and the first write.
 //!
 //! Publications that were in the log when the subscription began are *initial*: their frames have a
-//! mark. Few subscribers still have initial publications to receive, so the end of each history is
-//! stored separately, by slot. Called by [`super::membership`] and [`super::serve`].
+//! mark. Few subscribers still have initial publications to receive, so the `Mark`s of their
+//! subscriptions are stored separately, by slot. Called by [`super::membership`] and
+//! [`super::serve`].
 
 use super::channel::ChannelIndex;
 use super::{Hub, Map, Member};
 use crate::frame::FrameKind;
 use crate::id::{Sequence, Since};
 
-/// For each conn, by slot: the numbers up to which publications are initial, one per channel.
+/// The marks of each conn's subscriptions, by slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Initial(Map<u32, Vec<Mark>>);
 
-/// The number up to which a subscription's publications are initial.
+/// The mark of a subscription: up to which number its publications are initial.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
     channel: ChannelIndex,

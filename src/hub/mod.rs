@@ -76,7 +76,7 @@ pub enum Visit {
     Done,
     /// The conn in this slot is behind.
     Subscriber(u32),
-    /// A walk has visited the last subscriber of its channel. It began at this time.
+    /// A walk has visited the last subscriber of its channel. The walk began at this time.
     WalkDone(Now),
 }
 
@@ -96,7 +96,8 @@ pub struct Hub {
     channels: ChunkedSlab<Channel>,
     /// The subscriptions of each conn, by slot.
     members: ChunkedVec<Member>,
-    /// Conns that resumed. Publications up to this number do not count for the conn's quota.
+    /// Conns that resumed, each with a number. Publications up to this number do not count for the
+    /// conn's quota.
     replays: Map<u32, Sequence>,
     /// Conns that skip superseded publications until they have caught up.
     conflating: Set<u32>,

@@ -25,8 +25,8 @@ impl Hub {
         }
     }
 
-    /// Returns the position of the conn in a slot, which has no lag. This is the hub's head, or the
-    /// client's own position if the client came from a worker that was ahead.
+    /// Returns the position of the conn in a slot if the conn has no lag. This is the hub's head,
+    /// or the client's own position if the client came from a worker that was ahead.
     #[must_use]
     pub fn caught_up_position(&self, slot: u32) -> Cursor {
         let positions = self.positions(slot);
@@ -147,7 +147,7 @@ impl Hub {
 /// Samples of the head with times. They show the age of a position with sufficient precision.
 #[derive(Debug)]
 pub(super) struct Samples {
-    /// Numbers with times. Publications after the number came at this time or later.
+    /// Pairs of a number and a time. Publications after the number came at this time or later.
     samples: VecDeque<(Sequence, Now)>,
     /// The time between two samples.
     interval: Duration,
@@ -173,7 +173,7 @@ impl Samples {
         }
     }
 
-    /// Notes that publications after `head` come now.
+    /// Adds a sample: publications after `head` come now or later.
     pub(super) fn note(&mut self, head: Sequence, now: Now) {
         if now.has_reached(self.due) {
             self.due = now.after(self.interval);
@@ -189,8 +189,8 @@ impl Samples {
         while self.samples.pop_back_if(|(head, _)| *head > kept).is_some() {}
     }
 
-    /// Returns a time before all publications after a position. Returns `None` if that is too long
-    /// ago.
+    /// Returns a time at which nothing after a position had been published. Returns `None` if that
+    /// was too long ago.
     fn after(&self, position: Sequence) -> Option<Now> {
         let after = self.samples.partition_point(|(head, _)| *head <= position);
         let (_, since) = self.samples.get(after.checked_sub(1)?)?;

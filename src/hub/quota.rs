@@ -15,7 +15,7 @@ use crate::time::Now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum QuotaOutcome {
-    /// The conn is over its quota, and the policy is to close it.
+    /// The conn is over its quota, and the policy is to close the conn.
     Overflow,
     /// The conn was over its quota, and this number of publications was skipped.
     Skipped(u64),
@@ -49,8 +49,8 @@ impl Hub {
         newest.fold(Amount::default(), Amount::plus)
     }
 
-    /// Returns the amount of which no byte was written to the conn in a slot, whether it counts or
-    /// not.
+    /// Returns the amount of the publications of which the conn in a slot has received no byte,
+    /// whether they count or not.
     pub(super) fn owed(&self, slot: u32) -> Amount {
         let amounts = self.subscriptions(slot).iter();
         let amounts = amounts.map(|subscription| self.amount_after(*subscription));
@@ -78,8 +78,8 @@ impl Hub {
         QuotaOutcome::Skipped(skipped)
     }
 
-    /// Skips the oldest publications of a conn that is behind by this amount. Returns how many it
-    /// skipped.
+    /// Skips the oldest publications of a conn that is behind by this amount. Returns the number of
+    /// skipped publications.
     fn skip_until_within(&mut self, slot: u32, mut behind: Amount, now: Now) -> u64 {
         // Publications that have left the log are missing, too, and their number is no longer
         // known.

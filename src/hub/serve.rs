@@ -42,7 +42,7 @@ pub enum Held {
     Tail {
         /// The channel.
         channel: ChannelIndex,
-        /// The entry's number among all entries of the channel.
+        /// The entry's index among all entries of the channel.
         ordinal: u64,
     },
 }
@@ -286,7 +286,7 @@ impl Hub {
                 source.next = END;
             }
             Held::Fetched(index) => {
-                // The entries after these were fetched for another source.
+                // The entries from `fetched_end` on were fetched for another source.
                 let entries = fetched.iter_mut().skip(index as usize);
                 for (index, entry) in (index..source.fetched_end).zip(entries) {
                     source.held = Held::Fetched(index);
@@ -501,7 +501,7 @@ impl Hub {
         subscriptions.any(|subscription| subscription.position > self.head)
     }
 
-    /// Takes the next gap to report to the conn in a slot. Returns it with the name of its channel.
+    /// Takes the next gap to report to the conn in a slot, with the name of its channel.
     pub fn take_gap(&mut self, slot: u32) -> Option<(ChannelName, Gap)> {
         self.note_evicted(slot);
         self.skip_superseded(slot);
@@ -517,7 +517,7 @@ impl Hub {
         Some((self.channel(key.1)?.name.clone(), gap))
     }
 
-    /// Creates gaps for the entries after the cursors of a conn that the log has evicted.
+    /// Creates gaps for the pending entries of the conn in a slot that the log has evicted.
     pub(super) fn note_evicted(&mut self, slot: u32) {
         if !self.has_loss(slot) {
             return;

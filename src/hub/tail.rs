@@ -110,7 +110,7 @@ impl Tail {
         index(last).saturating_sub(index(after)) as u64
     }
 
-    /// Returns the entry with this number. `ordinal` is its number among all entries of the
+    /// Returns the entry with this number. `ordinal` is the entry's index among all entries of the
     /// channel.
     #[must_use]
     pub fn get(&self, sequence: Sequence, ordinal: u64) -> Option<&Served> {

@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(2));
         publish(&mut hub, "a");
         assert_eq!(hub.enforce(0, Now(1)), QuotaOutcome::Skipped(1));
-        // One gap reports all of them; there is no message for each publication.
+        // One gap reports all missing publications; there is no message for each of them.
         assert_eq!(serve(&mut hub), (Vec::new(), Vec::new()));
         assert_eq!(acknowledge(&mut hub, 1), Acknowledged::Opened);
         let gap = Gap {

@@ -1,4 +1,4 @@
-//! `answer_poll`: collects what a poll has to receive in its one answer.
+//! `answer_poll`: collects everything that is pending for a poll into the poll's one answer.
 //!
 //! A waiting poll is visited like any subscriber, and is answered when a publication or a gap is
 //! pending for it. Publications go to the outbox by reference, up to the bytes of one turn. The
@@ -41,7 +41,7 @@ impl<N: Net> Worker<N> {
         self.arm(id, self.running.now().after(again));
     }
 
-    /// Answers the polls that waited until the head reached their cursor.
+    /// Answers the waiting polls whose cursor the head has reached.
     pub(super) fn answer_due_polls(&mut self) {
         let head = self.hub.head().sequence;
         let is_due = |first: &mut (Cursor, ConnId, Option<Cursor>)| first.0.sequence <= head;
@@ -119,8 +119,8 @@ impl<N: Net> Worker<N> {
         gaps.extend(std::iter::from_fn(|| self.hub.take_gap(slot)));
     }
 
-    /// Reads the next publications after expired ones, within bounds. Until something is read, the
-    /// gaps are taken again if the log has evicted entries after they were taken.
+    /// Reads the next publications within bounds, and skips expired ones. Until something is read,
+    /// the gaps are taken again if the log has evicted entries after they were taken.
     fn take_publications(
         &mut self,
         slot: u32,

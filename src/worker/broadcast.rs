@@ -17,8 +17,8 @@ impl<N: Net> Worker<N> {
     pub(super) fn broadcast(&mut self) {
         self.is_batch_held = false;
         self.drain_if_ordered();
-        // Must be read before the inbox: a later value could include entries that were not in the
-        // inbox.
+        // Must be read before the inbox: a later value could include entries that were not yet in
+        // the inbox.
         let posted = self.hub.posted();
         for _ in 0..PUBLICATIONS_PER_TURN_MAX {
             if !self.open_batch() {
@@ -71,8 +71,8 @@ impl<N: Net> Worker<N> {
         true
     }
 
-    /// Passes the next entry to the hub. Returns false if it has to wait for the walk over its
-    /// channel.
+    /// Passes the next entry to the hub. Returns false if the entry has to wait for the walk over
+    /// its channel.
     fn take_next(&mut self) -> bool {
         let next = self.batch.as_slice().first();
         if next.is_some_and(|item| item.entry.publication.id.epoch != self.hub.head().epoch) {

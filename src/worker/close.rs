@@ -39,7 +39,7 @@ impl<N: Net> Worker<N> {
         }
     }
 
-    /// Closes a conn. Over TLS, if the conn ended normally or its FIN waits for sealed bytes, these
+    /// Closes a conn. If a TLS conn ended normally or its FIN waits for sealed bytes, its sealed
     /// bytes and a `close_notify` are sent first. A second call does not wait.
     pub(super) fn close_when_sent(&mut self, id: ConnId, reason: CloseReason) {
         if !self.filters.defer_close(id.slot, reason) {

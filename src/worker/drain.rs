@@ -74,7 +74,7 @@ impl Draining {
     }
 }
 
-/// Conns whose goodbye was sent, and the time of the next check. They are checked because the
+/// Conns whose goodbye was sent, and the time of the next check. The conns are checked because the
 /// kernel does not report that a peer has acknowledged the last byte.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
@@ -170,7 +170,8 @@ impl<N: Net> Worker<N> {
     }
 
     /// Closes the conns that are left after the window. If the worker was stopped or starved, some
-    /// of these conns may not have a goodbye. They are sent it now and are closed in the next turn.
+    /// of these conns may not have a goodbye. These conns receive it now and are closed in the next
+    /// turn.
     pub(super) fn close_remaining(&mut self) {
         let Some(draining) = self.draining else {
             return;

@@ -66,7 +66,7 @@ impl<N: Net> Worker<N> {
         let is_draining = self.draining.is_some();
         let Some(slot) = self.slot(id) else { return };
         if !slot.holds.is_empty() || is_to_be_read {
-            // The client may have answered without the server having read the answer.
+            // The client may have answered, but the server may not have read the answer.
             slot.conn.handle_resumed(now);
         }
         let is_waiting = is_behind || !slot.conn.outbox().is_empty();

@@ -347,7 +347,7 @@ impl<N: Net> Worker<N> {
         plaintext
     }
 
-    /// Moves the outbox, then the cursors, by a number of bytes.
+    /// Removes written bytes from the outbox, then moves the cursors by the rest of the bytes.
     fn note_written(&mut self, id: ConnId, planned: &[Planned], bytes: usize, is_blocked: bool) {
         let Self {
             conns,

@@ -141,7 +141,8 @@ pub struct Worker<N: Net> {
     batch: std::vec::IntoIter<Item>,
     /// Whether the next publication has to wait until the walk over its channel has advanced.
     is_batch_held: bool,
-    /// Whether subscribers remain to be visited, but the network does not allow it yet.
+    /// Whether subscribers remain to be visited, but the network does not let the walks continue
+    /// yet.
     awaits_fanout: bool,
     accepting: Accepting,
     /// The sources of conns. Empty unless a limit or a proxy needs them.

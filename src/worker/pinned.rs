@@ -61,7 +61,7 @@ pub(super) struct Holders {
 type Holder = (Sequence, u32);
 
 impl Holders {
-    /// Replaces the oldest publication that a conn held before by the oldest one that it holds now.
+    /// Replaces `before`, which was noted as a conn's oldest held publication, with `now`.
     fn note(&mut self, slot: u32, before: Option<Sequence>, now: Option<Sequence>) {
         if before != now
             && let Some(sequence) = before
@@ -117,7 +117,7 @@ impl<N: Net> Worker<N> {
         self.holders.answered = answered;
     }
 
-    /// Removes a conn that is about to be freed from the holders.
+    /// Removes a conn from the holders when the conn is about to be freed.
     pub(super) fn forget_held(&mut self, slot: u32, outbox: &Outbox) {
         self.holders.note(slot, outbox.oldest_held(), None);
     }

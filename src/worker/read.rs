@@ -123,8 +123,8 @@ impl<N: Net> Worker<N> {
         }
         match read_uninterrupted(&mut self.net, &mut slot.socket, buffer) {
             ReadOutcome::Bytes { count, is_drained } => {
-                // The end of the input was reported once and is not reported again, so it has to be
-                // read.
+                // The end of the input was reported once and is not reported again, so the socket
+                // stays readable.
                 slot.is_readable = !is_drained || slot.is_read_closed;
                 self.parts.metrics.received_bytes.add(count as u64);
                 receive(self, id, buffer.get_mut(..count)?)?;

@@ -1,7 +1,7 @@
 //! poll: waits for readiness, and notes it in the slots of conns.
 //!
-//! The poll does not wait while work is left from the last turn. If a conn was freed, its late
-//! readiness is dropped; the generation of the slot shows that.
+//! The poll does not wait while work is left from the last turn. Late readiness of a conn that was
+//! freed is dropped; the generation in its id shows that the conn is gone.
 
 use std::time::Duration;
 

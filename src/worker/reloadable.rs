@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock};
 pub struct Reloadable<T>(RwLock<T>);
 
 impl<T: Clone> Reloadable<T> {
-    /// Creates the container with the first value.
+    /// Creates a container with its first value.
     #[must_use]
     pub fn new(value: T) -> Self {
         Self(RwLock::new(value))

@@ -1,12 +1,12 @@
 //! round: delays a decision about a peer until everything that the peer has sent has been read.
 //!
-//! A deadline or a limit measures the peer, never the server's own lag. When a timer fires or a
-//! conn is new, its bytes may be unread in the kernel: a wait was interrupted, the list of reports
-//! was full, or reading exceeded its budget. So every decision waits for a *round* that begins
-//! afterwards. A round is a complete poll, then one read of each conn that was listed when that
-//! poll ended, then one step of each handshake that was queued when those reads were done. Conns
-//! and handshakes are in queues, so a position in a queue marks the end of a step. Decisions about
-//! timers of conns and about [`super::admission::pending`] are made at the end of a round, in
+//! A deadline or a limit measures the peer, never the server's own lag. When a conn's timer fires
+//! or a conn is new, the conn's bytes may be unread in the kernel: a wait was interrupted, the list
+//! of reports was full, or reading exceeded its budget. So every decision waits for a *round* that
+//! begins afterwards. A round is a complete poll, then one read of each conn that was listed when
+//! that poll ended, then one step of each handshake that was queued when those reads were done.
+//! Conns and handshakes are in queues, so a position in a queue marks the end of a step. Decisions
+//! about timers of conns and about [`super::admission::pending`] are made at the end of a round, in
 //! `expire`, and nowhere else.
 
 use std::collections::VecDeque;

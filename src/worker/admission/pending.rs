@@ -93,7 +93,7 @@ impl Pending {
 }
 
 impl<N: Net> Worker<N> {
-    /// Notes that a round has ended that began after a conn was accepted.
+    /// Handles the end of a round that began after a conn was accepted.
     pub(in crate::worker) fn note_silent(&mut self, id: ConnId) {
         self.call(id, |conn, _out, context| conn.handle_silent(context));
     }

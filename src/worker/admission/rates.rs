@@ -24,8 +24,8 @@ use crate::worker::wire::net::Net;
 /// The burst: a client may send at once what its rate allows in this time. Also the interval
 /// between two sweeps of the table.
 const BURST: Duration = Duration::from_secs(1);
-/// The bytes of one read for each frame per second of the rate. With the shortest frames, one read
-/// has the frames of a few seconds, and never those of minutes.
+/// The size of one read, in bytes for each frame per second of the client's rate. With the shortest
+/// frames, one read has the frames of a few seconds, and never those of minutes.
 const READ_BYTES_PER_FRAME: usize = 16;
 /// The lower bound for the size of one read from a limited client.
 const READ_BYTES_MIN: usize = 64;
@@ -47,9 +47,9 @@ pub(in crate::worker) struct Rates {
 /// The frames and bytes that one client has sent recently.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
-    /// The time at which all its frames are paid for.
+    /// The time at which all the client's frames are paid for.
     frames_ns: u64,
-    /// The time at which all its bytes are paid for.
+    /// The time at which all the client's bytes are paid for.
     bytes_ns: u64,
 }
 

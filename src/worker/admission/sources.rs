@@ -41,7 +41,7 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     conns: u32,
-    /// The time at which all its connects are paid for.
+    /// The time at which all the source's connects are paid for.
     paid_us: u64,
 }
 

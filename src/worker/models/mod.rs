@@ -204,7 +204,7 @@ impl Worker {
         self.hub.advance_head(posted, NOW);
     }
 
-    /// Checks that the worker has accepted everything that was published, after the end.
+    /// At the end, checks that the worker has accepted everything that was published.
     fn finish(mut self) {
         self.broadcast();
         assert!(!self.hub.has_late());

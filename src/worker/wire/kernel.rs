@@ -158,7 +158,8 @@ fn listener_token(index: usize) -> Token {
 /// Translates the answer of `send(2)` or `sendmsg(2)`.
 fn outcome(slices: &[IoSlice<'_>], answer: io::Result<usize>) -> WriteOutcome {
     match answer {
-        // A short write means that the buffer is full. The kernel will report room in it.
+        // A short write means that the buffer is full. The kernel will report when the buffer has
+        // room again.
         Ok(count) => WriteOutcome::Wrote {
             count,
             is_blocked: count < slices.iter().map(|slice| slice.len()).sum(),

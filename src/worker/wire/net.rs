@@ -26,8 +26,8 @@ pub trait Net {
     /// Returns the calendar time since 1970.
     fn unix_time(&self) -> Duration;
 
-    /// Waits for readiness until the timeout, and reports it. Without a timeout, waits until
-    /// readiness.
+    /// Waits until there is readiness or the timeout has passed, and reports the readiness. `None`
+    /// means that there is no timeout.
     fn poll(&mut self, timeout: Option<Duration>, ready: &mut Vec<Readiness>) -> Polled;
 
     /// Returns the number of listeners.

@@ -1,6 +1,6 @@
 //! TLS between sockets and machines, for conns of TLS listeners.
 //!
-//! `read` passes such a conn's bytes to `read_sealed`; `flush` seals its writes with
+//! `read` passes such a conn's bytes to `read_sealed`; `flush` seals the conn's writes with
 //! `Filters::seal`. The machine sees plaintext only. Sealed bytes count as written, because they
 //! cannot be unsealed. So at most one write's budget is sealed before the socket accepts it, and
 //! the rest stays in the log, within the quota. For a plain conn, TLS costs one check whether the

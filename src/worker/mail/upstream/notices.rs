@@ -226,7 +226,7 @@ impl Notices {
         }
     }
 
-    /// Removes a conn that has closed from those that are not read. The conn's notices still wait.
+    /// Ends the hold on a conn that has closed. The conn's notices still wait.
     pub(super) fn forget(&self, conn: ConnName) {
         let mut table = self.lock();
         table.forget(conn);
