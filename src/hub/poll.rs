@@ -159,7 +159,7 @@ pub(super) struct Samples {
 const SAMPLES_MAX: u32 = 1024;
 /// The maximum time between two samples, unless `SAMPLES_MAX` of them do not cover the log's age.
 const INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// The number of samples within the shortest age in the log's rules.
+/// The number of samples within the shortest age that the log's rules contain.
 const SAMPLES_IN_AN_AGE: u32 = 16;
 
 impl Samples {

@@ -34,7 +34,7 @@ pub struct Guard {
     pub sources: Option<Arc<SourceLimiter>>,
     /// The oldest publication that each worker's conns keep in memory.
     pub oldest: Arc<OldestPinned>,
-    /// The memory pressure of the node.
+    /// The latest measurement of memory pressure.
     pub pressure: Arc<Pressure>,
 }
 
